@@ -1,0 +1,24 @@
+"""Continuous-time stability analysis of stochastic optimizers.
+
+Will this stochastic optimizer be stable here, how much noise will it amplify, and how large a step may it take?
+"""
+
+from ._check import Unstable
+from .compare import Comparison, compare
+from .flow import Flow
+from .linear import LinearFlow, linearize
+from .methods import LRSFN, SFN, SGD, DampedNewton, Method, Newton
+from .noise import Noise
+from .objectives import (
+    DerivativeCheck,
+    Objective,
+    Table,
+    check_derivatives,
+    landscape,
+    least_squares,
+    logistic,
+    quadratic,
+    read_table,
+)
+from .results import Study, load, save
+from .simulate import Ensemble, simulate

@@ -1,0 +1,128 @@
+"""Argument checks and the wording of errors: "`name` must be X; got Y. Do Z."."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class Unstable(ArithmeticError):
+    """A moment, a covariance or a step limit was asked for where the flow has none.
+
+    Attributes
+    ----------
+    modes : tuple of int
+        Indices of the offending modes, in the order of ``LinearFlow.eigenvalues``.
+    rates : tuple of float
+        Their linear rates ``a_i = -phi_i lambda_i`` (per unit of ``t = iteration * step``).
+    """
+
+    def __init__(self, message: str, *, modes: Iterable[int] = (), rates: Iterable[float] = ()):
+        super().__init__(message)
+        self.modes = tuple(int(i) for i in modes)
+        self.rates = tuple(float(a) for a in rates)
+
+
+def array(name: str, value: Any, *, shape: str | None = None, ndim: int | tuple[int, ...] | None = None) -> np.ndarray:
+    """`value` as a finite float64 array; raises naming the argument, its shape and what was wrong."""
+    try:
+        result = np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError(f"`{name}` must be an array of numbers; got {_short(value)}.") from None
+    allowed = (ndim,) if isinstance(ndim, int) else ndim
+    if allowed is not None and result.ndim not in allowed:
+        wanted = shape or " or ".join(f"{n} axes" for n in allowed)
+        raise ValueError(f"`{name}` must have shape {wanted}; got shape {result.shape}.")
+    bad = int(np.count_nonzero(~np.isfinite(result)))
+    if bad:
+        raise ValueError(f"`{name}` must be finite; {bad} of its {result.size} entries are nan or infinite. Remove or impute them.")
+    return result
+
+
+def state(name: str, value: Any, dim: int) -> np.ndarray:
+    """`value` as a finite array of shape (..., dim)."""
+    result = array(name, value)
+    if result.ndim == 0 or result.shape[-1] != dim:
+        raise ValueError(f"`{name}` must have shape (..., {dim}), the last axis being the state; got shape {result.shape}.")
+    return result
+
+
+def positive(name: str, value: Any, *, infinite: bool = False) -> float:
+    """`value` as a float > 0 (and finite unless `infinite`)."""
+    wanted = "a number > 0" if infinite else "a finite number > 0"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise ValueError(f"`{name}` must be {wanted}; got {_short(value)}.")
+    number = float(value)
+    if math.isnan(number) or number <= 0 or (math.isinf(number) and not infinite):
+        raise ValueError(f"`{name}` must be {wanted}; got {value}.")
+    return number
+
+
+def nonnegative(name: str, value: Any) -> float:
+    """`value` as a finite float >= 0."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
+        raise ValueError(f"`{name}` must be a finite number >= 0; got {_short(value)}.")
+    return float(value)
+
+
+def count(name: str, value: Any, *, least: int = 1, most: int | None = None, why: str = "") -> int:
+    """`value` as an integer in [least, most]."""
+    upper = "" if most is None else f" and <= {most}"
+    is_integer = isinstance(value, (numbers.Integral, np.integer)) and not isinstance(value, bool)
+    if not is_integer or value < least or (most is not None and value > most):
+        raise ValueError(f"`{name}` must be an integer >= {least}{upper}{why and f' ({why})'}; got {_short(value)}.")
+    return int(value)
+
+
+def choice(name: str, value: Any, known: Iterable[str]) -> str:
+    """`value` if it is one of the known names; the error lists them."""
+    known = list(known)
+    if value not in known:
+        raise ValueError(f"`{name}` must be one of {', '.join(known)}; got {_short(value)}.")
+    return str(value)
+
+
+def symmetric(name: str, matrix: np.ndarray, *, tolerance: float = 1e-8) -> np.ndarray:
+    """`matrix` (..., d, d) symmetrised, or an error that says how far from symmetric it is."""
+    if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
+        raise ValueError(f"`{name}` must have shape (..., d, d); got shape {matrix.shape}.")
+    transposed = np.swapaxes(matrix, -1, -2)
+    gap, size = np.max(np.abs(matrix - transposed), initial=0.0), np.max(np.abs(matrix), initial=0.0)
+    if gap > tolerance * max(size, 1e-300):
+        raise ValueError(
+            f"`{name}` must be symmetric; its largest |H_ij - H_ji| is {gap:.3g} against entries up to {size:.3g}. "
+            "Check the derivative with st.check_derivatives, or pass (H + H.T) / 2."
+        )
+    return 0.5 * (matrix + transposed)
+
+
+def covariance(name: str, matrix: np.ndarray) -> np.ndarray:
+    """`matrix` (d, d) as a symmetric positive semidefinite array."""
+    matrix = symmetric(name, matrix)
+    low, high = np.linalg.eigvalsh(matrix)[[0, -1]]
+    if low < -1e-10 * max(abs(high), 1e-300):
+        raise ValueError(f"`{name}` must be positive semidefinite; its smallest eigenvalue is {low:.3g}.")
+    return matrix
+
+
+def folder(path: str | Path) -> Path:
+    """`path` as a folder that can be written, created if need be; checked before any computing starts."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".write-test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"The output folder {path} cannot be written ({error.strerror}). Choose another one.") from None
+    return path
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

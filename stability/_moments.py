@@ -1,0 +1,204 @@
+"""Second moments of a linear flow with additive and multiplicative noise.
+
+Everything the linear theory says of moments is one balance in the Hessian's eigenbasis,
+
+    dM = A M + M A^T + spread(M) + source,
+
+per unit of time, where ``spread`` is the positive linear map ``step * E[G M G^T]`` plus, for a chain with time
+step ``dt``, ``dt * A M A^T``. With ``L(M) = -(A M + M A^T)`` and A stable, a stationary M exists exactly when the
+spectral radius of the positive map ``L^{-1} spread`` is below one (Krein-Rutman), so that existence, the stationary
+covariance and the largest step all come from that one map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.integrate
+import scipy.linalg
+import scipy.sparse.linalg as sla
+
+DENSE = 600
+"""Largest d (d + 1) / 2 for which a map on symmetric matrices is written out (d = 34)."""
+
+Map = Callable[[np.ndarray], np.ndarray]
+
+
+class Half:
+    """Symmetric (d, d) matrices as vectors of their upper triangle."""
+
+    def __init__(self, dim: int):
+        self.rows, self.columns = np.triu_indices(dim)
+        self.dim, self.size = dim, len(self.rows)
+
+    def pack(self, M: np.ndarray) -> np.ndarray:
+        return M[..., self.rows, self.columns]
+
+    def unpack(self, v: np.ndarray) -> np.ndarray:
+        M = np.empty((*v.shape[:-1], self.dim, self.dim))
+        M[..., self.rows, self.columns] = M[..., self.columns, self.rows] = v
+        return M
+
+    def matrix(self, apply: Map) -> np.ndarray:
+        """The map written out, (size, size), column by column."""
+        return self.pack(apply(self.unpack(np.eye(self.size)))).T
+
+
+@dataclass(frozen=True)
+class Balance:
+    """``dM = A M + M A^T + spread(M) + source`` (see the module's text).
+
+    Attributes
+    ----------
+    drift : array (d,) or (d, d)
+        ``A``: its diagonal where it is diagonal, else the matrix.
+    kick : callable or None
+        The multiplicative noise's part of `spread`, (..., d, d) -> (..., d, d); None for none.
+    source : array (d, d)
+    dt : float
+        Time step of the chain; 0 in continuous time.
+    """
+
+    drift: np.ndarray
+    kick: Map | None
+    source: np.ndarray
+    dt: float = 0.0
+
+    def spread(self, M: np.ndarray) -> np.ndarray:
+        """The positive map: multiplicative noise, and the square that a finite step adds."""
+        result = np.zeros_like(M) if self.kick is None else self.kick(M)
+        if self.dt == 0:
+            return result
+        if self.drift.ndim == 1:
+            return result + self.dt * np.outer(self.drift, self.drift) * M
+        return result + self.dt * self.drift @ M @ self.drift.T
+
+    @property
+    def half(self) -> Half:
+        return Half(len(self.drift))
+
+    def decay(self, M: np.ndarray) -> np.ndarray:
+        """``-(A M + M A^T)``."""
+        if self.drift.ndim == 1:
+            return -(self.drift[:, None] + self.drift[None, :]) * M
+        return -(self.drift @ M + M @ self.drift.T)
+
+    def undecay(self, M: np.ndarray) -> np.ndarray:
+        """The inverse of `decay`."""
+        if self.drift.ndim == 1:
+            return -M / (self.drift[:, None] + self.drift[None, :])
+        if M.ndim == 2:
+            return scipy.linalg.solve_continuous_lyapunov(self.drift, -M)
+        return np.stack([self.undecay(one) for one in M])
+
+    def radius(self) -> tuple[float, np.ndarray]:
+        """Spectral radius of ``L^{-1} spread`` and its leading matrix (positive semidefinite, unit trace)."""
+        half = self.half
+        if self.kick is None and self.drift.ndim == 1:
+            fastest = int(np.argmax(np.abs(self.drift)))
+            return 0.5 * self.dt * abs(float(self.drift[fastest])), np.diag(np.eye(half.dim)[fastest])
+        value, vector = _leading(half, lambda M: self.undecay(self.spread(M)))
+        leading = half.unpack(vector)
+        trace = np.trace(leading)
+        return value, leading / trace if trace else leading
+
+    def stationary(self) -> np.ndarray:
+        """The stationary M; call it only where `radius` is below one."""
+        half, base = self.half, self.undecay(self.source)
+        if self.kick is None and self.drift.ndim == 1:
+            # Entrywise, -(a_i + a_j + dt a_i a_j) M_ij = source_ij.
+            a = self.drift
+            return -self.source / (a[:, None] + a[None, :] + self.dt * np.outer(a, a))
+
+        def apply(M: np.ndarray) -> np.ndarray:
+            return M - self.undecay(self.spread(M))
+
+        if half.size <= DENSE:
+            return half.unpack(np.linalg.solve(half.matrix(apply), half.pack(base)))
+        operator = sla.LinearOperator((half.size,) * 2, matvec=lambda v: half.pack(apply(half.unpack(v))), dtype=float)
+        solution, failed = sla.gmres(operator, half.pack(base), rtol=1e-12, restart=60, maxiter=200)
+        if failed:
+            raise ArithmeticError("The stationary second moment did not converge: the flow is too close to its mean-square limit.")
+        return half.unpack(solution)
+
+
+def _leading(half: Half, apply: Map) -> tuple[float, np.ndarray]:
+    """The largest eigenvalue of a positive map, and its vector."""
+    if half.size > 21:  # ARPACK needs room for its basis; below, the dense answer is immediate
+        operator = sla.LinearOperator((half.size,) * 2, matvec=lambda v: half.pack(apply(half.unpack(v))), dtype=float)
+        try:
+            values, vectors = sla.eigs(operator, k=1, which="LM", v0=half.pack(np.eye(half.dim)), tol=1e-12)
+            return float(abs(values[0])), np.real(vectors[:, 0])
+        except sla.ArpackNoConvergence:
+            if half.size > 4 * DENSE:
+                raise
+    values, vectors = np.linalg.eig(half.matrix(apply))
+    top = int(np.argmax(np.abs(values)))
+    return float(np.abs(values[top])), np.real(vectors[:, top])
+
+
+def evolve(balance: Balance, cross: Map | None, t: float, dt: float, mean: np.ndarray, M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and second moment after time `t`, in steps of `dt` (0: in continuous time).
+
+    Parameters
+    ----------
+    cross : callable or None
+        What a mean m adds to the source, (d,) -> (d, d).
+    """
+    if balance.kick is None and cross is None and balance.drift.ndim == 1:
+        return _evolve_modes(balance, t, dt, mean, M)
+    half, dim = balance.half, len(mean)
+    if half.size > DENSE:
+        return _evolve_large(balance, cross, t, dt, mean, M)
+    generator = np.zeros((1 + dim + half.size,) * 2)
+    generator[1 : 1 + dim, 1 : 1 + dim] = np.diag(balance.drift) if balance.drift.ndim == 1 else balance.drift
+    generator[1 + dim :, 0] = half.pack(balance.source)
+    if cross is not None:
+        generator[1 + dim :, 1 : 1 + dim] = np.stack([half.pack(cross(e)) for e in np.eye(dim)], axis=1)
+    generator[1 + dim :, 1 + dim :] = half.matrix(lambda X: balance.spread(X) - balance.decay(X))
+    state = np.concatenate([[1.0], mean, half.pack(M)])
+    with np.errstate(all="ignore"):  # an unstable flow may overflow: inf is its answer
+        if dt:
+            state = np.linalg.matrix_power(np.eye(len(state)) + dt * generator, round(t / dt)) @ state
+        else:
+            state = scipy.linalg.expm(t * generator) @ state
+    return state[1 : 1 + dim], half.unpack(state[1 + dim :])
+
+
+def _evolve_modes(balance: Balance, t: float, dt: float, mean: np.ndarray, M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Without multiplicative noise every entry of M goes its own way, exactly, in any dimension."""
+    a = balance.drift
+    pair = a[:, None] + a[None, :] + dt * np.outer(a, a)
+    resting = pair == 0
+    safe = np.where(resting, 1.0, pair)
+    with np.errstate(all="ignore"):
+        if dt:
+            factor = (1 + dt * a) ** round(t / dt)
+            growth = np.outer(factor, factor)
+            gained = np.where(resting, t, (growth - 1) / safe)
+        else:
+            factor, growth = np.exp(t * a), np.exp(t * pair)
+            gained = np.where(resting, t, np.expm1(t * pair) / safe)
+        return factor * mean, growth * M + balance.source * gained
+
+
+def _evolve_large(balance: Balance, cross: Map | None, t: float, dt: float, mean: np.ndarray, M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Step by step, in dimensions where the map is not written out."""
+    half, dim = balance.half, len(mean)
+
+    def rate(_: float, state: np.ndarray) -> np.ndarray:
+        m, X = state[:dim], half.unpack(state[dim:])
+        pushed = balance.drift * m if balance.drift.ndim == 1 else balance.drift @ m
+        change = balance.spread(X) - balance.decay(X) + balance.source + (0.0 if cross is None else cross(m))
+        return np.concatenate([pushed, half.pack(change)])
+
+    state = np.concatenate([mean, half.pack(M)])
+    with np.errstate(all="ignore"):
+        if dt:
+            for _ in range(round(t / dt)):
+                state = state + dt * rate(0.0, state)
+        else:
+            state = scipy.integrate.solve_ivp(rate, (0.0, t), state, method="DOP853", rtol=1e-10, atol=1e-14 * np.max(np.abs(state), initial=1e-300)).y[:, -1]
+    return state[:dim], half.unpack(state[dim:])

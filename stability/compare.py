@@ -1,0 +1,138 @@
+"""Theory beside measurement: predicted and measured moments, standard errors, z-scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import _check
+from .linear import LinearFlow
+from .results import register
+from .simulate import Ensemble
+
+
+@register
+@dataclass(frozen=True)
+class Comparison:
+    """Predicted and measured moments of an ensemble; made by `compare`.
+
+    Attributes
+    ----------
+    times : array (times,)
+    predicted_mean, measured_mean, mean_error, mean_z : arrays (times, d)
+    predicted_covariance, measured_covariance, covariance_error, covariance_z : arrays (times, d, d)
+        ``z = (measured - predicted) / error``, the error being the measurement's standard error.
+    law : str
+        The law that was predicted: ``"chain"`` (Euler-Maruyama) or ``"discrete"`` (iteration), and its level.
+    validity : float
+        The linearisation's validity indicator; trusted below 0.1.
+    notes : tuple of str
+        What a reader must know: diverged paths, a linearisation outside its validity.
+    """
+
+    times: np.ndarray
+    predicted_mean: np.ndarray
+    measured_mean: np.ndarray
+    mean_error: np.ndarray
+    mean_z: np.ndarray
+    predicted_covariance: np.ndarray
+    measured_covariance: np.ndarray
+    covariance_error: np.ndarray
+    covariance_z: np.ndarray
+    law: str
+    validity: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def max_z(self) -> float:
+        """The largest ``|z|`` of all, mean and covariance (each entry is one test: expect more than 2 among many)."""
+        return float(max(np.max(np.abs(self.mean_z)), np.max(np.abs(self.covariance_z))))
+
+    def __str__(self) -> str:
+        dim = self.mean_z.shape[1]
+        lines = [f"theory ({self.law}) against measurement at t = {self.times[-1]:g}"]
+        lines.append(f"{'moment':<12} {'predicted':>12} {'measured':>12} {'std. error':>10} {'z':>6}")
+        rows = [
+            (f"mean[{i}]", self.predicted_mean[-1, i], self.measured_mean[-1, i], self.mean_error[-1, i], self.mean_z[-1, i])
+            for i in range(dim)
+        ]
+        for i, j in zip(*np.triu_indices(dim), strict=True):
+            entry = (self.predicted_covariance, self.measured_covariance, self.covariance_error, self.covariance_z)
+            rows.append((f"cov[{i},{j}]", *(part[-1, i, j] for part in entry)))
+        shown = rows if len(rows) <= 24 else sorted(rows, key=lambda row: -abs(row[-1]))[:24]
+        lines += [f"{name:<12} {p:>12.5g} {m:>12.5g} {e:>10.2g} {z:>6.2f}" for name, p, m, e, z in shown]
+        if len(rows) > len(shown):
+            lines.append(f"(the {len(shown)} largest |z| of {len(rows)} moments)")
+        lines.append(f"largest |z| of {len(rows) * len(self.times)}: {self.max_z:.2f}")
+        return "\n".join([*lines, *self.notes])
+
+
+def compare(linear: LinearFlow, ensemble: Ensemble, *, level: str = "L") -> Comparison:
+    """Compare the linear theory with an ensemble's moments, from the ensemble's actual start.
+
+    The law is that of what was simulated: the Euler-Maruyama chain at its `dt` for the SDE, the discrete iteration
+    for the iteration.
+
+    Parameters
+    ----------
+    linear : LinearFlow
+    ensemble : Ensemble
+    level : {"L", "L2"}
+        L2 corrects towards the iteration and is for it only.
+
+    Raises
+    ------
+    Unstable
+        If the flow has no stationary covariance: its moments grow or do not settle, and z-scores mean nothing.
+    ValueError
+        If the two do not belong together.
+    """
+    dim = len(linear.at)
+    if ensemble.states.shape[-1] != dim:
+        raise ValueError(f"The ensemble has {ensemble.states.shape[-1]} dimensions; the linear flow has {dim}.")
+    if ensemble.level == "iteration" and not np.isclose(ensemble.dt, linear.flow.step):
+        raise ValueError(f"The ensemble was run at step {ensemble.dt:g}; the linear flow has step {linear.flow.step:g}.")
+    _check.choice("level", level, ("L", "L2"))
+    if level == "L2" and ensemble.level != "iteration":
+        raise ValueError("level 'L2' corrects towards the iteration; compare the SDE with level 'L', which is exact for it.")
+    time, dt = ("chain", ensemble.dt) if ensemble.level == "sde" else ("discrete", None)
+    linear.covariance(time, dt, level=level)  # raises Unstable where moments mean nothing
+    kept = np.flatnonzero(ensemble.times > 0)
+    start_mean = ensemble.start.mean(axis=0)
+    start_covariance = np.cov(ensemble.start.T, ddof=0).reshape(dim, dim) if len(ensemble.start) > 1 else np.zeros((dim, dim))
+    predicted = [linear.moments(t, start_mean, start_covariance, time=time, dt=dt, level=level) for t in ensemble.times[kept]]
+    mean, covariance = np.stack([p[0] for p in predicted]), np.stack([p[1] for p in predicted])
+    measured = (ensemble.mean[kept], ensemble.standard_error[kept], ensemble.covariance[kept], ensemble.covariance_error[kept])
+    return Comparison(
+        times=ensemble.times[kept],
+        predicted_mean=mean,
+        measured_mean=measured[0],
+        mean_error=measured[1],
+        mean_z=_z(measured[0] - mean, measured[1]),
+        predicted_covariance=covariance,
+        measured_covariance=measured[2],
+        covariance_error=measured[3],
+        covariance_z=_z(measured[2] - covariance, measured[3]),
+        law=f"{time}, level {level}",
+        validity=linear.validity,
+        notes=_notes(linear, ensemble),
+    )
+
+
+def _z(gap: np.ndarray, error: np.ndarray) -> np.ndarray:
+    scale = np.max(np.abs(error), initial=0.0)
+    with np.errstate(all="ignore"):
+        z = gap / error
+    # Without noise both sides are exact: agreement to rounding is z = 0, not 0/0.
+    return np.where((error <= 1e-12 * scale) & (np.abs(gap) <= 1e-9), 0.0, z)
+
+
+def _notes(linear: LinearFlow, ensemble: Ensemble) -> tuple[str, ...]:
+    notes = []
+    if ensemble.conditional:
+        lost = int(ensemble.diverged.sum())
+        notes.append(f"{lost} of {len(ensemble.diverged)} paths diverged: the measured moments are conditional on the others.")
+    if ensemble.level == "iteration" and not linear.valid:
+        notes.append(f"The validity indicator is {linear.validity:.3g}, above 0.1: the linearised theory is not to be trusted for the iteration.")
+    return tuple(notes)

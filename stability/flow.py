@@ -1,0 +1,185 @@
+"""A flow: objective + method + noise + step, as an SDE and as the stochastic iteration it stands for."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _check
+from ._array import matvec, transpose
+from .methods import Method, SpectralResponse
+from .noise import Batches, Noise, Sample
+
+
+class _Local(NamedTuple):
+    """The preconditioner at given states: eigenvectors and spectral response (both None for ``P = I``)."""
+
+    vectors: np.ndarray | None
+    response: SpectralResponse | None
+
+    def apply(self, v: np.ndarray) -> np.ndarray:
+        """``P v``."""
+        if self.vectors is None or self.response is None:
+            return v
+        return matvec(self.vectors, self.response.gains * matvec(transpose(self.vectors), v))
+
+    def derivative(self, noise: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """``DP[E] v``."""
+        if self.vectors is None or self.response is None:
+            return np.zeros_like(v)
+        turned = transpose(self.vectors) @ noise @ self.vectors
+        return matvec(self.vectors, matvec(self.response.derivative(turned), matvec(transpose(self.vectors), v)))
+
+
+class Flow:
+    """A stochastic optimizer on an objective.
+
+    In continuous time (``t = iteration * step``) it is the Ito equation
+    ``dW = -P(H) g dt + sqrt(step) [P zeta + P Eg (W - w*) + DP[Eh] g]``, linear in the noise; the stochastic
+    iteration behind it is ``w+ = w - step * P(H + Eh) (g + zeta + Eg (w - w*))`` or, for noise estimated from data,
+    one minibatch step.
+
+    Parameters
+    ----------
+    objective : Objective
+    method : Method
+    noise : Noise, optional
+        None for the deterministic flow.
+    step : float
+        The learning rate ``alpha`` > 0.
+
+    Raises
+    ------
+    ValueError
+        If `step` is not > 0, the objective lacks a part of the protocol, the rank exceeds its dimension, or
+        curvature noise has no reference point.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> flow = st.Flow(st.quadratic([1.0, 0.1]), st.Newton(), st.Noise(gradient=0.1), step=0.5)
+    >>> flow.drift([1.0, 1.0])
+    array([-1., -1.])
+    """
+
+    def __init__(self, objective: Any, method: Method, noise: Noise | None = None, *, step: float):
+        missing = [name for name in ("gradient", "hessian", "third", "dim") if not hasattr(objective, name)]
+        if missing:
+            raise ValueError(f"`objective` lacks {', '.join(missing)}; subclass st.Objective or use st.quadratic, st.landscape, st.logistic.")
+        if not isinstance(method, Method):
+            known = "st.SGD(), st.Newton(), st.DampedNewton(damping=...), st.SFN(damping=...), st.LRSFN(rank=..., damping=...), st.Method(gain=...)"
+            raise ValueError(f"`method` must be one of {known}; got {method!r}.")
+        if method.rank is not None and method.rank > objective.dim:
+            raise ValueError(f"`rank` must be <= the objective's dimension {objective.dim}; got {method.rank}.")
+        self.objective, self.method = objective, method
+        self.noise_model = Noise() if noise is None else noise
+        self.step = _check.positive("step", step)
+        self.dim = int(objective.dim)
+        self._check_noise()
+
+    def _check_noise(self) -> None:
+        noise = self.noise_model
+        if noise.objective is None and hasattr(noise, "gradient") and noise.gradient.ndim and len(noise.gradient) != self.dim:
+            raise ValueError(f"`gradient` noise was given for {len(noise.gradient)} dimensions; the objective has {self.dim}.")
+        if noise.objective is not None and noise.objective is not self.objective:
+            raise ValueError("The noise was estimated from another objective; call Noise.from_data on this flow's objective.")
+        if noise.has_curvature and self.reference is None:
+            raise ValueError(f"Curvature noise needs a reference point, and {self.objective!r} has none. Use Noise(..., reference=...).")
+        if self.reference is not None and len(self.reference) != self.dim:
+            raise ValueError(f"The noise's `reference` has {len(self.reference)} entries; the objective has {self.dim} dimensions.")
+
+    @functools.cached_property
+    def reference(self) -> np.ndarray | None:
+        """The noise's reference point ``w*`` (d,): its own, or else the objective's."""
+        own = self.noise_model.reference
+        return getattr(self.objective, "reference", None) if own is None else own
+
+    def local(self, w: np.ndarray) -> _Local:
+        """The preconditioner at states (..., d)."""
+        if self.method.is_identity:
+            return _Local(None, None)
+        if getattr(self.objective, "constant_hessian", False):
+            return self._constant
+        return self._spectral(self.objective.hessian(w))
+
+    @functools.cached_property
+    def _constant(self) -> _Local:
+        return self._spectral(self.objective.hessian(np.zeros(self.dim)))
+
+    def _spectral(self, hessian: np.ndarray) -> _Local:
+        finite = np.isfinite(hessian).all(axis=(-2, -1))
+        if not finite.all():  # LAPACK refuses nan for the whole batch; such a state has no preconditioner
+            hessian = np.where(finite[..., None, None], hessian, np.eye(self.dim))
+        values, vectors = np.linalg.eigh(hessian)
+        vectors = np.where(finite[..., None, None], vectors, np.nan)
+        return _Local(vectors, SpectralResponse(self.method, values))
+
+    def drift(self, w: Any) -> np.ndarray:
+        """``-P(H(w)) g(w)``, (..., d) -> (..., d)."""
+        w = np.asarray(w, dtype=float)
+        return -self.local(w).apply(self.objective.gradient(w))
+
+    def jacobian(self, w: Any) -> np.ndarray:
+        """Jacobian of the drift, ``v -> -P H v - DP[third(w, v)] g``, at any state: (..., d) -> (..., d, d)."""
+        w = np.asarray(w, dtype=float)
+        hessian = np.asarray(self.objective.hessian(w), dtype=float)
+        if self.method.is_identity:
+            return -hessian
+        local = self._spectral(hessian)
+        assert local.vectors is not None and local.response is not None
+        preconditioner = (local.vectors * local.response.gains[..., None, :]) @ transpose(local.vectors)
+        gradient = np.asarray(self.objective.gradient(w), dtype=float)
+        columns = [local.derivative(self.objective.third(w, np.broadcast_to(e, w.shape)), gradient) for e in np.eye(self.dim)]
+        return -preconditioner @ hessian - np.stack(columns, axis=-1)
+
+    def noise(self, w: Any, sample: Sample) -> np.ndarray:
+        """The linear noise map ``P zeta + P Eg (w - w*) + DP[Eh] g``, (..., d) with one noise sample per state."""
+        w = np.asarray(w, dtype=float)
+        local = self.local(w)
+        if not self.noise_model.has_curvature:
+            return local.apply(np.broadcast_to(sample[0], w.shape))
+        force = self._force(w, sample)
+        return local.apply(force) + local.derivative(sample[2], self.objective.gradient(w))
+
+    def _force(self, w: np.ndarray, sample: Sample) -> np.ndarray:
+        """Gradient-batch noise ``zeta + Eg (w - w*)``."""
+        if not self.noise_model.has_curvature:
+            return sample[0]
+        return sample[0] + (sample[1] @ (w - self.reference)[..., None])[..., 0]
+
+    def draw(self, size: int, rng: np.random.Generator, *, level: str) -> Sample | Batches:
+        """The noise of `size` steps of the SDE (``level="sde"``) or of the iteration (``level="iteration"``)."""
+        if level == "iteration" and self.noise_model.objective is not None:
+            return self.noise_model.draw_batches(size, rng)  # type: ignore[attr-defined]
+        return self.noise_model.sample(np.zeros(self.dim), size, rng)
+
+    def euler(self, w: np.ndarray, sample: Sample, dt: float) -> np.ndarray:
+        """One Euler-Maruyama step of length `dt` for states (m, d): one preconditioner serves drift and noise."""
+        local, gradient = self.local(w), self.objective.gradient(w)
+        strength = np.sqrt(self.step * dt)
+        moved = w + local.apply(strength * self._force(w, sample) - dt * gradient)
+        if self.noise_model.has_curvature and not self.method.is_identity:
+            moved = moved + strength * local.derivative(sample[2], gradient)
+        return moved
+
+    def update(self, w: np.ndarray, sample: Sample | Batches) -> np.ndarray:
+        """One step of the true stochastic iteration for states (m, d), with the noise given: nothing linearised."""
+        if isinstance(sample, Batches):
+            gradient = self.objective.gradient(w, batch=sample.gradient)
+            local = _Local(None, None) if self.method.is_identity else self._spectral(self.objective.hessian(w, batch=sample.hessian))
+            return w - self.step * local.apply(gradient)
+        gradient = self.objective.gradient(w) + self._force(w, sample)
+        if self.method.is_identity or not self.noise_model.has_curvature:
+            return w - self.step * self.local(w).apply(gradient)
+        return w - self.step * self._spectral(self.objective.hessian(w) + sample[2]).apply(gradient)
+
+    def iterate(self, w: Any, rng: np.random.Generator) -> np.ndarray:
+        """One step of the true stochastic iteration, drawing its noise: (..., d) -> (..., d)."""
+        w = _check.state("w", w, self.dim)
+        flat = w.reshape(-1, self.dim)
+        return self.update(flat, self.draw(len(flat), rng, level="iteration")).reshape(w.shape)
+
+    def __repr__(self) -> str:
+        return f"Flow({self.objective!r}, {self.method!r}, {self.noise_model!r}, step={self.step:g})"

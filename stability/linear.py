@@ -1,0 +1,499 @@
+"""Linearised theory at a critical point: rates, covariances, excess risk, step limits, and when to trust them.
+
+Level L is linear in the noise and exact for the Euler-Maruyama chain. Level L2 keeps the second order of
+``P(H + Eh)`` too, in drift and noise: it corrects L towards the stochastic iteration. All of it is computed in the
+Hessian's eigenbasis, where the drift ``A = -P H`` is diagonal.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import _check
+from ._array import transpose
+from ._check import Unstable
+from ._moments import Balance, Map, evolve
+from .flow import Flow
+from .methods import SpectralResponse, check_regular
+from .noise import Noise, Sample
+
+VALID = 0.1
+"""The linearisation is trusted where the validity indicator is below this."""
+_TENSOR_DIM = 40  # largest d for which E[G (x) G] is written out: d^4 numbers
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What limits the step: the leading mode of the mean-square instability and the share of each cause.
+
+    Attributes
+    ----------
+    step : float
+        The mean-square limit, in `step`.
+    mode : int
+        Index of the leading mode, in the order of ``LinearFlow.eigenvalues``.
+    shares : dict
+        Shares of ``curvature`` (the mean dynamics), ``gradient batch`` and ``Hessian batch`` noise, summing to one;
+        the covariance of nested batches is counted with the Hessian batch and may make its share negative.
+    """
+
+    step: float
+    mode: int
+    shares: dict[str, float]
+
+    @property
+    def cause(self) -> str:
+        """The largest share's name."""
+        return max(self.shares, key=lambda name: self.shares[name])
+
+
+class LinearFlow:
+    """A flow linearised at a critical point; made by `linearize`.
+
+    Attributes
+    ----------
+    at : array (d,)
+    eigenvalues : array (d,)
+        Of the Hessian, largest ``|lam|`` first.
+    vectors : array (d, d)
+        Their eigenvectors, as columns.
+    gains : array (d,)
+        ``phi_i``.
+    rates : array (d,)
+        ``a_i = -phi_i lam_i``, per unit of ``t = iteration * step``.
+    """
+
+    def __init__(self, flow: Flow, at: np.ndarray, eigenvalues: np.ndarray, vectors: np.ndarray):
+        self.flow, self.at = flow, at
+        self.eigenvalues, self.vectors = eigenvalues, vectors
+        self._response = SpectralResponse(flow.method, eigenvalues)
+        self.gains = np.array(self._response.gains)
+        self.rates = -self.gains * eigenvalues
+
+    # -- the noise in the eigenbasis -------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _factors(self) -> Sample:
+        zeta, Eg, Eh = self.flow.noise_model.factors(self.at)
+        Q = self.vectors
+        return Sample(zeta @ Q, Q.T @ Eg @ Q, Q.T @ Eh @ Q)
+
+    @functools.cached_property
+    def _additive(self) -> np.ndarray:
+        """``P C P``: the covariance of ``P zeta``."""
+        covariance = self.vectors.T @ self.flow.noise_model.gradient_covariance(self.at) @ self.vectors
+        return np.outer(self.gains, self.gains) * covariance
+
+    @property
+    def _hessian_noise(self) -> bool:
+        return self.flow.noise_model.has_curvature and self.flow.noise_model.scales[2] > 0 and not self.flow.method.is_identity
+
+    def _multiplier(self, Eg: np.ndarray, Eh: np.ndarray) -> np.ndarray:
+        """``G = P Eg + DP[Eh] H`` in the eigenbasis, from noise in the eigenbasis."""
+        G = self.gains[:, None] * Eg
+        if self._hessian_noise:
+            self._check_differentiable()
+            G = G + self._response.derivative(Eh) * self.eigenvalues
+        return G
+
+    def _check_differentiable(self) -> None:
+        if not np.isfinite(self._response.divided).all():
+            lam = np.abs(self.eigenvalues[self.flow.method.rank or 0])
+            raise ValueError(
+                f"rank {self.flow.method.rank} cuts through eigenvalues of equal size ({lam:.4g}): P(H + Eh) is not differentiable there "
+                "and the linearised noise does not exist. Choose another rank, or hessian_batch=inf."
+            )
+
+    @functools.cached_property
+    def _kick(self) -> Map | None:
+        """``M -> E[G M G^T]`` in the eigenbasis; None without curvature noise."""
+        noise = self.flow.noise_model
+        if not noise.has_curvature:
+            return None
+        if type(noise) is Noise:
+            return self._isotropic_kick()
+        G = self._multiplier(self._factors.Eg, self._factors.Eh)
+        dim = len(self.at)
+        if dim > _TENSOR_DIM:
+            return lambda M: np.einsum("kij,...jl,kml->...im", G, M, G, optimize=True)
+        flat = G.reshape(len(G), -1)
+        tensor = (flat.T @ flat).reshape((dim,) * 4).transpose(1, 3, 0, 2).reshape(dim**2, dim**2)
+        return lambda M: (M.reshape(*M.shape[:-2], dim**2) @ tensor).reshape(M.shape)
+
+    def _isotropic_kick(self) -> Map:
+        """The same for GOE noise, closed: diagonal entries feed diagonal ones, the others keep to themselves.
+
+        With ``E[E_ij E_kl] = tau^2 (d_ik d_jl + d_il d_jk)``; a flat tail adds ``phi_t' lam_i Eh_{r+1,r+1}`` on its
+        diagonal.
+        """
+        noise, phi, lam = self.flow.noise_model, self.gains, self.eigenvalues
+        own, shared, other = (scale * noise.curvature**2 for scale in noise.scales)
+        a, b = np.repeat(phi[:, None], len(phi), axis=1), np.zeros((len(phi),) * 2)
+        if self._hessian_noise:
+            self._check_differentiable()
+            b = self._response.divided * lam
+        feed = own * a**2 + 2 * shared * a * b + other * b**2
+        keep = own * a * a.T + shared * (a * b.T + b * a.T) + other * b * b.T
+        feed[np.diag_indices_from(feed)] *= 2
+        if self._hessian_noise and self._response.flat:
+            tail = np.where(self._response.kept, 0.0, self._response.tail_slope * lam)
+            keep = keep + 2 * other * np.outer(tail, tail)
+            feed[np.diag_indices_from(feed)] += 2 * other * tail**2
+            n = int(self._response.next)
+            mixed = np.zeros_like(feed)
+            mixed[n] = 2 * shared * phi[n] * tail
+            keep = keep + mixed + mixed.T
+            feed[n, n] += 4 * shared * phi[n] * tail[n]
+        np.fill_diagonal(keep, 0.0)
+        eye = np.eye(len(phi))
+        return lambda M: keep * M + (np.diagonal(M, axis1=-2, axis2=-1) @ feed.T)[..., None] * eye
+
+    @functools.cached_property
+    def _cross(self) -> Map | None:
+        """``m -> E[P zeta (G m)^T]`` + transpose: data noise correlates gradients with curvature."""
+        noise = self.flow.noise_model
+        if type(noise) is Noise or not noise.has_curvature:
+            return None
+        G = self._multiplier(self._factors.Eg, self._factors.Eh)
+        tensor = np.einsum("ki,kjl->ijl", self._factors.zeta * self.gains, G)
+        tensor = tensor + tensor.transpose(1, 0, 2)
+        return lambda m: tensor @ m
+
+    # -- balances --------------------------------------------------------------------------------------------
+
+    def _time(self, time: str, dt: float | None) -> float:
+        """The chain's time step: 0 in continuous time, `step` for the iteration, `dt` for Euler-Maruyama."""
+        _check.choice("time", time, ("discrete", "continuous", "chain"))
+        if time != "chain" and dt is not None:
+            raise ValueError(f"`dt` belongs to time='chain'; got dt={dt} with time={time!r}.")
+        if time == "continuous":
+            return 0.0
+        return self.flow.step if dt is None else _check.positive("dt", dt)
+
+    def _balance(self, dt: float, level: str) -> Balance:
+        _check.choice("level", level, ("L", "L2"))
+        step, kick = self.flow.step, self._kick
+        if level == "L":
+            scaled = None if kick is None else (lambda M: step * kick(M))
+            return Balance(self.rates, scaled, step * self._additive, dt)
+        if dt != step:
+            raise ValueError("level 'L2' corrects towards the stochastic iteration: use it with time='discrete'.")
+        drift, spread, additive = self._second_order
+        return Balance(drift, lambda M: step * spread(M), step * additive)
+
+    @functools.cached_property
+    def _second_order(self) -> tuple[np.ndarray, Map, np.ndarray]:
+        """Level L2: drift, spread (per step) and additive covariance to second order in the noise.
+
+        With ``X = P(H+Eh)(H+Eg) = X0 + X1 + X2``, ``E[X M X^T] = X0 M X0 + E[X1 M X1^T] + X2 M X0 + X0 M X2^T``;
+        gradient noise is taken independent of ``Eh`` here.
+        """
+        rates, kick = self.rates, self._kick
+        if kick is None:
+            return rates, lambda M: np.outer(rates, rates) * M, self._additive
+        factors, phi = self._factors, np.diag(self.gains)
+        covariance = self.vectors.T @ self.flow.noise_model.gradient_covariance(self.at) @ self.vectors
+        shift, shaken = np.zeros_like(phi), np.zeros_like(phi)
+        turn = np.zeros_like(phi)
+        if self._hessian_noise:
+            self._check_differentiable()
+            active = np.abs(factors.Eh).max(axis=(1, 2)) > 0
+            Eh, Eg = factors.Eh[active], factors.Eg[active]
+            slope = self._response.derivative(Eh)
+            shift = self._response.second_derivative(Eh).sum(axis=0)
+            turn = np.einsum("kij,kjl->il", slope, Eg)
+            shaken = np.einsum("kij,jl,kml->im", slope, covariance, slope, optimize=True)
+        extra = shift * self.eigenvalues + turn
+        additive = self._additive + shaken + shift @ covariance @ phi + phi @ covariance @ shift.T
+
+        def spread(M: np.ndarray) -> np.ndarray:
+            return np.outer(rates, rates) * M + kick(M) - extra @ (M * rates) - (rates[:, None] * M) @ extra.T
+
+        return np.diag(rates) - extra, spread, additive
+
+    def _require_stable(self, balance: Balance, dt: float, what: str) -> None:
+        rates = balance.drift if balance.drift.ndim == 1 else np.real(np.linalg.eigvals(balance.drift))
+        rounding = 1e-13 * max(1.0, float(np.max(np.abs(rates))))
+        growing = np.flatnonzero(rates > -rounding)
+        if len(growing):
+            order = growing[np.argsort(-rates[growing])]
+            listed = ", ".join(f"{i} (lambda = {self.eigenvalues[i]:.4g}, rate = {rates[i]:.3g})" for i in order[:4])
+            raise Unstable(
+                f"{what} does not exist for {self.flow.method.name}: {len(order)} of {len(rates)} modes do not decay: mode {listed}.",
+                modes=order,
+                rates=rates[order],
+            )
+        fast = np.flatnonzero(dt * np.abs(self.rates) >= 2)
+        if len(fast):
+            raise Unstable(
+                f"{what} does not exist for {self.flow.method.name}: the step {dt:.4g} is beyond the mean limit {self.step_limit('mean'):.4g}, "
+                f"set by mode {fast[0]} (lambda = {self.eigenvalues[fast[0]]:.4g}, rate = {self.rates[fast[0]]:.3g}).",
+                modes=fast,
+                rates=self.rates[fast],
+            )
+        radius, leading = balance.radius()
+        if radius >= 1:
+            mode = int(np.argmax(np.diag(leading)))
+            raise Unstable(
+                f"{what} does not exist for {self.flow.method.name}: the noise's second-moment map has relative radius {radius:.4g} >= 1 at "
+                f"step {self.flow.step:.4g}, led by mode {mode} (lambda = {self.eigenvalues[mode]:.4g}, rate = {self.rates[mode]:.3g}). "
+                "Take a smaller step, more damping or larger batches.",
+                modes=[mode],
+                rates=[self.rates[mode]],
+            )
+
+    # -- results ---------------------------------------------------------------------------------------------
+
+    def covariance(self, time: str = "discrete", dt: float | None = None, *, level: str = "L") -> np.ndarray:
+        """Stationary covariance (d, d), in the original coordinates.
+
+        Parameters
+        ----------
+        time : {"discrete", "continuous", "chain"}
+            Of the iteration, of the SDE, or of its Euler-Maruyama chain with time step `dt`.
+        dt : float, optional
+            For ``time="chain"``, in units of t; `step` by default.
+        level : {"L", "L2"}
+
+        Raises
+        ------
+        Unstable
+            If there is none: a mode does not decay, or the noise's second moment grows.
+        """
+        dt = self._time(time, dt)
+        balance = self._balance(dt, level)
+        self._require_stable(balance, dt, "A stationary covariance")
+        return self._outward(balance.stationary())
+
+    def excess_risk(self, time: str = "discrete", dt: float | None = None, *, level: str = "L") -> float:
+        """Stationary excess risk ``tr(H M) / 2``, in units of the objective; raises as `covariance` does."""
+        M = self._inward(self.covariance(time, dt, level=level))
+        return float(0.5 * self.eigenvalues @ np.diag(M))
+
+    def moments(
+        self, t: float, mean0: Any = None, cov0: Any = None, *, time: str = "discrete", dt: float | None = None, level: str = "L"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean (d,) and covariance (d, d) at time `t`, from any start, stable or not.
+
+        Parameters
+        ----------
+        t : float
+            In units of ``iteration * step``; a multiple of the time step where time is discrete.
+        mean0 : array (d,), optional
+            Mean at time 0; the critical point by default.
+        cov0 : array (d, d), optional
+            Covariance at time 0; zero by default.
+        """
+        dt = self._time(time, dt)
+        t = _check.nonnegative("t", t)
+        if dt and abs(t / dt - round(t / dt)) > 1e-9 * max(1.0, t / dt):
+            raise ValueError(f"`t` must be a multiple of the time step {dt:g}; got {t:g}.")
+        mean0 = self.at if mean0 is None else _check.state("mean0", mean0, len(self.at))
+        cov0 = np.zeros((len(self.at),) * 2) if cov0 is None else _check.covariance("cov0", _check.array("cov0", cov0, ndim=2, shape="(d, d)"))
+        offset = self.vectors.T @ (mean0 - self.at)
+        cross = self._cross
+        scaled = None if cross is None else (lambda m: self.flow.step * cross(m))
+        start = self._inward(cov0) + np.outer(offset, offset)
+        mean, M = evolve(self._balance(dt, level), scaled, t, dt, offset, start)
+        return self.at + self.vectors @ mean, self._outward(M - np.outer(mean, mean))
+
+    def step_limit(self, kind: str = "mean-square", *, level: str = "L") -> float:
+        """The largest stable step ``alpha``: of the mean, ``2 / max|a_i|``, or of the second moment.
+
+        Raises
+        ------
+        Unstable
+            If a mode does not decay at any step (a saddle that the method does not repel; a flat direction).
+        """
+        _check.choice("kind", kind, ("mean", "mean-square"))
+        if kind == "mean":
+            self._require_decay()
+            return float(2 / np.max(np.abs(self.rates)))
+        return self._limit(level)[0]
+
+    def _require_decay(self) -> None:
+        self._require_stable(Balance(self.rates, None, self._additive), 0.0, "A stable step")
+
+    def _limit(self, level: str) -> tuple[float, np.ndarray]:
+        _check.choice("level", level, ("L", "L2"))
+        self._require_decay()
+        if level == "L":
+            radius, leading = Balance(self.rates, self._kick, self._additive, 1.0).radius()
+        else:
+            drift, spread, additive = self._second_order
+            radius, leading = Balance(drift, spread, additive).radius()
+        return (1 / radius if radius > 0 else math.inf), leading
+
+    def limit(self) -> Limit:
+        """The mean-square step limit with its leading mode and the share of each cause."""
+        step, leading = self._limit("L")
+        square = float(np.sum(self.rates**2 * np.diag(leading)))
+        gradient = hessian = 0.0
+        if self._kick is not None:
+            total = float(np.trace(self._kick(leading)))
+            quiet = self.gains[:, None] * self._factors.Eg
+            gradient = float(np.einsum("kij,jl,kil->", quiet, leading, quiet, optimize=True))
+            hessian = total - gradient
+        whole = square + gradient + hessian
+        shares = {"curvature": square / whole, "gradient batch": gradient / whole, "Hessian batch": hessian / whole}
+        return Limit(step, int(np.argmax(np.diag(leading))), shares)
+
+    @property
+    def amplification(self) -> np.ndarray:
+        """Stationary variance over SGD's at equal step, ``phi_i`` per mode (additive noise, continuous time; nan where lam_i <= 0)."""
+        return np.where(self.eigenvalues > 0, self.gains, np.nan)
+
+    @property
+    def mean_shift(self) -> np.ndarray:
+        """Displacement (d,) of the stationary mean by nested batches: ``-(P H)^{-1} E[DP[Eh] zeta]``, second order in the noise.
+
+        Zero where Hessian and gradient batches are independent, and for Gaussian noise given by its size.
+        """
+        noise = self.flow.noise_model
+        if type(noise) is Noise or not self._hessian_noise:
+            return np.zeros(len(self.at))
+        self._require_decay()
+        self._check_differentiable()
+        zeta, _, Eh = self._factors
+        push = np.einsum("kij,kj->i", self._response.derivative(Eh), zeta)
+        return self.vectors @ (push / self.rates)
+
+    @property
+    def tail_index(self) -> float:
+        """Tail index ``nu`` of the stationary law of the SDE: moments below ``nu`` are finite.
+
+        ``1 + 2 |a| / (step K)`` in one dimension (a Student-t law), ``inf`` without curvature noise. Where modes
+        couple there is one joint index that this theory does not give: nan, and `tail_exceeds_two` says whether
+        the variance is finite.
+
+        Raises
+        ------
+        Unstable
+            If a mode does not decay.
+        """
+        self._require_decay()
+        if self._kick is None:
+            return math.inf
+        if len(self.at) > 1:
+            return math.nan
+        strength = float(self._kick(np.ones((1, 1)))[0, 0])
+        return math.inf if strength == 0 else float(1 + 2 * abs(self.rates[0]) / (self.flow.step * strength))
+
+    @property
+    def tail_exceeds_two(self) -> bool:
+        """Whether the SDE's stationary law has a finite variance (joint tail index above 2)."""
+        self._require_decay()
+        return self._balance(0.0, "L").radius()[0] < 1
+
+    @property
+    def validity(self) -> float:
+        """How far Hessian noise bends the preconditioner: the linearisation is trusted below 0.1.
+
+        ``max_ij std(E_ij) |Phi_ij| / min(phi_i, phi_j)`` and, for a truncated method, ``std(E) / (|lam_r| - |lam_{r+1}|)``.
+        """
+        if not self._hessian_noise:
+            return 0.0
+        spread, size = self._hessian_spread(), np.abs(self.gains)
+        with np.errstate(all="ignore"):
+            bend = np.where(spread > 0, spread * np.abs(self._response.divided) / np.minimum.outer(size, size), 0.0)
+        result = float(np.max(bend))
+        if self._response.truncated:
+            r = int(self.flow.method.rank or 0)
+            gap = abs(self.eigenvalues[r - 1]) - abs(self.eigenvalues[r])
+            largest = float(np.max(spread[r - 1 : r + 1, r - 1 : r + 1]))
+            swap = largest / gap if gap > 0 else (math.inf if largest > 0 else 0.0)
+            result = max(result, swap)
+        return result
+
+    def _hessian_spread(self) -> np.ndarray:
+        """Standard deviations (d, d) of the entries of ``Eh`` in the eigenbasis."""
+        noise = self.flow.noise_model
+        if type(noise) is Noise:
+            ones = np.ones((len(self.at),) * 2) + np.eye(len(self.at))
+            return noise.curvature * np.sqrt(noise.scales[2] * ones)
+        return np.sqrt(np.sum(self._factors.Eh**2, axis=0))
+
+    @property
+    def valid(self) -> bool:
+        """Whether `validity` is below 0.1."""
+        return self.validity < VALID
+
+    # -- coordinates and display -----------------------------------------------------------------------------
+
+    def _outward(self, M: np.ndarray) -> np.ndarray:
+        M = self.vectors @ M @ self.vectors.T
+        return 0.5 * (M + transpose(M))
+
+    def _inward(self, M: np.ndarray) -> np.ndarray:
+        return self.vectors.T @ M @ self.vectors
+
+    def __str__(self) -> str:
+        lines = [f"{self.flow.method.name} at a critical point, step {self.flow.step:g}, validity {self.validity:.3g}"]
+        lines.append(f"{'mode':>4} {'lambda':>11} {'gain':>11} {'rate':>11}")
+        rows = zip(self.eigenvalues, self.gains, self.rates, strict=True)
+        lines += [f"{i:>4} {lam:>11.4g} {gain:>11.4g} {rate:>11.4g}" for i, (lam, gain, rate) in enumerate(rows)]
+        try:
+            lines.append(f"step limit: mean {self.step_limit('mean'):.4g}, mean-square {self.step_limit():.4g}")
+        except (Unstable, ValueError) as error:
+            lines.append(str(error))
+        return "\n".join(lines)
+
+
+def linearize(flow: Flow, at: Any = None) -> LinearFlow:
+    """Linearise a flow at a critical point of its objective.
+
+    Parameters
+    ----------
+    flow : Flow
+    at : array, shape (d,), optional
+        The critical point; the objective's reference by default.
+
+    Returns
+    -------
+    LinearFlow
+
+    Raises
+    ------
+    ValueError
+        If the gradient at `at` does not vanish, the Hessian is not symmetric or not finite, the gain is singular
+        there, or curvature noise is centred elsewhere.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> flow = st.Flow(st.quadratic([1.0, 0.01]), st.Newton(), st.Noise(gradient=0.1), step=0.1)
+    >>> st.linearize(flow).amplification
+    array([  1., 100.])
+    """
+    if at is None:
+        at = getattr(flow.objective, "reference", None)
+        if at is None:
+            raise ValueError(f"`at` must be given: {flow.objective!r} has no reference point.")
+    at = _check.array("at", _check.state("at", at, flow.dim), ndim=1, shape="(d,)")
+    hessian = _check.symmetric("hessian", _check.array("hessian", flow.objective.hessian(at), ndim=2, shape="(d, d)"))
+    _check_critical(flow, at, hessian)
+    values, vectors = np.linalg.eigh(hessian)
+    order = np.argsort(-np.abs(values), kind="stable")
+    values, vectors = values[order], vectors[:, order]
+    check_regular(flow.method, values)
+    return LinearFlow(flow, at, values, vectors)
+
+
+def _check_critical(flow: Flow, at: np.ndarray, hessian: np.ndarray) -> None:
+    gradient = _check.array("gradient", flow.objective.gradient(at), ndim=1, shape="(d,)")
+    size, scale = float(np.linalg.norm(gradient)), float(np.linalg.norm(hessian, 2))
+    if size > 1e-6 * max(scale, 1e-300) * max(1.0, float(np.linalg.norm(at))):
+        raise ValueError(
+            f"`at` must be a critical point; the gradient there has norm {size:.3g} (curvature {scale:.3g}). "
+            "Use st.trajectory(flow, start, t_end) for the noise along a path."
+        )
+    reference = flow.reference
+    if flow.noise_model.has_curvature and reference is not None:
+        apart = float(np.linalg.norm(at - reference))
+        if apart > 1e-6 * max(1.0, float(np.linalg.norm(at))):
+            raise ValueError(f"Curvature noise is centred {apart:.3g} away from `at`. Use Noise(..., reference=at).")

@@ -1,0 +1,323 @@
+"""Methods: preconditioners that are spectral functions of the Hessian, ``P(H) = Q diag(phi) Q^T``.
+
+A method is one scalar formula, its *gain* ``phi(lam)``, written in plain arithmetic. Numbers, SymPy symbols and
+the divided differences of `stability._divided` all read that same formula. `LRSFN` adds a scalar *tail gain*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import _check
+from ._array import transpose
+from ._divided import Divided
+
+
+class Method:
+    """A stochastic optimizer ``w+ = w - step * P(H) g`` given by its gain.
+
+    Parameters
+    ----------
+    gain : callable
+        ``phi(lam)`` in plain arithmetic (``+ - * / **``, ``abs``, ``numpy.sqrt``); read on floats, arrays,
+        SymPy symbols and divided differences alike.
+    name : str, optional
+        How the method is called in tables.
+
+    Raises
+    ------
+    ValueError
+        If `gain` is not callable or cannot be read in plain arithmetic.
+
+    Examples
+    --------
+    >>> import numpy as np, stability as st
+    >>> rsfn = st.Method(gain=lambda lam: 1 / np.sqrt(lam**2 + 0.01), name="R-SFN")
+    >>> float(rsfn.gain(0.0))
+    10.0
+    """
+
+    name = "method"
+    rank: int | None = None
+    is_identity = False  # P(H) = I needs no eigendecomposition
+
+    def __init__(self, *, gain: Callable[[Any], Any], name: str = "method"):
+        if not callable(gain):
+            raise ValueError(f"`gain` must be a function of one eigenvalue; got {gain!r}.")
+        try:
+            # A constant gain forgets the type it was read with: `_table` and `gains` broadcast it.
+            gain(Divided.variable(np.array(1.0), np.array(2.0)))
+        except TypeError as error:
+            raise ValueError(f"`gain` must be written in plain arithmetic (+ - * / **, abs, numpy.sqrt): {error}.") from None
+        self.gain, self.name = gain, name  # type: ignore[method-assign]
+
+    def gain(self, lam: Any) -> Any:
+        """``phi(lam)`` for one eigenvalue: a float, an array of them, or a SymPy symbol."""
+        raise TypeError("a method defines its gain")  # replaced by __init__ or by the subclass
+
+    def tail_gain(self, lam_next: Any) -> Any:
+        """The gain off the kept eigenvectors, given the first eigenvalue left out (`LRSFN` only)."""
+        raise TypeError(f"{self.name} keeps every eigenvalue: it has no tail")
+
+    def gains(self, lams: np.ndarray) -> np.ndarray:
+        """The gains ``phi_i`` of a whole spectrum, shape (..., d) -> (..., d), in any order."""
+        return SpectralResponse(self, np.asarray(lams, dtype=float)).gains
+
+    def divided_differences(self, lams: np.ndarray) -> np.ndarray:
+        """``Phi_ij = (phi_i - phi_j) / (lam_i - lam_j)``, repeated eigenvalues in the limit, (..., d) -> (..., d, d)."""
+        return SpectralResponse(self, np.asarray(lams, dtype=float)).divided
+
+    def remedy(self) -> str:
+        """What to do where the gain is singular."""
+        return "use st.SFN(damping=...), whose gain is bounded"
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if k not in ("gain", "name"))
+        return f"{type(self).__name__}({fields})"
+
+
+class SGD(Method):
+    """Stochastic gradient descent: ``phi = 1``."""
+
+    name = "SGD"
+    is_identity = True
+
+    def __init__(self) -> None:
+        pass
+
+    def gain(self, lam: Any) -> Any:
+        return 0 * lam + 1
+
+
+class Newton(Method):
+    """Newton's method: ``phi = 1 / lam``; singular where the Hessian is, and attracted to saddles."""
+
+    name = "Newton"
+
+    def __init__(self) -> None:
+        pass
+
+    def gain(self, lam: Any) -> Any:
+        return 1 / lam
+
+
+class DampedNewton(Method):
+    """Levenberg-Marquardt damped Newton: ``phi = 1 / (lam + damping)``; singular at ``lam = -damping``.
+
+    Raises
+    ------
+    ValueError
+        If `damping` is not a finite number > 0.
+    """
+
+    name = "damped Newton"
+
+    def __init__(self, *, damping: float):
+        self.damping = _check.positive("damping", damping)
+
+    def gain(self, lam: Any) -> Any:
+        return 1 / (lam + self.damping)
+
+
+class SFN(Method):
+    """Saddle-free Newton: ``phi = 1 / (|lam| + damping)``, bounded by ``1 / damping`` everywhere.
+
+    Raises
+    ------
+    ValueError
+        If `damping` is not a finite number > 0.
+    """
+
+    name = "SFN"
+
+    def __init__(self, *, damping: float):
+        self.damping = _check.positive("damping", damping)
+
+    def gain(self, lam: Any) -> Any:
+        return 1 / (abs(lam) + self.damping)
+
+
+class LRSFN(SFN):
+    """Low-rank saddle-free Newton: SFN on the `rank` largest ``|lam|``, one gain for all the rest.
+
+    Parameters
+    ----------
+    rank : int
+        Eigenpairs kept, largest ``|lam|`` first.
+    damping : float
+        ``gamma > 0``.
+    tail : {"damping", "flat"}
+        Gain off the kept eigenvectors: ``1 / damping`` (the published method), or ``1 / (|lam_{r+1}| + damping)``
+        (the idea of NewSamp, Erdogdu and Montanari 2015, damped), which lifts the truncation's step limit.
+
+    Raises
+    ------
+    ValueError
+        If `rank` < 1, `damping` <= 0 or `tail` is unknown; where a spectrum has fewer than `rank` eigenvalues.
+    """
+
+    name = "LRSFN"
+
+    def __init__(self, *, rank: int, damping: float, tail: str = "damping"):
+        self.rank = _check.count("rank", rank)
+        super().__init__(damping=damping)
+        self.tail = _check.choice("tail", tail, ("damping", "flat"))
+
+    def tail_gain(self, lam_next: Any) -> Any:
+        return self.gain(lam_next) if self.tail == "flat" else self.gain(0 * lam_next)
+
+    def remedy(self) -> str:
+        return "choose another rank, one with a gap |lam_r| > |lam_{r+1}|"
+
+
+class SpectralResponse:
+    """A method at given spectra: ``P``, ``DP`` and ``D^2 P`` in the Hessian's eigenbasis.
+
+    Parameters
+    ----------
+    method : Method
+    lams : array, shape (..., d)
+        Eigenvalues in any order; ranks are by ``|lam|``, ties by position.
+
+    Notes
+    -----
+    For `LRSFN` the preconditioner is the spectral function that is ``phi`` on the kept eigenvalues and locally
+    constant on the rest (divided differences by index), plus, with the flat tail, the motion of that constant
+    with ``lam_{r+1}``. Everything below is exact for distinct ``|lam_r| > |lam_{r+1}|``; where they coincide
+    ``Phi`` is infinite: the truncation is not differentiable there.
+    """
+
+    def __init__(self, method: Method, lams: np.ndarray):
+        self.method, self.lams = method, lams
+        dim = lams.shape[-1]
+        self.truncated = method.rank is not None and method.rank < dim
+        if method.rank is not None and method.rank > dim:
+            raise ValueError(f"`rank` must be <= the dimension {dim}; got {method.rank}.")
+        with np.errstate(all="ignore"):
+            self.gains = np.broadcast_to(np.asarray(method.gain(lams), dtype=float), lams.shape)
+        if self.truncated:
+            self._truncate(method.rank)
+
+    def _truncate(self, rank: Any) -> None:
+        order = np.argsort(-np.abs(self.lams), axis=-1, kind="stable")
+        position = np.empty_like(order)
+        np.put_along_axis(position, order, np.broadcast_to(np.arange(order.shape[-1]), order.shape), axis=-1)
+        self.kept = position < rank
+        self.next = order[..., rank]  # index of the first eigenvalue left out
+        self.next_lam = np.take_along_axis(self.lams, self.next[..., None], axis=-1)[..., 0]
+        nodes = Divided.variable(self.next_lam, self.next_lam, self.next_lam)
+        table = self.method.tail_gain(nodes)
+        self.tail = np.asarray(table.value[0]) + 0 * self.next_lam
+        self.tail_slope = np.asarray(table.first[0]) + 0 * self.next_lam
+        self.tail_bend = np.asarray(table.second) + 0 * self.next_lam  # half the second derivative
+        self.gains = np.where(self.kept, self.gains, self.tail[..., None])
+
+    @property
+    def flat(self) -> bool:
+        """Whether the tail's gain moves with the first eigenvalue left out."""
+        return self.truncated and bool(np.any(self.tail_slope != 0))
+
+    @property
+    def divided(self) -> np.ndarray:
+        """``Phi``, shape (..., d, d)."""
+        if not hasattr(self, "_divided"):
+            self._divided = self._first(self.gains)
+        return self._divided
+
+    def _first(self, values: np.ndarray) -> np.ndarray:
+        """Divided differences of `values` by index; kept pairs from the formula, unless `values` are the projector's."""
+        lam = self.lams
+        with np.errstate(all="ignore"):
+            table = self._read(lam[..., :, None], lam[..., None, :])
+            first = np.broadcast_to(np.asarray(table.first[0], dtype=float), (*lam.shape, lam.shape[-1]))
+            if not self.truncated:
+                return first
+            quotient = (values[..., :, None] - values[..., None, :]) / (lam[..., :, None] - lam[..., None, :])
+        kept, other = self.kept[..., :, None], self.kept[..., None, :]
+        if values is not self.gains:
+            first = np.zeros_like(first)
+        return np.where(kept & other, first, np.where(kept | other, quotient, 0.0))
+
+    def _read(self, *nodes: np.ndarray) -> Divided:
+        variable = Divided.variable(*nodes)
+        result = self.method.gain(variable)
+        return result if isinstance(result, Divided) else variable * 0.0 + result
+
+    def derivative(self, noise: np.ndarray) -> np.ndarray:
+        """``DP[E]`` in the eigenbasis, for `noise` ``Q^T E Q`` of shape (..., d, d)."""
+        change = self.divided * noise
+        if self.flat:
+            change = change + self._tail_diagonal(self.tail_slope * self._next_entry(noise))
+        return change
+
+    def _next_entry(self, noise: np.ndarray) -> np.ndarray:
+        index = np.broadcast_to(self.next[..., None, None], (*noise.shape[:-2], 1, noise.shape[-1]))
+        row = np.take_along_axis(noise, index, axis=-2)
+        return np.take_along_axis(row, index[..., :1], axis=-1)[..., 0, 0]
+
+    def _tail_diagonal(self, value: np.ndarray) -> np.ndarray:
+        diagonal = np.where(self.kept, 0.0, value[..., None])
+        return diagonal[..., :, None] * np.eye(self.lams.shape[-1])
+
+    def second_derivative(self, noise: np.ndarray) -> np.ndarray:
+        """Half of ``D^2 P[E, E]`` in the eigenbasis, for one spectrum (d,) and `noise` (..., d, d).
+
+        ``sum_k phi[lam_i, lam_k, lam_j] E_ik E_kj``, plus the motion of a flat tail to second order.
+        """
+        if not hasattr(self, "_second_gains"):
+            self._second_gains = self._second(self.divided)
+        change = np.einsum("ikj,...ik,...kj->...ij", self._second_gains, noise, noise)
+        return change + self._tail_second(noise) if self.flat else change
+
+    def _second(self, first: np.ndarray) -> np.ndarray:
+        """Second divided differences ``[i, k, j]`` by index, shape (d, d, d)."""
+        lam, dim = self.lams, self.lams.shape[-1]
+        shape = (dim,) * 3
+        with np.errstate(all="ignore"):
+            if not self.truncated or first is self.divided:
+                smooth = self._read(lam[:, None, None], lam[None, :, None], lam[None, None, :]).second
+            else:
+                smooth = 0.0
+            smooth = np.broadcast_to(np.asarray(smooth, dtype=float), shape)
+            if not self.truncated:
+                return smooth
+            # f[i,k,j] is symmetric: difference across a pair of which one is kept and one is not.
+            ends = (first[:, :, None] - first[None, :, :]) / (lam[:, None, None] - lam[None, None, :])
+            left = (first[:, None, :] - transpose(first)[None, :, :]) / (lam[:, None, None] - lam[None, :, None])
+        i, k, j = self.kept[:, None, None], self.kept[None, :, None], self.kept[None, None, :]
+        mixed = np.where(i != j, ends, left)
+        return np.where(i & k & j, smooth, np.where(i | k | j, mixed, 0.0))
+
+    def _tail_second(self, noise: np.ndarray) -> np.ndarray:
+        """Second order of ``(phi_t(lam_{r+1}(H+E)) - phi_t) * (projector on the tail of H+E)``."""
+        if not hasattr(self, "_projector"):
+            self._projector = self._first(np.where(self.kept, 0.0, 1.0))
+        entry = self._next_entry(noise)
+        row = noise[..., self.next, :]
+        gap = self.lams[self.next] - self.lams
+        gap[self.next] = np.inf
+        second = self.tail_slope * np.sum(row**2 / gap, axis=-1) + self.tail_bend * entry**2
+        turned = (self.tail_slope * entry)[..., None, None] * (self._projector * noise)
+        return turned + self._tail_diagonal(second)
+
+
+def singular_directions(method: Method, lams: np.ndarray) -> int:
+    """How many eigenvalues (d,) make the gain infinite, up to rounding of the spectrum."""
+    scale = max(float(np.max(np.abs(lams), initial=0.0)), 1e-300)
+    nudge = 8 * np.finfo(float).eps * len(lams) * scale
+    with np.errstate(all="ignore"):
+        # |phi| beyond 1/nudge can only come from an eigenvalue within rounding of a pole.
+        gains = np.abs(np.asarray(method.gain(np.asarray(lams, dtype=float)), dtype=float) + 0 * lams)
+    return int(np.count_nonzero(~(gains < 1 / nudge)))
+
+
+def check_regular(method: Method, lams: np.ndarray) -> None:
+    """Raise where ``P(H)`` does not exist, naming the directions and a method that does."""
+    count = singular_directions(method, lams)
+    if count:
+        raise ValueError(
+            f"The curvature is singular for {method.name} along {count} of {len(lams)} directions: its gain is infinite there; {method.remedy()}."
+        )

@@ -1,0 +1,352 @@
+"""Noise of the gradient and of the Hessian: its law per sample, batch sizes, and the coupling of the two batches.
+
+One noise sample is ``(zeta, Eg, Eh)``: the gradient noise at the reference point, the curvature noise of the
+gradient batch, and the curvature noise of the Hessian batch. Whatever is asked of second moments follows from
+`factors`: a finite set of samples ``s_k`` with ``E[s (x) s] = sum_k s_k (x) s_k``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _check
+from ._array import matvec
+
+MAX_FACTOR_NUMBERS = 100_000_000
+"""Largest set of factors built, in float64 numbers (0.8 GB)."""
+
+
+class Sample(NamedTuple):
+    """Noise samples with a leading axis: ``zeta`` (m, d), ``Eg`` and ``Eh`` (m, d, d)."""
+
+    zeta: np.ndarray
+    Eg: np.ndarray
+    Eh: np.ndarray
+
+
+class Batches(NamedTuple):
+    """Sample indices of the gradient batches (m, b) and the Hessian batches (m, b_h)."""
+
+    gradient: np.ndarray
+    hessian: np.ndarray
+
+
+class Noise:
+    """Gaussian noise given by its law per sample and by batch sizes.
+
+    Parameters
+    ----------
+    gradient : float, array (d,) or (d, d)
+        Per sample: the standard deviation of every gradient entry, of each entry, or the covariance matrix.
+    curvature : float
+        ``tau_1``: the per-sample standard deviation of an *off-diagonal* Hessian entry. The noise is a Gaussian
+        symmetric matrix (GOE): a diagonal entry has variance ``2 tau_1^2``, in one dimension too.
+    batch, hessian_batch : float
+        Batch sizes ``b`` and ``b_h``; ``hessian_batch=None`` means equal to `batch`. ``inf`` switches a noise off.
+    coupling : {"independent", "nested"}
+        Whether the Hessian batch is drawn apart or inside the gradient batch (with ``b_h = b``: the same batch).
+    reference : array (d,), optional
+        The point ``w*`` in ``Eg (w - w*)``; the objective's own reference by default.
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive, the covariance is not positive semidefinite, or a nested Hessian batch is
+        larger than the batch.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> noise = st.Noise(gradient=2.0, batch=4)
+    >>> noise.gradient_covariance([0.0, 0.0])
+    array([[1., 0.],
+           [0., 1.]])
+    """
+
+    objective = None  # set where real minibatches can be drawn
+
+    def __init__(
+        self,
+        *,
+        gradient: Any = 0.0,
+        curvature: float = 0.0,
+        batch: float = 1,
+        hessian_batch: float | None = None,
+        coupling: str = "independent",
+        reference: Any = None,
+    ):
+        self.gradient = _check.array("gradient", gradient, ndim=(0, 1, 2), shape="(), (d,) or (d, d)")
+        if self.gradient.ndim == 2:
+            self.gradient = _check.covariance("gradient", self.gradient)
+        elif np.any(self.gradient < 0):
+            raise ValueError(f"`gradient` must hold standard deviations >= 0; got a smallest entry of {self.gradient.min():g}.")
+        self.curvature = _check.nonnegative("curvature", curvature)
+        self.batch = _check.positive("batch", batch, infinite=True)
+        self.hessian_batch = self.batch if hessian_batch is None else _check.positive("hessian_batch", hessian_batch, infinite=True)
+        self.coupling = _check.choice("coupling", coupling, ("independent", "nested"))
+        if self.coupling == "nested" and self.hessian_batch > self.batch:
+            raise ValueError(
+                f"A nested Hessian batch lies inside the gradient batch: `hessian_batch` must be <= `batch` = {self.batch:g}; got {self.hessian_batch:g}."
+            )
+        self.reference = None if reference is None else _check.array("reference", reference, ndim=1, shape="(d,)")
+
+    @property
+    def has_curvature(self) -> bool:
+        """Whether ``Eg`` or ``Eh`` is ever nonzero."""
+        return self.curvature > 0 and not all(math.isinf(size) for size in (self.batch, self.hessian_batch))
+
+    @property
+    def scales(self) -> tuple[float, float, float]:
+        """Variance factors ``(Var of the gradient batch, covariance, Var of the Hessian batch)`` per sample variance."""
+        own = 1 / self.batch
+        return own, own if self.coupling == "nested" else 0.0, 1 / self.hessian_batch
+
+    def sample(self, w: np.ndarray, size: int, rng: np.random.Generator) -> Sample:
+        """Draw `size` noise samples at states of dimension ``w.shape[-1]``: ``zeta`` (size, d), ``Eg``, ``Eh`` (size, d, d)."""
+        dim = np.shape(w)[-1]
+        zeta = matvec(self._root(dim), rng.standard_normal((size, dim)))
+        if not self.has_curvature:
+            still = np.broadcast_to(0.0, (size, dim, dim))
+            return Sample(zeta, still, still)
+        first, second = (self._symmetric(rng, size, dim) for _ in range(2))
+        (gradient, _), (across, rest) = self._mixing()
+        return Sample(zeta, gradient * first, across * first + rest * second)
+
+    def _symmetric(self, rng: np.random.Generator, size: int, dim: int) -> np.ndarray:
+        entries = rng.standard_normal((size, dim, dim))
+        return (self.curvature / math.sqrt(2)) * (entries + np.swapaxes(entries, -1, -2))
+
+    def _mixing(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Cholesky factor of the two batches' covariance: ``(Eg, Eh) = L (first, second)``."""
+        own, shared, other = self.scales
+        across = shared / math.sqrt(own) if shared else 0.0
+        return (math.sqrt(own), 0.0), (across, math.sqrt(max(other - across**2, 0.0)))
+
+    def _root(self, dim: int) -> np.ndarray:
+        """A square root of the covariance of ``zeta``."""
+        if self.gradient.ndim and self.gradient.shape[0] != dim:
+            raise ValueError(f"`gradient` was given for {self.gradient.shape[0]} dimensions; the state has {dim}.")
+        if self.gradient.ndim == 2:
+            values, vectors = np.linalg.eigh(self.gradient)
+            root = vectors * np.sqrt(np.maximum(values, 0.0))
+        else:
+            root = np.diag(np.broadcast_to(self.gradient, (dim,)))
+        return root / math.sqrt(self.batch)
+
+    def factors(self, w: np.ndarray) -> Sample:
+        """Samples ``s_k`` with ``E[s (x) s] = sum_k s_k (x) s_k``: the whole second-order law of the noise."""
+        dim = np.shape(w)[-1]
+        basis = _symmetric_basis(dim) * self.curvature if self.has_curvature else np.zeros((0, dim, dim))
+        root = self._root(dim).T
+        still = np.zeros((dim, dim, dim))
+        blocks = [Sample(root, still, still)]
+        (gradient, _), (across, rest) = self._mixing()
+        none = np.zeros((len(basis), dim))
+        blocks.append(Sample(none, gradient * basis, across * basis))
+        if rest:
+            blocks.append(Sample(none, 0 * basis, rest * basis))
+        return _join(blocks)
+
+    def gradient_covariance(self, w: np.ndarray) -> np.ndarray:
+        """Covariance (d, d) of the whole gradient noise ``zeta + Eg (w - w*)`` at one state (d,)."""
+        w = np.asarray(w, dtype=float)
+        root = self._root(len(w))
+        result = root @ root.T
+        if self.has_curvature and self.reference is not None:
+            offset = w - self.reference
+            result = result + self.scales[0] * self.curvature**2 * (offset @ offset * np.eye(len(w)) + np.outer(offset, offset))
+        return result
+
+    def second_moment(self, apply_G: Callable[[np.ndarray, np.ndarray], np.ndarray], M: np.ndarray) -> np.ndarray:
+        """``E[G M G^T]`` for a ``G = apply_G(Eg, Eh)`` that is linear in the noise.
+
+        Parameters
+        ----------
+        apply_G : callable
+            Maps ``Eg, Eh`` of shape (k, d, d) to ``G`` of shape (k, d, d).
+        M : array, shape (d, d)
+        """
+        M = np.asarray(M, dtype=float)
+        factors = self.factors(M[0])
+        G = apply_G(factors.Eg, factors.Eh)
+        return np.einsum("kij,jl,kml->im", G, M, G, optimize=True)
+
+    @staticmethod
+    def from_data(
+        F: Any,
+        at: Any = None,
+        batch: int = 32,
+        *,
+        hessian_batch: int | None = None,
+        replacement: bool = False,
+        coupling: str = "independent",
+    ) -> DataNoise:
+        """The noise of a data objective's minibatches, estimated from all its samples at one point.
+
+        Parameters
+        ----------
+        F : data objective
+            With `per_sample_gradient`, `per_sample_hessian` and `n_samples`.
+        at : array (d,), optional
+            Where; the objective's minimizer by default.
+        batch, hessian_batch : int
+            Samples in a gradient batch and in a Hessian batch; equal by default.
+        replacement : bool
+            Whether a batch may hold a sample twice. Without, the finite population shrinks the noise.
+        coupling : {"independent", "nested"}
+
+        Raises
+        ------
+        ValueError
+            If `F` has no per-sample derivatives, or a batch is larger than it can be.
+        """
+        return DataNoise(F, at, batch, hessian_batch=hessian_batch, replacement=replacement, coupling=coupling)
+
+    def __repr__(self) -> str:
+        gradient = f"{float(self.gradient):g}" if self.gradient.ndim == 0 else f"array of shape {self.gradient.shape}"
+        return f"Noise(gradient={gradient}, curvature={self.curvature:g}, batch={self.batch:g}, hessian_batch={self.hessian_batch:g}, coupling={self.coupling!r})"
+
+
+class DataNoise(Noise):
+    """Minibatch noise of a data objective; see `Noise.from_data`.
+
+    `sample` draws Gaussian noise with the estimated second moments, as the SDE needs; `draw_batches` draws the
+    index sets of real minibatches, which the stochastic iteration uses with nothing linearised.
+    """
+
+    has_curvature = True  # type: ignore[assignment]
+
+    def __init__(self, F: Any, at: Any, batch: int, *, hessian_batch: int | None, replacement: bool, coupling: str):
+        if not all(hasattr(F, name) for name in ("per_sample_gradient", "per_sample_hessian", "n_samples")):
+            raise ValueError(f"Noise.from_data needs an objective with per-sample derivatives (st.logistic, st.least_squares); got {F!r}.")
+        most = None if replacement else F.n_samples
+        batch = _check.count("batch", batch, most=most, why="drawn without replacement" if most else "")
+        hessian_batch = batch if hessian_batch is None else hessian_batch
+        hessian_batch = _check.count("hessian_batch", hessian_batch, most=most, why="drawn without replacement" if most else "")
+        reference = F.reference if at is None else _check.state("at", at, F.dim)
+        if reference is None:
+            raise ValueError("`at` must be given: the objective has no reference point.")
+        super().__init__(batch=batch, hessian_batch=hessian_batch, coupling=coupling, reference=reference)
+        self.objective, self.replacement = F, bool(replacement)
+        self._zeta, self._curvature = _factor_per_sample(F, self.reference)
+
+    @property
+    def scales(self) -> tuple[float, float, float]:
+        own, other = self._shrink(self.batch), self._shrink(self.hessian_batch)
+        return own, own if self.coupling == "nested" else 0.0, other
+
+    def _shrink(self, size: float) -> float:
+        n = self.objective.n_samples  # type: ignore[attr-defined]
+        if self.replacement:
+            return 1 / size
+        return (n - size) / (size * (n - 1)) if n > 1 else 0.0
+
+    def sample(self, w: np.ndarray, size: int, rng: np.random.Generator) -> Sample:
+        """Draw `size` Gaussian noise samples with the minibatches' second moments."""
+        flat = self._curvature.reshape(len(self._curvature), -1)
+        first, second = rng.standard_normal((2, size, len(flat)))
+        (gradient, _), (across, rest) = self._mixing()
+        shape = (size, *self._curvature.shape[1:])
+        Eg = gradient * (first @ flat).reshape(shape)
+        Eh = ((across * first + rest * second) @ flat).reshape(shape)
+        return Sample(gradient * (first @ self._zeta), Eg, Eh)
+
+    def factors(self, w: np.ndarray) -> Sample:
+        (gradient, _), (across, rest) = self._mixing()
+        zeta, D = self._zeta, self._curvature
+        blocks = [Sample(gradient * zeta, gradient * D, across * D)]
+        if rest:
+            blocks.append(Sample(0 * zeta, 0 * D, rest * D))
+        return _join(blocks)
+
+    def gradient_covariance(self, w: np.ndarray) -> np.ndarray:
+        shift = self._zeta + matvec(self._curvature, np.asarray(w, dtype=float) - self.reference)
+        return self.scales[0] * shift.T @ shift
+
+    def draw_batches(self, size: int, rng: np.random.Generator) -> Batches:
+        """Index sets of `size` real minibatches: gradient (size, b), Hessian (size, b_h)."""
+        b, h = int(self.batch), int(self.hessian_batch)
+        gradient = self._draw(size, b, rng)
+        # An unordered draw's first h entries are themselves a uniform sub-batch: that is the nested batch.
+        return Batches(gradient, gradient[:, :h] if self.coupling == "nested" else self._draw(size, h, rng))
+
+    def _draw(self, size: int, count: int, rng: np.random.Generator) -> np.ndarray:
+        n = self.objective.n_samples  # type: ignore[attr-defined]
+        if self.replacement:
+            return rng.integers(n, size=(size, count))
+        if count > n // 8:
+            return np.argsort(rng.random((size, n)), axis=1)[:, :count]
+        return _distinct(rng, n, size, count)
+
+    def __repr__(self) -> str:
+        how = "with" if self.replacement else "without"
+        return f"Noise.from_data({self.objective!r}, batch={self.batch:g}, hessian_batch={self.hessian_batch:g}, {how} replacement, coupling={self.coupling!r})"
+
+
+def _distinct(rng: np.random.Generator, n: int, size: int, count: int) -> np.ndarray:
+    """`size` rows of `count` distinct indices in random order: redraw each clash, for batches much smaller than the data."""
+    rows = rng.integers(n, size=(size, count))
+    for column in range(1, count):
+        while True:
+            clash = (rows[:, :column] == rows[:, column : column + 1]).any(axis=1)
+            if not clash.any():
+                break
+            rows[clash, column] = rng.integers(n, size=int(clash.sum()))
+    return rows
+
+
+def _join(blocks: list[Sample]) -> Sample:
+    if sum(block.Eg.size + block.Eh.size for block in blocks) > MAX_FACTOR_NUMBERS:
+        dim = blocks[0].zeta.shape[-1]
+        raise ValueError(f"The noise's second-order law has too many factors in {dim} dimensions ({MAX_FACTOR_NUMBERS:.0e} numbers at most).")
+    return Sample(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
+
+
+def _symmetric_basis(dim: int) -> np.ndarray:
+    """Matrices B_k with ``sum_k B_k (x) B_k`` the covariance of a GOE matrix of unit off-diagonal variance."""
+    rows, columns = np.triu_indices(dim)
+    if len(rows) * dim * dim > MAX_FACTOR_NUMBERS:
+        raise ValueError(f"The noise's second-order law has too many factors in {dim} dimensions ({MAX_FACTOR_NUMBERS:.0e} numbers at most).")
+    basis = np.zeros((len(rows), dim, dim))
+    index = np.arange(len(rows))
+    basis[index, rows, columns] = basis[index, columns, rows] = np.where(rows == columns, math.sqrt(2), 1.0)
+    return basis
+
+
+def _factor_per_sample(F: Any, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Factors (k, d), (k, d, d) of the joint per-sample covariance of gradient and Hessian at one point.
+
+    The samples themselves, centred, are such factors; where they outnumber the entries, an eigendecomposition of
+    their second-moment matrix, accumulated in chunks, gives fewer.
+    """
+    n, dim = F.n_samples, F.dim
+    rows, columns = np.triu_indices(dim)
+    width = dim + len(rows)
+    if width**2 > MAX_FACTOR_NUMBERS:
+        raise ValueError(f"Noise.from_data handles up to {math.isqrt(2 * math.isqrt(MAX_FACTOR_NUMBERS)) - 2} dimensions; got {dim}.")
+    gradient, hessian = F.gradient(at), F.hessian(at)
+    center = np.concatenate([gradient, hessian[rows, columns]])
+
+    def chunk(start: int, stop: int) -> np.ndarray:
+        batch = np.arange(start, stop)
+        curvature = F.per_sample_hessian(at, batch=batch)[:, rows, columns]
+        return np.concatenate([F.per_sample_gradient(at, batch=batch), curvature], axis=1) - center
+
+    if n <= width:
+        factors = chunk(0, n) / math.sqrt(n)
+    else:
+        step = max(1, 4_000_000 // dim**2)
+        gram = np.zeros((width, width))
+        for start in range(0, n, step):
+            part = chunk(start, min(start + step, n))
+            gram += part.T @ part
+        values, vectors = np.linalg.eigh(gram / n)
+        keep = values > 1e-14 * values[-1]
+        factors = np.sqrt(values[keep])[:, None] * vectors[:, keep].T
+    curvature = np.zeros((len(factors), dim, dim))
+    curvature[:, rows, columns] = curvature[:, columns, rows] = factors[:, dim:]
+    return factors[:, :dim], curvature

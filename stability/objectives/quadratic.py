@@ -1,0 +1,76 @@
+"""Quadratics with a chosen spectrum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import _check
+from .._array import matvec
+from .base import Objective
+
+
+class Quadratic(Objective):
+    """``F(w) = w^T H w / 2``; see `quadratic`."""
+
+    constant_hessian = True
+
+    def __init__(self, matrix: np.ndarray):
+        self.matrix = matrix
+        self.dim = len(matrix)
+        self.reference = np.zeros(self.dim)
+
+    def value(self, w: np.ndarray) -> np.ndarray:
+        w = np.asarray(w, dtype=float)
+        return 0.5 * np.sum(w * matvec(self.matrix, w), axis=-1)
+
+    def gradient(self, w: np.ndarray) -> np.ndarray:
+        return matvec(self.matrix, np.asarray(w, dtype=float))
+
+    def hessian(self, w: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(self.matrix, (*np.shape(w)[:-1], self.dim, self.dim))
+
+    def third(self, w: np.ndarray, v: np.ndarray) -> np.ndarray:
+        shape = np.broadcast_shapes(np.shape(w), np.shape(v))
+        return np.zeros((*shape, self.dim))
+
+    def __repr__(self) -> str:
+        return f"quadratic in {self.dim} dimensions"
+
+
+def quadratic(spectrum: Any, *, rotation_seed: int | None = None) -> Quadratic:
+    """A quadratic with chosen eigenvalues; its minimum or saddle is at 0.
+
+    Parameters
+    ----------
+    spectrum : array, shape (d,) or (d, d)
+        The Hessian's eigenvalues, of any sign, or the symmetric Hessian itself.
+    rotation_seed : int, optional
+        Rotate the eigenvectors by a random (Haar) orthogonal matrix drawn from this seed.
+
+    Raises
+    ------
+    ValueError
+        If `spectrum` is not finite, has another shape, or is a matrix that is not symmetric.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> st.quadratic([1.0, 0.1]).gradient([1.0, 1.0])
+    array([1. , 0.1])
+    """
+    spectrum = _check.array("spectrum", spectrum, ndim=(1, 2), shape="(d,) or (d, d)")
+    if spectrum.size == 0:
+        raise ValueError("`spectrum` must have at least one eigenvalue; got none.")
+    matrix = np.diag(spectrum) if spectrum.ndim == 1 else _check.symmetric("spectrum", spectrum)
+    if rotation_seed is not None:
+        _check.count("rotation_seed", rotation_seed, least=0)
+        basis = _rotation(len(matrix), rotation_seed)
+        matrix = _check.symmetric("spectrum", basis @ matrix @ basis.T)
+    return Quadratic(matrix)
+
+
+def _rotation(dim: int, seed: int) -> np.ndarray:
+    factor, triangle = np.linalg.qr(np.random.default_rng(seed).standard_normal((dim, dim)))
+    return factor * np.sign(np.diag(triangle))  # the sign makes the law Haar
