@@ -4,9 +4,10 @@ Will this stochastic optimizer be stable here, how much noise will it amplify, a
 """
 
 from ._check import Unstable
+from .bounds import Bound, Bounds, bounds
 from .compare import Comparison, compare
 from .flow import Flow
-from .linear import LinearFlow, linearize
+from .linear import Limit, LinearFlow, linearize
 from .methods import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from .noise import Noise
 from .objectives import (
@@ -20,5 +21,41 @@ from .objectives import (
     quadratic,
     read_table,
 )
+from .plot import plot
 from .results import Study, load, save
 from .simulate import Ensemble, simulate
+
+__all__ = [
+    "LRSFN",
+    "SFN",
+    "SGD",
+    "Bound",
+    "Bounds",
+    "Comparison",
+    "DampedNewton",
+    "DerivativeCheck",
+    "Ensemble",
+    "Flow",
+    "Limit",
+    "LinearFlow",
+    "Method",
+    "Newton",
+    "Noise",
+    "Objective",
+    "Study",
+    "Table",
+    "Unstable",
+    "bounds",
+    "check_derivatives",
+    "compare",
+    "landscape",
+    "least_squares",
+    "linearize",
+    "load",
+    "logistic",
+    "plot",
+    "quadratic",
+    "read_table",
+    "save",
+    "simulate",
+]

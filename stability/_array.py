@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-BLOCK = 256
+BLOCK = 512
 """Paths per random stream. A stored constant: changing it changes every seeded number."""
 
 

@@ -160,10 +160,8 @@ def evolve(balance: Balance, cross: Map | None, t: float, dt: float, mean: np.nd
     generator[1 + dim :, 1 + dim :] = half.matrix(lambda X: balance.spread(X) - balance.decay(X))
     state = np.concatenate([[1.0], mean, half.pack(M)])
     with np.errstate(all="ignore"):  # an unstable flow may overflow: inf is its answer
-        if dt:
-            state = np.linalg.matrix_power(np.eye(len(state)) + dt * generator, round(t / dt)) @ state
-        else:
-            state = scipy.linalg.expm(t * generator) @ state
+        one = np.eye(len(state))
+        state = (np.linalg.matrix_power(one + dt * generator, round(t / dt)) if dt else scipy.linalg.expm(t * generator)) @ state
     return state[1 : 1 + dim], half.unpack(state[1 + dim :])
 
 

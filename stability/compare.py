@@ -53,10 +53,7 @@ class Comparison:
         dim = self.mean_z.shape[1]
         lines = [f"theory ({self.law}) against measurement at t = {self.times[-1]:g}"]
         lines.append(f"{'moment':<12} {'predicted':>12} {'measured':>12} {'std. error':>10} {'z':>6}")
-        rows = [
-            (f"mean[{i}]", self.predicted_mean[-1, i], self.measured_mean[-1, i], self.mean_error[-1, i], self.mean_z[-1, i])
-            for i in range(dim)
-        ]
+        rows = [(f"mean[{i}]", self.predicted_mean[-1, i], self.measured_mean[-1, i], self.mean_error[-1, i], self.mean_z[-1, i]) for i in range(dim)]
         for i, j in zip(*np.triu_indices(dim), strict=True):
             entry = (self.predicted_covariance, self.measured_covariance, self.covariance_error, self.covariance_z)
             rows.append((f"cov[{i},{j}]", *(part[-1, i, j] for part in entry)))

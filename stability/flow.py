@@ -128,7 +128,8 @@ class Flow:
         if self.method.is_identity:
             return -hessian
         local = self._spectral(hessian)
-        assert local.vectors is not None and local.response is not None
+        assert local.vectors is not None
+        assert local.response is not None
         preconditioner = (local.vectors * local.response.gains[..., None, :]) @ transpose(local.vectors)
         gradient = np.asarray(self.objective.gradient(w), dtype=float)
         columns = [local.derivative(self.objective.third(w, np.broadcast_to(e, w.shape)), gradient) for e in np.eye(self.dim)]
@@ -152,7 +153,7 @@ class Flow:
     def draw(self, size: int, rng: np.random.Generator, *, level: str) -> Sample | Batches:
         """The noise of `size` steps of the SDE (``level="sde"``) or of the iteration (``level="iteration"``)."""
         if level == "iteration" and self.noise_model.objective is not None:
-            return self.noise_model.draw_batches(size, rng)  # type: ignore[attr-defined]
+            return self.noise_model.draw_batches(size, rng)
         return self.noise_model.sample(np.zeros(self.dim), size, rng)
 
     def euler(self, w: np.ndarray, sample: Sample, dt: float) -> np.ndarray:

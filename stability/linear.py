@@ -216,8 +216,16 @@ class LinearFlow:
 
         return np.diag(rates) - extra, spread, additive
 
-    def _require_stable(self, balance: Balance, dt: float, what: str) -> None:
-        rates = balance.drift if balance.drift.ndim == 1 else np.real(np.linalg.eigvals(balance.drift))
+    def _require_drift(self, balance: Balance, what: str) -> None:
+        if balance.drift.ndim == 2:
+            fastest = float(np.max(np.real(np.linalg.eigvals(balance.drift))))
+            if fastest >= 0:
+                raise Unstable(
+                    f"{what} does not exist for {self.flow.method.name} at level L2: the second-order correction is larger than the drift itself "
+                    f"(its fastest direction grows at rate {fastest:.3g}; validity {self.validity:.3g}). Use larger Hessian batches or more damping.",
+                    rates=[fastest],
+                )
+        rates = self.rates
         rounding = 1e-13 * max(1.0, float(np.max(np.abs(rates))))
         growing = np.flatnonzero(rates > -rounding)
         if len(growing):
@@ -228,6 +236,9 @@ class LinearFlow:
                 modes=order,
                 rates=rates[order],
             )
+
+    def _require_stable(self, balance: Balance, dt: float, what: str) -> None:
+        self._require_drift(balance, what)
         fast = np.flatnonzero(dt * np.abs(self.rates) >= 2)
         if len(fast):
             raise Unstable(
@@ -316,8 +327,9 @@ class LinearFlow:
             return float(2 / np.max(np.abs(self.rates)))
         return self._limit(level)[0]
 
-    def _require_decay(self) -> None:
-        self._require_stable(Balance(self.rates, None, self._additive), 0.0, "A stable step")
+    def _require_decay(self, balance: Balance | None = None) -> None:
+        """Raise unless every mode's mean decays at small steps."""
+        self._require_drift(Balance(self.rates, None, self._additive) if balance is None else balance, "A stable step")
 
     def _limit(self, level: str) -> tuple[float, np.ndarray]:
         _check.choice("level", level, ("L", "L2"))
@@ -326,7 +338,9 @@ class LinearFlow:
             radius, leading = Balance(self.rates, self._kick, self._additive, 1.0).radius()
         else:
             drift, spread, additive = self._second_order
-            radius, leading = Balance(drift, spread, additive).radius()
+            balance = Balance(drift, spread, additive)
+            self._require_decay(balance)
+            radius, leading = balance.radius()
         return (1 / radius if radius > 0 else math.inf), leading
 
     def limit(self) -> Limit:
@@ -407,7 +421,7 @@ class LinearFlow:
             gap = abs(self.eigenvalues[r - 1]) - abs(self.eigenvalues[r])
             largest = float(np.max(spread[r - 1 : r + 1, r - 1 : r + 1]))
             swap = largest / gap if gap > 0 else (math.inf if largest > 0 else 0.0)
-            result = max(result, swap)
+            result = max(result, float(swap))
         return result
 
     def _hessian_spread(self) -> np.ndarray:

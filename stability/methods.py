@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from . import _check
-from ._array import transpose
 from ._divided import Divided
 
 
@@ -52,7 +51,8 @@ class Method:
             gain(Divided.variable(np.array(1.0), np.array(2.0)))
         except TypeError as error:
             raise ValueError(f"`gain` must be written in plain arithmetic (+ - * / **, abs, numpy.sqrt): {error}.") from None
-        self.gain, self.name = gain, name  # type: ignore[method-assign]
+        self.gain = gain  # type: ignore[method-assign,assignment]
+        self.name = name
 
     def gain(self, lam: Any) -> Any:
         """``phi(lam)`` for one eigenvalue: a float, an array of them, or a SymPy symbol."""
@@ -69,6 +69,11 @@ class Method:
     def divided_differences(self, lams: np.ndarray) -> np.ndarray:
         """``Phi_ij = (phi_i - phi_j) / (lam_i - lam_j)``, repeated eigenvalues in the limit, (..., d) -> (..., d, d)."""
         return SpectralResponse(self, np.asarray(lams, dtype=float)).divided
+
+    @property
+    def label(self) -> str:
+        """The name with what tells two variants apart."""
+        return self.name
 
     def remedy(self) -> str:
         """What to do where the gain is singular."""
@@ -169,6 +174,10 @@ class LRSFN(SFN):
     def tail_gain(self, lam_next: Any) -> Any:
         return self.gain(lam_next) if self.tail == "flat" else self.gain(0 * lam_next)
 
+    @property
+    def label(self) -> str:
+        return f"{self.name}({self.rank})" + (" flat tail" if self.tail == "flat" else "")
+
     def remedy(self) -> str:
         return "choose another rank, one with a gap |lam_r| > |lam_{r+1}|"
 
@@ -224,22 +233,25 @@ class SpectralResponse:
     def divided(self) -> np.ndarray:
         """``Phi``, shape (..., d, d)."""
         if not hasattr(self, "_divided"):
-            self._divided = self._first(self.gains)
+            self._divided = self._first(self.gains, self._pairs())
         return self._divided
 
-    def _first(self, values: np.ndarray) -> np.ndarray:
-        """Divided differences of `values` by index; kept pairs from the formula, unless `values` are the projector's."""
+    def _pairs(self) -> np.ndarray:
+        """Divided differences of the gain's formula, for all pairs."""
         lam = self.lams
         with np.errstate(all="ignore"):
             table = self._read(lam[..., :, None], lam[..., None, :])
-            first = np.broadcast_to(np.asarray(table.first[0], dtype=float), (*lam.shape, lam.shape[-1]))
-            if not self.truncated:
-                return first
+        return np.broadcast_to(np.asarray(table.first[0], dtype=float), (*lam.shape, lam.shape[-1]))
+
+    def _first(self, values: np.ndarray, kept_pairs: Any) -> np.ndarray:
+        """Divided differences of `values` by index: given for kept pairs, quotients across the cut, 0 in the tail."""
+        if not self.truncated:
+            return kept_pairs
+        lam = self.lams
+        with np.errstate(all="ignore"):
             quotient = (values[..., :, None] - values[..., None, :]) / (lam[..., :, None] - lam[..., None, :])
         kept, other = self.kept[..., :, None], self.kept[..., None, :]
-        if values is not self.gains:
-            first = np.zeros_like(first)
-        return np.where(kept & other, first, np.where(kept | other, quotient, 0.0))
+        return np.where(kept & other, kept_pairs, np.where(kept | other, quotient, 0.0))
 
     def _read(self, *nodes: np.ndarray) -> Divided:
         variable = Divided.variable(*nodes)
@@ -267,26 +279,22 @@ class SpectralResponse:
 
         ``sum_k phi[lam_i, lam_k, lam_j] E_ik E_kj``, plus the motion of a flat tail to second order.
         """
-        if not hasattr(self, "_second_gains"):
-            self._second_gains = self._second(self.divided)
-        change = np.einsum("ikj,...ik,...kj->...ij", self._second_gains, noise, noise)
+        if not hasattr(self, "_triples"):
+            self._triples = self._second()
+        change = np.einsum("ikj,...ik,...kj->...ij", self._triples, noise, noise)
         return change + self._tail_second(noise) if self.flat else change
 
-    def _second(self, first: np.ndarray) -> np.ndarray:
+    def _second(self) -> np.ndarray:
         """Second divided differences ``[i, k, j]`` by index, shape (d, d, d)."""
-        lam, dim = self.lams, self.lams.shape[-1]
-        shape = (dim,) * 3
+        lam, first = self.lams, self.divided
         with np.errstate(all="ignore"):
-            if not self.truncated or first is self.divided:
-                smooth = self._read(lam[:, None, None], lam[None, :, None], lam[None, None, :]).second
-            else:
-                smooth = 0.0
-            smooth = np.broadcast_to(np.asarray(smooth, dtype=float), shape)
+            table = self._read(lam[:, None, None], lam[None, :, None], lam[None, None, :])
+            smooth = np.broadcast_to(np.asarray(table.second, dtype=float), (len(lam),) * 3)
             if not self.truncated:
                 return smooth
             # f[i,k,j] is symmetric: difference across a pair of which one is kept and one is not.
             ends = (first[:, :, None] - first[None, :, :]) / (lam[:, None, None] - lam[None, None, :])
-            left = (first[:, None, :] - transpose(first)[None, :, :]) / (lam[:, None, None] - lam[None, :, None])
+            left = (first[:, None, :] - first[None, :, :]) / (lam[:, None, None] - lam[None, :, None])
         i, k, j = self.kept[:, None, None], self.kept[None, :, None], self.kept[None, None, :]
         mixed = np.where(i != j, ends, left)
         return np.where(i & k & j, smooth, np.where(i | k | j, mixed, 0.0))
@@ -294,7 +302,7 @@ class SpectralResponse:
     def _tail_second(self, noise: np.ndarray) -> np.ndarray:
         """Second order of ``(phi_t(lam_{r+1}(H+E)) - phi_t) * (projector on the tail of H+E)``."""
         if not hasattr(self, "_projector"):
-            self._projector = self._first(np.where(self.kept, 0.0, 1.0))
+            self._projector = self._first(np.where(self.kept, 0.0, 1.0), 0.0)
         entry = self._next_entry(noise)
         row = noise[..., self.next, :]
         gap = self.lams[self.next] - self.lams
@@ -318,6 +326,4 @@ def check_regular(method: Method, lams: np.ndarray) -> None:
     """Raise where ``P(H)`` does not exist, naming the directions and a method that does."""
     count = singular_directions(method, lams)
     if count:
-        raise ValueError(
-            f"The curvature is singular for {method.name} along {count} of {len(lams)} directions: its gain is infinite there; {method.remedy()}."
-        )
+        raise ValueError(f"The curvature is singular for {method.name} along {count} of {len(lams)} directions: its gain is infinite there; {method.remedy()}.")

@@ -7,6 +7,7 @@ gradient batch, and the curvature noise of the Hessian batch. Whatever is asked 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -110,7 +111,7 @@ class Noise:
         dim = np.shape(w)[-1]
         zeta = matvec(self._root(dim), rng.standard_normal((size, dim)))
         if not self.has_curvature:
-            still = np.broadcast_to(0.0, (size, dim, dim))
+            still = _still(size, dim)
             return Sample(zeta, still, still)
         first, second = (self._symmetric(rng, size, dim) for _ in range(2))
         (gradient, _), (across, rest) = self._mixing()
@@ -126,6 +127,7 @@ class Noise:
         across = shared / math.sqrt(own) if shared else 0.0
         return (math.sqrt(own), 0.0), (across, math.sqrt(max(other - across**2, 0.0)))
 
+    @functools.lru_cache(maxsize=4)  # noqa: B019 - a noise is small, and asked for its root at every step
     def _root(self, dim: int) -> np.ndarray:
         """A square root of the covariance of ``zeta``."""
         if self.gradient.ndim and self.gradient.shape[0] != dim:
@@ -208,7 +210,9 @@ class Noise:
 
     def __repr__(self) -> str:
         gradient = f"{float(self.gradient):g}" if self.gradient.ndim == 0 else f"array of shape {self.gradient.shape}"
-        return f"Noise(gradient={gradient}, curvature={self.curvature:g}, batch={self.batch:g}, hessian_batch={self.hessian_batch:g}, coupling={self.coupling!r})"
+        return (
+            f"Noise(gradient={gradient}, curvature={self.curvature:g}, batch={self.batch:g}, hessian_batch={self.hessian_batch:g}, coupling={self.coupling!r})"
+        )
 
 
 class DataNoise(Noise):
@@ -218,7 +222,7 @@ class DataNoise(Noise):
     index sets of real minibatches, which the stochastic iteration uses with nothing linearised.
     """
 
-    has_curvature = True  # type: ignore[assignment]
+    has_curvature = True
 
     def __init__(self, F: Any, at: Any, batch: int, *, hessian_batch: int | None, replacement: bool, coupling: str):
         if not all(hasattr(F, name) for name in ("per_sample_gradient", "per_sample_hessian", "n_samples")):
@@ -232,7 +236,7 @@ class DataNoise(Noise):
             raise ValueError("`at` must be given: the objective has no reference point.")
         super().__init__(batch=batch, hessian_batch=hessian_batch, coupling=coupling, reference=reference)
         self.objective, self.replacement = F, bool(replacement)
-        self._zeta, self._curvature = _factor_per_sample(F, self.reference)
+        self._zeta, self._curvature = _factor_per_sample(F, reference)
 
     @property
     def scales(self) -> tuple[float, float, float]:
@@ -285,6 +289,12 @@ class DataNoise(Noise):
     def __repr__(self) -> str:
         how = "with" if self.replacement else "without"
         return f"Noise.from_data({self.objective!r}, batch={self.batch:g}, hessian_batch={self.hessian_batch:g}, {how} replacement, coupling={self.coupling!r})"
+
+
+@functools.lru_cache(maxsize=4)
+def _still(size: int, dim: int) -> np.ndarray:
+    """Zero curvature noise: a read-only view that takes no memory."""
+    return np.broadcast_to(0.0, (size, dim, dim))
 
 
 def _distinct(rng: np.random.Generator, n: int, size: int, count: int) -> np.ndarray:

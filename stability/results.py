@@ -97,7 +97,7 @@ def save(result: Any, path: str | Path) -> Path:
     kind = type(result).__name__
     if _KINDS.get(kind) is not type(result):
         raise ValueError(f"A {kind} cannot be saved; these can: {', '.join(sorted(_KINDS))}.")
-    fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
+    fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(_KINDS[kind])}
     arrays: dict[str, np.ndarray] = {}
     values: dict[str, Any] = {}
     for name, value in fields.items():

@@ -147,7 +147,7 @@ def simulate(
         A region whose first exit is timed: a ball of this radius around the flow's reference point (or the starting
         mean), or ``inside(w)``, (m, d) -> (m,) bool. Paths go on after leaving.
     workers : int, optional
-        Threads; one per core by default.
+        Threads; by default one per core where a step is heavy enough to share, else one.
     progress : bool
         Show a progress bar.
 
@@ -170,7 +170,7 @@ def simulate(
     """
     plan = _plan(flow, start, t_end, paths, seed, dt, level, save, radius, exit)
     blocks = math.ceil(len(plan.start) / BLOCK)
-    workers = min(os.cpu_count() or 1, blocks) if workers is None else _check.count("workers", workers)
+    workers = min(_useful_threads(flow, level), blocks) if workers is None else _check.count("workers", workers)
     began = time.perf_counter()
     with _bar(progress, blocks * plan.steps) as advance:
         parts = _run(plan, blocks, workers, advance)
@@ -199,9 +199,7 @@ def simulate(
     )
 
 
-def _plan(
-    flow: Flow, start: Any, t_end: float, paths: int, seed: int, dt: float | None, level: str, save: Any, radius: float | None, exit: Any
-) -> _Plan:
+def _plan(flow: Flow, start: Any, t_end: float, paths: int, seed: int, dt: float | None, level: str, save: Any, radius: float | None, exit: Any) -> _Plan:
     _check.choice("level", level, ("sde", "iteration"))
     if level == "iteration" and dt is not None:
         raise ValueError("`dt` is for level='sde'; the iteration's time step is the flow's `step`.")
@@ -266,6 +264,12 @@ def _region(exit: Any, flow: Flow, center: np.ndarray) -> Callable[[np.ndarray],
     return lambda w: np.sum((w - middle) ** 2, axis=-1) < size**2
 
 
+def _useful_threads(flow: Flow, level: str) -> int:
+    """Threads help while NumPy works outside the interpreter's lock: eigendecompositions, or wide states."""
+    fixed = flow.method.is_identity or (getattr(flow.objective, "constant_hessian", False) and not (level == "iteration" and flow.noise_model.has_curvature))
+    return 1 if fixed and flow.dim < 16 else os.cpu_count() or 1
+
+
 def _run(plan: _Plan, blocks: int, workers: int, advance: Callable[[int], None]) -> list[tuple[np.ndarray, ...]]:
     stop = threading.Event()
     # Our own threads share the cores: BLAS threads under them would only compete.
@@ -293,7 +297,8 @@ def _block(plan: _Plan, number: int, stop: threading.Event, advance: Callable[[i
                 break
             moved = _advance(plan, w, rng)
             # Written so that nan counts as lost.
-            lost = ~(np.sum((moved - plan.center) ** 2, axis=1) <= plan.radius**2)
+            offset = moved - plan.center
+            lost = ~(np.einsum("ij,ij->i", offset, offset) <= plan.radius**2)
             lost |= np.isfinite(diverged_at)
             if lost.any():
                 moved[lost] = w[lost]

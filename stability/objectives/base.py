@@ -128,5 +128,3 @@ def _relative(found: np.ndarray, exact: np.ndarray) -> float:
     gap = np.max(np.abs(found - exact), initial=0.0)
     # An exactly zero derivative is compared absolutely: 0/0 is agreement, not nan.
     return float(gap / scale) if scale > 0 else float(gap)
-
-

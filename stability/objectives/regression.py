@@ -90,9 +90,7 @@ class Regression(Objective):
     def reference(self) -> np.ndarray:  # type: ignore[override]
         """The minimizer (d,), to rounding error; raises where there is none."""
         start = np.zeros(self.dim)
-        found = scipy.optimize.minimize(
-            self.value, start, jac=self.gradient, hess=self.hessian, method="trust-exact", options={"gtol": 1e-8, "maxiter": 500}
-        )
+        found = scipy.optimize.minimize(self.value, start, jac=self.gradient, hess=self.hessian, method="trust-exact", options={"gtol": 1e-8, "maxiter": 500})
         w = found.x
         curvature = np.linalg.eigvalsh(self.hessian(w))
         if not found.success or curvature[0] <= 1e-12 * curvature[-1]:

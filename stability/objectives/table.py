@@ -108,8 +108,7 @@ def _within_limit(reader: Any, path: Path) -> Iterator[Any]:
         cells += part.size
         if cells > MAX_CELLS:
             raise ValueError(
-                f"{path} has more than {MAX_CELLS:.0e} cells (rows x columns), the largest table that is read into memory. "
-                "Pass a random sample of its rows."
+                f"{path} has more than {MAX_CELLS:.0e} cells (rows x columns), the largest table that is read into memory. Pass a random sample of its rows."
             )
         yield part
 

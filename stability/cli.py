@@ -1,0 +1,152 @@
+"""The command line: `stability reproduce` and `stability bound`.
+
+Exit codes: 0 done, 1 a claim or check failed, 2 wrong usage or bad input.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import _check
+from .results import save
+
+
+class _BadInput(click.ClickException):
+    exit_code = 2
+
+
+class _Sentence(click.Group):
+    """Bad input ends with one sentence and exit code 2, never a traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except (ValueError, ArithmeticError) as error:
+            raise _BadInput(str(error)) from None
+
+
+@click.group(cls=_Sentence, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="sfn-stability", prog_name="stability")
+def main() -> None:
+    """Stability of stochastic optimizers: how large a step, how much noise."""
+
+
+@main.command(epilog="Example:  stability reproduce --quick --out out")
+@click.option("--out", default="out", show_default=True, help="Folder for pictures; their numbers go to its data/.")
+@click.option("--quick", is_flag=True, help="The small form of every study (about a minute).")
+@click.option("--only", multiple=True, metavar="STUDY", help="Run this study only; may be given more than once.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of all ensembles.")
+def reproduce(out: str, quick: bool, only: tuple[str, ...], seed: int) -> None:
+    """Run the studies behind the abstract's claims and draw them.
+
+    Condition number against noise, curvature noise against the largest stable step, equal rates instead of equal
+    steps, and real minibatch steps on a data table. Each leaves a PNG, an SVG and the numbers it is drawn from.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from . import claims
+    from .plot import plot
+
+    names = [_check.choice("--only", name, claims.STUDIES) for name in only] or list(claims.STUDIES)
+    folder = _check.folder(out)  # found out before the computing starts
+    _check.folder(folder / "data")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{len(names)} studies, {'about a minute' if quick else 'about four minutes on two cores'}; pictures go to {escape(str(folder))}/")
+    failed = 0
+    for name in names:
+        began = time.perf_counter()
+        with console.status(name) as status:
+            study = claims.run(name, quick=quick, seed=seed, report=status.update)
+            save(study, folder / "data" / name)
+            figure = plot(study)
+            for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+                figure.savefig(folder / f"{name}.{suffix}", metadata=metadata)
+        console.print(f"[bold]{name}[/bold]  {time.perf_counter() - began:.0f} s  {escape(str(folder / name))}.png")
+        if claims.summary(study):
+            console.print(escape(claims.summary(study)))
+        for one in claims.check(study):
+            failed += not one.passed
+            console.print(f"  {'[green]ok[/green]  ' if one.passed else '[red]FAIL[/red]'} {escape(one.statement)}: {escape(one.detail)}")
+    if failed:
+        console.print(f"{failed} checks failed")
+        raise SystemExit(1)
+
+
+@main.command(epilog="Example:  stability bound --csv table.csv --target label --model logistic --batch 32 --hessian-batch 8")
+@click.option("--csv", "path", required=True, type=click.Path(path_type=Path), help="A CSV file with a header line; columns are standardized.")
+@click.option("--target", required=True, help="The column to predict.")
+@click.option("--model", type=click.Choice(["logistic", "least-squares"]), required=True, help="The model fitted on the table.")
+@click.option("--batch", default=32, show_default=True, type=int, help="Samples in a gradient batch.")
+@click.option("--hessian-batch", default=None, type=int, help="Samples in a Hessian batch; the gradient batch's size if not given.")
+@click.option(
+    "--coupling",
+    type=click.Choice(["independent", "nested"]),
+    default="independent",
+    show_default=True,
+    help="Whether the Hessian batch is part of the gradient batch.",
+)
+@click.option("--replacement", is_flag=True, help="Draw batches with replacement.")
+@click.option("--step", default=0.1, show_default=True, type=float, help="The learning rate at which the excess risk is asked for.")
+@click.option("--damping", default=0.1, show_default=True, type=float, help="Levenberg-Marquardt damping.")
+@click.option("--rank", default=None, type=int, help="Rank of LRSFN; 10 or the number of columns if not given.")
+@click.option("--l2", default=0.01, show_default=True, type=float, help="Weight of the ridge.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for a program.")
+def bound(
+    path: Path,
+    target: str,
+    model: str,
+    batch: int,
+    hessian_batch: int | None,
+    coupling: str,
+    replacement: bool,
+    step: float,
+    damping: float,
+    rank: int | None,
+    l2: float,
+    as_json: bool,
+) -> None:
+    """Bounds for your own table: fit the model, estimate the minibatch noise, ask every method.
+
+    Per method: the largest mean-square-stable step, the noise amplification over SGD, the stationary excess risk at
+    --step, the validity indicator (trust below 0.1) and what limits the step. (L2) corrects for Hessian noise to second order.
+    """
+    from .bounds import bounds
+    from .methods import LRSFN, SFN, SGD, DampedNewton, Newton
+    from .noise import Noise
+    from .objectives import least_squares, logistic, read_table
+
+    step = _check.positive("--step", step)
+    table = read_table(path, target=target, model=model)
+    objective = (logistic if model == "logistic" else least_squares)(table.X, table.y, l2=l2)
+    rank = min(10, objective.dim) if rank is None else rank
+    compared = [SGD(), Newton(), DampedNewton(damping=damping), SFN(damping=damping)]
+    compared += [LRSFN(rank=rank, damping=damping, tail=tail) for tail in ("damping", "flat")]
+    noise = Noise.from_data(objective, None, batch, hessian_batch=hessian_batch, replacement=replacement, coupling=coupling)
+    result = bounds(objective, noise, compared, step=step)
+    if as_json:
+        about = {
+            "file": str(path),
+            "target": target,
+            "model": model,
+            "samples": objective.n_samples,
+            "columns": list(table.columns),
+            "classes": list(table.classes),
+        }
+        click.echo(json.dumps({**about, "l2": l2, "minimum": float(objective.value(objective.reference)), **result.to_json()}, indent=1, allow_nan=False))
+        return
+    lam = result.eigenvalues
+    click.echo(f"{path.name}: {objective.n_samples} samples, {objective.dim} columns with the intercept, {model} for {target!r}, l2 = {l2:g}")
+    click.echo(f"at the minimum: curvature {lam[-1]:.3g} ... {lam[0]:.3g} (condition number {lam[0] / lam[-1]:.3g})")
+    drawn = f"{coupling}, {'with' if replacement else 'without'} replacement"
+    click.echo(f"batches: gradient {batch}, Hessian {hessian_batch or batch}, {drawn}; step {step:g}, damping {damping:g}\n")
+    click.echo(str(result))
+
+
+if __name__ == "__main__":
+    main()

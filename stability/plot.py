@@ -1,0 +1,317 @@
+"""Pictures of results: draws what it is given and computes nothing.
+
+The only file that imports matplotlib, and only when a picture is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import singledispatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .compare import Comparison
+from .linear import VALID, LinearFlow
+from .results import Study
+from .simulate import Ensemble
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+STYLE = Path(__file__).with_name("stability.mplstyle")
+# Okabe and Ito's colours, told apart by all common kinds of colour blindness; markers repeat the distinction.
+COLORS = {"SGD": "#000000", "Newton": "#D55E00", "damped Newton": "#E69F00", "SFN": "#0072B2", "LRSFN": "#009E73"}
+MARKERS = {"SGD": "o", "Newton": "s", "damped Newton": "^", "SFN": "D", "LRSFN": "v"}
+LABELS = {
+    "excess": r"excess risk  $\frac{1}{2}\,\mathrm{tr}(H M)$",
+    "stiffest": r"variance, stiffest mode  $\lambda = 1$",
+    "flattest": r"variance, flattest mode  $\lambda = 1/\kappa$",
+}
+
+
+@singledispatch
+def plot(result: Any) -> Figure:
+    """Draw a result: a linear flow, an ensemble, a comparison or a study.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Save it with ``savefig``, as PNG, SVG or PDF.
+
+    Raises
+    ------
+    TypeError
+        If there is no picture for this kind of result.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> flow = st.Flow(st.quadratic([1.0, 0.1]), st.SGD(), st.Noise(gradient=1.0), step=0.1)
+    >>> st.plot(st.linearize(flow)).axes[0].get_xscale()
+    'log'
+    """
+    raise TypeError(f"There is no picture for a {type(result).__name__}; there is for LinearFlow, Ensemble, Comparison and Study.")
+
+
+def _figure(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+@plot.register(LinearFlow)
+def _(result: LinearFlow) -> Figure:
+    with _context():
+        figure, axes = _figure(1, 2, 4.0, 3.0)
+        magnitude = np.abs(result.eigenvalues)
+        negative = result.eigenvalues < 0
+        for axis, values, label in zip(axes[0], (result.gains, result.rates), (r"gain $\varphi_i$", r"rate $a_i = -\varphi_i\lambda_i$"), strict=True):
+            axis.plot(magnitude[~negative], values[~negative], "o", color=COLORS["SFN"], label=r"$\lambda > 0$")
+            if negative.any():
+                axis.plot(magnitude[negative], values[negative], "s", color=COLORS["Newton"], label=r"$\lambda < 0$")
+            axis.set(xscale="log", xlabel=r"$|\lambda_i|$", ylabel=label)
+        axes[0, 0].set_yscale("log" if (result.gains > 0).all() else "symlog")
+        axes[0, 1].axhline(0, color="0.5", lw=0.8)
+        axes[0, 0].legend()
+        figure.suptitle(f"{result.flow.method.name}, step {result.flow.step:g}, validity {result.validity:.2g}", fontsize=10)
+    return figure
+
+
+@plot.register(Ensemble)
+def _(result: Ensemble) -> Figure:
+    with _context():
+        kept = result.states[:, ~result.diverged]
+        shown = min(kept.shape[-1], 4)
+        figure, axes = _figure(1, shown, 3.0, 2.6)
+        for i, axis in enumerate(axes[0]):
+            if len(result.times) > 1:
+                axis.plot(result.times, kept[:, :40, i], color="0.75", lw=0.5)
+                axis.plot(result.times, result.mean[:, i], color=COLORS["SFN"], label="mean")
+                spread = np.sqrt(result.covariance[:, i, i])
+                axis.fill_between(
+                    result.times, result.mean[:, i] - 2 * spread, result.mean[:, i] + 2 * spread, color=COLORS["SFN"], alpha=0.2, label=r"$\pm 2$ sd"
+                )
+                axis.set(xlabel=r"$t = k\alpha$", ylabel=f"$w_{i + 1}$")
+            else:
+                axis.hist(kept[-1, :, i], bins=60, density=True, color=COLORS["SFN"], alpha=0.7)
+                axis.set(xlabel=f"$w_{i + 1}$", ylabel="density")
+        if len(result.times) > 1:
+            axes[0, 0].legend()
+        lost = int(result.diverged.sum())
+        figure.suptitle(f"{len(result.diverged)} paths, {result.level}, dt = {result.dt:g}" + (f"; {lost} diverged, not drawn" if lost else ""), fontsize=10)
+    return figure
+
+
+@plot.register(Comparison)
+def _(result: Comparison) -> Figure:
+    with _context():
+        figure, axes = _figure(1, 2, 3.6, 3.2)
+        dim = result.mean_z.shape[1]
+        rows, columns = np.triu_indices(dim)
+        parts = (
+            ("mean", result.predicted_mean, result.measured_mean, result.mean_error),
+            (
+                "covariance",
+                result.predicted_covariance[:, rows, columns],
+                result.measured_covariance[:, rows, columns],
+                result.covariance_error[:, rows, columns],
+            ),
+        )
+        for axis, (name, predicted, measured, error) in zip(axes[0], parts, strict=True):
+            axis.errorbar(predicted.ravel(), measured.ravel(), 2 * error.ravel(), fmt="o", ms=3, lw=0.8, color=COLORS["SFN"])
+            ends = [min(predicted.min(), measured.min()), max(predicted.max(), measured.max())]
+            axis.plot(ends, ends, color="0.4", lw=0.8)
+            axis.set(xlabel=f"predicted {name}", ylabel=r"measured $\pm 2$ s.e.")
+        figure.suptitle(f"{result.law}; largest |z| = {result.max_z:.2f}", fontsize=10)
+    return figure
+
+
+@plot.register(Study)
+def _(result: Study) -> Figure:
+    if result.name not in _STUDIES:
+        raise TypeError(f"There is no picture for the study {result.name!r}; there is for {', '.join(_STUDIES)}.")
+    with _context():
+        return _STUDIES[result.name](result)
+
+
+def _context() -> Any:
+    from matplotlib.style import context
+
+    return context(STYLE)
+
+
+def _line(**style: Any) -> Line2D:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], **style)
+
+
+def _style(name: str) -> dict[str, Any]:
+    return {"color": COLORS[name], "label": name}
+
+
+def _marks(axis: Axes, name: str, kappa: np.ndarray, measured: np.ndarray, trusted: np.ndarray) -> None:
+    """SDE (filled) and iteration (ringed) markers with two standard errors; hollow where the theory is not valid."""
+    kappa = np.broadcast_to(kappa, measured.shape[:1])
+    for level, shift in ((0, 0.93), (1, 1.07)):
+        value, error = measured[:, level, 0], measured[:, level, 1]
+        for k in np.flatnonzero(np.isfinite(value)):
+            face = COLORS[name] if level == 0 and trusted[k] else "white"
+            below = min(2 * error[k], 0.9 * value[k])  # the axis is logarithmic
+            axis.errorbar(
+                kappa[k] * shift,
+                value[k],
+                [[below], [2 * error[k]]],
+                fmt=MARKERS[name] if level == 0 else "x",
+                color=COLORS[name],
+                mfc=face,
+                ms=4.5,
+                lw=0.9,
+                alpha=1.0 if trusted[k] else 0.45,
+            )
+
+
+def _method_legend(figure: Figure, names: np.ndarray, extra: list[Line2D]) -> None:
+    lines = [_line(color=COLORS[n], marker=MARKERS[n], label=n) for n in names]
+    figure.legend(handles=lines + extra, loc="outside lower center", ncol=5, fontsize=8)
+
+
+def _condition_number(study: Study) -> Figure:
+    figure, axes = _figure(3, 2, 4.2, 2.5, sharex=True, sharey="row")
+    trusted = study["validity"] < VALID
+    for column, title in enumerate(("exact Hessian", "subsampled Hessian (std of an off-diagonal entry 0.01)")):
+        axes[0, column].set_title(title)
+        for row, quantity in enumerate(("excess", "stiffest", "flattest")):
+            axis = axes[row, column]
+            for m, name in enumerate(study["methods"]):
+                values = study["theory"][column, m, :, :, row]
+                axis.plot(study["kappa"], np.where(trusted[column, m], values[:, 0], np.nan), **_style(name))
+                axis.plot(study["kappa"], values[:, 0], color=COLORS[name], lw=0.8, alpha=0.5)
+                if column:
+                    axis.plot(study["kappa"], np.where(trusted[column, m], values[:, 1], np.nan), color=COLORS[name], ls=":", lw=1)
+                _marks(axis, name, study["measured_kappa"][column], study["measured"][column, m, :, :, row], study["measured_validity"][column, m] < VALID)
+            axis.set(xscale="log", yscale="log")
+            if column == 0:
+                axis.set_ylabel(LABELS[quantity])
+    for axis in axes[-1]:
+        axis.set_xlabel(r"condition number $\kappa$")
+    extra = [
+        _line(color="0.3", lw=0.8, alpha=0.5, label="theory outside validity"),
+        _line(color="0.3", ls=":", lw=1, label="level L2"),
+        _line(color="0.3", marker="o", ls="", label="SDE (filled)"),
+        _line(color="0.3", marker="x", ls="", label="iteration"),
+    ]
+    _method_legend(figure, study["methods"], extra)
+    p = study.parameters
+    figure.suptitle(
+        rf"Equal step $\alpha = {p['step']:g}$: noise against condition number ($d = {p['dim']}$, $\gamma = {p['damping']:g}$, $r = {p['rank']}$)",
+        fontsize=10,
+    )
+    return figure
+
+
+def _equal_rates(study: Study) -> Figure:
+    figure, axes = _figure(1, 3, 3.2, 2.9, sharex=True)
+    everywhere = np.ones(len(study["measured_kappa"]), dtype=bool)
+    for row, (axis, quantity) in enumerate(zip(axes[0], ("excess", "stiffest", "flattest"), strict=True)):
+        for m, name in enumerate(study["methods"]):
+            style = {"ls": "--", "dashes": (4, 4)} if name in ("SFN",) else {}
+            axis.plot(study["kappa"], study["theory"][m, :, row], **_style(name), **style)
+            _marks(axis, name, study["measured_kappa"], study["measured"][m, :, :, row], everywhere)
+        axis.set(xscale="log", yscale="log", xlabel=r"condition number $\kappa$", title=LABELS[quantity])
+    extra = [_line(color="0.3", marker="x", ls="", label="iteration"), _line(color="0.3", marker="o", ls="", label="SDE")]
+    _method_legend(figure, study["methods"], extra)
+    figure.suptitle("Equal slowest rate instead of equal step: the second-order methods are not noisier", fontsize=10)
+    return figure
+
+
+def _step_limit(study: Study) -> Figure:
+    names, p = study["methods"], study.parameters
+    figure, axes = _figure(2, 3, 3.3, 2.9, sharex=True, sharey=True)
+    kappa, tau = study["kappa"], study["tau"]
+    from matplotlib.colors import TwoSlopeNorm
+
+    norm = TwoSlopeNorm(0.0, -1.0, 1.0)
+    image = None
+    for m, (axis, name) in enumerate(zip(axes.flat, names, strict=False)):
+        image = axis.pcolormesh(kappa, tau, np.log10(study["chain_radius"][m]), norm=norm, cmap="PuOr_r", shading="nearest", rasterized=True)
+        _contour(axis, kappa, tau, np.log10(study["limit"][m] / p["step"]), colors="k", linewidths=1.8)
+        _contour(axis, kappa, tau, np.log10(study["chain_radius"][m]), colors="#56B4E9", linewidths=1.5, linestyles="--")
+        _contour(axis, kappa, tau, study["exponent"][m], colors="#CC3377", linewidths=1.5, linestyles="-.")
+        if name in ("SGD", "SFN", "LRSFN"):  # the undamped and LM iterations have no second moment to measure
+            _contour(axis, kappa, tau, np.log10(study["iteration_radius"][m]), colors="#117733", linewidths=1.3, linestyles=":")
+        _smaller_limits(axis, kappa, tau, study["limit"][m])
+        axis.set(xscale="log", yscale="log", title=name)
+        axis.grid(False)
+    for axis in axes[1]:
+        axis.set_xlabel(r"condition number $\kappa$")
+    for axis in axes[:, 0]:
+        axis.set_ylabel(r"curvature noise $\tau$")
+    legend = axes.flat[len(names)]
+    legend.axis("off")
+    legend.legend(
+        handles=[
+            _line(color="k", lw=1.8, label=rf"theory: largest step $= {p['step']:g}$"),
+            _line(color="#56B4E9", ls="--", label="measured: chain's radius = 1"),
+            _line(color="#117733", ls=":", label="measured: iteration's radius = 1"),
+            _line(color="#CC3377", ls="-.", label="measured: iteration, almost sure"),
+            _line(color="0.45", lw=0.8, label="theory: largest step 0.1, 0.01, ..."),
+        ],
+        loc="center",
+        fontsize=8,
+    )
+    if image is not None:
+        figure.colorbar(image, ax=legend, orientation="horizontal", label=r"$\log_{10}$ measured radius, chain", shrink=0.8, extend="both")
+    figure.suptitle(
+        rf"Curvature noise against the largest stable step: $\alpha = {p['step']:g}$, $\gamma = {p['damping']:g}$, two modes $(1, 1/\kappa)$", fontsize=10
+    )
+    return figure
+
+
+def _contour(axis: Axes, x: np.ndarray, y: np.ndarray, values: np.ndarray, **style: Any) -> None:
+    finite = np.nan_to_num(values, nan=5.0, posinf=5.0, neginf=-5.0)
+    if finite.min() < 0 < finite.max():  # matplotlib warns where there is no such line
+        axis.contour(x, y, finite, levels=[0.0], **style)
+
+
+def _smaller_limits(axis: Axes, kappa: np.ndarray, tau: np.ndarray, limit: np.ndarray) -> None:
+    levels = [level for level in (1e-3, 1e-2, 1e-1, 1.0) if limit.min() < level < limit.max()]
+    if levels:
+        lines = axis.contour(kappa, tau, limit, levels=levels, colors="0.45", linewidths=0.8)
+        axis.clabel(lines, fmt="%g", fontsize=6.5)
+
+
+def _real_data(study: Study) -> Figure:
+    settings, names = study["settings"], study["methods"]
+    figure, axes = _figure(1, len(settings), 4.4, 3.6, sharex=True, sharey=True)
+    fields = list(study["fields"])
+    for s, axis in enumerate(axes[0]):
+        for m, name in enumerate(names):
+            predicted, measured = study["variances"][s, m]
+            valid = study["table"][s, m, fields.index("validity")] < VALID
+            label = f"{name} (validity {study['table'][s, m, fields.index('validity')]:.2f})"
+            axis.plot(predicted, measured, MARKERS[name], color=COLORS[name], mfc=COLORS[name] if valid else "white", ms=4, label=label)
+        finite = study["variances"][np.isfinite(study["variances"])]
+        ends = [finite.min(), finite.max()]
+        axis.plot(ends, ends, color="0.4", lw=0.8)
+        batch, hessian_batch, damping = settings[s]
+        axis.set(
+            xscale="log", yscale="log", xlabel="predicted variance of a mode", title=rf"$b = {batch:g}$, $b_h = {hessian_batch:g}$, $\gamma = {damping:g}$"
+        )
+        axis.legend(fontsize=7)
+    axes[0, 0].set_ylabel("measured variance of a mode")
+    figure.suptitle("Logistic regression, breast-cancer table: real minibatch steps against theory (hollow: outside validity)", fontsize=10)
+    return figure
+
+
+_STUDIES: dict[str, Callable[[Study], Figure]] = {
+    "condition-number": _condition_number,
+    "equal-rates": _equal_rates,
+    "step-limit": _step_limit,
+    "real-data": _real_data,
+}
