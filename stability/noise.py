@@ -124,8 +124,8 @@ class Noise:
     def _mixing(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """Cholesky factor of the two batches' covariance: ``(Eg, Eh) = L (first, second)``."""
         own, shared, other = self.scales
-        across = shared / math.sqrt(own) if shared else 0.0
-        return (math.sqrt(own), 0.0), (across, math.sqrt(max(other - across**2, 0.0)))
+        ratio = shared / own if shared else 0.0  # 1 for nested batches, exactly: the same batch must leave no rest
+        return (math.sqrt(own), 0.0), (ratio * math.sqrt(own), math.sqrt(max(other - ratio * shared, 0.0)))
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 - a noise is small, and asked for its root at every step
     def _root(self, dim: int) -> np.ndarray:

@@ -91,15 +91,17 @@ class Regression(Objective):
         """The minimizer (d,), to rounding error; raises where there is none."""
         start = np.zeros(self.dim)
         found = scipy.optimize.minimize(self.value, start, jac=self.gradient, hess=self.hessian, method="trust-exact", options={"gtol": 1e-8, "maxiter": 500})
-        w = found.x
+        w, shift = found.x, np.full(self.dim, np.inf)
         curvature = np.linalg.eigvalsh(self.hessian(w))
-        if not found.success or curvature[0] <= 1e-12 * curvature[-1]:
+        if curvature[0] > 1e-12 * curvature[-1]:
+            for _ in range(4):  # Newton's quadratic convergence takes 1e-8 to rounding error; towards infinity it has none
+                shift = np.linalg.solve(self.hessian(w), self.gradient(w))
+                w = w - shift
+        if not np.linalg.norm(shift) <= 1e-8 * (1 + np.linalg.norm(w)):
             raise ValueError(
                 f"{type(self).__name__} has no isolated minimum on these data (smallest curvature {curvature[0]:.2g}: "
                 "collinear columns or separable classes). Use l2 > 0."
             )
-        for _ in range(3):  # Newton's quadratic convergence takes 1e-8 to rounding error
-            w = w - np.linalg.solve(self.hessian(w), self.gradient(w))
         return w
 
     def __repr__(self) -> str:

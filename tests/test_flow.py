@@ -1,0 +1,125 @@
+"""A flow: drift, Jacobian at any state, noise map, and one step of the true iteration."""
+
+import numpy as np
+import pytest
+from conftest import all_methods, label
+
+import stability as st
+from stability.noise import Sample
+
+METHODS = pytest.mark.parametrize("method", all_methods(1), ids=label)
+STATE = np.array([0.9, 0.35])
+
+
+def noisy(objective, method, **options):
+    return st.Flow(objective, method, st.Noise(gradient=0.3, curvature=0.2, reference=[1.0, 0.0], **options), step=0.1)
+
+
+def literal_step(flow, H, v):
+    """``P(H) v`` the slow way, one state at a time."""
+    lam, Q = np.linalg.eigh(H)
+    return Q @ (flow.method.gains(lam) * (Q.T @ v))
+
+
+@METHODS
+@pytest.mark.parametrize("name", ["double_well", "coupled_quartic", "rosenbrock"])
+def test_the_jacobian_agrees_with_finite_differences_away_from_critical_points(method, name):
+    flow, h = st.Flow(st.landscape(name), method, step=0.1), 1e-6
+    slopes = [(flow.drift(STATE + h * e) - flow.drift(STATE - h * e)) / (2 * h) for e in np.eye(2)]
+    expected = np.stack(slopes, axis=-1)
+    np.testing.assert_allclose(flow.jacobian(STATE), expected, atol=1e-7 * max(1.0, np.abs(expected).max()))
+
+
+@METHODS
+def test_at_a_critical_point_the_jacobian_is_minus_P_H(method):
+    flow, at = st.Flow(st.landscape("coupled_quartic"), method, step=0.1), np.array([1.0, 0.0])
+    H = flow.objective.hessian(at)
+    expected = -np.stack([literal_step(flow, H, column) for column in H.T], axis=-1)
+    np.testing.assert_allclose(flow.jacobian(at), expected, atol=1e-14)
+
+
+@METHODS
+def test_drift_and_jacobian_take_leading_axes(method, rng):
+    flow = st.Flow(st.landscape("rosenbrock"), method, step=0.1)
+    w = STATE + 0.1 * rng.standard_normal((2, 3, 2))
+    assert flow.jacobian(w).shape == (2, 3, 2, 2)
+    np.testing.assert_allclose(flow.drift(w)[1, 2], flow.drift(w[1, 2]), rtol=1e-12)
+    np.testing.assert_allclose(flow.jacobian(w)[1, 2], flow.jacobian(w[1, 2]), rtol=1e-10)
+
+
+@METHODS
+def test_the_noise_map_is_the_derivative_of_the_true_step(method, rng):
+    flow = noisy(st.landscape("coupled_quartic"), method)
+    sample = flow.noise_model.sample(STATE, 1, rng)
+    h = 1e-6
+    forward, backward = (flow.update(STATE[None], Sample(*(s * h * part for part in sample))) for s in (1, -1))
+    slope = -(forward - backward)[0] / (2 * h) / flow.step
+    np.testing.assert_allclose(flow.noise(STATE, Sample(*(part[0] for part in sample))), slope, atol=1e-7 * max(1.0, np.abs(slope).max()))
+
+
+@METHODS
+def test_an_euler_step_is_drift_plus_noise(method, rng):
+    flow, dt = noisy(st.landscape("coupled_quartic"), method), 0.02
+    w = STATE + 0.1 * rng.standard_normal((7, 2))
+    sample = flow.draw(7, rng, level="sde")
+    expected = w + dt * flow.drift(w) + np.sqrt(flow.step * dt) * flow.noise(w, sample)
+    np.testing.assert_allclose(flow.euler(w, sample, dt), expected, rtol=1e-12)
+
+
+@METHODS
+def test_one_iteration_is_the_stated_formula(method, rng):
+    flow = noisy(st.landscape("coupled_quartic"), method)
+    w = STATE + 0.1 * rng.standard_normal((4, 2))
+    zeta, Eg, Eh = flow.draw(4, rng, level="iteration")
+    moved = flow.update(w, Sample(zeta, Eg, Eh))
+    for i in range(4):
+        g = flow.objective.gradient(w[i]) + zeta[i] + Eg[i] @ (w[i] - [1.0, 0.0])
+        np.testing.assert_allclose(moved[i], w[i] - flow.step * literal_step(flow, flow.objective.hessian(w[i]) + Eh[i], g), rtol=1e-11)
+
+
+@METHODS
+def test_on_data_one_iteration_is_a_real_minibatch_step(method, rng):
+    X, y = rng.standard_normal((30, 2)), rng.random(30) < 0.5
+    F = st.logistic(X, y, l2=0.2)
+    flow = st.Flow(F, method, st.Noise.from_data(F, None, 5, hessian_batch=7), step=0.1)
+    w = STATE + 0.1 * rng.standard_normal((4, 2))
+    batches = flow.draw(4, rng, level="iteration")
+    moved = flow.update(w, batches)
+    for i in range(4):
+        g = F.per_sample_gradient(w[i])[batches.gradient[i]].mean(axis=0)
+        H = F.per_sample_hessian(w[i])[batches.hessian[i]].mean(axis=0)
+        np.testing.assert_allclose(moved[i], w[i] - 0.1 * literal_step(flow, H, g), rtol=1e-11)
+
+
+def test_iterate_draws_its_own_noise_and_keeps_the_shape():
+    flow = noisy(st.quadratic([1.0, 0.5]), st.SFN(damping=0.2))
+    w = np.zeros((2, 3, 2))
+    first, second = (flow.iterate(w, np.random.default_rng(5)) for _ in range(2))
+    assert first.shape == (2, 3, 2)
+    np.testing.assert_array_equal(first, second)
+    assert len(np.unique(first)) == 12
+
+
+def test_newton_is_attracted_to_a_saddle_and_sfn_is_not():
+    F, near = st.landscape("coupled_quartic"), np.array([0.05, 0.05])
+    assert st.Flow(F, st.Newton(), step=0.1).drift(near)[0] < 0
+    assert st.Flow(F, st.SFN(damping=0.1), step=0.1).drift(near)[0] > 0
+    assert st.Flow(F, st.SGD(), step=0.1).drift(near)[0] > 0
+
+
+def test_a_users_own_objective_and_gain_flow():
+    class Cubic(st.Objective):
+        dim, reference = 1, np.zeros(1)
+
+        def gradient(self, w):
+            return np.asarray(w) + np.asarray(w) ** 3
+
+        def hessian(self, w):
+            return (1 + 3 * np.asarray(w) ** 2)[..., None]
+
+        def third(self, w, v):
+            return (6 * np.asarray(w) * np.asarray(v))[..., None]
+
+    flow = st.Flow(Cubic(), st.Method(gain=lambda x: 1 / np.sqrt(x**2 + 0.25)), st.Noise(gradient=0.1), step=0.1)
+    assert np.isclose(flow.drift([2.0])[0], -10 / np.sqrt(13**2 + 0.25))
+    assert np.isclose(st.linearize(flow).rates[0], -1 / np.sqrt(1.25))

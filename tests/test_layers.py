@@ -1,0 +1,84 @@
+"""The house: imports go down the layers only, and heavy parts load on first use."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "stability"
+LAYERS = {
+    "_array": 0, "_check": 0, "_divided": 0, "results": 0,
+    "objectives": 1, "noise": 1, "lowrank": 1,
+    "methods": 2,
+    "flow": 3,
+    "_moments": 4, "linear": 4,
+    "simulate": 5,
+    "compare": 6, "bounds": 6,
+    "sweep": 7,
+    "plot": 8,
+    "claims": 9, "cli": 9, "__main__": 9, "__init__": 9,
+}  # fmt: skip
+
+
+def imports(path):
+    """The names inside `stability` that a file imports, function-level imports included."""
+    inside = len(path.relative_to(ROOT).parts)  # 1 at the top, 2 in a folder
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("stability."))
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level == inside:
+                yield from [module.split(".")[0]] if module else [a.name for a in node.names]
+            elif node.level == 0 and module.startswith("stability."):
+                yield module.split(".")[1]
+
+
+def files():
+    return sorted(ROOT.rglob("*.py"))
+
+
+def layer(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[0], LAYERS[parts[0]]
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_imports_from_its_own_layer_or_below(path):
+    name, own = layer(path)
+    upward = {other for other in imports(path) if LAYERS[other] > own}
+    assert not upward, f"{name} (layer {own}) imports {upward}"
+
+
+def test_no_two_files_of_one_layer_import_each_other():
+    edges = {layer(path)[0]: {o for o in imports(path) if o != layer(path)[0]} for path in files()}
+    assert not [(a, b) for a in edges for b in edges[a] if a in edges.get(b, ())]
+
+
+def test_only_plot_imports_matplotlib():
+    users = {layer(path)[0] for path in files() if "matplotlib" in path.read_text() and "import" in path.read_text() and any(
+        line.strip().startswith(("import matplotlib", "from matplotlib")) for line in path.read_text().splitlines())}  # fmt: skip
+    assert users == {"plot"}
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    heavy = ["sympy", "matplotlib", "pandas", "sklearn", "rich", "click", "sdeint", "torch", "numba"]
+    code = f"import sys, stability; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_that_runs_a_users_text(path):
+    forbidden = {"eval", "exec", "sympify", "parse_expr", "pickle"}
+    names = {n.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Name)}
+    names |= {n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
+    assert not names & forbidden
+
+
+def test_public_names_are_documented():
+    import stability
+
+    for name in stability.__all__:
+        assert (getattr(stability, name).__doc__ or "").strip(), name
