@@ -184,7 +184,7 @@ def _method_legend(figure: Figure, names: np.ndarray, extra: list[Line2D]) -> No
 def _condition_number(study: Study) -> Figure:
     figure, axes = _figure(3, 2, 4.2, 2.5, sharex=True, sharey="row")
     trusted = study["validity"] < VALID
-    for column, title in enumerate(("exact Hessian", "subsampled Hessian (std of an off-diagonal entry 0.01)")):
+    for column, title in enumerate(("exact Hessian", "subsampled Hessian (entry std 0.01)")):
         axes[0, column].set_title(title)
         for row, quantity in enumerate(("excess", "stiffest", "flattest")):
             axis = axes[row, column]
@@ -219,7 +219,8 @@ def _condition_number(study: Study) -> Figure:
 
 def _theory_range(theory: np.ndarray) -> list[tuple[float, float]]:
     """Limits of the three rows: the undamped iteration outside validity has no variance, so its markers may lie far above."""
-    return [(0.3 * float(np.nanmin(theory[..., row])), 5 * float(np.nanmax(theory[..., row]))) for row in range(theory.shape[-1])]
+    rows = [theory[..., 0, row] for row in range(theory.shape[-1])]  # level L
+    return [(0.3 * float(np.nanmin(row)), 5 * float(np.nanmax(row))) for row in rows]
 
 
 def _equal_rates(study: Study) -> Figure:

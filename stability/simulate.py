@@ -21,6 +21,8 @@ from .flow import Flow
 from .methods import check_regular
 from .results import provenance, register
 
+MAX_STEPS = 10**9
+
 
 @register
 @dataclass(frozen=True)
@@ -210,9 +212,8 @@ def _plan(flow: Flow, start: Any, t_end: float, paths: int, seed: int, dt: float
     if start.shape not in ((flow.dim,), (paths, flow.dim)):
         raise ValueError(f"`start` must have shape ({flow.dim},) or ({paths}, {flow.dim}); got {start.shape}.")
     _check_start(flow, np.atleast_2d(start)[0])
+    saved = _saved(save, steps, dt, paths, flow.dim)
     start = np.array(np.broadcast_to(start, (paths, flow.dim)))
-    saved = _saved(save, steps, dt)
-    _check_memory(len(saved), paths, flow.dim)
     center = start.mean(axis=0)
     extent = float(np.max(np.linalg.norm(start - center, axis=1)) + np.linalg.norm(center))
     radius = 1e6 * max(1.0, extent) if radius is None else _check.positive("radius", radius)
@@ -220,17 +221,23 @@ def _plan(flow: Flow, start: Any, t_end: float, paths: int, seed: int, dt: float
 
 
 def _multiple(name: str, t: float, dt: float) -> int:
+    if t / dt > MAX_STEPS:
+        raise ValueError(f"`{name}` = {t:g} is {t / dt:.2g} time steps of {dt:g}; at most {MAX_STEPS:.0e} are taken.")
     steps = round(t / dt)
     if steps < 1 or abs(t / dt - steps) > 1e-9 * steps:
         raise ValueError(f"`{name}` must be a multiple of the time step {dt:g}; got {t:g}. Try {max(steps, 1) * dt:g}.")
     return steps
 
 
-def _saved(save: Any, steps: int, dt: float) -> np.ndarray:
+def _saved(save: Any, steps: int, dt: float, paths: int, dim: int) -> np.ndarray:
+    """The step numbers to save at, checked against memory before anything large is made."""
+    whole = isinstance(save, (int, np.integer)) and not isinstance(save, bool)
+    if whole:
+        _check.count("save", save, most=steps)
+    _check_memory(1 if save is None else save + 1 if whole else np.size(save), paths, dim)
     if save is None:
         return np.array([steps])
-    if isinstance(save, (int, np.integer)) and not isinstance(save, bool):
-        _check.count("save", save, most=steps)
+    if whole:
         return np.unique(np.round(np.linspace(0, steps, int(save) + 1)).astype(int))
     times = _check.array("save", save, ndim=1, shape="(times,)")
     numbers = np.round(times / dt)
@@ -250,7 +257,7 @@ def _check_start(flow: Flow, w: np.ndarray) -> None:
 
 
 def _check_memory(times: int, paths: int, dim: int) -> None:
-    needed = 2 * 8.0 * times * paths * dim  # the states, once more while blocks are joined
+    needed = 8.0 * (2 * times + 1) * paths * dim  # the states, once more while blocks are joined, and the start
     total = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if hasattr(os, "sysconf") else 16e9
     if needed > 0.7 * total:
         raise ValueError(f"The states need {needed / 1e9:.1f} GB of {total / 1e9:.0f} GB: {times} times x {paths} paths x {dim}. Save fewer times or paths.")

@@ -1,0 +1,10 @@
+"""What every script here does: hand its study to the command line, so that both make the same picture."""
+
+import sys
+
+from stability.cli import main
+
+
+def draw(study: str) -> None:
+    """Run one study; further arguments (``--quick``, ``--out FOLDER``, ``--seed N``) are those of ``stability reproduce``."""
+    main(["reproduce", "--only", study, *sys.argv[1:]], prog_name=sys.argv[0])
