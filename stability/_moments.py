@@ -79,6 +79,13 @@ class Balance:
     def half(self) -> Half:
         return Half(len(self.drift))
 
+    def restricted(self, modes: np.ndarray) -> Balance:
+        """The same balance on some of the modes (d,) bool, the others at rest."""
+        kick, pick = self.kick, np.eye(len(modes))[:, modes]
+        drift = self.drift[modes] if self.drift.ndim == 1 else pick.T @ self.drift @ pick
+        inner = None if kick is None else (lambda M: pick.T @ kick(pick @ M @ pick.T) @ pick)
+        return Balance(drift, inner, pick.T @ self.source @ pick, self.dt)
+
     def decay(self, M: np.ndarray) -> np.ndarray:
         """``-(A M + M A^T)``."""
         if self.drift.ndim == 1:

@@ -7,7 +7,6 @@ Hessian's eigenbasis, where the drift ``A = -P H`` is diagonal.
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +16,14 @@ import numpy as np
 from . import _check
 from ._array import transpose
 from ._check import Unstable
-from ._moments import Balance, Map, evolve
+from ._modal import ModalNoise
+from ._moments import Balance, evolve
 from .flow import Flow
-from .methods import SpectralResponse, check_regular
-from .noise import Noise, Sample
+from .methods import check_regular
 
 VALID = 0.1
 """The linearisation is trusted where the validity indicator is below this."""
-_TENSOR_DIM = 40  # largest d for which E[G (x) G] is written out: d^4 numbers
+_ROUNDING = 1e-13  # a rate below this share of the largest is a flat direction
 
 
 @dataclass(frozen=True)
@@ -71,98 +70,9 @@ class LinearFlow:
     def __init__(self, flow: Flow, at: np.ndarray, eigenvalues: np.ndarray, vectors: np.ndarray):
         self.flow, self.at = flow, at
         self.eigenvalues, self.vectors = eigenvalues, vectors
-        self._response = SpectralResponse(flow.method, eigenvalues)
-        self.gains = np.array(self._response.gains)
-        self.rates = -self.gains * eigenvalues
-
-    # -- the noise in the eigenbasis -------------------------------------------------------------------------
-
-    @functools.cached_property
-    def _factors(self) -> Sample:
-        zeta, Eg, Eh = self.flow.noise_model.factors(self.at)
-        Q = self.vectors
-        return Sample(zeta @ Q, Q.T @ Eg @ Q, Q.T @ Eh @ Q)
-
-    @functools.cached_property
-    def _additive(self) -> np.ndarray:
-        """``P C P``: the covariance of ``P zeta``."""
-        covariance = self.vectors.T @ self.flow.noise_model.gradient_covariance(self.at) @ self.vectors
-        return np.outer(self.gains, self.gains) * covariance
-
-    @property
-    def _hessian_noise(self) -> bool:
-        return self.flow.noise_model.has_curvature and self.flow.noise_model.scales[2] > 0 and not self.flow.method.is_identity
-
-    def _multiplier(self, Eg: np.ndarray, Eh: np.ndarray) -> np.ndarray:
-        """``G = P Eg + DP[Eh] H`` in the eigenbasis, from noise in the eigenbasis."""
-        G = self.gains[:, None] * Eg
-        if self._hessian_noise:
-            self._check_differentiable()
-            G = G + self._response.derivative(Eh) * self.eigenvalues
-        return G
-
-    def _check_differentiable(self) -> None:
-        if not np.isfinite(self._response.divided).all():
-            lam = np.abs(self.eigenvalues[self.flow.method.rank or 0])
-            raise ValueError(
-                f"rank {self.flow.method.rank} cuts through eigenvalues of equal size ({lam:.4g}): P(H + Eh) is not differentiable there "
-                "and the linearised noise does not exist. Choose another rank, or hessian_batch=inf."
-            )
-
-    @functools.cached_property
-    def _kick(self) -> Map | None:
-        """``M -> E[G M G^T]`` in the eigenbasis; None without curvature noise."""
-        noise = self.flow.noise_model
-        if not noise.has_curvature:
-            return None
-        if type(noise) is Noise:
-            return self._isotropic_kick()
-        G = self._multiplier(self._factors.Eg, self._factors.Eh)
-        dim = len(self.at)
-        if dim > _TENSOR_DIM:
-            return lambda M: np.einsum("kij,...jl,kml->...im", G, M, G, optimize=True)
-        flat = G.reshape(len(G), -1)
-        tensor = (flat.T @ flat).reshape((dim,) * 4).transpose(1, 3, 0, 2).reshape(dim**2, dim**2)
-        return lambda M: (M.reshape(*M.shape[:-2], dim**2) @ tensor).reshape(M.shape)
-
-    def _isotropic_kick(self) -> Map:
-        """The same for GOE noise, closed: diagonal entries feed diagonal ones, the others keep to themselves.
-
-        With ``E[E_ij E_kl] = tau^2 (d_ik d_jl + d_il d_jk)``; a flat tail adds ``phi_t' lam_i Eh_{r+1,r+1}`` on its
-        diagonal.
-        """
-        noise, phi, lam = self.flow.noise_model, self.gains, self.eigenvalues
-        own, shared, other = (scale * noise.curvature**2 for scale in noise.scales)
-        a, b = np.repeat(phi[:, None], len(phi), axis=1), np.zeros((len(phi),) * 2)
-        if self._hessian_noise:
-            self._check_differentiable()
-            b = self._response.divided * lam
-        feed = own * a**2 + 2 * shared * a * b + other * b**2
-        keep = own * a * a.T + shared * (a * b.T + b * a.T) + other * b * b.T
-        feed[np.diag_indices_from(feed)] *= 2
-        if self._hessian_noise and self._response.flat:
-            tail = np.where(self._response.kept, 0.0, self._response.tail_slope * lam)
-            keep = keep + 2 * other * np.outer(tail, tail)
-            feed[np.diag_indices_from(feed)] += 2 * other * tail**2
-            n = int(self._response.next)
-            mixed = np.zeros_like(feed)
-            mixed[n] = 2 * shared * phi[n] * tail
-            keep = keep + mixed + mixed.T
-            feed[n, n] += 4 * shared * phi[n] * tail[n]
-        np.fill_diagonal(keep, 0.0)
-        eye = np.eye(len(phi))
-        return lambda M: keep * M + (np.diagonal(M, axis1=-2, axis2=-1) @ feed.T)[..., None] * eye
-
-    @functools.cached_property
-    def _cross(self) -> Map | None:
-        """``m -> E[P zeta (G m)^T]`` + transpose: data noise correlates gradients with curvature."""
-        noise = self.flow.noise_model
-        if type(noise) is Noise or not noise.has_curvature:
-            return None
-        G = self._multiplier(self._factors.Eg, self._factors.Eh)
-        tensor = np.einsum("ki,kjl->ijl", self._factors.zeta * self.gains, G)
-        tensor = tensor + tensor.transpose(1, 0, 2)
-        return lambda m: tensor @ m
+        self._noise = ModalNoise(flow, at, eigenvalues, vectors)
+        self.gains = self._noise.gains
+        self.rates = self._noise.rates
 
     # -- balances --------------------------------------------------------------------------------------------
 
@@ -177,46 +87,16 @@ class LinearFlow:
 
     def _balance(self, dt: float, level: str) -> Balance:
         _check.choice("level", level, ("L", "L2"))
-        step, kick = self.flow.step, self._kick
+        step, kick = self.flow.step, self._noise.kick
         if level == "L":
             scaled = None if kick is None else (lambda M: step * kick(M))
-            return Balance(self.rates, scaled, step * self._additive, dt)
+            return Balance(self.rates, scaled, step * self._noise.additive, dt)
         if dt != step:
             raise ValueError("level 'L2' corrects towards the stochastic iteration: use it with time='discrete'.")
-        drift, spread, additive = self._second_order
+        drift, spread, additive = self._noise.second_order
         return Balance(drift, lambda M: step * spread(M), step * additive)
 
-    @functools.cached_property
-    def _second_order(self) -> tuple[np.ndarray, Map, np.ndarray]:
-        """Level L2: drift, spread (per step) and additive covariance to second order in the noise.
-
-        With ``X = P(H+Eh)(H+Eg) = X0 + X1 + X2``, ``E[X M X^T] = X0 M X0 + E[X1 M X1^T] + X2 M X0 + X0 M X2^T``;
-        gradient noise is taken independent of ``Eh`` here.
-        """
-        rates, kick = self.rates, self._kick
-        if kick is None:
-            return rates, lambda M: np.outer(rates, rates) * M, self._additive
-        factors, phi = self._factors, np.diag(self.gains)
-        covariance = self.vectors.T @ self.flow.noise_model.gradient_covariance(self.at) @ self.vectors
-        shift, shaken = np.zeros_like(phi), np.zeros_like(phi)
-        turn = np.zeros_like(phi)
-        if self._hessian_noise:
-            self._check_differentiable()
-            active = np.abs(factors.Eh).max(axis=(1, 2)) > 0
-            Eh, Eg = factors.Eh[active], factors.Eg[active]
-            slope = self._response.derivative(Eh)
-            shift = self._response.second_derivative(Eh).sum(axis=0)
-            turn = np.einsum("kij,kjl->il", slope, Eg)
-            shaken = np.einsum("kij,jl,kml->im", slope, covariance, slope, optimize=True)
-        extra = shift * self.eigenvalues + turn
-        additive = self._additive + shaken + shift @ covariance @ phi + phi @ covariance @ shift.T
-
-        def spread(M: np.ndarray) -> np.ndarray:
-            return np.outer(rates, rates) * M + kick(M) - extra @ (M * rates) - (rates[:, None] * M) @ extra.T
-
-        return np.diag(rates) - extra, spread, additive
-
-    def _require_drift(self, balance: Balance, what: str) -> None:
+    def _require_drift(self, balance: Balance, what: str, modes: np.ndarray | None = None) -> None:
         if balance.drift.ndim == 2:
             fastest = float(np.max(np.real(np.linalg.eigvals(balance.drift))))
             if fastest >= 0:
@@ -226,8 +106,8 @@ class LinearFlow:
                     rates=[fastest],
                 )
         rates = self.rates
-        rounding = 1e-13 * max(1.0, float(np.max(np.abs(rates))))
-        growing = np.flatnonzero(rates > -rounding)
+        rounding = _ROUNDING * max(1.0, float(np.max(np.abs(rates))))
+        growing = np.flatnonzero((rates > -rounding) & (True if modes is None else modes))
         if len(growing):
             order = growing[np.argsort(-rates[growing])]
             listed = ", ".join(f"{i} (lambda = {self.eigenvalues[i]:.4g}, rate = {rates[i]:.3g})" for i in order[:4])
@@ -307,7 +187,7 @@ class LinearFlow:
         mean0 = self.at if mean0 is None else _check.state("mean0", mean0, len(self.at))
         cov0 = np.zeros((len(self.at),) * 2) if cov0 is None else _check.covariance("cov0", _check.array("cov0", cov0, ndim=2, shape="(d, d)"))
         offset = self.vectors.T @ (mean0 - self.at)
-        cross = self._cross
+        cross = self._noise.cross
         scaled = None if cross is None else (lambda m: self.flow.step * cross(m))
         start = self._inward(cov0) + np.outer(offset, offset)
         mean, M = evolve(self._balance(dt, level), scaled, t, dt, offset, start)
@@ -319,38 +199,50 @@ class LinearFlow:
         Raises
         ------
         Unstable
-            If a mode does not decay at any step (a saddle that the method does not repel; a flat direction).
+            If a mode does not decay at any step: a saddle's, or a flat direction that noise enters. Flat directions
+            that no noise enters, as at an interpolating minimum, are left out.
         """
         _check.choice("kind", kind, ("mean", "mean-square"))
         if kind == "mean":
-            self._require_decay()
+            self._require_decay(self._moving)
             return float(2 / np.max(np.abs(self.rates)))
         return self._limit(level)[0]
 
-    def _require_decay(self, balance: Balance | None = None) -> None:
-        """Raise unless every mode's mean decays at small steps."""
-        self._require_drift(Balance(self.rates, None, self._additive) if balance is None else balance, "A stable step")
+    @property
+    def _moving(self) -> np.ndarray:
+        """Modes (d,) bool that the flow moves or the noise enters; the others (flat directions at an interpolating minimum) never change."""
+        flat = np.abs(self.rates) <= _ROUNDING * max(1.0, float(np.max(np.abs(self.rates))))
+        if not flat.any():
+            return ~flat
+        kick, one = self._noise.kick, np.eye(len(self.at))
+        driven = np.diag(self._noise.additive) + (0.0 if kick is None else np.diag(kick(one)))
+        return ~flat | (driven > _ROUNDING * max(1e-300, float(np.max(driven))))
+
+    def _require_decay(self, modes: np.ndarray | None = None) -> None:
+        """Raise unless the mean of every mode, or of the chosen ones, decays at small steps."""
+        self._require_drift(Balance(self.rates, None, self._noise.additive), "A stable step", modes)
 
     def _limit(self, level: str) -> tuple[float, np.ndarray]:
         _check.choice("level", level, ("L", "L2"))
-        self._require_decay()
-        if level == "L":
-            radius, leading = Balance(self.rates, self._kick, self._additive, 1.0).radius()
-        else:
-            drift, spread, additive = self._second_order
-            balance = Balance(drift, spread, additive)
-            self._require_decay(balance)
-            radius, leading = balance.radius()
-        return (1 / radius if radius > 0 else math.inf), leading
+        moving = self._moving
+        self._require_decay(moving)
+        balance = Balance(self.rates, self._noise.kick, self._noise.additive, 1.0) if level == "L" else Balance(*self._noise.second_order)
+        if not moving.all():
+            balance = balance.restricted(moving)
+        self._require_drift(balance, "A stable step", moving)
+        radius, leading = balance.radius()
+        whole = np.zeros((len(moving),) * 2)
+        whole[np.ix_(moving, moving)] = leading
+        return (1 / radius if radius > 0 else math.inf), whole
 
     def limit(self) -> Limit:
         """The mean-square step limit with its leading mode and the share of each cause."""
         step, leading = self._limit("L")
         square = float(np.sum(self.rates**2 * np.diag(leading)))
         gradient = hessian = 0.0
-        if self._kick is not None:
-            total = float(np.trace(self._kick(leading)))
-            quiet = self.gains[:, None] * self._factors.Eg
+        if self._noise.kick is not None:
+            total = float(np.trace(self._noise.kick(leading)))
+            quiet = self.gains[:, None] * self._noise.factors.Eg
             gradient = float(np.einsum("kij,jl,kil->", quiet, leading, quiet, optimize=True))
             hessian = total - gradient
         whole = square + gradient + hessian
@@ -368,13 +260,10 @@ class LinearFlow:
 
         Zero where Hessian and gradient batches are independent, and for Gaussian noise given by its size.
         """
-        noise = self.flow.noise_model
-        if type(noise) is Noise or not self._hessian_noise:
+        push = self._noise.push
+        if not push.any():
             return np.zeros(len(self.at))
         self._require_decay()
-        self._check_differentiable()
-        zeta, _, Eh = self._factors
-        push = np.einsum("kij,kj->i", self._response.derivative(Eh), zeta)
         return self.vectors @ (push / self.rates)
 
     @property
@@ -391,11 +280,11 @@ class LinearFlow:
             If a mode does not decay.
         """
         self._require_decay()
-        if self._kick is None:
+        if self._noise.kick is None:
             return math.inf
         if len(self.at) > 1:
             return math.nan
-        strength = float(self._kick(np.ones((1, 1)))[0, 0])
+        strength = float(self._noise.kick(np.ones((1, 1)))[0, 0])
         return math.inf if strength == 0 else float(1 + 2 * abs(self.rates[0]) / (self.flow.step * strength))
 
     @property
@@ -410,27 +299,19 @@ class LinearFlow:
 
         ``max_ij std(E_ij) |Phi_ij| / min(phi_i, phi_j)`` and, for a truncated method, ``std(E) / (|lam_r| - |lam_{r+1}|)``.
         """
-        if not self._hessian_noise:
+        if not self._noise.bends:
             return 0.0
-        spread, size = self._hessian_spread(), np.abs(self.gains)
+        spread, size = self._noise.hessian_spread(), np.abs(self.gains)
         with np.errstate(all="ignore"):
-            bend = np.where(spread > 0, spread * np.abs(self._response.divided) / np.minimum.outer(size, size), 0.0)
+            bend = np.where(spread > 0, spread * np.abs(self._noise.response.divided) / np.minimum.outer(size, size), 0.0)
         result = float(np.max(bend))
-        if self._response.truncated:
+        if self._noise.response.truncated:
             r = int(self.flow.method.rank or 0)
             gap = abs(self.eigenvalues[r - 1]) - abs(self.eigenvalues[r])
             largest = float(np.max(spread[r - 1 : r + 1, r - 1 : r + 1]))
             swap = largest / gap if gap > 0 else (math.inf if largest > 0 else 0.0)
             result = max(result, float(swap))
         return result
-
-    def _hessian_spread(self) -> np.ndarray:
-        """Standard deviations (d, d) of the entries of ``Eh`` in the eigenbasis."""
-        noise = self.flow.noise_model
-        if type(noise) is Noise:
-            ones = np.ones((len(self.at),) * 2) + np.eye(len(self.at))
-            return noise.curvature * np.sqrt(noise.scales[2] * ones)
-        return np.sqrt(np.sum(self._factors.Eh**2, axis=0))
 
     @property
     def valid(self) -> bool:

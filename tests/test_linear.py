@@ -166,7 +166,7 @@ class TestCurvatureNoise:
         short, general = (linear(method, noise=self.noise(options, kind), rotation=3) for kind in (st.Noise, General))
         M = rng.standard_normal((3, 3))
         M = M + M.T
-        np.testing.assert_allclose(short._kick(M), general._kick(M), atol=1e-14 * np.abs(M).max())
+        np.testing.assert_allclose(short._noise.kick(M), general._noise.kick(M), atol=1e-14 * np.abs(M).max())
         np.testing.assert_allclose(short.covariance(), general.covariance(), rtol=1e-10)
         assert np.isclose(short.validity, general.validity, rtol=1e-10)
 
@@ -177,7 +177,7 @@ class TestCurvatureNoise:
         M = np.diag([1.0, 2.0, 3.0])
         products = G @ M @ np.swapaxes(G, 1, 2)
         error = products.std(axis=0) / np.sqrt(len(G))
-        expected = lin.vectors @ lin._kick(lin.vectors.T @ M @ lin.vectors) @ lin.vectors.T
+        expected = lin.vectors @ lin._noise.kick(lin.vectors.T @ M @ lin.vectors) @ lin.vectors.T
         assert np.max(np.abs(products.mean(axis=0) - expected) / np.where(error > 1e-14, error, 1)) < 4
 
 
@@ -214,6 +214,21 @@ class TestStepLimits:
         assert np.isclose(linear(st.LRSFN(rank=1, damping=0.05)).step_limit(), 2 * 0.05 / LAM[1])
         flat = linear(st.LRSFN(rank=1, damping=1e-9, tail="flat"))
         assert np.isclose(flat.step_limit(), 2, rtol=1e-8)
+
+    @pytest.mark.parametrize("method", [st.SGD(), st.SFN(damping=GAMMA)], ids=label)
+    def test_flat_directions_at_an_interpolating_minimum_are_left_out(self, method, rng):
+        X, w = rng.standard_normal((4, 6)), rng.standard_normal(6)
+        F = st.least_squares(X, X @ w)
+        lin = st.linearize(st.Flow(F, method, st.Noise.from_data(F, w, 2), step=0.01), w)
+        narrow = st.least_squares(X @ (seen := np.linalg.svd(X)[2][:4].T), X @ w)
+        inside = st.linearize(st.Flow(narrow, method, st.Noise.from_data(narrow, seen.T @ w, 2), step=0.01), seen.T @ w)
+        for kind in ("mean", "mean-square"):
+            assert np.isclose(lin.step_limit(kind), inside.step_limit(kind), rtol=1e-9)
+        assert np.isclose(lin.step_limit(level="L2"), inside.step_limit(level="L2"), rtol=1e-9)
+
+    def test_a_flat_direction_that_noise_enters_has_no_limit(self):
+        with pytest.raises(st.Unstable, match="1 of 2 modes do not decay"):
+            linear(st.SGD(), lam=[1.0, 0.0]).step_limit()
 
     def test_without_noise_the_two_limits_agree(self):
         lin = linear(st.SGD())
@@ -258,8 +273,8 @@ class TestSecondOrder:
                 values, vectors = np.linalg.eigh(np.diag(LAM) + Eh)
                 X = (vectors * method.gains(values)[:, None, :]) @ np.swapaxes(vectors, 1, 2) @ (np.diag(LAM) + Eg)
                 mean = mean + 0.5 * np.mean(X @ M @ np.swapaxes(X, 1, 2), axis=0)
-            predicted = lin._second_order[1](M)
-            first_order = np.outer(lin.rates, lin.rates) * M + lin._kick(M)
+            predicted = lin._noise.second_order[1](M)
+            first_order = np.outer(lin.rates, lin.rates) * M + lin._noise.kick(M)
             assert np.abs(mean - predicted).max() < 0.35 * np.abs(mean - first_order).max()
             gaps.append(np.abs(mean - predicted).max())
         assert gaps[0] < 0.4 * gaps[1]
