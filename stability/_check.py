@@ -31,8 +31,11 @@ class Unstable(ArithmeticError):
 def array(name: str, value: Any, *, shape: str | None = None, ndim: int | tuple[int, ...] | None = None) -> np.ndarray:
     """`value` as a finite float64 array; raises naming the argument, its shape and what was wrong."""
     try:
-        result = np.asarray(value, dtype=float)
-    except (TypeError, ValueError):
+        result = np.asarray(value)
+        if np.iscomplexobj(result):
+            raise TypeError
+        result = result.astype(float)
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"`{name}` must be an array of numbers; got {_short(value)}.") from None
     allowed = (ndim,) if isinstance(ndim, int) else ndim
     if allowed is not None and result.ndim not in allowed:
@@ -41,6 +44,14 @@ def array(name: str, value: Any, *, shape: str | None = None, ndim: int | tuple[
     bad = int(np.count_nonzero(~np.isfinite(result)))
     if bad:
         raise ValueError(f"`{name}` must be finite; {bad} of its {result.size} entries are nan or infinite. Remove or impute them.")
+    return result
+
+
+def shaped(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """`value` as a finite array of exactly this shape."""
+    result = array(name, value)
+    if result.shape != shape:
+        raise ValueError(f"`{name}` must have shape {shape}; got shape {result.shape}.")
     return result
 
 
@@ -104,6 +115,8 @@ def symmetric(name: str, matrix: np.ndarray, *, tolerance: float = 1e-8) -> np.n
 def covariance(name: str, matrix: np.ndarray) -> np.ndarray:
     """`matrix` (d, d) as a symmetric positive semidefinite array."""
     matrix = symmetric(name, matrix)
+    if matrix.size == 0:
+        raise ValueError(f"`{name}` must not be empty; got shape {matrix.shape}.")
     low, high = np.linalg.eigvalsh(matrix)[[0, -1]]
     if low < -1e-10 * max(abs(high), 1e-300):
         raise ValueError(f"`{name}` must be positive semidefinite; its smallest eigenvalue is {low:.3g}.")

@@ -8,7 +8,7 @@ import numpy as np
 
 from ._moments import Map
 from .flow import Flow
-from .methods import SpectralResponse
+from .methods import SpectralResponse, check_cut
 from .noise import Noise, Sample
 
 _TENSOR_DIM = 64  # largest d for which E[G (x) G] is written out: d^4 numbers
@@ -46,24 +46,15 @@ class ModalNoise:
     @property
     def bends(self) -> bool:
         """Whether Hessian noise reaches the preconditioner at all."""
-        return self.flow.noise_model.has_curvature and self.flow.noise_model.scales[2] > 0 and not self.flow.method.is_identity
+        return self.flow.bends
 
     def _multiplier(self, Eg: np.ndarray, Eh: np.ndarray) -> np.ndarray:
         """``G = P Eg + DP[Eh] H`` in the eigenbasis, from noise in the eigenbasis."""
         G = self.gains[:, None] * Eg
         if self.bends:
-            self.check_differentiable()
+            check_cut(self.flow.method, self.eigenvalues)
             G = G + self.response.derivative(Eh) * self.eigenvalues
         return G
-
-    def check_differentiable(self) -> None:
-        """Raise where the truncation cuts through equal eigenvalues."""
-        if not np.isfinite(self.response.divided).all():
-            lam = np.abs(self.eigenvalues[self.flow.method.rank or 0])
-            raise ValueError(
-                f"rank {self.flow.method.rank} cuts through eigenvalues of equal size ({lam:.4g}): P(H + Eh) is not differentiable there "
-                "and the linearised noise does not exist. Choose another rank, or hessian_batch=inf."
-            )
 
     @functools.cached_property
     def kick(self) -> Map | None:
@@ -91,7 +82,7 @@ class ModalNoise:
         own, shared, other = (scale * noise.curvature**2 for scale in noise.scales)
         a, b = np.repeat(phi[:, None], len(phi), axis=1), np.zeros((len(phi),) * 2)
         if self.bends:
-            self.check_differentiable()
+            check_cut(self.flow.method, self.eigenvalues)
             b = self.response.divided * lam
         feed = own * a**2 + 2 * shared * a * b + other * b**2
         keep = own * a * a.T + shared * (a * b.T + b * a.T) + other * b * b.T
@@ -126,7 +117,7 @@ class ModalNoise:
         noise = self.flow.noise_model
         if type(noise) is Noise or not self.bends:
             return np.zeros(len(self.at))
-        self.check_differentiable()
+        check_cut(self.flow.method, self.eigenvalues)
         zeta, _, Eh = self.factors
         return np.einsum("kij,kj->i", self.response.derivative(Eh), zeta)
 
@@ -145,7 +136,7 @@ class ModalNoise:
         shift, shaken = np.zeros_like(phi), np.zeros_like(phi)
         turn = np.zeros_like(phi)
         if self.bends:
-            self.check_differentiable()
+            check_cut(self.flow.method, self.eigenvalues)
             active = np.abs(factors.Eh).max(axis=(1, 2)) > 0
             Eh, Eg = factors.Eh[active], factors.Eg[active]
             slope = self.response.derivative(Eh)

@@ -30,7 +30,7 @@ class _Sentence(click.Group):
             raise _BadInput(str(error)) from None
 
 
-@click.group(cls=_Sentence, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=_Sentence, epilog="Example:  stability reproduce --quick", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="sfn-stability", prog_name="stability")
 def main() -> None:
     """Stability of stochastic optimizers: how large a step, how much noise."""

@@ -96,6 +96,8 @@ def compare(linear: LinearFlow, ensemble: Ensemble, *, level: str = "L") -> Comp
     time, dt = ("chain", ensemble.dt) if ensemble.level == "sde" else ("discrete", None)
     linear.covariance(time, dt, level=level)  # raises Unstable where moments mean nothing
     kept = np.flatnonzero(ensemble.times > 0)
+    if not len(kept):
+        raise ValueError("The ensemble was saved at time 0 only: there is nothing to compare. Save a later time.")
     start_mean = ensemble.start.mean(axis=0)
     start_covariance = np.cov(ensemble.start.T, ddof=0).reshape(dim, dim) if len(ensemble.start) > 1 else np.zeros((dim, dim))
     predicted = [linear.moments(t, start_mean, start_covariance, time=time, dt=dt, level=level) for t in ensemble.times[kept]]

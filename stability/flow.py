@@ -81,7 +81,9 @@ class Flow:
 
     def _check_noise(self) -> None:
         noise = self.noise_model
-        if noise.objective is None and hasattr(noise, "gradient") and noise.gradient.ndim and len(noise.gradient) != self.dim:
+        if not isinstance(noise, Noise):
+            raise ValueError(f"`noise` must be made by st.Noise(...) or st.Noise.from_data(...), or be a subclass; got {noise!r}.")
+        if noise.objective is None and noise.gradient.ndim and len(noise.gradient) != self.dim:
             raise ValueError(f"`gradient` noise was given for {len(noise.gradient)} dimensions; the objective has {self.dim}.")
         if noise.objective is not None and noise.objective is not self.objective:
             raise ValueError("The noise was estimated from another objective; call Noise.from_data on this flow's objective.")
@@ -149,6 +151,11 @@ class Flow:
         if not self.noise_model.has_curvature:
             return sample[0]
         return sample[0] + (sample[1] @ (w - self.reference)[..., None])[..., 0]
+
+    @property
+    def bends(self) -> bool:
+        """Whether Hessian noise reaches the preconditioner at all."""
+        return self.noise_model.has_curvature and self.noise_model.scales[2] > 0 and not self.method.is_identity
 
     def draw(self, size: int, rng: np.random.Generator, *, level: str) -> Sample | Batches:
         """The noise of `size` steps of the SDE (``level="sde"``) or of the iteration (``level="iteration"``)."""

@@ -184,8 +184,8 @@ class LinearFlow:
         t = _check.nonnegative("t", t)
         if dt and abs(t / dt - round(t / dt)) > 1e-9 * max(1.0, t / dt):
             raise ValueError(f"`t` must be a multiple of the time step {dt:g}; got {t:g}.")
-        mean0 = self.at if mean0 is None else _check.state("mean0", mean0, len(self.at))
-        cov0 = np.zeros((len(self.at),) * 2) if cov0 is None else _check.covariance("cov0", _check.array("cov0", cov0, ndim=2, shape="(d, d)"))
+        mean0 = self.at if mean0 is None else _check.shaped("mean0", mean0, self.at.shape)
+        cov0 = np.zeros((len(self.at),) * 2) if cov0 is None else _check.covariance("cov0", _check.shaped("cov0", cov0, (len(self.at),) * 2))
         offset = self.vectors.T @ (mean0 - self.at)
         cross = self._noise.cross
         scaled = None if cross is None else (lambda m: self.flow.step * cross(m))
@@ -369,8 +369,8 @@ def linearize(flow: Flow, at: Any = None) -> LinearFlow:
         at = getattr(flow.objective, "reference", None)
         if at is None:
             raise ValueError(f"`at` must be given: {flow.objective!r} has no reference point.")
-    at = _check.array("at", _check.state("at", at, flow.dim), ndim=1, shape="(d,)")
-    hessian = _check.symmetric("hessian", _check.array("hessian", flow.objective.hessian(at), ndim=2, shape="(d, d)"))
+    at = _check.shaped("at", at, (flow.dim,))
+    hessian = _check.symmetric("hessian", _check.shaped("hessian", flow.objective.hessian(at), (flow.dim, flow.dim)))
     _check_critical(flow, at, hessian)
     values, vectors = np.linalg.eigh(hessian)
     order = np.argsort(-np.abs(values), kind="stable")
@@ -380,7 +380,7 @@ def linearize(flow: Flow, at: Any = None) -> LinearFlow:
 
 
 def _check_critical(flow: Flow, at: np.ndarray, hessian: np.ndarray) -> None:
-    gradient = _check.array("gradient", flow.objective.gradient(at), ndim=1, shape="(d,)")
+    gradient = _check.shaped("gradient", flow.objective.gradient(at), (flow.dim,))
     size, scale = float(np.linalg.norm(gradient)), float(np.linalg.norm(hessian, 2))
     if size > 1e-6 * max(scale, 1e-300) * max(1.0, float(np.linalg.norm(at))):
         raise ValueError(

@@ -178,9 +178,6 @@ class LRSFN(SFN):
     def label(self) -> str:
         return f"{self.name}({self.rank})" + (" flat tail" if self.tail == "flat" else "")
 
-    def remedy(self) -> str:
-        return "choose another rank, one with a gap |lam_r| > |lam_{r+1}|"
-
 
 class SpectralResponse:
     """A method at given spectra: ``P``, ``DP`` and ``D^2 P`` in the Hessian's eigenbasis.
@@ -313,13 +310,13 @@ class SpectralResponse:
 
 
 def singular_directions(method: Method, lams: np.ndarray) -> int:
-    """How many eigenvalues (d,) make the gain infinite, up to rounding of the spectrum."""
-    scale = max(float(np.max(np.abs(lams), initial=0.0)), 1e-300)
-    nudge = 8 * np.finfo(float).eps * len(lams) * scale
+    """How many eigenvalues (d,) lie on a pole of the gain, up to rounding of the spectrum."""
+    lams = np.asarray(lams, dtype=float)
+    nudge = 8 * np.finfo(float).eps * len(lams) * max(float(np.max(np.abs(lams), initial=0.0)), 1e-290)
     with np.errstate(all="ignore"):
-        # |phi| beyond 1/nudge can only come from an eigenvalue within rounding of a pole.
-        gains = np.abs(np.asarray(method.gain(np.asarray(lams, dtype=float)), dtype=float) + 0 * lams)
-    return int(np.count_nonzero(~(gains < 1 / nudge)))
+        here, right, left, far = (np.asarray(method.gain(x) + 0 * x, dtype=float) for x in (lams, lams + nudge, lams - nudge, lams + 4 * nudge))
+    # A pole changes the gain's sign and is steep; a zero changes it too, but the gain grows away from it.
+    return int(np.count_nonzero(~np.isfinite(here) | ((np.sign(right) != np.sign(left)) & (np.abs(right) > np.abs(far)))))
 
 
 def check_regular(method: Method, lams: np.ndarray) -> None:
@@ -327,3 +324,16 @@ def check_regular(method: Method, lams: np.ndarray) -> None:
     count = singular_directions(method, lams)
     if count:
         raise ValueError(f"The curvature is singular for {method.name} along {count} of {len(lams)} directions: its gain is infinite there; {method.remedy()}.")
+
+
+def check_cut(method: Method, lams: np.ndarray) -> None:
+    """Raise where a truncation cuts through eigenvalues (d,) of equal size, up to rounding: ``P`` is not differentiable there."""
+    if method.rank is None or method.rank >= len(lams):
+        return
+    size = np.sort(np.abs(lams))[::-1]
+    kept, dropped = size[method.rank - 1], size[method.rank]
+    if kept - dropped <= 8 * np.finfo(float).eps * len(lams) * size[0]:
+        raise ValueError(
+            f"rank {method.rank} cuts through eigenvalues of equal size ({kept:.4g}): P(H + Eh) is not differentiable there "
+            "and the linearised Hessian noise does not exist. Choose another rank, or hessian_batch=inf."
+        )

@@ -231,7 +231,7 @@ class DataNoise(Noise):
         batch = _check.count("batch", batch, most=most, why="drawn without replacement" if most else "")
         hessian_batch = batch if hessian_batch is None else hessian_batch
         hessian_batch = _check.count("hessian_batch", hessian_batch, most=most, why="drawn without replacement" if most else "")
-        reference = F.reference if at is None else _check.state("at", at, F.dim)
+        reference = F.reference if at is None else _check.shaped("at", at, (F.dim,))
         if reference is None:
             raise ValueError("`at` must be given: the objective has no reference point.")
         super().__init__(batch=batch, hessian_batch=hessian_batch, coupling=coupling, reference=reference)

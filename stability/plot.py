@@ -74,7 +74,7 @@ def _(result: LinearFlow) -> Figure:
             axis.plot(magnitude[~negative], values[~negative], "o", color=COLORS["SFN"], label=r"$\lambda > 0$")
             if negative.any():
                 axis.plot(magnitude[negative], values[negative], "s", color=COLORS["Newton"], label=r"$\lambda < 0$")
-            axis.set(xscale="log", xlabel=r"$|\lambda_i|$", ylabel=label)
+            axis.set(xscale="log" if (magnitude > 0).all() else "linear", xlabel=r"$|\lambda_i|$", ylabel=label)
         axes[0, 0].set_yscale("log" if (result.gains > 0).all() else "symlog")
         axes[0, 1].axhline(0, color="0.5", lw=0.8)
         axes[0, 0].legend()
@@ -98,7 +98,8 @@ def _(result: Ensemble) -> Figure:
                 )
                 axis.set(xlabel=r"$t = k\alpha$", ylabel=f"$w_{i + 1}$")
             else:
-                axis.hist(kept[-1, :, i], bins=60, density=True, color=COLORS["SFN"], alpha=0.7)
+                if kept.shape[1]:
+                    axis.hist(kept[-1, :, i], bins=60, density=True, color=COLORS["SFN"], alpha=0.7)
                 axis.set(xlabel=f"$w_{i + 1}$", ylabel="density")
         if len(result.times) > 1:
             axes[0, 0].legend()

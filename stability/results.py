@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import os
 import platform
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -97,25 +100,29 @@ def save(result: Any, path: str | Path) -> Path:
     kind = type(result).__name__
     if _KINDS.get(kind) is not type(result):
         raise ValueError(f"A {kind} cannot be saved; these can: {', '.join(sorted(_KINDS))}.")
-    fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(_KINDS[kind])}
     arrays: dict[str, np.ndarray] = {}
     values: dict[str, Any] = {}
-    for name, value in fields.items():
+    for name in (f.name for f in dataclasses.fields(_KINDS[kind])):
+        value = getattr(result, name)
         if isinstance(value, np.ndarray):
             arrays[name] = value
         elif isinstance(value, Mapping) and value and all(isinstance(v, np.ndarray) for v in value.values()):
             arrays.update({f"{name}/{key}": v for key, v in value.items()})
         else:
-            values[name] = jsonable(value)
+            values[name] = _encode(value)
+    stream = io.BytesIO()
+    np.savez_compressed(stream, allow_pickle=False, **arrays)
+    packed = stream.getvalue()
+    # The checksum ties the two files together: cut off between them, a write is found out on loading.
+    record = {"kind": kind, "format": FORMAT, "crc32": zlib.crc32(packed), "values": values}
+    text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"
     base = _base(path)
     try:
         base.parent.mkdir(parents=True, exist_ok=True)
-        _replace(base.with_name(base.name + ".npz"), lambda stream: np.savez_compressed(stream, allow_pickle=False, **arrays))
-        text = json.dumps({"kind": kind, "format": FORMAT, "values": values}, indent=1, sort_keys=True, allow_nan=False)
-        _replace(base.with_name(base.name + ".json"), lambda stream: stream.write(text.encode() + b"\n"))
+        _replace({_beside(base, ".npz"): packed, _beside(base, ".json"): text.encode()})
     except OSError as error:
         raise ValueError(f"{base} cannot be written ({error.strerror}). Choose another place.") from None
-    return base.with_name(base.name + ".json")
+    return _beside(base, ".json")
 
 
 def load(path: str | Path) -> Any:
@@ -124,30 +131,64 @@ def load(path: str | Path) -> Any:
     Raises
     ------
     ValueError
-        If a file is missing, damaged, of an unknown kind or of a newer format.
+        If a file is missing, damaged, of an unknown kind or of a newer format, or the two were not written together.
     """
     base = _base(path)
     try:
-        record = json.loads(base.with_name(base.name + ".json").read_text())
-        with np.load(base.with_name(base.name + ".npz"), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        kind, values = _KINDS[record["kind"]], dict(record["values"])
-        if record["format"] > FORMAT:
-            raise ValueError(f"{base} has format {record['format']}, newer than this version reads ({FORMAT}). Update the package.")
+        packed, text = _beside(base, ".npz").read_bytes(), _beside(base, ".json").read_bytes()
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename} does not exist: a result is a .npz and a .json side by side.") from None
-    except (KeyError, TypeError, json.JSONDecodeError, OSError, EOFError) as error:
+    except OSError as error:
+        raise ValueError(f"{base} cannot be read ({error.strerror}).") from None
+    try:
+        record = json.loads(text)
+        newer = record["format"] > FORMAT
+        if not newer:
+            kind, values, checksum = _KINDS[record["kind"]], dict(_decode(record["values"])), record["crc32"]
+            with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+    except (KeyError, TypeError, ValueError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise ValueError(f"{base} is not a saved result ({type(error).__name__}: {error}).") from None
+    if newer:
+        raise ValueError(f"{base} has format {record['format']}, newer than this version reads ({FORMAT}). Update the package.")
+    if checksum != zlib.crc32(packed):
+        raise ValueError(f"{base}.npz and {base}.json do not belong together: a write was cut off, or a file was changed. Save the result again.")
+    return _build(base, kind, values, arrays)
+
+
+def _build(base: Path, kind: type, values: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Any:
     for name, value in arrays.items():
         head, _, key = name.partition("/")
         if key:
             values.setdefault(head, {})[key] = value
         else:
             values[head] = value
+    for item in dataclasses.fields(kind):
+        if str(item.type).startswith("tuple") and isinstance(values.get(item.name), list):
+            values[item.name] = tuple(values[item.name])
     try:
         return kind(**values)
     except TypeError as error:
         raise ValueError(f"{base} is not a saved {kind.__name__} ({error}).") from None
+
+
+def _encode(value: Any) -> Any:
+    """`value` in strict JSON's terms, with nan and infinities kept as ``{"float": "nan"}``."""
+    if isinstance(value, Mapping):
+        return {str(k): _encode(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_encode(v) for v in value]
+    if isinstance(value, (float, np.floating)) and not math.isfinite(value):
+        return {"float": str(float(value))}
+    return jsonable(value)
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {"float"} and value["float"] in ("nan", "inf", "-inf"):
+            return float(value["float"])
+        return {k: _decode(v) for k, v in value.items()}
+    return [_decode(v) for v in value] if isinstance(value, list) else value
 
 
 def _base(path: str | Path) -> Path:
@@ -155,11 +196,18 @@ def _base(path: str | Path) -> Path:
     return path.with_suffix("") if path.suffix in (".json", ".npz") else path
 
 
-def _replace(path: Path, write: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _beside(base: Path, suffix: str) -> Path:
+    return base.with_name(base.name + suffix)  # not with_suffix: a base may be called step0.5
+
+
+def _replace(contents: Mapping[Path, bytes]) -> None:
+    """Write files so that a reader sees each as it was or as it will be, never half of it."""
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
     try:
-        with open(temporary, "wb") as stream:
-            write(stream)
-        os.replace(temporary, path)  # a reader sees the old file or the new one, never half of it
+        for path, content in contents.items():
+            temporary[path].write_bytes(content)
+        for path in contents:
+            os.replace(temporary[path], path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for path in temporary.values():
+            path.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from . import _check
 from ._array import BLOCK, stream
 from .flow import Flow
-from .methods import check_regular
+from .methods import check_cut, check_regular
 from .results import provenance, register
 
 MAX_STEPS = 10**9
@@ -250,10 +250,25 @@ def _saved(save: Any, steps: int, dt: float, paths: int, dim: int) -> np.ndarray
 
 def _check_start(flow: Flow, w: np.ndarray) -> None:
     """Misuse that would make every path diverge at once is an error: the physics first."""
-    hessian = _check.array("hessian", flow.objective.hessian(w), ndim=2, shape="(d, d)")
-    values = np.linalg.eigvalsh(_check.symmetric("hessian", hessian))
+    dim, many = flow.dim, flow.dim + 1  # a number of states that no axis of one state could be taken for
+    hessian = _check.symmetric("hessian", _check.shaped("hessian", flow.objective.hessian(w), (dim, dim)))
+    _check.shaped("gradient", flow.objective.gradient(w), (dim,))
+    for name, shape in (("gradient", (many, dim)), ("hessian", (many, dim, dim))):
+        found = _batched_shape(getattr(flow.objective, name), np.tile(w, (many, 1)))
+        if found != shape:
+            raise ValueError(f"`{name}` must take leading axes as batch: {many} states, shape ({many}, {dim}), should give shape {shape}; got {found}.")
     if not flow.method.is_identity:
+        values = np.linalg.eigvalsh(hessian)
         check_regular(flow.method, values)
+        if flow.bends:
+            check_cut(flow.method, values)
+
+
+def _batched_shape(function: Callable[[np.ndarray], np.ndarray], states: np.ndarray) -> Any:
+    try:
+        return np.shape(function(states))
+    except Exception as error:  # a user's function may fail in any way when given a batch
+        return f"{type(error).__name__}: {error}"
 
 
 def _check_memory(times: int, paths: int, dim: int) -> None:
@@ -264,7 +279,14 @@ def _check_memory(times: int, paths: int, dim: int) -> None:
 
 
 def _region(exit: Any, flow: Flow, center: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
-    if exit is None or callable(exit):
+    if exit is None:
+        return None
+    if callable(exit):
+        answer = np.asarray(exit(np.stack([center, center, center])))
+        if answer.shape != (3,) or answer.dtype != bool:
+            raise ValueError(
+                f"`exit` must answer True or False once per state: three states should give shape (3,) of bool; got {answer.dtype} {answer.shape}."
+            )
         return exit
     size = _check.positive("exit", exit)
     middle = center if flow.reference is None else flow.reference

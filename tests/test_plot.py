@@ -1,0 +1,315 @@
+"""A picture shows the numbers of its result and no others, for every kind of result, as PNG and SVG."""
+
+import io
+
+import numpy as np
+import pytest
+
+import stability as st
+from stability.linear import VALID
+from stability.plot import COLORS, MARKERS
+
+NAMES = np.array(["SGD", "Newton", "damped Newton", "SFN", "LRSFN"])
+
+
+def flow(spectrum=(1.0, 0.1), method=None, noise=None, step=0.1):
+    return st.Flow(st.quadratic(spectrum), method or st.SGD(), noise or st.Noise(gradient=1.0), step=step)
+
+
+def ensemble(a_flow=None, **options):
+    a_flow = a_flow or flow()
+    return st.simulate(a_flow, **{"start": np.zeros(a_flow.dim), "t_end": 2.0, "paths": 60, "seed": 0, **options})
+
+
+def drawn(axis, color=None):
+    """(x, y) of the lines of an axis, in the order of drawing."""
+    return [np.column_stack(line.get_data()).astype(float) for line in axis.lines if color in (None, line.get_color())]
+
+
+def holds(axis, x, y):
+    """Whether one of the axis's lines is (x, y) exactly; nan equals nan."""
+    wanted = np.column_stack(np.broadcast_arrays(x, y)).astype(float)
+    return any(found.shape == wanted.shape and np.array_equal(found, wanted, equal_nan=True) for found in drawn(axis))
+
+
+def assert_draws(figure):
+    """Once, without a warning; `reproduce` saves them all."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_layout_engine("none")
+    figure.set_dpi(40)
+    FigureCanvasAgg(figure).draw()
+
+
+def assert_saves(figure):
+    """As PNG and as SVG, without a warning."""
+    for kind, magic in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+        stream = io.BytesIO()
+        figure.savefig(stream, format=kind, dpi=40)
+        assert stream.getvalue().startswith(magic)
+
+
+class TestLinearFlow:
+    def test_at_a_minimum_shows_gains_and_rates_by_curvature(self):
+        linear = st.linearize(flow((1.0, 0.5, 0.01), st.SFN(damping=0.2)))
+        figure = st.plot(linear)
+        gains, rates = figure.axes
+        assert holds(gains, linear.eigenvalues, linear.gains)
+        assert holds(rates, linear.eigenvalues, linear.rates)
+        assert (gains.get_xscale(), gains.get_yscale()) == ("log", "log")
+        assert_saves(figure)
+
+    def test_at_a_saddle_marks_negative_curvature_apart(self):
+        linear = st.linearize(flow((1.0, -0.5, 0.1), st.Newton()))
+        figure = st.plot(linear)
+        gains, rates = figure.axes
+        up = linear.eigenvalues > 0
+        for axis, values in ((gains, linear.gains), (rates, linear.rates)):
+            assert holds(axis, linear.eigenvalues[up], values[up])
+            assert holds(axis, -linear.eigenvalues[~up], values[~up])
+        assert [text.get_text() for text in gains.get_legend().get_texts()] == [r"$\lambda > 0$", r"$\lambda < 0$"]
+        assert gains.get_yscale() == "symlog"
+        assert_draws(figure)
+
+    @pytest.mark.parametrize("spectrum", [(1.0,), (-1.0, -0.1), (1.0, 0.0), (0.0, 0.0)], ids=str)
+    def test_unusual_spectra_are_drawn(self, spectrum):
+        linear = st.linearize(flow(spectrum))
+        figure = st.plot(linear)
+        left, right = figure.axes[1].get_xlim()
+        shown = np.concatenate([x for x, _ in (line.get_data() for line in figure.axes[1].lines[:-1])])
+        np.testing.assert_array_equal(np.sort(shown), np.sort(np.abs(linear.eigenvalues)))
+        assert left <= shown.min() <= shown.max() <= right
+
+    def test_an_infinite_validity_is_written_out(self):
+        linear = st.linearize(flow((1.0, 1.0), st.LRSFN(rank=1, damping=0.1), st.Noise(curvature=1.0)))
+        assert "validity inf" in st.plot(linear).get_suptitle()
+
+
+class TestEnsemble:
+    def test_with_snapshots_shows_mean_spread_and_paths(self):
+        ens = ensemble(save=5)
+        figure = st.plot(ens)
+        assert len(figure.axes) == 2
+        for i, axis in enumerate(figure.axes):
+            assert holds(axis, ens.times, ens.mean[:, i])
+            assert holds(axis, ens.times, ens.states[:, 0, i])
+            assert len(axis.lines) == 41  # the mean, and no more than 40 paths
+            band = axis.collections[0].get_paths()[0].vertices
+            for sign in (-2, 2):
+                edge = np.column_stack([ens.times, ens.mean[:, i] + sign * np.sqrt(ens.covariance[:, i, i])])
+                assert all(np.isclose(band, point).all(axis=1).any() for point in edge)
+        assert_saves(figure)
+
+    def test_at_one_time_shows_the_density(self):
+        ens = ensemble()
+        figure = st.plot(ens)
+        for i, axis in enumerate(figure.axes):
+            heights, edges = np.histogram(ens.states[-1, :, i], bins=60, density=True)
+            np.testing.assert_allclose([bar.get_height() for bar in axis.patches], heights)
+            np.testing.assert_allclose([bar.get_x() for bar in axis.patches], edges[:-1])
+        assert_draws(figure)
+
+    @pytest.mark.parametrize("save", [None, 5])
+    def test_diverged_paths_are_counted_and_left_out(self, save):
+        ens = ensemble(radius=0.8, save=save)
+        lost = int(ens.diverged.sum())
+        assert 0 < lost < 60
+        figure = st.plot(ens)
+        assert f"; {lost} diverged, not drawn" in figure.get_suptitle()
+        if save:
+            shown = [line.get_ydata() for line in figure.axes[0].lines]
+            assert not any(np.array_equal(path, ens.states[:, k, 0]) for path in shown for k in np.flatnonzero(ens.diverged))
+        assert_draws(figure)
+
+    @pytest.mark.parametrize("save", [None, 5])
+    @pytest.mark.parametrize("radius", [1e-9, None], ids=["all-diverged", "none"])
+    @pytest.mark.parametrize("paths", [1, 3])
+    def test_few_or_no_paths_are_drawn_without_a_warning(self, save, radius, paths):
+        assert st.plot(ensemble(radius=radius, save=save, paths=paths)).axes
+
+    def test_no_more_than_four_axes_are_drawn(self):
+        assert len(st.plot(ensemble(flow(np.ones(6)), save=2)).axes) == 4
+
+
+class TestComparison:
+    @pytest.mark.parametrize("save", [None, 3])
+    def test_shows_measured_against_predicted_moments(self, save):
+        a_flow = flow()
+        comparison = st.compare(st.linearize(a_flow), ensemble(a_flow, save=save))
+        figure = st.plot(comparison)
+        mean, covariance = figure.axes
+        assert holds(mean, comparison.predicted_mean.ravel(), comparison.measured_mean.ravel())
+        upper = np.triu_indices(2)
+        predicted, measured = (part[:, *upper].ravel() for part in (comparison.predicted_covariance, comparison.measured_covariance))
+        assert holds(covariance, predicted, measured)
+        error = comparison.covariance_error[:, *upper].ravel()
+        segments = covariance.containers[0].lines[2][0].get_segments()
+        np.testing.assert_allclose([part[:, 1] for part in segments], np.column_stack([measured - 2 * error, measured + 2 * error]))
+        assert f"largest |z| = {comparison.max_z:.2f}" in figure.get_suptitle()
+        assert_saves(figure)
+
+
+@pytest.fixture
+def numbers():
+    return np.random.default_rng(5)
+
+
+def condition_number(rng):
+    arrays = {
+        "methods": NAMES,
+        "kappa": np.geomspace(1, 1e4, 7),
+        "theory": rng.uniform(1, 2, (2, 5, 7, 2, 3)),
+        "validity": np.where(rng.random((2, 5, 7)) < 0.5, 0.01, 0.5),
+        "measured_kappa": np.array([[1.0, 10.0, 100.0], [1.0, 10.0, np.nan]]),
+        "measured": rng.uniform(1, 2, (2, 5, 3, 2, 3, 3)),
+        "measured_validity": np.where(rng.random((2, 5, 3)) < 0.5, 0.01, 0.5),
+    }
+    arrays["measured"][1, :, 2] = np.nan
+    return st.Study("condition-number", arrays, {"step": 0.2, "dim": 4, "damping": 0.2, "rank": 2})
+
+
+def equal_rates(rng):
+    arrays = {"methods": NAMES, "kappa": np.geomspace(1, 1e4, 7), "theory": rng.uniform(1, 2, (5, 7, 3)), "step": rng.uniform(1, 2, (5, 7))}
+    arrays |= {"measured_kappa": np.array([1.0, 10.0]), "measured": rng.uniform(1, 2, (5, 2, 2, 3, 3))}
+    return st.Study("equal-rates", arrays, {})
+
+
+def step_limit(rng):
+    arrays = {"methods": NAMES, "kappa": np.geomspace(1.05, 1e3, 6), "tau": np.geomspace(1e-3, 3, 5)}
+    arrays |= {name: np.geomspace(1e-2, 1e2, 30).reshape(5, 6) * rng.uniform(1, 1.1, (5, 5, 6)) for name in ("limit", "chain_radius", "iteration_radius")}
+    return st.Study(
+        "step-limit", arrays | {"exponent": rng.uniform(-1, 1, (5, 5, 6)), "exponent_error": np.full((5, 5, 6), 0.1)}, {"step": 0.5, "damping": 0.1}
+    )
+
+
+def real_data(rng):
+    fields = np.array(["validity", "limit", "predicted", "predicted_L2", "measured", "error", "max_z", "diverged"])
+    table = rng.uniform(0.05, 0.2, (2, 4, len(fields)))
+    arrays = {"methods": NAMES[[0, 2, 3, 4]], "fields": fields, "table": table, "variances": rng.uniform(1, 2, (2, 4, 2, 6))}
+    arrays["variances"][0, 1, 0] = np.nan
+    return st.Study("real-data", arrays | {"settings": np.array([[32, 8, 0.3], [64, 256, 0.3]])}, {})
+
+
+def errorbars(axis):
+    """Measured values with their bars: rows of (x, y, lower end, upper end, marker, face)."""
+    rows = []
+    for bar in axis.containers:
+        line, (segment,) = bar.lines[0], [part for group in bar.lines[2:] for part in group]
+        low, high = segment.get_segments()[0][:, 1]
+        rows.append((line.get_xdata()[0], line.get_ydata()[0], low, high, line.get_marker(), line.get_markerfacecolor(), line.get_color()))
+    return rows
+
+
+def expected_bars(names, kappa, measured, trusted):
+    """The same, written from a study's arrays: methods, points, levels, (value, error)."""
+    rows = []
+    for m, name in enumerate(names):
+        for level, shift in ((0, 0.93), (1, 1.07)):
+            for k in range(len(kappa)):
+                value, error = measured[m, k, level, :2]
+                if np.isfinite(value):
+                    face = COLORS[name] if level == 0 and trusted[m, k] else "white"
+                    low = value - min(2 * error, 0.9 * value)
+                    rows.append((kappa[k] * shift, value, low, value + 2 * error, MARKERS[name] if level == 0 else "x", face, COLORS[name]))
+    return rows
+
+
+def assert_same_bars(found, wanted):
+    assert [row[4:] for row in found] == [row[4:] for row in wanted]
+    np.testing.assert_allclose([row[:4] for row in found], [row[:4] for row in wanted], rtol=1e-12)
+
+
+class TestStudies:
+    def test_condition_number_shows_its_arrays(self, numbers):
+        study = condition_number(numbers)
+        figure = st.plot(study)
+        axes = np.array(figure.axes).reshape(3, 2)
+        for column in range(2):
+            trusted = study["measured_validity"][column] < VALID
+            for row in range(3):
+                axis = axes[row, column]
+                for m in range(5):
+                    level, second = study["theory"][column, m, :, :, row].T
+                    inside = study["validity"][column, m] < VALID
+                    assert holds(axis, study["kappa"], level)
+                    assert holds(axis, study["kappa"], np.where(inside, level, np.nan))
+                    assert holds(axis, study["kappa"], np.where(inside, second, np.nan)) == bool(column)
+                measured = study["measured"][column, :, :, :, row]
+                assert_same_bars(errorbars(axis), expected_bars(NAMES, study["measured_kappa"][column], measured, trusted))
+        assert_draws(figure)
+
+    def test_equal_rates_shows_its_arrays(self, numbers):
+        study = equal_rates(numbers)
+        figure = st.plot(study)
+        for row, axis in enumerate(figure.axes):
+            assert all(holds(axis, study["kappa"], study["theory"][m, :, row]) for m in range(5))
+            bars = expected_bars(NAMES, study["measured_kappa"], study["measured"][:, :, :, row], np.ones((5, 2), dtype=bool))
+            assert_same_bars(errorbars(axis), bars)
+        assert_draws(figure)
+
+    def test_step_limit_shows_its_radii_and_the_boundaries_over_them(self, numbers):
+        study = step_limit(numbers)
+        figure = st.plot(study)
+        for m, axis in enumerate(figure.axes[:5]):
+            assert axis.get_title() == NAMES[m]
+            mesh = axis.collections[0]
+            np.testing.assert_allclose(np.asarray(mesh.get_array()).ravel(), np.log10(study["chain_radius"][m]).ravel())
+            theory = np.concatenate([path.vertices for path in axis.collections[1].get_paths()])
+            # The boundary crosses each row of the grid between neighbours of which one limit is above the step and one below.
+            log_limit = np.log10(study["limit"][m] / study.parameters["step"])
+            crossed = [(i, k) for i in range(5) for k in range(5) if log_limit[i, k] * log_limit[i, k + 1] < 0]
+            assert crossed
+            for i, k in crossed:
+                at_row = theory[np.isclose(theory[:, 1], study["tau"][i]), 0]
+                assert ((at_row > study["kappa"][k]) & (at_row < study["kappa"][k + 1])).any()
+        assert_draws(figure)
+
+    def test_step_limit_without_any_boundary_is_drawn_without_a_warning(self, numbers):
+        study = step_limit(numbers)
+        flat = {name: np.full((5, 5, 6), 0.1) for name in ("limit", "chain_radius", "iteration_radius", "exponent")}
+        assert st.plot(st.Study(study.name, {**study.arrays, **flat, "limit": np.full((5, 5, 6), np.inf)}, study.parameters)).axes
+
+    def test_real_data_shows_its_arrays_hollow_outside_validity(self, numbers):
+        study = real_data(numbers)
+        figure = st.plot(study)
+        for s, axis in enumerate(figure.axes):
+            for m, name in enumerate(study["methods"]):
+                assert holds(axis, *study["variances"][s, m])
+                face = COLORS[name] if study["table"][s, m, 0] < VALID else "white"
+                assert axis.lines[m].get_markerfacecolor() == face
+                assert f"validity {study['table'][s, m, 0]:.2f}" in axis.lines[m].get_label()
+            assert "b = " in axis.get_title()
+        assert_draws(figure)
+
+    def test_drawing_changes_no_number(self, numbers):
+        for make in (condition_number, equal_rates, step_limit, real_data):
+            study = make(numbers)
+            for array in study.arrays.values():
+                array.flags.writeable = False
+            st.plot(study)
+
+    def test_colours_and_markers_tell_all_methods_apart(self):
+        assert set(COLORS) == set(MARKERS) == set(NAMES)
+        assert len(set(COLORS.values())) == len(set(MARKERS.values())) == 5
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (3, "There is no picture for a int; there is for LinearFlow, Ensemble, Comparison and Study"),
+        (st.quadratic([1.0]), "There is no picture for a Quadratic; there is for LinearFlow"),
+        (st.Study("other", {}, {}), "There is no picture for the study 'other'; there is for condition-number, equal-rates, step-limit, real-data"),
+    ],
+    ids=["number", "objective", "study"],
+)
+def test_what_has_no_picture_says_what_has(result, message):
+    with pytest.raises(TypeError, match=message):
+        st.plot(result)
+
+
+def test_the_users_own_style_is_left_alone():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    st.plot(st.linearize(flow()))
+    assert dict(matplotlib.rcParams) == before

@@ -1,0 +1,270 @@
+"""A saved result is read back as it was, or refused with a sentence; a cut-off write loses nothing."""
+
+import dataclasses
+import json
+import math
+import os
+import pickle
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+
+import stability as st
+from stability import results
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return st.Flow(st.quadratic([1.0, 0.1]), st.SGD(), st.Noise(gradient=1.0), step=0.1)
+
+
+@pytest.fixture(scope="module")
+def ensemble(flow):
+    """Some paths diverge and some leave the region, so that the arrays hold nan."""
+    return st.simulate(flow, start=[0.0, 0.0], t_end=2.0, save=4, paths=50, seed=0, radius=0.8, exit=0.7)
+
+
+@pytest.fixture
+def study():
+    arrays = {
+        "a": np.array([0.1, math.nan, -math.inf]),
+        "whole/part": np.arange(6).reshape(2, 3),
+        "methods": np.array(["SGD", "Newton"]),
+        "none": np.zeros((0, 2)),
+    }
+    return st.Study("a study", arrays, {"step": 0.1, "seed": 3, "settings": [{"b": 1}], "quick": True, "empty": None}, {"versions": {"numpy": "2"}})
+
+
+@pytest.fixture
+def saved(study, tmp_path):
+    """A saved study's base, its npz and its json."""
+    base = tmp_path / "study"
+    st.save(study, base)
+    return base, tmp_path / "study.npz", tmp_path / "study.json"
+
+
+def same(a, b):
+    """Equal values of equal kinds, arrays to the last bit; nan equals nan."""
+    if isinstance(a, np.ndarray):
+        return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    if dataclasses.is_dataclass(a):
+        return type(a) is type(b) and all(same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and (a == b or (a != a and b != b))
+
+
+class TestRoundTrip:
+    def test_an_ensemble_comes_back_exactly(self, ensemble, tmp_path):
+        assert 0 < ensemble.diverged.sum() < 50
+        assert np.isnan(ensemble.exit_times).any()
+        st.save(ensemble, tmp_path / "ensemble")
+        assert same(ensemble, st.load(tmp_path / "ensemble"))
+
+    def test_a_comparison_comes_back_exactly(self, flow, ensemble, tmp_path):
+        comparison = st.compare(st.linearize(flow), ensemble)
+        assert comparison.notes
+        st.save(comparison, tmp_path / "comparison")
+        loaded = st.load(tmp_path / "comparison")
+        assert same(comparison, loaded)
+        assert str(loaded) == str(comparison)
+
+    def test_a_study_comes_back_exactly(self, study, tmp_path):
+        st.save(study, tmp_path / "study")
+        assert same(study, st.load(tmp_path / "study"))
+
+    def test_an_empty_study_comes_back(self, tmp_path):
+        st.save(st.Study("empty", {}, {}), tmp_path / "study")
+        assert same(st.Study("empty", {}, {}), st.load(tmp_path / "study"))
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
+    def test_numbers_that_are_not_finite_come_back_as_numbers(self, ensemble, study, tmp_path, value):
+        st.save(dataclasses.replace(ensemble, stats={"rate": value, "of": [1.0, value]}), tmp_path / "ensemble")
+        assert same(st.load(tmp_path / "ensemble").stats, {"rate": value, "of": [1.0, value]})
+        st.save(dataclasses.replace(study, parameters={"limit": value}), tmp_path / "study")
+        assert same(st.load(tmp_path / "study").parameters, {"limit": value})
+
+    @pytest.mark.parametrize("name", ["run", "run.json", "run.npz", "step0.5", "step0.5.json"])
+    def test_either_files_name_or_their_base_will_do(self, study, tmp_path, name):
+        path = st.save(study, tmp_path / "new" / name)
+        assert path.suffix == ".json"
+        base = str(path).removesuffix(".json")
+        for spelled in (base, base + ".json", base + ".npz"):
+            assert same(study, st.load(spelled))
+        assert sorted(p.name for p in path.parent.iterdir()) == [os.path.basename(base) + ".json", os.path.basename(base) + ".npz"]
+
+    def test_the_json_is_strict_and_says_what_it_holds(self, saved):
+        def refuse(name):
+            raise AssertionError(f"{name} is not JSON")
+
+        record = json.loads(saved[2].read_text(), parse_constant=refuse)
+        assert record["kind"] == "Study"
+        assert record["format"] == results.FORMAT
+        assert record["values"]["parameters"]["seed"] == 3
+
+    def test_json_terms_of_numpy_values_are_plain(self):
+        value = {1: np.float32(0.5), "a": np.int64(2), "b": np.bool_(True), "c": (np.nan, np.inf, -np.inf), "d": np.arange(2), "e": {3}}
+        assert results.jsonable(value) == {"1": 0.5, "a": 2, "b": True, "c": [None, "inf", "-inf"], "d": [0, 1], "e": "{3}"}
+
+    def test_provenance_names_versions_and_parameters(self):
+        found = results.provenance(seed=3, radius=math.inf)
+        assert found["versions"]["numpy"] == np.__version__
+        assert (found["seed"], found["radius"]) == (3, "inf")
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        "result", [3, st.quadratic([1.0]), st.bounds(st.quadratic([1.0]), st.Noise(), [st.SGD()], step=0.1)], ids=lambda r: type(r).__name__
+    )
+    def test_what_cannot_be_saved_is_named(self, result, tmp_path):
+        with pytest.raises(ValueError, match=rf"A {type(result).__name__} cannot be saved; these can: Comparison, Ensemble, Study"):
+            st.save(result, tmp_path / "result")
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("half", [1, 2], ids=["npz", "json"])
+    def test_a_missing_half_is_named(self, saved, half):
+        saved[half].unlink()
+        with pytest.raises(ValueError, match=rf"{saved[half].name} does not exist: a result is a \.npz and a \.json side by side"):
+            st.load(saved[0])
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "[]",
+            "{}",
+            "3",
+            '{"kind": "Study"',
+            '{"kind": "Study", "format": 1}',
+            '{"kind": "Secret", "format": 1, "values": {}}',
+            '{"kind": ["Study"], "format": 1, "values": {}}',
+            '{"kind": "Study", "format": "1", "values": {}}',
+            '{"kind": "Study", "format": 1, "values": [1]}',
+            '{"kind": "Study", "format": 1, "values": {"other": 1}}',
+            b"\xff\xfe\x00",
+        ],
+        ids=str,
+    )
+    def test_a_damaged_or_unknown_json(self, saved, text):
+        saved[2].write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(ValueError, match=rf"{saved[0].name} is not a saved"):
+            st.load(saved[0])
+
+    def test_a_newer_format_whatever_its_kind(self, saved):
+        for kind in ("Study", "Later"):
+            saved[2].write_text(json.dumps({"kind": kind, "format": results.FORMAT + 1, "values": {}}))
+            with pytest.raises(ValueError, match=r"has format 2, newer than this version reads \(1\)\. Update the package"):
+                st.load(saved[0])
+
+    @pytest.mark.parametrize(
+        "damage",
+        [lambda b: b"", lambda b: b[: len(b) // 2], lambda b: b"junk" * 100, pickle.dumps, lambda b: b[:40] + b"\xff" + b[41:]],
+        ids=["empty", "half", "junk", "pickle", "byte"],
+    )
+    def test_a_damaged_npz(self, saved, damage):
+        saved[1].write_bytes(damage(saved[1].read_bytes()))
+        with pytest.raises(ValueError, match=rf"{saved[0].name} is not a saved result"):
+            st.load(saved[0])
+
+    def test_every_single_damaged_byte_is_refused_or_harmless(self, saved, study):
+        whole = saved[1].read_bytes()
+        for k in range(0, len(whole), 17):
+            saved[1].write_bytes(whole[:k] + bytes([whole[k] ^ 0xFF]) + whole[k + 1 :])
+            try:
+                loaded = st.load(saved[0])
+            except ValueError:
+                continue
+            assert same(study, loaded)
+
+    def test_a_pickle_inside_the_npz_is_never_run(self, saved, tmp_path):
+        class Trap:
+            def __reduce__(self):
+                return (os.mkdir, (str(tmp_path / "sprung"),))
+
+        array = np.empty((), dtype=object)
+        array[()] = Trap()
+        with open(tmp_path / "trap.npy", "wb") as stream:
+            np.save(stream, array, allow_pickle=True)
+        with zipfile.ZipFile(saved[1], "w") as archive:
+            archive.write(tmp_path / "trap.npy", "arrays/a.npy")
+        record = json.loads(saved[2].read_text())
+        saved[2].write_text(json.dumps({**record, "crc32": zlib.crc32(saved[1].read_bytes())}))
+        with pytest.raises(ValueError, match=r"is not a saved result .*allow_pickle"):
+            st.load(saved[0])
+        assert not (tmp_path / "sprung").exists()
+
+    def test_arrays_of_objects_are_not_saved(self, saved):
+        before = saved[1].read_bytes()
+        with pytest.raises(ValueError, match=r"[Oo]bject arrays cannot be saved"):
+            st.save(st.Study("objects", {"a": np.array([{}])}, {}), saved[0])
+        assert saved[1].read_bytes() == before
+
+
+class Interrupt(BaseException):
+    """Ctrl-C, or as good as a kill."""
+
+
+class TestInterrupted:
+    def files(self, saved):
+        return {path.name: path.read_bytes() for path in saved[0].parent.iterdir()}
+
+    @pytest.mark.parametrize("call", [(np, "savez_compressed"), (json, "dumps"), (os, "replace")], ids=["arrays", "text", "rename"])
+    def test_a_write_that_fails_leaves_the_old_files_and_no_others(self, saved, study, monkeypatch, call):
+        before = self.files(saved)
+
+        def fail(target, *rest, **options):
+            if hasattr(target, "write"):
+                target.write(b"half")
+            raise Interrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(*call, fail)
+            with pytest.raises(Interrupt):
+                st.save(st.Study("another", {"a": np.ones(3)}, {}), saved[0])
+        assert self.files(saved) == before
+        assert same(study, st.load(saved[0]))
+
+    def test_cut_off_between_its_two_files_a_result_is_refused_not_mixed(self, saved, study, monkeypatch):
+        other = dataclasses.replace(study, arrays={**study.arrays, "a": np.zeros(3)}, parameters={"seed": 4})
+        calls, replace = [], os.replace
+
+        def once(*paths):
+            calls.append(paths)
+            if len(calls) > 1:
+                raise Interrupt
+            replace(*paths)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", once)
+            with pytest.raises(Interrupt):
+                st.save(other, saved[0])
+        assert len(calls) == 2
+        with pytest.raises(ValueError, match="do not belong together"):
+            st.load(saved[0])
+
+    def test_writing_again_replaces_the_result(self, saved):
+        again = st.Study("again", {"b": np.ones(3)}, {})
+        st.save(again, saved[0])
+        assert same(again, st.load(saved[0]))
+        assert set(self.files(saved)) == {"study.npz", "study.json"}
+
+
+class TestUnwritable:
+    def test_a_place_under_a_file(self, study, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(ValueError, match=r"file/study cannot be written \(.+\)\. Choose another place"):
+            st.save(study, tmp_path / "file" / "study")
+
+    def test_a_folder_in_the_way(self, study, tmp_path):
+        (tmp_path / "study.npz").mkdir()
+        with pytest.raises(ValueError, match=r"study cannot be written \(Is a directory\)"):
+            st.save(study, tmp_path / "study")
+        assert [p.name for p in tmp_path.iterdir()] == ["study.npz"]
+
+    def test_a_folder_is_not_a_result(self, tmp_path):
+        with pytest.raises(ValueError, match="does not exist: a result is"):
+            st.load(tmp_path)
