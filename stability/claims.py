@@ -87,7 +87,7 @@ def condition_number(*, quick: bool = False, seed: int = 0, report: Report = lam
     exact Hessian, once with a subsampled one. Stationary excess risk and the variances of the stiffest and of the
     flattest mode: theory (levels L and L2), Euler-Maruyama at ``dt = step / 2``, and the stochastic iteration.
     """
-    dim, step, damping, rank, paths = 4, 0.2, 0.2, 2, 256 if quick else 1024
+    dim, step, damping, rank, paths = 4, 0.2, 0.2, 2, 256 if quick else 512
     compared = methods(damping, rank)
     kappas = np.geomspace(1, 1e4, 61)
     exact, sampled = Noise(gradient=1.0), Noise(gradient=16.0, curvature=0.02, batch=256, hessian_batch=4)
@@ -130,7 +130,7 @@ def condition_number(*, quick: bool = False, seed: int = 0, report: Report = lam
 
 def equal_rates(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
     """The same noise at equal *rates*: each method's step gives its slowest mode the same decay per iteration as SGD's."""
-    dim, sgd_step, damping, rank, paths = 4, 0.2, 0.2, 2, 256 if quick else 1024
+    dim, sgd_step, damping, rank, paths = 4, 0.2, 0.2, 2, 256 if quick else 512
     compared = methods(damping, rank)
     kappas, marked = np.geomspace(1, 1e4, 61), [1.0, 10.0, 100.0] if quick else [1.0, 10.0, 100.0, 1e3]
     noise = Noise(gradient=1.0)

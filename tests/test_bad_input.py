@@ -398,6 +398,12 @@ class TestNoiseAndPlace:
         without = st.Noise(curvature=0.1, hessian_batch=INF)
         assert np.isfinite(st.linearize(flow(lrsfn, tied, without)).moments(1.0)[1]).all()
 
+    def test_the_sde_cannot_start_on_such_a_cut_but_the_iteration_linearises_nothing_and_can(self):
+        tied = flow(st.LRSFN(rank=1, damping=0.1), st.quadratic([1.0, 1.0, 0.5]), st.Noise(curvature=0.01))
+        with pytest.raises(ValueError, match="rank 1 cuts through eigenvalues of equal size"):
+            simulate(tied, start=np.ones(3))
+        assert np.isfinite(simulate(tied, start=np.ones(3), level="iteration").mean).all()
+
     def test_a_law_with_too_many_factors_is_refused(self):
         with pytest.raises(ValueError, match=r"too many factors in 300 dimensions \(1e\+08 numbers at most\)"):
             st.Noise(curvature=1.0).factors(np.zeros(300))

@@ -9,7 +9,7 @@ import pytest
 import stability as st
 from stability.noise import Sample
 
-STEP, DT, STEPS, PATHS = 0.1, 0.04, 200, 4
+STEP, DT, STEPS, PATHS = 0.1, 0.04, 200, 3
 NOISES = {
     "additive": st.Noise(gradient=0.4),
     "independent": st.Noise(gradient=0.4, curvature=0.2, batch=2, hessian_batch=1),

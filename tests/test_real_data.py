@@ -195,7 +195,7 @@ def test_within_validity_the_covariance_of_the_actual_iteration_is_the_predicted
 
 
 def test_another_methods_prediction_would_be_rejected():
-    measured = Measured(trained(st.SFN(damping=0.3), 16, 192, 0.2))
+    measured = Measured(trained(st.SFN(damping=0.3), 16, 192, 0.2), paths=384)
     assert np.abs(measured.z(trained(st.LRSFN(rank=3, damping=0.3), 16, 192, 0.2))).max() > 4
     assert np.abs(measured.z(trained(st.SFN(damping=0.4), 16, 192, 0.2))).max() > 4
 
@@ -242,7 +242,7 @@ def test_nested_minibatches_shift_the_mean_by_the_predicted_amount():
 
 
 def test_independent_minibatches_do_not_shift_the_mean():
-    linear = trained(st.SFN(damping=0.5), 64, 64, 0.2, least_squares)
+    linear = trained(st.SFN(damping=0.5), 16, 32, 0.2, least_squares)
     measured = Measured(linear, paths=256)
     assert (linear.mean_shift == 0).all()
     assert np.abs(measured.mean / measured.mean_error).max() < 4

@@ -1,0 +1,71 @@
+"""What the documents say was measured: their tables are the tracked numbers, their examples run, what they name exists."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import stability as st
+from stability import claims, cli
+
+ROOT = Path(__file__).parents[1]
+README, NOTES = (ROOT / "README.md").read_text(), (ROOT / "paper_notes.md").read_text()
+
+
+def block(name):
+    return re.search(rf"<!-- {name} -->\n```\n(.*?)\n```\n<!-- /{name} -->", README, re.S).group(1)
+
+
+def test_the_readmes_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"```python\n(.*?)```", README, re.S).group(1)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "largest |z|" in done.stdout
+    assert (tmp_path / "ensemble.png").exists()
+
+
+def test_the_readmes_measured_table_is_the_tracked_one():
+    assert block("real-data") == claims.summary(st.load(ROOT / "figures/data/real-data"))
+
+
+def test_the_readmes_bound_is_what_its_commands_print(tmp_path):
+    pytest.importorskip("sklearn", reason="the breast-cancer table comes with scikit-learn")
+    commands = re.findall(r"^    (python analysis_scripts/breast_cancer_csv\.py|stability bound) (.*)$", README, re.M)
+    (_, file), (_, options) = commands[0], commands[-1]
+    path = tmp_path / Path(file).name
+    subprocess.run([sys.executable, ROOT / "analysis_scripts/breast_cancer_csv.py", path], check=True, capture_output=True)
+    result = CliRunner().invoke(cli.main, ["bound", *options.replace(file, str(path)).split()])
+    assert result.stdout.strip() == block("bound")
+
+
+@pytest.mark.parametrize("name", sorted(claims.STUDIES))
+def test_every_study_has_its_tracked_numbers_pictures_and_script(name):
+    study = st.load(ROOT / "figures/data" / name)
+    assert study.name == name
+    assert (ROOT / "figures" / f"{name}.png").stat().st_size > 10_000
+    assert (ROOT / "figures" / f"{name}.svg").exists()
+    assert f'draw("{name}")' in (ROOT / "analysis_scripts" / f"{name.replace('-', '_')}.py").read_text()
+    assert f"figures/{name}.png" in (ROOT / "analysis_scripts/README.md").read_text()
+    assert all(check.passed for check in claims.check(study))
+
+
+def test_the_notes_name_tests_and_modules_that_exist():
+    sources = {path.name: path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
+    everything = "".join(sources.values())
+    for file, rest in re.findall(r"`(test_\w+\.py)((?:::\w+)*)`", NOTES):
+        assert file in sources
+        assert all(name in sources[file] for name in rest.split("::") if name)
+    for names in re.findall(r"`(Test\w+(?:::\w+)?)`", NOTES):
+        assert all(name in everything for name in names.split("::"))
+    for module in re.findall(r"`(\w+\.py)`", NOTES):
+        assert (ROOT / "stability" / module).exists() or module in sources
+
+
+def test_links_lead_somewhere():
+    for text in (README, NOTES):
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            assert target.startswith("https://") or (ROOT / target).exists(), target
