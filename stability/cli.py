@@ -51,7 +51,7 @@ def reproduce(out: str, quick: bool, only: tuple[str, ...], seed: int) -> None:
     from rich.markup import escape
 
     from . import claims
-    from .plot import plot
+    from .plot import plot, write
 
     names = [_check.choice("--only", name, claims.STUDIES) for name in only] or list(claims.STUDIES)
     folder = _check.folder(out)  # found out before the computing starts
@@ -64,9 +64,7 @@ def reproduce(out: str, quick: bool, only: tuple[str, ...], seed: int) -> None:
         with console.status(name) as status:
             study = claims.run(name, quick=quick, seed=seed, report=status.update)
             save(study, folder / "data" / name)
-            figure = plot(study)
-            for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-                figure.savefig(folder / f"{name}.{suffix}", metadata=metadata)
+            write(plot(study), folder / name)
         console.print(f"[bold]{name}[/bold]  {time.perf_counter() - began:.0f} s  {escape(str(folder / name))}.png")
         if claims.summary(study):
             console.print(escape(claims.summary(study)))

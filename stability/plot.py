@@ -152,6 +152,13 @@ def _line(**style: Any) -> Line2D:
     return Line2D([], [], **style)
 
 
+def write(figure: Figure, base: Path) -> None:
+    """Save a picture as ``BASE.png`` and ``BASE.svg``, without dates: the same numbers give the same bytes."""
+    with _context():
+        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+            figure.savefig(base.with_name(base.name + suffix), metadata=metadata)
+
+
 def _style(name: str) -> dict[str, Any]:
     return {"color": COLORS[name], "label": name}
 

@@ -49,12 +49,8 @@ def test_rank_truncated_gains_keep_the_largest_magnitudes():
 
 def test_tail_gain_is_read_by_symbols_too():
     x = sympy.Symbol("lambda", real=True)
-    assert st.LRSFN(rank=1, damping=sympy_free(GAMMA)).tail_gain(x) == 1 / GAMMA
+    assert st.LRSFN(rank=1, damping=GAMMA).tail_gain(x) == 1 / GAMMA
     assert sympy.simplify(st.LRSFN(rank=1, damping=0.5, tail="flat").tail_gain(x) - 1 / (sympy.Abs(x) + 0.5)) == 0
-
-
-def sympy_free(value):
-    return float(value)
 
 
 def test_full_rank_is_saddle_free_newton():

@@ -11,9 +11,9 @@ from stability.noise import Sample
 
 STEP, DT, STEPS, PATHS = 0.1, 0.04, 200, 3
 NOISES = {
-    "additive": st.Noise(gradient=0.4),
-    "independent": st.Noise(gradient=0.4, curvature=0.2, batch=2, hessian_batch=1),
-    "nested": st.Noise(gradient=0.4, curvature=0.2, batch=4, hessian_batch=2, coupling="nested"),
+    "additive": st.Noise(gradient=0.6),
+    "independent": st.Noise(gradient=0.3, curvature=0.1, batch=2, hessian_batch=1),
+    "nested": st.Noise(gradient=0.3, curvature=0.1, batch=4, hessian_batch=2, coupling="nested"),
 }
 
 

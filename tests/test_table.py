@@ -128,7 +128,7 @@ def test_a_table_larger_than_the_limit_is_refused_before_it_is_kept(write, monke
         (["--l2", "nan"], "`l2` must be a finite number >= 0; got nan"),
         (["--l2", "0"], "no isolated minimum"),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_bad_option_gets_one_sentence_and_exit_code_2(write, options, message):
     result = bound(write("a,b,y\n1,2,0\n2,4,1\n3,6,0\n4,8,1\n2,4,1\n0,0,0\n"), *options)
