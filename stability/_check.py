@@ -86,6 +86,8 @@ def count(name: str, value: Any, *, least: int = 1, most: int | None = None, why
     upper = "" if most is None else f" and <= {most}"
     is_integer = isinstance(value, (numbers.Integral, np.integer)) and not isinstance(value, bool)
     if not is_integer or value < least or (most is not None and value > most):
+        if least == most:
+            raise ValueError(f"`{name}` must be {least}{why and f' {why}'}; got {_short(value)}.")
         raise ValueError(f"`{name}` must be an integer >= {least}{upper}{why and f' ({why})'}; got {_short(value)}.")
     return int(value)
 

@@ -83,7 +83,7 @@ def compare(linear: LinearFlow, ensemble: Ensemble, *, level: str = "L") -> Comp
     Unstable
         If the flow has no stationary covariance: its moments grow or do not settle, and z-scores mean nothing.
     ValueError
-        If the two do not belong together.
+        If the two do not belong together, or fewer than two paths did not diverge.
     """
     dim = len(linear.at)
     if ensemble.states.shape[-1] != dim:
@@ -95,6 +95,8 @@ def compare(linear: LinearFlow, ensemble: Ensemble, *, level: str = "L") -> Comp
         raise ValueError("level 'L2' corrects towards the iteration; compare the SDE with level 'L', which is exact for it.")
     time, dt = ("chain", ensemble.dt) if ensemble.level == "sde" else ("discrete", None)
     linear.covariance(time, dt, level=level)  # raises Unstable where moments mean nothing
+    if np.count_nonzero(~ensemble.diverged) < 2:
+        raise ValueError(f"At least two paths that did not diverge are needed; {len(ensemble.diverged)} were run and {int(ensemble.diverged.sum())} diverged.")
     kept = np.flatnonzero(ensemble.times > 0)
     if not len(kept):
         raise ValueError("The ensemble was saved at time 0 only: there is nothing to compare. Save a later time.")

@@ -104,6 +104,59 @@ def test_the_stationary_covariance_of_minibatch_sgd_on_least_squares_is_exact(ba
     assert st.linearize(flow).covariance("discrete") == pytest.approx(brute_force_covariance(X, y, batch, replacement, flow.step), rel=1e-9)
 
 
+# -- every method, real gradient and Hessian batches, linear in their noise ------------------------------------
+
+GAMMA = 0.2
+
+
+def literal(name: str, H: np.ndarray) -> np.ndarray:
+    """``P(H)`` from its definition."""
+    lam, Q = np.linalg.eigh(H)
+    order = np.argsort(-np.abs(lam))
+    lam, Q = lam[order], Q[:, order]
+    gain = {"Newton": 1 / lam, "damped Newton": 1 / (lam + GAMMA)}.get(name, 1 / (np.abs(lam) + GAMMA))
+    if name == "LRSFN":
+        gain[1:] = 1 / GAMMA
+    if name == "LRSFN, flat tail":
+        gain[1:] = gain[1]
+    return Q * gain @ Q.T
+
+
+EVERY = {
+    "Newton": st.Newton(),
+    "damped Newton": st.DampedNewton(damping=GAMMA),
+    "SFN": st.SFN(damping=GAMMA),
+    "LRSFN": st.LRSFN(rank=1, damping=GAMMA),
+    "LRSFN, flat tail": st.LRSFN(rank=1, damping=GAMMA, tail="flat"),
+}
+
+
+def linear_steps(name: str, X: np.ndarray, batch: int, hessian_batch: int, coupling: str) -> np.ndarray:
+    """``P H + P Eg + DP[Eh] H`` for every pair of batches, (pairs, d, d); ``DP`` by central differences."""
+    H, h = X.T @ X / SAMPLES, 1e-5
+    P = literal(name, H)
+    gradient, hessian = batch_hessians(X, batch, False) - H, batch_hessians(X, hessian_batch, False) - H
+    slopes = np.array([literal(name, H + h * E) - literal(name, H - h * E) for E in hessian]) / (2 * h) @ H
+    if coupling == "independent":
+        pairs = itertools.product(range(len(gradient)), range(len(hessian)))
+    else:
+        sets, inside = (minibatches(size, False) for size in (batch, hessian_batch))
+        pairs = [(i, j) for i, g in enumerate(sets) for j, other in enumerate(inside) if set(other) <= set(g)]
+    return np.array([P @ H + P @ gradient[i] + slopes[j] for i, j in pairs])
+
+
+@pytest.mark.parametrize(("batch", "hessian_batch", "coupling"), [(2, 3, "independent"), (4, 2, "nested"), (3, 3, "nested")])
+@pytest.mark.parametrize("name", EVERY)
+def test_every_methods_mean_square_limit_is_that_of_all_pairs_of_minibatches_to_first_order(name, batch, hessian_batch, coupling):
+    X, y = table(0.0)
+    F = st.least_squares(X, y)
+    noise = st.Noise.from_data(F, None, batch, hessian_batch=hessian_batch, coupling=coupling)
+    limit = st.linearize(st.Flow(F, EVERY[name], noise, step=0.01)).step_limit()
+    factors = np.eye(DIM) - limit * linear_steps(name, X, batch, hessian_batch, coupling)
+    radius = np.max(np.abs(np.linalg.eigvals(np.mean([np.kron(B, B) for B in factors], axis=0))))
+    assert radius == pytest.approx(1, abs=1e-6)
+
+
 # -- gradient noise that does not commute with the curvature ---------------------------------------------------
 
 STEP, DAMPING = 0.3, 0.2

@@ -154,6 +154,19 @@ class TestRefused:
         with pytest.raises(ValueError, match=rf"{saved[0].name} is not a saved"):
             st.load(saved[0])
 
+    @pytest.mark.parametrize("values", [{}, {"other": 1}], ids=["too-few", "too-many"])
+    def test_values_that_do_not_make_the_result(self, saved, values):
+        record = json.loads(saved[2].read_text())
+        saved[2].write_text(json.dumps({**record, "values": values}))
+        with pytest.raises(ValueError, match=r"study is not a saved Study \("):
+            st.load(saved[0])
+
+    def test_a_half_that_cannot_be_read(self, saved):
+        saved[2].unlink()
+        saved[2].mkdir()
+        with pytest.raises(ValueError, match=r"study cannot be read \(Is a directory\)"):
+            st.load(saved[0])
+
     def test_a_newer_format_whatever_its_kind(self, saved):
         for kind in ("Study", "Later"):
             saved[2].write_text(json.dumps({"kind": kind, "format": results.FORMAT + 1, "values": {}}))

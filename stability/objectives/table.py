@@ -83,20 +83,22 @@ def _read(path: Path, target: str) -> Any:
 
     try:
         parts, rows = [], 0
-        with pd.read_csv(path, chunksize=100_000, skipinitialspace=True) as reader:
+        width = len(pd.read_csv(path, nrows=0).columns)  # chunks of a fixed number of cells: the limit holds for wide tables too
+        with pd.read_csv(path, chunksize=max(1, 4_000_000 // width), skipinitialspace=True) as reader:
             for part in _within_limit(reader, path):
                 if not isinstance(part.index, pd.RangeIndex):  # pandas takes surplus leading values for row names
                     raise ValueError(f"{path} has more values in its rows than names in its header.")
                 if target not in part.columns:
                     known = ", ".join(map(str, part.columns[:12])) + (", ..." if len(part.columns) > 12 else "")
-                    raise ValueError(f"{path} has no column {target!r}. Its columns: {known}.")
+                    hint = " Is the separator a semicolon? Save the table with commas." if len(part.columns) == 1 and ";" in known else ""
+                    raise ValueError(f"{path} has no column {target!r}. Its columns: {known}.{hint}")
                 parts.append(part)
                 rows += len(part)
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist.") from None
     except IsADirectoryError:
         raise ValueError(f"{path} is a folder, not a CSV file.") from None
-    except (OSError, EOFError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, ImportError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     except pd.errors.EmptyDataError:
         raise ValueError(f"{path} is empty.") from None
