@@ -28,6 +28,7 @@ figures: $(STAMP)
 	$(RUN)/stability reproduce --out figures --figures
 
 test: $(STAMP)
+	@echo "ruff, mypy, then the tests (about 2 minutes)"
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy

@@ -100,23 +100,20 @@ def choice(name: str, value: Any, known: Iterable[str]) -> str:
     return str(value)
 
 
-def symmetric(name: str, matrix: np.ndarray, *, tolerance: float = 1e-8) -> np.ndarray:
+def symmetric(name: str, matrix: np.ndarray, *, advice: str = "Check the derivative with st.check_derivatives, or pass (H + H.T) / 2.") -> np.ndarray:
     """`matrix` (..., d, d) symmetrised, or an error that says how far from symmetric it is."""
     if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
         raise ValueError(f"`{name}` must have shape (..., d, d); got shape {matrix.shape}.")
     transposed = np.swapaxes(matrix, -1, -2)
     gap, size = np.max(np.abs(matrix - transposed), initial=0.0), np.max(np.abs(matrix), initial=0.0)
-    if gap > tolerance * max(size, 1e-300):
-        raise ValueError(
-            f"`{name}` must be symmetric; its largest |H_ij - H_ji| is {gap:.3g} against entries up to {size:.3g}. "
-            "Check the derivative with st.check_derivatives, or pass (H + H.T) / 2."
-        )
+    if not gap <= 1e-8 * max(size, 1e-300):
+        raise ValueError(f"`{name}` must be symmetric; its largest |H_ij - H_ji| is {gap:.3g} against entries up to {size:.3g}. {advice}")
     return 0.5 * (matrix + transposed)
 
 
 def covariance(name: str, matrix: np.ndarray) -> np.ndarray:
     """`matrix` (d, d) as a symmetric positive semidefinite array."""
-    matrix = symmetric(name, matrix)
+    matrix = symmetric(name, matrix, advice="Pass (C + C.T) / 2.")
     if matrix.size == 0:
         raise ValueError(f"`{name}` must not be empty; got shape {matrix.shape}.")
     low, high = np.linalg.eigvalsh(matrix)[[0, -1]]

@@ -40,7 +40,7 @@ class ModalNoise:
     @functools.cached_property
     def additive(self) -> np.ndarray:
         """``P C P``: the covariance of ``P zeta``."""
-        covariance = self.vectors.T @ self.flow.noise_model.gradient_covariance(self.at) @ self.vectors
+        covariance = self.vectors.T @ self.flow.noise_model.gradient_covariance(self.at, self.at) @ self.vectors
         return np.outer(self.gains, self.gains) * covariance
 
     @property
@@ -71,6 +71,14 @@ class ModalNoise:
         flat = G.reshape(len(G), -1)
         tensor = (flat.T @ flat).reshape((dim,) * 4).transpose(1, 3, 0, 2).reshape(dim**2, dim**2)
         return lambda M: (M.reshape(*M.shape[:-2], dim**2) @ tensor).reshape(M.shape)
+
+    def gradient_share(self, M: np.ndarray) -> float:
+        """``tr E[P Eg M Eg P]``: what of the kick at a diagonal-dominated M the gradient batch alone gives."""
+        noise = self.flow.noise_model
+        if type(noise) is Noise:
+            return noise.scales[0] * noise.curvature**2 * float(self.gains**2 @ (np.trace(M) + np.diag(M)))
+        quiet = self.gains[:, None] * self.factors.Eg
+        return float(np.einsum("kij,jl,kil->", quiet, M, quiet, optimize=True))
 
     def _isotropic_kick(self) -> Map:
         """The same for GOE noise, closed: diagonal entries feed diagonal ones, the others keep to themselves.
@@ -132,7 +140,7 @@ class ModalNoise:
         if kick is None:
             return rates, lambda M: np.outer(rates, rates) * M, self.additive
         factors, phi = self.factors, np.diag(self.gains)
-        covariance = self.vectors.T @ self.flow.noise_model.gradient_covariance(self.at) @ self.vectors
+        covariance = self.vectors.T @ self.flow.noise_model.gradient_covariance(self.at, self.at) @ self.vectors
         shift, shaken = np.zeros_like(phi), np.zeros_like(phi)
         turn = np.zeros_like(phi)
         if self.bends:

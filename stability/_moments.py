@@ -138,29 +138,32 @@ def _leading(half: Half, apply: Map) -> tuple[float, np.ndarray]:
         try:
             values, vectors = sla.eigs(operator, k=1, which="LM", v0=half.pack(np.eye(half.dim)), tol=1e-12)
             return float(abs(values[0])), np.real(vectors[:, 0])
-        except sla.ArpackNoConvergence:
+        except sla.ArpackError as error:
             if half.size > 4 * DENSE:
-                raise
+                raise ArithmeticError(f"The second-moment map's radius did not converge in {half.dim} dimensions ({error}).") from None
     values, vectors = np.linalg.eig(half.matrix(apply))
     top = int(np.argmax(np.abs(values)))
     return float(np.abs(values[top])), np.real(vectors[:, top])
 
 
-def evolve(balance: Balance, cross: Map | None, t: float, dt: float, mean: np.ndarray, M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def evolve(balance: Balance, cross: Map | None, t: float, dt: float, mean: np.ndarray, M: np.ndarray, push: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and second moment after time `t`, in steps of `dt` (0: in continuous time).
 
     Parameters
     ----------
     cross : callable or None
         What a mean m adds to the source, (d,) -> (d, d).
+    push : array (d,)
+        A constant part of the mean's rate, ``dm = A m - push``; zero where `cross` is None.
     """
     if balance.kick is None and cross is None and balance.drift.ndim == 1:
         return _evolve_modes(balance, t, dt, mean, M)
     half, dim = balance.half, len(mean)
     if half.size > DENSE:
-        return _evolve_large(balance, cross, t, dt, mean, M)
+        return _evolve_large(balance, cross, t, dt, mean, M, push)
     generator = np.zeros((1 + dim + half.size,) * 2)
     generator[1 : 1 + dim, 1 : 1 + dim] = np.diag(balance.drift) if balance.drift.ndim == 1 else balance.drift
+    generator[1 : 1 + dim, 0] = -push
     generator[1 + dim :, 0] = half.pack(balance.source)
     if cross is not None:
         generator[1 + dim :, 1 : 1 + dim] = np.stack([half.pack(cross(e)) for e in np.eye(dim)], axis=1)
@@ -189,7 +192,7 @@ def _evolve_modes(balance: Balance, t: float, dt: float, mean: np.ndarray, M: np
         return factor * mean, growth * M + balance.source * gained
 
 
-def _evolve_large(balance: Balance, cross: Map | None, t: float, dt: float, mean: np.ndarray, M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _evolve_large(balance: Balance, cross: Map | None, t: float, dt: float, mean: np.ndarray, M: np.ndarray, push: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Step by step, in dimensions where the map is not written out."""
     half, dim = balance.half, len(mean)
 
@@ -197,7 +200,7 @@ def _evolve_large(balance: Balance, cross: Map | None, t: float, dt: float, mean
         m, X = state[:dim], half.unpack(state[dim:])
         pushed = balance.drift * m if balance.drift.ndim == 1 else balance.drift @ m
         change = balance.spread(X) - balance.decay(X) + balance.source + (0.0 if cross is None else cross(m))
-        return np.concatenate([pushed, half.pack(change)])
+        return np.concatenate([pushed - push, half.pack(change)])
 
     state = np.concatenate([mean, half.pack(M)])
     with np.errstate(all="ignore"):
@@ -205,5 +208,9 @@ def _evolve_large(balance: Balance, cross: Map | None, t: float, dt: float, mean
             for _ in range(round(t / dt)):
                 state = state + dt * rate(0.0, state)
         else:
-            state = scipy.integrate.solve_ivp(rate, (0.0, t), state, method="DOP853", rtol=1e-10, atol=1e-14 * np.max(np.abs(state), initial=1e-300)).y[:, -1]
+            scale = 1e-14 * np.max(np.abs(state), initial=1e-300)
+            found = scipy.integrate.solve_ivp(rate, (0.0, t), state, method="DOP853", rtol=1e-10, atol=scale)
+            if not found.success:
+                raise ArithmeticError(f"The moments could not be followed to t = {t:g}: {found.message}")
+            state = found.y[:, -1]
     return state[:dim], half.unpack(state[dim:])

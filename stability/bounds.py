@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ._check import Unstable
 from .flow import Flow
 from .linear import VALID, linearize
 from .methods import SGD, Method
@@ -126,7 +125,7 @@ def _row(flow: Flow, at: Any) -> Bound:
     def ask(question: Any) -> Any:
         try:
             return question()
-        except (Unstable, ValueError) as error:
+        except (ArithmeticError, ValueError) as error:
             if str(error) not in notes:
                 notes.append(str(error))
             return math.nan

@@ -136,4 +136,8 @@ def _notes(linear: LinearFlow, ensemble: Ensemble) -> tuple[str, ...]:
         notes.append(f"{lost} of {len(ensemble.diverged)} paths diverged: the measured moments are conditional on the others.")
     if ensemble.level == "iteration" and not linear.valid:
         notes.append(f"The validity indicator is {linear.validity:.3g}, above 0.1: the linearised theory is not to be trusted for the iteration.")
+    if linear.mean_shift.any() and ensemble.level == "iteration":
+        notes.append("Nested batches shift the iteration's mean: see mean_shift; level 'L2' has it, level 'L' does not.")
+    if repr(linear.flow) != ensemble.provenance.get("flow"):
+        notes.append(f"The ensemble is of another flow than the theory: {ensemble.provenance.get('flow')} against {linear.flow!r}.")
     return tuple(notes)

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _check
 from ._array import matvec, transpose
-from .methods import Method, SpectralResponse
+from .methods import Method, SpectralResponse, check_regular
 from .noise import Batches, Noise, Sample
 
 
@@ -106,6 +106,13 @@ class Flow:
             return self._constant
         return self._spectral(self.objective.hessian(w))
 
+    def _checked(self, w: np.ndarray) -> _Local:
+        """As `local`, with the error that a single state (d,) deserves where the gain is singular."""
+        local = self.local(w)
+        if local.response is not None and local.response.lams.ndim == 1:
+            check_regular(self.method, local.response.lams)
+        return local
+
     @functools.cached_property
     def _constant(self) -> _Local:
         return self._spectral(self.objective.hessian(np.zeros(self.dim)))
@@ -121,7 +128,7 @@ class Flow:
     def drift(self, w: Any) -> np.ndarray:
         """``-P(H(w)) g(w)``, (..., d) -> (..., d)."""
         w = np.asarray(w, dtype=float)
-        return -self.local(w).apply(self.objective.gradient(w))
+        return -self._checked(w).apply(self.objective.gradient(w))
 
     def jacobian(self, w: Any) -> np.ndarray:
         """Jacobian of the drift, ``v -> -P H v - DP[third(w, v)] g``, at any state: (..., d) -> (..., d, d)."""
@@ -130,6 +137,8 @@ class Flow:
         if self.method.is_identity:
             return -hessian
         local = self._spectral(hessian)
+        if w.ndim == 1 and local.response is not None:
+            check_regular(self.method, local.response.lams)
         assert local.vectors is not None
         assert local.response is not None
         preconditioner = (local.vectors * local.response.gains[..., None, :]) @ transpose(local.vectors)
@@ -140,11 +149,12 @@ class Flow:
     def noise(self, w: Any, sample: Sample) -> np.ndarray:
         """The linear noise map ``P zeta + P Eg (w - w*) + DP[Eh] g``, (..., d) with one noise sample per state."""
         w = np.asarray(w, dtype=float)
-        local = self.local(w)
-        if not self.noise_model.has_curvature:
-            return local.apply(np.broadcast_to(sample[0], w.shape))
-        force = self._force(w, sample)
-        return local.apply(force) + local.derivative(sample[2], self.objective.gradient(w))
+        zeta, Eg, Eh = (np.asarray(part, dtype=float) for part in sample)
+        if self.reference is None and Eg.any():
+            raise ValueError(f"Curvature noise needs a reference point, and {self.objective!r} has none. Use Noise(..., reference=...).")
+        offset = w - (w if self.reference is None else self.reference)
+        local = self._checked(w)
+        return local.apply(zeta + (Eg @ offset[..., None])[..., 0]) + local.derivative(Eh, np.asarray(self.objective.gradient(w), dtype=float))
 
     def _force(self, w: np.ndarray, sample: Sample) -> np.ndarray:
         """Gradient-batch noise ``zeta + Eg (w - w*)``."""

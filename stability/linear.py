@@ -17,7 +17,7 @@ from . import _check
 from ._array import transpose
 from ._check import Unstable
 from ._modal import ModalNoise
-from ._moments import Balance, evolve
+from ._moments import Balance, Map, evolve
 from .flow import Flow
 from .methods import check_regular
 
@@ -179,6 +179,8 @@ class LinearFlow:
             Mean at time 0; the critical point by default.
         cov0 : array (d, d), optional
             Covariance at time 0; zero by default.
+        level : {"L", "L2"}
+            L2 also follows the mean shift that nested batches cause.
         """
         dt = self._time(time, dt)
         t = _check.nonnegative("t", t)
@@ -187,11 +189,17 @@ class LinearFlow:
         mean0 = self.at if mean0 is None else _check.shaped("mean0", mean0, self.at.shape)
         cov0 = np.zeros((len(self.at),) * 2) if cov0 is None else _check.covariance("cov0", _check.shaped("cov0", cov0, (len(self.at),) * 2))
         offset = self.vectors.T @ (mean0 - self.at)
-        cross = self._noise.cross
-        scaled = None if cross is None else (lambda m: self.flow.step * cross(m))
         start = self._inward(cov0) + np.outer(offset, offset)
-        mean, M = evolve(self._balance(dt, level), scaled, t, dt, offset, start)
+        push = self._noise.push if level == "L2" else np.zeros_like(offset)
+        mean, M = evolve(self._balance(dt, level), self._coupling(push), t, dt, offset, start, push)
         return self.at + self.vectors @ mean, self._outward(M - np.outer(mean, mean))
+
+    def _coupling(self, push: np.ndarray) -> Map | None:
+        """What a mean m adds to the second moment's source: correlated data noise, and at level L2 the push of nested batches."""
+        cross, step = self._noise.cross, self.flow.step
+        if cross is None:
+            return None
+        return lambda m: step * cross(m) - np.outer(push, m) - np.outer(m, push)
 
     def step_limit(self, kind: str = "mean-square", *, level: str = "L") -> float:
         """The largest stable step ``alpha``: of the mean, ``2 / max|a_i|``, or of the second moment.
@@ -242,8 +250,7 @@ class LinearFlow:
         gradient = hessian = 0.0
         if self._noise.kick is not None:
             total = float(np.trace(self._noise.kick(leading)))
-            quiet = self.gains[:, None] * self._noise.factors.Eg
-            gradient = float(np.einsum("kij,jl,kil->", quiet, leading, quiet, optimize=True))
+            gradient = self._noise.gradient_share(leading)
             hessian = total - gradient
         whole = square + gradient + hessian
         shares = {"curvature": square / whole, "gradient batch": gradient / whole, "Hessian batch": hessian / whole}

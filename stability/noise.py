@@ -153,13 +153,22 @@ class Noise:
             blocks.append(Sample(none, 0 * basis, rest * basis))
         return _join(blocks)
 
-    def gradient_covariance(self, w: np.ndarray) -> np.ndarray:
-        """Covariance (d, d) of the whole gradient noise ``zeta + Eg (w - w*)`` at one state (d,)."""
+    def gradient_covariance(self, w: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
+        """Covariance (d, d) of the whole gradient noise ``zeta + Eg (w - w*)`` at one state (d,).
+
+        Parameters
+        ----------
+        reference : array (d,), optional
+            ``w*``, where the noise was made without one of its own.
+        """
         w = np.asarray(w, dtype=float)
         root = self._root(len(w))
         result = root @ root.T
-        if self.has_curvature and self.reference is not None:
-            offset = w - self.reference
+        if self.has_curvature:
+            center = self.reference if self.reference is not None else reference
+            if center is None:
+                raise ValueError("Curvature noise grows with the distance from its reference point. Use Noise(..., reference=...) or pass reference=.")
+            offset = w - center
             result = result + self.scales[0] * self.curvature**2 * (offset @ offset * np.eye(len(w)) + np.outer(offset, offset))
         return result
 
@@ -182,7 +191,6 @@ class Noise:
         F: Any,
         at: Any = None,
         batch: int = 32,
-        *,
         hessian_batch: int | None = None,
         replacement: bool = False,
         coupling: str = "independent",
@@ -267,7 +275,7 @@ class DataNoise(Noise):
             blocks.append(Sample(0 * zeta, 0 * D, rest * D))
         return _join(blocks)
 
-    def gradient_covariance(self, w: np.ndarray) -> np.ndarray:
+    def gradient_covariance(self, w: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
         shift = self._zeta + matvec(self._curvature, np.asarray(w, dtype=float) - self.reference)
         return self.scales[0] * shift.T @ shift
 

@@ -124,6 +124,7 @@ def simulate(
     exit: float | Callable[[np.ndarray], np.ndarray] | None = None,
     workers: int | None = None,
     progress: bool = False,
+    device: str = "cpu",
 ) -> Ensemble:
     """Simulate an ensemble of paths.
 
@@ -152,6 +153,8 @@ def simulate(
         Threads; by default one per core where a step is heavy enough to share, else one.
     progress : bool
         Show a progress bar.
+    device : {"cpu"}
+        Where to compute.
 
     Returns
     -------
@@ -170,6 +173,7 @@ def simulate(
     >>> bool(abs(ens.covariance[0, 0, 0] - 0.1 / 1.9) < 4 * ens.covariance_error[0, 0, 0])
     True
     """
+    _check.choice("device", device, ("cpu",))
     plan = _plan(flow, start, t_end, paths, seed, dt, level, save, radius, exit)
     blocks = math.ceil(len(plan.start) / BLOCK)
     workers = min(_useful_threads(flow, level), blocks) if workers is None else _check.count("workers", workers)

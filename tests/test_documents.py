@@ -69,3 +69,8 @@ def test_links_lead_somewhere():
     for text in (README, NOTES):
         for target in re.findall(r"\]\(([^)#]+)\)", text):
             assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_no_document_has_a_gap_left_to_fill():
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("*/README.md")]:
+        assert not re.search(r"@[A-Z]+@|TODO|FIXME", path.read_text()), path

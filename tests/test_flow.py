@@ -123,3 +123,29 @@ def test_a_users_own_objective_and_gain_flow():
     flow = st.Flow(Cubic(), st.Method(gain=lambda x: 1 / np.sqrt(x**2 + 0.25)), st.Noise(gradient=0.1), step=0.1)
     assert np.isclose(flow.drift([2.0])[0], -10 / np.sqrt(13**2 + 0.25))
     assert np.isclose(st.linearize(flow).rates[0], -1 / np.sqrt(1.25))
+
+
+@pytest.mark.parametrize("curvature", [0.0, 0.2])
+def test_one_state_takes_many_noise_samples(curvature, rng):
+    noise = st.Noise(gradient=0.3, curvature=curvature)
+    flow = st.Flow(st.quadratic([1.0, 0.5]), st.SFN(damping=0.2), noise, step=0.1)
+    sample = noise.sample(STATE, 4, rng)
+    many = flow.noise(STATE, sample)
+    assert many.shape == (4, 2)
+    np.testing.assert_allclose(many[2], flow.noise(STATE, tuple(part[2] for part in sample)), rtol=1e-13)
+
+
+def test_the_noise_map_takes_any_sample_even_where_the_model_draws_none():
+    flow = st.Flow(st.quadratic([1.0, 0.5]), st.SGD(), st.Noise(gradient=0.1), step=0.1)
+    np.testing.assert_array_equal(flow.noise([1.0, 1.0], (np.zeros(2), np.eye(2), np.eye(2))), [1.0, 1.0])
+    nowhere = st.Flow(st.landscape("michalewicz"), st.SGD(), st.Noise(gradient=0.1), step=0.1)
+    with pytest.raises(ValueError, match="Curvature noise needs a reference point"):
+        nowhere.noise([1.0, 1.0], (np.zeros(2), np.eye(2), np.eye(2)))
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda f, w: f.drift(w), lambda f, w: f.jacobian(w), lambda f, w: f.noise(w, f.noise_model.sample(w, 1, np.random.default_rng(0)))]
+)
+def test_at_one_singular_state_the_error_names_the_directions(ask):
+    with pytest.raises(ValueError, match="singular for Newton along 2 of 3 directions"):
+        ask(st.Flow(st.quadratic([1.0, 0.0, 0.0]), st.Newton(), st.Noise(gradient=1.0), step=0.1), np.ones(3))

@@ -241,6 +241,15 @@ class TestStepLimits:
         assert linear(st.SGD(), lam=[1, 0.05], noise=self.noise(3.0, 0.1)).limit().cause == "gradient batch"
         assert np.isclose(sum(noisy.shares.values()), 1)
 
+    @pytest.mark.parametrize("options", COUPLINGS, ids=["independent", "nested", "same"])
+    def test_the_shares_do_not_depend_on_how_they_are_computed(self, options):
+        short, general = (linear(st.SFN(damping=GAMMA), noise=kind(curvature=0.1, **options)).limit() for kind in (st.Noise, General))
+        assert short.shares == pytest.approx(general.shares, abs=1e-10)
+
+    def test_limits_are_named_in_a_hundred_dimensions(self):
+        found = linear(st.Newton(), lam=np.geomspace(1, 0.1, 100), noise=st.Noise(curvature=0.1, batch=100, hessian_batch=1)).limit()
+        assert (found.cause, found.mode) == ("Hessian batch", 99)
+
 
 class TestSecondOrder:
     def test_one_mode_replaces_phi_by_its_second_order_mean(self):

@@ -148,3 +148,10 @@ class TestFromData:
         F = self.objective(6)
         factors = Noise.from_data(F, np.zeros(2), 6).factors(np.zeros(2))
         assert max(np.abs(part).max(initial=0) for part in factors) == 0
+
+
+def test_curvature_noise_without_a_reference_has_no_covariance_to_give():
+    noise = Noise(gradient=1.0, curvature=1.0)
+    with pytest.raises(ValueError, match="grows with the distance from its reference point"):
+        noise.gradient_covariance([1.0, 1.0])
+    np.testing.assert_allclose(noise.gradient_covariance([1.0, 1.0], [0.0, 0.0]), [[4.0, 1.0], [1.0, 4.0]])

@@ -211,3 +211,22 @@ class TestCompare:
             st.compare(st.linearize(flow(lam=(1.0,))), run(flow()))
         with pytest.raises(ValueError, match=r"run at step 0\.2; the linear flow has step 0\.1"):
             st.compare(st.linearize(flow(step=0.1)), run(flow(), level="iteration"))
+
+    def test_a_theory_of_another_flow_is_noted(self):
+        one, other = flow(), flow(noise=st.Noise(gradient=0.36))
+        assert any("of another flow" in note for note in st.compare(st.linearize(other), run(one)).notes)
+        assert not st.compare(st.linearize(one), run(one)).notes
+
+    def test_nested_minibatches_shift_the_mean_and_level_L2_follows(self):
+        rng = np.random.default_rng(1)
+        F = st.least_squares(rng.standard_normal((60, 2)) * [1, 0.5], rng.exponential(size=60), l2=0.1)
+        one = st.Flow(F, st.SFN(damping=0.5), st.Noise.from_data(F, None, 45, 45, False, "nested"), step=0.2)
+        ens = st.simulate(one, start=F.reference, t_end=10.0, paths=8000, seed=2, level="iteration")
+        first, second = (st.compare(st.linearize(one), ens, level=level) for level in ("L", "L2"))
+        assert np.abs(first.mean_z).max() > 8
+        assert np.abs(second.mean_z).max() < 4
+        assert any("shift the iteration's mean" in note for note in first.notes)
+
+    def test_other_devices_are_refused(self):
+        with pytest.raises(ValueError, match="`device` must be one of cpu; got 'cuda'"):
+            run(flow(), device="cuda")

@@ -283,3 +283,8 @@ def test_every_command_is_asked_for_its_help():
 def test_the_version_is_the_packages():
     result = CliRunner().invoke(cli.main, ["--version"])
     assert result.stdout.startswith("stability, version ")
+
+
+def test_two_columns_of_one_name_are_refused(write):
+    with pytest.raises(ValueError, match=r"has two columns named 'a'\. Rename one"):
+        st.read_table(write("a,a,y\n1,2,0\n2,1,1\n3,3,1\n"), target="y", model="logistic")

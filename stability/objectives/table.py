@@ -83,7 +83,10 @@ def _read(path: Path, target: str) -> Any:
 
     try:
         parts, rows = [], 0
-        width = len(pd.read_csv(path, nrows=0).columns)  # chunks of a fixed number of cells: the limit holds for wide tables too
+        header = pd.read_csv(path, nrows=1, header=None, dtype=str, skipinitialspace=True).iloc[0]
+        if header.duplicated().any():  # pandas would rename the second one
+            raise ValueError(f"{path} has two columns named {header[header.duplicated()].iloc[0]!r}. Rename one.")
+        width = len(header)  # chunks of a fixed number of cells: the limit holds for wide tables too
         with pd.read_csv(path, chunksize=max(1, 4_000_000 // width), skipinitialspace=True) as reader:
             for part in _within_limit(reader, path):
                 if not isinstance(part.index, pd.RangeIndex):  # pandas takes surplus leading values for row names
