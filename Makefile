@@ -25,7 +25,7 @@ reproduce: $(STAMP)
 	$(RUN)/stability reproduce --out out $(if $(QUICK),--quick)
 
 figures: $(STAMP)
-	$(RUN)/stability reproduce --out figures --figures
+	$(RUN)/stability reproduce --out figures
 
 test: $(STAMP)
 	@echo "ruff, mypy, then the tests (about 2 minutes)"
