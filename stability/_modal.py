@@ -38,10 +38,14 @@ class ModalNoise:
         return Sample(zeta @ Q, Q.T @ Eg @ Q, Q.T @ Eh @ Q)
 
     @functools.cached_property
+    def covariance(self) -> np.ndarray:
+        """``C``: the covariance of ``zeta``."""
+        return self.vectors.T @ self.flow.noise_model.gradient_covariance(self.at, self.at) @ self.vectors
+
+    @property
     def additive(self) -> np.ndarray:
         """``P C P``: the covariance of ``P zeta``."""
-        covariance = self.vectors.T @ self.flow.noise_model.gradient_covariance(self.at, self.at) @ self.vectors
-        return np.outer(self.gains, self.gains) * covariance
+        return np.outer(self.gains, self.gains) * self.covariance
 
     @property
     def bends(self) -> bool:
@@ -139,10 +143,8 @@ class ModalNoise:
         rates, kick = self.rates, self.kick
         if kick is None:
             return rates, lambda M: np.outer(rates, rates) * M, self.additive
-        factors, phi = self.factors, np.diag(self.gains)
-        covariance = self.vectors.T @ self.flow.noise_model.gradient_covariance(self.at, self.at) @ self.vectors
-        shift, shaken = np.zeros_like(phi), np.zeros_like(phi)
-        turn = np.zeros_like(phi)
+        factors, covariance, phi = self.factors, self.covariance, np.diag(self.gains)
+        shift, turn, shaken = (np.zeros_like(phi) for _ in range(3))
         if self.bends:
             check_cut(self.flow.method, self.eigenvalues)
             active = np.abs(factors.Eh).max(axis=(1, 2)) > 0

@@ -136,9 +136,7 @@ class Flow:
         hessian = np.asarray(self.objective.hessian(w), dtype=float)
         if self.method.is_identity:
             return -hessian
-        local = self._spectral(hessian)
-        if w.ndim == 1 and local.response is not None:
-            check_regular(self.method, local.response.lams)
+        local = self._checked(w)
         assert local.vectors is not None
         assert local.response is not None
         preconditioner = (local.vectors * local.response.gains[..., None, :]) @ transpose(local.vectors)
@@ -154,7 +152,10 @@ class Flow:
             raise ValueError(f"Curvature noise needs a reference point, and {self.objective!r} has none. Use Noise(..., reference=...).")
         offset = w - (w if self.reference is None else self.reference)
         local = self._checked(w)
-        return local.apply(zeta + (Eg @ offset[..., None])[..., 0]) + local.derivative(Eh, np.asarray(self.objective.gradient(w), dtype=float))
+        force = local.apply(zeta + (Eg @ offset[..., None])[..., 0])
+        if not Eh.any():  # DP may be infinite, at a truncation through equal eigenvalues, where nothing asks for it
+            return force
+        return force + local.derivative(Eh, np.asarray(self.objective.gradient(w), dtype=float))
 
     def _force(self, w: np.ndarray, sample: Sample) -> np.ndarray:
         """Gradient-batch noise ``zeta + Eg (w - w*)``."""
@@ -178,7 +179,7 @@ class Flow:
         local, gradient = self.local(w), self.objective.gradient(w)
         strength = np.sqrt(self.step * dt)
         moved = w + local.apply(strength * self._force(w, sample) - dt * gradient)
-        if self.noise_model.has_curvature and not self.method.is_identity:
+        if self.bends:
             moved = moved + strength * local.derivative(sample[2], gradient)
         return moved
 
@@ -189,7 +190,7 @@ class Flow:
             local = _Local(None, None) if self.method.is_identity else self._spectral(self.objective.hessian(w, batch=sample.hessian))
             return w - self.step * local.apply(gradient)
         gradient = self.objective.gradient(w) + self._force(w, sample)
-        if self.method.is_identity or not self.noise_model.has_curvature:
+        if not self.bends:
             return w - self.step * self.local(w).apply(gradient)
         return w - self.step * self._spectral(self.objective.hessian(w) + sample[2]).apply(gradient)
 

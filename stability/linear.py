@@ -213,7 +213,8 @@ class LinearFlow:
         _check.choice("kind", kind, ("mean", "mean-square"))
         if kind == "mean":
             self._require_decay(self._moving)
-            return float(2 / np.max(np.abs(self.rates)))
+            fastest = float(np.max(np.abs(self.rates)))
+            return 2 / fastest if fastest > 0 else math.inf
         return self._limit(level)[0]
 
     @property
@@ -234,6 +235,8 @@ class LinearFlow:
         _check.choice("level", level, ("L", "L2"))
         moving = self._moving
         self._require_decay(moving)
+        if not moving.any():  # nothing moves at any step
+            return math.inf, np.zeros((len(moving),) * 2)
         balance = Balance(self.rates, self._noise.kick, self._noise.additive, 1.0) if level == "L" else Balance(*self._noise.second_order)
         if not moving.all():
             balance = balance.restricted(moving)
@@ -252,7 +255,7 @@ class LinearFlow:
             total = float(np.trace(self._noise.kick(leading)))
             gradient = self._noise.gradient_share(leading)
             hessian = total - gradient
-        whole = square + gradient + hessian
+        whole = square + gradient + hessian or 1.0
         shares = {"curvature": square / whole, "gradient batch": gradient / whole, "Hessian batch": hessian / whole}
         return Limit(step, int(np.argmax(np.diag(leading))), shares)
 

@@ -149,3 +149,13 @@ def test_the_noise_map_takes_any_sample_even_where_the_model_draws_none():
 def test_at_one_singular_state_the_error_names_the_directions(ask):
     with pytest.raises(ValueError, match="singular for Newton along 2 of 3 directions"):
         ask(st.Flow(st.quadratic([1.0, 0.0, 0.0]), st.Newton(), st.Noise(gradient=1.0), step=0.1), np.ones(3))
+
+
+@pytest.mark.parametrize("level", ["sde", "iteration"])
+def test_an_exact_hessian_may_be_cut_through_equal_eigenvalues(level):
+    """There DP is infinite; without Hessian noise nothing may touch it."""
+    noise = st.Noise(gradient=0.3, curvature=0.1, hessian_batch=np.inf)
+    flow = st.Flow(st.quadratic([1.0, 1.0]), st.LRSFN(rank=1, damping=0.5), noise, step=0.1)
+    ens = st.simulate(flow, start=[1.0, 1.0], t_end=8.0, paths=4000, seed=0, level=level)
+    assert st.compare(st.linearize(flow), ens).max_z < 4
+    assert np.isfinite(flow.noise([1.0, 1.0], tuple(part[0] for part in noise.sample(np.zeros(2), 1, np.random.default_rng(0))))).all()

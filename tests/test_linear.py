@@ -226,6 +226,10 @@ class TestStepLimits:
             assert np.isclose(lin.step_limit(kind), inside.step_limit(kind), rtol=1e-9)
         assert np.isclose(lin.step_limit(level="L2"), inside.step_limit(level="L2"), rtol=1e-9)
 
+    def test_where_nothing_moves_any_step_will_do(self):
+        lin = linear(st.SGD(), lam=[0.0, 0.0], noise=st.Noise())
+        assert lin.step_limit("mean") == lin.step_limit() == lin.step_limit(level="L2") == lin.limit().step == np.inf
+
     def test_a_flat_direction_that_noise_enters_has_no_limit(self):
         with pytest.raises(st.Unstable, match="1 of 2 modes do not decay"):
             linear(st.SGD(), lam=[1.0, 0.0]).step_limit()

@@ -286,7 +286,7 @@ class TestStudies:
             study = make(numbers)
             for array in study.arrays.values():
                 array.flags.writeable = False
-            st.plot(study)
+            assert st.plot(study).axes
 
     def test_colours_and_markers_tell_all_methods_apart(self):
         assert set(COLORS) == set(MARKERS) == set(NAMES)

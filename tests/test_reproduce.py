@@ -86,7 +86,8 @@ class TestARealRun:
         def refuse(name):
             raise AssertionError(f"{name} is not JSON")
 
-        json.loads((real[1] / "data" / "equal-rates.json").read_text(), parse_constant=refuse)
+        record = json.loads((real[1] / "data" / "equal-rates.json").read_text(), parse_constant=refuse)
+        assert record["values"]["parameters"]["seed"] == 3
 
 
 class TestRefusedBeforeComputing:
