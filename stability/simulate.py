@@ -299,7 +299,7 @@ def _region(exit: Any, flow: Flow, center: np.ndarray) -> Callable[[np.ndarray],
 
 def _useful_threads(flow: Flow, level: str) -> int:
     """Threads help while NumPy works outside the interpreter's lock: eigendecompositions, or wide states."""
-    fixed = flow.method.is_identity or (getattr(flow.objective, "constant_hessian", False) and not (level == "iteration" and flow.noise_model.has_curvature))
+    fixed = flow.method.is_identity or (getattr(flow.objective, "constant_hessian", False) and not (level == "iteration" and flow.bends))
     return 1 if fixed and flow.dim < 16 else os.cpu_count() or 1
 
 
