@@ -3,6 +3,7 @@
 Will this stochastic optimizer be stable here, how much noise will it amplify, and how large a step may it take?
 """
 
+from . import gallery
 from ._check import Unstable
 from .bounds import Bound, Bounds, bounds
 from .compare import Comparison, compare
@@ -48,6 +49,7 @@ __all__ = [
     "bounds",
     "check_derivatives",
     "compare",
+    "gallery",
     "landscape",
     "least_squares",
     "linearize",

@@ -7,8 +7,8 @@ import functools
 import numpy as np
 
 from ._moments import Map
+from ._spectral import SpectralResponse, check_cut
 from .flow import Flow
-from .methods import SpectralResponse, check_cut
 from .noise import Noise, Sample
 
 _TENSOR_DIM = 64  # largest d for which E[G (x) G] is written out: d^4 numbers

@@ -9,7 +9,8 @@ import numpy as np
 
 from . import _check
 from ._array import matvec, transpose
-from .methods import Method, SpectralResponse, check_regular
+from ._spectral import SpectralResponse, check_regular
+from .methods import Method
 from .noise import Batches, Noise, Sample
 
 

@@ -18,8 +18,8 @@ from ._array import transpose
 from ._check import Unstable
 from ._modal import ModalNoise
 from ._moments import Balance, Map, evolve
+from ._spectral import check_regular
 from .flow import Flow
-from .methods import check_regular
 
 VALID = 0.1
 """The linearisation is trusted where the validity indicator is below this."""

@@ -17,8 +17,8 @@ from threadpoolctl import threadpool_limits
 
 from . import _check
 from ._array import BLOCK, stream
+from ._spectral import check_cut, check_regular
 from .flow import Flow
-from .methods import check_cut, check_regular
 from .results import provenance, register
 
 MAX_STEPS = 10**9

@@ -1,5 +1,6 @@
 """One formula, three readers: numbers, symbols and divided differences read the same gain."""
 
+import mpmath
 import numpy as np
 import pytest
 import sympy
@@ -7,7 +8,8 @@ from conftest import GAMMA, LITERAL, all_methods, label, smooth_methods
 
 import stability as st
 from stability._divided import Divided
-from stability.methods import SpectralResponse, singular_directions
+from stability._expression import read
+from stability._spectral import SpectralResponse, singular_directions
 
 SPECTRUM = np.array([2.0, -1.3, 0.7, 0.25, -0.1])
 
@@ -111,10 +113,106 @@ class TestUsersGain:
     def test_what_plain_arithmetic_cannot_read_is_refused(self):
         with pytest.raises(ValueError, match=r"`gain` must be written in plain arithmetic"):
             st.Method(gain=lambda x: np.exp(-x))
-        with pytest.raises(ValueError, match=r"whole and half powers; got 0\.3"):
-            st.Method(gain=lambda x: abs(x) ** 0.3)
+        with pytest.raises(ValueError, match="may raise to fixed powers only"):
+            st.Method(gain=lambda x: x**x)
         with pytest.raises(ValueError, match="`gain` must be a function"):
             st.Method(gain=3.0)
+
+    def test_a_sympy_gain_that_cannot_be_read_is_refused(self):
+        x, y = sympy.symbols("x y", real=True)
+        with pytest.raises(ValueError, match="one free symbol, the eigenvalue; got x, y"):
+            st.Method(gain=x / y)
+        with pytest.raises(ValueError, match=r"may use \+ - \* / \*\* and Abs; got exp"):
+            st.Method(gain=sympy.exp(-x))
+        with pytest.raises(ValueError, match="may raise to fixed powers"):
+            st.Method(gain=2**x)
+
+    def test_rank_and_tail_gain_go_together_and_names_do_not_clash(self):
+        with pytest.raises(ValueError, match="both `rank` and `tail_gain`"):
+            st.Method(gain=lambda x: x, rank=2)
+        with pytest.raises(ValueError, match="may not be called 'label'"):
+            st.Method(gain=lambda x, label: x, label=1.0)
+        with pytest.raises(ValueError, match="`eps` must be finite"):
+            st.Method(gain=lambda x, eps: x + eps, eps=np.nan)
+        with pytest.raises(ValueError, match="`parameter` must be one of damping"):
+            st.SFN(damping=0.1).with_parameters(gamma=1.0)
+
+
+X = sympy.Symbol("x", real=True)
+PAIRS = [  # the same gain as a function and as a SymPy expression
+    (lambda x: 1 / np.sqrt(x**2 + 0.25), 1 / sympy.sqrt(X**2 + sympy.Rational(1, 4))),
+    (lambda x: abs(x) ** -0.3, abs(X) ** sympy.Rational(-3, 10)),
+    (lambda x: (2 * x - 1) / (x**2 + 3), (2 * X - 1) / (X**2 + 3)),
+    (lambda x: 1 / (abs(x) + 0.3), 1 / (abs(X) + sympy.Rational(3, 10))),
+]
+
+
+@pytest.mark.parametrize(("function", "expression"), PAIRS, ids=["root", "power", "rational", "abs"])
+class TestTwoLanguages:
+    """A formula in plain arithmetic read on a symbol, and a SymPy expression read on numbers, are the same gain."""
+
+    def test_the_function_reads_as_the_expression(self, function, expression):
+        assert sympy.simplify(read(st.Method(gain=function).gain, X) - expression) == 0
+
+    def test_the_expression_gives_the_functions_numbers_and_differences(self, function, expression):
+        ours, theirs = st.Method(gain=function), st.Method(gain=expression)
+        np.testing.assert_allclose(theirs.gains(SPECTRUM), ours.gains(SPECTRUM), rtol=1e-14)
+        np.testing.assert_allclose(theirs.divided_differences(SPECTRUM), ours.divided_differences(SPECTRUM), rtol=1e-12)
+        assert read(theirs.gain, X) == expression
+
+
+@pytest.mark.parametrize("power", [-0.3, 0.7, 2.6, -1.9])
+@pytest.mark.parametrize("nodes", [(0.4, 0.4, 0.4), (0.4, 0.4 + 1e-9, 0.43), (0.4, 3.0, 0.7), (1.0, 1.15, 1.24), (0.8, 1.0, 1.0)])
+def test_general_powers_have_exact_divided_differences(power, nodes):
+    table = Divided.variable(*map(np.array, nodes)) ** power
+    x, y, z = (mpmath.mpf(node) for node in nodes)
+    with mpmath.workdps(60):
+        f = [node**power for node in (x, y, z)]
+        slope = lambda a, b, fa, fb: power * a ** (power - 1) if a == b else (fa - fb) / (a - b)  # noqa: E731
+        first = [slope(x, y, f[0], f[1]), slope(y, z, f[1], f[2])]
+        if x == z:
+            second = power * (power - 1) * x ** (power - 2) / 2
+        elif y == z:
+            second = (first[0] - first[1]) / (x - z)
+        else:
+            second = (slope(x, z, f[0], f[2]) - first[0]) / (z - y)
+    np.testing.assert_allclose([float(v) for v in table.first[:2]], [float(v) for v in first], rtol=1e-14)
+    np.testing.assert_allclose(float(table.second), float(second), rtol=1e-13)
+
+
+class TestGallery:
+    """The literal closed forms once more, and that a truncated user's method is truncated as LRSFN is."""
+
+    def test_gains(self):
+        x = np.array([2.0, -0.5])
+        np.testing.assert_allclose(st.gallery.rsfn(eps=0.04).gains(x), 1 / np.sqrt(x**2 + 0.04), rtol=1e-15)
+        np.testing.assert_allclose(st.gallery.natural_gradient(variance=3.0, eps=0.2).gains(x), 1 / (3 * x + 0.2), rtol=1e-15)
+        np.testing.assert_allclose(st.gallery.fractional(power=0.3).gains(x), np.abs(x) ** -0.3, rtol=1e-15)
+
+    def test_newsamp_is_the_undamped_limit_of_the_flat_tail_on_positive_spectra(self):
+        lam = np.array([2.0, 1.1, 0.4, 0.1])
+        ours, theirs = st.gallery.newsamp(rank=2), st.LRSFN(rank=2, damping=1e-13, tail="flat")
+        np.testing.assert_allclose(ours.gains(lam), [1 / 2.0, 1 / 1.1, 1 / 0.4, 1 / 0.4], rtol=1e-15)
+        np.testing.assert_allclose(ours.divided_differences(lam), theirs.divided_differences(lam), rtol=1e-10, atol=1e-12)
+        assert ours.label == "NewSamp(2)"
+        with pytest.raises(TypeError, match="has no tail"):
+            st.gallery.rsfn(eps=1.0).tail_gain(1.0)
+
+    def test_bad_parameters_are_refused(self):
+        for make in (
+            lambda: st.gallery.rsfn(eps=0.0),
+            lambda: st.gallery.natural_gradient(variance=-1.0, eps=1.0),
+            lambda: st.gallery.fractional(power=np.inf),
+            lambda: st.gallery.newsamp(rank=0),
+        ):
+            with pytest.raises(ValueError, match="must be"):
+                make()
+
+
+def test_a_flow_of_a_fractional_power_refuses_a_flat_direction():
+    flow = st.Flow(st.quadratic([1.0, 0.0]), st.gallery.fractional(power=0.3), st.Noise(gradient=1.0), step=0.1)
+    with pytest.raises(ValueError, match="singular for fractional power along 1 of 2"):
+        st.linearize(flow, at=[0.0, 0.0])
 
 
 def test_singular_directions_are_counted():

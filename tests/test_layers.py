@@ -9,13 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "stability"
 LAYERS = {
-    "_array": 0, "_check": 0, "_divided": 0, "results": 0,
+    "_array": 0, "_check": 0, "_divided": 0, "_expression": 0, "_special": 0, "results": 0,
     "objectives": 1, "noise": 1, "lowrank": 1,
-    "methods": 2,
+    "_spectral": 2, "methods": 2, "gallery": 2,
     "flow": 3,
-    "_moments": 4, "_modal": 4, "linear": 4,
+    "_moments": 4, "_modal": 4, "linear": 4, "exact": 4, "escape": 4,
     "simulate": 5,
-    "compare": 6, "bounds": 6,
+    "compare": 6, "bounds": 6, "symbolic": 6,
     "sweep": 7,
     "plot": 8,
     "claims": 9, "cli": 9, "__main__": 9, "__init__": 9,

@@ -1,0 +1,134 @@
+"""Reading one formula in two languages: a SymPy expression on numbers, and plain arithmetic on SymPy symbols.
+
+SymPy is never imported here until a symbol is asked for: an expression is known by its own attributes.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+def is_expression(value: Any) -> bool:
+    """Whether `value` is a SymPy expression."""
+    return hasattr(value, "free_symbols") and hasattr(value, "xreplace")
+
+
+class Formula:
+    """A SymPy expression in one symbol as a function in plain arithmetic, of numbers, arrays or symbols.
+
+    The expression's tree is walked; no text is made of it and none is run.
+    """
+
+    def __init__(self, expression: Any):
+        free = sorted(expression.free_symbols, key=str)
+        if len(free) > 1:
+            listed = ", ".join(map(str, free))
+            raise ValueError(f"A SymPy `gain` must have one free symbol, the eigenvalue; got {listed}. Substitute numbers for the others.")
+        self.expression, self.symbol = expression, free[0] if free else None
+        self._check(expression)
+
+    def _check(self, node: Any) -> None:
+        if not (node.is_Symbol or (node.is_number and not node.args) or type(node).__name__ in ("Add", "Mul", "Pow", "Abs")):
+            raise ValueError(f"A SymPy `gain` may use + - * / ** and Abs; got {type(node).__name__}.")
+        if type(node).__name__ == "Pow" and not node.exp.is_number:
+            raise ValueError(f"A SymPy `gain` may raise to fixed powers; got {node}.")
+        for part in node.args:
+            self._check(part)
+
+    def __call__(self, lam: Any) -> Any:
+        if is_expression(lam):
+            return self.expression.xreplace({self.symbol: lam})
+        return self._walk(self.expression, lam)
+
+    def _walk(self, node: Any, lam: Any) -> Any:
+        if node.is_Symbol:
+            return lam
+        if node.is_number:
+            return float(node)
+        parts = [self._walk(part, lam) for part in node.args if not (node.is_Pow and part is node.exp)]
+        kind = type(node).__name__
+        if kind == "Pow":
+            return 1 / parts[0] if node.exp == -1 else parts[0] ** float(node.exp)
+        return abs(parts[0]) if kind == "Abs" else functools.reduce(operator.add if kind == "Add" else operator.mul, parts)
+
+
+class Symbolic:
+    """A SymPy expression that NumPy's functions can be applied to: what a gain in plain arithmetic is read on."""
+
+    __slots__ = ("expression",)
+
+    def __init__(self, expression: Any):
+        self.expression = expression
+
+    def __abs__(self) -> Symbolic:
+        return Symbolic(abs(self.expression))
+
+    def __neg__(self) -> Symbolic:
+        return Symbolic(-self.expression)
+
+    def __pos__(self) -> Symbolic:
+        return self
+
+    def __array_ufunc__(self, ufunc: Any, how: str, *inputs: Any, **options: Any) -> Any:
+        rule = _UFUNCS.get(ufunc)
+        if rule is None or how != "__call__" or options:
+            return NotImplemented
+        return rule(*(part if isinstance(part, Symbolic) else Symbolic(exact(part)) for part in inputs))
+
+
+def _binary(rule: Callable[[Any, Any], Any], *, swapped: bool = False) -> Callable[[Symbolic, Any], Symbolic]:
+    def apply(self: Symbolic, other: Any) -> Symbolic:
+        pair = self.expression, exact(other)
+        return Symbolic(rule(*(pair[::-1] if swapped else pair)))
+
+    return apply
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow"):
+    setattr(Symbolic, f"__{_name}__", _binary(getattr(operator, _name)))
+    setattr(Symbolic, f"__r{_name}__", _binary(getattr(operator, _name), swapped=True))
+
+
+def _root(value: Symbolic) -> Any:
+    import sympy
+
+    return Symbolic(sympy.sqrt(value.expression))
+
+
+_UFUNCS: dict[Any, Callable] = {
+    np.add: operator.add,
+    np.subtract: operator.sub,
+    np.multiply: operator.mul,
+    np.divide: operator.truediv,
+    np.negative: operator.neg,
+    np.positive: operator.pos,
+    np.power: operator.pow,
+    np.absolute: abs,
+    np.sqrt: _root,
+    np.square: lambda x: x**2,
+    np.reciprocal: lambda x: 1 / x,
+}
+
+
+def exact(number: Any) -> Any:
+    """A number as SymPy's: what is written 0.1 is read as 1/10."""
+    import sympy
+
+    if isinstance(number, Symbolic):
+        return number.expression
+    if is_expression(number):
+        return sympy.nsimplify(number, rational=True)
+    return sympy.Rational(repr(float(number))) if np.isfinite(float(number)) else sympy.Float(float(number))
+
+
+def read(formula: Callable[[Any], Any], symbol: Any) -> Any:
+    """A formula in plain arithmetic, read on a SymPy symbol or expression."""
+    import sympy
+
+    result = formula(symbol) if isinstance(formula, Formula) else formula(Symbolic(symbol))
+    return sympy.nsimplify(exact(result), rational=True)
