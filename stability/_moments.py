@@ -16,9 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.integrate
-import scipy.linalg
-import scipy.sparse.linalg as sla
+import scipy
 
 DENSE = 600
 """Largest d (d + 1) / 2 for which a map on symmetric matrices is written out (d = 34)."""
@@ -124,8 +122,8 @@ class Balance:
 
         if half.size <= DENSE:
             return half.unpack(np.linalg.solve(half.matrix(apply), half.pack(base)))
-        operator = sla.LinearOperator((half.size,) * 2, matvec=lambda v: half.pack(apply(half.unpack(v))), dtype=float)
-        solution, failed = sla.gmres(operator, half.pack(base), rtol=1e-12, restart=60, maxiter=200)
+        operator = scipy.sparse.linalg.LinearOperator((half.size,) * 2, matvec=lambda v: half.pack(apply(half.unpack(v))), dtype=float)
+        solution, failed = scipy.sparse.linalg.gmres(operator, half.pack(base), rtol=1e-12, restart=60, maxiter=200)
         if failed:
             raise ArithmeticError("The stationary second moment did not converge: the flow is too close to its mean-square limit.")
         return half.unpack(solution)
@@ -134,11 +132,11 @@ class Balance:
 def _leading(half: Half, apply: Map) -> tuple[float, np.ndarray]:
     """The largest eigenvalue of a positive map, and its vector."""
     if half.size > 21:  # ARPACK needs room for its basis; below, the dense answer is immediate
-        operator = sla.LinearOperator((half.size,) * 2, matvec=lambda v: half.pack(apply(half.unpack(v))), dtype=float)
+        operator = scipy.sparse.linalg.LinearOperator((half.size,) * 2, matvec=lambda v: half.pack(apply(half.unpack(v))), dtype=float)
         try:
-            values, vectors = sla.eigs(operator, k=1, which="LM", v0=half.pack(np.eye(half.dim)), tol=1e-12)
+            values, vectors = scipy.sparse.linalg.eigs(operator, k=1, which="LM", v0=half.pack(np.eye(half.dim)), tol=1e-12)
             return float(abs(values[0])), np.real(vectors[:, 0])
-        except sla.ArpackError as error:
+        except scipy.sparse.linalg.ArpackError as error:
             if half.size > 4 * DENSE:
                 raise ArithmeticError(f"The second-moment map's radius did not converge in {half.dim} dimensions ({error}).") from None
     values, vectors = np.linalg.eig(half.matrix(apply))

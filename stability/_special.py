@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy.special as special
+import scipy
 
 _FAR = 6.5  # beyond it the asymptotic series of Dawson's function is exact to rounding: exp(-6.5^2) = 4e-19
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(80)
@@ -19,7 +19,7 @@ def dawson_integral(x: Any) -> np.ndarray:
     size = np.abs(np.asarray(x, dtype=float))
     near = np.minimum(size, _FAR)
     nodes = 0.5 * near[..., None] * (_NODES + 1)
-    result = 0.5 * near * (special.dawsn(nodes) @ _WEIGHTS)
+    result = 0.5 * near * (scipy.special.dawsn(nodes) @ _WEIGHTS)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         return np.where(size > _FAR, _far(np.maximum(size, _FAR)), result)
 

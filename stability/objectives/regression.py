@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 import numpy as np
-import scipy.optimize
+import scipy
 
 from .. import _check
 from .base import Objective
