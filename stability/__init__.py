@@ -3,6 +3,8 @@
 Will this stochastic optimizer be stable here, how much noise will it amplify, and how large a step may it take?
 """
 
+from typing import TYPE_CHECKING, Any
+
 from . import gallery
 from ._check import Unstable
 from .bounds import Bound, Bounds, bounds
@@ -26,6 +28,9 @@ from .plot import plot
 from .results import Study, load, save
 from .simulate import Ensemble, simulate
 
+if TYPE_CHECKING:
+    from .symbolic import MethodTable, Theorem, method_table, theorem, theorems
+
 __all__ = [
     "LRSFN",
     "SFN",
@@ -40,11 +45,13 @@ __all__ = [
     "Limit",
     "LinearFlow",
     "Method",
+    "MethodTable",
     "Newton",
     "Noise",
     "Objective",
     "Study",
     "Table",
+    "Theorem",
     "Unstable",
     "bounds",
     "check_derivatives",
@@ -55,9 +62,27 @@ __all__ = [
     "linearize",
     "load",
     "logistic",
+    "method_table",
     "plot",
     "quadratic",
     "read_table",
     "save",
     "simulate",
+    "theorem",
+    "theorems",
 ]
+
+_SYMBOLIC = ("MethodTable", "Theorem", "method_table", "theorem", "theorems")
+
+
+def __getattr__(name: str) -> Any:
+    """SymPy is heavy: what needs it is imported when it is first asked for."""
+    if name in _SYMBOLIC:
+        from . import symbolic
+
+        return getattr(symbolic, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

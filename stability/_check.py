@@ -6,9 +6,11 @@ import math
 import numbers
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+T = TypeVar("T", str, int)
 
 
 class Unstable(ArithmeticError):
@@ -92,12 +94,12 @@ def count(name: str, value: Any, *, least: int = 1, most: int | None = None, why
     return int(value)
 
 
-def choice(name: str, value: Any, known: Iterable[str]) -> str:
-    """`value` if it is one of the known names; the error lists them."""
+def choice(name: str, value: T, known: Iterable[T]) -> T:
+    """`value` if it is one of the known ones; the error lists them."""
     known = list(known)
     if value not in known:
-        raise ValueError(f"`{name}` must be one of {', '.join(known)}; got {_short(value)}.")
-    return str(value)
+        raise ValueError(f"`{name}` must be one of {', '.join(map(str, known))}; got {_short(value)}.")
+    return value
 
 
 def symmetric(name: str, matrix: np.ndarray, *, advice: str = "Check the derivative with st.check_derivatives, or pass (H + H.T) / 2.") -> np.ndarray:

@@ -1,0 +1,192 @@
+"""Laws beyond second moments: stationary densities, heavy tails, saddles and escape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sympy
+from sympy import Eq, Function, Rational, Symbol
+
+from ..methods import SFN, Newton
+from .mode import Mode, alpha, delta, kick, lam, lam_negative, s_h, sigma, tidy
+from .registry import EXACT, GAUSSIAN, STEP, UNALIGNED, Corollary, Draft, Hypothesis, Step, gain_step, minimum, rate_step, saddle, statement, vanishes
+from .steps import BATCHES
+
+
+@statement("student-t", "With curvature noise the stationary law is a Student t")
+def student_t(mode: Mode) -> Draft:
+    K, C, speed = Symbol("K", positive=True), Symbol("C", positive=True), Symbol("|a|", positive=True)
+    nu = 1 + 2 * speed / (alpha * K)
+    density = (1 + K * delta**2 / C) ** (-(nu + 1) / 2)
+    flux = -speed * delta * density - sympy.diff(alpha * (K * delta**2 + C) * density, delta) / 2
+    second = -2 * speed * Symbol("M") + alpha * (K * Symbol("M") + C)
+    (variance,) = sympy.solve(second, Symbol("M"))
+    found = {K: kick(mode), C: mode.phi**2 * sigma**2, speed: -mode.rate}
+    steps = [
+        gain_step(mode),
+        rate_step(mode),
+        Step(Eq(K, found[K], evaluate=False), "variance of phi E_g + phi' lambda E_h, per step"),
+        Step(Eq(C, found[C], evaluate=False), "variance of phi zeta"),
+        Step(Eq(Symbol("p") * Symbol("const"), density, evaluate=False), "candidate: the density of a Student t with nu = 1 + 2|a| / (alpha K)"),
+        vanishes(sympy.simplify(flux / density), "its Fokker-Planck flux a delta p - (alpha (K delta^2 + C) p)' / 2, over p, vanishes"),
+        Step(Eq(second, 0, evaluate=False), "the second moment's equation, where nu > 2"),
+    ]
+    degrees = nu.subs(found)
+    noisy = Hypothesis("curvature noise reaches the mode: K > 0", None if mode.method is None else found[K])
+    finite = Hypothesis("the variance is finite: nu > 2", None if mode.method is None else degrees - 2)
+    return Draft(
+        Eq(Symbol("nu"), degrees, evaluate=False),
+        steps,
+        "Fokker-Planck equation of the linear SDE with additive and multiplicative noise; numbers by stability.linear",
+        [STEP, *minimum(mode), GAUSSIAN, BATCHES, noisy, Hypothesis("gradient noise is independent of curvature noise")],
+        [
+            Corollary("scale-squared", Eq(Symbol("s") ** 2, (alpha * C / (alpha * K + 2 * speed)).subs(found), evaluate=False)),
+            Corollary("variance", Eq(Symbol("M"), tidy(variance).subs(found), evaluate=False), (finite,)),
+        ],
+    )
+
+
+def poles(mode: Mode) -> list[tuple[Any, Any, Any]]:
+    """Where the gain is infinite on the real line: (place, order m, strength r), ``|phi| ~ r / |x - place|^m``."""
+    if mode.method is None:
+        raise ValueError("This statement needs a method: its poles decide.")
+    size, near = Symbol("y", positive=True), Symbol("h", positive=True)
+    places = [sympy.Integer(0)]
+    for sign in (1, -1):
+        inverse = sympy.together(1 / mode.gain(sign * size))
+        found = sympy.solve(sympy.fraction(inverse)[0], size) if inverse.has(size) else []
+        places += [sign * root for root in found if root.is_positive]
+    result = []
+    for place in places:
+        leading = mode.gain(place + near).as_leading_term(near)
+        coefficient, exponent = leading.as_coeff_exponent(near)
+        if exponent.is_negative:
+            result.append((place, -exponent, sympy.Abs(coefficient)))
+    return result
+
+
+def _normal(offset: Any) -> Any:
+    return sympy.exp(-(offset**2) / (2 * s_h**2)) / (sympy.sqrt(2 * sympy.pi) * s_h)
+
+
+@statement("heavy-tailed-newton", "Undamped Newton with a stochastic Hessian takes steps without a mean", default=Newton())
+def heavy_tailed_newton(mode: Mode) -> Draft:
+    size, near = Symbol("t", positive=True), Symbol("h", positive=True)
+    found = poles(mode)
+    worth = {Symbol(key, positive=True): float(value) for key, value in mode.values.items()}
+    order = max((m for _, m, _ in found), key=lambda m: float(m.subs(worth)), default=None)
+    steps = [gain_step(mode)]
+    total = sympy.Integer(0)
+    density = Function("f")
+    for place, m, strength in found:
+        steps.append(Step(Eq(Function("varphi")(place + near), strength * near**-m, evaluate=False), f"leading term at its pole lambda = {place}"))
+        width = (strength / size) ** (1 / m)
+        steps.append(Step(Eq(near, width, evaluate=False), "|phi| exceeds t closer than this to the pole"))
+        x = Symbol("x", real=True)
+        probability = sympy.Integral(density(x), (x, place - lam - width, place - lam + width))
+        steps.append(Step(Eq(Function("P")(size), probability, evaluate=False), "so its probability is an integral of the density f of E_h"))
+        share = 2 * strength ** (1 / m) * _normal(place - lam)
+        steps.append(
+            Step(Eq(sympy.Limit(size ** (1 / m) * Function("P")(size), size, sympy.oo), share, evaluate=False), "for Gaussian E_h, by the mean value theorem")
+        )
+        total += share if m == order else 0
+    if not found:
+        steps.append(Step(Eq(sympy.Limit(size * Function("P")(size), size, sympy.oo), 0, evaluate=False), "the gain has no pole: large values do not occur"))
+    index = sympy.oo if order is None else 1 / order
+    exponent = 1 if order is None else 1 / order
+    return Draft(
+        Eq(sympy.Limit(size**exponent * Function("P")(size), size, sympy.oo), total, evaluate=False),
+        steps,
+        "stability.exact; E|phi|^q is finite for q below the tail index only",
+        [*[Hypothesis("the mode's curvature is positive: lambda > 0", lam)], Hypothesis("Hessian noise is Gaussian with s_h > 0", s_h)],
+        [Corollary("tail-index", Eq(Symbol("nu"), index, evaluate=False))],
+    )
+
+
+def largest_gain(mode: Mode) -> Any:
+    """The supremum of ``|phi|`` over the real line, of the tail's gain too; infinite at a pole."""
+    if poles(mode):
+        return sympy.oo
+    size = Symbol("y", positive=True)
+    values = []
+    for formula in [mode.gain] + ([mode.tail_gain] if mode.method is not None and mode.method.rank is not None else []):
+        for sign in (1, -1):
+            gain = formula(sign * size)
+            inner = [root for root in sympy.solve(sympy.diff(gain, size), size) if root.is_positive] if gain.has(size) else []
+            values += [sympy.limit(gain, size, 0, "+"), sympy.limit(gain, size, sympy.oo), *(gain.subs(size, root) for root in inner)]
+    return sympy.simplify(sympy.Max(*map(sympy.Abs, values)))
+
+
+@statement("bounded-sfn-step", "A bounded gain bounds every step", default=SFN(damping=1.0))
+def bounded_sfn_step(mode: Mode) -> Draft:
+    bound = largest_gain(mode)
+    gradient, length = Symbol("|g|", nonnegative=True), Symbol("|s|", nonnegative=True)
+    x = Symbol("x", positive=True)
+    steps = [
+        gain_step(mode),
+        Step(Eq(sympy.Limit(Function("varphi")(x), x, 0), sympy.limit(mode.gain(x), x, 0), evaluate=False), "the gain at vanishing curvature"),
+        Step(
+            Eq(Function("sup")(Function("varphi")(Symbol("x"))), bound, evaluate=False),
+            "its largest size: limits at 0 and infinity, stationary points, poles",
+        ),
+        Step(
+            sympy.Le(length, alpha * bound * gradient, evaluate=False),
+            "the step is at most this times the stochastic gradient, whatever E_h",
+        ),
+    ]
+    return Draft(
+        Eq(Function("sup")(Function("varphi")(Symbol("x"))), bound, evaluate=False),
+        steps,
+        "all moments of the step are finite where the gradient's are; stability.exact",
+        [Hypothesis("the Hessian sample is symmetric, otherwise arbitrary")],
+    )
+
+
+@statement("saddle-attraction", "Which methods a saddle attracts", branches=("tail", "kept"), at=lam_negative)
+def saddle_attraction(mode: Mode) -> Draft:
+    time = Symbol("t", positive=True)
+    mean = Function("m")
+    solution = sympy.dsolve(Eq(mean(time).diff(time), Symbol("a") * mean(time)), mean(time), ics={mean(0): delta})
+    steps = [gain_step(mode), rate_step(mode), Step(solution, "the mean of the linear flow: attracted where a < 0, repelled where a > 0")]
+    return Draft(
+        Eq(Symbol("a"), tidy(mode.rate), evaluate=False),
+        steps,
+        "stability.linear",
+        saddle(mode),
+        [Corollary("growth", Eq(Function("m")(time), delta * sympy.exp(tidy(mode.rate) * time), evaluate=False))],
+    )
+
+
+R, D, mu = Symbol("R", positive=True), Symbol("D", positive=True), Symbol("mu", real=True, nonzero=True)
+
+
+@statement("escape-time", "Mean time of escape from a saddle", branches=("tail", "kept"), at=lam_negative)
+def escape_time(mode: Mode) -> Draft:
+    x, rate, k = Symbol("x", positive=True), Symbol("mu", positive=True), Symbol("k", integer=True, nonnegative=True)
+    z = x * sympy.sqrt(rate / D)
+    slope = -2 / sympy.sqrt(rate * D) * sympy.sqrt(sympy.pi) / 2 * sympy.exp(-(z**2)) * sympy.erfi(z)
+    residual = D / 2 * sympy.diff(slope, x) + rate * x * slope + 1
+    # Dawson(s) = sum_k (-2)^k s^(2k+1) / (2k+1)!!; its integral against the hypergeometric series, term over term.
+    double = sympy.factorial(2 * k + 1) / (2**k * sympy.factorial(k))
+    term = (-2) ** k / double / (2 * k + 2)
+    ours = sympy.combsimp(sympy.gammasimp(term.subs(k, k + 1) / term))
+    series = -(k + 1) * (k + 1) / ((k + Rational(3, 2)) * (k + 2) * (k + 1))
+    diffusion = alpha * mode.phi**2 * sigma**2
+    found = {mu: mode.rate, D: diffusion}
+    mean = R**2 / D * sympy.hyper((1, 1), (Rational(3, 2), 2), -mu * R**2 / D)
+    steps = [
+        gain_step(mode),
+        Step(Eq(mu, tidy(mode.rate), evaluate=False), "rate of the direction of negative curvature"),
+        Step(Eq(D, diffusion, evaluate=False), "diffusion: step times the variance of phi zeta"),
+        Step(Eq(Function("T'")(x), slope, evaluate=False), "candidate for the slope of the mean exit time from |delta| < R, started at x: Dawson's function"),
+        vanishes(residual, "residual of the backward equation (D / 2) T'' + mu x T' = -1; T'(0) = 0 by symmetry, T(R) = 0 by integration"),
+        vanishes(ours - series, "ratio of successive terms of int Dawson, less that of 2F2(1, 1; 3/2, 2; -z^2)"),
+        Step(Eq(Symbol("T"), mean, evaluate=False), "so T(0) is this series, for mu < 0 too by continuation"),
+    ]
+    return Draft(
+        Eq(Symbol("T"), mean.subs(found), evaluate=False),
+        steps,
+        "stability.escape, by Dawson quadrature",
+        [STEP, *saddle(mode), Hypothesis("the radius is positive: R > 0", R), EXACT, UNALIGNED, Hypothesis("sigma > 0", sigma)],
+        [Corollary("rate", Eq(mu, tidy(mode.rate), evaluate=False)), Corollary("diffusion", Eq(D, diffusion, evaluate=False))],
+    )

@@ -1,0 +1,208 @@
+"""A method read on symbols, and the moment equations of one generic mode that follow from its gain alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import sympy
+from sympy import Symbol
+
+from .._expression import read
+from ..methods import Method
+
+GREEK = {"damping": "gamma", "eps": "epsilon", "power": "p", "variance": "v"}
+LARGEST = 200  # operations in a gain
+
+alpha, dt, sigma = sympy.symbols("alpha dt sigma", positive=True)
+delta = Symbol("delta", real=True)
+lam = Symbol("lambda", positive=True)
+lam_negative = Symbol("lambda", negative=True)
+lam_next = Symbol("lambda_next", positive=True)
+s_g, s_h = sympy.symbols("s_g s_h", nonnegative=True)
+c_gh = Symbol("c_gh", real=True)
+M, t = Symbol("M", positive=True), Symbol("t", positive=True)
+zeta, E_g, E_h = sympy.symbols("zeta E_g E_h", real=True)
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One mode of a method: its gain ``phi(lambda)`` and the derivative that Hessian noise sees, as SymPy expressions.
+
+    Attributes
+    ----------
+    method : Method or None
+        None for an undetermined gain ``varphi(lambda)``.
+    branch : {"kept", "tail"}
+        Of a truncated method: inside or off the kept subspace, where the gain does not follow the mode's own curvature.
+    at : Symbol
+        The curvature, with its sign among its assumptions.
+    bound : bool
+        Whether the symbols of the method's parameters stand for its own values where no others are given.
+    """
+
+    method: Method | None
+    branch: str = "kept"
+    at: Any = lam
+    bound: bool = True
+    values: dict[str, Any] = field(init=False)
+    names: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        parameters = {} if self.method is None else self.method.parameters
+        object.__setattr__(self, "names", {key: GREEK.get(key, key) for key in parameters})
+        values = {GREEK.get(key, key): np.asarray(value) for key, value in parameters.items() if self.bound}
+        if self.method is not None and self.method.rank is not None:
+            values["r"] = np.asarray(self.method.rank)
+        object.__setattr__(self, "values", values)
+
+    @property
+    def label(self) -> str:
+        """The method's name, and where it has one, its tail's."""
+        if self.method is None:
+            return "any gain"
+        if self.method.rank is None:
+            return self.method.name
+        flat = " flat tail" if getattr(self.method, "tail", "") == "flat" else (" tail" if self.branch == "tail" else "")
+        return self.method.name + flat
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The method's parameters as symbols, positive where their values are."""
+        given = {} if self.method is None else self.method.parameters
+        return {key: Symbol(GREEK.get(key, key), **({"positive": True} if value > 0 else {"real": True})) for key, value in given.items()}
+
+    def gain(self, curvature: Any) -> Any:
+        """``phi`` at a symbol or an expression: the method's own formula."""
+        if self.method is None:
+            return sympy.Function("varphi", real=True)(curvature)
+        method = self.method.with_parameters(**self.parameters)
+        return _bounded(read(method.gain, curvature))
+
+    def tail_gain(self, curvature: Any) -> Any:
+        """The gain off the kept subspace, as a formula of the first eigenvalue left out."""
+        if self.method is None:
+            return sympy.Function("varphi_t", real=True)(curvature)
+        return _bounded(read(self.method.with_parameters(**self.parameters).tail_gain, curvature))
+
+    @property
+    def phi(self) -> Any:
+        """The gain of this mode."""
+        return self.tail_gain(lam_next) if self.branch == "tail" else self.gain(self.at)
+
+    @property
+    def slope(self) -> Any:
+        """``DP`` along the mode's own entry of the Hessian noise: ``phi'(lambda)``, zero in the tail."""
+        return sympy.Integer(0) if self.branch == "tail" else sympy.diff(self.gain(self.at), self.at)
+
+    @property
+    def rate(self) -> Any:
+        """``a``: the Jacobian of the drift ``-phi lambda delta``."""
+        return sympy.diff(-self.phi * self.at * delta, delta)
+
+
+class Spectrum:
+    """A method at ``d`` symbolic curvatures ``lambda_1 > ... > lambda_d``: gains, and the derivative of ``P`` (Daleckii and Krein)."""
+
+    def __init__(self, mode: Mode, dim: int, **assumptions: bool):
+        method = mode.method
+        self.curvatures = sympy.symbols(f"lambda_1:{dim + 1}", **(assumptions or {"positive": True}))
+        self.rank = dim if method is None or method.rank is None else min(method.rank, dim)
+        self.gains = [mode.gain(x) for x in self.curvatures[: self.rank]]
+        self.tail_slope = sympy.Integer(0)
+        if self.rank < dim:
+            following = self.curvatures[self.rank]
+            self.gains += [mode.tail_gain(following)] * (dim - self.rank)
+            self.tail_slope = sympy.diff(mode.tail_gain(following), following)
+
+    @property
+    def P(self) -> sympy.Matrix:
+        return sympy.diag(*self.gains)
+
+    @property
+    def H(self) -> sympy.Matrix:
+        return sympy.diag(*self.curvatures)
+
+    @property
+    def divided(self) -> sympy.Matrix:
+        """``Phi_ij``: quotients, derivatives on the diagonal, zero in the tail."""
+        dim = len(self.curvatures)
+        return sympy.Matrix(dim, dim, self._divided)
+
+    def _divided(self, i: int, j: int) -> Any:
+        if i >= self.rank and j >= self.rank:
+            return sympy.Integer(0)
+        if i == j:
+            return sympy.diff(self.gains[i], self.curvatures[i])
+        return sympy.cancel((self.gains[i] - self.gains[j]) / (self.curvatures[i] - self.curvatures[j]))
+
+    def derivative(self, noise: sympy.Matrix) -> sympy.Matrix:
+        """``DP[E]``: ``Phi o E``, and a flat tail's motion with the first curvature left out."""
+        result = sympy.matrix_multiply_elementwise(self.divided, noise)
+        for i in range(self.rank, len(self.curvatures)):
+            result[i, i] += self.tail_slope * noise[self.rank, self.rank]
+        return result
+
+
+def symmetric(name: str, dim: int) -> sympy.Matrix:
+    """A symmetric matrix of symbols ``name_ij``."""
+    return sympy.Matrix(dim, dim, lambda i, j: Symbol(f"{name}_{min(i, j) + 1}{max(i, j) + 1}", real=True))
+
+
+def _bounded(expression: Any) -> Any:
+    if expression.count_ops() > LARGEST:
+        count = expression.count_ops()
+        raise ValueError(f"Symbolic derivations take gains of up to {LARGEST} operations; this one has {count}. Use st.linearize or st.exact_mode for numbers.")
+    return expression
+
+
+def expectation(expression: Any, moments: dict[Any, Any]) -> Any:
+    """Mean of a polynomial in random symbols, given the means of their monomials (missing ones are zero)."""
+    noise = sorted({s for monomial in moments for s in monomial.free_symbols}, key=str)
+    polynomial = sympy.Poly(sympy.expand(expression), *noise)
+    total = sympy.Integer(0)
+    for powers, coefficient in polynomial.terms():
+        monomial = sympy.Mul(*(s**k for s, k in zip(noise, powers, strict=True)))
+        total += coefficient * (1 if monomial == 1 else moments.get(monomial, 0))
+    return total
+
+
+CURVATURE = {E_g**2: s_g**2, E_h**2: s_h**2, E_g * E_h: c_gh}
+"""Second moments of the two curvature noises in one mode."""
+
+
+def kick(mode: Mode) -> Any:
+    """``K``: the variance of ``phi E_g + phi' lambda E_h``, what curvature noise multiplies the mode by; one term per moment."""
+    whole = expectation((Symbol("x") * E_g + Symbol("y") * E_h) ** 2, CURVATURE).subs({Symbol("x"): mode.phi, Symbol("y"): mode.slope * mode.at})
+    return sympy.Add(*(sympy.factor(term) for term in sympy.Add.make_args(sympy.expand(whole, deep=False, power_base=False, power_exp=False))))
+
+
+def generator(mode: Mode, function: Any, *, diffusion: Any) -> Any:
+    """The Ito generator of ``d delta = a delta dt + sqrt(diffusion) dW`` applied to a function of delta."""
+    return mode.rate * delta * sympy.diff(function, delta) + diffusion * sympy.diff(function, delta, 2) / 2
+
+
+def one_step(mode: Mode, step: Any, *, curvature: bool) -> Any:
+    """``E (delta+)^2`` after one step of length `step` of the chain, as a polynomial in delta."""
+    strength = mode.phi * zeta + ((mode.phi * E_g + mode.slope * mode.at * E_h) * delta if curvature else 0)
+    moved = delta * (1 + step * mode.rate) + sympy.sqrt(alpha * step) * strength
+    return sympy.collect(sympy.expand(expectation(moved**2, {zeta**2: sigma**2, **CURVATURE})), delta)
+
+
+def stationary(balance: Any) -> Any:
+    """Solve a balance that is linear in M."""
+    (solution,) = sympy.solve(balance, M)
+    return tidy(solution)
+
+
+def tidy(expression: Any) -> Any:
+    """A rational expression as one fraction, its parts factored, with no minus sign that a difference could take."""
+    top, bottom = sympy.fraction(sympy.factor(sympy.together(sympy.expand_mul(expression))))
+    if not top.could_extract_minus_sign():
+        return top / bottom
+    for factor in sympy.Mul.make_args(bottom):
+        base, power = factor.as_base_exp()
+        if base.is_Add and power.is_odd and any(term.could_extract_minus_sign() for term in base.args):
+            return -top / (bottom / factor * sympy.expand(-base) ** power)
+    return top / bottom

@@ -1,0 +1,259 @@
+"""Stationary second moments with an exact Hessian: how much noise a method amplifies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations_with_replacement
+from typing import Any
+
+import sympy
+from sympy import Eq, Function, IndexedBase, Matrix, Rational, Symbol
+
+from ..methods import SGD, DampedNewton, Method, Newton
+from .mode import M, Mode, Spectrum, alpha, delta, dt, generator, lam, one_step, sigma, stationary, symmetric, tidy
+from .registry import (
+    EXACT,
+    STEP,
+    UNALIGNED,
+    Corollary,
+    Draft,
+    Hypothesis,
+    Step,
+    falling,
+    gain_step,
+    matrix,
+    mean_stable,
+    minimum,
+    over_spectrum,
+    rate_step,
+    statement,
+    vanishes,
+)
+
+OU = "the Ornstein-Uhlenbeck model of Mandt, Hoffman and Blei 2017; numbers by stability.linear"
+
+
+def _continuous(mode: Mode, variance: Any) -> tuple[list[Step], Any]:
+    """The stationary variance of the SDE with an exact Hessian, derived by Ito's formula."""
+    change = generator(mode, delta**2, diffusion=alpha * mode.phi**2 * variance)
+    balance = sympy.expand(change).subs(delta**2, M)
+    solution = stationary(balance)
+    steps = [
+        gain_step(mode),
+        rate_step(mode),
+        Step(Eq(Symbol("L") * delta**2, sympy.expand(change), evaluate=False), "the generator of the SDE applied to delta^2 (Ito)"),
+        Step(Eq(balance, 0, evaluate=False), "its mean vanishes in the stationary state, M = E delta^2"),
+    ]
+    return steps, solution
+
+
+@statement("noise-amplification", "Noise amplification at equal step length", branches=("tail", "kept"))
+def noise_amplification(mode: Mode) -> Draft:
+    steps, solution = _continuous(mode, sigma**2)
+    _, sgd = _continuous(_sgd(), sigma**2)
+    ratio = sympy.simplify(solution / sgd)
+    i, j = Symbol("i"), Symbol("j")
+    phi, eigenvalue, covariance = IndexedBase("varphi"), IndexedBase("lambda"), IndexedBase("Sigma")
+    coupled = alpha * phi[i] * phi[j] * covariance[i, j] / (phi[i] * eigenvalue[i] + phi[j] * eigenvalue[j])
+    rates = -(phi[i] * eigenvalue[i] + phi[j] * eigenvalue[j])
+    steps += [
+        Step(Eq(M / Symbol("M_SGD"), ratio, evaluate=False), "the same with gain 1, at the same step, divides out the rest"),
+        vanishes(
+            rates * coupled + alpha * phi[i] * phi[j] * covariance[i, j],
+            "two modes: with M_ij = alpha phi_i phi_j Sigma_ij / (phi_i lambda_i + phi_j lambda_j) the generator of delta_i delta_j has mean zero",
+        ),
+    ]
+    return Draft(
+        Eq(M, solution, evaluate=False),
+        steps,
+        OU,
+        [STEP, *minimum(mode), EXACT, UNALIGNED],
+        [Corollary("amplification", Eq(Symbol("A"), ratio, evaluate=False))],
+    )
+
+
+def _sgd() -> Mode:
+    return Mode(SGD())
+
+
+def solve_symmetric(residual: Callable[[Matrix], Matrix], dim: int) -> Matrix:
+    """The symmetric matrix M that makes a linear matrix expression vanish: ``residual(M) = 0``."""
+    unknown = symmetric("M", dim)
+    pairs = list(combinations_with_replacement(range(dim), 2))
+    equations = residual(unknown)
+    found = sympy.solve([equations[i, j] for i, j in pairs], [unknown[i, j] for i, j in pairs], dict=True)[0]
+    return unknown.subs(found).applyfunc(tidy)
+
+
+def _lyapunov(mode: Mode, dim: int, step: Any, reason: str) -> Draft:
+    spectrum, covariance = Spectrum(mode, dim), symmetric("Sigma", dim)
+    A = -spectrum.P * spectrum.H
+    source = alpha * spectrum.P * covariance * spectrum.P
+    solution = solve_symmetric(lambda X: A * X + X * A + step * A * X * A + source, dim)
+    names = sympy.symbols("A M Sigma P", commutative=False)
+    balance = names[0] * names[1] + names[1] * names[0] + step * names[0] * names[1] * names[0] + alpha * names[3] * names[2] * names[3]
+    steps = [
+        Step(Eq(Symbol("P"), spectrum.P, evaluate=False), "the preconditioner in the Hessian's eigenbasis"),
+        Step(Eq(balance, 0, evaluate=False), reason),
+        Step(Eq(Symbol("M"), solution, evaluate=False), "a linear system for the entries of M"),
+    ]
+    vanishes(A * solution + solution * A + step * A * solution * A + source, "the balance at its solution")
+    return Draft(Eq(Symbol("M"), solution, evaluate=False), steps, OU, [STEP, EXACT, falling(dim)])
+
+
+@matrix("noise-amplification")
+def noise_amplification_matrix(mode: Mode, dim: int) -> Draft:
+    return _lyapunov(mode, dim, sympy.Integer(0), "the Lyapunov equation of the SDE's second moment")
+
+
+@statement("discrete-vs-continuous", "The chain with time step dt, and the iteration, against the SDE", branches=("tail", "kept"))
+def discrete_vs_continuous(mode: Mode) -> Draft:
+    square = one_step(mode, dt, curvature=False)
+    balance = sympy.expand(square.subs(delta**2, M) - M)
+    solution = stationary(balance)
+    _, limit = _continuous(mode, sigma**2)
+    at_step = tidy(solution.subs(dt, alpha))
+    rate = -sympy.log(1 + alpha * mode.rate) / alpha
+    steps = [
+        gain_step(mode),
+        rate_step(mode),
+        Step(Eq(Symbol("E") * Symbol("delta^+") ** 2, square, evaluate=False), "mean square after one Euler-Maruyama step"),
+        Step(Eq(balance, 0, evaluate=False), "stationary: it equals M = E delta^2 before the step"),
+        Step(Eq(sympy.Limit(M, dt, 0, "+"), limit, evaluate=False), "the SDE's variance, by its own generator"),
+        vanishes(solution.subs(dt, 0) - limit, "and the chain's at dt = 0 is the same"),
+        vanishes(
+            sympy.exp(-rate * alpha) - (1 + alpha * mode.rate),
+            "where alpha phi lambda < 1 an Ornstein-Uhlenbeck process of this rate has the iteration's factor",
+        ),
+    ]
+    embedded = Hypothesis("alpha phi(lambda) lambda < 1", None if mode.method is None else 1 - alpha * mode.phi * mode.at)
+    return Draft(
+        Eq(M, solution, evaluate=False),
+        steps,
+        "Liu, Ziyin and Ueda 2021 for the discrete covariance; numbers by stability.linear",
+        [STEP, *minimum(mode), mean_stable(mode, dt), EXACT],
+        [
+            Corollary("iteration", Eq(M, at_step, evaluate=False), (mean_stable(mode),)),
+            Corollary("ratio", Eq(Symbol("M_discrete") / Symbol("M_continuous"), tidy(at_step / limit), evaluate=False), (mean_stable(mode),)),
+            Corollary("embedding", Eq(Symbol("rate"), rate, evaluate=False), (embedded,)),
+        ],
+    )
+
+
+@matrix("discrete-vs-continuous")
+def discrete_matrix(mode: Mode, dim: int) -> Draft:
+    return _lyapunov(mode, dim, dt, "the Stein equation of the chain's second moment, per unit of time")
+
+
+@statement("excess-risk", "Stationary excess risk", branches=("tail", "kept"))
+def excess_risk(mode: Mode) -> Draft:
+    steps, solution = _continuous(mode, sigma**2)
+    one = tidy(mode.at * solution / 2)
+    steps.append(Step(Eq(mode.at * M / 2, one, evaluate=False), "the mode's share of tr(H M) / 2"))
+    total = alpha * sigma**2 / 4 * over_spectrum(mode, lambda gain, curvature: gain)
+    if not one.has(mode.at):  # SGD and the truncated tail: every mode has the same share
+        steps.append(Step(Eq(sympy.diff(one, mode.at), 0, evaluate=False), "which does not depend on the curvature: conditioning does not matter"))
+    return Draft(
+        Eq(Symbol("R"), one, evaluate=False),
+        steps,
+        OU,
+        [STEP, *minimum(mode), EXACT, UNALIGNED],
+        [Corollary("total", Eq(Symbol("R"), total, evaluate=False))],
+    )
+
+
+@matrix("excess-risk")
+def excess_risk_matrix(mode: Mode, dim: int) -> Draft:
+    draft = noise_amplification_matrix(mode, dim)
+    H, solution = Spectrum(mode, dim).H, draft.statement.rhs
+    risk = sympy.Add(*(tidy(H[i, i] * solution[i, i] / 2) for i in range(dim)))
+    whole = sympy.Trace(sympy.MatrixSymbol("H", dim, dim) * sympy.MatrixSymbol("M", dim, dim)) / 2
+    draft.steps.append(Step(Eq(Symbol("R"), whole, evaluate=False), "excess risk"))
+    draft.statement = Eq(Symbol("R"), risk, evaluate=False)
+    return draft
+
+
+@statement("aligned-noise", "Noise aligned with curvature is not amplified", branches=("tail", "kept"))
+def aligned_noise(mode: Mode) -> Draft:
+    steps, solution = _continuous(mode, sigma**2 * mode.at)
+    risk = tidy(mode.at * solution / 2)
+    steps.append(Step(Eq(mode.at * M / 2, risk, evaluate=False), "its share of the excess risk; 1 / lambda never appears in it for Newton"))
+    aligned = Hypothesis("gradient noise is aligned with curvature: variance sigma^2 lambda in the mode (Sigma = sigma^2 H, as for label noise)")
+    return Draft(
+        Eq(M, solution, evaluate=False),
+        steps,
+        OU,
+        [STEP, *minimum(mode), EXACT, aligned],
+        [Corollary("excess-risk", Eq(Symbol("R"), risk, evaluate=False))],
+    )
+
+
+@matrix("aligned-noise")
+def aligned_noise_matrix(mode: Mode, dim: int) -> Draft:
+    draft = noise_amplification_matrix(mode, dim)
+    curvatures, covariance = Spectrum(mode, dim).H, symmetric("Sigma", dim)
+    aligned = {covariance[i, j]: sigma**2 * curvatures[i, j] for i in range(dim) for j in range(i, dim)}
+    solution = draft.statement.rhs.subs(aligned).applyfunc(sympy.factor)
+    draft.steps += [Step(draft.statement, "solved"), Step(Eq(Symbol("Sigma"), covariance.subs(aligned), evaluate=False), "noise aligned with curvature")]
+    draft.statement = Eq(Symbol("M"), solution, evaluate=False)
+    return draft
+
+
+lam_min = Symbol("lambda_min", positive=True)
+
+
+@statement("equal-rates", "At equal slowest rate second-order methods are not noisier", branches=("tail", "kept"))
+def equal_rates(mode: Mode) -> Draft:
+    """The mode is lambda; the slowest one is lambda_min, in the tail where the method has one."""
+    own = Mode(mode.method, "kept", mode.at)
+    slow = mode.phi if mode.branch == "tail" else own.gain(lam_min)
+    _, sgd = _continuous(_sgd(), sigma**2)
+    steps, solution = _continuous(own, sigma**2)
+    ours, theirs = Symbol("alpha_method", positive=True), Symbol("alpha_SGD", positive=True)
+    (step,) = sympy.solve(ours * slow * lam_min - theirs * lam_min, ours)
+    ratio = sympy.simplify(solution.subs(alpha, step) / sgd.subs(alpha, theirs))
+    steps += [
+        Step(Eq(ours * slow * lam_min, theirs * lam_min, evaluate=False), "equal rates of the slowest mode"),
+        Step(Eq(ours, step, evaluate=False), "the method's step"),
+        Step(Eq(Symbol("M_SGD"), sgd.subs(alpha, theirs), evaluate=False), "the variance of SGD at its own step"),
+    ]
+    concrete = mode.method is not None
+    slowest = Hypothesis(
+        "lambda_min is the slowest mode of both: lambda >= lambda_min and phi(lambda) lambda >= phi(lambda_min) lambda_min",
+        sympy.Min(mode.at - lam_min, own.phi * mode.at - slow * lam_min) + Rational(1, 10**12) if concrete else None,
+    )
+    return Draft(
+        Eq(M / Symbol("M_SGD"), ratio, evaluate=False),
+        steps,
+        OU + ", and the study equal-rates",
+        [*minimum(own), Hypothesis("lambda_min > 0", lam_min), slowest, EXACT, UNALIGNED],
+    )
+
+
+def _damped(method: Method) -> bool:
+    """Whether damping is what the method does: a gain that is finite at zero curvature, and not the same everywhere."""
+    gain = Mode(method).gain(lam)
+    return gain.has(lam) and sympy.limit(gain, lam, 0, "+").is_finite is True
+
+
+@statement("damping", "Damping bounds what ill-conditioning amplifies", branches=("tail", "kept"), default=DampedNewton(damping=1.0), applies=_damped)
+def damping(mode: Mode) -> Draft:
+    steps, solution = _continuous(mode, sigma**2)
+    _, newton = _continuous(Mode(Newton()), sigma**2)
+    ratio = tidy(solution / newton)
+    bound = sympy.limit(mode.phi, lam, 0, "+")
+    steps += [
+        Step(Eq(Symbol("M_Newton"), newton, evaluate=False), "the same derivation for Newton, phi = 1 / lambda"),
+        Step(Eq(sympy.Limit(Function("varphi")(lam), lam, 0, "+"), bound, evaluate=False), "the gain at vanishing curvature"),
+        Step(Eq(Function("varphi")(lam) - bound, tidy(mode.phi - bound), evaluate=False), "which the gain never exceeds: the difference is not positive"),
+    ]
+    return Draft(
+        Eq(M / Symbol("M_Newton"), ratio, evaluate=False),
+        steps,
+        OU,
+        [STEP, *minimum(mode), EXACT, UNALIGNED],
+        [
+            Corollary("largest-gain", Eq(Symbol("A_max"), bound, evaluate=False)),
+            Corollary("excess-risk-bound", Eq(Symbol("R_max"), alpha * sigma**2 * bound / 4, evaluate=False)),
+        ],
+    )

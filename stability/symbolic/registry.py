@@ -1,0 +1,156 @@
+"""The statements by name: which methods each speaks of, and the function that derives it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy
+
+from ..methods import Method
+from .mode import Mode, alpha, dt, lam, lam_next
+from .objects import Corollary, Hypothesis, Step
+
+DIMS = (1, 2, 3)
+
+
+@dataclass
+class Draft:
+    """What a derivation hands over."""
+
+    statement: Any
+    steps: list[Step]
+    source: str
+    hypotheses: list[Hypothesis] = field(default_factory=list)
+    corollaries: list[Corollary] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered statement."""
+
+    name: str
+    title: str
+    derive: Callable[[Mode], Draft]
+    branches: tuple[str, ...]  # of a truncated method, the first is the default
+    at: Any  # the curvature's symbol
+    default: Method | None  # whom it speaks of where no method is given; None: of any gain
+    applies: Callable[[Method], bool]
+    matrix: dict[str, Callable[[Mode, int], Draft]] = field(default_factory=dict)
+
+
+STATEMENTS: dict[str, Entry] = {}
+
+
+def statement(
+    name: str,
+    title: str,
+    *,
+    branches: tuple[str, ...] = ("kept",),
+    at: Any = lam,
+    default: Method | None = None,
+    applies: Callable[[Method], bool] = lambda method: True,
+) -> Callable[[Callable[[Mode], Draft]], Callable[[Mode], Draft]]:
+    """Register the derivation of a statement for one generic mode."""
+
+    def keep(derive: Callable[[Mode], Draft]) -> Callable[[Mode], Draft]:
+        STATEMENTS[name] = Entry(name, title, derive, branches, at, default, applies)
+        return derive
+
+    return keep
+
+
+def matrix(name: str) -> Callable[[Callable[[Mode, int], Draft]], Callable[[Mode, int], Draft]]:
+    """Register the derivation of the same statement with full matrices, in 1, 2 or 3 dimensions."""
+
+    def keep(derive: Callable[[Mode, int], Draft]) -> Callable[[Mode, int], Draft]:
+        STATEMENTS[name].matrix["derive"] = derive
+        return derive
+
+    return keep
+
+
+# -- hypotheses and steps that several statements share ----------------------------------------------------------
+
+STEP = Hypothesis("the step is positive: alpha > 0", alpha)
+EXACT = Hypothesis("the Hessian is exact: no noise in the preconditioner")
+UNALIGNED = Hypothesis("gradient noise has variance sigma^2 in the mode, whatever its curvature")
+GAUSSIAN = Hypothesis("curvature noise is independent from step to step, with variances s_g^2, s_h^2 and covariance c_gh in the mode")
+
+
+def minimum(mode: Mode) -> list[Hypothesis]:
+    """The mode decays: positive curvature and a positive gain."""
+    return [Hypothesis("the point is a minimum: lambda > 0", mode.at), decays(mode)]
+
+
+def decays(mode: Mode) -> Hypothesis:
+    """The drift contracts."""
+    return Hypothesis("the mode decays: phi(lambda) lambda > 0", None if mode.method is None else mode.phi * mode.at)
+
+
+def falling(dim: int) -> Hypothesis:
+    """Curvatures as a truncated method ranks them."""
+    curvatures = sympy.symbols(f"lambda_1:{dim + 1}", positive=True)
+    gaps = [x - y for x, y in itertools.pairwise(curvatures)]
+    return Hypothesis("curvatures are positive and fall: lambda_1 > ... > lambda_d > 0", sympy.Min(*gaps, curvatures[-1]))
+
+
+def saddle(mode: Mode) -> list[Hypothesis]:
+    """The mode is an unstable direction of the objective."""
+    return [Hypothesis("the direction is one of negative curvature: lambda < 0", -mode.at), finite(mode)]
+
+
+def mean_stable(mode: Mode, step: Any = alpha) -> Hypothesis:
+    """The chain's mean contracts."""
+    name = "dt" if step == dt else "alpha"
+    return Hypothesis(f"the mean is stable: {name} phi(lambda) lambda < 2", None if mode.method is None else 2 - step * mode.phi * mode.at)
+
+
+def gain_step(mode: Mode) -> Step:
+    """What every derivation starts from: the method's gain, read on a symbol."""
+    name = sympy.Function("varphi_t" if mode.branch == "tail" else "varphi", real=True)
+    if mode.method is None:
+        return Step(
+            sympy.Eq(sympy.Function("P")(sympy.Symbol("H")), name(sympy.Symbol("H")), evaluate=False),
+            "the preconditioner is a spectral function of the Hessian",
+        )
+    return Step(sympy.Eq(name(mode.at), mode.phi, evaluate=False), "the method's gain, read from its own formula")
+
+
+def vanishes(expression: Any, reason: str) -> Step:
+    """A step that says that an expression is zero, which SymPy must bear out."""
+    entries = expression if isinstance(expression, sympy.MatrixBase) else [expression]
+    left = [entry for entry in entries if sympy.expand(sympy.fraction(sympy.together(entry))[0]) != 0 and sympy.simplify(entry) != 0]
+    if left:
+        raise ArithmeticError(f"The derivation does not close for this gain: {left[0]} should vanish ({reason}).")
+    zero = sympy.zeros(*expression.shape) if isinstance(expression, sympy.MatrixBase) else sympy.Integer(0)
+    return Step(sympy.Eq(expression, zero, evaluate=False), reason)
+
+
+def over_spectrum(mode: Mode, term: Callable[[Any, Any], Any]) -> Any:
+    """``sum_i term(phi_i, lambda_i)``; for a truncated method over the kept modes, and over the tail with its own gain."""
+    spectrum, index = sympy.IndexedBase("lambda"), sympy.Symbol("i", integer=True)
+    count, rank = sympy.Symbol("d", integer=True, positive=True), sympy.Symbol("r", integer=True, positive=True)
+
+    def total(gain: Any, low: Any, high: Any) -> Any:
+        one = term(gain, spectrum[index])
+        return sympy.Sum(one, (index, low, high)) if one.has(index) else one * (high - low + 1)
+
+    # The gain is read on a plain positive symbol: an indexed one has no sign that |lambda| could use.
+    kept = Mode(mode.method).gain(lam).subs(lam, spectrum[index])
+    if mode.method is None or mode.method.rank is None:
+        return total(kept, 1, count)
+    tail = mode.tail_gain(lam_next).subs(lam_next, spectrum[rank + 1])
+    return total(kept, 1, rank) + total(tail, rank + 1, count)
+
+
+def finite(mode: Mode) -> Hypothesis:
+    """The gain exists at this curvature."""
+    return Hypothesis("the gain is finite there: no pole of phi", None if mode.method is None else sympy.cancel(1 / mode.phi**2))
+
+
+def rate_step(mode: Mode) -> Step:
+    """The linear rate."""
+    return Step(sympy.Eq(sympy.Symbol("a"), mode.rate, evaluate=False), "Jacobian of the drift -phi(lambda) lambda delta")

@@ -1,0 +1,260 @@
+"""How large a step may be: mean-square limits under curvature noise, truncation, finite data."""
+
+from __future__ import annotations
+
+from itertools import combinations, combinations_with_replacement
+from typing import Any
+
+import sympy
+from sympy import Eq, Function, Matrix, Rational, Symbol
+
+from ..methods import Method
+from .mode import (
+    E_g,
+    E_h,
+    Mode,
+    Spectrum,
+    alpha,
+    c_gh,
+    delta,
+    expectation,
+    kick,
+    lam,
+    lam_next,
+    one_step,
+    s_g,
+    s_h,
+    symmetric,
+    tidy,
+)
+from .registry import EXACT, GAUSSIAN, Corollary, Draft, Hypothesis, Step, falling, gain_step, matrix, minimum, rate_step, statement, vanishes
+
+LIMIT = Symbol("alpha_max", positive=True)
+BATCHES = Hypothesis("the covariance is one of two batches: |c_gh| <= s_g s_h", s_g * s_h - sympy.Abs(c_gh) + Rational(1, 10**12))
+
+
+def _marginal(mode: Mode) -> tuple[list[Step], Any, Any]:
+    """The noise's strength K, and the step at which the homogeneous second moment neither grows nor decays."""
+    square = one_step(mode, alpha, curvature=True)
+    factor = sympy.Poly(square, delta).coeff_monomial(delta**2)
+    a, K = Symbol("a", negative=True), Symbol("K", nonnegative=True)
+    marginal = (1 + alpha * a) ** 2 + alpha**2 * K
+    (limit,) = (root for root in sympy.solve(Eq(marginal, 1), alpha) if root != 0)
+    found = {a: mode.rate, K: kick(mode)}
+    steps = [
+        gain_step(mode),
+        rate_step(mode),
+        Step(Eq(Symbol("E") * Symbol("delta^+") ** 2, square, evaluate=False), "mean square after one step of the linearised chain"),
+        Step(Eq(K, found[K], evaluate=False), "variance of phi E_g + phi' lambda E_h, the noise that multiplies the mode"),
+        vanishes(factor - marginal.subs(found), "the factor of delta^2 is (1 + alpha a)^2 + alpha^2 K"),
+        Step(Eq(marginal, 1, evaluate=False), "marginal: it is one"),
+        Step(Eq(LIMIT, limit, evaluate=False), "solved for the step"),
+    ]
+    return steps, limit.subs(a, mode.rate), K
+
+
+@statement("mean-square-step-limit", "The largest mean-square-stable step under curvature noise")
+def mean_square_step_limit(mode: Mode) -> Draft:
+    steps, limit, K = _marginal(mode)
+    strength = kick(mode)
+    independent = limit.subs(K, strength.subs(c_gh, 0))
+    return Draft(
+        Eq(LIMIT, limit.subs(K, strength), evaluate=False),
+        steps,
+        "the linearised chain: stability.linear; without linearisation: stability.exact",
+        [*minimum(mode), GAUSSIAN, BATCHES],
+        [
+            Corollary("independent-batches", Eq(LIMIT, independent, evaluate=False)),
+            Corollary("exact-Hessian", Eq(LIMIT, tidy(limit.subs(K, strength.subs({c_gh: 0, s_h: 0}))), evaluate=False)),
+        ],
+    )
+
+
+tau_g, tau_h = sympy.symbols("tau_g tau_h", nonnegative=True)
+c_tau = Symbol("c", real=True)
+
+
+def _coupling(spectrum: Spectrum, dim: int) -> Matrix:
+    """``K_ij = E G_ij^2`` for ``G = P E_g + DP[E_h] H`` and GOE noise: how the diagonal of M feeds itself."""
+    first, second = symmetric("Eg", dim), symmetric("Eh", dim)
+    G = spectrum.P * first + spectrum.derivative(second) * spectrum.H
+    moments: dict[Any, Any] = {}
+    for i, j in combinations_with_replacement(range(dim), 2):
+        twice = 2 if i == j else 1
+        x, y = first[i, j], second[i, j]
+        moments |= {x**2: twice * tau_g**2, y**2: twice * tau_h**2, x * y: twice * c_tau}
+    return G.applyfunc(lambda entry: sympy.factor(expectation(entry**2, moments)))
+
+
+@matrix("mean-square-step-limit")
+def mean_square_matrix(mode: Mode, dim: int) -> Draft:
+    spectrum = Spectrum(mode, dim)
+    return _matrix_limit(spectrum, dim, _coupling(spectrum, dim), [])
+
+
+def _matrix_limit(spectrum: Spectrum, dim: int, feed: Matrix, more: list[Step]) -> Draft:
+    rates = [-phi * x for phi, x in zip(spectrum.gains, spectrum.curvatures, strict=True)]
+    balance = sympy.diag(*[1 / (-2 * a) for a in rates]) * (sympy.diag(*[a**2 for a in rates]) + feed)
+    a, K, M = sympy.symbols("a K M", commutative=False)
+    steps = [
+        Step(Eq(Symbol("Phi"), spectrum.divided, evaluate=False), "divided differences of the gain (Daleckii and Krein): DP[E] = Phi o E"),
+        *more,
+        Step(Eq(Symbol("K"), feed, evaluate=False), "K_ij = E G_ij^2 for G = P E_g + DP[E_h] H: the diagonal of M feeds itself only"),
+        Step(Eq(Symbol("M^+") - Symbol("M"), alpha * 2 * a * M + alpha**2 * (a**2 + K) * M, evaluate=False), "one step of the diagonal"),
+    ]
+    radius = Function("rho")(sympy.ImmutableMatrix(balance.applyfunc(sympy.factor)))
+    gaussian = Hypothesis("curvature noise is Gaussian and symmetric (GOE): variance tau^2 off the diagonal, 2 tau^2 on it, covariance c")
+    return Draft(Eq(LIMIT, 1 / radius, evaluate=False), steps, "stability.linear", [gaussian, falling(dim)])
+
+
+@statement("same-batch-cancellation", "The same batch for gradient and Hessian: their noises cancel in Newton's step")
+def same_batch_cancellation(mode: Mode) -> Draft:
+    steps, limit, K = _marginal(mode)
+    product = sympy.factor(sympy.diff(mode.phi * mode.at, mode.at))
+    same = product**2 * s_g**2
+    steps += [
+        Step(Eq(E_h, E_g, evaluate=False), "the same batch: both noises are one, so s_h = s_g and c_gh = s_g^2"),
+        vanishes(
+            mode.phi + mode.slope * mode.at - sympy.Derivative(mode.phi * mode.at, mode.at).doit(),
+            "the noise's factor phi + phi' lambda is the derivative of lambda phi(lambda): P E + DP[E] H = D(P H)[E]",
+        ),
+        vanishes(kick(mode).subs({s_h: s_g, c_gh: s_g**2}) - same, "so K is the square of that derivative times s_g^2"),
+        Step(Eq(K, same, evaluate=False), "it vanishes where lambda phi is constant, as for Newton"),
+    ]
+    return Draft(
+        Eq(LIMIT, limit.subs(K, same), evaluate=False),
+        steps,
+        "stability.linear with Noise(coupling='nested')",
+        [*minimum(mode), Hypothesis("one batch serves gradient and Hessian: E_h = E_g")],
+        [Corollary("noise", Eq(K, same, evaluate=False))],
+    )
+
+
+@matrix("same-batch-cancellation")
+def same_batch_matrix(mode: Mode, dim: int) -> Draft:
+    spectrum, E = Spectrum(mode, dim), symmetric("E", dim)
+    more = []
+    if spectrum.rank == dim:
+        products = [phi * x for phi, x in zip(spectrum.gains, spectrum.curvatures, strict=True)]
+
+        def slope(i: int, j: int) -> Any:
+            x, y = spectrum.curvatures[i], spectrum.curvatures[j]
+            return sympy.diff(products[i], x) if i == j else (products[i] - products[j]) / (x - y)
+
+        whole = spectrum.P * E + spectrum.derivative(E) * spectrum.H
+        derivative = sympy.matrix_multiply_elementwise(Matrix(dim, dim, slope), E)
+        more.append(vanishes(whole - derivative, "P E + DP[E] H = D(P H)[E]: the divided differences of lambda phi"))
+    same = _coupling(spectrum, dim).subs({tau_h: tau_g, c_tau: tau_g**2}).applyfunc(sympy.factor)
+    return _matrix_limit(spectrum, dim, same, more)
+
+
+def _truncated(method: Method) -> bool:
+    return method.rank is not None
+
+
+@statement("truncation-gap", "A truncation inside a cluster of eigenvalues amplifies Hessian noise", applies=_truncated)
+def truncation_gap(mode: Mode) -> Draft:
+    kept, tail = mode.gain(lam), mode.tail_gain(lam_next)
+    quotient = tidy((kept - tail) / (lam - lam_next))
+    if sympy.fraction(quotient)[1].has(lam_next - lam):
+        quotient = sympy.factor(kept - tail) / (lam - lam_next)
+    H, V, P, D = sympy.symbols("Lambda V P DP", commutative=False)
+    steps = [
+        gain_step(mode),
+        Step(Eq(Function("varphi_t")(lam_next), tail, evaluate=False), "the gain off the kept subspace"),
+        Step(Eq(D * H - H * D, V * P - P * V, evaluate=False), "P commutes with H: differentiated along H + s V at s = 0"),
+        Step(
+            Eq(Symbol("Phi") * (lam - lam_next), sympy.factor(kept - tail), evaluate=False),
+            "its entry across the cut",
+        ),
+    ]
+    apart = Hypothesis("the truncation separates two eigenvalues: lambda > lambda_next > 0", sympy.Min(lam - lam_next, lam_next))
+    return Draft(
+        Eq(Symbol("Phi"), quotient, evaluate=False),
+        steps,
+        "stability.methods, by divided differences; the validity indicator of stability.linear uses it",
+        [apart],
+    )
+
+
+@statement("truncation-limit", "The truncation's own step limit", branches=("tail",), applies=_truncated)
+def truncation_limit(mode: Mode) -> Draft:
+    tail = mode.tail_gain(lam_next)
+    rate = -tail * lam_next
+    roots = sympy.solve(Eq((1 + alpha * rate) ** 2, 1), alpha)
+    (limit,) = (tidy(root) for root in roots if root != 0)
+    steps = [
+        Step(Eq(Function("varphi_t")(lam_next), tail, evaluate=False), "the gain off the kept subspace"),
+        Step(Eq(Symbol("a"), rate, evaluate=False), "the rate of the first mode left out, the fastest of the tail"),
+        Step(Eq((1 + alpha * rate) ** 2, 1, evaluate=False), "marginal, without any noise"),
+    ]
+    return Draft(
+        Eq(LIMIT, limit, evaluate=False),
+        steps,
+        "stability.linear; the flat tail is the idea of NewSamp, Erdogdu and Montanari 2015",
+        [Hypothesis("the first curvature left out is positive: lambda_next > 0", lam_next), EXACT],
+    )
+
+
+n, b = sympy.symbols("n b", integer=True, positive=True)
+V = Symbol("V", nonnegative=True)
+
+
+@statement("finite-data-limit", "Minibatches drawn without replacement from finite data")
+def finite_data_limit(mode: Mode) -> Draft:
+    single, pair = V, -V / (n - 1)
+    spread = sympy.factor(single / b + (b - 1) / b * pair)
+    fixed = Mode(mode.method, mode.branch, mode.at)
+    _, limit, K = _marginal(fixed)
+    limit = tidy(limit.subs(K, kick(fixed).subs({s_h: 0, c_gh: 0}))).subs(s_g, sympy.sqrt(spread))
+    samples, size = sympy.symbols("h_1:5"), 2
+    batches = list(combinations(samples, size))
+    mean = sum(samples) / 4
+    square = sum((sum(batch) / size) ** 2 for batch in batches) / len(batches)
+    variance = sum(h**2 for h in samples) / 4 - mean**2
+    steps = [
+        gain_step(mode),
+        Step(Eq(Symbol("Cov(h_i, h_j)"), pair, evaluate=False), "two different draws without replacement: the n deviations sum to zero"),
+        Step(Eq(s_g**2, spread, evaluate=False), "variance of the mean of b draws, V the variance of one sample's curvature"),
+        vanishes(square - mean**2 - spread.subs({n: 4, b: size, V: variance}), "counted out for n = 4, b = 2 over all six batches"),
+        Step(Eq(LIMIT, limit, evaluate=False), "put into the mean-square step limit with the Hessian of all data"),
+    ]
+    return Draft(
+        Eq(LIMIT, limit, evaluate=False),
+        steps,
+        "Ma and Ying 2021, Mulayoff and Michaeli 2024 for SGD; numbers by Noise.from_data",
+        [
+            *minimum(mode),
+            Hypothesis("an interpolating minimum: every sample's gradient vanishes there; the preconditioner uses all data"),
+            Hypothesis("at most all of at least two samples: n >= 2, b <= n", sympy.Min(n - b + 1, n - 1)),
+        ],
+    )
+
+
+@matrix("finite-data-limit")
+def finite_data_matrix(mode: Mode, dim: int) -> Draft:
+    """SGD's whole second-moment map, counted out over all batches of two from three samples."""
+    size, count = 2, 3
+    samples = [Matrix(dim, dim, lambda i, j, k=k: Symbol(f"h{k}_{min(i, j) + 1}{max(i, j) + 1}", real=True)) for k in range(1, count + 1)]
+    kron = sympy.kronecker_product
+    mean = sum(samples, sympy.zeros(dim)) / count
+    share = Rational(count - size, size * (count - 1))
+    batches = [sum(batch, sympy.zeros(dim)) / size for batch in combinations(samples, size)]
+    counted = sum((kron(x, x) for x in batches), sympy.zeros(dim**2)) / len(batches)
+    formula = (1 - share) * kron(mean, mean) + share / count * sum((kron(x, x) for x in samples), sympy.zeros(dim**2))
+    p, C, D = sympy.symbols("p C D")
+    steps = [
+        Step(Eq(p, (n - b) / (b * (n - 1)), evaluate=False), "variance of a batch mean over that of one sample, without replacement"),
+        vanishes(counted - formula, "E H_B (x) H_B = (1 - p) H (x) H + (p / n) sum H_i (x) H_i, counted out for n = 3, b = 2"),
+        Step(
+            Eq(Symbol("M^+") - Symbol("M"), -2 * alpha * C + alpha**2 * D, evaluate=False),
+            "one step of SGD on vec M, C = (H (x) I + I (x) H) / 2, D as above",
+        ),
+    ]
+    one = sympy.eye(dim)
+    balance = (kron(mean, one) + kron(one, mean)) / 2
+    limit = 2 / Function("lambda_max")(sympy.ImmutableMatrix(balance), sympy.ImmutableMatrix(formula))
+    steps.append(Step(Eq(LIMIT, 2 / Function("lambda_max")(C**-1 * D), evaluate=False), "marginal; below with C and D written out for n = 3, b = 2"))
+    return Draft(
+        Eq(LIMIT, limit, evaluate=False), steps, "Ma and Ying 2021; numbers by Noise.from_data", [Hypothesis("an interpolating minimum; C has full rank")]
+    )

@@ -1,0 +1,153 @@
+"""One table: what each method does at a minimum, a saddle, a maximum and a flat point, read off its own gain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+
+from ..methods import LRSFN, SFN, SGD, DampedNewton, Method, Newton
+from .laws import poles
+from .mode import Mode, c_gh, kick, lam, tidy
+
+SIZE = sympy.Symbol("|lambda|", positive=True)
+POINTS = ("minimum", "saddle", "maximum", "flat")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method at a kind of critical point; expressions in the curvature, None where there is nothing.
+
+    Attributes
+    ----------
+    method, point, attracts : str
+        At a saddle and at a maximum along a direction of negative curvature.
+    rate, gain : sympy expressions
+        ``a`` and ``phi``; the limit of vanishing curvature at a flat point.
+    step_limit, mean_square_limit : sympy expressions or None
+        The largest step with an exact Hessian, and with curvature noise of independent batches.
+    """
+
+    method: str
+    point: str
+    attracts: str
+    rate: Any
+    gain: Any
+    step_limit: Any
+    mean_square_limit: Any
+
+
+@dataclass(frozen=True)
+class MethodTable:
+    """Rows of `method_table`; prints as text, or as Markdown."""
+
+    rows: tuple[Row, ...]
+
+    def __str__(self) -> str:
+        cells: list[tuple[str, ...]] = [("method", "point", "attracts", "rate a", "noise gain phi", "largest step", "with curvature noise")]
+        for row in self.rows:
+            cells.append((row.method, row.point, row.attracts, *(_text(x) for x in (row.rate, row.gain, row.step_limit, row.mean_square_limit))))
+        widths = [max(len(line[k]) for line in cells) for k in range(6)]
+        return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[6]]).rstrip() for line in cells)
+
+    def markdown(self) -> str:
+        """One line per method, one column per kind of point."""
+        methods = list(dict.fromkeys(row.method for row in self.rows))
+        head = ["| method | minimum, `λ > 0` | saddle and maximum, along `λ < 0` | flat, `λ → 0` |", "|---|---|---|---|"]
+        by = {(row.method, row.point): row for row in self.rows}
+        lines = []
+        for method in methods:
+            low, high, flat = by[method, "minimum"], by[method, "saddle"], by[method, "flat"]
+            cells = [
+                f"`a = {_text(low.rate)}`, gain `{_text(low.gain)}`, `α < {_text(low.step_limit)}`",
+                f"attracts: {high.attracts}; `a = {_text(high.rate)}`",
+                f"`a = {_text(flat.rate)}`, gain `{_text(flat.gain)}`",
+            ]
+            lines.append("| " + _greek(" | ".join([method, *cells])) + " |")
+        return "\n".join(head + lines)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The rows in JSON's terms; expressions as LaTeX."""
+        fields = ("rate", "gain", "step_limit", "mean_square_limit")
+        return [
+            {"method": row.method, "point": row.point, "attracts": row.attracts}
+            | {key: None if getattr(row, key) is None else sympy.latex(getattr(row, key)) for key in fields}
+            for row in self.rows
+        ]
+
+
+def method_table(methods: Iterable[Method] | None = None) -> MethodTable:
+    """What methods do at critical points: attracts, rate, noise gain, largest step.
+
+    Parameters
+    ----------
+    methods : iterable of Method, optional
+        The shipped ones by default. Of a truncated method the row is about its tail: kept modes are those of SFN.
+
+    Returns
+    -------
+    MethodTable
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> [(row.point, row.attracts) for row in st.method_table([st.Newton()]).rows]
+    [('minimum', 'yes'), ('saddle', 'yes'), ('maximum', 'yes'), ('flat', 'singular')]
+    """
+    if methods is None:
+        methods = [SGD(), Newton(), DampedNewton(damping=1.0), SFN(damping=1.0)]
+        methods += [LRSFN(rank=1, damping=1.0), LRSFN(rank=1, damping=1.0, tail="flat")]
+    return MethodTable(tuple(row for method in methods for row in _rows(method)))
+
+
+def _rows(method: Method) -> list[Row]:
+    branch = "kept" if method.rank is None else "tail"
+    low, high = Mode(method, branch, lam), Mode(method, branch, -SIZE)
+    label = low.label
+    rate, negative = tidy(low.phi * -lam), tidy(high.phi * SIZE)
+    limit = tidy(-2 / rate)
+    noisy = 2 * low.phi * lam / ((low.phi * lam) ** 2 + kick(low).subs(c_gh, 0))
+    attracts = _attracts(method, branch, negative)
+    trapped = tidy(-2 / negative) if attracts == "yes" else None
+    near, gain = (_vanishing(low.phi * power, low) for power in (lam, 1))
+    flat = "singular" if gain.is_infinite else "no: it does not move"
+    return [
+        Row(label, "minimum", "yes" if rate.is_negative else "where phi > 0", rate, low.phi, limit, noisy),
+        Row(label, "saddle", attracts, negative, high.phi, trapped, None),
+        Row(label, "maximum", attracts, negative, high.phi, trapped, None),
+        Row(label, "flat", flat, -near, gain, None if near == 0 else 2 / near, None),
+    ]
+
+
+def _vanishing(expression: Any, mode: Mode) -> Any:
+    """The limit of vanishing curvature; where it depends on a parameter, at the parameter's own value."""
+    try:
+        return sympy.limit(expression, lam, 0, "+")
+    except NotImplementedError:
+        own = {symbol: sympy.Rational(repr(float(mode.values[symbol.name]))) for symbol in mode.parameters.values()}
+        return sympy.limit(expression.subs(own), lam, 0, "+")
+
+
+def _attracts(method: Method, branch: str, rate: Any) -> str:
+    """Whether a direction of negative curvature decays; where the gain changes sign at a pole, on which side."""
+    if rate.is_negative or rate.is_positive:
+        return "yes" if rate.is_negative else "no"
+    places = [place for place, _, _ in poles(Mode(method)) if branch == "kept" and place.is_negative]
+    if len(places) != 1:
+        return "where phi(lambda) < 0"
+    beyond = sympy.simplify(rate.subs(SIZE, -2 * places[0]))
+    return f"if |lambda| {'>' if beyond.is_negative else '<'} {_text(-places[0])}"
+
+
+def _greek(text: str) -> str:
+    for name, letter in (("|lambda|", "\\|λ\\|"), ("lambda", "λ"), ("gamma", "γ"), ("epsilon", "ε")):
+        text = text.replace(name, letter)
+    return text
+
+
+def _text(expression: Any) -> str:
+    if expression is None:
+        return "-"
+    return str(expression).replace("**", "^").replace("oo", "inf")

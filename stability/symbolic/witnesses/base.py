@@ -1,0 +1,177 @@
+"""Witnesses: for every statement, admissible values, another way to the number, and a simulation that it predicts."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...flow import Flow
+from ...linear import LinearFlow, linearize
+from ...methods import Method
+from ...noise import Noise
+from ...objectives import quadratic
+from ...simulate import Ensemble, simulate
+from ..objects import Theorem
+
+PATHS = 1024
+Values = dict[str, Any]
+WITNESSES: dict[str, type[Witness]] = {}
+
+
+def witness(name: str) -> Callable[[type[Witness]], type[Witness]]:
+    """Register the witness of a statement."""
+
+    def keep(kind: type[Witness]) -> type[Witness]:
+        WITNESSES[name] = kind
+        return kind
+
+    return keep
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method with drawn parameters, and the branch of its that a statement is about."""
+
+    method: Method
+    branch: str
+    dim: int | None = None
+
+    @classmethod
+    def drawn(cls, theorem: Theorem, rng: np.random.Generator) -> Case:
+        """The theorem's method with its parameters scaled at random, of rank one where it has a rank."""
+        assert theorem.method is not None
+        method = copy.copy(theorem.method)
+        if method.rank is not None:
+            method.rank = 1
+        scaled = {key: value * rng.uniform(0.5, 2.0) for key, value in method.parameters.items()}
+        return cls(method.with_parameters(**scaled), theorem.mode.branch, theorem.dim)
+
+    def spectrum(self, values: Values) -> list[float]:
+        """Curvatures of a quadratic whose last mode is the one spoken of."""
+        lam = float(values["lam"])
+        if self.branch == "kept":
+            return [lam]
+        following = float(values.get("lam_next", lam))
+        return [1.5 * max(following, abs(lam)), *([following] if following != lam else []), lam]
+
+    def flow(self, values: Values, *, aligned: bool = False, step: float | None = None, **noise: Any) -> Flow:
+        """The flow on that quadratic, with gradient noise of the mode's sigma."""
+        spectrum = np.array(self.spectrum(values))
+        sigma = float(values.get("sigma", 0.0))
+        gradient = np.diag(sigma**2 * np.abs(spectrum)) if aligned else np.diag(np.full(len(spectrum), sigma**2))
+        batch = noise.get("batch", 1)
+        return Flow(quadratic(spectrum), self.method, Noise(gradient=gradient * batch, **noise), step=float(values["step"]) if step is None else step)
+
+    def linear(self, values: Values, **options: Any) -> tuple[LinearFlow, int]:
+        """The linearised flow and the index of the mode among its eigenvalues."""
+        linear = linearize(self.flow(values, **options))
+        return linear, int(np.argmin(np.abs(linear.eigenvalues - values["lam"])))
+
+
+def variance(linear: LinearFlow, index: int, time: str = "continuous", dt: float | None = None) -> float:
+    """A mode's stationary variance by the numeric theory."""
+    q = linear.vectors[:, index]
+    return float(q @ linear.covariance(time, dt) @ q)
+
+
+def simulated(flow: Flow, steps: int, seed: int, *, dt: float | None = None, start: float = 0.0) -> Ensemble:
+    """An ensemble of the SDE's chain, from the same offset in every coordinate."""
+    dt = flow.step if dt is None else dt
+    return simulate(flow, start=np.full(flow.dim, start), t_end=steps * dt, dt=dt, paths=PATHS, seed=seed)
+
+
+def z_of_mean(sample: np.ndarray, predicted: float) -> float:
+    """How many standard errors a sample's mean is off."""
+    error = float(np.std(sample, ddof=1)) / math.sqrt(len(sample))
+    return (float(np.mean(sample)) - predicted) / error if error else (0.0 if np.isclose(np.mean(sample), predicted, rtol=1e-9) else math.inf)
+
+
+def value(theorem: Theorem, case: Case, values: Values, quantity: str | None = None) -> Any:
+    """The theorem at those of the values that it takes."""
+    given = {**values, **case.method.parameters}
+    return theorem.evaluate(quantity, **{key: given[key] for key in given if theorem.takes(key)})
+
+
+class Witness:
+    """Another way to a theorem's number."""
+
+    tolerance = 1e-10
+    axis = ("lam", 1e-2, 10.0)  # what `Theorem.data` varies, and its range
+    sign = 1.0
+
+    def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
+        """Random values; with `gentle`, such that a short simulation shows something."""
+        values = {"lam": self.sign * rng.uniform(0.3, 2.0), "step": rng.uniform(0.05, 0.3), "sigma": rng.uniform(0.2, 2.0)}
+        if case.branch == "tail":
+            values["lam_next"] = abs(values["lam"]) * rng.uniform(1.0, 1.5)
+        return self.wanted(case, values)
+
+    def wanted(self, case: Case, values: Values) -> Values:
+        """Only a flat tail, or NewSamp's, depends on the first curvature left out."""
+        if case.branch == "tail" and case.method.tail_gain(1.0) == case.method.tail_gain(2.0):
+            values.pop("lam_next", None)
+        return values
+
+    def sensible(self, case: Case, values: Values) -> bool:
+        """Whether the number can be reached the other way too: away from poles and stiff chains."""
+        gains = case.method.gain(np.array(case.spectrum(values)))
+        return bool(np.all(np.abs(gains) < 50) and np.all(np.abs(gains * np.array(case.spectrum(values))) * values.get("step", 0.0) < 1.8))
+
+    def numeric(self, case: Case, values: Values) -> float:
+        raise NotImplementedError
+
+    def deviation(self, theorem: Theorem, case: Case, values: Values) -> float:
+        """Relative to the number itself."""
+        ours, theirs = value(theorem, case, values), self.numeric(case, values)
+        return abs(ours - theirs) / max(abs(theirs), 1e-12) if math.isfinite(theirs) else (0.0 if ours == theirs else math.inf)
+
+    def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
+        """The z-score of a simulation against the statement; nan where there is nothing random."""
+        return math.nan
+
+
+class StationaryVariance(Witness):
+    """Statements about a stationary variance with an exact Hessian."""
+
+    aligned = False
+
+    def numeric(self, case: Case, values: Values) -> float:
+        return variance(*case.linear(values, aligned=self.aligned))
+
+    def predicted(self, theorem: Theorem, case: Case, values: Values) -> float:
+        """The chain's variance: the statement's, which is the SDE's, times ``2 / (2 - step phi lambda)``."""
+        linear, index = case.linear(values, aligned=self.aligned)
+        return value(theorem, case, values) * 2 / (2 + values["step"] * linear.rates[index])
+
+    def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
+        linear, index = case.linear(values, aligned=self.aligned)
+        steps = math.ceil(6 / abs(linear.rates[index]) / values["step"])
+        ens = simulated(linear.flow, steps, seed)
+        mode = ens.states[-1] @ linear.vectors[:, index]
+        return z_of_mean(mode**2, self.predicted(theorem, case, values))
+
+
+def curvature_noise(rng: np.random.Generator) -> Values:
+    """Batches and the noise they make in one mode: a diagonal GOE entry has variance ``2 tau^2``."""
+    batch, hessian_batch = float(rng.integers(1, 20)), float(rng.integers(1, 20))
+    coupling = rng.choice(["independent", "nested"]) if hessian_batch <= batch else "independent"
+    return {"curvature": rng.uniform(0.05, 0.5), "batch": batch, "hessian_batch": hessian_batch, "coupling": str(coupling)}
+
+
+def strengths(noise: Values) -> Values:
+    tau = 2 * noise["curvature"] ** 2
+    shared = tau / noise["batch"] if noise["coupling"] == "nested" else 0.0
+    return {"s_g": math.sqrt(tau / noise["batch"]), "s_h": math.sqrt(tau / noise["hessian_batch"]), "c_gh": shared}
+
+
+def doubled(flow: Flow, seed: int, *, level: str = "sde", draws: int = 20_000) -> np.ndarray:
+    """Squares of one step from a unit offset without gradient noise, in one dimension."""
+    sample = flow.draw(draws, np.random.default_rng(seed), level=level)
+    start = np.full((draws, 1), 1.0) + (0.0 if flow.reference is None else flow.reference)
+    moved = flow.euler(start, sample, flow.step) if level == "sde" else flow.update(start, sample)  # type: ignore[arg-type]
+    return (moved[:, 0] - (0.0 if flow.reference is None else flow.reference[0])) ** 2

@@ -1,0 +1,83 @@
+"""The witness of every statement derived with full matrices."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+
+from ...flow import Flow
+from ...linear import LinearFlow, linearize
+from ...methods import SGD
+from ...noise import Noise
+from ...objectives import least_squares, quadratic
+from ..objects import Theorem
+from .base import Case, Values, Witness, curvature_noise, value
+from .paths import Cubic
+
+
+class MatrixWitness(Witness):
+    """Statements with full matrices, against the numeric theory in as many dimensions."""
+
+    tolerance = 1e-9
+
+    def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
+        dim = int(case.dim or 1)
+        self.curvatures = np.sort(rng.uniform(0.3, 2.0, dim))[::-1]
+        root = rng.normal(size=(dim, dim))
+        self.sigma = root @ root.T
+        self.noise = curvature_noise(rng)
+        raw = rng.normal(size=(dim,) * 3)
+        self.third = np.sum([np.transpose(raw, order) for order in itertools.permutations(range(3))], axis=0)
+        self.gradient = rng.normal(size=dim)
+        self.step = rng.uniform(0.02, 0.1)
+        own = 1 / self.noise["batch"]
+        tau = self.noise["curvature"]
+        values = {f"lam_{i + 1}": x for i, x in enumerate(self.curvatures)} | {"step": self.step, "sigma": 1.0, "dt": self.step}
+        values |= {f"Sigma_{i + 1}{j + 1}": self.sigma[i, j] for i in range(dim) for j in range(i, dim)}
+        values |= {f"g_{i + 1}": x for i, x in enumerate(self.gradient)}
+        values |= {f"k_{i + 1}{j + 1}{k + 1}": self.third[i, j, k] for i in range(dim) for j in range(i, dim) for k in range(j, dim)}
+        self.rows = rng.normal(size=(3, dim))
+        samples = self.rows[:, :, None] * self.rows[:, None, :]
+        values |= {f"h{k + 1}_{i + 1}{j + 1}": samples[k, i, j] for k in range(3) for i in range(dim) for j in range(i, dim)}
+        self.batch = {"tau_g": tau * math.sqrt(own), "tau_h": tau / math.sqrt(self.noise["hessian_batch"])}
+        return values | self.batch | {"c": tau**2 * own if self.noise["coupling"] == "nested" else 0.0}
+
+    def sensible(self, case: Case, values: Values) -> bool:
+        return bool(np.all(np.abs(case.method.gains(self.curvatures)) < 50))
+
+    def deviation(self, theorem: Theorem, case: Case, values: Values) -> float:
+        ours, theirs = np.asarray(value(theorem, case, values)), np.asarray(getattr(self, "_" + theorem.name.replace("-", "_"))(case))
+        return float(np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs)))
+
+    def _linear(self, case: Case, **noise: Any) -> LinearFlow:
+        return linearize(Flow(quadratic(self.curvatures), case.method, Noise(**(noise or {"gradient": self.sigma})), step=self.step))
+
+    def _noise_amplification(self, case: Case) -> np.ndarray:
+        return self._linear(case).covariance("continuous")
+
+    def _discrete_vs_continuous(self, case: Case) -> np.ndarray:
+        return self._linear(case).covariance("discrete")
+
+    def _excess_risk(self, case: Case) -> float:
+        return self._linear(case).excess_risk("continuous")
+
+    def _aligned_noise(self, case: Case) -> np.ndarray:
+        return self._linear(case, gradient=np.diag(self.curvatures)).covariance("continuous")
+
+    def _mean_square_step_limit(self, case: Case) -> float:
+        return self._linear(case, **self.noise).step_limit()
+
+    def _same_batch_cancellation(self, case: Case) -> float:
+        return self._linear(case, **{**self.noise, "hessian_batch": self.noise["batch"], "coupling": "nested"}).step_limit()
+
+    def _trajectory_noise(self, case: Case) -> np.ndarray:
+        objective = Cubic(self.gradient, np.diag(self.curvatures), self.third)
+        return Flow(objective, case.method, step=1.0).jacobian(np.zeros(len(self.curvatures)))
+
+    def _finite_data_limit(self, case: Case) -> float:
+        objective = least_squares(self.rows, self.rows @ np.ones(self.rows.shape[1]))
+        noise = Noise.from_data(objective, np.ones(self.rows.shape[1]), 2, hessian_batch=3)
+        return linearize(Flow(objective, SGD(), noise, step=1.0), at=np.ones(self.rows.shape[1])).step_limit()

@@ -1,0 +1,95 @@
+"""Witnesses of the statements in `stability.symbolic.moments`."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ...flow import Flow
+from ...linear import LinearFlow, linearize
+from ...methods import SGD, Newton
+from ...noise import Noise
+from ...objectives import quadratic
+from ..objects import Theorem
+from .base import Case, StationaryVariance, Values, Witness, simulated, value, variance, witness, z_of_mean
+
+
+@witness("noise-amplification")
+class NoiseAmplification(StationaryVariance):
+    pass
+
+
+@witness("aligned-noise")
+class AlignedNoise(StationaryVariance):
+    aligned = True
+
+
+@witness("excess-risk")
+class ExcessRisk(StationaryVariance):
+    def numeric(self, case: Case, values: Values) -> float:
+        return 0.5 * values["lam"] * super().numeric(case, values)
+
+    def predicted(self, theorem: Theorem, case: Case, values: Values) -> float:
+        return super().predicted(theorem, case, values) * 2 / values["lam"]
+
+    def deviation(self, theorem: Theorem, case: Case, values: Values) -> float:
+        linear, _ = case.linear(values)
+        total = abs(value(theorem, case, {**values, "lam": linear.eigenvalues}, "total") / linear.excess_risk("continuous") - 1)
+        return max(total, super().deviation(theorem, case, values))
+
+
+@witness("equal-rates")
+class EqualRates(Witness):
+    def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
+        lam_min = math.exp(rng.uniform(-4.0, 0.0))
+        values = {"lam": lam_min * math.exp(rng.uniform(0.0, 3.0)), "lam_min": lam_min, "step": 0.1, "sigma": 1.0}
+        if case.branch == "tail":
+            values["lam_next"] = lam_min
+        return {key: value for key, value in self.wanted(case, values).items() if key not in ("step", "sigma")}
+
+    def sensible(self, case: Case, values: Values) -> bool:
+        return True
+
+    def pair(self, case: Case, values: Values) -> tuple[LinearFlow, LinearFlow]:
+        """The method, at the step that gives its slowest mode SGD's rate, and SGD."""
+        spectrum, noise = quadratic([values["lam"], values["lam_min"]]), Noise(gradient=1.0)
+        sgd = linearize(Flow(spectrum, SGD(), noise, step=0.1))
+        slowest = float(np.min(np.abs(linearize(Flow(spectrum, case.method, noise, step=1.0)).rates)))
+        return linearize(Flow(spectrum, case.method, noise, step=0.1 * values["lam_min"] / slowest)), sgd
+
+    def numeric(self, case: Case, values: Values) -> float:
+        ours, sgd = self.pair(case, values)
+        return variance(ours, 0) / variance(sgd, 0)
+
+    def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
+        ours, sgd = self.pair(case, values)
+        ens = simulated(ours.flow, math.ceil(6 / abs(ours.rates[0]) / ours.flow.step), seed)
+        predicted = value(theorem, case, values) * variance(sgd, 0) * 2 / (2 + ours.flow.step * ours.rates[0])
+        return z_of_mean((ens.states[-1] @ ours.vectors[:, 0]) ** 2, predicted)
+
+
+@witness("discrete-vs-continuous")
+class DiscreteVsContinuous(StationaryVariance):
+    def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
+        values = super().draw(case, rng, gentle)
+        return {**values, "dt": values["step"] * rng.choice([0.25, 0.5, 1.0])}
+
+    def numeric(self, case: Case, values: Values) -> float:
+        return variance(*case.linear(values), "chain", values["dt"])
+
+    def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
+        linear, index = case.linear(values)
+        ens = simulated(linear.flow, math.ceil(6 / abs(linear.rates[index]) / values["dt"]), seed, dt=values["dt"])
+        return z_of_mean((ens.states[-1] @ linear.vectors[:, index]) ** 2, value(theorem, case, values))
+
+
+@witness("damping")
+class Damping(StationaryVariance):
+    def numeric(self, case: Case, values: Values) -> float:
+        newton, index = Case(Newton(), "kept").linear({**values, "lam": values["lam"]})
+        return super().numeric(case, values) / variance(newton, index)
+
+    def predicted(self, theorem: Theorem, case: Case, values: Values) -> float:
+        newton = 0.5 * values["step"] * values["sigma"] ** 2 / values["lam"] ** 2
+        return super().predicted(theorem, case, values) * newton
