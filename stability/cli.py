@@ -1,4 +1,4 @@
-"""The command line: `stability reproduce` and `stability bound`.
+"""The command line: `stability reproduce`, `stability bound` and `stability theorems`.
 
 Exit codes: 0 done, 1 a claim or check failed, 2 wrong usage or bad input.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,75 @@ def bound(
     drawn = f"{coupling}, {'with' if replacement else 'without'} replacement"
     click.echo(f"batches: gradient {batch}, Hessian {hessian_batch or batch}, {drawn}; step {step:g}, damping {damping:g}\n")
     click.echo(str(result))
+
+
+METHODS = ("sgd", "newton", "damped-newton", "sfn", "lrsfn", "lrsfn-flat", "r-sfn", "newsamp", "natural-gradient", "fractional-power")
+
+
+def _method(name: str) -> Any:
+    """A method by its name on the command line; what its parameters are does not matter to a statement in symbols."""
+    from . import gallery
+    from .methods import LRSFN, SFN, SGD, DampedNewton, Newton
+
+    made = (
+        SGD(),
+        Newton(),
+        DampedNewton(damping=0.2),
+        SFN(damping=0.2),
+        LRSFN(rank=1, damping=0.2),
+        LRSFN(rank=1, damping=0.2, tail="flat"),
+        gallery.rsfn(eps=0.04),
+        gallery.newsamp(rank=1),
+        gallery.natural_gradient(variance=1.0, eps=0.2),
+        gallery.fractional(power=0.5),
+    )
+    return dict(zip(METHODS, made, strict=True))[name]
+
+
+@main.command(epilog="Example:  stability theorems noise-amplification --method newton --check")
+@click.argument("name", required=False)
+@click.option("--method", type=click.Choice(METHODS), help="For this method; by default for any gain.")
+@click.option("--dim", type=int, help="Derive with full matrices in 1, 2 or 3 dimensions; by default for one generic mode.")
+@click.option("--latex", "form", flag_value="latex", help="Print LaTeX: the statement with its derivation.")
+@click.option("--json", "form", flag_value="json", help="Print JSON for a program.")
+@click.option("--check", is_flag=True, help="Recompute at random values by the numeric theory and by an ensemble; exit code 1 on disagreement.")
+def theorems(name: str | None, method: str | None, dim: int | None, form: str | None, check: bool) -> None:
+    """Statements about stability and noise, derived from the methods' formulas.
+
+    Without NAME: what there is, and the table of what each method does at a minimum, a saddle, a maximum and a flat point.
+    """
+    from .symbolic import method_table, theorem
+    from .symbolic import theorems as names
+
+    subject = None if method is None else _method(method)
+    if name is None and method is None and not check:
+        if form == "json":
+            click.echo(json.dumps({"theorems": [theorem(one).to_json() for one in names()], "table": method_table().to_json()}, indent=1))
+            return
+        for one in names():
+            click.echo(theorem(one).latex() if form == "latex" else f"{one:<24} {theorem(one).title}")
+        if form is None:
+            click.echo(f"\n{method_table()}\n\nOne of them in full:  stability theorems noise-amplification")
+        return
+    found = [theorem(name, method=subject, dim=dim)] if name is not None else _all(names(), subject)
+    failed = 0
+    for sheet in found:
+        verdict = sheet.check() if check else None
+        failed += verdict is not None and not verdict
+        if form == "json":
+            click.echo(json.dumps({**sheet.to_json(), "check": None if verdict is None else verdict.to_json()}, indent=1, allow_nan=False))
+        else:
+            shown = sheet.latex(derivation=True) if form == "latex" else str(sheet)
+            click.echo(str(verdict) if verdict is not None and name is None else shown if verdict is None else f"{shown}\n\n{verdict}")
+    if failed:
+        raise SystemExit(1)
+
+
+def _all(names: Iterable[str], method: Any) -> list[Any]:
+    """Every theorem that says something about a method."""
+    from .symbolic import applies, theorem
+
+    return [theorem(one, method=method) for one in names if method is None or applies(one, method)]
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ LABELS = {
 
 @singledispatch
 def plot(result: Any) -> Figure:
-    """Draw a result: a linear flow, an ensemble, a comparison or a study.
+    """Draw a result: a linear flow, an ensemble, a comparison, a study or a theorem.
 
     Returns
     -------
@@ -54,7 +54,9 @@ def plot(result: Any) -> Figure:
     >>> st.plot(st.linearize(flow)).axes[0].get_xscale()
     'log'
     """
-    raise TypeError(f"There is no picture for a {type(result).__name__}; there is for LinearFlow, Ensemble, Comparison and Study.")
+    if hasattr(result, "data") and isinstance(study := result.data(), Study):  # a theorem says what to draw of it
+        return plot(study)
+    raise TypeError(f"There is no picture for a {type(result).__name__}; there is for LinearFlow, Ensemble, Comparison, Study and Theorem.")
 
 
 def _figure(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
@@ -325,9 +327,28 @@ def _real_data(study: Study) -> Figure:
     return figure
 
 
+def _theorem(study: Study) -> Figure:
+    figure, axes = _figure(1, 1, 5.0, 3.6)
+    axis = axes[0, 0]
+    styles = ("-", "--", "-.", ":")
+    for k, (name, y) in enumerate(zip(study["names"], study["y"], strict=True)):
+        known = next((method for method in sorted(COLORS, key=len, reverse=True) if str(name).startswith(method)), None)
+        axis.plot(study["x"], np.where(np.isfinite(y), y, np.nan), styles[k % 4], color=COLORS.get(known or "", f"C{k}"), label=str(name))
+    finite = study["y"][np.isfinite(study["y"])]
+    positive = bool(len(finite)) and bool((finite > 0).all())
+    symbol = {"lam": r"|\lambda|", "lam_next": r"\lambda_{r+1}", "gamma": r"\gamma", "h": "h"}[study.parameters["axis"]]
+    axis.set(xscale="log", yscale="log" if positive else "symlog", xlabel=f"${symbol}$", ylabel=f"${study.parameters['quantity']}$")
+    if not positive and len(finite):
+        axis.set_yscale("symlog", linthresh=max(1e-3 * float(np.max(np.abs(finite))), 1e-12))
+    axis.legend(fontsize=7)
+    figure.suptitle(study.parameters["title"], fontsize=9)
+    return figure
+
+
 _STUDIES: dict[str, Callable[[Study], Figure]] = {
     "condition-number": _condition_number,
     "equal-rates": _equal_rates,
     "step-limit": _step_limit,
     "real-data": _real_data,
+    "theorem": _theorem,
 }

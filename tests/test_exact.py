@@ -138,7 +138,7 @@ def test_uniform_curvature_in_closed_form():
 
 def test_a_density_may_be_a_distribution_or_a_function():
     law = scipy.stats.norm(0, 0.3)
-    for density in (law, law.pdf):
+    for density in (law, lambda e: math.exp(-0.5 * (e / 0.3) ** 2) / (0.3 * math.sqrt(2 * math.pi)) if abs(e) < 10 else 0.0):
         found, gaussian = mode(st.SFN(damping=0.1), density=density), mode(st.SFN(damping=0.1))
         assert found.mean_square_limit == pytest.approx(gaussian.mean_square_limit, rel=1e-11)
         assert found.lyapunov(0.4).value == pytest.approx(gaussian.lyapunov(0.4).value, rel=1e-10)
@@ -155,7 +155,7 @@ def test_a_kept_mode_of_lrsfn_is_one_of_sfn():
 
 @pytest.mark.parametrize(
     ("method", "pole", "order"),
-    [(st.Newton(), 0.0, 1.0), (st.DampedNewton(damping=0.2), -0.2, 1.0), (InverseRoot(), 0.0, 0.5)],
+    [(st.Newton(), 0.0, 1.0), (st.DampedNewton(damping=0.2), -0.2, 1.0), (InverseRoot(), 0.0, 0.5), (SHIFTED, 0.4, 0.5)],
     ids=lambda v: getattr(v, "name", v),
 )
 def test_a_pole_makes_moments_infinite_from_its_index_on(method, pole, order):
@@ -292,10 +292,10 @@ def test_small_noise_is_the_linearised_theory(options):
 
 
 def test_the_tail_index_of_a_small_step_is_that_of_the_sde():
-    steps, gaps = np.array([0.1, 0.05, 0.025]), []
+    steps, gaps = np.array([0.08, 0.04, 0.02]), []
     for step in steps:
         sde = st.linearize(st.Flow(st.quadratic([1.0]), st.SGD(), noise(1.0), step=step)).tail_index
-        gaps.append(abs(mode(spread=1.0).tail_index(step) / sde - 1))
+        gaps.append(abs(mode(spread=1.0, coupling="nested").tail_index(step) / sde - 1))
     assert np.polyfit(np.log(steps), np.log(gaps), 1)[0] == pytest.approx(1.0, abs=0.1)
 
 

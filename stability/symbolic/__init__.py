@@ -20,7 +20,7 @@ from .objects import Corollary, Hypothesis, Step, Theorem
 from .registry import DIMS, STATEMENTS, Entry
 from .table import MethodTable, method_table
 
-__all__ = ["Corollary", "Hypothesis", "MethodTable", "Step", "Theorem", "method_table", "theorem", "theorems"]
+__all__ = ["Corollary", "Hypothesis", "MethodTable", "Step", "Theorem", "applies", "method_table", "theorem", "theorems"]
 
 ORDER = (
     "noise-amplification", "excess-risk", "aligned-noise", "equal-rates", "discrete-vs-continuous", "damping",
@@ -44,7 +44,7 @@ def theorem(name: str, *, method: Method | None = None, branch: str | None = Non
     name : str
         One of `theorems()`.
     method : Method, optional
-        Whose gain; by default the statement is for an undetermined gain ``varphi(lambda)``, or where only particular
+        Whose gain; by default the statement is for an undetermined gain ``phi(lambda)``, or where only particular
         gains have something to say (``heavy-tailed-newton``, ``bounded-sfn-step``, ``damping``) for their example.
     branch : {"kept", "tail"}, optional
         Of a truncated method: a mode inside or off the kept subspace; by default the one that sets it apart.
@@ -76,6 +76,11 @@ def theorem(name: str, *, method: Method | None = None, branch: str | None = Non
     draft = entry.derive(mode) if dim is None else _matrix(entry)(mode, _check.choice("dim", dim, DIMS))
     hypotheses = (*_parameters(mode), *draft.hypotheses)
     return Theorem(name, entry.title, hypotheses, draft.statement, tuple(draft.steps), draft.source, tuple(draft.corollaries), mode, dim)
+
+
+def applies(name: str, method: Method) -> bool:
+    """Whether a theorem says something about a method."""
+    return STATEMENTS[_check.choice("name", name, ORDER)].applies(method)
 
 
 def _branch(entry: Entry, method: Method | None, branch: str | None) -> str:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import sympy
 
 from ..methods import LRSFN, SFN, SGD, DampedNewton, Method, Newton
+from ..results import Study, jsonable, provenance
 from .objects import Theorem
 from .registry import STATEMENTS
 from .witnesses import WITNESSES, Case, MatrixWitness, Witness, value
@@ -48,6 +50,10 @@ class Verdict:
 
     def __bool__(self) -> bool:
         return self.passed
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The outcomes in JSON's terms."""
+        return [jsonable(vars(outcome)) | {"passed": outcome.passed} for outcome in self.outcomes]
 
     def __str__(self) -> str:
         lines = [f"{self.theorem:<24} {'method':<18} {'points':>6} {'deviation':>10} {'allowed':>8} {'ensemble z':>10}"]
@@ -110,19 +116,22 @@ def admissible(theorem: Theorem, witness: Witness, rng: np.random.Generator, *, 
     raise ArithmeticError(f"No admissible values were found for {theorem.name!r} and {theorem.mode.label} in a thousand draws.")
 
 
-def curve(theorem: Theorem, values: dict[str, Any]) -> tuple[str, np.ndarray, dict[str, np.ndarray]]:
-    """The statement along the curvature (or its first symbol), one curve per method, the other symbols at given or typical values."""
+def curve(theorem: Theorem, values: dict[str, Any]) -> Study:
+    """The statement along its axis (the curvature, mostly), one curve per method, the other symbols at given or typical values."""
     curves: dict[str, np.ndarray] = {}
-    axis, x = "", np.array([])
+    fixed: dict[str, Any] = {}
+    axis, low, high = WITNESSES[theorem.name].axis
+    x = np.geomspace(low, high, 121)
     for one in _instances(theorem):
         witness = WITNESSES[one.name]()
-        rng = np.random.default_rng(0)
-        _, typical = admissible(one, witness, rng)
-        axis, low, high = witness.axis
-        x = np.geomspace(low, high, 121)
-        fixed = {**{key: value for key, value in typical.items() if key != axis}, **one.method.parameters, **values}  # type: ignore[union-attr]
-        curves[one.mode.label] = np.array([_or_nan(one, {**fixed, axis: witness.sign * point}) for point in x])
-    return axis, x, curves
+        _, typical = admissible(one, witness, np.random.default_rng(0))
+        own = one.method.parameters  # type: ignore[union-attr]
+        given = {**typical, **{key: value for key, value in values.items() if one.takes(key)}}
+        fixed |= {key: value for key, value in {**own, **given}.items() if key != axis}
+        curves[one.mode.label] = np.array([_or_nan(one, {**given, axis: witness.sign * point}) for point in x])
+    arrays = {"x": x, "names": np.array(list(curves)), "y": np.array(list(curves.values()))}
+    about = {"theorem": theorem.name, "title": theorem.title, "axis": axis, "quantity": sympy.latex(theorem.statement.lhs)}
+    return Study("theorem", arrays, {**about, "fixed": jsonable(fixed)}, provenance())
 
 
 def _or_nan(theorem: Theorem, values: dict[str, Any]) -> float:

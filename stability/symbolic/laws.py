@@ -79,7 +79,7 @@ def heavy_tailed_newton(mode: Mode) -> Draft:
     total = sympy.Integer(0)
     density = Function("f")
     for place, m, strength in found:
-        steps.append(Step(Eq(Function("varphi")(place + near), strength * near**-m, evaluate=False), f"leading term at its pole lambda = {place}"))
+        steps.append(Step(Eq(Function("phi")(place + near), strength * near**-m, evaluate=False), f"leading term at its pole lambda = {place}"))
         width = (strength / size) ** (1 / m)
         steps.append(Step(Eq(near, width, evaluate=False), "|phi| exceeds t closer than this to the pole"))
         x = Symbol("x", real=True)
@@ -124,9 +124,9 @@ def bounded_sfn_step(mode: Mode) -> Draft:
     x = Symbol("x", positive=True)
     steps = [
         gain_step(mode),
-        Step(Eq(sympy.Limit(Function("varphi")(x), x, 0), sympy.limit(mode.gain(x), x, 0), evaluate=False), "the gain at vanishing curvature"),
+        Step(Eq(sympy.Limit(Function("phi")(x), x, 0), sympy.limit(mode.gain(x), x, 0), evaluate=False), "the gain at vanishing curvature"),
         Step(
-            Eq(Function("sup")(Function("varphi")(Symbol("x"))), bound, evaluate=False),
+            Eq(Function("sup")(Function("phi")(Symbol("x"))), bound, evaluate=False),
             "its largest size: limits at 0 and infinity, stationary points, poles",
         ),
         Step(
@@ -135,7 +135,7 @@ def bounded_sfn_step(mode: Mode) -> Draft:
         ),
     ]
     return Draft(
-        Eq(Function("sup")(Function("varphi")(Symbol("x"))), bound, evaluate=False),
+        Eq(Function("sup")(Function("phi")(Symbol("x"))), bound, evaluate=False),
         steps,
         "all moments of the step are finite where the gradient's are; stability.exact",
         [Hypothesis("the Hessian sample is symmetric, otherwise arbitrary")],

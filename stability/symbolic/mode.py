@@ -23,6 +23,8 @@ lam_next = Symbol("lambda_next", positive=True)
 s_g, s_h = sympy.symbols("s_g s_h", nonnegative=True)
 c_gh = Symbol("c_gh", real=True)
 M, t = Symbol("M", positive=True), Symbol("t", positive=True)
+# A mode's rate, its gain and phi' lambda, while squares are expanded.
+a, X, Y = sympy.symbols("a X Y", real=True)
 zeta, E_g, E_h = sympy.symbols("zeta E_g E_h", real=True)
 
 
@@ -33,7 +35,7 @@ class Mode:
     Attributes
     ----------
     method : Method or None
-        None for an undetermined gain ``varphi(lambda)``.
+        None for an undetermined gain ``phi(lambda)``.
     branch : {"kept", "tail"}
         Of a truncated method: inside or off the kept subspace, where the gain does not follow the mode's own curvature.
     at : Symbol
@@ -76,14 +78,14 @@ class Mode:
     def gain(self, curvature: Any) -> Any:
         """``phi`` at a symbol or an expression: the method's own formula."""
         if self.method is None:
-            return sympy.Function("varphi", real=True)(curvature)
+            return sympy.Function("phi", real=True)(curvature)
         method = self.method.with_parameters(**self.parameters)
         return _bounded(read(method.gain, curvature))
 
     def tail_gain(self, curvature: Any) -> Any:
         """The gain off the kept subspace, as a formula of the first eigenvalue left out."""
         if self.method is None:
-            return sympy.Function("varphi_t", real=True)(curvature)
+            return sympy.Function("phi_t", real=True)(curvature)
         return _bounded(read(self.method.with_parameters(**self.parameters).tail_gain, curvature))
 
     @property
@@ -174,7 +176,7 @@ CURVATURE = {E_g**2: s_g**2, E_h**2: s_h**2, E_g * E_h: c_gh}
 
 def kick(mode: Mode) -> Any:
     """``K``: the variance of ``phi E_g + phi' lambda E_h``, what curvature noise multiplies the mode by; one term per moment."""
-    whole = expectation((Symbol("x") * E_g + Symbol("y") * E_h) ** 2, CURVATURE).subs({Symbol("x"): mode.phi, Symbol("y"): mode.slope * mode.at})
+    whole = expectation((X * E_g + Y * E_h) ** 2, CURVATURE).subs({X: mode.phi, Y: mode.slope * mode.at})
     return sympy.Add(*(sympy.factor(term) for term in sympy.Add.make_args(sympy.expand(whole, deep=False, power_base=False, power_exp=False))))
 
 
@@ -184,10 +186,11 @@ def generator(mode: Mode, function: Any, *, diffusion: Any) -> Any:
 
 
 def one_step(mode: Mode, step: Any, *, curvature: bool) -> Any:
-    """``E (delta+)^2`` after one step of length `step` of the chain, as a polynomial in delta."""
-    strength = mode.phi * zeta + ((mode.phi * E_g + mode.slope * mode.at * E_h) * delta if curvature else 0)
-    moved = delta * (1 + step * mode.rate) + sympy.sqrt(alpha * step) * strength
-    return sympy.collect(sympy.expand(expectation(moved**2, {zeta**2: sigma**2, **CURVATURE})), delta)
+    """``E (delta+)^2`` after one step of length `step` of the chain: expanded in rate, gain and slope, which are then put in."""
+    strength = X * zeta + ((X * E_g + Y * E_h) * delta if curvature else 0)
+    moved = delta * (1 + step * a) + sympy.sqrt(alpha * step) * strength
+    square = expectation(moved**2, {zeta**2: sigma**2, **CURVATURE})
+    return sympy.collect(sympy.expand(square), delta, sympy.factor_terms).subs({a: mode.rate, X: mode.phi, Y: mode.slope * mode.at})
 
 
 def stationary(balance: Any) -> Any:

@@ -53,7 +53,7 @@ def noise_amplification(mode: Mode) -> Draft:
     _, sgd = _continuous(_sgd(), sigma**2)
     ratio = sympy.simplify(solution / sgd)
     i, j = Symbol("i"), Symbol("j")
-    phi, eigenvalue, covariance = IndexedBase("varphi"), IndexedBase("lambda"), IndexedBase("Sigma")
+    phi, eigenvalue, covariance = IndexedBase("phi"), IndexedBase("lambda"), IndexedBase("Sigma")
     coupled = alpha * phi[i] * phi[j] * covariance[i, j] / (phi[i] * eigenvalue[i] + phi[j] * eigenvalue[j])
     rates = -(phi[i] * eigenvalue[i] + phi[j] * eigenvalue[j])
     steps += [
@@ -231,9 +231,9 @@ def equal_rates(mode: Mode) -> Draft:
 
 
 def _damped(method: Method) -> bool:
-    """Whether damping is what the method does: a gain that is finite at zero curvature, and not the same everywhere."""
+    """Whether damping is what the method does: a gain that is finite at zero curvature and falls from there."""
     gain = Mode(method).gain(lam)
-    return gain.has(lam) and sympy.limit(gain, lam, 0, "+").is_finite is True
+    return sympy.limit(gain, lam, 0, "+").is_finite is True and sympy.factor(sympy.diff(gain, lam)).is_negative is True
 
 
 @statement("damping", "Damping bounds what ill-conditioning amplifies", branches=("tail", "kept"), default=DampedNewton(damping=1.0), applies=_damped)
@@ -244,8 +244,8 @@ def damping(mode: Mode) -> Draft:
     bound = sympy.limit(mode.phi, lam, 0, "+")
     steps += [
         Step(Eq(Symbol("M_Newton"), newton, evaluate=False), "the same derivation for Newton, phi = 1 / lambda"),
-        Step(Eq(sympy.Limit(Function("varphi")(lam), lam, 0, "+"), bound, evaluate=False), "the gain at vanishing curvature"),
-        Step(Eq(Function("varphi")(lam) - bound, tidy(mode.phi - bound), evaluate=False), "which the gain never exceeds: the difference is not positive"),
+        Step(Eq(sympy.Limit(Function("phi")(lam), lam, 0, "+"), bound, evaluate=False), "the gain at vanishing curvature"),
+        Step(sympy.Lt(sympy.factor(sympy.diff(mode.gain(lam), lam)), 0, evaluate=False), "the gain falls with curvature: it is largest there"),
     ]
     return Draft(
         Eq(M / Symbol("M_Newton"), ratio, evaluate=False),

@@ -13,7 +13,7 @@ from sympy.core.function import AppliedUndef
 
 from .. import _check
 from ..methods import Method
-from ..results import Study, provenance
+from ..results import Study
 from .mode import Mode
 
 if TYPE_CHECKING:
@@ -226,13 +226,16 @@ class Theorem:
         return verify(self, points=points, seed=seed, ensemble=ensemble)
 
     def data(self, **values: Any) -> Study:
-        """The statement along its first symbol's axis, for `stability.plot`: numbers for the shipped methods or for this one."""
+        """The statement along its axis, for `stability.plot`: for this method, or for any gain one curve per shipped method.
+
+        Parameters
+        ----------
+        **values : float
+            Symbols to hold fixed, as `evaluate` takes them; typical values by default.
+        """
         from .checks import curve
 
-        axis, x, curves = curve(self, values)
-        arrays = {"x": x, "names": np.array(list(curves)), "y": np.array(list(curves.values()))}
-        about = {"theorem": self.name, "title": self.title, "axis": axis, "quantity": sympy.latex(self.statement.lhs)}
-        return Study("theorem", arrays, about, provenance())
+        return curve(self, values)
 
 
 def number(expression: Any, given: Mapping[str, Any]) -> Any:

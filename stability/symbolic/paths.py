@@ -17,7 +17,7 @@ g, k = sympy.symbols("g k", real=True)
 @statement("trajectory-noise", "Noise along a trajectory", at=h)
 def trajectory_noise(mode: Mode) -> Draft:
     w, F = Symbol("w", real=True), Function("F", real=True)
-    gain = Function("varphi", real=True)
+    gain = Function("phi", real=True)
     drift = -gain(F(w).diff(w, 2)) * F(w).diff(w)
     slope = sympy.diff(drift, w).doit()
     J = -mode.gain(h) * h - sympy.diff(mode.gain(h), h) * k * g

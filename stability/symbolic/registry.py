@@ -110,7 +110,7 @@ def mean_stable(mode: Mode, step: Any = alpha) -> Hypothesis:
 
 def gain_step(mode: Mode) -> Step:
     """What every derivation starts from: the method's gain, read on a symbol."""
-    name = sympy.Function("varphi_t" if mode.branch == "tail" else "varphi", real=True)
+    name = sympy.Function("phi_t" if mode.branch == "tail" else "phi", real=True)
     if mode.method is None:
         return Step(
             sympy.Eq(sympy.Function("P")(sympy.Symbol("H")), name(sympy.Symbol("H")), evaluate=False),

@@ -36,7 +36,7 @@ BATCHES = Hypothesis("the covariance is one of two batches: |c_gh| <= s_g s_h", 
 def _marginal(mode: Mode) -> tuple[list[Step], Any, Any]:
     """The noise's strength K, and the step at which the homogeneous second moment neither grows nor decays."""
     square = one_step(mode, alpha, curvature=True)
-    factor = sympy.Poly(square, delta).coeff_monomial(delta**2)
+    factor = square.coeff(delta, 2)
     a, K = Symbol("a", negative=True), Symbol("K", nonnegative=True)
     marginal = (1 + alpha * a) ** 2 + alpha**2 * K
     (limit,) = (root for root in sympy.solve(Eq(marginal, 1), alpha) if root != 0)
@@ -161,7 +161,7 @@ def truncation_gap(mode: Mode) -> Draft:
     H, V, P, D = sympy.symbols("Lambda V P DP", commutative=False)
     steps = [
         gain_step(mode),
-        Step(Eq(Function("varphi_t")(lam_next), tail, evaluate=False), "the gain off the kept subspace"),
+        Step(Eq(Function("phi_t")(lam_next), tail, evaluate=False), "the gain off the kept subspace"),
         Step(Eq(D * H - H * D, V * P - P * V, evaluate=False), "P commutes with H: differentiated along H + s V at s = 0"),
         Step(
             Eq(Symbol("Phi") * (lam - lam_next), sympy.factor(kept - tail), evaluate=False),
@@ -184,7 +184,7 @@ def truncation_limit(mode: Mode) -> Draft:
     roots = sympy.solve(Eq((1 + alpha * rate) ** 2, 1), alpha)
     (limit,) = (tidy(root) for root in roots if root != 0)
     steps = [
-        Step(Eq(Function("varphi_t")(lam_next), tail, evaluate=False), "the gain off the kept subspace"),
+        Step(Eq(Function("phi_t")(lam_next), tail, evaluate=False), "the gain off the kept subspace"),
         Step(Eq(Symbol("a"), rate, evaluate=False), "the rate of the first mode left out, the fastest of the tail"),
         Step(Eq((1 + alpha * rate) ** 2, 1, evaluate=False), "marginal, without any noise"),
     ]
