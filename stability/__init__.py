@@ -9,6 +9,8 @@ from . import gallery
 from ._check import Unstable
 from .bounds import Bound, Bounds, bounds
 from .compare import Comparison, compare
+from .escape import ExitTime, exit_time
+from .exact import Estimate, ExactMode, exact_mode
 from .flow import Flow
 from .linear import Limit, LinearFlow, linearize
 from .methods import LRSFN, SFN, SGD, DampedNewton, Method, Newton
@@ -41,6 +43,9 @@ __all__ = [
     "DampedNewton",
     "DerivativeCheck",
     "Ensemble",
+    "Estimate",
+    "ExactMode",
+    "ExitTime",
     "Flow",
     "Limit",
     "LinearFlow",
@@ -56,6 +61,8 @@ __all__ = [
     "bounds",
     "check_derivatives",
     "compare",
+    "exact_mode",
+    "exit_time",
     "gallery",
     "landscape",
     "least_squares",

@@ -14,10 +14,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import scipy.special as special
-from scipy.integrate import quad
-from scipy.linalg import eigh
-from scipy.optimize import brentq
+import scipy
 
 from . import _check
 from ._special import dawson_integral
@@ -134,7 +131,7 @@ class ExitTime:
             low /= 2
         while self.survival(high) > 1 - p:
             high *= 2
-        return brentq(lambda t: self.survival(t) - (1 - p), low, high, xtol=1e-14 * high, rtol=1e-13)
+        return scipy.optimize.brentq(lambda t: self.survival(t) - (1 - p), low, high, xtol=1e-14 * high, rtol=1e-13)
 
     def monitored(self, dt: float) -> ExitTime:
         """The exit of a path that is watched only every `dt`, such as an Euler-Maruyama path: the radius grows by ``0.5826 sqrt(D dt)``.
@@ -201,13 +198,13 @@ class ExitTime:
             return self._unit * (1 - self.kappa / 3)
 
         def unstable(v: float) -> float:
-            return special.dawsn(math.sqrt(v)) / math.sqrt(v)
+            return scipy.special.dawsn(math.sqrt(v)) / math.sqrt(v)
 
         def stable(v: float) -> float:  # from the end z = 1, without the factor exp(size)
             return 0.5 * math.sqrt(math.pi) * math.exp(-v) * math.erf(math.sqrt(size - v)) / math.sqrt(size - v)
 
         decades = 10.0 ** np.arange(math.ceil(math.log10(size))) if size > 1 else None
-        total = quad(stable if self.rate < 0 else unstable, 0, size, points=decades, epsabs=0, epsrel=1e-12, limit=500)[0]
+        total = scipy.integrate.quad(stable if self.rate < 0 else unstable, 0, size, points=decades, epsabs=0, epsrel=1e-12, limit=500)[0]
         with np.errstate(over="ignore"):
             return float(self._unit * total / size * np.exp(max(0.0, -self.kappa)))
 
@@ -249,7 +246,7 @@ def _scaled_mean(kappa: float) -> float:
     if kappa > 1:
         return float(2 * dawson_integral(x)) / kappa
     if kappa < -_FAR:  # (sqrt(pi) / x^2) (Dawson(x) - exp(-x^2) int_0^x erfcx), whose second term is below rounding here
-        return math.sqrt(math.pi) * float(special.dawsn(x)) / x / x
+        return math.sqrt(math.pi) * float(scipy.special.dawsn(x)) / x / x
     n = np.arange(200)  # 2F2 = sum_n (-kappa)^n / ((3/2)_n (n + 1))
     return float(np.sum(np.cumprod(np.append(1.0, -kappa / (n[:-1] + 1.5))) / (n + 1))) * math.exp(min(0.0, kappa))
 
@@ -260,7 +257,7 @@ def _inside(kappa: float, s: np.ndarray) -> np.ndarray:
     For kappa < 0 the same of the martingale ``exp(x^2 s) y``, which is outside whenever y is.
     """
     s = np.clip(s, 0.0, 1e300)
-    return special.erf(1 / np.sqrt(2 * s * special.exprel(2 * abs(kappa) * s)))
+    return scipy.special.erf(1 / np.sqrt(2 * s * scipy.special.exprel(2 * abs(kappa) * s)))
 
 
 def _spectrum(kappa: float) -> tuple[np.ndarray, np.ndarray]:
@@ -276,7 +273,7 @@ def _spectrum(kappa: float) -> tuple[np.ndarray, np.ndarray]:
     weighted = basis.T * _WEIGHTS
     # The shift by |kappa| keeps the energy well conditioned where the lowest rate is exponentially small.
     energy = 0.5 * np.eye(_BASIS) + weighted @ (basis * (0.5 * (kappa * kappa * _NODES**2 + kappa) + abs(kappa))[:, None])
-    inverse, vectors = eigh(weighted @ basis, energy)
+    inverse, vectors = scipy.linalg.eigh(weighted @ basis, energy)
     rates = 1 / inverse - abs(kappa)
     shares = (weighted @ np.exp(0.5 * kappa * _NODES**2) @ vectors) * (center @ vectors) / inverse
     if kappa < 0:  # the lowest rate is lost in rounding; the mean, which is sum(shares / rates), is not
@@ -293,12 +290,12 @@ def _shifts(kappa: float) -> tuple[np.ndarray, np.ndarray]:
     """
     order = np.arange(2 * _SHIFTS)
     root = 4.0 * (_NODES + 1)  # of kappa^2 r, in which q has a width of order one
-    density = 8.0 * root * _WEIGHTS * 0.5 * special.erfc(np.sqrt(kappa * np.tanh(0.5 * root**2 / kappa)))
-    moments = (root[:, None] ** (2 * order)).T @ density / special.factorial(order)
+    density = 8.0 * root * _WEIGHTS * 0.5 * scipy.special.erfc(np.sqrt(kappa * np.tanh(0.5 * root**2 / kappa)))
+    moments = (root[:, None] ** (2 * order)).T @ density / scipy.special.factorial(order)
     inverse = np.ones(2 * _SHIFTS)
     for n in order[1:]:
         inverse[n] = np.sum((-1.0) ** order[:n] * moments[:n] * inverse[n - 1 :: -1])
-    target = inverse * special.factorial(order)
+    target = inverse * scipy.special.factorial(order)
     hankel = target[np.add.outer(order[:_SHIFTS], order[:_SHIFTS])]
     tau = np.real(np.roots(np.append(1.0, np.linalg.solve(hankel, -target[_SHIFTS:])[::-1])))
     return tau / kappa / kappa, np.linalg.solve(np.vander(tau, increasing=True).T, target[:_SHIFTS])

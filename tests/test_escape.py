@@ -200,6 +200,20 @@ class TestSimulation:
         times, one, dt = simulated(name, sigma, radius)
         assert scipy.stats.kstest(times, lambda t: 1 - one.monitored(dt).survival(t)).pvalue > 1e-3
 
+    @pytest.mark.parametrize(("name", "sigma", "radius"), CASES)
+    def test_the_chains_own_law_is_that_embedding(self, name, sigma, radius):
+        _, one, dt = simulated(name, sigma, radius)
+        method, gain, *_ = METHODS[name]
+        ours = exit_time(rate=gain * LAM, diffusion=STEP * gain**2 * sigma**2, radius=radius).chain(dt)
+        assert ours.mean == pytest.approx(one.monitored(dt).mean, rel=1e-12)
+
+    def test_the_chain_of_a_brownian_motion_is_only_monitored(self):
+        assert law(0.0).chain(0.01) == law(0.0).monitored(0.01)
+
+    def test_a_chain_that_overshoots_is_refused(self):
+        with pytest.raises(ValueError, match=r"`dt` must be < 0\.5 for the rate -2: the chain overshoots at each step; got 0\.5"):
+            law(-2.0).chain(0.5)
+
     def test_without_the_correction_for_monitoring_the_mean_is_refuted(self):
         times, one, _ = simulated("Newton", 0.3, 0.15)
         assert z_score(times, one.mean) > 6

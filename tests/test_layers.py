@@ -13,7 +13,7 @@ LAYERS = {
     "objectives": 1, "noise": 1, "lowrank": 1,
     "_spectral": 2, "methods": 2, "gallery": 2,
     "flow": 3,
-    "_moments": 4, "_modal": 4, "linear": 4, "exact": 4, "escape": 4,
+    "_moments": 4, "_modal": 4, "linear": 4, "_law": 4, "exact": 4, "escape": 4,
     "simulate": 5,
     "compare": 6, "bounds": 6, "symbolic": 6,
     "sweep": 7,

@@ -4,8 +4,8 @@
 >>> theorem = st.theorem("noise-amplification", method=st.Newton())
 >>> theorem.statement
 Eq(M, alpha*sigma**2/(2*lambda**2))
->>> theorem.evaluate(lam=0.1, step=0.2, sigma=1.0)
-10.0
+>>> theorem.evaluate(lam=0.5, step=0.5, sigma=1.0)
+1.0
 """
 
 from __future__ import annotations
