@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+LARGEST = 200
+"""Operations in a gain that SymPy is asked to work with."""
+
 
 def is_expression(value: Any) -> bool:
     """Whether `value` is a SymPy expression."""
@@ -41,8 +44,8 @@ class Formula:
             self._check(part)
 
     def __call__(self, lam: Any) -> Any:
-        if is_expression(lam):
-            return self.expression.xreplace({self.symbol: lam})
+        if isinstance(lam, Symbolic):
+            return Symbolic(self.expression.xreplace({self.symbol: lam.expression}))
         return self._walk(self.expression, lam)
 
     def _walk(self, node: Any, lam: Any) -> Any:
@@ -58,18 +61,24 @@ class Formula:
 
 
 class Symbolic:
-    """A SymPy expression that NumPy's functions can be applied to: what a gain in plain arithmetic is read on."""
+    """A SymPy expression that NumPy's functions can be applied to: what a gain in plain arithmetic is read on.
 
-    __slots__ = ("expression",)
+    It counts its operations as it grows: a formula that uses an intermediate result twice doubles them, and SymPy
+    would not come back from a few dozen such doublings.
+    """
 
-    def __init__(self, expression: Any):
-        self.expression = expression
+    __slots__ = ("expression", "size")
+
+    def __init__(self, expression: Any, size: int = 0):
+        if size > LARGEST:
+            raise ValueError(f"Symbolic derivations take gains of up to {LARGEST} operations. Use st.linearize or st.exact_mode for numbers.")
+        self.expression, self.size = expression, size
 
     def __abs__(self) -> Symbolic:
-        return Symbolic(abs(self.expression))
+        return Symbolic(abs(self.expression), self.size + 1)
 
     def __neg__(self) -> Symbolic:
-        return Symbolic(-self.expression)
+        return Symbolic(-self.expression, self.size + 1)
 
     def __pos__(self) -> Symbolic:
         return self
@@ -84,7 +93,7 @@ class Symbolic:
 def _binary(rule: Callable[[Any, Any], Any], *, swapped: bool = False) -> Callable[[Symbolic, Any], Symbolic]:
     def apply(self: Symbolic, other: Any) -> Symbolic:
         pair = self.expression, exact(other)
-        return Symbolic(rule(*(pair[::-1] if swapped else pair)))
+        return Symbolic(rule(*(pair[::-1] if swapped else pair)), self.size + 1 + (other.size if isinstance(other, Symbolic) else 0))
 
     return apply
 
@@ -97,7 +106,7 @@ for _name in ("add", "sub", "mul", "truediv", "pow"):
 def _root(value: Symbolic) -> Any:
     import sympy
 
-    return Symbolic(sympy.sqrt(value.expression))
+    return Symbolic(sympy.sqrt(value.expression), value.size + 1)
 
 
 _UFUNCS: dict[Any, Callable] = {
@@ -130,5 +139,5 @@ def read(formula: Callable[[Any], Any], symbol: Any) -> Any:
     """A formula in plain arithmetic, read on a SymPy symbol or expression."""
     import sympy
 
-    result = formula(symbol) if isinstance(formula, Formula) else formula(Symbolic(symbol))
-    return sympy.nsimplify(exact(result), rational=True)
+    result = sympy.nsimplify(exact(formula(Symbolic(symbol))), rational=True)
+    return Symbolic(result, int(result.count_ops())).expression

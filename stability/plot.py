@@ -331,10 +331,11 @@ def _theorem(study: Study) -> Figure:
     figure, axes = _figure(1, 1, 5.0, 3.6)
     axis = axes[0, 0]
     styles = ("-", "--", "-.", ":")
-    for k, (name, y) in enumerate(zip(study["names"], study["y"], strict=True)):
+    curves = np.where(np.abs(study["y"]) < 1e30, study["y"], np.nan)  # an escape may take exponentially long: beyond any axis
+    for k, (name, y) in enumerate(zip(study["names"], curves, strict=True)):
         known = next((method for method in sorted(COLORS, key=len, reverse=True) if str(name).startswith(method)), None)
-        axis.plot(study["x"], np.where(np.isfinite(y), y, np.nan), styles[k % 4], color=COLORS.get(known or "", f"C{k}"), label=str(name))
-    finite = study["y"][np.isfinite(study["y"])]
+        axis.plot(study["x"], y, styles[k % 4], color=COLORS.get(known or "", f"C{k}"), label=str(name))
+    finite = curves[np.isfinite(curves)]
     positive = bool(len(finite)) and bool((finite > 0).all())
     symbol = {"lam": r"|\lambda|", "lam_next": r"\lambda_{r+1}", "gamma": r"\gamma", "h": "h"}[study.parameters["axis"]]
     axis.set(xscale="log", yscale="log" if positive else "symlog", xlabel=f"${symbol}$", ylabel=f"${study.parameters['quantity']}$")

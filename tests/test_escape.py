@@ -203,7 +203,7 @@ class TestSimulation:
     @pytest.mark.parametrize(("name", "sigma", "radius"), CASES)
     def test_the_chains_own_law_is_that_embedding(self, name, sigma, radius):
         _, one, dt = simulated(name, sigma, radius)
-        method, gain, *_ = METHODS[name]
+        gain = METHODS[name][1]
         ours = exit_time(rate=gain * LAM, diffusion=STEP * gain**2 * sigma**2, radius=radius).chain(dt)
         assert ours.mean == pytest.approx(one.monitored(dt).mean, rel=1e-12)
 
@@ -212,7 +212,7 @@ class TestSimulation:
 
     def test_a_chain_that_overshoots_is_refused(self):
         with pytest.raises(ValueError, match=r"`dt` must be < 0\.5 for the rate -2: the chain overshoots at each step; got 0\.5"):
-            law(-2.0).chain(0.5)
+            exit_time(rate=-2.0, diffusion=D, radius=R).chain(0.5)
 
     def test_without_the_correction_for_monitoring_the_mean_is_refuted(self):
         times, one, _ = simulated("Newton", 0.3, 0.15)

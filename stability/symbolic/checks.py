@@ -126,7 +126,7 @@ def curve(theorem: Theorem, values: dict[str, Any]) -> Study:
         witness = WITNESSES[one.name]()
         _, typical = admissible(one, witness, np.random.default_rng(0))
         own = one.method.parameters  # type: ignore[union-attr]
-        given = {**typical, **{key: value for key, value in values.items() if one.takes(key)}}
+        given = {key: value for key, value in {**typical, **values}.items() if one.takes(key)}
         fixed |= {key: value for key, value in {**own, **given}.items() if key != axis}
         curves[one.mode.label] = np.array([_or_nan(one, {**given, axis: witness.sign * point}) for point in x])
     arrays = {"x": x, "names": np.array(list(curves)), "y": np.array(list(curves.values()))}

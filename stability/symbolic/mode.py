@@ -13,7 +13,6 @@ from .._expression import read
 from ..methods import Method
 
 GREEK = {"damping": "gamma", "eps": "epsilon", "power": "p", "variance": "v"}
-LARGEST = 200  # operations in a gain
 
 alpha, dt, sigma = sympy.symbols("alpha dt sigma", positive=True)
 delta = Symbol("delta", real=True)
@@ -80,13 +79,13 @@ class Mode:
         if self.method is None:
             return sympy.Function("phi", real=True)(curvature)
         method = self.method.with_parameters(**self.parameters)
-        return _bounded(read(method.gain, curvature))
+        return read(method.gain, curvature)
 
     def tail_gain(self, curvature: Any) -> Any:
         """The gain off the kept subspace, as a formula of the first eigenvalue left out."""
         if self.method is None:
             return sympy.Function("phi_t", real=True)(curvature)
-        return _bounded(read(self.method.with_parameters(**self.parameters).tail_gain, curvature))
+        return read(self.method.with_parameters(**self.parameters).tail_gain, curvature)
 
     @property
     def phi(self) -> Any:
@@ -150,13 +149,6 @@ class Spectrum:
 def symmetric(name: str, dim: int) -> sympy.Matrix:
     """A symmetric matrix of symbols ``name_ij``."""
     return sympy.Matrix(dim, dim, lambda i, j: Symbol(f"{name}_{min(i, j) + 1}{max(i, j) + 1}", real=True))
-
-
-def _bounded(expression: Any) -> Any:
-    if expression.count_ops() > LARGEST:
-        count = expression.count_ops()
-        raise ValueError(f"Symbolic derivations take gains of up to {LARGEST} operations; this one has {count}. Use st.linearize or st.exact_mode for numbers.")
-    return expression
 
 
 def expectation(expression: Any, moments: dict[Any, Any]) -> Any:

@@ -263,11 +263,13 @@ def _radius(matrix: Any) -> float:
     return float(np.max(np.abs(np.linalg.eigvals(np.asarray(matrix, dtype=float)))))
 
 
-def _largest_ratio(C: Any, D: Any) -> float:
-    return float(np.max(np.real(np.linalg.eigvals(np.linalg.solve(np.asarray(C, dtype=float), np.asarray(D, dtype=float))))))
+def _largest(C: Any, *factors: Any) -> float:
+    """The largest eigenvalue of ``C^-1`` times the product of the factors."""
+    whole = functools.reduce(np.matmul, (np.asarray(factor, dtype=float) for factor in factors))
+    return float(np.max(np.real(np.linalg.eigvals(np.linalg.solve(np.asarray(C, dtype=float), whole)))))
 
 
-_NUMERIC = {"rho": _radius, "lambda_max": _largest_ratio}
+_NUMERIC = {"rho": _radius, "lambda_max": _largest}
 
 
 _COUNTS = ("d", "r")  # how many curvatures, and how many of them are kept: integers, known from the spectrum and the method

@@ -233,7 +233,7 @@ def finite_data_limit(mode: Mode) -> Draft:
 
 @matrix("finite-data-limit")
 def finite_data_matrix(mode: Mode, dim: int) -> Draft:
-    """SGD's whole second-moment map, counted out over all batches of two from three samples."""
+    """The whole second-moment map with a fixed preconditioner P, counted out over all batches of two from three samples."""
     size, count = 2, 3
     samples = [Matrix(dim, dim, lambda i, j, k=k: Symbol(f"h{k}_{min(i, j) + 1}{max(i, j) + 1}", real=True)) for k in range(1, count + 1)]
     kron = sympy.kronecker_product
@@ -243,18 +243,18 @@ def finite_data_matrix(mode: Mode, dim: int) -> Draft:
     counted = sum((kron(x, x) for x in batches), sympy.zeros(dim**2)) / len(batches)
     formula = (1 - share) * kron(mean, mean) + share / count * sum((kron(x, x) for x in samples), sympy.zeros(dim**2))
     p, C, D = sympy.symbols("p C D")
+    P, K = symmetric("P", dim), sympy.Symbol("P (x) P")
     steps = [
         Step(Eq(p, (n - b) / (b * (n - 1)), evaluate=False), "variance of a batch mean over that of one sample, without replacement"),
         vanishes(counted - formula, "E H_B (x) H_B = (1 - p) H (x) H + (p / n) sum H_i (x) H_i, counted out for n = 3, b = 2"),
         Step(
-            Eq(Symbol("M^+") - Symbol("M"), -2 * alpha * C + alpha**2 * D, evaluate=False),
-            "one step of SGD on vec M, C = (H (x) I + I (x) H) / 2, D as above",
+            Eq(Symbol("M^+") - Symbol("M"), -2 * alpha * C + alpha**2 * K * D, evaluate=False),
+            "one step on vec M, with C = (P H (x) I + I (x) P H) / 2",
         ),
     ]
-    one = sympy.eye(dim)
-    balance = (kron(mean, one) + kron(one, mean)) / 2
-    limit = 2 / Function("lambda_max")(sympy.ImmutableMatrix(balance), sympy.ImmutableMatrix(formula))
-    steps.append(Step(Eq(LIMIT, 2 / Function("lambda_max")(C**-1 * D), evaluate=False), "marginal; below with C and D written out for n = 3, b = 2"))
-    return Draft(
-        Eq(LIMIT, limit, evaluate=False), steps, "Ma and Ying 2021; numbers by Noise.from_data", [Hypothesis("an interpolating minimum; C has full rank")]
-    )
+    one, pulled = sympy.eye(dim), P * mean
+    balance = sympy.ImmutableMatrix((kron(pulled, one) + kron(one, pulled)) / 2)
+    limit = 2 / Function("lambda_max")(balance, sympy.ImmutableMatrix(kron(P, P)), sympy.ImmutableMatrix(formula))
+    steps.append(Step(Eq(LIMIT, 2 / Function("lambda_max")(C**-1 * K * D), evaluate=False), "marginal; below written out for n = 3, b = 2"))
+    needs = [Hypothesis("an interpolating minimum; the preconditioner P is that of all data; C has full rank")]
+    return Draft(Eq(LIMIT, limit, evaluate=False), steps, "Ma and Ying 2021 for SGD, P = I; numbers by Noise.from_data", needs)

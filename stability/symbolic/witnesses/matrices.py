@@ -10,7 +10,6 @@ import numpy as np
 
 from ...flow import Flow
 from ...linear import LinearFlow, linearize
-from ...methods import SGD
 from ...noise import Noise
 from ...objectives import least_squares, quadratic
 from ..objects import Theorem
@@ -41,6 +40,9 @@ class MatrixWitness(Witness):
         values |= {f"k_{i + 1}{j + 1}{k + 1}": self.third[i, j, k] for i in range(dim) for j in range(i, dim) for k in range(j, dim)}
         self.rows = rng.normal(size=(3, dim))
         samples = self.rows[:, :, None] * self.rows[:, None, :]
+        curvatures, Q = np.linalg.eigh(samples.mean(axis=0))
+        P = Q * case.method.gains(curvatures) @ Q.T
+        values |= {f"P_{i + 1}{j + 1}": P[i, j] for i in range(dim) for j in range(i, dim)}
         values |= {f"h{k + 1}_{i + 1}{j + 1}": samples[k, i, j] for k in range(3) for i in range(dim) for j in range(i, dim)}
         self.batch = {"tau_g": tau * math.sqrt(own), "tau_h": tau / math.sqrt(self.noise["hessian_batch"])}
         return values | self.batch | {"c": tau**2 * own if self.noise["coupling"] == "nested" else 0.0}
@@ -80,4 +82,4 @@ class MatrixWitness(Witness):
     def _finite_data_limit(self, case: Case) -> float:
         objective = least_squares(self.rows, self.rows @ np.ones(self.rows.shape[1]))
         noise = Noise.from_data(objective, np.ones(self.rows.shape[1]), 2, hessian_batch=3)
-        return linearize(Flow(objective, SGD(), noise, step=1.0), at=np.ones(self.rows.shape[1])).step_limit()
+        return linearize(Flow(objective, case.method, noise, step=1.0), at=np.ones(self.rows.shape[1])).step_limit()

@@ -1,0 +1,411 @@
+"""Theorems: their literal closed forms, their checks, and that both fail where a gain is changed."""
+
+import json
+import math
+
+import matplotlib.mathtext
+import mpmath
+import numpy as np
+import pytest
+import scipy.stats
+import sympy
+from conftest import GAMMA
+
+import stability as st
+from stability._expression import Symbolic
+from stability.symbolic import applies
+from stability.symbolic.checks import shipped
+from stability.symbolic.registry import STATEMENTS, vanishes
+
+NAMES = st.theorems()
+METHODS = {
+    "SGD": st.SGD(),
+    "Newton": st.Newton(),
+    "damped Newton": st.DampedNewton(damping=GAMMA),
+    "SFN": st.SFN(damping=GAMMA),
+    "LRSFN": st.LRSFN(rank=1, damping=GAMMA),
+    "LRSFN flat": st.LRSFN(rank=1, damping=GAMMA, tail="flat"),
+}
+
+# The gains and their derivatives once more, literally: of a kept mode, and off the kept subspace.
+KEPT = {
+    "SGD": (lambda x: 1.0, lambda x: 0.0),
+    "Newton": (lambda x: 1 / x, lambda x: -1 / x**2),
+    "damped Newton": (lambda x: 1 / (x + GAMMA), lambda x: -1 / (x + GAMMA) ** 2),
+    "SFN": (lambda x: 1 / (abs(x) + GAMMA), lambda x: -np.sign(x) / (abs(x) + GAMMA) ** 2),
+}
+KEPT["LRSFN"] = KEPT["LRSFN flat"] = KEPT["SFN"]
+TAIL = {"LRSFN": lambda following: 1 / GAMMA, "LRSFN flat": lambda following: 1 / (following + GAMMA)}
+
+
+def noise(v, p, d):
+    """K, the variance of ``phi E_g + phi' lambda E_h``."""
+    return p**2 * v["s_g"] ** 2 + 2 * p * d * v["lam"] * v["c_gh"] + d**2 * v["lam"] ** 2 * v["s_h"] ** 2
+
+
+def hypergeometric(v, p):
+    rate, diffusion = -p * v["lam"], v["step"] * p**2 * v["sigma"] ** 2
+    return float(v["R"] ** 2 / diffusion * mpmath.hyp2f2(1, 1, 1.5, 2, -rate * v["R"] ** 2 / diffusion))
+
+
+def pole_density(v, place):
+    return 2 * scipy.stats.norm.pdf(place - v["lam"], scale=v["s_h"])
+
+
+# Per theorem: the closed form from the literal gain p and slope d (of the tail where the theorem is about it).
+CLOSED = {
+    "noise-amplification": lambda m, v, p, d: v["step"] * v["sigma"] ** 2 * p / (2 * v["lam"]),
+    "excess-risk": lambda m, v, p, d: v["step"] * v["sigma"] ** 2 * p / 4,
+    "aligned-noise": lambda m, v, p, d: v["step"] * v["sigma"] ** 2 * p / 2,
+    "equal-rates": lambda m, v, p, d: KEPT[m][0](v["lam"]) / (TAIL[m](v["lam_next"]) if m in TAIL else KEPT[m][0](v["lam_min"])),
+    "discrete-vs-continuous": lambda m, v, p, d: v["step"] * v["sigma"] ** 2 * p / (v["lam"] * (2 - v["dt"] * p * v["lam"])),
+    "damping": lambda m, v, p, d: p * v["lam"],
+    "mean-square-step-limit": lambda m, v, p, d: 2 * p * v["lam"] / (p**2 * v["lam"] ** 2 + noise(v, p, d)),
+    "same-batch-cancellation": lambda m, v, p, d: 2 * p * v["lam"] / (p**2 * v["lam"] ** 2 + v["s_g"] ** 2 * (p + d * v["lam"]) ** 2),
+    "truncation-gap": lambda m, v, p, d: (p - TAIL[m](v["lam_next"])) / (v["lam"] - v["lam_next"]),
+    "truncation-limit": lambda m, v, p, d: 2 / (p * v["lam_next"]),
+    "finite-data-limit": lambda m, v, p, d: 2 * v["lam"] / (p * (v["lam"] ** 2 + v["V"] * (v["n"] - v["b"]) / (v["b"] * (v["n"] - 1)))),
+    "student-t": lambda m, v, p, d: 1 + 2 * p * v["lam"] / (v["step"] * noise(v, p, d)),
+    "heavy-tailed-newton": lambda m, v, p, d: {"Newton": pole_density(v, 0.0), "damped Newton": pole_density(v, -GAMMA)}.get(m, 0.0),
+    "bounded-sfn-step": lambda m, v, p, d: {"SGD": 1.0, "Newton": math.inf, "damped Newton": math.inf}.get(m, 1 / GAMMA),
+    "saddle-attraction": lambda m, v, p, d: -p * v["lam"],
+    "escape-time": lambda m, v, p, d: hypergeometric(v, p),
+    "trajectory-noise": lambda m, v, p, d: -p * v["h"] - d * v["k"] * v["g"],
+    "weak-order": lambda m, v, p, d: -((p * v["lam"]) ** 2) * v["t"] * math.exp(-2 * p * v["lam"] * v["t"]) * v["delta_0"] ** 2,
+    "averaging": lambda m, v, p, d: v["sigma"] ** 2 / v["lam"] ** 2,
+}
+
+
+def values(name, rng):
+    """One admissible set of values for every symbol that any statement takes."""
+    lam = rng.uniform(0.7, 2.0)
+    drawn = {"lam": lam, "lam_next": lam * rng.uniform(0.3, 0.9), "step": rng.uniform(0.05, 0.3), "sigma": rng.uniform(0.2, 2.0)}
+    drawn |= {"s_g": rng.uniform(0.1, 0.5), "s_h": rng.uniform(0.1, 0.5), "dt": rng.uniform(0.01, 0.3), "R": rng.uniform(0.1, 0.5)}
+    drawn |= {"c_gh": rng.uniform(-1, 1) * drawn["s_g"] * drawn["s_h"], "V": rng.uniform(0.1, 2.0), "n": 20.0, "b": 5.0, "t": 0.7, "delta_0": rng.normal()}
+    drawn |= {"h": rng.choice([-1, 1]) * rng.uniform(0.5, 2.0), "g": rng.normal(), "k": rng.normal(), "lam_min": 0.02}
+    if name in ("saddle-attraction", "escape-time"):
+        drawn["lam"] = -lam
+    if name == "equal-rates":
+        drawn["lam_next"] = drawn["lam_min"]
+    return drawn
+
+
+def evaluated(theorem, drawn):
+    return theorem.evaluate(**{key: value for key, value in drawn.items() if theorem.takes(key)})
+
+
+PAIRS = [(name, method) for name in NAMES for method in METHODS if applies(name, METHODS[method])]
+
+
+def test_every_theorem_has_a_closed_form_here_and_the_table_of_names_is_whole():
+    assert set(CLOSED) == set(NAMES) == set(STATEMENTS)
+    assert len(PAIRS) >= 95
+
+
+class TestClosedForms:
+    @pytest.mark.parametrize(("name", "method"), PAIRS)
+    def test_the_statement_is_the_literal_closed_form(self, name, method):
+        theorem, rng = st.theorem(name, method=METHODS[method]), np.random.default_rng(3)
+        for _ in range(10):
+            drawn = values(name, rng)
+            at = drawn["h"] if name == "trajectory-noise" else drawn["lam"]
+            p, d = (part(at) for part in KEPT[method])
+            if theorem.mode.branch == "tail":
+                p, d = TAIL[method](drawn["lam_next"]), 0.0
+            assert evaluated(theorem, drawn) == pytest.approx(CLOSED[name](method, drawn, p, d), rel=1e-11)
+
+    def test_those_that_are_typed_out_in_full(self):
+        lam, s, t, g = 0.7, 0.3, 0.2, GAMMA
+        given = {"lam": lam, "s_g": s, "s_h": t, "c_gh": 0.0}
+        limit = {name: st.theorem("mean-square-step-limit", method=METHODS[name]).evaluate(**given) for name in METHODS}
+        assert limit["SGD"] == pytest.approx(2 * lam / (lam**2 + s**2))
+        assert limit["Newton"] == pytest.approx(2 / (1 + (s**2 + t**2) / lam**2))
+        damped = 2 * (lam / (lam + g)) / (lam**2 / (lam + g) ** 2 + s**2 / (lam + g) ** 2 + lam**2 * t**2 / (lam + g) ** 4)
+        assert limit["damped Newton"] == limit["SFN"] == limit["LRSFN"] == pytest.approx(damped)
+        assert st.theorem("same-batch-cancellation", method=st.Newton()).statement.rhs == 2
+        assert st.theorem("truncation-limit", method=METHODS["LRSFN"]).evaluate(lam_next=0.5) == pytest.approx(2 * g / 0.5)
+        assert st.theorem("truncation-limit", method=METHODS["LRSFN flat"]).evaluate(lam_next=0.5) > 2
+        gap = st.theorem("truncation-gap", method=METHODS["LRSFN"]).evaluate(lam=0.7, lam_next=0.5)
+        assert abs(gap) == pytest.approx(0.7 / (g * (0.7 + g) * 0.2))
+        assert st.theorem("student-t", method=st.Newton()).evaluate(lam=lam, step=0.1, s_g=0, s_h=t, c_gh=0) == pytest.approx(1 + 2 * lam**2 / (0.1 * t**2))
+
+    def test_corollaries(self):
+        lam = np.array([1.0, 0.4, 0.1])
+        assert st.theorem("excess-risk", method=st.SGD()).evaluate("total", d=3, step=0.2, sigma=1.5) == pytest.approx(0.2 * 1.5**2 * 3 / 4)
+        assert st.theorem("excess-risk", method=st.Newton()).evaluate("total", lam=lam, step=0.2, sigma=1.0) == pytest.approx(0.05 * np.sum(1 / lam))
+        lrsfn = st.theorem("excess-risk", method=st.LRSFN(rank=2, damping=GAMMA))
+        assert lrsfn.evaluate("total", lam=lam, step=0.2, sigma=1.0) == pytest.approx(0.05 * (1 / (1 + GAMMA) + 1 / (0.4 + GAMMA) + 1 / GAMMA))
+        assert st.theorem("aligned-noise", method=st.Newton()).evaluate("excess-risk", lam=0.01, step=0.2, sigma=1.0) == pytest.approx(0.05)
+        embedded = st.theorem("discrete-vs-continuous", method=st.SGD()).evaluate("embedding", lam=0.5, step=0.2)
+        assert embedded == pytest.approx(-math.log(0.9) / 0.2)
+        assert st.theorem("damping", method=METHODS["SFN"]).evaluate("largest-gain") == pytest.approx(1 / GAMMA)
+        assert st.theorem("heavy-tailed-newton", method=st.gallery.fractional(power=0.5)).evaluate("tail-index") == 2
+        growth = st.theorem("trajectory-noise", method=st.SGD()).evaluate("noise-growth", h=0.5, S=0.3, step=0.1, sigma=2.0)
+        assert growth == pytest.approx(-2 * 0.5 * 0.3 + 0.1 * 4.0)
+
+
+class Scaled(st.SFN):
+    """Saddle-free Newton with another damping than it says: for every reader."""
+
+    def gain(self, lam):
+        return 1 / (abs(lam) + 1.2 * self.damping)
+
+
+class TwoFaced(st.SFN):
+    """The same, for symbols only."""
+
+    def gain(self, lam):
+        return 1 / (abs(lam) + (1.2 if isinstance(lam, Symbolic) else 1.0) * self.damping)
+
+
+class TwoFacedLowRank(st.LRSFN):
+    """A truncated method that shows symbols another gain and another tail."""
+
+    def gain(self, lam):
+        return 1 / (abs(lam) + (1.2 if isinstance(lam, Symbolic) else 1.0) * self.damping)
+
+    def tail_gain(self, lam_next):
+        return self.gain(0 * lam_next)
+
+
+class TestTheyCanFail:
+    @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("heavy-tailed-newton", "averaging") and applies(name, METHODS["SFN"])])
+    def test_a_changed_gain_leaves_the_closed_form(self, name):
+        """Not those two: no pole, and a statement that does not depend on the gain; their turn is below."""
+        theorem, drawn = st.theorem(name, method=Scaled(damping=GAMMA)), values(name, np.random.default_rng(4))
+        p, d = (part(drawn["h"] if name == "trajectory-noise" else drawn["lam"]) for part in KEPT["SFN"])
+        assert abs(evaluated(theorem, drawn) / CLOSED[name]("SFN", drawn, p, d) - 1) > 1e-3
+
+    def test_a_changed_pole_leaves_the_closed_form(self):
+        class Shifted(st.DampedNewton):
+            def gain(self, lam):
+                return 1 / (lam + 1.2 * self.damping)
+
+        drawn = values("heavy-tailed-newton", np.random.default_rng(4))
+        ours = evaluated(st.theorem("heavy-tailed-newton", method=Shifted(damping=GAMMA)), drawn)
+        assert abs(ours / pole_density(drawn, -GAMMA) - 1) > 1e-3
+
+    @pytest.mark.parametrize("name", [name for name in NAMES if name != "heavy-tailed-newton" and applies(name, METHODS["SFN"])])
+    def test_a_gain_changed_for_symbols_only_is_caught(self, name):
+        assert not st.theorem(name, method=TwoFaced(damping=GAMMA)).check(points=5, ensemble=False)
+
+    @pytest.mark.parametrize("name", [name for name in NAMES if "truncation" in name])
+    def test_a_truncated_gain_changed_for_symbols_only_is_caught(self, name):
+        assert not st.theorem(name, method=TwoFacedLowRank(rank=1, damping=GAMMA)).check(points=5, ensemble=False)
+
+    def test_a_pole_seen_by_symbols_only_is_caught(self):
+        class Pole(st.SFN):
+            def gain(self, lam):
+                return 1 / lam if isinstance(lam, Symbolic) else super().gain(lam)
+
+        assert not st.theorem("heavy-tailed-newton", method=Pole(damping=GAMMA)).check(points=5, ensemble=False)
+
+    @pytest.mark.parametrize("name", ["noise-amplification", "escape-time", "mean-square-step-limit", "saddle-attraction", "student-t"])
+    def test_the_ensemble_alone_catches_a_wrong_statement(self, name):
+        class Wrong(st.SFN):
+            def gain(self, lam):
+                return 1 / (abs(lam) + (4.0 if isinstance(lam, Symbolic) else 1.0) * self.damping)
+
+        (outcome,) = st.theorem(name, method=Wrong(damping=0.5)).check(points=0).outcomes
+        assert abs(outcome.z) > 4
+
+    def test_a_derivation_that_does_not_close_raises(self):
+        x = sympy.Symbol("x")
+        with pytest.raises(ArithmeticError, match="does not close for this gain: x should vanish"):
+            vanishes(x, "a reason")
+
+
+class TestChecks:
+    """Fifty random admissible values against the numeric theory, and an ensemble, for every shipped method at once."""
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_every_theorem_holds_for_every_shipped_method(self, name):
+        verdict = st.theorem(name).check()
+        assert verdict, str(verdict)
+        assert {outcome.points for outcome in verdict.outcomes} == {50}
+        assert len(verdict.outcomes) == sum(applies(name, method) for method in shipped())
+
+    @pytest.mark.parametrize("dim", [1, 2, 3])
+    @pytest.mark.parametrize("name", [name for name in NAMES if STATEMENTS[name].matrix])
+    def test_full_matrices_agree_with_the_numeric_theory(self, name, dim):
+        for method in shipped() if dim < 3 else [METHODS["SFN"], METHODS["LRSFN flat"]]:
+            verdict = st.theorem(name, method=method, dim=dim).check(points=3)
+            assert verdict, str(verdict)
+
+    MINE = (
+        st.gallery.rsfn(eps=0.05),
+        st.gallery.newsamp(rank=1),
+        st.gallery.natural_gradient(variance=2.0, eps=0.1),
+        st.gallery.fractional(power=0.5),
+        st.Method(gain=lambda lam: lam / (lam**2 + 0.1), name="bump"),
+        st.Method(gain=1 / sympy.sqrt(sympy.Symbol("x") ** 2 + sympy.Rational(1, 10)), name="expression"),
+    )
+
+    @pytest.mark.parametrize("method", MINE, ids=lambda method: method.name)
+    def test_a_users_own_gain_gets_its_theorems_with_no_further_code(self, method):
+        for name in NAMES:
+            if applies(name, method):
+                verdict = st.theorem(name, method=method).check(points=5, ensemble=False)
+                assert verdict, str(verdict)
+
+    def test_truncated_methods_have_two_branches(self):
+        method = METHODS["LRSFN"]
+        kept, tail = (st.theorem("noise-amplification", method=method, branch=branch) for branch in ("kept", "tail"))
+        assert kept.statement == st.theorem("noise-amplification", method=METHODS["SFN"]).statement
+        assert tail.evaluate(lam=0.5, step=0.1, sigma=1.0) == pytest.approx(0.1 / GAMMA / (2 * 0.5))
+        assert kept.check(points=5)
+
+    def test_the_verdict_prints_and_says_what_was_compared(self):
+        verdict = st.theorem("noise-amplification", method=st.SGD()).check(points=3)
+        assert "SGD" in str(verdict)
+        assert verdict.to_json()[0]["passed"] is True
+
+
+class TestReading:
+    @pytest.mark.parametrize("name", NAMES)
+    def test_a_theorem_is_a_chain_of_equations_each_with_a_reason(self, name):
+        theorem = st.theorem(name)
+        assert len(theorem.derivation) >= 3
+        for step in theorem.derivation:
+            assert isinstance(step.equation, (sympy.Rel, sympy.Eq)), step
+            assert 5 < len(step.reason) < 160
+            assert "\n" not in step.reason
+        assert theorem.title in str(theorem)
+        assert all(hypothesis.text in str(theorem) for hypothesis in theorem.hypotheses)
+        assert json.loads(json.dumps(theorem.to_json()))["statement"] == theorem.latex()
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_statements_are_typeset(self, name):
+        parser = matplotlib.mathtext.MathTextParser("path")
+        for theorem in (st.theorem(name), *(st.theorem(name, method=METHODS[m]) for n, m in PAIRS if n == name)):
+            text = theorem.latex().replace(r"\middle|", "|").replace(r"\begin{matrix}", "").replace(r"\end{matrix}", "").replace("\\\\", "")
+            parser.parse(f"${text.replace('&', '')}$")
+            whole = theorem.latex(derivation=True)
+            assert whole.count("{") == whole.count("}")
+            assert whole.count(r"\\") >= len(theorem.derivation)
+
+    def test_every_method_is_derived_from_its_own_formula(self):
+        for method, expected in (("SFN", "1/(gamma + lambda)"), ("Newton", "1/lambda"), ("SGD", "1")):
+            assert str(st.theorem("noise-amplification", method=METHODS[method]).derivation[0].equation.rhs) == expected
+
+    def test_parameters_come_from_the_method_or_from_the_caller(self):
+        theorem = st.theorem("damping", method=st.SFN(damping=0.5))
+        assert theorem.evaluate(lam=0.5, step=0.1) == pytest.approx(0.5)
+        assert theorem.evaluate(lam=0.5, step=0.1, damping=1.5) == theorem.evaluate(lam=0.5, alpha=0.1, gamma=1.5) == pytest.approx(0.25)
+        np.testing.assert_allclose(theorem.evaluate(curvature=np.array([0.5, 1.5]), step=0.1), [0.5, 0.75])
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_pictures(self, name, tmp_path):
+        theorem = st.theorem(name)
+        study = theorem.data()
+        assert np.isfinite(study["y"]).any()
+        assert study["y"].shape == (len(study["names"]), len(study["x"]))
+        st.plot(st.load(st.save(study, tmp_path / "study"))).savefig(tmp_path / "picture.png")
+        assert (tmp_path / "picture.png").stat().st_size > 5000
+
+    def test_a_picture_of_one_method_holds_what_was_given(self):
+        study = st.theorem("noise-amplification", method=st.Newton()).data(step=0.5, sigma=2.0)
+        np.testing.assert_allclose(study["y"][0], 0.5 * 4 / (2 * study["x"] ** 2))
+
+
+class TestTable:
+    def test_its_rates_are_those_of_the_numeric_theory(self):
+        rows = {(row.method, row.point): row for row in st.method_table().rows}
+        for label, method in zip(dict.fromkeys(row.method for row in st.method_table().rows), shipped(), strict=True):
+            if method.rank is not None:
+                continue
+            for point, lam in (("minimum", 0.7), ("saddle", -0.7)):
+                row = rows[label, point]
+                given = {s: 0.2 if s.name == "gamma" else 0.7 for s in row.rate.free_symbols | row.gain.free_symbols}
+                rate = float(st.linearize(st.Flow(st.quadratic([lam]), method, step=0.1)).rates[0])
+                assert float(row.rate.subs(given)) == pytest.approx(rate)
+                assert float(row.gain.subs(given)) * -lam == pytest.approx(rate)
+                if row.attracts in ("yes", "no"):
+                    assert (row.attracts == "yes") == (rate < 0)
+
+    def test_what_the_theory_says_of_saddles_and_flat_points(self):
+        rows = {(row.method, row.point): row for row in st.method_table().rows}
+        attracts = {name: rows[name, "saddle"].attracts for name in dict.fromkeys(row.method for row in st.method_table().rows)}
+        expected = {"SGD": "no", "Newton": "yes", "damped Newton": "if |lambda| > gamma", "SFN": "no", "LRSFN tail": "no", "LRSFN flat tail": "no"}
+        assert attracts == expected
+        assert rows["Newton", "flat"].attracts == "singular"
+        assert rows["SFN", "flat"].gain == 1 / sympy.Symbol("gamma", positive=True)
+        assert all(rows[name, "maximum"].attracts == answer for name, answer in expected.items())
+
+    def test_it_prints_and_goes_into_documents(self):
+        table = st.method_table([st.SGD(), st.gallery.fractional(power=0.5)])
+        assert len(str(table).splitlines()) == 9
+        assert table.markdown().count("\n") == 3
+        assert len(json.dumps(table.to_json())) > 100
+
+
+class TestBadInput:
+    def test_names_methods_branches_and_dimensions(self):
+        with pytest.raises(ValueError, match="`name` must be one of noise-amplification, excess-risk"):
+            st.theorem("theorem 1")
+        with pytest.raises(ValueError, match=r"`method` must be a st\.Method such as st\.SFN\(damping=0\.1\), or None; got 'sfn'"):
+            st.theorem("damping", method="sfn")
+        with pytest.raises(ValueError, match="'truncation-gap' says nothing about SGD"):
+            st.theorem("truncation-gap", method=st.SGD())
+        with pytest.raises(ValueError, match="`branch` is for truncated methods; SGD has none"):
+            st.theorem("noise-amplification", method=st.SGD(), branch="tail")
+        with pytest.raises(ValueError, match="`branch` must be one of kept"):
+            st.theorem("student-t", method=METHODS["LRSFN"], branch="tail")
+        with pytest.raises(ValueError, match="`dim` must be one of 1, 2, 3; got 4"):
+            st.theorem("noise-amplification", dim=4)
+        with pytest.raises(ValueError, match=r"'student-t' speaks of one mode; with full matrices .* noise-amplification"):
+            st.theorem("student-t", dim=2)
+
+    @pytest.mark.parametrize(
+        ("name", "method", "given", "failed"),
+        [
+            ("noise-amplification", "Newton", {"lam": 0.0, "step": 0.1, "sigma": 1}, "the point is a minimum: lambda > 0; got lam = 0"),
+            ("noise-amplification", "SFN", {"lam": 1.0, "step": 0.1, "sigma": 1, "damping": 0.0}, "gamma > 0; got gamma = 0"),
+            ("noise-amplification", "SFN", {"lam": 1.0, "step": 0.1, "sigma": 1, "damping": -1.0}, "gamma > 0; got gamma = -1"),
+            ("noise-amplification", "SGD", {"lam": 1.0, "step": 0.0, "sigma": 1}, "the step is positive: alpha > 0"),
+            ("discrete-vs-continuous", "SGD", {"lam": 1.0, "step": 0.1, "dt": 2.5, "sigma": 1}, r"the mean is stable: dt phi\(lambda\) lambda < 2"),
+            ("saddle-attraction", "damped Newton", {"lam": -GAMMA}, "the gain is finite there: no pole of phi"),
+            ("saddle-attraction", "SGD", {"lam": 0.5}, "the direction is one of negative curvature: lambda < 0"),
+            ("mean-square-step-limit", "SFN", {"lam": 1, "s_g": 0.1, "s_h": 0.1, "c_gh": 0.5}, r"\|c_gh\| <= s_g s_h"),
+            ("truncation-gap", "LRSFN", {"lam": 0.5, "lam_next": 0.5}, "lambda > lambda_next > 0"),
+            ("equal-rates", "SFN", {"lam": 0.1, "lam_min": 0.5}, "lambda_min is the slowest mode of both"),
+            ("finite-data-limit", "SGD", {"lam": 1, "V": 1, "n": 5, "b": 7}, "n >= 2, b <= n"),
+            ("escape-time", "SGD", {"lam": -1, "step": 0.1, "sigma": 1, "R": 0}, "the radius is positive"),
+            ("trajectory-noise", "SFN", {"h": 0, "g": 1, "k": 1}, "h is not zero"),
+        ],
+    )
+    def test_a_failed_hypothesis_is_named(self, name, method, given, failed):
+        with pytest.raises(ValueError, match=f"does not hold here: it needs that .*{failed}"):
+            st.theorem(name, method=METHODS[method]).evaluate(**given)
+
+    def test_a_variance_that_is_infinite(self):
+        theorem = st.theorem("student-t", method=st.Newton())
+        given = {"lam": 0.1, "step": 0.5, "sigma": 1.0, "s_g": 0.1, "s_h": 0.3, "c_gh": 0.0}
+        assert theorem.evaluate(**given) < 2
+        with pytest.raises(ValueError, match="it needs that the variance is finite: nu > 2"):
+            theorem.evaluate("variance", **given)
+
+    def test_values(self):
+        theorem = st.theorem("noise-amplification", method=st.SGD())
+        with pytest.raises(ValueError, match="'noise-amplification' needs a value for sigma"):
+            theorem.evaluate(lam=1.0, step=0.1)
+        with pytest.raises(ValueError, match="'noise-amplification' has no 'kappa'; it takes"):
+            theorem.evaluate(lam=1.0, step=0.1, sigma=1.0, kappa=3.0)
+        with pytest.raises(ValueError, match="`lam` must be finite"):
+            theorem.evaluate(lam=np.nan, step=0.1, sigma=1.0)
+        with pytest.raises(ValueError, match=r"`quantity` must be None for the statement or one of its corollaries \(amplification\); got 'x'"):
+            theorem.evaluate("x", lam=1.0)
+        with pytest.raises(ValueError, match="'noise-amplification' holds for any gain: choose one"):
+            st.theorem("noise-amplification").evaluate(lam=1.0, step=0.1, sigma=1.0)
+        with pytest.raises(ValueError, match="'damping' needs a value for gamma"):
+            st.theorem("damping").evaluate(lam=1.0, step=0.1)
+
+    def test_a_gain_too_large_for_symbols_says_so(self):
+        def gain(lam):
+            for k in range(1, 80):
+                lam = lam / (1 + lam**2 / k)
+            return lam
+
+        huge = st.Method(gain=gain, name="huge")
+        with pytest.raises(ValueError, match="take gains of up to 200 operations"):
+            st.theorem("noise-amplification", method=huge)
