@@ -70,9 +70,7 @@ class Symbolic:
     __slots__ = ("expression", "size")
 
     def __init__(self, expression: Any, size: int = 0):
-        if size > LARGEST:
-            raise ValueError(f"Symbolic derivations take gains of up to {LARGEST} operations. Use st.linearize or st.exact_mode for numbers.")
-        self.expression, self.size = expression, size
+        self.expression, self.size = expression, _bounded(size)
 
     def __abs__(self) -> Symbolic:
         return Symbolic(abs(self.expression), self.size + 1)
@@ -90,10 +88,17 @@ class Symbolic:
         return rule(*(part if isinstance(part, Symbolic) else Symbolic(exact(part)) for part in inputs))
 
 
+def _bounded(size: int) -> int:
+    if size > LARGEST:
+        raise ValueError(f"Symbolic derivations take gains of up to {LARGEST} operations. Use st.linearize or st.exact_mode for numbers.")
+    return size
+
+
 def _binary(rule: Callable[[Any, Any], Any], *, swapped: bool = False) -> Callable[[Symbolic, Any], Symbolic]:
     def apply(self: Symbolic, other: Any) -> Symbolic:
+        size = _bounded(self.size + 1 + (other.size if isinstance(other, Symbolic) else 0))  # before SymPy works on it
         pair = self.expression, exact(other)
-        return Symbolic(rule(*(pair[::-1] if swapped else pair)), self.size + 1 + (other.size if isinstance(other, Symbolic) else 0))
+        return Symbolic(rule(*(pair[::-1] if swapped else pair)), size)
 
     return apply
 

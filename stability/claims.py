@@ -6,6 +6,7 @@ measurement side by side. ``quick=True`` is the small form of the same computati
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ._check import Unstable
+from .exact import exact_mode
 from .flow import Flow
 from .linear import VALID, LinearFlow, linearize
 from .methods import LRSFN, SFN, SGD, DampedNewton, Method, Newton
@@ -168,15 +170,15 @@ def step_limit(*, quick: bool = False, seed: int = 0, report: Report = lambda te
     """Hessian noise against the largest stable step in the plane (condition number, curvature noise).
 
     For a two-mode quadratic ``(1, 1/kappa)`` with independent batches of equal size: the linearised chain's largest
-    mean-square step; the measured spectral radius of the one-step second-moment map of the chain and of the
-    iteration (the same drawn noise for every point of the plane); and the iteration's measured almost-sure exponent.
+    mean-square step; the smaller of the two modes' limits without linearisation; the measured spectral radius of the
+    one-step second-moment map of chain and iteration (the same drawn noise everywhere); the measured almost-sure exponent.
     """
     step, damping, rank = 0.5, 0.1, 1
     points, samples = (13, 1000) if quick else (25, 4000)
     compared = methods(damping, rank)
     kappas, taus = np.geomspace(1.05, 1e3, points), np.geomspace(1e-3, 3.0, points)
     shape = (len(compared), len(taus), len(kappas))
-    limit, chain, iteration, exponent, error = (np.full(shape, np.nan) for _ in range(5))
+    limit, exact, chain, iteration, exponent, error = (np.full(shape, np.nan) for _ in range(6))
     draws = np.random.default_rng(seed).standard_normal((2, samples // 2, 2, 2))
     unit = (draws + np.swapaxes(draws, -1, -2)) / math.sqrt(2)  # GOE with unit off-diagonal variance
     # Both signs of every draw, in a shuffled order: the sample mean of the noise is then exactly zero, as its mean is.
@@ -189,23 +191,23 @@ def step_limit(*, quick: bool = False, seed: int = 0, report: Report = lambda te
             for i, tau in enumerate(taus):
                 flow = Flow(objective, method, Noise(curvature=tau), step=step)
                 limit[m, i, j] = linearize(flow).step_limit()
+                exact[m, i, j] = min(_exact_limit(method, lam, tau, rank) for rank, lam in enumerate((1.0, 1.0 / kappa), 1))
                 sample = Sample(np.zeros((samples, 2)), tau * unit[0], tau * unit[1])
                 chain[m, i, j] = _second_moment_radius(_one_step(flow, sample, "sde"))
                 factors = _one_step(flow, sample, "iteration")
                 iteration[m, i, j] = _second_moment_radius(factors)
                 exponent[m, i, j], error[m, i, j] = _almost_sure_exponent(factors)
-    arrays = {
-        "methods": _names(compared),
-        "kappa": kappas,
-        "tau": taus,
-        "limit": limit,
-        "chain_radius": chain,
-        "iteration_radius": iteration,
-        "exponent": exponent,
-        "exponent_error": error,
-    }
+    arrays = {"methods": _names(compared), "kappa": kappas, "tau": taus, "limit": limit, "exact_limit": exact, "chain_radius": chain}
+    arrays |= {"iteration_radius": iteration, "exponent": exponent, "exponent_error": error}
     parameters = {"step": step, "damping": damping, "rank": rank, "samples": samples, "seed": seed}
     return Study("step-limit", arrays, parameters, provenance())
+
+
+@functools.lru_cache(maxsize=4096)
+def _exact_limit(method: Method, lam: float, tau: float, rank: int) -> float:
+    """The mean-square step limit of one mode of the iteration itself, the mode's rank in the spectrum given."""
+    own = method if method.rank is None or rank <= method.rank else Method(gain=lambda x: 0 * x + method.tail_gain(lam))
+    return exact_mode(own, curvature=lam, noise=Noise(curvature=tau)).mean_square_limit
 
 
 def _one_step(flow: Flow, sample: Sample, level: str) -> np.ndarray:

@@ -259,6 +259,8 @@ def _step_limit(study: Study) -> Figure:
     for m, (axis, name) in enumerate(zip(axes.flat, names, strict=False)):
         image = axis.pcolormesh(kappa, tau, np.log10(study["chain_radius"][m]), norm=norm, cmap="PuOr_r", shading="nearest", rasterized=True)
         _contour(axis, kappa, tau, np.log10(study["limit"][m] / p["step"]), colors="k", linewidths=1.8)
+        with np.errstate(divide="ignore"):  # no step at all is -inf: no line
+            _contour(axis, kappa, tau, np.log10(study["exact_limit"][m] / p["step"]), colors="#D55E00", linewidths=1.4, linestyles=[(0, (5, 1))])
         _contour(axis, kappa, tau, np.log10(study["chain_radius"][m]), colors="#56B4E9", linewidths=1.5, linestyles="--")
         _contour(axis, kappa, tau, study["exponent"][m], colors="#CC3377", linewidths=1.5, linestyles="-.")
         if name in ("SGD", "SFN", "LRSFN"):  # the undamped and LM iterations have no second moment to measure
@@ -275,6 +277,7 @@ def _step_limit(study: Study) -> Figure:
     legend.legend(
         handles=[
             _line(color="k", lw=1.8, label=rf"theory: largest step $= {p['step']:g}$"),
+            _line(color="#D55E00", ls=(0, (5, 1)), label=rf"each mode exactly: largest step $= {p['step']:g}$"),
             _line(color="#56B4E9", ls="--", label="measured: chain's radius = 1"),
             _line(color="#117733", ls=":", label="measured: iteration's radius = 1"),
             _line(color="#CC3377", ls="-.", label="measured: iteration, almost sure"),

@@ -378,6 +378,51 @@ class TestBadInput:
         with pytest.raises(ValueError, match=f"does not hold here: it needs that .*{failed}"):
             st.theorem(name, method=METHODS[method]).evaluate(**given)
 
+    @pytest.mark.parametrize(
+        ("method", "given", "failed"),
+        [
+            (st.SGD(), {"lam": [1.0], "step": 1.9}, "each mode alone is stable"),
+            (st.SGD(), {"lam": [1.0, 0.5, 0.2], "step": 1.3}, "the step is below the limit of streaming least squares: S < 1"),
+            (st.LRSFN(rank=1, damping=0.01), {"lam": [1, 0.4, 0.1], "step": 0.5}, "each mode alone is stable"),
+            (st.LRSFN(rank=4, damping=0.01), {"lam": [1, 0.4, 0.1], "step": 0.5}, "at least as many curvatures as the method keeps; got d = 3, r = 4"),
+            (st.SGD(), {"lam": [1.0, -0.5], "step": 0.1}, "every curvature is positive"),
+        ],
+    )
+    @pytest.mark.parametrize("branch", ["kept", "tail"])
+    def test_a_statement_on_a_spectrum_has_hypotheses_on_every_mode(self, method, given, failed, branch):
+        theorem = st.theorem("averaging", method=method, branch=branch if method.rank else None)
+        with pytest.raises(ValueError, match=f"does not hold here: it needs that .*{failed}"):
+            theorem.evaluate("streaming-risk", **given, sigma=1.0, b=4.0)
+
+    def test_a_tail_faster_than_one_mode_of_the_spectrum_would_allow_is_no_objection(self):
+        theorem = st.theorem("averaging", method=st.LRSFN(rank=1, damping=0.05))
+        given = {"lam": [1, 0.04, 0.01], "step": 0.5, "sigma": 1.0, "b": 4.0}
+        pull = 0.5 * np.array([1, 0.04, 0.01]) / np.array([1.05, 0.05, 0.05])
+        S = np.sum(pull / (4 * (2 - pull * 1.25)))
+        assert theorem.evaluate("streaming-risk", **given) == pytest.approx(S / (1 - S) / 2)
+
+    @pytest.mark.parametrize(
+        ("given", "failed"),
+        [
+            ({"step": 3.0, "dt": 3.0}, "the mean is stable"),
+            ({"Sigma_12": 5.0}, "Sigma is positive semidefinite"),
+            ({"Sigma_22": -1.0}, "Sigma is positive semidefinite"),
+            ({"dt": -0.1}, "the time step is not negative"),
+            ({"lam_2": 2.0}, "curvatures are positive and fall"),
+        ],
+    )
+    def test_full_matrices_have_hypotheses_too(self, given, failed):
+        theorem = st.theorem("discrete-vs-continuous", method=st.SGD(), dim=2)
+        right = {"lam_1": 1.0, "lam_2": 0.5, "Sigma_11": 1.0, "Sigma_12": 1.0, "Sigma_22": 1.0, "step": 0.3, "dt": 0.3}
+        assert np.isfinite(theorem.evaluate(**right)).all()
+        with pytest.raises(ValueError, match=f"does not hold here: it needs that .*{failed}"):
+            theorem.evaluate(**{**right, **given})
+
+    def test_a_gain_of_the_wrong_sign(self):
+        theorem = st.theorem("noise-amplification", method=st.Method(gain=lambda lam: lam - 1), dim=1)
+        with pytest.raises(ValueError, match="every mode decays"):
+            theorem.evaluate(lam_1=0.5, Sigma_11=1.0, step=0.1)
+
     def test_a_variance_that_is_infinite(self):
         theorem = st.theorem("student-t", method=st.Newton())
         given = {"lam": 0.1, "step": 0.5, "sigma": 1.0, "s_g": 0.1, "s_h": 0.3, "c_gh": 0.0}

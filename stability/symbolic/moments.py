@@ -14,20 +14,23 @@ from .mode import M, Mode, Spectrum, alpha, delta, dt, generator, lam, one_step,
 from .registry import (
     EXACT,
     STEP,
+    TIME_STEP,
     UNALIGNED,
     Corollary,
     Draft,
     Hypothesis,
     Step,
-    falling,
     gain_step,
     matrix,
     mean_stable,
     minimum,
     over_spectrum,
     rate_step,
+    semidefinite,
+    stable_matrices,
     statement,
     vanishes,
+    whole_spectrum,
 )
 
 OU = "the Ornstein-Uhlenbeck model of Mandt, Hoffman and Blei 2017; numbers by stability.linear"
@@ -98,7 +101,10 @@ def _lyapunov(mode: Mode, dim: int, step: Any, reason: str) -> Draft:
         Step(Eq(Symbol("M"), solution, evaluate=False), "a linear system for the entries of M"),
     ]
     vanishes(A * solution + solution * A + step * A * solution * A + source, "the balance at its solution")
-    return Draft(Eq(Symbol("M"), solution, evaluate=False), steps, OU, [STEP, EXACT, falling(dim)])
+    hypotheses = [STEP, EXACT, *stable_matrices(spectrum, mode, dt if step == dt else None), semidefinite(covariance)]
+    if step == dt:
+        hypotheses.append(TIME_STEP)
+    return Draft(Eq(Symbol("M"), solution, evaluate=False), steps, OU, hypotheses)
 
 
 @matrix("noise-amplification")
@@ -131,7 +137,7 @@ def discrete_vs_continuous(mode: Mode) -> Draft:
         Eq(M, solution, evaluate=False),
         steps,
         "Liu, Ziyin and Ueda 2021 for the discrete covariance; numbers by stability.linear",
-        [STEP, *minimum(mode), mean_stable(mode, dt), EXACT],
+        [STEP, TIME_STEP, *minimum(mode), mean_stable(mode, dt), EXACT],
         [
             Corollary("iteration", Eq(M, at_step, evaluate=False), (mean_stable(mode),)),
             Corollary("ratio", Eq(Symbol("M_discrete") / Symbol("M_continuous"), tidy(at_step / limit), evaluate=False), (mean_stable(mode),)),
@@ -158,7 +164,7 @@ def excess_risk(mode: Mode) -> Draft:
         steps,
         OU,
         [STEP, *minimum(mode), EXACT, UNALIGNED],
-        [Corollary("total", Eq(Symbol("R"), total, evaluate=False))],
+        [Corollary("total", Eq(Symbol("R"), total, evaluate=False), tuple(whole_spectrum(mode)), spectral=True)],
     )
 
 
@@ -194,6 +200,7 @@ def aligned_noise_matrix(mode: Mode, dim: int) -> Draft:
     curvatures, covariance = Spectrum(mode, dim).H, symmetric("Sigma", dim)
     aligned = {covariance[i, j]: sigma**2 * curvatures[i, j] for i in range(dim) for j in range(i, dim)}
     solution = draft.statement.rhs.subs(aligned).applyfunc(sympy.factor)
+    draft.hypotheses = [h for h in draft.hypotheses if "semidefinite" not in h.text]
     draft.steps += [Step(draft.statement, "solved"), Step(Eq(Symbol("Sigma"), covariance.subs(aligned), evaluate=False), "noise aligned with curvature")]
     draft.statement = Eq(Symbol("M"), solution, evaluate=False)
     return draft

@@ -14,7 +14,7 @@ from sympy.core.function import AppliedUndef
 from .. import _check
 from ..methods import Method
 from ..results import Study
-from .mode import Mode
+from .mode import GIVEN, Mode
 
 if TYPE_CHECKING:
     from .checks import Verdict
@@ -41,11 +41,12 @@ class Hypothesis(NamedTuple):
 
 
 class Corollary(NamedTuple):
-    """A further equation of a theorem, by name, with the hypotheses that it adds."""
+    """A further equation of a theorem, by name, with the hypotheses that it adds; of a whole spectrum, instead of those on the mode."""
 
     name: str
     equation: Any
     hypotheses: tuple[Hypothesis, ...] = ()
+    spectral: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ class Theorem:
             return self.statement, self.hypotheses
         for corollary in self.corollaries:
             if corollary.name == quantity:
-                return corollary.equation, self.hypotheses + corollary.hypotheses
+                kept = [h for h in self.hypotheses if not (corollary.spectral and {"lambda", "lambda_next"} & {s.name for s in _symbols(h.positive)})]
+                return corollary.equation, (*kept, *corollary.hypotheses)
         known = ", ".join(c.name for c in self.corollaries) or "none"
         raise ValueError(f"`quantity` must be None for the statement or one of its corollaries ({known}); got {quantity!r}.")
 
@@ -170,12 +172,13 @@ class Theorem:
 
     @functools.cached_property
     def _known(self) -> dict[str, str]:
-        """All symbols of the theorem, name to keyword: a value that this method does not depend on may be given too."""
-        steps = [part for step in self.derivation for part in step.equation.atoms(sympy.Symbol)]
+        """Symbols that `evaluate` takes, name to keyword: a value that this method happens not to depend on may be given too."""
         equations = [self.statement, *(c.equation for c in self.corollaries)]
         hypotheses = [*self.hypotheses, *(h for c in self.corollaries for h in c.hypotheses)]
-        symbols = set(steps).union(*(_symbols(e.rhs) for e in equations), *(_symbols(h.positive) for h in hypotheses))
-        return {s.name: _keyword(s) for s in symbols} | {name: name for name in self.mode.names.values()} | {"d": "d"}
+        symbols = set().union(*(_symbols(e.rhs) for e in equations), *(_symbols(h.positive) for h in hypotheses))
+        symbols |= {s for step in self.derivation for s in step.equation.atoms(sympy.Symbol) if s.name in GIVEN}
+        names = [*self.mode.names.values(), "d", *(["lambda_next"] if self.method is not None and self.method.rank is not None else [])]
+        return {s.name: _keyword(s) for s in symbols} | {name: name.replace("lambda", "lam") for name in names}
 
     def _symbol(self, key: str) -> str:
         """The symbol meant by a keyword."""
@@ -200,7 +203,8 @@ class Theorem:
         with np.errstate(all="ignore"):
             holds = np.asarray(number(hypothesis.positive, given)) > 0  # nan, as at a pole, does not hold either
         if not np.all(holds):
-            shown = ", ".join(f"{_keyword(s)} = {given[s.name]}" for s in sorted(_symbols(hypothesis.positive), key=str))
+            wanted = {s for s in hypothesis.positive.free_symbols if isinstance(s, sympy.Symbol) and s.name in given}
+            shown = ", ".join(f"{_keyword(s)} = {given[s.name]}" for s in sorted(wanted, key=str))
             raise ValueError(f"{self.name!r} does not hold here: it needs that {hypothesis.text}; got {shown}.")
 
     # -- checking and drawing --------------------------------------------------------------------------------
@@ -241,8 +245,8 @@ class Theorem:
 def number(expression: Any, given: Mapping[str, Any]) -> Any:
     """A SymPy expression at numbers, by name of symbol; spectra are given as arrays (d,), largest first."""
     bases = sorted(expression.atoms(sympy.IndexedBase), key=str)
-    # SymPy's sums count from one.
-    spectra = [np.concatenate([[np.nan], np.sort(np.atleast_1d(given[str(base)]))[::-1]]) for base in bases]
+    # SymPy's sums count from one; a tail of no modes still reads the curvature after the last.
+    spectra = [np.concatenate([[np.nan], np.sort(np.atleast_1d(given[str(base)]))[::-1], [1.0]]) for base in bases]
     whole = {symbol: int(given[symbol.name]) for symbol in expression.free_symbols if symbol.name in _COUNTS and symbol.name in given}
     expression = expression.subs(whole)
     slots = sorted(_symbols(expression) - {base.label for base in bases}, key=str)
@@ -269,7 +273,11 @@ def _largest(C: Any, *factors: Any) -> float:
     return float(np.max(np.real(np.linalg.eigvals(np.linalg.solve(np.asarray(C, dtype=float), whole)))))
 
 
-_NUMERIC = {"rho": _radius, "lambda_max": _largest}
+def _least(matrix: Any) -> float:
+    return float(np.linalg.eigvalsh(np.asarray(matrix, dtype=float))[0])
+
+
+_NUMERIC = {"rho": _radius, "lambda_max": _largest, "lambda_min": _least}
 
 
 _COUNTS = ("d", "r")  # how many curvatures, and how many of them are kept: integers, known from the spectrum and the method

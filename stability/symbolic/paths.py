@@ -8,7 +8,24 @@ import sympy
 from sympy import Eq, Function, Matrix, Sum, Symbol
 
 from .mode import M, Mode, Spectrum, alpha, delta, expectation, one_step, sigma, stationary, symmetric, tidy
-from .registry import EXACT, STEP, UNALIGNED, Corollary, Draft, Hypothesis, Step, gain_step, matrix, mean_stable, minimum, over_spectrum, statement, vanishes
+from .registry import (
+    EXACT,
+    STEP,
+    UNALIGNED,
+    Corollary,
+    Draft,
+    Hypothesis,
+    Step,
+    gain_step,
+    matrix,
+    mean_stable,
+    minimum,
+    over_spectrum,
+    statement,
+    throughout,
+    vanishes,
+    whole_spectrum,
+)
 
 h = Symbol("h", real=True, nonzero=True)
 g, k = sympy.symbols("g k", real=True)
@@ -114,7 +131,7 @@ def averaging(mode: Mode) -> Draft:
     ratio = 1 + alpha * general.rate
     square = one_step(general, alpha, curvature=False)
     variance = stationary(sympy.expand(square.subs(delta**2, M) - M))
-    lag, base = Symbol("k", integer=True, positive=True), Symbol("rho", positive=True)
+    lag, base = Symbol("lag", integer=True, positive=True), Symbol("rho", positive=True)
     geometric = sympy.simplify(1 + 2 * sympy.summation(base**lag, (lag, 1, sympy.oo)).args[0][0])
     long_run = tidy(variance * geometric.subs(base, ratio))
     steps, weight = _streaming()
@@ -122,22 +139,24 @@ def averaging(mode: Mode) -> Draft:
     chain = [
         gain_step(mode),
         Step(Eq(M, variance.subs(general.phi, mode.phi), evaluate=False), "stationary variance of the last iterate: it carries the gain"),
-        Step(Eq(Symbol("Cov(delta_0, delta_k)"), M * base**lag, evaluate=False), "with rho = 1 - alpha phi lambda"),
+        Step(Eq(Symbol("Cov(delta_0, delta_lag)"), M * base**lag, evaluate=False), "with rho = 1 - alpha phi lambda"),
         Step(Eq(Sum(base ** sympy.Abs(lag), (lag, -sympy.oo, sympy.oo)), geometric, evaluate=False), "summed over all lags, |rho| < 1"),
         Step(Eq(Symbol("N") * Symbol("Var"), long_run, evaluate=False), "variance of the mean of N iterates, times N, as N grows: the gain has cancelled"),
     ]
     inputs = Hypothesis("batches of b > 0 Gaussian inputs, label noise sigma^2", b)
     small = Hypothesis("the step is below the limit of streaming least squares: S < 1", 1 - S if mode.method is not None else None)
+    each = throughout(mode, "each mode alone is stable: alpha phi lambda (1 + 1/b) < 2", lambda gain, curvature: 2 * b - alpha * gain * curvature * (b + 1))
     return Draft(
         Eq(sympy.Limit(Symbol("N") * Symbol("Var"), Symbol("N"), sympy.oo), long_run, evaluate=False),
         chain + steps,
-        "Polyak and Juditsky 1992 for the mean of iterates; the streaming corollary is checked by simulation in tests/test_theorems.py",
+        "Polyak and Juditsky 1992 for the mean of iterates; the streaming corollary is checked by simulation in tests/test_peer_formulas.py",
         [STEP, *minimum(mode), mean_stable(mode), EXACT, UNALIGNED],
         [
             Corollary(
                 "streaming-risk",
                 Eq(Symbol("R"), sigma**2 * S / (2 * (1 - S)), evaluate=False),
-                (inputs, small),
+                (inputs, *whole_spectrum(mode), each, small),
+                spectral=True,
             )
         ],
     )

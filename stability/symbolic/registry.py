@@ -10,7 +10,7 @@ from typing import Any
 import sympy
 
 from ..methods import Method
-from .mode import Mode, alpha, dt, lam, lam_next
+from .mode import Mode, Spectrum, alpha, dt, lam, lam_next
 from .objects import Corollary, Hypothesis, Step
 
 DIMS = (1, 2, 3)
@@ -75,6 +75,7 @@ def matrix(name: str) -> Callable[[Callable[[Mode, int], Draft]], Callable[[Mode
 # -- hypotheses and steps that several statements share ----------------------------------------------------------
 
 STEP = Hypothesis("the step is positive: alpha > 0", alpha)
+TIME_STEP = Hypothesis("the time step is not negative: dt >= 0", dt + sympy.Float("1e-300"))
 EXACT = Hypothesis("the Hessian is exact: no noise in the preconditioner")
 UNALIGNED = Hypothesis("gradient noise has variance sigma^2 in the mode, whatever its curvature")
 GAUSSIAN = Hypothesis("curvature noise is independent from step to step, with variances s_g^2, s_h^2 and covariance c_gh in the mode")
@@ -144,6 +145,42 @@ def over_spectrum(mode: Mode, term: Callable[[Any, Any], Any]) -> Any:
         return total(kept, 1, count)
     tail = mode.tail_gain(lam_next).subs(lam_next, spectrum[rank + 1])
     return total(kept, 1, rank) + total(tail, rank + 1, count)
+
+
+def throughout(mode: Mode, text: str, term: Callable[[Any, Any], Any]) -> Hypothesis:
+    """``term(phi_i, lambda_i) > 0`` for every mode of a spectrum, of which there are as many as are kept."""
+    failing = over_spectrum(mode, lambda gain, curvature: sympy.Piecewise((1, term(gain, curvature) <= 0), (0, True)))
+    return Hypothesis(text, None if mode.method is None else sympy.Rational(1, 2) - failing)
+
+
+def whole_spectrum(mode: Mode) -> list[Hypothesis]:
+    """Every mode is at a minimum and decays; there are at least as many as the method keeps."""
+    result = [
+        throughout(mode, "every curvature is positive", lambda gain, curvature: curvature),
+        throughout(mode, "every mode decays: phi(lambda) lambda > 0", lambda gain, curvature: gain * curvature),
+    ]
+    if mode.method is not None and mode.method.rank is not None:
+        count, rank = sympy.Symbol("d", integer=True, positive=True), sympy.Symbol("r", integer=True, positive=True)
+        result.insert(0, Hypothesis("there are at least as many curvatures as the method keeps", count - rank + sympy.Rational(1, 2)))
+    return result
+
+
+def stable_matrices(spectrum: Spectrum, mode: Mode, step: Any = None) -> list[Hypothesis]:
+    """Of full matrices: falling curvatures, decaying modes, a stable mean, and a covariance where there is one."""
+    dim = len(spectrum.curvatures)
+    pulls = [phi * x for phi, x in zip(spectrum.gains, spectrum.curvatures, strict=True)]
+    result = [falling(dim)]
+    if mode.method is not None:
+        result.append(Hypothesis("every mode decays: phi(lambda) lambda > 0", sympy.Min(*pulls)))
+        if step is not None:
+            result.append(Hypothesis("the mean is stable: dt phi(lambda) lambda < 2", sympy.Min(*(2 - step * pull for pull in pulls))))
+    return result
+
+
+def semidefinite(covariance: Any) -> Hypothesis:
+    """Sigma is a covariance."""
+    least = sympy.Function("lambda_min")(sympy.ImmutableMatrix(covariance))
+    return Hypothesis("Sigma is positive semidefinite", least + sympy.Rational(1, 10**12) * (1 + sympy.Trace(covariance).doit()))
 
 
 def finite(mode: Mode) -> Hypothesis:

@@ -27,7 +27,7 @@ from .mode import (
     symmetric,
     tidy,
 )
-from .registry import EXACT, GAUSSIAN, Corollary, Draft, Hypothesis, Step, falling, gain_step, matrix, minimum, rate_step, statement, vanishes
+from .registry import EXACT, GAUSSIAN, Corollary, Draft, Hypothesis, Step, gain_step, matrix, minimum, rate_step, stable_matrices, statement, vanishes
 
 LIMIT = Symbol("alpha_max", positive=True)
 BATCHES = Hypothesis("the covariance is one of two batches: |c_gh| <= s_g s_h", s_g * s_h - sympy.Abs(c_gh) + Rational(1, 10**12))
@@ -89,10 +89,10 @@ def _coupling(spectrum: Spectrum, dim: int) -> Matrix:
 @matrix("mean-square-step-limit")
 def mean_square_matrix(mode: Mode, dim: int) -> Draft:
     spectrum = Spectrum(mode, dim)
-    return _matrix_limit(spectrum, dim, _coupling(spectrum, dim), [])
+    return _matrix_limit(mode, spectrum, _coupling(spectrum, dim), [])
 
 
-def _matrix_limit(spectrum: Spectrum, dim: int, feed: Matrix, more: list[Step]) -> Draft:
+def _matrix_limit(mode: Mode, spectrum: Spectrum, feed: Matrix, more: list[Step]) -> Draft:
     rates = [-phi * x for phi, x in zip(spectrum.gains, spectrum.curvatures, strict=True)]
     balance = sympy.diag(*[1 / (-2 * a) for a in rates]) * (sympy.diag(*[a**2 for a in rates]) + feed)
     a, K, M = sympy.symbols("a K M", commutative=False)
@@ -104,7 +104,7 @@ def _matrix_limit(spectrum: Spectrum, dim: int, feed: Matrix, more: list[Step]) 
     ]
     radius = Function("rho")(sympy.ImmutableMatrix(balance.applyfunc(sympy.factor)))
     gaussian = Hypothesis("curvature noise is Gaussian and symmetric (GOE): variance tau^2 off the diagonal, 2 tau^2 on it, covariance c")
-    return Draft(Eq(LIMIT, 1 / radius, evaluate=False), steps, "stability.linear", [gaussian, falling(dim)])
+    return Draft(Eq(LIMIT, 1 / radius, evaluate=False), steps, "stability.linear", [gaussian, *stable_matrices(spectrum, mode)])
 
 
 @statement("same-batch-cancellation", "The same batch for gradient and Hessian: their noises cancel in Newton's step")
@@ -145,7 +145,7 @@ def same_batch_matrix(mode: Mode, dim: int) -> Draft:
         derivative = sympy.matrix_multiply_elementwise(Matrix(dim, dim, slope), E)
         more.append(vanishes(whole - derivative, "P E + DP[E] H = D(P H)[E]: the divided differences of lambda phi"))
     same = _coupling(spectrum, dim).subs({tau_h: tau_g, c_tau: tau_g**2}).applyfunc(sympy.factor)
-    return _matrix_limit(spectrum, dim, same, more)
+    return _matrix_limit(mode, spectrum, same, more)
 
 
 def _truncated(method: Method) -> bool:
