@@ -18,6 +18,7 @@ import scipy
 
 from . import _check
 from ._special import dawson_integral
+from .results import Study, jsonable, provenance, register
 
 _OVERSHOOT = 0.5825971579390106  # -zeta(1/2) / sqrt(2 pi)
 _FAR = 36.0  # here the spectrum's rounding, which grows like exp(kappa / 2), meets the error of the far form: 3e-10
@@ -25,6 +26,7 @@ _BASIS, _SHIFTS = 60, 5
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(200)
 
 
+@register
 @dataclass(frozen=True)
 class ExitTime:
     """The law of the first exit from ``|delta| < radius``, from 0; made by `exit_time`. Times are in units of ``t = iteration * step``.
@@ -164,6 +166,14 @@ class ExitTime:
             return self.monitored(dt)
         rate = math.log1p(growth) / dt
         return exit_time(rate=rate, diffusion=2 * self.diffusion * rate / (self.rate * (2 + growth)), radius=self.radius).monitored(dt)
+
+    def data(self) -> Study:
+        """The survival function over four mean times, for `stability.plot`."""
+        if not math.isfinite(self.mean):
+            raise ValueError(f"The mean exit time is exp({self.log_mean:.4g}): there is no time axis to draw it on.")
+        t = np.linspace(0.0, 4 * self.mean, 201)
+        about = {"rate": self.rate, "diffusion": self.diffusion, "radius": self.radius, "mean": self.mean, "asymptotic": self.asymptotic}
+        return Study("exit-time", {"t": t, "survival": self.survival(t)}, jsonable(about), provenance())
 
     def __str__(self) -> str:
         kind = "unstable" if self.rate > 0 else "stable: it leaves against the drift" if self.rate < 0 else "Brownian"

@@ -23,6 +23,7 @@ from ._special import gaussian_log_moment, gaussian_mean_log
 from ._spectral import check_regular
 from .methods import Method
 from .noise import DataNoise, Noise
+from .results import Study, provenance
 
 _MANY = 1e5  # a Kesten root beyond this order is reported as infinite
 
@@ -240,6 +241,16 @@ class ExactMode:
         if square >= 1:
             return math.inf
         return step**2 * self.sigma**2 * self.gain_moment(2).value / (1 - square) if self.sigma else 0.0
+
+    def data(self) -> Study:
+        """``E(1 - step X)^2`` and ``E log|1 - step X|`` against the step, for `stability.plot`: stable where they are below 1 and 0."""
+        limits = np.array([self.mean_square_limit, self.almost_sure_limit])
+        reach = max([limit for limit in limits if 0 < limit < math.inf], default=1.0)
+        steps = np.linspace(0.0, 1.3 * reach, 61)[1:]
+        growth = np.array([self.lyapunov(step).value for step in steps])
+        square = np.array([self.moment(2, step).value for step in steps])
+        about = {"method": self.method.label, "curvature": self.curvature}
+        return Study("exact-mode", {"step": steps, "growth": growth, "square": square, "limits": limits}, about, provenance())
 
     def __str__(self) -> str:
         lines = [f"{self.method.label}, one mode, lambda = {self.curvature:g}: the iteration itself, nothing linearised"]

@@ -35,7 +35,7 @@ LABELS = {
 
 @singledispatch
 def plot(result: Any) -> Figure:
-    """Draw a result: a linear flow, an ensemble, a comparison, a study or a theorem.
+    """Draw a result: a linear flow, an ensemble, a comparison, a study, a theorem, an exact mode, an exit time.
 
     Returns
     -------
@@ -54,9 +54,11 @@ def plot(result: Any) -> Figure:
     >>> st.plot(st.linearize(flow)).axes[0].get_xscale()
     'log'
     """
-    if hasattr(result, "data") and isinstance(study := result.data(), Study):  # a theorem says what to draw of it
+    if hasattr(result, "data") and isinstance(study := result.data(), Study):  # a theorem, an exact mode, an exit time say what to draw of them
         return plot(study)
-    raise TypeError(f"There is no picture for a {type(result).__name__}; there is for LinearFlow, Ensemble, Comparison, Study and Theorem.")
+    raise TypeError(
+        f"There is no picture for a {type(result).__name__}; there is for LinearFlow, Ensemble, Comparison, Study, Theorem, ExactMode and ExitTime."
+    )
 
 
 def _figure(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
@@ -349,10 +351,40 @@ def _theorem(study: Study) -> Figure:
     return figure
 
 
+def _exit_time(study: Study) -> Figure:
+    figure, axes = _figure(1, 1, 4.4, 3.2)
+    axis, p = axes[0, 0], study.parameters
+    axis.plot(study["t"], study["survival"], color=COLORS["SFN"], label="$P(T > t)$")
+    axis.axvline(p["mean"], color=COLORS["Newton"], ls="--", lw=1.2, label=f"mean {p['mean']:.4g}")
+    axis.set(xlabel=r"$t = k\alpha$", ylabel="share that has not left", ylim=(0, 1.03))
+    axis.legend()
+    figure.suptitle(rf"First exit from $|\delta| < {p['radius']:.4g}$: rate {p['rate']:.4g}, diffusion {p['diffusion']:.4g}", fontsize=9)
+    return figure
+
+
+def _exact_mode(study: Study) -> Figure:
+    figure, axes = _figure(1, 2, 3.8, 3.0, sharex=True)
+    names = ("mean-square", "almost sure")
+    for axis, key, level, name, limit in zip(axes[0], ("square", "growth"), (1.0, 0.0), names, study["limits"], strict=True):
+        axis.plot(study["step"], np.where(np.isfinite(study[key]), study[key], np.nan), color=COLORS["SFN"])
+        axis.axhline(level, color="0.5", lw=0.8)
+        if 0 < limit < study["step"][-1]:
+            axis.axvline(limit, color=COLORS["Newton"], ls="--", lw=1.2)
+        axis.set(xlabel=r"step $\alpha$", title=f"{name} limit {limit:.4g}")
+    axes[0, 0].set_ylabel(r"$E(1 - \alpha X)^2$")
+    axes[0, 1].set_ylabel(r"$E\,\log|1 - \alpha X|$")
+    if not np.isfinite(study["square"]).any():
+        axes[0, 0].text(0.5, 0.5, "infinite at every step", transform=axes[0, 0].transAxes, ha="center")
+    figure.suptitle(rf"{study.parameters['method']}, one mode, $\lambda = {study.parameters['curvature']:.4g}$, nothing linearised", fontsize=9)
+    return figure
+
+
 _STUDIES: dict[str, Callable[[Study], Figure]] = {
     "condition-number": _condition_number,
     "equal-rates": _equal_rates,
     "step-limit": _step_limit,
     "real-data": _real_data,
     "theorem": _theorem,
+    "exit-time": _exit_time,
+    "exact-mode": _exact_mode,
 }

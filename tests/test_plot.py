@@ -176,7 +176,10 @@ def equal_rates(rng):
 
 def step_limit(rng):
     arrays = {"methods": NAMES, "kappa": np.geomspace(1.05, 1e3, 6), "tau": np.geomspace(1e-3, 3, 5)}
-    arrays |= {name: np.geomspace(1e-2, 1e2, 30).reshape(5, 6) * rng.uniform(1, 1.1, (5, 5, 6)) for name in ("limit", "chain_radius", "iteration_radius")}
+    arrays |= {
+        name: np.geomspace(1e-2, 1e2, 30).reshape(5, 6) * rng.uniform(1, 1.1, (5, 5, 6))
+        for name in ("limit", "exact_limit", "chain_radius", "iteration_radius")
+    }
     return st.Study(
         "step-limit", arrays | {"exponent": rng.uniform(-1, 1, (5, 5, 6)), "exponent_error": np.full((5, 5, 6), 0.1)}, {"step": 0.5, "damping": 0.1}
     )
@@ -254,19 +257,20 @@ class TestStudies:
             assert axis.get_title() == NAMES[m]
             mesh = axis.collections[0]
             np.testing.assert_allclose(np.asarray(mesh.get_array()).ravel(), np.log10(study["chain_radius"][m]).ravel())
-            theory = np.concatenate([path.vertices for path in axis.collections[1].get_paths()])
-            # The boundary crosses each row of the grid between neighbours of which one limit is above the step and one below.
-            log_limit = np.log10(study["limit"][m] / study.parameters["step"])
-            crossed = [(i, k) for i in range(5) for k in range(5) if log_limit[i, k] * log_limit[i, k + 1] < 0]
-            assert crossed
-            for i, k in crossed:
-                at_row = theory[np.isclose(theory[:, 1], study["tau"][i]), 0]
-                assert ((at_row > study["kappa"][k]) & (at_row < study["kappa"][k + 1])).any()
+            # Each boundary crosses each row of the grid between neighbours of which one limit is above the step and one below.
+            for lines, name in ((axis.collections[1], "limit"), (axis.collections[2], "exact_limit")):
+                boundary = np.concatenate([path.vertices for path in lines.get_paths()])
+                log_limit = np.log10(study[name][m] / study.parameters["step"])
+                crossed = [(i, k) for i in range(5) for k in range(5) if log_limit[i, k] * log_limit[i, k + 1] < 0]
+                assert crossed
+                for i, k in crossed:
+                    at_row = boundary[np.isclose(boundary[:, 1], study["tau"][i]), 0]
+                    assert ((at_row > study["kappa"][k]) & (at_row < study["kappa"][k + 1])).any()
         assert_draws(figure)
 
     def test_step_limit_without_any_boundary_is_drawn_without_a_warning(self, numbers):
         study = step_limit(numbers)
-        flat = {name: np.full((5, 5, 6), 0.1) for name in ("limit", "chain_radius", "iteration_radius", "exponent")}
+        flat = {name: np.full((5, 5, 6), 0.1) for name in ("limit", "exact_limit", "chain_radius", "iteration_radius", "exponent")}
         assert st.plot(st.Study(study.name, {**study.arrays, **flat, "limit": np.full((5, 5, 6), np.inf)}, study.parameters)).axes
 
     def test_real_data_shows_its_arrays_hollow_outside_validity(self, numbers):
@@ -296,7 +300,7 @@ class TestStudies:
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (3, "There is no picture for a int; there is for LinearFlow, Ensemble, Comparison and Study"),
+        (3, "There is no picture for a int; there is for LinearFlow, Ensemble, Comparison, Study, Theorem, ExactMode and ExitTime"),
         (st.quadratic([1.0]), "There is no picture for a Quadratic; there is for LinearFlow"),
         (st.Study("other", {}, {}), "There is no picture for the study 'other'; there is for condition-number, equal-rates, step-limit, real-data"),
     ],
@@ -313,3 +317,28 @@ def test_the_users_own_style_is_left_alone():
     before = dict(matplotlib.rcParams)
     st.plot(st.linearize(flow()))
     assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        st.exit_time(rate=0.5, diffusion=0.05, radius=1.0),
+        st.exact_mode(st.SFN(damping=0.1), curvature=0.5, noise=st.Noise(curvature=0.2)),
+        st.exact_mode(st.Newton(), curvature=0.5, noise=st.Noise(curvature=0.2)),
+    ],
+    ids=["exit time", "exact mode", "infinite second moment"],
+)
+def test_laws_beyond_linearisation_have_pictures(result, tmp_path):
+    study = st.load(st.save(result.data(), tmp_path / "study"))
+    st.plot(study).savefig(tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 5000
+
+
+def test_an_exit_that_takes_longer_than_any_float_has_no_picture():
+    with pytest.raises(ValueError, match=r"The mean exit time is exp\(.*\): there is no time axis"):
+        st.plot(st.exit_time(rate=-1.0, diffusion=1e-4, radius=1.0))
+
+
+def test_an_exit_time_is_saved_and_loaded(tmp_path):
+    law = st.exit_time(rate=0.5, diffusion=0.05, radius=1.0)
+    assert st.load(st.save(law, tmp_path / "law")) == law
