@@ -10,7 +10,7 @@ STAMP  := $(VENV)/.installed
 help:
 	@echo "make reproduce          install, run the main job, leave pictures and numbers in out/ (about 5 minutes)"
 	@echo "make reproduce QUICK=1  the small form (about 1 minute)"
-	@echo "make test               install, run the tests, ruff and mypy (about 2 minutes)"
+	@echo "make test               install, run the tests, ruff and mypy (about 4 minutes)"
 	@echo "make figures            refresh the tracked figures/ from a full run"
 	@echo "make clean              remove .venv, out/ and caches"
 
@@ -28,11 +28,11 @@ figures: $(STAMP)
 	$(RUN)/stability reproduce --out figures
 
 test: $(STAMP)
-	@echo "ruff, mypy, then the tests (about 2 minutes)"
+	@echo "ruff, mypy, then the tests (about 4 minutes)"
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
-	$(RUN)/python -m pytest
+	OPENBLAS_NUM_THREADS=1 $(RUN)/python -m pytest -n auto
 
 clean:
 	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache *.egg-info

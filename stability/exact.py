@@ -306,16 +306,8 @@ def exact_mode(method: Method, *, curvature: float, noise: Noise, density: Any =
     if not isinstance(method, Method):
         raise ValueError(f"`method` must be a st.Method; got {method!r}. Use st.SFN(damping=...) or st.Method(gain=...).")
     lam = float(_check.array("curvature", curvature, ndim=0, shape="()"))
-    if isinstance(noise, DataNoise) or not isinstance(noise, Noise):
-        raise ValueError(f"`noise` must be a st.Noise; got {noise!r}, which has no single-mode law. Give Noise(gradient=..., curvature=...).")
-    if noise.gradient.shape not in ((), (1,)):
-        raise ValueError(f"`noise` must have a gradient of one mode, a number; got shape {noise.gradient.shape}. Give that mode's standard deviation.")
-    sigma = float(noise.gradient.reshape(())) / math.sqrt(noise.batch)
+    sigma = _checked(noise, density)
     own, shared, other = noise.scales
-    same = shared > 0 and own == other
-    if density is not None and (math.isinf(noise.hessian_batch) or (shared > 0 and not same)):
-        what = "with hessian_batch=inf" if math.isinf(noise.hessian_batch) else f"with nested batches {noise.batch:g} and {noise.hessian_batch:g}"
-        raise ValueError(f"`density` must come with independent batches, or one and the same; got it {what}. Change `noise`, or drop `density`.")
 
     def gain(x: Any) -> Any:
         x = np.asarray(x, dtype=float)  # a NumPy number divides by zero quietly
@@ -338,6 +330,20 @@ def exact_mode(method: Method, *, curvature: float, noise: Noise, density: Any =
     if not abs(mass - 1) <= 1e-6:
         raise ValueError(f"`density` must integrate to 1; got {mass:.9g}. Divide it by that, or give a scipy.stats distribution.")
     return ExactMode(method, lam, sigma, gain, follow, rest, law)
+
+
+def _checked(noise: Noise, density: Any) -> float:
+    """The standard deviation of the mode's gradient noise, once the noise is seen to be of one mode."""
+    if isinstance(noise, DataNoise) or not isinstance(noise, Noise):
+        raise ValueError(f"`noise` must be a st.Noise; got {noise!r}, which has no single-mode law. Give Noise(gradient=..., curvature=...).")
+    if noise.gradient.shape not in ((), (1,)):
+        raise ValueError(f"`noise` must have a gradient of one mode, a number; got shape {noise.gradient.shape}. Give that mode's standard deviation.")
+    own, shared, other = noise.scales
+    same = shared > 0 and own == other
+    if density is not None and (math.isinf(noise.hessian_batch) or (shared > 0 and not same)):
+        what = "with hessian_batch=inf" if math.isinf(noise.hessian_batch) else f"with nested batches {noise.batch:g} and {noise.hessian_batch:g}"
+        raise ValueError(f"`density` must come with independent batches, or one and the same; got it {what}. Change `noise`, or drop `density`.")
+    return float(noise.gradient.reshape(())) / math.sqrt(noise.batch)
 
 
 def _gaussian(spread: float) -> tuple[Callable, tuple[float, float], list[float], float]:

@@ -103,7 +103,7 @@ def balance(A, source, dt=0.0):
     return np.linalg.solve(whole, source.ravel()).reshape(A.shape)
 
 
-def close(ours, theirs):
+def assert_close(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10 * np.max(np.abs(theirs)))
 
 
@@ -134,19 +134,19 @@ class TestLiuZiyinUeda:
     @each_dim
     def test_the_discrete_covariance_is_theirs(self, name, d):
         lin, _, A, source = setting(name, d)
-        close(lin.covariance("discrete"), balance(A, source, STEP))
+        assert_close(lin.covariance("discrete"), balance(A, source, STEP))
 
     @each_method
     def test_the_chain_covariance_is_theirs_with_its_own_time_step(self, name):
         lin, _, A, source = setting(name, 3)
-        close(lin.covariance("chain", dt=0.6 * STEP), balance(A, source, 0.6 * STEP))
+        assert_close(lin.covariance("chain", dt=0.6 * STEP), balance(A, source, 0.6 * STEP))
 
     @each_derivation
     def test_the_theorem_is_their_solution_in_the_eigenbasis(self, name, d):
         Q = problem(d)[0]
         _, _, A, source = setting(name, d)
         found = theorem("discrete-vs-continuous", name, d).evaluate(**in_eigenbasis(d), dt=STEP)
-        close(found, Q.T @ balance(A, source, STEP) @ Q)
+        assert_close(found, Q.T @ balance(A, source, STEP) @ Q)
 
     @each_method
     def test_one_mode_of_the_theorem_is_their_scalar_formula(self, name):
@@ -164,7 +164,7 @@ class TestLiuZiyinUeda:
         H = (H + H.T) / 2
         P = PEERS[name][1](H)
         lin = st.linearize(flow_of(PEERS[name][0](3), H, Sigma))
-        close(lin.covariance("discrete"), balance(P @ H, STEP * P @ Sigma @ P, STEP))
+        assert_close(lin.covariance("discrete"), balance(P @ H, STEP * P @ Sigma @ P, STEP))
 
 
 def settled(A, source, t, cov0):
@@ -182,13 +182,13 @@ class TestMandtHoffmanBlei:
     @each_dim
     def test_the_continuous_covariance_is_theirs(self, name, d):
         lin, _, A, source = setting(name, d)
-        close(lin.covariance("continuous"), balance(A, source))
+        assert_close(lin.covariance("continuous"), balance(A, source))
 
     @each_derivation
     def test_the_theorem_is_their_solution_in_the_eigenbasis(self, name, d):
         Q = problem(d)[0]
         _, _, A, source = setting(name, d)
-        close(theorem("noise-amplification", name, d).evaluate(**in_eigenbasis(d)), Q.T @ balance(A, source) @ Q)
+        assert_close(theorem("noise-amplification", name, d).evaluate(**in_eigenbasis(d)), Q.T @ balance(A, source) @ Q)
 
     @each_method
     @each_dim
@@ -198,8 +198,8 @@ class TestMandtHoffmanBlei:
         mean0, root = rng.standard_normal(d), rng.standard_normal((d, d))
         for t in (0.3, 2.0):
             mean, cov = lin.moments(t, mean0, root @ root.T, time="continuous")
-            close(mean, scipy.linalg.expm(-A * t) @ mean0)
-            close(cov, settled(A, source, t, root @ root.T))
+            assert_close(mean, scipy.linalg.expm(-A * t) @ mean0)
+            assert_close(cov, settled(A, source, t, root @ root.T))
 
     @each_method
     def test_moments_of_the_iteration_are_powers_of_its_matrix(self, name):
@@ -209,8 +209,8 @@ class TestMandtHoffmanBlei:
         B = np.eye(3) - STEP * A
         for _ in range(7):
             mean, cov = B @ mean, B @ cov @ B.T + STEP * source
-        close(ours[0], mean)
-        close(ours[1], cov)
+        assert_close(ours[0], mean)
+        assert_close(ours[1], cov)
 
     @each_method
     @each_dim
@@ -231,21 +231,21 @@ class TestMandtHoffmanBlei:
         _, H, _ = problem(d)
         c, P = 0.8, PEERS[name][1](H)
         lin = st.linearize(flow_of(PEERS[name][0](d), H, c * H))
-        close(lin.covariance("continuous"), STEP * c / 2 * P)
+        assert_close(lin.covariance("continuous"), STEP * c / 2 * P)
 
     @each_method
     def test_so_says_the_theorem_on_aligned_noise(self, name):
         Q, H, _ = problem(2)
         values = {key: value for key, value in in_eigenbasis(2).items() if not key.startswith("Sigma")}
         found = theorem("aligned-noise", name, 2).evaluate(**values, sigma=0.9)
-        close(found, STEP * 0.81 / 2 * Q.T @ PEERS[name][1](H) @ Q)
+        assert_close(found, STEP * 0.81 / 2 * Q.T @ PEERS[name][1](H) @ Q)
 
     def test_the_inverse_of_the_noise_is_the_preconditioner_that_samples_the_posterior(self):
         """Their optimal preconditioner ``P = k Sigma^-1`` gives ``S = (alpha k / 2) H^-1``; a gain expresses it for ``Sigma = H^2``."""
         _, H, _ = problem(3)
         k = 0.02
         lin = st.linearize(flow_of(st.Method(gain=lambda lam, k: k / lam**2, k=k), H, H @ H))
-        close(lin.covariance("continuous"), STEP * k / 2 * np.linalg.inv(H))
+        assert_close(lin.covariance("continuous"), STEP * k / 2 * np.linalg.inv(H))
 
 
 class TestEnsembles:
@@ -491,7 +491,7 @@ class TestExactEmbedding:
             more = {"lam_next": SPECTRA[3][method.rank]} if branch.get("branch") == "tail" and method.tail == "flat" else {}
             rate = theorem("discrete-vs-continuous", name, **branch).evaluate("embedding", lam=lam, step=STEP, sigma=1.0, **more)
             assert rate == pytest.approx(generator[i, i], rel=1e-9)
-        close(generator, np.diag(np.diag(generator)))
+        assert_close(generator, np.diag(np.diag(generator)))
 
     def test_simulated_steps_are_correlated_as_it_says_and_not_as_at_the_linear_rate(self):
         """Products of one path's states k steps apart; their mean is ``M e^(-r k alpha)`` in every mode of a dense quadratic."""

@@ -15,6 +15,7 @@ from .steps import BATCHES
 
 @statement("student-t", "With curvature noise the stationary law is a Student t")
 def student_t(mode: Mode) -> Draft:
+    """The Fokker-Planck equation of one mode, solved by a candidate whose flux vanishes."""
     K, C, speed = Symbol("K", positive=True), Symbol("C", positive=True), Symbol("|a|", positive=True)
     nu = 1 + 2 * speed / (alpha * K)
     density = (1 + K * delta**2 / C) ** (-(nu + 1) / 2)
@@ -71,6 +72,7 @@ def _normal(offset: Any) -> Any:
 
 @statement("heavy-tailed-newton", "Undamped Newton with a stochastic Hessian takes steps without a mean", default=Newton())
 def heavy_tailed_newton(mode: Mode) -> Draft:
+    """How much mass the Hessian noise puts near the poles of the gain."""
     size, near = Symbol("t", positive=True), Symbol("h", positive=True)
     found = poles(mode)
     worth = {Symbol(key, positive=True): float(value) for key, value in mode.values.items()}
@@ -119,6 +121,7 @@ def largest_gain(mode: Mode) -> Any:
 
 @statement("bounded-sfn-step", "A bounded gain bounds every step", default=SFN(damping=1.0))
 def bounded_sfn_step(mode: Mode) -> Draft:
+    """The supremum of the gain over the real line."""
     bound = largest_gain(mode)
     gradient, length = Symbol("|g|", nonnegative=True), Symbol("|s|", nonnegative=True)
     x = Symbol("x", positive=True)
@@ -144,6 +147,7 @@ def bounded_sfn_step(mode: Mode) -> Draft:
 
 @statement("saddle-attraction", "Which methods a saddle attracts", branches=("tail", "kept"), at=lam_negative)
 def saddle_attraction(mode: Mode) -> Draft:
+    """The sign of the drift along a direction of negative curvature."""
     time = Symbol("t", positive=True)
     mean = Function("m")
     solution = sympy.dsolve(Eq(mean(time).diff(time), Symbol("a") * mean(time)), mean(time), ics={mean(0): delta})
@@ -162,6 +166,7 @@ R, D, mu = Symbol("R", positive=True), Symbol("D", positive=True), Symbol("mu", 
 
 @statement("escape-time", "Mean time of escape from a saddle", branches=("tail", "kept"), at=lam_negative)
 def escape_time(mode: Mode) -> Draft:
+    """The backward equation of the mean exit time, solved by a candidate, and its series."""
     x, rate, k = Symbol("x", positive=True), Symbol("mu", positive=True), Symbol("k", integer=True, nonnegative=True)
     z = x * sympy.sqrt(rate / D)
     slope = -2 / sympy.sqrt(rate * D) * sympy.sqrt(sympy.pi) / 2 * sympy.exp(-(z**2)) * sympy.erfi(z)

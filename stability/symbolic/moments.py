@@ -52,6 +52,7 @@ def _continuous(mode: Mode, variance: Any) -> tuple[list[Step], Any]:
 
 @statement("noise-amplification", "Noise amplification at equal step length", branches=("tail", "kept"))
 def noise_amplification(mode: Mode) -> Draft:
+    """The stationary second moment of the SDE, over that of SGD."""
     steps, solution = _continuous(mode, sigma**2)
     _, sgd = _continuous(_sgd(), sigma**2)
     ratio = sympy.simplify(solution / sgd)
@@ -109,11 +110,13 @@ def _lyapunov(mode: Mode, dim: int, step: Any, reason: str) -> Draft:
 
 @matrix("noise-amplification")
 def noise_amplification_matrix(mode: Mode, dim: int) -> Draft:
+    """The Lyapunov equation, entry by entry."""
     return _lyapunov(mode, dim, sympy.Integer(0), "the Lyapunov equation of the SDE's second moment")
 
 
 @statement("discrete-vs-continuous", "The chain with time step dt, and the iteration, against the SDE", branches=("tail", "kept"))
 def discrete_vs_continuous(mode: Mode) -> Draft:
+    """The stationary second moment of the chain with any time step."""
     square = one_step(mode, dt, curvature=False)
     balance = sympy.expand(square.subs(delta**2, M) - M)
     solution = stationary(balance)
@@ -148,11 +151,13 @@ def discrete_vs_continuous(mode: Mode) -> Draft:
 
 @matrix("discrete-vs-continuous")
 def discrete_matrix(mode: Mode, dim: int) -> Draft:
+    """The Stein equation, entry by entry."""
     return _lyapunov(mode, dim, dt, "the Stein equation of the chain's second moment, per unit of time")
 
 
 @statement("excess-risk", "Stationary excess risk", branches=("tail", "kept"))
 def excess_risk(mode: Mode) -> Draft:
+    """Half of curvature times variance, and its sum."""
     steps, solution = _continuous(mode, sigma**2)
     one = tidy(mode.at * solution / 2)
     steps.append(Step(Eq(mode.at * M / 2, one, evaluate=False), "the mode's share of tr(H M) / 2"))
@@ -170,6 +175,7 @@ def excess_risk(mode: Mode) -> Draft:
 
 @matrix("excess-risk")
 def excess_risk_matrix(mode: Mode, dim: int) -> Draft:
+    """Half the trace of H M."""
     draft = noise_amplification_matrix(mode, dim)
     H, solution = Spectrum(mode, dim).H, draft.statement.rhs
     risk = sympy.Add(*(tidy(H[i, i] * solution[i, i] / 2) for i in range(dim)))
@@ -181,6 +187,7 @@ def excess_risk_matrix(mode: Mode, dim: int) -> Draft:
 
 @statement("aligned-noise", "Noise aligned with curvature is not amplified", branches=("tail", "kept"))
 def aligned_noise(mode: Mode) -> Draft:
+    """The same second moment where the noise follows the curvature."""
     steps, solution = _continuous(mode, sigma**2 * mode.at)
     risk = tidy(mode.at * solution / 2)
     steps.append(Step(Eq(mode.at * M / 2, risk, evaluate=False), "its share of the excess risk; 1 / lambda never appears in it for Newton"))
@@ -196,6 +203,7 @@ def aligned_noise(mode: Mode) -> Draft:
 
 @matrix("aligned-noise")
 def aligned_noise_matrix(mode: Mode, dim: int) -> Draft:
+    """The Lyapunov equation with Sigma proportional to H."""
     draft = noise_amplification_matrix(mode, dim)
     curvatures, covariance = Spectrum(mode, dim).H, symmetric("Sigma", dim)
     aligned = {covariance[i, j]: sigma**2 * curvatures[i, j] for i in range(dim) for j in range(i, dim)}
@@ -245,6 +253,7 @@ def _damped(method: Method) -> bool:
 
 @statement("damping", "Damping bounds what ill-conditioning amplifies", branches=("tail", "kept"), default=DampedNewton(damping=1.0), applies=_damped)
 def damping(mode: Mode) -> Draft:
+    """The variance over undamped Newton's, and the bound at vanishing curvature."""
     steps, solution = _continuous(mode, sigma**2)
     _, newton = _continuous(Mode(Newton()), sigma**2)
     ratio = tidy(solution / newton)

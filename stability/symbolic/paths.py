@@ -33,6 +33,7 @@ g, k = sympy.symbols("g k", real=True)
 
 @statement("trajectory-noise", "Noise along a trajectory", at=h)
 def trajectory_noise(mode: Mode) -> Draft:
+    """The Jacobian of the drift away from critical points."""
     w, F = Symbol("w", real=True), Function("F", real=True)
     gain = Function("phi", real=True)
     drift = -gain(F(w).diff(w, 2)) * F(w).diff(w)
@@ -60,6 +61,7 @@ def trajectory_noise(mode: Mode) -> Draft:
 
 @matrix("trajectory-noise")
 def trajectory_matrix(mode: Mode, dim: int) -> Draft:
+    """The derivative of P by divided differences, and the Jacobian column by column."""
     spectrum, direction = Spectrum(mode, dim, real=True, nonzero=True), symmetric("V", dim)
     gradient = sympy.symbols(f"g_1:{dim + 1}", real=True)
     H, P, DP = spectrum.H, spectrum.P, spectrum.derivative(direction)
@@ -76,6 +78,7 @@ def trajectory_matrix(mode: Mode, dim: int) -> Draft:
 
 @statement("weak-order", "The iteration and its SDE differ at first order in the step", branches=("tail", "kept"))
 def weak_order(mode: Mode) -> Draft:
+    """The second moments of iteration and SDE at a fixed time, expanded in the step."""
     a, time, q = Symbol("a", negative=True), Symbol("t", positive=True), Symbol("q", positive=True)
     start = Symbol("delta_0", real=True)
     factor = sympy.exp(2 * time / alpha * sympy.log(1 + alpha * a))
@@ -127,6 +130,7 @@ def _streaming() -> tuple[list[Step], Any]:
 
 @statement("averaging", "Averaging the iterates removes the amplification whatever the preconditioner", branches=("tail", "kept"))
 def averaging(mode: Mode) -> Draft:
+    """The long-run variance of the mean of iterates, and streaming least squares."""
     general = Mode(None, "kept", mode.at)
     ratio = 1 + alpha * general.rate
     square = one_step(general, alpha, curvature=False)

@@ -55,6 +55,7 @@ def _marginal(mode: Mode) -> tuple[list[Step], Any, Any]:
 
 @statement("mean-square-step-limit", "The largest mean-square-stable step under curvature noise")
 def mean_square_step_limit(mode: Mode) -> Draft:
+    """The step at which the mean square is marginal."""
     steps, limit, K = _marginal(mode)
     strength = kick(mode)
     independent = limit.subs(K, strength.subs(c_gh, 0))
@@ -88,6 +89,7 @@ def _coupling(spectrum: Spectrum, dim: int) -> Matrix:
 
 @matrix("mean-square-step-limit")
 def mean_square_matrix(mode: Mode, dim: int) -> Draft:
+    """The matrix K that couples the variances of the modes."""
     spectrum = Spectrum(mode, dim)
     return _matrix_limit(mode, spectrum, _coupling(spectrum, dim), [])
 
@@ -109,6 +111,7 @@ def _matrix_limit(mode: Mode, spectrum: Spectrum, feed: Matrix, more: list[Step]
 
 @statement("same-batch-cancellation", "The same batch for gradient and Hessian: their noises cancel in Newton's step")
 def same_batch_cancellation(mode: Mode) -> Draft:
+    """The same with E_h = E_g: the noise is D(P H)[E]."""
     steps, limit, K = _marginal(mode)
     product = sympy.factor(sympy.diff(mode.phi * mode.at, mode.at))
     same = product**2 * s_g**2
@@ -132,6 +135,7 @@ def same_batch_cancellation(mode: Mode) -> Draft:
 
 @matrix("same-batch-cancellation")
 def same_batch_matrix(mode: Mode, dim: int) -> Draft:
+    """K of the derivative of P H."""
     spectrum, E = Spectrum(mode, dim), symmetric("E", dim)
     more = []
     if spectrum.rank == dim:
@@ -154,6 +158,7 @@ def _truncated(method: Method) -> bool:
 
 @statement("truncation-gap", "A truncation inside a cluster of eigenvalues amplifies Hessian noise", applies=_truncated)
 def truncation_gap(mode: Mode) -> Draft:
+    """The divided difference across the cut."""
     kept, tail = mode.gain(lam), mode.tail_gain(lam_next)
     quotient = tidy((kept - tail) / (lam - lam_next))
     if sympy.fraction(quotient)[1].has(lam_next - lam):
@@ -179,6 +184,7 @@ def truncation_gap(mode: Mode) -> Draft:
 
 @statement("truncation-limit", "The truncation's own step limit", branches=("tail",), applies=_truncated)
 def truncation_limit(mode: Mode) -> Draft:
+    """The fastest mode of the tail."""
     tail = mode.tail_gain(lam_next)
     rate = -tail * lam_next
     roots = sympy.solve(Eq((1 + alpha * rate) ** 2, 1), alpha)
@@ -202,6 +208,7 @@ V = Symbol("V", nonnegative=True)
 
 @statement("finite-data-limit", "Minibatches drawn without replacement from finite data")
 def finite_data_limit(mode: Mode) -> Draft:
+    """Sampling without replacement, put into the mean-square limit."""
     single, pair = V, -V / (n - 1)
     spread = sympy.factor(single / b + (b - 1) / b * pair)
     fixed = Mode(mode.method, mode.branch, mode.at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import copy
 import math
 from collections.abc import Callable
@@ -97,7 +98,7 @@ def value(theorem: Theorem, case: Case, values: Values, quantity: str | None = N
     return theorem.evaluate(quantity, **{key: given[key] for key in given if theorem.takes(key)})
 
 
-class Witness:
+class Witness(abc.ABC):
     """Another way to a theorem's number."""
 
     tolerance = 1e-10
@@ -122,20 +123,29 @@ class Witness:
         gains = case.method.gain(np.array(case.spectrum(values)))
         return bool(np.all(np.abs(gains) < 50) and np.all(np.abs(gains * np.array(case.spectrum(values))) * values.get("step", 0.0) < 1.8))
 
-    def numeric(self, case: Case, values: Values) -> float:
-        raise NotImplementedError
-
+    @abc.abstractmethod
     def deviation(self, theorem: Theorem, case: Case, values: Values) -> float:
-        """Relative to the number itself."""
-        ours, theirs = value(theorem, case, values), self.numeric(case, values)
-        return abs(ours - theirs) / max(abs(theirs), 1e-12) if math.isfinite(theirs) else (0.0 if ours == theirs else math.inf)
+        """How far the theorem is from the other way to its number, in units that `tolerance` is in."""
 
     def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
         """The z-score of a simulation against the statement; nan where there is nothing random."""
         return math.nan
 
 
-class StationaryVariance(Witness):
+class Recomputed(Witness):
+    """A witness that computes the same number."""
+
+    @abc.abstractmethod
+    def numeric(self, case: Case, values: Values) -> float:
+        """The number by the numeric theory."""
+
+    def deviation(self, theorem: Theorem, case: Case, values: Values) -> float:
+        """Relative to the number itself."""
+        ours, theirs = value(theorem, case, values), self.numeric(case, values)
+        return abs(ours - theirs) / max(abs(theirs), 1e-12) if math.isfinite(theirs) else (0.0 if ours == theirs else math.inf)
+
+
+class StationaryVariance(Recomputed):
     """Statements about a stationary variance with an exact Hessian."""
 
     aligned = False
@@ -164,6 +174,7 @@ def curvature_noise(rng: np.random.Generator) -> Values:
 
 
 def strengths(noise: Values) -> Values:
+    """Standard deviations of the two curvature noises in one mode, and their covariance."""
     tau = 2 * noise["curvature"] ** 2
     shared = tau / noise["batch"] if noise["coupling"] == "nested" else 0.0
     return {"s_g": math.sqrt(tau / noise["batch"]), "s_h": math.sqrt(tau / noise["hessian_batch"]), "c_gh": shared}

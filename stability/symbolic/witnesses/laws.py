@@ -19,11 +19,11 @@ from ...objectives import quadratic
 from ...simulate import simulate
 from ..laws import poles
 from ..objects import Theorem, number
-from .base import Case, Values, Witness, curvature_noise, simulated, strengths, value, variance, witness, z_of_mean
+from .base import Case, Recomputed, Values, Witness, curvature_noise, simulated, strengths, value, variance, witness, z_of_mean
 
 
 @witness("student-t")
-class StudentT(Witness):
+class StudentT(Recomputed):
     noise: Values
 
     def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
@@ -100,7 +100,7 @@ class HeavyTailedNewton(Witness):
 
 
 @witness("bounded-sfn-step")
-class BoundedStep(Witness):
+class BoundedStep(Recomputed):
     axis = ("gamma", 1e-2, 1.0)
 
     def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
@@ -140,7 +140,7 @@ class BoundedStep(Witness):
 
 
 @witness("saddle-attraction")
-class SaddleAttraction(Witness):
+class SaddleAttraction(Recomputed):
     sign = -1.0
 
     def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
@@ -159,7 +159,7 @@ class SaddleAttraction(Witness):
 
 
 @witness("escape-time")
-class EscapeTime(Witness):
+class EscapeTime(Recomputed):
     sign = -1.0
     axis = ("lam", 1e-2, 10.0)
 

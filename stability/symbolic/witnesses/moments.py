@@ -12,7 +12,7 @@ from ...methods import SGD, Newton
 from ...noise import Noise
 from ...objectives import quadratic
 from ..objects import Theorem
-from .base import Case, StationaryVariance, Values, Witness, simulated, value, variance, witness, z_of_mean
+from .base import Case, Recomputed, StationaryVariance, Values, simulated, value, variance, witness, z_of_mean
 
 
 @witness("noise-amplification")
@@ -40,7 +40,7 @@ class ExcessRisk(StationaryVariance):
 
 
 @witness("equal-rates")
-class EqualRates(Witness):
+class EqualRates(Recomputed):
     def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
         lam_min = math.exp(rng.uniform(-4.0, 0.0))
         values = {"lam": lam_min * math.exp(rng.uniform(0.0, 3.0)), "lam_min": lam_min, "step": 0.1, "sigma": 1.0}

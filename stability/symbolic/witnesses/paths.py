@@ -12,7 +12,7 @@ from ...noise import Noise
 from ...objectives import Objective
 from ...simulate import simulate
 from ..objects import Theorem
-from .base import PATHS, Case, StationaryVariance, Values, Witness, value, variance, witness, z_of_mean
+from .base import PATHS, Case, Recomputed, StationaryVariance, Values, Witness, value, variance, witness, z_of_mean
 
 
 class Cubic(Objective):
@@ -39,7 +39,7 @@ class Cubic(Objective):
 
 
 @witness("trajectory-noise")
-class TrajectoryNoise(Witness):
+class TrajectoryNoise(Recomputed):
     axis = ("h", 1e-2, 10.0)
 
     def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:

@@ -11,11 +11,11 @@ from ...linear import linearize
 from ...noise import Noise
 from ...objectives import least_squares, quadratic
 from ..objects import Theorem
-from .base import Case, Values, Witness, curvature_noise, doubled, simulated, strengths, value, witness, z_of_mean
+from .base import Case, Recomputed, Values, curvature_noise, doubled, simulated, strengths, value, witness, z_of_mean
 
 
 @witness("mean-square-step-limit")
-class MeanSquareStepLimit(Witness):
+class MeanSquareStepLimit(Recomputed):
     noise: Values
 
     def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
@@ -39,7 +39,7 @@ class SameBatchCancellation(MeanSquareStepLimit):
 
 
 @witness("truncation-gap")
-class TruncationGap(Witness):
+class TruncationGap(Recomputed):
     axis = ("lam", 1.02, 10.0)
 
     def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
@@ -62,7 +62,7 @@ class TruncationGap(Witness):
 
 
 @witness("truncation-limit")
-class TruncationLimit(Witness):
+class TruncationLimit(Recomputed):
     axis = ("lam_next", 1e-2, 1.0)
 
     def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
@@ -88,7 +88,7 @@ class TruncationLimit(Witness):
 
 
 @witness("finite-data-limit")
-class FiniteDataLimit(Witness):
+class FiniteDataLimit(Recomputed):
     def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
         n = int(rng.integers(4, 40))
         self.rows = rng.normal(size=(n, 1)) * rng.uniform(0.5, 1.5)
