@@ -153,7 +153,7 @@ def _power2(a: Any, b: Any, c: Any, p: float) -> Any:
     return np.where(apart, quotient, p * (p - 1) * np.sum(weight * inside ** (p - 2), axis=(-2, -1)))
 
 
-_UFUNCS: dict[Any, Callable] = {
+ARITHMETIC: dict[Any, Callable] = {
     np.add: operator.add,
     np.subtract: operator.sub,
     np.multiply: operator.mul,
@@ -162,7 +162,8 @@ _UFUNCS: dict[Any, Callable] = {
     np.positive: operator.pos,
     np.power: operator.pow,
     np.absolute: abs,
-    np.sqrt: Divided.sqrt,
     np.square: lambda f: f * f,
-    np.reciprocal: Divided.reciprocal,
+    np.reciprocal: lambda f: 1 / f,
 }
+"""NumPy's functions that are arithmetic: whatever has the operators has them too."""
+_UFUNCS = {**ARITHMETIC, np.sqrt: Divided.sqrt}

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ._divided import ARITHMETIC
+
 LARGEST = 200
 """Operations in a gain that SymPy is asked to work with."""
 
@@ -114,19 +116,7 @@ def _root(value: Symbolic) -> Any:
     return Symbolic(sympy.sqrt(value.expression), value.size + 1)
 
 
-_UFUNCS: dict[Any, Callable] = {
-    np.add: operator.add,
-    np.subtract: operator.sub,
-    np.multiply: operator.mul,
-    np.divide: operator.truediv,
-    np.negative: operator.neg,
-    np.positive: operator.pos,
-    np.power: operator.pow,
-    np.absolute: abs,
-    np.sqrt: _root,
-    np.square: lambda x: x**2,
-    np.reciprocal: lambda x: 1 / x,
-}
+_UFUNCS = {**ARITHMETIC, np.sqrt: _root}
 
 
 def exact(number: Any) -> Any:

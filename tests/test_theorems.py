@@ -438,7 +438,7 @@ class TestBadInput:
             theorem.evaluate(lam=1.0, step=0.1, sigma=1.0, kappa=3.0)
         with pytest.raises(ValueError, match="`lam` must be finite"):
             theorem.evaluate(lam=np.nan, step=0.1, sigma=1.0)
-        with pytest.raises(ValueError, match=r"`quantity` must be None for the statement or one of its corollaries \(amplification\); got 'x'"):
+        with pytest.raises(ValueError, match=r"`quantity` must be None for the statement or one of its corollaries \(amplification, coupling\); got 'x'"):
             theorem.evaluate("x", lam=1.0)
         with pytest.raises(ValueError, match="'noise-amplification' holds for any gain: choose one"):
             st.theorem("noise-amplification").evaluate(lam=1.0, step=0.1, sigma=1.0)

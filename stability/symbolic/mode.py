@@ -19,12 +19,36 @@ delta = Symbol("delta", real=True)
 lam = Symbol("lambda", positive=True)
 lam_negative = Symbol("lambda", negative=True)
 lam_next = Symbol("lambda_next", positive=True)
+lam_j = Symbol("lambda_j", positive=True)  # of another mode, where two are coupled
 s_g, s_h = sympy.symbols("s_g s_h", nonnegative=True)
 c_gh = Symbol("c_gh", real=True)
 M, t = Symbol("M", positive=True), Symbol("t", positive=True)
 # A mode's rate, its gain and phi' lambda, while squares are expanded.
 a, X, Y = sympy.symbols("a X Y", real=True)
-GIVEN = ("alpha", "dt", "sigma", "lambda", "lambda_min", "lambda_next", "s_g", "s_h", "c_gh", "R", "t", "delta_0", "h", "g", "k", "V", "n", "b")
+GIVEN = (
+    "alpha",
+    "dt",
+    "sigma",
+    "lambda",
+    "lambda_min",
+    "lambda_next",
+    "lambda_j",
+    "s_g",
+    "s_h",
+    "c_gh",
+    "R",
+    "t",
+    "delta_0",
+    "h",
+    "g",
+    "k",
+    "V",
+    "n",
+    "b",
+    "tau_g",
+    "tau_h",
+    "c",
+)
 """Symbols that a reader has values for; others in a derivation are only names of what is derived."""
 zeta, E_g, E_h = sympy.symbols("zeta E_g E_h", real=True)
 

@@ -7,12 +7,13 @@ from itertools import combinations_with_replacement
 from typing import Any
 
 import sympy
-from sympy import Eq, Function, IndexedBase, Matrix, Rational, Symbol
+from sympy import Eq, Function, Matrix, Rational, Symbol
 
 from ..methods import SGD, DampedNewton, Method, Newton
-from .mode import M, Mode, Spectrum, alpha, delta, dt, generator, lam, one_step, sigma, stationary, symmetric, tidy
+from .mode import M, Mode, Spectrum, alpha, delta, dt, generator, lam, lam_j, one_step, sigma, stationary, symmetric, tidy
 from .registry import (
     EXACT,
+    OTHER,
     STEP,
     TIME_STEP,
     UNALIGNED,
@@ -56,23 +57,24 @@ def noise_amplification(mode: Mode) -> Draft:
     steps, solution = _continuous(mode, sigma**2)
     _, sgd = _continuous(_sgd(), sigma**2)
     ratio = sympy.simplify(solution / sgd)
-    i, j = Symbol("i"), Symbol("j")
-    phi, eigenvalue, covariance = IndexedBase("phi"), IndexedBase("lambda"), IndexedBase("Sigma")
-    coupled = alpha * phi[i] * phi[j] * covariance[i, j] / (phi[i] * eigenvalue[i] + phi[j] * eigenvalue[j])
-    rates = -(phi[i] * eigenvalue[i] + phi[j] * eigenvalue[j])
+    x, y, other, covariance = Symbol("delta_i"), Symbol("delta_j"), Mode(mode.method, mode.branch, lam_j).phi, Symbol("Sigma_ij", real=True)
+    drift = -mode.phi * mode.at * x * sympy.diff(x * y, x) - other * lam_j * y * sympy.diff(x * y, y)
+    both = sympy.expand(drift + alpha * mode.phi * other * covariance * sympy.diff(x * y, x, y)).subs(x * y, M)
+    coupled = stationary(both)
     steps += [
         Step(Eq(M / Symbol("M_SGD"), ratio, evaluate=False), "the same with gain 1, at the same step, divides out the rest"),
-        vanishes(
-            rates * coupled + alpha * phi[i] * phi[j] * covariance[i, j],
-            "two modes: with M_ij = alpha phi_i phi_j Sigma_ij / (phi_i lambda_i + phi_j lambda_j) the generator of delta_i delta_j has mean zero",
-        ),
+        Step(Eq(both, 0, evaluate=False), "two modes: the mean of the generator applied to delta_i delta_j, M = E delta_i delta_j"),
+        Step(Eq(M, coupled, evaluate=False), "their covariance, from that of their gradient noises"),
     ]
     return Draft(
         Eq(M, solution, evaluate=False),
         steps,
         OU,
         [STEP, *minimum(mode), EXACT, UNALIGNED],
-        [Corollary("amplification", Eq(Symbol("A"), ratio, evaluate=False))],
+        [
+            Corollary("amplification", Eq(Symbol("A"), ratio, evaluate=False)),
+            Corollary("coupling", Eq(Symbol("M_ij"), coupled, evaluate=False), (OTHER,)),
+        ],
     )
 
 

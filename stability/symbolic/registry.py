@@ -10,7 +10,7 @@ from typing import Any
 import sympy
 
 from ..methods import Method
-from .mode import Mode, Spectrum, alpha, dt, lam, lam_next
+from .mode import Mode, Spectrum, alpha, dt, lam, lam_j, lam_next
 from .objects import Corollary, Hypothesis, Step
 
 DIMS = (1, 2, 3)
@@ -76,6 +76,7 @@ def matrix(name: str) -> Callable[[Callable[[Mode, int], Draft]], Callable[[Mode
 
 STEP = Hypothesis("the step is positive: alpha > 0", alpha)
 TIME_STEP = Hypothesis("the time step is not negative: dt >= 0", dt + sympy.Float("1e-300"))
+OTHER = Hypothesis("the other mode is at a minimum too: lambda_j > 0", lam_j)
 EXACT = Hypothesis("the Hessian is exact: no noise in the preconditioner")
 UNALIGNED = Hypothesis("gradient noise has variance sigma^2 in the mode, whatever its curvature")
 GAUSSIAN = Hypothesis("curvature noise is independent from step to step, with variances s_g^2, s_h^2 and covariance c_gh in the mode")

@@ -14,12 +14,15 @@ from .mode import (
     E_h,
     Mode,
     Spectrum,
+    X,
+    Y,
     alpha,
     c_gh,
     delta,
     expectation,
     kick,
     lam,
+    lam_j,
     lam_next,
     one_step,
     s_g,
@@ -27,9 +30,12 @@ from .mode import (
     symmetric,
     tidy,
 )
-from .registry import EXACT, GAUSSIAN, Corollary, Draft, Hypothesis, Step, gain_step, matrix, minimum, rate_step, stable_matrices, statement, vanishes
+from .registry import EXACT, GAUSSIAN, OTHER, Corollary, Draft, Hypothesis, Step, gain_step, matrix, minimum, rate_step, stable_matrices, statement, vanishes
 
 LIMIT = Symbol("alpha_max", positive=True)
+tau_g, tau_h = sympy.symbols("tau_g tau_h", nonnegative=True)
+c_tau = Symbol("c", real=True)
+DISTINCT = Hypothesis("the two curvatures differ", (lam - lam_j) ** 2)
 BATCHES = Hypothesis("the covariance is one of two batches: |c_gh| <= s_g s_h", s_g * s_h - sympy.Abs(c_gh) + Rational(1, 10**12))
 
 
@@ -58,6 +64,15 @@ def mean_square_step_limit(mode: Mode) -> Draft:
     """The step at which the mean square is marginal."""
     steps, limit, K = _marginal(mode)
     strength = kick(mode)
+    quotient = sympy.factor(sympy.cancel((mode.phi - mode.gain(lam_j)) / (mode.at - lam_j)))
+    entries = {E_g**2: tau_g**2, E_h**2: tau_h**2, E_g * E_h: c_tau}
+    fed = expectation((X * E_g + Y * E_h) ** 2, entries).subs({X: mode.phi, Y: quotient * lam_j})
+    steps += [
+        Step(Eq(Symbol("Phi_ij"), quotient, evaluate=False), "two modes: divided difference of the gain, DP[E]_ij = Phi_ij E_ij (Daleckii and Krein)"),
+        Step(
+            Eq(Symbol("K_ij"), fed, evaluate=False), "variance of phi_i E_g + Phi_ij lambda_j E_h, by which mode j feeds mode i != j; entries off the diagonal"
+        ),
+    ]
     independent = limit.subs(K, strength.subs(c_gh, 0))
     return Draft(
         Eq(LIMIT, limit.subs(K, strength), evaluate=False),
@@ -66,13 +81,10 @@ def mean_square_step_limit(mode: Mode) -> Draft:
         [*minimum(mode), GAUSSIAN, BATCHES],
         [
             Corollary("independent-batches", Eq(LIMIT, independent, evaluate=False)),
+            Corollary("coupling", Eq(Symbol("K_ij"), fed, evaluate=False), (OTHER, DISTINCT)),
             Corollary("exact-Hessian", Eq(LIMIT, tidy(limit.subs(K, strength.subs({c_gh: 0, s_h: 0}))), evaluate=False)),
         ],
     )
-
-
-tau_g, tau_h = sympy.symbols("tau_g tau_h", nonnegative=True)
-c_tau = Symbol("c", real=True)
 
 
 def _coupling(spectrum: Spectrum, dim: int) -> Matrix:

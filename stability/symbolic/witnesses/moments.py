@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -17,7 +18,20 @@ from .base import Case, Recomputed, StationaryVariance, Values, simulated, value
 
 @witness("noise-amplification")
 class NoiseAmplification(StationaryVariance):
-    pass
+    def deviation(self, theorem: Theorem, case: Case, values: Values) -> float:
+        """Of the variance, and of the covariance with a second mode of the same branch."""
+        pair = sorted([values["lam"], 0.7 * values["lam"]], reverse=True)
+        top = [] if case.branch == "kept" else [1.5 * max(values.get("lam_next", 0.0), *pair)]
+        following = [values["lam_next"]] if "lam_next" in values else []
+        method = copy.copy(case.method)
+        method.rank = method.rank and (2 if case.branch == "kept" else 1)
+        spectrum = np.array([*top, *following, *pair])
+        covariance = np.eye(len(spectrum))
+        covariance[-1, -2] = covariance[-2, -1] = 0.4
+        linear = linearize(Flow(quadratic(spectrum), method, Noise(gradient=covariance), step=values["step"]))
+        theirs = float((linear.covariance("continuous"))[-1, -2])
+        ours = value(theorem, case, {**values, "lam": pair[0], "lam_j": pair[1], "Sigma_ij": 0.4}, "coupling")
+        return max(abs(ours / theirs - 1), super().deviation(theorem, case, values))
 
 
 @witness("aligned-noise")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -24,6 +25,22 @@ class MeanSquareStepLimit(Recomputed):
 
     def numeric(self, case: Case, values: Values) -> float:
         return linearize(case.flow({**values, "step": 1.0}, **self.noise)).step_limit()
+
+    def deviation(self, theorem: Theorem, case: Case, values: Values) -> float:
+        """Of the limit, and of how a second mode feeds this one: the numeric second moment of ``P E_g + DP[E_h] H``."""
+        worst = super().deviation(theorem, case, values)
+        if theorem.name != "mean-square-step-limit":
+            return worst
+        method = copy.copy(case.method)
+        method.rank = method.rank and 2
+        tau, own = self.noise["curvature"], 1 / self.noise["batch"]
+        lams = np.array([values["lam"], 0.7 * values["lam"]])
+        noise, P, Phi = Noise(**self.noise), np.diag(method.gains(lams)), method.divided_differences(lams)
+        fed = noise.second_moment(lambda Eg, Eh: P @ Eg + (Phi * Eh) * lams, np.diag([0.0, 1.0]))[0, 0]
+        strength = {"tau_g": tau * math.sqrt(own), "tau_h": tau / math.sqrt(self.noise["hessian_batch"])}
+        shared = tau**2 * own if self.noise["coupling"] == "nested" else 0.0
+        ours = value(theorem, case, {**values, **strength, "c": shared, "lam_j": lams[1]}, "coupling")
+        return max(worst, abs(ours / fed - 1) if fed > 1e-12 else abs(ours - fed))
 
     def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
         """At the limit one step leaves the mean square as it was."""
