@@ -14,8 +14,8 @@ import numpy as np
 
 from ._divided import ARITHMETIC
 
-LARGEST = 200
-"""Operations in a gain that SymPy is asked to work with."""
+LARGEST = 100
+"""Operations in a gain that SymPy is asked to work with, a power counting as many as its exponent."""
 
 
 def is_expression(value: Any) -> bool:
@@ -34,6 +34,10 @@ class Formula:
         if len(free) > 1:
             listed = ", ".join(map(str, free))
             raise ValueError(f"A SymPy `gain` must have one free symbol, the eigenvalue; got {listed}. Substitute numbers for the others.")
+        if any(symbol.is_nonnegative or symbol.is_nonpositive for symbol in free):
+            raise ValueError(
+                f"The eigenvalue of a SymPy `gain` takes both signs, yet {free[0]} is assumed to have one. Use sympy.Symbol({str(free[0])!r}, real=True)."
+            )
         self.expression, self.symbol = expression, free[0] if free else None
         self._check(expression)
 
@@ -98,7 +102,9 @@ def _bounded(size: int) -> int:
 
 def _binary(rule: Callable[[Any, Any], Any], *, swapped: bool = False) -> Callable[[Symbolic, Any], Symbolic]:
     def apply(self: Symbolic, other: Any) -> Symbolic:
-        size = _bounded(self.size + 1 + (other.size if isinstance(other, Symbolic) else 0))  # before SymPy works on it
+        # Before SymPy works on it; a whole power is a polynomial to be, of that degree.
+        degree = abs(int(other)) if rule is operator.pow and not swapped and isinstance(other, (int, float)) and other == int(other) else 1
+        size = _bounded(self.size + degree + (other.size if isinstance(other, Symbolic) else 0))
         pair = self.expression, exact(other)
         return Symbolic(rule(*(pair[::-1] if swapped else pair)), size)
 
@@ -135,4 +141,5 @@ def read(formula: Callable[[Any], Any], symbol: Any) -> Any:
     import sympy
 
     result = sympy.nsimplify(exact(formula(Symbolic(symbol))), rational=True)
-    return Symbolic(result, int(result.count_ops())).expression
+    powers = sum(abs(int(power.exp)) for power in result.atoms(sympy.Pow) if power.exp.is_Integer)
+    return Symbolic(result, int(result.count_ops()) + powers).expression

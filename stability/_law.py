@@ -114,7 +114,7 @@ class Law:
             if outward:
                 return f"the density of E_h falls like |E_h|^{powers.density:.4g} while {name} grows like |E_h|^{power:.4g}: {first}"
             height = float(self.log_density(x - self.lam))
-            density = f"{math.exp(height):.3g}" if abs(height) < 700 else f"10^{height / math.log(10):.0f}"
+            density = "0" if height == -math.inf else f"{math.exp(height):.3g}" if abs(height) < 700 else f"10^{height / math.log(10):.0f}"
             return f"{name} has a pole of order {-power:.4g} at lambda = {x:.4g}, where the density of lambda + E_h is {density}: {first}"
         return ""
 

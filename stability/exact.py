@@ -271,7 +271,7 @@ def exact_mode(method: Method, *, curvature: float, noise: Noise, density: Any =
     Parameters
     ----------
     method : Method
-        A truncated method is taken on a mode that it keeps.
+        A truncated method is taken on a mode that it keeps whatever the noise.
     curvature : float
         The eigenvalue ``lam`` of the mode, in units of the objective over the parameter squared.
     noise : Noise

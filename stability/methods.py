@@ -83,7 +83,8 @@ class Method:
         node = Divided.variable(np.array(1.0), np.array(2.0))
         try:
             # A constant gain forgets the type it was read with: `_spectral` broadcasts it.
-            formula(node, **self.parameters)
+            with np.errstate(all="ignore"):  # the node may be a pole
+                formula(node, **self.parameters)
         except Exception as error:  # a user's function may fail in any way
             raise ValueError(f"`{name}` must be written in plain arithmetic (+ - * / **, abs, numpy.sqrt): {error}.") from None
         return formula

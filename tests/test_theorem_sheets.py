@@ -76,6 +76,9 @@ class TestDocuments:
         block = re.search(r"<!-- methods -->\n(.*?)\n<!-- /methods -->", README, re.S).group(1)
         assert block == st.method_table().markdown()
 
+    def test_the_notes_table_is_printed(self):
+        assert re.search(r"<!-- table -->\n```\n(.*?)\n```\n<!-- /table -->", NOTES, re.S).group(1) == str(st.method_table())
+
     def test_the_notes_name_every_theorem_and_none_that_does_not_exist(self):
         block = re.search(r"<!-- theorems -->\n(.*?)\n<!-- /theorems -->", NOTES, re.S).group(1)
         assert re.findall(r"^\| `([a-z-]+)` \|", block, re.M) == list(st.theorems())

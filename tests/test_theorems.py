@@ -1,7 +1,12 @@
 """Theorems: their literal closed forms, their checks, and that both fail where a gain is changed."""
 
+import ast
+import dataclasses
 import json
 import math
+import time
+import typing
+from pathlib import Path
 
 import matplotlib.mathtext
 import mpmath
@@ -15,6 +20,8 @@ import stability as st
 from stability._expression import Symbolic
 from stability.symbolic import applies
 from stability.symbolic.checks import shipped
+from stability.symbolic.limit import limited
+from stability.symbolic.mode import RESERVED
 from stability.symbolic.registry import STATEMENTS, vanishes
 
 NAMES = st.theorems()
@@ -206,8 +213,34 @@ class TestTheyCanFail:
             def gain(self, lam):
                 return 1 / (abs(lam) + (4.0 if isinstance(lam, Symbolic) else 1.0) * self.damping)
 
-        (outcome,) = st.theorem(name, method=Wrong(damping=0.5)).check(points=0).outcomes
+        (outcome,) = st.theorem(name, method=Wrong(damping=0.5)).check(points=1).outcomes
         assert abs(outcome.z) > 4
+
+    CHECKED: typing.ClassVar = {
+        "noise-amplification": ("amplification", "coupling"),
+        "excess-risk": ("total",),
+        "aligned-noise": ("excess-risk",),
+        "discrete-vs-continuous": ("iteration", "ratio", "embedding"),
+        "damping": ("largest-gain", "excess-risk-bound"),
+        "mean-square-step-limit": ("independent-batches", "coupling", "exact-Hessian"),
+        "same-batch-cancellation": ("noise",),
+        "student-t": ("scale-squared", "variance"),
+        "heavy-tailed-newton": ("tail-index",),
+        "saddle-attraction": ("growth",),
+        "escape-time": ("log-mean", "rate", "diffusion"),
+        "trajectory-noise": ("noise-growth",),
+        "averaging": ("streaming-risk",),
+    }
+
+    @pytest.mark.parametrize(("name", "corollary"), [(name, corollary) for name, many in CHECKED.items() for corollary in many])
+    def test_a_wrong_corollary_is_caught(self, name, corollary):
+        right = st.theorem(name, method=st.DampedNewton(damping=GAMMA))
+        assert right.check(points=5, ensemble=False)
+        wrong = [c._replace(equation=sympy.Eq(c.equation.lhs, 1.001 * c.equation.rhs)) if c.name == corollary else c for c in right.corollaries]
+        assert not dataclasses.replace(right, corollaries=tuple(wrong)).check(points=5, ensemble=False)
+
+    def test_every_corollary_is_among_them(self):
+        assert {name: many for name in NAMES if (many := tuple(c.name for c in st.theorem(name).corollaries))} == self.CHECKED
 
     def test_a_derivation_that_does_not_close_raises(self):
         x = sympy.Symbol("x")
@@ -254,6 +287,27 @@ class TestChecks:
         assert kept.statement == st.theorem("noise-amplification", method=METHODS["SFN"]).statement
         assert tail.evaluate(lam=0.5, step=0.1, sigma=1.0) == pytest.approx(0.1 / GAMMA / (2 * 0.5))
         assert kept.check(points=5)
+
+    @pytest.mark.parametrize("tail", ["damping", "flat"])
+    @pytest.mark.parametrize("rank", [2, 5])
+    def test_whatever_the_rank(self, rank, tail):
+        method = st.LRSFN(rank=rank, damping=GAMMA, tail=tail)
+        for name in NAMES:
+            for branch in STATEMENTS[name].branches:
+                verdict = st.theorem(name, method=method, branch=branch).check(points=3, ensemble=False)
+                assert verdict, str(verdict)
+        assert st.theorem("noise-amplification", method=method, dim=3).check(points=3)
+
+    def test_the_first_mode_of_a_flat_tail_feels_its_own_noise(self):
+        """By hand: theory's ``K_ii`` for it, with ``phi_t' = -1 / (lambda + gamma)^2``."""
+        theorem, lam = st.theorem("mean-square-step-limit", method=METHODS["LRSFN flat"], branch="tail"), 0.5
+        p, d = 1 / (lam + GAMMA), -1 / (lam + GAMMA) ** 2
+        K = (p * 0.1) ** 2 + 2 * p * d * lam * 0.01 + (d * lam * 0.3) ** 2
+        assert theorem.evaluate(lam=lam, lam_next=lam, s_g=0.1, s_h=0.3, c_gh=0.01) == pytest.approx(2 * p * lam / ((p * lam) ** 2 + K))
+        (row,) = (row for row in st.method_table([METHODS["LRSFN flat"]]).rows if row.point == "minimum")
+        given = {s: {"lambda": lam, "lambda_next": lam, "gamma": GAMMA, "s_g": 0.1, "s_h": 0.3}[s.name] for s in row.mean_square_limit.free_symbols}
+        K -= 2 * p * d * lam * 0.01
+        assert float(row.mean_square_limit.subs(given)) == pytest.approx(2 * p * lam / ((p * lam) ** 2 + K))
 
     def test_the_verdict_prints_and_says_what_was_compared(self):
         verdict = st.theorem("noise-amplification", method=st.SGD()).check(points=3)
@@ -369,7 +423,7 @@ class TestBadInput:
             ("mean-square-step-limit", "SFN", {"lam": 1, "s_g": 0.1, "s_h": 0.1, "c_gh": 0.5}, r"\|c_gh\| <= s_g s_h"),
             ("truncation-gap", "LRSFN", {"lam": 0.5, "lam_next": 0.5}, "lambda > lambda_next > 0"),
             ("equal-rates", "SFN", {"lam": 0.1, "lam_min": 0.5}, "lambda_min is the slowest mode of both"),
-            ("finite-data-limit", "SGD", {"lam": 1, "V": 1, "n": 5, "b": 7}, "n >= 2, b <= n"),
+            ("finite-data-limit", "SGD", {"lam": 1, "V": 1, "n": 5, "b": 7}, "n >= 2, 1 <= b <= n"),
             ("escape-time", "SGD", {"lam": -1, "step": 0.1, "sigma": 1, "R": 0}, "the radius is positive"),
             ("trajectory-noise", "SFN", {"h": 0, "g": 1, "k": 1}, "h is not zero"),
         ],
@@ -452,5 +506,148 @@ class TestBadInput:
             return lam
 
         huge = st.Method(gain=gain, name="huge")
-        with pytest.raises(ValueError, match="take gains of up to 200 operations"):
+        with pytest.raises(ValueError, match="take gains of up to 100 operations"):
             st.theorem("noise-amplification", method=huge)
+
+    @pytest.mark.parametrize(
+        "gain", [lambda lam: 1 / (lam + 1) ** 101, 1 / (1 + sympy.Symbol("x") ** 1000), lambda lam: lam**-200.0], ids=["function", "expression", "float"]
+    )
+    def test_a_power_counts_as_its_degree(self, gain):
+        with pytest.raises(ValueError, match="take gains of up to 100 operations"):
+            st.theorem("noise-amplification", method=st.Method(gain=gain))
+
+    def test_a_derivation_that_takes_too_long_says_so(self):
+        with pytest.raises(ValueError, match=r"SymPy did not derive 'x' for this gain in 0\.05 seconds"), limited("'x'", 0.05):
+            time.sleep(20)
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"lam": 1.0, "curvature": 2.0}, "`lam` and `curvature` are the same value; give it once"),
+            ({"lam": 1.0, "alpha": 0.2}, "`step` and `alpha` are the same value"),
+            ({"lam": 1.0, "sigma": -1.0}, "`sigma` must be >= 0"),
+            ({"lam": [1.0, 2.0], "sigma": [1.0, 2.0, 3.0]}, r"The values' shapes do not go together: lambda \(2,\), sigma \(3,\)"),
+        ],
+    )
+    def test_values_that_do_not_go_together(self, given, message):
+        theorem = st.theorem("noise-amplification", method=st.SGD())
+        with pytest.raises(ValueError, match=message):
+            theorem.evaluate(**{"step": 0.1, "sigma": 1.0, **given})
+
+    @pytest.mark.parametrize(
+        ("method", "given", "message"),
+        [
+            (st.SGD(), {"d": -3}, "`d` must be an integer >= 1"),
+            (st.SGD(), {"d": 2.5}, "`d` must be an integer >= 1"),
+            (st.Newton(), {"lam": [1, 0.1, 0.01], "d": 2}, "`d` = 2 is not the number of curvatures, 3"),
+            (st.Newton(), {"lam": [[1, 0.1], [1, 0.01]]}, r"`lam` must be the list of curvatures, shape \(d,\); got shape \(2, 2\)"),
+            (st.Newton(), {"lam": [1, 0.1], "step": [0.1, 0.2]}, "takes single numbers beside a spectrum"),
+        ],
+    )
+    def test_spectra_of_the_wrong_kind(self, method, given, message):
+        with pytest.raises(ValueError, match=message):
+            st.theorem("excess-risk", method=method).evaluate("total", **{"step": 0.1, "sigma": 1.0, **given})
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [({"b": 0}, "1 <= b <= n"), ({"b": 0.4}, "1 <= b <= n"), ({"n": 5.5}, "`n` must be a whole number"), ({"V": -0.3}, "`V` must be >= 0")],
+    )
+    def test_batches_are_counted_in_whole_samples(self, given, message):
+        with pytest.raises(ValueError, match=message):
+            st.theorem("finite-data-limit", method=st.SGD()).evaluate(**{"lam": 1, "V": 0.3, "n": 5, "b": 2, **given})
+
+    def test_times_batches_and_poles(self):
+        with pytest.raises(ValueError, match="the time is positive"):
+            st.theorem("weak-order", method=st.SGD()).evaluate(lam=1, t=-1, delta_0=1)
+        with pytest.raises(ValueError, match="at least one sample: b >= 1"):
+            st.theorem("averaging", method=st.SGD()).evaluate("streaming-risk", lam=[1, 0.5], step=0.1, sigma=1, b=0.4)
+        with pytest.raises(ValueError, match="no pole of phi"):
+            st.theorem("trajectory-noise", method=st.DampedNewton(damping=1.0)).evaluate(h=-1, g=1, k=1)
+
+    def test_checks_and_pictures_that_make_no_sense(self):
+        with pytest.raises(ValueError, match="`points` must be an integer >= 1; got 0"):
+            st.theorem("damping").check(points=0)
+        with pytest.raises(ValueError, match="has no curve to draw"):
+            st.plot(st.theorem("noise-amplification", dim=2))
+
+    def test_a_gain_under_which_nothing_decays(self):
+        with pytest.raises(ValueError, match="nothing decays, it needs that phi"):
+            st.theorem("noise-amplification", method=st.Method(gain=lambda lam: 0 * lam))
+        falling = st.Method(gain=lambda lam: 1 / lam, rank=1, tail_gain=lambda lam_next: -1.0)
+        with pytest.raises(ValueError, match="the tail decays"):
+            st.theorem("truncation-limit", method=falling).evaluate(lam_next=1.0)
+
+
+def named(key):
+    """Saddle-free Newton with damping 0.1, its parameter called `key`."""
+    return st.Method(gain=lambda lam, **given: 1 / (abs(lam) + given[key]), **{key: 0.1})
+
+
+class TestUsersGains:
+    KEYS = ("alpha", "sigma", "R", "t", "M", "y", "h", "b", "s_h", "g", "r", "d", "dt", "a", "K", "n", "p", "k", "i", "gamma", "lambda_next", "X", "c", "lam_1")
+
+    @pytest.mark.parametrize("key", KEYS)
+    def test_a_parameters_name_is_no_symbol_of_the_theory(self, key):
+        rng = np.random.default_rng(8)
+        for name in ("noise-amplification", "escape-time", "student-t", "weak-order", "bounded-sfn-step", "finite-data-limit", "trajectory-noise"):
+            drawn = values(name, rng)
+            theirs, ours = st.theorem(name, method=st.SFN(damping=0.1)), st.theorem(name, method=named(key))
+            assert evaluated(ours, {k: v for k, v in drawn.items() if theirs.takes(k)}) == pytest.approx(evaluated(theirs, drawn), rel=1e-12)
+
+    def test_every_symbol_of_the_theory_is_reserved(self):
+        folder = Path(st.__file__).parent / "symbolic"
+        used = set()
+        for node in (node for path in folder.glob("*.py") for node in ast.walk(ast.parse(path.read_text()))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in ("Symbol", "symbols", "IndexedBase"):
+                (text, *_) = node.args
+                used |= set(text.value.split()) if isinstance(text, ast.Constant) else set()
+        names = {name for name in used if name.isidentifier()}
+        assert len(names) > 60
+        assert names - RESERVED == set()
+
+    POLES = (  # gain, parameters, supremum, tail index
+        (lambda lam, c: 1 / (lam + c), {"c": -0.5}, math.inf, 1),
+        (lambda lam, a, b: 1 / (lam + a - b), {"a": 1.0, "b": 2.0}, math.inf, 1),
+        (lambda lam: 1 / (lam**3 - 3 * lam + 1), {}, math.inf, 1),
+        (lambda lam: 1 / (lam**5 - lam - 1), {}, math.inf, 1),
+        (lambda lam: 1 / (lam - 2) ** 2, {}, math.inf, 0.5),
+        (lambda lam, c: 1 / ((lam - c) ** 2 + 1), {"c": -2.0}, 1.0, math.inf),
+        (lambda lam: lam / (lam**2 + 1), {}, 0.5, math.inf),
+    )
+
+    @pytest.mark.parametrize(("gain", "parameters", "largest", "index"), POLES)
+    def test_poles_and_stationary_points_are_found_wherever_they_are(self, gain, parameters, largest, index):
+        method = st.Method(gain=gain, **parameters)
+        assert st.theorem("bounded-sfn-step", method=method).evaluate() == pytest.approx(largest)
+        heavy = st.theorem("heavy-tailed-newton", method=method)
+        assert heavy.evaluate("tail-index", lam=1.0, s_h=0.5) == index
+        finite = st.exact_mode(method, curvature=0.3, noise=st.Noise(curvature=0.5)).gain_moment(0.4).reason == ""
+        assert finite
+        assert math.isinf(st.exact_mode(method, curvature=0.3, noise=st.Noise(curvature=0.5)).gain_moment(1.1).value) == math.isfinite(index)
+        assert heavy.check(points=3, ensemble=False)
+
+    def test_a_pole_that_a_parameter_would_move_across_zero_is_a_hypothesis(self):
+        theorem = st.theorem("heavy-tailed-newton", method=st.Method(gain=lambda lam, c: 1 / (lam + c), c=-0.5))
+        with pytest.raises(ValueError, match="as at the method's own parameters"):
+            theorem.evaluate(lam=1.0, s_h=0.5, c_phi=0.5)
+
+    def test_a_truncated_method_has_no_pole_of_its_own(self):
+        """A mode on its way to the pole is dropped first; simulated, the share of large gains falls faster than 1 / t."""
+        with pytest.raises(ValueError, match="'heavy-tailed-newton' says nothing about NewSamp"):
+            st.theorem("heavy-tailed-newton", method=st.gallery.newsamp(rank=1))
+
+    def test_what_sympy_cannot_solve_it_says(self):
+        clipped = st.Method(gain=lambda lam: 2 / (abs(lam) + 0.1 + abs(abs(lam) - 0.1)))
+        with pytest.raises(ValueError, match=r"SymPy cannot solve .* Use st\.exact_mode"):
+            st.theorem("bounded-sfn-step", method=clipped)
+
+    def test_a_sympy_symbol_with_a_sign_is_refused(self):
+        x = sympy.Symbol("x", positive=True)
+        with pytest.raises(ValueError, match=r"takes both signs, yet x is assumed to have one"):
+            st.Method(gain=1 / (abs(x) + 1))
+
+    def test_an_exponentially_long_escape_has_a_logarithm(self):
+        theorem = st.theorem("escape-time", method=st.Newton())
+        given = {"lam": -1.0, "step": 0.001, "R": 1.0, "sigma": 1.0}
+        assert math.isinf(theorem.evaluate(**given))
+        assert theorem.evaluate("log-mean", **given) == pytest.approx(st.exit_time(rate=-1.0, diffusion=0.001, radius=1.0).log_mean, rel=1e-12)

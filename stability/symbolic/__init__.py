@@ -10,11 +10,13 @@ Eq(M, alpha*sigma**2/(2*lambda**2))
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from .. import _check
 from ..methods import Method
 from . import laws, moments, paths, steps  # noqa: F401 - importing them registers their statements
+from .limit import limited
 from .mode import Mode
 from .objects import Corollary, Hypothesis, Step, Theorem
 from .registry import DIMS, STATEMENTS, Entry
@@ -69,18 +71,21 @@ def theorem(name: str, *, method: Method | None = None, branch: str | None = Non
     entry = STATEMENTS[_check.choice("name", name, ORDER)]
     if method is not None and not isinstance(method, Method):
         raise ValueError(f"`method` must be a st.Method such as st.SFN(damping=0.1), or None; got {method!r}.")
-    if method is not None and not entry.applies(method):
+    if method is not None and not applies(name, method):
         raise ValueError(f"{name!r} says nothing about {method.label}: {entry.title[0].lower()}{entry.title[1:]}.")
     subject = entry.default if method is None else method
     mode = Mode(subject, _branch(entry, subject, branch), entry.at, bound=method is not None)
-    draft = entry.derive(mode) if dim is None else _matrix(entry)(mode, _check.choice("dim", dim, DIMS))
+    derive = entry.derive if dim is None else functools.partial(_matrix(entry), dim=_check.choice("dim", dim, DIMS))
+    with limited(repr(name)):
+        draft = derive(mode)
     hypotheses = (*_parameters(mode), *draft.hypotheses)
     return Theorem(name, entry.title, hypotheses, draft.statement, tuple(draft.steps), draft.source, tuple(draft.corollaries), mode, dim)
 
 
 def applies(name: str, method: Method) -> bool:
     """Whether a theorem says something about a method."""
-    return STATEMENTS[_check.choice("name", name, ORDER)].applies(method)
+    with limited(repr(name)):
+        return STATEMENTS[_check.choice("name", name, ORDER)].applies(method)
 
 
 def _branch(entry: Entry, method: Method | None, branch: str | None) -> str:

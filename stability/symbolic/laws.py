@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import sympy
 from sympy import Eq, Function, Rational, Symbol
 
-from ..methods import SFN, Newton
+from ..methods import SFN, Method, Newton
 from .mode import Mode, alpha, delta, kick, lam, lam_negative, s_h, sigma, tidy
+from .objects import number
 from .registry import EXACT, GAUSSIAN, STEP, UNALIGNED, Corollary, Draft, Hypothesis, Step, gain_step, minimum, rate_step, saddle, statement, vanishes
 from .steps import BATCHES
 
@@ -28,8 +30,8 @@ def student_t(mode: Mode) -> Draft:
         rate_step(mode),
         Step(Eq(K, found[K], evaluate=False), "variance of phi E_g + phi' lambda E_h, per step"),
         Step(Eq(C, found[C], evaluate=False), "variance of phi zeta"),
-        Step(Eq(Symbol("p") * Symbol("const"), density, evaluate=False), "candidate: the density of a Student t with nu = 1 + 2|a| / (alpha K)"),
-        vanishes(sympy.simplify(flux / density), "its Fokker-Planck flux a delta p - (alpha (K delta^2 + C) p)' / 2, over p, vanishes"),
+        Step(Eq(Symbol("f") * Symbol("const"), density, evaluate=False), "candidate: the density of a Student t with nu = 1 + 2|a| / (alpha K)"),
+        vanishes(sympy.simplify(flux / density), "its Fokker-Planck flux a delta f - (alpha (K delta^2 + C) f)' / 2, over f, vanishes"),
         Step(Eq(second, 0, evaluate=False), "the second moment's equation, where nu > 2"),
     ]
     degrees = nu.subs(found)
@@ -49,20 +51,55 @@ def student_t(mode: Mode) -> Draft:
 
 def poles(mode: Mode) -> list[tuple[Any, Any, Any]]:
     """Where the gain is infinite on the real line: (place, order m, strength r), ``|phi| ~ r / |x - place|^m``."""
-    if mode.method is None:
-        raise ValueError("This statement needs a method: its poles decide.")
-    size, near = Symbol("y", positive=True), Symbol("h", positive=True)
-    places = [sympy.Integer(0)]
+    size, near = Symbol("y", positive=True), Symbol("z", positive=True)
+    places = [(sympy.Integer(0), mode.gain(near))]
     for sign in (1, -1):
         inverse = sympy.together(1 / mode.gain(sign * size))
-        found = sympy.solve(sympy.fraction(inverse)[0], size) if inverse.has(size) else []
-        places += [sign * root for root in found if root.is_positive]
+        places += [(sign * root, 1 / inverse.subs(size, root + near)) for root in roots(sympy.fraction(inverse)[0], size, mode)]
     result = []
-    for place in places:
-        leading = mode.gain(place + near).as_leading_term(near)
-        coefficient, exponent = leading.as_coeff_exponent(near)
+    for place, beside in places:
+        coefficient, exponent = beside.as_leading_term(near).as_coeff_exponent(near)
         if exponent.is_negative:
             result.append((place, -exponent, sympy.Abs(coefficient)))
+        elif place != 0:  # a root without a formula of its own, which SymPy does not see cancel
+            result.append(_by_derivatives(1 / beside, near, place, mode))
+    return result
+
+
+def _by_derivatives(inverse: Any, near: Any, place: Any, mode: Mode) -> tuple[Any, Any, Any]:
+    """Order and strength of a pole from the first derivative of ``1 / phi`` that is not zero there."""
+    for order in range(1, 10):
+        slope = sympy.diff(inverse, near, order).subs(near, 0)
+        if abs(complex(mode.at_own_values(slope).evalf())) > 1e-9:
+            return place, sympy.Integer(order), sympy.factorial(order) / sympy.Abs(slope)
+    raise ValueError(f"SymPy cannot tell the order of the gain's pole at {place}. Use st.exact_mode for numbers.")
+
+
+def roots(expression: Any, symbol: Any, mode: Mode) -> list[Any]:
+    """Positive roots; one whose sign hangs on a parameter counts if it is positive at the method's own values."""
+    if not expression.has(symbol):
+        return []
+    try:
+        found = sympy.solve(expression, symbol)
+    except NotImplementedError:
+        raise ValueError(f"SymPy cannot solve {expression} = 0, which this statement needs. Use st.exact_mode for numbers.") from None
+    kept = []
+    for root in found:
+        value = complex(mode.at_own_values(root).evalf())
+        if abs(value.imag) < 1e-12 * abs(value) and value.real > 0:
+            # A number without a real formula of its own (casus irreducibilis, degree five) is as well its own digits.
+            formula = bool(root.free_symbols) or (root.is_real is True and not root.has(sympy.CRootOf))
+            kept.append(root if formula else sympy.re(root.evalf(30)))
+    return kept
+
+
+def same_side(mode: Mode, places: list[Any]) -> list[Hypothesis]:
+    """The parameters are such that what was found stays where it is: on its side of zero."""
+    result = []
+    for place in places:
+        sign = 1 if complex(mode.at_own_values(place).evalf()).real > 0 else -1
+        if place != 0 and (sign * place).is_positive is not True:
+            result.append(Hypothesis(f"{place} {'>' if sign > 0 else '<'} 0, as at the method's own parameters", sign * place))
     return result
 
 
@@ -70,20 +107,26 @@ def _normal(offset: Any) -> Any:
     return sympy.exp(-(offset**2) / (2 * s_h**2)) / (sympy.sqrt(2 * sympy.pi) * s_h)
 
 
-@statement("heavy-tailed-newton", "Undamped Newton with a stochastic Hessian takes steps without a mean", default=Newton())
+def _untruncated(method: Method) -> bool:
+    """Whether a mode's gain is a formula of its own curvature: a truncated method drops it on its way to a pole."""
+    return method.rank is None or not poles(Mode(method))
+
+
+@statement(
+    "heavy-tailed-newton", "Poles of the gain under a stochastic Hessian: undamped Newton takes steps without a mean", default=Newton(), applies=_untruncated
+)
 def heavy_tailed_newton(mode: Mode) -> Draft:
     """How much mass the Hessian noise puts near the poles of the gain."""
-    size, near = Symbol("t", positive=True), Symbol("h", positive=True)
+    size, near = Symbol("u", positive=True), Symbol("z", positive=True)
     found = poles(mode)
-    worth = {Symbol(key, positive=True): float(value) for key, value in mode.values.items()}
-    order = max((m for _, m, _ in found), key=lambda m: float(m.subs(worth)), default=None)
+    order = max((m for _, m, _ in found), key=lambda m: float(mode.at_own_values(m)), default=None)
     steps = [gain_step(mode)]
     total = sympy.Integer(0)
     density = Function("f")
     for place, m, strength in found:
         steps.append(Step(Eq(Function("phi")(place + near), strength * near**-m, evaluate=False), f"leading term at its pole lambda = {place}"))
         width = (strength / size) ** (1 / m)
-        steps.append(Step(Eq(near, width, evaluate=False), "|phi| exceeds t closer than this to the pole"))
+        steps.append(Step(Eq(near, width, evaluate=False), "|phi| exceeds u closer than this to the pole"))
         x = Symbol("x", real=True)
         probability = sympy.Integral(density(x), (x, place - lam - width, place - lam + width))
         steps.append(Step(Eq(Function("P")(size), probability, evaluate=False), "so its probability is an integral of the density f of E_h"))
@@ -100,7 +143,11 @@ def heavy_tailed_newton(mode: Mode) -> Draft:
         Eq(sympy.Limit(size**exponent * Function("P")(size), size, sympy.oo), total, evaluate=False),
         steps,
         "stability.exact; E|phi|^q is finite for q below the tail index only",
-        [*[Hypothesis("the mode's curvature is positive: lambda > 0", lam)], Hypothesis("Hessian noise is Gaussian with s_h > 0", s_h)],
+        [
+            Hypothesis("the mode's curvature is positive: lambda > 0", lam),
+            Hypothesis("Hessian noise is Gaussian with s_h > 0", s_h),
+            *same_side(mode, [place for place, _, _ in found]),
+        ],
         [Corollary("tail-index", Eq(Symbol("nu"), index, evaluate=False))],
     )
 
@@ -110,13 +157,26 @@ def largest_gain(mode: Mode) -> Any:
     if poles(mode):
         return sympy.oo
     size = Symbol("y", positive=True)
+    formulas = [mode.gain] + ([mode.tail_gain] if mode.method is not None and mode.method.rank is not None else [])
     values = []
-    for formula in [mode.gain] + ([mode.tail_gain] if mode.method is not None and mode.method.rank is not None else []):
+    for formula in formulas:
         for sign in (1, -1):
             gain = formula(sign * size)
-            inner = [root for root in sympy.solve(sympy.diff(gain, size), size) if root.is_positive] if gain.has(size) else []
+            inner = roots(sympy.fraction(sympy.together(sympy.diff(gain, size)))[0], size, mode)
             values += [sympy.limit(gain, size, 0, "+"), sympy.limit(gain, size, sympy.oo), *(gain.subs(size, root) for root in inner)]
-    return sympy.simplify(sympy.Max(*map(sympy.Abs, values)))
+    bound = sympy.simplify(sympy.Max(*map(sympy.Abs, values)))
+    _confirm(mode, formulas, float(mode.at_own_values(bound)))
+    return bound
+
+
+def _confirm(mode: Mode, formulas: list[Any], bound: float) -> None:
+    """What SymPy found is no smaller than the gain on a grid: a stationary point missed would go unnoticed otherwise."""
+    y = Symbol("y", real=True, nonzero=True)
+    size = np.geomspace(1e-9, 1e9, 4001)
+    for formula in formulas:
+        values = np.abs(number(mode.at_own_values(formula(y)), {"y": np.concatenate([-size, size])}) + np.zeros(2 * len(size)))
+        if not values.max() <= bound * (1 + 1e-9):
+            raise ValueError(f"SymPy finds {bound:.4g} as the gain's supremum, yet it reaches {values.max():.4g}. Use st.exact_mode for numbers.")
 
 
 @statement("bounded-sfn-step", "A bounded gain bounds every step", default=SFN(damping=1.0))
@@ -167,15 +227,15 @@ R, D, mu = Symbol("R", positive=True), Symbol("D", positive=True), Symbol("mu", 
 @statement("escape-time", "Mean time of escape from a saddle", branches=("tail", "kept"), at=lam_negative)
 def escape_time(mode: Mode) -> Draft:
     """The backward equation of the mean exit time, solved by a candidate, and its series."""
-    x, rate, k = Symbol("x", positive=True), Symbol("mu", positive=True), Symbol("k", integer=True, nonnegative=True)
+    x, rate, j = Symbol("x", positive=True), Symbol("mu", positive=True), Symbol("j", integer=True, nonnegative=True)
     z = x * sympy.sqrt(rate / D)
     slope = -2 / sympy.sqrt(rate * D) * sympy.sqrt(sympy.pi) / 2 * sympy.exp(-(z**2)) * sympy.erfi(z)
     residual = D / 2 * sympy.diff(slope, x) + rate * x * slope + 1
-    # Dawson(s) = sum_k (-2)^k s^(2k+1) / (2k+1)!!; its integral against the hypergeometric series, term over term.
-    double = sympy.factorial(2 * k + 1) / (2**k * sympy.factorial(k))
-    term = (-2) ** k / double / (2 * k + 2)
-    ours = sympy.combsimp(sympy.gammasimp(term.subs(k, k + 1) / term))
-    series = -(k + 1) * (k + 1) / ((k + Rational(3, 2)) * (k + 2) * (k + 1))
+    # Dawson(s) = sum_j (-2)^j s^(2j+1) / (2j+1)!!; its integral against the hypergeometric series, term over term.
+    double = sympy.factorial(2 * j + 1) / (2**j * sympy.factorial(j))
+    term = (-2) ** j / double / (2 * j + 2)
+    ours = sympy.combsimp(sympy.gammasimp(term.subs(j, j + 1) / term))
+    series = -(j + 1) * (j + 1) / ((j + Rational(3, 2)) * (j + 2) * (j + 1))
     diffusion = alpha * mode.phi**2 * sigma**2
     found = {mu: mode.rate, D: diffusion}
     mean = R**2 / D * sympy.hyper((1, 1), (Rational(3, 2), 2), -mu * R**2 / D)
@@ -193,5 +253,9 @@ def escape_time(mode: Mode) -> Draft:
         steps,
         "stability.escape, by Dawson quadrature",
         [STEP, *saddle(mode), Hypothesis("the radius is positive: R > 0", R), EXACT, UNALIGNED, Hypothesis("sigma > 0", sigma)],
-        [Corollary("rate", Eq(mu, tidy(mode.rate), evaluate=False)), Corollary("diffusion", Eq(D, diffusion, evaluate=False))],
+        [
+            Corollary("log-mean", Eq(Symbol("log_T"), sympy.log(mean, evaluate=False).subs(found), evaluate=False)),
+            Corollary("rate", Eq(mu, tidy(mode.rate), evaluate=False)),
+            Corollary("diffusion", Eq(D, diffusion, evaluate=False)),
+        ],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,31 +26,17 @@ c_gh = Symbol("c_gh", real=True)
 M, t = Symbol("M", positive=True), Symbol("t", positive=True)
 # A mode's rate, its gain and phi' lambda, while squares are expanded.
 a, X, Y = sympy.symbols("a X Y", real=True)
-GIVEN = (
-    "alpha",
-    "dt",
-    "sigma",
-    "lambda",
-    "lambda_min",
-    "lambda_next",
-    "lambda_j",
-    "s_g",
-    "s_h",
-    "c_gh",
-    "R",
-    "t",
-    "delta_0",
-    "h",
-    "g",
-    "k",
-    "V",
-    "n",
-    "b",
-    "tau_g",
-    "tau_h",
-    "c",
-)
+GIVEN = frozenset(re.findall(r"\S+", "alpha dt sigma lambda lambda_min lambda_next lambda_j s_g s_h c_gh R t delta_0 h g k V n b tau_g tau_h c Sigma_ij"))
 """Symbols that a reader has values for; others in a derivation are only names of what is derived."""
+RESERVED = GIVEN | frozenset(
+    re.findall(
+        r"\S+",
+        """A C D DP E E_g E_h H J K L Lambda M N P Phi S Sigma T Var X Y a const d delta f i j lag mu nu q r rate rho s u w x y z zeta
+        A_max K_ij M_ij M_i R_max c_1 x_i x_j lambda_i phi_i delta_i delta_j alpha_max alpha_method alpha_SGD Phi_ij log_T
+        M_SGD M_Newton M_SDE M_iteration M_discrete M_continuous lam step curvature phi""",
+    )
+)
+"""Names that mean something in a statement: a method's own parameter of such a name gets another symbol."""
 zeta, E_g, E_h = sympy.symbols("zeta E_g E_h", real=True)
 
 
@@ -78,8 +65,13 @@ class Mode:
 
     def __post_init__(self) -> None:
         parameters = {} if self.method is None else self.method.parameters
-        object.__setattr__(self, "names", {key: GREEK.get(key, key) for key in parameters})
-        values = {GREEK.get(key, key): np.asarray(value) for key, value in parameters.items() if self.bound}
+        names: dict[str, str] = {}
+        for key in parameters:
+            name = GREEK.get(key, key)
+            taken = name in RESERVED or name in names.values() or re.search(r"_\d+$", name)
+            names[key] = f"{name}_phi" if taken else name
+        object.__setattr__(self, "names", names)
+        values = {names[key]: np.asarray(value) for key, value in parameters.items() if self.bound}
         if self.method is not None and self.method.rank is not None:
             values["r"] = np.asarray(self.method.rank)
         object.__setattr__(self, "values", values)
@@ -98,7 +90,12 @@ class Mode:
     def parameters(self) -> dict[str, Any]:
         """The method's parameters as symbols, positive where their values are."""
         given = {} if self.method is None else self.method.parameters
-        return {key: Symbol(GREEK.get(key, key), **({"positive": True} if value > 0 else {"real": True})) for key, value in given.items()}
+        return {key: Symbol(self.names[key], **({"positive": True} if value > 0 else {"real": True})) for key, value in given.items()}
+
+    def at_own_values(self, expression: Any) -> Any:
+        """An expression with the method's own numbers in place of its parameters' symbols."""
+        given = {} if self.method is None else self.method.parameters
+        return expression.subs({symbol: sympy.Rational(repr(float(given[key]))) for key, symbol in self.parameters.items()})
 
     def gain(self, curvature: Any) -> Any:
         """``phi`` at a symbol or an expression: the method's own formula."""
@@ -120,8 +117,8 @@ class Mode:
 
     @property
     def slope(self) -> Any:
-        """``DP`` along the mode's own entry of the Hessian noise: ``phi'(lambda)``, zero in the tail."""
-        return sympy.Integer(0) if self.branch == "tail" else sympy.diff(self.gain(self.at), self.at)
+        """``DP`` along a diagonal entry of the Hessian noise: the mode's own, ``phi'(lambda)``; in the tail that of ``lambda_next``."""
+        return sympy.diff(self.tail_gain(lam_next), lam_next) if self.branch == "tail" else sympy.diff(self.gain(self.at), self.at)
 
     @property
     def rate(self) -> Any:
@@ -213,8 +210,16 @@ def one_step(mode: Mode, step: Any, *, curvature: bool) -> Any:
 
 def stationary(balance: Any) -> Any:
     """Solve a balance that is linear in M."""
-    (solution,) = sympy.solve(balance, M)
-    return tidy(solution)
+    return tidy(linear_root(balance, M))
+
+
+def linear_root(expression: Any, unknown: Any) -> Any:
+    """Where an expression that is linear in a symbol vanishes."""
+    polynomial = sympy.Poly(sympy.expand(expression), unknown)
+    slope, rest = polynomial.coeff_monomial(unknown), polynomial.coeff_monomial(1)
+    if slope == 0:
+        raise ValueError("The statement does not hold for this gain: nothing decays, it needs that phi(lambda) lambda is not zero.")
+    return -rest / slope
 
 
 def tidy(expression: Any) -> Any:

@@ -10,7 +10,7 @@ import sympy
 from sympy import Eq, Function, Matrix, Rational, Symbol
 
 from ..methods import SGD, DampedNewton, Method, Newton
-from .mode import M, Mode, Spectrum, alpha, delta, dt, generator, lam, lam_j, one_step, sigma, stationary, symmetric, tidy
+from .mode import M, Mode, Spectrum, alpha, delta, dt, generator, lam, lam_j, linear_root, one_step, sigma, stationary, symmetric, tidy
 from .registry import (
     EXACT,
     OTHER,
@@ -165,13 +165,14 @@ def excess_risk(mode: Mode) -> Draft:
     steps.append(Step(Eq(mode.at * M / 2, one, evaluate=False), "the mode's share of tr(H M) / 2"))
     total = alpha * sigma**2 / 4 * over_spectrum(mode, lambda gain, curvature: gain)
     if not one.has(mode.at):  # SGD and the truncated tail: every mode has the same share
-        steps.append(Step(Eq(sympy.diff(one, mode.at), 0, evaluate=False), "which does not depend on the curvature: conditioning does not matter"))
+        whole = sympy.Derivative(Function("R")(mode.at), mode.at)
+        steps.append(Step(Eq(whole, 0, evaluate=False), "which does not depend on the curvature: conditioning does not matter"))
     return Draft(
         Eq(Symbol("R"), one, evaluate=False),
         steps,
         OU,
         [STEP, *minimum(mode), EXACT, UNALIGNED],
-        [Corollary("total", Eq(Symbol("R"), total, evaluate=False), tuple(whole_spectrum(mode)), spectral=True)],
+        [Corollary("total", Eq(Symbol("R"), total, evaluate=False), (EXACT, UNALIGNED, *whole_spectrum(mode)), spectral=True)],
     )
 
 
@@ -219,7 +220,7 @@ def aligned_noise_matrix(mode: Mode, dim: int) -> Draft:
 lam_min = Symbol("lambda_min", positive=True)
 
 
-@statement("equal-rates", "At equal slowest rate second-order methods are not noisier", branches=("tail", "kept"))
+@statement("equal-rates", "Noise at equal slowest rate: none is amplified where the gain falls with curvature", branches=("tail", "kept"))
 def equal_rates(mode: Mode) -> Draft:
     """The mode is lambda; the slowest one is lambda_min, in the tail where the method has one."""
     own = Mode(mode.method, "kept", mode.at)
@@ -227,7 +228,7 @@ def equal_rates(mode: Mode) -> Draft:
     _, sgd = _continuous(_sgd(), sigma**2)
     steps, solution = _continuous(own, sigma**2)
     ours, theirs = Symbol("alpha_method", positive=True), Symbol("alpha_SGD", positive=True)
-    (step,) = sympy.solve(ours * slow * lam_min - theirs * lam_min, ours)
+    step = linear_root(ours * slow * lam_min - theirs * lam_min, ours)
     ratio = sympy.simplify(solution.subs(alpha, step) / sgd.subs(alpha, theirs))
     steps += [
         Step(Eq(ours * slow * lam_min, theirs * lam_min, evaluate=False), "equal rates of the slowest mode"),
@@ -247,6 +248,16 @@ def equal_rates(mode: Mode) -> Draft:
     )
 
 
+def _bounding(mode: Mode, bound: Any) -> list[Step]:
+    """Why the gain never exceeds its bound: it falls from there, or in the tail it is that number."""
+    if mode.branch == "tail":
+        return [Step(Eq(Symbol("A_max"), bound, evaluate=False), "off the kept subspace the gain is the same for every curvature")]
+    return [
+        Step(Eq(sympy.Limit(Function("phi")(lam), lam, 0, "+"), bound, evaluate=False), "the gain at vanishing curvature"),
+        Step(sympy.Lt(sympy.factor(sympy.diff(mode.gain(lam), lam)), 0, evaluate=False), "the gain falls with curvature: it is largest there"),
+    ]
+
+
 def _damped(method: Method) -> bool:
     """Whether damping is what the method does: a gain that is finite at zero curvature and falls from there."""
     gain = Mode(method).gain(lam)
@@ -262,8 +273,7 @@ def damping(mode: Mode) -> Draft:
     bound = sympy.limit(mode.phi, lam, 0, "+")
     steps += [
         Step(Eq(Symbol("M_Newton"), newton, evaluate=False), "the same derivation for Newton, phi = 1 / lambda"),
-        Step(Eq(sympy.Limit(Function("phi")(lam), lam, 0, "+"), bound, evaluate=False), "the gain at vanishing curvature"),
-        Step(sympy.Lt(sympy.factor(sympy.diff(mode.gain(lam), lam)), 0, evaluate=False), "the gain falls with curvature: it is largest there"),
+        *_bounding(mode, bound),
     ]
     return Draft(
         Eq(M / Symbol("M_Newton"), ratio, evaluate=False),

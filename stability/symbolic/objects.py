@@ -14,7 +14,7 @@ from sympy.core.function import AppliedUndef
 from .. import _check
 from ..methods import Method
 from ..results import Study
-from .mode import GIVEN, Mode
+from .mode import GIVEN, RESERVED, Mode
 
 if TYPE_CHECKING:
     from .checks import Verdict
@@ -41,7 +41,7 @@ class Hypothesis(NamedTuple):
 
 
 class Corollary(NamedTuple):
-    """A further equation of a theorem, by name, with the hypotheses that it adds; of a whole spectrum, instead of those on the mode."""
+    """A further equation of a theorem, by name, with the hypotheses that it adds; one on a whole spectrum has its own instead."""
 
     name: str
     equation: Any
@@ -132,10 +132,15 @@ class Theorem:
             return self.statement, self.hypotheses
         for corollary in self.corollaries:
             if corollary.name == quantity:
-                kept = [h for h in self.hypotheses if not (corollary.spectral and {"lambda", "lambda_next"} & {s.name for s in _symbols(h.positive)})]
-                return corollary.equation, (*kept, *corollary.hypotheses)
+                return corollary.equation, (*(self._signs if corollary.spectral else self.hypotheses), *corollary.hypotheses)
         known = ", ".join(c.name for c in self.corollaries) or "none"
         raise ValueError(f"`quantity` must be None for the statement or one of its corollaries ({known}); got {quantity!r}.")
+
+    @property
+    def _signs(self) -> tuple[Hypothesis, ...]:
+        """The hypotheses that are about step and parameters alone."""
+        about = {"alpha", *self.mode.names.values()}
+        return tuple(h for h in self.hypotheses if h.positive is not None and {s.name for s in _symbols(h.positive)} <= about)
 
     def evaluate(self, quantity: str | None = None, **values: Any) -> Any:
         """The right-hand side at numbers.
@@ -161,40 +166,79 @@ class Theorem:
         missing = sorted(_keyword(s) for s in symbols if s.name not in given)
         if missing:
             raise ValueError(f"{self.name!r} needs a value for {', '.join(missing)}.")
+        self._check_shapes(equation.rhs, given)
         for hypothesis in hypotheses:
             self._require(hypothesis, given)
+        self._check_kinds(given)
         result = np.asarray(number(equation.rhs, given))
         return float(result) if result.ndim == 0 else result
+
+    def _check_shapes(self, expression: Any, given: Mapping[str, np.ndarray]) -> None:
+        """Spectra are lists of curvatures, matrices take single numbers, everything else broadcasts."""
+        spectral = bool(expression.atoms(sympy.IndexedBase)) or any(s.name == "d" for s in expression.free_symbols)
+        arrays = {name: value for name, value in given.items() if value.ndim and not (spectral and name == "lambda")}
+        if spectral and "lambda" in given and given["lambda"].ndim > 1:
+            raise ValueError(f"`lam` must be the list of curvatures, shape (d,); got shape {given['lambda'].shape}.")
+        if (spectral or self.dim is not None) and arrays:
+            raise ValueError(f"{self.name!r} takes single numbers beside a spectrum, and with full matrices; got arrays for {', '.join(sorted(arrays))}.")
+        try:
+            np.broadcast_shapes(*(value.shape for value in arrays.values()))
+        except ValueError:
+            raise ValueError(f"The values' shapes do not go together: {', '.join(f'{k} {v.shape}' for k, v in sorted(arrays.items()))}.") from None
+
+    def _check_kinds(self, given: Mapping[str, np.ndarray]) -> None:
+        """Symbols that stand for standard deviations, times or counts take no others, whether or not a hypothesis speaks of them."""
+        for symbol in self._all_symbols:
+            value = given.get(symbol.name)
+            if value is None or symbol.name.startswith("lambda"):
+                continue
+            if symbol.is_nonnegative and np.any(value < 0):
+                raise ValueError(f"`{_keyword(symbol)}` must be >= 0; got {value}.")
+            if symbol.is_integer and np.any(value != np.round(value)):
+                raise ValueError(f"`{_keyword(symbol)}` must be a whole number; got {value}.")
 
     def takes(self, key: str) -> bool:
         """Whether `evaluate` takes a value under this name."""
         return self._symbol(key) in self._known
 
     @functools.cached_property
-    def _known(self) -> dict[str, str]:
-        """Symbols that `evaluate` takes, name to keyword: a value that this method happens not to depend on may be given too."""
+    def _all_symbols(self) -> set[Any]:
+        """Symbols that `evaluate` takes: a value that this method happens not to depend on may be given too."""
         equations = [self.statement, *(c.equation for c in self.corollaries)]
         hypotheses = [*self.hypotheses, *(h for c in self.corollaries for h in c.hypotheses)]
         symbols = set().union(*(_symbols(e.rhs) for e in equations), *(_symbols(h.positive) for h in hypotheses))
-        symbols |= {s for step in self.derivation for s in step.equation.atoms(sympy.Symbol) if s.name in GIVEN}
+        return symbols | {s for step in self.derivation for s in step.equation.atoms(sympy.Symbol) if s.name in GIVEN}
+
+    @functools.cached_property
+    def _known(self) -> dict[str, str]:
+        """What `evaluate` takes, name to keyword."""
         names = [*self.mode.names.values(), "d", *(["lambda_next"] if self.method is not None and self.method.rank is not None else [])]
-        return {s.name: _keyword(s) for s in symbols} | {name: name.replace("lambda", "lam") for name in names}
+        return {s.name: _keyword(s) for s in self._all_symbols} | {name: name.replace("lambda", "lam") for name in names}
 
     def _symbol(self, key: str) -> str:
-        """The symbol meant by a keyword."""
-        names = {alias: name for name, aliases in ALIASES.items() for alias in aliases} | self.mode.names
+        """The symbol meant by a keyword; a method's own parameter gives way to a symbol of the theory."""
+        names = self.mode.names | {alias: name for name, aliases in ALIASES.items() for alias in aliases if name in self._known}
+        if key in RESERVED - {"lam", "step", "curvature"}:
+            return key
         return names.get(key, key.replace("lam_", "lambda_") if key.startswith("lam_") else key)
 
     def _given(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Values by symbol name; the method's own parameters where they are not given."""
         known, given = self._known, dict(self.mode.values)
+        seen: dict[str, str] = {}
         for key, value in values.items():
             name = self._symbol(key)
             if name not in known:
                 raise ValueError(f"{self.name!r} has no {key!r}; it takes {', '.join(sorted(known.values()))}.")
-            given[name] = _check.array(key, value)
+            if name in seen:
+                raise ValueError(f"`{seen[name]}` and `{key}` are the same value; give it once.")
+            given[name], seen[name] = _check.array(key, value), key
         if "lambda" in given:
             given.setdefault("d", np.asarray(given["lambda"].size))
+        if "d" in seen:
+            count = _check.count("d", values["d"])
+            if "lambda" in seen and given["lambda"].size != count:
+                raise ValueError(f"`d` = {count} is not the number of curvatures, {given['lambda'].size}. Leave it out.")
         return given
 
     def _require(self, hypothesis: Hypothesis, given: Mapping[str, Any]) -> None:
@@ -218,7 +262,7 @@ class Theorem:
             How many random values.
         seed : int
         ensemble : bool
-            Whether to simulate too (a second or less).
+            Whether to simulate too, up to a few seconds per method.
 
         Returns
         -------
@@ -227,7 +271,7 @@ class Theorem:
         """
         from .checks import verify
 
-        return verify(self, points=points, seed=seed, ensemble=ensemble)
+        return verify(self, points=_check.count("points", points), seed=_check.count("seed", seed, least=0), ensemble=ensemble)
 
     def data(self, **values: Any) -> Study:
         """The statement along its axis, for `stability.plot`: for this method, or for any gain one curve per shipped method.
@@ -237,6 +281,8 @@ class Theorem:
         **values : float
             Symbols to hold fixed, as `evaluate` takes them; typical values by default.
         """
+        if self.dim is not None:
+            raise ValueError("A statement with full matrices has no curve to draw. Leave out `dim`.")
         from .checks import curve
 
         return curve(self, values)
@@ -254,7 +300,8 @@ def number(expression: Any, given: Mapping[str, Any]) -> Any:
     if not expression.has(sympy.hyper):
         return _compiled(expression, (*bases, *slots), "numpy")(*spectra, *inputs)
     function = _compiled(expression, tuple(slots), "mpmath")
-    return np.vectorize(lambda *x: float(function(*x)), otypes=[float])(*inputs)
+    with np.errstate(over="ignore"):  # an exponentially long time is infinite as a float: its logarithm is a corollary
+        return np.vectorize(lambda *x: float(function(*x)), otypes=[float])(*inputs)
 
 
 @functools.lru_cache(maxsize=1024)

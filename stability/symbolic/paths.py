@@ -9,13 +9,16 @@ from sympy import Eq, Function, Matrix, Sum, Symbol
 
 from .mode import M, Mode, Spectrum, alpha, delta, expectation, one_step, sigma, stationary, symmetric, tidy
 from .registry import (
+    BATCH,
     EXACT,
     STEP,
+    TIME,
     UNALIGNED,
     Corollary,
     Draft,
     Hypothesis,
     Step,
+    finite,
     gain_step,
     matrix,
     mean_stable,
@@ -54,7 +57,7 @@ def trajectory_noise(mode: Mode) -> Draft:
         Eq(Symbol("J"), J, evaluate=False),
         steps,
         "linear noise approximation (van Kampen); numbers by Flow.jacobian",
-        [Hypothesis("the gain is differentiable at the curvature h: h is not zero", sympy.Abs(h))],
+        [Hypothesis("the gain is differentiable at the curvature h: h is not zero", sympy.Abs(h)), finite(Mode(mode.method, "kept", h))],
         [Corollary("noise-growth", Eq(dS, 2 * J * S + alpha * mode.gain(h) ** 2 * sigma**2, evaluate=False))],
     )
 
@@ -99,7 +102,7 @@ def weak_order(mode: Mode) -> Draft:
         Eq(Symbol("c_1"), sympy.simplify(coefficient.subs(a, mode.rate)), evaluate=False),
         steps,
         "Li, Tai and E 2017 for SGD; here E_h = 0: with a noisy Hessian the gap tends to the bias E P(H + E_h) - P(H), not to 0",
-        [*minimum(mode), EXACT],
+        [TIME, *minimum(mode), EXACT],
     )
 
 
@@ -147,7 +150,7 @@ def averaging(mode: Mode) -> Draft:
         Step(Eq(Sum(base ** sympy.Abs(lag), (lag, -sympy.oo, sympy.oo)), geometric, evaluate=False), "summed over all lags, |rho| < 1"),
         Step(Eq(Symbol("N") * Symbol("Var"), long_run, evaluate=False), "variance of the mean of N iterates, times N, as N grows: the gain has cancelled"),
     ]
-    inputs = Hypothesis("batches of b > 0 Gaussian inputs, label noise sigma^2", b)
+    inputs = Hypothesis("streaming least squares: Gaussian inputs of covariance H, label noise of variance sigma^2, P fixed and commuting with H")
     small = Hypothesis("the step is below the limit of streaming least squares: S < 1", 1 - S if mode.method is not None else None)
     each = throughout(mode, "each mode alone is stable: alpha phi lambda (1 + 1/b) < 2", lambda gain, curvature: 2 * b - alpha * gain * curvature * (b + 1))
     return Draft(
@@ -159,7 +162,7 @@ def averaging(mode: Mode) -> Draft:
             Corollary(
                 "streaming-risk",
                 Eq(Symbol("R"), sigma**2 * S / (2 * (1 - S)), evaluate=False),
-                (inputs, *whole_spectrum(mode), each, small),
+                (inputs, BATCH, *whole_spectrum(mode), each, small),
                 spectral=True,
             )
         ],

@@ -77,6 +77,8 @@ def matrix(name: str) -> Callable[[Callable[[Mode, int], Draft]], Callable[[Mode
 STEP = Hypothesis("the step is positive: alpha > 0", alpha)
 TIME_STEP = Hypothesis("the time step is not negative: dt >= 0", dt + sympy.Float("1e-300"))
 OTHER = Hypothesis("the other mode is at a minimum too: lambda_j > 0", lam_j)
+BATCH = Hypothesis("a batch holds at least one sample: b >= 1", sympy.Symbol("b", positive=True) - sympy.Rational(1, 2))
+TIME = Hypothesis("the time is positive: t > 0", sympy.Symbol("t", positive=True))
 EXACT = Hypothesis("the Hessian is exact: no noise in the preconditioner")
 UNALIGNED = Hypothesis("gradient noise has variance sigma^2 in the mode, whatever its curvature")
 GAUSSIAN = Hypothesis("curvature noise is independent from step to step, with variances s_g^2, s_h^2 and covariance c_gh in the mode")

@@ -24,6 +24,7 @@ from .mode import (
     lam,
     lam_j,
     lam_next,
+    linear_root,
     one_step,
     s_g,
     s_h,
@@ -59,19 +60,19 @@ def _marginal(mode: Mode) -> tuple[list[Step], Any, Any]:
     return steps, limit.subs(a, mode.rate), K
 
 
-@statement("mean-square-step-limit", "The largest mean-square-stable step under curvature noise")
+@statement("mean-square-step-limit", "The largest mean-square-stable step under curvature noise", branches=("kept", "tail"))
 def mean_square_step_limit(mode: Mode) -> Draft:
     """The step at which the mean square is marginal."""
     steps, limit, K = _marginal(mode)
     strength = kick(mode)
-    quotient = sympy.factor(sympy.cancel((mode.phi - mode.gain(lam_j)) / (mode.at - lam_j)))
+    quotient = sympy.Integer(0)  # between two modes of the tail
+    if mode.branch == "kept":
+        quotient = sympy.factor(sympy.cancel((mode.phi - mode.gain(lam_j)) / (mode.at - lam_j)))
     entries = {E_g**2: tau_g**2, E_h**2: tau_h**2, E_g * E_h: c_tau}
     fed = expectation((X * E_g + Y * E_h) ** 2, entries).subs({X: mode.phi, Y: quotient * lam_j})
     steps += [
         Step(Eq(Symbol("Phi_ij"), quotient, evaluate=False), "two modes: divided difference of the gain, DP[E]_ij = Phi_ij E_ij (Daleckii and Krein)"),
-        Step(
-            Eq(Symbol("K_ij"), fed, evaluate=False), "variance of phi_i E_g + Phi_ij lambda_j E_h, by which mode j feeds mode i != j; entries off the diagonal"
-        ),
+        Step(Eq(Symbol("K_ij"), fed, evaluate=False), "variance of phi_i E_g + Phi_ij lambda_j E_h: how mode j feeds mode i, for i != j"),
     ]
     independent = limit.subs(K, strength.subs(c_gh, 0))
     return Draft(
@@ -199,8 +200,8 @@ def truncation_limit(mode: Mode) -> Draft:
     """The fastest mode of the tail."""
     tail = mode.tail_gain(lam_next)
     rate = -tail * lam_next
-    roots = sympy.solve(Eq((1 + alpha * rate) ** 2, 1), alpha)
-    (limit,) = (tidy(root) for root in roots if root != 0)
+    limit = tidy(linear_root(sympy.expand(((1 + alpha * rate) ** 2 - 1) / alpha), alpha))
+    decaying = Hypothesis("the tail decays: phi_t lambda_next > 0", None if mode.method is None else tail * lam_next)
     steps = [
         Step(Eq(Function("phi_t")(lam_next), tail, evaluate=False), "the gain off the kept subspace"),
         Step(Eq(Symbol("a"), rate, evaluate=False), "the rate of the first mode left out, the fastest of the tail"),
@@ -210,7 +211,7 @@ def truncation_limit(mode: Mode) -> Draft:
         Eq(LIMIT, limit, evaluate=False),
         steps,
         "stability.linear; the flat tail is the idea of NewSamp, Erdogdu and Montanari 2015",
-        [Hypothesis("the first curvature left out is positive: lambda_next > 0", lam_next), EXACT],
+        [Hypothesis("the first curvature left out is positive: lambda_next > 0", lam_next), decaying, EXACT],
     )
 
 
@@ -245,7 +246,10 @@ def finite_data_limit(mode: Mode) -> Draft:
         [
             *minimum(mode),
             Hypothesis("an interpolating minimum: every sample's gradient vanishes there; the preconditioner uses all data"),
-            Hypothesis("at most all of at least two samples: n >= 2, b <= n", sympy.Min(n - b + 1, n - 1)),
+            Hypothesis(
+                "batches of at least one and at most all of two samples or more: n >= 2, 1 <= b <= n",
+                sympy.Min(n - b + Rational(1, 2), n - Rational(3, 2), b - Rational(1, 2)),
+            ),
         ],
     )
 
@@ -261,11 +265,11 @@ def finite_data_matrix(mode: Mode, dim: int) -> Draft:
     batches = [sum(batch, sympy.zeros(dim)) / size for batch in combinations(samples, size)]
     counted = sum((kron(x, x) for x in batches), sympy.zeros(dim**2)) / len(batches)
     formula = (1 - share) * kron(mean, mean) + share / count * sum((kron(x, x) for x in samples), sympy.zeros(dim**2))
-    p, C, D = sympy.symbols("p C D")
+    p, C, D = sympy.symbols("q C D")
     P, K = symmetric("P", dim), sympy.Symbol("P (x) P")
     steps = [
         Step(Eq(p, (n - b) / (b * (n - 1)), evaluate=False), "variance of a batch mean over that of one sample, without replacement"),
-        vanishes(counted - formula, "E H_B (x) H_B = (1 - p) H (x) H + (p / n) sum H_i (x) H_i, counted out for n = 3, b = 2"),
+        vanishes(counted - formula, "E H_B (x) H_B = (1 - q) H (x) H + (q / n) sum H_i (x) H_i, counted out for n = 3, b = 2"),
         Step(
             Eq(Symbol("M^+") - Symbol("M"), -2 * alpha * C + alpha**2 * K * D, evaluate=False),
             "one step on vec M, with C = (P H (x) I + I (x) P H) / 2",

@@ -10,6 +10,7 @@ import sympy
 
 from ..methods import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from .laws import poles
+from .limit import limited
 from .mode import Mode, c_gh, kick, lam, tidy
 
 SIZE = sympy.Symbol("|lambda|", positive=True)
@@ -55,15 +56,17 @@ class MethodTable:
     def markdown(self) -> str:
         """One line per method, one column per kind of point."""
         methods = list(dict.fromkeys(row.method for row in self.rows))
-        head = ["| method | minimum, `λ > 0` | saddle and maximum, along `λ < 0` | flat, `λ → 0` |", "|---|---|---|---|"]
+        head = ["| method | minimum, `λ > 0` | saddle, along `λ < 0` | maximum | flat, `λ → 0` |", "|---|---|---|---|---|"]
         by = {(row.method, row.point): row for row in self.rows}
         lines = []
         for method in methods:
-            low, high, flat = by[method, "minimum"], by[method, "saddle"], by[method, "flat"]
+            low, high, top, flat = (by[method, point] for point in POINTS)
+            trapped = f", `α < {_text(high.step_limit)}`" if high.step_limit else ""
             cells = [
-                f"`a = {_text(low.rate)}`, gain `{_text(low.gain)}`, `α < {_text(low.step_limit)}`",
-                f"attracts: {high.attracts}; `a = {_text(high.rate)}`",
-                f"`a = {_text(flat.rate)}`, gain `{_text(flat.gain)}`",
+                f"attracts: {low.attracts}; `a = {_text(low.rate)}`, gain `{_text(low.gain)}`, `α < {_text(low.step_limit)}`",
+                f"attracts: {high.attracts}; `a = {_text(high.rate)}`, gain `{_text(high.gain)}`{trapped}",
+                f"attracts: {top.attracts}, every direction as at a saddle",
+                f"{flat.attracts}; `a = {_text(flat.rate)}`, gain `{_text(flat.gain)}`",
             ]
             lines.append("| " + _greek(" | ".join([method, *cells])) + " |")
         return "\n".join(head + lines)
@@ -99,7 +102,8 @@ def method_table(methods: Iterable[Method] | None = None) -> MethodTable:
     if methods is None:
         methods = [SGD(), Newton(), DampedNewton(damping=1.0), SFN(damping=1.0)]
         methods += [LRSFN(rank=1, damping=1.0), LRSFN(rank=1, damping=1.0, tail="flat")]
-    return MethodTable(tuple(row for method in methods for row in _rows(method)))
+    with limited("the table"):
+        return MethodTable(tuple(row for method in methods for row in _rows(method)))
 
 
 def _rows(method: Method) -> list[Row]:
@@ -126,8 +130,7 @@ def _vanishing(expression: Any, mode: Mode) -> Any:
     try:
         return sympy.limit(expression, lam, 0, "+")
     except NotImplementedError:
-        own = {symbol: sympy.Rational(repr(float(mode.values[symbol.name]))) for symbol in mode.parameters.values()}
-        return sympy.limit(expression.subs(own), lam, 0, "+")
+        return sympy.limit(mode.at_own_values(expression), lam, 0, "+")
 
 
 def _attracts(method: Method, branch: str, rate: Any) -> str:
@@ -150,4 +153,4 @@ def _greek(text: str) -> str:
 def _text(expression: Any) -> str:
     if expression is None:
         return "-"
-    return str(expression).replace("**", "^").replace("oo", "inf")
+    return str(sympy.factor_terms(expression)).replace("**", "^").replace("oo", "inf")

@@ -44,21 +44,30 @@ class Case:
 
     @classmethod
     def drawn(cls, theorem: Theorem, rng: np.random.Generator) -> Case:
-        """The theorem's method with its parameters scaled at random, of rank one where it has a rank."""
+        """The theorem's method with its parameters scaled at random."""
         assert theorem.method is not None
-        method = copy.copy(theorem.method)
-        if method.rank is not None:
-            method.rank = 1
-        scaled = {key: value * rng.uniform(0.5, 2.0) for key, value in method.parameters.items()}
-        return cls(method.with_parameters(**scaled), theorem.mode.branch, theorem.dim)
+        scaled = {key: value * rng.uniform(0.5, 2.0) for key, value in theorem.method.parameters.items()}
+        case = cls(theorem.method.with_parameters(**scaled), theorem.mode.branch, theorem.dim)
+        return case if theorem.dim is None else cls(case.ranked(min(case.method.rank or 1, theorem.dim)), case.branch, theorem.dim)
+
+    def ranked(self, rank: int) -> Method:
+        """The method keeping so many modes, where it is one that keeps only some."""
+        method = copy.copy(self.method)
+        method.rank = method.rank and rank
+        return method
+
+    def alone(self) -> Case:
+        """The method on one or two modes, the first of which it keeps."""
+        return Case(self.ranked(1), self.branch, self.dim)
 
     def spectrum(self, values: Values) -> list[float]:
-        """Curvatures of a quadratic whose last mode is the one spoken of."""
-        lam = float(values["lam"])
+        """Curvatures of a quadratic whose last mode is the one spoken of: it is kept, or all that are kept are above it."""
+        lam, kept = float(values["lam"]), self.method.rank or 1
         if self.branch == "kept":
-            return [lam]
+            return [lam * (1 + 0.1 * k) for k in range(kept - 1, 0, -1)] + [lam]
         following = float(values.get("lam_next", lam))
-        return [1.5 * max(following, abs(lam)), *([following] if following != lam else []), lam]
+        top = 1.5 * max(following, abs(lam))
+        return [*(top * (1 + 0.1 * k) for k in range(kept - 1, -1, -1)), *([following] if following != lam else []), lam]
 
     def flow(self, values: Values, *, aligned: bool = False, step: float | None = None, **noise: Any) -> Flow:
         """The flow on that quadratic, with gradient noise of the mode's sigma."""
@@ -94,8 +103,15 @@ def z_of_mean(sample: np.ndarray, predicted: float) -> float:
 
 def value(theorem: Theorem, case: Case, values: Values, quantity: str | None = None) -> Any:
     """The theorem at those of the values that it takes."""
-    given = {**values, **case.method.parameters}
+    given = {**values, **{theorem.mode.names[key]: number for key, number in case.method.parameters.items()}}
     return theorem.evaluate(quantity, **{key: given[key] for key in given if theorem.takes(key)})
+
+
+def apart(ours: float, theirs: float) -> float:
+    """Relative difference; infinities agree with themselves."""
+    if not math.isfinite(theirs):
+        return 0.0 if ours == theirs else math.inf
+    return abs(ours - theirs) / max(abs(theirs), 1e-12)
 
 
 class Witness(abc.ABC):
@@ -141,8 +157,13 @@ class Recomputed(Witness):
 
     def deviation(self, theorem: Theorem, case: Case, values: Values) -> float:
         """Relative to the number itself."""
-        ours, theirs = value(theorem, case, values), self.numeric(case, values)
-        return abs(ours - theirs) / max(abs(theirs), 1e-12) if math.isfinite(theirs) else (0.0 if ours == theirs else math.inf)
+        pairs = [(value(theorem, case, values), self.numeric(case, values))]
+        pairs += [(value(theorem, case, values, name), theirs) for name, theirs in self.also(case, values).items()]
+        return max(apart(ours, theirs) for ours, theirs in pairs)
+
+    def also(self, case: Case, values: Values) -> dict[str, float]:
+        """The corollaries' numbers by the numeric theory."""
+        return {}
 
 
 class StationaryVariance(Recomputed):

@@ -32,19 +32,20 @@ class StudentT(Recomputed):
         return {"lam": rng.uniform(0.3, 2.0), "step": rng.uniform(0.05, 0.3), "sigma": 1.0, **strengths(self.noise)}
 
     def numeric(self, case: Case, values: Values) -> float:
-        return linearize(case.flow(values, **self.noise)).tail_index
+        return linearize(case.alone().flow(values, **self.noise)).tail_index
 
-    def deviation(self, theorem: Theorem, case: Case, values: Values) -> float:
-        worst = super().deviation(theorem, case, values)
-        if self.numeric(case, values) > 2:
-            ours = value(theorem, case, values, "variance")
-            worst = max(worst, abs(ours / variance(linearize(case.flow(values, **self.noise)), 0) - 1))
-        return worst
+    def also(self, case: Case, values: Values) -> dict[str, float]:
+        """Scale and variance, where there is one: ``M = s^2 nu / (nu - 2)``."""
+        linear = linearize(case.alone().flow(values, **self.noise))
+        if linear.tail_index <= 2.01:
+            return {}
+        M = variance(linear, 0)
+        return {"variance": M, "scale-squared": M * (linear.tail_index - 2) / linear.tail_index}
 
     def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
         """How often the SDE is within the predicted quartiles: half of the time, whatever the tail."""
         nu, scale = value(theorem, case, values), math.sqrt(value(theorem, case, values, "scale-squared"))
-        flow = case.flow(values, **self.noise)
+        flow = case.alone().flow(values, **self.noise)
         rate = abs(linearize(flow).rates[0])
         dt = min(0.02 / rate, values["step"])
         ens = simulated(flow, math.ceil(6 / rate / dt), seed, dt=dt)
@@ -53,7 +54,7 @@ class StudentT(Recomputed):
 
 @witness("heavy-tailed-newton")
 class HeavyTailedNewton(Witness):
-    tolerance = 1e-5  # of a limit, taken where the gain is 10^4
+    tolerance = 1e-5  # of a limit, taken where the gain is large
 
     def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
         return {"lam": rng.uniform(0.3, 1.0), "s_h": rng.uniform(0.4, 1.0)}
@@ -86,7 +87,10 @@ class HeavyTailedNewton(Witness):
         if math.isinf(index):
             return 0.0 if limit == 0 and math.isfinite(mode.gain_moment(3.0).value) else math.inf
         agreed = math.isfinite(mode.gain_moment(0.9 * index).value) and math.isinf(mode.gain_moment(1.1 * index).value)
-        level = 1e4
+        place, _, _ = poles(theorem.mode)[0]
+        own = {name: np.asarray(case.method.parameters[key]) for key, name in theorem.mode.names.items()}
+        # As large as the gain is this close to a pole: the limit is reached to the square of the distance.
+        level = abs(float(case.method.gain(np.float64(number(place, own) + 1e-4 * values["s_h"]))))
         return abs(self.exceeds(theorem, case, values, level) * level**index / limit - 1) if agreed else math.inf
 
     def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
@@ -131,8 +135,7 @@ class BoundedStep(Recomputed):
         bound = value(theorem, case, values)
         if math.isinf(bound):
             return math.nan
-        method = case.method
-        flow = Flow(quadratic([0.3, 0.05]), method, Noise(gradient=1.0, curvature=1.0), step=1.0)
+        flow = Flow(quadratic([0.3, 0.05]), case.ranked(1), Noise(gradient=1.0, curvature=1.0), step=1.0)
         sample = flow.draw(2000, np.random.default_rng(seed), level="iteration")
         moved = flow.update(np.zeros((2000, 2)), sample)
         ratio = np.linalg.norm(moved, axis=1) / np.linalg.norm(sample[0], axis=1)
@@ -144,11 +147,17 @@ class SaddleAttraction(Recomputed):
     sign = -1.0
 
     def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
-        return {key: value for key, value in super().draw(case, rng, gentle).items() if key in ("lam", "lam_next")}
+        drawn = {key: value for key, value in super().draw(case, rng, gentle).items() if key in ("lam", "lam_next")}
+        return {**drawn, "t": rng.uniform(0.1, 1.0), "delta": rng.normal()}
 
     def numeric(self, case: Case, values: Values) -> float:
         linear, index = case.linear({**values, "step": 0.1})
         return float(linear.rates[index])
+
+    def also(self, case: Case, values: Values) -> dict[str, float]:
+        linear, index = case.linear({**values, "step": 0.1})
+        q = linear.vectors[:, index]
+        return {"growth": float(q @ linear.moments(values["t"], values["delta"] * q, time="continuous")[0])}
 
     def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
         """The mean of paths started beside the saddle, after twenty steps of the chain."""
@@ -176,6 +185,10 @@ class EscapeTime(Recomputed):
     def numeric(self, case: Case, values: Values) -> float:
         rate, diffusion = self._law(case, values)
         return exit_time(rate=rate, diffusion=diffusion, radius=values["R"]).mean
+
+    def also(self, case: Case, values: Values) -> dict[str, float]:
+        rate, diffusion = self._law(case, values)
+        return {"rate": rate, "diffusion": diffusion, "log-mean": exit_time(rate=rate, diffusion=diffusion, radius=values["R"]).log_mean}
 
     def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
         """Exits of the chain, watched every dt: corrected for that."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import numpy as np
@@ -13,30 +12,34 @@ from ...methods import SGD, Newton
 from ...noise import Noise
 from ...objectives import quadratic
 from ..objects import Theorem
-from .base import Case, Recomputed, StationaryVariance, Values, simulated, value, variance, witness, z_of_mean
+from .base import Case, Recomputed, StationaryVariance, Values, apart, simulated, value, variance, witness, z_of_mean
 
 
 @witness("noise-amplification")
 class NoiseAmplification(StationaryVariance):
     def deviation(self, theorem: Theorem, case: Case, values: Values) -> float:
         """Of the variance, and of the covariance with a second mode of the same branch."""
-        pair = sorted([values["lam"], 0.7 * values["lam"]], reverse=True)
-        top = [] if case.branch == "kept" else [1.5 * max(values.get("lam_next", 0.0), *pair)]
-        following = [values["lam_next"]] if "lam_next" in values else []
-        method = copy.copy(case.method)
-        method.rank = method.rank and (2 if case.branch == "kept" else 1)
-        spectrum = np.array([*top, *following, *pair])
+        worst = super().deviation(theorem, case, values)
+        spectrum = case.spectrum(values)
+        spectrum += [0.7 * spectrum[-1]]
+        method = case.ranked(len(spectrum) if case.branch == "kept" else case.method.rank or 1)
         covariance = np.eye(len(spectrum))
         covariance[-1, -2] = covariance[-2, -1] = 0.4
-        linear = linearize(Flow(quadratic(spectrum), method, Noise(gradient=covariance), step=values["step"]))
-        theirs = float((linear.covariance("continuous"))[-1, -2])
-        ours = value(theorem, case, {**values, "lam": pair[0], "lam_j": pair[1], "Sigma_ij": 0.4}, "coupling")
-        return max(abs(ours / theirs - 1), super().deviation(theorem, case, values))
+        theirs = linearize(Flow(quadratic(spectrum), method, Noise(gradient=covariance), step=values["step"])).covariance("continuous")
+        ours = value(theorem, case, {**values, "lam_j": spectrum[-1], "Sigma_ij": 0.4}, "coupling")
+        return max(worst, apart(ours, float(theirs[-1, -2])))
+
+    def also(self, case: Case, values: Values) -> dict[str, float]:
+        linear, index = case.linear(values)
+        return {"amplification": float(linear.amplification[index])}
 
 
 @witness("aligned-noise")
 class AlignedNoise(StationaryVariance):
     aligned = True
+
+    def also(self, case: Case, values: Values) -> dict[str, float]:
+        return {"excess-risk": 0.5 * values["lam"] * self.numeric(case, values)}
 
 
 @witness("excess-risk")
@@ -68,9 +71,10 @@ class EqualRates(Recomputed):
     def pair(self, case: Case, values: Values) -> tuple[LinearFlow, LinearFlow]:
         """The method, at the step that gives its slowest mode SGD's rate, and SGD."""
         spectrum, noise = quadratic([values["lam"], values["lam_min"]]), Noise(gradient=1.0)
+        method = case.ranked(1 if case.branch == "tail" else 2)
         sgd = linearize(Flow(spectrum, SGD(), noise, step=0.1))
-        slowest = float(np.min(np.abs(linearize(Flow(spectrum, case.method, noise, step=1.0)).rates)))
-        return linearize(Flow(spectrum, case.method, noise, step=0.1 * values["lam_min"] / slowest)), sgd
+        slowest = float(np.min(np.abs(linearize(Flow(spectrum, method, noise, step=1.0)).rates)))
+        return linearize(Flow(spectrum, method, noise, step=0.1 * values["lam_min"] / slowest)), sgd
 
     def numeric(self, case: Case, values: Values) -> float:
         ours, sgd = self.pair(case, values)
@@ -92,6 +96,15 @@ class DiscreteVsContinuous(StationaryVariance):
     def numeric(self, case: Case, values: Values) -> float:
         return variance(*case.linear(values), "chain", values["dt"])
 
+    def also(self, case: Case, values: Values) -> dict[str, float]:
+        linear, index = case.linear(values)
+        factor = 1 + values["step"] * float(linear.rates[index])
+        found = {"embedding": -math.log(factor) / values["step"]} if factor > 0 else {}
+        if values["step"] * float(np.max(np.abs(linear.rates))) < 2:
+            discrete = variance(linear, index, "discrete")
+            found |= {"iteration": discrete, "ratio": discrete / variance(linear, index)}
+        return found
+
     def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
         linear, index = case.linear(values)
         ens = simulated(linear.flow, math.ceil(6 / abs(linear.rates[index]) / values["dt"]), seed, dt=values["dt"])
@@ -103,6 +116,11 @@ class Damping(StationaryVariance):
     def numeric(self, case: Case, values: Values) -> float:
         newton, index = Case(Newton(), "kept").linear({**values, "lam": values["lam"]})
         return super().numeric(case, values) / variance(newton, index)
+
+    def also(self, case: Case, values: Values) -> dict[str, float]:
+        size = np.array([1e-14, 1e-7, *np.geomspace(1e-3, 1e3, 200)])
+        gains = case.method.tail_gain(values.get("lam_next", 1.0)) if case.branch == "tail" else case.method.gain(size)
+        return {"largest-gain": float(np.max(gains)), "excess-risk-bound": values["step"] * values["sigma"] ** 2 / 4 * float(np.max(gains))}
 
     def predicted(self, theorem: Theorem, case: Case, values: Values) -> float:
         newton = 0.5 * values["step"] * values["sigma"] ** 2 / values["lam"] ** 2

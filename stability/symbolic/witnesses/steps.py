@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import numpy as np
 
+from ..._spectral import SpectralResponse
 from ...flow import Flow
 from ...linear import linearize
 from ...noise import Noise
@@ -21,31 +21,50 @@ class MeanSquareStepLimit(Recomputed):
 
     def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
         self.noise = curvature_noise(rng)
-        return {"lam": rng.uniform(0.3, 2.0), **strengths(self.noise)}
+        values = {"lam": rng.uniform(0.3, 2.0), **strengths(self.noise)}
+        # Of the tail, the first mode: the only one whose own noise moves a flat tail's gain.
+        return self.wanted(case, {**values, "lam_next": values["lam"]} if case.branch == "tail" else values)
 
     def numeric(self, case: Case, values: Values) -> float:
-        return linearize(case.flow({**values, "step": 1.0}, **self.noise)).step_limit()
+        return self.limit(case, values, self.noise)
+
+    def limit(self, case: Case, values: Values, noise: Values) -> float:
+        if case.branch == "kept":
+            return linearize(case.alone().flow({**values, "step": 1.0}, **noise)).step_limit()
+        response = SpectralResponse(case.method, np.array(case.spectrum(values)))
+        rate = float(response.gains[-1] * values["lam"])
+        return 2 * rate / (rate**2 + float(self.fed(response, noise)[-1, -1]))
+
+    @staticmethod
+    def fed(response: SpectralResponse, noise: Values, source: int = -1) -> np.ndarray:
+        """``E[G M G^T]`` of a unit variance in one mode, from the numeric gains and derivatives."""
+        lams, unit = response.lams, np.zeros((len(response.lams),) * 2)
+        unit[source, source] = 1.0
+        return Noise(**noise).second_moment(lambda Eg, Eh: response.gains[:, None] * Eg + response.derivative(Eh) * lams, unit)
+
+    def also(self, case: Case, values: Values) -> dict[str, float]:
+        """Other batches, and how a second mode feeds this one."""
+        quiet = {**self.noise, "hessian_batch": math.inf, "coupling": "independent"}
+        apart = {**self.noise, "coupling": "independent"}
+        return {"independent-batches": self.limit(case, values, apart), "exact-Hessian": self.limit(case, values, quiet)}
 
     def deviation(self, theorem: Theorem, case: Case, values: Values) -> float:
-        """Of the limit, and of how a second mode feeds this one: the numeric second moment of ``P E_g + DP[E_h] H``."""
         worst = super().deviation(theorem, case, values)
-        if theorem.name != "mean-square-step-limit":
+        if theorem.name != "mean-square-step-limit" or case.branch == "tail":
             return worst
-        method = copy.copy(case.method)
-        method.rank = method.rank and 2
-        tau, own = self.noise["curvature"], 1 / self.noise["batch"]
-        lams = np.array([values["lam"], 0.7 * values["lam"]])
-        noise, P, Phi = Noise(**self.noise), np.diag(method.gains(lams)), method.divided_differences(lams)
-        fed = noise.second_moment(lambda Eg, Eh: P @ Eg + (Phi * Eh) * lams, np.diag([0.0, 1.0]))[0, 0]
-        strength = {"tau_g": tau * math.sqrt(own), "tau_h": tau / math.sqrt(self.noise["hessian_batch"])}
-        shared = tau**2 * own if self.noise["coupling"] == "nested" else 0.0
-        ours = value(theorem, case, {**values, **strength, "c": shared, "lam_j": lams[1]}, "coupling")
-        return max(worst, abs(ours / fed - 1) if fed > 1e-12 else abs(ours - fed))
+        response = SpectralResponse(case.ranked(2), np.array([values["lam"], 0.7 * values["lam"]]))
+        own, tau = 1 / self.noise["batch"], self.noise["curvature"]
+        given = {"tau_g": tau * math.sqrt(own), "tau_h": tau / math.sqrt(self.noise["hessian_batch"]), "lam_j": 0.7 * values["lam"]}
+        given["c"] = tau**2 * own if self.noise["coupling"] == "nested" else 0.0
+        ours, theirs = value(theorem, case, {**values, **given}, "coupling"), float(self.fed(response, self.noise)[0, 0])
+        return max(worst, abs(ours - theirs) / max(abs(theirs), 1e-6))
 
     def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
         """At the limit one step leaves the mean square as it was."""
+        if case.branch == "tail":  # a mode of the tail is never alone
+            return math.nan
         limit = value(theorem, case, values)
-        return z_of_mean(doubled(case.flow({**values, "step": limit}, **self.noise), seed), 1.0)
+        return z_of_mean(doubled(case.alone().flow({**values, "step": limit}, **self.noise), seed), 1.0)
 
 
 @witness("same-batch-cancellation")
@@ -53,6 +72,10 @@ class SameBatchCancellation(MeanSquareStepLimit):
     def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
         self.noise = {"curvature": rng.uniform(0.05, 0.5), "batch": 4.0, "hessian_batch": 4.0, "coupling": "nested"}
         return {"lam": rng.uniform(0.3, 2.0), "s_g": strengths(self.noise)["s_g"]}
+
+    def also(self, case: Case, values: Values) -> dict[str, float]:
+        response = SpectralResponse(case.ranked(1), np.array([values["lam"]]))
+        return {"noise": float(self.fed(response, self.noise)[0, 0])}
 
 
 @witness("truncation-gap")
@@ -67,12 +90,12 @@ class TruncationGap(Recomputed):
         return True
 
     def numeric(self, case: Case, values: Values) -> float:
-        return float(case.method.divided_differences(np.array([values["lam"], values["lam_next"]]))[0, 1])
+        return float(case.ranked(1).divided_differences(np.array([values["lam"], values["lam_next"]]))[0, 1])
 
     def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
         """Hessian noise turns a gradient along the last kept mode into the first one left out: ``Phi E lambda``."""
         noise = Noise(curvature=0.1, batch=math.inf, hessian_batch=1)
-        flow = Flow(quadratic([values["lam"], values["lam_next"]]), case.method, noise, step=0.1)
+        flow = Flow(quadratic([values["lam"], values["lam_next"]]), case.ranked(1), noise, step=0.1)
         sample = noise.sample(np.zeros(2), 20_000, np.random.default_rng(seed))
         turned = flow.noise(np.tile([1.0, 0.0], (20_000, 1)), sample)[:, 1]
         return z_of_mean(turned**2, (value(theorem, case, values) * 0.1 * values["lam"]) ** 2)
@@ -89,7 +112,7 @@ class TruncationLimit(Recomputed):
         return True
 
     def flow(self, case: Case, values: Values, step: float) -> Flow:
-        return Flow(quadratic([2.0, values["lam_next"]]), case.method, Noise(gradient=1.0), step=step)
+        return Flow(quadratic([2.0, values["lam_next"]]), case.ranked(1), Noise(gradient=1.0), step=step)
 
     def numeric(self, case: Case, values: Values) -> float:
         linear = linearize(self.flow(case, values, 1.0))
@@ -115,7 +138,7 @@ class FiniteDataLimit(Recomputed):
     def flow(self, case: Case, values: Values, step: float) -> Flow:
         objective = least_squares(self.rows, self.rows @ np.array([0.7]))
         noise = Noise.from_data(objective, np.array([0.7]), values["b"], hessian_batch=values["n"])
-        return Flow(objective, case.method, noise, step=step)
+        return Flow(objective, case.ranked(1), noise, step=step)
 
     def sensible(self, case: Case, values: Values) -> bool:
         return bool(abs(case.method.gain(values["lam"])) < 50)
