@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -9,7 +10,12 @@ import numpy as np
 import scipy
 
 _FAR = 6.5  # beyond it the asymptotic series of Dawson's function is exact to rounding: exp(-6.5^2) = 4e-19
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(80)
+
+
+@functools.cache
+def gauss(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of the Gauss-Legendre rule on [-1, 1]."""
+    return np.polynomial.legendre.leggauss(count)
 
 
 def dawson_integral(x: Any) -> np.ndarray:
@@ -19,8 +25,8 @@ def dawson_integral(x: Any) -> np.ndarray:
     """
     size = np.abs(np.asarray(x, dtype=float))
     near = np.minimum(size, _FAR)
-    nodes = 0.5 * near[..., None] * (_NODES + 1)
-    result = 0.5 * near * (scipy.special.dawsn(nodes) @ _WEIGHTS)
+    nodes, weights = gauss(80)
+    result = 0.5 * near * (scipy.special.dawsn(0.5 * near[..., None] * (nodes + 1)) @ weights)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         return np.where(size > _FAR, _far(np.maximum(size, _FAR)), result)
 

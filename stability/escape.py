@@ -17,13 +17,12 @@ import numpy as np
 import scipy
 
 from . import _check
-from ._special import dawson_integral
+from ._special import dawson_integral, gauss
 from .results import Study, jsonable, provenance, register
 
 _OVERSHOOT = 0.5825971579390106  # -zeta(1/2) / sqrt(2 pi)
 _FAR = 36.0  # here the spectrum's rounding, which grows like exp(kappa / 2), meets the error of the far form: 3e-10
 _BASIS, _SHIFTS = 60, 5
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(200)
 
 
 @register
@@ -276,16 +275,16 @@ def _spectrum(kappa: float) -> tuple[np.ndarray, np.ndarray]:
     ``v = exp(kappa y^2 / 2) u`` makes the generator symmetric: ``-v'' / 2 + (kappa^2 y^2 + kappa) v / 2``. The basis of Legendre
     polynomials, ``P_(j+2) - P_j`` with j even, vanishes at the ends and has orthogonal derivatives.
     """
-    j = 2 * np.arange(_BASIS)
-    values = np.polynomial.legendre.legvander(np.append(_NODES, 0.0), 2 * _BASIS)
+    j, (nodes, weights) = 2 * np.arange(_BASIS), gauss(200)
+    values = np.polynomial.legendre.legvander(np.append(nodes, 0.0), 2 * _BASIS)
     values = (values[:, j + 2] - values[:, j]) / np.sqrt(2 * (2 * j + 3))
     basis, center = values[:-1], values[-1]
-    weighted = basis.T * _WEIGHTS
+    weighted = basis.T * weights
     # The shift by |kappa| keeps the energy well conditioned where the lowest rate is exponentially small.
-    energy = 0.5 * np.eye(_BASIS) + weighted @ (basis * (0.5 * (kappa * kappa * _NODES**2 + kappa) + abs(kappa))[:, None])
+    energy = 0.5 * np.eye(_BASIS) + weighted @ (basis * (0.5 * (kappa * kappa * nodes**2 + kappa) + abs(kappa))[:, None])
     inverse, vectors = scipy.linalg.eigh(weighted @ basis, energy)
     rates = 1 / inverse - abs(kappa)
-    shares = (weighted @ np.exp(0.5 * kappa * _NODES**2) @ vectors) * (center @ vectors) / inverse
+    shares = (weighted @ np.exp(0.5 * kappa * nodes**2) @ vectors) * (center @ vectors) / inverse
     if kappa < 0:  # the lowest rate is lost in rounding; the mean, which is sum(shares / rates), is not
         rates[-1] = shares[-1] / (_scaled_mean(kappa) * math.exp(-kappa) - np.sum(shares[:-1] / rates[:-1]))
     return rates, shares
@@ -299,8 +298,9 @@ def _shifts(kappa: float) -> tuple[np.ndarray, np.ndarray]:
     its inverse is matched by shifts, ``exp(tau d/ds)``, as a Gauss rule matches moments. The first moment makes the mean exact.
     """
     order = np.arange(2 * _SHIFTS)
-    root = 4.0 * (_NODES + 1)  # of kappa^2 r, in which q has a width of order one
-    density = 8.0 * root * _WEIGHTS * 0.5 * scipy.special.erfc(np.sqrt(kappa * np.tanh(0.5 * root**2 / kappa)))
+    nodes, weights = gauss(200)
+    root = 4.0 * (nodes + 1)  # of kappa^2 r, in which q has a width of order one
+    density = 8.0 * root * weights * 0.5 * scipy.special.erfc(np.sqrt(kappa * np.tanh(0.5 * root**2 / kappa)))
     moments = (root[:, None] ** (2 * order)).T @ density / scipy.special.factorial(order)
     inverse = np.ones(2 * _SHIFTS)
     for n in order[1:]:
