@@ -347,6 +347,7 @@ def _theorem(study: Study) -> Figure:
     if not positive and len(finite):
         axis.set_yscale("symlog", linthresh=max(1e-3 * float(np.max(np.abs(finite))), 1e-12))
     axis.legend(fontsize=7)
+    axis.set_title(", ".join(f"{key} = {float(value):.3g}" for key, value in sorted(study.parameters["fixed"].items())), fontsize=7)
     figure.suptitle(study.parameters["title"], fontsize=9)
     return figure
 
