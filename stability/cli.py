@@ -185,6 +185,8 @@ def theorems(name: str | None, method: str | None, dim: int | None, form: str | 
     from .symbolic import method_table, theorem
     from .symbolic import theorems as names
 
+    if name is None and dim is not None:
+        raise ValueError("`--dim` belongs to one theorem: name it.")
     subject = None if method is None else _method(method)
     if name is None and method is None and not check:
         if form == "json":
@@ -196,15 +198,15 @@ def theorems(name: str | None, method: str | None, dim: int | None, form: str | 
             click.echo(f"\n{method_table()}\n\nOne of them in full:  stability theorems noise-amplification")
         return
     found = [theorem(name, method=subject, dim=dim)] if name is not None else _all(names(), subject)
-    failed = 0
-    for sheet in found:
-        verdict = sheet.check() if check else None
-        failed += verdict is not None and not verdict
-        if form == "json":
-            click.echo(json.dumps({**sheet.to_json(), "check": None if verdict is None else verdict.to_json()}, indent=1, allow_nan=False))
-        else:
+    verdicts = [sheet.check() if check else None for sheet in found]
+    if form == "json":
+        sheets = [{**sheet.to_json(), "check": v and v.to_json()} for sheet, v in zip(found, verdicts, strict=True)]
+        click.echo(json.dumps(sheets if name is None else sheets[0], indent=1, allow_nan=False))
+    else:
+        for sheet, verdict in zip(found, verdicts, strict=True):
             shown = sheet.latex(derivation=True) if form == "latex" else str(sheet)
             click.echo(str(verdict) if verdict is not None and name is None else shown if verdict is None else f"{shown}\n\n{verdict}")
+    failed = sum(verdict is not None and not verdict for verdict in verdicts)
     if failed:
         raise SystemExit(1)
 

@@ -59,10 +59,16 @@ class TestCommandLine:
         assert "heavy-tailed-newton" in result.stdout
         assert "truncation-gap:" not in result.stdout
 
+    def test_the_json_of_many_sheets_is_one_document(self):
+        sheets = json.loads(run("--method", "sgd", "--json").stdout)
+        assert [sheet["method"] for sheet in sheets] == ["SGD"] * len(sheets)
+        assert len(sheets) > 10
+
     def test_bad_input_is_one_sentence(self):
         for arguments, message in (
             (("theorem-1",), "`name` must be one of noise-amplification"),
             (("truncation-gap", "--method", "sgd"), "'truncation-gap' says nothing about SGD"),
+            (("--dim", "2"), "`--dim` belongs to one theorem"),
             (("noise-amplification", "--dim", "7"), "`dim` must be one of 1, 2, 3; got 7"),
         ):
             result = run(*arguments)

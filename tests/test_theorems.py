@@ -472,6 +472,18 @@ class TestBadInput:
         with pytest.raises(ValueError, match=f"does not hold here: it needs that .*{failed}"):
             theorem.evaluate(**{**right, **given})
 
+    def test_matrices_off_their_hypotheses(self):
+        jacobian = st.theorem("trajectory-noise", method=st.LRSFN(rank=1, damping=0.1), dim=2)
+        given = {"lam_1": 1.0, "lam_2": -0.5, "g_1": 1.0, "g_2": 0.5, "k_111": 0.1, "k_112": 0.2, "k_122": 0.3}
+        assert np.isfinite(jacobian.evaluate(**given)).all()
+        with pytest.raises(ValueError, match="the curvatures differ and none is zero"):
+            jacobian.evaluate(**{**given, "lam_2": 1.0})
+        with pytest.raises(ValueError, match="their sizes fall"):
+            jacobian.evaluate(**{**given, "lam_2": -1.5})
+        limit = st.theorem("mean-square-step-limit", method=st.SFN(damping=0.1), dim=2)
+        with pytest.raises(ValueError, match=r"\|c\| <= tau_g tau_h"):
+            limit.evaluate(lam_1=1.0, lam_2=0.5, tau_g=0.1, tau_h=0.1, c=0.5)
+
     def test_a_gain_of_the_wrong_sign(self):
         theorem = st.theorem("noise-amplification", method=st.Method(gain=lambda lam: lam - 1), dim=1)
         with pytest.raises(ValueError, match="every mode decays"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations, pairwise
 from typing import Any
 
 import sympy
@@ -41,13 +42,15 @@ def trajectory_noise(mode: Mode) -> Draft:
     gain = Function("phi", real=True)
     drift = -gain(F(w).diff(w, 2)) * F(w).diff(w)
     slope = sympy.diff(drift, w).doit()
-    J = -mode.gain(h) * h - sympy.diff(mode.gain(h), h) * k * g
+    local = -mode.gain(h + k * w) * (g + h * w + k * w**2 / 2)
+    J = sympy.expand_mul(sympy.diff(local, w).subs(w, 0).doit())
     S, dS = Symbol("S"), Symbol("S'")
     steps = [
         gain_step(Mode(mode.method, "kept", h)),
         Step(Eq(Symbol("b"), drift, evaluate=False), "the drift of the flow"),
         Step(Eq(Symbol("J"), slope, evaluate=False), "its derivative, by the chain rule"),
-        Step(Eq(Symbol("J"), J, evaluate=False), "with g, h, k the first three derivatives of F"),
+        Step(Eq(Symbol("b"), local, evaluate=False), "at one point: F to third order, with g, h, k its first three derivatives there"),
+        Step(Eq(Symbol("J"), J, evaluate=False), "differentiated at w = 0"),
         Step(
             Eq(dS, 2 * Symbol("J") * S + alpha * Symbol("C"), evaluate=False),
             "linear noise approximation: deviations from the mean path follow J, with noise alpha C",
@@ -76,7 +79,12 @@ def trajectory_matrix(mode: Mode, dim: int) -> Draft:
         vanishes(DP * H + P * direction - direction * P - H * DP, "residual of the derivative of P H = H P; the diagonal moves with lambda_i' = V_ii"),
         Step(Eq(Symbol("J"), J, evaluate=False), "J v = -P H v - DP[third derivative of F along v] g, column by column"),
     ]
-    return Draft(Eq(Symbol("J"), J, evaluate=False), steps, "Flow.jacobian", [Hypothesis("the curvatures differ and none is zero")])
+    sizes = [sympy.Abs(x) for x in spectrum.curvatures]
+    apart = [sympy.Abs(x - y) for x, y in combinations(spectrum.curvatures, 2)]
+    needs = [Hypothesis("the curvatures differ and none is zero", sympy.Min(*sizes, *apart))]
+    if spectrum.rank < dim:
+        needs.append(Hypothesis("their sizes fall: |lambda_1| > ... > |lambda_d|", sympy.Min(*(x - y for x, y in pairwise(sizes)))))
+    return Draft(Eq(Symbol("J"), J, evaluate=False), steps, "Flow.jacobian", needs)
 
 
 @statement("weak-order", "The iteration and its SDE differ at first order in the step", branches=("tail", "kept"))
@@ -94,7 +102,9 @@ def weak_order(mode: Mode) -> Draft:
         gain_step(mode),
         Step(Eq(a, mode.rate, evaluate=False), "the rate"),
         Step(Eq(Symbol("M_iteration"), iteration, evaluate=False), "E delta^2 after t / alpha steps, from delta_0, with q the variance of phi zeta"),
+        vanishes(iteration.subs(time, time + alpha) - (1 + alpha * a) ** 2 * iteration - alpha**2 * q, "it satisfies the iteration's own recurrence"),
         Step(Eq(Symbol("M_SDE"), sde, evaluate=False), "of the SDE at time t"),
+        vanishes(sympy.diff(sde, time) - 2 * a * sde - alpha * q, "it satisfies the moment equation"),
         vanishes(noisy, "the noise's part of the gap over alpha vanishes with alpha"),
         Step(Eq(sympy.Limit((Symbol("M_iteration") - Symbol("M_SDE")) / alpha, alpha, 0, "+"), coefficient, evaluate=False), "what is left: first order"),
     ]

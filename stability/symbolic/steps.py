@@ -36,6 +36,7 @@ from .registry import EXACT, GAUSSIAN, OTHER, Corollary, Draft, Hypothesis, Step
 LIMIT = Symbol("alpha_max", positive=True)
 tau_g, tau_h = sympy.symbols("tau_g tau_h", nonnegative=True)
 c_tau = Symbol("c", real=True)
+SHARED = Hypothesis("the covariance is one of two batches: |c| <= tau_g tau_h", tau_g * tau_h - sympy.Abs(c_tau) + Rational(1, 10**12))
 DISTINCT = Hypothesis("the two curvatures differ", (lam - lam_j) ** 2)
 BATCHES = Hypothesis("the covariance is one of two batches: |c_gh| <= s_g s_h", s_g * s_h - sympy.Abs(c_gh) + Rational(1, 10**12))
 
@@ -82,7 +83,7 @@ def mean_square_step_limit(mode: Mode) -> Draft:
         [*minimum(mode), GAUSSIAN, BATCHES],
         [
             Corollary("independent-batches", Eq(LIMIT, independent, evaluate=False)),
-            Corollary("coupling", Eq(Symbol("K_ij"), fed, evaluate=False), (OTHER, DISTINCT)),
+            Corollary("coupling", Eq(Symbol("K_ij"), fed, evaluate=False), (OTHER, DISTINCT, SHARED)),
             Corollary("exact-Hessian", Eq(LIMIT, tidy(limit.subs(K, strength.subs({c_gh: 0, s_h: 0}))), evaluate=False)),
         ],
     )
@@ -104,7 +105,9 @@ def _coupling(spectrum: Spectrum, dim: int) -> Matrix:
 def mean_square_matrix(mode: Mode, dim: int) -> Draft:
     """The matrix K that couples the variances of the modes."""
     spectrum = Spectrum(mode, dim)
-    return _matrix_limit(mode, spectrum, _coupling(spectrum, dim), [])
+    draft = _matrix_limit(mode, spectrum, _coupling(spectrum, dim), [])
+    draft.hypotheses.append(SHARED)
+    return draft
 
 
 def _matrix_limit(mode: Mode, spectrum: Spectrum, feed: Matrix, more: list[Step]) -> Draft:
@@ -224,9 +227,8 @@ def finite_data_limit(mode: Mode) -> Draft:
     """Sampling without replacement, put into the mean-square limit."""
     single, pair = V, -V / (n - 1)
     spread = sympy.factor(single / b + (b - 1) / b * pair)
-    fixed = Mode(mode.method, mode.branch, mode.at)
-    _, limit, K = _marginal(fixed)
-    limit = tidy(limit.subs(K, kick(fixed).subs({s_h: 0, c_gh: 0}))).subs(s_g, sympy.sqrt(spread))
+    _, limit, K = _marginal(mode)
+    limit = tidy(limit.subs(K, kick(mode).subs({s_h: 0, c_gh: 0}))).subs(s_g, sympy.sqrt(spread))
     samples, size = sympy.symbols("h_1:5"), 2
     batches = list(combinations(samples, size))
     mean = sum(samples) / 4
@@ -265,10 +267,10 @@ def finite_data_matrix(mode: Mode, dim: int) -> Draft:
     batches = [sum(batch, sympy.zeros(dim)) / size for batch in combinations(samples, size)]
     counted = sum((kron(x, x) for x in batches), sympy.zeros(dim**2)) / len(batches)
     formula = (1 - share) * kron(mean, mean) + share / count * sum((kron(x, x) for x in samples), sympy.zeros(dim**2))
-    p, C, D = sympy.symbols("q C D")
+    q, C, D = sympy.symbols("q C D")
     P, K = symmetric("P", dim), sympy.Symbol("P (x) P")
     steps = [
-        Step(Eq(p, (n - b) / (b * (n - 1)), evaluate=False), "variance of a batch mean over that of one sample, without replacement"),
+        Step(Eq(q, (n - b) / (b * (n - 1)), evaluate=False), "variance of a batch mean over that of one sample, without replacement"),
         vanishes(counted - formula, "E H_B (x) H_B = (1 - q) H (x) H + (q / n) sum H_i (x) H_i, counted out for n = 3, b = 2"),
         Step(
             Eq(Symbol("M^+") - Symbol("M"), -2 * alpha * C + alpha**2 * K * D, evaluate=False),

@@ -36,7 +36,7 @@ def witness(name: str) -> Callable[[type[Witness]], type[Witness]]:
 
 @dataclass(frozen=True)
 class Case:
-    """A method with drawn parameters, and the branch of its that a statement is about."""
+    """A method with drawn parameters, and which branch of it a statement is about."""
 
     method: Method
     branch: str
