@@ -6,9 +6,11 @@ Will this stochastic optimizer be stable here, how much noise will it amplify, a
 from typing import TYPE_CHECKING, Any
 
 from . import gallery
-from ._check import Unstable
+from ._array import Backend
+from ._check import StabilityWarning, Unstable
 from .bounds import Bound, Bounds, bounds
 from .compare import Comparison, compare
+from .ensemble import Ensemble, Interrupted
 from .escape import ExitTime, exit_time
 from .exact import Estimate, ExactMode, exact_mode
 from .flow import Flow
@@ -28,7 +30,7 @@ from .objectives import (
 )
 from .plot import plot
 from .results import Study, load, save
-from .simulate import Ensemble, simulate
+from .simulate import simulate
 
 if TYPE_CHECKING:
     from .symbolic import MethodTable, Theorem, method_table, theorem, theorems
@@ -37,6 +39,7 @@ __all__ = [
     "LRSFN",
     "SFN",
     "SGD",
+    "Backend",
     "Bound",
     "Bounds",
     "Comparison",
@@ -47,6 +50,7 @@ __all__ = [
     "ExactMode",
     "ExitTime",
     "Flow",
+    "Interrupted",
     "Limit",
     "LinearFlow",
     "Method",
@@ -54,6 +58,7 @@ __all__ = [
     "Newton",
     "Noise",
     "Objective",
+    "StabilityWarning",
     "Study",
     "Table",
     "Theorem",

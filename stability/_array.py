@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-
 
 BLOCK = 512
 
@@ -52,11 +52,31 @@ class Backend:
 
     def asarray(self, values: Any) -> Any:
         """A floating-point array here, from host values."""
-        return self.xp.asarray(np.ascontiguousarray(values), dtype=getattr(self.xp, self.dtype), device=self.device)
+        return self.xp.asarray(self._ready(values), dtype=getattr(self.xp, self.dtype), device=self.device)
 
     def indices(self, values: Any) -> Any:
         """An integer array here, from host values."""
-        return self.xp.asarray(np.ascontiguousarray(values), dtype=self.xp.int64, device=self.device)
+        return self.xp.asarray(self._ready(values), dtype=self.xp.int64, device=self.device)
+
+    def _ready(self, values: Any) -> np.ndarray:
+        values = np.asarray(values, order="C")  # not ascontiguousarray, which gives a number an axis
+        # torch shares the memory of host arrays and warns of those that may not be written.
+        return values.copy() if self.name == "torch" and not values.flags.writeable else values
+
+    def normals(self, seed: int) -> Callable[[tuple[int, ...]], Any] | None:
+        """The device's own generator of standard normals, by shape; None where the library has none of its own."""
+        if self.name == "cupy":
+            import cupy
+
+            rng = cupy.random.Generator(cupy.random.XORWOW(seed))
+            return lambda shape: rng.standard_normal(shape, dtype=self.dtype)
+        if self.name == "torch":
+            import torch
+
+            device = "cpu" if self.device is None else self.device
+            own = torch.Generator(device=device).manual_seed(seed)
+            return lambda shape: torch.randn(shape, generator=own, dtype=getattr(torch, self.dtype), device=device)
+        return None
 
     def host(self, array: Any) -> np.ndarray:
         """A NumPy array from one that lives here."""
@@ -69,6 +89,28 @@ class Backend:
         import array_api_compat
 
         return np.asarray(array_api_compat.to_device(array, "cpu"))
+
+
+def backend_of(device: str | Backend, dtype: str) -> Backend:
+    """The arrays that `device` names: ``"cpu"``, ``"cuda"`` (CuPy), or a `Backend` of one's own."""
+    if isinstance(device, Backend):
+        return replace(device, dtype=dtype)
+    if device == "cpu":
+        return Backend("numpy", np, None, dtype)
+    return Backend("cupy", _cupy(), None, dtype)
+
+
+def _cupy() -> Any:
+    """CuPy's namespace; importing it succeeds without a GPU, so the GPU is asked for before anything is allocated."""
+    try:
+        import cupy
+    except ImportError:
+        raise ValueError("`device`='cuda' needs CuPy: pip install sfn-stability[cupy].") from None
+    if not cupy.is_available():
+        raise ValueError("`device`='cuda' needs a CUDA device, and CuPy finds none. Use device='cpu'.")
+    import array_api_compat.cupy
+
+    return array_api_compat.cupy
 
 
 def namespace(*arrays: Any) -> Any:
@@ -85,21 +127,40 @@ def as_floats(values: Any) -> Any:
     """Values as a floating-point array: one that already is stays as it is, wherever it lives and however wide."""
     if isinstance(values, np.ndarray):
         return values if values.dtype.kind == "f" else values.astype(float)
-    return values if hasattr(values, "__array_namespace__") or _is_torch(values) else np.asarray(values, dtype=float)
+    return values if _is_foreign(values) else np.asarray(values, dtype=float)
 
 
-def _is_torch(values: Any) -> bool:
-    return type(values).__module__ == "torch"
+def like(constant: np.ndarray, array: Any) -> Any:
+    """A host constant beside `array`: in its namespace, on its device, as wide (whole numbers stay whole)."""
+    whole = constant.dtype.kind != "f"
+    if isinstance(array, np.ndarray):
+        return constant if whole else constant.astype(array.dtype, copy=False)
+    key = (id(constant), type(array), array.dtype, str(array.device))
+    if key not in _COPIES:
+        if len(_COPIES) > 64:
+            _COPIES.clear()
+        xp = namespace(array)
+        copied = xp.asarray(np.ascontiguousarray(constant), dtype=xp.int64 if whole else array.dtype, device=array.device)
+        _COPIES[key] = constant, copied  # the original is kept, so that its id stays its own
+    return _COPIES[key][1]
+
+
+_COPIES: dict[tuple[Any, ...], tuple[np.ndarray, Any]] = {}
+
+
+def _is_foreign(values: Any) -> bool:
+    # Neither torch nor CuPy before version 14 names its namespace on its arrays.
+    return hasattr(values, "__array_namespace__") or type(values).__module__.split(".")[0] in ("torch", "cupy")
 
 
 def moved(thing: Any, backend: Backend) -> Any:
     """A copy of an objective or a noise whose arrays live on `backend`, once, instead of moving them at every step."""
     other = copy.copy(thing)
     for name, value in vars(thing).items():
-        if isinstance(getattr(type(thing), name, None), functools.cached_property):
-            del other.__dict__[name]
-        elif isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray):
             other.__dict__[name] = backend.asarray(value) if value.dtype.kind == "f" else backend.indices(value)
+        elif isinstance(getattr(type(thing), name, None), functools.cached_property):
+            del other.__dict__[name]
     return other
 
 
@@ -112,4 +173,21 @@ def matvec(matrix: Any, vector: Any) -> Any:
 
 def transpose(matrix: Any) -> Any:
     """The last two axes exchanged."""
-    return np.swapaxes(matrix, -1, -2) if isinstance(matrix, np.ndarray) else matrix.mT
+    return np.swapaxes(matrix, -1, -2) if isinstance(matrix, np.ndarray) else namespace(matrix).matrix_transpose(matrix)
+
+
+def diagonal_matrix(values: Any) -> Any:
+    """The matrices with these diagonals: (..., d) -> (..., d, d)."""
+    *batch, dim = values.shape
+    xp = namespace(values)
+    flat = xp.zeros((*batch, dim * dim), dtype=values.dtype, device=values.device)
+    flat[..., :: dim + 1] = values
+    return xp.reshape(flat, (*batch, dim, dim))
+
+
+def take_rows(array: Any, index: Any) -> Any:
+    """Rows of `array` at whole-number positions: (n, ...), (...) -> (..., ...)."""
+    if isinstance(array, np.ndarray):
+        return array[index]
+    xp = namespace(array)
+    return xp.reshape(xp.take(array, xp.reshape(index, (-1,)), axis=0), (*index.shape, *array.shape[1:]))

@@ -30,6 +30,10 @@ class Unstable(ArithmeticError):
         self.rates = tuple(float(a) for a in rates)
 
 
+class StabilityWarning(UserWarning):
+    """A number came out, but not the one that was wanted: a time step beyond its limit, an accuracy not reached."""
+
+
 def array(name: str, value: Any, *, shape: str | None = None, ndim: int | tuple[int, ...] | None = None) -> np.ndarray:
     """`value` as a finite float64 array; raises naming the argument, its shape and what was wrong."""
     try:

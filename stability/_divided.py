@@ -4,7 +4,8 @@ A formula written in plain arithmetic can be read on a `Divided`, which stands f
 two or three nodes and carries ``f[x, y]`` and ``f[x, y, z]`` beside the values. Each operation has an exact rule
 (Leibniz for products, the chain rule for divided differences), so equal or nearly equal nodes need no
 tolerance: ``f[x, x]`` comes out as the derivative. This is how a method's gain, written once, yields the
-Daleckii-Krein matrix of its preconditioner.
+Daleckii-Krein matrix of its preconditioner. The nodes may be arrays of any namespace: at one node the formula's
+values come out, written with NumPy's functions though it may be.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from ._array import namespace
+
 _PAIRS = ((0, 1), (1, 2), (0, 2))
 
 
 class Divided:
-    """A function at nodes ``x, y[, z]``: values, first and (with three nodes) second divided difference."""
+    """A function at nodes ``x[, y[, z]]``: values, first (two nodes or more) and second divided difference (three)."""
 
     __slots__ = ("first", "second", "value")
 
@@ -28,12 +31,13 @@ class Divided:
 
     @classmethod
     def variable(cls, *nodes: Any) -> Divided:
-        """The identity function at two or three broadcastable nodes."""
-        return cls(nodes, (1.0,) * (1 if len(nodes) == 2 else 3), None if len(nodes) == 2 else 0.0)
+        """The identity function at one, two or three broadcastable nodes."""
+        return cls(nodes, (1.0,) * (0, 1, 3)[len(nodes) - 1], 0.0 if len(nodes) == 3 else None)
 
     def _like(self, constant: Any) -> Divided:
-        three = self.second is not None
-        return Divided((constant,) * (3 if three else 2), (0.0,) * (3 if three else 1), 0.0 if three else None)
+        if isinstance(constant, np.generic):  # would turn float32 into float64, and other namespaces refuse it
+            constant = constant.item()
+        return Divided((constant,) * len(self.value), (0.0,) * len(self.first), None if self.second is None else 0.0)
 
     def _compose(self, outer: Callable, outer1: Callable, outer2: Callable) -> Divided:
         f, d = self.value, self.first
@@ -65,15 +69,14 @@ class Divided:
         return self._compose(lambda a: 1 / a, lambda a, b: -1 / (a * b), lambda a, b, c: 1 / (a * b * c))
 
     def sqrt(self) -> Divided:
-        root = np.sqrt
         return self._compose(
-            root,
-            lambda a, b: 1 / (root(a) + root(b)),
-            lambda a, b, c: -1 / ((root(a) + root(b)) * (root(b) + root(c)) * (root(a) + root(c))),
+            _root,
+            lambda a, b: 1 / (_root(a) + _root(b)),
+            lambda a, b, c: -1 / ((_root(a) + _root(b)) * (_root(b) + _root(c)) * (_root(a) + _root(c))),
         )
 
     def __abs__(self) -> Divided:
-        return self._compose(np.abs, _abs1, _abs2)
+        return self._compose(abs, _abs1, _abs2)
 
     def __pow__(self, power: Any) -> Divided:
         if isinstance(power, Divided):
@@ -117,33 +120,40 @@ class Divided:
         return rule(head if isinstance(head, Divided) else self._like(head), *inputs[1:])
 
 
+def _root(value: Any) -> Any:
+    return namespace(value).sqrt(value)
+
+
 def _abs1(a: Any, b: Any) -> Any:
-    total = np.abs(a) + np.abs(b)
+    xp = namespace(a, b)
+    total = abs(a) + abs(b)
     # At 0 the derivative of |x| is taken as 0, the mean of both sides.
-    return np.where(total > 0, (a + b) / np.where(total > 0, total, 1.0), 0.0)
+    return xp.where(total > 0, (a + b) / xp.where(total > 0, total, 1.0), 0.0)
 
 
 def _abs2(a: Any, b: Any, c: Any) -> Any:
-    low, high = np.minimum(np.minimum(a, b), c), np.maximum(np.maximum(a, b), c)
-    middle = np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))
+    xp = namespace(a, b, c)
+    low, high = xp.minimum(xp.minimum(a, b), c), xp.maximum(xp.maximum(a, b), c)
+    middle = xp.maximum(xp.minimum(a, b), xp.minimum(xp.maximum(a, b), c))
     gap = high - low
     kinked = (low < 0) & (high > 0)
-    return np.where(kinked, (_abs1(middle, high) - _abs1(low, middle)) / np.where(kinked, gap, 1.0), 0.0)
+    return xp.where(kinked, (_abs1(middle, high) - _abs1(low, middle)) / xp.where(kinked, gap, 1.0), 0.0)
 
 
 def _power1(a: Any, b: Any, p: float) -> Any:
     """``x^p[a, b]`` for positive nodes: ``(ab)^((p-1)/2) sinh(p h) / sinh(h)``, ``h = log(a / b) / 2``."""
-    h = np.arctanh((a - b) / (a + b))
+    xp = namespace(a, b)
+    h = xp.atanh((a - b) / (a + b))
     apart = h != 0
-    ratio = np.where(apart, np.sinh(p * h) / np.where(apart, np.sinh(h), 1.0), p)
-    return (np.sqrt(a) * np.sqrt(b)) ** (p - 1) * ratio
+    ratio = xp.where(apart, xp.sinh(p * h) / xp.where(apart, xp.sinh(h), 1.0), p)
+    return (xp.sqrt(a) * xp.sqrt(b)) ** (p - 1) * ratio
 
 
 _NODES, _WEIGHTS = (0.5 * (part + shift) for part, shift in zip(np.polynomial.legendre.leggauss(12), (1, 0), strict=True))
 
 
 def _power2(a: Any, b: Any, c: Any, p: float) -> Any:
-    """``x^p[a, b, c]`` for positive nodes: a difference quotient where they lie apart, Hermite and Genocchi's integral where not."""
+    """``x^p[a, b, c]`` for positive nodes (NumPy only): a difference quotient where they lie apart, Hermite and Genocchi's integral where not."""
     a, b, c = np.sort(np.stack(np.broadcast_arrays(a, b, c)).astype(float), axis=0)
     apart = c - a > 0.2 * c
     quotient = (_power1(b, c, p) - _power1(a, b, p)) / np.where(apart, c - a, 1.0)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Protocol
 
 import numpy as np
 
+from ._array import as_floats, namespace
 from ._divided import Divided
 
 
@@ -37,80 +39,112 @@ class SpectralResponse:
     ``Phi`` is infinite: the truncation is not differentiable there.
     """
 
-    def __init__(self, method: Gains, lams: np.ndarray):
-        self.method, self.lams = method, lams
-        dim = lams.shape[-1]
+    def __init__(self, method: Gains, lams: Any):
+        self.method, self.lams = method, as_floats(lams)
+        dim = self.lams.shape[-1]
         self.truncated = method.rank is not None and method.rank < dim
         if method.rank is not None and method.rank > dim:
             raise ValueError(f"`rank` must be <= the dimension {dim}; got {method.rank}.")
-        with np.errstate(all="ignore"):
-            self.gains = np.broadcast_to(np.asarray(method.gain(lams), dtype=float), lams.shape)
+        self.gains = self._gains()
         if self.truncated:
             self._truncate(method.rank)
 
-    def _truncate(self, rank: Any) -> None:
-        order = np.argsort(-np.abs(self.lams), axis=-1, kind="stable")
-        position = np.empty_like(order)
-        np.put_along_axis(position, order, np.broadcast_to(np.arange(order.shape[-1]), order.shape), axis=-1)
-        self.kept = position < rank
-        self.next = order[..., rank]  # index of the first eigenvalue left out
-        self.next_lam = np.take_along_axis(self.lams, self.next[..., None], axis=-1)[..., 0]
-        nodes = Divided.variable(self.next_lam, self.next_lam, self.next_lam)
-        table = self.method.tail_gain(nodes)
-        self.tail = np.asarray(table.value[0]) + 0 * self.next_lam
-        self.tail_slope = np.asarray(table.first[0]) + 0 * self.next_lam
-        self.tail_bend = np.asarray(table.second) + 0 * self.next_lam  # half the second derivative
-        self.gains = np.where(self.kept, self.gains, self.tail[..., None])
+    def _gains(self) -> Any:
+        """The gain at every eigenvalue, before any truncation."""
+        lams = self.lams
+        if not isinstance(lams, np.ndarray):  # read on `Divided`, so that a formula with NumPy's functions is one here too
+            return self._spread(_values(self.method.gain, lams), lams.shape)
+        with np.errstate(all="ignore"):
+            gains = self.method.gain(lams)
+        plain = isinstance(gains, np.ndarray) and gains.shape == lams.shape and gains.dtype == lams.dtype
+        return gains if plain else self._spread(gains, lams.shape)
 
-    @property
+    def _spread(self, values: Any, shape: tuple[int, ...]) -> Any:
+        """Values of a formula, which may have come out as a number or with axes of length 1, in full."""
+        lams, xp = self.lams, namespace(self.lams)
+        if isinstance(lams, np.ndarray):
+            return np.broadcast_to(np.asarray(values, dtype=lams.dtype), shape)
+        if isinstance(values, (int, float)):
+            return xp.full(shape, values, dtype=lams.dtype, device=lams.device)
+        return xp.broadcast_to(values, shape)
+
+    def _truncate(self, rank: Any) -> None:
+        xp = namespace(self.lams)
+        order = xp.argsort(-abs(self.lams), axis=-1, stable=True)
+        position = xp.argsort(order, axis=-1, stable=True)
+        self.kept = position < rank
+        self._following = position == rank
+        self.next = order[..., rank]  # index of the first eigenvalue left out
+        self.next_lam = self._at_next(self.lams)
+        with np.errstate(all="ignore"):
+            self.tail = _values(self.method.tail_gain, self.next_lam) + 0 * self.next_lam
+        self.gains = xp.where(self.kept, self.gains, self.tail[..., None])
+
+    def _at_next(self, values: Any) -> Any:
+        """Of `values` (..., d), the one that belongs to the first eigenvalue left out, (...)."""
+        xp = namespace(values)
+        return xp.sum(xp.where(self._following, values, 0.0), axis=-1)
+
+    @functools.cached_property
+    def _tail_table(self) -> Divided:
+        with np.errstate(all="ignore"):
+            return _read(self.method.tail_gain, self.next_lam, self.next_lam, self.next_lam)
+
+    @functools.cached_property
+    def tail_slope(self) -> Any:
+        """The derivative of the tail's gain with respect to the first eigenvalue left out, (...)."""
+        return self._tail_table.first[0] + 0 * self.next_lam
+
+    @functools.cached_property
+    def tail_bend(self) -> Any:
+        """Half the second derivative, (...)."""
+        return self._tail_table.second + 0 * self.next_lam
+
+    @functools.cached_property
     def flat(self) -> bool:
         """Whether the tail's gain moves with the first eigenvalue left out."""
-        return self.truncated and bool(np.any(self.tail_slope != 0))
+        if not self.truncated:
+            return False
+        if isinstance(self.lams, np.ndarray):
+            return bool(np.any(self.tail_slope != 0))
+        return _moves(self.method)  # the numbers are elsewhere, and to look at them is to wait for them
 
-    @property
-    def divided(self) -> np.ndarray:
+    @functools.cached_property
+    def divided(self) -> Any:
         """``Phi``, shape (..., d, d)."""
-        if not hasattr(self, "_divided"):
-            self._divided = self._first(self.gains, self._pairs())
-        return self._divided
+        return self._first(self.gains, self._pairs())
 
-    def _pairs(self) -> np.ndarray:
+    def _pairs(self) -> Any:
         """Divided differences of the gain's formula, for all pairs."""
         lam = self.lams
         with np.errstate(all="ignore"):
-            table = self._read(lam[..., :, None], lam[..., None, :])
-        return np.broadcast_to(np.asarray(table.first[0], dtype=float), (*lam.shape, lam.shape[-1]))
+            table = _read(self.method.gain, lam[..., :, None], lam[..., None, :])
+        return self._spread(table.first[0], (*lam.shape, lam.shape[-1]))
 
-    def _first(self, values: np.ndarray, kept_pairs: Any) -> np.ndarray:
+    def _first(self, values: Any, kept_pairs: Any) -> Any:
         """Divided differences of `values` by index: given for kept pairs, quotients across the cut, 0 in the tail."""
         if not self.truncated:
             return kept_pairs
-        lam = self.lams
+        lam, xp = self.lams, namespace(self.lams)
         with np.errstate(all="ignore"):
             quotient = (values[..., :, None] - values[..., None, :]) / (lam[..., :, None] - lam[..., None, :])
         kept, other = self.kept[..., :, None], self.kept[..., None, :]
-        return np.where(kept & other, kept_pairs, np.where(kept | other, quotient, 0.0))
+        return xp.where(kept & other, kept_pairs, xp.where(kept | other, quotient, 0.0))
 
-    def _read(self, *nodes: np.ndarray) -> Divided:
-        variable = Divided.variable(*nodes)
-        result = self.method.gain(variable)
-        return result if isinstance(result, Divided) else variable * 0.0 + result
-
-    def derivative(self, noise: np.ndarray) -> np.ndarray:
+    def derivative(self, noise: Any) -> Any:
         """``DP[E]`` in the eigenbasis, for `noise` ``Q^T E Q`` of shape (..., d, d)."""
         change = self.divided * noise
         if self.flat:
             change = change + self._tail_diagonal(self.tail_slope * self._next_entry(noise))
         return change
 
-    def _next_entry(self, noise: np.ndarray) -> np.ndarray:
-        index = np.broadcast_to(self.next[..., None, None], (*noise.shape[:-2], 1, noise.shape[-1]))
-        row = np.take_along_axis(noise, index, axis=-2)
-        return np.take_along_axis(row, index[..., :1], axis=-1)[..., 0, 0]
+    def _next_entry(self, noise: Any) -> Any:
+        return self._at_next(namespace(noise).linalg.diagonal(noise))
 
-    def _tail_diagonal(self, value: np.ndarray) -> np.ndarray:
-        diagonal = np.where(self.kept, 0.0, value[..., None])
-        return diagonal[..., :, None] * np.eye(self.lams.shape[-1])
+    def _tail_diagonal(self, value: Any) -> Any:
+        xp, dim = namespace(value), self.lams.shape[-1]
+        diagonal = xp.where(self.kept, 0.0, value[..., None])
+        return diagonal[..., :, None] * xp.eye(dim, dtype=self.lams.dtype, device=self.lams.device)
 
     def second_derivative(self, noise: np.ndarray) -> np.ndarray:
         """Half of ``D^2 P[E, E]`` in the eigenbasis, for one spectrum (d,) and `noise` (..., d, d).
@@ -126,7 +160,7 @@ class SpectralResponse:
         """Second divided differences ``[i, k, j]`` by index, shape (d, d, d)."""
         lam, first = self.lams, self.divided
         with np.errstate(all="ignore"):
-            table = self._read(lam[:, None, None], lam[None, :, None], lam[None, None, :])
+            table = _read(self.method.gain, lam[:, None, None], lam[None, :, None], lam[None, None, :])
             smooth = np.broadcast_to(np.asarray(table.second, dtype=float), (len(lam),) * 3)
             if not self.truncated:
                 return smooth
@@ -148,6 +182,27 @@ class SpectralResponse:
         second = self.tail_slope * np.sum(row**2 / gap, axis=-1) + self.tail_bend * entry**2
         turned = (self.tail_slope * entry)[..., None, None] * (self._projector * noise)
         return turned + self._tail_diagonal(second)
+
+
+def _read(formula: Any, *nodes: Any) -> Divided:
+    """A formula in plain arithmetic with its divided differences, also where it is constant."""
+    variable = Divided.variable(*nodes)
+    result = formula(variable)
+    return result if isinstance(result, Divided) else variable * 0.0 + result
+
+
+def _values(formula: Any, nodes: Any) -> Any:
+    """A formula in plain arithmetic at `nodes` of any namespace; what it gives for one number where it is constant."""
+    result = formula(Divided.variable(nodes))
+    return result.value[0] if isinstance(result, Divided) else result
+
+
+def _moves(method: Gains) -> bool:
+    """Whether the tail's gain is anything but constant, found on numbers of both signs and many sizes."""
+    sizes = 10.0 ** np.arange(-6, 7)
+    nodes = np.concatenate([-sizes[::-1], sizes])
+    with np.errstate(all="ignore"):
+        return bool(np.any(_read(method.tail_gain, nodes, nodes).first[0] != 0))
 
 
 def singular_directions(method: Gains, lams: np.ndarray) -> int:

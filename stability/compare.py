@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import _check
+from .ensemble import Ensemble
 from .linear import LinearFlow
 from .results import register
-from .simulate import Ensemble
 
 
 @register

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from typing import Any, NamedTuple
+import math
+from typing import Any
 
 import numpy as np
 
 from . import _check
-from ._array import matvec, transpose
+from ._array import Backend, like, matvec, moved, namespace, transpose
+from ._local import Diagonal, Identity, Planar, Spectral
 from ._spectral import SpectralResponse, check_regular
 from .methods import Method
 from .noise import Batches, Noise, Sample
-
-
-class _Local(NamedTuple):
-    """The preconditioner at given states: eigenvectors and spectral response (both None for ``P = I``)."""
-
-    vectors: np.ndarray | None
-    response: SpectralResponse | None
-
-    def apply(self, v: np.ndarray) -> np.ndarray:
-        """``P v``."""
-        if self.vectors is None or self.response is None:
-            return v
-        return matvec(self.vectors, self.response.gains * matvec(transpose(self.vectors), v))
-
-    def derivative(self, noise: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """``DP[E] v``."""
-        if self.vectors is None or self.response is None:
-            return np.zeros_like(v)
-        turned = transpose(self.vectors) @ noise @ self.vectors
-        return matvec(self.vectors, matvec(self.response.derivative(turned), matvec(transpose(self.vectors), v)))
+from .objectives.quadratic import QuadraticModel
 
 
 class Flow:
@@ -99,15 +83,17 @@ class Flow:
         own = self.noise_model.reference
         return getattr(self.objective, "reference", None) if own is None else own
 
-    def local(self, w: np.ndarray) -> _Local:
-        """The preconditioner at states (..., d)."""
+    def local(self, w: Any, *, bends: bool = True) -> Any:
+        """The preconditioner at states (..., d); where its derivative is not asked for (`bends`), the cheapest form of it."""
         if self.method.is_identity:
-            return _Local(None, None)
+            return Identity()
         if getattr(self.objective, "constant_hessian", False):
             return self._constant
-        return self._spectral(self.objective.hessian(w))
+        if not bends and getattr(self.objective, "diagonal_hessian", False):
+            return Diagonal(self.method, self.objective.hessian_diagonal(w))
+        return self._spectral(self.objective.hessian(w), bends=bends)
 
-    def _checked(self, w: np.ndarray) -> _Local:
+    def _checked(self, w: np.ndarray) -> Any:
         """As `local`, with the error that a single state (d,) deserves where the gain is singular."""
         local = self.local(w)
         if local.response is not None and local.response.lams.ndim == 1:
@@ -115,16 +101,40 @@ class Flow:
         return local
 
     @functools.cached_property
-    def _constant(self) -> _Local:
-        return self._spectral(self.objective.hessian(np.zeros(self.dim)))
+    def _constant(self) -> Spectral:
+        origin = np.zeros(self.dim) if self._backend is None else self._backend.asarray(np.zeros(self.dim))
+        return self._spectral(self.objective.hessian(origin))
 
-    def _spectral(self, hessian: np.ndarray) -> _Local:
-        finite = np.isfinite(hessian).all(axis=(-2, -1))
-        if not finite.all():  # LAPACK refuses nan for the whole batch; such a state has no preconditioner
-            hessian = np.where(finite[..., None, None], hessian, np.eye(self.dim))
-        values, vectors = np.linalg.eigh(hessian)
-        vectors = np.where(finite[..., None, None], vectors, np.nan)
-        return _Local(vectors, SpectralResponse(self.method, values))
+    def _spectral(self, hessian: Any, *, bends: bool = True) -> Any:
+        if not bends and self.dim == 2 and hessian.ndim == 3:
+            return Planar(self.method, hessian)
+        xp = namespace(hessian)
+        finite = xp.all(xp.all(xp.isfinite(hessian), axis=-1), axis=-1)
+        whole = xp is np and finite.all()
+        if not whole:  # LAPACK refuses nan for the whole batch; such a state has no preconditioner
+            hessian = xp.where(finite[..., None, None], hessian, like(np.eye(self.dim), hessian))
+        values, vectors = xp.linalg.eigh(hessian)
+        if not whole:
+            vectors = xp.where(finite[..., None, None], vectors, xp.full_like(vectors, math.nan))
+        return Spectral(vectors, SpectralResponse(self.method, values))
+
+    _backend: Backend | None = None
+
+    def on(self, backend: Backend) -> Flow:
+        """A copy whose objective's arrays live on `backend`."""
+        other = self._with(moved(self.objective, backend))
+        other._backend = backend
+        return other
+
+    def tangent(self, at: np.ndarray) -> Flow:
+        """The same flow on the objective's quadratic model at a critical point (d,): what `linearize` describes, as paths."""
+        return self._with(QuadraticModel(np.asarray(self.objective.hessian(at), dtype=float), at))
+
+    def _with(self, objective: Any) -> Flow:
+        other = copy.copy(self)
+        other.__dict__.pop("_constant", None)
+        other.objective, other.reference = objective, self.reference  # a host array: `like` puts it beside the states
+        return other
 
     def drift(self, w: Any) -> np.ndarray:
         """``-P(H(w)) g(w)``, (..., d) -> (..., d)."""
@@ -158,11 +168,12 @@ class Flow:
             return force
         return force + local.derivative(Eh, np.asarray(self.objective.gradient(w), dtype=float))
 
-    def _force(self, w: np.ndarray, sample: Sample) -> np.ndarray:
+    def _force(self, w: Any, sample: Sample) -> Any:
         """Gradient-batch noise ``zeta + Eg (w - w*)``."""
         if not self.noise_model.has_curvature:
             return sample[0]
-        return sample[0] + (sample[1] @ (w - self.reference)[..., None])[..., 0]
+        assert self.reference is not None  # checked when the flow was made
+        return sample[0] + matvec(sample[1], w - like(self.reference, w))
 
     @property
     def bends(self) -> bool:
@@ -175,25 +186,29 @@ class Flow:
             return self.noise_model.draw_batches(size, rng)
         return self.noise_model.sample(np.zeros(self.dim), size, rng)
 
-    def euler(self, w: np.ndarray, sample: Sample, dt: float) -> np.ndarray:
+    def euler(self, w: Any, sample: Sample, dt: float) -> Any:
         """One Euler-Maruyama step of length `dt` for states (m, d): one preconditioner serves drift and noise."""
-        local, gradient = self.local(w), self.objective.gradient(w)
-        strength = np.sqrt(self.step * dt)
-        moved = w + local.apply(strength * self._force(w, sample) - dt * gradient)
-        if self.bends:
-            moved = moved + strength * local.derivative(sample[2], gradient)
-        return moved
+        local, gradient = self.local(w, bends=self.bends), self.objective.gradient(w)
+        strength = math.sqrt(self.step * dt)
+        ahead = w + local.apply(strength * self._force(w, sample) - dt * gradient)
+        return ahead + strength * local.derivative(sample[2], gradient) if self.bends else ahead
 
-    def update(self, w: np.ndarray, sample: Sample | Batches) -> np.ndarray:
+    def parts(self, w: Any, sample: Sample) -> tuple[Any, Any]:
+        """Drift and linear noise (m, d) of the Ito equation at states (m, d), apart."""
+        local, gradient = self.local(w, bends=self.bends), self.objective.gradient(w)
+        force = local.apply(self._force(w, sample))
+        return -local.apply(gradient), force + local.derivative(sample[2], gradient) if self.bends else force
+
+    def update(self, w: Any, sample: Sample | Batches) -> Any:
         """One step of the true stochastic iteration for states (m, d), with the noise given: nothing linearised."""
         if isinstance(sample, Batches):
             gradient = self.objective.gradient(w, batch=sample.gradient)
-            local = _Local(None, None) if self.method.is_identity else self._spectral(self.objective.hessian(w, batch=sample.hessian))
+            local = Identity() if self.method.is_identity else self._spectral(self.objective.hessian(w, batch=sample.hessian), bends=False)
             return w - self.step * local.apply(gradient)
         gradient = self.objective.gradient(w) + self._force(w, sample)
         if not self.bends:
-            return w - self.step * self.local(w).apply(gradient)
-        return w - self.step * self._spectral(self.objective.hessian(w) + sample[2]).apply(gradient)
+            return w - self.step * self.local(w, bends=False).apply(gradient)
+        return w - self.step * self._spectral(self.objective.hessian(w) + sample[2], bends=False).apply(gradient)
 
     def iterate(self, w: Any, rng: np.random.Generator) -> np.ndarray:
         """One step of the true stochastic iteration, drawing its noise: (..., d) -> (..., d)."""

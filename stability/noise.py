@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _check
-from ._array import matvec
+from ._array import like, matvec, namespace
 
 MAX_FACTOR_NUMBERS = 100_000_000
 """Largest set of factors built, in float64 numbers (0.8 GB)."""
@@ -109,17 +109,46 @@ class Noise:
     def sample(self, w: np.ndarray, size: int, rng: np.random.Generator) -> Sample:
         """Draw `size` noise samples at states of dimension ``w.shape[-1]``: ``zeta`` (size, d), ``Eg``, ``Eh`` (size, d, d)."""
         dim = np.shape(w)[-1]
-        zeta = matvec(self._root(dim), rng.standard_normal((size, dim)))
-        if not self.has_curvature:
-            still = _still(size, dim)
-            return Sample(zeta, still, still)
-        first, second = (self._symmetric(rng, size, dim) for _ in range(2))
-        (gradient, _), (across, rest) = self._mixing()
-        return Sample(zeta, gradient * first, across * first + rest * second)
+        return self.combine(rng.standard_normal((self.normals(dim), size)), dim)
 
-    def _symmetric(self, rng: np.random.Generator, size: int, dim: int) -> np.ndarray:
-        entries = rng.standard_normal((size, dim, dim))
-        return (self.curvature / math.sqrt(2)) * (entries + np.swapaxes(entries, -1, -2))
+    def normals(self, dim: int) -> int:
+        """How many independent standard normals one sample is made of, in `dim` dimensions."""
+        entries = dim * (dim + 1) // 2 if self.has_curvature else 0
+        rest = self._mixing()[1][1]
+        return (dim if np.any(self.gradient) and not math.isinf(self.batch) else 0) + entries * (2 if rest else 1)
+
+    @property
+    def linear(self) -> bool:
+        """Whether samples are `combine` of standard normals: not where a subclass draws them itself."""
+        return type(self).sample is Noise.sample
+
+    def combine(self, normals: Any, dim: int) -> Sample:
+        """The samples that standard normals (k, size) stand for, a linear map: ``zeta`` (size, d), ``Eg``, ``Eh`` (size, d, d).
+
+        Paths lie along the last axis of `normals`, so that every row is contiguous; the samples are views with the
+        paths first.
+        """
+        xp, size = namespace(normals), normals.shape[1]
+        curved = dim * (dim + 1) // 2 * (2 if self._mixing()[1][1] else 1) if self.has_curvature else 0
+        own = normals.shape[0] - curved
+        zeta = self._zeta_rows(normals[:own, :], dim) if own else _still(xp, (dim, size), normals)
+        if not curved:
+            still = _still(xp, (size, dim, dim), normals)
+            return Sample(zeta.T, still, still)
+        parts = [self._symmetric(xp, normals[start : start + dim * (dim + 1) // 2, :], dim) for start in range(own, len(normals), dim * (dim + 1) // 2)]
+        (gradient, _), (across, rest) = self._mixing()
+        return Sample(zeta.T, gradient * parts[0], across * parts[0] + rest * parts[1] if rest else across * parts[0])
+
+    def _zeta_rows(self, normals: Any, dim: int) -> Any:
+        if self.gradient.ndim < 2:  # a diagonal root scales rows
+            return normals * like(self._scale(dim), normals)
+        return like(self._root(dim), normals) @ normals
+
+    def _symmetric(self, xp: Any, entries: Any, dim: int) -> Any:
+        """GOE matrices (size, d, d) from the normals (d (d + 1) / 2, size) of their upper triangles."""
+        place, scale = _triangle(dim)
+        rows = xp.take(entries * like(scale, entries), like(place, entries), axis=0) * self.curvature
+        return xp.permute_dims(xp.reshape(rows, (dim, dim, entries.shape[1])), (2, 0, 1))
 
     def _mixing(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """Cholesky factor of the two batches' covariance: ``(Eg, Eh) = L (first, second)``."""
@@ -138,6 +167,10 @@ class Noise:
         else:
             root = np.diag(np.broadcast_to(self.gradient, (dim,)))
         return root / math.sqrt(self.batch)
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019
+    def _scale(self, dim: int) -> np.ndarray:
+        return np.diag(self._root(dim))[:, None].copy()
 
     def factors(self, w: np.ndarray) -> Sample:
         """Samples ``s_k`` with ``E[s (x) s] = sum_k s_k (x) s_k``: the whole second-order law of the noise."""
@@ -245,6 +278,7 @@ class DataNoise(Noise):
         super().__init__(batch=batch, hessian_batch=hessian_batch, coupling=coupling, reference=reference)
         self.objective, self.replacement = F, bool(replacement)
         self._zeta, self._curvature = _factor_per_sample(F, reference)
+        self._rows, self._flat = self._zeta.T, self._curvature.reshape(len(self._curvature), -1).T
 
     @property
     def scales(self) -> tuple[float, float, float]:
@@ -257,15 +291,22 @@ class DataNoise(Noise):
             return 1 / size
         return (n - size) / (size * (n - 1)) if n > 1 else 0.0
 
-    def sample(self, w: np.ndarray, size: int, rng: np.random.Generator) -> Sample:
-        """Draw `size` Gaussian noise samples with the minibatches' second moments."""
-        flat = self._curvature.reshape(len(self._curvature), -1)
-        first, second = rng.standard_normal((2, size, len(flat)))
+    def normals(self, dim: int) -> int:
+        return len(self._zeta) * (2 if self._mixing()[1][1] else 1)
+
+    def combine(self, normals: Any, dim: int) -> Sample:
+        """Gaussian samples with the minibatches' second moments: coordinates along the factors."""
+        xp, count, size = namespace(normals), len(self._zeta), normals.shape[1]
         (gradient, _), (across, rest) = self._mixing()
-        shape = (size, *self._curvature.shape[1:])
-        Eg = gradient * (first @ flat).reshape(shape)
-        Eh = ((across * first + rest * second) @ flat).reshape(shape)
-        return Sample(gradient * (first @ self._zeta), Eg, Eh)
+        flat = like(self._flat, normals)
+        first = normals[:count, :]
+        bend = across * first + rest * normals[count:, :] if rest else across * first
+
+        def matrices(coordinates: Any) -> Any:
+            return xp.permute_dims(xp.reshape(flat @ coordinates, (dim, dim, size)), (2, 0, 1))
+
+        zeta = gradient * (like(self._rows, normals) @ first)
+        return Sample(zeta.T, gradient * matrices(first), matrices(bend))
 
     def factors(self, w: np.ndarray) -> Sample:
         (gradient, _), (across, rest) = self._mixing()
@@ -299,10 +340,20 @@ class DataNoise(Noise):
         return f"Noise.from_data({self.objective!r}, batch={self.batch:g}, hessian_batch={self.hessian_batch:g}, {how} replacement, coupling={self.coupling!r})"
 
 
-@functools.lru_cache(maxsize=4)
-def _still(size: int, dim: int) -> np.ndarray:
-    """Zero curvature noise: a read-only view that takes no memory."""
-    return np.broadcast_to(0.0, (size, dim, dim))
+def _still(xp: Any, shape: tuple[int, ...], normals: Any) -> Any:
+    """Noise that is not there: on the host a read-only view that takes no memory."""
+    if xp is np:
+        return np.broadcast_to(normals.dtype.type(0.0), shape)
+    return xp.zeros(shape, dtype=normals.dtype, device=normals.device)
+
+
+@functools.lru_cache(maxsize=8)
+def _triangle(dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where each entry (d d,) of a symmetric matrix lies in its upper triangle, and the triangle's scale (diagonal: sqrt 2)."""
+    rows, columns = np.triu_indices(dim)
+    place = np.empty((dim, dim), dtype=np.int64)
+    place[rows, columns] = place[columns, rows] = np.arange(len(rows))
+    return place.ravel(), np.where(rows == columns, math.sqrt(2), 1.0)[:, None]
 
 
 def _distinct(rng: np.random.Generator, n: int, size: int, count: int) -> np.ndarray:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .compare import Comparison
+from .ensemble import Ensemble
 from .linear import VALID, LinearFlow
 from .results import Study
-from .simulate import Ensemble
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

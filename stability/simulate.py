@@ -2,112 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import os
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from . import _check
-from ._array import BLOCK, stream
-from ._spectral import check_cut, check_regular
+from ._array import Backend
+from ._check import StabilityWarning, Unstable
+from ._engine import Control, Plan
+from ._gather import Gathered, gather
+from ._request import Request, arrays_of, compiled, host_noise, levels, region, watched
+from .ensemble import UNSTABLE_SHARE, Ensemble, Interrupted
 from .flow import Flow
-from .results import provenance, register
+from .linear import linearize
+from .results import provenance
 
-MAX_STEPS = 10**9
-
-
-@register
-@dataclass(frozen=True)
-class Ensemble:
-    """Paths of a flow and their moments; made by `simulate`.
-
-    Attributes
-    ----------
-    times : array (times,)
-        In units of ``t = iteration * step``.
-    states : array (times, paths, d)
-    mean, standard_error : arrays (times, d)
-        Over the paths that did not diverge, and the mean's standard error.
-    covariance, covariance_error : arrays (times, d, d)
-        The same for the covariance (standard errors from fourth moments).
-    diverged : array (paths,) of bool
-        Paths that became non-finite or left `radius`: frozen where they were, kept out of all moments.
-    diverged_at, exit_times : arrays (paths,)
-        When a path diverged; when it first left the region `exit` (nan: never).
-    start : array (paths, d)
-    level : {"sde", "iteration"}
-    dt : float
-        Time step.
-    stats : dict
-        Path-steps, seconds, path-steps per second, diverged paths.
-    provenance : dict
-    """
-
-    times: np.ndarray
-    states: np.ndarray
-    mean: np.ndarray
-    standard_error: np.ndarray
-    covariance: np.ndarray
-    covariance_error: np.ndarray
-    diverged: np.ndarray
-    diverged_at: np.ndarray
-    exit_times: np.ndarray
-    start: np.ndarray
-    level: str
-    dt: float
-    stats: dict[str, Any]
-    provenance: dict[str, Any]
-
-    @property
-    def conditional(self) -> bool:
-        """Whether the moments are conditional on not having diverged."""
-        return bool(self.diverged.any())
-
-    def __str__(self) -> str:
-        paths, lost = len(self.diverged), int(self.diverged.sum())
-        lines = [f"{paths} paths of the {'SDE' if self.level == 'sde' else 'iteration'}, dt = {self.dt:g}, to t = {self.times[-1]:g}"]
-        if lost:
-            first = float(np.nanmin(self.diverged_at))
-            lines.append(f"{lost} of {paths} paths diverged, the first at t = {first:g}: the moments below are conditional on the others.")
-            if lost > paths / 10:
-                lines.append("More than a tenth diverged: the flow is unstable here. See st.linearize(...).step_limit().")
-        left = int(np.isfinite(self.exit_times).sum())
-        if left:
-            lines.append(f"{left} paths left the exit region, at a median t = {np.nanmedian(self.exit_times):.4g}.")
-        lines.append(f"{'axis':>4} {'mean':>12} {'+-':>9} {'variance':>12} {'+-':>9}")
-        for i in range(min(self.states.shape[-1], 12)):
-            row = (self.mean[-1, i], self.standard_error[-1, i], self.covariance[-1, i, i], self.covariance_error[-1, i, i])
-            lines.append(f"{i:>4} {row[0]:>12.5g} {row[1]:>9.2g} {row[2]:>12.5g} {row[3]:>9.2g}")
-        if self.states.shape[-1] > 12:
-            lines.append(f" ... {self.states.shape[-1] - 12} more axes")
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A checked simulation: what every block of paths is told."""
-
-    flow: Flow
-    start: np.ndarray
-    steps: int
-    dt: float
-    saved: np.ndarray  # step numbers
-    seed: int
-    level: str
-    center: np.ndarray
-    radius: float
-    inside: Callable[[np.ndarray], np.ndarray] | None
-
-    def block(self, number: int) -> slice:
-        return slice(number * BLOCK, min((number + 1) * BLOCK, len(self.start)))
+MAX_PATHS = 10**7
+"""Paths that `target_error` may ask for unless `paths` says otherwise."""
 
 
 def simulate(
@@ -115,16 +30,27 @@ def simulate(
     *,
     start: Any,
     t_end: float,
-    paths: int,
     seed: int,
+    paths: int | None = None,
     dt: float | None = None,
     level: str = "sde",
+    scheme: str = "euler",
+    at: Any = None,
     save: Any = None,
+    keep: str = "states",
+    quantiles: Any = None,
+    observables: dict[str, Callable[[Any], Any]] | None = None,
     radius: float | None = None,
-    exit: float | Callable[[np.ndarray], np.ndarray] | None = None,
+    exit: float | Callable[[Any], Any] | None = None,
+    control: bool = False,
+    target_error: float | None = None,
+    refine: int = 0,
     workers: int | None = None,
+    accelerate: bool | None = None,
+    dtype: str = "float64",
+    device: str | Backend = "cpu",
+    noise: str | None = None,
     progress: bool = False,
-    device: str = "cpu",
 ) -> Ensemble:
     """Simulate an ensemble of paths.
 
@@ -134,27 +60,55 @@ def simulate(
     start : array, shape (d,) or (paths, d)
     t_end : float
         In units of ``t = iteration * step``; a multiple of `dt`.
-    paths : int
     seed : int
-        Same seed, same numbers, whatever the number of workers.
+        Same seed, same numbers, whatever the number of workers; the first paths of a larger ensemble are the
+        smaller one. Bit for bit on one type of processor with one set of versions, elsewhere in law.
+    paths : int, optional
+        How many; with `target_error` the most that may be taken (10 million by default).
     dt : float, optional
-        Time step of Euler-Maruyama; `step` by default. Not for ``level="iteration"``, whose step is `step`.
+        Time step of the SDE; `step` by default. Not for ``level="iteration"``, whose step is `step`.
     level : {"sde", "iteration"}
         The Ito equation, linear in the noise, or the true stochastic iteration.
+    scheme : {"euler", "exponential"}
+        Of the SDE: Euler-Maruyama, or exponential Euler, whose linear part at the critical point `at` is exact for
+        any `dt`. With a constant Hessian and additive noise it has the SDE's own law; else its weak order is one.
+    at : array (d,), optional
+        The critical point that `scheme="exponential"` and `control` linearise at; the flow's reference by default.
     save : int or array of float, optional
-        How many equal intervals to save the states at, or the times to save (multiples of `dt`); the final time by default.
+        How many equal intervals to save the states at, or the times to save (multiples of the time step); the final
+        time by default.
+    keep : {"states", "moments"}
+        Keep all saved states, or only what follows from them (`ens.states` then holds no path).
+    quantiles : array, optional
+        Levels in [0, 1] whose quantiles to return at every saved time, for each axis: wrong by at most 0.1 % of their
+        distance from the mean.
+    observables : dict of callables, optional
+        By name, functions ``(m, d) -> (m,)`` whose means to return at every saved time.
     radius : float, optional
         A path farther than this from the ensemble's starting mean has diverged; by default a million times the
         starts' own extent (at least 1).
     exit : float or callable, optional
         A region whose first exit is timed: a ball of this radius around the flow's reference point (or the starting
         mean), or ``inside(w)``, (m, d) -> (m,) bool. Paths go on after leaving.
+    control : bool
+        Run the flow linearised at `at` beside, on the same noise, and use its exactly known moments to make those of
+        the flow sharper (a control variate). For the SDE and one common start.
+    target_error : float, optional
+        Take as many paths as bring every variance at the last time to this relative standard error.
+    refine : int
+        Halve `dt` this many times on the same Brownian paths (Levy's bridge).
     workers : int, optional
-        Threads; by default one per core where a step is heavy enough to share, else one.
+        Threads; one per core by default.
+    accelerate : bool, optional
+        Use Numba (extra ``fast``); by default where it is installed.
+    dtype : {"float64", "float32"}
+        Of the states. Rounding of float32 is about 1e-7 of the state a step; moments are summed in float64.
+    device : {"cpu", "cuda"} or Backend
+        Where to compute: NumPy, CuPy, or any namespace of the array API standard.
+    noise : {"host", "device"}, optional
+        On a device: its own random numbers (the default where it has a generator), or those of the host, bit for bit.
     progress : bool
         Show a progress bar.
-    device : {"cpu"}
-        Where to compute.
 
     Returns
     -------
@@ -164,6 +118,13 @@ def simulate(
     ------
     ValueError
         If an argument is out of range, the method is singular at the start, or the states would not fit in memory.
+    Interrupted
+        On Ctrl-C; its `ensemble` holds the paths that were finished.
+
+    Warns
+    -----
+    StabilityWarning
+        If `dt` is beyond the Euler scheme's stability limit, or `target_error` was not met with `paths`.
 
     Examples
     --------
@@ -173,217 +134,114 @@ def simulate(
     >>> bool(abs(ens.covariance[0, 0, 0] - 0.1 / 1.9) < 4 * ens.covariance_error[0, 0, 0])
     True
     """
-    _check.choice("device", device, ("cpu",))
-    plan = _plan(flow, start, t_end, paths, seed, dt, level, save, radius, exit)
-    blocks = math.ceil(len(plan.start) / BLOCK)
-    workers = min(_useful_threads(flow, level), blocks) if workers is None else _check.count("workers", workers)
-    began = time.perf_counter()
-    with _bar(progress, blocks * plan.steps) as advance:
-        parts = _run(plan, blocks, workers, advance)
-    seconds = time.perf_counter() - began
-    states = np.concatenate([part[0] for part in parts], axis=1)
-    diverged_at, exit_times = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
-    diverged = np.isfinite(diverged_at)
-    work = len(plan.start) * plan.steps
-    return Ensemble(
-        times=plan.saved * plan.dt,
-        states=states,
-        **_moments(states[:, ~diverged]),
-        diverged=diverged,
-        diverged_at=diverged_at,
-        exit_times=exit_times,
-        start=plan.start,
+    backend = arrays_of(device, dtype)
+    if paths is None and target_error is None:
+        raise ValueError("`paths` must be given (or `target_error`, which chooses it).")
+    goal = None if target_error is None else _check.positive("target_error", target_error)
+    request = Request(flow, start, t_end, seed, MAX_PATHS if paths is None else paths, dt, level, scheme, at, refine)
+    plan = Plan(
+        flow=flow,
+        start=request.start,
+        steps=request.steps,
+        dt=request.dt,
+        saved=request.saved(save, keep, dtype),
+        seed=request.seed,
         level=level,
+        center=request.center,
+        radius=request.radius(radius),
+        modes=request.modes,
+        inside=region(exit, flow, request.center, backend),
+        refine=request.refine,
+        dtype=dtype,
+        compiled=compiled(accelerate),
+        keep_states=keep == "states",
+        observables=watched(observables, request.start[0]),
+        quantiles=levels(quantiles),
+    )
+    if control:
+        plan = replace(plan, control=_tangent(request, plan.times()))
+    workers = os.cpu_count() or 1 if workers is None else _check.count("workers", workers)
+    gathered = gather(plan, backend, workers, goal, host_noise=host_noise(noise, plan, backend), progress=progress)
+    ensemble = _ensemble(gathered, scheme)
+    if gathered.interrupted:
+        raise Interrupted(ensemble)
+    if goal is not None and not gathered.met:
+        message = f"`target_error` {goal:g} was not met with {gathered.count} paths: {gathered.error:.3g} was reached. Give more `paths`."
+        warnings.warn(message, StabilityWarning, stacklevel=2)
+    return ensemble
+
+
+def _tangent(request: Request, times: np.ndarray) -> Control:
+    """The flow linearised at a critical point, with the exact moments of its paths at the given times."""
+    flow = request.flow
+    if request.level != "sde":
+        raise ValueError("`control` is for level='sde'.")
+    if not request.common:
+        raise ValueError(f"`control` needs one start for all paths, shape ({flow.dim},).")
+    if not flow.noise_model.linear:
+        raise ValueError("`control` needs a noise made of standard normals: st.Noise, not a class with its own `sample`.")
+    if request.modes is not None and flow.noise_model.has_curvature:
+        raise ValueError("`control` with scheme='exponential' needs additive noise: the linear flow's law is not known else. Use scheme='euler'.")
+    linear = linearize(flow, at=request.at)
+    law: dict[str, Any] = {"time": "chain", "dt": request.dt} if request.modes is None else {"time": "continuous"}
+    moments = [linear.moments(t, request.start[0], **law) for t in times]
+    return Control(flow.tangent(linear.at), np.stack([m for m, _ in moments]), np.stack([c for _, c in moments]))
+
+
+def _ensemble(gathered: Gathered, scheme: str) -> Ensemble:
+    plan, paths, best = gathered.plan, gathered.count, gathered.best
+    observed = gathered.observed
+    names = list(plan.observables)
+    return Ensemble(
+        times=plan.times(),
+        states=gathered.states,
+        mean=best.mean,
+        standard_error=best.standard_error,
+        covariance=best.covariance,
+        covariance_error=best.covariance_error,
+        diverged=np.isfinite(gathered.diverged_at),
+        diverged_at=gathered.diverged_at,
+        exit_times=gathered.exit_times,
+        start=plan.start[:paths],
+        level=plan.level,
         dt=plan.dt,
-        stats={
-            "path_steps": work,
-            "seconds": seconds,
-            "path_steps_per_second": work / seconds if seconds else math.inf,
-            "diverged": int(diverged.sum()),
-        },
-        provenance=provenance(seed=seed, block=BLOCK, flow=repr(flow), paths=len(plan.start), t_end=t_end, dt=plan.dt, radius=plan.radius),
+        stats=gathered.stats(),
+        provenance=provenance(
+            seed=plan.seed,
+            block=plan.width,
+            flow=repr(plan.flow),
+            paths=paths,
+            t_end=plan.steps * plan.dt,
+            dt=plan.dt,
+            radius=plan.radius,
+            dtype=plan.dtype,
+            refine=plan.refine,
+        ),
+        scheme=scheme,
+        quantile_levels=np.array(plan.quantiles),
+        quantiles=gathered.quantiles(),
+        observables={} if observed is None else {name: observed.mean[:, i] for i, name in enumerate(names)},
+        observable_errors={} if observed is None else {name: observed.standard_error[:, i] for i, name in enumerate(names)},
+        mean_reduction=gathered.reduction[0],
+        covariance_reduction=gathered.reduction[1],
+        notes=_notes(plan, gathered),
     )
 
 
-def _plan(flow: Flow, start: Any, t_end: float, paths: int, seed: int, dt: float | None, level: str, save: Any, radius: float | None, exit: Any) -> _Plan:
-    _check.choice("level", level, ("sde", "iteration"))
-    if level == "iteration" and dt is not None:
-        raise ValueError("`dt` is for level='sde'; the iteration's time step is the flow's `step`.")
-    paths, seed = _check.count("paths", paths), _check.count("seed", seed, least=0)
-    dt = flow.step if dt is None else _check.positive("dt", dt)
-    steps = _multiple("t_end", _check.positive("t_end", t_end), dt)
-    start = _check.array("start", start, ndim=(1, 2), shape=f"({flow.dim},) or ({paths}, {flow.dim})")
-    if start.shape not in ((flow.dim,), (paths, flow.dim)):
-        raise ValueError(f"`start` must have shape ({flow.dim},) or ({paths}, {flow.dim}); got {start.shape}.")
-    _check_start(flow, np.atleast_2d(start)[0], level)
-    saved = _saved(save, steps, dt, paths, flow.dim)
-    start = np.array(np.broadcast_to(start, (paths, flow.dim)))
-    center = start.mean(axis=0)
-    extent = float(np.max(np.linalg.norm(start - center, axis=1)) + np.linalg.norm(center))
-    radius = 1e6 * max(1.0, extent) if radius is None else _check.positive("radius", radius)
-    return _Plan(flow, start, steps, dt, saved, seed, level, center, radius, _region(exit, flow, center))
+def _notes(plan: Plan, gathered: Gathered) -> tuple[str, ...]:
+    notes, lost = [], int(np.isfinite(gathered.diverged_at).sum())
+    if lost > UNSTABLE_SHARE * gathered.count:
+        notes.append(f"More than {UNSTABLE_SHARE:.0%} diverged: the flow is unstable here. {_expected(plan)}")
+    if lost and plan.control is not None:
+        notes.append("The control variate was left out: its moments are known only where no path diverges.")
+    return tuple(notes)
 
 
-def _multiple(name: str, t: float, dt: float) -> int:
-    if t / dt > MAX_STEPS:
-        raise ValueError(f"`{name}` = {t:g} is {t / dt:.2g} time steps of {dt:g}; at most {MAX_STEPS:.0e} are taken.")
-    steps = round(t / dt)
-    if steps < 1 or abs(t / dt - steps) > 1e-9 * steps:
-        raise ValueError(f"`{name}` must be a multiple of the time step {dt:g}; got {t:g}. Try {max(steps, 1) * dt:g}.")
-    return steps
-
-
-def _saved(save: Any, steps: int, dt: float, paths: int, dim: int) -> np.ndarray:
-    """The step numbers to save at, checked against memory before anything large is made."""
-    whole = isinstance(save, (int, np.integer)) and not isinstance(save, bool)
-    if whole:
-        _check.count("save", save, most=steps)
-    _check_memory(1 if save is None else save + 1 if whole else np.size(save), paths, dim)
-    if save is None:
-        return np.array([steps])
-    if whole:
-        return np.unique(np.round(np.linspace(0, steps, int(save) + 1)).astype(int))
-    times = _check.array("save", save, ndim=1, shape="(times,)")
-    numbers = np.round(times / dt)
-    if len(times) == 0 or (numbers < 0).any() or (numbers > steps).any() or (np.diff(numbers) <= 0).any():
-        raise ValueError(f"`save` must hold increasing times in [0, {steps * dt:g}].")
-    if (np.abs(times / dt - numbers) > 1e-9 * np.maximum(1, numbers)).any():
-        raise ValueError(f"`save` must hold multiples of the time step {dt:g}.")
-    return numbers.astype(int)
-
-
-def _check_start(flow: Flow, w: np.ndarray, level: str) -> None:
-    """Misuse that would make every path diverge at once is an error: the physics first."""
-    dim, many = flow.dim, flow.dim + 1  # a number of states that no axis of one state could be taken for
-    hessian = _check.symmetric("hessian", _check.shaped("hessian", flow.objective.hessian(w), (dim, dim)))
-    _check.shaped("gradient", flow.objective.gradient(w), (dim,))
-    for name, shape in (("gradient", (many, dim)), ("hessian", (many, dim, dim))):
-        found = _batched_shape(getattr(flow.objective, name), np.tile(w, (many, 1)))
-        if found != shape:
-            raise ValueError(f"`{name}` must take leading axes as batch: {many} states, shape ({many}, {dim}), should give shape {shape}; got {found}.")
-    if not flow.method.is_identity:
-        values = np.linalg.eigvalsh(hessian)
-        check_regular(flow.method, values)
-        if flow.bends and level == "sde":  # the iteration decomposes each sampled Hessian and linearises nothing
-            check_cut(flow.method, values)
-
-
-def _batched_shape(function: Callable[[np.ndarray], np.ndarray], states: np.ndarray) -> Any:
+def _expected(plan: Plan) -> str:
+    """What the linear theory says about the stability of a flow that lost many paths."""
     try:
-        return np.shape(function(states))
-    except Exception as error:  # a user's function may fail in any way when given a batch
-        return f"{type(error).__name__}: {error}"
-
-
-def _check_memory(times: int, paths: int, dim: int) -> None:
-    needed = 8.0 * (2 * times + 1) * paths * dim  # the states, once more while blocks are joined, and the start
-    total = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if hasattr(os, "sysconf") else 16e9
-    if needed > 0.7 * total:
-        raise ValueError(f"The states need {needed / 1e9:.1f} GB of {total / 1e9:.0f} GB: {times} times x {paths} paths x {dim}. Save fewer times or paths.")
-
-
-def _region(exit: Any, flow: Flow, center: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
-    if exit is None:
-        return None
-    if callable(exit):
-        answer = np.asarray(exit(np.stack([center, center, center])))
-        if answer.shape != (3,) or answer.dtype != bool:
-            raise ValueError(
-                f"`exit` must answer True or False once per state: three states should give shape (3,) of bool; got {answer.dtype} {answer.shape}."
-            )
-        return exit
-    size = _check.positive("exit", exit)
-    middle = center if flow.reference is None else flow.reference
-    return lambda w: np.sum((w - middle) ** 2, axis=-1) < size**2
-
-
-def _useful_threads(flow: Flow, level: str) -> int:
-    """Threads help while NumPy works outside the interpreter's lock: eigendecompositions, or wide states."""
-    fixed = flow.method.is_identity or (getattr(flow.objective, "constant_hessian", False) and not (level == "iteration" and flow.bends))
-    return 1 if fixed and flow.dim < 16 else os.cpu_count() or 1
-
-
-def _run(plan: _Plan, blocks: int, workers: int, advance: Callable[[int], None]) -> list[tuple[np.ndarray, ...]]:
-    stop = threading.Event()
-    # Our own threads share the cores: BLAS threads under them would only compete.
-    with threadpool_limits(1), ThreadPoolExecutor(max_workers=workers) as pool:
-        try:
-            return list(pool.map(lambda number: _block(plan, number, stop, advance), range(blocks)))
-        except BaseException:  # Ctrl-C too: let the running blocks end at their next step
-            stop.set()
-            raise
-
-
-def _block(plan: _Plan, number: int, stop: threading.Event, advance: Callable[[int], None]) -> tuple[np.ndarray, ...]:
-    """One block of paths: its saved states (times, m, d), divergence and exit times (m,)."""
-    rows = plan.block(number)
-    rng, w = stream(plan.seed, number), plan.start[rows].copy()
-    m = len(w)
-    saved = np.empty((len(plan.saved), m, plan.flow.dim))
-    diverged_at, exit_times = np.full(m, np.nan), np.full(m, np.nan)
-    slot = 0
-    if plan.saved[0] == 0:
-        saved[0], slot = w, 1
-    with np.errstate(all="ignore"):
-        for step in range(1, plan.steps + 1):
-            if stop.is_set():
-                break
-            moved = _advance(plan, w, rng)
-            # Written so that nan counts as lost.
-            offset = moved - plan.center
-            lost = ~(np.einsum("ij,ij->i", offset, offset) <= plan.radius**2)
-            lost |= np.isfinite(diverged_at)
-            if lost.any():
-                moved[lost] = w[lost]
-                diverged_at[lost & np.isnan(diverged_at)] = step * plan.dt
-            w = moved
-            if plan.inside is not None:
-                exit_times[~plan.inside(w) & np.isnan(exit_times) & ~lost] = step * plan.dt
-            if slot < len(plan.saved) and plan.saved[slot] == step:
-                saved[slot] = w
-                slot += 1
-            advance(1)
-    return saved, diverged_at, exit_times
-
-
-def _advance(plan: _Plan, w: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    drawn = plan.flow.draw(BLOCK, rng, level=plan.level)  # always a full block: see _array.stream
-    sample = type(drawn)(*(part[: len(w)] for part in drawn))
-    if plan.level == "sde":
-        return plan.flow.euler(w, sample, plan.dt)  # type: ignore[arg-type]
-    return plan.flow.update(w, sample)
-
-
-def _moments(states: np.ndarray) -> dict[str, np.ndarray]:
-    times, count, dim = states.shape
-    if count < 2:
-        blank = np.full((times, dim), np.nan)
-        return {"mean": blank, "standard_error": blank, "covariance": blank[..., None] * np.ones(dim), "covariance_error": blank[..., None] * np.ones(dim)}
-    mean = states.mean(axis=1)
-    centred = states - mean[:, None]
-    covariance = np.swapaxes(centred, 1, 2) @ centred / (count - 1)
-    fourth = np.swapaxes(centred**2, 1, 2) @ centred**2 / count
-    error = np.sqrt(np.maximum(fourth - covariance**2, 0.0) / count)
-    spread = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2) / count)
-    return {"mean": mean, "standard_error": spread, "covariance": covariance, "covariance_error": error}
-
-
-@contextmanager
-def _bar(shown: bool, total: int) -> Iterator[Callable[[int], None]]:
-    if not shown:
-        yield lambda n: None
-        return
-    from rich.progress import Progress
-
-    lock, done, shown_at = threading.Lock(), [0], [0]
-    with Progress(transient=True) as bar:
-        task = bar.add_task("paths", total=total)
-
-        def advance(n: int) -> None:
-            with lock:
-                done[0] += n
-                if done[0] - shown_at[0] >= total / 200:
-                    bar.update(task, completed=done[0])
-                    shown_at[0] = done[0]
-
-        yield advance
+        linear = linearize(plan.flow)
+        limits = linear.step_limit("mean"), linear.step_limit("mean-square")
+    except (Unstable, ValueError) as error:
+        return f"Theory: {error}"
+    return f"Theory: the step may be at most {limits[0]:.4g} in the mean and {limits[1]:.4g} in mean square; it is {plan.flow.step:g} and dt is {plan.dt:g}."

@@ -1,9 +1,12 @@
-"""Shared by the tests: the methods with literal closed forms, and matrices with chosen eigenvalues."""
+"""Shared by the tests: the methods with literal closed forms, matrices with chosen eigenvalues, and arrays of every library."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 import stability as st
+from stability._array import Backend
 
 GAMMA = 0.3
 
@@ -36,3 +39,55 @@ def rotation():
 @pytest.fixture
 def rng():
     return np.random.default_rng(11)
+
+
+@dataclass(frozen=True)
+class ReadOnly(Backend):
+    """NumPy whose arrays may not be written: what writes into its arguments is found out."""
+
+    def asarray(self, values):
+        array = np.array(super().asarray(values))
+        array.flags.writeable = False
+        return array
+
+
+def _strict():
+    strict = pytest.importorskip("array_api_strict", reason="array-api-strict is not installed")
+    return Backend("array_api_strict", strict, strict.Device("device1"))
+
+
+def _torch():
+    pytest.importorskip("torch", reason="torch is not installed")
+    import array_api_compat.torch as xp
+
+    return Backend("torch", xp, "cpu")
+
+
+def _cupy():
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    if not cupy.is_available():  # importing it succeeds without a GPU; the first allocation would not
+        pytest.skip("CuPy finds no GPU")
+    import array_api_compat.cupy as xp
+
+    return Backend("cupy", xp)
+
+
+BACKENDS = {"numpy": lambda: Backend("numpy", np), "read-only-numpy": lambda: ReadOnly("numpy", np), "strict": _strict, "torch": _torch, "cupy": _cupy}
+
+
+@pytest.fixture(params=BACKENDS)
+def xp_backend(request):
+    """Where arrays live, one library after the other: float64; `dataclasses.replace` for another type."""
+    return BACKENDS[request.param]()
+
+
+@pytest.fixture
+def no_sync(monkeypatch):
+    """Let no number be read from an array of array-api-strict: on a GPU, it would be waited for."""
+    array = type(pytest.importorskip("array_api_strict").asarray(0.0))
+
+    def refuse(self, *args, **kwargs):
+        raise AssertionError("a number was read from a device array")
+
+    for name in ("__float__", "__bool__", "__int__", "__index__", "__complex__", "__array__"):
+        monkeypatch.setattr(array, name, refuse)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from .._array import transpose
+from .._array import diagonal_matrix, transpose
 
 
 class Objective:
@@ -25,11 +25,15 @@ class Objective:
         The distinguished critical point: where curvature noise is centred and `linearize` looks first.
     constant_hessian : bool
         True for quadratics, whose spectrum is then computed once.
+    diagonal_hessian : bool
+        True where the Hessian is diagonal at every state: give `hessian_diagonal`, and `hessian` follows. Its
+        eigenvectors are then the axes, and no eigendecomposition is needed.
     """
 
     dim: int
     reference: np.ndarray | None = None
-    constant_hessian = False
+    constant_hessian: bool = False
+    diagonal_hessian: bool = False
 
     def value(self, w: np.ndarray) -> np.ndarray:
         """``F(w)``, (..., d) -> (...)."""
@@ -41,7 +45,13 @@ class Objective:
 
     def hessian(self, w: np.ndarray) -> np.ndarray:
         """(..., d) -> (..., d, d)."""
+        if self.diagonal_hessian:
+            return diagonal_matrix(self.hessian_diagonal(w))
         raise TypeError(f"{type(self).__name__} defines no hessian")
+
+    def hessian_diagonal(self, w: np.ndarray) -> np.ndarray:
+        """The Hessian's diagonal, where `diagonal_hessian` is true: (..., d) -> (..., d)."""
+        raise TypeError(f"{type(self).__name__} defines no hessian_diagonal")
 
     def third(self, w: np.ndarray, v: np.ndarray) -> np.ndarray:
         """The third derivative along `v`, ``lim (H(w + h v) - H(w)) / h``: (..., d), (..., d) -> (..., d, d)."""

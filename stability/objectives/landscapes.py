@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
+from .._array import as_floats, diagonal_matrix, namespace
 from .base import Objective
 
 
@@ -28,26 +29,33 @@ class DoubleWell(Landscape):
     """``(x_1^2 - 1)^2 / 4 + sum_{i>1} x_i^2 / 2``: minima at (+-1, 0, ...), a saddle at 0. Reference: (1, 0, ...)."""
 
     name = "double_well"
+    diagonal_hessian = True
 
     def __init__(self, dim: int):
         super().__init__(dim)
         self.reference = np.eye(dim)[0]
 
     def value(self, w: np.ndarray) -> np.ndarray:
-        w = np.asarray(w, dtype=float)
-        return 0.25 * (w[..., 0] ** 2 - 1) ** 2 + 0.5 * np.sum(w[..., 1:] ** 2, axis=-1)
+        x, y = _split(w)
+        return 0.25 * (x**2 - 1) ** 2 + 0.5 * namespace(y).sum(y**2, axis=-1)
 
     def gradient(self, w: np.ndarray) -> np.ndarray:
-        w = np.asarray(w, dtype=float)
-        return np.concatenate([w[..., :1] ** 3 - w[..., :1], w[..., 1:]], axis=-1)
+        w = as_floats(w)
+        result = namespace(w).asarray(w, copy=True)
+        result[..., 0] = w[..., 0] ** 3 - w[..., 0]
+        return result
 
-    def hessian(self, w: np.ndarray) -> np.ndarray:
-        w = np.asarray(w, dtype=float)
-        return _diagonal(np.concatenate([3 * w[..., :1] ** 2 - 1, np.ones_like(w[..., 1:])], axis=-1))
+    def hessian_diagonal(self, w: np.ndarray) -> np.ndarray:
+        w = as_floats(w)
+        result = namespace(w).ones_like(w)
+        result[..., 0] = 3 * w[..., 0] ** 2 - 1
+        return result
 
     def third(self, w: np.ndarray, v: np.ndarray) -> np.ndarray:
         w, v = _pair(w, v)
-        return _diagonal(np.concatenate([6 * w[..., :1] * v[..., :1], np.zeros_like(w[..., 1:])], axis=-1))
+        result = namespace(w).zeros_like(w)
+        result[..., 0] = 6 * w[..., 0] * v[..., 0]
+        return diagonal_matrix(result)
 
 
 class CoupledQuartic(Landscape):
@@ -66,23 +74,23 @@ class CoupledQuartic(Landscape):
 
     def value(self, w: np.ndarray) -> np.ndarray:
         x, y = _split(w)
-        return 0.25 * (x**2 - 1) ** 2 + 0.25 * (1 + x**2) * np.sum(y**2, axis=-1)
+        return 0.25 * (x**2 - 1) ** 2 + 0.25 * (1 + x**2) * namespace(y).sum(y**2, axis=-1)
 
     def gradient(self, w: np.ndarray) -> np.ndarray:
         x, y = _split(w)
-        first = x**3 - x + 0.5 * x * np.sum(y**2, axis=-1)
-        return np.concatenate([first[..., None], 0.5 * (1 + x**2)[..., None] * y], axis=-1)
+        first = x**3 - x + 0.5 * x * namespace(y).sum(y**2, axis=-1)
+        return _joined(w, first, 0.5 * (1 + x**2)[..., None] * y)
 
     def hessian(self, w: np.ndarray) -> np.ndarray:
         x, y = _split(w)
-        corner = 3 * x**2 - 1 + 0.5 * np.sum(y**2, axis=-1)
-        return _arrow(corner, x[..., None] * y, 0.5 * (1 + x**2)[..., None] + 0 * y)
+        corner = 3 * x**2 - 1 + 0.5 * namespace(y).sum(y**2, axis=-1)
+        return _arrow(_joined(w, corner, 0.5 * (1 + x**2)[..., None]), x[..., None] * y)
 
     def third(self, w: np.ndarray, v: np.ndarray) -> np.ndarray:
         w, v = _pair(w, v)
         (x, y), (a, b) = _split(w), _split(v)
-        corner = 6 * x * a + np.sum(y * b, axis=-1)
-        return _arrow(corner, a[..., None] * y + x[..., None] * b, (x * a)[..., None] + 0 * y)
+        corner = 6 * x * a + namespace(y).sum(y * b, axis=-1)
+        return _arrow(_joined(w, corner, (x * a)[..., None]), a[..., None] * y + x[..., None] * b)
 
 
 class MonkeySaddle(Landscape):
@@ -101,11 +109,11 @@ class MonkeySaddle(Landscape):
 
     def gradient(self, w: np.ndarray) -> np.ndarray:
         x, y = _xy(w)
-        return np.stack([3 * x**2 - 3 * y**2, -6 * x * y], axis=-1)
+        return _joined(w, 3 * x**2 - 3 * y**2, (-6 * x * y)[..., None])
 
     def hessian(self, w: np.ndarray) -> np.ndarray:
         x, y = _xy(w)
-        return np.stack([np.stack([6 * x, -6 * y], axis=-1), np.stack([-6 * y, -6 * x], axis=-1)], axis=-2)
+        return _arrow(_joined(w, 6 * x, (-6 * x)[..., None]), (-6 * y)[..., None])
 
     def third(self, w: np.ndarray, v: np.ndarray) -> np.ndarray:
         return self.hessian(_pair(w, v)[1])  # the Hessian is linear in w
@@ -122,75 +130,73 @@ class Rosenbrock(Landscape):
         self.reference = np.ones(dim)
 
     def value(self, w: np.ndarray) -> np.ndarray:
-        w = np.asarray(w, dtype=float)
-        x, y = w[..., :-1], w[..., 1:]
-        return np.sum(100 * (y - x**2) ** 2 + (1 - x) ** 2, axis=-1)
+        x, y = _neighbors(w)
+        return namespace(x).sum(100 * (y - x**2) ** 2 + (1 - x) ** 2, axis=-1)
 
     def gradient(self, w: np.ndarray) -> np.ndarray:
-        w = np.asarray(w, dtype=float)
-        x, y = w[..., :-1], w[..., 1:]
-        result = np.zeros_like(w)
+        x, y = _neighbors(w)
+        result = _zeros_like(w)
         result[..., :-1] = -400 * x * (y - x**2) - 2 * (1 - x)
         result[..., 1:] += 200 * (y - x**2)
         return result
 
     def hessian(self, w: np.ndarray) -> np.ndarray:
-        w = np.asarray(w, dtype=float)
-        x, y = w[..., :-1], w[..., 1:]
-        diagonal = np.zeros_like(w)
+        x, y = _neighbors(w)
+        diagonal = _zeros_like(w)
         diagonal[..., :-1] = 1200 * x**2 - 400 * y + 2
         diagonal[..., 1:] += 200
-        return self._tridiagonal(diagonal, -400 * x)
+        return _tridiagonal(diagonal, -400 * x)
 
     def third(self, w: np.ndarray, v: np.ndarray) -> np.ndarray:
         w, v = _pair(w, v)
-        diagonal = np.zeros_like(w)
+        diagonal = _zeros_like(w)
         diagonal[..., :-1] = 2400 * w[..., :-1] * v[..., :-1] - 400 * v[..., 1:]
-        return self._tridiagonal(diagonal, -400 * v[..., :-1])
-
-    def _tridiagonal(self, diagonal: np.ndarray, beside: np.ndarray) -> np.ndarray:
-        result, i = _diagonal(diagonal), np.arange(self.dim - 1)
-        result[..., i, i + 1] = result[..., i + 1, i] = beside
-        return result
+        return _tridiagonal(diagonal, -400 * v[..., :-1])
 
 
 class Michalewicz(Landscape):
     """``-sum_i sin(x_i) sin(i x_i^2 / pi)^20``: steep valleys, many flat and indefinite regions; no reference point."""
 
     name = "michalewicz"
+    diagonal_hessian = True
+
+    def __init__(self, dim: int):
+        super().__init__(dim)
+        self.rate = 2 * np.arange(1, dim + 1) / np.pi
 
     def value(self, w: np.ndarray) -> np.ndarray:
-        return -np.sum(self._terms(w)[0], axis=-1)
+        return -namespace(w).sum(self._term(w, 0), axis=-1)
 
     def gradient(self, w: np.ndarray) -> np.ndarray:
-        return -self._terms(w)[1]
+        return -self._term(w, 1)
 
-    def hessian(self, w: np.ndarray) -> np.ndarray:
-        return -_diagonal(self._terms(w)[2])
+    def hessian_diagonal(self, w: np.ndarray) -> np.ndarray:
+        return -self._term(w, 2)
 
     def third(self, w: np.ndarray, v: np.ndarray) -> np.ndarray:
         w, v = _pair(w, v)
-        return -_diagonal(self._terms(w)[3] * v)
+        return diagonal_matrix(-self._term(w, 3) * v)
 
-    def _terms(self, w: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Value and three derivatives of ``sin(x) s(u)^20`` per coordinate, ``s = sin``, ``u = i x^2 / pi``."""
-        x = np.asarray(w, dtype=float)
-        rate = 2 * np.arange(1, self.dim + 1) / np.pi  # u'' ; u' = rate * x
-        s, c = np.sin(0.5 * rate * x**2), np.cos(0.5 * rate * x**2)
+    def _term(self, w: np.ndarray, order: int) -> np.ndarray:
+        """A derivative of ``sin(x) s(u)^20`` per coordinate, ``s = sin``, ``u = i x^2 / pi``; ``u' = rate * x``."""
+        x, rate = as_floats(w), self.rate
+        xp = namespace(x)
+        sine, cosine = xp.sin(x), xp.cos(x)
+        s, c = xp.sin(0.5 * rate * x**2), xp.cos(0.5 * rate * x**2)
         p0 = s**20
+        if order == 0:
+            return sine * p0
         p1 = 20 * s**19 * c
-        p2 = 380 * s**18 * c**2 - 20 * s**20
-        p3 = 6840 * s**17 * c**3 - 1160 * s**19 * c
         v1 = p1 * rate * x
+        if order == 1:
+            return cosine * p0 + sine * v1
+        p2 = 380 * s**18 * c**2 - 20 * p0
         v2 = p2 * (rate * x) ** 2 + p1 * rate
+        if order == 2:
+            return -sine * p0 + 2 * cosine * v1 + sine * v2
+        p3 = 6840 * s**17 * c**3 - 1160 * s**19 * c
         v3 = p3 * (rate * x) ** 3 + 3 * p2 * rate**2 * x
-        sine, cosine = np.sin(x), np.cos(x)
-        return (
-            sine * p0,
-            cosine * p0 + sine * v1,
-            -sine * p0 + 2 * cosine * v1 + sine * v2,
-            -cosine * p0 - 3 * sine * v1 + 3 * cosine * v2 + sine * v3,
-        )
+        return -cosine * p0 - 3 * sine * v1 + 3 * cosine * v2 + sine * v3
 
 
 _LANDSCAPES = {kind.name: kind for kind in (DoubleWell, CoupledQuartic, MonkeySaddle, Rosenbrock, Michalewicz)}
@@ -222,26 +228,49 @@ def landscape(name: str, *, dim: int | None = None) -> Landscape:
 
 
 def _pair(w: Any, v: Any) -> tuple[np.ndarray, np.ndarray]:
-    pair = np.broadcast_arrays(np.asarray(w, dtype=float), np.asarray(v, dtype=float))
-    return pair[0], pair[1]
+    w, v = as_floats(w), as_floats(v)
+    w, v = namespace(w).broadcast_arrays(w, v)
+    return w, v
 
 
 def _split(w: Any) -> tuple[np.ndarray, np.ndarray]:
-    w = np.asarray(w, dtype=float)
+    w = as_floats(w)
     return w[..., 0], w[..., 1:]
 
 
+def _neighbors(w: Any) -> tuple[np.ndarray, np.ndarray]:
+    w = as_floats(w)
+    return w[..., :-1], w[..., 1:]
+
+
 def _xy(w: Any) -> tuple[np.ndarray, np.ndarray]:
-    w = np.asarray(w, dtype=float)
+    w = as_floats(w)
     return w[..., 0], w[..., 1]
 
 
-def _diagonal(values: np.ndarray) -> np.ndarray:
-    return values[..., :, None] * np.eye(values.shape[-1])
+def _zeros_like(w: Any) -> np.ndarray:
+    w = as_floats(w)
+    return namespace(w).zeros_like(w)
 
 
-def _arrow(corner: np.ndarray, edge: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
-    """A symmetric arrowhead matrix: `corner`, first row and column `edge`, and the rest of the diagonal."""
-    result = _diagonal(np.concatenate([corner[..., None], diagonal], axis=-1))
+def _joined(w: Any, first: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """One array of `first` (...) and `rest` (..., d - 1 or 1), laid out in memory as the states `w` are."""
+    w = as_floats(w)
+    result = namespace(w).empty_like(w)
+    result[..., 0], result[..., 1:] = first, rest
+    return result
+
+
+def _arrow(diagonal: np.ndarray, edge: np.ndarray) -> np.ndarray:
+    """A symmetric matrix of this diagonal whose only other entries are its first row and column, `edge`."""
+    result = diagonal_matrix(diagonal)
     result[..., 0, 1:] = result[..., 1:, 0] = edge
     return result
+
+
+def _tridiagonal(diagonal: np.ndarray, beside: np.ndarray) -> np.ndarray:
+    dim = diagonal.shape[-1]
+    xp = namespace(diagonal)
+    flat = xp.reshape(diagonal_matrix(diagonal), (*diagonal.shape[:-1], dim * dim))
+    flat[..., 1 :: dim + 1] = flat[..., dim :: dim + 1] = beside
+    return xp.reshape(flat, (*diagonal.shape, dim))

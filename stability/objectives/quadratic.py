@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from .._array import matvec
+from .._array import as_floats, matvec, namespace
 from .base import Objective
 
 
@@ -20,23 +20,48 @@ class Quadratic(Objective):
         self.matrix = matrix
         self.dim = len(matrix)
         self.reference = np.zeros(self.dim)
+        self.diagonal_hessian = bool(np.count_nonzero(matrix) == np.count_nonzero(np.diagonal(matrix)))
 
     def value(self, w: np.ndarray) -> np.ndarray:
-        w = np.asarray(w, dtype=float)
-        return 0.5 * np.sum(w * matvec(self.matrix, w), axis=-1)
+        w = as_floats(w)
+        return 0.5 * namespace(w).sum(w * self.gradient(w), axis=-1)
 
     def gradient(self, w: np.ndarray) -> np.ndarray:
-        return matvec(self.matrix, np.asarray(w, dtype=float))
+        w = as_floats(w)
+        return w * self._diagonal if self.diagonal_hessian else matvec(self.matrix, w)
 
     def hessian(self, w: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(self.matrix, (*np.shape(w)[:-1], self.dim, self.dim))
+        return namespace(self.matrix).broadcast_to(self.matrix, (*as_floats(w).shape, self.dim))
+
+    def hessian_diagonal(self, w: np.ndarray) -> np.ndarray:
+        if not self.diagonal_hessian:
+            return super().hessian_diagonal(w)
+        return namespace(self.matrix).broadcast_to(self._diagonal, as_floats(w).shape)
+
+    @property
+    def _diagonal(self) -> np.ndarray:
+        return namespace(self.matrix).linalg.diagonal(self.matrix)
 
     def third(self, w: np.ndarray, v: np.ndarray) -> np.ndarray:
-        shape = np.broadcast_shapes(np.shape(w), np.shape(v))
-        return np.zeros((*shape, self.dim))
+        w, v = as_floats(w), as_floats(v)
+        return namespace(w).zeros((*np.broadcast_shapes(w.shape, v.shape), self.dim), dtype=w.dtype, device=w.device)
 
     def __repr__(self) -> str:
         return f"quadratic in {self.dim} dimensions"
+
+
+class QuadraticModel(Quadratic):
+    """``(w - w*)^T H (w - w*) / 2``: an objective's second-order model at a critical point ``w*``."""
+
+    def __init__(self, matrix: np.ndarray, reference: np.ndarray):
+        super().__init__(matrix)
+        self.reference = reference
+
+    def value(self, w: np.ndarray) -> np.ndarray:
+        return super().value(as_floats(w) - self.reference)
+
+    def gradient(self, w: np.ndarray) -> np.ndarray:
+        return super().gradient(as_floats(w) - self.reference)
 
 
 def quadratic(spectrum: Any, *, rotation_seed: int | None = None) -> Quadratic:

@@ -9,6 +9,7 @@ import numpy as np
 import scipy
 
 from .. import _check
+from .._array import as_floats, namespace, take_rows, transpose
 from .base import Objective
 
 
@@ -41,39 +42,43 @@ class Regression(Objective):
 
     def _at(self, w: Any, batch: Any, order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """State, design rows and loss derivatives: (..., d), (n, d) or (..., b, d), (..., n or b)."""
-        w = np.asarray(w, dtype=float)
+        w = as_floats(w)
         if batch is None:
             return w, self.X, self._loss(w @ self.X.T, self.y, order)
-        rows = self.X[batch]
+        rows = take_rows(self.X, batch)
         z = w @ rows.T if rows.ndim == 2 else (rows @ w[..., None])[..., 0]
-        return w, rows, self._loss(z, self.y[batch], order)
+        return w, rows, self._loss(z, take_rows(self.y, batch), order)
 
     def value(self, w: np.ndarray, *, batch: Any = None) -> np.ndarray:
         w, _, loss = self._at(w, batch, 0)
-        return loss.mean(axis=-1) + 0.5 * self.l2 * np.sum(w**2, axis=-1)
+        xp = namespace(w)
+        return xp.mean(loss, axis=-1) + 0.5 * self.l2 * xp.sum(w**2, axis=-1)
 
     def gradient(self, w: np.ndarray, *, batch: Any = None) -> np.ndarray:
         w, rows, slope = self._at(w, batch, 1)
         return (slope[..., None, :] @ rows)[..., 0, :] / slope.shape[-1] + self.l2 * w
 
     def hessian(self, w: np.ndarray, *, batch: Any = None) -> np.ndarray:
-        _, rows, curve = self._at(w, batch, 2)
-        return self._gram(rows, curve) + self.l2 * np.eye(self.dim)
+        w, rows, curve = self._at(w, batch, 2)
+        return self._gram(rows, curve) + self._ridge(w)
 
     def third(self, w: np.ndarray, v: np.ndarray, *, batch: Any = None) -> np.ndarray:
         _, rows, bend = self._at(w, batch, 3)
-        v = np.asarray(v, dtype=float)
+        v = as_floats(v)
         along = v @ rows.T if rows.ndim == 2 else (rows @ v[..., None])[..., 0]
         return self._gram(rows, bend * along)
 
     def hvp(self, w: np.ndarray, V: np.ndarray, *, batch: Any = None) -> np.ndarray:
         _, rows, curve = self._at(w, batch, 2)
-        products = np.swapaxes(rows, -1, -2) @ (curve[..., None] * (rows @ V))
+        products = transpose(rows) @ (curve[..., None] * (rows @ V))
         return products / curve.shape[-1] + self.l2 * V
 
     @staticmethod
     def _gram(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return (np.swapaxes(rows, -1, -2) * weights[..., None, :]) @ rows / weights.shape[-1]
+        return (transpose(rows) * weights[..., None, :]) @ rows / weights.shape[-1]
+
+    def _ridge(self, w: np.ndarray) -> np.ndarray:
+        return self.l2 * namespace(w).eye(self.dim, dtype=w.dtype, device=w.device)
 
     def per_sample_gradient(self, w: np.ndarray, *, batch: Any = None) -> np.ndarray:
         """Gradients of the ``f_i``, shape (..., n, d)."""
@@ -82,13 +87,15 @@ class Regression(Objective):
 
     def per_sample_hessian(self, w: np.ndarray, *, batch: Any = None) -> np.ndarray:
         """Hessians of the ``f_i``, shape (..., n, d, d)."""
-        _, rows, curve = self._at(w, batch, 2)
+        w, rows, curve = self._at(w, batch, 2)
         outer = rows[..., :, None] * rows[..., None, :]
-        return curve[..., None, None] * outer + self.l2 * np.eye(self.dim)
+        return curve[..., None, None] * outer + self._ridge(w)
 
     @functools.cached_property
     def reference(self) -> np.ndarray:  # type: ignore[override]
         """The minimizer (d,), to rounding error; raises where there is none."""
+        if not isinstance(self.X, np.ndarray):
+            raise TypeError("The minimizer is found on the host: read `reference` before the objective is moved.")
         start = np.zeros(self.dim)
         found = scipy.optimize.minimize(self.value, start, jac=self.gradient, hess=self.hessian, method="trust-exact", options={"gtol": 1e-8, "maxiter": 500})
         w, shift = found.x, np.full(self.dim, np.inf)
@@ -114,7 +121,7 @@ class LeastSquares(Regression):
     def _loss(self, z: np.ndarray, y: np.ndarray, order: int) -> np.ndarray:
         if order == 0:
             return 0.5 * (z - y) ** 2
-        return z - y if order == 1 else np.full_like(z, 1.0 if order == 2 else 0.0)
+        return z - y if order == 1 else namespace(z).full_like(z, 1.0 if order == 2 else 0.0)
 
     @property
     def constant_hessian(self) -> bool:  # type: ignore[override]
@@ -125,9 +132,10 @@ class Logistic(Regression):
     """``loss = log(1 + exp(-z))`` for label 1, ``log(1 + exp(z))`` for label 0."""
 
     def _loss(self, z: np.ndarray, y: np.ndarray, order: int) -> np.ndarray:
+        xp = namespace(z)
         if order == 0:
-            return np.logaddexp(0.0, np.where(y > 0, -z, z))
-        p = 0.5 * (1 + np.tanh(0.5 * z))  # the logistic function, without overflow
+            return xp.logaddexp(xp.zeros_like(z), xp.where(y > 0, -z, z))
+        p = 0.5 * (1 + xp.tanh(0.5 * z))  # the logistic function, without overflow
         if order == 1:
             return p - y
         return p * (1 - p) if order == 2 else p * (1 - p) * (1 - 2 * p)

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from ...ensemble import Ensemble
 from ...flow import Flow
 from ...linear import LinearFlow, linearize
 from ...methods import Method
 from ...noise import Noise
 from ...objectives import quadratic
-from ...simulate import Ensemble, simulate
+from ...simulate import simulate
 from ..objects import Theorem
 
 PATHS = 1024

@@ -1,0 +1,391 @@
+"""Blocks of paths: their random numbers, their steps, and what is kept of them.
+
+A block is a fixed number of paths with its own random stream. Its numbers depend on the seed and its place alone:
+not on workers, on how many steps are drawn at once, or on how many other blocks there are.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from . import _fast
+from ._array import Backend, block_size, stream
+from ._steps import Affine, Modes, Stepwise
+from ._streaming import ControlledMoments, Moments, Quantiles
+from .flow import Flow
+
+CHUNK = 2**17  # normals drawn at once: about a megabyte, between 16 and 64 steps, ...
+LARGEST_CHUNK = 2**22  # ... unless curvature noise takes so many a step that they would not fit
+
+
+@dataclass(frozen=True)
+class Control:
+    """The tangent flow that runs beside, on the same noise, and its exact moments at the saved times: (times, d), (times, d, d)."""
+
+    flow: Flow
+    mean: np.ndarray
+    covariance: np.ndarray
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked simulation: what every block of paths is told."""
+
+    flow: Flow
+    start: np.ndarray  # (paths, d), perhaps a view of one row
+    steps: int
+    dt: float
+    saved: np.ndarray  # step numbers
+    seed: int
+    level: str
+    center: np.ndarray
+    radius: float
+    modes: Modes | None = None
+    inside: Callable[[Any], Any] | None = None
+    refine: int = 0
+    dtype: str = "float64"
+    compiled: bool = False
+    keep_states: bool = True
+    observables: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
+    quantiles: tuple[float, ...] = ()
+    control: Control | None = None
+
+    @property
+    def paths(self) -> int:
+        return len(self.start)
+
+    @property
+    def width(self) -> int:
+        """Paths in a full block."""
+        return block_size(self.flow.dim)
+
+    @property
+    def blocks(self) -> int:
+        return math.ceil(self.paths / self.width)
+
+    def rows(self, number: int) -> slice:
+        return slice(number * self.width, min((number + 1) * self.width, self.paths))
+
+    @property
+    def normals(self) -> int:
+        """Standard normals of one path's step."""
+        return self.flow.noise_model.normals(self.flow.dim)
+
+    @property
+    def draws_samples(self) -> bool:
+        """Whether noise comes as samples (real minibatches, a user's own noise) instead of standard normals."""
+        model = self.flow.noise_model
+        return not model.linear or (self.level == "iteration" and model.objective is not None)
+
+    @property
+    def chunk(self) -> int:
+        """Steps whose noise is drawn at once."""
+        size = self.width * max(1, self.normals)
+        steps = max(1, min(max(16, min(64, CHUNK // size)), LARGEST_CHUNK // size))
+        return math.ceil(steps / 2**self.refine) * 2**self.refine
+
+    def times(self) -> np.ndarray:
+        return self.saved * self.dt
+
+
+class Normals:
+    """A block's standard normals, (steps, k, width) at a time, the same however they are divided into chunks.
+
+    With `refine` halvings of the time step every increment is bridged: its two halves are
+    ``(z + xi) / sqrt 2`` and ``(z - xi) / sqrt 2``, whose sum is the coarse path's increment.
+    """
+
+    def __init__(self, plan: Plan, number: int):
+        self.shape, self.compiled = (plan.normals, plan.width), plan.compiled
+        self.streams = [stream(plan.seed, number), *(stream(plan.seed, number, level) for level in range(1, plan.refine + 1))]
+        self.seconds = 0.0
+        self.buffer = np.empty((plan.chunk if not plan.refine else 0, *self.shape))
+
+    def draw(self, steps: int) -> np.ndarray:
+        """Normals of the next `steps` steps, (steps, k, width)."""
+        began = time.perf_counter()
+        z = self._fill(self.streams[0], steps >> (len(self.streams) - 1))
+        for rng in self.streams[1:]:
+            xi = self._fill(rng, len(z))
+            z = np.stack([z + xi, z - xi], axis=1).reshape(2 * len(z), *self.shape) * math.sqrt(0.5)
+        self.seconds += time.perf_counter() - began
+        return z
+
+    def _fill(self, rng: np.random.Generator, steps: int) -> np.ndarray:
+        out = self.buffer[:steps] if len(self.buffer) else np.empty((steps, *self.shape))
+        if self.compiled:
+            _fast.fill(rng, out)
+        else:
+            rng.standard_normal(out=out)
+        return out
+
+
+class Track:
+    """Paths being moved: affine flows by whole chunks of normals, others step by step."""
+
+    def __init__(self, plan: Plan, flow: Flow, start: np.ndarray, count: int):
+        self.flow, self.plan, self.count = flow, plan, count
+        affine = Affine.of(flow, plan.dt, plan.level, plan.modes)
+        self.mover: Affine | Stepwise = affine or Stepwise(flow, plan.dt, plan.level, plan.modes)
+        # Matrix products round alike only for like shapes: affine blocks are always full, others in steps of 64 paths.
+        self.width = plan.width if affine else min(plan.width, math.ceil(count / 64) * 64)
+        self.x = np.empty((flow.dim, self.width), dtype=plan.dtype)
+        self.x[:, :count], self.x[:, count:] = start.T, start[0][:, None]
+
+    def run(self, noise: Any) -> Iterator[np.ndarray]:
+        """The states (d, count) after each step of a chunk; what is written into them stays."""
+        if isinstance(self.mover, Affine):
+            states = self.mover.run(self.x, noise.astype(self.plan.dtype, copy=False))
+        else:
+            states = self.mover.run(self.x, self._samples(noise))
+        for x in states:
+            yield x[:, : self.count]
+
+    def _samples(self, noise: Iterable[Any]) -> Iterator[Any]:
+        model, dtype = self.flow.noise_model, self.plan.dtype
+        for one in noise:
+            if isinstance(one, np.ndarray):
+                yield model.combine(one[:, : self.width].astype(dtype, copy=False), self.flow.dim)
+            else:
+                yield type(one)(*(part[: self.width] for part in one))
+
+
+class Recorder:
+    """Watches a block of paths: snapshots, divergence, first exits."""
+
+    def __init__(self, plan: Plan, count: int):
+        self.plan = plan
+        self.saved = np.empty((len(plan.saved), plan.flow.dim, count), dtype=plan.dtype)
+        self.diverged_at, self.exit_times = np.full(count, np.nan), np.full(count, np.nan)
+        self.lost = np.zeros(count, dtype=bool)
+        self.any_lost, self.slot, self.step = False, 0, 0
+        # No path can be too far while all of them together are not: one product instead of a distance for each.
+        self.safe = max(0.0, plan.radius - float(np.linalg.norm(plan.center))) ** 2
+
+    def start(self, x: np.ndarray) -> None:
+        self.last = x.copy()
+        self._save(0, x)
+
+    def see(self, step: int, x: np.ndarray) -> None:
+        """Take note of the states `x` (d, count) after `step`; diverged paths are put back where they were last."""
+        flat = x.ravel()
+        if self.any_lost or not np.dot(flat, flat) <= self.safe:
+            self._freeze(step, x)
+        if self.plan.inside is not None:
+            out = ~self.plan.inside(x.T) & np.isnan(self.exit_times) & ~self.lost
+            self.exit_times[out] = step * self.plan.dt
+        self._save(step, x)
+        self.last, self.step = x, step
+
+    def _freeze(self, step: int, x: np.ndarray) -> None:
+        offset = x - self.plan.center[:, None]
+        new = ~(np.einsum("ij,ij->j", offset, offset) <= self.plan.radius**2) & ~self.lost  # written so that nan counts as lost
+        if new.any():
+            self.diverged_at[new] = step * self.plan.dt
+            self.lost |= new
+            self.any_lost = True
+        if self.any_lost:
+            x[:, self.lost] = self.last[:, self.lost]
+
+    def _save(self, step: int, x: np.ndarray) -> None:
+        if self.slot < len(self.plan.saved) and self.plan.saved[self.slot] == step:
+            self.saved[self.slot] = x
+            self.slot += 1
+
+
+@dataclass
+class Part:
+    """What one block leaves behind; states (times, m, d) only where they are kept."""
+
+    states: np.ndarray | None
+    moments: Moments
+    controlled: ControlledMoments | None
+    sketch: Quantiles | None
+    observed: Moments | None
+    diverged_at: np.ndarray
+    exit_times: np.ndarray
+    noise_seconds: float
+    seconds: float
+    plan: Plan  # the one that was asked for, or what of it was done when the block was stopped
+
+
+@dataclass
+class Signals:
+    """What running blocks listen to and report to."""
+
+    advance: Callable[[int], None] = lambda steps: None
+    stop: threading.Event = field(default_factory=threading.Event)
+    sketch: Quantiles | None = None  # empty, around the first block's mean
+
+
+def run_block(plan: Plan, number: int, signals: Signals) -> Part:
+    """Simulate one block of paths, or as much of it as there is time for before `signals.stop`."""
+    began, rows = time.perf_counter(), plan.rows(number)
+    start = plan.start[rows]
+    count, source = len(start), Normals(plan, number)
+    main = Track(plan, plan.flow, start, count)
+    beside = Track(plan, plan.control.flow, start, count) if plan.control else None
+    seen, seen_beside = Recorder(plan, count), Recorder(plan, count)
+    with np.errstate(all="ignore"):
+        for track, recorder in ((main, seen), (beside, seen_beside)):
+            if track is not None:
+                recorder.start(track.x[:, :count])
+        step = 0
+        while step < plan.steps:
+            size = min(plan.chunk, plan.steps - step)
+            noise = _noise(plan, source, size)
+            if beside is not None:
+                _follow(beside, seen_beside, step, noise.copy(), signals.stop)
+            if not _follow(main, seen, step, noise, signals.stop):
+                return _stopped(plan, seen, signals, source.seconds, began)
+            step += size
+            signals.advance(size)
+        return _part(plan, seen, seen_beside if beside else None, signals, source.seconds, began)
+
+
+def _noise(plan: Plan, source: Normals, steps: int) -> Any:
+    if not plan.draws_samples:
+        return source.draw(steps)
+    return (plan.flow.draw(plan.width, source.streams[0], level=plan.level) for _ in range(steps))
+
+
+def _follow(track: Track, recorder: Recorder, step: int, noise: Any, stop: threading.Event) -> bool:
+    """Move a track through a chunk; False if it was stopped."""
+    for ahead, x in enumerate(track.run(noise), start=step + 1):
+        recorder.see(ahead, x)
+        if stop.is_set():
+            return False
+    recorder.last = recorder.last.copy()  # the next chunk's buffers may be these
+    return True
+
+
+def _part(plan: Plan, seen: Recorder, beside: Recorder | None, signals: Signals, noise_seconds: float, began: float) -> Part:
+    states = np.swapaxes(seen.saved, 1, 2)
+    kept = states if not seen.any_lost else states[:, ~seen.lost]
+    moments, sketch = Moments.of(kept), None
+    if plan.quantiles:
+        if signals.sketch is None:  # the first block, which runs alone
+            signals.sketch = Quantiles.around(moments.center)
+        sketch = signals.sketch.add(kept)
+    controlled = None
+    if beside is not None and plan.control is not None and not seen.any_lost:
+        controlled = ControlledMoments.of(kept, np.swapaxes(beside.saved, 1, 2), control_mean=plan.control.mean, control_covariance=plan.control.covariance)
+    return Part(
+        states=states if plan.keep_states else None,
+        moments=moments,
+        controlled=controlled,
+        sketch=sketch,
+        observed=_observe(plan, kept),
+        diverged_at=seen.diverged_at,
+        exit_times=seen.exit_times,
+        noise_seconds=noise_seconds,
+        seconds=time.perf_counter() - began,
+        plan=plan,
+    )
+
+
+def _stopped(plan: Plan, seen: Recorder, signals: Signals, noise_seconds: float, began: float) -> Part:
+    """A block that was stopped: its snapshots so far, and where its paths are now."""
+    done = plan.saved[: seen.slot]
+    if not len(done) or done[-1] < seen.step:
+        done, seen.saved = np.append(done, seen.step), np.concatenate([seen.saved[: seen.slot], seen.last[None]])
+    short = replace(plan, saved=done, steps=seen.step, quantiles=(), control=None)
+    return _part(short, seen, None, signals, noise_seconds, began)
+
+
+def _observe(plan: Plan, kept: np.ndarray) -> Moments | None:
+    if not plan.observables:
+        return None
+    rows = [np.stack([np.asarray(observe(w), dtype=float) for observe in plan.observables.values()], axis=-1) for w in kept]
+    return Moments.of(np.stack(rows))
+
+
+class Fleet:
+    """Blocks of paths moved together on another array library; the device is waited for only where states are saved.
+
+    The device's own generator draws the normals unless `host_noise` asks for those that a run on the host has.
+    """
+
+    def __init__(self, plan: Plan, backend: Backend, blocks: range, *, host_noise: bool):
+        self.plan, self.backend, self.blocks = plan, backend, blocks
+        self.offset = plan.rows(blocks[0]).start
+        self.paths = plan.rows(blocks[-1]).stop - self.offset
+        seed = int(np.random.SeedSequence(plan.seed, spawn_key=(blocks[0],)).generate_state(1)[0])
+        self.draw = None if host_noise else backend.normals(seed)
+        self.sources = [] if self.draw else [Normals(plan, number) for number in blocks]
+        flows = [plan.flow] + ([plan.control.flow] if plan.control else [])
+        self.movers = [Stepwise(flow.on(backend), plan.dt, plan.level, plan.modes) for flow in flows]
+        self.states = [backend.asarray(plan.start[self.offset : self.offset + self.paths]) for _ in flows]
+        self.center = backend.asarray(plan.center)
+        self.diverged_at, self.exit_times = (backend.asarray(np.full(self.paths, np.nan)) for _ in range(2))
+        self.saved = [np.empty((len(plan.saved), self.paths, plan.flow.dim), dtype=plan.dtype) for _ in flows]
+        self.slot = 0
+        self._save(0)
+
+    def run(self, signals: Signals) -> Iterator[Part]:
+        """Take all steps, then yield what each block leaves behind; nothing if it was stopped on the way."""
+        began, step = time.perf_counter(), 0
+        while step < self.plan.steps:
+            if signals.stop.is_set():
+                return
+            size = min(self.plan.chunk, self.plan.steps - step)
+            for ahead, normals in enumerate(self._noise(size), start=step + 1):
+                self._move(ahead, normals)
+            step += size
+            signals.advance(size * len(self.blocks))
+        for number in self.blocks:
+            yield self._part(number, signals, began + (time.perf_counter() - began) * (1 - 1 / len(self.blocks)))
+
+    def _noise(self, steps: int) -> Iterator[Any]:
+        """Standard normals (k, paths) for each of the next `steps` steps."""
+        if self.draw is not None:
+            for _ in range(steps):
+                yield self.draw((self.plan.normals, self.paths))
+            return
+        parts = [source.draw(steps) for source in self.sources]
+        for step in range(steps):
+            yield self.backend.asarray(np.concatenate([part[step] for part in parts], axis=1)[:, : self.paths])
+
+    def _move(self, step: int, normals: Any) -> None:
+        """One step of every flow; lost paths stay where they were."""
+        xp, plan, now = self.backend.xp, self.plan, step * self.plan.dt
+        main, *others = self.states
+        ahead = self._stepped(0, normals)
+        offset = ahead - self.center
+        lost = ~(xp.sum(offset * offset, axis=-1) <= plan.radius**2) | ~xp.isnan(self.diverged_at)
+        self.diverged_at = xp.where(lost & xp.isnan(self.diverged_at), xp.full_like(self.diverged_at, now), self.diverged_at)
+        self.states = [xp.where(lost[:, None], main, ahead), *(self._stepped(i, normals) for i in range(1, 1 + len(others)))]
+        if plan.inside is not None:
+            left = ~plan.inside(self.states[0]) & xp.isnan(self.exit_times) & ~lost
+            self.exit_times = xp.where(left, xp.full_like(self.exit_times, now), self.exit_times)
+        self._save(step)
+
+    def _stepped(self, which: int, normals: Any) -> Any:
+        mover = self.movers[which]
+        return mover.step(self.states[which], mover.flow.noise_model.combine(normals, self.plan.flow.dim))
+
+    def _save(self, step: int) -> None:
+        if self.slot < len(self.plan.saved) and self.plan.saved[self.slot] == step:
+            for saved, w in zip(self.saved, self.states, strict=True):
+                saved[self.slot] = self.backend.host(w)
+            self.slot += 1
+
+    def _part(self, number: int, signals: Signals, began: float) -> Part:
+        """What block `number` leaves behind, as if it had been run alone."""
+        rows = self.plan.rows(number)
+        place = slice(rows.start - self.offset, rows.stop - self.offset)
+        seen, beside = (Recorder(self.plan, rows.stop - rows.start) for _ in range(2))
+        seen.saved = np.swapaxes(self.saved[0][:, place], 1, 2)
+        seen.diverged_at, seen.exit_times = (self.backend.host(x)[place].astype(float) for x in (self.diverged_at, self.exit_times))
+        seen.lost = np.isfinite(seen.diverged_at)
+        seen.any_lost = bool(seen.lost.any())
+        if self.plan.control:
+            beside.saved = np.swapaxes(self.saved[1][:, place], 1, 2)
+        return _part(self.plan, seen, beside if self.plan.control else None, signals, 0.0, began)

@@ -1,0 +1,214 @@
+"""What `simulate` is asked for, checked before anything large is made."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import _check, _fast
+from ._array import Backend, backend_of, block_size
+from ._check import StabilityWarning
+from ._engine import Plan
+from ._spectral import check_cut, check_regular
+from ._steps import SCHEMES, Modes
+from .flow import Flow
+from .linear import linearize
+
+MAX_STEPS = 10**9
+
+
+class Request:
+    """The arguments that depend on one another, checked: start, time grid, critical point."""
+
+    def __init__(self, flow: Flow, start: Any, t_end: float, seed: int, paths: int, dt: float | None, level: str, scheme: str, at: Any, refine: int):
+        _check.choice("level", level, ("sde", "iteration"))
+        _check.choice("scheme", scheme, SCHEMES)
+        self.refine = _check.count("refine", refine, least=0, most=20)
+        if level == "iteration" and (dt is not None or scheme != "euler" or refine):
+            raise ValueError("`dt`, `scheme` and `refine` are for level='sde'; the iteration's time step is the flow's `step`.")
+        self.flow, self.level, self.scheme = flow, level, scheme
+        self.paths, self.seed = _check.count("paths", paths), _check.count("seed", seed, least=0)
+        coarse = flow.step if dt is None else _check.positive("dt", dt)
+        self.steps = _multiple("t_end", _check.positive("t_end", t_end), coarse) * 2**self.refine
+        self.dt = coarse / 2**self.refine
+        start = _check.array("start", start, ndim=(1, 2), shape=f"({flow.dim},) or ({paths}, {flow.dim})")
+        if start.shape not in ((flow.dim,), (paths, flow.dim)):
+            raise ValueError(f"`start` must have shape ({flow.dim},) or ({paths}, {flow.dim}); got {start.shape}.")
+        self.common = start.ndim == 1
+        self.start = np.broadcast_to(start, (paths, flow.dim))
+        self.center = start if self.common else start.mean(axis=0)
+        _check_start(flow, self.start[0], level)
+        self._at = at
+        self.modes = Modes.at(flow, self.at) if scheme == "exponential" else None
+        if level == "sde" and scheme == "euler":
+            self._warn_beyond_limit()
+
+    @property
+    def at(self) -> np.ndarray:
+        """The critical point (d,) to linearise at."""
+        at = self.flow.reference if self._at is None else _check.shaped("at", self._at, (self.flow.dim,))
+        if at is None:
+            raise ValueError(f"`at`, the critical point to linearise at, must be given: {self.flow.objective!r} has no reference point.")
+        return linearize(self.flow, at=at).at  # raises where it is not a critical point
+
+    def _warn_beyond_limit(self) -> None:
+        places = {"at the start": self.start[0]}
+        if self.flow.reference is not None:
+            places = {"at the reference point": self.flow.reference, **places}
+        for place, w in places.items():
+            values = np.linalg.eigvalsh(self.flow.objective.hessian(w))
+            with np.errstate(all="ignore"):
+                fastest = float(np.max(self.flow.method.gains(values) * values))
+            if fastest * self.dt > 2:
+                warnings.warn(
+                    f"dt = {self.dt:g} is beyond the Euler scheme's stability limit {2 / fastest:.4g} (the fastest rate {place} is {fastest:.4g}): "
+                    "its paths grow where the SDE's do not. Take a smaller dt, or scheme='exponential'.",
+                    StabilityWarning,
+                    stacklevel=4,
+                )
+                return
+
+    def radius(self, radius: float | None) -> float:
+        if radius is not None:
+            return _check.positive("radius", radius)
+        spread = 0.0 if self.common else float(np.max(np.linalg.norm(self.start - self.center, axis=1)))
+        return 1e6 * max(1.0, spread + float(np.linalg.norm(self.center)))
+
+    def saved(self, save: Any, keep: str, dtype: str) -> np.ndarray:
+        """The step numbers to save at, checked against memory before anything large is made."""
+        _check.choice("keep", keep, ("states", "moments"))
+        whole = isinstance(save, (int, np.integer)) and not isinstance(save, bool)
+        if whole:
+            _check.count("save", save, most=self.steps)
+        times = 1 if save is None else save + 1 if whole else np.size(save)
+        _check_memory(times, self.paths, self.flow.dim, keep, 4 if dtype == "float32" else 8)
+        if save is None:
+            return np.array([self.steps])
+        if whole:
+            return np.unique(np.round(np.linspace(0, self.steps, int(save) + 1)).astype(int))
+        moments = _check.array("save", save, ndim=1, shape="(times,)")
+        numbers = np.round(moments / self.dt)
+        if len(moments) == 0 or (numbers < 0).any() or (numbers > self.steps).any() or (np.diff(numbers) <= 0).any():
+            raise ValueError(f"`save` must hold increasing times in [0, {self.steps * self.dt:g}].")
+        if (np.abs(moments / self.dt - numbers) > 1e-9 * np.maximum(1, numbers)).any():
+            raise ValueError(f"`save` must hold multiples of the time step {self.dt:g}.")
+        return numbers.astype(int)
+
+
+def _multiple(name: str, t: float, dt: float) -> int:
+    if t / dt > MAX_STEPS:
+        raise ValueError(f"`{name}` = {t:g} is {t / dt:.2g} time steps of {dt:g}; at most {MAX_STEPS:.0e} are taken.")
+    steps = round(t / dt)
+    if steps < 1 or abs(t / dt - steps) > 1e-9 * steps:
+        raise ValueError(f"`{name}` must be a multiple of the time step {dt:g}; got {t:g}. Try {max(steps, 1) * dt:g}.")
+    return steps
+
+
+def _check_start(flow: Flow, w: np.ndarray, level: str) -> None:
+    """Misuse that would make every path diverge at once is an error: the physics first."""
+    dim, many = flow.dim, flow.dim + 1  # a number of states that no axis of one state could be taken for
+    hessian = _check.symmetric("hessian", _check.shaped("hessian", flow.objective.hessian(w), (dim, dim)))
+    _check.shaped("gradient", flow.objective.gradient(w), (dim,))
+    for name, shape in (("gradient", (many, dim)), ("hessian", (many, dim, dim))):
+        found = _batched_shape(getattr(flow.objective, name), np.tile(w, (many, 1)))
+        if found != shape:
+            raise ValueError(f"`{name}` must take leading axes as batch: {many} states, shape ({many}, {dim}), should give shape {shape}; got {found}.")
+    if not flow.method.is_identity:
+        values = np.linalg.eigvalsh(hessian)
+        check_regular(flow.method, values)
+        if flow.bends and level == "sde":  # the iteration decomposes each sampled Hessian and linearises nothing
+            check_cut(flow.method, values)
+
+
+def _batched_shape(function: Callable[[np.ndarray], np.ndarray], states: np.ndarray) -> Any:
+    try:
+        return np.shape(function(states))
+    except Exception as error:  # a user's function may fail in any way when given a batch
+        return f"{type(error).__name__}: {error}"
+
+
+def _check_memory(times: int, paths: int, dim: int, keep: str, width: int) -> None:
+    states = float(width) * times * dim * (paths if keep == "states" else 0)
+    working = 8.0 * (os.cpu_count() or 1) * min(paths, block_size(dim)) * (2.0 * times * dim + 8.0 * dim * dim) + 24.0 * paths
+    total = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if hasattr(os, "sysconf") else 16e9
+    if states + working > 0.7 * total:
+        advice = "Save fewer times or paths, or keep='moments'." if states > working else "Save fewer times."
+        raise ValueError(f"The states need {(states + working) / 1e9:.1f} GB of {total / 1e9:.0f} GB: {times} times x {paths} paths x {dim}. {advice}")
+
+
+def region(exit: Any, flow: Flow, center: np.ndarray, backend: Backend) -> Callable[[Any], Any] | None:
+    """The region that `exit` names, as a function of states; None without."""
+    if exit is None:
+        return None
+    if callable(exit):
+        _ask("exit", exit, backend.asarray(np.stack([center] * 3)), "bool")
+        return exit
+    size = _check.positive("exit", exit)
+    middle = backend.asarray(center if flow.reference is None else flow.reference)
+    return lambda w: backend.xp.sum((w - middle) ** 2, axis=-1) < size**2
+
+
+def _ask(name: str, function: Callable[[Any], Any], states: Any, kind: str) -> None:
+    """A user's function must answer once per state."""
+    try:
+        answer = function(states)
+        found = f"{answer.dtype} {tuple(answer.shape)}"
+    except Exception as error:  # it may fail in any way
+        raise ValueError(f"`{name}` must take three states, shape {tuple(states.shape)}; it raised {type(error).__name__}: {error}.") from None
+    if tuple(answer.shape) != (3,) or not ("bool" in str(answer.dtype)) == (kind == "bool"):
+        raise ValueError(f"`{name}` must answer {kind} once per state: three states should give shape (3,) of {kind}; got {found}.")
+
+
+def watched(observables: Any, w: np.ndarray) -> dict[str, Callable[[Any], Any]]:
+    """The user's observables, each tried once."""
+    if observables is None:
+        return {}
+    if not isinstance(observables, dict) or not all(isinstance(name, str) and callable(f) for name, f in observables.items()):
+        raise ValueError(f"`observables` must be a dict of functions by name, such as {{'risk': objective.value}}; got {observables!r}.")
+    for name, function in observables.items():
+        _ask(f"observables[{name!r}]", function, np.stack([w] * 3), "numbers")
+    return observables
+
+
+def levels(quantiles: Any) -> tuple[float, ...]:
+    """Quantile levels, checked."""
+    if quantiles is None:
+        return ()
+    levels = np.atleast_1d(_check.array("quantiles", quantiles, ndim=(0, 1), shape="(levels,)"))
+    if ((levels < 0) | (levels > 1)).any():
+        raise ValueError(f"`quantiles` must hold levels in [0, 1]; got {levels}.")
+    return tuple(levels.tolist())
+
+
+def arrays_of(device: Any, dtype: str) -> Backend:
+    """The arrays to compute with."""
+    _check.choice("dtype", dtype, ("float64", "float32"))
+    return backend_of(device if isinstance(device, Backend) else _check.choice("device", device, ("cpu", "cuda")), dtype)
+
+
+def compiled(accelerate: bool | None) -> bool:
+    """Whether to use Numba."""
+    if accelerate is None:
+        return _fast.available()
+    if accelerate and not _fast.available():
+        raise ValueError("`accelerate` needs Numba: pip install sfn-stability[fast].")
+    return bool(accelerate)
+
+
+def host_noise(noise: str | None, plan: Plan, backend: Backend) -> bool:
+    """Whether random numbers come from the host, and whether a device can run this plan at all."""
+    if noise is not None:
+        _check.choice("noise", noise, ("host", "device"))
+    if backend.name == "numpy":
+        if noise == "device":
+            raise ValueError("`noise`='device' needs a device: with device='cpu' the random numbers are the host's.")
+        return True
+    if plan.draws_samples:
+        raise ValueError("Real minibatches and a noise class's own samples are drawn on the host: use device='cpu'.")
+    if noise == "device" and plan.refine:
+        raise ValueError("`refine` bridges the host's random numbers: use noise='host'.")
+    return noise == "host" or bool(plan.refine) or backend.normals(0) is None

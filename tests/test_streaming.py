@@ -1,0 +1,346 @@
+"""Streaming statistics: the same numbers as with all samples in memory, errors that are honest, quantiles within the promised distance."""
+
+import dataclasses
+from functools import reduce
+
+import numpy as np
+import pytest
+
+from stability._streaming import ControlledMoments, Moments, Quantiles
+
+
+def blocks_of(states, *sizes):
+    return np.split(states, np.cumsum(sizes), axis=1)
+
+
+def merged(parts):
+    return reduce(lambda a, b: a.merge(b), parts)
+
+
+def close(found, expected, rtol=1e-12):
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * np.max(np.abs(expected)))
+
+
+def skewed(*shape, seed=0):
+    """Samples whose third moments do not vanish, and whose axes are correlated."""
+    z = np.random.default_rng(seed).exponential(size=shape)
+    return z + 0.5 * z[..., ::-1] ** 2 + np.arange(shape[-1])
+
+
+def numpy_moments(states):
+    """Mean, covariance and their standard errors of shape (n, d), entry by entry from NumPy."""
+    n, d = states.shape
+    c = states - states.mean(axis=0)
+    covariance = np.cov(states.T, ddof=1).reshape(d, d)
+    fourth = np.array([[np.mean(c[:, i] ** 2 * c[:, j] ** 2) for j in range(d)] for i in range(d)])
+    return states.mean(axis=0), np.sqrt(np.diag(covariance) / n), covariance, np.sqrt((fourth - covariance**2) / n)
+
+
+def results(moments):
+    return moments.mean, moments.standard_error, moments.covariance, moments.covariance_error
+
+
+class TestMoments:
+    @pytest.mark.parametrize("sizes", [(), (500,), (1, 998), (0, 3, 0, 990), tuple([1] * 40)], ids=str)
+    def test_any_split_gives_numpys_moments_of_all_samples(self, sizes):
+        states = skewed(3, 1000, 4)
+        found = merged(Moments.of(block) for block in blocks_of(states, *sizes))
+        assert found.count == 1000
+        for time in range(3):
+            for ours, expected in zip(results(found), numpy_moments(states[time]), strict=True):
+                close(ours[time], expected)
+
+    def test_merging_is_associative_and_commutative_to_rounding(self):
+        a, b, c = (Moments.of(block) for block in blocks_of(skewed(2, 600, 3), 7, 400))
+        first = dataclasses.astuple(a.merge(b).merge(c))
+        for other in (a.merge(b.merge(c)), c.merge(a).merge(b)):
+            for ours, theirs in zip(first, dataclasses.astuple(other), strict=True):
+                close(ours, theirs)
+
+    @pytest.mark.parametrize("sizes", [(), (1000, 1, 500)], ids=["one block", "merged"])
+    def test_a_mean_far_larger_than_the_spread_costs_no_digits_but_those_of_the_samples(self, sizes):
+        small = np.round(skewed(1, 4000, 2) * 2**20) / 2**20  # so that adding 1e8 is exact
+        found = merged(Moments.of(block + 1e8) for block in blocks_of(small, *sizes))
+        _, error, covariance, covariance_error = numpy_moments(small[0])
+        close(found.mean[0] - 1e8, small[0].mean(axis=0), rtol=3e-8)  # the spacing of numbers near 1e8
+        for ours, expected in ((found.standard_error, error), (found.covariance, covariance), (found.covariance_error, covariance_error)):
+            close(ours[0], expected, rtol=1e-7)
+
+    def test_known_answer_by_hand(self):
+        found = Moments.of(np.array([[[0.0, 0.0], [2.0, 4.0]]]))
+        np.testing.assert_array_equal(found.mean, [[1.0, 2.0]])
+        np.testing.assert_array_equal(found.covariance, [[[2.0, 4.0], [4.0, 8.0]]])
+        np.testing.assert_array_equal(found.standard_error, [[1.0, 2.0]])
+        np.testing.assert_array_equal(found.m21, [[[0.0, 0.0], [0.0, 0.0]]])
+        np.testing.assert_array_equal(found.m22, [[[2.0, 8.0], [8.0, 32.0]]])
+
+    def test_the_memory_layout_has_no_effect_and_single_precision_is_summed_in_double(self):
+        states = skewed(2, 900, 3).astype(np.float32)
+        transposed = np.swapaxes(np.ascontiguousarray(np.swapaxes(states, 1, 2)), 1, 2)
+        for other in (transposed, states.astype(float)):
+            for ours, theirs in zip(results(Moments.of(states)), results(Moments.of(other)), strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+    @pytest.mark.parametrize("count", [0, 1])
+    def test_less_than_two_samples_are_nan_and_harmless_in_a_merge(self, count):
+        few, many = Moments.of(skewed(2, count, 3)), Moments.of(skewed(2, 50, 3))
+        for ours, shape in zip(results(few), [(2, 3), (2, 3), (2, 3, 3), (2, 3, 3)], strict=True):
+            assert ours.shape == shape
+            assert np.isnan(ours).all()
+        assert np.isfinite(results(few.merge(many))[3]).all()
+        assert few.merge(many).count == many.merge(few).count == 50 + count
+
+    def test_constant_samples_have_no_spread(self):
+        found = merged([Moments.of(np.full((1, 9, 2), 0.1))] * 3)
+        np.testing.assert_array_equal(found.mean, [[0.1, 0.1]])
+        assert max(np.abs(result).max() for result in results(found)[1:]) < 1e-16
+
+    def test_fourth_powers_too_large_for_a_float_are_an_infinite_error(self):
+        found = merged([Moments.of(skewed(1, 50, 2) * 1e100)] * 2)
+        assert np.isfinite(found.covariance).all()
+        assert not np.isfinite(found.covariance_error).any()
+
+    def test_misuse_is_named(self):
+        with pytest.raises(ValueError, match="finite"):
+            Moments.of(np.array([[[0.0], [np.nan]]]))
+        with pytest.raises(ValueError, match="shape"):
+            Moments.of(np.zeros((1, 3, 2))).merge(Moments.of(np.zeros((2, 3, 2))))
+
+    def test_high_dimension_needs_a_few_matrices(self):
+        import tracemalloc
+
+        states = np.random.default_rng(0).standard_normal((1, 64, 400))
+        tracemalloc.start()
+        one = Moments.of(states)
+        one.merge(one)
+        assert tracemalloc.get_traced_memory()[1] < 14 * 8 * 400**2
+        tracemalloc.stop()
+
+
+COVARIANCE = np.array([[1.0, 0.3], [0.3, 1.0]])
+ROOT = np.linalg.cholesky(COVARIANCE)
+
+
+def bent(u):
+    """A weakly nonlinear flow of the linear one's state."""
+    return u + 0.1 * u**2 + 0.05 * u**3
+
+
+def expectation(spread):
+    """Mean and covariance of `bent` for a Gaussian u of covariance spread^2 COVARIANCE, by Gauss-Hermite quadrature (exact for cubics)."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(8)
+    grid = np.stack(np.meshgrid(nodes, nodes, indexing="ij"), axis=-1).reshape(-1, 2) @ ROOT.T * spread
+    weights = np.outer(weights, weights).ravel() / weights.sum() ** 2
+    mean = weights @ bent(grid)
+    return mean, ((bent(grid) - mean).T * weights) @ (bent(grid) - mean)
+
+
+def controlled(paths, controls, spread=1.0, shift=0.0):
+    """With ``E u = shift``."""
+    times = len(paths)
+    return ControlledMoments.of(paths, controls, control_mean=np.full((times, 2), shift), control_covariance=np.tile(COVARIANCE * spread**2, (times, 1, 1)))
+
+
+def replicate(kind, *, samples, spread=1.0, replications=400, seed=3):
+    """Replications in the place of times, in blocks: moments, true mean, true covariance."""
+    rng = np.random.default_rng(seed)
+
+    def gauss():
+        return rng.standard_normal((replications, 1000, 2))
+
+    def block():
+        u = gauss() @ ROOT.T * spread
+        paths = bent(u) + 0.05 * gauss() if kind == "bent" else bent(gauss() @ ROOT.T * spread)
+        return controlled(paths, u, spread)
+
+    mean, covariance = expectation(spread)
+    return merged(block() for _ in range(samples // 1000)), mean, covariance + (0.05**2 * np.eye(2) if kind == "bent" else 0.0)
+
+
+def worst(scores):
+    """Of standard scores, replications first: the z of their mean, and of their standard deviation."""
+    n, spread = len(scores), scores.std(axis=0)
+    return np.abs(scores.mean(axis=0) / spread).max() * np.sqrt(n), np.abs(spread - 1).max() * np.sqrt(2 * n)
+
+
+class TestControlledMoments:
+    # Residuals of cubics have heavy tails: scores of covariances need many samples to look normal where u is wide.
+    @pytest.mark.parametrize(("kind", "spread", "samples"), [("bent", 0.5, 12_000), ("independent", 0.5, 4000)])
+    def test_errors_are_honest_in_400_replications(self, kind, spread, samples):
+        found, mean, covariance = replicate(kind, samples=samples, spread=spread)
+        assert max(worst((found.mean - mean) / found.standard_error)) < 4
+        assert max(worst((found.covariance - covariance) / found.covariance_error)) < 4
+
+    @pytest.mark.parametrize("kind", ["bent", "independent"])
+    def test_unbiased_and_the_squared_errors_are_the_variance_even_with_heavy_tails(self, kind):
+        found, *truths = replicate(kind, samples=2000)
+        for estimate, error, truth in ((found.mean, found.standard_error, truths[0]), (found.covariance, found.covariance_error, truths[1])):
+            wrong = (estimate - truth).reshape(400, -1)
+            assert np.abs(wrong.mean(axis=0) / wrong.std(axis=0)).max() * 20 < 4
+            np.testing.assert_allclose(wrong.var(axis=0), np.mean(error.reshape(400, -1) ** 2, axis=0), rtol=4 * np.sqrt(2 / 400))
+
+    def test_a_mean_stays_unbiased_with_few_samples(self):
+        """One beta from all samples would bias it: beta and the mean of u^2 are correlated where v has a cubic part."""
+        rng = np.random.default_rng(8)
+        u = rng.standard_normal((20_000, 8, 2)) @ ROOT.T
+        wrong = controlled(u**3 + u**2 * u[..., ::-1] ** 2, u).mean - (1 + 2 * 0.3**2)
+        assert np.abs(wrong.mean(axis=0) / wrong.std(axis=0)).max() * np.sqrt(20_000) < 4
+
+    def test_the_variance_falls_by_what_theory_says(self):
+        """v_i = u_i + a u_i^2 + noise of sd s: the mean's residual is the noise alone."""
+        rng = np.random.default_rng(0)
+        u = rng.standard_normal((1, 40_000, 2)) @ ROOT.T
+        found = controlled(u + 0.1 * u**2 + 0.05 * rng.standard_normal(u.shape), u)
+        np.testing.assert_allclose(found.variance_reduction[0], (1 + 2 * 0.1**2 + 0.05**2) / 0.05**2, rtol=0.05)
+
+    def test_weakly_nonlinear_flows_gain_much_and_independent_controls_lose_nothing(self):
+        mean, covariance = replicate("bent", samples=20_000, replications=4)[0].variance_reduction
+        assert mean.min() > 70
+        assert covariance.min() > 6
+        for reduction in replicate("independent", samples=20_000, replications=4)[0].variance_reduction:
+            np.testing.assert_allclose(reduction, 1, atol=0.01)
+
+    def test_without_a_varying_control_it_is_the_plain_estimator(self):
+        paths = skewed(1, 301, 2)
+        found = ControlledMoments.of(paths, np.full((1, 301, 2), 0.1), control_mean=np.full((1, 2), 0.3 - 0.2), control_covariance=np.zeros((1, 2, 2)))
+        plain = Moments.of(paths)
+        close(found.mean, plain.mean)
+        close(found.covariance, plain.m11 / 301)
+        np.testing.assert_allclose(found.standard_error, plain.standard_error, rtol=0.02)
+        np.testing.assert_allclose(found.covariance_error, plain.covariance_error, rtol=0.05)
+
+    def test_paths_that_are_the_control_are_exact(self):
+        u = np.random.default_rng(1).standard_normal((2, 500, 2)) @ ROOT.T + 7.0
+        found = controlled(u, u, shift=7.0)
+        np.testing.assert_allclose(found.mean, 7.0, rtol=1e-14)
+        np.testing.assert_allclose(found.covariance, np.tile(COVARIANCE, (2, 1, 1)), rtol=1e-13)
+        assert max(found.standard_error.max(), found.covariance_error.max()) < 1e-7
+        assert min(reduction.min() for reduction in found.variance_reduction) > 1e12
+
+    def test_any_split_at_even_positions_gives_the_same_and_merging_is_associative(self):
+        rng = np.random.default_rng(2)
+        u = rng.standard_normal((2, 1000, 2)) @ ROOT.T
+        v = bent(u) + rng.standard_normal(u.shape)
+        whole = controlled(v, u)
+        a, b, c = (controlled(*pair) for pair in zip(blocks_of(v, 2, 600), blocks_of(u, 2, 600), strict=True))
+        empty = controlled(v[:, :0], u[:, :0])
+        for other in (a.merge(b).merge(c), a.merge(b.merge(c)), c.merge(b).merge(a), empty.merge(whole), whole.merge(empty)):
+            assert other.counts == (500, 500)
+            for ours, theirs in zip(results(other), results(whole), strict=True):
+                close(ours, theirs, rtol=1e-11)
+
+    def test_paths_far_from_the_control_cost_no_digits(self):
+        """A nonlinear flow can drift away from its control by many standard deviations."""
+        rng = np.random.default_rng(2)
+        u = rng.standard_normal((1, 1000, 2)) @ ROOT.T
+        near, far = (merged(controlled(bent(block) + shift, block) for block in blocks_of(u, 300)) for shift in (0.0, 2.0**17))
+        close(far.mean - 2.0**17, near.mean, rtol=1e-9)
+        for ours, expected in zip(results(far)[1:], results(near)[1:], strict=True):
+            close(ours, expected, rtol=1e-8)
+
+    @pytest.mark.parametrize("samples", [0, 1, 3])
+    def test_less_than_two_samples_a_half_are_nan(self, samples):
+        u = np.random.default_rng(0).standard_normal((1, samples, 2))
+        for found in (*results(controlled(u, u)), *controlled(u, u).variance_reduction):
+            assert np.isnan(found).all()
+        assert controlled(u, u).count == samples
+
+    def test_collinear_controls_and_samples_too_large_for_their_fourth_powers(self):
+        u = np.random.default_rng(0).standard_normal((1, 200, 1)) @ np.ones((1, 2))
+        found = ControlledMoments.of(bent(u), u, control_mean=np.zeros((1, 2)), control_covariance=np.ones((1, 2, 2)))
+        close(found.covariance, np.broadcast_to(found.covariance[:, :1, :1], (1, 2, 2)), rtol=1e-9)
+        assert not np.isfinite(controlled(u * 1e100, u * 1e100).covariance).any()
+
+    def test_misuse_is_named(self):
+        u = np.zeros((1, 4, 2))
+        for paths, controls in ((u * np.nan, u), (u, u * np.nan)):
+            with pytest.raises(ValueError, match="finite"):
+                controlled(paths, controls)
+        with pytest.raises(ValueError, match="shape"):
+            controlled(u, u[:, :3])
+        with pytest.raises(ValueError, match="control_mean"):
+            controlled(u, u).merge(controlled(u, u, shift=1.0))
+
+
+LEVELS = [0.0, 0.001, 0.025, 0.1, 0.25, 0.3, 0.5, 0.75, 0.975, 1.0]
+
+
+class TestQuantiles:
+    @pytest.mark.parametrize("tolerance", [0.2, 1e-3, 1e-6])
+    @pytest.mark.parametrize("draw", ["normal", "cauchy", "lattice", "scales"])
+    def test_within_the_tolerance_of_numpys_inverted_cdf(self, draw, tolerance):
+        rng = np.random.default_rng(4)
+        shape = (3, 1000, 2)
+        states = {
+            "normal": lambda: rng.standard_normal(shape),
+            "cauchy": lambda: rng.standard_cauchy(shape),
+            "lattice": lambda: rng.integers(-3, 4, shape).astype(float),
+            "scales": lambda: rng.choice([-1.0, 1.0], shape) * 10.0 ** rng.uniform(-290, 290, shape),
+        }[draw]()
+        center = np.array([[0.0, 1.0], [-2.0, 0.5], [0.0, 30.0]]) * (draw != "scales")
+        found = merged(Quantiles.around(center, tolerance=tolerance).add(block) for block in blocks_of(states, 0, 1, 700)).quantile(LEVELS)
+        exact = np.moveaxis(np.quantile(states, LEVELS, axis=1, method="inverted_cdf"), 0, 1)
+        assert found.shape == exact.shape == (3, len(LEVELS), 2)
+        allowed = tolerance * np.abs(exact - center[:, None]) * (1 + 1e-9) + 1e-12 * np.abs(exact) + 1e-13 * np.abs(center[:, None])
+        assert (np.abs(found - exact) <= allowed).all()
+
+    def test_the_tolerance_is_used_and_not_wasted(self):
+        """Errors reach both ends of the promise: buckets are as wide as they may be."""
+        states = np.geomspace(1, 2, 5001)[None, :, None]
+        found = Quantiles.around(np.zeros((1, 1)), tolerance=0.01).add(states)
+        wrong = found.quantile(np.arange(1, 5002) / 5001)[0, :, 0] / states[0, :, 0] - 1
+        np.testing.assert_allclose([wrong.min(), wrong.max()], [-0.01, 0.01], rtol=0.02)
+        assert len(found.keys) == np.ceil(np.log(2) / np.log(1.01 / 0.99)) + 1
+
+    def test_merging_is_exact_in_any_order(self):
+        blocks = blocks_of(skewed(2, 900, 3) - 2, 0, 1, 500)
+        start = Quantiles.around(np.ones((2, 3)))
+        parts = [start.add(block) for block in blocks]
+        first = merged(parts)
+        for other in (merged(parts[::-1]), parts[0].merge(parts[1].merge(parts[2].merge(parts[3]))), start.add(np.concatenate(blocks, axis=1))):
+            assert other.count == first.count == 900
+            np.testing.assert_array_equal(other.keys, first.keys)
+            np.testing.assert_array_equal(other.hits, first.hits)
+        assert (np.diff(first.keys) > 0).all()
+
+    def test_samples_at_the_center_are_exact(self):
+        found = Quantiles.around(np.full((1, 2), 0.1)).add(np.full((1, 5, 2), 0.1))
+        np.testing.assert_array_equal(found.quantile(LEVELS), np.full((1, len(LEVELS), 2), 0.1))
+        assert len(found.keys) == 2
+
+    def test_extreme_distances_are_clipped_and_one_level_keeps_its_axis(self):
+        found = Quantiles.around(np.zeros((1, 1))).add(np.array([[[1e-310], [-1e-310], [1.5e308], [-1.5e308], [0.0]]]))
+        np.testing.assert_allclose(found.quantile([0, 0.4, 0.6, 0.8, 1])[0, :, 0], [-1e300, 0, 0, 0, 1e300], rtol=2.1e-3)
+        assert found.quantile(0.5).shape == (1, 1, 1)
+        far = Quantiles.around(np.full((1, 1), -1e308)).add(np.full((1, 2, 1), 1.5e308))
+        np.testing.assert_allclose(far.quantile(0.5), -1e308)
+
+    def test_without_samples_all_is_nan(self):
+        empty = Quantiles.around(np.zeros((2, 3)))
+        for found in (empty, empty.add(np.zeros((2, 0, 3))), empty.merge(empty)):
+            assert found.quantile(LEVELS).shape == (2, len(LEVELS), 3)
+            assert np.isnan(found.quantile(LEVELS)).all()
+
+    def test_memory_is_bounded_by_buckets_not_samples(self):
+        sketch, rng = Quantiles.around(np.zeros((1, 1))), np.random.default_rng(0)
+        for _ in range(10):
+            sketch = sketch.add(rng.standard_normal((1, 20_000, 1)))
+        assert len(sketch.keys) < 9000
+        assert sketch.hits.sum() == sketch.count == 200_000
+
+    def test_misuse_is_named(self):
+        start = Quantiles.around(np.zeros((1, 1)))
+        with pytest.raises(ValueError, match="finite"):
+            start.add(np.array([[[np.nan]]]))
+        with pytest.raises(ValueError, match="finite"):
+            Quantiles.around(np.array([[np.inf]]))
+        with pytest.raises(ValueError, match="shape"):
+            start.add(np.zeros((1, 3, 2)))
+        with pytest.raises(ValueError, match="tolerance"):
+            Quantiles.around(np.zeros((1, 1)), tolerance=0.0)
+        for other in (Quantiles.around(np.ones((1, 1))), Quantiles.around(np.zeros((1, 1)), tolerance=0.1)):
+            with pytest.raises(ValueError, match="center and tolerance"):
+                start.merge(other)
+        for level in (-0.1, 1.1, np.nan):
+            with pytest.raises(ValueError, match="levels"):
+                start.add(np.zeros((1, 3, 1))).quantile(level)
