@@ -19,6 +19,7 @@ BARS = {
     "draw": ("drawing the normals alone", "0.75"),
     "diffrax": ("diffrax, its best form", "#d1762c"),
     "torchsde": ("torchsde, its best form", "#b33a3a"),
+    "torchsde*": ("torchsde given fresh normals", "#e09a9a"),
     "sdeint": ("sdeint", "#6b6b6b"),
 }
 PROBLEMS = {"ou-2/one": "OU\nd = 2", "ou-16/one": "OU\nd = 16", "ou-128/one": "OU\nd = 128", "sfn-2/one": "SFN flow\nd = 2", "sfn-8/one": "SFN flow\nd = 8"}

@@ -124,6 +124,7 @@ def _notes(which: str, cores: int) -> list[str]:
     from peers_ensembles import missing
 
     found = [note for note in map(missing, PEERS) if note]
+    found.append("torchsde* is torchsde with fresh normals at every query, a Brownian motion of ours that it does not ship.")
     return [*found, "Only one core here: two threads over one cannot be measured."] if which == "all" and cores < 2 else found
 
 
@@ -159,7 +160,7 @@ def _race(kind: str, problem: Problem, cores: int, quick: bool) -> dict:
 
 def _opponents(kind: str, cores: int) -> list[str]:
     single = kind in ("ou-2", "ou-16") and cores == 1
-    return ["draw"] * kind.startswith("ou") + ["diffrax", "torchsde"] + ["sdeint"] * single
+    return ["draw"] * kind.startswith("ou") + ["diffrax", "torchsde", "torchsde*"] + ["sdeint"] * single
 
 
 def _threads(problem: Problem, cores: int) -> dict:

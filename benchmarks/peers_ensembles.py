@@ -13,17 +13,20 @@ from _problems import DAMPING, Problem, quartic
 CHUNK = 2**15
 """Normals per call of the bare draw: 256 kB, within a core's cache."""
 
+FRESH = "torchsde*"
+"""torchsde with a Brownian motion of our own that draws fresh normals at every query: what diffrax ships and torchsde does not."""
+
 
 def missing(name: str) -> str | None:
     """Why a peer cannot be measured, as a sentence; None if it can."""
-    needs = {"diffrax": ("jax", "diffrax"), "torchsde": ("torch", "torchsde"), "sdeint": ("sdeint",), "draw": ()}[name]
+    needs = {"diffrax": ("jax", "diffrax"), "torchsde": ("torch", "torchsde"), FRESH: ("torch", "torchsde"), "sdeint": ("sdeint",), "draw": ()}[name]
     absent = [package for package in needs if find_spec(package) is None]
     return f"{name} is left out: {' and '.join(absent)} not installed (extra `peers`)." if absent else None
 
 
 def contenders(name: str, problem: Problem, threads: int, most: int | None = None) -> list[Contender]:
     """The variants of one peer on one problem; with `most`, only the first ones (those that won in full runs stand first)."""
-    variants = {"draw": _draw, "diffrax": _diffrax, "torchsde": _torchsde, "sdeint": _sdeint}[name](problem, threads)[:most]
+    variants = {"draw": _draw, "diffrax": _diffrax, "torchsde": _torchsde, FRESH: _torchsde_fresh, "sdeint": _sdeint}[name](problem, threads)[:most]
     return [Contender(name, variant, run, paths, problem.steps) for variant, run, paths in variants]
 
 
@@ -192,17 +195,34 @@ def _diffrax_sfn(problem: Problem) -> dict:
 
 
 def _torchsde(problem: Problem, threads: int) -> list:
+    """torchsde as it ships: BrownianInterval, which can answer any query again, as it comes and with the steps told in advance."""
+    import torch
+    import torchsde
+
+    size = (problem.paths, problem.dim)
+    interval = functools.partial(torchsde.BrownianInterval, t0=0.0, t1=problem.t_end, size=size, dtype=torch.float64)
+    noises = {
+        "BrownianInterval(dt)": lambda seed: interval(entropy=seed, dt=problem.dt),
+        "BrownianInterval(dt, long cache)": lambda seed: interval(entropy=seed, dt=problem.dt, cache_size=2 * problem.steps),
+        "BrownianInterval": lambda seed: interval(entropy=seed),
+    }
+    equations = _torch_equations(problem, threads)
+    variants = [(form, noise) for form in equations for noise in noises]
+    return [(f"{form}, {noise}", _torch_run(problem, equations[form], noises[noise]), problem.paths) for form, noise in variants]
+
+
+def _torchsde_fresh(problem: Problem, threads: int) -> list:
+    equations, fresh = _torch_equations(problem, threads), _fresh_normals()
+    noise = functools.partial(fresh, (problem.paths, problem.dim))
+    return [(f"{form}, fresh normals", _torch_run(problem, sde, noise), problem.paths) for form, sde in equations.items()]
+
+
+def _torch_equations(problem: Problem, threads: int) -> dict:
+    """The forms of a problem, best first."""
     import torch
 
     torch.set_num_threads(threads)
-    equations = _torch_ou(problem) if problem.kind == "ou" else _torch_sfn(problem)
-    noises, simplest = _torch_noises(problem), next(iter(equations))
-    return [
-        (f"{form}, {noise}", _torch_run(problem, sde, made), problem.paths)
-        for form, sde in equations.items()
-        for noise, made in noises.items()
-        if noise == "fresh normals" or form == simplest  # the cheapest noise with every form, every noise with one form
-    ]
+    return _torch_ou(problem) if problem.kind == "ou" else _torch_sfn(problem)
 
 
 def _torch_run(problem: Problem, sde, noise: Callable) -> Callable[[int], np.ndarray]:
@@ -217,20 +237,6 @@ def _torch_run(problem: Problem, sde, noise: Callable) -> Callable[[int], np.nda
             return torchsde.sdeint(sde, y0, times, bm=noise(seed), method="euler", dt=problem.dt)[-1].numpy()
 
     return run
-
-
-def _torch_noises(problem: Problem) -> dict[str, Callable]:
-    """BrownianInterval as it comes and as its documentation makes it faster; and no reconstruction of the path at all."""
-    import torch
-    import torchsde
-
-    size = (problem.paths, problem.dim)
-    interval = functools.partial(torchsde.BrownianInterval, t0=0.0, t1=problem.t_end, size=size, dtype=torch.float64)
-    return {
-        "fresh normals": lambda seed: _fresh_normals()(size, seed),
-        "BrownianInterval": lambda seed: interval(entropy=seed),
-        "BrownianInterval(dt)": lambda seed: interval(entropy=seed, dt=problem.dt),
-    }
 
 
 @functools.cache
@@ -275,8 +281,8 @@ def _torch_ou(problem: Problem) -> dict[str, _Equation]:
         return -values * y if problem.diagonal else -(y @ matrix)
 
     return {
-        "diagonal noise": _Equation("diagonal", f=drift, g=lambda t, y: ones),
         "diagonal noise, g_prod": _Equation("diagonal", f=drift, g=lambda t, y: ones, g_prod=lambda t, y, v: strength * v),
+        "diagonal noise": _Equation("diagonal", f=drift, g=lambda t, y: ones),
     }
 
 
@@ -310,8 +316,8 @@ def _torch_sfn(problem: Problem) -> dict[str, _Equation]:
         return -apply(vectors, gains, gradient), strength * apply(vectors, gains, v)
 
     return {
-        "drift and diffusion": _Equation("general", f=drift, g=diffusion),
         "one shared f_and_g_prod": _Equation("general", f=drift, g=diffusion, f_and_g_prod=both),
+        "drift and diffusion": _Equation("general", f=drift, g=diffusion),
     }
 
 

@@ -125,7 +125,7 @@ def namespace(*arrays: Any) -> Any:
 
 def as_floats(values: Any) -> Any:
     """Values as a floating-point array: one that already is stays as it is, wherever it lives and however wide."""
-    if isinstance(values, np.ndarray):
+    if isinstance(values, (np.ndarray, np.generic)):
         return values if values.dtype.kind == "f" else values.astype(float)
     return values if _is_foreign(values) else np.asarray(values, dtype=float)
 
@@ -149,7 +149,7 @@ _COPIES: dict[tuple[Any, ...], tuple[np.ndarray, Any]] = {}
 
 
 def _is_foreign(values: Any) -> bool:
-    # Neither torch nor CuPy before version 14 names its namespace on its arrays.
+    # torch does not name the namespace on its arrays, nor does every CuPy.
     return hasattr(values, "__array_namespace__") or type(values).__module__.split(".")[0] in ("torch", "cupy")
 
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-LANES = 16  # paths that go through one QL iteration side by side, in vector registers
+LANES = 8  # paths that go through one QL iteration side by side: two AVX2 registers a number
 MAX_DIM = 64  # rows of a lane table, see `_sweep`
-SUB_BLOCK = 128  # paths between two calls of the gain: their rotations stay in the second-level cache at d = 8
+SUB_BLOCK = 128  # paths between two calls of the gain: their rotations stay in the caches
 _COMPILING = threading.Lock()
 
 
@@ -60,46 +60,94 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.cache
 def _register_helpers() -> None:
+    """Tell numba about the functions that kernels call."""
+    import operator
+
+    from llvmlite import ir
     from numba import types
-    from numba.extending import intrinsic, overload, register_jitable
+    from numba.core.cgutils import get_or_insert_function
+    from numba.extending import intrinsic, models, overload, register_jitable, register_model
 
-    @intrinsic
-    def select(typing: Any, test: Any, yes: Any, no: Any) -> Any:
-        return yes(test, yes, no), lambda context, builder, signature, values: builder.select(*values)
+    class Pack(types.Type):
+        """LANES floats, or LANES truths, in vector registers."""
 
-    @intrinsic
-    def get(typing: Any, array: Any, index: Any) -> Any:
+    pack, truth = Pack(name=f"float64 x {LANES}"), Pack(name=f"bool x {LANES}")
+    words = {pack: ir.VectorType(ir.DoubleType(), LANES), truth: ir.VectorType(ir.IntType(1), LANES)}
+
+    @register_model(Pack)
+    class PackModel(models.PrimitiveModel):
+        def __init__(self, manager: Any, kind: Any):
+            super().__init__(manager, kind, words[kind])
+
+    make: Any = intrinsic
+
+    def define(function: Any, arguments: tuple[Any, ...], result: Any, emit: Callable[..., Any]) -> None:
+        """`function` of `arguments` (None: any type) as the instruction that `emit` writes."""
+
+        def fits(*given: Any) -> bool:
+            return all(want is None or want is have for want, have in zip(arguments, given, strict=True))
+
         def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            data = context.make_array(array)(context, builder, values[0]).data
-            return builder.load(builder.gep(data, [values[1]], inbounds=True))
+            return emit(context, builder, signature, *values)
 
-        return array.dtype(array, index), code
+        if len(arguments) == 1:
+            one = make(lambda typing, a: (result(a), code))
+            overload(function)(lambda a: (lambda a: one(a)) if fits(a) else None)
+        elif len(arguments) == 2:
+            two = make(lambda typing, a, b: (result(a, b), code))
+            overload(function)(lambda a, b: (lambda a, b: two(a, b)) if fits(a, b) else None)
+        else:
+            three = make(lambda typing, a, b, c: (result(a, b, c), code))
+            overload(function)(lambda a, b, c: (lambda a, b, c: three(a, b, c)) if fits(a, b, c) else None)
 
-    @intrinsic
-    def put(typing: Any, array: Any, index: Any, value: Any) -> Any:
-        def code(context: Any, builder: Any, signature: Any, values: Any) -> None:
-            data = context.make_array(array)(context, builder, values[0]).data
-            builder.store(values[2], builder.gep(data, [values[1]], inbounds=True))
+    def place(context: Any, builder: Any, array: Any, value: Any, row: Any) -> Any:
+        data = context.make_array(array)(context, builder, value).data
+        first = builder.gep(data, [builder.mul(row, ir.Constant(row.type, LANES))], inbounds=True)
+        return builder.bitcast(first, words[pack].as_pointer())
 
-        return types.void(array, index, value), code
+    def library(name: str) -> Callable[..., Any]:
+        def emit(context: Any, builder: Any, signature: Any, *values: Any) -> Any:
+            kind = ir.FunctionType(words[pack], [words[pack]] * len(values))
+            return builder.call(get_or_insert_function(builder.module, kind, f"llvm.{name}.v{LANES}f64"), values)
 
-    overload(_get)(lambda array, index: lambda array, index: get(array, index))
-    overload(_put)(lambda array, index, value: lambda array, index, value: put(array, index, value))
-    overload(_select)(lambda test, yes, no: lambda test, yes, no: select(test, yes, no))
-    for helper in (_house, _mirror, _scan, _shift, _sweep, _unsweep):
+        return emit
+
+    def spread(context: Any, builder: Any, signature: Any, x: Any) -> Any:
+        one = builder.insert_element(ir.Constant(words[pack], ir.Undefined), x, ir.Constant(ir.IntType(32), 0))
+        return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+
+    def load(context: Any, builder: Any, signature: Any, array: Any, row: Any) -> Any:
+        return builder.load(place(context, builder, signature.args[0], array, row), align=8)
+
+    def store(context: Any, builder: Any, signature: Any, array: Any, row: Any, x: Any) -> None:
+        builder.store(x, place(context, builder, signature.args[0], array, row), align=8)
+
+    define(_spread, (types.float64,), pack, spread)
+    define(_load, (None, types.int64), pack, load)
+    define(_store, (None, types.int64, pack), types.void, store)
+    define(_select, (truth, pack, pack), pack, lambda context, builder, signature, *values: builder.select(*values))
+    for function, name, count in ((_root, "sqrt", 1), (_size, "fabs", 1), (_signed, "copysign", 2)):
+        define(function, (pack,) * count, pack, library(name))
+    for symbol, name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
+        define(symbol, (pack, pack), pack, lambda context, builder, signature, a, b, name=name: getattr(builder, name)(a, b))
+    for symbol, name in ((operator.lt, "<"), (operator.le, "<="), (operator.eq, "==")):
+        define(symbol, (pack, pack), truth, lambda context, builder, signature, a, b, name=name: builder.fcmp_ordered(name, a, b))
+    for symbol, name in ((operator.and_, "and_"), (operator.or_, "or_")):
+        define(symbol, (truth, truth), truth, lambda context, builder, signature, a, b, name=name: getattr(builder, name)(a, b))
+    for helper in (_pack, _house, _mirror, _scan, _shift, _sweep, _unsweep):
         register_jitable(error_model="numpy")(helper)
 
 
 def _signature(function: Callable[..., Any]) -> Any:
-    """Argument types by a letter each: f float, i integer, w/v/r contiguous/any/readonly float arrays, u words; digits are dimensions."""
+    """Argument types by letter: f a float; w, v, r float arrays, contiguous, strided, strided and readonly; u, i words and integers; digits are dimensions."""
     from numba import types
 
     def one(code: str) -> Any:
-        if code in "fn":
-            return types.float64 if code == "f" else types.uint64
+        if code == "f":
+            return types.float64
         kind, ndim = code[0], int(code[1])
-        scalar = types.uint64 if kind in "uk" else types.float64
-        return types.Array(scalar, ndim, "A" if kind in "vr" else "C", readonly=kind in "rk")
+        scalar = {"u": types.uint64, "i": types.int64}.get(kind, types.float64)
+        return types.Array(scalar, ndim, "A" if kind in "vr" else "C", readonly=kind == "r")
 
     return types.void(*(one(code) for code in _TYPES[function.__name__].split()))
 
@@ -295,19 +343,42 @@ def _planar_step(h12: Any, shape: Any, phi: Any, v: Any, x: Any) -> None:
 
 # --- 3 <= d: tridiagonal QL -----------------------------------------------------------------------------------------
 #
-# LANES paths lie side by side in the last axis of every table, so each line of a kernel is one vector operation, and
-# no path's arithmetic sees another path. Tables are flat and indexed by unsigned words: numba then adds no test for
-# negative indices and LLVM sees constant distances between rows, without which it does not vectorize.
+# LANES paths lie side by side in every row of a table, and one line of a kernel works on the row: a vector instruction,
+# written out because LLVM's own vectorizer gives up on these loops. No path's arithmetic sees another path.
 
-_L = np.uint64(LANES)
-_ROWS = np.uint64(MAX_DIM * LANES)  # one row per dimension
-_D, _E, _Y, _U, _Q = (np.uint64(k) * _ROWS for k in range(5))
-_MATRIX = np.uint64(5) * _ROWS
-_LM, _LDM, _CL, _CM, _CDM, _CDL, _CDR, _CEL, _SH, _SC, _T1, _T2, _G, _P, _C, _S = (np.uint64(k) * _L for k in range(16))
-_ZERO, _TWO = np.uint64(0), np.uint64(2)
+_D, _E, _Y, _U, _Q, _MATRIX = (k * MAX_DIM for k in range(6))  # rows of the table, one per dimension
+_LM, _LDM, _CL, _CM, _CDM, _CDL, _CDR, _CEL, _SH, _SC, _T1, _T2, _G, _P, _C, _S = range(16)  # rows of the lanes' own numbers
 _EPS = 2.0**-52
 _TINY = 1e-290  # relative to a matrix scaled to about 1
 _DONE = 1e9  # the block start of a lane that has converged
+
+
+def _spread(x: Any) -> Any:
+    """A row of equal numbers. This and the next six are instructions, given by `_register_helpers`."""
+
+
+def _load(table: Any, row: Any) -> Any:
+    """A row."""
+
+
+def _store(table: Any, row: Any, x: Any) -> Any:
+    """Write a row."""
+
+
+def _select(test: Any, yes: Any, no: Any) -> Any:
+    """``yes`` where `test`, else ``no``."""
+
+
+def _root(x: Any) -> Any:
+    """Square roots."""
+
+
+def _size(x: Any) -> Any:
+    """Absolute values."""
+
+
+def _signed(x: Any, sign: Any) -> Any:
+    """``|x|`` with the sign of `sign`."""
 
 
 class Tridiagonal:
@@ -337,26 +408,28 @@ class Tridiagonal:
         self.dim, self.paths, self.sweeps = dim, paths, 30 + 10 * dim
         self.groups = -(-paths // LANES)
         # Untouched pages cost nothing: the room for rotations is for the worst case.
-        self._table = np.zeros(int(_MATRIX) + dim * dim * LANES)
+        self._table = np.zeros((_MATRIX + dim * dim) * LANES)
         self._lane = np.zeros(16 * LANES)
         self._reflectors = np.empty((self.groups, dim * (dim + 1) * LANES))
         self._rotations = np.empty((self.groups, self.sweeps * (dim - 1) * 2 * LANES))
-        self._ranges = np.empty((self.groups, self.sweeps + 1, 2))
+        self._ranges = np.empty((self.groups, self.sweeps + 1, 2), dtype=np.int64)
         self._lams, self._y, self._out = np.empty((dim, paths)), np.empty((dim, paths)), np.empty((dim, paths))
 
     def forward(self, hessian: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Eigenvalues, in no order, and ``y = Q^T v``: (B, d, d) and (B, d), any strides -> two views (B, d), overwritten by the next call."""
-        b = len(hessian)
+        b = len(hessian)  # checked: the kernels trust their bounds
         if b > self.paths or hessian.shape[1:] != (self.dim, self.dim) or v.shape != (b, self.dim):
             raise ValueError(f"`hessian` must be at most ({self.paths}, {self.dim}, {self.dim}) with `v` alike; got {hessian.shape} and {v.shape}.")
         lams, y = self._lams[:, :b], self._y[:, :b]
-        _kernel(_forward)(hessian, v, lams, y, self._table, self._lane, self._reflectors, self._rotations, self._ranges, LANES)
+        _kernel(_forward)(hessian, v, lams, y, self._table, self._lane, self._reflectors, self._rotations, self._ranges)
         return lams.T, y.T
 
     def backward(self, y: np.ndarray) -> np.ndarray:
         """``Q y`` for the matrices of the last `forward`: (B, d), any strides -> a view (B, d), overwritten by the next call."""
+        if len(y) > self.paths or y.shape[1:] != (self.dim,):
+            raise ValueError(f"`y` must be at most ({self.paths}, {self.dim}); got {y.shape}.")
         out = self._out[:, : len(y)]
-        _kernel(_backward)(y, out, self._table, self._lane, self._reflectors, self._rotations, self._ranges, LANES)
+        _kernel(_backward)(y, out, self._table, self._reflectors, self._rotations, self._ranges)
         return out.T
 
 
@@ -374,282 +447,226 @@ def spectral_apply(hessian: np.ndarray, v: np.ndarray, gain: Callable[[np.ndarra
     return out
 
 
-def _forward(hessian: Any, v: Any, lams: Any, out: Any, w: Any, lane: Any, reflectors: Any, rotations: Any, ranges: Any, lanes: Any) -> None:
-    count, d = hessian.shape[0], hessian.shape[1]
-    n = np.uint64(d)
+def _forward(hessian: Any, v: Any, lams: Any, out: Any, w: Any, lane: Any, reflectors: Any, rotations: Any, ranges: Any) -> None:
+    count, n = hessian.shape[0], hessian.shape[1]
     for group in range((count + LANES - 1) // LANES):
         first = group * LANES
         here = min(LANES, count - first)
-        kept, turns, spans = reflectors[group], rotations[group], ranges[group]
-        # Pack: scaled by a power of two, which is exact, so that squares stay in range.
+        spans = ranges[group]
         for j in range(LANES):
-            jj = np.uint64(j)
-            top, scale = 0.0, 1.0
-            if j < here:
-                for r in range(d):
-                    for c in range(r + 1):
-                        size = abs(hessian[first + j, r, c])
-                        if not size <= top:  # nan too
-                            top = size
-                if top > 0 and top < math.inf:
-                    scale = math.ldexp(1.0, max(math.frexp(top)[1] - 1, -1021))
-            bad = not top < math.inf
-            lane[_SC + jj] = math.nan if bad else scale
-            use = j < here and not bad
-            inverse = 1.0 / scale
-            for r in range(d):
-                for c in range(r + 1):
-                    value = hessian[first + j, r, c] * inverse if use else 0.0
-                    w[_MATRIX + (np.uint64(r) * n + np.uint64(c)) * _L + jj] = value
-                    w[_MATRIX + (np.uint64(c) * n + np.uint64(r)) * _L + jj] = value
-                w[_Y + np.uint64(r) * _L + jj] = v[first + j, r] if use else 0.0
-        _house(w, lane, kept, n, lanes)
-        # QL sweeps.
-        sweep, at, low = 0, _ZERO, 0.0
+            _pack(hessian, v, w, lane, first + j, j, j < here)
+        _house(w, lane, reflectors[group], n)
+        sweep, at, low = 0, 0, 0
         while True:
-            low, high = _scan(w, lane, n, low, lanes)
+            low, high = _scan(w, lane, n, low)
             if high < 0 or sweep == spans.shape[0] - 1:
                 break
-            _shift(w, lane, lanes)
-            at = _sweep(w, lane, turns, at, int(low), int(high), lanes)
+            _shift(lane)
+            at = _sweep(w, lane, rotations[group], at, low, high)
             spans[sweep, 0], spans[sweep, 1] = low, high
             sweep += 1
-        spans[sweep, 0] = -1.0
+        spans[sweep, 0] = -1
         for j in range(here):
-            jj = np.uint64(j)
-            scale = lane[_SC + jj] if lane[_CL + jj] == _DONE else math.nan
-            for r in range(d):
-                lams[r, first + j] = w[_D + np.uint64(r) * _L + jj] * scale
-                out[r, first + j] = w[_Y + np.uint64(r) * _L + jj] if scale == scale else math.nan
+            scale = lane[_SC * LANES + j] if lane[_CL * LANES + j] == _DONE else math.nan
+            good = scale == scale
+            for r in range(n):
+                lams[r, first + j] = w[(_D + r) * LANES + j] * scale
+                out[r, first + j] = w[(_Y + r) * LANES + j] if good else math.nan
 
 
-def _select(test: Any, yes: Any, no: Any) -> Any:
-    """``yes if test else no`` for two values at hand, without the branch that would keep a loop out of vector registers."""
-    return yes if test else no
+def _pack(hessian: Any, v: Any, w: Any, lane: Any, path: int, j: int, use: bool) -> None:
+    """One path into its lane, scaled by a power of two, which is exact, so that squares stay in range."""
+    n = v.shape[1]
+    top = 0.0
+    if use:
+        for r in range(n):
+            for c in range(r + 1):
+                entry = abs(hessian[path, r, c])
+                top = top if entry <= top else entry  # nan too
+                if not top < math.inf:
+                    break
+            if not top < math.inf:
+                break
+    good = top < math.inf
+    scale = math.ldexp(1.0, max(math.frexp(top)[1] - 1, -1021)) if good and top > 0 else 1.0
+    lane[_SC * LANES + j] = scale if good else math.nan
+    inverse = 1.0 / scale
+    use = use and good
+    for r in range(n):
+        for c in range(r + 1):
+            entry = hessian[path, r, c] * inverse if use else 0.0
+            w[(_MATRIX + r * n + c) * LANES + j] = entry
+            w[(_MATRIX + c * n + r) * LANES + j] = entry
+        w[(_Y + r) * LANES + j] = v[path, r] if use else 0.0
 
 
-def _get(array: Any, index: Any) -> Any:
-    """``array[index]``, promised to be in bounds: numba's own indexing leaves LLVM to prove that addresses do not wrap."""
-    return array[index]
-
-
-def _put(array: Any, index: Any, value: Any) -> None:
-    """``array[index] = value``, promised to be in bounds."""
-    array[index] = value
-
-
-def _house(w: Any, lane: Any, kept: Any, n: Any, lanes: Any) -> None:
-    """Reduce the matrices to tridiagonal form, apply the reflections to y, and store them in `kept`: per column 1/h, then u."""
-    at = _ZERO
-    for k in range(_ZERO, n - _TWO):
-        low = k + _ONE
-        column = _MATRIX + k * n * _L  # the matrix is symmetric in storage: read its row
-        for j in range(lanes):
-            _put(lane, _T1 + j, 0.0)
+def _house(w: Any, lane: Any, kept: Any, n: int) -> None:
+    """Reduce the matrices to tridiagonal form, reflect y, and store the reflectors in `kept`: per column 1/h, then u."""
+    zero, half, tiny = _spread(0.0), _spread(0.5), _spread(_TINY)
+    at = 0
+    for k in range(n - 2):
+        low = k + 1
+        square = zero
         for r in range(low, n):
-            for j in range(lanes):
-                x = _get(w, column + r * _L + j)
-                _put(w, _U + r * _L + j, x)
-                _put(lane, _T1 + j, _get(lane, _T1 + j) + x * x)
+            x = _load(w, _MATRIX + k * n + r)
+            _store(w, _U + r, x)
+            square = square + x * x
         # u = x + sign(x_1)|x| e_1, h = u.u/2; a column below 1e-145 of the norm is taken as zero.
-        for j in range(lanes):
-            x = _get(w, _U + low * _L + j)
-            square = _get(lane, _T1 + j)
-            size = math.copysign(math.sqrt(square), x)
-            h = square + x * size
-            empty = square < _TINY
-            _put(w, _E + k * _L + j, _select(empty, 0.0, -size))
-            _put(w, _U + low * _L + j, _select(empty, 0.0, x + size))
-            _put(lane, _T1 + j, _select(empty, 0.0, 1.0 / h))
-        # p = A u / h, K = u.p / 2h, q = p - K u, A -= u q^T + q u^T; p and q live in the rows P.
-        for j in range(lanes):
-            _put(lane, _T2 + j, 0.0)
+        x = _load(w, _U + low)
+        size = _signed(_root(square), x)
+        empty = square < tiny
+        scale = _select(empty, zero, _spread(1.0) / (square + x * size))
+        _store(w, _E + k, _select(empty, zero, zero - size))
+        _store(w, _U + low, _select(empty, zero, x + size))
+        # p = A u / h, K = u.p / 2h, q = p - K u, A -= u q^T + q u^T.
+        inner = zero
         for r in range(low, n):
-            for j in range(lanes):
-                _put(w, _Q + r * _L + j, 0.0)
+            p = zero
             for c in range(low, n):
-                row = _MATRIX + (r * n + c) * _L
-                for j in range(lanes):
-                    _put(w, _Q + r * _L + j, _get(w, _Q + r * _L + j) + _get(w, row + j) * _get(w, _U + c * _L + j))
-            for j in range(lanes):
-                p = _get(w, _Q + r * _L + j) * _get(lane, _T1 + j)
-                _put(w, _Q + r * _L + j, p)
-                _put(lane, _T2 + j, _get(lane, _T2 + j) + p * _get(w, _U + r * _L + j))
-        for j in range(lanes):
-            _put(lane, _T2 + j, _get(lane, _T2 + j) * (0.5 * _get(lane, _T1 + j)))
+                p = p + _load(w, _MATRIX + r * n + c) * _load(w, _U + c)
+            p = p * scale
+            _store(w, _Q + r, p)
+            inner = inner + p * _load(w, _U + r)
+        inner = inner * half * scale
         for r in range(low, n):
-            for j in range(lanes):
-                _put(w, _Q + r * _L + j, _get(w, _Q + r * _L + j) - (_get(lane, _T2 + j) * _get(w, _U + r * _L + j)))
+            _store(w, _Q + r, _load(w, _Q + r) - inner * _load(w, _U + r))
         for r in range(low, n):
+            u, q = _load(w, _U + r), _load(w, _Q + r)
             for c in range(low, n):
-                row = _MATRIX + (r * n + c) * _L
-                for j in range(lanes):
-                    # In this order for (r, c) and (c, r) alike: the sum commutes, so the matrix stays symmetric.
-                    _put(w, row + j, _get(w, row + j) - (_get(w, _U + r * _L + j) * _get(w, _Q + c * _L + j) + _get(w, _Q + r * _L + j) * _get(w, _U + c * _L + j)))
-        for j in range(lanes):
-            _put(kept, at + j, _get(lane, _T1 + j))
-        at += _L
+                # The same numbers for (r, c) and (c, r), in either order: the matrix stays symmetric.
+                change = u * _load(w, _Q + c) + q * _load(w, _U + c)
+                _store(w, _MATRIX + r * n + c, _load(w, _MATRIX + r * n + c) - change)
+        _store(kept, at, scale)
         for r in range(low, n):
-            for j in range(lanes):
-                _put(kept, at + j, _get(w, _U + r * _L + j))
-            at += _L
-        _mirror(w, lane, kept, at, low, n, lanes)
-    last = n - _ONE
-    for j in range(lanes):
-        _put(w, _E + (last - _ONE) * _L + j, _get(w, _MATRIX + (last * n + last - _ONE) * _L + j))
-        _put(w, _E + last * _L + j, 0.0)
-    for r in range(_ZERO, n):
-        for j in range(lanes):
-            _put(w, _D + r * _L + j, _get(w, _MATRIX + (r * n + r) * _L + j))
+            _store(kept, at + 1 + r - low, _load(w, _U + r))
+        _mirror(w, kept, at, low, n)
+        at += 1 + n - low
+    _store(w, _E + n - 2, _load(w, _MATRIX + (n - 1) * n + n - 2))
+    _store(w, _E + n - 1, zero)
+    for r in range(n):
+        _store(w, _D + r, _load(w, _MATRIX + r * n + r))
 
 
-def _mirror(w: Any, lane: Any, kept: Any, end: Any, low: Any, n: Any, lanes: Any) -> None:
-    """Reflect y by the reflector that ends at `end`."""
-    start = end - (n - low) * _L
-    for j in range(lanes):
-        _put(lane, _T2 + j, 0.0)
+def _mirror(w: Any, kept: Any, at: int, low: int, n: int) -> None:
+    """Reflect y by the reflector of rows `low` to n that is stored at `at`."""
+    inner = _spread(0.0)
     for r in range(low, n):
-        row = start + (r - low) * _L
-        for j in range(lanes):
-            _put(lane, _T2 + j, _get(lane, _T2 + j) + _get(kept, row + j) * _get(w, _Y + r * _L + j))
-    for j in range(lanes):
-        _put(lane, _T2 + j, _get(lane, _T2 + j) * (_get(kept, start - _L + j)))
+        inner = inner + _load(kept, at + 1 + r - low) * _load(w, _Y + r)
+    inner = inner * _load(kept, at)
     for r in range(low, n):
-        row = start + (r - low) * _L
-        for j in range(lanes):
-            _put(w, _Y + r * _L + j, _get(w, _Y + r * _L + j) - (_get(lane, _T2 + j) * _get(kept, row + j)))
+        _store(w, _Y + r, _load(w, _Y + r) - inner * _load(kept, at + 1 + r - low))
 
 
-def _scan(w: Any, lane: Any, n: Any, low: float, lanes: Any) -> tuple[float, float]:
+def _scan(w: Any, lane: Any, n: int, low: int) -> tuple[int, int]:
     """Drop small off-diagonals and find each lane's first unreduced block; the rows that any lane works on, or high < 0."""
-    last = n - _ONE
-    for j in range(lanes):
-        _put(lane, _LM + j, np.float64(np.int64(last)))
-        _put(lane, _LDM + j, _get(w, _D + last * _L + j))
-        _put(lane, _CL + j, _DONE)
-    for back in range(np.uint64(int(low)), last):
-        i = last - _ONE - (back - np.uint64(int(low)))
-        number = np.float64(np.int64(i))
-        for j in range(lanes):
-            e, here, after = _get(w, _E + i * _L + j), _get(w, _D + i * _L + j), _get(w, _D + i * _L + _L + j)
-            small = abs(e) <= _EPS * (abs(here) + abs(after)) + _TINY
-            m, dm = _get(lane, _LM + j), _get(lane, _LDM + j)
-            cl, cm, cdm = _get(lane, _CL + j), _get(lane, _CM + j), _get(lane, _CDM + j)
-            cdl, cdr, cel = _get(lane, _CDL + j), _get(lane, _CDR + j), _get(lane, _CEL + j)
-            _put(w, _E + i * _L + j, _select(small, 0.0, e))
-            _put(lane, _CL + j, _select(small, cl, number))
-            _put(lane, _CM + j, _select(small, cm, m))
-            _put(lane, _CDM + j, _select(small, cdm, dm))
-            _put(lane, _CDL + j, _select(small, cdl, here))
-            _put(lane, _CDR + j, _select(small, cdr, after))
-            _put(lane, _CEL + j, _select(small, cel, e))
-            _put(lane, _LM + j, _select(small, number, m))
-            _put(lane, _LDM + j, _select(small, here, dm))
-    low, high = _DONE, -1.0
-    for j in range(lanes):
-        if _get(lane, _CL + j) < _DONE:
-            low, high = min(low, _get(lane, _CL + j)), max(high, _get(lane, _CM + j))
+    zero, eps, tiny = _spread(0.0), _spread(_EPS), _spread(_TINY)
+    end, end_d = _spread(float(n - 1)), _load(w, _D + n - 1)
+    after = end_d
+    cl, cm, cdm, cdl, cdr, cel = _spread(_DONE), zero, zero, zero, zero, _spread(1.0)
+    for i in range(n - 2, low - 1, -1):
+        e, here = _load(w, _E + i), _load(w, _D + i)
+        number = _spread(float(i))
+        small = _size(e) <= eps * (_size(here) + _size(after)) + tiny
+        _store(w, _E + i, _select(small, zero, e))
+        cl, cm, cdm = _select(small, cl, number), _select(small, cm, end), _select(small, cdm, end_d)
+        cdl, cdr, cel = _select(small, cdl, here), _select(small, cdr, after), _select(small, cel, e)
+        end, end_d = _select(small, number, end), _select(small, here, end_d)
+        after = here
+    _store(lane, _CL, cl)
+    _store(lane, _CM, cm)
+    _store(lane, _CDM, cdm)
+    _store(lane, _CDL, cdl)
+    _store(lane, _CDR, cdr)
+    _store(lane, _CEL, cel)
+    low, high = n, -1
+    for j in range(LANES):
+        if lane[_CL * LANES + j] < _DONE:
+            low, high = min(low, int(lane[_CL * LANES + j])), max(high, int(lane[_CM * LANES + j]))
     return low, high
 
 
-def _shift(w: Any, lane: Any, lanes: Any) -> None:
+def _shift(lane: Any) -> None:
     """Wilkinson's shift of each lane's block, as ``d_m - shift``."""
-    for j in range(lanes):
-        e = _get(lane, _CEL + j)
-        g = (_get(lane, _CDR + j) - _get(lane, _CDL + j)) / (2.0 * e)
-        _put(lane, _SH + j, _get(lane, _CDM + j) - _get(lane, _CDL + j) + e / (g + math.copysign(math.sqrt(g * g + 1.0), g)))
+    e, left = _load(lane, _CEL), _load(lane, _CDL)
+    g = (_load(lane, _CDR) - left) / (e + e)
+    _store(lane, _SH, _load(lane, _CDM) - left + e / (g + _signed(_root(g * g + _spread(1.0)), g)))
 
 
-def _sweep(w: Any, lane: Any, turns: Any, at: Any, low: int, high: int, lanes: Any) -> Any:
+def _sweep(w: Any, lane: Any, turns: Any, at: int, low: int, high: int) -> int:
     """One implicit QL sweep of every lane's block, the rotations applied to y and stored from `at` on; returns their end."""
-    for back in range(high - low):
-        i = np.uint64(high - 1 - back)
-        row, number = i * _L, float(high - 1 - back)
-        up = row + _L
-        for j in range(lanes):
-            cl, cm = _get(lane, _CL + j), _get(lane, _CM + j)
-            active = (cl <= number) & (number < cm)
-            start, end = cm == number + 1.0, cl == number
-            e, here, after = _get(w, _E + row + j), _get(w, _D + row + j), _get(w, _D + up + j)
-            old_c, old_s, old_g, old_p = _get(lane, _C + j), _get(lane, _S + j), _get(lane, _G + j), _get(lane, _P + j)
-            g = _select(start, _get(lane, _SH + j), old_g)
-            f = _select(start, e, old_s * e)
-            b = _select(start, e, old_c * e)
-            after_p = _select(start, after, after - old_p)
-            square = f * f + g * g
-            # Both below 1e-145 of the norm: any rotation will do.
-            empty = square < _TINY
-            r = math.sqrt(square)
-            inverse = r / square
-            c = _select(empty, 1.0, g * inverse)
-            s = _select(empty, 0.0, f * inverse)
-            t = (here - after_p) * s + 2.0 * c * b
-            p = s * t
-            g = c * t - b
-            _put(w, _D + up + j, _select(active, after_p + p, after))
-            r = _select(empty | start, 0.0, r)
-            keep = _get(w, _E + up + j)
-            _put(w, _E + up + j, _select(active, r, keep))
-            _put(w, _D + row + j, _select(end, here - p, here))
-            _put(w, _E + row + j, _select(end, g, e))
-            c = _select(active, c, 1.0)
-            s = _select(active, s, 0.0)
-            _put(lane, _G + j, g)
-            _put(lane, _P + j, p)
-            _put(lane, _C + j, c)
-            _put(lane, _S + j, s)
-        for j in range(lanes):
-            c, s = _get(lane, _C + j), _get(lane, _S + j)
-            y, z = _get(w, _Y + row + j), _get(w, _Y + up + j)
-            _put(w, _Y + up + j, s * y + c * z)
-            _put(w, _Y + row + j, c * y - s * z)
-            _put(turns, at + j, c)
-            _put(turns, at + _L + j, s)
-        at += _TWO * _L
+    zero, one, tiny = _spread(0.0), _spread(1.0), _spread(_TINY)
+    cl, cm, shift = _load(lane, _CL), _load(lane, _CM), _load(lane, _SH)
+    c, s, g, p = one, zero, zero, zero
+    after, z = _load(w, _D + high), _load(w, _Y + high)
+    for i in range(high - 1, low - 1, -1):
+        number = _spread(float(i))
+        active = (cl <= number) & (number < cm)
+        start, end = cm == number + one, cl == number
+        e, here, y = _load(w, _E + i), _load(w, _D + i), _load(w, _Y + i)
+        g = _select(start, shift, g)
+        f = _select(start, e, s * e)
+        b = _select(start, e, c * e)
+        p = _select(start, zero, p)
+        square = f * f + g * g
+        # Both below 1e-145 of the norm: any rotation will do.
+        empty = square < tiny
+        r = _root(square)
+        inverse = r / square
+        c = _select(empty, one, g * inverse)
+        s = _select(empty, zero, f * inverse)
+        moved = after - p
+        t = (here - moved) * s + (c * b + c * b)
+        p = s * t
+        g = c * t - b
+        _store(w, _D + i + 1, _select(active, moved + p, after))
+        _store(w, _E + i + 1, _select(active, _select(empty | start, zero, r), _load(w, _E + i + 1)))
+        after = _select(end, here - p, here)
+        _store(w, _E + i, _select(end, g, e))
+        turn_c, turn_s = _select(active, c, one), _select(active, s, zero)
+        _store(turns, at, turn_c)
+        _store(turns, at + 1, turn_s)
+        _store(w, _Y + i + 1, turn_s * y + turn_c * z)
+        z = turn_c * y - turn_s * z
+        at += 2
+    _store(w, _D + low, after)
+    _store(w, _Y + low, z)
     return at
 
 
-def _unsweep(w: Any, lane: Any, turns: Any, at: Any, low: int, high: int, lanes: Any) -> Any:
+def _unsweep(w: Any, turns: Any, at: int, low: int, high: int) -> int:
     """Undo a sweep's rotations of y, stored up to `at`; returns where they begin."""
-    for k in range(low, high):
-        row = np.uint64(k) * _L
-        up = row + _L
-        at -= _TWO * _L
-        for j in range(lanes):
-            c, s = _get(turns, at + j), _get(turns, at + _L + j)
-            y, z = _get(w, _Y + row + j), _get(w, _Y + up + j)
-            _put(w, _Y + row + j, c * y + s * z)
-            _put(w, _Y + up + j, c * z - s * y)
+    y = _load(w, _Y + low)
+    for i in range(low, high):
+        at -= 2
+        c, s, z = _load(turns, at), _load(turns, at + 1), _load(w, _Y + i + 1)
+        _store(w, _Y + i, c * y + s * z)
+        y = c * z - s * y
+    _store(w, _Y + high, y)
     return at
 
 
-def _backward(y: Any, out: Any, w: Any, lane: Any, reflectors: Any, rotations: Any, ranges: Any, lanes: Any) -> None:
-    count, d = y.shape
-    n = np.uint64(d)
+def _backward(y: Any, out: Any, w: Any, reflectors: Any, rotations: Any, ranges: Any) -> None:
+    count, n = y.shape
     for group in range((count + LANES - 1) // LANES):
         first = group * LANES
         here = min(LANES, count - first)
-        kept, turns, spans = reflectors[group], rotations[group], ranges[group]
-        for r in range(d):
+        kept, spans = reflectors[group], ranges[group]
+        for r in range(n):
             for j in range(LANES):
-                w[_Y + np.uint64(r) * _L + np.uint64(j)] = y[first + j, r] if j < here else 0.0
-        sweep, at = 0, _ZERO
+                w[(_Y + r) * LANES + j] = y[first + j, r] if j < here else 0.0
+        sweep, at = 0, 0
         while spans[sweep, 0] >= 0:
-            at += np.uint64(int(spans[sweep, 1] - spans[sweep, 0])) * _TWO * _L
+            at += 2 * (spans[sweep, 1] - spans[sweep, 0])
             sweep += 1
-        while sweep > 0:
-            sweep -= 1
-            at = _unsweep(w, lane, turns, at, int(spans[sweep, 0]), int(spans[sweep, 1]), lanes)
-        end = _ZERO
-        for k in range(_ZERO, n - _TWO):
-            end += (n - k) * _L
-        for back in range(_ZERO, n - _TWO):
-            low = n - _TWO - back
-            _mirror(w, lane, kept, end, low, n, lanes)
-            end -= (n - low + _ONE) * _L
-        for r in range(d):
+        for back in range(sweep - 1, -1, -1):
+            at = _unsweep(w, rotations[group], at, spans[back, 0], spans[back, 1])
+        at = (n - 1) * (n + 2) // 2 - 2  # the reflectors' rows: n + (n - 1) + ... + 3
+        for low in range(n - 2, 0, -1):
+            at -= 1 + n - low
+            _mirror(w, kept, at, low, n)
+        for r in range(n):
             for j in range(here):
-                out[r, first + j] = w[_Y + np.uint64(r) * _L + np.uint64(j)]
+                out[r, first + j] = w[(_Y + r) * LANES + j]
 
 
 _TYPES = {
@@ -657,6 +674,6 @@ _TYPES = {
     "_affine": "w3 w2 f f f f f f",
     "_planar_eigenvalues": "r1 r1 r1 w2 w2",
     "_planar_step": "r1 w2 r2 r2 w2",
-    "_forward": "r3 r2 v2 v2 w1 w1 w2 w2 w3 n",
-    "_backward": "r2 v2 w1 w1 w2 w2 w3 n",
+    "_forward": "r3 r2 v2 v2 w1 w1 w2 w2 i3",
+    "_backward": "r2 v2 w1 w2 w2 i3",
 }

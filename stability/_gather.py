@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from ._streaming import ControlledMoments, Moments, Quantiles
 
 FIRST_GUESS = 2.0
 """A Gaussian variance has relative standard error sqrt(2 / n): the paths predicted before any is run, times error^2."""
+
+ENOUGH = 2000
+"""Paths below which a standard error is not believed: with a control variate it would be too small by a third at 200."""
 
 
 class Gathered:
@@ -36,7 +40,7 @@ class Gathered:
     """
 
     def __init__(self, plan: Plan, goal: float | None):
-        self.goal, self.interrupted, self.seconds = goal, False, 0.0
+        self.goal, self.interrupted, self.closed, self.seconds = goal, False, False, 0.0
         self.noise_seconds = self.block_seconds = 0.0
         self.moments: Moments | None = None
         self.controlled: ControlledMoments | None = None
@@ -54,12 +58,17 @@ class Gathered:
     def add(self, part: Part) -> None:
         """Take one block's leavings; blocks must come in order, for sums round by it.
 
-        Of blocks that were stopped only the very first is of use: the others are not as far as those that were finished.
+        A block that was stopped ends the ensemble, unless it is the very first: then it is all there is.
         """
         if part.plan is not self.plan:
-            if self.count or not part.plan.steps:
-                return
-            self._prepare(part.plan)
+            self.closed = True
+            if self.count == 0 and part.plan.steps:
+                self._prepare(part.plan)
+                self._take(part)
+        elif not self.closed:
+            self._take(part)
+
+    def _take(self, part: Part) -> None:
         rows = slice(self.count, self.count + len(part.diverged_at))
         if part.states is not None:
             self._states[:, rows] = part.states
@@ -103,8 +112,8 @@ class Gathered:
 
     @property
     def met(self) -> bool:
-        """Whether the wanted accuracy is reached; two blocks' worth of doubt about the error itself is not."""
-        return self.goal is not None and self.error <= self.goal
+        """Whether the wanted accuracy is reached, by paths enough to tell."""
+        return self.goal is not None and self.count >= min(ENOUGH, self.plan.paths) and self.error <= self.goal
 
     @property
     def states(self) -> np.ndarray:
@@ -133,7 +142,7 @@ class Gathered:
             return math.ceil(FIRST_GUESS / self.goal**2)
         if not math.isfinite(self.error):
             return self.plan.paths
-        return math.ceil(1.05 * self.count * (self.error / self.goal) ** 2)
+        return max(ENOUGH, math.ceil(1.05 * self.count * (self.error / self.goal) ** 2))
 
     def stats(self) -> dict[str, Any]:
         work, lost = self.count * self.plan.steps, int(np.isfinite(self.diverged_at).sum())
@@ -197,20 +206,21 @@ def _host(plan: Plan, blocks: range, workers: int, signals: Signals) -> Iterator
     """The blocks' parts, in order. After an interrupt what was done comes first, then it is raised again."""
     # Our own threads share the cores: BLAS threads under them would only compete.
     with threadpool_limits(1), ThreadPoolExecutor(max_workers=min(workers, len(blocks))) as pool:
-        futures: list[Future[Part]] = [pool.submit(run_block, plan, number, signals) for number in blocks]
-        given = 0
+        waiting, running = iter(blocks), deque[Future[Part]]()
         try:
-            for future in futures:
-                part = future.result()
-                given += 1
-                yield part
+            for _ in blocks:
+                # Few at a time: a block's states would otherwise wait in memory for their turn.
+                for number in islice(waiting, 4 * workers - len(running)):
+                    running.append(pool.submit(run_block, plan, number, signals))
+                running[0].result()
+                yield running.popleft().result()
         except BaseException as error:  # Ctrl-C too: let the running blocks end at their next step
             signals.stop.set()
-            for future in futures:
+            for future in running:
                 future.cancel()
             pool.shutdown(wait=True)
             if isinstance(error, KeyboardInterrupt):
-                yield from (future.result() for future in takewhile(lambda f: not f.cancelled() and f.exception() is None, futures[given:]))
+                yield from (future.result() for future in takewhile(lambda f: not f.cancelled() and f.exception() is None, running))
             raise
 
 

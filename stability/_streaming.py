@@ -109,8 +109,9 @@ class ControlledMoments:
     With ``y = u - E u``, the mean of ``v_i`` is estimated by that of ``v_i - beta . (y_i, y_i^2 - C_ii)`` and the covariance by the mean of
     ``(v_i - mean_i)(v_j - mean_j) - beta . (y_i y_j - C_ij, y_i, y_j)``. Each half of the samples (even and odd positions of every block)
     takes its beta from the other half, so the mean is unbiased and its error honest; the covariance is biased by -Cov(mean) = O(1/n), less than
-    its error by a factor of order sqrt(n). All results are nan while a half has less than two samples. Source: Glasserman, Monte Carlo Methods in
-    Financial Engineering (2003), 4.1; cross-fitting: Avramidis and Wilson 1993.
+    its error by a factor of order sqrt(n). What the controls leave has heavy tails: scores of a covariance look normal only from some 10^4 samples
+    where v = u + 0.1 u^2 + 0.05 u^3 and u has unit variance (at 1000 their standard deviation is 1.1 to 1.3). All results are nan while a half has
+    less than two samples. Source: Glasserman, Monte Carlo Methods in Financial Engineering (2003), 4.1; halves: Avramidis and Wilson 1993.
 
     Attributes
     ----------
@@ -131,6 +132,7 @@ class ControlledMoments:
     sums: np.ndarray
 
     @classmethod
+    @_quiet
     def of(cls, paths: np.ndarray, controls: np.ndarray, *, control_mean: np.ndarray, control_covariance: np.ndarray) -> ControlledMoments:
         """One block: v and u, shapes (times, samples, d); E u, (times, d), and its covariance, (times, d, d). ValueError where not finite."""
         _check_same("shape", np.shape(paths), np.shape(controls))
@@ -152,8 +154,8 @@ class ControlledMoments:
             raise ValueError("`other` must have the same control_mean and control_covariance. Merge only ensembles under one control.")
         large, small = (self, other) if self.count >= other.count else (other, self)
         counts = (self.counts[0] + other.counts[0], self.counts[1] + other.counts[1])
-        moved = _moved(small.sums, small.center - large.center) if small.count else 0.0
-        return ControlledMoments(counts, large.center, large.control_mean, large.control_covariance, large.sums + moved)
+        sums = large.sums + _moved(small.sums, small.center - large.center)
+        return ControlledMoments(counts, large.center, self.control_mean, self.control_covariance, sums)
 
     @cached_property
     def _mean(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -195,7 +197,6 @@ class ControlledMoments:
             return self._mean[2] / self._mean[1], self._covariance[2] / self._covariance[1]
 
 
-@_quiet
 def _pair_sums(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Sums over samples of all products of monomials, (times, 6, 6, d, d); x and y are (times, d, samples)."""
     times, d, samples = x.shape
@@ -349,7 +350,6 @@ def _columns(states: np.ndarray) -> np.ndarray:
     return np.array(np.swapaxes(states, 1, 2), dtype=float, order="C")
 
 
-@_quiet
 def _subtract_mean(c: np.ndarray) -> np.ndarray:
     """Center in place over the last axis; the mean. Twice, as a large mean leaves its rounding behind."""
     center = np.zeros(c.shape[:-1])

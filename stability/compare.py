@@ -93,15 +93,14 @@ def compare(linear: LinearFlow, ensemble: Ensemble, *, level: str = "L") -> Comp
     _check.choice("level", level, ("L", "L2"))
     if level == "L2" and ensemble.level != "iteration":
         raise ValueError("level 'L2' corrects towards the iteration; compare the SDE with level 'L', which is exact for it.")
-    time, dt = ("chain", ensemble.dt) if ensemble.level == "sde" else ("discrete", None)
+    time, dt = _law(ensemble)
     linear.covariance(time, dt, level=level)  # raises Unstable where moments mean nothing
     if np.count_nonzero(~ensemble.diverged) < 2:
         raise ValueError(f"At least two paths that did not diverge are needed; {len(ensemble.diverged)} were run and {int(ensemble.diverged.sum())} diverged.")
     kept = np.flatnonzero(ensemble.times > 0)
     if not len(kept):
         raise ValueError("The ensemble was saved at time 0 only: there is nothing to compare. Save a later time.")
-    start_mean = ensemble.start.mean(axis=0)
-    start_covariance = np.cov(ensemble.start.T, ddof=0).reshape(dim, dim) if len(ensemble.start) > 1 else np.zeros((dim, dim))
+    start_mean, start_covariance = _start(ensemble.start)
     predicted = [linear.moments(t, start_mean, start_covariance, time=time, dt=dt, level=level) for t in ensemble.times[kept]]
     mean, covariance = np.stack([p[0] for p in predicted]), np.stack([p[1] for p in predicted])
     measured = (ensemble.mean[kept], ensemble.standard_error[kept], ensemble.covariance[kept], ensemble.covariance_error[kept])
@@ -121,6 +120,21 @@ def compare(linear: LinearFlow, ensemble: Ensemble, *, level: str = "L") -> Comp
     )
 
 
+def _law(ensemble: Ensemble) -> tuple[str, float | None]:
+    """Time of the linear theory that an ensemble's paths follow: the exponential scheme has the SDE's own law at any dt."""
+    if ensemble.level == "iteration":
+        return "discrete", None
+    return ("chain", ensemble.dt) if ensemble.scheme == "euler" else ("continuous", None)
+
+
+def _start(start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (d,) and covariance (d, d) of the starts (paths, d)."""
+    dim = start.shape[1]
+    if start.strides[0] == 0 or len(start) == 1:  # one point for all, as `simulate` keeps it
+        return start[0], np.zeros((dim, dim))
+    return start.mean(axis=0), np.cov(start.T, ddof=0).reshape(dim, dim)
+
+
 def _z(gap: np.ndarray, error: np.ndarray) -> np.ndarray:
     scale = np.max(np.abs(error), initial=0.0)
     with np.errstate(all="ignore"):
@@ -136,6 +150,8 @@ def _notes(linear: LinearFlow, ensemble: Ensemble) -> tuple[str, ...]:
         notes.append(f"{lost} of {len(ensemble.diverged)} paths diverged: the measured moments are conditional on the others.")
     if ensemble.level == "iteration" and not linear.valid:
         notes.append(f"The validity indicator is {linear.validity:.3g}, above 0.1: the linearised theory is not to be trusted for the iteration.")
+    if ensemble.scheme == "exponential" and linear.flow.noise_model.has_curvature:
+        notes.append(f"Under curvature noise the exponential scheme has the SDE's law up to O(dt) only; dt is {ensemble.dt:g}.")
     if linear.mean_shift.any() and ensemble.level == "iteration":
         notes.append("Nested batches shift the iteration's mean: see mean_shift; level 'L2' has it, level 'L' does not.")
     if repr(linear.flow) != ensemble.provenance.get("flow"):

@@ -135,7 +135,7 @@ class Noise:
         if not curved:
             still = _still(xp, (size, dim, dim), normals)
             return Sample(zeta.T, still, still)
-        parts = [self._symmetric(xp, normals[start : start + dim * (dim + 1) // 2, :], dim) for start in range(own, len(normals), dim * (dim + 1) // 2)]
+        parts = [self._symmetric(xp, normals[start : start + dim * (dim + 1) // 2, :], dim) for start in range(own, normals.shape[0], dim * (dim + 1) // 2)]
         (gradient, _), (across, rest) = self._mixing()
         return Sample(zeta.T, gradient * parts[0], across * parts[0] + rest * parts[1] if rest else across * parts[0])
 

@@ -124,7 +124,7 @@ def test_a_users_diagonal_hessian_needs_its_diagonal_only():
             return 3 * w**2
 
     np.testing.assert_array_equal(Quartic().hessian(np.array([[1.0, 2.0]])), [[[3.0, 0.0], [0.0, 12.0]]])
-    with pytest.raises(TypeError, match="defines no hessian$"):
+    with pytest.raises(TypeError, match=r"defines no hessian$"):
         st.Objective().hessian(np.zeros(2))
 
 
@@ -244,7 +244,7 @@ class TestMoving:
 
     def test_a_float_stays_as_wide_as_it_is(self):
         assert as_floats(np.float32([1, 2])).dtype == np.float32
-        assert as_floats([1, 2]).dtype == as_floats(np.array([1, 2])).dtype == np.float64
+        assert as_floats([1, 2]).dtype == as_floats(np.array([1, 2])).dtype == as_floats(np.int64(1)).dtype == np.float64
 
 
 class TestNothingIsReadFromTheDevice:

@@ -1,0 +1,413 @@
+"""The engine: chunks, schemes, refined paths, control variates, wanted accuracy, streaming, interrupts, devices."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+
+import numpy as np
+import pytest
+
+import stability as st
+from stability import _engine, _fast
+
+NOISE = st.Noise(gradient=0.3)
+CURVED = st.Noise(gradient=0.3, curvature=0.05, batch=2, hessian_batch=1)
+
+
+def quadratic_flow(lam=(1.0, 0.5, 0.2), *, method=None, noise=NOISE, rotation=1, step=0.2):
+    return st.Flow(st.quadratic(lam, rotation_seed=rotation), method or st.SFN(damping=0.5), noise, step=step)
+
+
+def quartic_flow(*, noise=0.5, step=0.05, dim=2):
+    return st.Flow(st.landscape("coupled_quartic", dim=dim), st.SFN(damping=0.1), st.Noise(gradient=noise), step=step)
+
+
+def run(flow, **options):
+    start = np.full(flow.dim, 0.5)
+    return st.simulate(flow, **{"start": start, "t_end": 4.0, "paths": 300, "seed": 1, **options})
+
+
+FLOWS = {
+    "affine": quadratic_flow(),
+    "affine, planar": quadratic_flow((1.0, 0.3)),
+    "diagonal": quadratic_flow(rotation=None),
+    "curved noise": quadratic_flow(noise=CURVED),
+    "planar": quartic_flow(step=0.2),
+    "separable": st.Flow(st.landscape("double_well", dim=3), st.SFN(damping=0.1), NOISE, step=0.2),
+    "five dimensions": quartic_flow(step=0.2, dim=5),
+    "truncated": st.Flow(st.landscape("coupled_quartic", dim=3), st.LRSFN(rank=1, damping=0.3), NOISE, step=0.2),
+}
+
+
+@pytest.fixture(params=FLOWS.values(), ids=FLOWS)
+def flow(request):
+    return request.param
+
+
+class TestSameNumbers:
+    @pytest.mark.parametrize("chunk", [1, 7, 2000])
+    def test_however_many_steps_are_drawn_at_once(self, flow, chunk, monkeypatch):
+        whole = run(flow, save=5)
+        monkeypatch.setattr(_engine.Plan, "chunk", chunk)
+        np.testing.assert_array_equal(run(flow, save=5).states, whole.states)
+
+    @pytest.mark.parametrize("paths", [1, 100, 2100])
+    def test_the_first_paths_of_more(self, flow, paths):
+        np.testing.assert_array_equal(run(flow, paths=paths, t_end=2.0).states, run(flow, paths=4500, t_end=2.0).states[:, :paths])
+
+    def test_for_any_number_of_workers(self, flow):
+        first, second = (run(flow, paths=4500, workers=n, t_end=2.0, quantiles=[0.1, 0.9]) for n in (1, 3))
+        for name in ("states", "mean", "covariance", "covariance_error", "quantiles"):
+            np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+
+    @pytest.mark.skipif(not _fast.available(), reason="Numba is not installed (extra `fast`)")
+    def test_with_and_without_the_accelerator(self, flow):
+        with_it, without = (run(flow, t_end=20.0, accelerate=yes) for yes in (True, False))
+        np.testing.assert_allclose(with_it.states, without.states, rtol=1e-12, atol=1e-13)
+
+    def test_whether_states_are_kept_or_not(self, flow):
+        kept, dropped = (run(flow, paths=2500, keep=k, save=2) for k in ("states", "moments"))
+        assert dropped.states.shape == (3, 0, flow.dim)
+        for name in ("mean", "covariance", "covariance_error", "diverged"):
+            np.testing.assert_array_equal(getattr(kept, name), getattr(dropped, name))
+
+    def test_float32_is_float64_rounded(self, flow):
+        wide, narrow = run(flow), run(flow, dtype="float32")
+        assert narrow.states.dtype == np.float32
+        assert 0 < np.abs(wide.states - narrow.states).max() < 1e-4
+
+
+class TestExponential:
+    LAM, STEP = (50.0, 1.0, 0.01), 0.02
+
+    def flow(self, **options):
+        return quadratic_flow(self.LAM, method=st.SGD(), step=self.STEP, **options)
+
+    @pytest.mark.parametrize("dt", [0.02, 1.0])
+    @pytest.mark.parametrize("covariance", ["isotropic", "general"])
+    def test_is_the_sdes_own_law_for_additive_noise_at_any_dt(self, dt, covariance, rng):
+        factor = rng.standard_normal((3, 3))
+        flow = self.flow(noise=NOISE if covariance == "isotropic" else st.Noise(gradient=factor @ factor.T))
+        ens = run(flow, dt=dt, t_end=5.0, paths=20_000, scheme="exponential", save=[dt, 5.0])
+        comparison = st.compare(st.linearize(flow), ens)
+        assert comparison.law.startswith("continuous")
+        assert comparison.max_z < 4, str(comparison)
+
+    def test_eulers_own_chain_would_be_told_apart(self):
+        flow = self.flow(rotation=None)
+        euler = run(flow, dt=0.02, t_end=5.0, paths=20_000)
+        fake = dataclasses.replace(euler, scheme="exponential")
+        assert st.compare(st.linearize(flow), fake).max_z > 6
+
+    def test_is_stable_where_euler_is_not(self):
+        stiff = st.Flow(st.quadratic([1e4, 1.0]), st.SGD(), NOISE, step=1e-5)
+        with pytest.warns(st.StabilityWarning, match=r"dt = 0\.1 is beyond the Euler scheme's stability limit 0\.0002"):
+            euler = st.simulate(stiff, start=[1, 1], t_end=20.0, dt=0.1, paths=50, seed=0)
+        assert euler.diverged.all()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            exact = st.simulate(stiff, start=[1, 1], t_end=20.0, dt=0.1, paths=4000, seed=0, scheme="exponential")
+        assert st.compare(st.linearize(stiff), exact).max_z < 4
+
+    @pytest.mark.parametrize("make", [lambda: quartic_flow(noise=0.5, step=0.1), lambda: quadratic_flow(noise=CURVED)], ids=["nonlinear", "curved noise"])
+    def test_converges_with_dt_to_what_euler_converges_to(self, make):
+        flow = make()
+        more = {"start": [1, 0.2], "at": [1, 0]} if flow.dim == 2 else {}
+        fine = run(flow, t_end=1.0, dt=0.25, refine=8, paths=256, **more).states[-1]
+        errors = [np.abs(run(flow, t_end=1.0, dt=0.25, refine=k, paths=256, scheme="exponential", **more).states[-1] - fine).mean() for k in (1, 3, 5)]
+        assert errors[0] / errors[1] > 1.7
+        assert errors[1] / errors[2] > 1.7
+
+    def test_needs_a_critical_point(self):
+        flow = st.Flow(st.landscape("michalewicz"), st.SFN(damping=0.1), NOISE, step=0.1)
+        with pytest.raises(ValueError, match="`at`, the critical point to linearise at, must be given"):
+            run(flow, scheme="exponential")
+        with pytest.raises(ValueError, match="gradient"):
+            run(quartic_flow(step=0.2), scheme="exponential", at=[0.5, 0.5])
+
+    def test_belongs_to_the_sde(self):
+        for option in ({"scheme": "exponential"}, {"refine": 1}, {"dt": 0.2}):
+            with pytest.raises(ValueError, match="are for level='sde'"):
+                run(quadratic_flow(), level="iteration", **option)
+
+
+class TestRefinement:
+    def test_halved_increments_add_up_to_the_coarse_path(self):
+        free = st.Flow(st.quadratic([0.0, 0.0]), st.SGD(), st.Noise(gradient=1.0), step=1.0)
+        coarse, fine = (st.simulate(free, start=[0, 0], t_end=8.0, paths=40, seed=3, save=8, refine=k) for k in (0, 3))
+        assert fine.dt == 0.125
+        np.testing.assert_allclose(coarse.states, fine.states, atol=1e-13)
+
+    def test_bridged_increments_are_independent_and_normal(self):
+        plan = dataclasses.replace(_plan(quadratic_flow()), refine=2)
+        z = _engine.Normals(plan, 0).draw(8).reshape(8, -1)
+        count = z.shape[1]
+        np.testing.assert_allclose(z @ z.T / count, np.eye(8), atol=4 * np.sqrt(2 / count))
+        assert abs((z**4).mean() - 3) < 4 * np.sqrt(96 / z.size)
+
+    @pytest.mark.parametrize(("noise", "order"), [(st.Noise(gradient=0.5), 1.0), (st.Noise(gradient=0.5, curvature=0.5), 0.5)], ids=["additive", "multiplicative"])
+    def test_gives_the_strong_order(self, noise, order):
+        flow = st.Flow(st.quadratic([1.0, 0.5]), st.SGD(), noise, step=1.0)
+        paths = [st.simulate(flow, start=[1, 1], t_end=1.0, dt=0.125, refine=k, paths=2000, seed=5).states[-1] for k in range(8)]
+        errors = [np.sqrt(((a - paths[-1]) ** 2).mean()) for a in paths[1:5]]
+        slope = -np.polyfit(range(4), np.log2(errors), 1)[0]
+        assert abs(slope - order) < 0.1
+
+    def test_differences_of_levels_shrink(self):
+        flow = st.Flow(st.landscape("coupled_quartic"), st.SGD(), st.Noise(gradient=0.5), step=0.2)
+        levels = [run(flow, start=[1, 0.2], t_end=2.0, refine=k, paths=2000) for k in range(3)]
+        differences = [(b.states - a.states).var() for a, b in zip(levels, levels[1:], strict=False)]
+        assert differences[0] > 2 * differences[1] > 0
+        assert differences[0] < 0.1 * levels[0].states.var()
+
+
+def _plan(flow, **options):
+    seen = []
+
+    def gather(plan, *rest, **more):
+        seen.append(plan)
+        raise RuntimeError
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(sys.modules["stability.simulate"], "gather", gather)
+    with pytest.raises(RuntimeError):
+        run(flow, **options)
+    patch.undo()
+    return seen[0]
+
+
+class TestControl:
+    @pytest.mark.parametrize("step", [0.01, 0.05])
+    def test_sharpens_the_moments_of_a_weakly_nonlinear_flow(self, step):
+        flow = quartic_flow(step=step)
+        options = {"start": [1, 0], "t_end": 10.0, "dt": 0.1, "at": [1, 0]}
+        sharp = st.simulate(flow, paths=4096, seed=1, control=True, **options)
+        plain = st.simulate(flow, paths=60_000, seed=2, **options)
+        factors = np.diagonal(sharp.covariance_reduction[-1])
+        assert (factors > 20).all()
+        error = np.hypot(sharp.covariance_error, plain.covariance_error)
+        assert np.abs((sharp.covariance - plain.covariance) / error).max() < 4
+        assert np.abs((sharp.mean - plain.mean) / np.hypot(sharp.standard_error, plain.standard_error)).max() < 4
+        np.testing.assert_allclose(factors, np.diagonal(plain.covariance_error[-1] / sharp.covariance_error[-1]) ** 2 * 60_000 / 4096, rtol=0.3)
+        assert "cut the variance" in str(sharp)
+
+    @pytest.mark.parametrize("noise", [NOISE, CURVED], ids=["additive", "curved"])
+    @pytest.mark.parametrize("method", [st.SGD(), st.SFN(damping=0.5), st.LRSFN(rank=1, damping=0.5)], ids=lambda m: m.name)
+    def test_a_linear_flow_is_its_own_control_and_comes_out_exactly(self, noise, method):
+        flow = quadratic_flow(noise=noise, method=method)
+        ens, lin = run(flow, control=True, save=4), st.linearize(flow)
+        for t, mean, covariance in zip(ens.times, ens.mean, ens.covariance, strict=True):
+            exact = lin.moments(t, ens.start[0], time="chain")
+            np.testing.assert_allclose(mean, exact[0], rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(covariance, exact[1], rtol=1e-7, atol=1e-12)
+
+    def test_is_left_out_where_paths_diverge(self):
+        flow = st.Flow(st.landscape("double_well"), st.SGD(), st.Noise(gradient=1.0), step=0.7)
+        ens = st.simulate(flow, start=[1.0, 0.0], t_end=35.0, paths=400, seed=0, radius=20.0, control=True)
+        assert ens.diverged.any()
+        assert (ens.covariance_reduction == 1).all()
+        assert any("left out" in note for note in ens.notes)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"level": "iteration"}, "`control` is for level='sde'"),
+            ({"start": np.ones((300, 3))}, "`control` needs one start"),
+            ({"scheme": "exponential"}, "needs additive noise"),
+        ],
+    )
+    def test_refuses_what_it_does_not_know(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            run(quadratic_flow(noise=CURVED), control=True, **options)
+
+
+class TestTargetError:
+    def test_takes_as_many_paths_as_are_needed(self):
+        ens = run(quadratic_flow(), paths=None, target_error=0.01)
+        stats = ens.stats
+        assert stats["target_met"]
+        assert stats["error"] <= 0.01
+        assert stats["predicted_paths"][0] == 20_000
+        assert 0.8 < stats["predicted_paths"][-1] / 20_000 < 1.3
+        assert 15_000 < len(ens.diverged) < 30_000
+        np.testing.assert_array_equal(ens.states[:, :500], run(quadratic_flow(), paths=500).states)
+
+    def test_a_control_needs_fewer(self):
+        ens = st.simulate(quartic_flow(), start=[1, 0], at=[1, 0], t_end=5.0, seed=0, target_error=0.01, control=True)
+        assert ens.stats["target_met"]
+        assert len(ens.diverged) < 5000
+
+    def test_says_so_when_paths_do_not_suffice(self):
+        with pytest.warns(st.StabilityWarning, match=r"`target_error` 0\.001 was not met with 5000 paths"):
+            ens = run(quadratic_flow(), paths=5000, target_error=0.001)
+        assert not ens.stats["target_met"]
+        assert len(ens.diverged) == 5000
+
+    def test_one_of_both_is_needed(self):
+        with pytest.raises(ValueError, match="`paths` must be given"):
+            run(quadratic_flow(), paths=None)
+
+    def test_says_what_it_expects_first(self, capsys):
+        run(quadratic_flow(), paths=None, target_error=0.05, progress=True)
+        assert "To reach 0.05: 800 paths" in capsys.readouterr().out
+
+
+class TestStreaming:
+    def test_quantiles_are_those_of_the_states(self):
+        levels = [0.01, 0.5, 0.99]
+        ens = run(quadratic_flow(), paths=6000, save=3, quantiles=levels)
+        assert ens.quantiles.shape == (4, 3, 3)
+        exact = np.quantile(ens.states, levels, axis=1, method="inverted_cdf").swapaxes(0, 1)
+        away = np.abs(exact - ens.mean[:, None])
+        assert (np.abs(ens.quantiles - exact) <= 2e-3 * away + 2e-2 * ens.standard_error[:, None] + 1e-12).all()
+        np.testing.assert_array_equal(ens.quantile_levels, levels)
+
+    def test_observables_have_means_and_errors(self):
+        F = st.quadratic([1.0, 0.5, 0.2], rotation_seed=1)
+        flow = st.Flow(F, st.SGD(), NOISE, step=0.2)
+        ens = run(flow, paths=5000, save=2, observables={"risk": F.value, "first": lambda w: w[:, 0]})
+        np.testing.assert_allclose(ens.observables["risk"], F.value(ens.states).mean(axis=1), rtol=1e-12)
+        np.testing.assert_allclose(ens.observable_errors["first"], ens.standard_error[:, 0], rtol=1e-12)
+        assert "risk = " in str(ens)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"observables": {"x": lambda w: w}}, "numbers once per state"),
+            ({"observables": {"x": lambda w: 1 / 0}}, "it raised ZeroDivisionError"),
+            ({"observables": lambda w: w}, "must be a dict of functions by name"),
+            ({"quantiles": [1.5]}, r"levels in \[0, 1\]"),
+            ({"keep": "all"}, "`keep` must be one of"),
+            ({"dtype": "int32"}, "`dtype` must be one of"),
+            ({"refine": -1}, "`refine`"),
+            ({"scheme": "milstein"}, "`scheme` must be one of euler, exponential"),
+            ({"target_error": 0.0}, "`target_error`"),
+            ({"device": "tpu"}, "`device` must be one of cpu, cuda"),
+            ({"noise": "device"}, "needs a device"),
+            ({"exit": lambda w: w[:, 0]}, "bool once per state"),
+            ({"paths": 10**10, "save": 1000}, r"GB of .* GB: 1001 times x 10000000000 paths x 3"),
+        ],
+    )
+    def test_bad_input_is_refused(self, options, message):
+        if options.get("save"):
+            options["t_end"] = 200.0
+        with pytest.raises(ValueError, match=message):
+            run(quadratic_flow(), **options)
+
+    def test_ten_million_paths_fit_in_a_gigabyte(self):
+        code = (
+            "import resource, stability as st\n"
+            "flow = st.Flow(st.quadratic([1.0, 0.5]), st.SGD(), st.Noise(gradient=1.0), step=0.1)\n"
+            "ens = st.simulate(flow, start=[0, 0], t_end=0.2, paths=10**7, seed=0, observables={'risk': flow.objective.value}, exit=1.0)\n"
+            "assert len(ens.diverged) == 10**7 and ens.covariance_error[0, 0, 0] < 1e-5 and ens.exit_times.shape == (10**7,)\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert float(done.stdout) < 1.0
+
+
+class TestInterrupts:
+    @staticmethod
+    def interrupted(**options):
+        """An ensemble that Ctrl-C hits on the way."""
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(st.Interrupted, match="`.ensemble`") as caught:
+            run(quadratic_flow(), **options)
+        return caught.value.ensemble
+
+    def test_finished_blocks_are_kept(self):
+        options = {"paths": 10**7, "t_end": 20.0, "keep": "moments"}
+        ens = self.interrupted(**options)
+        count = len(ens.diverged)
+        assert 2000 < count < 10**7
+        assert ens.stats["interrupted"]
+        np.testing.assert_array_equal(ens.mean, run(quadratic_flow(), **{**options, "paths": count}).mean)
+
+    def test_a_lone_block_is_kept_as_far_as_it_came(self):
+        ens = self.interrupted(paths=50, t_end=1e6)
+        assert ens.states.shape == (1, 50, 3)
+        assert 0 < ens.times[-1] < 1e6
+        same = run(quadratic_flow(), paths=50, t_end=float(ens.times[-1]))
+        np.testing.assert_array_equal(same.states, ens.states)
+
+
+class TestUnstable:
+    def test_the_summary_says_what_theory_expected(self):
+        flow = quadratic_flow((1.0, 0.5, 0.2), method=st.SGD(), step=2.5)
+        ens = run(flow, level="iteration", t_end=2500.0)
+        assert ens.diverged.all()
+        text = str(ens)
+        assert "More than 10% diverged: the flow is unstable here." in text
+        assert "at most 2 in the mean" in text
+
+    def test_stats_tell_the_cost(self):
+        stats = run(quadratic_flow(), paths=5000).stats
+        assert stats["path_steps"] == 5000 * 20
+        assert 0 < stats["noise_share"] < 1
+        assert stats["path_steps_per_second"] > 0
+
+
+class TestDevices:
+    def test_host_noise_gives_the_hosts_paths(self, flow, xp_backend):
+        if xp_backend.name == "numpy":
+            pytest.skip("this is the host")
+        here = run(flow, t_end=2.0, save=2, exit=0.8)
+        there = run(flow, t_end=2.0, save=2, exit=0.8, device=xp_backend, noise="host")
+        np.testing.assert_allclose(there.states, here.states, rtol=1e-11, atol=1e-12)
+        np.testing.assert_array_equal(np.isnan(there.exit_times), np.isnan(here.exit_times))
+        np.testing.assert_allclose(there.covariance, here.covariance, rtol=1e-9, atol=1e-14)
+
+    @pytest.mark.parametrize("options", [{"scheme": "exponential"}, {"control": True}, {"level": "iteration"}, {"refine": 2}, {"paths": 3000}], ids=str)
+    def test_every_option_works_there(self, options, xp_backend):
+        if xp_backend.name == "numpy":
+            pytest.skip("this is the host")
+        flow = quadratic_flow(noise=NOISE if "scheme" in options else CURVED)
+        here, there = (run(flow, t_end=2.0, **options, **place) for place in ({}, {"device": xp_backend, "noise": "host"}))
+        np.testing.assert_allclose(there.states, here.states, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(there.mean, here.mean, rtol=1e-9, atol=1e-12)
+
+    def test_nothing_waits_for_the_device_inside_the_loop(self, flow, no_sync):
+        strict = pytest.importorskip("array_api_strict")
+        there = run(flow, t_end=2.0, device=st.Backend("array_api_strict", strict, strict.Device("device1")), exit=0.8, radius=5.0)
+        assert there.states.shape == (1, 300, flow.dim)
+
+    def test_divergence_there_is_told_per_path(self, xp_backend):
+        if xp_backend.name == "numpy":
+            pytest.skip("this is the host")
+        flow = st.Flow(st.landscape("double_well"), st.SGD(), st.Noise(gradient=1.0), step=0.7)
+        options = {"start": [1.0, 0.0], "t_end": 35.0, "paths": 400, "seed": 0, "radius": 20.0}
+        here, there = (st.simulate(flow, **options, **place) for place in ({}, {"device": xp_backend, "noise": "host"}))
+        assert 10 < there.diverged.sum() < 390
+        # Paths that pass near a basin's edge amplify rounding: a few may end differently.
+        assert (here.diverged != there.diverged).sum() <= 8
+
+    def test_the_devices_own_noise_has_the_same_law(self, xp_backend):
+        if xp_backend.normals(0) is None:
+            pytest.skip("no generator of its own")
+        flow = quadratic_flow()
+        ens = run(flow, device=xp_backend, paths=20_000, t_end=10.0)
+        assert st.compare(st.linearize(flow), ens).max_z < 4
+        assert not np.array_equal(ens.states[:, :300], run(flow, t_end=10.0).states)
+
+    def test_cuda_without_a_gpu_says_what_to_do(self):
+        try:
+            import cupy
+
+            if cupy.is_available():
+                pytest.skip("there is a GPU")
+        except ImportError:
+            pass
+        with pytest.raises(ValueError, match="`device`='cuda' needs"):
+            run(quadratic_flow(), device="cuda")
+
+    def test_real_minibatches_stay_on_the_host(self, rng):
+        strict = pytest.importorskip("array_api_strict")
+        F = st.least_squares(rng.standard_normal((60, 2)), rng.standard_normal(60), l2=0.1)
+        flow = st.Flow(F, st.SFN(damping=0.5), st.Noise.from_data(F, batch=8), step=0.2)
+        with pytest.raises(ValueError, match="use device='cpu'"):
+            run(flow, level="iteration", device=st.Backend("array_api_strict", strict))
