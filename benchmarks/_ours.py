@@ -58,12 +58,14 @@ def simulate(flow, start, problem: Problem, seed: int, engine: str, workers: int
 def covariance_race(step: float, target: float, rounds: int) -> dict:
     """Seconds until the variances of a weakly nonlinear flow are known to `target`, with and without the control variate."""
     control = takes("control")
-    kinds = {"plain": {}} | ({"controlled": {"control": True}} if control else {})
+    minimum = [1.0, 0.0]
+    linearized = {"control": True} | ({"at": minimum} if takes("at") else {})  # the objective's own reference is its saddle
+    kinds = {"plain": {}} | ({"controlled": linearized} if control else {})
     flow = st.Flow(st.landscape("coupled_quartic"), st.SFN(damping=DAMPING), st.Noise(gradient=0.5), step=step)
-    slowest = float(np.min(np.abs(st.linearize(flow, at=[1.0, 0.0]).rates)))
+    slowest = float(np.min(np.abs(st.linearize(flow, at=minimum).rates)))
     t_end = math.ceil(10 / slowest / step) * step
     run = functools.partial(_variances, flow, t_end)
-    paths = {kind: _paths_needed(run(seed=0, paths=2048, **extra), target, 2048) for kind, extra in kinds.items()}
+    paths = {kind: _paths_needed(functools.partial(run, **extra), target) for kind, extra in kinds.items()}
     found: dict[str, list] = {kind: [] for kind in kinds}
     for turn in range(rounds):
         for kind, extra in kinds.items():
@@ -81,8 +83,13 @@ def _variances(flow: st.Flow, t_end: float, *, seed: int, paths: int, **extra) -
     return np.diag(ens.covariance[-1]).copy(), np.diag(ens.covariance_error[-1]).copy()
 
 
-def _paths_needed(pilot: tuple[np.ndarray, np.ndarray], target: float, paths: int) -> int:
-    return max(64, math.ceil(paths * (float(np.max(pilot[1] / pilot[0])) / target) ** 2))
+def _paths_needed(run, target: float) -> int:
+    """Paths whose typical standard error is the target: from a pilot, then twice from runs of that size, whose errors are rough if they are few."""
+    paths = 2048
+    for trial in range(3):
+        errors = [float(np.max(error / variance)) for variance, error in (run(seed=100 * trial + i, paths=paths) for i in range(1 + 4 * (paths < 2048)))]
+        paths = max(64, math.ceil(paths * (float(np.median(errors)) / target) ** 2))
+    return paths
 
 
 def _covered(rows: list, paths: int) -> dict:
@@ -104,9 +111,9 @@ def scaling(quick: bool, threads: int) -> list[dict]:
     base = Problem("ou", 2, 10_000, 100)
     curves = {
         ("paths", "OU d = 2"): [(n, replace(base, paths=n)) for n in _decades(2, 5 if quick else 6)],
-        ("steps", "OU d = 2"): [(n, replace(base, paths=10_000 // shrink, steps=n)) for n in _decades(1, 4)],
-        ("d", "OU"): [(d, Problem("ou", d, max(500, 200_000 // shrink // d), 50)) for d in _doublings(1, 256)],
-        ("d", "SFN"): [(d, Problem("sfn", d, max(300, 40_000 // shrink // d**2), 20)) for d in _doublings(2, 32)],
+        ("steps", "OU d = 2"): [(n, replace(base, paths=4096, steps=n)) for n in _decades(1, 3 if quick else 4)],
+        ("d", "OU"): [(d, Problem("ou", d, _whole(200_000 // shrink // d), 50)) for d in _doublings(1, 256)],
+        ("d", "SFN"): [(d, Problem("sfn", d, 2048, max(4, 128 // d))) for d in _doublings(2, 32)],
     }
     return [_curve(axis, name, engine, points) for (axis, name), points in curves.items() for engine in ENGINES if not unavailable(engine)]
 
@@ -114,7 +121,8 @@ def scaling(quick: bool, threads: int) -> list[dict]:
 def thread_scaling(quick: bool, threads: int) -> list[dict]:
     """Our cost per path-step on 1 to `threads` threads."""
     shrink = 4 if quick else 1
-    problems = {"OU d = 16": Problem("ou", 16, 20_000 // shrink, 50), "OU d = 128": Problem("ou", 128, 4_000, 50 // shrink), "SFN d = 8": sfn_8(shrink)}
+    sizes = {"OU d = 16": ("ou", 16, 20_480), "OU d = 128": ("ou", 128, 4_096), "SFN d = 8": ("sfn", 8, 4_096)}
+    problems = {name: Problem(*size, steps=48 // shrink) for name, size in sizes.items()}
     counts = sorted({1, *(n for n in _doublings(1, threads)), threads})
     return [
         _curve("threads", name, engine, [(count, problem) for count in counts], threads=True)
@@ -122,10 +130,6 @@ def thread_scaling(quick: bool, threads: int) -> list[dict]:
         for engine in ENGINES
         if not unavailable(engine)
     ]
-
-
-def sfn_8(shrink: int) -> Problem:
-    return Problem("sfn", 8, 4_000 // shrink, 25)
 
 
 def _curve(axis: str, name: str, engine: str, points: list, threads: bool = False, rounds: int = 3) -> dict:
@@ -141,6 +145,11 @@ def _curve(axis: str, name: str, engine: str, points: list, threads: bool = Fals
 
 def _decades(first: int, last: int) -> list[int]:
     return [10**k for k in range(first, last + 1)]
+
+
+def _whole(paths: int) -> int:
+    """About `paths`, without a half-empty block at the end."""
+    return max(1, round(paths / 2048)) * 2048
 
 
 def _doublings(first: int, last: int) -> list[int]:

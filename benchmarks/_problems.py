@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -58,8 +59,11 @@ class Problem:
         """The Hessian (dim, dim) of the quadratic."""
         return np.array(self.flow().objective.matrix)
 
-    def smaller(self, factor: float) -> Problem:
-        return replace(self, paths=max(200, int(self.paths / factor)))
+    def smaller(self) -> Problem:
+        """About a fifth of the work; whole multiples of 4096 paths, as everywhere here, so that nobody's blocks or threads go half empty."""
+        if self.paths <= 4096:
+            return replace(self, steps=self.steps // 3)
+        return replace(self, paths=math.ceil(self.paths / 5 / 4096) * 4096)
 
 
 def expected(problem: Problem) -> dict:

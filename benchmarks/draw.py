@@ -67,7 +67,7 @@ def _bars(axis: plt.Axes, cells: dict) -> None:
         axis.bar(places, heights, width, yerr=spread, color=color, label=label, error_kw={"linewidth": 0.7})
     axis.set(yscale="log", ylabel="ns per path-step, one core", title="One Euler–Maruyama step of one path")
     axis.set_xticks(range(len(shown)), [PROBLEMS[name] for name in shown])
-    axis.legend(loc="upper left")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
 
 
 def _curves(axis: plt.Axes, kind: str, curves: list[dict]) -> None:

@@ -25,14 +25,15 @@ from _problems import Problem
 RESULT = Path(__file__).parent / "results" / "ensembles.json"
 PEERS = ("diffrax", "torchsde", "sdeint")
 STEPS, ROUNDS, TARGET = 128, 5, 0.01
+SIZES = ((2, 98_304), (16, 20_480), (128, 4_096))  # dimension, paths
 
 
 def problems(quick: bool) -> dict[str, Problem]:
     """Large enough that the cost of starting an ensemble does not count."""
-    found = {f"ou-{d}": Problem("ou", d, paths, STEPS) for d, paths in ((2, 100_000), (16, 20_000), (128, 4_000))}
-    found |= {f"ou-{d}-diagonal": Problem("ou", d, paths, STEPS, diagonal=True) for d, paths in ((2, 100_000), (16, 20_000), (128, 4_000))}
-    found |= {"sfn-2": Problem("sfn", 2, 20_000, 64), "sfn-8": Problem("sfn", 8, 3_000, 48)}
-    return {name: problem.smaller(5) for name, problem in found.items()} if quick else found
+    found = {f"ou-{d}": Problem("ou", d, paths, STEPS) for d, paths in SIZES}
+    found |= {f"ou-{d}-diagonal": Problem("ou", d, paths, STEPS, diagonal=True) for d, paths in SIZES}
+    found |= {"sfn-2": Problem("sfn", 2, 20_480, 64), "sfn-8": Problem("sfn", 8, 4_096, 36)}
+    return {name: problem.smaller() for name, problem in found.items()} if quick else found
 
 
 def cells(which: str, quick: bool) -> list[str]:

@@ -206,26 +206,30 @@ def _torchsde(problem: Problem, threads: int) -> list:
         "BrownianInterval(dt, long cache)": lambda seed: interval(entropy=seed, dt=problem.dt, cache_size=2 * problem.steps),
         "BrownianInterval": lambda seed: interval(entropy=seed),
     }
-    equations = _torch_equations(problem, threads)
-    variants = [(form, noise) for form in equations for noise in noises]
-    return [(f"{form}, {noise}", _torch_run(problem, equations[form], noises[noise]), problem.paths) for form, noise in variants]
+    equations = _torch_equations(problem)
+    variants = [(form, noise, count) for form in equations for noise in noises for count in _thread_counts(threads)]
+    return [
+        (f"{form}, {noise}, threads: {count}", _torch_run(problem, equations[form], noises[noise], count), problem.paths) for form, noise, count in variants
+    ]
 
 
 def _torchsde_fresh(problem: Problem, threads: int) -> list:
-    equations, fresh = _torch_equations(problem, threads), _fresh_normals()
-    noise = functools.partial(fresh, (problem.paths, problem.dim))
-    return [(f"{form}, fresh normals", _torch_run(problem, sde, noise), problem.paths) for form, sde in equations.items()]
+    equations, noise = _torch_equations(problem), functools.partial(_fresh_normals(), (problem.paths, problem.dim))
+    variants = [(form, count) for form in equations for count in _thread_counts(threads)]
+    return [(f"{form}, fresh normals, threads: {count}", _torch_run(problem, equations[form], noise, count), problem.paths) for form, count in variants]
 
 
-def _torch_equations(problem: Problem, threads: int) -> dict:
+def _thread_counts(threads: int) -> list[int]:
+    """PyTorch's threads do not always pay: one is tried, too."""
+    return sorted({1, threads}, reverse=True)
+
+
+def _torch_equations(problem: Problem) -> dict:
     """The forms of a problem, best first."""
-    import torch
-
-    torch.set_num_threads(threads)
     return _torch_ou(problem) if problem.kind == "ou" else _torch_sfn(problem)
 
 
-def _torch_run(problem: Problem, sde, noise: Callable) -> Callable[[int], np.ndarray]:
+def _torch_run(problem: Problem, sde, noise: Callable, threads: int) -> Callable[[int], np.ndarray]:
     import torch
     import torchsde
 
@@ -233,6 +237,7 @@ def _torch_run(problem: Problem, sde, noise: Callable) -> Callable[[int], np.nda
     times = torch.tensor([0.0, problem.t_end], dtype=torch.float64)
 
     def run(seed: int) -> np.ndarray:
+        torch.set_num_threads(threads)
         with torch.inference_mode():
             return torchsde.sdeint(sde, y0, times, bm=noise(seed), method="euler", dt=problem.dt)[-1].numpy()
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from . import _fast
 from ._array import Backend, block_size, stream
+from ._control import ControlledMoments
 from ._steps import Affine, Modes, Stepwise
-from ._streaming import ControlledMoments, Moments, Quantiles
+from ._streaming import Moments, Quantiles
 from .flow import Flow
 
 CHUNK = 2**17  # normals drawn at once: about a megabyte, between 16 and 64 steps, ...
@@ -27,11 +28,12 @@ LARGEST_CHUNK = 2**22  # ... unless curvature noise takes so many a step that th
 
 @dataclass(frozen=True)
 class Control:
-    """The tangent flow that runs beside, on the same noise, and its exact moments at the saved times: (times, d), (times, d, d)."""
+    """The tangent flow that runs beside, on the same noise, its exact moments at the saved times, (times, d) and (times, d, d), and whether they are all."""
 
     flow: Flow
     mean: np.ndarray
     covariance: np.ndarray
+    gaussian: bool
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ class Track:
     def __init__(self, plan: Plan, flow: Flow, start: np.ndarray, count: int):
         self.flow, self.plan, self.count = flow, plan, count
         affine = Affine.of(flow, plan.dt, plan.level, plan.modes)
-        self.mover: Affine | Stepwise = affine or Stepwise(flow, plan.dt, plan.level, plan.modes)
+        here = flow.on(Backend("numpy", np, None, plan.dtype), compiled=plan.compiled)
+        self.mover: Affine | Stepwise = affine or Stepwise(here, plan.dt, plan.level, plan.modes)
         # Matrix products round alike only for like shapes: affine blocks are always full, others in steps of 64 paths.
         self.width = plan.width if affine else min(plan.width, math.ceil(count / 64) * 64)
         self.x = np.empty((flow.dim, self.width), dtype=plan.dtype)
@@ -142,7 +145,7 @@ class Track:
     def run(self, noise: Any) -> Iterator[np.ndarray]:
         """The states (d, count) after each step of a chunk; what is written into them stays."""
         if isinstance(self.mover, Affine):
-            states = self.mover.run(self.x, noise.astype(self.plan.dtype, copy=False))
+            states = self.mover.run(self.x, noise.astype(self.plan.dtype, copy=False), compiled=self.plan.compiled)
         else:
             states = self.mover.run(self.x, self._samples(noise))
         for x in states:
@@ -276,7 +279,9 @@ def _part(plan: Plan, seen: Recorder, beside: Recorder | None, signals: Signals,
         sketch = signals.sketch.add(kept)
     controlled = None
     if beside is not None and plan.control is not None and not seen.any_lost:
-        controlled = ControlledMoments.of(kept, np.swapaxes(beside.saved, 1, 2), control_mean=plan.control.mean, control_covariance=plan.control.covariance)
+        control = plan.control
+        other = np.swapaxes(beside.saved, 1, 2)
+        controlled = ControlledMoments.of(kept, other, mean=control.mean, covariance=control.covariance, gaussian=control.gaussian)
     return Part(
         states=states if plan.keep_states else None,
         moments=moments,

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 LANES = 8  # paths that go through one QL iteration side by side: two AVX2 registers a number
-MAX_DIM = 64  # rows of a lane table, see `_sweep`
+MAX_DIM = 64  # rows of a lane table, one row per dimension
 SUB_BLOCK = 128  # paths between two calls of the gain: their rotations stay in the caches
 _COMPILING = threading.Lock()
 
@@ -165,29 +165,41 @@ def fill(rng: np.random.Generator, out: np.ndarray) -> None:
 
     Other bit generators than SFC64 are left to NumPy.
     """
-    bits = rng.bit_generator
-    if not isinstance(bits, np.random.SFC64) or not available() or (tables := _ziggurat()) is None:
-        rng.standard_normal(out=out)
-        return
     if out.dtype != np.float64 or not out.flags.c_contiguous:
         raise ValueError(f"`out` must be a C-contiguous float64 array; got {out.dtype} with strides {out.strides}. Use np.empty(shape).")
-    kernel = _kernel(_normals)
+    if isinstance(rng.bit_generator, np.random.SFC64) and available() and _trusted():
+        _fill(rng, out)
+    else:
+        rng.standard_normal(out=out)
+
+
+def _fill(rng: np.random.Generator, out: np.ndarray) -> None:
+    bits = rng.bit_generator
     with bits.lock:
         state: Any = bits.state
-        kernel(state["state"]["state"], out.reshape(-1), *tables)
+        _kernel(_normals)(state["state"]["state"], out.reshape(-1), *_ziggurat())
         bits.state = state
 
 
 @functools.cache
-def _ziggurat() -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """NumPy's tables as numba carries them: widths with their sign (512,), bounds (256,), densities (256,)."""
+def _trusted() -> bool:
+    """Whether the compiled normals are this NumPy's, tails included: another NumPy, or another `log1p`, may differ one day."""
+    ours, theirs = (np.random.Generator(np.random.SFC64(0)) for _ in range(2))
+    out = np.empty(1 << 16)  # about 18 of them from the tail
     try:
-        from numba.np.random import _constants as tables
+        _fill(ours, out)
+    except (ImportError, AttributeError):  # numba's private tables have moved
+        return False
+    return np.array_equal(out, theirs.standard_normal(len(out))) and ours.random() == theirs.random()
 
-        width = np.array(tables.wi_double)
-        return np.concatenate([width, -width]), np.array(tables.ki_double, dtype=np.uint64), np.array(tables.fi_double)
-    except (ImportError, AttributeError):  # a private module, which may move
-        return None
+
+@functools.cache
+def _ziggurat() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """NumPy's tables as numba carries them: widths with their sign (512,), bounds (256,), densities (256,)."""
+    from numba.np.random import _constants as tables
+
+    width = np.array(tables.wi_double)
+    return np.concatenate([width, -width]), np.array(tables.ki_double, dtype=np.uint64), np.array(tables.fi_double)
 
 
 def _normals(state: Any, out: Any, width: Any, bound: Any, density: Any) -> None:
@@ -349,7 +361,8 @@ def _planar_step(h12: Any, shape: Any, phi: Any, v: Any, x: Any) -> None:
 _D, _E, _Y, _U, _Q, _MATRIX = (k * MAX_DIM for k in range(6))  # rows of the table, one per dimension
 _LM, _LDM, _CL, _CM, _CDM, _CDL, _CDR, _CEL, _SH, _SC, _T1, _T2, _G, _P, _C, _S = range(16)  # rows of the lanes' own numbers
 _EPS = 2.0**-52
-_TINY = 1e-290  # relative to a matrix scaled to about 1
+_SMALL = 1e-145  # what counts as zero, beside a matrix scaled to about 1
+_TINY = _SMALL**2
 _DONE = 1e9  # the block start of a lane that has converged
 
 
@@ -559,14 +572,14 @@ def _mirror(w: Any, kept: Any, at: int, low: int, n: int) -> None:
 
 def _scan(w: Any, lane: Any, n: int, low: int) -> tuple[int, int]:
     """Drop small off-diagonals and find each lane's first unreduced block; the rows that any lane works on, or high < 0."""
-    zero, eps, tiny = _spread(0.0), _spread(_EPS), _spread(_TINY)
+    zero, eps, nothing = _spread(0.0), _spread(_EPS), _spread(_SMALL)
     end, end_d = _spread(float(n - 1)), _load(w, _D + n - 1)
     after = end_d
     cl, cm, cdm, cdl, cdr, cel = _spread(_DONE), zero, zero, zero, zero, _spread(1.0)
     for i in range(n - 2, low - 1, -1):
         e, here = _load(w, _E + i), _load(w, _D + i)
         number = _spread(float(i))
-        small = _size(e) <= eps * (_size(here) + _size(after)) + tiny
+        small = _size(e) <= eps * (_size(here) + _size(after)) + nothing
         _store(w, _E + i, _select(small, zero, e))
         cl, cm, cdm = _select(small, cl, number), _select(small, cm, end), _select(small, cdm, end_d)
         cdl, cdr, cel = _select(small, cdl, here), _select(small, cdr, after), _select(small, cel, e)

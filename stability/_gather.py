@@ -16,8 +16,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ._array import Backend
+from ._control import ControlledMoments
 from ._engine import Fleet, Part, Plan, Signals, run_block
-from ._streaming import ControlledMoments, Moments, Quantiles
+from ._streaming import Moments, Quantiles
 
 FIRST_GUESS = 2.0
 """A Gaussian variance has relative standard error sqrt(2 / n): the paths predicted before any is run, times error^2."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from . import _fast
 from ._array import like, matvec
 from .flow import Flow
 
@@ -93,8 +94,11 @@ class Affine:
             return cls(one - dt * drift, -dt * push, math.sqrt(flow.step * dt) * root)
         return cls(modes.growth(dt), -modes.drift(dt) @ push, math.sqrt(flow.step * dt) * _exact_root(modes, root, dt))
 
-    def run(self, x: np.ndarray, normals: np.ndarray) -> Iterator[np.ndarray]:
+    def run(self, x: np.ndarray, normals: np.ndarray, *, compiled: bool = False) -> Iterator[np.ndarray]:
         """The states (d, m) after each step from `x`, one for each of `normals` (steps, k, m), which is used up."""
+        if compiled and x.shape[0] == 2 and x.dtype == float and self.noise.shape[1]:
+            yield from self._planar(x, normals)
+            return
         matrix, pushed = self.matrix.astype(x.dtype), self._pushes(x, normals)
         scales = np.diag(matrix)[:, None].copy() if _is_diagonal(matrix) else None
         moved, last = np.empty_like(x), x
@@ -107,6 +111,12 @@ class Affine:
             yield ahead
             last = ahead
         x[...] = last
+
+    def _planar(self, x: np.ndarray, normals: np.ndarray) -> Iterator[np.ndarray]:
+        """All steps in one compiled pass; as each state is given, what its reader wrote into it is carried on."""
+        states = self._pushes(x, normals)
+        _fast.affine_planar(states, x, self.matrix, np.zeros(2))
+        yield from states
 
     def _pushes(self, x: np.ndarray, normals: np.ndarray) -> np.ndarray:
         """``c + C z`` for every step, (steps, d, m)."""

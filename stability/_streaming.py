@@ -7,9 +7,7 @@ finite: the caller takes diverged paths out first, and a nan raises here, becaus
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -95,166 +93,6 @@ class Moments:
         return np.sqrt(np.maximum(self.m22 / count - self.covariance**2, 0.0) / count)
 
 
-# Monomials of x = sample and y = control on one axis, as exponents; an entry (i, j) needs products of one on axis i and one on axis j.
-_MONOMIALS = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
-_ONE, _X, _Y = range(3)
-_MEAN = ((_ONE, _ONE), (_X, _ONE), (_Y, _ONE), (_Y, _Y))  # the constant, the quantity, its controls: x_i on y_i and y_i^2
-_PRODUCT = ((_ONE, _ONE), (_X, _X), (_Y, _Y), (_Y, _ONE), (_ONE, _Y))  # x_i x_j on y_i y_j, y_i and y_j
-
-
-@dataclass(frozen=True)
-class ControlledMoments:
-    """Mean and covariance of paths v by way of control paths u under the same noise, of known mean and covariance; made by `of`.
-
-    With ``y = u - E u``, the mean of ``v_i`` is estimated by that of ``v_i - beta . (y_i, y_i^2 - C_ii)`` and the covariance by the mean of
-    ``(v_i - mean_i)(v_j - mean_j) - beta . (y_i y_j - C_ij, y_i, y_j)``. Each half of the samples (even and odd positions of every block)
-    takes its beta from the other half, so the mean is unbiased and its error honest; the covariance is biased by -Cov(mean) = O(1/n), less than
-    its error by a factor of order sqrt(n). What the controls leave has heavy tails: scores of a covariance look normal only from some 10^4 samples
-    where v = u + 0.1 u^2 + 0.05 u^3 and u has unit variance (at 1000 their standard deviation is 1.1 to 1.3). All results are nan while a half has
-    less than two samples. Source: Glasserman, Monte Carlo Methods in Financial Engineering (2003), 4.1; halves: Avramidis and Wilson 1993.
-
-    Attributes
-    ----------
-    counts : (int, int)
-        Samples in each half.
-    center : array (times, d)
-        Near the mean of v: ``x = v - center``. Only rounding depends on it.
-    control_mean, control_covariance : arrays (times, d) and (times, d, d)
-        E u and C.
-    sums : array (2, times, 6, 6, d, d)
-        For each half, entry [p, q, i, j] sums monomial p of (x_i, y_i) times monomial q of (x_j, y_j): 36 matrices per time, for d up to ~100.
-    """
-
-    counts: tuple[int, int]
-    center: np.ndarray
-    control_mean: np.ndarray
-    control_covariance: np.ndarray
-    sums: np.ndarray
-
-    @classmethod
-    @_quiet
-    def of(cls, paths: np.ndarray, controls: np.ndarray, *, control_mean: np.ndarray, control_covariance: np.ndarray) -> ControlledMoments:
-        """One block: v and u, shapes (times, samples, d); E u, (times, d), and its covariance, (times, d, d). ValueError where not finite."""
-        _check_same("shape", np.shape(paths), np.shape(controls))
-        known = np.array(control_mean, dtype=float), np.array(control_covariance, dtype=float)
-        x, y = _columns(paths), _columns(controls) - known[0][..., None]
-        _check_finite(y)
-        center, samples = _subtract_mean(x), x.shape[-1]
-        sums = np.stack([_pair_sums(x[..., half::2], y[..., half::2]) for half in (0, 1)])
-        return cls(((samples + 1) // 2, samples // 2), center, *known, sums)
-
-    @property
-    def count(self) -> int:
-        """Samples in both halves."""
-        return sum(self.counts)
-
-    def merge(self, other: ControlledMoments) -> ControlledMoments:
-        """The moments of both objects' samples together."""
-        if not (np.array_equal(self.control_mean, other.control_mean) and np.array_equal(self.control_covariance, other.control_covariance)):
-            raise ValueError("`other` must have the same control_mean and control_covariance. Merge only ensembles under one control.")
-        large, small = (self, other) if self.count >= other.count else (other, self)
-        counts = (self.counts[0] + other.counts[0], self.counts[1] + other.counts[1])
-        sums = large.sums + _moved(small.sums, small.center - large.center)
-        return ControlledMoments(counts, large.center, self.control_mean, self.control_covariance, sums)
-
-    @cached_property
-    def _mean(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean of x, its variance and the plain mean's, (times, d)."""
-        variance = np.diagonal(self.control_covariance, axis1=1, axis2=2)
-        known = np.stack([np.zeros_like(variance), variance], axis=-1)
-        return _controlled(np.diagonal(self.sums, axis1=-2, axis2=-1), self.counts, _MEAN, known)
-
-    @cached_property
-    def _covariance(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        # About the mean that was found: the mean's own error then has no first-order effect, and no mean mean^T is left to subtract.
-        known = self.control_covariance[..., None] * np.array([1.0, 0.0, 0.0])
-        return _controlled(_moved(self.sums, -self._mean[0]), self.counts, _PRODUCT, known)
-
-    @property
-    def mean(self) -> np.ndarray:
-        """Unbiased, shape (times, d)."""
-        return self.center + self._mean[0]
-
-    @property
-    def standard_error(self) -> np.ndarray:
-        """Of the mean, shape (times, d)."""
-        return np.sqrt(self._mean[1])
-
-    @property
-    def covariance(self) -> np.ndarray:
-        """Shape (times, d, d)."""
-        return self._covariance[0]
-
-    @property
-    def covariance_error(self) -> np.ndarray:
-        """Standard errors of the covariance's entries, shape (times, d, d)."""
-        return np.sqrt(self._covariance[1])
-
-    @property
-    def variance_reduction(self) -> tuple[np.ndarray, np.ndarray]:
-        """Variance of the plain estimator over that of the controlled one, (times, d) and (times, d, d); nan where both vanish."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return self._mean[2] / self._mean[1], self._covariance[2] / self._covariance[1]
-
-
-def _pair_sums(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Sums over samples of all products of monomials, (times, 6, 6, d, d); x and y are (times, d, samples)."""
-    times, d, samples = x.shape
-    monomials = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1).reshape(times, 6 * d, samples)
-    return np.moveaxis((monomials @ np.swapaxes(monomials, 1, 2)).reshape(times, 6, d, 6, d), 2, 3)
-
-
-@_quiet
-def _moved(sums: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """The sums for ``x + shift``: its monomials are linear in those of x."""
-    move = np.zeros((*shift.shape, 6, 6)) + np.eye(6)
-    move[..., 1, 0] = move[..., 4, 2] = shift
-    move[..., 3, 0], move[..., 3, 1] = shift**2, 2 * shift
-    return np.einsum("tipq,ftqrij,tjsr->ftpsij", move, sums, move, optimize=True)
-
-
-@_quiet
-def _controlled(
-    sums: np.ndarray, counts: tuple[int, int], functions: Sequence[tuple[int, int]], known: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The mean of functions[1] under the controls functions[2:] of known means, its variance, and the plain mean's variance."""
-    if min(counts) < 2:
-        return (np.full(known.shape[:-1], np.nan),) * 3
-    total = sum(counts)
-    grams = [_gram(half, functions) / n for half, n in zip(sums, counts, strict=True)]
-    means = [gram[..., 0, 1:] for gram in grams]
-    covariances = [gram[..., 1:, 1:] - mean[..., :, None] * mean[..., None, :] for gram, mean in zip(grams, means, strict=True)]
-    betas = [_slopes(covariance, gram) for covariance, gram in zip(covariances, grams, strict=True)]
-    estimate, variance, plain = (np.zeros(known.shape[:-1]) for _ in range(3))
-    for n, mean, covariance, beta in zip(counts, means, covariances, betas[::-1], strict=True):
-        weights = np.concatenate([np.ones_like(beta[..., :1]), -beta], axis=-1)
-        spread = np.einsum("...p,...pq,...q->...", weights, covariance, weights)
-        estimate += n / total * (mean[..., 0] - np.sum(beta * (mean[..., 1:] - known), axis=-1))
-        variance += (n / total) ** 2 * np.maximum(spread, 0.0) / (n - 1)
-        plain += (n / total) ** 2 * covariance[..., 0, 0] / (n - 1)
-    return estimate, variance, plain
-
-
-def _gram(sums: np.ndarray, functions: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Sums of products of functions, (times, ..., functions, functions); a function is a monomial on axis i and one on axis j."""
-
-    def times(p: int, q: int) -> int:
-        return _MONOMIALS.index((_MONOMIALS[p][0] + _MONOMIALS[q][0], _MONOMIALS[p][1] + _MONOMIALS[q][1]))
-
-    rows = [[sums[:, times(f[0], g[0]), times(f[1], g[1])] for g in functions] for f in functions]
-    return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
-
-
-def _slopes(covariance: np.ndarray, gram: np.ndarray) -> np.ndarray:
-    """Least squares of the first quantity on the others, (..., controls); zero on controls that do not vary, shared by collinear ones."""
-    variance, square = (np.diagonal(matrix, axis1=-2, axis2=-1)[..., -covariance.shape[-1] + 1 :] for matrix in (covariance, gram))
-    varies = variance > 1e-12 * square  # below: rounding of a constant control
-    scale = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1.0)), 0.0)
-    correlation = covariance[..., 1:, 1:] * scale[..., :, None] * scale[..., None, :]
-    inverse = np.linalg.pinv(np.nan_to_num(correlation), rcond=1e-10, hermitian=True)  # it raises on nan, which the means carry on
-    return scale * (inverse @ (scale * covariance[..., 1:, 0])[..., None])[..., 0]
-
-
 _NEAREST, _FARTHEST = 1e-300, 1e300
 
 
@@ -288,7 +126,7 @@ class Quantiles:
         """An empty sketch around a center, shape (times, d)."""
         if not 1e-9 <= tolerance < 1:
             raise ValueError(f"`tolerance` must be in [1e-9, 1); got {tolerance!r}. 1e-3 resolves three digits of the distance from the center.")
-        _check_finite(center)
+        check_finite(center)
         return cls(np.array(center, dtype=float), tolerance, 0, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
     @property
@@ -311,7 +149,7 @@ class Quantiles:
         """With the samples of a block, shape (times, samples, d); ValueError where one is not finite."""
         distance = _columns(states)
         _check_same("shape (times, d)", self.center.shape, distance.shape[:2])
-        _check_finite(distance)
+        check_finite(distance)
         distance -= self.center[..., None]
         size = np.abs(distance)
         k = np.ceil(np.log(np.clip(size, _NEAREST, _FARTHEST)) / self._log_ratio).astype(np.int64)
@@ -355,13 +193,13 @@ def _subtract_mean(c: np.ndarray) -> np.ndarray:
     center = np.zeros(c.shape[:-1])
     for _ in range(2 if c.shape[-1] else 0):
         rest = c.mean(axis=-1)
-        _check_finite(rest)
+        check_finite(rest)
         c -= rest[..., None]
         center += rest
     return center
 
 
-def _check_finite(numbers: np.ndarray) -> None:
+def check_finite(numbers: np.ndarray) -> None:
     if not np.isfinite(numbers).all():
         raise ValueError("Samples must be finite; got nan or infinity. Take diverged paths out first.")
 

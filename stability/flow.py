@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from . import _check
-from ._array import Backend, like, matvec, moved, namespace, transpose
-from ._local import Diagonal, Identity, Planar, Spectral
-from ._spectral import SpectralResponse, check_regular
+from ._array import Backend, like, matvec, moved, transpose
+from ._local import Diagonal, Identity, Spectral, preconditioner, spectral
+from ._spectral import check_regular
 from .methods import Method
 from .noise import Batches, Noise, Sample
 from .objectives.quadratic import QuadraticModel
@@ -91,7 +91,7 @@ class Flow:
             return self._constant
         if not bends and getattr(self.objective, "diagonal_hessian", False):
             return Diagonal(self.method, self.objective.hessian_diagonal(w))
-        return self._spectral(self.objective.hessian(w), bends=bends)
+        return self._applied(self.objective.hessian(w), bends=bends)
 
     def _checked(self, w: np.ndarray) -> Any:
         """As `local`, with the error that a single state (d,) deserves where the gain is singular."""
@@ -103,27 +103,20 @@ class Flow:
     @functools.cached_property
     def _constant(self) -> Spectral:
         origin = np.zeros(self.dim) if self._backend is None else self._backend.asarray(np.zeros(self.dim))
-        return self._spectral(self.objective.hessian(origin))
+        return spectral(self.method, self.objective.hessian(origin))
 
-    def _spectral(self, hessian: Any, *, bends: bool = True) -> Any:
-        if not bends and self.dim == 2 and hessian.ndim == 3:
-            return Planar(self.method, hessian)
-        xp = namespace(hessian)
-        finite = xp.all(xp.all(xp.isfinite(hessian), axis=-1), axis=-1)
-        whole = xp is np and finite.all()
-        if not whole:  # LAPACK refuses nan for the whole batch; such a state has no preconditioner
-            hessian = xp.where(finite[..., None, None], hessian, like(np.eye(self.dim), hessian))
-        values, vectors = xp.linalg.eigh(hessian)
-        if not whole:
-            vectors = xp.where(finite[..., None, None], vectors, xp.full_like(vectors, math.nan))
-        return Spectral(vectors, SpectralResponse(self.method, values))
+    def _applied(self, hessian: Any, *, bends: bool) -> Any:
+        one = hessian.ndim == 2
+        return spectral(self.method, hessian) if bends or one else preconditioner(self.method, hessian, compiled=self._compiled)
 
+    _compiled = False
     _backend: Backend | None = None
 
-    def on(self, backend: Backend) -> Flow:
-        """A copy whose objective's arrays live on `backend`."""
-        other = self._with(moved(self.objective, backend))
-        other._backend = backend
+    def on(self, backend: Backend, *, compiled: bool = False) -> Flow:
+        """A copy whose objective's arrays live on `backend`, and which may use compiled code."""
+        host = backend.xp is np and backend.dtype == "float64"
+        other = self._with(self.objective if host else moved(self.objective, backend))
+        other._backend, other._compiled = backend, compiled and host
         return other
 
     def tangent(self, at: np.ndarray) -> Flow:
@@ -203,12 +196,12 @@ class Flow:
         """One step of the true stochastic iteration for states (m, d), with the noise given: nothing linearised."""
         if isinstance(sample, Batches):
             gradient = self.objective.gradient(w, batch=sample.gradient)
-            local = Identity() if self.method.is_identity else self._spectral(self.objective.hessian(w, batch=sample.hessian), bends=False)
+            local = Identity() if self.method.is_identity else self._applied(self.objective.hessian(w, batch=sample.hessian), bends=False)
             return w - self.step * local.apply(gradient)
         gradient = self.objective.gradient(w) + self._force(w, sample)
         if not self.bends:
             return w - self.step * self.local(w, bends=False).apply(gradient)
-        return w - self.step * self._spectral(self.objective.hessian(w) + sample[2], bends=False).apply(gradient)
+        return w - self.step * self._applied(self.objective.hessian(w) + sample[2], bends=False).apply(gradient)
 
     def iterate(self, w: Any, rng: np.random.Generator) -> np.ndarray:
         """One step of the true stochastic iteration, drawing its noise: (..., d) -> (..., d)."""

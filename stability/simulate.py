@@ -13,6 +13,7 @@ import numpy as np
 from . import _check
 from ._array import Backend
 from ._check import StabilityWarning, Unstable
+from ._control import polynomial_degree
 from ._engine import Control, Plan
 from ._gather import Gathered, gather
 from ._request import Request, arrays_of, compiled, host_noise, levels, region, watched
@@ -182,10 +183,12 @@ def _tangent(request: Request, times: np.ndarray) -> Control:
         raise ValueError("`control` needs a noise made of standard normals: st.Noise, not a class with its own `sample`.")
     if request.modes is not None and flow.noise_model.has_curvature:
         raise ValueError("`control` with scheme='exponential' needs additive noise: the linear flow's law is not known else. Use scheme='euler'.")
+    polynomial_degree(flow.dim, gaussian=False)  # refuses what would be too many dimensions
     linear = linearize(flow, at=request.at)
     law: dict[str, Any] = {"time": "chain", "dt": request.dt} if request.modes is None else {"time": "continuous"}
     moments = [linear.moments(t, request.start[0], **law) for t in times]
-    return Control(flow.tangent(linear.at), np.stack([m for m, _ in moments]), np.stack([c for _, c in moments]))
+    mean, covariance = (np.stack(part) for part in zip(*moments, strict=True))
+    return Control(flow.tangent(linear.at), mean, covariance, gaussian=not flow.noise_model.has_curvature)
 
 
 def _ensemble(gathered: Gathered, scheme: str) -> Ensemble:

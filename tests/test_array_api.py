@@ -51,6 +51,7 @@ def agree(backend, got, expected, beside):
     assert type(got) is type(beside)
     assert got.dtype == beside.dtype
     assert got.device == beside.device
+    assert got.shape == np.shape(expected)
     tolerance = TOLERANCE[backend.dtype]
     np.testing.assert_allclose(backend.host(got), expected, rtol=tolerance, atol=tolerance * np.max(np.abs(expected), initial=1e-3))
 
@@ -111,6 +112,7 @@ def test_the_hessian_is_called_diagonal_where_it_is(name, rng):
     hessian = objective.hessian(w)
     assert objective.diagonal_hessian == (name in DIAGONAL)
     assert objective.diagonal_hessian == np.array_equal(hessian, hessian * np.eye(objective.dim))
+    assert st.check_derivatives(objective, w[0]).ok
     if not objective.diagonal_hessian:
         with pytest.raises(TypeError, match="defines no hessian_diagonal"):
             objective.hessian_diagonal(w)

@@ -1,5 +1,6 @@
 """The accelerator's kernels: NumPy's own bits where they are promised, LAPACK's accuracy where that is."""
 
+import functools
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,7 @@ def test_three_million_normals_have_numpys_bits_tails_included():
     out, expected = np.empty((2, 3_000_000))
     _fast.fill(ours, out)
     theirs.standard_normal(out=expected)
+    assert _fast._trusted()  # else this test would compare NumPy with itself
     assert np.abs(expected).max() > 4.5  # the ziggurat's tail, from 3.65 on, was visited
     assert same_bits(out, expected)
     assert same_state(ours, theirs)
@@ -72,6 +74,22 @@ def test_another_bit_generator_is_left_to_numpy():
     out = np.empty(50)
     _fast.fill(ours, out)
     assert same_bits(out, theirs.standard_normal(50))
+
+
+def test_normals_that_are_not_numpys_are_never_used(monkeypatch):
+    width, bound, density = _fast._ziggurat()
+    out = np.empty(1000)
+    for tables in ((width * (1 + 1e-15), bound, density), (width, bound, density[::-1].copy()), ()):
+        monkeypatch.setattr(_fast, "_ziggurat", lambda tables=tables: tables if tables else missing())
+        monkeypatch.setattr(_fast, "_trusted", functools.cache(_fast._trusted.__wrapped__))
+        assert not _fast._trusted()
+        ours, theirs = generators()
+        _fast.fill(ours, out)
+        assert same_bits(out, theirs.standard_normal(1000))
+
+
+def missing():
+    raise ImportError("numba.np.random._constants")
 
 
 @pytest.mark.parametrize("out", [np.empty((3, 4)).T, np.empty(8)[::2], np.empty(4, dtype=np.float32)], ids=["transposed", "strided", "float32"])
@@ -266,7 +284,8 @@ def test_a_tiny_or_huge_matrix_keeps_all_its_digits(rng, scale):
 
 
 def test_a_badly_scaled_matrix_is_right_relative_to_its_norm(rng):
-    sizes = 10.0 ** rng.uniform(-150, 0, (40, 6))
+    sizes = 10.0 ** rng.uniform(-300, 0, (40, 6))
+    sizes[:10] = 10.0 ** np.array([0, 0, -8, -100, -200, -200])  # ends in a block whose squares underflow
     h = rng.standard_normal((40, 6, 6))
     h = (h + h.transpose(0, 2, 1)) * np.sqrt(sizes[:, :, None] * sizes[:, None, :])
     found = _fast.Tridiagonal(6).forward(h, np.ones((40, 6)))[0]
@@ -369,3 +388,10 @@ def test_a_cache_that_cannot_be_written_only_costs_the_next_compilation(monkeypa
 def test_no_call_compiles_a_second_form():
     kernels = [_fast._kernel(getattr(_fast, name)) for name in _fast._TYPES]
     assert all(len(kernel.signatures) == 1 and not kernel._can_compile for kernel in kernels)
+
+
+def test_kernels_release_the_lock_and_neither_fuse_nor_start_threads():
+    for options in (_fast._kernel(getattr(_fast, name)).targetoptions for name in _fast._TYPES):
+        assert options["nogil"]
+        assert not options["fastmath"]
+        assert not options.get("parallel")

@@ -134,7 +134,7 @@ class Logistic(Regression):
     def _loss(self, z: np.ndarray, y: np.ndarray, order: int) -> np.ndarray:
         xp = namespace(z)
         if order == 0:
-            return xp.logaddexp(xp.zeros_like(z), xp.where(y > 0, -z, z))
+            return xp.logaddexp(0.0, xp.where(y > 0, -z, z))
         p = 0.5 * (1 + xp.tanh(0.5 * z))  # the logistic function, without overflow
         if order == 1:
             return p - y
