@@ -18,7 +18,7 @@ import numpy as np
 from . import _fast
 from ._array import Backend, block_size, stream
 from ._control import ControlledMoments
-from ._steps import Affine, Modes, Stepwise
+from ._steps import Affine, Modes, PlanarSteps, Stepwise
 from ._streaming import Moments, Quantiles
 from .flow import Flow
 
@@ -130,26 +130,47 @@ class Normals:
 
 
 class Track:
-    """Paths being moved: affine flows by whole chunks of normals, others step by step."""
+    """A block's paths being moved: affine flows by whole chunks of normals, others step by step."""
 
     def __init__(self, plan: Plan, flow: Flow, start: np.ndarray, count: int):
         self.flow, self.plan, self.count = flow, plan, count
-        affine = Affine.of(flow, plan.dt, plan.level, plan.modes)
-        here = flow.on(Backend("numpy", np, None, plan.dtype), compiled=plan.compiled)
-        self.mover: Affine | Stepwise = affine or Stepwise(here, plan.dt, plan.level, plan.modes)
+        terms = (plan.dt, plan.level, plan.modes)
+        self.affine = Affine.of(flow, *terms)
+        self.unit = self.affine.unit if self.affine else 1.0
+        self.planar = None if self.affine or plan.dtype != "float64" else PlanarSteps.of(flow, *terms, compiled=plan.compiled)
+        self.steps = Stepwise(flow.on(Backend("numpy", np, None, plan.dtype), compiled=plan.compiled), *terms)
         # Matrix products round alike only for like shapes: affine blocks are always full, others in steps of 64 paths.
-        self.width = plan.width if affine else min(plan.width, math.ceil(count / 64) * 64)
+        self.width = plan.width if self.affine else min(plan.width, math.ceil(count / 64) * 64)
         self.x = np.empty((flow.dim, self.width), dtype=plan.dtype)
-        self.x[:, :count], self.x[:, count:] = start.T, start[0][:, None]
+        self.x[:, :count], self.x[:, count:] = start.T / self.unit, start[0][:, None] / self.unit
 
-    def run(self, noise: Any) -> Iterator[np.ndarray]:
-        """The states (d, count) after each step of a chunk; what is written into them stays."""
-        if isinstance(self.mover, Affine):
-            states = self.mover.run(self.x, noise.astype(self.plan.dtype, copy=False), compiled=self.plan.compiled)
-        else:
-            states = self.mover.run(self.x, self._samples(noise))
-        for x in states:
-            yield x[:, : self.count]
+    def follow(self, noise: Any, step: int, recorder: Recorder, stop: threading.Event) -> bool:
+        """Move through a chunk that starts at `step`; False if it was stopped."""
+        if self.affine is not None:
+            self._whole(noise, step, recorder)
+            return not stop.is_set()
+        for ahead, x in enumerate(self._each(noise), start=step + 1):
+            recorder.see(ahead, x[:, : self.count])
+            if stop.is_set():
+                return False
+        recorder.last = recorder.last.copy()  # the next chunk's buffers may be these
+        return True
+
+    def _whole(self, noise: np.ndarray, step: int, recorder: Recorder) -> None:
+        assert self.affine is not None
+        states = self.affine.run(self.x, noise.astype(self.plan.dtype, copy=False), compiled=self.plan.compiled)
+        if recorder.skim(step, states, self.unit):
+            return
+        for ahead, x in enumerate(states, start=step + 1):
+            recorder.see(ahead, x[:, : self.count] * self.unit)
+        if recorder.any_lost:  # so that they do not overflow; what they are is the recorder's to say
+            self.x[:, : self.count][:, recorder.lost] = recorder.last[:, recorder.lost] / self.unit
+
+    def _each(self, noise: Any) -> Iterator[np.ndarray]:
+        """The states (d, width) after each step; what is written into them stays."""
+        if self.planar is not None:
+            return self.planar.run(self.x, noise[:, :, : self.width])
+        return self.steps.run(self.x, self._samples(noise))
 
     def _samples(self, noise: Iterable[Any]) -> Iterator[Any]:
         model, dtype = self.flow.noise_model, self.plan.dtype
@@ -173,7 +194,7 @@ class Recorder:
         self.safe = max(0.0, plan.radius - float(np.linalg.norm(plan.center))) ** 2
 
     def start(self, x: np.ndarray) -> None:
-        self.last = x.copy()
+        self.last = x.astype(self.plan.dtype)
         self._save(0, x)
 
     def see(self, step: int, x: np.ndarray) -> None:
@@ -186,6 +207,18 @@ class Recorder:
             self.exit_times[out] = step * self.plan.dt
         self._save(step, x)
         self.last, self.step = x, step
+
+    def skim(self, step: int, states: np.ndarray, unit: float) -> bool:
+        """Take note of a chunk of states (steps, d, width), in units, if nothing needs to be looked at step by step."""
+        flat = states.reshape(-1)
+        if self.any_lost or self.plan.inside is not None or not np.dot(flat, flat) * unit**2 <= self.safe:
+            return False
+        count, ahead = self.lost.size, step + len(states)
+        while self.slot < len(self.plan.saved) and self.plan.saved[self.slot] <= ahead:
+            now = self.plan.saved[self.slot]
+            self._save(now, states[now - step - 1, :, :count] * unit)
+        self.last, self.step = states[-1, :, :count] * unit, ahead
+        return True
 
     def _freeze(self, step: int, x: np.ndarray) -> None:
         offset = x - self.plan.center[:, None]
@@ -239,14 +272,14 @@ def run_block(plan: Plan, number: int, signals: Signals) -> Part:
     with np.errstate(all="ignore"):
         for track, recorder in ((main, seen), (beside, seen_beside)):
             if track is not None:
-                recorder.start(track.x[:, :count])
+                recorder.start(start.T)
         step = 0
         while step < plan.steps:
             size = min(plan.chunk, plan.steps - step)
             noise = _noise(plan, source, size)
             if beside is not None:
-                _follow(beside, seen_beside, step, noise.copy(), signals.stop)
-            if not _follow(main, seen, step, noise, signals.stop):
+                beside.follow(noise.copy(), step, seen_beside, signals.stop)
+            if not main.follow(noise, step, seen, signals.stop):
                 return _stopped(plan, seen, signals, source.seconds, began)
             step += size
             signals.advance(size)
@@ -257,16 +290,6 @@ def _noise(plan: Plan, source: Normals, steps: int) -> Any:
     if not plan.draws_samples:
         return source.draw(steps)
     return (plan.flow.draw(plan.width, source.streams[0], level=plan.level) for _ in range(steps))
-
-
-def _follow(track: Track, recorder: Recorder, step: int, noise: Any, stop: threading.Event) -> bool:
-    """Move a track through a chunk; False if it was stopped."""
-    for ahead, x in enumerate(track.run(noise), start=step + 1):
-        recorder.see(ahead, x)
-        if stop.is_set():
-            return False
-    recorder.last = recorder.last.copy()  # the next chunk's buffers may be these
-    return True
 
 
 def _part(plan: Plan, seen: Recorder, beside: Recorder | None, signals: Signals, noise_seconds: float, began: float) -> Part:

@@ -310,13 +310,38 @@ def _planar_eigenvalues(h11: Any, h12: Any, h22: Any, lams: Any, shape: Any) -> 
         shape[0, j], shape[1, j] = g, r
 
 
-def planar_step(h12: np.ndarray, shape: np.ndarray, phi: np.ndarray, v: np.ndarray, x: np.ndarray, work: np.ndarray) -> None:
+@functools.cache
+def planar_force(formula: Callable[[float, float], tuple[float, ...]]) -> Callable[..., None]:
+    """A compiled pass over paths (x, push, pull, v, cross, lams, shape): ``v = push - pull * gradient`` and the eigenvalues of the Hessian.
+
+    `formula` maps both coordinates to ``(g1, g2, h11, h12, h22)`` in plain arithmetic; arrays (2, m), `cross` (m,). Kept
+    for the process only: numba cannot tell on disk one formula from another.
+    """
+    import numba
+
+    with _COMPILING:
+        options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False}
+        inner = numba.njit(inline="always", **options)(formula)
+
+        @numba.njit("void(f8[:, ::1], f8[:, ::1], f8, f8[:, ::1], f8[::1], f8[:, ::1], f8[:, ::1])", **options)
+        def force(x: Any, push: Any, pull: float, v: Any, cross: Any, lams: Any, shape: Any) -> None:
+            for j in range(x.shape[1]):
+                first, second, h11, h12, h22 = inner(x[0, j], x[1, j])
+                v[0, j], v[1, j], cross[j] = push[0, j] - first * pull, push[1, j] - second * pull, h12
+                m, g = (h11 + h22) * 0.5, (h11 - h22) * 0.5
+                r = math.sqrt(g * g + h12 * h12)
+                lams[0, j], lams[1, j], shape[0, j], shape[1, j] = m + r, m - r, g, r
+
+    return force
+
+
+def planar_step(h12: np.ndarray, shape: np.ndarray, phi: np.ndarray, v: np.ndarray, x: np.ndarray, work: np.ndarray, *, compiled: bool = True) -> None:
     """``x += P v`` for 2 x 2 matrices after `planar_eigenvalues`: ``P = (phi1 + phi2)/2 + (phi1 - phi2)/(2r) [[g, h12], [h12, -g]]``.
 
     `h12` (B,) with any stride; `shape`, the gains `phi`, `v` and `x` (2, B) contiguous; `work` (4, B) is for the NumPy
     form. Where ``r = 0`` the second term is left out. A non-finite Hessian gives nan.
     """
-    if available():
+    if compiled and available():
         _kernel(_planar_step)(h12, shape, phi, v, x)
     else:
         planar_step_numpy(h12, shape, phi, v, x, work)

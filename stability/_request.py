@@ -28,8 +28,9 @@ class Request:
         _check.choice("level", level, ("sde", "iteration"))
         _check.choice("scheme", scheme, SCHEMES)
         self.refine = _check.count("refine", refine, least=0, most=20)
-        if level == "iteration" and (dt is not None or scheme != "euler" or refine):
-            raise ValueError("`dt`, `scheme` and `refine` are for level='sde'; the iteration's time step is the flow's `step`.")
+        for name, given in (("dt", dt is not None), ("scheme", scheme != "euler"), ("refine", self.refine > 0)):
+            if level == "iteration" and given:
+                raise ValueError(f"`{name}` is for level='sde'; the iteration's time step is the flow's `step`.")
         self.flow, self.level, self.scheme = flow, level, scheme
         self.paths, self.seed = _check.count("paths", paths), _check.count("seed", seed, least=0)
         coarse = flow.step if dt is None else _check.positive("dt", dt)
@@ -63,7 +64,7 @@ class Request:
             values = np.linalg.eigvalsh(self.flow.objective.hessian(w))
             with np.errstate(all="ignore"):
                 fastest = float(np.max(self.flow.method.gains(values) * values))
-            if fastest * self.dt > 2:
+            if fastest * self.dt > 2 * (1 + 1e-9):
                 warnings.warn(
                     f"dt = {self.dt:g} is beyond the Euler scheme's stability limit {2 / fastest:.4g} (the fastest rate {place} is {fastest:.4g}): "
                     "its paths grow where the SDE's do not. Take a smaller dt, or scheme='exponential'.",
@@ -132,12 +133,13 @@ def _batched_shape(function: Callable[[np.ndarray], np.ndarray], states: np.ndar
 
 
 def _check_memory(times: int, paths: int, dim: int, keep: str, width: int) -> None:
-    states = float(width) * times * dim * (paths if keep == "states" else 0)
-    working = 8.0 * (os.cpu_count() or 1) * min(paths, block_size(dim)) * (2.0 * times * dim + 8.0 * dim * dim) + 24.0 * paths
+    per_path = float(width) * times * dim * (keep == "states") + 24.0
+    working = 8.0 * (os.cpu_count() or 1) * min(paths, block_size(dim)) * (2.0 * times * dim + 8.0 * dim * dim)
     total = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if hasattr(os, "sysconf") else 16e9
-    if states + working > 0.7 * total:
-        advice = "Save fewer times or paths, or keep='moments'." if states > working else "Save fewer times."
-        raise ValueError(f"The states need {(states + working) / 1e9:.1f} GB of {total / 1e9:.0f} GB: {times} times x {paths} paths x {dim}. {advice}")
+    needed = per_path * paths + working
+    if needed > 0.7 * total:
+        advice = "Save fewer times or paths" + (", or use keep='moments'." if keep == "states" else ".")
+        raise ValueError(f"The states need {needed / 1e9:.1f} GB of {total / 1e9:.0f} GB: {times} times x {paths} paths x {dim}. {advice}")
 
 
 def region(exit: Any, flow: Flow, center: np.ndarray, backend: Backend) -> Callable[[Any], Any] | None:

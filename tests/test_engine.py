@@ -131,7 +131,7 @@ class TestExponential:
 
     def test_belongs_to_the_sde(self):
         for option in ({"scheme": "exponential"}, {"refine": 1}, {"dt": 0.2}):
-            with pytest.raises(ValueError, match="are for level='sde'"):
+            with pytest.raises(ValueError, match=r"`\w+` is for level='sde'"):
                 run(quadratic_flow(), level="iteration", **option)
 
 

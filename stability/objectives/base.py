@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,12 +29,16 @@ class Objective:
     diagonal_hessian : bool
         True where the Hessian is diagonal at every state: give `hessian_diagonal`, and `hessian` follows. Its
         eigenvectors are then the axes, and no eigendecomposition is needed.
+    planar : callable or None
+        In two dimensions, optionally: ``(x, y) -> (g1, g2, h11, h12, h22)``, gradient and Hessian in plain arithmetic
+        of both coordinates, for numbers and arrays alike. Ensembles run several times faster on it.
     """
 
     dim: int
     reference: np.ndarray | None = None
     constant_hessian: bool = False
     diagonal_hessian: bool = False
+    planar: Callable[[Any, Any], tuple[Any, ...]] | None = None
 
     def value(self, w: np.ndarray) -> np.ndarray:
         """``F(w)``, (..., d) -> (...)."""

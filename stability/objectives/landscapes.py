@@ -42,7 +42,7 @@ class DoubleWell(Landscape):
     def gradient(self, w: np.ndarray) -> np.ndarray:
         w = as_floats(w)
         result = namespace(w).asarray(w, copy=True)
-        result[..., 0] = w[..., 0] ** 3 - w[..., 0]
+        result[..., 0] = (w[..., 0] * w[..., 0] - 1) * w[..., 0]
         return result
 
     def hessian_diagonal(self, w: np.ndarray) -> np.ndarray:
@@ -50,6 +50,12 @@ class DoubleWell(Landscape):
         result = namespace(w).ones_like(w)
         result[..., 0] = 3 * w[..., 0] ** 2 - 1
         return result
+
+    @staticmethod
+    def planar(x: Any, y: Any) -> tuple[Any, ...]:
+        """``(g1, g2, h11, h12, h22)`` in two dimensions."""
+        square = x * x
+        return (square - 1.0) * x, y, 3.0 * square - 1.0, 0.0, 1.0
 
     def third(self, w: np.ndarray, v: np.ndarray) -> np.ndarray:
         w, v = _pair(w, v)
@@ -78,13 +84,20 @@ class CoupledQuartic(Landscape):
 
     def gradient(self, w: np.ndarray) -> np.ndarray:
         x, y = _split(w)
-        first = x**3 - x + 0.5 * x * namespace(y).sum(y**2, axis=-1)
+        first = (x * x - 1 + 0.5 * namespace(y).sum(y * y, axis=-1)) * x
         return _joined(w, first, 0.5 * (1 + x**2)[..., None] * y)
 
     def hessian(self, w: np.ndarray) -> np.ndarray:
         x, y = _split(w)
         corner = 3 * x**2 - 1 + 0.5 * namespace(y).sum(y**2, axis=-1)
         return _arrow(_joined(w, corner, 0.5 * (1 + x**2)[..., None]), x[..., None] * y)
+
+    @staticmethod
+    def planar(x: Any, y: Any) -> tuple[Any, ...]:
+        """``(g1, g2, h11, h12, h22)`` in two dimensions."""
+        square, half = x * x, 0.5 * (y * y)
+        valley = 0.5 * square + 0.5
+        return (square + half - 1.0) * x, valley * y, 3.0 * square + half - 1.0, x * y, valley
 
     def third(self, w: np.ndarray, v: np.ndarray) -> np.ndarray:
         w, v = _pair(w, v)
@@ -107,13 +120,18 @@ class MonkeySaddle(Landscape):
         x, y = _xy(w)
         return x**3 - 3 * x * y**2
 
+    @staticmethod
+    def planar(x: Any, y: Any) -> tuple[Any, ...]:
+        """``(g1, g2, h11, h12, h22)``."""
+        return 3.0 * (x * x) - 3.0 * (y * y), -6.0 * (x * y), 6.0 * x, -6.0 * y, -6.0 * x
+
     def gradient(self, w: np.ndarray) -> np.ndarray:
-        x, y = _xy(w)
-        return _joined(w, 3 * x**2 - 3 * y**2, (-6 * x * y)[..., None])
+        first, second, *_ = self.planar(*_xy(w))
+        return _joined(w, first, second[..., None])
 
     def hessian(self, w: np.ndarray) -> np.ndarray:
-        x, y = _xy(w)
-        return _arrow(_joined(w, 6 * x, (-6 * x)[..., None]), (-6 * y)[..., None])
+        *_, corner, edge, last = self.planar(*_xy(w))
+        return _arrow(_joined(w, corner, last[..., None]), edge[..., None])
 
     def third(self, w: np.ndarray, v: np.ndarray) -> np.ndarray:
         return self.hessian(_pair(w, v)[1])  # the Hessian is linear in w
@@ -146,6 +164,13 @@ class Rosenbrock(Landscape):
         diagonal[..., :-1] = 1200 * x**2 - 400 * y + 2
         diagonal[..., 1:] += 200
         return _tridiagonal(diagonal, -400 * x)
+
+    @staticmethod
+    def planar(x: Any, y: Any) -> tuple[Any, ...]:
+        """``(g1, g2, h11, h12, h22)`` in two dimensions."""
+        square = x * x
+        above = y - square
+        return -400.0 * (x * above) + 2.0 * x - 2.0, 200.0 * above, 800.0 * square - 400.0 * above + 2.0, -400.0 * x, 200.0
 
     def third(self, w: np.ndarray, v: np.ndarray) -> np.ndarray:
         w, v = _pair(w, v)
