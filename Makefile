@@ -1,16 +1,21 @@
 # Needs python3 (3.11 or newer) and make, nothing else. Everything is installed into .venv.
 PYTHON ?= python3
 VENV   := .venv
+PEERS  := .venv-peers
 RUN    := $(VENV)/bin
 QUICK  ?=
+ONLY   ?=
 STAMP  := $(VENV)/.installed
 
-.PHONY: help reproduce figures test lint clean
+.PHONY: help reproduce figures test test-all test-gpu bench clean
 
 help:
 	@echo "make reproduce          install, run the main job, leave pictures and numbers in out/ (about 5 minutes)"
 	@echo "make reproduce QUICK=1  the small form (about 1 minute)"
 	@echo "make test               install, run the tests, ruff and mypy (about 4 minutes)"
+	@echo "make test-all           the same with PyTorch installed too; ONLY=torch for the tests that need it"
+	@echo "make test-gpu           install CuPy too and run the tests that need a GPU"
+	@echo "make bench              install the peers and measure ensembles beside them (about 10 minutes; QUICK=1: a few)"
 	@echo "make figures            refresh the tracked figures/ from a full run"
 	@echo "make clean              remove .venv, out/ and caches"
 
@@ -34,5 +39,23 @@ test: $(STAMP)
 	$(RUN)/mypy
 	OPENBLAS_NUM_THREADS=1 $(RUN)/python -m pytest -n auto
 
+test-all: $(STAMP)
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,torch]'
+	OPENBLAS_NUM_THREADS=1 $(RUN)/python -m pytest -n auto $(if $(ONLY),-k $(ONLY) tests)
+
+test-gpu: $(STAMP)
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,cupy]'
+	$(RUN)/python -m pytest -rs -k 'cupy or cuda' tests
+
+$(PEERS)/.installed: setup.cfg pyproject.toml constraints.txt
+	@echo "Installing the peers into $(PEERS) (once, some minutes)"
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]'
+	@touch $@
+
+bench: $(PEERS)/.installed
+	$(PEERS)/bin/python benchmarks/ensembles.py $(if $(QUICK),--quick)
+	$(if $(QUICK),,$(PEERS)/bin/python benchmarks/draw.py)
+
 clean:
-	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(PEERS) out .pytest_cache .mypy_cache .ruff_cache *.egg-info

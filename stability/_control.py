@@ -15,6 +15,7 @@ from ._streaming import check_finite
 MAX_CONTROLS = 64
 """Polynomials of the control up to degree four, as many as this allows; of degree two in any case."""
 MAX_FEATURES = 1500
+_quiet = np.errstate(over="ignore", invalid="ignore")  # samples too large for their fourth powers: their errors are infinite or nan
 SAMPLES_PER_CONTROL = 8
 """Of the samples that slopes are taken from: with fewer their noise would cost more than they save."""
 
@@ -36,7 +37,7 @@ class ControlledMoments:
     counts : (int, int)
         Samples in each half.
     center : array (times, d)
-        The control's mean: ``x = v - center``.
+        Near the mean of v: ``x = v - center``. Only rounding depends on it.
     degree : int
         Of the polynomials.
     gram : array (2, times, f, f)
@@ -49,26 +50,45 @@ class ControlledMoments:
     gram: np.ndarray
 
     @classmethod
+    @_quiet
     def of(cls, paths: np.ndarray, controls: np.ndarray, *, mean: np.ndarray, covariance: np.ndarray, gaussian: bool) -> ControlledMoments:
         """One block: v and u, shapes (times, samples, d), and the exact moments of u, (times, d) and (times, d, d).
 
         Raises ValueError where a sample is not finite or there are too many dimensions.
         """
-        x, u = (np.array(np.swapaxes(w, 1, 2), dtype=float) - np.asarray(mean, dtype=float)[..., None] for w in (paths, controls))
+        x, u = (np.array(np.swapaxes(w, 1, 2), dtype=float) for w in (paths, controls))
         check_finite(x)
         check_finite(u)
+        center = x.mean(axis=-1) if x.shape[-1] else np.zeros(x.shape[:2])
+        x, u = x - center[..., None], u - np.asarray(mean, dtype=float)[..., None]
         degree = polynomial_degree(x.shape[1], gaussian)
         z = np.stack([whitener @ one for whitener, one in zip(_whiteners(covariance), u, strict=True)])
         rows, columns = np.triu_indices(x.shape[1])
         features = np.concatenate([np.ones_like(x[:, :1]), hermite(z, degree), x, x[:, rows] * x[:, columns]], axis=1)
         halves = [features[..., half::2] for half in (0, 1)]
         gram = np.stack([half @ np.swapaxes(half, 1, 2) for half in halves])
-        return cls((halves[0].shape[-1], halves[1].shape[-1]), np.array(mean, dtype=float), degree, gram)
+        return cls((halves[0].shape[-1], halves[1].shape[-1]), center, degree, gram)
 
+    @_quiet
     def merge(self, other: ControlledMoments) -> ControlledMoments:
         """The moments of both objects' samples together, under the same control."""
+        if not sum(self.counts):
+            return other
         counts = (self.counts[0] + other.counts[0], self.counts[1] + other.counts[1])
-        return ControlledMoments(counts, self.center, self.degree, self.gram + other.gram)
+        move = self._shift(other.center - self.center)
+        return ControlledMoments(counts, self.center, self.degree, self.gram + move @ other.gram @ np.swapaxes(move, -1, -2))
+
+    def _shift(self, by: np.ndarray) -> np.ndarray:
+        """The matrix (times, f, f) that turns features of x into those of ``x + by``: they are linear in them."""
+        d, (rows, columns) = self._dim, np.triu_indices(self._dim)
+        first = math.comb(d + self.degree, self.degree)
+        move = np.tile(np.eye(self.gram.shape[-1]), (len(by), 1, 1))
+        move[:, first : first + d, 0] = by
+        products = first + d + np.arange(len(rows))
+        move[:, products, first + columns] += by[:, rows]
+        move[:, products, first + rows] += by[:, columns]
+        move[:, products, 0] = by[:, rows] * by[:, columns]
+        return move
 
     @property
     def _dim(self) -> int:
@@ -81,6 +101,7 @@ class ControlledMoments:
         return max(size for size in sizes if size == 0 or size * SAMPLES_PER_CONTROL <= min(self.counts))
 
     @cached_property
+    @_quiet
     def _means(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Means of the targets x_i and x_i x_j (times, t), their covariance matrix, and that of plain means, (times, t, t)."""
         controls = range(1, 1 + self._controls)
@@ -99,6 +120,7 @@ class ControlledMoments:
         plain = _residual(whole, range(1, 1), targets, np.zeros((len(self.center), 0, len(targets))))[1] / count
         return total, spread / count, plain
 
+    @_quiet
     def _variances(self, covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Variances of the mean (times, d) and, to first order, of the covariance's entries (times, d, d)."""
         d, (rows, columns) = self._dim, np.triu_indices(self._dim)
@@ -129,6 +151,7 @@ class ControlledMoments:
         return np.sqrt(self._variances(self._means[1])[0])
 
     @property
+    @_quiet
     def covariance(self) -> np.ndarray:
         """Shape (times, d, d)."""
         mean = self._means[0][:, : self._dim]

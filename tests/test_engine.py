@@ -1,6 +1,7 @@
 """The engine: chunks, schemes, refined paths, control variates, wanted accuracy, streaming, interrupts, devices."""
 
 import dataclasses
+import itertools
 import os
 import signal
 import subprocess
@@ -74,6 +75,12 @@ class TestSameNumbers:
         assert dropped.states.shape == (3, 0, flow.dim)
         for name in ("mean", "covariance", "covariance_error", "diverged"):
             np.testing.assert_array_equal(getattr(kept, name), getattr(dropped, name))
+
+    def test_the_accelerator_is_asked_for_by_name_or_not_at_all(self, monkeypatch):
+        monkeypatch.setattr(_fast, "available", lambda: False)
+        assert not run(quadratic_flow()).stats["compiled"]
+        with pytest.raises(ValueError, match=r"`accelerate` needs Numba: pip install sfn-stability\[fast\]"):
+            run(quadratic_flow(), accelerate=True)
 
     def test_float32_is_float64_rounded(self, flow):
         wide, narrow = run(flow), run(flow, dtype="float32")
@@ -149,7 +156,9 @@ class TestRefinement:
         np.testing.assert_allclose(z @ z.T / count, np.eye(8), atol=4 * np.sqrt(2 / count))
         assert abs((z**4).mean() - 3) < 4 * np.sqrt(96 / z.size)
 
-    @pytest.mark.parametrize(("noise", "order"), [(st.Noise(gradient=0.5), 1.0), (st.Noise(gradient=0.5, curvature=0.5), 0.5)], ids=["additive", "multiplicative"])
+    @pytest.mark.parametrize(
+        ("noise", "order"), [(st.Noise(gradient=0.5), 1.0), (st.Noise(gradient=0.5, curvature=0.5), 0.5)], ids=["additive", "multiplicative"]
+    )
     def test_gives_the_strong_order(self, noise, order):
         flow = st.Flow(st.quadratic([1.0, 0.5]), st.SGD(), noise, step=1.0)
         paths = [st.simulate(flow, start=[1, 1], t_end=1.0, dt=0.125, refine=k, paths=2000, seed=5).states[-1] for k in range(8)]
@@ -160,7 +169,7 @@ class TestRefinement:
     def test_differences_of_levels_shrink(self):
         flow = st.Flow(st.landscape("coupled_quartic"), st.SGD(), st.Noise(gradient=0.5), step=0.2)
         levels = [run(flow, start=[1, 0.2], t_end=2.0, refine=k, paths=2000) for k in range(3)]
-        differences = [(b.states - a.states).var() for a, b in zip(levels, levels[1:], strict=False)]
+        differences = [(b.states - a.states).var() for a, b in itertools.pairwise(levels)]
         assert differences[0] > 2 * differences[1] > 0
         assert differences[0] < 0.1 * levels[0].states.var()
 
@@ -316,7 +325,7 @@ class TestInterrupts:
     def interrupted(**options):
         """An ensemble that Ctrl-C hits on the way."""
         threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-        with pytest.raises(st.Interrupted, match="`.ensemble`") as caught:
+        with pytest.raises(st.Interrupted, match=r"`\.ensemble`") as caught:
             run(quadratic_flow(), **options)
         return caught.value.ensemble
 
