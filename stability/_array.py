@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-BLOCK = 512
-
 
 def block_size(dim: int) -> int:
     """Paths per random stream in `dim` dimensions: a power of two that keeps a block's state within a fast cache.
@@ -19,6 +17,31 @@ def block_size(dim: int) -> int:
     A stored constant: changing it changes every seeded number.
     """
     return max(128, min(2048, 2**15 >> (dim - 1).bit_length()))
+
+
+SMALLEST_BLOCK = 256
+
+
+def block_rows(number: int, dim: int) -> range:
+    """The paths of one block: a small one first, each as large as all before it, then blocks of full size.
+
+    A stored rule too: a small ensemble draws few numbers in vain, a large one works in full blocks, and the first paths
+    of every ensemble are the same.
+    """
+    full = block_size(dim)
+    first = min(SMALLEST_BLOCK, full)
+    growing = (full // first).bit_length() - 1
+    if number > growing:
+        return range((number - growing) * full, (number - growing + 1) * full)
+    return range(0 if number == 0 else first << (number - 1), first << number)
+
+
+def block_count(paths: int, dim: int) -> int:
+    """How many blocks hold `paths` paths."""
+    full = block_size(dim)
+    first = min(SMALLEST_BLOCK, full)
+    growing = (full // first).bit_length() - 1
+    return growing + -(-paths // full) if paths > full else ((paths - 1) // first).bit_length() + 1
 
 
 def stream(seed: int, block: int, *level: int) -> np.random.Generator:

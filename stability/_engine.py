@@ -7,6 +7,7 @@ not on workers, on how many steps are drawn at once, or on how many other blocks
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from . import _fast
-from ._array import Backend, block_size, stream
+from ._array import Backend, block_count, block_rows, stream
 from ._control import ControlledMoments
 from ._steps import Affine, Modes, PlanarSteps, Stepwise
 from ._streaming import Moments, Quantiles
 from .flow import Flow
 
-CHUNK = 2**17  # normals drawn at once: about a megabyte, between 16 and 64 steps, ...
+CHUNK = 2**17  # normals drawn at once: about a megabyte, between 16 and 256 steps, ...
 LARGEST_CHUNK = 2**22  # ... unless curvature noise takes so many a step that they would not fit
 
 
@@ -64,16 +65,17 @@ class Plan:
         return len(self.start)
 
     @property
-    def width(self) -> int:
-        """Paths in a full block."""
-        return block_size(self.flow.dim)
-
-    @property
     def blocks(self) -> int:
-        return math.ceil(self.paths / self.width)
+        return block_count(self.paths, self.flow.dim)
+
+    def width(self, number: int) -> int:
+        """Paths of a block when it is full."""
+        return len(block_rows(number, self.flow.dim))
 
     def rows(self, number: int) -> slice:
-        return slice(number * self.width, min((number + 1) * self.width, self.paths))
+        """The paths of a block that are asked for."""
+        rows = block_rows(number, self.flow.dim)
+        return slice(rows.start, min(rows.stop, self.paths))
 
     @property
     def normals(self) -> int:
@@ -86,11 +88,10 @@ class Plan:
         model = self.flow.noise_model
         return not model.linear or (self.level == "iteration" and model.objective is not None)
 
-    @property
-    def chunk(self) -> int:
-        """Steps whose noise is drawn at once."""
-        size = self.width * max(1, self.normals)
-        steps = max(1, min(max(16, min(64, CHUNK // size)), LARGEST_CHUNK // size))
+    def chunk(self, width: int) -> int:
+        """Steps whose noise is drawn at once for so many paths."""
+        size = width * max(1, self.normals)
+        steps = max(1, min(max(16, min(256, CHUNK // size)), LARGEST_CHUNK // size))
         return math.ceil(steps / 2**self.refine) * 2**self.refine
 
     def times(self) -> np.ndarray:
@@ -105,10 +106,10 @@ class Normals:
     """
 
     def __init__(self, plan: Plan, number: int):
-        self.shape, self.compiled = (plan.normals, plan.width), plan.compiled
+        self.shape, self.compiled = (plan.normals, plan.width(number)), plan.compiled
         self.streams = [stream(plan.seed, number), *(stream(plan.seed, number, level) for level in range(1, plan.refine + 1))]
         self.seconds = 0.0
-        self.buffer = np.empty((plan.chunk if not plan.refine else 0, *self.shape))
+        self.buffer = np.empty((0 if plan.refine else plan.chunk(plan.width(number)), *self.shape))
 
     def draw(self, steps: int) -> np.ndarray:
         """Normals of the next `steps` steps, (steps, k, width)."""
@@ -121,7 +122,7 @@ class Normals:
         return z
 
     def _fill(self, rng: np.random.Generator, steps: int) -> np.ndarray:
-        out = self.buffer[:steps] if len(self.buffer) else np.empty((steps, *self.shape))
+        out = self.buffer[:steps] if len(self.buffer) >= steps else np.empty((steps, *self.shape))
         if self.compiled:
             _fast.fill(rng, out)
         else:
@@ -132,7 +133,8 @@ class Normals:
 class Track:
     """A block's paths being moved: affine flows by whole chunks of normals, others step by step."""
 
-    def __init__(self, plan: Plan, flow: Flow, start: np.ndarray, count: int):
+    def __init__(self, plan: Plan, flow: Flow, start: np.ndarray, full: int):
+        count = len(start)
         self.flow, self.plan, self.count = flow, plan, count
         terms = (plan.dt, plan.level, plan.modes)
         self.affine = Affine.of(flow, *terms)
@@ -140,7 +142,7 @@ class Track:
         self.planar = None if self.affine or plan.dtype != "float64" else PlanarSteps.of(flow, *terms, compiled=plan.compiled)
         self.steps = Stepwise(flow.on(Backend("numpy", np, None, plan.dtype), compiled=plan.compiled), *terms)
         # Matrix products round alike only for like shapes: affine blocks are always full, others in steps of 64 paths.
-        self.width = plan.width if self.affine else min(plan.width, math.ceil(count / 64) * 64)
+        self.width = full if self.affine else min(full, math.ceil(count / 64) * 64)
         self.x = np.empty((flow.dim, self.width), dtype=plan.dtype)
         self.x[:, :count], self.x[:, count:] = start.T / self.unit, start[0][:, None] / self.unit
 
@@ -179,6 +181,16 @@ class Track:
                 yield model.combine(one[:, : self.width].astype(dtype, copy=False), self.flow.dim)
             else:
                 yield type(one)(*(part[: self.width] for part in one))
+
+
+def useful_workers(plan: Plan) -> int:
+    """Threads help while NumPy and compiled code work outside the interpreter's lock for long enough at a time."""
+    flow, terms = plan.flow, (plan.dt, plan.level, plan.modes)
+    if Affine.of(flow, *terms):
+        return os.cpu_count() or 1
+    fixed = flow.method.is_identity or (getattr(flow.objective, "constant_hessian", False) and not (plan.level == "iteration" and flow.bends))
+    short = PlanarSteps.of(flow, *terms, compiled=plan.compiled) or (fixed and flow.dim < 16)
+    return 1 if short else os.cpu_count() or 1
 
 
 class Recorder:
@@ -265,9 +277,9 @@ def run_block(plan: Plan, number: int, signals: Signals) -> Part:
     """Simulate one block of paths, or as much of it as there is time for before `signals.stop`."""
     began, rows = time.perf_counter(), plan.rows(number)
     start = plan.start[rows]
-    count, source = len(start), Normals(plan, number)
-    main = Track(plan, plan.flow, start, count)
-    beside = Track(plan, plan.control.flow, start, count) if plan.control else None
+    count, full, source = len(start), plan.width(number), Normals(plan, number)
+    main = Track(plan, plan.flow, start, full)
+    beside = Track(plan, plan.control.flow, start, full) if plan.control else None
     seen, seen_beside = Recorder(plan, count), Recorder(plan, count)
     with np.errstate(all="ignore"):
         for track, recorder in ((main, seen), (beside, seen_beside)):
@@ -275,8 +287,8 @@ def run_block(plan: Plan, number: int, signals: Signals) -> Part:
                 recorder.start(start.T)
         step = 0
         while step < plan.steps:
-            size = min(plan.chunk, plan.steps - step)
-            noise = _noise(plan, source, size)
+            size = min(plan.chunk(full), plan.steps - step)
+            noise = _noise(plan, source, full, size)
             if beside is not None:
                 beside.follow(noise.copy(), step, seen_beside, signals.stop)
             if not main.follow(noise, step, seen, signals.stop):
@@ -286,10 +298,10 @@ def run_block(plan: Plan, number: int, signals: Signals) -> Part:
         return _part(plan, seen, seen_beside if beside else None, signals, source.seconds, began)
 
 
-def _noise(plan: Plan, source: Normals, steps: int) -> Any:
+def _noise(plan: Plan, source: Normals, full: int, steps: int) -> Any:
     if not plan.draws_samples:
         return source.draw(steps)
-    return (plan.flow.draw(plan.width, source.streams[0], level=plan.level) for _ in range(steps))
+    return (plan.flow.draw(full, source.streams[0], level=plan.level) for _ in range(steps))
 
 
 def _part(plan: Plan, seen: Recorder, beside: Recorder | None, signals: Signals, noise_seconds: float, began: float) -> Part:
@@ -363,7 +375,7 @@ class Fleet:
         while step < self.plan.steps:
             if signals.stop.is_set():
                 return
-            size = min(self.plan.chunk, self.plan.steps - step)
+            size = min(self.plan.chunk(self.paths), self.plan.steps - step)
             for ahead, normals in enumerate(self._noise(size), start=step + 1):
                 self._move(ahead, normals)
             step += size

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from ._array import Backend
+from ._array import Backend, block_count
 from ._control import ControlledMoments
 from ._engine import Fleet, Part, Plan, Signals, run_block
 from ._streaming import Moments, Quantiles
@@ -23,8 +23,10 @@ from ._streaming import Moments, Quantiles
 FIRST_GUESS = 2.0
 """A Gaussian variance has relative standard error sqrt(2 / n): the paths predicted before any is run, times error^2."""
 
-ENOUGH = 2000
-"""Paths below which a standard error is not believed: with a control variate it would be too small by a third at 200."""
+ENOUGH = 500
+"""Paths below which no standard error is believed, ..."""
+DOUBTED, MARGIN = 2000, 1.3
+"""... and below which it must be met with a margin: a control variate's is low by up to that (measured)."""
 
 
 class Gathered:
@@ -114,7 +116,9 @@ class Gathered:
     @property
     def met(self) -> bool:
         """Whether the wanted accuracy is reached, by paths enough to tell."""
-        return self.goal is not None and self.count >= min(ENOUGH, self.plan.paths) and self.error <= self.goal
+        if self.goal is None or self.count < min(ENOUGH, self.plan.paths):
+            return False
+        return self.error * (MARGIN if self.count < DOUBTED else 1.0) <= self.goal
 
     @property
     def states(self) -> np.ndarray:
@@ -143,7 +147,7 @@ class Gathered:
             return math.ceil(FIRST_GUESS / self.goal**2)
         if not math.isfinite(self.error):
             return self.plan.paths
-        return max(ENOUGH, math.ceil(1.05 * self.count * (self.error / self.goal) ** 2))
+        return max(ENOUGH, self.count + 1, math.ceil(1.05 * self.count * (self.error / self.goal) ** 2))
 
     def stats(self) -> dict[str, Any]:
         work, lost = self.count * self.plan.steps, int(np.isfinite(self.diverged_at).sum())
@@ -200,7 +204,7 @@ def _rounds(gathered: Gathered, bar: _Bar) -> Iterator[range]:
         yield range(done, end)
         done = end
         if not gathered.met:
-            end = min(plan.blocks, max(done + 1, math.ceil(gathered.wanted() / plan.width)))
+            end = min(plan.blocks, max(done + 1, block_count(gathered.wanted(), plan.flow.dim)))
 
 
 def _host(plan: Plan, blocks: range, workers: int, signals: Signals) -> Iterator[Part]:
@@ -211,8 +215,7 @@ def _host(plan: Plan, blocks: range, workers: int, signals: Signals) -> Iterator
         try:
             for _ in blocks:
                 # Few at a time: a block's states would otherwise wait in memory for their turn.
-                for number in islice(waiting, 4 * workers - len(running)):
-                    running.append(pool.submit(run_block, plan, number, signals))
+                running += _submitted(pool, plan, list(islice(waiting, 4 * workers - len(running))), signals)
                 running[0].result()
                 yield running.popleft().result()
         except BaseException as error:  # Ctrl-C too: let the running blocks end at their next step
@@ -223,6 +226,11 @@ def _host(plan: Plan, blocks: range, workers: int, signals: Signals) -> Iterator
             if isinstance(error, KeyboardInterrupt):
                 yield from (future.result() for future in takewhile(lambda f: not f.cancelled() and f.exception() is None, running))
             raise
+
+
+def _submitted(pool: ThreadPoolExecutor, plan: Plan, blocks: list[int], signals: Signals) -> list[Future[Part]]:
+    """The blocks' futures, in order; the last, which are the largest, start first, so that threads end together."""
+    return [pool.submit(run_block, plan, number, signals) for number in reversed(blocks)][::-1]
 
 
 def _device(plan: Plan, backend: Backend, blocks: range, signals: Signals, host_noise: bool) -> Iterator[Part]:
@@ -256,7 +264,7 @@ class _Bar:
         """Say how many paths will be needed, before they are run."""
         if self.bar is None:
             return
-        self.total = math.ceil(paths / self.plan.width) * self.plan.steps
+        self.total = block_count(paths, self.plan.flow.dim) * self.plan.steps
         rate = gathered.block_seconds / gathered.count if gathered.count else math.nan
         cost = "" if math.isnan(rate) else f", about {rate * max(0, paths - gathered.count):.3g} s of one core"
         self.bar.console.print(f"To reach {gathered.goal:g}: {paths} paths{cost}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,15 @@ class CompiledSpectral:
 
     def apply(self, v: np.ndarray) -> np.ndarray:
         """``P v``, (m, d) -> (m, d)."""
-        return _fast.spectral_apply(self.hessian, v, lambda lams: SpectralResponse(self.method, lams).gains)
+        return _fast.spectral_apply(self.hessian, v, lambda lams: SpectralResponse(self.method, lams).gains, self._workspace(v.shape[-1]))
+
+    _kept = threading.local()
+
+    def _workspace(self, dim: int) -> _fast.Tridiagonal:
+        """This thread's own: making one at every step would have threads wait for memory."""
+        if getattr(self._kept, "dim", None) != dim:
+            self._kept.dim, self._kept.work = dim, _fast.Tridiagonal(dim, paths=512)
+        return self._kept.work
 
 
 def preconditioner(method: Method, hessian: Any, *, compiled: bool) -> Any:
@@ -121,7 +130,7 @@ def preconditioner(method: Method, hessian: Any, *, compiled: bool) -> Any:
     dim = hessian.shape[-1]
     if dim == 2:
         return CompiledPlanar(method, hessian) if compiled else Planar(method, hessian)
-    if compiled and dim <= COMPILED_DIM:
+    if compiled and 2 < dim <= COMPILED_DIM:
         return CompiledSpectral(method, hessian)
     return spectral(method, hessian)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from . import _check
-from ._array import Backend
+from ._array import Backend, block_size
 from ._check import StabilityWarning, Unstable
 from ._control import polynomial_degree
-from ._engine import Control, Plan
+from ._engine import Control, Plan, useful_workers
 from ._gather import Gathered, gather
 from ._request import Request, arrays_of, compiled, host_noise, levels, region, watched
 from .ensemble import UNSTABLE_SHARE, Ensemble, Interrupted
@@ -99,7 +98,7 @@ def simulate(
     refine : int
         Halve `dt` this many times on the same Brownian paths (Levy's bridge).
     workers : int, optional
-        Threads; one per core by default.
+        Threads; by default one per core where a step is long enough to share, else one.
     accelerate : bool, optional
         Use Numba (extra ``fast``); by default where it is installed.
     dtype : {"float64", "float32"}
@@ -161,7 +160,7 @@ def simulate(
     )
     if control:
         plan = replace(plan, control=_tangent(request, plan.times()))
-    workers = os.cpu_count() or 1 if workers is None else _check.count("workers", workers)
+    workers = useful_workers(plan) if workers is None else _check.count("workers", workers)
     gathered = gather(plan, backend, workers, goal, host_noise=host_noise(noise, plan, backend), progress=progress)
     ensemble = _ensemble(gathered, scheme)
     if gathered.interrupted:
@@ -211,7 +210,7 @@ def _ensemble(gathered: Gathered, scheme: str) -> Ensemble:
         stats=gathered.stats(),
         provenance=provenance(
             seed=plan.seed,
-            block=plan.width,
+            block=block_size(plan.flow.dim),
             flow=repr(plan.flow),
             paths=paths,
             t_end=plan.steps * plan.dt,

@@ -14,6 +14,7 @@ import pytest
 
 import stability as st
 from stability import _engine, _fast
+from stability._array import block_count, block_rows, block_size
 
 NOISE = st.Noise(gradient=0.3)
 CURVED = st.Noise(gradient=0.3, curvature=0.05, batch=2, hessian_batch=1)
@@ -49,11 +50,20 @@ def flow(request):
     return request.param
 
 
+@pytest.mark.parametrize("dim", [1, 8, 20, 128, 500])
+def test_blocks_cover_all_paths_once(dim):
+    rows = [block_rows(number, dim) for number in range(40)]
+    assert [r.start for r in rows] == [0, *(r.stop for r in rows[:-1])]
+    assert max(map(len, rows)) == block_size(dim)
+    for paths in (1, 255, 256, 257, 512, 513, 2047, 2048, 2049, 4096, 5000):
+        assert rows[block_count(paths, dim) - 1].start < paths <= rows[block_count(paths, dim) - 1].stop
+
+
 class TestSameNumbers:
     @pytest.mark.parametrize("chunk", [1, 7, 2000])
     def test_however_many_steps_are_drawn_at_once(self, flow, chunk, monkeypatch):
         whole = run(flow, save=5)
-        monkeypatch.setattr(_engine.Plan, "chunk", chunk)
+        monkeypatch.setattr(_engine.Plan, "chunk", lambda self, width: chunk)
         np.testing.assert_array_equal(run(flow, save=5).states, whole.states)
 
     @pytest.mark.parametrize("paths", [1, 100, 2100])
