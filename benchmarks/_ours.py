@@ -84,12 +84,13 @@ def _variances(flow: st.Flow, t_end: float, *, seed: int, paths: int, **extra) -
 
 
 def _paths_needed(run, target: float) -> int:
-    """Paths whose typical standard error is the target: from a pilot, then twice from runs of that size, whose errors are rough if they are few."""
-    paths = 2048
-    for trial in range(3):
-        errors = [float(np.max(error / variance)) for variance, error in (run(seed=100 * trial + i, paths=paths) for i in range(1 + 4 * (paths < 2048)))]
-        paths = max(64, math.ceil(paths * (float(np.median(errors)) / target) ** 2))
-    return paths
+    """Paths that bring the median standard error to the target, whichever seed: from 128 on, more until they do."""
+    paths = 128
+    while True:
+        error = float(np.median([np.max(error / variance) for variance, error in (run(seed=100 + i, paths=paths) for i in range(5 if paths < 4096 else 1))]))
+        if error <= target:
+            return paths
+        paths = max(math.ceil(1.2 * paths), min(4 * paths, math.ceil(paths * (error / target) ** 2)))
 
 
 def _covered(rows: list, paths: int) -> dict:

@@ -120,6 +120,10 @@ class ControlledMoments:
         plain = _residual(whole, range(1, 1), targets, np.zeros((len(self.center), 0, len(targets))))[1] / count
         return total, spread / count, plain
 
+    @cached_property
+    def _errors(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._variances(self._means[1])
+
     @_quiet
     def _variances(self, covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Variances of the mean (times, d) and, to first order, of the covariance's entries (times, d, d)."""
@@ -131,7 +135,7 @@ class ControlledMoments:
         weights[:, index, d + index] = 1.0
         weights[:, index, rows] -= mean[:, columns]
         weights[:, index, columns] -= mean[:, rows]
-        variances = np.einsum("tai,tij,taj->ta", weights, covariances, weights, optimize=True)
+        variances = np.sum((weights @ covariances) * weights, axis=-1)
         return np.maximum(np.diagonal(covariances, axis1=1, axis2=2)[:, :d], 0.0), np.maximum(self._square(variances), 0.0)
 
     def _square(self, upper: np.ndarray) -> np.ndarray:
@@ -148,7 +152,7 @@ class ControlledMoments:
     @property
     def standard_error(self) -> np.ndarray:
         """Of the mean, shape (times, d)."""
-        return np.sqrt(self._variances(self._means[1])[0])
+        return np.sqrt(self._errors[0])
 
     @property
     @_quiet
@@ -160,12 +164,12 @@ class ControlledMoments:
     @property
     def covariance_error(self) -> np.ndarray:
         """Standard errors of the covariance's entries, shape (times, d, d)."""
-        return np.sqrt(self._variances(self._means[1])[1])
+        return np.sqrt(self._errors[1])
 
     @property
     def variance_reduction(self) -> tuple[np.ndarray, np.ndarray]:
         """Variance of the plain estimator over that of the controlled one, (times, d) and (times, d, d); nan where both vanish."""
-        plain, controlled = self._variances(self._means[2]), self._variances(self._means[1])
+        plain, controlled = self._variances(self._means[2]), self._errors
         with np.errstate(divide="ignore", invalid="ignore"):
             return plain[0] / controlled[0], plain[1] / controlled[1]
 
@@ -217,7 +221,9 @@ def _slopes(gram: np.ndarray, controls: range, targets: range) -> np.ndarray:
     mean = gram[:, 0, :] / gram[:, 0, 0][:, None, None].reshape(-1, 1)
     centred = gram / gram[:, 0, 0][:, None, None] - mean[:, :, None] * mean[:, None, :]
     inner = centred[:, controls.start : controls.stop, controls.start : controls.stop]
-    return np.linalg.pinv(inner, rcond=1e-10, hermitian=True) @ centred[:, controls.start : controls.stop, targets.start : targets.stop]
+    lost = ~np.isfinite(inner).all(axis=(-2, -1))[:, None, None]  # samples too large for their powers: LAPACK would raise
+    inverse = np.where(lost, np.nan, np.linalg.pinv(np.where(lost, 0.0, inner), rcond=1e-10, hermitian=True))
+    return inverse @ centred[:, controls.start : controls.stop, targets.start : targets.stop]
 
 
 def _residual(gram: np.ndarray, controls: range, targets: range, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +20,9 @@ import numpy as np
 from . import _fast
 from ._array import Backend, block_count, block_rows, stream
 from ._control import ControlledMoments
-from ._steps import Affine, Modes, PlanarSteps, Stepwise
+from ._planar import PlanarChunks, PlanarSteps
+from ._program import Untraceable
+from ._steps import Affine, Modes, Stepwise
 from ._streaming import Moments, Quantiles
 from .flow import Flow
 
@@ -136,20 +139,17 @@ class Track:
     def __init__(self, plan: Plan, flow: Flow, start: np.ndarray, full: int):
         count = len(start)
         self.flow, self.plan, self.count = flow, plan, count
-        terms = (plan.dt, plan.level, plan.modes)
-        self.affine = Affine.of(flow, *terms)
-        self.unit = self.affine.unit if self.affine else 1.0
-        self.planar = None if self.affine or plan.dtype != "float64" else PlanarSteps.of(flow, *terms, compiled=plan.compiled)
-        self.steps = Stepwise(flow.on(Backend("numpy", np, None, plan.dtype), compiled=plan.compiled), *terms)
+        self.mover = _mover(plan, flow)
+        self.unit = self.mover.unit if isinstance(self.mover, Affine) else 1.0
         # Matrix products round alike only for like shapes: affine blocks are always full, others in steps of 64 paths.
-        self.width = full if self.affine else min(full, math.ceil(count / 64) * 64)
+        self.width = full if isinstance(self.mover, Affine) else min(full, math.ceil(count / 64) * 64)
         self.x = np.empty((flow.dim, self.width), dtype=plan.dtype)
         self.x[:, :count], self.x[:, count:] = start.T / self.unit, start[0][:, None] / self.unit
 
     def follow(self, noise: Any, step: int, recorder: Recorder, stop: threading.Event) -> bool:
         """Move through a chunk that starts at `step`; False if it was stopped."""
-        if self.affine is not None:
-            self._whole(noise, step, recorder)
+        if isinstance(self.mover, (Affine, PlanarChunks)):
+            self._whole(self._chunk(noise), step, recorder)
             return not stop.is_set()
         for ahead, x in enumerate(self._each(noise), start=step + 1):
             recorder.see(ahead, x[:, : self.count])
@@ -158,9 +158,14 @@ class Track:
         recorder.last = recorder.last.copy()  # the next chunk's buffers may be these
         return True
 
-    def _whole(self, noise: np.ndarray, step: int, recorder: Recorder) -> None:
-        assert self.affine is not None
-        states = self.affine.run(self.x, noise.astype(self.plan.dtype, copy=False), compiled=self.plan.compiled)
+    def _chunk(self, noise: np.ndarray) -> np.ndarray:
+        noise = noise[:, :, : self.width].astype(self.plan.dtype, copy=False)
+        if isinstance(self.mover, Affine):
+            return self.mover.run(self.x, noise, compiled=self.plan.compiled)
+        assert isinstance(self.mover, PlanarChunks)
+        return self.mover.whole(self.x, noise)
+
+    def _whole(self, states: np.ndarray, step: int, recorder: Recorder) -> None:
         if recorder.skim(step, states, self.unit):
             return
         for ahead, x in enumerate(states, start=step + 1):
@@ -170,9 +175,10 @@ class Track:
 
     def _each(self, noise: Any) -> Iterator[np.ndarray]:
         """The states (d, width) after each step; what is written into them stays."""
-        if self.planar is not None:
-            return self.planar.run(self.x, noise[:, :, : self.width])
-        return self.steps.run(self.x, self._samples(noise))
+        if isinstance(self.mover, PlanarSteps):
+            return self.mover.run(self.x, noise[:, :, : self.width])
+        assert isinstance(self.mover, Stepwise)
+        return self.mover.run(self.x, self._samples(noise))
 
     def _samples(self, noise: Iterable[Any]) -> Iterator[Any]:
         model, dtype = self.flow.noise_model, self.plan.dtype
@@ -183,13 +189,25 @@ class Track:
                 yield type(one)(*(part[: self.width] for part in one))
 
 
+def _mover(plan: Plan, flow: Flow) -> Affine | PlanarSteps | Stepwise:
+    """The quickest way to move paths of a flow."""
+    terms = (plan.dt, plan.level, plan.modes)
+    affine = Affine.of(flow, *terms)
+    if affine is not None:
+        return affine
+    if plan.dtype == "float64" and PlanarSteps.fit(flow, plan.modes):
+        if plan.compiled:
+            with suppress(Untraceable):
+                return PlanarChunks(flow, plan.dt, plan.level)
+        return PlanarSteps(flow, plan.dt, plan.level)
+    return Stepwise(flow.on(Backend("numpy", np, None, plan.dtype), compiled=plan.compiled), *terms)
+
+
 def useful_workers(plan: Plan) -> int:
     """Threads help while NumPy and compiled code work outside the interpreter's lock for long enough at a time."""
-    flow, terms = plan.flow, (plan.dt, plan.level, plan.modes)
-    if Affine.of(flow, *terms):
-        return os.cpu_count() or 1
+    flow, mover = plan.flow, _mover(plan, plan.flow)
     fixed = flow.method.is_identity or (getattr(flow.objective, "constant_hessian", False) and not (plan.level == "iteration" and flow.bends))
-    short = PlanarSteps.of(flow, *terms, compiled=plan.compiled) or (fixed and flow.dim < 16)
+    short = type(mover) is PlanarSteps or (isinstance(mover, Stepwise) and fixed and flow.dim < 16)
     return 1 if short else os.cpu_count() or 1
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import sys
 import threading
 import time
 from collections import deque
@@ -13,7 +15,7 @@ from itertools import islice, takewhile
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from ._array import Backend, block_count
 from ._control import ControlledMoments
@@ -210,7 +212,7 @@ def _rounds(gathered: Gathered, bar: _Bar) -> Iterator[range]:
 def _host(plan: Plan, blocks: range, workers: int, signals: Signals) -> Iterator[Part]:
     """The blocks' parts, in order. After an interrupt what was done comes first, then it is raised again."""
     # Our own threads share the cores: BLAS threads under them would only compete.
-    with threadpool_limits(1), ThreadPoolExecutor(max_workers=min(workers, len(blocks))) as pool:
+    with _blas("scipy.linalg" in sys.modules).limit(limits=1), ThreadPoolExecutor(max_workers=min(workers, len(blocks))) as pool:
         waiting, running = iter(blocks), deque[Future[Part]]()
         try:
             for _ in blocks:
@@ -226,6 +228,12 @@ def _host(plan: Plan, blocks: range, workers: int, signals: Signals) -> Iterator
             if isinstance(error, KeyboardInterrupt):
                 yield from (future.result() for future in takewhile(lambda f: not f.cancelled() and f.exception() is None, running))
             raise
+
+
+@functools.cache
+def _blas(with_scipy: bool) -> ThreadpoolController:
+    """The BLAS libraries that are loaded; SciPy brings its own. Looking for them takes milliseconds."""
+    return ThreadpoolController()
 
 
 def _submitted(pool: ThreadPoolExecutor, plan: Plan, blocks: list[int], signals: Signals) -> list[Future[Part]]:

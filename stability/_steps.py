@@ -15,7 +15,6 @@ import numpy as np
 
 from . import _fast
 from ._array import like, matvec
-from ._spectral import SpectralResponse
 from .flow import Flow
 
 SCHEMES = ("euler", "exponential")
@@ -89,7 +88,7 @@ class Affine:
         drift = np.stack([local.apply(column) for column in hessian.T], axis=-1)
         root = np.zeros((flow.dim, 0))
         if model.normals(flow.dim):
-            root = np.stack([local.apply(column) for column in _noise_root(flow).T], axis=-1)
+            root = np.stack([local.apply(column) for column in noise_root(flow).T], axis=-1)
         if level == "iteration":
             return cls(one - flow.step * drift, -flow.step * push, -flow.step * root)
         if modes is None:
@@ -120,12 +119,12 @@ class Affine:
         return states
 
     def _pushes(self, x: np.ndarray, normals: np.ndarray) -> np.ndarray:
-        pushes = normals if self.unit != 1.0 else _pushes(self.noise, normals, x.dtype)
+        pushed = normals if self.unit != 1.0 else pushes(self.noise, normals, x.dtype)
         shift = (self.shift / self.unit).astype(x.dtype)[:, None]
-        return np.add(pushes, shift, out=pushes) if shift.any() else pushes
+        return np.add(pushed, shift, out=pushed) if shift.any() else pushed
 
 
-def _pushes(noise: np.ndarray, normals: np.ndarray, dtype: Any) -> np.ndarray:
+def pushes(noise: np.ndarray, normals: np.ndarray, dtype: Any) -> np.ndarray:
     """``C z`` for every step: (d, k) and (steps, k, m) -> (steps, d, m), in place of the normals where that can be."""
     if noise.shape[1] == 0:
         return np.zeros((normals.shape[0], noise.shape[0], normals.shape[2]), dtype=dtype)
@@ -135,7 +134,7 @@ def _pushes(noise: np.ndarray, normals: np.ndarray, dtype: Any) -> np.ndarray:
     return noise @ normals
 
 
-def _noise_root(flow: Flow) -> np.ndarray:
+def noise_root(flow: Flow) -> np.ndarray:
     """The matrix (d, k) that makes gradient noise of k standard normals."""
     model = flow.noise_model
     return np.asarray(model.combine(np.eye(model.normals(flow.dim)), flow.dim).zeta).T
@@ -181,62 +180,3 @@ class Stepwise:
             last, ahead = ahead, last
         if last is not x:
             np.copyto(x, last)
-
-
-class PlanarSteps:
-    """Two dimensions, additive noise, and an objective that gives its derivatives as one formula of both coordinates.
-
-    Every array is reused, and where it pays the formula is compiled too; the numbers are the same.
-    """
-
-    def __init__(self, flow: Flow, dt: float, level: str, *, compiled: bool):
-        model, self.method = flow.noise_model, flow.method
-        self.formula, self.compiled = flow.objective.planar, compiled
-        root = _noise_root(flow) if model.normals(2) else np.zeros((2, 0))
-        self.pull = flow.step if level == "iteration" else dt
-        self.noise = -flow.step * root if level == "iteration" else math.sqrt(flow.step * dt) * root
-
-    @classmethod
-    def of(cls, flow: Flow, dt: float, level: str, modes: Modes | None, *, compiled: bool) -> PlanarSteps | None:
-        """The steps, or None where they are not of this kind."""
-        model = flow.noise_model
-        if flow.dim != 2 or getattr(flow.objective, "planar", None) is None or model.has_curvature or not model.linear or modes is not None:
-            return None
-        return cls(flow, dt, level, compiled=compiled)
-
-    def run(self, x: np.ndarray, normals: np.ndarray) -> Iterator[np.ndarray]:
-        """The states (2, m) after each step from `x`; the one before stays as it was."""
-        count = x.shape[1]
-        last, ahead = x, np.empty_like(x)
-        self.v, self.lams, self.shape, self.work, self.cross = (np.empty(size) for size in ((2, count), (2, count), (2, count), (4, count), count))
-        for push in _pushes(self.noise, normals, x.dtype):
-            self._force(last, push)
-            np.copyto(ahead, last)
-            if self.method.is_identity:
-                ahead += self.v
-            else:
-                _fast.planar_step(self.cross, self.shape, self._gains(), self.v, ahead, self.work, compiled=self.compiled)
-            yield ahead
-            last, ahead = ahead, last
-        if last is not x:
-            np.copyto(x, last)
-
-    def _force(self, x: np.ndarray, push: np.ndarray) -> None:
-        """``push - pull * gradient``, and the Hessian's eigenvalues ``mean + radius`` and ``mean - radius``."""
-        if self.compiled:
-            _fast.planar_force(self.formula)(x, push, self.pull, self.v, self.cross, self.lams, self.shape)
-            return
-        first, second, h11, h12, h22 = self.formula(x[0], x[1])
-        for row, slope, noise in zip(self.v, (first, second), push, strict=True):
-            np.multiply(slope, self.pull, out=row)
-            np.subtract(noise, row, out=row)
-        self.cross[:] = h12
-        _fast.planar_eigenvalues_numpy(h11, self.cross, h22, self.lams, self.shape)
-
-    def _gains(self) -> np.ndarray:
-        """The gains (2, m) at both eigenvalues."""
-        if self.method.rank is None or self.method.rank == 2:
-            gains = self.method.gain(self.lams)
-            return gains if np.shape(gains) == self.lams.shape else np.full(self.lams.shape, float(gains))
-        # Ranks break ties by position: ascending, as eigenvalues are everywhere else.
-        return np.ascontiguousarray(SpectralResponse(self.method, self.lams[::-1].T).gains.T[::-1])

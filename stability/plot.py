@@ -89,7 +89,8 @@ def _(result: LinearFlow) -> Figure:
 @plot.register(Ensemble)
 def _(result: Ensemble) -> Figure:
     with _context():
-        kept = result.states[:, ~result.diverged]
+        # Where only moments were kept there is no path to draw.
+        kept = result.states[:, ~result.diverged] if result.states.shape[1] else result.states
         shown = min(kept.shape[-1], 4)
         figure, axes = _figure(1, shown, 3.0, 2.6)
         for i, axis in enumerate(axes[0]):
@@ -104,6 +105,16 @@ def _(result: Ensemble) -> Figure:
             else:
                 if kept.shape[1]:
                     axis.hist(kept[-1, :, i], bins=60, density=True, color=COLORS["SFN"], alpha=0.7)
+                elif result.covariance[-1, i, i] > 0:
+                    spread = np.sqrt(result.covariance[-1, i, i])
+                    z = np.linspace(-4, 4, 201)
+                    axis.plot(
+                        result.mean[-1, i] + spread * z,
+                        np.exp(-(z**2) / 2) / (spread * np.sqrt(2 * np.pi)),
+                        color=COLORS["SFN"],
+                        label="Gaussian, same moments",
+                    )
+                    axis.legend()
                 axis.set(xlabel=f"$w_{i + 1}$", ylabel="density")
         if len(result.times) > 1:
             axes[0, 0].legend()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -62,6 +63,7 @@ def provenance(**parameters: Any) -> dict[str, Any]:
     return {"versions": versions, "python": platform.python_version(), "machine": platform.machine(), **jsonable(parameters)}
 
 
+@functools.cache  # reading the metadata of a package takes milliseconds
 def _version(name: str) -> str:
     from importlib.metadata import PackageNotFoundError, version  # slow to import, and wanted only with a result
 

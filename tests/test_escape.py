@@ -167,7 +167,7 @@ class TestSurvival:
 
 # One mode with lambda = -0.5: SGD leaves at rate 0.5, SFN at 0.5 / 0.6, Newton is attracted at rate -1 and leaves by noise alone.
 STEP, LAM, PATHS = 0.1, 0.5, 1536
-METHODS = {"SGD": (st.SGD(), 1.0, 0.05, 26.0), "SFN": (st.SFN(damping=0.1), 1 / (LAM + 0.1), 0.02, 14.0), "Newton": (st.Newton(), -1 / LAM, 0.01, 24.0)}
+METHODS = {"SGD": (st.SGD(), 1.0, 0.05, 26.0), "SFN": (st.SFN(damping=0.1), 1 / (LAM + 0.1), 0.02, 18.0), "Newton": (st.Newton(), -1 / LAM, 0.01, 24.0)}
 CASES = [("SGD", 0.2, 0.3), ("SGD", 0.1, 0.3), ("SGD", 0.05, 0.3), ("SFN", 0.2, 0.3), ("SFN", 0.1, 0.3), ("SFN", 0.05, 0.3)]
 CASES += [("Newton", 0.3, 0.15), ("Newton", 0.25, 0.15), ("Newton", 0.2, 0.15)]
 

@@ -10,6 +10,7 @@ import pytest
 
 import stability as st
 from stability import _fast
+from stability._fast import compiler, normals, planar, tridiagonal
 
 pytestmark = pytest.mark.skipif(not _fast.available(), reason="numba is not installed")
 
@@ -41,7 +42,7 @@ def test_three_million_normals_have_numpys_bits_tails_included():
     out, expected = np.empty((2, 3_000_000))
     _fast.fill(ours, out)
     theirs.standard_normal(out=expected)
-    assert _fast._trusted()  # else this test would compare NumPy with itself
+    assert normals._trusted()  # else this test would compare NumPy with itself
     assert np.abs(expected).max() > 4.5  # the ziggurat's tail, from 3.65 on, was visited
     assert same_bits(out, expected)
     assert same_state(ours, theirs)
@@ -77,12 +78,12 @@ def test_another_bit_generator_is_left_to_numpy():
 
 
 def test_normals_that_are_not_numpys_are_never_used(monkeypatch):
-    width, bound, density = _fast._ziggurat()
+    width, bound, density = normals._ziggurat()
     out = np.empty(1000)
     for tables in ((width * (1 + 1e-15), bound, density), (width, bound, density[::-1].copy()), ()):
-        monkeypatch.setattr(_fast, "_ziggurat", lambda tables=tables: tables if tables else missing())
-        monkeypatch.setattr(_fast, "_trusted", functools.cache(_fast._trusted.__wrapped__))
-        assert not _fast._trusted()
+        monkeypatch.setattr(normals, "_ziggurat", lambda tables=tables: tables if tables else missing())
+        monkeypatch.setattr(normals, "_trusted", functools.cache(normals._trusted.__wrapped__))
+        assert not normals._trusted()
         ours, theirs = generators()
         _fast.fill(ours, out)
         assert same_bits(out, theirs.standard_normal(1000))
@@ -125,7 +126,7 @@ def test_an_affine_chunk_has_the_bits_of_numpy(rng, monkeypatch):
     expected = noise.copy()
     final = affine_numpy(expected, x.copy(), a, c)
     for compiled in (True, False):
-        monkeypatch.setattr(_fast, "available", lambda compiled=compiled: compiled)
+        monkeypatch.setattr(compiler, "available", lambda compiled=compiled: compiled)
         states, end = noise.copy(), x.copy()
         _fast.affine_planar(states, end, a, c)
         assert same_bits(states, expected)
@@ -153,7 +154,7 @@ def planar_problem(rng, count=600):
     return hessian, rng.standard_normal((2, count)), rng.standard_normal((2, count))
 
 
-def planar(hessian, gain, v, x):
+def planar_parts(hessian, gain, v, x):
     h11, h12, h22 = hessian[:, 0, 0], hessian[:, 0, 1], hessian[:, 1, 1]
     lams, shape, out = np.empty_like(v), np.empty_like(v), x.copy()
     _fast.planar_eigenvalues(h11, h12, h22, lams, shape)
@@ -166,16 +167,16 @@ def planar(hessian, gain, v, x):
 @pytest.mark.parametrize("gain", GAINS.values(), ids=GAINS)
 def test_both_planar_forms_have_the_same_bits(rng, gain, monkeypatch):
     hessian, v, x = planar_problem(rng)
-    compiled = planar(hessian, gain, v, x)
-    monkeypatch.setattr(_fast, "available", lambda: False)
-    for a, b in zip(compiled, planar(hessian, gain, v, x), strict=True):
+    compiled = planar_parts(hessian, gain, v, x)
+    monkeypatch.setattr(compiler, "available", lambda: False)
+    for a, b in zip(compiled, planar_parts(hessian, gain, v, x), strict=True):
         assert np.array_equal(np.isnan(a), np.isnan(b))
         assert same_bits(np.nan_to_num(a), np.nan_to_num(b))
 
 
 def test_planar_eigenvalues_are_right_to_three_ulp_of_the_larger(rng):
     hessian, v, x = planar_problem(rng)
-    lams = planar(hessian, GAINS["SFN"], v, x)[0]
+    lams = planar_parts(hessian, GAINS["SFN"], v, x)[0]
     exact = np.array([planar_exact(h) for h in hessian]).T
     assert (np.abs(lams - exact) <= 3 * 2.0**-52 * np.abs(exact).max(axis=0)).all()
 
@@ -191,22 +192,22 @@ def planar_exact(h):
 
 def test_a_planar_step_is_that_of_eigh(rng):
     hessian, v, x = planar_problem(rng)
-    out = planar(hessian, GAINS["SFN"], v, x)[2]
+    out = planar_parts(hessian, GAINS["SFN"], v, x)[2]
     assert np.abs((out - x).T - by_eigh(hessian, v.T, GAINS["SFN"])).max() < 1e-13
 
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_planar_hessian_that_is_not_finite_gives_nan_for_its_path_only(rng, compiled, monkeypatch):
-    monkeypatch.setattr(_fast, "available", lambda: compiled)
+    monkeypatch.setattr(compiler, "available", lambda: compiled)
     hessian, v, x = planar_problem(rng)
-    clean = planar(hessian, GAINS["SFN"], v, x)[2]
+    clean = planar_parts(hessian, GAINS["SFN"], v, x)[2]
     bad = []
     for path, value in ((3, np.nan), (250, np.inf), (400, -np.inf)):
         for shift, entries in enumerate(([(0, 0)], [(0, 1), (1, 0)], [(1, 1)], [(0, 0), (1, 1)])):
             bad.append(path + shift)
             for entry in entries:
                 hessian[path + shift][entry] = value
-    out = planar(hessian, GAINS["SFN"], v, x)[2]
+    out = planar_parts(hessian, GAINS["SFN"], v, x)[2]
     good = np.setdiff1d(np.arange(600), bad)
     assert np.isnan(out[:, bad]).all()
     assert same_bits(out[:, good], clean[:, good])
@@ -364,7 +365,7 @@ def test_misuse_is_named():
 # --- Installation ----------------------------------------------------------------------------------------------------
 
 
-def test_importing_the_file_imports_no_numba():
+def test_importing_the_package_imports_no_numba():
     code = "import sys, stability._fast; print('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 
@@ -381,17 +382,38 @@ def test_a_cache_that_cannot_be_written_only_costs_the_next_compilation(monkeypa
         return lambda function: function
 
     monkeypatch.setattr(numba, "njit", njit)
-    assert _fast._compiled.__wrapped__(_fast._planar_step) is _fast._planar_step
+    step = planar._planar_step
+    assert compiler._compiled.__wrapped__(step, planar.KERNELS[step], None) is step
     assert asked == [True, False]
 
 
+def kernels():
+    for function, types in (normals.KERNELS | planar.KERNELS).items():
+        yield compiler.kernel(function, types)
+    for function, types in tridiagonal.KERNELS.items():
+        yield compiler.kernel(function, types, tridiagonal._register)
+
+
 def test_no_call_compiles_a_second_form():
-    kernels = [_fast._kernel(getattr(_fast, name)) for name in _fast._TYPES]
-    assert all(len(kernel.signatures) == 1 and not kernel._can_compile for kernel in kernels)
+    assert all(len(kernel.signatures) == 1 and not kernel._can_compile for kernel in kernels())
 
 
 def test_kernels_release_the_lock_and_neither_fuse_nor_start_threads():
-    for options in (_fast._kernel(getattr(_fast, name)).targetoptions for name in _fast._TYPES):
+    for options in (kernel.targetoptions for kernel in kernels()):
         assert options["nogil"]
         assert not options["fastmath"]
         assert not options.get("parallel")
+
+
+def test_only_the_tridiagonal_kernels_register_their_instructions():
+    code = """
+import numpy as np
+from stability import _fast
+from stability._fast import lanes
+_fast.fill(np.random.Generator(np.random.SFC64(0)), np.empty(8))
+_fast.affine_planar(np.zeros((1, 2, 3)), np.zeros((2, 3)), np.eye(2), np.zeros(2))
+print(lanes.register.cache_info().currsize)
+_fast.spectral_apply(np.eye(3)[None], np.ones((1, 3)), abs)
+print(lanes.register.cache_info().currsize)
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["0", "1"]
