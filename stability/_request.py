@@ -118,11 +118,25 @@ def _check_start(flow: Flow, w: np.ndarray, level: str) -> None:
         found = _batched_shape(getattr(flow.objective, name), np.tile(w, (many, 1)))
         if found != shape:
             raise ValueError(f"`{name}` must take leading axes as batch: {many} states, shape ({many}, {dim}), should give shape {shape}; got {found}.")
+    if dim == 2 and getattr(flow.objective, "planar", None) is not None:
+        _check_planar(flow, np.tile(w, (3, 1)))
     if not flow.method.is_identity:
         values = np.linalg.eigvalsh(hessian)
         check_regular(flow.method, values)
         if flow.bends and level == "sde":  # the iteration decomposes each sampled Hessian and linearises nothing
             check_cut(flow.method, values)
+
+
+def _check_planar(flow: Flow, states: np.ndarray) -> None:
+    """The formula of a user's objective must say what its gradient and Hessian say."""
+    found = flow.objective.planar(states[:, 0], states[:, 1])
+    if not isinstance(found, tuple) or len(found) != 5 or any(np.shape(part) not in ((), (3,)) for part in found):
+        raise ValueError("`planar` must give (g1, g2, h11, h12, h22), each a number or an array like its arguments.")
+    first, second, h11, h12, h22 = (np.broadcast_to(part, 3)[0] for part in found)
+    gradient, hessian = flow.objective.gradient(states[0]), flow.objective.hessian(states[0])
+    ours, theirs = np.array([first, second, h11, h12, h22]), np.array([*gradient, hessian[0, 0], hessian[0, 1], hessian[1, 1]])
+    if not np.allclose(ours, theirs, rtol=1e-6, atol=1e-6 * (1 + np.max(np.abs(theirs)))):
+        raise ValueError(f"`planar` gives (g1, g2, h11, h12, h22) = {ours} at the start, where gradient and hessian give {theirs}.")
 
 
 def _batched_shape(function: Callable[[np.ndarray], np.ndarray], states: np.ndarray) -> Any:

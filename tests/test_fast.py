@@ -10,7 +10,7 @@ import pytest
 
 import stability as st
 from stability import _fast
-from stability._fast import compiler, normals, planar, tridiagonal
+from stability._fast import compiler, normals, planar, programs, tridiagonal
 
 pytestmark = pytest.mark.skipif(not _fast.available(), reason="numba is not installed")
 
@@ -392,6 +392,8 @@ def kernels():
         yield compiler.kernel(function, types)
     for function, types in tridiagonal.KERNELS.items():
         yield compiler.kernel(function, types, tridiagonal._register)
+    for function, types in programs.KERNELS.items():
+        yield compiler.kernel(function, types, programs._register)
 
 
 def test_no_call_compiles_a_second_form():
