@@ -181,7 +181,10 @@ def moved(thing: Any, backend: Backend) -> Any:
     other = copy.copy(thing)
     for name, value in vars(thing).items():
         if isinstance(value, np.ndarray):
-            other.__dict__[name] = backend.asarray(value) if value.dtype.kind == "f" else backend.indices(value)
+            if value.dtype.kind == "f":
+                other.__dict__[name] = backend.asarray(value)
+            elif backend.name != "numpy":
+                other.__dict__[name] = backend.indices(value) if value.dtype.kind in "iu" else backend.xp.asarray(value, device=backend.device)
         elif isinstance(getattr(type(thing), name, None), functools.cached_property):
             del other.__dict__[name]
     return other

@@ -74,7 +74,10 @@ def positive(name: str, value: Any, *, infinite: bool = False) -> float:
     wanted = "a number > 0" if infinite else "a finite number > 0"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise ValueError(f"`{name}` must be {wanted}; got {_short(value)}.")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number beyond all floats
+        number = math.inf
     if math.isnan(number) or number <= 0 or (math.isinf(number) and not infinite):
         raise ValueError(f"`{name}` must be {wanted}; got {value}.")
     return number
@@ -101,9 +104,16 @@ def count(name: str, value: Any, *, least: int = 1, most: int | None = None, why
 def choice(name: str, value: T, known: Iterable[T]) -> T:
     """`value` if it is one of the known ones; the error lists them."""
     known = list(known)
-    if value not in known:
+    if not isinstance(value, (str, int)) or value not in known:
         raise ValueError(f"`{name}` must be one of {', '.join(map(str, known))}; got {_short(value)}.")
     return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value` if it is True or False: a text such as "no" would count as True."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"`{name}` must be True or False; got {_short(value)}.")
+    return bool(value)
 
 
 def symmetric(name: str, matrix: np.ndarray, *, advice: str = "Check the derivative with st.check_derivatives, or pass (H + H.T) / 2.") -> np.ndarray:

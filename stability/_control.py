@@ -174,6 +174,12 @@ class ControlledMoments:
             return plain[0] / controlled[0], plain[1] / controlled[1]
 
 
+def feature_count(dim: int) -> int:
+    """Features of a Gaussian control: one, the polynomials, and the means and second moments that are wanted."""
+    degree = polynomial_degree(dim, gaussian=True)
+    return math.comb(dim + degree, degree) + dim + dim * (dim + 1) // 2
+
+
 def polynomial_degree(dim: int, gaussian: bool) -> int:
     """The largest degree whose polynomials in `dim` variables are few enough; ValueError where not even two is."""
     if math.comb(dim + 2, 2) * 2 > MAX_FEATURES:

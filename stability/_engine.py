@@ -25,8 +25,10 @@ from ._program import Untraceable
 from ._steps import Affine, Modes, Stepwise
 from ._streaming import Moments, Quantiles
 from .flow import Flow
+from .noise import Batches, Sample
 
 CHUNK = 2**17  # normals drawn at once: about a megabyte, between 16 and 256 steps, ...
+SQUARABLE = 1e36  # squares of float32 states are finite below this
 LARGEST_CHUNK = 2**22  # ... unless curvature noise takes so many a step that they would not fit
 
 
@@ -94,8 +96,7 @@ class Plan:
     def chunk(self, width: int) -> int:
         """Steps whose noise is drawn at once for so many paths."""
         size = width * max(1, self.normals)
-        steps = max(1, min(max(16, min(256, CHUNK // size)), LARGEST_CHUNK // size))
-        return math.ceil(steps / 2**self.refine) * 2**self.refine
+        return max(1, min(max(16, min(256, CHUNK // size)), LARGEST_CHUNK // size))
 
     def times(self) -> np.ndarray:
         return self.saved * self.dt
@@ -111,18 +112,29 @@ class Normals:
     def __init__(self, plan: Plan, number: int):
         self.shape, self.compiled = (plan.normals, plan.width(number)), plan.compiled
         self.streams = [stream(plan.seed, number), *(stream(plan.seed, number, level) for level in range(1, plan.refine + 1))]
+        self.left = [np.empty((0, *self.shape)) for _ in self.streams]  # of every level, what is drawn and not used yet
         self.seconds = 0.0
         self.buffer = np.empty((0 if plan.refine else plan.chunk(plan.width(number)), *self.shape))
 
     def draw(self, steps: int) -> np.ndarray:
         """Normals of the next `steps` steps, (steps, k, width)."""
         began = time.perf_counter()
-        z = self._fill(self.streams[0], steps >> (len(self.streams) - 1))
-        for rng in self.streams[1:]:
-            xi = self._fill(rng, len(z))
-            z = np.stack([z + xi, z - xi], axis=1).reshape(2 * len(z), *self.shape) * math.sqrt(0.5)
+        z = self._level(len(self.streams) - 1, steps)
         self.seconds += time.perf_counter() - began
         return z
+
+    def _level(self, level: int, steps: int) -> np.ndarray:
+        """The next `steps` steps after so many halvings."""
+        if level == 0:
+            return self._fill(self.streams[0], steps)
+        left = self.left[level]
+        if len(left) < steps:
+            coarse = self._level(level - 1, (steps - len(left) + 1) // 2)
+            xi = self._fill(self.streams[level], len(coarse))
+            halves = np.stack([coarse + xi, coarse - xi], axis=1).reshape(2 * len(coarse), *self.shape)
+            left = np.concatenate([left, math.sqrt(0.5) * halves])
+        self.left[level] = left[steps:].copy()
+        return left[:steps]
 
     def _fill(self, rng: np.random.Generator, steps: int) -> np.ndarray:
         out = self.buffer[:steps] if len(self.buffer) >= steps else np.empty((steps, *self.shape))
@@ -186,7 +198,8 @@ class Track:
             if isinstance(one, np.ndarray):
                 yield model.combine(one[:, : self.width].astype(dtype, copy=False), self.flow.dim)
             else:
-                yield type(one)(*(part[: self.width] for part in one))
+                kind = Batches if isinstance(one, Batches) else Sample
+                yield kind(*(part[: self.width] for part in one))
 
 
 def _mover(plan: Plan, flow: Flow) -> Affine | PlanarSteps | Stepwise:
@@ -194,7 +207,7 @@ def _mover(plan: Plan, flow: Flow) -> Affine | PlanarSteps | Stepwise:
     terms = (plan.dt, plan.level, plan.modes)
     affine = Affine.of(flow, *terms)
     if affine is not None:
-        return affine
+        return affine if plan.dtype == "float64" else replace(affine, counted=False)
     if plan.dtype == "float64" and PlanarSteps.fit(flow, plan.modes):
         if plan.compiled:
             with suppress(Untraceable):
@@ -221,19 +234,24 @@ class Recorder:
         self.lost = np.zeros(count, dtype=bool)
         self.any_lost, self.slot, self.step = False, 0, 0
         # No path can be too far while all of them together are not: one product instead of a distance for each.
-        self.safe = max(0.0, plan.radius - float(np.linalg.norm(plan.center))) ** 2
+        room = max(0.0, plan.radius - float(np.linalg.norm(plan.center)))
+        self.safe = min(room * room, SQUARABLE if plan.dtype == "float32" else math.inf)
 
     def start(self, x: np.ndarray) -> None:
         self.last = x.astype(self.plan.dtype)
+        if self.plan.inside is not None:
+            self.exit_times[~self.plan.inside(self.last.T)] = 0.0
         self._save(0, x)
 
     def see(self, step: int, x: np.ndarray) -> None:
         """Take note of the states `x` (d, count) after `step`; diverged paths are put back where they were last."""
-        flat = x.ravel()
+        flat, probe, before = x.ravel(), x, self.lost
         if self.any_lost or not np.dot(flat, flat) <= self.safe:
+            probe = np.where(np.isfinite(x).all(axis=0), x, self.last)  # a path may leave the region at the step that loses it
+            before = self.lost.copy()
             self._freeze(step, x)
         if self.plan.inside is not None:
-            out = ~self.plan.inside(x.T) & np.isnan(self.exit_times) & ~self.lost
+            out = ~self.plan.inside(probe.T) & np.isnan(self.exit_times) & ~before
             self.exit_times[out] = step * self.plan.dt
         self._save(step, x)
         self.last, self.step = x, step
@@ -252,7 +270,8 @@ class Recorder:
 
     def _freeze(self, step: int, x: np.ndarray) -> None:
         offset = x - self.plan.center[:, None]
-        new = ~(np.einsum("ij,ij->j", offset, offset) <= self.plan.radius**2) & ~self.lost  # written so that nan counts as lost
+        distance = np.einsum("ij,ij->j", offset, offset)
+        new = ~((distance <= self.plan.radius * self.plan.radius) & np.isfinite(distance)) & ~self.lost  # written so that nan counts as lost
         if new.any():
             self.diverged_at[new] = step * self.plan.dt
             self.lost |= new
@@ -274,7 +293,7 @@ class Part:
     moments: Moments
     controlled: ControlledMoments | None
     sketch: Quantiles | None
-    observed: Moments | None
+    observed: tuple[Moments, np.ndarray] | None
     diverged_at: np.ndarray
     exit_times: np.ndarray
     noise_seconds: float
@@ -298,7 +317,8 @@ def run_block(plan: Plan, number: int, signals: Signals) -> Part:
     count, full, source = len(start), plan.width(number), Normals(plan, number)
     main = Track(plan, plan.flow, start, full)
     beside = Track(plan, plan.control.flow, start, full) if plan.control else None
-    seen, seen_beside = Recorder(plan, count), Recorder(plan, count)
+    # The control's law is known for all its paths: none may be stopped, and none is watched.
+    seen, seen_beside = Recorder(plan, count), Recorder(replace(plan, radius=math.inf, inside=None), count)
     with np.errstate(all="ignore"):
         for track, recorder in ((main, seen), (beside, seen_beside)):
             if track is not None:
@@ -331,8 +351,8 @@ def _part(plan: Plan, seen: Recorder, beside: Recorder | None, signals: Signals,
             signals.sketch = Quantiles.around(moments.center)
         sketch = signals.sketch.add(kept)
     controlled = None
-    if beside is not None and plan.control is not None and not seen.any_lost:
-        control = plan.control
+    control = plan.control
+    if beside is not None and control is not None and not seen.any_lost and np.isfinite(beside.saved).all():
         other = np.swapaxes(beside.saved, 1, 2)
         controlled = ControlledMoments.of(kept, other, mean=control.mean, covariance=control.covariance, gaussian=control.gaussian)
     return Part(
@@ -358,11 +378,21 @@ def _stopped(plan: Plan, seen: Recorder, signals: Signals, noise_seconds: float,
     return _part(short, seen, None, signals, noise_seconds, began)
 
 
-def _observe(plan: Plan, kept: np.ndarray) -> Moments | None:
+def _observe(plan: Plan, kept: np.ndarray) -> tuple[Moments, np.ndarray] | None:
+    """Moments of the observables (times, k), and where (times, k) they were not finite on some state."""
     if not plan.observables:
         return None
-    rows = [np.stack([np.asarray(observe(w), dtype=float) for observe in plan.observables.values()], axis=-1) for w in kept]
-    return Moments.of(np.stack(rows))
+    found = np.empty((*kept.shape[:2], len(plan.observables)))
+    states = kept.view()
+    states.flags.writeable = False
+    for i, (name, observe) in enumerate(plan.observables.items()):
+        for time_, w in enumerate(states):
+            values = np.asarray(observe(w))
+            if values.shape != w.shape[:1] or values.dtype.kind not in "fiub":
+                raise ValueError(f"`observables[{name!r}]` must give one real number per state; {len(w)} states gave {values.dtype} {values.shape}.")
+            found[time_, :, i] = values
+    # What is not finite on some state has no mean; the others keep theirs.
+    return Moments.of(np.where(np.isfinite(found), found, 0.0)), np.any(~np.isfinite(found), axis=1)
 
 
 class Fleet:
@@ -383,6 +413,9 @@ class Fleet:
         self.states = [backend.asarray(plan.start[self.offset : self.offset + self.paths]) for _ in flows]
         self.center = backend.asarray(plan.center)
         self.diverged_at, self.exit_times = (backend.asarray(np.full(self.paths, np.nan)) for _ in range(2))
+        if plan.inside is not None:
+            outside = ~plan.inside(self.states[0])
+            self.exit_times = backend.xp.where(outside, backend.xp.zeros_like(self.exit_times), self.exit_times)
         self.saved = [np.empty((len(plan.saved), self.paths, plan.flow.dim), dtype=plan.dtype) for _ in flows]
         self.slot = 0
         self._save(0)
@@ -398,6 +431,7 @@ class Fleet:
                 self._move(ahead, normals)
             step += size
             signals.advance(size * len(self.blocks))
+        self.times = self.backend.host(self.diverged_at), self.backend.host(self.exit_times)
         for number in self.blocks:
             yield self._part(number, signals, began + (time.perf_counter() - began) * (1 - 1 / len(self.blocks)))
 
@@ -417,11 +451,14 @@ class Fleet:
         main, *others = self.states
         ahead = self._stepped(0, normals)
         offset = ahead - self.center
-        lost = ~(xp.sum(offset * offset, axis=-1) <= plan.radius**2) | ~xp.isnan(self.diverged_at)
+        distance = xp.sum(offset * offset, axis=-1)
+        before = ~xp.isnan(self.diverged_at)
+        lost = ~((distance <= min(plan.radius * plan.radius, SQUARABLE if plan.dtype == "float32" else math.inf)) & xp.isfinite(distance)) | before
         self.diverged_at = xp.where(lost & xp.isnan(self.diverged_at), xp.full_like(self.diverged_at, now), self.diverged_at)
         self.states = [xp.where(lost[:, None], main, ahead), *(self._stepped(i, normals) for i in range(1, 1 + len(others)))]
         if plan.inside is not None:
-            left = ~plan.inside(self.states[0]) & xp.isnan(self.exit_times) & ~lost
+            finite = xp.all(xp.isfinite(ahead), axis=-1)
+            left = ~plan.inside(xp.where(finite[:, None], ahead, main)) & xp.isnan(self.exit_times) & ~before
             self.exit_times = xp.where(left, xp.full_like(self.exit_times, now), self.exit_times)
         self._save(step)
 
@@ -441,9 +478,9 @@ class Fleet:
         place = slice(rows.start - self.offset, rows.stop - self.offset)
         seen, beside = (Recorder(self.plan, rows.stop - rows.start) for _ in range(2))
         seen.saved = np.swapaxes(self.saved[0][:, place], 1, 2)
-        seen.diverged_at, seen.exit_times = (self.backend.host(x)[place].astype(float) for x in (self.diverged_at, self.exit_times))
+        seen.diverged_at, seen.exit_times = (x[place].astype(float) for x in self.times)
         seen.lost = np.isfinite(seen.diverged_at)
         seen.any_lost = bool(seen.lost.any())
         if self.plan.control:
             beside.saved = np.swapaxes(self.saved[1][:, place], 1, 2)
-        return _part(self.plan, seen, beside if self.plan.control else None, signals, 0.0, began)
+        return _part(self.plan, seen, beside if self.plan.control else None, signals, math.nan, began)

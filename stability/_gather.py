@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import Any
 
@@ -25,10 +26,50 @@ from ._streaming import Moments, Quantiles
 FIRST_GUESS = 2.0
 """A Gaussian variance has relative standard error sqrt(2 / n): the paths predicted before any is run, times error^2."""
 
+DEVICE_BYTES = 2**31
+"""What paths that move together on a device may take there, roughly."""
+
 ENOUGH = 500
 """Paths below which no standard error is believed, ..."""
 DOUBTED, MARGIN = 2000, 1.3
 """... and below which it must be met with a margin: a control variate's is low by up to that (measured)."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What blocks add up to; replaced as a whole, so that an interrupt finds either the sums before or those after."""
+
+    count: int
+    moments: Moments
+    controlled: ControlledMoments | None  # None: not asked for, or not to be trusted
+    sketch: Quantiles | None
+    observed: Moments | None
+    broken: np.ndarray | None  # (times, k): observables that were not finite on some state
+    noise_seconds: float
+    seconds: float
+
+    @classmethod
+    def of(cls, part: Part) -> Sums:
+        observed, broken = part.observed or (None, None)
+        return cls(len(part.diverged_at), part.moments, part.controlled, part.sketch, observed, broken, noise_seconds=part.noise_seconds, seconds=part.seconds)
+
+    def add(self, other: Sums) -> Sums:
+        """The sums of both; the order matters for rounding."""
+
+        def joined(name: str) -> Any:
+            ours, theirs = getattr(self, name), getattr(other, name)
+            return None if ours is None or theirs is None else ours.merge(theirs)
+
+        return Sums(
+            count=self.count + other.count,
+            moments=self.moments.merge(other.moments),
+            controlled=joined("controlled"),
+            sketch=joined("sketch"),
+            observed=joined("observed"),
+            broken=None if self.broken is None or other.broken is None else self.broken | other.broken,
+            noise_seconds=self.noise_seconds + other.noise_seconds,
+            seconds=self.seconds + other.seconds,
+        )
 
 
 class Gathered:
@@ -46,19 +87,33 @@ class Gathered:
 
     def __init__(self, plan: Plan, goal: float | None):
         self.goal, self.interrupted, self.closed, self.seconds = goal, False, False, 0.0
-        self.noise_seconds = self.block_seconds = 0.0
-        self.moments: Moments | None = None
-        self.controlled: ControlledMoments | None = None
-        self.sketch: Quantiles | None = None
-        self.observed: Moments | None = None
         self.predicted: list[int] = []
         self._prepare(plan)
 
     def _prepare(self, plan: Plan) -> None:
-        self.plan, self.count, self.uncontrolled = plan, 0, plan.control is None
-        self._states = np.empty((len(plan.saved), plan.paths if plan.keep_states else 0, plan.flow.dim), dtype=plan.dtype)
-        self._diverged_at = np.empty(plan.paths)
-        self._exit_times = np.empty(plan.paths if plan.inside else 0)
+        self.plan, self.sums = plan, None
+        self._states, self._diverged_at, self._exit_times = self._room(plan.paths if self.goal is None else 0)
+
+    sums: Sums | None
+
+    def _room(self, paths: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        plan = self.plan
+        states = np.empty((len(plan.saved), paths if plan.keep_states else 0, plan.flow.dim), dtype=plan.dtype)
+        return states, np.empty(paths), np.empty(paths if plan.inside else 0)
+
+    def _grow(self, paths: int) -> None:
+        """Room for so many paths; without a goal all of it is made at once."""
+        old, new = (self._states, self._diverged_at, self._exit_times), self._room(paths)
+        if self.plan.keep_states:
+            new[0][:, : self.count] = old[0][:, : self.count]
+        new[1][: self.count] = old[1][: self.count]
+        if self.plan.inside:
+            new[2][: self.count] = old[2][: self.count]
+        self._states, self._diverged_at, self._exit_times = new
+
+    @property
+    def count(self) -> int:
+        return 0 if self.sums is None else self.sums.count
 
     def add(self, part: Part) -> None:
         """Take one block's leavings; blocks must come in order, for sums round by it.
@@ -75,29 +130,21 @@ class Gathered:
 
     def _take(self, part: Part) -> None:
         rows = slice(self.count, self.count + len(part.diverged_at))
+        if rows.stop > len(self._diverged_at):
+            self._grow(min(self.plan.paths, max(2 * self.count, rows.stop)))
         if part.states is not None:
             self._states[:, rows] = part.states
         self._diverged_at[rows] = part.diverged_at
         if self.plan.inside:
             self._exit_times[rows] = part.exit_times
-        self.count = rows.stop
-        self.moments = part.moments if self.moments is None else self.moments.merge(part.moments)
-        if part.controlled is None:
-            self.uncontrolled = True
-        else:
-            self.controlled = part.controlled if self.controlled is None else self.controlled.merge(part.controlled)
-        if part.observed is not None:
-            self.observed = part.observed if self.observed is None else self.observed.merge(part.observed)
-        if part.sketch is not None:
-            self.sketch = part.sketch if self.sketch is None else self.sketch.merge(part.sketch)
-        self.noise_seconds += part.noise_seconds
-        self.block_seconds += part.seconds
+        new = Sums.of(part)
+        self.sums = new if self.sums is None else self.sums.add(new)
 
     @property
     def best(self) -> Moments | ControlledMoments:
-        """The sharpest moments that may be trusted: with the control variate only if no path diverged."""
-        assert self.moments is not None
-        return self.moments if self.uncontrolled or self.controlled is None else self.controlled
+        """The sharpest moments that may be trusted: with the control variate only if no path diverged, nor its own."""
+        assert self.sums is not None
+        return self.sums.moments if self.sums.controlled is None else self.sums.controlled
 
     @property
     def reduction(self) -> tuple[np.ndarray, np.ndarray]:
@@ -111,9 +158,10 @@ class Gathered:
     def error(self) -> float:
         """The largest relative standard error of a variance at the last time."""
         variances, errors = (np.diagonal(x[-1]) for x in (self.best.covariance, self.best.covariance_error))
-        if not np.isfinite(variances).all():
+        exact = (variances == 0) & (errors == 0)  # an axis that no noise reaches
+        if not (np.isfinite(errors).all() and ((variances > 0) | exact).all()):
             return math.inf
-        return float(np.max(np.where(variances > 0, errors, 0.0) / np.where(variances > 0, variances, 1.0)))
+        return float(np.max(np.where(exact, 0.0, errors) / np.where(exact, 1.0, variances)))
 
     @property
     def met(self) -> bool:
@@ -137,10 +185,17 @@ class Gathered:
         return self._exit_times[: self.count] if self.plan.inside else np.broadcast_to(np.nan, (self.count,))
 
     def quantiles(self) -> np.ndarray:
-        """At the plan's levels, (times, levels, d); exact where all states were kept and no path diverged."""
-        if self.sketch is None:
+        """At the plan's levels, (times, levels, d)."""
+        if self.sums is None or self.sums.sketch is None:
             return np.empty((len(self.plan.saved), 0, self.plan.flow.dim))
-        return self.sketch.quantile(self.plan.quantiles)
+        return self.sums.sketch.quantile(self.plan.quantiles)
+
+    def observed(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Mean and standard error (times,) of every observable; nan where it was not finite on some state."""
+        if self.sums is None or self.sums.observed is None or self.sums.broken is None:
+            return {}
+        mean, error = (np.where(self.sums.broken, np.nan, x) for x in (self.sums.observed.mean, self.sums.observed.standard_error))
+        return {name: (mean[:, i], error[:, i]) for i, name in enumerate(self.plan.observables)}
 
     def wanted(self) -> int:
         """Paths to have in all, as far as can be told now."""
@@ -148,7 +203,7 @@ class Gathered:
         if not self.count:
             return math.ceil(FIRST_GUESS / self.goal**2)
         if not math.isfinite(self.error):
-            return self.plan.paths
+            return self.count if self.count >= ENOUGH else ENOUGH
         return max(ENOUGH, self.count + 1, math.ceil(1.05 * self.count * (self.error / self.goal) ** 2))
 
     def stats(self) -> dict[str, Any]:
@@ -157,7 +212,7 @@ class Gathered:
             "path_steps": work,
             "seconds": self.seconds,
             "path_steps_per_second": work / self.seconds if self.seconds else math.inf,
-            "noise_share": self.noise_seconds / self.block_seconds if self.block_seconds else math.nan,
+            "noise_share": self.sums.noise_seconds / self.sums.seconds if self.sums and self.sums.seconds else math.nan,
             "diverged": lost,
             "compiled": self.plan.compiled,
         }
@@ -174,11 +229,12 @@ def gather(plan: Plan, backend: Backend, workers: int, goal: float | None, *, ho
     Raises KeyboardInterrupt itself if there is nothing to give.
     """
     gathered, began = Gathered(plan, goal), time.perf_counter()
+    host = backend.name == "numpy"
     with _bar(progress, plan) as bar:
         signals = Signals(advance=bar.advance)
         try:
-            for blocks in _rounds(gathered, bar):
-                for part in _host(plan, blocks, workers, signals) if backend.name == "numpy" else _device(plan, backend, blocks, signals, host_noise):
+            for blocks in _rounds(gathered, bar, first_alone=host and bool(plan.quantiles)):
+                for part in _host(plan, blocks, workers, signals) if host else _device(plan, backend, blocks, signals, host_noise):
                     gathered.add(part)
         except KeyboardInterrupt:
             if not gathered.count:
@@ -188,24 +244,21 @@ def gather(plan: Plan, backend: Backend, workers: int, goal: float | None, *, ho
     return gathered
 
 
-def _rounds(gathered: Gathered, bar: _Bar) -> Iterator[range]:
-    """Ranges of blocks to run next: all at once, or a first one to learn from and then what the goal needs."""
-    plan, done = gathered.plan, 0
-    if gathered.goal is None and not plan.quantiles:
-        yield range(plan.blocks)
-        return
+def _rounds(gathered: Gathered, bar: _Bar, *, first_alone: bool) -> Iterator[range]:
+    """Ranges of blocks to run next: all at once, or a first one to learn from and then the rest, or what the goal needs."""
+    plan, done, end = gathered.plan, 0, 1
     if gathered.goal is None:
-        yield range(1)
-        if plan.blocks > 1:
-            yield range(1, plan.blocks)
+        if first_alone and plan.blocks > 1:
+            yield range(1)
+            done = 1
+        yield range(done, plan.blocks)
         return
-    end = 1
     while done < end:
         gathered.predicted.append(min(gathered.wanted(), plan.paths))
         bar.expect(gathered.predicted[-1], gathered)
         yield range(done, end)
         done = end
-        if not gathered.met:
+        if not gathered.met and gathered.wanted() > gathered.count:
             end = min(plan.blocks, max(done + 1, block_count(gathered.wanted(), plan.flow.dim)))
 
 
@@ -217,7 +270,7 @@ def _host(plan: Plan, blocks: range, workers: int, signals: Signals) -> Iterator
         try:
             for _ in blocks:
                 # Few at a time: a block's states would otherwise wait in memory for their turn.
-                running += _submitted(pool, plan, list(islice(waiting, 4 * workers - len(running))), signals)
+                running += [pool.submit(run_block, plan, number, signals) for number in islice(waiting, 4 * workers - len(running))]
                 running[0].result()
                 yield running.popleft().result()
         except BaseException as error:  # Ctrl-C too: let the running blocks end at their next step
@@ -236,13 +289,16 @@ def _blas(with_scipy: bool) -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _submitted(pool: ThreadPoolExecutor, plan: Plan, blocks: list[int], signals: Signals) -> list[Future[Part]]:
-    """The blocks' futures, in order; the last, which are the largest, start first, so that threads end together."""
-    return [pool.submit(run_block, plan, number, signals) for number in reversed(blocks)][::-1]
-
-
 def _device(plan: Plan, backend: Backend, blocks: range, signals: Signals, host_noise: bool) -> Iterator[Part]:
-    yield from Fleet(plan, backend, blocks, host_noise=host_noise).run(signals)
+    """Fleets of as many blocks as fit in the memory that one may take; after an interrupt those that were finished stay."""
+    per_path = 8.0 * (16 * plan.flow.dim + 8 * plan.flow.dim**2 + plan.normals * (plan.chunk(plan.width(blocks[-1])) if host_noise else 2))
+    most, start = max(1.0, DEVICE_BYTES / per_path), blocks.start
+    while start < blocks.stop:
+        stop = start + 1
+        while stop < blocks.stop and plan.rows(stop).stop - plan.rows(start).start <= most:
+            stop += 1
+        yield from Fleet(plan, backend, range(start, stop), host_noise=host_noise).run(signals)
+        start = stop
 
 
 class _Bar:
@@ -273,7 +329,7 @@ class _Bar:
         if self.bar is None:
             return
         self.total = block_count(paths, self.plan.flow.dim) * self.plan.steps
-        rate = gathered.block_seconds / gathered.count if gathered.count else math.nan
+        rate = gathered.sums.seconds / gathered.count if gathered.sums else math.nan
         cost = "" if math.isnan(rate) else f", about {rate * max(0, paths - gathered.count):.3g} s of one core"
         self.bar.console.print(f"To reach {gathered.goal:g}: {paths} paths{cost}.")
         self.bar.update(self.task, total=self.total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from typing import Any
@@ -135,13 +136,18 @@ def preconditioner(method: Method, hessian: Any, *, compiled: bool) -> Any:
     return spectral(method, hessian)
 
 
+@functools.cache
+def _eye(dim: int) -> np.ndarray:
+    return np.eye(dim)  # one for all: `like` keeps its copy on a device
+
+
 def spectral(method: Method, hessian: Any) -> Spectral:
     """``P`` by eigendecomposition at Hessians (..., d, d); nan where one is not finite."""
     xp = namespace(hessian)
     finite = xp.all(xp.all(xp.isfinite(hessian), axis=-1), axis=-1)
     whole = xp is np and finite.all()
     if not whole:  # LAPACK refuses nan for the whole batch; such a state has no preconditioner
-        hessian = xp.where(finite[..., None, None], hessian, like(np.eye(hessian.shape[-1]), hessian))
+        hessian = xp.where(finite[..., None, None], hessian, like(_eye(hessian.shape[-1]), hessian))
     values, vectors = xp.linalg.eigh(hessian)
     if not whole:
         vectors = xp.where(finite[..., None, None], vectors, xp.full_like(vectors, math.nan))

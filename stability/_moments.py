@@ -181,9 +181,13 @@ def _evolve_modes(balance: Balance, t: float, dt: float, mean: np.ndarray, M: np
     safe = np.where(resting, 1.0, pair)
     with np.errstate(all="ignore"):
         if dt:
-            factor = (1 + dt * a) ** round(t / dt)
+            steps = round(t / dt)
+            factor = (1 + dt * a) ** steps
             growth = np.outer(factor, factor)
-            gained = np.where(resting, t, (growth - 1) / safe)
+            # Of a pair that hardly changes, growth - 1 would be rounding alone; log1p is for steps that keep their sign.
+            smooth = dt * pair > -0.5
+            gained = np.where(smooth, np.expm1(steps * np.log1p(np.where(smooth, dt * pair, 0.0))), growth - 1) / safe
+            gained = np.where(resting, t, gained)
         else:
             factor, growth = np.exp(t * a), np.exp(t * pair)
             gained = np.where(resting, t, np.expm1(t * pair) / safe)

@@ -12,6 +12,7 @@ import numpy as np
 from . import _check, _fast
 from ._array import Backend, backend_of, block_size
 from ._check import StabilityWarning
+from ._control import feature_count
 from ._engine import Plan
 from ._spectral import check_cut, check_regular
 from ._steps import SCHEMES, Modes
@@ -19,31 +20,45 @@ from .flow import Flow
 from .linear import linearize
 
 MAX_STEPS = 10**9
+MAX_PATHS = 10**7
+"""Paths that `target_error` may ask for unless `paths` says otherwise."""
 
 
 class Request:
     """The arguments that depend on one another, checked: start, time grid, critical point."""
 
-    def __init__(self, flow: Flow, start: Any, t_end: float, seed: int, paths: int, dt: float | None, level: str, scheme: str, at: Any, refine: int):
+    def __init__(
+        self, flow: Flow, start: Any, t_end: float, seed: int, paths: int | None, dt: float | None, level: str, scheme: str, at: Any, refine: int, keep: str
+    ):
+        if not isinstance(flow, Flow):
+            raise ValueError(f"`flow` must be a st.Flow(objective, method, noise, step=...); got {flow!r}.")
         _check.choice("level", level, ("sde", "iteration"))
+        self.keep = _check.choice("keep", keep, ("states", "moments"))
         _check.choice("scheme", scheme, SCHEMES)
         self.refine = _check.count("refine", refine, least=0, most=20)
         for name, given in (("dt", dt is not None), ("scheme", scheme != "euler"), ("refine", self.refine > 0)):
             if level == "iteration" and given:
                 raise ValueError(f"`{name}` is for level='sde'; the iteration's time step is the flow's `step`.")
         self.flow, self.level, self.scheme = flow, level, scheme
-        self.paths, self.seed = _check.count("paths", paths), _check.count("seed", seed, least=0)
+        if self.refine and not flow.noise_model.linear:
+            raise ValueError("`refine` needs a noise made of standard normals: st.Noise, not a class with its own `sample`.")
+        self.seed = _check.count("seed", seed, least=0)
         coarse = flow.step if dt is None else _check.positive("dt", dt)
-        self.steps = _multiple("t_end", _check.positive("t_end", t_end), coarse) * 2**self.refine
         self.dt = coarse / 2**self.refine
-        start = _check.array("start", start, ndim=(1, 2), shape=f"({flow.dim},) or ({paths}, {flow.dim})")
+        _multiple("t_end", _check.positive("t_end", t_end), coarse)
+        self.steps = _multiple("t_end", float(t_end), self.dt)
+        start = _check.array("start", start, ndim=(1, 2), shape=f"({flow.dim},) or (paths, {flow.dim})")
+        self.common, self.chosen = start.ndim == 1, paths is not None
+        paths = (MAX_PATHS if self.common else len(start)) if paths is None else _check.count("paths", paths)
         if start.shape not in ((flow.dim,), (paths, flow.dim)):
             raise ValueError(f"`start` must have shape ({flow.dim},) or ({paths}, {flow.dim}); got {start.shape}.")
-        self.common = start.ndim == 1
-        self.start = np.broadcast_to(start, (paths, flow.dim))
+        self.paths = _affordable(paths, flow.dim, keep) if self.common and not self.chosen else paths
+        _check_memory(1, self.paths, flow.dim, keep, 4)
+        self.start = np.broadcast_to(start, (self.paths, flow.dim))
         self.center = start if self.common else start.mean(axis=0)
         _check_start(flow, self.start[0], level)
-        self._at = at
+        self._at = None if at is None else _check.shaped("at", at, (flow.dim,))
+        _check_noise(flow)
         self.modes = Modes.at(flow, self.at) if scheme == "exponential" else None
         if level == "sde" and scheme == "euler":
             self._warn_beyond_limit()
@@ -51,19 +66,20 @@ class Request:
     @property
     def at(self) -> np.ndarray:
         """The critical point (d,) to linearise at."""
-        at = self.flow.reference if self._at is None else _check.shaped("at", self._at, (self.flow.dim,))
+        at = self.flow.reference if self._at is None else self._at
         if at is None:
             raise ValueError(f"`at`, the critical point to linearise at, must be given: {self.flow.objective!r} has no reference point.")
         return linearize(self.flow, at=at).at  # raises where it is not a critical point
 
     def _warn_beyond_limit(self) -> None:
-        places = {"at the start": self.start[0]}
+        places = {"at the start": self.start[:1] if self.common else self.start[:1000]}
         if self.flow.reference is not None:
-            places = {"at the reference point": self.flow.reference, **places}
-        for place, w in places.items():
-            values = np.linalg.eigvalsh(self.flow.objective.hessian(w))
+            places = {"at the reference point": self.flow.reference[None], **places}
+        for place, states in places.items():
+            hessian = self.flow.objective.hessian(states)
+            values = np.linalg.eigvalsh(hessian[np.isfinite(hessian).all(axis=(-2, -1))]).reshape(-1, self.flow.dim)
             with np.errstate(all="ignore"):
-                fastest = float(np.max(self.flow.method.gains(values) * values))
+                fastest = float(np.max(self.flow.method.gains(values) * values, initial=0.0))
             if fastest * self.dt > 2 * (1 + 1e-9):
                 warnings.warn(
                     f"dt = {self.dt:g} is beyond the Euler scheme's stability limit {2 / fastest:.4g} (the fastest rate {place} is {fastest:.4g}): "
@@ -79,14 +95,13 @@ class Request:
         spread = 0.0 if self.common else float(np.max(np.linalg.norm(self.start - self.center, axis=1)))
         return 1e6 * max(1.0, spread + float(np.linalg.norm(self.center)))
 
-    def saved(self, save: Any, keep: str, dtype: str) -> np.ndarray:
+    def saved(self, save: Any, dtype: str, *, control: bool) -> np.ndarray:
         """The step numbers to save at, checked against memory before anything large is made."""
-        _check.choice("keep", keep, ("states", "moments"))
         whole = isinstance(save, (int, np.integer)) and not isinstance(save, bool)
         if whole:
             _check.count("save", save, most=self.steps)
         times = 1 if save is None else save + 1 if whole else np.size(save)
-        _check_memory(times, self.paths, self.flow.dim, keep, 4 if dtype == "float32" else 8)
+        _check_memory(times, self.paths if self.chosen else 1, self.flow.dim, self.keep, 4 if dtype == "float32" else 8, control=control)
         if save is None:
             return np.array([self.steps])
         if whole:
@@ -146,11 +161,32 @@ def _batched_shape(function: Callable[[np.ndarray], np.ndarray], states: np.ndar
         return f"{type(error).__name__}: {error}"
 
 
-def _check_memory(times: int, paths: int, dim: int, keep: str, width: int) -> None:
+def _check_noise(flow: Flow) -> None:
+    """A noise class that draws its own samples must say whether they bend the curvature: nothing asks for it else."""
+    noise = flow.noise_model
+    if noise.linear or noise.has_curvature:
+        return
+    zeta, *curvature = noise.sample(np.zeros(flow.dim), 3, np.random.default_rng(0))
+    _check.shaped("zeta", zeta, (3, flow.dim))
+    if any(np.any(part) for part in curvature):
+        raise ValueError(f"{type(noise).__name__}.sample gives curvature noise, but its `has_curvature` is False. Set has_curvature = True in the class.")
+
+
+def _total_memory() -> float:
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if hasattr(os, "sysconf") else 16e9
+
+
+def _affordable(paths: int, dim: int, keep: str) -> int:
+    """As many of the paths as a third of the memory can hold."""
+    return int(min(paths, _total_memory() / 3 / ((8.0 * dim if keep == "states" else 0.0) + 24.0)))
+
+
+def _check_memory(times: int, paths: int, dim: int, keep: str, width: int, *, control: bool = False) -> None:
     per_path = float(width) * times * dim * (keep == "states") + 24.0
     working = 8.0 * (os.cpu_count() or 1) * min(paths, block_size(dim)) * (2.0 * times * dim + 8.0 * dim * dim)
-    total = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if hasattr(os, "sysconf") else 16e9
-    needed = per_path * paths + working
+    if control:  # sums of products of all features, for blocks that wait their turn
+        working += 8.0 * 2 * times * feature_count(dim) ** 2 * (4 * (os.cpu_count() or 1) + 4)
+    total, needed = _total_memory(), per_path * paths + working
     if needed > 0.7 * total:
         advice = "Save fewer times or paths" + (", or use keep='moments'." if keep == "states" else ".")
         raise ValueError(f"The states need {needed / 1e9:.1f} GB of {total / 1e9:.0f} GB: {times} times x {paths} paths x {dim}. {advice}")
@@ -165,17 +201,19 @@ def region(exit: Any, flow: Flow, center: np.ndarray, backend: Backend) -> Calla
         return exit
     size = _check.positive("exit", exit)
     middle = backend.asarray(center if flow.reference is None else flow.reference)
-    return lambda w: backend.xp.sum((w - middle) ** 2, axis=-1) < size**2
+    return lambda w: backend.xp.sum((w - middle) ** 2, axis=-1) < size * size
 
 
 def _ask(name: str, function: Callable[[Any], Any], states: Any, kind: str) -> None:
     """A user's function must answer once per state."""
     try:
         answer = function(states)
+        answer = answer if hasattr(answer, "dtype") else np.asarray(answer)
         found = f"{answer.dtype} {tuple(answer.shape)}"
     except Exception as error:  # it may fail in any way
         raise ValueError(f"`{name}` must take three states, shape {tuple(states.shape)}; it raised {type(error).__name__}: {error}.") from None
-    if tuple(answer.shape) != (3,) or not ("bool" in str(answer.dtype)) == (kind == "bool"):
+    wrong = "bool" not in str(answer.dtype) if kind == "bool" else answer.dtype.kind not in "fiub"
+    if tuple(answer.shape) != (3,) or wrong:
         raise ValueError(f"`{name}` must answer {kind} once per state: three states should give shape (3,) of {kind}; got {found}.")
 
 
@@ -208,11 +246,25 @@ def arrays_of(device: Any, dtype: str) -> Backend:
 
 def compiled(accelerate: bool | None) -> bool:
     """Whether to use Numba."""
+    if accelerate is not None:
+        _check.flag("accelerate", accelerate)
     if accelerate is None:
         return _fast.available()
     if accelerate and not _fast.available():
         raise ValueError("`accelerate` needs Numba: pip install sfn-stability[fast].")
     return bool(accelerate)
+
+
+def wanted_error(target_error: Any, paths: int | None) -> float | None:
+    """The relative standard error to reach; None where the number of paths is given instead."""
+    if target_error is None:
+        if paths is None:
+            raise ValueError("`paths` must be given (or `target_error`, which chooses it).")
+        return None
+    error = _check.positive("target_error", target_error)
+    if not 1e-6 <= error < 1:
+        raise ValueError(f"`target_error` is relative: it must be in [1e-6, 1); got {error:g}.")
+    return error
 
 
 def host_noise(noise: str | None, plan: Plan, backend: Backend) -> bool:

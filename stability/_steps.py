@@ -70,11 +70,14 @@ class Affine:
     shift : array (d,)
     noise : array (d, k)
         Applied to k standard normals.
+    counted : bool
+        Whether states may be counted in units of the noise.
     """
 
     matrix: np.ndarray
     shift: np.ndarray
     noise: np.ndarray
+    counted: bool = True
 
     @classmethod
     def of(cls, flow: Flow, dt: float, level: str, modes: Modes | None) -> Affine | None:
@@ -99,7 +102,7 @@ class Affine:
     def unit(self) -> float:
         """What states are counted in: with noise ``C = unit I`` standard normals are added as they are drawn."""
         noise = self.noise
-        if noise.shape[0] == noise.shape[1] and noise[0, 0] != 0 and np.array_equal(noise, noise[0, 0] * np.eye(len(noise))):
+        if self.counted and noise.shape[0] == noise.shape[1] and 1e-100 < abs(noise[0, 0]) < 1e100 and np.array_equal(noise, noise[0, 0] * np.eye(len(noise))):
             return float(noise[0, 0])
         return 1.0
 

@@ -118,7 +118,7 @@ class Ensemble:
         lines = []
         for name, values in self.observables.items():
             lines.append(f"{name} = {values[-1]:.5g} +- {self.observable_errors[name][-1]:.2g}")
-        if self.covariance_reduction.size and np.any(self.covariance_reduction != 1):
-            factors = np.diagonal(self.covariance_reduction[-1])
+        factors = np.diagonal(self.covariance_reduction[-1]) if len(self.covariance_reduction) else np.ones(1)
+        if np.any(np.isfinite(factors) & (factors != 1)):
             lines.append(f"The control variate cut the variance of the variances {np.nanmin(factors):.3g} to {np.nanmax(factors):.3g} times.")
         return lines

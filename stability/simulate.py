@@ -15,14 +15,11 @@ from ._check import StabilityWarning, Unstable
 from ._control import polynomial_degree
 from ._engine import Control, Plan, useful_workers
 from ._gather import Gathered, gather
-from ._request import Request, arrays_of, compiled, host_noise, levels, region, watched
+from ._request import Request, arrays_of, compiled, host_noise, levels, region, wanted_error, watched
 from .ensemble import UNSTABLE_SHARE, Ensemble, Interrupted
 from .flow import Flow
 from .linear import linearize
 from .results import provenance
-
-MAX_PATHS = 10**7
-"""Paths that `target_error` may ask for unless `paths` says otherwise."""
 
 
 def simulate(
@@ -81,15 +78,16 @@ def simulate(
         Keep all saved states, or only what follows from them (`ens.states` then holds no path).
     quantiles : array, optional
         Levels in [0, 1] whose quantiles to return at every saved time, for each axis: wrong by at most 0.1 % of their
-        distance from the mean.
+        distance from the first block's mean.
     observables : dict of callables, optional
-        By name, functions ``(m, d) -> (m,)`` whose means to return at every saved time.
+        By name, functions of NumPy states ``(m, d) -> (m,)`` whose means to return at every saved time.
     radius : float, optional
         A path farther than this from the ensemble's starting mean has diverged; by default a million times the
         starts' own extent (at least 1).
     exit : float or callable, optional
         A region whose first exit is timed: a ball of this radius around the flow's reference point (or the starting
-        mean), or ``inside(w)``, (m, d) -> (m,) bool. Paths go on after leaving.
+        mean), or ``inside(w)``, (m, d) -> (m,) bool, on the arrays of `device`. Paths go on after leaving; the time is
+        0 for those that start outside.
     control : bool
         Run the flow linearised at `at` beside, on the same noise, and use its exactly known moments to make those of
         the flow sharper (a control variate). For the SDE and one common start.
@@ -104,9 +102,10 @@ def simulate(
     dtype : {"float64", "float32"}
         Of the states. Rounding of float32 is about 1e-7 of the state a step; moments are summed in float64.
     device : {"cpu", "cuda"} or Backend
-        Where to compute: NumPy, CuPy, or any namespace of the array API standard.
+        Where to compute: NumPy, CuPy, or any namespace of the array API standard whose arrays can be written to.
     noise : {"host", "device"}, optional
-        On a device: its own random numbers (the default where it has a generator), or those of the host, bit for bit.
+        On a device: its own random numbers (the default where it has a generator; then other numbers of paths are other
+        paths), or those of the host, bit for bit.
     progress : bool
         Show a progress bar.
 
@@ -134,17 +133,16 @@ def simulate(
     >>> bool(abs(ens.covariance[0, 0, 0] - 0.1 / 1.9) < 4 * ens.covariance_error[0, 0, 0])
     True
     """
-    backend = arrays_of(device, dtype)
-    if paths is None and target_error is None:
-        raise ValueError("`paths` must be given (or `target_error`, which chooses it).")
-    goal = None if target_error is None else _check.positive("target_error", target_error)
-    request = Request(flow, start, t_end, seed, MAX_PATHS if paths is None else paths, dt, level, scheme, at, refine)
+    for name, value in (("control", control), ("progress", progress)):
+        _check.flag(name, value)
+    backend, goal = arrays_of(device, dtype), wanted_error(target_error, paths)
+    request = Request(flow, start, t_end, seed, paths, dt, level, scheme, at, refine, keep)
     plan = Plan(
         flow=flow,
         start=request.start,
         steps=request.steps,
         dt=request.dt,
-        saved=request.saved(save, keep, dtype),
+        saved=request.saved(save, dtype, control=control),
         seed=request.seed,
         level=level,
         center=request.center,
@@ -166,8 +164,8 @@ def simulate(
     if gathered.interrupted:
         raise Interrupted(ensemble)
     if goal is not None and not gathered.met:
-        message = f"`target_error` {goal:g} was not met with {gathered.count} paths: {gathered.error:.3g} was reached. Give more `paths`."
-        warnings.warn(message, StabilityWarning, stacklevel=2)
+        why = f"{gathered.error:.3g} was reached. Give more `paths`." if np.isfinite(gathered.error) else "there is no finite variance. Print the ensemble."
+        warnings.warn(f"`target_error` {goal:g} was not met with {gathered.count} paths: {why}", StabilityWarning, stacklevel=2)
     return ensemble
 
 
@@ -192,8 +190,7 @@ def _tangent(request: Request, times: np.ndarray) -> Control:
 
 def _ensemble(gathered: Gathered, scheme: str) -> Ensemble:
     plan, paths, best = gathered.plan, gathered.count, gathered.best
-    observed = gathered.observed
-    names = list(plan.observables)
+    observed = gathered.observed()
     return Ensemble(
         times=plan.times(),
         states=gathered.states,
@@ -222,8 +219,8 @@ def _ensemble(gathered: Gathered, scheme: str) -> Ensemble:
         scheme=scheme,
         quantile_levels=np.array(plan.quantiles),
         quantiles=gathered.quantiles(),
-        observables={} if observed is None else {name: observed.mean[:, i] for i, name in enumerate(names)},
-        observable_errors={} if observed is None else {name: observed.standard_error[:, i] for i, name in enumerate(names)},
+        observables={name: mean for name, (mean, _) in observed.items()},
+        observable_errors={name: error for name, (_, error) in observed.items()},
         mean_reduction=gathered.reduction[0],
         covariance_reduction=gathered.reduction[1],
         notes=_notes(plan, gathered),
@@ -234,8 +231,12 @@ def _notes(plan: Plan, gathered: Gathered) -> tuple[str, ...]:
     notes, lost = [], int(np.isfinite(gathered.diverged_at).sum())
     if lost > UNSTABLE_SHARE * gathered.count:
         notes.append(f"More than {UNSTABLE_SHARE:.0%} diverged: the flow is unstable here. {_expected(plan)}")
-    if lost and plan.control is not None:
-        notes.append("The control variate was left out: its moments are known only where no path diverges.")
+    if plan.control is not None and gathered.sums is not None and gathered.sums.controlled is None:
+        why = "its moments are known only where no path diverges" if lost else "the linearised flow left all bounds"
+        notes.append(f"The control variate was left out: {why}.")
+    broken = [name for name, (mean, _) in gathered.observed().items() if np.isnan(mean).any()]
+    if broken and lost < gathered.count - 1:
+        notes.append(f"Not finite on some state, and therefore without a mean: {', '.join(broken)}.")
     return tuple(notes)
 
 

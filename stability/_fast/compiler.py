@@ -18,9 +18,9 @@ _COMPILING = threading.Lock()
 @functools.cache
 def available() -> bool:
     """Whether numba can be imported."""
-    if importlib.util.find_spec("numba") is None:
-        return False
     try:
+        if importlib.util.find_spec("numba") is None:
+            return False
         import numba  # noqa: F401
     except Exception:  # present but refusing this Python or NumPy: the NumPy forms serve
         return False
