@@ -28,7 +28,7 @@ from .flow import Flow
 from .noise import Batches, Sample
 
 CHUNK = 2**17  # normals drawn at once: about a megabyte, between 16 and 256 steps, ...
-SQUARABLE = 1e36  # squares of float32 states are finite below this
+SQUARABLE = {"float64": 1e300, "float32": 1e36}  # squared distances that are far from overflow
 LARGEST_CHUNK = 2**22  # ... unless curvature noise takes so many a step that they would not fit
 
 
@@ -235,7 +235,7 @@ class Recorder:
         self.any_lost, self.slot, self.step = False, 0, 0
         # No path can be too far while all of them together are not: one product instead of a distance for each.
         room = max(0.0, plan.radius - float(np.linalg.norm(plan.center)))
-        self.safe = min(room * room, SQUARABLE if plan.dtype == "float32" else math.inf)
+        self.safe = min(room * room, SQUARABLE[plan.dtype])
 
     def start(self, x: np.ndarray) -> None:
         self.last = x.astype(self.plan.dtype)
@@ -333,7 +333,7 @@ def run_block(plan: Plan, number: int, signals: Signals) -> Part:
                 return _stopped(plan, seen, signals, source.seconds, began)
             step += size
             signals.advance(size)
-        return _part(plan, seen, seen_beside if beside else None, signals, source.seconds, began)
+        return make_part(plan, seen, seen_beside if beside else None, signals, source.seconds, began)
 
 
 def _noise(plan: Plan, source: Normals, full: int, steps: int) -> Any:
@@ -342,7 +342,8 @@ def _noise(plan: Plan, source: Normals, full: int, steps: int) -> Any:
     return (plan.flow.draw(full, source.streams[0], level=plan.level) for _ in range(steps))
 
 
-def _part(plan: Plan, seen: Recorder, beside: Recorder | None, signals: Signals, noise_seconds: float, began: float) -> Part:
+def make_part(plan: Plan, seen: Recorder, beside: Recorder | None, signals: Signals, noise_seconds: float, began: float) -> Part:
+    """What a recorded block leaves behind."""
     states = np.swapaxes(seen.saved, 1, 2)
     kept = states if not seen.any_lost else states[:, ~seen.lost]
     moments, sketch = Moments.of(kept), None
@@ -352,7 +353,7 @@ def _part(plan: Plan, seen: Recorder, beside: Recorder | None, signals: Signals,
         sketch = signals.sketch.add(kept)
     controlled = None
     control = plan.control
-    if beside is not None and control is not None and not seen.any_lost and np.isfinite(beside.saved).all():
+    if beside is not None and control is not None and not seen.any_lost and np.isfinite(beside.saved).all() and np.isfinite(control.covariance).all():
         other = np.swapaxes(beside.saved, 1, 2)
         controlled = ControlledMoments.of(kept, other, mean=control.mean, covariance=control.covariance, gaussian=control.gaussian)
     return Part(
@@ -375,7 +376,7 @@ def _stopped(plan: Plan, seen: Recorder, signals: Signals, noise_seconds: float,
     if not len(done) or done[-1] < seen.step:
         done, seen.saved = np.append(done, seen.step), np.concatenate([seen.saved[: seen.slot], seen.last[None]])
     short = replace(plan, saved=done, steps=seen.step, quantiles=(), control=None)
-    return _part(short, seen, None, signals, noise_seconds, began)
+    return make_part(short, seen, None, signals, noise_seconds, began)
 
 
 def _observe(plan: Plan, kept: np.ndarray) -> tuple[Moments, np.ndarray] | None:
@@ -393,94 +394,3 @@ def _observe(plan: Plan, kept: np.ndarray) -> tuple[Moments, np.ndarray] | None:
             found[time_, :, i] = values
     # What is not finite on some state has no mean; the others keep theirs.
     return Moments.of(np.where(np.isfinite(found), found, 0.0)), np.any(~np.isfinite(found), axis=1)
-
-
-class Fleet:
-    """Blocks of paths moved together on another array library; the device is waited for only where states are saved.
-
-    The device's own generator draws the normals unless `host_noise` asks for those that a run on the host has.
-    """
-
-    def __init__(self, plan: Plan, backend: Backend, blocks: range, *, host_noise: bool):
-        self.plan, self.backend, self.blocks = plan, backend, blocks
-        self.offset = plan.rows(blocks[0]).start
-        self.paths = plan.rows(blocks[-1]).stop - self.offset
-        seed = int(np.random.SeedSequence(plan.seed, spawn_key=(blocks[0],)).generate_state(1)[0])
-        self.draw = None if host_noise else backend.normals(seed)
-        self.sources = [] if self.draw else [Normals(plan, number) for number in blocks]
-        flows = [plan.flow] + ([plan.control.flow] if plan.control else [])
-        self.movers = [Stepwise(flow.on(backend), plan.dt, plan.level, plan.modes) for flow in flows]
-        self.states = [backend.asarray(plan.start[self.offset : self.offset + self.paths]) for _ in flows]
-        self.center = backend.asarray(plan.center)
-        self.diverged_at, self.exit_times = (backend.asarray(np.full(self.paths, np.nan)) for _ in range(2))
-        if plan.inside is not None:
-            outside = ~plan.inside(self.states[0])
-            self.exit_times = backend.xp.where(outside, backend.xp.zeros_like(self.exit_times), self.exit_times)
-        self.saved = [np.empty((len(plan.saved), self.paths, plan.flow.dim), dtype=plan.dtype) for _ in flows]
-        self.slot = 0
-        self._save(0)
-
-    def run(self, signals: Signals) -> Iterator[Part]:
-        """Take all steps, then yield what each block leaves behind; nothing if it was stopped on the way."""
-        began, step = time.perf_counter(), 0
-        while step < self.plan.steps:
-            if signals.stop.is_set():
-                return
-            size = min(self.plan.chunk(self.paths), self.plan.steps - step)
-            for ahead, normals in enumerate(self._noise(size), start=step + 1):
-                self._move(ahead, normals)
-            step += size
-            signals.advance(size * len(self.blocks))
-        self.times = self.backend.host(self.diverged_at), self.backend.host(self.exit_times)
-        for number in self.blocks:
-            yield self._part(number, signals, began + (time.perf_counter() - began) * (1 - 1 / len(self.blocks)))
-
-    def _noise(self, steps: int) -> Iterator[Any]:
-        """Standard normals (k, paths) for each of the next `steps` steps."""
-        if self.draw is not None:
-            for _ in range(steps):
-                yield self.draw((self.plan.normals, self.paths))
-            return
-        parts = [source.draw(steps) for source in self.sources]
-        for step in range(steps):
-            yield self.backend.asarray(np.concatenate([part[step] for part in parts], axis=1)[:, : self.paths])
-
-    def _move(self, step: int, normals: Any) -> None:
-        """One step of every flow; lost paths stay where they were."""
-        xp, plan, now = self.backend.xp, self.plan, step * self.plan.dt
-        main, *others = self.states
-        ahead = self._stepped(0, normals)
-        offset = ahead - self.center
-        distance = xp.sum(offset * offset, axis=-1)
-        before = ~xp.isnan(self.diverged_at)
-        lost = ~((distance <= min(plan.radius * plan.radius, SQUARABLE if plan.dtype == "float32" else math.inf)) & xp.isfinite(distance)) | before
-        self.diverged_at = xp.where(lost & xp.isnan(self.diverged_at), xp.full_like(self.diverged_at, now), self.diverged_at)
-        self.states = [xp.where(lost[:, None], main, ahead), *(self._stepped(i, normals) for i in range(1, 1 + len(others)))]
-        if plan.inside is not None:
-            finite = xp.all(xp.isfinite(ahead), axis=-1)
-            left = ~plan.inside(xp.where(finite[:, None], ahead, main)) & xp.isnan(self.exit_times) & ~before
-            self.exit_times = xp.where(left, xp.full_like(self.exit_times, now), self.exit_times)
-        self._save(step)
-
-    def _stepped(self, which: int, normals: Any) -> Any:
-        mover = self.movers[which]
-        return mover.step(self.states[which], mover.flow.noise_model.combine(normals, self.plan.flow.dim))
-
-    def _save(self, step: int) -> None:
-        if self.slot < len(self.plan.saved) and self.plan.saved[self.slot] == step:
-            for saved, w in zip(self.saved, self.states, strict=True):
-                saved[self.slot] = self.backend.host(w)
-            self.slot += 1
-
-    def _part(self, number: int, signals: Signals, began: float) -> Part:
-        """What block `number` leaves behind, as if it had been run alone."""
-        rows = self.plan.rows(number)
-        place = slice(rows.start - self.offset, rows.stop - self.offset)
-        seen, beside = (Recorder(self.plan, rows.stop - rows.start) for _ in range(2))
-        seen.saved = np.swapaxes(self.saved[0][:, place], 1, 2)
-        seen.diverged_at, seen.exit_times = (x[place].astype(float) for x in self.times)
-        seen.lost = np.isfinite(seen.diverged_at)
-        seen.any_lost = bool(seen.lost.any())
-        if self.plan.control:
-            beside.saved = np.swapaxes(self.saved[1][:, place], 1, 2)
-        return _part(self.plan, seen, beside if self.plan.control else None, signals, math.nan, began)

@@ -20,7 +20,8 @@ from threadpoolctl import ThreadpoolController
 
 from ._array import Backend, block_count
 from ._control import ControlledMoments
-from ._engine import Fleet, Part, Plan, Signals, run_block
+from ._engine import Part, Plan, Signals, run_block
+from ._fleet import Fleet
 from ._streaming import Moments, Quantiles
 
 FIRST_GUESS = 2.0

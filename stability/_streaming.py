@@ -200,6 +200,7 @@ def _subtract_mean(c: np.ndarray) -> np.ndarray:
 
 
 def check_finite(numbers: np.ndarray) -> None:
+    """ValueError where a sample is nan or infinite: every later number would be."""
     if not np.isfinite(numbers).all():
         raise ValueError("Samples must be finite; got nan or infinity. Take diverged paths out first.")
 

@@ -1,6 +1,7 @@
 """Shared by the tests: the methods with literal closed forms, matrices with chosen eigenvalues, and arrays of every library."""
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -91,3 +92,19 @@ def no_sync(monkeypatch):
 
     for name in ("__float__", "__bool__", "__int__", "__index__", "__complex__", "__array__"):
         monkeypatch.setattr(array, name, refuse)
+
+
+def blocks_of(states, *sizes):
+    return np.split(states, np.cumsum(sizes), axis=1)
+
+
+def merged(parts):
+    return reduce(lambda a, b: a.merge(b), parts)
+
+
+def assert_close(found, expected, rtol=1e-12):
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * np.max(np.abs(expected)))
+
+
+def results(moments):
+    return moments.mean, moments.standard_error, moments.covariance, moments.covariance_error

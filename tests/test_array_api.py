@@ -46,7 +46,7 @@ def rounded(values, dtype):
     return np.asarray(values, dtype=dtype).astype(float)
 
 
-def agree(backend, got, expected, beside):
+def assert_agree(backend, got, expected, beside):
     """`got` is an array like `beside`, with the numbers `expected`, up to the rounding of its type."""
     assert type(got) is type(beside)
     assert got.dtype == beside.dtype
@@ -74,9 +74,9 @@ class TestObjectives:
         v0, V0 = rounded(rng.standard_normal(w0.shape), dtype), rounded(rng.standard_normal((*w0.shape, 2)), dtype)
         v, V = backend.asarray(v0), backend.asarray(V0)
         for part, got in (("value", here.value(w)), ("gradient", here.gradient(w)), ("hessian", here.hessian(w))):
-            agree(backend, got if part != "value" or layout != "one" else namespace(w).asarray(got), getattr(host, part)(w0), w)
-        agree(backend, here.third(w, v), host.third(w0, v0), w)
-        agree(backend, here.hvp(w, V), host.hvp(w0, V0), w)
+            assert_agree(backend, got if part != "value" or layout != "one" else namespace(w).asarray(got), getattr(host, part)(w0), w)
+        assert_agree(backend, here.third(w, v), host.third(w0, v0), w)
+        assert_agree(backend, here.hvp(w, V), host.hvp(w0, V0), w)
         np.testing.assert_array_equal(backend.host(w), w0)  # nothing wrote into the states
 
     @pytest.mark.parametrize("layout", ["one", "five", "transposed"])
@@ -85,7 +85,7 @@ class TestObjectives:
     def test_diagonal_hessians(self, xp_backend, name, dtype, layout, rng):
         backend, host = replace(xp_backend, dtype=dtype), objectives()[name]
         w0, w = states(backend, layout, host.dim, rng)
-        agree(backend, moved(host, backend).hessian_diagonal(w), np.diagonal(host.hessian(w0), axis1=-2, axis2=-1), w)
+        assert_agree(backend, moved(host, backend).hessian_diagonal(w), np.diagonal(host.hessian(w0), axis1=-2, axis2=-1), w)
 
     @pytest.mark.parametrize("shared", [True, False])
     @DTYPES
@@ -99,10 +99,10 @@ class TestObjectives:
         batch0 = rng.integers(0, 30, 4 if shared else (5, 4))
         batch = backend.indices(batch0)
         for part in ("value", "gradient", "hessian", "per_sample_gradient", "per_sample_hessian"):
-            agree(backend, getattr(here, part)(w, batch=batch), getattr(host, part)(w0, batch=batch0), w)
-        agree(backend, here.third(w, v, batch=batch), host.third(w0, v0, batch=batch0), w)
-        agree(backend, here.hvp(w, V, batch=batch), host.hvp(w0, V0, batch=batch0), w)
-        agree(backend, here.per_sample_gradient(w), host.per_sample_gradient(w0), w)
+            assert_agree(backend, getattr(here, part)(w, batch=batch), getattr(host, part)(w0, batch=batch0), w)
+        assert_agree(backend, here.third(w, v, batch=batch), host.third(w0, v0, batch=batch0), w)
+        assert_agree(backend, here.hvp(w, V, batch=batch), host.hvp(w0, V0, batch=batch0), w)
+        assert_agree(backend, here.per_sample_gradient(w), host.per_sample_gradient(w0), w)
 
 
 @pytest.mark.parametrize("name", objectives())
@@ -182,9 +182,9 @@ class TestSpectra:
         noise0 = rounded(rng.standard_normal((*lams0.shape, 4)), dtype)
         lams, noise = backend.asarray(lams0), backend.asarray(noise0)
         here, host = SpectralResponse(method, lams), SpectralResponse(method, lams0)
-        agree(backend, here.gains, host.gains, lams)
-        agree(backend, here.divided, host.divided, lams)
-        agree(backend, here.derivative(noise), host.derivative(noise0), lams)
+        assert_agree(backend, here.gains, host.gains, lams)
+        assert_agree(backend, here.divided, host.divided, lams)
+        assert_agree(backend, here.derivative(noise), host.derivative(noise0), lams)
         assert here.flat is host.flat
 
     @pytest.mark.parametrize("tail", ["damping", "flat"])
@@ -201,7 +201,7 @@ class TestSpectra:
     def test_noise_may_have_more_axes_than_the_spectrum(self, xp_backend, rng):
         method, lams0, noise0 = st.LRSFN(rank=1, damping=0.3, tail="flat"), SPECTRA["one"], rng.standard_normal((3, 4, 4))
         lams = xp_backend.asarray(lams0)
-        agree(xp_backend, SpectralResponse(method, lams).derivative(xp_backend.asarray(noise0)), SpectralResponse(method, lams0).derivative(noise0), lams)
+        assert_agree(xp_backend, SpectralResponse(method, lams).derivative(xp_backend.asarray(noise0)), SpectralResponse(method, lams0).derivative(noise0), lams)
 
 
 @METHODS
@@ -229,20 +229,20 @@ class TestMoving:
         with pytest.raises(TypeError, match="read `reference` before the objective is moved") if xp_backend.name != "numpy" else np.errstate():
             _ = moved(host, xp_backend).reference
         expected = host.reference
-        agree(xp_backend, moved(host, xp_backend).reference, expected, xp_backend.asarray(expected))
+        assert_agree(xp_backend, moved(host, xp_backend).reference, expected, xp_backend.asarray(expected))
         assert host.reference is expected
 
     def test_numbers_and_read_only_arrays_keep_their_shape(self, xp_backend):
         for values in (np.array(2.0), np.broadcast_to(1.5, (2, 3)), np.arange(6.0).reshape(2, 3).T):
             fixed = values.copy()
             fixed.flags.writeable = False
-            agree(xp_backend, xp_backend.asarray(fixed), values, xp_backend.asarray([0.0]))
+            assert_agree(xp_backend, xp_backend.asarray(fixed), values, xp_backend.asarray([0.0]))
 
     def test_rows_and_diagonals(self, xp_backend):
         table, index = np.arange(12.0).reshape(4, 3), np.array([[3, 0], [1, 1]])
         array = xp_backend.asarray(table)
-        agree(xp_backend, take_rows(array, xp_backend.indices(index)), table[index], array)
-        agree(xp_backend, diagonal_matrix(array), table[..., None] * np.eye(3), array)
+        assert_agree(xp_backend, take_rows(array, xp_backend.indices(index)), table[index], array)
+        assert_agree(xp_backend, diagonal_matrix(array), table[..., None] * np.eye(3), array)
 
     def test_a_float_stays_as_wide_as_it_is(self):
         assert as_floats(np.float32([1, 2])).dtype == np.float32

@@ -4,26 +4,10 @@ from functools import reduce
 
 import numpy as np
 import pytest
+from conftest import assert_close, blocks_of, merged, results
 
 from stability._control import ControlledMoments, hermite, polynomial_degree
 from stability._streaming import Moments
-
-
-def blocks_of(states, *sizes):
-    return np.split(states, np.cumsum(sizes), axis=1)
-
-
-def merged(parts):
-    return reduce(lambda a, b: a.merge(b), parts)
-
-
-def close(found, expected, rtol=1e-12):
-    np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * np.max(np.abs(expected)))
-
-
-def results(moments):
-    return moments.mean, moments.standard_error, moments.covariance, moments.covariance_error
-
 
 COVARIANCE = np.array([[1.0, 0.3], [0.3, 1.0]])
 ROOT = np.linalg.cholesky(COVARIANCE)
@@ -111,8 +95,8 @@ class TestControlledMoments:
         paths = np.random.default_rng(0).exponential(size=(1, 301, 2))
         found = ControlledMoments.of(paths, np.full((1, 301, 2), 0.1), mean=np.full((1, 2), 0.3 - 0.2), covariance=np.zeros((1, 2, 2)), gaussian=True)
         plain = Moments.of(paths)
-        close(found.mean, plain.mean)
-        close(found.covariance, plain.m11 / 301)
+        assert_close(found.mean, plain.mean)
+        assert_close(found.covariance, plain.m11 / 301)
         np.testing.assert_allclose(found.standard_error, plain.standard_error, rtol=0.02)
         np.testing.assert_allclose(found.covariance_error, plain.covariance_error, rtol=0.05)
 
@@ -134,16 +118,16 @@ class TestControlledMoments:
         for other in (a.merge(b).merge(c), a.merge(b.merge(c)), c.merge(b).merge(a), empty.merge(whole), whole.merge(empty)):
             assert other.counts == (500, 500)
             for ours, theirs in zip(results(other), results(whole), strict=True):
-                close(ours, theirs, rtol=1e-11)
+                assert_close(ours, theirs, rtol=1e-11)
 
     def test_paths_far_from_the_control_cost_no_digits(self):
         """A nonlinear flow can drift away from its control by many standard deviations."""
         rng = np.random.default_rng(2)
         u = rng.standard_normal((1, 1000, 2)) @ ROOT.T
         near, far = (merged(controlled(bent(block) + shift, block) for block in blocks_of(u, 0, 300)) for shift in (0.0, 2.0**17))
-        close(far.mean - 2.0**17, near.mean, rtol=1e-9)
+        assert_close(far.mean - 2.0**17, near.mean, rtol=1e-9)
         for ours, expected in zip(results(far)[1:], results(near)[1:], strict=True):
-            close(ours, expected, rtol=1e-8)
+            assert_close(ours, expected, rtol=1e-8)
 
     @pytest.mark.parametrize("samples", [0, 1, 3])
     def test_less_than_two_samples_a_half_are_nan(self, samples):
@@ -155,7 +139,7 @@ class TestControlledMoments:
     def test_collinear_controls_and_samples_too_large_for_their_fourth_powers(self):
         u = np.random.default_rng(0).standard_normal((1, 200, 1)) @ np.ones((1, 2))
         found = ControlledMoments.of(bent(u), u, mean=np.zeros((1, 2)), covariance=np.ones((1, 2, 2)), gaussian=True)
-        close(found.covariance, np.broadcast_to(found.covariance[:, :1, :1], (1, 2, 2)), rtol=1e-9)
+        assert_close(found.covariance, np.broadcast_to(found.covariance[:, :1, :1], (1, 2, 2)), rtol=1e-9)
         assert not np.isfinite(controlled(u * 1e100, u * 1e100).covariance).any()
 
     def test_misuse_is_named(self):

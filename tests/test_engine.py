@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import stability as st
-from stability import _engine, _fast
+from stability import _engine, _fast, _gather
 from stability._array import block_count, block_rows, block_size
 
 NOISE = st.Noise(gradient=0.3)
@@ -430,3 +430,164 @@ class TestDevices:
         flow = st.Flow(F, st.SFN(damping=0.5), st.Noise.from_data(F, batch=8), step=0.2)
         with pytest.raises(ValueError, match="use device='cpu'"):
             run(flow, level="iteration", device=st.Backend("array_api_strict", strict))
+
+    def test_fleets_are_as_small_as_the_memory_wants(self, monkeypatch):
+        strict = pytest.importorskip("array_api_strict")
+        whole = run(quadratic_flow(), paths=1100, t_end=1.0, save=2, quantiles=[0.5])
+        monkeypatch.setattr(_gather, "DEVICE_BYTES", 1)
+        parts = run(quadratic_flow(), paths=1100, t_end=1.0, save=2, quantiles=[0.5], device=st.Backend("array_api_strict", strict))
+        np.testing.assert_allclose(parts.states, whole.states, rtol=1e-12, atol=1e-14)
+        assert np.isnan(parts.stats["noise_share"])
+
+
+class Well(st.Objective):
+    """``(w^2 - 1)^2 / 4``."""
+
+    dim, reference = 1, np.zeros(1)
+
+    def gradient(self, w):
+        return w**3 - w
+
+    def hessian(self, w):
+        return (3 * w**2 - 1)[..., None]
+
+    def third(self, w, v):
+        return (6 * w * v)[..., None]
+
+
+class TestOddRequests:
+    """What an independent reader tried."""
+
+    @pytest.mark.parametrize(("t_end", "radius"), [(3.0, None), (20.0, None), (60.0, None), (20.0, 3.0)])
+    def test_a_control_that_runs_away_does_no_harm(self, t_end, radius):
+        flow = st.Flow(Well(), st.SGD(), st.Noise(gradient=0.5), step=0.1)
+        options = {"start": [0.1], "t_end": t_end, "radius": radius}
+        sharp, plain = (st.simulate(flow, paths=n, seed=k, control=c, **options) for k, (n, c) in enumerate([(3000, True), (20_000, False)]))
+        assert abs(sharp.covariance - plain.covariance).max() < 4 * np.hypot(sharp.covariance_error, plain.covariance_error).max()
+        assert abs(sharp.mean - plain.mean).max() < 4 * np.hypot(sharp.standard_error, plain.standard_error).max()
+
+    def test_a_control_beyond_all_numbers_is_left_out(self):
+        flow = st.Flow(Well(), st.SGD(), st.Noise(gradient=0.5), step=0.1)
+        ens = st.simulate(flow, start=[0.1], t_end=800.0, paths=300, seed=0, control=True)
+        assert ens.notes == ("The control variate was left out: the linearised flow left all bounds.",)
+
+    def test_without_noise_there_is_nothing_to_cut(self):
+        assert "cut the variance" not in str(run(quadratic_flow(noise=st.Noise()), control=True))
+
+    def test_a_hopeless_wish_is_given_up_soon(self):
+        flow = st.Flow(st.quadratic([-5.0, 0.5]), st.SGD(), NOISE, step=0.2)
+        with pytest.warns(st.StabilityWarning, match="there is no finite variance"):
+            ens = run(flow, paths=None, target_error=0.1, t_end=100.0)
+        assert ens.diverged.all()
+        assert len(ens.diverged) <= 1024
+
+    def test_a_wish_reserves_no_memory_before_it_is_needed(self):
+        flow = st.Flow(st.quadratic(np.linspace(1, 2, 300)), st.SGD(), NOISE, step=0.2)
+        assert run(flow, paths=None, target_error=0.2, t_end=0.4, save=2).stats["target_met"]
+        starts = np.random.default_rng(0).standard_normal((700, 3))
+        assert len(run(quadratic_flow(), start=starts, paths=None, target_error=0.5).diverged) <= 700
+
+    def test_own_samples_cannot_be_bridged(self):
+        class Laplace(st.Noise):
+            def sample(self, w, size, rng):
+                still = np.zeros((size, len(w), len(w)))
+                return rng.laplace(size=(size, len(w))), still, still
+
+        ens = run(quadratic_flow(noise=Laplace()), paths=300)
+        assert ens.states.std() > 0.1
+        with pytest.raises(ValueError, match="`refine` needs a noise made of standard normals"):
+            run(quadratic_flow(noise=Laplace()), refine=1)
+
+    def test_own_curvature_noise_must_be_declared(self):
+        class Silent(st.Noise):
+            def sample(self, w, size, rng):
+                return np.zeros((size, len(w))), rng.standard_normal((size, len(w), len(w))), np.zeros((size, len(w), len(w)))
+
+        with pytest.raises(ValueError, match=r"Silent\.sample gives curvature noise, but its `has_curvature` is False"):
+            run(quadratic_flow(noise=Silent()))
+
+    def test_masks_stay_masks_in_single_precision(self):
+        class Masked(st.Objective):
+            dim, reference = 3, np.zeros(3)
+
+            def __init__(self):
+                self.mask = np.array([True, False, True])
+
+            def gradient(self, w):
+                g = np.zeros_like(w)
+                g[..., self.mask] = w[..., self.mask]
+                return g
+
+            def hessian(self, w):
+                return np.broadcast_to(np.diag(self.mask.astype(w.dtype)), (*w.shape, 3))
+
+            def third(self, w, v):
+                return np.zeros((*w.shape, 3))
+
+        flow = st.Flow(Masked(), st.SGD(), NOISE, step=0.2)
+        assert np.abs(run(flow).states - run(flow, dtype="float32").states).max() < 1e-5
+
+    @pytest.mark.parametrize("backend", ["host", "strict"])
+    def test_a_path_may_leave_the_region_at_the_step_that_loses_it(self, backend):
+        flow = st.Flow(st.quadratic([-3.0, -3.0]), st.SGD(), st.Noise(gradient=5.0), step=1.0)
+        place = {} if backend == "host" else {"device": st.Backend("array_api_strict", pytest.importorskip("array_api_strict"))}
+        ens = st.simulate(flow, start=[0, 0], t_end=5.0, paths=500, seed=0, exit=2.5, radius=3.0, **place)
+        assert ens.diverged.all()
+        assert (ens.exit_times <= ens.diverged_at).all()
+
+    def test_a_path_that_starts_outside_left_at_once(self):
+        starts = np.stack([np.zeros(3), np.full(3, 2.0)])
+        assert run(quadratic_flow(noise=st.Noise()), start=starts, paths=2, exit=1.0).exit_times.tolist()[1] == 0.0
+
+    @pytest.mark.parametrize(("dtype", "radius"), [("float64", 1e200), ("float32", 1e25), ("float32", 1e200)])
+    def test_a_radius_may_be_as_good_as_none(self, dtype, radius):
+        flow = st.Flow(st.landscape("double_well"), st.SGD(), st.Noise(gradient=1.0), step=0.7)
+        ens = st.simulate(flow, start=[1.0, 0.0], t_end=35.0, paths=300, seed=0, radius=radius, dtype=dtype, exit=1e200)
+        assert 0 < ens.diverged.sum() < 300
+        assert np.isfinite(ens.states).all()
+
+    def test_tiny_noise_in_single_precision(self):
+        ens = run(quadratic_flow(method=st.SGD(), noise=st.Noise(gradient=1e-38)), dtype="float32")
+        assert not ens.diverged.any()
+
+    @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+    def test_observables_of_all_kinds(self):
+        ens = run(quadratic_flow(), observables={"log": lambda w: np.log(w[:, 0]), "left": lambda w: w[:, 0] < 0, "whole": lambda w: np.ones(len(w), int)})
+        assert np.isnan(ens.observables["log"]).all()
+        assert "Not finite on some state, and therefore without a mean: log." in str(ens)
+        assert ens.observables["left"][-1] == (ens.states[-1, :, 0] < 0).mean()
+        assert ens.observables["whole"][-1] == 1
+
+        def spoil(w):
+            w[:] = 0
+            return w[:, 0]
+
+        with pytest.raises(ValueError, match="read-only"):
+            run(quadratic_flow(), observables={"spoil": spoil})
+        with pytest.raises(ValueError, match=r"`observables\['few'\]` must give one real number per state; 256 states gave float64 \(3,\)"):
+            run(quadratic_flow(), observables={"few": lambda w: w[:3, 0]})
+
+    @pytest.mark.parametrize("chunk", [1, 5, 64])
+    def test_bridged_paths_do_not_depend_on_chunks(self, chunk, monkeypatch):
+        whole = run(quadratic_flow(), refine=3)
+        monkeypatch.setattr(_engine.Plan, "chunk", lambda self, width: chunk)
+        np.testing.assert_array_equal(run(quadratic_flow(), refine=3).states, whole.states)
+
+    def test_many_halvings_take_little_memory_and_not_too_many_steps(self):
+        assert run(quadratic_flow(), t_end=0.2, paths=3, refine=12).stats["path_steps"] == 3 * 4096
+        with pytest.raises(ValueError, match="time steps of"):
+            run(quadratic_flow(), t_end=2e5, paths=3, refine=20)
+
+    @pytest.mark.parametrize("option", ["control", "progress", "accelerate"])
+    def test_yes_and_no_are_no_texts(self, option):
+        with pytest.raises(ValueError, match=f"`{option}` must be True or False; got 'no'"):
+            run(quadratic_flow(), **{option: "no"})
+
+    def test_what_is_no_flow_is_told(self):
+        with pytest.raises(ValueError, match=r"`flow` must be a st\.Flow"):
+            st.simulate(st.quadratic([1.0]), start=[0.0], t_end=1.0, paths=3, seed=0)
+
+    @pytest.mark.parametrize("error", [1e-200, 1e300, 2.0])
+    def test_accuracies_out_of_reach_are_refused(self, error):
+        with pytest.raises(ValueError, match="`target_error` is relative"):
+            run(quadratic_flow(), paths=None, target_error=error)

@@ -14,7 +14,7 @@ LAYERS = {
     "_spectral": 2, "methods": 2, "gallery": 2, "_local": 2,
     "flow": 3,
     "_moments": 4, "_modal": 4, "linear": 4, "_law": 4, "exact": 4, "escape": 4,
-    "_steps": 4, "_planar": 4, "_engine": 4, "_gather": 4, "_request": 4, "ensemble": 4,
+    "_steps": 4, "_planar": 4, "_engine": 4, "_fleet": 4, "_gather": 4, "_request": 4, "ensemble": 4,
     "simulate": 5,
     "compare": 6, "bounds": 6, "symbolic": 6,
     "sweep": 7,

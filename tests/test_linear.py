@@ -447,3 +447,16 @@ class TestDisplay:
         assert "SFN at a critical point" in text
         assert "step limit: mean 2.6, mean-square" in text
         assert "do not decay" in str(linear(st.SGD(), lam=[1.0, -1.0]))
+
+
+@pytest.mark.parametrize("lam", [0.0, 1e-17, 1e-12, 1e-6])
+@pytest.mark.parametrize("steps", [1, 50])
+def test_moments_of_the_chain_in_an_almost_flat_direction(lam, steps):
+    """Growth minus one is rounding there: the noise must add up all the same."""
+    flow = st.Flow(st.quadratic([1.0, lam], rotation_seed=3), st.DampedNewton(damping=0.4), st.Noise(gradient=np.array([1.0, 0.5])), step=0.13)
+    lin = st.linearize(flow)
+    A, C = np.eye(2) + 0.37 * (lin.vectors * lin.rates) @ lin.vectors.T, (lin.vectors * lin.gains) @ lin.vectors.T @ np.diag([1.0, 0.5])
+    covariance = np.zeros((2, 2))
+    for _ in range(steps):
+        covariance = A @ covariance @ A.T + 0.13 * 0.37 * C @ C.T
+    np.testing.assert_allclose(lin.moments(0.37 * steps, time="chain", dt=0.37)[1], covariance, rtol=1e-10, atol=1e-13)

@@ -1,24 +1,12 @@
 """Streaming statistics: the same numbers as with all samples in memory, errors that are honest, quantiles within the promised distance."""
 
 import dataclasses
-from functools import reduce
 
 import numpy as np
 import pytest
+from conftest import assert_close, blocks_of, merged, results
 
 from stability._streaming import Moments, Quantiles
-
-
-def blocks_of(states, *sizes):
-    return np.split(states, np.cumsum(sizes), axis=1)
-
-
-def merged(parts):
-    return reduce(lambda a, b: a.merge(b), parts)
-
-
-def close(found, expected, rtol=1e-12):
-    np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * np.max(np.abs(expected)))
 
 
 def skewed(*shape, seed=0):
@@ -36,10 +24,6 @@ def numpy_moments(states):
     return states.mean(axis=0), np.sqrt(np.diag(covariance) / n), covariance, np.sqrt((fourth - covariance**2) / n)
 
 
-def results(moments):
-    return moments.mean, moments.standard_error, moments.covariance, moments.covariance_error
-
-
 class TestMoments:
     @pytest.mark.parametrize("sizes", [(), (500,), (1, 998), (0, 3, 0, 990), tuple([1] * 40)], ids=str)
     def test_any_split_gives_numpys_moments_of_all_samples(self, sizes):
@@ -48,23 +32,23 @@ class TestMoments:
         assert found.count == 1000
         for time in range(3):
             for ours, expected in zip(results(found), numpy_moments(states[time]), strict=True):
-                close(ours[time], expected)
+                assert_close(ours[time], expected)
 
     def test_merging_is_associative_and_commutative_to_rounding(self):
         a, b, c = (Moments.of(block) for block in blocks_of(skewed(2, 600, 3), 7, 400))
         first = dataclasses.astuple(a.merge(b).merge(c))
         for other in (a.merge(b.merge(c)), c.merge(a).merge(b)):
             for ours, theirs in zip(first, dataclasses.astuple(other), strict=True):
-                close(ours, theirs)
+                assert_close(ours, theirs)
 
     @pytest.mark.parametrize(("sizes", "rtol"), [((), 1e-12), ((1000, 1, 500), 1e-7)], ids=["one block", "merged"])
     def test_a_mean_far_larger_than_the_spread_costs_no_digits_but_its_own(self, sizes, rtol):
         small = np.round(skewed(1, 4000, 2) * 2**20) / 2**20  # so that adding 1e8 is exact
         found = merged(Moments.of(block + 1e8) for block in blocks_of(small, *sizes))
         _, error, covariance, covariance_error = numpy_moments(small[0])
-        close(found.mean[0] - 1e8, small[0].mean(axis=0), rtol=3e-8)  # the spacing of numbers near 1e8
+        assert_close(found.mean[0] - 1e8, small[0].mean(axis=0), rtol=3e-8)  # the spacing of numbers near 1e8
         for ours, expected in ((found.standard_error, error), (found.covariance, covariance), (found.covariance_error, covariance_error)):
-            close(ours[0], expected, rtol=rtol)
+            assert_close(ours[0], expected, rtol=rtol)
 
     def test_known_answer_by_hand(self):
         found = Moments.of(np.array([[[0.0, 0.0], [2.0, 4.0]]]))
