@@ -10,7 +10,7 @@ STAMP  := $(VENV)/.installed
 .PHONY: help reproduce figures test test-all test-gpu bench clean
 
 help:
-	@echo "make reproduce          install, run the main job, leave pictures and numbers in out/ (about 5 minutes)"
+	@echo "make reproduce          install, run the main job, leave pictures and numbers in out/ (about 4 minutes)"
 	@echo "make reproduce QUICK=1  the small form (about 1 minute)"
 	@echo "make test               install, run the tests, ruff and mypy (about 4 minutes)"
 	@echo "make test-all           the same with PyTorch installed too; ONLY=torch for the tests that need it"

@@ -24,7 +24,7 @@ from _problems import Problem
 
 RESULT = Path(__file__).parent / "results" / "ensembles.json"
 PEERS = ("diffrax", "torchsde", "sdeint")
-STEPS, ROUNDS, TARGET = 128, 5, 0.01
+STEPS, ROUNDS, TARGET = 64, 5, 0.01
 SIZES = ((2, 98_304), (16, 20_480), (128, 4_096))  # dimension, paths
 
 
@@ -43,8 +43,8 @@ def cells(which: str, quick: bool) -> list[str]:
         few = ["ou-2", "threads-16"] if which == "all" else ["ou-2", "ou-16", "sfn-2", "sfn-8", "covariance-0.05"]
         return [f"{name}/{which}" for name in few]
     if which == "all":
-        return [f"{name}/all" for name in [*plain, "sfn-2", "sfn-8", "threads-16", "threads-128", "scaling-threads"]]
-    one = [*plain, *(f"{name}-diagonal" for name in plain), "sfn-2", "sfn-8", "covariance-0.01", "covariance-0.05", "scaling"]
+        return [f"{name}/all" for name in ["threads-16", "threads-128", *plain, "scaling-threads"]]
+    one = ["ou-2", "ou-16", "sfn-2", "sfn-8", "covariance-0.01", "covariance-0.05", "ou-128", "ou-2-diagonal", "scaling"]
     return [f"{name}/one" for name in one]
 
 
@@ -81,7 +81,7 @@ def _measured(which: str, arguments: argparse.Namespace) -> dict:
         out = Path(folder) / "part.json"
         command = [sys.executable, __file__, "--child", which, "--out", str(out)]
         command += ["--quick"] * arguments.quick + (["--only", arguments.only] if arguments.only else [])
-        if subprocess.run(command, env=pinned_environment(cores), check=False).returncode:
+        if subprocess.run(command, env=pinned_environment(cores), check=False).returncode and not out.exists():
             sys.exit(f"The measurement on {CORES[which]} stopped; its message is above.")
         return json.loads(out.read_text(encoding="utf-8"))
 
@@ -110,15 +110,14 @@ def _document(parts: list[dict], quick: bool, load: float, seconds: float) -> di
 def _child(arguments: argparse.Namespace) -> None:
     cores = 1 if arguments.child == "one" else cores_available()
     pin(cores)
-    result: dict = {"cells": {}, "scaling": [], "notes": _notes(arguments.child, cores)}
+    result: dict = {"cells": {}, "scaling": [], "notes": _notes(arguments.child, cores), "environment": environment()}
     for name in cells(arguments.child, arguments.quick and not arguments.only):
         if arguments.only and not re.search(arguments.only, name):
             continue
         began = time.perf_counter()
         _cell(name, cores, arguments.quick, result)
         say(f"{name}: {time.perf_counter() - began:.0f} s")
-    result["environment"] = environment()
-    arguments.out.write_text(json.dumps(result), encoding="utf-8")
+        arguments.out.write_text(json.dumps(result), encoding="utf-8")  # after every cell: a run that is stopped keeps what it has
 
 
 def _notes(which: str, cores: int) -> list[str]:

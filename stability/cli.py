@@ -58,7 +58,7 @@ def reproduce(out: str, quick: bool, only: tuple[str, ...], seed: int) -> None:
     folder = _check.folder(out)  # found out before the computing starts
     _check.folder(folder / "data")
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{len(names)} studies, {'about a minute' if quick else 'about five minutes on two cores'}; pictures go to {escape(str(folder))}/")
+    console.print(f"{len(names)} studies, {'about a minute' if quick else 'about four minutes on two cores'}; pictures go to {escape(str(folder))}/")
     failed = 0
     for name in names:
         began = time.perf_counter()

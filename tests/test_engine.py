@@ -14,7 +14,8 @@ import pytest
 
 import stability as st
 from stability import _engine, _fast, _gather
-from stability._array import block_count, block_rows, block_size
+from stability._array import block_count, block_rows, block_size, stream
+from stability.noise import Sample
 
 NOISE = st.Noise(gradient=0.3)
 CURVED = st.Noise(gradient=0.3, curvature=0.05, batch=2, hessian_batch=1)
@@ -96,6 +97,22 @@ class TestSameNumbers:
         wide, narrow = run(flow), run(flow, dtype="float32")
         assert narrow.states.dtype == np.float32
         assert 0 < np.abs(wide.states - narrow.states).max() < 1e-4
+
+
+@pytest.mark.parametrize("accelerate", [False, None], ids=["numpy", "default"])
+@pytest.mark.parametrize("name", [name for name, flow in FLOWS.items() if not flow.noise_model.has_curvature])
+def test_the_engines_paths_are_sdeints_on_the_numbers_that_it_drew(name, accelerate):
+    sdeint, flow, steps, paths = pytest.importorskip("sdeint"), FLOWS[name], 20, 3
+    ens = run(flow, save=steps, accelerate=accelerate)
+    normals = stream(1, 0).standard_normal((steps, flow.dim, 256))[:, :, :paths]
+    root = 0.3 if name != "planar" and name != "five dimensions" else 0.5
+
+    def columns(w, t):
+        return np.sqrt(flow.step) * flow.noise(np.tile(w, (flow.dim, 1)), Sample(root * np.eye(flow.dim), *np.zeros((2, flow.dim, flow.dim, flow.dim)))).T
+
+    for path in range(paths):
+        theirs = sdeint.itoEuler(lambda w, t: flow.drift(w), columns, ens.start[path], ens.times, dW=np.sqrt(ens.dt) * normals[:, :, path])
+        np.testing.assert_allclose(ens.states[:, path], theirs, rtol=1e-11, atol=1e-12)
 
 
 class TestExponential:
