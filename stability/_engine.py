@@ -6,6 +6,7 @@ not on workers, on how many steps are drawn at once, or on how many other blocks
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import threading
@@ -82,10 +83,17 @@ class Plan:
         rows = block_rows(number, self.flow.dim)
         return slice(rows.start, min(rows.stop, self.paths))
 
-    @property
+    @functools.cached_property
     def normals(self) -> int:
         """Standard normals of one path's step."""
         return self.flow.noise_model.normals(self.flow.dim)
+
+    @functools.cached_property
+    def movers(self) -> dict[int, Affine | PlanarChunks]:
+        """By the flow's id, what moves its paths, where blocks can share it: it keeps nothing of them."""
+        flows = [self.flow] + ([self.control.flow] if self.control else [])
+        found = {id(flow): _mover(self, flow) for flow in flows}
+        return {key: mover for key, mover in found.items() if isinstance(mover, (Affine, PlanarChunks))}
 
     @property
     def draws_samples(self) -> bool:
@@ -151,7 +159,7 @@ class Track:
     def __init__(self, plan: Plan, flow: Flow, start: np.ndarray, full: int):
         count = len(start)
         self.flow, self.plan, self.count = flow, plan, count
-        self.mover = _mover(plan, flow)
+        self.mover = plan.movers.get(id(flow)) or _mover(plan, flow)
         self.unit = self.mover.unit if isinstance(self.mover, Affine) else 1.0
         # Matrix products round alike only for like shapes: affine blocks are always full, others in steps of 64 paths.
         self.width = full if isinstance(self.mover, Affine) else min(full, math.ceil(count / 64) * 64)

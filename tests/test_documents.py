@@ -1,5 +1,6 @@
 """What the documents say was measured: their tables are the tracked numbers, their examples run, what they name exists."""
 
+import json
 import re
 import subprocess
 import sys
@@ -17,6 +18,22 @@ README, NOTES = (ROOT / "README.md").read_text(), (ROOT / "paper_notes.md").read
 
 def block(name):
     return re.search(rf"<!-- {name} -->\n```\n(.*?)\n```\n<!-- /{name} -->", README, re.S).group(1)
+
+
+def test_the_readmes_benchmark_is_the_one_that_was_measured():
+    cells = json.loads((ROOT / "benchmarks/results/ensembles.json").read_text(encoding="utf-8"))["cells"]
+    block = README[README.index("<!-- bench -->") : README.index("<!-- /bench -->")]
+    rows = [line.strip("| ").split(" | ") for line in block.splitlines() if line.startswith(("| OU", "| SFN"))]
+    assert len(rows) == 5
+    for title, *figures in rows:
+        kind, dim = title.split(", d = ")
+        found = cells[f"{'ou' if kind == 'OU' else 'sfn'}-{dim}/one"]["contenders"]
+        for name, figure in zip(("numba", "numpy", "draw", "diffrax", "torchsde", "sdeint"), figures, strict=True):
+            assert (figure == "–") == (name not in found)
+            assert figure == "–" or float(figure.replace(",", "")) == pytest.approx(found[name]["median"], rel=0.03)
+    seconds = [float(x) for x in re.findall(r"([\d.]+) s\b", block)]
+    measured = [cells[f"covariance-{step}/one"]["contenders"][name]["median"] for step in ("0.01", "0.05") for name in ("controlled", "plain")]
+    assert seconds == pytest.approx(measured, rel=0.05)
 
 
 def test_the_readmes_examples_run(tmp_path, monkeypatch):
