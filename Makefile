@@ -15,7 +15,7 @@ help:
 	@echo "make test               install, run the tests, ruff and mypy (about 4 minutes)"
 	@echo "make test-all           the same with PyTorch installed too; ONLY=torch for the tests that need it"
 	@echo "make test-gpu           install CuPy too and run the tests that need a GPU"
-	@echo "make bench              install the peers and measure ensembles beside them (about 10 minutes; QUICK=1: a few)"
+	@echo "make bench              install the peers and measure ensembles beside them (about 20 minutes; QUICK=1: a few)"
 	@echo "make figures            refresh the tracked figures/ from a full run"
 	@echo "make clean              remove .venv, out/ and caches"
 

@@ -67,7 +67,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="smaller ensembles, under two minutes; the figures are rougher")
+    parser.add_argument("--quick", action="store_true", help="smaller ensembles, some minutes; the figures are rougher")
     parser.add_argument("--only", metavar="PATTERN", help="a regular expression for names of cells, such as 'ou-2/' or 'sfn|covariance'")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"where to write the numbers (a full run: {RESULT.parent.name}/{RESULT.name})")
     parser.add_argument("--child", choices=list(CORES), help=argparse.SUPPRESS)
