@@ -28,9 +28,7 @@ def block_rows(number: int, dim: int) -> range:
     A stored rule too: a small ensemble draws few numbers in vain, a large one works in full blocks, and the first paths
     of every ensemble are the same.
     """
-    full = block_size(dim)
-    first = min(SMALLEST_BLOCK, full)
-    growing = (full // first).bit_length() - 1
+    first, full, growing = _growth(dim)
     if number > growing:
         return range((number - growing) * full, (number - growing + 1) * full)
     return range(0 if number == 0 else first << (number - 1), first << number)
@@ -38,10 +36,15 @@ def block_rows(number: int, dim: int) -> range:
 
 def block_count(paths: int, dim: int) -> int:
     """How many blocks hold `paths` paths."""
+    first, full, growing = _growth(dim)
+    return growing + -(-paths // full) if paths > full else ((paths - 1) // first).bit_length() + 1
+
+
+def _growth(dim: int) -> tuple[int, int, int]:
+    """Paths of the first and of a full block, and the doublings between them."""
     full = block_size(dim)
     first = min(SMALLEST_BLOCK, full)
-    growing = (full // first).bit_length() - 1
-    return growing + -(-paths // full) if paths > full else ((paths - 1) // first).bit_length() + 1
+    return first, full, (full // first).bit_length() - 1
 
 
 def stream(seed: int, block: int, *level: int) -> np.random.Generator:

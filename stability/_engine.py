@@ -226,7 +226,8 @@ def _mover(plan: Plan, flow: Flow) -> Affine | PlanarSteps | Stepwise:
 
 def useful_workers(plan: Plan) -> int:
     """Threads help while NumPy and compiled code work outside the interpreter's lock for long enough at a time."""
-    flow, mover = plan.flow, _mover(plan, plan.flow)
+    flow = plan.flow
+    mover = plan.movers.get(id(flow)) or _mover(plan, flow)
     fixed = flow.method.is_identity or (getattr(flow.objective, "constant_hessian", False) and not (plan.level == "iteration" and flow.bends))
     short = type(mover) is PlanarSteps or (isinstance(mover, Stepwise) and fixed and flow.dim < 16)
     return 1 if short else os.cpu_count() or 1

@@ -73,13 +73,13 @@ def _planar_eigenvalues(h11: Any, h12: Any, h22: Any, lams: Any, shape: Any) -> 
         shape[0, j], shape[1, j] = g, r
 
 
-def planar_step(h12: np.ndarray, shape: np.ndarray, phi: np.ndarray, v: np.ndarray, x: np.ndarray, work: np.ndarray, *, compiled: bool = True) -> None:
+def planar_step(h12: np.ndarray, shape: np.ndarray, phi: np.ndarray, v: np.ndarray, x: np.ndarray, work: np.ndarray) -> None:
     """``x += P v`` for 2 x 2 matrices after `planar_eigenvalues`: ``P = (phi1 + phi2)/2 + (phi1 - phi2)/(2r) [[g, h12], [h12, -g]]``.
 
     `h12` (B,) with any stride; `shape`, the gains `phi`, `v` and `x` (2, B) contiguous; `work` (4, B) is for the NumPy
     form. Where ``r = 0`` the second term is left out. A non-finite Hessian gives nan.
     """
-    if compiled and compiler.available():
+    if compiler.available():
         compiler.kernel(_planar_step, KERNELS[_planar_step])(h12, shape, phi, v, x)
     else:
         planar_step_numpy(h12, shape, phi, v, x, work)
