@@ -292,6 +292,30 @@ class TestTargetError:
         assert "To reach 0.05: 800 paths" in capsys.readouterr().out
 
 
+class TestGathering:
+    @staticmethod
+    def parts(count):
+        plan = _plan(quadratic_flow(), paths=5000)
+        return plan, [_engine.run_block(plan, number, _engine.Signals()) for number in range(count)]
+
+    def test_nothing_is_taken_after_a_block_that_was_stopped(self):
+        """Paths would no longer be the first ones of a larger ensemble."""
+        plan, (first, second, third) = self.parts(3)
+        gathered = _gather.Gathered(plan, None)
+        for part in (first, dataclasses.replace(second, plan=dataclasses.replace(plan, steps=3)), third):
+            gathered.add(part)
+        assert gathered.count == 256
+
+    def test_few_paths_meet_a_wish_by_a_margin_only(self, monkeypatch):
+        plan, parts = self.parts(5)
+        gathered, met = _gather.Gathered(plan, 0.01), []
+        monkeypatch.setattr(_gather.Gathered, "error", 0.009)
+        for part in parts:
+            gathered.add(part)
+            met.append(gathered.met)
+        assert met == [False, False, False, True, True]
+
+
 class TestStreaming:
     def test_quantiles_are_those_of_the_states(self):
         levels = [0.01, 0.5, 0.99]
