@@ -5,26 +5,34 @@ Will this stochastic optimizer be stable here, how much noise will it amplify, a
 
 from typing import TYPE_CHECKING, Any
 
-from . import gallery
+from . import datasets, gallery
 from ._array import Backend
-from ._check import StabilityWarning, Unstable
+from ._check import Interrupted, StabilityWarning, Unstable
+from ._descent import Adam, Armijo, SpectralStep
+from ._run import Progress
 from .bounds import Bound, Bounds, bounds
 from .compare import Comparison, compare
-from .ensemble import Ensemble, Interrupted
+from .ensemble import Ensemble
 from .escape import ExitTime, exit_time
 from .exact import Estimate, ExactMode, exact_mode
 from .flow import Flow
+from .history import History
 from .linear import Limit, LinearFlow, linearize
+from .lowrank import BadProducts, LowRank, randomized_eigh
 from .methods import LRSFN, SFN, SGD, DampedNewton, Method, Newton
+from .minimize import minimize
 from .noise import Noise
 from .objectives import (
     DerivativeCheck,
+    Network,
     Objective,
     Table,
+    autoencoder,
     check_derivatives,
     landscape,
     least_squares,
     logistic,
+    mlp,
     quadratic,
     read_table,
 )
@@ -39,7 +47,10 @@ __all__ = [
     "LRSFN",
     "SFN",
     "SGD",
+    "Adam",
+    "Armijo",
     "Backend",
+    "BadProducts",
     "Bound",
     "Bounds",
     "Comparison",
@@ -50,22 +61,29 @@ __all__ = [
     "ExactMode",
     "ExitTime",
     "Flow",
+    "History",
     "Interrupted",
     "Limit",
     "LinearFlow",
+    "LowRank",
     "Method",
     "MethodTable",
+    "Network",
     "Newton",
     "Noise",
     "Objective",
+    "Progress",
+    "SpectralStep",
     "StabilityWarning",
     "Study",
     "Table",
     "Theorem",
     "Unstable",
+    "autoencoder",
     "bounds",
     "check_derivatives",
     "compare",
+    "datasets",
     "exact_mode",
     "exit_time",
     "gallery",
@@ -75,8 +93,11 @@ __all__ = [
     "load",
     "logistic",
     "method_table",
+    "minimize",
+    "mlp",
     "plot",
     "quadratic",
+    "randomized_eigh",
     "read_table",
     "save",
     "simulate",

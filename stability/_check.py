@@ -34,6 +34,25 @@ class StabilityWarning(UserWarning):
     """A number came out, but not the one that was wanted: a time step beyond its limit, an accuracy not reached."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during long work: what was finished is in `result`.
+
+    Attributes
+    ----------
+    result : Ensemble or History
+        Of the blocks of paths that had reached the end; of the iterations so far.
+    """
+
+    def __init__(self, message: str, result: Any):
+        super().__init__(message)
+        self.result = result
+
+    @property
+    def ensemble(self) -> Any:
+        """`result`, where it is an ensemble."""
+        return self.result
+
+
 def array(name: str, value: Any, *, shape: str | None = None, ndim: int | tuple[int, ...] | None = None) -> np.ndarray:
     """`value` as a finite float64 array; raises naming the argument, its shape and what was wrong."""
     try:
@@ -87,6 +106,13 @@ def nonnegative(name: str, value: Any) -> float:
     """`value` as a finite float >= 0."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
         raise ValueError(f"`{name}` must be a finite number >= 0; got {_short(value)}.")
+    return float(value)
+
+
+def fraction(name: str, value: Any) -> float:
+    """`value` as a float in [0, 1)."""
+    if not 0 <= nonnegative(name, value) < 1:
+        raise ValueError(f"`{name}` must be in [0, 1); got {_short(value)}.")
     return float(value)
 
 

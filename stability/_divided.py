@@ -34,6 +34,13 @@ class Divided:
         """The identity function at one, two or three broadcastable nodes."""
         return cls(nodes, (1.0,) * (0, 1, 3)[len(nodes) - 1], 0.0 if len(nodes) == 3 else None)
 
+    @classmethod
+    def of(cls, formula: Callable[[Any], Any], *nodes: Any) -> Divided:
+        """A formula in plain arithmetic with its divided differences, also where it is constant."""
+        variable = cls.variable(*nodes)
+        result = formula(variable)
+        return result if isinstance(result, cls) else variable * 0.0 + result
+
     def _like(self, constant: Any) -> Divided:
         if isinstance(constant, np.generic):  # would turn float32 into float64, and other namespaces refuse it
             constant = constant.item()

@@ -168,3 +168,40 @@ class ModalNoise:
             ones = np.ones((len(self.at),) * 2) + np.eye(len(self.at))
             return noise.curvature * np.sqrt(noise.scales[2] * ones)
         return np.sqrt(np.sum(self.factors.Eh**2, axis=0))
+
+
+def mode_limits(
+    gains: np.ndarray,
+    eigenvalues: np.ndarray,
+    *,
+    slopes: np.ndarray | float = 0.0,
+    gradient: np.ndarray | float = 0.0,
+    hessian: np.ndarray | float = 0.0,
+    momentum: float = 0.0,
+) -> np.ndarray:
+    """Mean-square step limits of modes taken one at a time, with heavy-ball momentum.
+
+    One mode of the linearised iteration is ``x+ = (1 + beta) x - beta x_ - step (h + e) x`` with ``h = phi lam`` and
+    ``Var e = s^2 = phi^2 gradient + (phi' lam)^2 hessian``. Its second moments shrink while
+    ``step < 2 (1 - beta^2) h / ((1 + beta) s^2 + (1 - beta) h^2)``, which without momentum is theory's ``2 h / (h^2 + s^2)``.
+
+    Parameters
+    ----------
+    gains, eigenvalues : arrays (r,)
+    slopes : array (r,)
+        ``phi'``.
+    gradient, hessian : arrays (r,)
+        Variances of the eigenvalues over gradient and over Hessian batches, drawn independently.
+    momentum : float
+        ``beta`` in [0, 1).
+
+    Returns
+    -------
+    array (r,)
+        inf where the mode is not attracted at any step (``lam <= 0``): nothing stable is lost there.
+    """
+    h = gains * eigenvalues
+    spread = gains**2 * gradient + (slopes * eigenvalues) ** 2 * hessian
+    with np.errstate(divide="ignore", invalid="ignore"):
+        limits = 2 * (1 - momentum**2) * h / ((1 + momentum) * spread + (1 - momentum) * h**2)
+    return np.where(h > 0, limits, np.inf)

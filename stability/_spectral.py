@@ -88,7 +88,7 @@ class SpectralResponse:
     @functools.cached_property
     def _tail_table(self) -> Divided:
         with np.errstate(all="ignore"):
-            return _read(self.method.tail_gain, self.next_lam, self.next_lam, self.next_lam)
+            return Divided.of(self.method.tail_gain, self.next_lam, self.next_lam, self.next_lam)
 
     @functools.cached_property
     def tail_slope(self) -> Any:
@@ -118,7 +118,7 @@ class SpectralResponse:
         """Divided differences of the gain's formula, for all pairs."""
         lam = self.lams
         with np.errstate(all="ignore"):
-            table = _read(self.method.gain, lam[..., :, None], lam[..., None, :])
+            table = Divided.of(self.method.gain, lam[..., :, None], lam[..., None, :])
         return self._spread(table.first[0], (*lam.shape, lam.shape[-1]))
 
     def _first(self, values: Any, kept_pairs: Any) -> Any:
@@ -160,7 +160,7 @@ class SpectralResponse:
         """Second divided differences ``[i, k, j]`` by index, shape (d, d, d)."""
         lam, first = self.lams, self.divided
         with np.errstate(all="ignore"):
-            table = _read(self.method.gain, lam[:, None, None], lam[None, :, None], lam[None, None, :])
+            table = Divided.of(self.method.gain, lam[:, None, None], lam[None, :, None], lam[None, None, :])
             smooth = np.broadcast_to(np.asarray(table.second, dtype=float), (len(lam),) * 3)
             if not self.truncated:
                 return smooth
@@ -184,13 +184,6 @@ class SpectralResponse:
         return turned + self._tail_diagonal(second)
 
 
-def _read(formula: Any, *nodes: Any) -> Divided:
-    """A formula in plain arithmetic with its divided differences, also where it is constant."""
-    variable = Divided.variable(*nodes)
-    result = formula(variable)
-    return result if isinstance(result, Divided) else variable * 0.0 + result
-
-
 def _values(formula: Any, nodes: Any) -> Any:
     """A formula in plain arithmetic at `nodes` of any namespace; what it gives for one number where it is constant."""
     result = formula(Divided.variable(nodes))
@@ -202,7 +195,7 @@ def _moves(method: Gains) -> bool:
     sizes = 10.0 ** np.arange(-6, 7)
     nodes = np.concatenate([-sizes[::-1], sizes])
     with np.errstate(all="ignore"):
-        return bool(np.any(_read(method.tail_gain, nodes, nodes).first[0] != 0))
+        return bool(np.any(Divided.of(method.tail_gain, nodes, nodes).first[0] != 0))
 
 
 def singular_directions(method: Gains, lams: np.ndarray) -> int:

@@ -13,20 +13,6 @@ UNSTABLE_SHARE = 0.1
 """Where more than this share of the paths diverged, the summary calls the flow unstable."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during `simulate`: what was finished is in `ensemble`.
-
-    Attributes
-    ----------
-    ensemble : Ensemble
-        Of the blocks of paths that had reached the end.
-    """
-
-    def __init__(self, ensemble: Ensemble):
-        super().__init__(f"Interrupted: the {len(ensemble.diverged)} paths that were finished are in this exception's `.ensemble`.")
-        self.ensemble = ensemble
-
-
 @register
 @dataclass(frozen=True)
 class Ensemble:

@@ -11,12 +11,12 @@ import numpy as np
 
 from . import _check
 from ._array import Backend, block_size
-from ._check import StabilityWarning, Unstable
+from ._check import Interrupted, StabilityWarning, Unstable
 from ._control import polynomial_degree
 from ._engine import Control, Plan, useful_workers
 from ._gather import Gathered, gather
 from ._request import Request, arrays_of, compiled, host_noise, levels, region, wanted_error, watched
-from .ensemble import UNSTABLE_SHARE, Ensemble, Interrupted
+from .ensemble import UNSTABLE_SHARE, Ensemble
 from .flow import Flow
 from .linear import linearize
 from .results import provenance
@@ -162,7 +162,7 @@ def simulate(
     gathered = gather(plan, backend, workers, goal, host_noise=host_noise(noise, plan, backend), progress=progress)
     ensemble = _ensemble(gathered, scheme)
     if gathered.interrupted:
-        raise Interrupted(ensemble)
+        raise Interrupted(f"Interrupted: the {len(ensemble.diverged)} paths that were finished are in this exception's `.ensemble`.", ensemble)
     if goal is not None and not gathered.met:
         why = f"{gathered.error:.3g} was reached. Give more `paths`." if np.isfinite(gathered.error) else "there is no finite variance. Print the ensemble."
         warnings.warn(f"`target_error` {goal:g} was not met with {gathered.count} paths: {why}", StabilityWarning, stacklevel=2)

@@ -10,16 +10,18 @@ import pytest
 ROOT = Path(__file__).parents[1] / "stability"
 LAYERS = {
     "_array": 0, "_check": 0, "_divided": 0, "_expression": 0, "_fast": 0, "_program": 0, "_special": 0, "_streaming": 0, "_control": 0, "results": 0,
-    "objectives": 1, "noise": 1, "lowrank": 1,
+    "_orthogonal": 0, "_unpickle": 0,
+    "objectives": 1, "noise": 1, "lowrank": 1, "datasets": 1,
     "_spectral": 2, "methods": 2, "gallery": 2, "_local": 2,
     "flow": 3,
     "_moments": 4, "_modal": 4, "linear": 4, "_law": 4, "exact": 4, "escape": 4,
     "_steps": 4, "_planar": 4, "_engine": 4, "_fleet": 4, "_gather": 4, "_request": 4, "ensemble": 4,
-    "simulate": 5,
+    "_batches": 4, "_descent": 4, "_auto": 4, "_run": 4, "history": 4, "_scipy": 4,
+    "simulate": 5, "minimize": 5, "spectrum": 5,
     "compare": 6, "bounds": 6, "symbolic": 6,
     "sweep": 7,
     "plot": 8,
-    "claims": 9, "cli": 9, "__main__": 9, "__init__": 9,
+    "claims": 9, "cli": 9, "torch": 9, "__main__": 9, "__init__": 9,
 }  # fmt: skip
 
 

@@ -1,19 +1,23 @@
-"""Objectives: quadratics, landscapes with saddles, regression on data."""
+"""Objectives: quadratics, landscapes with saddles, regression on data, networks."""
 
 from .base import DerivativeCheck, Objective, check_derivatives
 from .landscapes import landscape
+from .network import Network, autoencoder, mlp
 from .quadratic import quadratic
 from .regression import least_squares, logistic
 from .table import Table, read_table
 
 __all__ = [
     "DerivativeCheck",
+    "Network",
     "Objective",
     "Table",
+    "autoencoder",
     "check_derivatives",
     "landscape",
     "least_squares",
     "logistic",
+    "mlp",
     "quadratic",
     "read_table",
 ]

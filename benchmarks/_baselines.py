@@ -1,0 +1,197 @@
+"""The contenders of the study at equal work: what is tried of each, how the best is chosen, and how it is then judged."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from _tasks import Problem, Task
+
+import stability as st
+
+TUNING_SEEDS, FINALISTS = (1000, 1001), 3
+"""Every configuration is run on the first tuning seed, the best few on the second one too; neither is a final seed."""
+CHECKS = 25
+"""How often a method that sees whole passes is stopped early on the validation samples."""
+SCHEDULES = (None, "linear")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One way to run a contender.
+
+    Attributes
+    ----------
+    label : str
+    options : dict
+        Of `st.minimize`.
+    step : float, optional
+        The tuned step: a choice at the edge of the grid is reported.
+    share : float
+        Of the training samples; at equal work fewer samples are more passes.
+    early : bool
+        Return the iterate that was best on the validation samples, at no charge.
+    """
+
+    label: str
+    options: dict[str, Any] = field(default_factory=dict)
+    step: float | None = None
+    share: float = 1.0
+    early: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run, judged."""
+
+    validation: float
+    test: float
+    sweeps: float
+    products: int
+    seconds: float
+    diverged: bool
+
+
+def run(task: Task, configuration: Configuration, seed: int) -> Outcome:
+    """One run on one seed; a run that ends anywhere but at finite numbers, or worse than it began, has diverged."""
+    problem = task.make(seed)
+    objective = problem.objective if configuration.share == 1 else problem.portion(configuration.share)
+    options: dict[str, Any] = {"sweeps": task.sweeps / configuration.share, "seed": seed, "dtype": task.dtype, **configuration.options}
+    best = _Best(problem, options["sweeps"]) if configuration.early else None
+    if not isinstance(options.get("method"), str):
+        options["batch"] = task.batch
+    with np.errstate(all="ignore"):
+        history = st.minimize(objective, problem.w0, callback=best, **options)
+        w = history.final if best is None or best.w is None else best.w
+        validation, test, start = problem.validation(w), problem.test(w), problem.test(problem.w0)
+    diverged = history.diverged or not math.isfinite(test) or test > 1.001 * start
+    return Outcome(
+        validation=validation if math.isfinite(validation) else math.inf,
+        test=test if math.isfinite(test) else math.inf,
+        sweeps=history.stats["sweeps"] * configuration.share,
+        products=history.stats["hessian_products"],
+        seconds=history.stats["seconds"],
+        diverged=diverged,
+    )
+
+
+class _Best:
+    """A callback that keeps the iterate with the lowest validation value, looked at every so often."""
+
+    def __init__(self, problem: Problem, sweeps: float):
+        self.problem, self.every, self.next = problem, sweeps / CHECKS, 0.0
+        self.w: np.ndarray | None = None
+        self.value = math.inf
+
+    def __call__(self, progress: Any) -> None:
+        if progress.sweeps >= self.next:
+            self.next = progress.sweeps + self.every
+            value = self.problem.validation(progress.w)
+            if value < self.value:
+                self.value, self.w = value, np.array(progress.w)
+
+
+# -- grids: sixteen configurations each, eight where a method chooses its own steps --------------------------------
+
+
+def _stepped(low: float, high: float, **options: Any) -> list[Configuration]:
+    return [
+        Configuration(f"step {step:.3g}{', linear decay' if decay else ''}", {**options, "step": step, "decay": decay}, step)
+        for step, decay in itertools.product(np.geomspace(low, high, 8).tolist(), SCHEDULES)
+    ]
+
+
+def _whole(name: str) -> list[Configuration]:
+    return [
+        Configuration(f"{share:g} of the samples{', stopped early' if early else ''}", {"method": name}, share=share, early=early)
+        for share, early in itertools.product((1.0, 0.5, 0.25, 0.0625), (False, True))
+    ]
+
+
+def _published() -> list[Configuration]:
+    """A new cold decomposition at every step, on small Hessian batches, with a small fixed damping."""
+    return [
+        Configuration(
+            f"rank {rank}, Hessian batch {size}, step {step:.3g}",
+            {"method": st.LRSFN(rank=rank, damping=1e-3), "step": step, "hessian_batch": size, "refresh": 1, "warm": False},
+            step,
+        )
+        for (rank, size), step in itertools.product(((10, 8), (20, 32)), np.geomspace(1e-5, 1, 8).tolist())
+    ]
+
+
+def _lazy() -> list[Configuration]:
+    """The library's defaults: refreshes within 15 % of the gradient work, warm starts; damping and step tuned."""
+    return [
+        Configuration(
+            f"damping {damping:.3g}, step {step:g}",
+            {"method": st.LRSFN(rank=20, damping=damping), "step": step, "hessian_batch": 96, "momentum": 0.9, "decay": "linear"},
+            damping,
+        )
+        for damping, step in itertools.product(np.geomspace(1e-5, 1, 8).tolist(), (0.03, 0.1))
+    ]
+
+
+CONTENDERS: dict[str, Callable[[], list[Configuration]]] = {
+    "SGD": lambda: _stepped(0.01, 30, method=st.SGD()),
+    "momentum": lambda: _stepped(0.001, 3, method=st.SGD(), momentum=0.9),
+    "Adam": lambda: _stepped(1e-4, 0.3, method=st.Adam()),
+    "L-BFGS": lambda: _whole("L-BFGS-B"),
+    "Newton-CG": lambda: _whole("Newton-CG"),
+    "LRSFN as published": _published,
+    "LRSFN tuned": _lazy,
+    "auto": lambda: [Configuration("nothing tuned", {"step": "auto"})],
+}
+
+
+# -- choosing and judging ------------------------------------------------------------------------------------------
+
+
+def measured(task: Task, contender: str, seeds: range, *, tries: int | None = None) -> dict[str, Any]:
+    """The configuration chosen on validation values, and its test values on seeds that it was not chosen on.
+
+    `tries` takes every so many-th configuration only, for a quick look.
+    """
+    grid = CONTENDERS[contender]()[::tries]
+    chosen, tuning = _chosen(task, grid)
+    outcomes = [run(task, chosen, seed) for seed in seeds]
+    tests = [outcome.test for outcome in outcomes]
+    steps = sorted({c.step for c in grid if c.step is not None})
+    return {
+        "task": task.name,
+        "contender": contender,
+        "chosen": chosen.label,
+        "edge": len(steps) > 2 and chosen.step in (steps[0], steps[-1]),
+        "tuning": {label: _short(value) for label, value in tuning.items()},
+        "tests": [_short(test) for test in tests],
+        "mean": _short(float(np.mean(tests))),
+        "std": _short(float(np.std(tests, ddof=1))) if len(tests) > 1 and np.all(np.isfinite(tests)) else None,
+        "diverged": sum(outcome.diverged for outcome in outcomes),
+        "sweeps": _short(float(np.mean([outcome.sweeps for outcome in outcomes]))),
+        "products": _short(float(np.mean([outcome.products for outcome in outcomes]))),
+        "seconds": _short(float(np.median([outcome.seconds for outcome in outcomes]))),
+    }
+
+
+def _chosen(task: Task, grid: list[Configuration]) -> tuple[Configuration, dict[str, float]]:
+    if len(grid) == 1:
+        return grid[0], {}
+    first, second = TUNING_SEEDS
+    values = {configuration.label: run(task, configuration, first).validation for configuration in grid}
+    ranked = sorted(grid, key=lambda configuration: values[configuration.label])[:FINALISTS]
+    finals = {c.label: 0.5 * (values[c.label] + run(task, c, second).validation) for c in ranked if math.isfinite(values[c.label])}
+    return min(ranked, key=lambda configuration: finals.get(configuration.label, math.inf)), values
+
+
+def _short(value: float) -> float | None:
+    """Five digits; None for what is not finite, as JSON has no such numbers."""
+    return float(f"{value:.5g}") if math.isfinite(value) else None
+
+
+def with_sweeps(task: Task, share: float) -> Task:
+    """The same task with a part of its budget."""
+    return replace(task, sweeps=share * task.sweeps)

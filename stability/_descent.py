@@ -1,0 +1,315 @@
+"""What turns a gradient into a direction, one class per kind of optimizer, and what decides how far to go along it.
+
+A *direction rule* holds the state that a checkpoint keeps; the loop in `minimize` asks it when it wants new curvature,
+hands it the curvature, and applies it to gradients. The methods are those of the theory: their gains are read, never
+written again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from . import _check
+from ._array import Backend, namespace
+from ._divided import Divided
+from ._local import spectral
+from ._modal import mode_limits
+from .lowrank import LowRank, randomized_eigh
+from .lowrank.solvers import FRESH
+from .methods import Method
+
+LAZY_SHARE = 0.15
+"""Hessian work that lazy refreshes may spend, as a share of gradient work."""
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma and Ba 2015): no spectral method, and the baseline to beat.
+
+    Raises
+    ------
+    ValueError
+        If a decay is not in [0, 1) or `eps` is not > 0.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> st.Adam()
+    Adam(beta1=0.9, beta2=0.999, eps=1e-08)
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        for name in ("beta1", "beta2"):
+            _check.fraction(name, getattr(self, name))
+        _check.positive("eps", self.eps)
+
+    @property
+    def label(self) -> str:
+        """How tables call it."""
+        return "Adam"
+
+
+@dataclass(frozen=True)
+class SpectralStep:
+    """The step rule ``min(step, limit / |lambda_1|)``, from the largest curvature seen at the last refresh.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite and > 0.
+    """
+
+    step: float
+    limit: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check.positive("step", self.step)
+        _check.positive("limit", self.limit)
+
+
+@dataclass(frozen=True)
+class Armijo:
+    """Backtracking on the gradient's own batch until the loss falls by ``slope * step * <g, p>``.
+
+    Parameters
+    ----------
+    step : float
+        Tried first.
+    shrink : float
+        Factor between trials, in (0, 1).
+    slope : float
+        Share of the linear decrease that is asked for, in (0, 1).
+    trials : int
+        After so many the shortest is taken if it does not raise the loss; else none is.
+
+    Raises
+    ------
+    ValueError
+        If a number is outside its range.
+    """
+
+    step: float = 1.0
+    shrink: float = 0.5
+    slope: float = 1e-4
+    trials: int = 12
+
+    def __post_init__(self) -> None:
+        _check.positive("step", self.step)
+        for name in ("shrink", "slope"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be in (0, 1); got {getattr(self, name)!r}.")
+        _check.count("trials", self.trials)
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """The Hessian at one point, by products on sub-batches, and the sizes of the batches that it stands beside."""
+
+    parts: list[Callable[[Any], Any]]  # of equal size: their mean is the Hessian of the batch
+    dense: Callable[[], Any]
+    dim: int
+    gradient_batch: int
+    hessian_batch: int
+    backend: Backend
+    seed: int
+
+
+class Rule(Protocol):
+    """A direction rule; `state` and `restore` are what a checkpoint keeps of it."""
+
+    def due(self, iteration: int, gradient_work: float, hessian_work: float, left: float) -> bool: ...
+    def refresh(self, curvature: Curvature, iteration: int) -> int: ...
+    def direction(self, gradient: Any) -> Any: ...
+    def state(self) -> dict[str, Any]: ...
+    def restore(self, state: dict[str, Any], backend: Backend) -> None: ...
+
+
+class Plain:
+    """``p = g``."""
+
+    def due(self, iteration: int, gradient_work: float, hessian_work: float, left: float) -> bool:
+        return False
+
+    def refresh(self, curvature: Curvature, iteration: int) -> int:
+        return 0
+
+    def direction(self, gradient: Any) -> Any:
+        return gradient
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any], backend: Backend) -> None:
+        pass
+
+
+class Moments(Plain):
+    """Adam's two running means of the gradient."""
+
+    def __init__(self, adam: Adam):
+        self.adam, self.count = adam, 0
+        self.first: Any = None
+        self.second: Any = None
+
+    def direction(self, gradient: Any) -> Any:
+        adam, xp = self.adam, namespace(gradient)
+        if self.first is None:
+            self.first, self.second = xp.zeros_like(gradient), xp.zeros_like(gradient)
+        self.count += 1
+        self.first *= adam.beta1
+        self.first += (1 - adam.beta1) * gradient
+        self.second *= adam.beta2
+        self.second += (1 - adam.beta2) * gradient**2
+        unbiased = math.sqrt(1 - adam.beta2**self.count)
+        return self.first * (unbiased / (1 - adam.beta1**self.count)) / (xp.sqrt(self.second) + adam.eps * unbiased)
+
+    def state(self) -> dict[str, Any]:
+        return {"count": self.count} if self.first is None else {"count": self.count, "first": self.first, "second": self.second}
+
+    def restore(self, state: dict[str, Any], backend: Backend) -> None:
+        self.count = state["count"]
+        self.first, self.second = (backend.asarray(state[name]) if name in state else None for name in ("first", "second"))
+
+
+class Dense(Plain):
+    """Exact gains on the whole Hessian of a batch: small dimensions."""
+
+    def __init__(self, method: Method, every: int):
+        self.method, self.every, self.last = method, every, -1
+        self.hessian: Any = None
+
+    def due(self, iteration: int, gradient_work: float, hessian_work: float, left: float) -> bool:
+        return self.hessian is None or iteration - self.last >= self.every
+
+    def refresh(self, curvature: Curvature, iteration: int) -> int:
+        self.hessian, self.last = curvature.dense(), iteration
+        self._local = spectral(self.method, self.hessian)
+        return curvature.dim
+
+    def direction(self, gradient: Any) -> Any:
+        return self._local.apply(gradient)
+
+    def state(self) -> dict[str, Any]:
+        return {} if self.hessian is None else {"hessian": self.hessian, "last": self.last}
+
+    def restore(self, state: dict[str, Any], backend: Backend) -> None:
+        if state:
+            self.hessian, self.last = backend.asarray(state["hessian"]), state["last"]
+            self._local = spectral(self.method, self.hessian)
+
+
+class LowRankRule(Plain):
+    """A truncated method by a randomized eigendecomposition, refreshed every so often and started from the last one.
+
+    Attributes
+    ----------
+    eig : LowRank or None
+    sampling : array (rank,)
+        Standard deviation of the Rayleigh quotients over gradient batches (nan: not known).
+    """
+
+    def __init__(self, method: Method, *, every: int | None, warm: bool, margin: float):
+        assert method.rank is not None
+        self.method, self.rank, self.every, self.warm, self.margin = method, method.rank, every, warm, margin
+        self.eig: LowRank | None = None
+        self.last = -1
+        self.cost = self.first = 0.0  # of the next refresh and of the first one, in passes over samples
+
+    def due(self, iteration: int, gradient_work: float, hessian_work: float, left: float) -> bool:
+        if self.eig is None:
+            return True
+        if self.every is not None:
+            return iteration - self.last >= self.every
+        return hessian_work - self.first + self.cost <= LAZY_SHARE * gradient_work and self.cost <= left
+
+    def refresh(self, curvature: Curvature, iteration: int) -> int:
+        warm = self.warm and self.eig is not None
+        products = curvature.parts if len(curvature.parts) > 1 else curvature.parts[0]
+        self.eig = randomized_eigh(
+            products,
+            curvature.dim,
+            self.rank,
+            method="warm" if warm else "block-krylov",
+            start=self.eig if warm else None,
+            seed=curvature.seed,
+            device=curvature.backend,
+            dtype=curvature.backend.dtype,
+        )
+        cost = 2.0 * curvature.hessian_batch
+        if self.last < 0:
+            self.first = cost * self.eig.columns  # the cold start is an investment, not part of the share
+        self.last, self.cost = iteration, cost * (self.rank + FRESH if self.warm else self.eig.columns)
+        self._read(self.eig, curvature.gradient_batch, curvature.hessian_batch, len(curvature.parts))
+        return self.eig.columns
+
+    def _read(self, eig: LowRank, gradient_batch: int, hessian_batch: int, parts: int) -> None:
+        """Sampling noise of the kept eigenvalues, from sub-batches to batches of both sizes."""
+        spread = np.full(self.rank, np.nan) if eig.std is None else eig.std * math.sqrt(hessian_batch / parts)
+        self.sampling, self.hessian_sampling = spread / math.sqrt(gradient_batch), spread / math.sqrt(hessian_batch)
+        self.kept, self.rest = self.gains(eig)
+
+    def gains(self, eig: LowRank) -> tuple[np.ndarray, float]:
+        """Gains on the kept eigenvectors (rank,) and off them."""
+        lam = eig.eigenvalues if self.margin == 0 else np.copysign(np.abs(eig.eigenvalues) + self.margin * self.sampling, eig.eigenvalues)
+        return np.asarray(self.method.gain(lam), dtype=float), float(self.method.tail_gain(eig.next_eigenvalue))
+
+    def slopes(self, lam: np.ndarray) -> np.ndarray:
+        """Derivatives of the gain at the kept eigenvalues."""
+        return np.broadcast_to(np.asarray(Divided.of(self.method.gain, lam, lam).first[0], dtype=float), lam.shape)
+
+    def direction(self, gradient: Any) -> Any:
+        assert self.eig is not None
+        return self.eig.precondition(gradient, self.kept, self.rest)
+
+    def step_limit(self, momentum: float) -> float:
+        """The largest mean-square-stable step of the linearised theory, one mode at a time; inf where nothing is known to bound it."""
+        assert self.eig is not None
+        lam, known = self.eig.eigenvalues, np.isfinite(self.sampling)
+        limits = mode_limits(
+            self.kept,
+            lam,
+            slopes=self.slopes(lam),
+            gradient=np.where(known, self.sampling, 0.0) ** 2,
+            hessian=np.where(known, self.hessian_sampling, 0.0) ** 2,
+            momentum=momentum,
+        )
+        beyond = self.eig.next_eigenvalue
+        tail = mode_limits(np.array([self.rest]), np.array([beyond]), momentum=momentum) if np.isfinite(beyond) else np.array([np.inf])
+        return float(min(limits.min(initial=np.inf), tail[0]))
+
+    def state(self) -> dict[str, Any]:
+        if self.eig is None:
+            return {}
+        names = ("sampling", "hessian_sampling", "kept")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "vectors": self.eig.vectors,
+            "eigenvalues": self.eig.eigenvalues,
+            "next_eigenvalue": self.eig.next_eigenvalue,
+            "rest": self.rest,
+            "last": self.last,
+            "cost": self.cost,
+            "first": self.first,
+        }
+
+    def restore(self, state: dict[str, Any], backend: Backend) -> None:
+        if not state:
+            return
+        for name in ("sampling", "hessian_sampling", "kept", "rest", "last", "cost", "first"):
+            setattr(self, name, state[name])
+        self.eig = LowRank(
+            eigenvalues=state["eigenvalues"],
+            vectors=backend.asarray(state["vectors"]),
+            columns=0,
+            residual=np.full(self.rank, np.nan),
+            next_eigenvalue=state["next_eigenvalue"],
+        )

@@ -1,0 +1,383 @@
+"""One optimizer run: what it is made of, the state a checkpoint keeps, and the loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import _check
+from ._array import Backend, namespace
+from ._auto import AutoRule
+from ._batches import Batches, parts
+from ._descent import Armijo, Curvature, LowRankRule, Rule, SpectralStep
+from .lowrank import BadProducts
+from .results import load, register, save
+
+GIVE_UP = 10
+"""Steps in a row that would not have been finite before a run is called diverged."""
+VALUE_COST = 0.5
+"""Passes that a value costs; a gradient costs one, a Hessian product two."""
+
+
+@register
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run in the middle: `minimize` writes and reads it."""
+
+    arrays: dict[str, np.ndarray]
+    values: dict[str, Any]
+
+
+@dataclass
+class Work:
+    """What a run has asked of its objective, in passes over single samples."""
+
+    gradients: int = 0
+    products: int = 0
+    values: int = 0
+    gradient_passes: float = 0.0
+    hessian_passes: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def passes(self) -> float:
+        """All passes over single samples."""
+        return self.gradient_passes + self.hessian_passes
+
+
+class Problem:
+    """An objective on minibatches: one interface to those with samples and those without."""
+
+    def __init__(self, objective: Any, backend: Backend):
+        self.objective, self.backend = objective, backend
+        self.sampled = getattr(objective, "n_samples", None) is not None
+        self.samples = int(objective.n_samples) if self.sampled else 1
+        self.dim = int(objective.dim)
+
+    def _options(self, rows: np.ndarray | None) -> dict[str, Any]:
+        if rows is None:
+            return {}
+        return {"batch": rows if self.backend.name == "numpy" else self.backend.indices(rows)}
+
+    def loss_and_gradient(self, w: Any, rows: np.ndarray | None) -> tuple[float, Any]:
+        """Of a batch; all samples where `rows` is None."""
+        options = self._options(rows)
+        if hasattr(self.objective, "value_and_gradient"):
+            value, gradient = self.objective.value_and_gradient(w, **options)
+        else:
+            value, gradient = self.objective.value(w, **options), self.objective.gradient(w, **options)
+        return float(value), gradient
+
+    def value(self, w: Any, rows: np.ndarray | None = None) -> float:
+        """The loss of a batch."""
+        return float(self.objective.value(w, **self._options(rows)))
+
+    def products(self, w: Any, rows: np.ndarray | None) -> Callable[[Any], Any]:
+        """Block Hessian products of a batch at `w`."""
+        options = self._options(rows)
+        if hasattr(self.objective, "products"):
+            return self.objective.products(w, **options)
+        return lambda V: self.objective.hvp(w, V, **options)
+
+    def hessian(self, w: Any, rows: np.ndarray | None) -> Any:
+        """The whole Hessian of a batch."""
+        return self.objective.hessian(w, **self._options(rows))
+
+
+@dataclass
+class Plan:
+    """What a run was asked to do."""
+
+    problem: Problem
+    rule: Rule
+    batches: Batches
+    step: float | SpectralStep | Armijo
+    decay: str | None
+    momentum: float
+    average: bool
+    passes: float  # the budget
+    iterations: float  # at most; may be inf
+    seed: int
+    keep_every: int | None
+    callback: Callable[[Progress], Any] | None
+    checkpoint: Path | None
+    checkpoint_every: float
+    identity: dict[str, Any]  # what a checkpoint must have been made with
+    report: Callable[[float], None] | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a callback is shown after every iteration; returning True ends the run.
+
+    Attributes
+    ----------
+    iteration : int
+    sweeps, seconds : float
+    loss : float
+        Of the gradient batch, before the step.
+    step : float
+        0 where the step was not taken.
+    w : array (d,)
+        The iterate itself: copy what you keep.
+    eigenvalues : array (rank,) or None
+    """
+
+    iteration: int
+    sweeps: float
+    seconds: float
+    loss: float
+    step: float
+    w: Any
+    eigenvalues: np.ndarray | None
+
+
+@dataclass
+class Log:
+    """The lists that become a `History`."""
+
+    losses: list[float] = field(default_factory=list)
+    sweeps: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
+    eigenvalues: list[np.ndarray] = field(default_factory=list)
+    noise: list[np.ndarray] = field(default_factory=list)
+    step_limits: list[float] = field(default_factory=list)
+    refreshed_at: list[float] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+    states: list[np.ndarray] = field(default_factory=list)
+    kept_at: list[int] = field(default_factory=list)
+
+
+class Run:
+    """The loop and its state."""
+
+    def __init__(self, plan: Plan, w: Any):
+        self.plan, self.w = plan, w
+        self.velocity: Any = None
+        self.sums: list[tuple[int, Any]] = []  # of iterates, in blocks, for the mean of the last half
+        self.iteration, self.work, self.log, self.status = 0, Work(), Log(), "done"
+        self.limit, self.in_a_row = math.inf, 0
+        self._saved_at = time.perf_counter()
+
+    def go(self) -> None:
+        """Iterate until the budget is spent, a callback says so, or nothing finite is left to do."""
+        plan = self.plan
+        while self.work.passes < plan.passes * (1 - 1e-12) and self.iteration < plan.iterations:
+            began = time.perf_counter()
+            loss, step = self.iterate()
+            self.work.seconds += time.perf_counter() - began
+            self._record(loss, step)
+            if self.in_a_row >= GIVE_UP:
+                self.status = f"diverged: {GIVE_UP} steps in a row would not have been finite, the first at iteration {self.iteration - GIVE_UP}"
+                return
+            if plan.callback is not None and plan.callback(self._progress(loss, step)) is True:
+                self.status = f"ended by the callback after iteration {self.iteration - 1}"
+                return
+            if plan.checkpoint is not None and time.perf_counter() - self._saved_at >= plan.checkpoint_every:
+                self.save()
+
+    def iterate(self) -> tuple[float, float]:
+        """One iteration; the step it took is 0 where that would not have been finite."""
+        plan, problem = self.plan, self.plan.problem
+        rows = plan.batches.gradient()
+        loss, gradient = problem.loss_and_gradient(self.w, rows)
+        self.work.gradients += 1
+        self.work.gradient_passes += plan.batches.batch
+        if not (math.isfinite(loss) and self._finite(gradient)):
+            return loss, self._skip()
+        left = plan.passes - self.work.passes
+        if plan.rule.due(self.iteration, self.work.gradient_passes, self.work.hessian_passes, left):
+            try:
+                self._refresh(rows)
+            except BadProducts as error:
+                if getattr(error, "finite", True):  # not symmetric: no accident of this iterate
+                    raise
+                return loss, self._skip()
+        direction = plan.rule.direction(gradient)
+        if plan.momentum:
+            direction = direction if self.velocity is None else plan.momentum * self.velocity + direction
+        step = self._length(loss, gradient, direction, rows)
+        ahead = self.w - step * direction
+        if not self._finite(ahead):
+            return loss, self._skip()
+        self.w, self.velocity, self.in_a_row = ahead, direction if plan.momentum else None, 0
+        return loss, step
+
+    def _finite(self, array: Any) -> bool:
+        xp = namespace(array)
+        return bool(xp.isfinite(xp.sum(array))) or bool(xp.all(xp.isfinite(array)))  # the sum is cheaper, and may overflow
+
+    def _skip(self) -> float:
+        """The iterate stays; the momentum that led here is forgotten."""
+        self.velocity = None
+        self.in_a_row += 1
+        self.log.skipped.append(self.iteration)
+        return 0.0
+
+    def _refresh(self, rows: np.ndarray | None) -> None:
+        plan, problem = self.plan, self.plan.problem
+        at = plan.batches.hessian(rows) if problem.sampled else None
+        w = self.w
+        pieces = [None] if at is None else parts(at) if plan.batches.hessian_batch < problem.samples else [at]
+        curvature = Curvature(
+            parts=[problem.products(w, piece) for piece in pieces],
+            dense=lambda: problem.hessian(w, at),
+            dim=problem.dim,
+            gradient_batch=plan.batches.batch,
+            hessian_batch=plan.batches.hessian_batch,
+            backend=problem.backend,
+            seed=plan.seed + self.iteration,
+        )
+        products = plan.rule.refresh(curvature, self.iteration)
+        self.work.products += products
+        self.work.hessian_passes += 2.0 * products * plan.batches.hessian_batch
+        if isinstance(plan.rule, LowRankRule):
+            self.limit = plan.rule.step_limit(plan.momentum)
+            self.log.eigenvalues.append(self.eigenvalues.copy())
+            self.log.noise.append(plan.rule.sampling.copy())
+            self.log.step_limits.append(self.limit)
+            self.log.refreshed_at.append(self.work.passes / problem.samples)
+
+    @property
+    def eigenvalues(self) -> Any:
+        """The kept eigenvalues, or None."""
+        eig = getattr(self.plan.rule, "eig", None)
+        return None if eig is None else eig.eigenvalues
+
+    def _length(self, loss: float, gradient: Any, direction: Any, rows: np.ndarray | None) -> float:
+        plan = self.plan
+        if isinstance(plan.step, Armijo):
+            return self._backtrack(plan.step, loss, float(namespace(gradient).sum(gradient * direction)), direction, rows)
+        if isinstance(plan.step, SpectralStep):
+            largest = abs(float(self.eigenvalues[0]))
+            length = min(plan.step.step, plan.step.limit / largest) if largest > 0 else plan.step.step
+        else:
+            length = plan.step
+        if plan.decay == "linear":
+            length *= 1 - self._share()
+        if not isinstance(plan.rule, AutoRule):
+            return length
+        return min(length / plan.rule.small_batch_factor(plan.batches.batch), self.limit)
+
+    def _share(self) -> float:
+        """How much of the run is over."""
+        plan = self.plan
+        spent = max((self.work.passes - plan.batches.batch) / plan.passes, self.iteration / plan.iterations)
+        return min(max(spent, 0.0), 1.0)
+
+    def _backtrack(self, rule: Armijo, loss: float, slope: float, direction: Any, rows: np.ndarray | None) -> float:
+        length, value = rule.step, math.inf
+        for _ in range(rule.trials):
+            value = self.plan.problem.value(self.w - length * direction, rows)
+            self.work.values += 1
+            self.work.gradient_passes += VALUE_COST * self.plan.batches.batch
+            if value <= loss - rule.slope * length * slope:
+                return length
+            length *= rule.shrink
+        return length / rule.shrink if value <= loss else 0.0
+
+    def _record(self, loss: float, step: float) -> None:
+        log, plan = self.log, self.plan
+        log.losses.append(loss)
+        log.steps.append(step)
+        log.sweeps.append(self.work.passes / plan.problem.samples)
+        log.seconds.append(self.work.seconds)
+        self.iteration += 1
+        if plan.average:
+            self._gather_mean()
+        if plan.keep_every is not None and self.iteration % plan.keep_every == 0:
+            log.states.append(plan.problem.backend.host(self.w).copy())
+            log.kept_at.append(self.iteration)
+        if plan.report is not None:
+            plan.report(self._share())
+
+    def _gather_mean(self) -> None:
+        """Sums of iterates in 16 to 32 blocks of equal length, so that the last half is known whenever the run ends."""
+        if self.sums and self.sums[-1][0] < self.sums[0][0]:
+            size, total = self.sums[-1]
+            self.sums[-1] = size + 1, total + self.w
+            return
+        self.sums.append((1, self.w))
+        if len(self.sums) == 32:
+            pairs = zip(self.sums[::2], self.sums[1::2], strict=True)
+            self.sums = [(a + b, s + t) for (a, s), (b, t) in pairs]
+
+    def mean_of_last_half(self) -> Any:
+        """The mean of the iterates of the last half of the run, to the nearest block."""
+        count, total = 0, None
+        for size, part in reversed(self.sums):
+            count, total = count + size, part if total is None else total + part
+            if 2 * count >= self.iteration:
+                break
+        return self.w if total is None else total / count
+
+    def _progress(self, loss: float, step: float) -> Progress:
+        sweeps = self.work.passes / self.plan.problem.samples
+        return Progress(self.iteration - 1, sweeps, self.work.seconds, loss, step, self.w, self.eigenvalues)
+
+    def save(self) -> None:
+        """Write a checkpoint, as a whole or not at all."""
+        plan, host = self.plan, self.plan.problem.backend.host
+        rule, batches = plan.rule.state(), plan.batches.state()
+        arrays = {"w": host(self.w), "queue": batches.pop("queue")}
+        if self.velocity is not None:
+            arrays["velocity"] = host(self.velocity)
+        arrays.update({f"sum {i}": host(total) for i, (_, total) in enumerate(self.sums)})
+        arrays.update({f"log {name}": np.asarray(values) for name, values in vars(self.log).items()})
+        arrays.update({f"rule {name}": host(value) for name, value in rule.items() if hasattr(value, "shape") and value.shape})
+        values = {
+            "identity": plan.identity,
+            "iteration": self.iteration,
+            "work": vars(self.work),
+            "streams": batches["streams"],
+            "rule": {name: value for name, value in rule.items() if f"rule {name}" not in arrays},
+            "sizes": [size for size, _ in self.sums],
+            "limit": self.limit,
+            "in_a_row": self.in_a_row,
+        }
+        assert plan.checkpoint is not None
+        save(Checkpoint(arrays, values), plan.checkpoint)
+        self._saved_at = time.perf_counter()
+
+    def restore(self) -> None:
+        """Go on from the plan's checkpoint.
+
+        Raises
+        ------
+        ValueError
+            If it is damaged, or was made with other arguments.
+        """
+        plan, asarray = self.plan, self.plan.problem.backend.asarray
+        assert plan.checkpoint is not None
+        found = load(plan.checkpoint)
+        if not isinstance(found, Checkpoint):
+            raise ValueError(f"{plan.checkpoint} holds a {type(found).__name__}, not the checkpoint of a run. Choose another `checkpoint`.")
+        arrays, values = found.arrays, found.values
+        try:
+            self._compare(values["identity"])
+            self.w = asarray(_check.shaped("w", arrays["w"], (plan.problem.dim,)))
+            self.velocity = asarray(arrays["velocity"]) if "velocity" in arrays else None
+            self.sums = [(size, asarray(arrays[f"sum {i}"])) for i, size in enumerate(values["sizes"])]
+            rule = dict(values["rule"]) | {name[5:]: array for name, array in arrays.items() if name.startswith("rule ")}
+            plan.rule.restore(rule, plan.problem.backend)
+            plan.batches.restore({"queue": arrays["queue"], "streams": values["streams"]})
+            self.log = Log(**{name: list(arrays[f"log {name}"]) for name in vars(self.log)})
+            self.iteration, self.limit, self.in_a_row = values["iteration"], values["limit"], values["in_a_row"]
+            self.work = Work(**values["work"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{plan.checkpoint} is not the checkpoint of a run ({type(error).__name__}: {error}). Delete it to start anew.") from None
+
+    def _compare(self, identity: dict[str, Any]) -> None:
+        for name, value in self.plan.identity.items():
+            if identity.get(name) != value:
+                raise ValueError(
+                    f"The checkpoint {self.plan.checkpoint} was made with `{name}` = {identity.get(name)!r}, this run has {value!r}. "
+                    "Use the same arguments, or another `checkpoint`."
+                )

@@ -1,0 +1,92 @@
+"""What an optimizer run leaves behind: losses against work, the curvature it saw, and how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .results import register
+
+
+@register
+@dataclass(frozen=True)
+class History:
+    """A run of `minimize`.
+
+    Work is counted in *sweeps*: a gradient passes once over its batch, a Hessian product twice over the Hessian batch,
+    a line search's value half; one sweep is one pass over all samples.
+
+    Attributes
+    ----------
+    losses : array (iterations,)
+        Of the gradient batch, before the step.
+    sweeps, seconds : arrays (iterations,)
+        Work and wall time when the step had been taken.
+    steps : array (iterations,)
+        The step length; 0 where the step was not taken.
+    final : array (d,)
+        The last iterate, or with ``average=True`` the mean of the last half.
+    loss : float
+        The whole objective there (not charged).
+    states : array (kept, d)
+        Iterates kept by ``keep_every``, and their iterations in `kept_at`.
+    eigenvalues : array (refreshes, rank)
+        Kept Hessian eigenvalues, largest magnitude first, at each refresh.
+    noise : array (refreshes, rank)
+        Standard deviation of their Rayleigh quotients due to the gradient batch's sampling (nan: not known).
+    step_limits : array (refreshes,)
+        The largest mean-square-stable step that the linearised theory predicts for the kept modes, one at a time.
+    refreshed_at : array (refreshes,)
+        When, in sweeps.
+    skipped : array of int
+        Iterations whose step would not have been finite: it was not taken.
+    status : str
+        ``"done"``, or why the run ended early.
+    stats : dict
+        Gradients, Hessian products, sweeps, seconds, and what a rule decided by itself.
+    provenance : dict
+    """
+
+    losses: np.ndarray
+    sweeps: np.ndarray
+    seconds: np.ndarray
+    steps: np.ndarray
+    final: np.ndarray
+    loss: float
+    states: np.ndarray
+    kept_at: np.ndarray
+    eigenvalues: np.ndarray
+    noise: np.ndarray
+    step_limits: np.ndarray
+    refreshed_at: np.ndarray
+    skipped: np.ndarray
+    status: str
+    stats: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run ended because nothing finite was left to do."""
+        return self.status.startswith("diverged")
+
+    def __str__(self) -> str:
+        about = self.provenance
+        lines = [f"{about.get('method', 'optimizer')} on {about.get('objective', 'an objective')}: {self.status}"]
+        spent = self.sweeps[-1] if len(self.sweeps) else 0.0
+        time = self.seconds[-1] if len(self.seconds) else 0.0
+        lines.append(
+            f"{len(self.losses)} iterations, {spent:.4g} sweeps ({self.stats.get('gradients', 0)} gradients, "
+            f"{self.stats.get('hessian_products', 0)} Hessian products), {time:.3g} s"
+        )
+        lines.append(f"loss {self.losses[0]:.5g} -> {self.loss:.5g}" if len(self.losses) else f"loss {self.loss:.5g}")
+        if len(self.eigenvalues):
+            last = self.eigenvalues[-1]
+            lines.append(
+                f"curvature seen last: lambda_1 = {last[0]:.3g}, lambda_{len(last)} = {last[-1]:.3g}, {int(np.sum(last < 0))} negative; "
+                f"step {self.steps[-1]:.3g}, predicted mean-square limit {self.step_limits[-1]:.3g}"
+            )
+        if len(self.skipped):
+            lines.append(f"{len(self.skipped)} steps were not finite and not taken, the first at iteration {self.skipped[0]}")
+        return "\n".join(lines)

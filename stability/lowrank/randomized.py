@@ -1,0 +1,159 @@
+"""The front door: arguments checked, a method chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import _check
+from .._array import Backend, backend_of
+from . import solvers
+from .operator import Operator
+from .result import LowRank, backend_like
+
+METHODS = ("block-krylov", "double-pass", "nystrom", "warm", "eigsh")
+
+
+def randomized_eigh(
+    hvp: Callable[[Any], Any] | Sequence[Callable[[Any], Any]],
+    n: int,
+    rank: int,
+    *,
+    method: str = "block-krylov",
+    start: Any = None,
+    oversampling: int | None = None,
+    power: int = 0,
+    tolerance: float | None = None,
+    seed: int = 0,
+    device: str | Backend = "cpu",
+    dtype: str = "float64",
+) -> LowRank:
+    """Leading eigenpairs, by absolute value, of a symmetric and possibly indefinite operator known by its block products.
+
+    Parameters
+    ----------
+    hvp : callable, or sequence of callables
+        ``H @ block``: (n, k) to (n, k), in the arrays of `device` and `dtype`; always the same H within a call. A
+        sequence stands for sub-batches: the operator is their mean, and their spread is `LowRank.std`, at no further products.
+    n : int
+    rank : int
+        At most n; with `tolerance`, the most that may be found.
+    method : {"block-krylov", "double-pass", "nystrom", "warm", "eigsh"}
+        - "block-krylov": blocks of half the rank, ``2 rank`` products; the most accurate for that number.
+        - "double-pass": range of a random block's image, then projection, as commonly published:
+          ``(2 + power) (rank + oversampling)`` products.
+        - "nystrom": a single pass, ``rank + oversampling`` products; its core is cut to the rank.
+        - "warm": the same from the vectors of a nearby operator, `start`: more accurate than a cold start at half the
+          products. Where `start` turns out to be far from the operator's eigenvectors, "block-krylov" follows, and `status` says so.
+        - "eigsh": SciPy's Lanczos iteration on the host, one column at a time, to convergence, as a reference.
+
+        All take n products and are exact where they would need as many.
+    start : LowRank or array (n, k), optional
+        Vectors to start from; for "warm" required. Its namespace, device and type are then those of everything.
+    oversampling : int, optional
+        Columns beyond the rank: 0 for "double-pass", half the rank for "nystrom", 5 for "warm".
+    power : int
+        Power steps of "double-pass".
+    tolerance : float, optional
+        With "block-krylov": grow the rank until H, on what fresh random vectors off the basis lead to, is below
+        `tolerance` times the largest eigenvalue; pairs below that are left out.
+    seed : int
+        Same seed, same numbers on one kind of device.
+    device : {"cpu", "cuda"} or Backend
+    dtype : {"float64", "float32"}
+        Of the arrays; small matrices are float64 on the host always.
+
+    Returns
+    -------
+    LowRank
+        Exactly ``rank`` orthonormal vectors (fewer only with `tolerance`), with zero eigenvalues where H has no more.
+
+    Raises
+    ------
+    BadProducts
+        If a product is not finite, or the operator not symmetric (or not the same at every call).
+    ValueError
+        If an argument is out of range, or `hvp` answers in another shape or type.
+
+    Notes
+    -----
+    No array of size n goes to the host, except for "eigsh". About ``4 n rank`` numbers are held at once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> curvature = 0.5 ** np.arange(300) * np.where(np.arange(300) % 2, -1, 1)
+    >>> eig = randomized_eigh(lambda block: curvature[:, None] * block, 300, 4)
+    >>> eig.columns, eig.eigenvalues.round(2)
+    (8, array([ 1.  , -0.5 ,  0.25, -0.12]))
+    """
+    n = _check.count("n", n)
+    rank = _check.count("rank", rank, most=n, why="and at most n")
+    method = _check.choice("method", method, METHODS)
+    _refuse_strangers(method, oversampling, power, tolerance)
+    vectors = _vectors(start, n)
+    backend = backend_of(device, _check.choice("dtype", dtype, ("float64", "float32"))) if vectors is None else backend_like(vectors)
+    operator = Operator(_parts(hvp), n, backend, _normals(backend, _check.count("seed", seed, least=0)))
+    return _solve(operator, rank, method, vectors, _extra(method, rank, oversampling), power, tolerance)
+
+
+def _solve(operator: Operator, rank: int, method: str, start: Any, extra: int, power: int, tolerance: float | None) -> LowRank:
+    planned = {"block-krylov": 2 * rank, "double-pass": (2 + power) * (rank + extra), "eigsh": rank + 1}.get(method, rank + extra)
+    if method == "warm" and start is None:
+        raise ValueError("`start` must be given for method='warm': the vectors of a nearby operator. Begin with method='block-krylov'.")
+    if planned >= operator.n:
+        return solvers.exact(operator, rank)
+    if method == "block-krylov":
+        return solvers.block_krylov(operator, rank, start) if tolerance is None else solvers.grown(operator, rank, tolerance, start)
+    if method == "double-pass":
+        return solvers.double_pass(operator, rank, extra, power, start)
+    if method == "eigsh":
+        return solvers.lanczos(operator, rank)
+    return solvers.warm(operator, rank, start, extra) if method == "warm" else solvers.nystrom(operator, rank, rank + extra, start)[0]
+
+
+def _extra(method: str, rank: int, oversampling: int | None) -> int:
+    if oversampling is not None:
+        return _check.count("oversampling", oversampling, least=0)
+    return {"nystrom": -(-rank // 2), "warm": solvers.FRESH}.get(method, 0)
+
+
+def _refuse_strangers(method: str, oversampling: int | None, power: int, tolerance: float | None) -> None:
+    """Arguments that the method would pass over in silence."""
+    if oversampling is not None and method not in ("double-pass", "nystrom", "warm"):
+        raise ValueError(f"`oversampling` must be left out with method={method!r}; got {oversampling}. It is for double-pass, nystrom and warm.")
+    if _check.count("power", power, least=0) and method != "double-pass":
+        raise ValueError(f"`power` must be 0 with method={method!r}; got {power}. It is for double-pass.")
+    if tolerance is not None:
+        _check.positive("tolerance", tolerance)
+        if method != "block-krylov":
+            raise ValueError(f"`tolerance` must be left out with method={method!r}; got {tolerance}. It is for block-krylov.")
+
+
+def _parts(hvp: Any) -> tuple[Callable[[Any], Any], ...]:
+    parts = (hvp,) if callable(hvp) else tuple(hvp) if isinstance(hvp, Sequence) else ()
+    if not parts or not all(callable(part) for part in parts):
+        raise ValueError(f"`hvp` must be a callable (n, k) -> (n, k), or a list of them, one for each sub-batch; got {type(hvp).__name__}.")
+    return parts
+
+
+def _vectors(start: Any, n: int) -> Any:
+    vectors = start.vectors if isinstance(start, LowRank) else start
+    if vectors is None:
+        return None
+    shape = tuple(getattr(vectors, "shape", ()))
+    if len(shape) != 2 or shape[0] != n or not 1 <= shape[1] <= n:
+        raise ValueError(f"`start` must have shape ({n}, k), 1 <= k <= n; got shape {shape}.")
+    return vectors
+
+
+def _normals(backend: Backend, seed: int) -> Callable[[tuple[int, int]], Any]:
+    """Standard normals on the device: its own where it has a generator."""
+    own = backend.normals(seed)
+    if own is not None:
+        return own
+    rng = np.random.Generator(np.random.SFC64(seed))
+    width = np.float32 if backend.dtype == "float32" else np.float64
+    return lambda shape: backend.asarray(rng.standard_normal(shape, dtype=width))

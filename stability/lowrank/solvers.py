@@ -1,0 +1,181 @@
+"""The methods: block Krylov, double pass, Nystrom and its warm start, Lanczos; each a way to choose the space of a small eigenproblem."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .._orthogonal import combined, couplings
+from .operator import Operator, Space, check_symmetric
+from .result import LowRank
+
+FRESH = 5  # columns beside the previous vectors in a warm start
+LEAK = 1.0
+
+
+def by_size(core: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues of a small symmetric matrix by decreasing absolute value, and their vectors."""
+    values, vectors = np.linalg.eigh(0.5 * (core + core.T))
+    order = np.argsort(-np.abs(values), kind="stable")
+    return values[order], vectors[:, order]
+
+
+def _spread(cores: np.ndarray, weights: np.ndarray) -> np.ndarray | None:
+    """Standard deviation over the sub-batches of the Rayleigh quotients of the columns ``Q weights``."""
+    if len(cores) == 1:
+        return None
+    return np.stack([np.sum(weights * (core @ weights), axis=0) for core in cores]).std(axis=0, ddof=1)
+
+
+def _status(values: np.ndarray, dtype: str, *notes: str) -> str:
+    """What was found on the way, the numerical rank included."""
+    seen = int(np.count_nonzero(np.abs(values) > 100 * np.finfo(dtype).eps * np.max(np.abs(values), initial=0.0)))
+    found = [note for note in notes if note] + [f"numerical rank {seen} < {len(values)}"] * (seen < len(values))
+    return "; ".join(found) or "ok"
+
+
+def ritz(space: Space, rank: int, method: str, note: str = "") -> LowRank:
+    """The leading pairs of the core: eigenvalues, vectors, residuals, spread."""
+    operator = space.operator
+    values, turn = by_size(space.core)
+    kept = turn[:, :rank]
+    squares = [np.sum(kept[columns] * (gram @ kept[columns]), axis=0) for columns, gram in space.loose]
+    residual = sum((np.sqrt(np.maximum(square, 0.0)) for square in squares), np.zeros(rank))
+    following = float(values[rank]) if len(values) > rank else (0.0 if rank == operator.n else math.nan)
+    spread = _spread(space.cores[:, : space.filled, : space.filled], kept)
+    vectors = combined(space.basis, kept, operator.backend)
+    status = _status(values[:rank], operator.backend.dtype, note)
+    return LowRank(values[:rank], vectors, operator.columns, residual, spread, following, method, status)
+
+
+def exact(operator: Operator, rank: int) -> LowRank:
+    """All of H, in n products."""
+    space = Space(operator, operator.n)
+    space.extend(operator.backend.asarray(np.eye(operator.n)))
+    return ritz(space, rank, "exact")
+
+
+def block_krylov(operator: Operator, rank: int, start: Any = None) -> LowRank:
+    """Blocks of half the rank, each the image of the one before, up to twice the rank; all are kept."""
+    width, size = -(-rank // 2), 2 * rank
+    first = size % width or width  # a first block that is narrower, so that every image but the last is in the span
+    seed = operator.filled(start, width)
+    space = Space(operator, size)
+    block, factor = operator.orthonormal(seed[:, :first])[0], None
+    while True:
+        image = space.extend(block, factor)
+        if space.filled == size:
+            break
+        fill = seed[:, first:] if image.shape[1] < width else None
+        block, factor = space.next_block(image, fill)
+    space.leave(image)
+    return ritz(space, rank, "block-krylov")
+
+
+def grown(operator: Operator, rank: int, tolerance: float, start: Any = None) -> LowRank:
+    """Chains of four small Krylov blocks from fresh random ones, until H is small on what a fresh one leads to.
+
+    The second block of a chain is the image of fresh test vectors off the basis, where the approximation is zero: what H
+    makes of it is the error of the approximation after one power step, at no products beyond those of the chain.
+    """
+    size = 2 * rank
+    width = min(max(8, -(-rank // 6)), -(-rank // 2))
+    space, note = Space(operator, size), f"tolerance {tolerance:g} not reached with {rank}"
+    while space.filled < size and "not" in note:
+        block, factor = operator.orthonormal(operator.filled(start, min(width, size - space.filled)), space.basis)[0], None
+        start = None
+        for step in range(4):
+            image = space.extend(block, factor)
+            if step == 1 and math.sqrt(np.linalg.eigvalsh(couplings([image], image, operator.backend))[-1]) <= tolerance * _largest(space):
+                note = ""
+                break
+            if step == 3 or space.filled + block.shape[1] > size:
+                break
+            block, factor = space.next_block(image)
+        space.leave(image)
+    large = int(np.count_nonzero(np.abs(by_size(space.core)[0]) > tolerance * _largest(space)))
+    return ritz(space, min(max(large, 1), rank), "block-krylov", note)
+
+
+def _largest(space: Space) -> float:
+    return float(np.max(np.abs(np.linalg.eigvalsh(space.core))))
+
+
+def double_pass(operator: Operator, rank: int, oversampling: int, power: int, start: Any = None) -> LowRank:
+    """Q spans the image of a random block (after `power` further products); H is then projected onto it."""
+    width = rank + oversampling
+    probe = block = operator.filled(start, width)
+    factor = np.zeros((0, 0))
+    for _ in range(power + 1):
+        probe = block[:, :2]
+        block, factor = operator.orthonormal(operator.image(block, [])[0])
+    space = Space(operator, width)
+    image = space.extend(block)
+    check_symmetric([(couplings([probe], image, operator.backend), factor[:, : probe.shape[1]].T)], space.core, operator.backend.dtype)
+    space.leave(image)
+    return ritz(space, rank, "double-pass")
+
+
+def nystrom(operator: Operator, rank: int, width: int, start: Any = None) -> tuple[LowRank, float]:
+    """One pass: ``Y C_r^+ Y.T`` from the image Y of an orthonormal block P, its core ``C = P.T Y`` cut to the rank.
+
+    The core of an indefinite operator may have eigenvalues near zero where Y is not small: uncut, the approximation
+    reaches many times the norm of H. What is left is clipped at the norm of Y, which H's own exceeds.
+
+    Returns
+    -------
+    LowRank
+    leak : float
+        Share (Frobenius) of the kept columns' image that lies off P: 0 where they span eigenvectors.
+    """
+    backend = operator.backend
+    block = operator.orthonormal(operator.filled(start, width))[0]
+    space = Space(operator, width)
+    image = space.extend(block)
+    whole = couplings([image], image, backend)
+    theta, turn = by_size(space.core)
+    kept, theta, following = turn[:, :rank], theta[:rank], (float(theta[rank]) if width > rank else math.nan)
+    sketch, factor = operator.orthonormal(combined([image], kept, backend))
+    negligible = np.abs(theta) <= np.finfo(backend.dtype).eps * np.max(np.abs(theta))
+    inverse = np.where(negligible, 0.0, 1.0 / np.where(negligible, 1.0, theta))
+    values, rotation = by_size((factor * inverse) @ factor.T)
+    bound = math.sqrt(max(np.linalg.eigvalsh(whole)[-1], 0.0))
+    values = np.clip(values, -bound, bound)
+    nearest = kept @ (factor.T @ rotation)  # P.T U lambda^-1: the directions of P nearest to the vectors found
+    nearest /= np.maximum(np.linalg.norm(nearest, axis=0), np.finfo(float).tiny)
+    quotient = np.sum(nearest * (space.core @ nearest), axis=0)
+    residual = np.sqrt(np.maximum(np.sum(nearest * (whole @ nearest), axis=0) - quotient**2, 0.0))
+    leak = max(np.sum(kept * (whole @ kept)) - np.sum(theta**2), 0.0) / max(np.sum(kept * (whole @ kept)), np.finfo(float).tiny)
+    vectors = combined([sketch], rotation, backend)
+    found = LowRank(values, vectors, operator.columns, residual, _spread(space.cores, nearest), following, "nystrom", _status(values, backend.dtype))
+    return found, math.sqrt(leak)
+
+
+def warm(operator: Operator, rank: int, start: Any, oversampling: int) -> LowRank:
+    """Nystrom on the previous vectors and fresh ones; block Krylov where these turn out to span no eigenvectors."""
+    found, leak = nystrom(operator, rank, rank + oversampling, start)
+    if leak <= LEAK:
+        return replace(found, method="warm")
+    cold = block_krylov(operator, rank)
+    note = f"fell back to block-krylov: {leak:.0%} of the image of `start` lies off it"
+    return replace(cold, status=note if cold.status == "ok" else f"{note}; {cold.status}")
+
+
+def lanczos(operator: Operator, rank: int) -> LowRank:
+    """SciPy's `eigsh`, one column at a time on the host; its vectors are multiplied once more for residuals and spread."""
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    backend, n = operator.backend, operator.n
+
+    def product(column: np.ndarray) -> np.ndarray:
+        image = operator.image(backend.asarray(column.reshape(n, 1)), [])[0]
+        return np.asarray(backend.host(image), dtype=float)[:, 0]
+
+    first = np.asarray(backend.host(operator.normals((n, 1))), dtype=float)[:, 0]
+    vectors = eigsh(LinearOperator((n, n), matvec=product, dtype=float), k=rank, which="LM", v0=first)[1]
+    space = Space(operator, rank)
+    space.leave(space.extend(operator.orthonormal(backend.asarray(vectors))[0]))
+    return ritz(space, rank, "eigsh")

@@ -1,0 +1,318 @@
+"""Minimize an objective on minibatches, matrix-free, by the methods whose stability the theory describes."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import _auto, _check
+from ._array import Backend, backend_of, moved
+from ._auto import AutoRule
+from ._batches import Batches
+from ._check import Interrupted
+from ._descent import Adam, Armijo, Dense, LowRankRule, Moments, Plain, Rule, SpectralStep
+from ._run import Plan, Problem, Progress, Run
+from ._scipy import BASELINES, baseline
+from .history import History
+from .methods import LRSFN, Method
+from .results import provenance
+
+DENSE_DIM = 3000
+"""Largest dimension in which a method that needs the whole spectrum is run: one Hessian takes 72 MB there."""
+
+
+def minimize(
+    objective: Any,
+    w0: Any,
+    *,
+    method: Method | Adam | str | None = None,
+    step: float | str | SpectralStep | Armijo = "auto",
+    batch: int | None = None,
+    hessian_batch: int | None = None,
+    sweeps: float | None = None,
+    iterations: int | None = None,
+    momentum: float = 0.0,
+    decay: str | None = None,
+    average: bool = False,
+    refresh: int | None = None,
+    warm: bool = True,
+    noise_margin: float = 0.0,
+    coupling: str = "independent",
+    sampling: str = "epochs",
+    seed: int = 0,
+    device: str | Backend = "cpu",
+    dtype: str | None = None,
+    keep_every: int | None = None,
+    callback: Callable[[Progress], Any] | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: float = 60.0,
+    progress: bool = False,
+) -> History:
+    """Run an optimizer and say what it cost, what curvature it saw, and how large a step it could have taken.
+
+    Parameters
+    ----------
+    objective : Objective
+        With ``value``, ``gradient`` and, for second-order methods, ``hvp``; with samples (``n_samples``) it is run on
+        minibatches. `st.mlp`, `st.autoencoder`, `st.logistic`, `st.least_squares`, or your own.
+    w0 : array, shape (d,)
+    method : Method, Adam or str, optional
+        The theory's own methods: `st.SGD()`, `st.LRSFN(rank=..., damping=...)` and other truncated ones matrix-free; `st.Newton()`,
+        `st.SFN(...)` and other full spectral ones with the whole Hessian, in at most 3000 dimensions. `st.Adam()`. SciPy's
+        ``"L-BFGS-B"`` and ``"Newton-CG"`` as deterministic baselines on all samples. With ``step="auto"``: LRSFN by default.
+    step : float, SpectralStep, Armijo or "auto"
+        The learning rate, a rule, or ``"auto"``: rank, damping, step, momentum and refreshes from the curvature and its sampling
+        noise as measured, nothing to tune; the step falls linearly to zero over the run and stays below the
+        predicted mean-square limit.
+    batch, hessian_batch : int, optional
+        Samples per gradient and per Hessian batch; all samples, and `batch`, by default.
+    sweeps, iterations : number
+        When to stop: work in passes over all samples (see `History`), or iterations. At least one is needed.
+    momentum : float
+        Heavy ball: ``v+ = momentum * v + P g``, ``w+ = w - step * v+``.
+    decay : {"linear"}, optional
+        Let the step fall linearly to zero over the run.
+    average : bool
+        Return the mean of the last half of the iterates: it removes most of the noise of a constant step.
+    refresh : int, optional
+        Renew the curvature every so many iterations. By default a low-rank method does as soon as its Hessian products cost at most
+        15 % of the gradients so far, a dense one at every iteration.
+    warm : bool
+        Start low-rank refreshes from the eigenvectors kept so far.
+    noise_margin : float
+        ``c`` in ``|lam_i| + c s_i``: damp kept eigenvalues by their sampling noise.
+    coupling : {"independent", "nested"}
+        Whether the Hessian batch is drawn apart or is part of the gradient batch.
+    sampling : {"epochs", "independent"}
+        Gradient batches from shuffled epochs, or independent draws, as the theory of the iteration has them.
+    seed : int
+        Same seed, same numbers.
+    device : {"cpu", "cuda"} or Backend
+        Where the arrays live; ``"cuda"`` needs CuPy.
+    dtype : {"float64", "float32"}, optional
+        That of `w0` by default.
+    keep_every : int, optional
+        Keep the iterate after every so many iterations.
+    callback : callable, optional
+        Shown a `Progress` after every iteration; returning True ends the run.
+    checkpoint : path, optional
+        Write the whole state there every `checkpoint_every` seconds, at Ctrl-C and at the end; a run that finds one goes on from it, to the
+        same result as if it had never stopped.
+    checkpoint_every : float
+        Seconds.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, Hessian products are not symmetric, or a checkpoint does not fit.
+    Interrupted
+        At Ctrl-C, with the history so far in ``.result``.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> F = st.quadratic([100.0, 1.0, -0.01])
+    >>> history = st.minimize(F, [1.0, 1.0, 1e-3], method=st.SFN(damping=1e-6), step=1.0, iterations=3)
+    >>> bool(abs(history.final[2]) > 5e-3)  # the saddle's flat descent direction doubles at every step
+    True
+    """
+    w, backend = _start(objective, w0, device, dtype)
+    if isinstance(method, str):
+        _only_defaults(method, step=step != "auto", batch=batch is not None, momentum=momentum != 0, average=average, checkpoint=checkpoint is not None)
+        return baseline(objective, w, _check.choice("method", method, BASELINES), sweeps=sweeps, iterations=iterations, callback=callback)
+    problem = Problem(objective if backend.name == "numpy" and backend.dtype == "float64" else moved(objective, backend), backend)
+    sizes = _sizes(problem, batch, hessian_batch, coupling, sampling)
+    passes, most = _budget(sweeps, iterations, problem, sizes[0], w)
+    seed = _check.count("seed", seed, least=0)
+    automatic = isinstance(step, str)
+    rule, hessian = _rule(method, step, problem, sizes, passes, refresh, warm, noise_margin, hessian_batch is not None)
+    plan = Plan(
+        problem=problem,
+        rule=rule,
+        batches=Batches(problem.samples, sizes[0], hessian, nested=coupling == "nested", epochs=sampling == "epochs", seed=seed),
+        step=_auto.STEP if isinstance(step, str) else step if isinstance(step, (SpectralStep, Armijo)) else _check.positive("step", step),
+        decay="linear" if automatic else None if decay is None else _check.choice("decay", decay, ("linear",)),
+        momentum=_auto.MOMENTUM if automatic else _check.fraction("momentum", momentum),
+        average=_check.flag("average", average),
+        passes=passes,
+        iterations=most,
+        seed=seed,
+        keep_every=None if keep_every is None else _check.count("keep_every", keep_every),
+        callback=callback,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        checkpoint_every=_check.nonnegative("checkpoint_every", checkpoint_every),
+        identity={},
+    )
+    if isinstance(plan.step, SpectralStep) and not isinstance(rule, LowRankRule):
+        raise ValueError("SpectralStep needs the eigenvalues of a low-rank method. Use method=st.LRSFN(...), or a number.")
+    plan.identity.update(_identity(plan, method, w, step))
+    return _history(_carried_out(plan, w, progress), method)
+
+
+def _start(objective: Any, w0: Any, device: str | Backend, dtype: str | None) -> tuple[Any, Backend]:
+    missing = [name for name in ("value", "gradient", "dim") if not hasattr(objective, name)]
+    if missing:
+        raise ValueError(f"`objective` lacks {', '.join(missing)}; see st.Objective.")
+    if dtype is None:
+        dtype = "float32" if getattr(w0, "dtype", None) == np.float32 else "float64"
+    backend = backend_of(device, _check.choice("dtype", dtype, ("float64", "float32")))
+    return backend.asarray(_check.shaped("w0", w0, (int(objective.dim),))), backend
+
+
+def _sizes(problem: Problem, batch: int | None, hessian_batch: int | None, coupling: str, sampling: str) -> tuple[int, int]:
+    _check.choice("coupling", coupling, ("independent", "nested"))
+    _check.choice("sampling", sampling, ("epochs", "independent"))
+    if not problem.sampled:
+        if batch is not None or hessian_batch is not None:
+            raise ValueError(f"{problem.objective!r} has no samples to draw batches from. Leave `batch` and `hessian_batch` out.")
+        return 1, 1
+    own = problem.samples if batch is None else _check.count("batch", batch, most=problem.samples, why="the samples")
+    other = own if hessian_batch is None else _check.count("hessian_batch", hessian_batch, most=problem.samples, why="the samples")
+    if coupling == "nested" and other > own:
+        raise ValueError(f"A nested Hessian batch lies inside the gradient batch: `hessian_batch` must be <= {own}; got {other}.")
+    return own, other
+
+
+def _budget(sweeps: float | None, iterations: int | None, problem: Problem, batch: int, w: Any) -> tuple[float, float]:
+    if sweeps is None and iterations is None:
+        raise ValueError("Say when to stop: give `sweeps` (passes over all samples) or `iterations`.")
+    passes = math.inf if sweeps is None else _check.positive("sweeps", sweeps) * problem.samples
+    return passes, math.inf if iterations is None else _check.count("iterations", iterations, least=0)
+
+
+def _rule(
+    method: Method | Adam | None,
+    step: Any,
+    problem: Problem,
+    sizes: tuple[int, int],
+    passes: float,
+    refresh: int | None,
+    warm: bool,
+    margin: float,
+    chosen: bool,
+) -> tuple[Rule, int]:
+    """The direction rule, and the size of its Hessian batches."""
+    every = None if refresh is None else _check.count("refresh", refresh)
+    if isinstance(step, str):
+        _check.choice("step", step, ("auto",))
+        return _automatic(method, problem, sizes, passes, every, chosen)
+    if isinstance(method, Adam):
+        return Moments(method), sizes[1]
+    if not isinstance(method, Method):
+        raise ValueError(f"`method` must be a method such as st.SGD() or st.LRSFN(...), st.Adam(), or one of {', '.join(BASELINES)}; got {method!r}.")
+    if method.is_identity:
+        return Plain(), sizes[1]
+    if method.rank is not None:
+        _check.count("rank", method.rank, most=problem.dim, why="the dimension")
+        return LowRankRule(method, every=every, warm=_check.flag("warm", warm), margin=_check.nonnegative("noise_margin", margin)), sizes[1]
+    if problem.dim > DENSE_DIM:
+        raise ValueError(
+            f"{method.name} needs the whole spectrum, in at most {DENSE_DIM} dimensions; here are {problem.dim}. Use st.LRSFN(rank=..., damping=...)."
+        )
+    return Dense(method, 1 if every is None else every), sizes[1]
+
+
+def _automatic(method: Any, problem: Problem, sizes: tuple[int, int], passes: float, every: int | None, chosen: bool) -> tuple[Rule, int]:
+    if method is not None and not isinstance(method, LRSFN):
+        raise ValueError(f"step='auto' is a rule for low-rank saddle-free Newton; {getattr(method, 'label', method)!r} needs a number. Leave `method` out.")
+    if every is not None:
+        raise ValueError("step='auto' decides when to refresh. Leave `refresh` out.")
+    if math.isinf(passes):
+        raise ValueError("step='auto' plans over the whole run: give `sweeps`.")
+    rank = _auto.auto_rank(passes, problem.dim) if method is None else _check.count("rank", method.rank, most=problem.dim, why="the dimension")
+    return AutoRule(rank), sizes[1] if chosen else _auto.auto_hessian_batch(rank, problem.samples)
+
+
+def _only_defaults(method: str, **given: bool) -> None:
+    for name, is_given in given.items():
+        if is_given:
+            raise ValueError(f"SciPy's {method} works on all samples and chooses its own steps: leave `{name}` out.")
+
+
+def _identity(plan: Plan, method: Any, w: Any, step: Any) -> dict[str, Any]:
+    """What two runs must share for one to go on where the other stopped."""
+    batches = plan.batches
+    return {
+        "method": repr(method),
+        "objective": repr(plan.problem.objective),
+        "w0": zlib.crc32(plan.problem.backend.host(w).tobytes()),
+        "step": repr(step),
+        "momentum": plan.momentum,
+        "decay": repr(plan.decay),
+        "average": plan.average,
+        "batch": batches.batch,
+        "hessian_batch": batches.hessian_batch,
+        "coupling": "nested" if batches.nested else "independent",
+        "sampling": "epochs" if batches.epochs else "independent",
+        "refresh": repr(vars(plan.rule).get("every")),
+        "sweeps": repr(plan.passes / plan.problem.samples),
+        "seed": plan.seed,
+        "dtype": plan.problem.backend.dtype,
+    }
+
+
+def _carried_out(plan: Plan, w: Any, progress: bool) -> Run:
+    run = Run(plan, w)
+    if plan.checkpoint is not None and plan.checkpoint.with_name(plan.checkpoint.name + ".json").exists():
+        run.restore()
+    try:
+        if _check.flag("progress", progress):
+            _with_bar(run)
+        else:
+            run.go()
+    except KeyboardInterrupt:
+        run.status = f"interrupted after {run.iteration} iterations"
+        if plan.checkpoint is not None:
+            run.save()
+        raise Interrupted(f"Interrupted: the history of {run.iteration} iterations is in this exception's `.result`.", _history(run, None)) from None
+    if plan.checkpoint is not None:
+        run.save()
+    return run
+
+
+def _with_bar(run: Run) -> None:
+    from rich.progress import Progress as Bar
+
+    with Bar(transient=True) as bar:
+        task = bar.add_task("minimize", total=1.0)
+        run.plan.report = lambda share: bar.update(task, completed=share, description=f"loss {run.log.losses[-1]:.4g}")
+        run.go()
+
+
+def _history(run: Run, method: Any) -> History:
+    plan, log, host = run.plan, run.log, run.plan.problem.backend.host
+    final = run.mean_of_last_half() if plan.average else run.w
+    rank = plan.rule.rank if isinstance(plan.rule, LowRankRule) else 0
+    stats: dict[str, Any] = {"gradients": run.work.gradients, "hessian_products": run.work.products, "values": run.work.values}
+    stats |= {"sweeps": run.work.passes / plan.problem.samples, "seconds": run.work.seconds}
+    if rank:
+        stats |= {"rank": rank, "hessian_batch": plan.batches.hessian_batch, "refreshes": len(log.refreshed_at)}
+    return History(
+        losses=np.array(log.losses),
+        sweeps=np.array(log.sweeps),
+        seconds=np.array(log.seconds),
+        steps=np.array(log.steps),
+        final=host(final).copy(),
+        loss=plan.problem.value(final),
+        states=np.array(log.states).reshape(len(log.states), plan.problem.dim),
+        kept_at=np.array(log.kept_at, dtype=int),
+        eigenvalues=np.array(log.eigenvalues).reshape(len(log.eigenvalues), rank),
+        noise=np.array(log.noise).reshape(len(log.noise), rank),
+        step_limits=np.array(log.step_limits),
+        refreshed_at=np.array(log.refreshed_at),
+        skipped=np.array(log.skipped, dtype=int),
+        status=run.status,
+        stats=stats,
+        provenance=provenance(**plan.identity),
+    )

@@ -1,0 +1,251 @@
+"""What networks are made of: smooth activations, losses, and Hessian products of one pass over the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._array import namespace, transpose
+
+HOST_NUMBERS, DEVICE_NUMBERS = 2**19, 2**26
+
+
+class Activation(NamedTuple):
+    """A smooth function with two derivatives: of ``z``; of ``z`` and the value ``a`` there; of both and the slope ``s``."""
+
+    value: Callable[[Any], Any]
+    slope: Callable[[Any, Any], Any]
+    bend: Callable[[Any, Any, Any], Any]
+
+
+def _tanh(z: Any) -> Any:
+    return namespace(z).tanh(z)
+
+
+def _sigmoid(z: Any) -> Any:
+    return 0.5 * (1 + _tanh(0.5 * z))  # without overflow
+
+
+def _softplus(z: Any) -> Any:
+    xp = namespace(z)
+    size = xp.abs(z)
+    return xp.log1p(xp.exp(-size)) + 0.5 * (z + size)
+
+
+def _silu_slope(z: Any, a: Any) -> Any:
+    p = _sigmoid(z)
+    return p + a * (1 - p)
+
+
+def _silu_bend(z: Any, a: Any, s: Any) -> Any:
+    p = _sigmoid(z)
+    return p * (1 - p) * (2 + z * (1 - 2 * p))
+
+
+ACTIVATIONS = {
+    "tanh": Activation(_tanh, lambda z, a: 1 - a * a, lambda z, a, s: -2 * a * s),
+    "sigmoid": Activation(_sigmoid, lambda z, a: a * (1 - a), lambda z, a, s: s * (1 - 2 * a)),
+    "softplus": Activation(_softplus, lambda z, a: _sigmoid(z), lambda z, a, s: s * (1 - s)),
+    "silu": Activation(lambda z: z * _sigmoid(z), _silu_slope, _silu_bend),
+}
+
+
+class Errors(NamedTuple):
+    """A sample's loss at the outputs: its value (..., b), its gradient (..., b, m), and its Hessian as a map of such arrays."""
+
+    losses: Callable[[], Any]
+    slopes: Any
+    curve: Callable[[Any], Any]
+
+
+def cross_entropy(z: Any, labels: Any) -> Errors:
+    """``log sum_j exp z_j - z_label``."""
+    xp = namespace(z)
+    chosen = xp.astype(labels[..., None] == xp.arange(z.shape[-1], device=z.device), z.dtype)
+    z = z - xp.max(z, axis=-1, keepdims=True)
+    p = xp.exp(z)
+    total = xp.sum(p, axis=-1, keepdims=True)
+    p /= total
+
+    def curve(r: Any) -> Any:
+        r = p * r
+        return r - p * xp.sum(r, axis=-1, keepdims=True)
+
+    return Errors(lambda: xp.log(total[..., 0]) - xp.sum(chosen * z, axis=-1), p - chosen, curve)
+
+
+def squared(z: Any, targets: Any) -> Errors:
+    """``mean_j (z_j - y_j)^2 / 2``."""
+    gap, share = z - targets, 1 / z.shape[-1]
+    return Errors(lambda: (0.5 * share) * namespace(gap).sum(gap * gap, axis=-1), gap * share, lambda r: r * share)
+
+
+LOSSES = {"cross-entropy": cross_entropy, "squared": squared}
+
+
+class Trace(NamedTuple):
+    """A forward pass: the inputs of every layer, the preactivations of the hidden ones, and the outputs."""
+
+    inputs: list[Any]
+    preactivations: list[Any]
+    outputs: Any
+
+
+class Layer(NamedTuple):
+    """Where a layer's numbers lie in the state: weights (inputs, outputs) row by row, then biases (outputs,)."""
+
+    start: int
+    inputs: int
+    outputs: int
+
+    @property
+    def middle(self) -> int:
+        return self.start + self.inputs * self.outputs
+
+    @property
+    def stop(self) -> int:
+        return self.middle + self.outputs
+
+    def weights(self, w: Any) -> Any:
+        """(..., d) -> (..., inputs, outputs)."""
+        return namespace(w).reshape(w[..., self.start : self.middle], (*w.shape[:-1], self.inputs, self.outputs))
+
+    def affine(self, w: Any) -> Any:
+        """Weights and, as their last row, biases: (..., d) -> (..., inputs + 1, outputs)."""
+        return namespace(w).reshape(w[..., self.start : self.stop], (*w.shape[:-1], self.inputs + 1, self.outputs))
+
+    def biases(self, w: Any) -> Any:
+        """(..., d) -> (..., outputs)."""
+        return w[..., self.middle : self.stop]
+
+
+def layers_of(sizes: tuple[int, ...]) -> tuple[Layer, ...]:
+    """The layers of a network with these widths, one after the other in the state."""
+    found, start = [], 0
+    for inputs, outputs in pairwise(sizes):
+        found.append(Layer(start, inputs, outputs))
+        start = found[-1].stop
+    return tuple(found)
+
+
+def multiply_into(target: Any, start: int, stop: int, left: Any, right: Any) -> None:
+    """``target[..., start:stop] = left @ right``, row by row; on NumPy without a copy."""
+    shape = (*target.shape[:-1], left.shape[-2], right.shape[-1])
+    if isinstance(target, np.ndarray):
+        np.matmul(left, right, out=target[..., start:stop].reshape(shape))
+    else:
+        target[..., start:stop] = namespace(target).reshape(left @ right, (*target.shape[:-1], stop - start))
+
+
+class Linearized:
+    """The Hessian of a mean loss at one state over some rows of the data, as a map of directions (c, d) -> (c, d).
+
+    The pass forward and backward is done once; a product is that pass's derivative along each direction (the
+    R-operator), all directions together. They lie as rows, so that a layer's part of each is a matrix where it is.
+    """
+
+    def __init__(self, layers: tuple[Layer, ...], w: Any, trace: Trace, errors: Errors, activation: Activation, share: float):
+        xp = namespace(w)
+        self._layers, self._curve, self._share = layers, errors.curve, share
+        self._weights = [layer.weights(w) for layer in layers]
+        one = xp.ones((trace.outputs.shape[0], 1), dtype=w.dtype, device=w.device)
+        self._inputs = [xp.concat([a, one], axis=-1) for a in trace.inputs]  # biases are weights of a constant input
+        self._slopes: list[Any] = []
+        self._bends: list[Any] = []
+        self._deltas = [errors.slopes * share]
+        for z, a, weights in reversed(list(zip(trace.preactivations, trace.inputs[1:], self._weights[1:], strict=True))):
+            back, slope = self._deltas[0] @ transpose(weights), activation.slope(z, a)
+            self._slopes.insert(0, slope)
+            self._bends.insert(0, back * activation.bend(z, a, slope))
+            self._deltas.insert(0, back * slope)
+
+    def __call__(self, directions: Any, out: Any) -> None:
+        """Write the products of `directions` (c, d) into `out` (c, d)."""
+        moved, tangents = self._forward(directions)
+        self._backward(directions, moved, tangents, out)
+
+    def _forward(self, directions: Any) -> tuple[list[Any], list[Any]]:
+        """Derivatives, along each direction, of the inputs of layers 1, 2, ... and of every layer's preactivation."""
+        moved: list[Any] = []
+        tangents: list[Any] = []
+        for index, layer in enumerate(self._layers):
+            tangent = self._inputs[index] @ layer.affine(directions)
+            if index:
+                tangent += _times(moved[-1], self._weights[index])
+            tangents.append(tangent)
+            if index < len(self._slopes):
+                moved.append(tangent * self._slopes[index])
+        return moved, tangents
+
+    def _backward(self, directions: Any, moved: list[Any], tangents: list[Any], out: Any) -> None:
+        delta = self._curve(tangents.pop())
+        delta *= self._share
+        for index in reversed(range(len(self._layers))):
+            layer = self._layers[index]
+            multiply_into(out, layer.start, layer.stop, transpose(self._inputs[index]), delta)
+            if not index:  # the data do not move with the state
+                return
+            part = out[..., layer.start : layer.middle]
+            part += namespace(out).reshape(transpose(moved.pop()) @ self._deltas[index], part.shape)
+            back = _times(delta, transpose(self._weights[index]))
+            back += self._deltas[index] @ transpose(layer.weights(directions))
+            back *= self._slopes[index - 1]
+            bent = tangents.pop()
+            bent *= self._bends[index - 1]
+            back += bent
+            delta = back
+
+
+def _times(stack: Any, matrix: Any) -> Any:
+    """(c, b, m) @ (m, n) as one product of tall matrices."""
+    xp, (count, rows, width) = namespace(stack), stack.shape
+    return xp.reshape(xp.reshape(stack, (count * rows, width)) @ matrix, (count, rows, matrix.shape[-1]))
+
+
+def tile(rows: int, width: int, *, on_host: bool) -> tuple[int, int]:
+    """Samples and columns that go through together where a network has `width` numbers per sample after its inputs.
+
+    On the host a tile's intermediate arrays stay within a fast cache; on a device, within its memory.
+    """
+    numbers = HOST_NUMBERS if on_host else DEVICE_NUMBERS
+    rows = min(rows, max(256, numbers // (4 * width)))
+    columns = max(4, numbers // (rows * width))
+    return rows, min(columns, 16) if on_host else columns
+
+
+def block_products(parts: list[Linearized], columns: int, l2: float, V: Any) -> Any:
+    """The sum of some linearizations' products, and ``l2 V``, on a block (d, k); the result is ordered as `V` is."""
+    xp = namespace(V)
+    result = xp.empty_like(V)
+    for start in range(0, V.shape[1], columns):
+        chunk = slice(start, min(start + columns, V.shape[1]))
+        directions = _rows_of(V[:, chunk])
+        target = transpose(result[:, chunk])
+        out = target if _is_row_by_row(target) else xp.empty_like(directions)
+        parts[0](directions, out)
+        for part in parts[1:]:
+            more = xp.empty_like(directions)
+            part(directions, more)
+            out += more
+        if l2:
+            out += l2 * directions
+        if out is not target:
+            result[:, chunk] = transpose(out)
+    return result
+
+
+def _rows_of(block: Any) -> Any:
+    """The columns of a block as the rows of a matrix, row by row in memory: (d, c) -> (c, d)."""
+    turned = transpose(block)
+    if _is_row_by_row(turned):
+        return turned
+    rows = namespace(block).empty(turned.shape, dtype=block.dtype, device=block.device)
+    rows[...] = turned
+    return rows
+
+
+def _is_row_by_row(array: Any) -> bool:
+    return isinstance(array, np.ndarray) and array.flags.c_contiguous

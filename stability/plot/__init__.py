@@ -1,0 +1,76 @@
+"""Pictures of results: draws what it is given and computes nothing.
+
+The only package that imports matplotlib, and only when a picture is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import singledispatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..compare import Comparison
+from ..ensemble import Ensemble
+from ..linear import LinearFlow
+from ..results import Study
+from . import results, studies
+from .style import COLORS, MARKERS, context, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["COLORS", "MARKERS", "plot", "write"]
+
+_STUDIES = studies.STUDIES
+
+
+@singledispatch
+def plot(result: Any) -> Figure:
+    """Draw a result: a linear flow, an ensemble, a comparison, a study, a theorem, an exact mode, an exit time.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Save it with ``savefig``, as PNG, SVG or PDF.
+
+    Raises
+    ------
+    TypeError
+        If there is no picture for this kind of result.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> flow = st.Flow(st.quadratic([1.0, 0.1]), st.SGD(), st.Noise(gradient=1.0), step=0.1)
+    >>> st.plot(st.linearize(flow)).axes[0].get_xscale()
+    'log'
+    """
+    if hasattr(result, "data") and isinstance(study := result.data(), Study):  # a theorem, an exact mode, an exit time say what to draw of them
+        return plot(study)
+    raise TypeError(
+        f"There is no picture for a {type(result).__name__}; there is for LinearFlow, Ensemble, Comparison, Study, Theorem, ExactMode and ExitTime."
+    )
+
+
+def _study(result: Study) -> Figure:
+    if result.name not in _STUDIES:
+        raise TypeError(f"There is no picture for the study {result.name!r}; there is for {', '.join(_STUDIES)}.")
+    return _STUDIES[result.name](result)
+
+
+_PICTURES: dict[type, Callable[..., Figure]] = {
+    LinearFlow: results.linear_flow,
+    Ensemble: results.ensemble,
+    Comparison: results.comparison,
+    Study: _study,
+}
+for _kind, _draw in _PICTURES.items():
+    plot.register(_kind, styled(_draw))
+
+
+def write(figure: Figure, base: Path) -> None:
+    """Save a picture as ``BASE.png`` and ``BASE.svg``, without dates: the same numbers give the same bytes."""
+    with context():
+        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+            figure.savefig(base.with_name(base.name + suffix), metadata=metadata)

@@ -1,0 +1,12 @@
+"""The PyTorch front end: low-rank saddle-free Newton as an optimizer that reports the theory of the network it trains."""
+
+try:
+    import torch as _torch  # noqa: F401 - asked for here, so that its absence is told in one sentence
+except ImportError:
+    raise ImportError("stability.torch needs PyTorch: pip install sfn-stability[torch].") from None
+
+from .optimizer import LRSFN
+from .products import hessian_products
+from .report import Report
+
+__all__ = ["LRSFN", "Report", "hessian_products"]

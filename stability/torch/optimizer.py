@@ -1,0 +1,306 @@
+"""Low-rank saddle-free Newton as a `torch.optim.Optimizer`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import array_api_compat.torch
+import numpy as np
+import torch
+
+from .. import _check, methods
+from .._array import Backend, stream
+from ..lowrank import BadProducts, LowRank, randomized_eigh
+from . import saved
+from .products import Batch, Products, flatten, gradient, trainable
+from .report import Report, compose
+
+SUB_BATCHES = 4
+_DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+
+
+class LRSFN(torch.optim.Optimizer):
+    """Low-rank saddle-free Newton: ``w+ = w - lr * v``, ``v = momentum * v + P g``, ``P = (U |Lambda| U^T + damping I)^-1``.
+
+    Each parameter group is an optimizer of its own on one block of the Hessian, with its own options; curvature between
+    groups is left out. Everything of the size of the parameters stays on their device.
+
+    Parameters
+    ----------
+    params : torch.nn.Module, or iterable of tensors or of parameter groups
+        A module's frozen parameters are left out; a frozen tensor given by itself is an error.
+    lr : float
+        The learning rate; 1 is a full Newton step along the kept eigenvectors.
+    rank : int
+        Eigenpairs kept, largest ``|lambda|`` first.
+    damping : float
+        ``gamma > 0``, in units of curvature.
+    hessian_batch : int, optional
+        Samples, drawn from each batch, that its Hessian is estimated from (a multiple of 4 is used, or fewer than 4); the whole batch by default.
+    refresh : int
+        Steps between eigendecompositions; all but the first start from the last one.
+    momentum : float
+        In [0, 1).
+    weight_decay : float
+        Adds ``weight_decay |w|^2 / 2`` to the loss: to gradients and to the curvature.
+    tail : {"flat", "damping"}
+        Gain off the kept eigenvectors: ``1 / (|lambda_{r+1}| + damping)`` or, as published, ``1 / damping``, which is stable
+        only for ``lr < 2 damping / |lambda_{r+1}|``.
+    noise : float
+        Adds so many standard deviations, over gradient batches, to the size of each kept eigenvalue.
+    seed : int
+        Of the Hessian's rows and of the eigensolver.
+
+    Raises
+    ------
+    ValueError
+        If an option is out of range, a rank exceeds its group's parameters, or parameters are frozen, of several types or devices.
+
+    Notes
+    -----
+    Every option may be set per group, and schedulers may change it. Batch normalisation should be in eval mode, or its running
+    means move with every Hessian batch too.
+
+    Examples
+    --------
+    >>> import torch
+    >>> model = torch.nn.Linear(3, 1).double()
+    >>> x = torch.randn(64, 3).double() * torch.tensor([1.0, 0.1, 0.01])  # condition number 1e4
+    >>> y = x.sum(dim=1, keepdim=True)
+    >>> opt = LRSFN(model, lr=1.0, rank=4, damping=1e-8)
+    >>> before = opt.step(lambda rows: ((model(x[rows]) - y[rows]) ** 2).mean(dim=1))
+    >>> bool(((model(x) - y) ** 2).mean() < 1e-6 * before)  # one step, where gradient descent takes thousands
+    True
+    """
+
+    _failure = ""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | Iterable[Any],
+        lr: float = 0.5,
+        rank: int = 20,
+        damping: float = 1e-2,
+        *,
+        hessian_batch: int | None = None,
+        refresh: int = 10,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        tail: str = "flat",
+        noise: float = 0.0,
+        seed: int = 0,
+    ):
+        curvature = {"rank": rank, "damping": damping, "hessian_batch": hessian_batch, "refresh": refresh, "tail": tail, "noise": noise}
+        super().__init__(trainable(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "seed": seed, **curvature})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters with options of its own; raises as the constructor does."""
+        super().add_param_group(param_group)
+        try:
+            self._check_group(len(self.param_groups) - 1)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def _check_group(self, index: int) -> None:
+        group = self.param_groups[index]
+        saved.check_options({**group, "lr": _check.positive("lr", group["lr"])})
+        first = self.param_groups[0]["params"][0]
+        for p, name in zip(group["params"], self._names(index), strict=True):
+            if not p.requires_grad:
+                raise ValueError(f"`params` must require gradients; {name} does not. Pass [p for p in ... if p.requires_grad], or the module itself.")
+            if p.dtype not in _DTYPES:
+                raise ValueError(f"`params` must be of type float32 or float64; {name} is {p.dtype}. Convert the model with .float().")
+            if (p.device, p.dtype) != (first.device, first.dtype):
+                there = f"{name} is {p.dtype} on {p.device}, the first {first.dtype} on {first.device}"
+                raise ValueError(f"`params` must be of one type, on one device; {there}. Use one optimizer for each.")
+        _check.count("rank", group["rank"], most=_size(group), why="the group's number of parameters")
+
+    def _names(self, index: int) -> list[str]:
+        group = self.param_groups[index]
+        told = group.get("param_names", [f"parameter {i} of group {index}" for i in range(len(group["params"]))])
+        return [f"{name}, shape {tuple(p.shape)}," for name, p in zip(told, group["params"], strict=True)]
+
+    # -- the step ----------------------------------------------------------------------------------------------
+
+    def step(self, closure: Callable[..., Any], *, batch_size: int | None = None) -> torch.Tensor:  # type: ignore[override]
+        """One step on one batch; a step that would not be finite is not taken, and counted in `skipped`.
+
+        Parameters
+        ----------
+        closure : callable
+            Returns the batch's mean loss or, better, one loss per sample, shape (b,). It neither calls ``zero_grad`` nor
+            ``backward``, as closures for ``torch.optim.LBFGS`` do. With an argument called `rows` it returns the loss of
+            those samples only: a slice for all, else a LongTensor of positions in the batch, on the CPU. Then the Hessian can
+            have a batch of its own, and the curvature's noise is known.
+        batch_size : int, optional
+            Samples in the batch, where a closure with `rows` returns their mean loss.
+
+        Returns
+        -------
+        tensor
+            The batch's mean loss before the step, weight decay not included.
+
+        Raises
+        ------
+        ValueError
+            If the loss cannot be differentiated or does not depend on a parameter, or `hessian_batch` or `noise` ask for samples
+            that the closure does not tell apart.
+        """
+        batch = Batch(closure, batch_size)
+        loss = batch.loss()
+        names = [name for i in range(len(self.param_groups)) for name in self._names(i)]
+        parts = iter(gradient(loss, [p for group in self.param_groups for p in group["params"]], names))
+        gradients = [flatten(next(parts) for _ in group["params"]) for group in self.param_groups]
+        if not bool(torch.isfinite(loss.detach() + sum(g.sum() for g in gradients))):
+            return self._skip(loss, "the loss or its gradient is nan or infinite")
+        try:
+            velocities = [self._velocity(i, g, batch) for i, g in enumerate(gradients)]
+        except BadProducts as error:
+            return self._skip(loss, str(error))
+        if not all(bool(torch.isfinite(v).all()) for v in velocities):
+            return self._skip(loss, "the preconditioned step is nan or infinite")
+        for group, velocity in zip(self.param_groups, velocities, strict=True):
+            self._take(group, velocity)
+        return loss.detach()
+
+    def _skip(self, loss: torch.Tensor, why: str) -> torch.Tensor:
+        self._failure = why
+        for group in self.param_groups:
+            state = self._state(group)
+            state["skipped"] += 1
+            state["velocity"] = None  # what led here is forgotten
+        return loss.detach()
+
+    @torch.no_grad()
+    def _take(self, group: dict[str, Any], velocity: torch.Tensor) -> None:
+        pieces = torch.split(velocity, [p.numel() for p in group["params"]])
+        for p, piece in zip(group["params"], pieces, strict=True):
+            p.add_(piece.view_as(p), alpha=-group["lr"])
+        state = self._state(group)
+        state["velocity"] = velocity if group["momentum"] else None
+        state["steps"] += 1
+        state["age"] += 1
+
+    def _velocity(self, index: int, g: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """``v = momentum * v + P g`` (n,), with the curvature refreshed where it is due."""
+        group = self.param_groups[index]
+        state = self._state(group)
+        if state["vectors"] is None or state["age"] >= group["refresh"]:
+            self._refresh(index, batch)
+        state["batch"] = batch.size
+        if group["weight_decay"]:
+            g = g + group["weight_decay"] * flatten(p.detach() for p in group["params"])
+        direction = _low_rank(state).precondition(g, *_gains(group, state))
+        return direction if state["velocity"] is None else group["momentum"] * state["velocity"] + direction
+
+    # -- curvature ---------------------------------------------------------------------------------------------
+
+    def _refresh(self, index: int, batch: Batch) -> None:
+        group = self.param_groups[index]
+        state, params = self._state(group), group["params"]
+        rng = stream(group["seed"], index, state["refreshes"])
+        rows = _rows(group, batch, rng)
+        losses = [batch.loss(r) for r in rows] if rows else [batch.loss()]
+        products = [Products(loss, params, self._names(index), shift=group["weight_decay"]) for loss in losses]
+        eig = randomized_eigh(
+            products,
+            _size(group),
+            group["rank"],
+            method="block-krylov" if state["vectors"] is None else "warm",
+            start=state["vectors"],
+            seed=int(rng.integers(2**31)),
+            device=Backend("torch", array_api_compat.torch, params[0].device),
+            dtype=_DTYPES[params[0].dtype],
+        )
+        hessian_batch = sum(map(len, rows)) or batch.size
+        # Over sub-batches, of equal size, to one sample's.
+        scale = math.sqrt(hessian_batch / len(rows)) if rows and hessian_batch else math.nan
+        spread = np.full(group["rank"], math.nan) if eig.std is None else eig.std * scale
+        state.update(vectors=eig.vectors, eigenvalues=eig.eigenvalues.tolist(), std=spread.tolist(), next_eigenvalue=float(eig.next_eigenvalue))
+        state.update(age=0, refreshes=state["refreshes"] + 1, products=state["products"] + eig.columns, hessian_batch=hessian_batch)
+
+    def _state(self, group: dict[str, Any]) -> dict[str, Any]:
+        """A group's state, kept with its first parameter: tensors, numbers and lists of numbers."""
+        state = self.state[group["params"][0]]
+        if not state:
+            state.update(saved.FRESH)
+        return state
+
+    # -- what is known -----------------------------------------------------------------------------------------
+
+    @property
+    def skipped(self) -> int:
+        """Steps that were not taken, because they would not have been finite."""
+        return int(self._state(self.param_groups[0])["skipped"])
+
+    def report(self, group: int = 0) -> Report:
+        """The theory at the last refresh, for one parameter group; prints as a table.
+
+        Raises
+        ------
+        ValueError
+            If there is no such group, or no step was taken yet.
+        """
+        index = _check.count("group", group, least=0, most=len(self.param_groups) - 1)
+        options = self.param_groups[index]
+        state = self._state(options)
+        if state["vectors"] is None:
+            raise ValueError(f"There is no curvature to report before the first step{self._failure and f' ({self._failure})'}. Call step(closure).")
+        names = ("batch", "hessian_batch", "steps", "skipped", "refreshes", "products")
+        counts = {**{name: state[name] for name in names}, "failure": self._failure}
+        return compose(_low_rank(state), _method(options), *_gains(options, state), np.array(state["std"]), options, counts)
+
+    # -- saving ------------------------------------------------------------------------------------------------
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned, with the same numbers as if there had been no break.
+
+        Raises
+        ------
+        ValueError
+            If it is damaged, of another optimizer, or of other parameters; nothing is changed then.
+        """
+        saved.check(state_dict, [_size(group) for group in self.param_groups])
+        super().load_state_dict(state_dict)
+
+
+def _rows(group: dict[str, Any], batch: Batch, rng: np.random.Generator) -> list[torch.Tensor]:
+    """Positions of the Hessian's sub-batches, of equal size; none where samples cannot be told apart."""
+    asks = [name for name in ("hessian_batch", "noise") if group[name]]
+    if not batch.takes_rows or batch.size is None:
+        if asks:
+            raise ValueError(
+                f"`{asks[0]}`={group[asks[0]]:g} needs single samples: let the closure take `rows` and return one loss per sample "
+                "(reduction='none'), or call step(closure, batch_size=...)."
+            )
+        return []
+    size = min(group["hessian_batch"] or batch.size, batch.size)
+    parts = min(SUB_BATCHES, size)
+    drawn = rng.permutation(batch.size)[: size // parts * parts]
+    return [torch.from_numpy(part.copy()) for part in np.split(drawn, parts)]
+
+
+def _size(group: dict[str, Any]) -> int:
+    return sum(p.numel() for p in group["params"])
+
+
+def _method(group: dict[str, Any]) -> methods.LRSFN:
+    return methods.LRSFN(rank=group["rank"], damping=group["damping"], tail=group["tail"])
+
+
+def _low_rank(state: dict[str, Any]) -> LowRank:
+    lam = np.array(state["eigenvalues"])
+    return LowRank(lam, state["vectors"], 0, np.full(len(lam), math.nan), next_eigenvalue=state["next_eigenvalue"])
+
+
+def _gains(group: dict[str, Any], state: dict[str, Any]) -> tuple[np.ndarray, float]:
+    """The method's gains on the kept eigenvectors (r,) and off them."""
+    lam, method = np.array(state["eigenvalues"]), _method(group)
+    if group["noise"] and state["batch"]:
+        lam = np.abs(lam) + group["noise"] * np.array(state["std"]) / math.sqrt(state["batch"])
+    following = state["next_eigenvalue"]
+    # Where a refresh saw no eigenvalue beyond the kept ones, the last of them bounds it.
+    return method.gain(lam), float(method.tail_gain(state["eigenvalues"][-1] if math.isnan(following) else following))

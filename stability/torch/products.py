@@ -1,0 +1,181 @@
+"""Losses over some of a batch's samples, and block products with their Hessian by batched double backward."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+
+from .. import _check
+
+CHUNK = 8
+"""Columns differentiated at once: on a CPU, as fast as any larger number, and it bounds the memory."""
+
+
+class Batch:
+    """The samples behind a closure: its mean loss over all of them, or over some rows.
+
+    Attributes
+    ----------
+    size : int or None
+        Samples, once the whole batch was evaluated; None where neither the losses nor `batch_size` tell.
+    """
+
+    def __init__(self, closure: Callable[..., Any], batch_size: int | None = None):
+        if not callable(closure):
+            raise ValueError(f"`closure` must be a function that returns the loss; got {closure!r}. Call step(lambda rows: ...), without backward.")
+        self.closure, self.takes_rows = closure, _takes_rows(closure)
+        self.size = None if batch_size is None else _check.count("batch_size", batch_size)
+
+    def loss(self, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """The mean loss of the rows (k,), or of the whole batch, with its graph."""
+        with torch.enable_grad():
+            given = {"rows": slice(None) if rows is None else rows} if self.takes_rows else {}
+            losses = _differentiable(self.closure(**given))
+            self._count(losses, rows)
+            return losses.mean()
+
+    def _count(self, losses: torch.Tensor, rows: torch.Tensor | None) -> None:
+        expected = self.size if rows is None else len(rows)
+        if losses.ndim == 0 or (expected is not None and len(losses) == expected):
+            return
+        if expected is not None:
+            what = f"`batch_size`={expected}" if rows is None else f"{expected} `rows`"
+            raise ValueError(f"`closure` must return one loss per sample, or their mean; got {len(losses)} losses for {what}.")
+        self.size = len(losses)
+
+
+def _takes_rows(closure: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(closure).parameters.values()
+    except (TypeError, ValueError):  # a builtin may tell nothing of its arguments
+        return False
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    # By name: `lambda x=x, y=y: ...` is how loops bind their variables, and asks for no rows.
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in optional and p.name != "rows"]
+    if needed:
+        raise ValueError(f"`closure` must take no argument, or one called `rows`; got one that needs {', '.join(needed)}.")
+    return any(p.name == "rows" for p in parameters)
+
+
+def _differentiable(losses: Any) -> torch.Tensor:
+    if not isinstance(losses, torch.Tensor):
+        raise ValueError(f"`closure` must return the loss as a tensor; got {losses!r} of type {type(losses).__name__}. Return it without .item().")
+    if losses.ndim > 1 or losses.numel() == 0:
+        raise ValueError(f"`closure` must return a number, or one loss per sample, shape (b,) with b >= 1; got shape {tuple(losses.shape)}.")
+    if not losses.requires_grad:
+        raise ValueError(
+            "`closure` must return a loss that can be differentiated; got one without a graph. Compute it from the parameters, "
+            "without detach(), argmax or torch.no_grad()."
+        )
+    return losses
+
+
+def gradient(loss: torch.Tensor, params: Sequence[torch.Tensor], names: Sequence[str], *, create_graph: bool = False) -> list[torch.Tensor]:
+    """Gradients in the parameters' shapes; raises naming the parameters that the loss does not depend on."""
+    try:
+        parts = torch.autograd.grad(loss, params, create_graph=create_graph, allow_unused=True)
+    except RuntimeError as error:
+        if "second time" not in str(error):
+            raise
+        raise ValueError("`closure` must return the loss and not call backward, which torch.optim.LBFGS asks for. Remove backward() from it.") from None
+    unused = [name for name, part in zip(names, parts, strict=True) if part is None]
+    if unused:
+        raise ValueError(f"The loss must depend on every parameter; it does not on {', '.join(unused[:4])}. Leave such parameters out of the optimizer.")
+    return list(parts)
+
+
+def flatten(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """All entries in one vector (n,)."""
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
+class Products:
+    """``V -> (H + shift I) V`` for the Hessian of one loss, on tensors (n, k): its graph is kept and read once per chunk of columns."""
+
+    def __init__(self, loss: torch.Tensor, params: Sequence[torch.Tensor], names: Sequence[str], *, shift: float = 0.0):
+        self.params, self.shift, self.batched = list(params), shift, True
+        parts = gradient(loss, self.params, names, create_graph=True)
+        # Where a loss is linear in a parameter, its gradient has no graph and adds nothing to any product.
+        self.curved = [part.requires_grad for part in parts]
+        self.parts = [part for part, curved in zip(parts, self.curved, strict=True) if curved]
+        self.n = sum(p.numel() for p in self.params)
+
+    def __call__(self, block: torch.Tensor) -> torch.Tensor:
+        if block.ndim != 2 or block.shape[0] != self.n:
+            raise ValueError(f"The Hessian's products take a block of shape ({self.n}, k); got shape {tuple(block.shape)}.")
+        result = self.shift * block
+        if self.parts:
+            for start in range(0, block.shape[1], CHUNK):
+                columns = slice(start, start + CHUNK)
+                self._add(block[:, columns], result[:, columns])
+        return result
+
+    def _add(self, block: torch.Tensor, result: torch.Tensor) -> None:
+        rows = torch.split(block.detach(), [p.numel() for p in self.params])
+        seeds = [r.T.reshape(-1, *p.shape) for r, p, curved in zip(rows, self.params, self.curved, strict=True) if curved]
+        outputs = torch.split(result, [p.numel() for p in self.params])
+        for output, image in zip(outputs, self._images(seeds), strict=True):
+            if image is not None:
+                output += image.reshape(output.shape[1], -1).T
+
+    def _images(self, seeds: list[torch.Tensor]) -> Sequence[torch.Tensor | None]:
+        if self.batched:
+            try:
+                return torch.autograd.grad(self.parts, self.params, seeds, is_grads_batched=True, retain_graph=True, allow_unused=True)
+            except RuntimeError:  # an operation that vmap cannot batch, or too little memory for a chunk
+                self.batched = False
+        try:
+            images = [torch.autograd.grad(self.parts, self.params, column, retain_graph=True, allow_unused=True) for column in zip(*seeds, strict=True)]
+        except RuntimeError as error:
+            error.add_note("Products with the Hessian differentiate the loss twice: use operations that allow it.")
+            raise
+        return [None if column[0] is None else torch.stack(column) for column in zip(*images, strict=True)]
+
+
+def trainable(params: torch.nn.Module | Iterable[Any]) -> Any:
+    """A module's trainable parameters with their names; anything else as it is."""
+    if not isinstance(params, torch.nn.Module):
+        return params
+    return [(name, p) for name, p in params.named_parameters() if p.requires_grad]
+
+
+def hessian_products(params: torch.nn.Module | Iterable[torch.Tensor], closure: Callable[..., Any]) -> tuple[Products, int]:
+    """Products with the Hessian of a loss at the parameters' present values, for `stability.randomized_eigh` and `stability.spectrum`.
+
+    Parameters
+    ----------
+    params : torch.nn.Module or iterable of tensors
+        A module's frozen parameters are left out.
+    closure : callable
+        Returns the loss, or one loss per sample, and does not call backward; evaluated once.
+
+    Returns
+    -------
+    hvp : callable
+        Maps a tensor of shape (n, k) to one of the same shape, on the parameters' device; parameters one after the other, each flattened.
+    n : int
+
+    Raises
+    ------
+    ValueError
+        If the loss cannot be differentiated or does not depend on a parameter.
+
+    Examples
+    --------
+    >>> import torch
+    >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> hvp, n = hessian_products([w], lambda: (torch.tensor([3.0, -1.0]) * w**2).sum() / 2)
+    >>> hvp(torch.eye(n))
+    tensor([[ 3.,  0.],
+            [ 0., -1.]])
+    """
+    items = list(trainable(params))
+    named = [item if isinstance(item, tuple) else (f"parameter {i} of shape {tuple(item.shape)}", item) for i, item in enumerate(items)]
+    frozen = [name for name, p in named if not p.requires_grad]
+    if frozen or not named:
+        raise ValueError(f"`params` must hold tensors that require gradients; got {f'{frozen[0]}, which does not' if frozen else 'none'}.")
+    hvp = Products(Batch(closure).loss(), [p for _, p in named], [name for name, _ in named])
+    return hvp, hvp.n

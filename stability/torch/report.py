@@ -1,0 +1,153 @@
+"""What the theory says of the network in training: curvature, its noise, the largest stable step, and whether second order pays."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._divided import Divided
+from .._modal import mode_limits
+from ..lowrank import LowRank
+from ..methods import LRSFN
+
+_PAYS, _TIES = 1e4, 3e3  # condition numbers, as measured: docs of the crossover
+_DETERMINISTIC = 0.05  # s / |lambda| below which gradients hardly need a stochastic method
+
+
+@dataclass(frozen=True)
+class Report:
+    """The theory at the last refresh, for one parameter group; made by `LRSFN.report`.
+
+    The limits are those of the linearised iteration, one mode at a time, with the optimizer's momentum, as if a Hessian batch
+    were drawn at every step. Negative eigenvalues have none: their modes are left, not approached.
+
+    Attributes
+    ----------
+    eigenvalues : array (r,)
+        Of the Hessian batch, weight decay included, largest ``|lambda|`` first.
+    next_eigenvalue : float
+        Estimate of the first one left out; nan where none was seen.
+    std : array (r,)
+        Standard deviation of each over Hessian batches, from its sub-batches; nan where samples are not known.
+    gains : array (r,)
+        ``phi_i``; where ``lambda_i > 0`` this is the stationary noise over SGD's at equal `lr`.
+    tail_gain : float
+        Off the kept eigenvectors.
+    step_limits : array (r,)
+        Largest mean-square-stable `lr` per mode.
+    tail_limit : float
+        The same off the kept eigenvectors, as far as `next_eigenvalue` knows.
+    lr : float
+    parameters : int
+    batch, hessian_batch : int or None
+        Samples in the last gradient and Hessian batches; None where not known.
+    steps, skipped, refreshes, products : int
+        Steps taken, steps not taken because they were not finite, eigendecompositions and their Hessian products.
+    failure : str
+        Why the last skipped step was not taken.
+    """
+
+    eigenvalues: np.ndarray
+    next_eigenvalue: float
+    std: np.ndarray
+    gains: np.ndarray
+    tail_gain: float
+    step_limits: np.ndarray
+    tail_limit: float
+    lr: float
+    parameters: int
+    batch: int | None
+    hessian_batch: int | None
+    steps: int
+    skipped: int
+    refreshes: int
+    products: int
+    failure: str = ""
+
+    @property
+    def step_limit(self) -> float:
+        """The predicted largest stable `lr`: the smallest limit of all modes."""
+        return float(min(np.min(self.step_limits), self.tail_limit))
+
+    @property
+    def noise_ratio(self) -> np.ndarray:
+        """``s_i / |lambda_i|`` (r,): above 1 the batch does not know the eigenvalue."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.std / np.abs(self.eigenvalues)
+
+    @property
+    def amplification(self) -> np.ndarray:
+        """Stationary noise over SGD's at equal `lr`, ``phi_i`` per mode (r,); nan where ``lambda_i <= 0``."""
+        return np.where(self.eigenvalues > 0, self.gains, np.nan)
+
+    @property
+    def effective_dimension(self) -> float:
+        """``sum phi_i |lambda_i|`` over the kept modes: how many directions take full Newton steps."""
+        return float(self.gains @ np.abs(self.eigenvalues))
+
+    @property
+    def advice(self) -> str:
+        """One sentence: does second order pay here, or what would serve better."""
+        sizes = np.abs(self.eigenvalues)
+        spread = float(sizes[0] / sizes[-1]) if sizes[-1] > 0 else math.inf
+        noise = float(np.median(self.noise_ratio))
+        share = self.effective_dimension / self.batch if self.batch else math.nan
+        return advice(spread, noise, share)
+
+    def __str__(self) -> str:
+        positive = int(np.sum(self.eigenvalues > 0))
+        lines = [
+            f"LRSFN after {self.steps} steps ({self.skipped} skipped): {self.refreshes} refreshes, {self.products} Hessian products, "
+            f"{self.parameters} parameters",
+            f"curvature: {positive} of {len(self.eigenvalues)} kept eigenvalues positive, next {self.next_eigenvalue:.3g}; "
+            f"batches: gradient {self.batch or 'unknown'}, Hessian {self.hessian_batch or 'unknown'}",
+            f"{'mode':>4} {'lambda':>11} {'s/|lambda|':>11} {'gain':>9} {'largest lr':>11}",
+        ]
+        count = len(self.eigenvalues)
+        for i in range(count) if count <= 7 else [*range(5), count - 1]:
+            lines.append(f"{i + 1:>4} {self.eigenvalues[i]:>11.3g} {self.noise_ratio[i]:>11.2g} {self.gains[i]:>9.3g} {self.step_limits[i]:>11.3g}")
+        lines.append(f"rest {self.next_eigenvalue:>11.3g} {'':>11} {self.tail_gain:>9.3g} {self.tail_limit:>11.3g}")
+        verdict = "beyond it" if self.lr > self.step_limit else "within it"
+        lines.append(f"predicted largest stable lr {self.step_limit:.3g}; lr = {self.lr:.3g} is {verdict}. Effective dimension {self.effective_dimension:.3g}.")
+        lines += [f"Last step not taken: {self.failure}"] if self.failure else []
+        return "\n".join([*lines, self.advice])
+
+
+def advice(spread: float, noise: float, share: float) -> str:
+    """One sentence from ``|lambda_1| / |lambda_r|``, the median ``s / |lambda|`` and ``d_eff / b`` (nan: not known)."""
+    if math.isnan(noise):
+        return "The curvature's noise is not known: let the closure take `rows` and return one loss per sample."
+    if noise > 1:
+        return f"Most eigenvalues are noise (s/|lambda| = {noise:.2g}): take a larger hessian_batch, or Adam, which needs none."
+    if share > 1:
+        return f"d_eff/b = {share:.2g}: batches are too small for full Newton steps; lower lr, average the last iterates, or use Adam."
+    if spread < _TIES:
+        return f"The kept spectrum spans only {spread:.2g}: momentum or Adam will do as well for less, unless a larger rank shows kappa > {_PAYS:g}."
+    if noise < _DETERMINISTIC:
+        return f"Ill-conditioned ({spread:.2g}) with little noise (s/|lambda| = {noise:.2g}): L-BFGS on large batches, or whitened inputs, may serve better."
+    return f"Ill-conditioned ({spread:.2g}) and noisy: here second order pays, unless the axes of curvature are the coordinates' (then Adam) or whitening is possible."
+
+
+def compose(eig: LowRank, method: LRSFN, gains: np.ndarray, tail_gain: float, std: np.ndarray, group: dict, counts: dict) -> Report:
+    """A report from an eigendecomposition, the gains in use, and per-sample standard deviations (r,) of its eigenvalues."""
+    lam, batch, hessian_batch = eig.eigenvalues, counts["batch"], counts["hessian_batch"]
+    over = [std / math.sqrt(size) if size else np.full_like(std, np.nan) for size in (batch, hessian_batch)]
+    variance = [np.nan_to_num(s) ** 2 for s in over]
+    slopes = np.broadcast_to(np.asarray(Divided.of(method.gain, lam, lam).first[0], dtype=float), lam.shape)
+    limits = mode_limits(gains, lam, slopes=slopes, gradient=variance[0], hessian=variance[1], momentum=group["momentum"])
+    following = np.array([eig.next_eigenvalue])
+    tail = mode_limits(np.array([tail_gain]), np.nan_to_num(following), momentum=group["momentum"])
+    return Report(
+        eigenvalues=lam,
+        next_eigenvalue=eig.next_eigenvalue,
+        std=over[1],
+        gains=gains,
+        tail_gain=tail_gain,
+        step_limits=limits,
+        tail_limit=float(tail[0]),
+        lr=float(group["lr"]),
+        parameters=int(eig.vectors.shape[0]),
+        **counts,
+    )

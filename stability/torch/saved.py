@@ -1,0 +1,75 @@
+"""What an optimizer saves: options of each group and its state, checked before they are read back."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .. import _check, methods
+
+COUNTS = ("age", "refreshes", "products", "steps", "skipped")
+FRESH: dict[str, Any] = {
+    **dict.fromkeys(COUNTS, 0),
+    **dict.fromkeys(("vectors", "velocity", "batch", "hessian_batch")),
+    **{"eigenvalues": [], "std": [], "next_eigenvalue": math.nan},
+}
+"""The state of a group before its first step."""
+
+
+def check_options(group: dict[str, Any]) -> None:
+    """Raise unless a group's options are within their ranges; a scheduler may have brought `lr` to 0."""
+    _check.nonnegative("lr", group["lr"])
+    methods.LRSFN(rank=group["rank"], damping=group["damping"], tail=group["tail"])
+    _check.count("refresh", group["refresh"])
+    _check.fraction("momentum", group["momentum"])
+    _check.count("seed", group["seed"], least=0)
+    for name in ("weight_decay", "noise"):
+        _check.nonnegative(name, group[name])
+    if group["hessian_batch"] is not None:
+        _check.count("hessian_batch", group["hessian_batch"])
+
+
+def check(state_dict: Any, sizes: Sequence[int]) -> None:
+    """Raise unless `state_dict` was saved by this optimizer, for groups of these sizes, and is whole."""
+    try:
+        groups, states = state_dict["param_groups"], state_dict["state"]
+        if len(groups) != len(sizes):
+            raise ValueError(f"it has {len(groups)} parameter groups, not {len(sizes)}")
+        for group, size in zip(groups, sizes, strict=True):
+            check_options(group)
+            if group["params"][0] in states:
+                _check_state(states[group["params"][0]], size)
+    except KeyError as error:
+        raise ValueError(f"`state_dict` must be what LRSFN.state_dict() returned; got one without {error}, of another optimizer or damaged.") from None
+    except (TypeError, AttributeError, IndexError, ValueError) as error:
+        raise ValueError(f"`state_dict` must be what LRSFN.state_dict() returned, for the same parameters; this one is not: {error}") from None
+
+
+def _check_state(state: dict[str, Any], size: int) -> None:
+    if {name: state[name] for name in FRESH}.keys() != state.keys():
+        raise ValueError(f"its state holds {', '.join(sorted(map(str, state.keys() - FRESH.keys())))}")
+    for name in COUNTS:
+        _check.count(name, state[name], least=0)
+    for name in ("batch", "hessian_batch"):
+        if state[name] is not None:
+            _check.count(name, state[name])
+    _check_tensor("velocity", state["velocity"], (size,))
+    _check_tensor("vectors", state["vectors"], (size, len(state["eigenvalues"])))
+    values = [*state["eigenvalues"], *state["std"], state["next_eigenvalue"]]
+    if not all(isinstance(v, numbers.Real) for v in values) or len(state["std"]) != len(state["eigenvalues"]):
+        raise ValueError("its eigenvalues are not numbers, each with its standard deviation")
+    if not all(map(math.isfinite, state["eigenvalues"])):
+        raise ValueError("its eigenvalues are not finite")
+
+
+def _check_tensor(name: str, value: Any, shape: tuple[int, ...]) -> None:
+    if value is None:
+        return
+    if not isinstance(value, torch.Tensor) or tuple(value.shape) != shape or not bool(torch.isfinite(value).all()):
+        raise ValueError(f"its {name} are not a finite tensor of shape {shape}")
+    if value.ndim == 2 and float((value.T @ value - torch.eye(shape[1], dtype=value.dtype, device=value.device)).abs().max()) > 1e-3:
+        raise ValueError(f"its {name} are not orthonormal")
