@@ -12,6 +12,7 @@ import numpy as np
 from _tasks import Problem, Task
 
 import stability as st
+from stability.lowrank import BadProducts
 
 TUNING_SEEDS, FINALISTS = (1000, 1001), 3
 """Every configuration is run on the first tuning seed, the best few on the second one too; neither is a final seed."""
@@ -65,7 +66,10 @@ def run(task: Task, configuration: Configuration, seed: int) -> Outcome:
     if not isinstance(options.get("method"), str):
         options["batch"] = task.batch
     with np.errstate(all="ignore"):
-        history = st.minimize(objective, problem.w0, callback=best, **options)
+        try:
+            history = st.minimize(objective, problem.w0, callback=best, **options)
+        except BadProducts:  # far from anything sensible, where a Hessian is rounding errors
+            return Outcome(math.inf, math.inf, math.nan, 0, math.nan, True)
         w = history.final if best is None or best.w is None else best.w
         validation, test, start = problem.validation(w), problem.test(w), problem.test(problem.w0)
     diverged = history.diverged or not math.isfinite(test) or test > 1.001 * start
@@ -172,7 +176,7 @@ def measured(task: Task, contender: str, seeds: range, *, tries: int | None = No
         "std": _short(float(np.std(tests, ddof=1))) if len(tests) > 1 and np.all(np.isfinite(tests)) else None,
         "diverged": sum(outcome.diverged for outcome in outcomes),
         "sweeps": _short(float(np.mean([outcome.sweeps for outcome in outcomes]))),
-        "products": _short(float(np.mean([outcome.products for outcome in outcomes]))),
+        "products": round(float(np.mean([outcome.products for outcome in outcomes]))),
         "seconds": _short(float(np.median([outcome.seconds for outcome in outcomes]))),
     }
 

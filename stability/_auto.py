@@ -18,8 +18,9 @@ NOISE_MARGIN = 4.0
 MEMORY = 0.5
 FLOOR = 1e-4
 MOMENTUM = 0.9
-STEP = 1 - MOMENTUM  # a unit step once the velocity has gathered
-SMALL_BATCH = 32
+STEP = 0.2  # twice a unit step once the velocity has gathered
+WATCHED = 10  # iterations that the watched loss is smoothed over
+OWN = ("scale", "reduction", "smooth", "worst")
 
 
 def auto_rank(passes: float, dim: int) -> int:
@@ -44,6 +45,9 @@ class AutoRule(LowRankRule):
     def __init__(self, rank: int):
         super().__init__(LRSFN(rank=rank, damping=1.0), every=None, warm=True, margin=NOISE_MARGIN)
         self.scale = 0.0  # mu
+        self.reduction = 1.0
+        self.smooth: float | None = None  # of the losses
+        self.worst: float | None = None
 
     def gains(self, eig: LowRank) -> tuple[np.ndarray, float]:
         noise = np.where(np.isfinite(self.sampling), self.sampling, 0.0)
@@ -54,18 +58,28 @@ class AutoRule(LowRankRule):
     def slopes(self, lam: np.ndarray) -> np.ndarray:
         return np.where(self.kept < 1 / self.scale, -np.sign(lam) * self.kept**2, 0.0)
 
-    def small_batch_factor(self, batch: int) -> float:
-        """What a step is divided by where batches are small."""
-        return 1 + self.effective_dimension() / batch if batch < SMALL_BATCH else 1.0
+    def step(self, batch: int) -> float:
+        """The step before the schedule: shorter where a batch is small against the directions that a step moves."""
+        return self.reduction * STEP / (1 + self.effective_dimension() / batch)
 
     def effective_dimension(self) -> float:
-        """``tr(P |H|)``, as far as it is known: how many directions a unit step moves by their whole length."""
+        """``tr(P |H|)`` on the kept eigenvectors: how many of them a unit step moves by their whole length."""
         assert self.eig is not None
         return float(np.sum(np.abs(self.eig.eigenvalues) * self.kept))
 
+    def watch(self, loss: float) -> bool:
+        """Whether the run has become worse than its start: the step is halved from here on."""
+        self.smooth = loss if self.smooth is None else self.smooth + (loss - self.smooth) / WATCHED
+        self.worst = 2 * abs(loss) if self.worst is None else self.worst
+        if not self.smooth > self.worst:
+            return False
+        self.smooth, self.reduction = None, 0.5 * self.reduction
+        return True
+
     def state(self) -> dict[str, Any]:
-        return {**super().state(), "scale": self.scale}
+        return {**super().state(), **{name: getattr(self, name) for name in OWN}}
 
     def restore(self, state: dict[str, Any], backend: Any) -> None:
-        self.scale = state.get("scale", 0.0)
-        super().restore({key: value for key, value in state.items() if key != "scale"}, backend)
+        for name in OWN:
+            setattr(self, name, state[name])
+        super().restore({key: value for key, value in state.items() if key not in OWN}, backend)

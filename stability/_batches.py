@@ -21,7 +21,7 @@ class Batches:
     batch, hessian_batch : int
         The whole of the data where equal to `samples`.
     nested : bool
-        The Hessian batch is the first part of the gradient batch.
+        The Hessian batch is the first part of the gradient batch (of all samples: a draw of its own).
     epochs : bool
         Gradient batches walk through a new shuffle of all samples, epoch after epoch; else each is an independent draw.
     seed : int
@@ -37,7 +37,7 @@ class Batches:
         if self.batch == self.samples:
             return None
         if not self.epochs:
-            return self._gradient.choice(self.samples, self.batch, replace=False, shuffle=False)
+            return self._gradient.choice(self.samples, self.batch, replace=False)  # shuffled: a nested Hessian batch is its first part
         while len(self._queue) < self.batch:  # a batch may hold the end of one epoch and the beginning of the next
             self._queue = np.concatenate([self._queue, self._gradient.permutation(self.samples)])
         rows, self._queue = self._queue[: self.batch], self._queue[self.batch :]
@@ -45,8 +45,8 @@ class Batches:
 
     def hessian(self, gradient: np.ndarray | None) -> np.ndarray:
         """A Hessian batch."""
-        if self.nested:
-            return (np.arange(self.samples) if gradient is None else gradient)[: self.hessian_batch]
+        if self.nested and gradient is not None:
+            return gradient[: self.hessian_batch]
         return self._hessian.permutation(self.samples)[: self.hessian_batch]
 
     def state(self) -> dict[str, Any]:

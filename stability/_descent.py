@@ -23,8 +23,10 @@ from .lowrank import LowRank, randomized_eigh
 from .lowrank.solvers import FRESH
 from .methods import Method
 
-LAZY_SHARE = 0.15
+LAZY_SHARE = 0.3
 """Hessian work that lazy refreshes may spend, as a share of gradient work."""
+ASYMMETRY = {"float64": 1e-8, "float32": 1e-3}
+"""Of a dense Hessian, against its largest entry."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,10 @@ class Dense(Plain):
 
     def refresh(self, curvature: Curvature, iteration: int) -> int:
         self.hessian, self.last = curvature.dense(), iteration
+        xp = namespace(self.hessian)
+        gap, size = (float(xp.max(xp.abs(part))) for part in (self.hessian - self.hessian.T, self.hessian))
+        if gap > ASYMMETRY[curvature.backend.dtype] * size:
+            raise ValueError(f"The Hessian must be symmetric; its largest |H_ij - H_ji| is {gap:.3g} against entries up to {size:.3g}. Check the derivative.")
         self._local = spectral(self.method, self.hessian)
         return curvature.dim
 
@@ -255,7 +261,8 @@ class LowRankRule(Plain):
         """Sampling noise of the kept eigenvalues, from sub-batches to batches of both sizes."""
         spread = np.full(self.rank, np.nan) if eig.std is None else eig.std * math.sqrt(hessian_batch / parts)
         self.sampling, self.hessian_sampling = spread / math.sqrt(gradient_batch), spread / math.sqrt(hessian_batch)
-        self.kept, self.rest = self.gains(eig)
+        self.kept, rest = self.gains(eig)
+        self.rest = float(rest)  # a NumPy scalar would turn float32 steps into float64
 
     def gains(self, eig: LowRank) -> tuple[np.ndarray, float]:
         """Gains on the kept eigenvectors (rank,) and off them."""
@@ -282,7 +289,7 @@ class LowRankRule(Plain):
             hessian=np.where(known, self.hessian_sampling, 0.0) ** 2,
             momentum=momentum,
         )
-        beyond = self.eig.next_eigenvalue
+        beyond = abs(self.eig.next_eigenvalue)  # behind a negative one, positive ones of nearly its size may follow
         tail = mode_limits(np.array([self.rest]), np.array([beyond]), momentum=momentum) if np.isfinite(beyond) else np.array([np.inf])
         return float(min(limits.min(initial=np.inf), tail[0]))
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,6 +158,28 @@ class Log:
     kept_at: list[int] = field(default_factory=list)
 
 
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C waits for the end of the iteration, so that what it leaves is whole; a second one does not wait."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    pressed = []
+
+    def wait(number: int, frame: Any) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed:
+        raise KeyboardInterrupt
+
+
 class Run:
     """The loop and its state."""
 
@@ -164,24 +189,32 @@ class Run:
         self.sums: list[tuple[int, Any]] = []  # of iterates, in blocks, for the mean of the last half
         self.iteration, self.work, self.log, self.status = 0, Work(), Log(), "done"
         self.limit, self.in_a_row = math.inf, 0
+        self.whole = True  # between iterations: what a checkpoint may keep
+        self._data = "" if plan.checkpoint is None else self._fingerprint()
         self._saved_at = time.perf_counter()
 
     def go(self) -> None:
         """Iterate until the budget is spent, a callback says so, or nothing finite is left to do."""
         plan = self.plan
-        while self.work.passes < plan.passes * (1 - 1e-12) and self.iteration < plan.iterations:
-            began = time.perf_counter()
-            loss, step = self.iterate()
-            self.work.seconds += time.perf_counter() - began
-            self._record(loss, step)
-            if self.in_a_row >= GIVE_UP:
-                self.status = f"diverged: {GIVE_UP} steps in a row would not have been finite, the first at iteration {self.iteration - GIVE_UP}"
-                return
+        while self.work.passes < plan.passes * (1 - 1e-12) and self.iteration < plan.iterations and self.in_a_row < GIVE_UP:
+            with _undisturbed():
+                self.whole, began = False, time.perf_counter()
+                loss, step = self.iterate()
+                self.work.seconds += time.perf_counter() - began
+                self._record(loss, step)
+                self.whole = True
             if plan.callback is not None and plan.callback(self._progress(loss, step)) is True:
                 self.status = f"ended by the callback after iteration {self.iteration - 1}"
                 return
             if plan.checkpoint is not None and time.perf_counter() - self._saved_at >= plan.checkpoint_every:
                 self.save()
+        if self.in_a_row >= GIVE_UP:
+            self.status = f"diverged: {GIVE_UP} steps in a row would not have been finite, the first at iteration {self.iteration - GIVE_UP}"
+
+    def _fingerprint(self) -> str:
+        """What the objective says at the start: other data of the same shape say something else."""
+        loss, gradient = self.plan.problem.loss_and_gradient(self.w, None)
+        return f"loss {loss:.6g}, gradient {float(namespace(gradient).sum(gradient**2)) ** 0.5:.6g}"
 
     def iterate(self) -> tuple[float, float]:
         """One iteration; the step it took is 0 where that would not have been finite."""
@@ -192,6 +225,8 @@ class Run:
         self.work.gradient_passes += plan.batches.batch
         if not (math.isfinite(loss) and self._finite(gradient)):
             return loss, self._skip()
+        if isinstance(plan.rule, AutoRule) and plan.rule.watch(loss):
+            self.velocity = None
         left = plan.passes - self.work.passes
         if plan.rule.due(self.iteration, self.work.gradient_passes, self.work.hessian_passes, left):
             try:
@@ -259,12 +294,8 @@ class Run:
             largest = abs(float(self.eigenvalues[0]))
             length = min(plan.step.step, plan.step.limit / largest) if largest > 0 else plan.step.step
         else:
-            length = plan.step
-        if plan.decay == "linear":
-            length *= 1 - self._share()
-        if not isinstance(plan.rule, AutoRule):
-            return length
-        return min(length / plan.rule.small_batch_factor(plan.batches.batch), self.limit)
+            length = min(plan.rule.step(plan.batches.batch), self.limit) if isinstance(plan.rule, AutoRule) else plan.step
+        return length * (1 - self._share()) if plan.decay == "linear" else length
 
     def _share(self) -> float:
         """How much of the run is over."""
@@ -278,7 +309,7 @@ class Run:
             value = self.plan.problem.value(self.w - length * direction, rows)
             self.work.values += 1
             self.work.gradient_passes += VALUE_COST * self.plan.batches.batch
-            if value <= loss - rule.slope * length * slope:
+            if value <= loss - rule.slope * length * max(slope, 0.0):  # uphill directions ask for no rise
                 return length
             length *= rule.shrink
         return length / rule.shrink if value <= loss else 0.0
@@ -333,7 +364,7 @@ class Run:
         arrays.update({f"log {name}": np.asarray(values) for name, values in vars(self.log).items()})
         arrays.update({f"rule {name}": host(value) for name, value in rule.items() if hasattr(value, "shape") and value.shape})
         values = {
-            "identity": plan.identity,
+            "identity": plan.identity | {"data": self._data},
             "iteration": self.iteration,
             "work": vars(self.work),
             "streams": batches["streams"],
@@ -375,7 +406,7 @@ class Run:
             raise ValueError(f"{plan.checkpoint} is not the checkpoint of a run ({type(error).__name__}: {error}). Delete it to start anew.") from None
 
     def _compare(self, identity: dict[str, Any]) -> None:
-        for name, value in self.plan.identity.items():
+        for name, value in (self.plan.identity | {"data": self._data}).items():
             if identity.get(name) != value:
                 raise ValueError(
                     f"The checkpoint {self.plan.checkpoint} was made with `{name}` = {identity.get(name)!r}, this run has {value!r}. "

@@ -129,13 +129,18 @@ def minimize(
     """
     w, backend = _start(objective, w0, device, dtype)
     if isinstance(method, str):
-        _only_defaults(method, step=step != "auto", batch=batch is not None, momentum=momentum != 0, average=average, checkpoint=checkpoint is not None)
-        return baseline(objective, w, _check.choice("method", method, BASELINES), sweeps=sweeps, iterations=iterations, callback=callback)
+        _check.choice("method", method, BASELINES)
+        given = {"batch": batch, "hessian_batch": hessian_batch, "decay": decay, "refresh": refresh, "keep_every": keep_every, "checkpoint": checkpoint}
+        own = {name: value is not None for name, value in given.items()} | {"step": step != "auto", "momentum": momentum != 0, "average": average}
+        _only_defaults(f"SciPy's {method} works on all samples and chooses its own steps", **own)
+        return baseline(objective, w, method, sweeps=sweeps, iterations=iterations, callback=callback)
     problem = Problem(objective if backend.name == "numpy" and backend.dtype == "float64" else moved(objective, backend), backend)
     sizes = _sizes(problem, batch, hessian_batch, coupling, sampling)
     passes, most = _budget(sweeps, iterations, problem, sizes[0], w)
     seed = _check.count("seed", seed, least=0)
     automatic = isinstance(step, str)
+    if automatic:
+        _only_defaults("step='auto' chooses the momentum and the schedule", momentum=momentum != 0, decay=decay is not None, noise_margin=noise_margin != 0)
     rule, hessian = _rule(method, step, problem, sizes, passes, refresh, warm, noise_margin, hessian_batch is not None)
     plan = Plan(
         problem=problem,
@@ -150,14 +155,15 @@ def minimize(
         seed=seed,
         keep_every=None if keep_every is None else _check.count("keep_every", keep_every),
         callback=callback,
-        checkpoint=None if checkpoint is None else Path(checkpoint),
+        checkpoint=None if checkpoint is None else _base(checkpoint),
         checkpoint_every=_check.nonnegative("checkpoint_every", checkpoint_every),
         identity={},
     )
     if isinstance(plan.step, SpectralStep) and not isinstance(rule, LowRankRule):
         raise ValueError("SpectralStep needs the eigenvalues of a low-rank method. Use method=st.LRSFN(...), or a number.")
     plan.identity.update(_identity(plan, method, w, step))
-    return _history(_carried_out(plan, w, progress), method)
+    with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges says so in its status
+        return _history(_carried_out(plan, w, progress), method)
 
 
 def _start(objective: Any, w0: Any, device: str | Backend, dtype: str | None) -> tuple[Any, Backend]:
@@ -168,6 +174,11 @@ def _start(objective: Any, w0: Any, device: str | Backend, dtype: str | None) ->
         dtype = "float32" if getattr(w0, "dtype", None) == np.float32 else "float64"
     backend = backend_of(device, _check.choice("dtype", dtype, ("float64", "float32")))
     return backend.asarray(_check.shaped("w0", w0, (int(objective.dim),))), backend
+
+
+def _need(problem: Problem, name: str) -> None:
+    if not hasattr(problem.objective, name):
+        raise ValueError(f"`objective` lacks {name}, which this method needs; see st.Objective.")
 
 
 def _sizes(problem: Problem, batch: int | None, hessian_batch: int | None, coupling: str, sampling: str) -> tuple[int, int]:
@@ -206,6 +217,7 @@ def _rule(
     every = None if refresh is None else _check.count("refresh", refresh)
     if isinstance(step, str):
         _check.choice("step", step, ("auto",))
+        _need(problem, "hvp")
         return _automatic(method, problem, sizes, passes, every, chosen)
     if isinstance(method, Adam):
         return Moments(method), sizes[1]
@@ -213,6 +225,7 @@ def _rule(
         raise ValueError(f"`method` must be a method such as st.SGD() or st.LRSFN(...), st.Adam(), or one of {', '.join(BASELINES)}; got {method!r}.")
     if method.is_identity:
         return Plain(), sizes[1]
+    _need(problem, "hessian" if method.rank is None else "hvp")
     if method.rank is not None:
         _check.count("rank", method.rank, most=problem.dim, why="the dimension")
         return LowRankRule(method, every=every, warm=_check.flag("warm", warm), margin=_check.nonnegative("noise_margin", margin)), sizes[1]
@@ -234,10 +247,10 @@ def _automatic(method: Any, problem: Problem, sizes: tuple[int, int], passes: fl
     return AutoRule(rank), sizes[1] if chosen else _auto.auto_hessian_batch(rank, problem.samples)
 
 
-def _only_defaults(method: str, **given: bool) -> None:
+def _only_defaults(reason: str, **given: bool) -> None:
     for name, is_given in given.items():
         if is_given:
-            raise ValueError(f"SciPy's {method} works on all samples and chooses its own steps: leave `{name}` out.")
+            raise ValueError(f"{reason}: leave `{name}` out.")
 
 
 def _identity(plan: Plan, method: Any, w: Any, step: Any) -> dict[str, Any]:
@@ -255,11 +268,18 @@ def _identity(plan: Plan, method: Any, w: Any, step: Any) -> dict[str, Any]:
         "hessian_batch": batches.hessian_batch,
         "coupling": "nested" if batches.nested else "independent",
         "sampling": "epochs" if batches.epochs else "independent",
-        "refresh": repr(vars(plan.rule).get("every")),
+        **{name: repr(vars(plan.rule).get(key)) for name, key in (("refresh", "every"), ("warm", "warm"), ("noise_margin", "margin"))},
         "sweeps": repr(plan.passes / plan.problem.samples),
+        "iterations": repr(plan.iterations),
         "seed": plan.seed,
         "dtype": plan.problem.backend.dtype,
     }
+
+
+def _base(checkpoint: str | Path) -> Path:
+    """What the checkpoint's two files have in common, where one of them was named."""
+    path = Path(checkpoint)
+    return path.with_suffix("") if path.suffix in (".json", ".npz") else path
 
 
 def _carried_out(plan: Plan, w: Any, progress: bool) -> Run:
@@ -273,7 +293,7 @@ def _carried_out(plan: Plan, w: Any, progress: bool) -> Run:
             run.go()
     except KeyboardInterrupt:
         run.status = f"interrupted after {run.iteration} iterations"
-        if plan.checkpoint is not None:
+        if plan.checkpoint is not None and run.whole:
             run.save()
         raise Interrupted(f"Interrupted: the history of {run.iteration} iterations is in this exception's `.result`.", _history(run, None)) from None
     if plan.checkpoint is not None:

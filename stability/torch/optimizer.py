@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import array_api_compat.torch
@@ -125,7 +125,7 @@ class LRSFN(torch.optim.Optimizer):
 
     # -- the step ----------------------------------------------------------------------------------------------
 
-    def step(self, closure: Callable[..., Any], *, batch_size: int | None = None) -> torch.Tensor:  # type: ignore[override]
+    def step(self, closure: Any = None, *, batch_size: int | None = None) -> Any:
         """One step on one batch; a step that would not be finite is not taken, and counted in `skipped`.
 
         Parameters

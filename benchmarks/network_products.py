@@ -1,0 +1,180 @@
+"""Block Hessian products of a network, this library against JAX, side by side on one core each.
+
+python benchmarks/network_products.py [--quick] [--out FILE]
+
+A product is the whole way: from a state, a batch and a block of directions to the block of products, the pass at the
+state (ours: `products`; JAX: `linearize`) included. Everything runs in one child process that is confined to one core;
+contenders are compared with each other, warm up (compile), then take turns. A full run writes
+benchmarks/results/network_products.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from _goals import Goal, rows, table
+from _measure import environment, load_average, pin, pinned_environment, say, summary
+
+RESULT = Path(__file__).parent / "results" / "network_products.json"
+INPUTS, HIDDEN, CLASSES = 64, (128, 64), 10
+COLUMNS, ROUNDS = 40, 31
+BATCHES = (256, 64, 512)
+GOALS = {("float64", 256): 1.0, ("float32", 256): 1.3}
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
+
+
+def goals() -> list[Goal]:
+    """Shares of JAX's time. The goals are for blocks (n, 40) as an eigensolver holds them; "by rows" is Fortran order."""
+    cells = [(dtype, batch) for batch in BATCHES for dtype in TOLERANCE]
+    return [Goal(f"{dtype}/batch-{batch}", "numpy", "jax", GOALS.get((dtype, batch)), "most") for dtype, batch in cells] + [
+        Goal(f"{dtype}/batch-256", ours, theirs, None, "most") for dtype in TOLERANCE for ours, theirs in (("by rows", "jax"), ("reused", "numpy"))
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, some seconds; the figures are rougher")
+    parser.add_argument("--out", type=Path, metavar="FILE", help=f"where to write the numbers (a full run: {RESULT.parent.name}/{RESULT.name})")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        _child(arguments)
+        return
+    if find_spec("stability") is None:
+        sys.exit("stability is not importable here: install it (pip install -e .) or set PYTHONPATH to the repository.")
+    document = _measured(arguments.quick)
+    out = arguments.out or (None if arguments.quick else RESULT)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print(table(document))
+
+
+def _measured(quick: bool) -> dict:
+    """What a child process on one core measured, with the rows of the table."""
+    began, load = time.perf_counter(), load_average()
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "cells.json"
+        command = [sys.executable, __file__, "--child", "--out", str(out), *["--quick"] * quick]
+        if subprocess.run(command, env=pinned_environment(1), check=False).returncode:
+            sys.exit("The measurement stopped; its message is above.")
+        part = json.loads(out.read_text(encoding="utf-8"))
+    return {
+        "environment": {**part["environment"], "load": load},
+        "quick": quick,
+        "rounds": part["rounds"],
+        "seconds": round(time.perf_counter() - began),
+        "problem": {"sizes": [INPUTS, *HIDDEN, CLASSES], "columns": COLUMNS, "activation": "tanh", "loss": "cross-entropy"},
+        "notes": part["notes"],
+        "rows": rows(part["cells"], goals()),
+        "cells": part["cells"],
+    }
+
+
+# --- in the child ---
+
+
+def _child(arguments: argparse.Namespace) -> None:
+    pin(1)
+    rounds = 7 if arguments.quick else ROUNDS
+    notes = [] if find_spec("jax") else ["jax is not installed (extra `peers`)."]
+    cells = {f"{dtype}/batch-{batch}": _cell(dtype, batch, rounds) for batch in BATCHES for dtype in TOLERANCE}
+    result = {"cells": cells, "rounds": rounds, "notes": notes, "environment": environment()}
+    arguments.out.write_text(json.dumps(result), encoding="utf-8")
+
+
+def _cell(dtype: str, batch: int, rounds: int) -> dict:
+    """Every contender's milliseconds on one problem, the best variant of JAX for JAX."""
+    began = time.perf_counter()
+    contenders, absent = _ours(dtype, batch), {}
+    if find_spec("jax"):
+        contenders |= _jax(dtype, batch)
+    else:
+        absent["jax"] = "jax is not installed (extra `peers`)"
+    reference, errors = contenders["numpy"](), {}
+    for name, run in contenders.items():
+        found = run()
+        errors[name] = float(np.abs(found - reference).max() / np.abs(reference).max())
+    times = _in_turns(contenders, rounds)
+    measured = {name: {**summary(times[name]), "error": errors[name], "right": errors[name] < TOLERANCE[dtype]} for name in contenders}
+    variants = {name: measured.pop(name) for name in list(measured) if name.startswith("jax")}
+    if variants:
+        best = min(variants, key=lambda name: variants[name]["median"])
+        measured["jax"] = {**variants[best], "variant": best, "screened": {name: round(v["median"], 3) for name, v in variants.items()}}
+    say(f"{dtype}/batch-{batch}: {time.perf_counter() - began:.0f} s")
+    return {"unit": "ms", "contenders": measured, "absent": absent}
+
+
+def _in_turns(contenders: dict[str, Callable[[], np.ndarray]], rounds: int) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            gc.collect()
+            began = time.perf_counter()
+            run()
+            times[name].append((time.perf_counter() - began) * 1e3)
+    return times
+
+
+def _problem(dtype: str, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inputs, labels and directions by column."""
+    rng = np.random.default_rng(0)
+    size = sum((a + 1) * b for a, b in zip((INPUTS, *HIDDEN), (*HIDDEN, CLASSES), strict=True))
+    X, V = rng.standard_normal((batch, INPUTS)), rng.standard_normal((size, COLUMNS))
+    return X.astype(dtype), rng.integers(0, CLASSES, batch), V.astype(dtype)
+
+
+def _ours(dtype: str, batch: int) -> dict[str, Callable[[], np.ndarray]]:
+    from stability.objectives.network import mlp
+
+    X, y, V = _problem(dtype, batch)
+    F = mlp(X, y, HIDDEN, classes=CLASSES, dtype=dtype)
+    w, by_rows = F.initial(0), np.asfortranarray(V)
+    products = F.products(w)
+    return {"numpy": lambda: F.products(w)(V), "by rows": lambda: F.products(w)(by_rows), "reused": lambda: products(V)}
+
+
+def _jax(dtype: str, batch: int) -> dict[str, Callable[[], np.ndarray]]:
+    """The same products by `linearize` and `vmap`, compiled as one, over columns and over rows of the block."""
+    import jax
+    import jax.numpy as jnp
+
+    jax.config.update("jax_enable_x64", True)
+    from stability.objectives.network import mlp
+
+    X, y, V = _problem(dtype, batch)
+    w = jnp.asarray(mlp(X, y, HIDDEN, classes=CLASSES, dtype=dtype).initial(0))
+    X, y = jnp.asarray(X), jnp.asarray(y)
+
+    def loss(w: jax.Array, X: jax.Array) -> jax.Array:
+        start, a = 0, X
+        for inputs, outputs in zip((INPUTS, *HIDDEN), (*HIDDEN, CLASSES), strict=True):
+            middle = start + inputs * outputs
+            a = jnp.tanh(a) if start else a
+            a, start = a @ w[start:middle].reshape(inputs, outputs) + w[middle : middle + outputs], middle + outputs
+        return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(a), y[:, None], axis=1))
+
+    def contender(axis: int, block: np.ndarray) -> Callable[[], np.ndarray]:
+        @jax.jit
+        def run(w: jax.Array, X: jax.Array, V: jax.Array) -> jax.Array:
+            _, product = jax.linearize(lambda w: jax.grad(loss)(w, X), w)
+            return jax.vmap(product, in_axes=axis, out_axes=axis)(V)
+
+        V = jnp.asarray(block)
+        return lambda: np.asarray(run(w, X, V).block_until_ready()) if axis else np.asarray(run(w, X, V).block_until_ready()).T
+
+    return {"jax columns": contender(1, V), "jax rows": contender(0, V.T)}
+
+
+if __name__ == "__main__":
+    main()
