@@ -313,9 +313,11 @@ class LowRankRule(Plain):
             return
         for name in ("sampling", "hessian_sampling", "kept", "rest", "last", "cost", "first"):
             setattr(self, name, state[name])
+        vectors = state["vectors"]
         self.eig = LowRank(
             eigenvalues=state["eigenvalues"],
-            vectors=backend.asarray(state["vectors"]),
+            # In the order of memory they had: another would round otherwise.
+            vectors=backend.asarray(vectors.T).T if vectors.flags.f_contiguous else backend.asarray(vectors),
             columns=0,
             residual=np.full(self.rank, np.nan),
             next_eigenvalue=state["next_eigenvalue"],

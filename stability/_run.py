@@ -164,7 +164,7 @@ def _undisturbed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    pressed = []
+    pressed: list[int] = []
 
     def wait(number: int, frame: Any) -> None:
         if pressed:

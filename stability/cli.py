@@ -1,4 +1,4 @@
-"""The command line: `stability reproduce`, `stability bound` and `stability theorems`.
+"""The command line: `stability reproduce`, `stability bound`, `stability train` and `stability theorems`.
 
 Exit codes: 0 done, 1 a claim or check failed, 2 wrong usage or bad input.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from . import _check
-from .results import save
+from .results import jsonable, save
 
 
 class _BadInput(click.ClickException):
@@ -145,6 +145,63 @@ def bound(
     drawn = f"{coupling}, {'with' if replacement else 'without'} replacement"
     click.echo(f"batches: gradient {batch}, Hessian {hessian_batch or batch}, {drawn}; step {step:g}, damping {damping:g}\n")
     click.echo(str(result))
+
+
+@main.command(epilog="Example:  stability train --data digits --model mlp --optimizer lrsfn --sweeps 20 --out out/digits")
+@click.option("--data", required=True, help="digits, mnist (5,000 images), or a CSV file with a header line.")
+@click.option("--target", default=None, help="In a CSV file, the column to predict: classes, or a number.")
+@click.option("--model", type=click.Choice(["mlp", "autoencoder"]), default="mlp", show_default=True, help="The network.")
+@click.option("--hidden", default=None, metavar="W,W,...", help="Widths of the hidden layers; 128,64 for mlp and 64,16,64 for autoencoder.")
+@click.option("--activation", default="tanh", show_default=True, help="tanh, sigmoid, softplus or silu: smooth ones, which have Hessians.")
+@click.option("--optimizer", type=click.Choice(["lrsfn", "sgd", "momentum", "adam", "lbfgs", "newton-cg"]), default="lrsfn", show_default=True)
+@click.option("--step", default="auto", show_default=True, help="The learning rate; auto: measured by lrsfn, the usual one for the others.")
+@click.option("--rank", type=int, default=None, help="Eigenpairs that lrsfn keeps; by default as many as the run can pay for.")
+@click.option("--damping", type=float, default=None, help="Of lrsfn, where --step is a number; 0.1 by default.")
+@click.option("--batch", default=32, show_default=True, type=int, help="Samples in a gradient batch.")
+@click.option("--hessian-batch", default=None, type=int, help="Samples in a Hessian batch.")
+@click.option("--sweeps", default=20.0, show_default=True, type=float, help="Work, in passes over the training samples; Hessian products are charged.")
+@click.option("--l2", default=0.0, show_default=True, type=float, help="Weight decay.")
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the split, the start and the batches.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), default=None, help="Keep the state there; the same command goes on from it.")
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Save the history there (.json, .npz) and draw it (.png, .svg).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for a program.")
+def train(data: str, target: str | None, model: str, hidden: str | None, activation: str, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Train a network on minibatches and say what curvature and noise the optimizer saw.
+
+    A fifth of the samples is held back. With lrsfn and --step auto nothing needs tuning.
+    """
+    from . import _train
+
+    network = {name: options.pop(name) for name in ("l2", "dtype")} | {"seed": options["seed"]}
+    training = _train.prepare(data, model=model, hidden=_widths(hidden), activation=activation, target=target, **network)
+    if out is not None:
+        _check.folder(out.parent)  # found out before the computing starts
+    if not as_json:
+        click.echo(f"{training.about}\n{training.train!r}; {training.test.n_samples} samples held back\n")
+    history = _train.run(training, progress=not as_json, **options)
+    if out is not None:
+        from .plot import plot, write
+
+        save(history, out)
+        write(plot(history), out)
+    scores = {name: training.score(history.final, part) for name, part in (("train", training.train), ("test", training.test))}
+    if as_json:
+        about = {"metric": training.wanted, **scores, "status": history.status, "loss": history.loss, **history.stats}
+        click.echo(json.dumps(jsonable(about), indent=1, allow_nan=False))
+    else:
+        click.echo(f"{history}\n{training.wanted}: {scores['train']:.4g} on the training samples, {scores['test']:.4g} on those held back")
+    if history.diverged:
+        raise SystemExit(1)
+
+
+def _widths(hidden: str | None) -> tuple[int, ...] | None:
+    if hidden is None:
+        return None
+    parts = hidden.split(",")
+    if not all(part.strip().isdecimal() and part.strip().isascii() for part in parts):
+        raise ValueError(f"`--hidden` must be widths separated by commas, such as 128,64; got {hidden!r}.")
+    return tuple(map(int, parts))
 
 
 METHODS = ("sgd", "newton", "damped-newton", "sfn", "lrsfn", "lrsfn-flat", "r-sfn", "newsamp", "natural-gradient", "fractional-power")

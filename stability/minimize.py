@@ -257,7 +257,7 @@ def _identity(plan: Plan, method: Any, w: Any, step: Any) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
     batches = plan.batches
     return {
-        "method": repr(method),
+        "method": f"LRSFN(rank={plan.rule.rank}), everything else measured" if isinstance(plan.rule, AutoRule) else repr(method),
         "objective": repr(plan.problem.objective),
         "w0": zlib.crc32(plan.problem.backend.host(w).tobytes()),
         "step": repr(step),

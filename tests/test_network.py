@@ -91,6 +91,7 @@ def test_a_softmax_of_zero_scores_loses_log_of_the_classes():
     F = mlp(np.ones((6, 2)), [0, 1, 2, 0, 1, 2], (4,), classes=5)
     assert F.sizes == (2, 4, 5)
     assert F.value(np.zeros(F.dim)) == pytest.approx(np.log(5))
+    assert mlp(np.ones((6, 2)), np.zeros(6), (4,)).sizes == (2, 4, 2)  # labels that show one class only
 
 
 def test_squared_losses_are_means_over_samples_and_outputs():
@@ -212,7 +213,10 @@ def test_leading_axes_are_states_on_their_own():
                 found, expected = function(states, batch=batch), np.stack([function(w, batch=b) for w, b in each])
                 np.testing.assert_allclose(found, expected.reshape(2, 3, *expected.shape[1:]), atol=1e-13)
         assert F.per_sample_hessian(states[0], batch=[0, 1]).shape == (3, 2, F.dim, F.dim)
-        assert F.value(states[0, 0], batches).shape == (2, 3)
+        one = states[0, 0]
+        np.testing.assert_allclose(F.value(one, batches)[1, 2], F.value(one, batches[1, 2]))
+        np.testing.assert_allclose(F.hessian(one, batches)[1, 2], F.hessian(one, batches[1, 2]), atol=1e-14)
+        np.testing.assert_allclose(F.hvp(one, np.stack([V, 2 * V]))[1], 2 * F.hvp(one, V), atol=1e-13)
 
 
 # --- data, start, other data ---

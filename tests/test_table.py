@@ -144,7 +144,7 @@ def test_wrong_usage_is_exit_code_2(write, options):
 
 
 def test_an_unknown_model_is_refused_in_python_too(write):
-    with pytest.raises(ValueError, match="`model` must be one of logistic, least-squares; got 'ridge'"):
+    with pytest.raises(ValueError, match="`model` must be one of logistic, least-squares, network; got 'ridge'"):
         st.read_table(write(GOOD), target="y", model="ridge")
 
 

@@ -26,13 +26,13 @@ class Operator:
     normals: Callable[[tuple[int, int]], Any]
     columns: int = 0
 
-    def image(self, block: Any, basis: Sequence[Any]) -> tuple[Any, np.ndarray]:
-        """``H block``, shape (n, k), and each sub-batch's ``basis.T H_j block``, shape (m, K, k) on the host."""
-        self.columns += block.shape[1]
+    def image(self, rows: Any, basis: Any) -> tuple[Any, np.ndarray]:
+        """H applied to rows (k, n), and for each sub-batch how ``H_j rows`` couple with the basis (K, n): (m, K, k) on the host."""
+        self.columns += rows.shape[0]
         total: Any = None
         cores = []
         for number, part in enumerate(self.parts):
-            product = self._product(part, block)
+            product = self._product(part, rows.T).T
             cores.append(couplings(basis, product, self.backend))
             # The first product may be the caller's own array: never written.
             total = product if number == 0 else _plus(total, product, fresh=number > 1)
@@ -49,16 +49,16 @@ class Operator:
         return product
 
     def filled(self, start: Any, width: int) -> Any:
-        """The first columns of `start`, and random ones up to this width."""
+        """The first columns of `start` (n, K), and random ones up to this width, as rows."""
         have = 0 if start is None else min(width, start.shape[1])
         if have == width:
-            return start[:, :width]
-        fresh = self.normals((self.n, width - have)) / self.n**0.5
-        return fresh if have == 0 else self.backend.xp.concat([start[:, :have], fresh], axis=1)
+            return start[:, :width].T
+        fresh = self.normals((width - have, self.n)) / self.n**0.5
+        return fresh if have == 0 else self.backend.xp.concat([start[:, :have].T, fresh], axis=0)
 
-    def orthonormal(self, block: Any, basis: Sequence[Any] = (), known: np.ndarray | None = None) -> tuple[Any, np.ndarray]:
-        """Orthonormal columns for `block` off `basis`, and their factor."""
-        return orthonormalize(block, basis, self.backend, self.normals, known)
+    def orthonormal(self, rows: Any, basis: Any = None, known: np.ndarray | None = None) -> tuple[Any, np.ndarray]:
+        """Orthonormal rows for these off the basis, and their factor."""
+        return orthonormalize(rows, rows[:0] if basis is None else basis, self.backend, self.normals, known)
 
 
 def _plus(total: Any, product: Any, *, fresh: bool) -> Any:
@@ -74,30 +74,43 @@ def _described(product: Any) -> str:
 
 @dataclass
 class Space:
-    """A growing orthonormal basis Q (a list of blocks) with the cores ``Q.T H_j Q`` and what of ``H Q`` lies off Q.
+    """A growing orthonormal basis Q with the cores ``Q.T H_j Q``, and what of ``H Q`` lies off Q.
 
     Attributes
     ----------
+    rows : array, shape (size, n)
+        The basis vectors; the leading `filled` are there.
     cores : array, shape (m, size, size)
-        Symmetric; only the leading `filled` rows and columns hold numbers.
+        Symmetric, on the host.
     loose : list of (slice, array)
-        Columns of Q whose images are not in the span of Q, and the Gram matrix of what is left of them.
+        Basis vectors whose images are not in the span of Q, and the Gram matrix of what is left of these.
     """
 
     operator: Operator
     size: int
-    basis: list[Any] = field(default_factory=list)
     filled: int = 0
     loose: list[tuple[slice, np.ndarray]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.cores = np.zeros((len(self.operator.parts), self.size, self.size))
+        operator, backend = self.operator, self.operator.backend
+        self.rows = backend.xp.empty((self.size, operator.n), dtype=getattr(backend.xp, backend.dtype), device=backend.device)
+        self.cores = np.zeros((len(operator.parts), self.size, self.size))
+
+    @property
+    def basis(self) -> Any:
+        """The vectors that are there, as rows (filled, n)."""
+        return self.rows[: self.filled, :]
+
+    @property
+    def core(self) -> np.ndarray:
+        """``Q.T H Q`` of the mean, shape (filled, filled)."""
+        return self.cores[:, : self.filled, : self.filled].mean(axis=0)
 
     def extend(self, block: Any, expected: np.ndarray | None = None) -> Any:
-        """Add orthonormal columns and return their image; `expected` is ``block.T H (the previous columns)``."""
-        self.basis.append(block)
-        image, along = self.operator.image(block, self.basis)
-        before, self.filled = self.filled, self.filled + block.shape[1]
+        """Add orthonormal rows and return their image; `expected`: their couplings with the previous rows' image, from its factor."""
+        before, self.filled = self.filled, self.filled + block.shape[0]
+        self.rows[before : self.filled, :] = block
+        image, along = self.operator.image(self.rows[before : self.filled, :], self.basis)
         own = along[:, before:]
         self.cores[:, :before, before : self.filled] = along[:, :before]
         self.cores[:, before : self.filled, :before] = along[:, :before].transpose(0, 2, 1)
@@ -109,28 +122,25 @@ class Space:
         return image
 
     def next_block(self, image: Any, fill: Any = None) -> tuple[Any, np.ndarray]:
-        """Orthonormal columns for the last block's image off the basis (and `fill` beside it), and their factor."""
-        width = image.shape[1]
-        known = self._last_couplings(width) if fill is None else None
-        beside = image if fill is None else self.operator.backend.xp.concat([image, fill], axis=1)
-        block, factor = self.operator.orthonormal(beside, self.basis, known)
+        """Orthonormal rows for the last block's image off the basis (and `fill` below it), and the image's factor."""
+        width = image.shape[0]
+        if fill is None:
+            return self.operator.orthonormal(image, self.basis, self._last_couplings(width))
+        block, factor = self.operator.orthonormal(self.operator.backend.xp.concat([image, fill], axis=0), self.basis)
         return block, factor[:, :width]
 
-    def leave(self, image: Any) -> np.ndarray:
-        """Note what of the last block's image lies off the basis, where it will not be followed; its Gram matrix."""
-        width, backend = image.shape[1], self.operator.backend
-        rest = image - combined(self.basis, self._last_couplings(width), backend)
-        gram = couplings([rest], rest, backend)
+    def leave(self, image: Any) -> None:
+        """Note what of the last block's image lies off the basis, where it will not be followed."""
+        width, backend = image.shape[0], self.operator.backend
+        along, whole = self._last_couplings(width), couplings(image, image, backend)
+        gram = whole - along.T @ along
+        if np.trace(gram) < 1e5 * np.finfo(backend.dtype).eps * np.trace(whole):  # little is left: not by a difference of squares
+            rest = image - combined(self.basis, along, backend)
+            gram = couplings(rest, rest, backend)
         self.loose.append((slice(self.filled - width, self.filled), gram))
-        return gram
 
     def _last_couplings(self, width: int) -> np.ndarray:
-        return self.core[:, self.filled - width : self.filled]
-
-    @property
-    def core(self) -> np.ndarray:
-        """``Q.T H Q`` of the mean, shape (filled, filled)."""
-        return self.cores[:, : self.filled, : self.filled].mean(axis=0)
+        return self.core[:, self.filled - width :]
 
 
 def check_symmetric(pairs: Sequence[tuple[np.ndarray, np.ndarray]], core: np.ndarray, dtype: str) -> None:

@@ -46,7 +46,7 @@ def ritz(space: Space, rank: int, method: str, note: str = "") -> LowRank:
     residual = sum((np.sqrt(np.maximum(square, 0.0)) for square in squares), np.zeros(rank))
     following = float(values[rank]) if len(values) > rank else (0.0 if rank == operator.n else math.nan)
     spread = _spread(space.cores[:, : space.filled, : space.filled], kept)
-    vectors = combined(space.basis, kept, operator.backend)
+    vectors = combined(space.basis, kept, operator.backend).T
     status = _status(values[:rank], operator.backend.dtype, note)
     return LowRank(values[:rank], vectors, operator.columns, residual, spread, following, method, status)
 
@@ -64,12 +64,12 @@ def block_krylov(operator: Operator, rank: int, start: Any = None) -> LowRank:
     first = size % width or width  # a first block that is narrower, so that every image but the last is in the span
     seed = operator.filled(start, width)
     space = Space(operator, size)
-    block, factor = operator.orthonormal(seed[:, :first])[0], None
+    block, factor = operator.orthonormal(seed[:first, :])[0], None
     while True:
         image = space.extend(block, factor)
         if space.filled == size:
             break
-        fill = seed[:, first:] if image.shape[1] < width else None
+        fill = seed[first:, :] if image.shape[0] < width else None
         block, factor = space.next_block(image, fill)
     space.leave(image)
     return ritz(space, rank, "block-krylov")
@@ -89,10 +89,10 @@ def grown(operator: Operator, rank: int, tolerance: float, start: Any = None) ->
         start = None
         for step in range(4):
             image = space.extend(block, factor)
-            if step == 1 and math.sqrt(np.linalg.eigvalsh(couplings([image], image, operator.backend))[-1]) <= tolerance * _largest(space):
+            if step == 1 and math.sqrt(np.linalg.eigvalsh(couplings(image, image, operator.backend))[-1]) <= tolerance * _largest(space):
                 note = ""
                 break
-            if step == 3 or space.filled + block.shape[1] > size:
+            if step == 3 or space.filled + block.shape[0] > size:
                 break
             block, factor = space.next_block(image)
         space.leave(image)
@@ -110,11 +110,11 @@ def double_pass(operator: Operator, rank: int, oversampling: int, power: int, st
     probe = block = operator.filled(start, width)
     factor = np.zeros((0, 0))
     for _ in range(power + 1):
-        probe = block[:, :2]
-        block, factor = operator.orthonormal(operator.image(block, [])[0])
+        probe = block[:2, :]
+        block, factor = operator.orthonormal(operator.image(block, block[:0, :])[0])
     space = Space(operator, width)
     image = space.extend(block)
-    check_symmetric([(couplings([probe], image, operator.backend), factor[:, : probe.shape[1]].T)], space.core, operator.backend.dtype)
+    check_symmetric([(couplings(probe, image, operator.backend), factor[:, : probe.shape[0]].T)], space.core, operator.backend.dtype)
     space.leave(image)
     return ritz(space, rank, "double-pass")
 
@@ -135,10 +135,10 @@ def nystrom(operator: Operator, rank: int, width: int, start: Any = None) -> tup
     block = operator.orthonormal(operator.filled(start, width))[0]
     space = Space(operator, width)
     image = space.extend(block)
-    whole = couplings([image], image, backend)
+    whole = couplings(image, image, backend)
     theta, turn = by_size(space.core)
-    kept, theta, following = turn[:, :rank], theta[:rank], (float(theta[rank]) if width > rank else math.nan)
-    sketch, factor = operator.orthonormal(combined([image], kept, backend))
+    kept, theta = turn[:, :rank], theta[:rank]
+    sketch, factor = operator.orthonormal(combined(image, kept, backend))
     negligible = np.abs(theta) <= np.finfo(backend.dtype).eps * np.max(np.abs(theta))
     inverse = np.where(negligible, 0.0, 1.0 / np.where(negligible, 1.0, theta))
     values, rotation = by_size((factor * inverse) @ factor.T)
@@ -149,8 +149,8 @@ def nystrom(operator: Operator, rank: int, width: int, start: Any = None) -> tup
     quotient = np.sum(nearest * (space.core @ nearest), axis=0)
     residual = np.sqrt(np.maximum(np.sum(nearest * (whole @ nearest), axis=0) - quotient**2, 0.0))
     leak = max(np.sum(kept * (whole @ kept)) - np.sum(theta**2), 0.0) / max(np.sum(kept * (whole @ kept)), np.finfo(float).tiny)
-    vectors = combined([sketch], rotation, backend)
-    found = LowRank(values, vectors, operator.columns, residual, _spread(space.cores, nearest), following, "nystrom", _status(values, backend.dtype))
+    vectors = combined(sketch, rotation, backend).T
+    found = LowRank(values, vectors, operator.columns, residual, _spread(space.cores, nearest), math.nan, "nystrom", _status(values, backend.dtype))
     return found, math.sqrt(leak)
 
 
@@ -169,13 +169,14 @@ def lanczos(operator: Operator, rank: int) -> LowRank:
     from scipy.sparse.linalg import LinearOperator, eigsh
 
     backend, n = operator.backend, operator.n
+    nothing = backend.asarray(np.zeros((0, n)))
 
     def product(column: np.ndarray) -> np.ndarray:
-        image = operator.image(backend.asarray(column.reshape(n, 1)), [])[0]
-        return np.asarray(backend.host(image), dtype=float)[:, 0]
+        image = operator.image(backend.asarray(column.reshape(1, n)), nothing)[0]
+        return np.asarray(backend.host(image), dtype=float)[0]
 
-    first = np.asarray(backend.host(operator.normals((n, 1))), dtype=float)[:, 0]
+    first = np.asarray(backend.host(operator.normals((1, n))), dtype=float)[0]
     vectors = eigsh(LinearOperator((n, n), matvec=product, dtype=float), k=rank, which="LM", v0=first)[1]
     space = Space(operator, rank)
-    space.leave(space.extend(operator.orthonormal(backend.asarray(vectors))[0]))
+    space.leave(space.extend(operator.orthonormal(backend.asarray(vectors.T))[0]))
     return ritz(space, rank, "eigsh")

@@ -218,34 +218,35 @@ def tile(rows: int, width: int, *, on_host: bool) -> tuple[int, int]:
 
 def block_products(parts: list[Linearized], columns: int, l2: float, V: Any) -> Any:
     """The sum of some linearizations' products, and ``l2 V``, on a block (d, k); the result is ordered as `V` is."""
-    xp = namespace(V)
+    xp, (dim, count) = namespace(V), V.shape
     result = xp.empty_like(V)
-    for start in range(0, V.shape[1], columns):
-        chunk = slice(start, min(start + columns, V.shape[1]))
-        directions = _rows_of(V[:, chunk])
-        target = transpose(result[:, chunk])
-        out = target if _is_row_by_row(target) else xp.empty_like(directions)
+    in_place = isinstance(V, np.ndarray) and V.T.flags.c_contiguous and result.T.flags.c_contiguous
+    room = [xp.empty((min(columns, count), dim), dtype=V.dtype, device=V.device) for _ in range(3 - 2 * in_place)]
+    for start in range(0, count, columns):
+        chunk = slice(start, min(start + columns, count))
+        more, *turned = (array[: chunk.stop - start, ...] for array in room)
+        directions, out = turned or (V.T[chunk], result.T[chunk])
+        if not in_place:
+            _transpose_into(directions, V[:, chunk])
         parts[0](directions, out)
         for part in parts[1:]:
-            more = xp.empty_like(directions)
             part(directions, more)
             out += more
         if l2:
-            out += l2 * directions
-        if out is not target:
-            result[:, chunk] = transpose(out)
+            out += xp.multiply(directions, l2)
+        if not in_place:
+            _transpose_into(result[:, chunk], out)
     return result
 
 
-def _rows_of(block: Any) -> Any:
-    """The columns of a block as the rows of a matrix, row by row in memory: (d, c) -> (c, d)."""
-    turned = transpose(block)
-    if _is_row_by_row(turned):
-        return turned
-    rows = namespace(block).empty(turned.shape, dtype=block.dtype, device=block.device)
-    rows[...] = turned
-    return rows
-
-
-def _is_row_by_row(array: Any) -> bool:
-    return isinstance(array, np.ndarray) and array.flags.c_contiguous
+def _transpose_into(target: Any, source: Any) -> None:
+    """``target = source.T``; on the host in pieces, since the strided side of a long block would leave the cache before its next column."""
+    turned = transpose(source)
+    if not isinstance(target, np.ndarray):
+        target[...] = turned
+        return
+    rows = slice(None) if target.shape[0] < target.shape[1] else None
+    for start in range(0, max(target.shape), PIECE):
+        piece = slice(start, start + PIECE)
+        where = piece if rows is None else (rows, piece)
+        target[where] = turned[where]

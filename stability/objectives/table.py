@@ -17,6 +17,9 @@ from .. import _check
 MAX_CELLS = 200_000_000
 """Largest table read, rows x columns: 1.6 GB of float64, about three times that while it is worked on."""
 
+MAX_CLASSES = 20
+"""Most whole numbers that a network's target may hold to be read as classes."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -25,13 +28,13 @@ class Table:
     Attributes
     ----------
     X : array, shape (n, d)
-        Columns with mean 0 and standard deviation 1, then a column of ones.
+        Columns with mean 0 and standard deviation 1, then (but for networks, which have biases) a column of ones.
     y : array, shape (n,)
-        0 and 1 for two classes; standardized otherwise.
+        0 and 1 for two classes; 0, 1, ... for a network's classes; standardized otherwise.
     columns : tuple of str
         Names of the columns of `X`.
     classes : tuple of str
-        The two labels behind 0 and 1; empty for regression.
+        The labels behind 0, 1, ...; empty for regression.
     """
 
     X: np.ndarray
@@ -44,12 +47,14 @@ class Table:
 def read_table(path: str | Path, *, target: str, model: str) -> Table:
     """Read a CSV with a header line; standardize its columns and append an intercept.
 
+    For a network the target is a class where it holds text, truth values or at most 20 whole numbers, else a number.
+
     Parameters
     ----------
     path : path of a CSV file
     target : str
         Name of the column to predict; for ``model="logistic"`` it may hold two words.
-    model : {"logistic", "least-squares"}
+    model : {"logistic", "least-squares", "network"}
 
     Raises
     ------
@@ -57,7 +62,7 @@ def read_table(path: str | Path, *, target: str, model: str) -> Table:
         If the file is missing, empty or larger than 2e8 cells; the target is missing or has other than
         two classes; a column has missing values, text or a constant.
     """
-    _check.choice("model", model, ("logistic", "least-squares"))
+    _check.choice("model", model, ("logistic", "least-squares", "network"))
     frame = _read(Path(path), target)
     labels = frame.pop(target)
     if not len(frame.columns):
@@ -67,10 +72,14 @@ def read_table(path: str | Path, *, target: str, model: str) -> Table:
     constant = [name for name, s in zip(frame.columns, spread, strict=True) if s == 0]
     if constant:
         raise ValueError(f"Column {constant[0]!r} is constant: it carries no information beside the intercept. Drop it.")
-    X = np.hstack([X, np.ones((len(X), 1))])
-    names = (*map(str, frame.columns), "intercept")
+    names = tuple(map(str, frame.columns))
+    if model != "network":
+        X, names = np.hstack([X, np.ones((len(X), 1))]), (*names, "intercept")
     if model == "logistic":
         y, classes = _two_classes(labels, target)
+        return Table(X, y, names, target, classes)
+    if model == "network" and _names_classes(labels):
+        y, classes = _classes(labels, target)
         return Table(X, y, names, target, classes)
     y, spread = _standardize(_numbers(labels, target)[:, None])
     if spread[0] == 0:
@@ -149,10 +158,35 @@ def _standardize(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return centred / np.where(spread > 0, spread, 1.0), spread
 
 
-def _two_classes(labels: Any, target: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def _names_classes(labels: Any) -> bool:
+    """Whether a column is read as classes: text, truth values, or few whole numbers."""
+    import pandas as pd
+
+    if labels.dtype.kind not in "iuf":
+        return bool(pd.to_numeric(labels, errors="coerce").isna().any() or labels.dtype.kind == "b")
+    values = labels.dropna().unique()
+    return len(values) <= MAX_CLASSES and bool(np.all(values == np.round(values)))
+
+
+def _classes(labels: Any, target: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Class numbers of any labels, and the labels in order."""
+    _no_missing(labels, target)
+    if labels.dtype == object or labels.dtype.kind not in "biuf":
+        labels = labels.astype(str)  # chunks may have read one label as a number here and as text there
+    names, numbers = np.unique(labels.to_numpy(), return_inverse=True)
+    if len(names) == 1:
+        raise ValueError(f"The target {target!r} has one class only ({names[0]!r}): there is nothing to tell apart.")
+    return numbers, tuple(map(str, names))
+
+
+def _no_missing(labels: Any, target: str) -> None:
     if labels.isna().any():
         row = int(labels.isna().to_numpy().argmax()) + 1
         raise ValueError(f"Column {target!r} has {int(labels.isna().sum())} missing values, the first in data row {row}. Remove or impute them.")
+
+
+def _two_classes(labels: Any, target: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    _no_missing(labels, target)
     if labels.dtype == object or labels.dtype.kind not in "biuf":
         labels = labels.astype(str)  # chunks may have read one label as a number here and as text there
     values = sorted(labels.unique().tolist())

@@ -18,6 +18,8 @@ from .products import Batch, Products, flatten, gradient, trainable
 from .report import Report, compose
 
 SUB_BATCHES = 4
+MEMORY = 0.5
+"""Share of the flat tail's scale that outlives a refresh: where a batch happens to have little curvature, the next may not."""
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
@@ -46,8 +48,9 @@ class LRSFN(torch.optim.Optimizer):
     weight_decay : float
         Adds ``weight_decay |w|^2 / 2`` to the loss: to gradients and to the curvature.
     tail : {"flat", "damping"}
-        Gain off the kept eigenvectors: ``1 / (|lambda_{r+1}| + damping)`` or, as published, ``1 / damping``, which is stable
-        only for ``lr < 2 damping / |lambda_{r+1}|``.
+        Gain off the kept eigenvectors: ``1 / (mu + damping)``, where ``mu = max(|lambda_r|, mu_before / 2)`` bounds what a small
+        batch does not show and is the least size that a kept eigenvalue counts with; or, as published, ``1 / damping``,
+        which is stable only for ``lr < 2 damping / |lambda_{r+1}|``.
     noise : float
         Adds so many standard deviations, over gradient batches, to the size of each kept eigenvalue.
     seed : int
@@ -80,9 +83,9 @@ class LRSFN(torch.optim.Optimizer):
     def __init__(
         self,
         params: torch.nn.Module | Iterable[Any],
-        lr: float = 0.5,
+        lr: float = 0.1,
         rank: int = 20,
-        damping: float = 1e-2,
+        damping: float = 0.1,
         *,
         hessian_batch: int | None = None,
         refresh: int = 10,
@@ -190,10 +193,11 @@ class LRSFN(torch.optim.Optimizer):
         state = self._state(group)
         if state["vectors"] is None or state["age"] >= group["refresh"]:
             self._refresh(index, batch)
-        state["batch"] = batch.size
         if group["weight_decay"]:
             g = g + group["weight_decay"] * flatten(p.detach() for p in group["params"])
-        direction = _low_rank(state).precondition(g, *_gains(group, state))
+        method, floor = _method(group), _floor(group, state)
+        kept = method.gain(np.maximum(_sizes(group, state), floor))
+        direction = _low_rank(state).precondition(g, kept, float(method.tail_gain(floor)))
         return direction if state["velocity"] is None else group["momentum"] * state["velocity"] + direction
 
     # -- curvature ---------------------------------------------------------------------------------------------
@@ -220,7 +224,9 @@ class LRSFN(torch.optim.Optimizer):
         scale = math.sqrt(hessian_batch / len(rows)) if rows and hessian_batch else math.nan
         spread = np.full(group["rank"], math.nan) if eig.std is None else eig.std * scale
         state.update(vectors=eig.vectors, eigenvalues=eig.eigenvalues.tolist(), std=spread.tolist(), next_eigenvalue=float(eig.next_eigenvalue))
-        state.update(age=0, refreshes=state["refreshes"] + 1, products=state["products"] + eig.columns, hessian_batch=hessian_batch)
+        state.update(age=0, refreshes=state["refreshes"] + 1, products=state["products"] + eig.columns)
+        state.update(batch=batch.size, hessian_batch=hessian_batch)
+        state["scale"] = max(float(_sizes(group, state)[-1]), MEMORY * state["scale"])
 
     def _state(self, group: dict[str, Any]) -> dict[str, Any]:
         """A group's state, kept with its first parameter: tensors, numbers and lists of numbers."""
@@ -251,7 +257,7 @@ class LRSFN(torch.optim.Optimizer):
             raise ValueError(f"There is no curvature to report before the first step{self._failure and f' ({self._failure})'}. Call step(closure).")
         names = ("batch", "hessian_batch", "steps", "skipped", "refreshes", "products")
         counts = {**{name: state[name] for name in names}, "failure": self._failure}
-        return compose(_low_rank(state), _method(options), *_gains(options, state), np.array(state["std"]), options, counts)
+        return compose(_low_rank(state), _method(options), _sizes(options, state), _floor(options, state), np.array(state["std"]), options, counts)
 
     # -- saving ------------------------------------------------------------------------------------------------
 
@@ -296,11 +302,12 @@ def _low_rank(state: dict[str, Any]) -> LowRank:
     return LowRank(lam, state["vectors"], 0, np.full(len(lam), math.nan), next_eigenvalue=state["next_eigenvalue"])
 
 
-def _gains(group: dict[str, Any], state: dict[str, Any]) -> tuple[np.ndarray, float]:
-    """The method's gains on the kept eigenvectors (r,) and off them."""
-    lam, method = np.array(state["eigenvalues"]), _method(group)
-    if group["noise"] and state["batch"]:
-        lam = np.abs(lam) + group["noise"] * np.array(state["std"]) / math.sqrt(state["batch"])
-    following = state["next_eigenvalue"]
-    # Where a refresh saw no eigenvalue beyond the kept ones, the last of them bounds it.
-    return method.gain(lam), float(method.tail_gain(state["eigenvalues"][-1] if math.isnan(following) else following))
+def _sizes(group: dict[str, Any], state: dict[str, Any]) -> np.ndarray:
+    """``|lambda_i|`` (r,) with the group's margin of noise."""
+    sizes = np.abs(state["eigenvalues"])
+    return sizes + group["noise"] * np.array(state["std"]) / math.sqrt(state["batch"]) if group["noise"] else sizes
+
+
+def _floor(group: dict[str, Any], state: dict[str, Any]) -> float:
+    """The size that everything off the kept eigenvectors counts with, and the least that anything does."""
+    return float(state["scale"]) if group["tail"] == "flat" else 0.0

@@ -102,6 +102,7 @@ class Products:
         self.curved = [part.requires_grad for part in parts]
         self.parts = [part for part, curved in zip(parts, self.curved, strict=True) if curved]
         self.n = sum(p.numel() for p in self.params)
+        _check_twice(self.parts)
 
     def __call__(self, block: torch.Tensor) -> torch.Tensor:
         if block.ndim != 2 or block.shape[0] != self.n:
@@ -133,6 +134,19 @@ class Products:
             error.add_note("Products with the Hessian differentiate the loss twice: use operations that allow it.")
             raise
         return [None if column[0] is None else torch.stack(column) for column in zip(*images, strict=True)]
+
+
+def _check_twice(gradients: Sequence[torch.Tensor]) -> None:
+    """Raise where an operation is marked as differentiable once only: its second derivative would silently come out as zero."""
+    waiting, seen = [g.grad_fn for g in gradients], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name().endswith("::Error"):
+            raise ValueError("The loss must be differentiable twice; it holds an operation marked `once_differentiable`. Replace that operation.")
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
 
 
 def trainable(params: torch.nn.Module | Iterable[Any]) -> Any:

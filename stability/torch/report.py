@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from .._modal import mode_limits
 from ..lowrank import LowRank
 from ..methods import LRSFN
 
-_PAYS, _TIES = 1e4, 3e3  # condition numbers, as measured: docs of the crossover
+_PAYS, _TIES = 1e4, 3e3  # condition numbers from which second order was measured to win, and below which to tie
 _DETERMINISTIC = 0.05  # s / |lambda| below which gradients hardly need a stochastic method
 
 
@@ -20,8 +22,8 @@ _DETERMINISTIC = 0.05  # s / |lambda| below which gradients hardly need a stocha
 class Report:
     """The theory at the last refresh, for one parameter group; made by `LRSFN.report`.
 
-    The limits are those of the linearised iteration, one mode at a time, with the optimizer's momentum, as if a Hessian batch
-    were drawn at every step. Negative eigenvalues have none: their modes are left, not approached.
+    The limits are those of the linearised iteration, one mode at a time, with the optimizer's momentum, as if an
+    independent Hessian batch were drawn at every step. Negative eigenvalues have none: their modes are left, not approached.
 
     Attributes
     ----------
@@ -38,7 +40,7 @@ class Report:
     step_limits : array (r,)
         Largest mean-square-stable `lr` per mode.
     tail_limit : float
-        The same off the kept eigenvectors, as far as `next_eigenvalue` knows.
+        The same off the kept eigenvectors, for a mode of the size of `next_eigenvalue`; where that is nan, of the last kept one's.
     lr : float
     parameters : int
     batch, hessian_batch : int or None
@@ -75,7 +77,7 @@ class Report:
     def noise_ratio(self) -> np.ndarray:
         """``s_i / |lambda_i|`` (r,): above 1 the batch does not know the eigenvalue."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            return self.std / np.abs(self.eigenvalues)
+            return np.where(self.std == 0, 0.0, self.std / np.abs(self.eigenvalues))
 
     @property
     def amplification(self) -> np.ndarray:
@@ -90,8 +92,8 @@ class Report:
     @property
     def advice(self) -> str:
         """One sentence: does second order pay here, or what would serve better."""
-        sizes = np.abs(self.eigenvalues)
-        spread = float(sizes[0] / sizes[-1]) if sizes[-1] > 0 else math.inf
+        largest, smallest = np.abs(self.eigenvalues[[0, -1]])
+        spread = float(largest / smallest) if smallest > 0 else math.inf
         noise = float(np.median(self.noise_ratio))
         share = self.effective_dimension / self.batch if self.batch else math.nan
         return advice(spread, noise, share)
@@ -126,19 +128,22 @@ def advice(spread: float, noise: float, share: float) -> str:
     if spread < _TIES:
         return f"The kept spectrum spans only {spread:.2g}: momentum or Adam will do as well for less, unless a larger rank shows kappa > {_PAYS:g}."
     if noise < _DETERMINISTIC:
-        return f"Ill-conditioned ({spread:.2g}) with little noise (s/|lambda| = {noise:.2g}): L-BFGS on large batches, or whitened inputs, may serve better."
-    return f"Ill-conditioned ({spread:.2g}) and noisy: here second order pays, unless the axes of curvature are the coordinates' (then Adam) or whitening is possible."
+        return f"Ill-conditioned ({spread:.2g}), little noise (s/|lambda| = {noise:.2g}): L-BFGS on large batches, or whitened inputs, may serve better."
+    return f"Ill-conditioned ({spread:.2g}): second order pays, unless curvature is aligned with the coordinates (then Adam) or inputs can be whitened."
 
 
-def compose(eig: LowRank, method: LRSFN, gains: np.ndarray, tail_gain: float, std: np.ndarray, group: dict, counts: dict) -> Report:
-    """A report from an eigendecomposition, the gains in use, and per-sample standard deviations (r,) of its eigenvalues."""
+def compose(eig: LowRank, method: LRSFN, sizes: np.ndarray, floor: float, std: np.ndarray, group: Mapping[str, Any], counts: Mapping[str, Any]) -> Report:
+    """A report from the eigenpairs, the sizes (r,) and the floor that the gains are read at, and standard deviations (r,) per sample."""
     lam, batch, hessian_batch = eig.eigenvalues, counts["batch"], counts["hessian_batch"]
+    read_at = np.maximum(sizes, floor)
+    gains, tail_gain = method.gain(read_at), float(method.tail_gain(floor))
+    slopes = np.where(sizes < floor, 0.0, Divided.of(method.gain, read_at, read_at).first[0])
     over = [std / math.sqrt(size) if size else np.full_like(std, np.nan) for size in (batch, hessian_batch)]
     variance = [np.nan_to_num(s) ** 2 for s in over]
-    slopes = np.broadcast_to(np.asarray(Divided.of(method.gain, lam, lam).first[0], dtype=float), lam.shape)
     limits = mode_limits(gains, lam, slopes=slopes, gradient=variance[0], hessian=variance[1], momentum=group["momentum"])
-    following = np.array([eig.next_eigenvalue])
-    tail = mode_limits(np.array([tail_gain]), np.nan_to_num(following), momentum=group["momentum"])
+    # Behind a negative eigenvalue positive ones of nearly its size may follow; behind one not seen, ones of the last kept one's.
+    following = abs(lam[-1] if math.isnan(eig.next_eigenvalue) else eig.next_eigenvalue)
+    tail = mode_limits(np.array([tail_gain]), np.array([following]), momentum=group["momentum"])
     return Report(
         eigenvalues=lam,
         next_eigenvalue=eig.next_eigenvalue,

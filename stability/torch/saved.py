@@ -15,7 +15,7 @@ COUNTS = ("age", "refreshes", "products", "steps", "skipped")
 FRESH: dict[str, Any] = {
     **dict.fromkeys(COUNTS, 0),
     **dict.fromkeys(("vectors", "velocity", "batch", "hessian_batch")),
-    **{"eigenvalues": [], "std": [], "next_eigenvalue": math.nan},
+    **{"eigenvalues": [], "std": [], "next_eigenvalue": math.nan, "scale": 0.0},
 }
 """The state of a group before its first step."""
 
@@ -64,6 +64,7 @@ def _check_state(state: dict[str, Any], size: int) -> None:
         raise ValueError("its eigenvalues are not numbers, each with its standard deviation")
     if not all(map(math.isfinite, state["eigenvalues"])):
         raise ValueError("its eigenvalues are not finite")
+    _check.nonnegative("scale", state["scale"])
 
 
 def _check_tensor(name: str, value: Any, shape: tuple[int, ...]) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import scipy
 
-from ._array import Backend
-from .lowrank.operator import Operator, check_symmetric
+from .._array import Backend
+from ..lowrank import BadProducts
 
 BASIS_BYTES = 2**30
 """Largest set of Lanczos bases held at a time: more start vectors take turns, at least two by two."""
@@ -51,7 +51,39 @@ def rounding(backend: Backend, n: int) -> float:
     return 10 * math.sqrt(n) * float(np.finfo(backend.dtype).eps)
 
 
-def lanczos(operator: Operator, start: Any, steps: int, size: float = 0.0, report: Callable[[int], None] = lambda products: None) -> Tridiagonals:
+class Products:
+    """The operator: its products counted and checked.
+
+    Attributes
+    ----------
+    columns : int
+        Products so far.
+    """
+
+    def __init__(self, hvp: Callable[[Any], Any], n: int, backend: Backend):
+        self.hvp, self.n, self.backend, self.columns = hvp, n, backend, 0
+
+    def of(self, block: Any, size: np.ndarray) -> tuple[Any, np.ndarray]:
+        """``H block`` (n, k), and the diagonal of ``block.T H block`` (k,) on the host; all of that must be symmetric beside `size`."""
+        image = self.hvp(block)
+        self.columns += block.shape[1]
+        if tuple(getattr(image, "shape", ())) != tuple(block.shape):
+            raise ValueError(f"`operator` must map (n, k) to (n, k); got shape {tuple(getattr(image, 'shape', ()))} for {tuple(block.shape)}.")
+        if image.dtype != block.dtype:
+            raise ValueError(f"`operator` must keep the type of its argument, {block.dtype}; got {image.dtype}. Convert the data, or choose `dtype`.")
+        core = np.asarray(self.backend.host(block.T @ image), dtype=float)
+        if not np.isfinite(core).all():
+            raise BadProducts("`operator` must give finite products; some are nan or infinite. Check the objective at this point.")
+        gap, size = np.abs(core - core.T).max(), np.maximum(np.abs(core).max(), size.max())
+        if gap > 20 * np.finfo(self.backend.dtype).eps ** 0.5 * size:
+            raise BadProducts(
+                f"`operator` must be symmetric; <u, H v> and <H u, v> differ by {gap / size:.2g} of their size. "
+                "If it draws a new batch at every call, fix the batch; else check the derivative."
+            )
+        return image, np.diag(core)
+
+
+def lanczos(products: Products, start: Any, steps: int, size: float = 0.0, report: Callable[[int], None] = lambda products: None) -> Tridiagonals:
     """Run Lanczos from every column of `start` (n, k), unit vectors, with full reorthogonalization.
 
     Each column has its own recurrence, but the operator is applied to all of them as one block. Without
@@ -65,25 +97,23 @@ def lanczos(operator: Operator, start: Any, steps: int, size: float = 0.0, repor
     report : callable
         Told of the products, block by block.
     """
-    width = operator.n * steps * np.dtype(operator.backend.dtype).itemsize
+    width = products.n * steps * np.dtype(products.backend.dtype).itemsize
     together = max(2, BASIS_BYTES // width)
-    parts = [_advance(operator, start[:, k : k + together], steps, size, report) for k in range(0, start.shape[1], together)]
+    parts = [_advance(products, start[:, k : k + together], steps, size, report) for k in range(0, start.shape[1], together)]
     return Tridiagonals(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("diagonals", "off_diagonals", "lengths")))
 
 
-def _advance(operator: Operator, block: Any, steps: int, size: float, report: Callable[[int], None]) -> Tridiagonals:
-    backend, columns = operator.backend, block.shape[1]
-    xp, tiny = backend.xp, rounding(backend, operator.n)
+def _advance(products: Products, block: Any, steps: int, size: float, report: Callable[[int], None]) -> Tridiagonals:
+    backend, columns = products.backend, block.shape[1]
+    xp, tiny = backend.xp, rounding(backend, products.n)
     alphas, betas = np.zeros((2, columns, steps))
     lengths, scale = np.full(columns, steps), np.full(columns, size)
-    basis = xp.zeros((columns, steps, operator.n), dtype=block.dtype, device=backend.device)
+    basis = xp.zeros((columns, steps, products.n), dtype=block.dtype, device=backend.device)
     last = xp.zeros_like(block)
     for k in range(steps):
         basis[:, k, :] = block.T
-        image, (core,) = operator.image(block, [block])
-        alphas[:, k] = np.diag(core)
+        image, alphas[:, k] = products.of(block, scale)
         scale = np.maximum(scale, np.abs(alphas[:, k]))
-        check_symmetric([(core, core.T)], scale, backend.dtype)
         rest = image - backend.asarray(alphas[:, k]) * block - backend.asarray(betas[:, k - 1]) * last
         rest = _orthogonal(rest, basis[:, : k + 1, :], xp)
         betas[:, k] = backend.host(xp.sqrt(xp.sum(rest * rest, axis=0)))

@@ -1,0 +1,123 @@
+"""What `stability train` does: data, network and optimizer from words on a command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import _check, datasets
+from ._descent import Adam
+from .history import History
+from .methods import LRSFN, SGD
+from .minimize import minimize
+from .objectives import Network, autoencoder, mlp, read_table
+
+OPTIMIZERS = ("lrsfn", "sgd", "momentum", "adam", "lbfgs", "newton-cg")
+STEPS = {"sgd": 0.1, "momentum": 0.01, "adam": 1e-3}
+"""The field's usual steps, where none is given; lrsfn then measures its own."""
+HELD_OUT = 0.2
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network with its data divided in two."""
+
+    train: Network
+    test: Network
+    about: str
+    wanted: str  # the metric: "error %" or "squared error"
+
+    def score(self, w: Any, part: Network) -> float:
+        """The metric on one part, lower is better."""
+        if self.train.loss == "cross-entropy":
+            return 100 * (1 - float(part.accuracy(w)))
+        return float(part.value(w)) - 0.5 * part.l2 * float(w @ w)
+
+
+def prepare(data: str, *, model: str, hidden: tuple[int, ...] | None, activation: str, target: str | None, l2: float, dtype: str, seed: int) -> Training:
+    """Read the data, hold a fifth of the samples back, and build the network.
+
+    Raises
+    ------
+    ValueError
+        If the data cannot be read, or the target is missing where one is needed.
+    """
+    X, y, about = _data(data, model, target)
+    rows = np.random.default_rng(seed).permutation(len(X))
+    cut = len(X) - max(1, int(HELD_OUT * len(X)))
+    fit, held = rows[:cut], rows[cut:]
+    if model == "autoencoder":
+        train = autoencoder(X[fit], hidden or (64, 16, 64), activation=activation, l2=l2, dtype=dtype)
+        return Training(train, train.on(X[held]), about, "squared error")
+    classes = int(y.max()) + 1 if y.dtype.kind in "iu" else None
+    loss = "squared" if classes is None else "cross-entropy"
+    train = mlp(X[fit], y[fit], hidden or (128, 64), activation=activation, loss=loss, classes=classes, l2=l2, dtype=dtype)
+    return Training(train, train.on(X[held], y[held]), about, "squared error" if classes is None else "error %")
+
+
+def _data(data: str, model: str, target: str | None) -> tuple[np.ndarray, np.ndarray, str]:
+    if data in ("digits", "mnist"):
+        if target is not None:
+            raise ValueError("`--target` is for a CSV file.")
+        images = getattr(datasets, data)()
+        return images.X, images.y, str(images)
+    if not data.endswith(".csv") and not Path(data).exists():
+        raise ValueError(f"`--data` must be digits, mnist or a CSV file; got {data!r}.")
+    if target is None:
+        raise ValueError("A CSV file needs `--target`: the column to predict (an autoencoder leaves it out).")
+    table = read_table(data, target=target, model="network")
+    what = f"{len(table.classes)} classes" if table.classes else "a number"
+    return table.X, table.y, f"{Path(data).name}: {len(table.X)} samples, {len(table.columns)} columns, {target!r} is {what}"
+
+
+def run(
+    training: Training, *, optimizer: str, step: str, rank: int | None, damping: float | None, batch: int, sweeps: float, seed: int, **options: Any
+) -> History:
+    """Train the network from its seeded start.
+
+    Raises
+    ------
+    ValueError
+        If the arguments do not fit the optimizer.
+    """
+    F = training.train
+    start = F.initial(seed)
+    method, chosen = _method(optimizer, step, rank, damping)
+    if isinstance(method, str):
+        if options.pop("hessian_batch", None) is not None or options.pop("checkpoint", None) is not None:
+            raise ValueError(f"{optimizer} works on all samples in one go: leave --hessian-batch and --checkpoint out.")
+        options.pop("progress", None)
+        return minimize(F, start, method=method, sweeps=sweeps, dtype=F.dtype)
+    if optimizer == "momentum":
+        options["momentum"] = 0.9
+    if not isinstance(chosen, str):
+        options["decay"] = "linear"
+    return minimize(F, start, method=method, step=chosen, batch=batch, sweeps=sweeps, seed=seed, dtype=F.dtype, **options)
+
+
+def _method(optimizer: str, step: str, rank: int | None, damping: float | None) -> tuple[Any, Any]:
+    """The method and its step."""
+    if optimizer != "lrsfn" and (rank is not None or damping is not None):
+        raise ValueError(f"`--rank` and `--damping` are lrsfn's; {optimizer} has none.")
+    if optimizer in ("lbfgs", "newton-cg"):
+        if step != "auto":
+            raise ValueError(f"{optimizer} searches for its own steps: leave `--step` out.")
+        return {"lbfgs": "L-BFGS-B", "newton-cg": "Newton-CG"}[optimizer], "auto"
+    number = None if step == "auto" else _number(step)
+    if optimizer != "lrsfn":
+        return {"sgd": SGD(), "momentum": SGD(), "adam": Adam()}[optimizer], STEPS[optimizer] if number is None else number
+    if number is None:
+        if damping is not None:
+            raise ValueError("With `--step auto` the damping is measured: leave `--damping` out, or give a step.")
+        return None if rank is None else LRSFN(rank=rank, damping=1.0), "auto"
+    return LRSFN(rank=20 if rank is None else rank, damping=0.1 if damping is None else damping), number
+
+
+def _number(step: str) -> float:
+    try:
+        return _check.positive("--step", float(step))
+    except ValueError:
+        raise ValueError(f"`--step` must be a number > 0 or auto; got {step!r}.") from None
