@@ -140,27 +140,25 @@ def _lazy() -> list[Configuration]:
     ]
 
 
-CONTENDERS: dict[str, Callable[[], list[Configuration]]] = {
-    "SGD": lambda: _stepped(0.01, 30, method=st.SGD()),
-    "momentum": lambda: _stepped(0.001, 3, method=st.SGD(), momentum=0.9),
-    "Adam": lambda: _stepped(1e-4, 0.3, method=st.Adam()),
-    "L-BFGS": lambda: _whole("L-BFGS-B"),
-    "Newton-CG": lambda: _whole("Newton-CG"),
-    "LRSFN as published": _published,
-    "LRSFN tuned": _lazy,
-    "auto": lambda: [Configuration("nothing tuned", {"step": "auto"})],
+CONTENDERS: dict[str, Callable[[Task], list[Configuration]]] = {
+    "SGD": lambda task: _stepped(0.01 * task.unit_step, 30 * task.unit_step, method=st.SGD()),
+    "momentum": lambda task: _stepped(0.001 * task.unit_step, 3 * task.unit_step, method=st.SGD(), momentum=0.9),
+    "Adam": lambda task: _stepped(1e-4 * task.weight_size, 0.3 * task.weight_size, method=st.Adam()),
+    "L-BFGS": lambda task: _whole("L-BFGS-B"),
+    "Newton-CG": lambda task: _whole("Newton-CG"),
+    "LRSFN as published": lambda task: _published(),
+    "LRSFN tuned": lambda task: _lazy(),
+    "auto": lambda task: [Configuration("nothing tuned", {"step": "auto"})],
 }
 
 
 # -- choosing and judging ------------------------------------------------------------------------------------------
 
 
-def measured(task: Task, contender: str, seeds: range, *, tries: int | None = None) -> dict[str, Any]:
-    """The configuration chosen on validation values, and its test values on seeds that it was not chosen on.
-
-    `tries` takes every so many-th configuration only, for a quick look.
-    """
-    grid = CONTENDERS[contender]()[::tries]
+def measured(task: Task, contender: str, seeds: range, *, tried: slice = slice(None)) -> dict[str, Any]:
+    """The configuration chosen on validation values, of those `tried`, and its test values on seeds that it was not chosen on."""
+    grid = CONTENDERS[contender](task)
+    grid = grid[tried] or grid
     chosen, tuning = _chosen(task, grid)
     outcomes = [run(task, chosen, seed) for seed in seeds]
     tests = [outcome.test for outcome in outcomes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ TIE = 1e-3
 """Weight of the validation loss beside the validation error in percent: it decides between equal errors only."""
 STREAM, SWEEPS, VALIDATION = 50_000, 2.0, 5_000
 """Samples of the linear tasks, passes over them (nearly a stream), and samples that steps are chosen on."""
+NOISE = 0.3
+"""Standard deviation of the targets' noise beside that of their signal, which is 1."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,17 @@ class Task:
     Attributes
     ----------
     kind : {"nonlinear", "linear"}
-    rotated : bool
-        Of linear tasks: ill-conditioned in directions that are not the coordinates.
+    ill_conditioned : bool
+        Of linear tasks: condition number above 1e4, in directions that are not the coordinates.
     held_out : bool
         Kept out of every choice of constants.
     unit : str
         Of the test value.
     build : callable
         ``seed -> Problem``.
+    unit_step, weight_size : float
+        Scales of the grids, of steps that multiply gradients (small ones where a loss is averaged over many outputs) and of
+        Adam's, which are lengths.
     """
 
     name: str
@@ -67,8 +72,10 @@ class Task:
     sweeps: float
     batch: int = 32
     dtype: str = "float64"
-    rotated: bool = False
+    ill_conditioned: bool = False
     held_out: bool = False
+    unit_step: float = 1.0
+    weight_size: float = 1.0
 
     def make(self, seed: int) -> Problem:
         """The problem of a seed; the last few are kept."""
@@ -177,9 +184,9 @@ class Gaussian:
 
 
 def least_squares(law: Gaussian, seed: int) -> Problem:
-    """Targets with unit noise; judged by the exact excess risk as a share of that at the start, which is 0."""
+    """Noisy targets; judged by the exact excess risk as a share of that at the start, which is 0."""
     root, truth, X = law.draw(seed)
-    y = X @ truth + np.random.default_rng([seed, 6]).standard_normal(len(X))
+    y = X @ truth + NOISE * np.random.default_rng([seed, 6]).standard_normal(len(X))
 
     def excess(w: np.ndarray) -> float:
         return float(np.sum((root @ (w - truth)) ** 2)) / law.signal**2
@@ -227,25 +234,32 @@ def powers(exponent: float, d: int) -> tuple[float, ...]:
     return tuple(np.arange(1.0, d + 1) ** -exponent)
 
 
-def outliers(seed: int = 0) -> tuple[float, ...]:
-    """Twenty eigenvalues between 1 and 0.1 above 180 around 1e-4."""
-    return (*np.geomspace(1, 0.1, 20), *np.sort(np.random.default_rng(seed).uniform(0.5e-4, 1.5e-4, 180))[::-1])
+def outliers() -> tuple[float, ...]:
+    """Twenty eigenvalues between 1 and 0.1 above eighty around 1e-4."""
+    return (*np.geomspace(1, 0.1, 20), *np.geomspace(2e-4, 0.5e-4, 80))
 
 
 def _linear(name: str, model: Callable[[Gaussian, int], Problem], law: Gaussian, **options: Any) -> Task:
-    unit = "excess risk" if model is least_squares else "error %"
-    return Task(name, "linear", unit, functools.partial(model, law), SWEEPS, rotated=law.rotated, **options)
+    scales: dict[str, Any] = {"unit": "excess risk", "weight_size": 30} if model is least_squares else {"unit": "error %", "unit_step": 30, "weight_size": 300}
+    condition = law.eigenvalues[0] / law.eigenvalues[-1]
+    return Task(name, "linear", build=functools.partial(model, law), sweeps=SWEEPS, ill_conditioned=law.rotated and bool(condition > 1e4), **scales, **options)
 
 
 TASKS = (
     Task("digits-classifier", "nonlinear", "error %", lambda seed: _classifier(*_parts("digits", seed), seed=seed, hidden=(128, 64)), sweeps=40),
-    Task("digits-autoencoder", "nonlinear", "MSE / variance", lambda seed: _autoencoder("digits", seed, hidden=(32, 16, 32), dtype="float64"), sweeps=60),
+    Task("digits-autoencoder", "nonlinear", "MSE / variance", lambda seed: _autoencoder("digits", seed, hidden=(32, 16, 32), dtype="float64"), 60, unit_step=3),
     Task(
-        "mnist-autoencoder", "nonlinear", "MSE / variance", lambda seed: _autoencoder("mnist", seed, hidden=(64, 16, 64), dtype="float32"), 15, dtype="float32"
+        "mnist-autoencoder",
+        "nonlinear",
+        "MSE / variance",
+        lambda seed: _autoencoder("mnist", seed, hidden=(64, 16, 64), dtype="float32"),
+        sweeps=15,
+        dtype="float32",
+        unit_step=10,
     ),
     Task("mnist-transfer", "nonlinear", "error %", _transfer, sweeps=24, dtype="float32"),
-    _linear("least-squares-rotated", least_squares, Gaussian(decades(4e4, 64), rotated=True, signal=1.0)),
-    _linear("least-squares-axes", least_squares, Gaussian(decades(4e4, 64), rotated=False, signal=1.0)),
+    _linear("least-squares-rotated", least_squares, Gaussian(powers(3, 34), rotated=True, signal=1.0)),
+    _linear("least-squares-axes", least_squares, Gaussian(powers(3, 34), rotated=False, signal=1.0)),
     _linear("outliers-rotated", least_squares, Gaussian(outliers(), rotated=True, signal=1.0)),
     _linear("logistic-1e5-rotated", logistic, Gaussian(powers(3, 50), rotated=True, signal=10.0)),
     _linear("logistic-2e3-rotated", logistic, Gaussian(powers(2, 50), rotated=True, signal=10.0)),
@@ -266,5 +280,4 @@ TASKS = (
 def crossover(condition: float, model: str) -> Task:
     """A rotated linear task of any condition number."""
     build = {"least-squares": least_squares, "logistic": logistic}[model]
-    task = _linear(f"{model}-{condition:.3g}", build, Gaussian(decades(condition, 50), rotated=True, signal=1.0 if model == "least-squares" else 10.0))
-    return replace(task, rotated=True)
+    return _linear(f"{model}-{condition:.3g}", build, Gaussian(decades(condition, 50), rotated=True, signal=1.0 if model == "least-squares" else 10.0))

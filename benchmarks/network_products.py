@@ -27,7 +27,7 @@ from _measure import environment, load_average, pin, pinned_environment, say, su
 
 RESULT = Path(__file__).parent / "results" / "network_products.json"
 INPUTS, HIDDEN, CLASSES = 64, (128, 64), 10
-COLUMNS, ROUNDS = 40, 31
+COLUMNS, ROUNDS = 40, 21
 BATCHES = (256, 64, 512)
 GOALS = {("float64", 256): 1.0, ("float32", 256): 1.3}
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5}

@@ -26,6 +26,7 @@ from typing import Any
 RESULT = Path(__file__).parent / "results" / "training.json"
 SEEDS, CROSSOVER_SEEDS = 5, 3
 CONDITIONS = tuple(10.0**k for k in (1, 2, 3, 3.5, 4, 4.5, 5))
+DECAYING = slice(1, None, 2)  # of a grid of steps, those that fall linearly to zero
 MODELS, CROSSING = ("least-squares", "logistic"), ("SGD", "momentum", "Adam", "auto")
 
 
@@ -78,7 +79,8 @@ def measure(section: str, contender: str, what: tuple[Any, ...], quick: bool) ->
     task = crossover(what[1], what[0]) if section == "crossover" else next(task for task in TASKS if task.name == what[0])
     seeds = range(2 if quick else CROSSOVER_SEEDS if section == "crossover" else SEEDS)
     began = time.perf_counter()
-    found = measured(with_sweeps(task, 0.2) if quick else task, contender, seeds, tries=5 if quick else 2 if section == "crossover" else None)
+    tried = slice(1, None, 5) if quick else DECAYING if section == "crossover" else slice(None)
+    found = measured(with_sweeps(task, 0.2) if quick else task, contender, seeds, tried=tried)
     if section == "crossover":
         found |= {"model": what[0], "condition": what[1]}
     return {**found, "took": round(time.perf_counter() - began, 1)}
@@ -101,6 +103,8 @@ def _measure(document: dict[str, Any], arguments: argparse.Namespace) -> None:
                 print(f"{share} {name}: {found['mean']} ({found['chosen']}), {found['took']} s", file=sys.stderr, flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():  # what is done is written; what is not need not be waited for
+                process.terminate()
             raise
     document["seconds"] = round(document.get("seconds", 0) + time.perf_counter() - began)
     _write(document, arguments.out)
@@ -126,7 +130,7 @@ def _document(quick: bool) -> dict[str, Any]:
     machine["packages"] |= {name: version(name) for name in ("scikit-learn", "mlxtend")}
     machine["pinning"] = "processes side by side, one BLAS thread each"
     settings = {"quick": quick, "seeds": SEEDS, "tuning_seeds": list(TUNING_SEEDS), "finalists": FINALISTS}
-    kept = ("name", "kind", "unit", "sweeps", "batch", "dtype", "rotated", "held_out")
+    kept = ("name", "kind", "unit", "sweeps", "batch", "dtype", "ill_conditioned", "held_out")
     tasks = [{name: getattr(task, name) for name in kept} for task in TASKS]
     return {"settings": settings, "environment": machine, "tasks": tasks, "cells": {}, "crossover": {}}
 
@@ -137,7 +141,7 @@ def _write(document: dict[str, Any], path: Path | None) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    beside.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(beside, path)
 
 

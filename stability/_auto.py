@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ._descent import LowRankRule
+from ._array import stream
+from ._descent import Curvature, LowRankRule
+from ._modal import mode_limits
 from .lowrank import LowRank
 from .methods import LRSFN
 
@@ -18,9 +21,13 @@ NOISE_MARGIN = 4.0
 MEMORY = 0.5
 FLOOR = 1e-4
 MOMENTUM = 0.9
-STEP = 0.2  # twice a unit step once the velocity has gathered
-WATCHED = 10  # iterations that the watched loss is smoothed over
-OWN = ("scale", "reduction", "smooth", "worst")
+STEP = 0.25  # two and a half unit steps once the velocity has gathered
+SHARE = 0.5
+PROBES = 3
+WATCHED, WATCHED_SAMPLES = 10, 320  # the watched loss is smoothed over at least so many iterations and samples
+REFRESH_SHARE = 0.2  # of all work, for refreshes after the first
+EARLY = 2.0
+OWN = ("scale", "tail", "reduction", "batch", "refreshes")
 
 
 def auto_rank(passes: float, dim: int) -> int:
@@ -42,12 +49,13 @@ class AutoRule(LowRankRule):
     1e-4 |lam_1|)``, where ``s_i`` is the sampling noise of a gradient batch: a noisy pair is damped, never dropped.
     """
 
-    def __init__(self, rank: int):
+    def __init__(self, rank: int, passes: float = math.inf):
         super().__init__(LRSFN(rank=rank, damping=1.0), every=None, warm=True, margin=NOISE_MARGIN)
+        self.passes, self.batch, self.refreshes = passes, 1, 0
         self.scale = 0.0  # mu
+        self.tail = 0.0  # trace of the Hessian off the kept eigenvectors
         self.reduction = 1.0
-        self.smooth: float | None = None  # of the losses
-        self.worst: float | None = None
+        self.guard = Guard()
 
     def gains(self, eig: LowRank) -> tuple[np.ndarray, float]:
         noise = np.where(np.isfinite(self.sampling), self.sampling, 0.0)
@@ -58,28 +66,84 @@ class AutoRule(LowRankRule):
     def slopes(self, lam: np.ndarray) -> np.ndarray:
         return np.where(self.kept < 1 / self.scale, -np.sign(lam) * self.kept**2, 0.0)
 
-    def step(self, batch: int) -> float:
-        """The step before the schedule: shorter where a batch is small against the directions that a step moves."""
-        return self.reduction * STEP / (1 + self.effective_dimension() / batch)
+    def due(self, iteration: int, gradient_work: float, hessian_work: float, left: float) -> bool:
+        """Refreshes come early: curvature changes most at the beginning."""
+        if self.eig is None:
+            return True
+        affordable = math.floor(REFRESH_SHARE * self.passes / self.cost)
+        return self.refreshes <= affordable and self.cost <= left and 1 - left / self.passes >= (self.refreshes / (affordable + 1)) ** EARLY
 
-    def effective_dimension(self) -> float:
-        """``tr(P |H|)`` on the kept eigenvectors: how many of them a unit step moves by their whole length."""
+    def refresh(self, curvature: Curvature, iteration: int) -> int:
+        columns = super().refresh(curvature, iteration)
+        self.batch = curvature.gradient_batch
+        self.refreshes += 1
         assert self.eig is not None
-        return float(np.sum(np.abs(self.eig.eigenvalues) * self.kept))
+        self.tail = max(0.0, tail_trace(curvature, self.eig, PROBES))
+        return columns + PROBES
 
-    def watch(self, loss: float) -> bool:
-        """Whether the run has become worse than its start: the step is halved from here on."""
-        self.smooth = loss if self.smooth is None else self.smooth + (loss - self.smooth) / WATCHED
-        self.worst = 2 * abs(loss) if self.worst is None else self.worst
-        if not self.smooth > self.worst:
-            return False
-        self.smooth, self.reduction = None, 0.5 * self.reduction
-        return True
+    def step(self) -> float:
+        """The step before the schedule: `SHARE` of the mean-square limit that the noise as measured predicts, at most `STEP`.
+
+        Curvature noise of relative size ``rho`` in one direction excites all of them: for Gaussian inputs, where
+        ``rho^2 = 2 / b``, a gradient of ``P H = I`` on ``d`` directions has variance ``(d + 1) / b = rho^2 (d + 1) / 2``.
+        """
+        assert self.eig is not None
+        turned = np.abs(self.eig.eigenvalues) * self.kept
+        known = np.isfinite(self.sampling)
+        relative = np.sum((self.sampling * self.kept)[known] ** 2) / max(np.sum(turned[known] ** 2), np.finfo(float).tiny)
+        noise = min(0.5 * relative, 1 / self.batch) * (np.sum(turned) + self.tail * self.rest + 1)
+        limit = SHARE * float(mode_limits(np.ones(1), np.ones(1), gradient=noise, momentum=MOMENTUM)[0])
+        return self.reduction * min(STEP / (1 + np.sum(turned) / self.batch), limit)
+
+    def watch(self, loss: float, batch: int) -> bool:
+        """Whether half of the progress was lost, or twice the start: the step is halved from here on."""
+        lost = self.guard.watch(loss, batch)
+        if lost:
+            self.reduction *= 0.5
+        return lost
 
     def state(self) -> dict[str, Any]:
-        return {**super().state(), **{name: getattr(self, name) for name in OWN}}
+        own = {name: getattr(self, name) for name in OWN}
+        return {**super().state(), **own, "guard": vars(self.guard)}
 
     def restore(self, state: dict[str, Any], backend: Any) -> None:
         for name in OWN:
             setattr(self, name, state[name])
-        super().restore({key: value for key, value in state.items() if key not in OWN}, backend)
+        self.guard = Guard(**state["guard"])
+        super().restore({key: value for key, value in state.items() if key not in (*OWN, "guard")}, backend)
+
+
+@dataclass
+class Guard:
+    """Sees from batch losses that a run is being lost: smoothed, they have risen above half of the way down."""
+
+    start: float = math.nan
+    smooth: float = math.nan
+    best: float = math.inf
+    level: float = -math.inf  # when it last spoke, and lower since: it speaks again only of renewed growth
+    quiet: int = 0  # iterations until it may speak
+
+    def watch(self, loss: float, batch: int) -> bool:
+        """Whether to shorten the step."""
+        memory = max(WATCHED, WATCHED_SAMPLES // batch)
+        if math.isnan(self.start):
+            self.start, self.quiet = loss, memory
+        self.smooth = loss if math.isnan(self.smooth) else self.smooth + (loss - self.smooth) / memory
+        if self.quiet > 0:
+            self.quiet -= 1
+            return False
+        self.best, self.level = min(self.best, self.smooth), min(self.level, self.smooth)
+        bound = self.best + max(0.5 * (self.start - self.best), abs(self.best))
+        if self.smooth <= max(bound, 1.5 * self.level):
+            return False
+        self.level, self.quiet = self.smooth, 3 * memory
+        return True
+
+
+def tail_trace(curvature: Curvature, eig: LowRank, probes: int) -> float:
+    """Hutchinson's estimate of the trace off the kept eigenvectors."""
+    backend = curvature.backend
+    signs = stream(curvature.seed, 2).choice([-1.0, 1.0], size=(curvature.dim, probes))
+    V = backend.asarray(signs)
+    V = V - eig.vectors @ (eig.vectors.T @ V)
+    return float(np.mean([float(backend.xp.sum(V * product(V))) for product in curvature.parts])) / probes

@@ -23,7 +23,7 @@ from .lowrank import LowRank, randomized_eigh
 from .lowrank.solvers import FRESH
 from .methods import Method
 
-LAZY_SHARE = 0.3
+LAZY_SHARE = 0.15
 """Hessian work that lazy refreshes may spend, as a share of gradient work."""
 ASYMMETRY = {"float64": 1e-8, "float32": 1e-3}
 """Of a dense Hessian, against its largest entry."""
@@ -229,6 +229,7 @@ class LowRankRule(Plain):
         self.eig: LowRank | None = None
         self.last = -1
         self.cost = self.first = 0.0  # of the next refresh and of the first one, in passes over samples
+        self.beyond = 0.0  # the first eigenvalue left out, as last seen
 
     def due(self, iteration: int, gradient_work: float, hessian_work: float, left: float) -> bool:
         if self.eig is None:
@@ -261,13 +262,16 @@ class LowRankRule(Plain):
         """Sampling noise of the kept eigenvalues, from sub-batches to batches of both sizes."""
         spread = np.full(self.rank, np.nan) if eig.std is None else eig.std * math.sqrt(hessian_batch / parts)
         self.sampling, self.hessian_sampling = spread / math.sqrt(gradient_batch), spread / math.sqrt(hessian_batch)
+        if np.isfinite(eig.next_eigenvalue):  # a warm start does not see it
+            self.beyond = eig.next_eigenvalue
+        self.beyond = float(np.clip(self.beyond, -abs(eig.eigenvalues[-1]), abs(eig.eigenvalues[-1])))
         self.kept, rest = self.gains(eig)
         self.rest = float(rest)  # a NumPy scalar would turn float32 steps into float64
 
     def gains(self, eig: LowRank) -> tuple[np.ndarray, float]:
         """Gains on the kept eigenvectors (rank,) and off them."""
         lam = eig.eigenvalues if self.margin == 0 else np.copysign(np.abs(eig.eigenvalues) + self.margin * self.sampling, eig.eigenvalues)
-        return np.asarray(self.method.gain(lam), dtype=float), float(self.method.tail_gain(eig.next_eigenvalue))
+        return np.asarray(self.method.gain(lam), dtype=float), float(self.method.tail_gain(self.beyond))
 
     def slopes(self, lam: np.ndarray) -> np.ndarray:
         """Derivatives of the gain at the kept eigenvalues."""
@@ -289,8 +293,8 @@ class LowRankRule(Plain):
             hessian=np.where(known, self.hessian_sampling, 0.0) ** 2,
             momentum=momentum,
         )
-        beyond = abs(self.eig.next_eigenvalue)  # behind a negative one, positive ones of nearly its size may follow
-        tail = mode_limits(np.array([self.rest]), np.array([beyond]), momentum=momentum) if np.isfinite(beyond) else np.array([np.inf])
+        beyond = np.array([abs(self.beyond)])  # behind a negative one, positive ones of nearly its size may follow
+        tail = mode_limits(np.array([self.rest]), beyond, momentum=momentum)
         return float(min(limits.min(initial=np.inf), tail[0]))
 
     def state(self) -> dict[str, Any]:
@@ -302,6 +306,7 @@ class LowRankRule(Plain):
             "vectors": self.eig.vectors,
             "eigenvalues": self.eig.eigenvalues,
             "next_eigenvalue": self.eig.next_eigenvalue,
+            "beyond": self.beyond,
             "rest": self.rest,
             "last": self.last,
             "cost": self.cost,
@@ -311,7 +316,7 @@ class LowRankRule(Plain):
     def restore(self, state: dict[str, Any], backend: Backend) -> None:
         if not state:
             return
-        for name in ("sampling", "hessian_sampling", "kept", "rest", "last", "cost", "first"):
+        for name in ("sampling", "hessian_sampling", "kept", "beyond", "rest", "last", "cost", "first"):
             setattr(self, name, state[name])
         vectors = state["vectors"]
         self.eig = LowRank(

@@ -225,7 +225,7 @@ class Run:
         self.work.gradient_passes += plan.batches.batch
         if not (math.isfinite(loss) and self._finite(gradient)):
             return loss, self._skip()
-        if isinstance(plan.rule, AutoRule) and plan.rule.watch(loss):
+        if isinstance(plan.rule, AutoRule) and plan.rule.watch(loss, plan.batches.batch):
             self.velocity = None
         left = plan.passes - self.work.passes
         if plan.rule.due(self.iteration, self.work.gradient_passes, self.work.hessian_passes, left):
@@ -238,7 +238,7 @@ class Run:
         direction = plan.rule.direction(gradient)
         if plan.momentum:
             direction = direction if self.velocity is None else plan.momentum * self.velocity + direction
-        step = self._length(loss, gradient, direction, rows)
+        step = float(self._length(loss, gradient, direction, rows))  # a NumPy scalar would turn float32 states into float64
         ahead = self.w - step * direction
         if not self._finite(ahead):
             return loss, self._skip()
@@ -294,7 +294,7 @@ class Run:
             largest = abs(float(self.eigenvalues[0]))
             length = min(plan.step.step, plan.step.limit / largest) if largest > 0 else plan.step.step
         else:
-            length = min(plan.rule.step(plan.batches.batch), self.limit) if isinstance(plan.rule, AutoRule) else plan.step
+            length = min(plan.rule.step(), self.limit) if isinstance(plan.rule, AutoRule) else plan.step
         return length * (1 - self._share()) if plan.decay == "linear" else length
 
     def _share(self) -> float:

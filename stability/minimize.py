@@ -244,7 +244,7 @@ def _automatic(method: Any, problem: Problem, sizes: tuple[int, int], passes: fl
     if math.isinf(passes):
         raise ValueError("step='auto' plans over the whole run: give `sweeps`.")
     rank = _auto.auto_rank(passes, problem.dim) if method is None else _check.count("rank", method.rank, most=problem.dim, why="the dimension")
-    return AutoRule(rank), sizes[1] if chosen else _auto.auto_hessian_batch(rank, problem.samples)
+    return AutoRule(rank, passes), sizes[1] if chosen else _auto.auto_hessian_batch(rank, problem.samples)
 
 
 def _only_defaults(reason: str, **given: bool) -> None:

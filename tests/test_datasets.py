@@ -43,7 +43,7 @@ def test_a_split_mixes_the_classes_and_depends_on_the_seed_alone():
     data = small()
     first, again, other = (data.split((0.5, 0.5), seed=seed)[0] for seed in (1, 1, 2))
     np.testing.assert_array_equal(first.X, again.X)
-    assert not np.array_equal(first.X, other.X)
+    assert set(first.X[:, 0]) != set(other.X[:, 0])
     assert np.any(np.diff(first.y) < 0)
 
 
@@ -163,7 +163,7 @@ def test_a_missing_extra_is_named(monkeypatch):
         (gzip.compress(b"1,2,x\n"), "cannot be read"),
         (gzip.compress(b"1,2,3\n" * 100)[:-12], "cannot be read"),
         (gzip.compress(b"1,2,3\n"), r"rows of 784 pixels from 0 to 255 and a digit; got shape \(3,\)"),
-        (gzip.compress(b"0," * 784 + b"10\n"), "784 pixels"),
+        (gzip.compress((b"0," * 784 + b"10\n") * 2), "784 pixels"),
         (gzip.compress((b"256," + b"0," * 783 + b"1\n") * 2), "784 pixels"),
     ],
 )
@@ -301,10 +301,11 @@ def test_the_folder_may_be_given_itself_and_files_left_out_are_told(tmp_path):
     assert data.name == "cifar-10 train (2 of 5 files)"
 
 
-def test_an_array_by_columns_and_labels_in_an_array_are_read_too(tmp_path):
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_an_array_by_columns_and_labels_in_an_array_are_read_too(protocol, tmp_path):
     write_cifar(tmp_path, 100)
     X, y = images(4), np.array([3, 1, 4, 1], dtype=">i8")
-    (tmp_path / "cifar-100-python" / "train").write_bytes(pickle.dumps({b"data": np.asfortranarray(X), b"fine_labels": y}, protocol=4))
+    (tmp_path / "cifar-100-python" / "train").write_bytes(pickle.dumps({b"data": np.asfortranarray(X), b"fine_labels": y}, protocol=protocol))
     data = datasets.cifar(tmp_path)
     np.testing.assert_array_equal(np.rint(data.X * 255), X)
     assert data.y.tolist() == [3, 1, 4, 1]
@@ -402,12 +403,13 @@ def test_damaged_binary_files_are_refused(tmp_path, monkeypatch):
         datasets.cifar(place)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="everything can be read by the administrator")
-def test_a_file_that_may_not_be_read_is_named(tmp_path):
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
     write_binary(tmp_path, 10)
-    path = tmp_path / "cifar-10-batches-bin" / "data_batch_2.bin"
-    path.chmod(0)
-    with pytest.raises(ValueError, match=r"data_batch_2.bin cannot be read"):
+    monkeypatch.setattr(np, "fromfile", refuse)
+    with pytest.raises(ValueError, match=r"data_batch_1.bin cannot be read \(Permission denied\)"):
         datasets.cifar(tmp_path)
 
 
@@ -532,20 +534,30 @@ def test_memory_bombs_and_nonsense_are_refused(array, message, tmp_path):
         _unpickle.read_pickle(path)
 
 
-def test_repetition_does_not_unfold_a_small_file_into_a_large_one(tmp_path):
-    path, raw = tmp_path / "train", b"a" * 60_000
-    start = b"\x80\x02}U\x04data]T" + struct.pack("<i", len(raw)) + raw + b"q\x01a"
-    again = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01M\x60\xea\x85cnumpy\ndtype\nU\x02u1\x85R\x89h\x01tba"
-    path.write_bytes(start + again * 50 + b"s.")
+RAW = b"a" * 60_000
+LONG = {"text": b"T" + struct.pack("<i", len(RAW)) + RAW, "bytes": b"B" + struct.pack("<I", len(RAW)) + RAW}
+
+
+@pytest.mark.parametrize(
+    ("long", "again"),
+    [
+        ("text", b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01M\x60\xea\x85cnumpy\ndtype\nU\x02u1\x85R\x89h\x01tba"),
+        ("bytes", b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01M\x60\xea\x85cnumpy\ndtype\nU\x02u1\x85R\x89h\x01tba"),
+        ("text", b"c_codecs\nencode\nh\x01U\x06latin1\x86Ra"),
+    ],
+)
+def test_repetition_does_not_unfold_a_small_file_into_a_large_one(long, again, tmp_path):
+    path = tmp_path / "train"
+    path.write_bytes(b"\x80\x02}U\x04data]" + LONG[long] + b"q\x01a" + again * 50 + b"s.")
     with pytest.raises(ValueError, match="far more room than the file"):
         _unpickle.read_pickle(path)
 
 
 def test_deep_nesting_ends_without_a_crash(tmp_path):
     path = tmp_path / "train"
-    path.write_bytes(b"\x80\x02}U\x04data)" + b"\x85" * 300_000 + b"s.")
+    path.write_bytes(b"\x80\x02}U\x04data)" + b"\x85" * 50_000 + b"s.")
     assert isinstance(_unpickle.read_pickle(path)["data"], tuple)
-    path.write_bytes(b"\x80\x02})" + b"\x85" * 300_000 + b"K\x01s.")  # as a key: hashing it would exhaust the stack
+    path.write_bytes(b"\x80\x02})" + b"\x85" * 50_000 + b"K\x01s.")  # as a key: hashing it would exhaust the stack
     with pytest.raises(ValueError, match="a key that is no text"):
         _unpickle.read_pickle(path)
 

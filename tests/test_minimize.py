@@ -354,6 +354,15 @@ class TestCurvature:
         found = st.minimize(F, np.ones(4), method=method, step=0.01, iterations=1)
         assert found.step_limits[0] <= 2 / (0.99 / 0.1)
 
+    @pytest.mark.parametrize("tail", ["damping", "flat"])
+    def test_a_warm_start_keeps_what_was_seen_of_the_tail(self, tail):
+        spectrum = np.concatenate([[9.0, -7.0, 5.0], 0.5 * 0.9 ** np.arange(37)])
+        F, method = st.quadratic(spectrum, rotation_seed=1), st.LRSFN(rank=3, damping=0.01, tail=tail)
+        found = st.minimize(F, np.ones(40), method=method, step=1e-3, refresh=1, iterations=4)
+        assert len(found.skipped) == 0
+        np.testing.assert_allclose(found.step_limits[1:], found.step_limits[0], rtol=0.05)
+        assert found.step_limits[0] == pytest.approx(2 * 0.01 / 0.5 if tail == "damping" else 2, rel=0.5)  # seen from below
+
     @pytest.mark.parametrize("momentum", [0.0, 0.6])
     @pytest.mark.parametrize("tail", ["damping", "flat"])
     def test_a_run_is_stable_below_the_reported_limit_and_not_above(self, momentum, tail):

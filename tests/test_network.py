@@ -153,6 +153,7 @@ def test_tiles_of_samples_and_columns_change_only_the_rounding(monkeypatch):
     F = networks()["classifier"]
     w, V = state(F), block(F, 11)
     whole = F.hvp(w, V)
+    monkeypatch.setattr(_layers, "PIECE", 7)
     for rows, columns in ((20, 3), (7, 11), (6, 4), (1, 1)):
         monkeypatch.setattr("stability.objectives.network.tile", lambda *_, shape=(rows, columns), **__: shape)
         np.testing.assert_allclose(F.hvp(w, V), whole, atol=1e-14)

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 import stability as st
+from stability.history import History
 from stability.linear import VALID
 from stability.plot import COLORS, MARKERS
+from stability.plot.training import OPTIMIZERS
+from stability.spectrum import spectrum
 
 NAMES = np.array(["SGD", "Newton", "damped Newton", "SFN", "LRSFN"])
 
@@ -297,10 +300,148 @@ class TestStudies:
         assert len(set(COLORS.values())) == len(set(MARKERS.values())) == 5
 
 
+def run(refreshes=3, **changes):
+    """A history whose every number is its own."""
+    rng = np.random.default_rng(1)
+    fields = {
+        "losses": np.geomspace(2, 0.1, 20),
+        "sweeps": np.linspace(0.5, 6, 20),
+        "seconds": np.linspace(0, 1, 20),
+        "steps": np.linspace(0.9, 0.1, 20),
+        "final": np.zeros(4),
+        "loss": 0.07,
+        "states": np.zeros((0, 4)),
+        "kept_at": np.zeros(0, dtype=int),
+        "eigenvalues": np.array([4.0, -2.0, 1.0]) * rng.uniform(1, 2, (refreshes, 3)),
+        "noise": rng.uniform(0.1, 0.2, (refreshes, 3)),
+        "step_limits": np.linspace(1.1, 1.4, refreshes),
+        "refreshed_at": np.linspace(0.5, 5, refreshes),
+        "skipped": np.zeros(0, dtype=int),
+        "status": "done",
+        "provenance": {"method": "LRSFN(3)", "objective": "Quadratic"},
+    }
+    return History(**{**fields, **changes})
+
+
+class TestHistory:
+    def test_shows_losses_steps_limits_and_curvature_with_its_noise(self):
+        history = run()
+        figure = st.plot(history)
+        loss, curvature, step = figure.axes
+        assert holds(loss, history.sweeps, history.losses)
+        assert holds(loss, history.sweeps[-1:], history.loss)
+        assert (loss.get_yscale(), step.get_yscale(), curvature.get_yscale()) == ("log", "log", "symlog")
+        assert holds(step, history.sweeps, history.steps)
+        assert holds(step, history.refreshed_at, history.step_limits)
+        for i, bar in enumerate(curvature.containers):
+            values, noise = history.eigenvalues[:, i], history.noise[:, i]
+            np.testing.assert_array_equal(bar.lines[0].get_ydata(), values)
+            ends = [segment[:, 1] for segment in bar.lines[2][0].get_segments()]
+            np.testing.assert_allclose(ends, np.column_stack([values - noise, values + noise]))
+        assert len(curvature.containers) == 3
+        assert "LRSFN(3): done" in figure.get_suptitle()
+        assert_saves(figure)
+
+    def test_of_first_order_has_no_curvature(self):
+        figure = st.plot(run(refreshes=0))
+        assert len(figure.axes) == 2
+        assert_draws(figure)
+
+    def test_steps_not_taken_are_marked_and_not_drawn_as_zero(self):
+        steps, losses = np.full(20, 0.5), np.geomspace(2, 0.1, 20)
+        steps[7], losses[7] = 0, np.nan
+        history = run(steps=steps, losses=losses, skipped=np.array([7]))
+        loss, _, step = st.plot(history).axes
+        assert holds(loss, history.sweeps[[7]], history.loss)
+        assert holds(step, history.sweeps, np.where(steps > 0, steps, np.nan))
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {name: np.zeros(0) for name in ("losses", "sweeps", "seconds", "steps")} | {"refreshes": 0},
+            {"loss": float("nan"), "losses": np.full(20, np.nan)},
+            {"losses": -np.ones(20)},
+            {"noise": np.full((3, 3), np.nan), "step_limits": np.full(3, np.inf)},
+            {"eigenvalues": np.zeros((3, 3)), "steps": np.zeros(20), "step_limits": np.full(3, np.nan)},
+            {"refreshes": 1},
+        ],
+        ids=["no iteration", "nothing finite", "negative losses", "noise not known", "no curvature", "one refresh"],
+    )
+    def test_unusual_runs_are_drawn_without_a_warning(self, changes):
+        assert_draws(st.plot(run(**changes)))
+
+    def test_a_real_run_has_a_picture(self):
+        history = st.minimize(st.quadratic([10.0, 1.0, -0.1]), [1.0, 1.0, 0.1], method=st.LRSFN(rank=2, damping=0.1), step=0.5, iterations=5)
+        assert holds(st.plot(history).axes[0], history.sweeps, history.losses)
+
+
+class TestSpectrum:
+    @pytest.mark.parametrize("deflate", [0, 2, 60])
+    def test_shows_density_counts_and_outliers(self, deflate):
+        lams = np.concatenate([[30.0, -20.0], np.linspace(-0.1, 1.0, 58)])
+        s = spectrum(st.quadratic(lams), deflate=deflate)
+        study = s.data()
+        figure = st.plot(s)
+        left, right = figure.axes
+        assert holds(left, study["grid"], study["density"])
+        assert (left.get_xscale(), left.get_yscale()) == ("symlog", "log")
+        marks = [line.get_xdata() for line in left.lines if line.get_marker() == "|"]
+        assert [list(mark) for mark in marks] == ([list(s.outliers)] if deflate else [])
+        for counts in study["counts"]:
+            assert holds(right, study["sizes"], np.where(counts >= 0.5, counts, np.nan))
+        assert f"60 eigenvalues from {s.stats['hessian_products']} products" in figure.get_suptitle()
+        assert_draws(figure)
+
+    @pytest.mark.parametrize("scale", [0.0, 1.0, -1e-12])
+    def test_operators_of_one_eigenvalue_are_drawn_without_a_warning(self, scale):
+        assert_draws(st.plot(spectrum(lambda V: scale * V, n=9)))
+
+
+class TestOptimizers:
+    def test_crossover_shows_ratios_to_the_best_first_order_method(self, numbers):
+        arrays = {name: numbers.uniform(1, 2, (4, 3)) for name in ("SGD", "Adam", "auto")}
+        kappa = np.geomspace(10, 1e4, 4)
+        parameters = {"task": "least squares", "measure": "test error", "first_order": ["SGD", "Adam"]}
+        figure = st.plot(st.Study("crossover", {"kappa": kappa, **arrays}, parameters))
+        (axis,) = figure.axes
+        best = np.minimum(arrays["SGD"].mean(axis=1), arrays["Adam"].mean(axis=1))
+        for name, band in zip(arrays, axis.collections, strict=True):
+            ratio = arrays[name] / best[:, None]
+            assert holds(axis, kappa, ratio.mean(axis=1))
+            points = band.get_paths()[0].vertices
+            for edge in (ratio.min(axis=1), ratio.max(axis=1)):
+                assert all(np.isclose(points, point).all(axis=1).any() for point in np.column_stack([kappa, edge]))
+        assert [text.get_text() for text in axis.get_legend().get_texts()] == list(arrays)
+        assert_draws(figure)
+
+    def test_training_shows_each_method_over_the_reference_and_what_diverged(self, numbers):
+        methods, tasks = np.array(["SGD", "Adam", "LRSFN as published", "auto", "new"]), np.array(["digits", "mnist"])
+        mean = numbers.uniform(1, 2, (2, 5))
+        mean[1, 2] = np.nan
+        study = st.Study("training", {"tasks": tasks, "methods": methods, "mean": mean, "std": 0.1 * mean}, {"reference": "SGD"})
+        figure = st.plot(study)
+        (axis,) = figure.axes
+        assert axis.get_xscale() == "log"
+        assert [label.get_text() for label in axis.get_yticklabels()] == list(tasks)
+        for m, bar in enumerate(axis.containers):
+            ratio = mean[:, m] / mean[:, 0]
+            np.testing.assert_allclose(bar.lines[0].get_xdata(), ratio[np.isfinite(ratio)])
+            ends = [segment[:, 0] for segment in bar.lines[2][0].get_segments()]
+            np.testing.assert_allclose(ends, [[0.9 * r, 1.1 * r] for r in ratio[np.isfinite(ratio)]])
+        lost = [line for line in axis.lines if line.get_marker() == ">" and len(line.get_xdata())]
+        assert len(lost) == 1
+        assert lost[0].get_xdata()[0] > np.nanmax(mean / mean[:, [0]])
+        assert "diverged" in [text.get_text() for text in figure.legends[0].get_texts()]
+        assert_draws(figure)
+
+    def test_optimizers_are_told_apart(self):
+        assert len({tuple(style.values()) for style in OPTIMIZERS.values()}) == len(OPTIMIZERS)
+
+
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (3, "There is no picture for a int; there is for LinearFlow, Ensemble, Comparison, Study, Theorem, ExactMode and ExitTime"),
+        (3, "There is no picture for a int; there is for LinearFlow, Ensemble, Comparison, Study, Theorem, ExactMode, ExitTime, History and Spectrum"),
         (st.quadratic([1.0]), "There is no picture for a Quadratic; there is for LinearFlow"),
         (st.Study("other", {}, {}), "There is no picture for the study 'other'; there is for condition-number, equal-rates, step-limit, real-data"),
     ],

@@ -63,6 +63,16 @@ class TestSums:
             z.append((estimate.value - (lams**4).sum()) / estimate.error)
         assert abs(np.mean(z)) * math.sqrt(40) < 4
 
+    def test_of_deflated_vectors_are_their_own_and_not_those_of_eigenvectors(self):
+        H = matrix(POSITIVE)
+        s = spectrum(lambda V: H @ V, n=N, deflate=20)
+        vectors = st.randomized_eigh(lambda V: H @ V, N, 20).vectors
+        found = (s.weights[:20] * s.nodes[:20] ** 2).sum(axis=1)
+        np.testing.assert_allclose(found, np.sum((H @ vectors) ** 2, axis=0), rtol=1e-12)
+
+    def test_find_an_outlier_once(self):
+        assert np.array_equal((np.abs(sampled(NETWORK).nodes - 10) < 1e-3).sum(axis=1), np.ones(8))
+
     def test_deflation_takes_the_variance_of_outliers_away(self):
         plain, deflated = (sampled(NETWORK, deflate=k, seed=2).trace.error for k in (0, 10))
         assert deflated < plain / 5
@@ -166,6 +176,11 @@ class TestTheory:
         assert found.error < 0.05 * truth
         assert s.amplification(st.SGD()) == (1.0, 0.0, "")
 
+    def test_amplification_is_over_the_directions_where_sgd_is_stationary(self):
+        found = sampled(np.array([2.0, 1.0, -1.0]), deflate=3).amplification(st.Newton(), stationary_only=True)
+        assert found.value == pytest.approx((1 / 4 + 1) / (1 / 2 + 1))
+        assert "1 of 3 directions" in found.reason
+
     def test_negative_curvature_is_refused_and_counted(self):
         s = sampled(NETWORK, deflate=11, probes=20)
         negative = (NETWORK < 0).sum()
@@ -192,6 +207,8 @@ class TestTheory:
         risk = s.excess_risk(st.SGD(), step=self.step, noise=self.noise)
         assert risk.reason == ""
         assert abs(risk.value - self.strength * 150 / 4) < 4 * risk.error
+        with pytest.raises(st.Unstable, match="under Newton"):
+            s.excess_risk(st.Newton(), step=self.step, noise=self.noise)
 
     def test_a_truncated_method_needs_its_eigenvalues(self):
         with pytest.raises(ValueError, match=r"`deflate` must be at least 5 for LRSFN\(4\).*got 4. Call spectrum\(..., deflate=5\)"):
@@ -203,6 +220,29 @@ class TestTheory:
         lams = np.sort(NETWORK + 0.1)[::-1]
         truth = self.strength / 4 * method.gains(lams).sum()
         assert s.excess_risk(method, step=self.step, noise=self.noise).value == pytest.approx(truth, rel=1e-3)
+
+
+class TestCounts:
+    @pytest.mark.parametrize("deflate", [0, 10])
+    @pytest.mark.parametrize("bound", [-0.5, -0.01, 0.0, 0.02, 0.5, 20.0])
+    def test_lie_within_their_error(self, bound, deflate):
+        for lams in SPECTRA.values():
+            found = sampled(lams, deflate=deflate, probes=20).below(bound)
+            assert abs(found.value - (lams < bound).sum()) <= 4 * found.error + 1e-9
+
+    def test_within_an_unresolved_cluster_say_so(self):
+        lams = np.concatenate([np.linspace(1, 2, 100), np.linspace(-1e-6, 1e-6, 100)])
+        s = sampled(lams, steps=20)
+        assert s.negative.error > 20
+        assert s.below(0.5).error < 20
+
+    def test_of_an_exhausted_space_are_bounded_by_sampling_alone(self):
+        found = sampled(np.repeat([1.0, 3.0], [150, 50]), probes=40).below(2.0)
+        assert abs(found.value - 150) < 4 * found.error < 30
+
+    def test_need_a_number(self):
+        with pytest.raises(ValueError, match="`bound` must be finite"):
+            sampled(POSITIVE, steps=5).below(np.nan)
 
 
 class TestDensity:
@@ -269,24 +309,23 @@ class TestSources:
     def test_torch_module_through_its_products(self):
         torch = pytest.importorskip("torch", reason="torch is not installed")
         import array_api_compat.torch as xp
-        from torch.func import functional_call, hessian, jvp, vmap
+
+        from stability.torch.products import hessian_products
 
         torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3)).double()
         x, y = torch.randn(40, 4, dtype=torch.float64), torch.randint(0, 3, (40,))
-        shapes = {name: p.shape for name, p in model.named_parameters()}
-        w = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+        model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3)).double()
+        shapes = [(name, p.shape) for name, p in model.named_parameters()]
 
         def loss(flat):
-            parts = flat.split([shape.numel() for shape in shapes.values()])
-            given = {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-            return torch.nn.functional.cross_entropy(functional_call(model, given, (x,)), y)
+            parts = flat.split([shape.numel() for _, shape in shapes])
+            given = {name: part.reshape(shape) for (name, shape), part in zip(shapes, parts, strict=True)}
+            return torch.nn.functional.cross_entropy(torch.func.functional_call(model, given, (x,)), y)
 
-        def products(V):
-            return vmap(lambda v: jvp(torch.func.grad(loss), (w,), (v,))[1], in_dims=1, out_dims=1)(V)
-
-        s = spectrum(products, n=len(w), device=st.Backend("torch", xp, "cpu"), deflate=6, probes=20)
-        lams = torch.linalg.eigvalsh(hessian(loss)(w)).numpy()
+        hvp, n = hessian_products(model, lambda: torch.nn.functional.cross_entropy(model(x), y))
+        s = spectrum(hvp, n=n, device=st.Backend("torch", xp, "cpu"), deflate=6, probes=20)
+        w = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+        lams = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, w)).numpy()
         for f in (lambda lam: lam, smooth):
             assert abs(s.sum(f).value - f(lams).sum()) < 4 * s.sum(f).error
 

@@ -255,6 +255,12 @@ def test_the_flat_tails_scale_falls_by_no_more_than_half():
     opt.step(lambda: 0.2 * w[0] ** 2 / 2 + 0 * w.sum())
     assert opt.report().tail_gain == pytest.approx(1 / 1.6)
     assert opt.report().gains == pytest.approx([1 / 1.6])
+    before = float(w[0].detach())
+    opt.step(lambda: 0.8 * w[0] ** 2 / 2 + 0 * w.sum())  # 0.75 by now, and 0.8 is above it
+    assert float(w[0].detach()) == pytest.approx(before * (1 - 1e-3 * 0.8 / 0.9))
+    before = float(w[0].detach())
+    opt.step(lambda: 0.2 * w[0] ** 2 / 2 + 0 * w.sum())
+    assert float(w[0].detach()) == pytest.approx(before * (1 - 1e-3 * 0.2 / 0.5), rel=1e-9)
 
 
 def test_weight_decay_is_a_quadratic_in_loss_and_curvature():
@@ -313,17 +319,14 @@ def test_schedulers_set_the_step():
     assert steps[2] == 0.0
 
 
-def test_curvature_is_refreshed_every_so_many_steps():
-    model = Regression()
-    opt = LRSFN([model.w], lr=0.1, rank=2, refresh=3)
+def test_curvature_is_refreshed_every_so_many_steps_from_the_last_one():
+    model = Regression(scales=0.7 ** np.arange(30))
+    opt = LRSFN([model.w], lr=0.1, rank=8, refresh=3)
     counts = []
     for _ in range(7):
-        opt.step(model.losses)
+        opt.step(model.mean)
         counts.append((opt.report().refreshes, opt.report().products))
-    assert [refreshes for refreshes, _ in counts] == [1, 1, 1, 2, 2, 2, 3]
-    assert counts[0][1] == 4
-    assert counts[2][1] == 4
-    assert counts[-1][1] > counts[3][1] > 4
+    assert counts == [(1, 16)] * 3 + [(2, 29)] * 3 + [(3, 42)]  # twice the rank, then the rank and 5 fresh columns
 
 
 def test_the_rank_may_change_between_refreshes():
@@ -418,16 +421,17 @@ def test_the_report_is_the_linearised_theory_of_the_model():
     assert report.step_limit == min(*report.step_limits, report.tail_limit)
 
 
-def test_beyond_the_reported_limit_the_iteration_grows():
+@pytest.mark.parametrize("tail", ["damping", "flat"])  # limited by the tail, and by the largest curvature
+def test_beyond_the_reported_limit_the_iteration_grows(tail):
     for factor, grows in ((0.95, False), (1.05, True)):
         model = Regression()
-        opt = LRSFN([model.w], lr=1.0, rank=2, damping=0.01, tail="damping", momentum=0.5, refresh=1000)
+        opt = LRSFN([model.w], lr=1.0, rank=2, damping=0.01, tail=tail, momentum=0.5, refresh=1000)
         opt.step(model.mean)
         # The first left-out eigenvalue is known here: the limit is checked, not its estimate.
         opt.state[model.w]["next_eigenvalue"] = float(model.spectrum()[0][2])
         opt.param_groups[0]["lr"] = factor * opt.report().step_limit
-        losses = [float(opt.step(model.mean)) for _ in range(300)]
-        assert (losses[-1] > 100 * losses[0]) == grows
+        losses = [float(opt.step(model.mean)) for _ in range(150)]
+        assert (losses[-1] > 10 * losses[0]) == grows
 
 
 def test_a_negative_mode_has_no_limit_and_no_amplification():
@@ -753,16 +757,17 @@ def test_nothing_of_the_networks_size_goes_to_the_host(monkeypatch):
 
 def test_dropout_and_batch_norm_in_training_do_not_break_a_step():
     net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Softplus(), nn.Dropout(0.5), nn.Linear(8, 3)).double()
-    x, y = data(net)
+    x, _ = data(net)
+    y = (x[:, 0] > 0).long()
     opt = LRSFN(net, rank=4, refresh=2, lr=0.3)
     losses = [float(opt.step(per_sample(net, x, y))) for _ in range(30)]
     assert opt.skipped == 0
-    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
 def test_digits_are_learned():
     digits = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed").load_digits()
-    x, y = torch.tensor(digits.data / 16, dtype=torch.float32)[:1200], torch.tensor(digits.target)[:1200]
+    x, y = torch.tensor(digits.data / 16, dtype=torch.float32)[:800], torch.tensor(digits.target)[:800]
     net = nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 10))
     opt = LRSFN(net, lr=0.5, rank=10, hessian_batch=32, noise=1.0)
     order = torch.Generator().manual_seed(0)
@@ -770,6 +775,6 @@ def test_digits_are_learned():
         for index in torch.randperm(len(x), generator=order).split(48):
             opt.step(per_sample(net, x[index], y[index]))
     with torch.no_grad():
-        assert F.cross_entropy(net(x), y) < 0.35  # 2.3 at the start
+        assert F.cross_entropy(net(x), y) < 0.8  # 2.3 at the start
     assert opt.skipped == 0
     assert opt.report().step_limit > opt.param_groups[0]["lr"]

@@ -31,9 +31,10 @@ class Operator:
         self.columns += rows.shape[0]
         total: Any = None
         cores = []
+        against = basis if basis.shape[0] else rows[:1, :]  # one row, with nothing else to project on, still finds what is not finite
         for number, part in enumerate(self.parts):
             product = self._product(part, rows.T).T
-            cores.append(couplings(basis, product, self.backend))
+            cores.append(couplings(against, product, self.backend))
             # The first product may be the caller's own array: never written.
             total = product if number == 0 else _plus(total, product, fresh=number > 1)
         if not np.isfinite(cores).all():
@@ -58,7 +59,10 @@ class Operator:
 
     def orthonormal(self, rows: Any, basis: Any = None, known: np.ndarray | None = None) -> tuple[Any, np.ndarray]:
         """Orthonormal rows for these off the basis, and their factor."""
-        return orthonormalize(rows, rows[:0] if basis is None else basis, self.backend, self.normals, known)
+        try:
+            return orthonormalize(rows, rows[:0, :] if basis is None else basis, self.backend, self.normals, known)
+        except np.linalg.LinAlgError:  # a Gram matrix that is not finite
+            raise BadProducts(f"`hvp` must give products whose squares are finite in {self.backend.dtype}. Scale the objective down.") from None
 
 
 def _plus(total: Any, product: Any, *, fresh: bool) -> Any:

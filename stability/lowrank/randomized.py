@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def randomized_eigh(
     vectors = _vectors(start, n)
     backend = backend_of(device, _check.choice("dtype", dtype, ("float64", "float32"))) if vectors is None else backend_like(vectors)
     operator = Operator(_parts(hvp), n, backend, _normals(backend, _check.count("seed", seed, least=0)))
-    return _solve(operator, rank, method, vectors, _extra(method, rank, oversampling), power, tolerance)
+    return _solve(operator, rank, method, start if method in ("warm", "nystrom") else vectors, _extra(method, rank, oversampling), power, tolerance)
 
 
 def _solve(operator: Operator, rank: int, method: str, start: Any, extra: int, power: int, tolerance: float | None) -> LowRank:
@@ -111,7 +112,10 @@ def _solve(operator: Operator, rank: int, method: str, start: Any, extra: int, p
         return solvers.double_pass(operator, rank, extra, power, start)
     if method == "eigsh":
         return solvers.lanczos(operator, rank)
-    return solvers.warm(operator, rank, start, extra) if method == "warm" else solvers.nystrom(operator, rank, rank + extra, start)[0]
+    if method == "warm":
+        return solvers.warm(operator, rank, start, extra)
+    found, _ = solvers.nystrom(operator, rank, rank + extra, start)
+    return replace(found, residual=np.full(rank, np.nan), std=None)  # the nearest multiplied vectors are random ones, not near
 
 
 def _extra(method: str, rank: int, oversampling: int | None) -> int:

@@ -37,17 +37,17 @@ class LowRank:
     columns : int
         Products used, one for each column that the operator was applied to (to all sub-batches at once).
     residual : array, shape (r,)
-        ``|H u_i - lambda_i u_i|``, so that an eigenvalue lies as near to ``lambda_i``. Known without further products for
-        "block-krylov", "double-pass", "exact" and "eigsh" (with `tolerance`, an upper bound). "nystrom" and "warm"
-        multiply no vector by H twice: theirs is that of the vector nearest to ``u_i`` among those multiplied, one power
-        step behind it, with its own Rayleigh quotient.
+        ``|H u_i - lambda_i u_i|``, so that an eigenvalue lies as near to ``lambda_i``; resolved down to rounding. It costs no
+        products with "block-krylov", "double-pass" and "exact", r of them with "eigsh"; with `tolerance` it is an upper
+        bound. "warm" multiplies no vector twice: its residual is that of the multiplied vector nearest to ``u_i``, one
+        power step behind. nan for "nystrom", whose multiplied vectors are random.
     std : array, shape (r,), or None
-        Standard deviation (``ddof=1``) across the sub-batches of the Rayleigh quotients ``u_i.T H_j u_i`` (for
-        "nystrom" and "warm" of the nearest vector, as above); None without sub-batches. The mean over m of them
-        deviates ``sqrt(m)`` times less.
+        Standard deviation (``ddof=1``) across the m sub-batches of the Rayleigh quotients ``u_i.T H_j u_i``; their mean
+        deviates ``sqrt(m)`` times less. For "warm" of the nearest multiplied vectors, as above. None without sub-batches
+        and for "nystrom".
     next_eigenvalue : float
-        Estimate of ``lambda_{r+1}``, the first left out: its absolute value is never above the true one's. 0 where
-        there is none (r = n), nan where the method multiplied no more than r columns.
+        Estimate of ``lambda_{r+1}``: the first Ritz value left out. 0 where there is none (r = n), nan where the method
+        has none ("double-pass" without oversampling, "nystrom", "warm", "eigsh").
     method : str
         What ran: "exact" where the products asked for would have reached n.
     status : str

@@ -10,7 +10,8 @@ import numpy as np
 
 from .._array import namespace, transpose
 
-HOST_NUMBERS, DEVICE_NUMBERS = 2**19, 2**26
+HOST_NUMBERS, DEVICE_NUMBERS = 2**19, 2**26  # of a tile, in one intermediate array
+PIECE = 1024
 
 
 class Activation(NamedTuple):
@@ -220,33 +221,33 @@ def block_products(parts: list[Linearized], columns: int, l2: float, V: Any) -> 
     """The sum of some linearizations' products, and ``l2 V``, on a block (d, k); the result is ordered as `V` is."""
     xp, (dim, count) = namespace(V), V.shape
     result = xp.empty_like(V)
-    in_place = isinstance(V, np.ndarray) and V.T.flags.c_contiguous and result.T.flags.c_contiguous
-    room = [xp.empty((min(columns, count), dim), dtype=V.dtype, device=V.device) for _ in range(3 - 2 * in_place)]
+    by_rows = isinstance(V, np.ndarray) and V.flags.f_contiguous
+    room = () if by_rows else tuple(xp.empty((min(columns, count), dim), dtype=V.dtype, device=V.device) for _ in range(2))
     for start in range(0, count, columns):
         chunk = slice(start, min(start + columns, count))
-        more, *turned = (array[: chunk.stop - start, ...] for array in room)
-        directions, out = turned or (V.T[chunk], result.T[chunk])
-        if not in_place:
-            _transpose_into(directions, V[:, chunk])
-        parts[0](directions, out)
-        for part in parts[1:]:
-            part(directions, more)
-            out += more
-        if l2:
-            out += xp.multiply(directions, l2)
-        if not in_place:
-            _transpose_into(result[:, chunk], out)
+        if by_rows:
+            _add_up(parts, l2, V[:, chunk].T, result[:, chunk].T)
+            continue
+        directions, out = (array[: chunk.stop - start, ...] for array in room)
+        _copy(V[:, chunk], transpose(directions))
+        _add_up(parts, l2, directions, out)
+        _copy(transpose(out), result[:, chunk])
     return result
 
 
-def _transpose_into(target: Any, source: Any) -> None:
-    """``target = source.T``; on the host in pieces, since the strided side of a long block would leave the cache before its next column."""
-    turned = transpose(source)
-    if not isinstance(target, np.ndarray):
-        target[...] = turned
-        return
-    rows = slice(None) if target.shape[0] < target.shape[1] else None
-    for start in range(0, max(target.shape), PIECE):
-        piece = slice(start, start + PIECE)
-        where = piece if rows is None else (rows, piece)
-        target[where] = turned[where]
+def _add_up(parts: list[Linearized], l2: float, directions: Any, out: Any) -> None:
+    parts[0](directions, out)
+    for part in parts[1:]:
+        more = namespace(out).empty_like(out)
+        part(directions, more)
+        out += more
+    if l2:
+        out += l2 * directions
+
+
+def _copy(source: Any, target: Any) -> None:
+    """Copy a tall matrix into one of the other order: on the host in pieces that are read and written within a fast cache."""
+    height = PIECE if isinstance(target, np.ndarray) else target.shape[0]
+    for start in range(0, target.shape[0], height):
+        piece = slice(start, min(start + height, target.shape[0])), ...
+        target[piece] = source[piece]

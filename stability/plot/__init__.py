@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..compare import Comparison
 from ..ensemble import Ensemble
+from ..history import History
 from ..linear import LinearFlow
 from ..results import Study
-from . import results, studies
+from . import results, studies, training
 from .style import COLORS, MARKERS, context, styled
 
 if TYPE_CHECKING:
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = ["COLORS", "MARKERS", "plot", "write"]
 
-_STUDIES = studies.STUDIES
+_STUDIES = studies.STUDIES | training.STUDIES
 
 
 @singledispatch
 def plot(result: Any) -> Figure:
-    """Draw a result: a linear flow, an ensemble, a comparison, a study, a theorem, an exact mode, an exit time.
+    """Draw a result: a linear flow, an ensemble, a comparison, a study, a theorem, an exact mode, an exit time, an optimizer's history, a spectrum.
 
     Returns
     -------
@@ -46,10 +47,11 @@ def plot(result: Any) -> Figure:
     >>> st.plot(st.linearize(flow)).axes[0].get_xscale()
     'log'
     """
-    if hasattr(result, "data") and isinstance(study := result.data(), Study):  # a theorem, an exact mode, an exit time say what to draw of them
+    if hasattr(result, "data") and isinstance(study := result.data(), Study):  # what has no picture of its own says what to draw of it
         return plot(study)
     raise TypeError(
-        f"There is no picture for a {type(result).__name__}; there is for LinearFlow, Ensemble, Comparison, Study, Theorem, ExactMode and ExitTime."
+        f"There is no picture for a {type(result).__name__}; there is for LinearFlow, Ensemble, Comparison, Study, Theorem, ExactMode, ExitTime, "
+        "History and Spectrum."
     )
 
 
@@ -63,6 +65,7 @@ _PICTURES: dict[type, Callable[..., Figure]] = {
     LinearFlow: results.linear_flow,
     Ensemble: results.ensemble,
     Comparison: results.comparison,
+    History: training.history,
     Study: _study,
 }
 for _kind, _draw in _PICTURES.items():

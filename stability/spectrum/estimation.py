@@ -101,7 +101,7 @@ def spectrum(
             parts.append(lanczos(products, _unit(backend.asarray(rng.standard_normal((n, probes))), vectors, backend), steps, size, report))
     diagonals, off_diagonals = (np.concatenate([_widened(getattr(part, name), steps) for part in parts]) for name in ("diagonals", "off_diagonals"))
     stats = {"hessian_products": products.columns, "seconds": time.perf_counter() - started}
-    about = provenance(operator=repr(operator), seed=seed, dtype=backend.dtype, backend=backend.name)
+    about = provenance(operator=getattr(operator, "__qualname__", None) or repr(operator), seed=seed, dtype=backend.dtype, backend=backend.name)
     lengths = np.concatenate([part.lengths for part in parts])
     resolution = rounding(backend, n) * float(np.abs(diagonals).max() + 2 * off_diagonals.max())  # Gershgorin's bound on all of them
     return Spectrum(n, deflate, probes, diagonals, off_diagonals, lengths, resolution, stats, about)

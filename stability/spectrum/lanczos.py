@@ -97,9 +97,9 @@ def lanczos(products: Products, start: Any, steps: int, size: float = 0.0, repor
     report : callable
         Told of the products, block by block.
     """
-    width = products.n * steps * np.dtype(products.backend.dtype).itemsize
+    columns, width = start.shape[1], products.n * steps * np.dtype(products.backend.dtype).itemsize
     together = max(2, BASIS_BYTES // width)
-    parts = [_advance(products, start[:, k : k + together], steps, size, report) for k in range(0, start.shape[1], together)]
+    parts = [_advance(products, start[:, k : min(k + together, columns)], steps, size, report) for k in range(0, columns, together)]
     return Tridiagonals(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("diagonals", "off_diagonals", "lengths")))
 
 

@@ -21,8 +21,8 @@ from .lanczos import Tridiagonals
 Function = Callable[[np.ndarray], Any]
 OUTLIER_STEPS = 4
 """Lanczos steps from each deflated vector: one that is an eigenvector only roughly then biases no sum."""
-SMOOTHING = 0.15
-"""Width of the picture's smoothing, in units of ``asinh(lam / scale)``."""
+SMOOTHING, RESOLVED = 0.2, 4
+"""Width of the picture's smoothing, in units of ``asinh(lam / scale)``, and how many of a rule's nodes lie within `scale` of zero."""
 
 
 @register
@@ -99,7 +99,7 @@ class Spectrum:
         Parameters
         ----------
         f : callable
-            Of an array of eigenvalues, element by element.
+            Of an array of eigenvalues, element by element; smooth, unlike a count, for which there is `below`.
 
         Returns
         -------
@@ -147,7 +147,23 @@ class Spectrum:
     @property
     def negative(self) -> Estimate:
         """How many eigenvalues are negative, beyond rounding."""
-        return self.sum(lambda lam: lam < -self.resolution)
+        return self.below(-self.resolution)
+
+    def below(self, bound: float) -> Estimate:
+        """How many eigenvalues are less than `bound`.
+
+        A count is no smooth sum: where many eigenvalues lie within a node's reach of the bound it cannot be resolved, and
+        twice the steps may agree by chance. The error therefore holds the quadrature's rigorous bound, the weight of the
+        nodes beside `bound` (Chebyshev, Markov and Stieltjes), beside the standard error.
+        """
+        nodes, weights = self._rule
+        bound = float(_check.array("bound", bound, ndim=0, shape="()"))
+        rows = np.arange(len(nodes))
+        left = np.count_nonzero(nodes < bound, axis=1)  # nodes ascend
+        beside = np.maximum(np.where(left > 0, weights[rows, left - 1], 0.0), weights[rows, np.minimum(left, nodes.shape[1] - 1)])
+        exhausted = self.off_diagonals[rows, self.lengths - 1] <= self.resolution  # such a rule is exact
+        samples = self._samples(self._rule, lambda nodes: nodes < bound)
+        return Estimate(float(samples.mean()), math.hypot(_standard_error(samples), beside[~exhausted].sum()))
 
     def effective_dimension(self, damping: float) -> Estimate:
         """``sum |lam| / (|lam| + damping)``: how many directions curve more than the damping.
@@ -231,21 +247,22 @@ class Spectrum:
         """``phi / (2 - share phi lam)`` as a function of nodes, 0 where there is no stationary law, and where that is."""
 
         @np.errstate(all="ignore")
-        def gains(nodes: np.ndarray) -> np.ndarray:
+        def law(nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             phi = self._gains(method, nodes)
-            rate = phi * nodes
-            good = (rate > 0) & (share * rate < 2) & (np.abs(nodes) > self.resolution) & np.isfinite(phi)
-            return np.where(good, phi / (2 - share * rate), 0.0)
+            rate, flat = phi * nodes, np.abs(nodes) <= self.resolution
+            good = (rate > 0) & (share * rate < 2) & ~flat & np.isfinite(phi)
+            # Newton's gain makes noise of the least curvature: there a flat direction is an obstacle.
+            return np.where(good, phi / (2 - share * rate), 0.0), good | (flat & (np.abs(rate) < 1e-3) & (not flat_too))
 
         nodes, weights = self._rule
-        lost = (gains(nodes) == 0) & (flat_too | (np.abs(nodes) > self.resolution))
+        lost = ~law(nodes)[1]
         count = float(weights[lost].sum())
         if count == 0:
-            return gains, ""
+            return (lambda nodes: law(nodes)[0]), ""
         what = f"{count:.3g} of {self.n} directions have no stationary law under {method.label}: curvature {nodes[lost].min():.3g} to {nodes[lost].max():.3g}"
         if not _check.flag("stationary_only", allowed):
             raise Unstable(f"About {what}. Sum over the others with stationary_only=True, or ask at a minimum, with a regularized objective or a smaller step.")
-        return gains, f"left out: {what}"
+        return (lambda nodes: law(nodes)[0]), f"left out: {what}"
 
     def _gains(self, method: Method, nodes: np.ndarray) -> np.ndarray:
         """The method's gain at every node, row by row of the rule."""
@@ -291,19 +308,19 @@ class Spectrum:
 
     def data(self) -> Study:
         """Density and counts on a grid, for `stability.plot`."""
-        magnitude = np.abs(self.nodes)
-        order = np.argsort(magnitude, axis=None)
-        middle = magnitude.ravel()[order][np.searchsorted(np.cumsum(self.weights.ravel()[order]), self.n / 2)]
-        largest = max(float(magnitude.max()), np.finfo(float).tiny)
-        scale = float(np.clip(middle, 1e-6 * largest, largest))
+        nearest = np.sort(np.abs(self.nodes), axis=1)[:, : RESOLVED + 1]
+        largest = max(abs(end) for end in self.extremes) or 1.0
+        # Nearer to zero than a few of its own nodes a rule tells no eigenvalue from another.
+        scale = float(np.clip(np.median(nearest[self.deflated % len(nearest) :, -1]), 1e-6 * largest, largest))
         reach = math.asinh(largest / scale) + 4 * SMOOTHING
         grid = scale * np.sinh(np.linspace(-reach, reach, 401))
         densities = self._densities(grid, SMOOTHING, scale)
-        sizes = np.geomspace(1e-6 * largest, largest, 200)
+        sizes = np.geomspace(1e-2 * scale, largest, 200)
         counts = [[self.weights[sign * self.nodes >= x].sum() for x in sizes] for sign in (1, -1)]
         error = np.zeros_like(grid) if len(densities) < 2 else densities.std(axis=0, ddof=1) / math.sqrt(len(densities))
         arrays = {"grid": grid, "density": densities.mean(axis=0), "error": error, "outliers": self.outliers, "sizes": sizes, "counts": np.array(counts)}
         about = {"n": self.n, "products": self.stats.get("hessian_products"), "probes": self.probes, "scale": scale, "width": SMOOTHING}
+        about["floor"] = 0.01 / (SMOOTHING * largest)  # well below the height of a single eigenvalue, the largest
         return Study("spectrum", arrays, about | {"trace": self.trace.value, "trace_error": self.trace.error}, dict(self.provenance))
 
     def __str__(self) -> str:

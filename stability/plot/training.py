@@ -1,0 +1,165 @@
+"""Pictures of optimizer runs, of optimizers beside each other, and of the curvature that they see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..history import History
+from ..results import Study
+from .style import COLORS, handle, panels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+OPTIMIZERS = {
+    "SGD": {"color": "#000000", "marker": "o"},
+    "momentum": {"color": "#56B4E9", "marker": "s"},
+    "Adam": {"color": "#D55E00", "marker": "^"},
+    "L-BFGS": {"color": "#E69F00", "marker": "D"},
+    "Newton-CG": {"color": "#CC79A7", "marker": "v"},
+    "LRSFN as published": {"color": "#009E73", "marker": "x"},
+    "LRSFN tuned": {"color": "#0072B2", "marker": "P"},
+    "auto": {"color": "#009E73", "marker": "*"},
+}
+RANKS_SHOWN = 6
+
+
+def history(result: History) -> Figure:
+    """Loss against work; beside it, where curvature was looked at, the kept eigenvalues, and the step below its predicted limit."""
+    from matplotlib.figure import Figure
+
+    curved = len(result.refreshed_at) > 0
+    figure = Figure(figsize=(8.4, 4.2) if curved else (7.6, 3.0), layout="constrained")
+    axes = figure.subplot_mosaic([["loss", "curvature"], ["loss", "step"]] if curved else [["loss", "step"]])
+    _loss(axes["loss"], result)
+    _steps(axes["step"], result)
+    if curved:
+        _curvature(axes["curvature"], result)
+        axes["curvature"].sharex(axes["step"])
+    about = result.provenance
+    figure.suptitle(f"{about.get('method', 'optimizer')}: {result.status}\n{about.get('objective', '')}", fontsize=9)
+    return figure
+
+
+def _loss(axis: Axes, result: History) -> None:
+    axis.plot(result.sweeps, result.losses, color=COLORS["SFN"], lw=0.8, label="gradient batch, before the step")
+    if len(result.sweeps):
+        axis.plot(result.sweeps[-1:], [result.loss], "D", color=COLORS["Newton"], label=f"whole objective, at the end: {result.loss:.4g}")
+    skipped = result.skipped[result.skipped < len(result.sweeps)]
+    if len(skipped):
+        axis.plot(result.sweeps[skipped], np.nan_to_num(result.losses[skipped], nan=result.loss), "x", color="k", label="step not taken")
+    finite = np.append(result.losses, result.loss)
+    finite = finite[np.isfinite(finite)]
+    axis.set(xlabel="sweeps over the data", ylabel="loss", yscale="log" if len(finite) and finite.min() > 0 else "linear")
+    axis.legend()
+
+
+def _steps(axis: Axes, result: History) -> None:
+    taken = np.where(result.steps > 0, result.steps, np.nan)
+    axis.plot(result.sweeps, taken, color=COLORS["SFN"], label=r"step $\alpha$")
+    limits = np.where(np.isfinite(result.step_limits), result.step_limits, np.nan)
+    if np.isfinite(limits).any():
+        axis.plot(result.refreshed_at, limits, ".--", color=COLORS["Newton"], lw=1, label="predicted mean-square limit")
+    positive = bool((np.append(taken, limits) > 0).any())
+    axis.set(xlabel="sweeps over the data", ylabel="step", yscale="log" if positive else "linear")
+    axis.legend()
+
+
+def _curvature(axis: Axes, result: History) -> None:
+    """A few of the kept eigenvalues with the noise of their batch, the rest as dots: markers, since ranks change hands."""
+    from matplotlib import colormaps
+
+    rank = result.eigenvalues.shape[1]
+    shown = np.unique(np.geomspace(1, rank, min(RANKS_SHOWN, rank)).round().astype(int)) - 1
+    axis.plot(result.refreshed_at, result.eigenvalues, ".", color="0.8", ms=2)
+    for position, i in enumerate(shown):
+        color = colormaps["cividis"](position / max(1, len(shown) - 1) * 0.9)
+        noise = np.nan_to_num(result.noise[:, i]) if result.noise.size else np.zeros(len(result.refreshed_at))
+        axis.errorbar(result.refreshed_at, result.eigenvalues[:, i], noise, fmt="o", ms=2.5, lw=0.7, color=color, label=rf"$\lambda_{{{i + 1}}}$")
+    sizes = np.abs(result.eigenvalues[np.isfinite(result.eigenvalues) & (result.eigenvalues != 0)])
+    if len(sizes):
+        axis.set_yscale("symlog", linthresh=max(float(sizes.min()), 1e-6 * float(sizes.max())))
+    axis.axhline(0, color="0.5", lw=0.8)
+    axis.set_ylabel(r"eigenvalue $\pm$ batch noise")
+    axis.legend(ncol=2, fontsize=7)
+
+
+def _spectrum(study: Study) -> Figure:
+    figure, axes = panels(1, 2, 4.4, 3.2)
+    left, right = axes[0]
+    p, grid, density = study.parameters, study["grid"], study["density"]
+    left.plot(grid, density, color=COLORS["SFN"], label="density, smoothed")
+    low, high = np.maximum(density - study["error"], p["floor"]), np.maximum(density + study["error"], p["floor"])
+    left.fill_between(grid, low, high, color=COLORS["SFN"], alpha=0.25, lw=0, label=r"$\pm$ standard error")
+    if len(study["outliers"]):
+        left.plot(study["outliers"], np.full(len(study["outliers"]), 2 * p["floor"]), "|", color=COLORS["Newton"], ms=8, label="deflated eigenvalues")
+    left.set_xscale("symlog", linthresh=p["scale"])
+    left.set(
+        yscale="log", ylim=(p["floor"], 5 * max(float(density.max()), p["floor"])), xlabel=r"eigenvalue $\lambda$", ylabel=r"eigenvalues per unit of $\lambda$"
+    )
+    decades = 10.0 ** np.arange(np.ceil(np.log10(p["scale"])), np.log10(study["sizes"][-1]) + 1)
+    decades = decades[:: 1 + len(decades) // 4]
+    left.set_xticks([*-decades[::-1], 0.0, *decades])
+    left.legend()
+    for counts, sign, name in zip(study["counts"], (r"\lambda", r"-\lambda"), ("SFN", "Newton"), strict=True):
+        if counts.max() >= 0.5:
+            right.plot(study["sizes"], np.where(counts >= 0.5, counts, np.nan), color=COLORS[name], label=rf"${sign} \geq x$")
+    right.set(xscale="log", yscale="log", ylim=(0.5, 2 * p["n"]), xlabel="$x$", ylabel="eigenvalues at least so large")
+    if right.lines:
+        right.legend()
+    figure.suptitle(f"{p['n']} eigenvalues from {p['products']} products: trace {p['trace']:.4g} ± {p['trace_error']:.2g}", fontsize=10)
+    return figure
+
+
+def _optimizer(name: str, position: int) -> dict[str, Any]:
+    return OPTIMIZERS.get(name, {"color": f"C{position}", "marker": "o"})
+
+
+def _crossover(study: Study) -> Figure:
+    """Each method's results over the best first-order mean, against the condition number: below 1 it pays."""
+    figure, axes = panels(1, 1, 5.2, 3.6)
+    axis, p, kappa = axes[0, 0], study.parameters, study["kappa"]
+    names = [name for name in study.arrays if name != "kappa"]
+    reference = np.min([study[name].mean(axis=1) for name in p["first_order"]], axis=0)
+    for k, name in enumerate(names):
+        ratio, style = study[name] / reference[:, None], _optimizer(name, k)
+        axis.plot(kappa, ratio.mean(axis=1), label=name, lw=2 if name not in p["first_order"] else 1.2, **style)
+        axis.fill_between(kappa, ratio.min(axis=1), ratio.max(axis=1), color=style["color"], alpha=0.15, lw=0)
+    axis.axhline(1, color="0.5", lw=0.8)
+    axis.set(xscale="log", yscale="log", xlabel=r"condition number $\kappa$", ylabel=f"{p['measure']}, over the best first-order method's")
+    axis.legend()
+    figure.suptitle(f"When second order pays: {p['task']} (bands: all seeds)", fontsize=10)
+    return figure
+
+
+def _training(study: Study) -> Figure:
+    """Task by task, each method's mean over tuned SGD's; what diverged on every seed is at the edge."""
+    tasks, methods, p = study["tasks"], study["methods"], study.parameters
+    ratio = study["mean"] / study["mean"][:, [list(methods).index(p["reference"])]]
+    error = study["std"] / study["mean"] * ratio
+    figure, axes = panels(1, 1, 8.4, max(2.6, 1.0 + 0.34 * len(tasks)))
+    axis = axes[0, 0]
+    rows = np.arange(len(tasks))[::-1]
+    edge = 1.5 * float(np.nanmax(ratio + np.nan_to_num(error)))
+    for m, name in enumerate(methods):
+        style, there = _optimizer(str(name), m), np.isfinite(ratio[:, m])
+        shifted = rows + 0.6 * (0.5 - (m + 0.5) / len(methods))
+        below = np.minimum(np.nan_to_num(error[there, m]), 0.9 * ratio[there, m])  # the axis is logarithmic
+        bars = [below, np.nan_to_num(error[there, m])]
+        axis.errorbar(ratio[there, m], shifted[there], xerr=bars, fmt=style["marker"], color=style["color"], ms=4.5, lw=0.8)
+        axis.plot(np.full(np.count_nonzero(~there), edge), shifted[~there], ">", mfc="none", color=style["color"], ms=4.5)
+    axis.axvline(1, color="0.5", lw=0.8)
+    axis.set(xscale="log", yticks=rows, yticklabels=[str(t) for t in tasks], xlabel=f"test measure over that of {p['reference']} (left is better)")
+    axis.set_xlim(right=1.3 * edge)
+    handles = [handle(ls="", label=str(name), **_optimizer(str(name), m)) for m, name in enumerate(methods)]
+    handles += [handle(ls="", marker=">", mfc="none", color="0.4", label="diverged")] if not np.isfinite(ratio).all() else []
+    figure.legend(handles=handles, loc="outside right upper", fontsize=8)
+    figure.suptitle("Optimizers at equal work (bars: standard deviation over seeds)", fontsize=10)
+    return figure
+
+
+STUDIES: dict[str, Callable[[Study], Figure]] = {"spectrum": _spectrum, "crossover": _crossover, "training": _training}

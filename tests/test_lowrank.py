@@ -1,0 +1,494 @@
+"""The low-rank eigensolver against matrices with chosen eigenvalues, on every array library."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import stability as st
+from stability._array import Backend
+from stability._orthogonal import orthonormalize
+from stability.lowrank import BadProducts, LowRank, randomized_eigh
+
+N = 240
+METHODS = ["block-krylov", "double-pass", "nystrom", "warm", "eigsh"]
+SPECTRA = {
+    "geometric": 0.85 ** np.arange(N) * np.where(np.arange(N) % 3, -1, 1),
+    "harmonic": 1 / np.arange(1.0, N + 1) * np.where(np.arange(N) % 2, -1, 1),
+    "outliers": np.concatenate([[8, 6, -5, 4, 3, -2], 0.05 * np.cos(np.arange(N - 6))]),
+}
+
+
+def basis(seed=3, n=N):
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))[0]
+
+
+def matrix(eigenvalues, seed=3):
+    q = basis(seed, len(eigenvalues))
+    return (q * np.asarray(eigenvalues)) @ q.T
+
+
+def products(h):
+    return lambda block: h @ block
+
+
+def by_size(eigenvalues):
+    return eigenvalues[np.argsort(-np.abs(eigenvalues), kind="stable")]
+
+
+def error(h, eig):
+    """Spectral norm of what is left of a matrix."""
+    return np.linalg.norm(h - (eig.vectors * eig.eigenvalues) @ eig.vectors.T, 2)
+
+
+def orthonormality(vectors):
+    return np.linalg.norm(vectors.T @ vectors - np.eye(vectors.shape[1]))
+
+
+def solved(h, rank, method, **options):
+    """By any method; a warm start begins at the vectors of a slightly different matrix."""
+    if method == "warm":
+        change = np.random.default_rng(9).standard_normal(h.shape)
+        options["start"] = randomized_eigh(products(h + 1e-4 * (change + change.T)), len(h), rank)
+    return randomized_eigh(products(h), len(h), rank, method=method, **options)
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize("method", METHODS)
+def test_leading_pairs_of_indefinite_spectra(method, spectrum):
+    h, rank = matrix(SPECTRA[spectrum]), 12
+    eig = solved(h, rank, method)
+    truth = by_size(SPECTRA[spectrum])
+    allowed, near = {"block-krylov": (2, 0.01), "warm": (2, 0.01), "eigsh": (1.001, 1e-9), "double-pass": (8, 0.2), "nystrom": (8, 0.3)}[method]
+    assert error(h, eig) < allowed * abs(truth[rank])
+    assert orthonormality(eig.vectors) < 1e-9
+    assert (np.diff(np.abs(eig.eigenvalues)) <= 0).all()
+    np.testing.assert_allclose(eig.eigenvalues[:3], truth[:3], rtol=near)
+    assert (eig.method, eig.status) == (method, "ok")
+
+
+@pytest.mark.parametrize(("method", "used"), [("block-krylov", 24), ("double-pass", 24), ("nystrom", 18), ("warm", 17)])
+def test_products_are_counted_and_are_those_promised(method, used):
+    h, seen = matrix(SPECTRA["geometric"]), []
+
+    def counted(block):
+        seen.append(block.shape[1])
+        return h @ block
+
+    start = basis()[:, :12] if method == "warm" else None
+    assert randomized_eigh(counted, N, 12, method=method, start=start).columns == sum(seen) == used
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 5, 7, 11])
+def test_odd_ranks_use_twice_the_rank_too(rank):
+    h = matrix(SPECTRA["harmonic"])
+    eig = randomized_eigh(products(h), N, rank)
+    assert eig.columns == 2 * rank
+    truth = np.linalg.norm(h @ eig.vectors - eig.vectors * eig.eigenvalues, axis=0)
+    np.testing.assert_allclose(eig.residual, truth, rtol=1e-6)
+
+
+def test_power_steps_and_oversampling_sharpen_a_double_pass():
+    h = matrix(SPECTRA["harmonic"])
+    plain = solved(h, 12, "double-pass")
+    sharp = solved(h, 12, "double-pass", oversampling=6, power=1)
+    assert sharp.columns == 3 * 18
+    assert error(h, sharp) < 0.6 * error(h, plain)
+    assert np.isnan(plain.next_eigenvalue)
+    assert abs(sharp.next_eigenvalue) == pytest.approx(1 / 13, rel=0.1)
+
+
+@pytest.mark.parametrize("method", ["block-krylov", "double-pass", "eigsh"])
+def test_residuals_are_those_of_the_operator(method):
+    h = matrix(SPECTRA["harmonic"])
+    eig = solved(h, 10, method)
+    truth = np.linalg.norm(h @ eig.vectors - eig.vectors * eig.eigenvalues, axis=0)
+    np.testing.assert_allclose(eig.residual, truth, rtol=1e-6, atol=1e-12)
+
+
+def test_a_residual_far_below_the_eigenvalues_is_not_lost_in_rounding():
+    h = matrix(np.concatenate([[3.0, -2.0, 1.0, 0.5], 1e-11 * np.ones(N - 4)]))
+    eig = randomized_eigh(products(h), N, 4)
+    assert (eig.residual < 1e-11).all()
+
+
+def test_the_residual_of_a_warm_start_says_how_far_it_is():
+    h = matrix(SPECTRA["geometric"])
+    eig = solved(h, 12, "warm")
+    truth = np.linalg.norm(h @ eig.vectors - eig.vectors * eig.eigenvalues, axis=0)
+    assert (eig.residual > 0.5 * truth).all()
+    assert (eig.residual < 0.05).all()
+    assert np.isnan(solved(h, 12, "nystrom").residual).all()
+
+
+def test_the_next_eigenvalue_is_estimated():
+    h = matrix(SPECTRA["geometric"])
+    assert abs(randomized_eigh(products(h), N, 12).next_eigenvalue) == pytest.approx(0.85**12, rel=0.05)
+
+
+# --- sub-batches ---
+
+
+def sub_batches(m=4, spread=0.02):
+    rng = np.random.default_rng(5)
+    noise = rng.standard_normal((m, N, N))
+    return matrix(SPECTRA["geometric"]) + spread * (noise + noise.transpose(0, 2, 1)) / N**0.5
+
+
+@pytest.mark.parametrize("method", ["block-krylov", "double-pass", "eigsh"])
+def test_the_spread_over_sub_batches_is_that_of_their_rayleigh_quotients(method):
+    parts = sub_batches()
+    eig = randomized_eigh([products(h) for h in parts], N, 8, method=method)
+    quotients = np.stack([np.sum(eig.vectors * (h @ eig.vectors), axis=0) for h in parts])
+    np.testing.assert_allclose(eig.std, quotients.std(axis=0, ddof=1), rtol=1e-8)
+    np.testing.assert_allclose(eig.eigenvalues, quotients.mean(axis=0), rtol=1e-9)
+    whole = randomized_eigh(products(parts.mean(axis=0)), N, 8, method=method)
+    np.testing.assert_allclose(eig.eigenvalues, whole.eigenvalues, rtol=1e-8)
+    assert (eig.columns, whole.std) == (whole.columns, None)
+
+
+def test_the_spread_of_a_warm_start_is_near():
+    parts = sub_batches()
+    cold = randomized_eigh([products(h) for h in parts], N, 8)
+    eig = randomized_eigh([products(h) for h in parts], N, 8, method="warm", start=cold)
+    quotients = np.stack([np.sum(eig.vectors * (h @ eig.vectors), axis=0) for h in parts])
+    np.testing.assert_allclose(eig.std, quotients.std(axis=0, ddof=1), rtol=0.5)
+
+
+def test_the_products_of_a_caller_are_never_written():
+    h = matrix(SPECTRA["geometric"])
+    kept = []
+
+    def remembering(block):
+        answer = h @ block
+        kept.append((answer, answer.copy()))
+        return answer
+
+    for method in ("block-krylov", "double-pass", "nystrom"):
+        randomized_eigh([remembering, remembering, remembering], N, 6, method=method)
+    assert all((answer == copy).all() for answer, copy in kept)
+
+
+# --- degenerate operators ---
+
+
+def test_repeated_eigenvalues_are_all_found():
+    eigenvalues = np.concatenate([np.ones(9), -np.ones(9), np.zeros(N - 18)])
+    h = matrix(eigenvalues)
+    eig = randomized_eigh(products(h), N, 24)
+    assert error(h, eig) < 1e-12
+    assert eig.status == "numerical rank 18 < 24"
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("method", ["block-krylov", "double-pass", "nystrom", "warm"])
+def test_a_zero_operator_and_one_of_rank_one(method, dtype):
+    start = np.eye(N, 6, dtype=dtype) if method == "warm" else None
+    for size, found in ((0.0, 0), (2.0, 1)):
+        column = np.full((N, 1), N**-0.5, dtype=dtype)
+        eig = randomized_eigh(lambda b, c=column, s=size: np.float32(s) * c @ (c.T @ b), N, 6, method=method, start=start, dtype=dtype)
+        np.testing.assert_allclose(eig.eigenvalues, [size, 0, 0, 0, 0, 0], atol=1e-5)
+        assert orthonormality(eig.vectors) < 1e-4
+        assert f"numerical rank {found} < 6" in eig.status
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rank", [11, 20])
+def test_half_the_dimension_and_more_is_exact(method, rank):
+    eigenvalues = np.linspace(-1, 2, 20)
+    h = matrix(eigenvalues)
+    start = np.eye(20, rank) if method == "warm" else None
+    if (method, rank) in (("nystrom", 11), ("warm", 11), ("eigsh", 11)):
+        pytest.skip("takes fewer products than n")
+    eig = randomized_eigh(products(h), 20, rank, method=method, start=start)
+    np.testing.assert_allclose(eig.eigenvalues, by_size(eigenvalues)[:rank], atol=1e-12)
+    assert (eig.columns, eig.method) == (20, "exact")
+    assert eig.next_eigenvalue == pytest.approx(by_size(eigenvalues)[11] if rank == 11 else 0.0)
+    if rank == 20:
+        assert error(h, eig) < 1e-12
+
+
+def test_one_dimension():
+    eig = randomized_eigh(lambda block: -3.0 * block, 1, 1)
+    np.testing.assert_allclose(eig.solve(np.array([8.0]), damping=1.0), [2.0])
+
+
+def test_numbers_at_the_ends_of_the_scale():
+    h = matrix(SPECTRA["geometric"])
+    for scale in (1e-60, 1e60):
+        eig = randomized_eigh(products(scale * h), N, 8)
+        np.testing.assert_allclose(eig.eigenvalues / scale, randomized_eigh(products(h), N, 8).eigenvalues, rtol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_orthonormal_rows_of_bad_blocks(dtype):
+    rng = np.random.default_rng(0)
+    backend = Backend("numpy", np, None, dtype)
+    first = np.linalg.qr(rng.standard_normal((N, 5)))[0].T.astype(dtype)
+    blocks = {
+        "graded": rng.standard_normal((6, N)) * 10.0 ** -np.arange(6)[:, None],
+        "repeated": np.repeat(rng.standard_normal((2, N)), 3, axis=0),
+        "within": rng.standard_normal((6, 5)) @ first,
+        "zero": np.zeros((6, N)),
+    }
+    for name, block in blocks.items():
+        block = block.astype(dtype)
+        rows, factor = orthonormalize(block, first, backend, lambda shape: rng.standard_normal(shape).astype(dtype))
+        both = np.concatenate([first, rows]).T
+        assert orthonormality(both) < (1e-9 if dtype == "float64" else 3e-5), name
+        rest = block - (block @ first.T) @ first
+        assert np.linalg.norm(factor.T @ rows - rest) < 100 * np.finfo(dtype).eps * max(np.linalg.norm(block), 1e-9), name
+
+
+# --- warm starts ---
+
+
+def test_a_warm_start_beats_a_cold_double_pass_at_fewer_products():
+    rng = np.random.default_rng(2)
+    h = matrix(SPECTRA["harmonic"])
+    turn = np.linalg.qr(np.eye(N) + 0.005 * rng.standard_normal((N, N)) / N**0.5)[0]
+    moved = turn @ h @ turn.T
+    warm = randomized_eigh(products(moved), N, 20, method="warm", start=randomized_eigh(products(h), N, 20))
+    cold = randomized_eigh(products(moved), N, 20, method="double-pass")
+    assert warm.columns == 25
+    assert error(moved, warm) < 0.6 * error(moved, cold)
+
+
+def test_a_useless_start_falls_back_and_says_so():
+    h = matrix(SPECTRA["geometric"])
+    eig = randomized_eigh(products(h), N, 12, method="warm", start=basis(seed=8)[:, :12])
+    assert eig.status.startswith("fell back to block-krylov")
+    assert (eig.method, eig.columns) == ("block-krylov", 17 + 24)
+    assert error(h, eig) < 2 * 0.85**12
+
+
+def test_a_start_with_fewer_or_more_vectors_than_the_rank():
+    h = matrix(SPECTRA["geometric"])
+    for width in (8, 16):
+        for start in (randomized_eigh(products(h), N, width), randomized_eigh(products(h), N, width).vectors):
+            eig = randomized_eigh(products(h), N, 12, method="warm", start=start)
+            assert eig.vectors.shape == (N, 12)
+            np.testing.assert_allclose(eig.eigenvalues[:6], by_size(SPECTRA["geometric"])[:6], rtol=0.05)
+
+
+def test_eigenvalues_of_a_warm_start_stay_below_the_norm():
+    """A direction in which +-1 nearly cancel: small in the core, not in its image, so that uncut and unclipped it would count 25."""
+    q = basis()
+    h = matrix(np.concatenate([[3, 2.5, -2, 1, -1], np.zeros(N - 5)]))
+    neutral = 0.72 * q[:, 3] + 0.69397 * q[:, 4]
+    start = np.concatenate([q[:, :3], neutral[:, None]], axis=1)
+    eig = randomized_eigh(products(h), N, 4, method="warm", start=start, oversampling=0)
+    assert eig.method == "warm"
+    assert np.max(np.abs(eig.eigenvalues)) <= 3 + 1e-9
+
+
+# --- growing to a tolerance ---
+
+
+def test_the_rank_grows_to_the_tolerance():
+    h = matrix(SPECTRA["geometric"])
+    ranks = []
+    for tolerance in (0.3, 0.1, 0.03):
+        eig = randomized_eigh(products(h), N, 60, tolerance=tolerance)
+        assert eig.status == "ok"
+        assert error(h, eig) < 2 * tolerance
+        assert abs(eig.eigenvalues[-1]) > tolerance
+        assert eig.columns < 120
+        truth = np.linalg.norm(h @ eig.vectors - eig.vectors * eig.eigenvalues, axis=0)
+        assert (eig.residual > truth - 1e-9).all()
+        ranks.append(len(eig.eigenvalues))
+    assert ranks == sorted(ranks)
+    assert ranks[0] < ranks[-1]
+
+
+def test_a_tolerance_out_of_reach_is_said():
+    eig = randomized_eigh(products(matrix(SPECTRA["harmonic"])), N, 10, tolerance=1e-3)
+    assert eig.status == "tolerance 0.001 not reached with 10"
+    assert (len(eig.eigenvalues), eig.columns) == (10, 20)
+
+
+def test_growth_stops_at_the_rank_of_the_operator():
+    h = matrix(np.concatenate([np.ones(7), -np.ones(7), np.zeros(N - 14)]))
+    eig = randomized_eigh(products(h), N, 60, tolerance=1e-6)
+    assert len(eig.eigenvalues) == 14
+    assert error(h, eig) < 1e-9
+
+
+# --- the damped inverse ---
+
+
+def eight(seed=0):
+    parts = sub_batches()
+    return randomized_eigh([products(h) for h in parts], N, 8, seed=seed)
+
+
+def test_solve_apply_and_precondition_are_those_of_the_dense_matrix():
+    eig, g = eight(), np.random.default_rng(1).standard_normal((N, 3))
+    u, size = eig.vectors, np.abs(eig.eigenvalues)
+    dense = (u * size) @ u.T
+    np.testing.assert_allclose(eig.solve(g, damping=0.3), np.linalg.solve(dense + 0.3 * np.eye(N), g), rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(eig.solve(g[:, 0], damping=0.3), eig.solve(g, damping=0.3)[:, 0], rtol=1e-12, atol=1e-14)
+    noisy = (u * (size + 2 * eig.std)) @ u.T + 0.3 * np.eye(N)
+    np.testing.assert_allclose(eig.solve(g, damping=0.3, noise=2.0), np.linalg.solve(noisy, g), rtol=1e-9, atol=1e-11)
+    split = (u * (size + 0.3)) @ u.T + 5.0 * (np.eye(N) - u @ u.T)
+    np.testing.assert_allclose(eig.solve(g, damping=0.3, complement=5.0), np.linalg.solve(split, g), rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(eig.apply(g), (u * eig.eigenvalues) @ (u.T @ g), atol=1e-12)
+    gains = (u * np.arange(8.0)) @ u.T + 2.0 * (np.eye(N) - u @ u.T)
+    np.testing.assert_allclose(eig.precondition(g, np.arange(8.0), 2.0), gains @ g, atol=1e-11)
+
+
+def test_the_step_is_that_of_the_method_for_the_full_rank():
+    h = matrix(np.linspace(-2, 3, 12))
+    eig, g = randomized_eigh(products(h), 12, 12), np.arange(12.0)
+    lam, q = np.linalg.eigh(h)
+    np.testing.assert_allclose(eig.solve(g, damping=0.5), (q / (np.abs(lam) + 0.5)) @ (q.T @ g), atol=1e-11)
+    np.testing.assert_allclose(eig.solve(list(g), damping=0.5), eig.solve(g, damping=0.5))
+
+
+# --- seeds, saving, printing ---
+
+
+def test_same_seed_same_numbers():
+    assert (eight().vectors == eight().vectors).all()
+    assert not (eight().vectors == eight(seed=1).vectors).all()
+
+
+def test_saved_and_loaded(tmp_path):
+    eig = eight()
+    back = st.load(st.save(eig, tmp_path / "eig"))
+    assert isinstance(back, LowRank)
+    assert (back.vectors == eig.vectors).all()
+    assert (back.std == eig.std).all()
+    assert (back.method, back.status, back.columns, back.next_eigenvalue) == (eig.method, eig.status, eig.columns, eig.next_eigenvalue)
+
+
+def test_print_shows_the_first_pairs_and_the_last():
+    text = str(randomized_eigh(products(matrix(SPECTRA["harmonic"])), N, 30))
+    assert text.startswith("30 eigenpairs of 240 (block-krylov, 60 products): ok")
+    assert len(text.splitlines()) == 2 + 12 + 1
+    assert "  30  " in text
+    assert "std" in str(eight())
+
+
+# --- every array library ---
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_array_library(xp_backend, method, dtype):
+    backend = replace(xp_backend, dtype=dtype)
+    host = matrix(SPECTRA["geometric"])
+    parts = [backend.asarray(host + shift) for shift in (-1e-3 * np.eye(N), 1e-3 * np.eye(N))]
+    hvp = [lambda block, h=h: h @ block for h in parts]
+    start = randomized_eigh(hvp, N, 8, device=backend, dtype=dtype) if method == "warm" else None
+    eig = randomized_eigh(hvp, N, 8, method=method, start=start, device=backend, dtype=dtype)
+    assert type(eig.vectors) is type(parts[0])
+    assert eig.vectors.dtype == parts[0].dtype
+    u, rounding = backend.host(eig.vectors), 1e-9 if dtype == "float64" else 2e-5
+    assert orthonormality(u) < rounding
+    allowed = 8 if method in ("double-pass", "nystrom") else 2
+    assert np.linalg.norm(host - (u * eig.eigenvalues) @ u.T, 2) < allowed * 0.85**8
+    g = np.random.default_rng(0).standard_normal(N)
+    expected = u @ ((u.T @ g) / (np.abs(eig.eigenvalues) + 0.1)) + (g - u @ (u.T @ g)) / 0.1
+    found = eig.solve(backend.asarray(g), damping=0.1)
+    np.testing.assert_allclose(backend.host(found), expected, rtol=0, atol=1e3 * rounding)
+    if method != "nystrom":
+        np.testing.assert_allclose(eig.std, 2**0.5 * 1e-3, rtol=1e-3)
+
+
+def test_no_array_of_size_n_reaches_the_host(monkeypatch):
+    strict = pytest.importorskip("array_api_strict", reason="array-api-strict is not installed")
+    backend = Backend("array_api_strict", strict, strict.Device("device1"))
+    h = backend.asarray(matrix(SPECTRA["geometric"]))
+    start = randomized_eigh(lambda b: h @ b, N, 8, device=backend)
+    moved = []
+    plain = Backend.host
+    monkeypatch.setattr(Backend, "host", lambda self, a: (moved.append(a.shape), plain(self, a))[1])
+    for method in ("block-krylov", "double-pass", "nystrom", "warm"):
+        randomized_eigh(lambda b: h @ b, N, 8, method=method, start=start)
+    assert moved
+    assert max(max(shape) for shape in moved) <= 16
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize("method", ["block-krylov", "double-pass", "eigsh"])
+def test_products_of_no_symmetric_matrix(method):
+    upper = np.triu(matrix(SPECTRA["geometric"])) + 0.1 * np.triu(np.ones((N, N)))
+    with pytest.raises(BadProducts, match="must be one symmetric operator"):
+        randomized_eigh(products(upper), N, 8, method=method)
+
+
+@pytest.mark.parametrize("method", ["block-krylov", "double-pass"])
+@pytest.mark.parametrize("rank", [1, 8])
+def test_a_new_batch_at_every_call_is_found_out(method, rank):
+    rng, h = np.random.default_rng(0), matrix(SPECTRA["geometric"])
+
+    def drawing(block):
+        noise = rng.standard_normal((N, N))
+        return (h + 0.05 * (noise + noise.T)) @ block
+
+    with pytest.raises(BadProducts, match="draws a new batch at every call"):
+        randomized_eigh(drawing, N, rank, method=method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_products_that_are_not_finite(method, bad):
+    def broken(block):
+        answer = 2.0 * block
+        answer[7, 0] = bad
+        return answer
+
+    start = np.eye(N, 6) if method == "warm" else None
+    with pytest.raises(BadProducts, match="must give finite products"):
+        randomized_eigh(broken, N, 6, method=method, start=start)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("no", N, 4), {}, "`hvp` must be a callable"),
+        (([], N, 4), {}, "`hvp` must be a callable"),
+        (([1], N, 4), {}, "`hvp` must be a callable"),
+        ((products(np.ones((3, N))), N, 4), {}, r"`hvp` must map \(n, k\) to \(n, k\); got shape \(3, 2\)"),
+        ((lambda block: None, N, 4), {}, "got NoneType"),
+        ((lambda block: block.astype("float32"), N, 4), {}, "`hvp` must keep the type of its argument, float64; got float32"),
+        ((abs, N, N + 1), {}, "`rank` must be an integer >= 1 and <= 240"),
+        ((abs, N, 0), {}, "`rank` must be an integer >= 1"),
+        ((abs, 0, 1), {}, "`n` must be an integer >= 1"),
+        ((abs, N, 4), {"method": "lanczos"}, "`method` must be one of block-krylov, double-pass, nystrom, warm, eigsh"),
+        ((abs, N, 4), {"method": "warm"}, "`start` must be given for method='warm'"),
+        ((abs, N, 4), {"start": np.ones((3, 4))}, r"`start` must have shape \(240, k\)"),
+        ((abs, N, 4), {"start": np.ones(N)}, r"`start` must have shape \(240, k\)"),
+        ((abs, N, 4), {"start": np.ones((N, 4), int)}, "Arrays must be float32 or float64; got int64"),
+        ((abs, N, 4), {"oversampling": 3}, "`oversampling` must be left out with method='block-krylov'"),
+        ((abs, N, 4), {"oversampling": -1, "method": "nystrom"}, "`oversampling` must be an integer >= 0"),
+        ((abs, N, 4), {"power": 1}, "`power` must be 0 with method='block-krylov'"),
+        ((abs, N, 4), {"tolerance": 0.0}, "`tolerance` must be a finite number > 0"),
+        ((abs, N, 4), {"tolerance": 0.1, "method": "eigsh"}, "`tolerance` must be left out"),
+        ((abs, N, 4), {"seed": -1}, "`seed` must be an integer >= 0"),
+        ((abs, N, 4), {"dtype": "float16"}, "`dtype` must be one of float64, float32"),
+    ],
+)
+def test_misuse_is_named(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        randomized_eigh(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda e: e.solve(np.ones(N), damping=0.0), "`damping` must be a finite number > 0"),
+        (lambda e: e.solve(np.ones(N), damping=1.0, complement=-1.0), "`complement` must be a finite number > 0"),
+        (lambda e: e.solve(np.ones(N), damping=1.0, noise=-1.0), "`noise` must be a finite number >= 0"),
+        (lambda e: replace(e, std=None).solve(np.ones(N), damping=1.0, noise=1.0), "`noise` must be 0 where the spread over sub-batches is not known"),
+        (lambda e: e.apply(np.ones(N + 1)), r"`g` must have shape \(240,\) or \(240, k\)"),
+        (lambda e: e.apply(np.ones((N, 2, 2))), r"`g` must have shape \(240,\) or \(240, k\)"),
+        (lambda e: e.precondition(np.ones(N), np.ones(3), 0.0), r"`kept` must have shape \(8,\)"),
+    ],
+)
+def test_misuse_of_the_damped_inverse_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(eight())
