@@ -16,8 +16,8 @@ from stability.lowrank import BadProducts
 
 TUNING_SEEDS, FINALISTS = (1000, 1001), 3
 """Every configuration is run on the first tuning seed, the best few on the second one too; neither is a final seed."""
-CHECKS = 25
-"""How often a method that sees whole passes is stopped early on the validation samples."""
+LOOKS = 1.1
+"""How much later than the last one the next look at the validation samples is, for methods that may stop early."""
 SCHEDULES = (None, "linear")
 
 
@@ -62,7 +62,7 @@ def run(task: Task, configuration: Configuration, seed: int) -> Outcome:
     problem = task.make(seed)
     objective = problem.objective if configuration.share == 1 else problem.portion(configuration.share)
     options: dict[str, Any] = {"sweeps": task.sweeps / configuration.share, "seed": seed, "dtype": task.dtype, **configuration.options}
-    best = _Best(problem, options["sweeps"]) if configuration.early else None
+    best = _Best(problem) if configuration.early else None
     if not isinstance(options.get("method"), str):
         options["batch"] = task.batch
     with np.errstate(all="ignore"):
@@ -70,7 +70,9 @@ def run(task: Task, configuration: Configuration, seed: int) -> Outcome:
             history = st.minimize(objective, problem.w0, callback=best, **options)
         except BadProducts:  # far from anything sensible, where a Hessian is rounding errors
             return Outcome(math.inf, math.inf, math.nan, 0, math.nan, True)
-        w = history.final if best is None or best.w is None else best.w
+        if best is not None:
+            best.look(history.final)
+        w = history.final if best is None else best.w
         validation, test, start = problem.validation(w), problem.test(w), problem.test(problem.w0)
     diverged = history.diverged or not math.isfinite(test) or test > 1.001 * start
     return Outcome(
@@ -84,19 +86,21 @@ def run(task: Task, configuration: Configuration, seed: int) -> Outcome:
 
 
 class _Best:
-    """A callback that keeps the iterate with the lowest validation value, looked at every so often."""
+    """A callback that keeps the iterate with the lowest validation value, looked at more rarely as the run goes on."""
 
-    def __init__(self, problem: Problem, sweeps: float):
-        self.problem, self.every, self.next = problem, sweeps / CHECKS, 0.0
-        self.w: np.ndarray | None = None
-        self.value = math.inf
+    def __init__(self, problem: Problem):
+        self.problem, self.next = problem, 0.0
+        self.w, self.value = problem.w0, math.inf
 
     def __call__(self, progress: Any) -> None:
         if progress.sweeps >= self.next:
-            self.next = progress.sweeps + self.every
-            value = self.problem.validation(progress.w)
-            if value < self.value:
-                self.value, self.w = value, np.array(progress.w)
+            self.next = LOOKS * progress.sweeps
+            self.look(progress.w)
+
+    def look(self, w: np.ndarray) -> None:
+        value = self.problem.validation(w)
+        if value < self.value:
+            self.w, self.value = np.array(w), value
 
 
 # -- grids: sixteen configurations each, eight where a method chooses its own steps --------------------------------
@@ -111,8 +115,8 @@ def _stepped(low: float, high: float, **options: Any) -> list[Configuration]:
 
 def _whole(name: str) -> list[Configuration]:
     return [
-        Configuration(f"{share:g} of the samples{', stopped early' if early else ''}", {"method": name}, share=share, early=early)
-        for share, early in itertools.product((1.0, 0.5, 0.25, 0.0625), (False, True))
+        Configuration(f"{share:.3g} of the samples{', stopped early' if early else ''}", {"method": name}, share=share, early=early)
+        for share, early in itertools.product((1.0, 0.25, 0.0625, 0.015625), (False, True))
     ]
 
 

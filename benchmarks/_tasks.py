@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -225,12 +226,8 @@ def _regression(model: Any, X: np.ndarray, y: np.ndarray, on_sample: Callable[[A
     return Problem(train, np.zeros(X.shape[1]), lambda w: on_sample(valid, w), exact, portion)
 
 
-def decades(condition: float, d: int) -> tuple[float, ...]:
-    """Eigenvalues from 1 to 1 / condition, evenly spaced in their logarithms."""
-    return tuple(np.geomspace(1, 1 / condition, d))
-
-
 def powers(exponent: float, d: int) -> tuple[float, ...]:
+    """Eigenvalues ``i^-exponent``, from 1 to ``d^-exponent``."""
     return tuple(np.arange(1.0, d + 1) ** -exponent)
 
 
@@ -240,7 +237,9 @@ def outliers() -> tuple[float, ...]:
 
 
 def _linear(name: str, model: Callable[[Gaussian, int], Problem], law: Gaussian, **options: Any) -> Task:
-    scales: dict[str, Any] = {"unit": "excess risk", "weight_size": 30} if model is least_squares else {"unit": "error %", "unit_step": 30, "weight_size": 300}
+    scales: dict[str, Any] = {"unit": "excess risk", "weight_size": 100}
+    if model is logistic:
+        scales = {"unit": "error %", "unit_step": 100, "weight_size": 300}
     condition = law.eigenvalues[0] / law.eigenvalues[-1]
     return Task(name, "linear", build=functools.partial(model, law), sweeps=SWEEPS, ill_conditioned=law.rotated and bool(condition > 1e4), **scales, **options)
 
@@ -278,6 +277,7 @@ TASKS = (
 
 
 def crossover(condition: float, model: str) -> Task:
-    """A rotated linear task of any condition number."""
+    """A rotated linear task of any condition number: eigenvalues ``i^-p`` in 50 dimensions, with the ``p`` that gives it."""
     build = {"least-squares": least_squares, "logistic": logistic}[model]
-    return _linear(f"{model}-{condition:.3g}", build, Gaussian(decades(condition, 50), rotated=True, signal=1.0 if model == "least-squares" else 10.0))
+    law = Gaussian(powers(math.log(condition, 50), 50), rotated=True, signal=1.0 if model == "least-squares" else 10.0)
+    return _linear(f"{model}-{condition:.3g}", build, law)

@@ -39,12 +39,13 @@ def picture(points: list[dict[str, Any]]) -> plt.Figure:
     """Test values at equal work against the condition number, one panel a model; bars are standard deviations over seeds."""
     if STYLE.exists():
         plt.style.use(STYLE)
-    figure, axes = plt.subplots(1, len(MEASURES), figsize=(10, 4), layout="constrained")
-    for axis, (model, measure) in zip(axes, MEASURES.items(), strict=True):
+    models = [model for model in MEASURES if any(point["model"] == model for point in points)]
+    figure, axes = plt.subplots(1, len(models), figsize=(5 * len(models), 4), layout="constrained", squeeze=False)
+    for axis, model in zip(axes[0], models, strict=True):
         for name, (label, color) in CURVES.items():
             _curve(axis, [point for point in points if point["model"] == model and point["contender"] == name], label, color)
-        axis.set(xscale="log", yscale="log", xlabel="condition number κ", ylabel=measure, title=f"{model}, rotated")
-    axes[0].legend()
+        axis.set(xscale="log", yscale="log", xlabel="condition number κ", ylabel=MEASURES[model], title=f"{model}, rotated")
+    axes[0, 0].legend()
     return figure
 
 

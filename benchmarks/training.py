@@ -17,6 +17,7 @@ import os
 import re
 import sys
 import time
+import zlib
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -116,20 +117,21 @@ def _opened(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.out is None or not arguments.out.exists():
         return fresh
     found = json.loads(arguments.out.read_text(encoding="utf-8"))
-    if found["settings"] != fresh["settings"]:
+    if found["settings"] != fresh["settings"] and not arguments.table:
         sys.exit(f"{arguments.out.name} was measured with other settings. Move it away, or choose another --out.")
     return {**found, "tasks": fresh["tasks"], "environment": found["environment"] if found["cells"] else fresh["environment"]}
 
 
 def _document(quick: bool) -> dict[str, Any]:
-    from _baselines import FINALISTS, TUNING_SEEDS
+    from _baselines import CONTENDERS, FINALISTS, TUNING_SEEDS
     from _measure import environment
     from _tasks import TASKS
 
     machine = environment()
     machine["packages"] |= {name: version(name) for name in ("scikit-learn", "mlxtend")}
     machine["pinning"] = "processes side by side, one BLAS thread each"
-    settings = {"quick": quick, "seeds": SEEDS, "tuning_seeds": list(TUNING_SEEDS), "finalists": FINALISTS}
+    grids = {name: zlib.crc32(repr([configurations(task) for task in TASKS]).encode()) for name, configurations in CONTENDERS.items()}
+    settings = {"quick": quick, "seeds": SEEDS, "tuning_seeds": list(TUNING_SEEDS), "finalists": FINALISTS, "grids": grids}
     kept = ("name", "kind", "unit", "sweeps", "batch", "dtype", "ill_conditioned", "held_out")
     tasks = [{name: getattr(task, name) for name in kept} for task in TASKS]
     return {"settings": settings, "environment": machine, "tasks": tasks, "cells": {}, "crossover": {}}

@@ -22,8 +22,9 @@ MEMORY = 0.5
 FLOOR = 1e-4
 MOMENTUM = 0.9
 STEP = 0.25  # two and a half unit steps once the velocity has gathered
-SHARE = 0.5
+SHARE = 1.0
 PROBES = 3
+TAILW = 0.5
 WATCHED, WATCHED_SAMPLES = 10, 320  # the watched loss is smoothed over at least so many iterations and samples
 REFRESH_SHARE = 0.2  # of all work, for refreshes after the first
 EARLY = 2.0
@@ -70,8 +71,9 @@ class AutoRule(LowRankRule):
         """Refreshes come early: curvature changes most at the beginning."""
         if self.eig is None:
             return True
-        affordable = math.floor(REFRESH_SHARE * self.passes / self.cost)
-        return self.refreshes <= affordable and self.cost <= left and 1 - left / self.passes >= (self.refreshes / (affordable + 1)) ** EARLY
+        planned = self.passes - self.first
+        affordable = math.floor(REFRESH_SHARE * planned / self.cost)
+        return self.refreshes <= affordable and self.cost <= left and 1 - left / planned >= (self.refreshes / (affordable + 1)) ** EARLY
 
     def refresh(self, curvature: Curvature, iteration: int) -> int:
         columns = super().refresh(curvature, iteration)
@@ -91,7 +93,7 @@ class AutoRule(LowRankRule):
         turned = np.abs(self.eig.eigenvalues) * self.kept
         known = np.isfinite(self.sampling)
         relative = np.sum((self.sampling * self.kept)[known] ** 2) / max(np.sum(turned[known] ** 2), np.finfo(float).tiny)
-        noise = min(0.5 * relative, 1 / self.batch) * (np.sum(turned) + self.tail * self.rest + 1)
+        noise = min(0.5 * relative, 1 / self.batch) * (np.sum(turned) + TAILW * self.tail * self.rest + 1)
         limit = SHARE * float(mode_limits(np.ones(1), np.ones(1), gradient=noise, momentum=MOMENTUM)[0])
         return self.reduction * min(STEP / (1 + np.sum(turned) / self.batch), limit)
 

@@ -42,7 +42,8 @@ def randomized_eigh(
     rank : int
         At most n; with `tolerance`, the most that may be found.
     method : {"block-krylov", "double-pass", "nystrom", "warm", "eigsh"}
-        - "block-krylov": blocks of half the rank, ``2 rank`` products; the most accurate for that number.
+        - "block-krylov": five blocks, each the image of the one before, ``2 rank`` products; the most accurate for that
+          number. An eigenvalue is found with up to ``2 rank / 5`` vectors.
         - "double-pass": range of a random block's image, then projection, as commonly published:
           ``(2 + power) (rank + oversampling)`` products.
         - "nystrom": a single pass, ``rank + oversampling`` products; its core is cut to the rank.

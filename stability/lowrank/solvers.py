@@ -12,6 +12,7 @@ from .._orthogonal import combined, couplings
 from .operator import Operator, Space, check_symmetric
 from .result import LowRank
 
+BLOCKS = 5  # of a Krylov basis of twice the rank
 FRESH = 5  # columns beside the previous vectors in a warm start
 LEAK = 0.4  # share of the image of the previous vectors that may lie off them; 0.1 to 0.25 along a training path
 
@@ -59,8 +60,13 @@ def exact(operator: Operator, rank: int) -> LowRank:
 
 
 def block_krylov(operator: Operator, rank: int, start: Any = None) -> LowRank:
-    """Blocks of half the rank, each the image of the one before, up to twice the rank; all are kept."""
-    width, size = -(-rank // 2), 2 * rank
+    """Five blocks, each the image of the one before; all are kept.
+
+    Smaller blocks would reach higher powers of H with the same products, but eigenvalues are only found with as many vectors
+    as a block has: two fifths of the rank is the best of both.
+    """
+    size = 2 * rank
+    width = max(-(-size // BLOCKS), min(rank, 2))
     first = size % width or width  # a first block that is narrower, so that every image but the last is in the span
     seed = operator.filled(start, width)
     space = Space(operator, size)
@@ -110,10 +116,11 @@ def double_pass(operator: Operator, rank: int, oversampling: int, power: int, st
     probe = block = operator.filled(start, width)
     factor = np.zeros((0, 0))
     for _ in range(power + 1):
-        probe = block[:2, :]
+        probe = operator.backend.xp.asarray(block[:2, :], copy=True)  # a view would keep the whole block alive
         block, factor = operator.orthonormal(operator.image(block, block[:0, :])[0])
     space = Space(operator, width)
     image = space.extend(block)
+    del block
     check_symmetric([(couplings(probe, image, operator.backend), factor[:, : probe.shape[0]].T)], space.core, operator.backend.dtype)
     space.leave(image)
     return ritz(space, rank, "double-pass")
@@ -141,9 +148,9 @@ def nystrom(operator: Operator, rank: int, width: int, start: Any = None) -> tup
         Share (Frobenius) of the kept columns' image that lies off P: 0 where they span eigenvectors.
     """
     backend = operator.backend
-    block = _beside(operator, start, min(rank, width), width)
     space = Space(operator, width)
-    image = space.extend(block)
+    image = space.extend(_beside(operator, start, min(rank, width), width))
+    space.rows = None  # all that follows is in its core and in the image
     whole = couplings(image, image, backend)
     theta, turn = by_size(space.core)
     theta, kept = theta[:rank], turn[:, :rank]
