@@ -17,30 +17,32 @@ from .methods import LRSFN
 RANKS = (5, 60)
 PASSES_PER_RANK = 120  # a cold start of rank r on 3 r samples costs 12 r^2 passes: with r = sqrt(W / 120) a tenth of the W planned ones
 BATCH_PER_RANK, SMALLEST_BATCH = 3, 32
+START_SHARE = 0.25  # of all work, at most, for the cold start of a short run
+REFRESH_SHARE = 0.2  # of the rest, for later refreshes
+EARLY = 2.0  # the k-th of K refreshes comes when (k / (K + 1))^2 of the run is over
 NOISE_MARGIN = 4.0
 MEMORY = 0.5
 FLOOR = 1e-4
 MOMENTUM = 0.9
-STEP = 0.25  # two and a half unit steps once the velocity has gathered
-SHARE = 1.0
+STEP = 0.4  # four unit steps once the velocity has gathered
 PROBES = 3
-TAILW = 0.5
+TAIL_WEIGHT = 0.5  # of what lies off the kept eigenvectors, in the noise of a step
 WATCHED, WATCHED_SAMPLES = 10, 320  # the watched loss is smoothed over at least so many iterations and samples
-REFRESH_SHARE = 0.2  # of all work, for refreshes after the first
-EARLY = 2.0
 OWN = ("scale", "tail", "reduction", "batch", "refreshes")
 
 
 def auto_rank(passes: float, dim: int) -> int:
     """How many eigenpairs are worth their products in a run of so many passes over single samples."""
     low, high = RANKS
-    return int(min(max(low, min(high, math.sqrt(passes / PASSES_PER_RANK))), max(1, dim // 2)))
+    rank = min(max(low, math.sqrt(passes / PASSES_PER_RANK)), high, max(1, dim // 2))
+    return int(max(1, min(rank, START_SHARE * passes / (4 * SMALLEST_BATCH))))  # 4 r h passes
 
 
-def auto_hessian_batch(rank: int, samples: int) -> int:
-    """Samples of a Hessian batch: a multiple of four, so that four sub-batches tell its noise."""
+def auto_hessian_batch(rank: int, samples: int, passes: float) -> int:
+    """Samples of a Hessian batch: where possible a multiple of four, so that four sub-batches tell its noise."""
     size = max(BATCH_PER_RANK * rank, SMALLEST_BATCH)
-    return samples if size >= samples else size - size % -4
+    size = max(4, min(size, int(START_SHARE * passes / (4 * rank)), samples))
+    return min(samples, size if size == samples else size - size % 4)
 
 
 class AutoRule(LowRankRule):
@@ -51,7 +53,7 @@ class AutoRule(LowRankRule):
     """
 
     def __init__(self, rank: int, passes: float = math.inf):
-        super().__init__(LRSFN(rank=rank, damping=1.0), every=None, warm=True, margin=NOISE_MARGIN)
+        super().__init__(LRSFN(rank=rank, damping=1.0), every=None, warm=True, margin=NOISE_MARGIN, solver="block-krylov")
         self.passes, self.batch, self.refreshes = passes, 1, 0
         self.scale = 0.0  # mu
         self.tail = 0.0  # trace of the Hessian off the kept eigenvectors
@@ -81,10 +83,12 @@ class AutoRule(LowRankRule):
         self.refreshes += 1
         assert self.eig is not None
         self.tail = max(0.0, tail_trace(curvature, self.eig, PROBES))
+        for name in ("cost", "first") if self.refreshes == 1 else ("cost",):
+            setattr(self, name, getattr(self, name) + 2.0 * PROBES * curvature.hessian_batch)
         return columns + PROBES
 
     def step(self) -> float:
-        """The step before the schedule: `SHARE` of the mean-square limit that the noise as measured predicts, at most `STEP`.
+        """The step before the schedule: at most the mean-square limit that the noise as measured predicts.
 
         Curvature noise of relative size ``rho`` in one direction excites all of them: for Gaussian inputs, where
         ``rho^2 = 2 / b``, a gradient of ``P H = I`` on ``d`` directions has variance ``(d + 1) / b = rho^2 (d + 1) / 2``.
@@ -93,8 +97,8 @@ class AutoRule(LowRankRule):
         turned = np.abs(self.eig.eigenvalues) * self.kept
         known = np.isfinite(self.sampling)
         relative = np.sum((self.sampling * self.kept)[known] ** 2) / max(np.sum(turned[known] ** 2), np.finfo(float).tiny)
-        noise = min(0.5 * relative, 1 / self.batch) * (np.sum(turned) + TAILW * self.tail * self.rest + 1)
-        limit = SHARE * float(mode_limits(np.ones(1), np.ones(1), gradient=noise, momentum=MOMENTUM)[0])
+        noise = min(0.5 * relative, 1 / self.batch) * (np.sum(turned) + TAIL_WEIGHT * self.tail * self.rest + 1)
+        limit = float(mode_limits(np.ones(1), np.ones(1), gradient=noise, momentum=MOMENTUM)[0])
         return self.reduction * min(STEP / (1 + np.sum(turned) / self.batch), limit)
 
     def watch(self, loss: float, batch: int) -> bool:

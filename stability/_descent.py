@@ -223,9 +223,9 @@ class LowRankRule(Plain):
         Standard deviation of the Rayleigh quotients over gradient batches (nan: not known).
     """
 
-    def __init__(self, method: Method, *, every: int | None, warm: bool, margin: float):
+    def __init__(self, method: Method, *, every: int | None, warm: bool, margin: float, solver: str):
         assert method.rank is not None
-        self.method, self.rank, self.every, self.warm, self.margin = method, method.rank, every, warm, margin
+        self.method, self.rank, self.every, self.warm, self.margin, self.solver = method, method.rank, every, warm, margin, solver
         self.eig: LowRank | None = None
         self.last = -1
         self.cost = self.first = 0.0  # of the next refresh and of the first one, in passes over samples
@@ -245,7 +245,7 @@ class LowRankRule(Plain):
             products,
             curvature.dim,
             self.rank,
-            method="warm" if warm else "block-krylov",
+            method="warm" if warm else self.solver,
             start=self.eig if warm else None,
             seed=curvature.seed,
             device=curvature.backend,

@@ -20,6 +20,7 @@ from ._auto import AutoRule
 from ._batches import Batches, parts
 from ._descent import Armijo, Curvature, LowRankRule, Rule, SpectralStep
 from .lowrank import BadProducts
+from .lowrank.operator import NotFinite
 from .results import load, register, save
 
 GIVE_UP = 10
@@ -35,6 +36,37 @@ class Checkpoint:
 
     arrays: dict[str, np.ndarray]
     values: dict[str, Any]
+
+
+def slots(path: Path) -> tuple[Path, Path]:
+    """The two places that checkpoints are written to in turn."""
+    return path.with_name(path.name + ".a"), path.with_name(path.name + ".b")
+
+
+def latest(path: Path) -> tuple[int, Checkpoint]:
+    """The whole checkpoint that went furthest, and its slot.
+
+    Raises
+    ------
+    ValueError
+        If none can be read.
+    """
+    whole: list[tuple[int, int, Checkpoint]] = []
+    errors: list[ValueError] = []
+    for slot, place in enumerate(slots(path)):
+        if not place.with_name(place.name + ".json").exists():
+            continue
+        try:
+            found = load(place)
+        except ValueError as error:
+            errors.append(error)
+            continue
+        if not isinstance(found, Checkpoint):
+            raise ValueError(f"{place} holds a {type(found).__name__}, not the checkpoint of a run. Choose another `checkpoint`.")
+        whole.append((int(found.values.get("iteration", -1)), slot, found))
+    if not whole:
+        raise errors[0]
+    return max(whole, key=lambda one: one[0])[1:]
 
 
 @dataclass
@@ -191,7 +223,7 @@ class Run:
         self.limit, self.in_a_row = math.inf, 0
         self.whole = True  # between iterations: what a checkpoint may keep
         self._data = "" if plan.checkpoint is None else self._fingerprint()
-        self._saved_at = time.perf_counter()
+        self._saved_at, self._slot = time.perf_counter(), 0
 
     def go(self) -> None:
         """Iterate until the budget is spent, a callback says so, or nothing finite is left to do."""
@@ -232,7 +264,7 @@ class Run:
             try:
                 self._refresh(rows)
             except BadProducts as error:
-                if getattr(error, "finite", True):  # not symmetric: no accident of this iterate
+                if not (isinstance(error, NotFinite) or self.work.products):  # not symmetric from the beginning: no accident of this iterate
                     raise
                 return loss, self._skip()
         direction = plan.rule.direction(gradient)
@@ -374,7 +406,9 @@ class Run:
             "in_a_row": self.in_a_row,
         }
         assert plan.checkpoint is not None
-        save(Checkpoint(arrays, values), plan.checkpoint)
+        # Two files in turn: one killed in the middle of writing leaves the other.
+        self._slot = 1 - self._slot
+        save(Checkpoint(arrays, values), slots(plan.checkpoint)[self._slot])
         self._saved_at = time.perf_counter()
 
     def restore(self) -> None:
@@ -387,9 +421,7 @@ class Run:
         """
         plan, asarray = self.plan, self.plan.problem.backend.asarray
         assert plan.checkpoint is not None
-        found = load(plan.checkpoint)
-        if not isinstance(found, Checkpoint):
-            raise ValueError(f"{plan.checkpoint} holds a {type(found).__name__}, not the checkpoint of a run. Choose another `checkpoint`.")
+        self._slot, found = latest(plan.checkpoint)
         arrays, values = found.arrays, found.values
         try:
             self._compare(values["identity"])

@@ -6,7 +6,7 @@ import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from ._auto import AutoRule
 from ._batches import Batches
 from ._check import Interrupted
 from ._descent import Adam, Armijo, Dense, LowRankRule, Moments, Plain, Rule, SpectralStep
-from ._run import Plan, Problem, Progress, Run
+from ._run import Plan, Problem, Progress, Run, slots
 from ._scipy import BASELINES, baseline
 from .history import History
 from .methods import LRSFN, Method
@@ -42,6 +42,7 @@ def minimize(
     refresh: int | None = None,
     warm: bool = True,
     noise_margin: float = 0.0,
+    eigensolver: str = "block-krylov",
     coupling: str = "independent",
     sampling: str = "epochs",
     seed: int = 0,
@@ -86,6 +87,8 @@ def minimize(
         Start low-rank refreshes from the eigenvectors kept so far.
     noise_margin : float
         ``c`` in ``|lam_i| + c s_i``: damp kept eigenvalues by their sampling noise.
+    eigensolver : {"block-krylov", "double-pass", "nystrom"}
+        What a low-rank method starts cold with; see `st.randomized_eigh`.
     coupling : {"independent", "nested"}
         Whether the Hessian batch is drawn apart or is part of the gradient batch.
     sampling : {"epochs", "independent"}
@@ -141,7 +144,8 @@ def minimize(
     automatic = isinstance(step, str)
     if automatic:
         _only_defaults("step='auto' chooses the momentum and the schedule", momentum=momentum != 0, decay=decay is not None, noise_margin=noise_margin != 0)
-    rule, hessian = _rule(method, step, problem, sizes, passes, refresh, warm, noise_margin, hessian_batch is not None)
+    options = _Options(refresh, warm, noise_margin, eigensolver)
+    rule, hessian = _rule(method, step, problem, sizes, passes, options, hessian_batch is not None)
     plan = Plan(
         problem=problem,
         rule=rule,
@@ -202,49 +206,65 @@ def _budget(sweeps: float | None, iterations: int | None, problem: Problem, batc
     return passes, math.inf if iterations is None else _check.count("iterations", iterations, least=0)
 
 
+class _Options(NamedTuple):
+    """How curvature is renewed."""
+
+    refresh: int | None
+    warm: bool
+    noise_margin: float
+    eigensolver: str
+
+    def check(self) -> None:
+        """The errors that every method raises."""
+        if self.refresh is not None:
+            _check.count("refresh", self.refresh)
+        _check.flag("warm", self.warm)
+        _check.nonnegative("noise_margin", self.noise_margin)
+        _check.choice("eigensolver", self.eigensolver, ("block-krylov", "double-pass", "nystrom"))
+
+    def refuse(self, reason: str, *names: str) -> None:
+        """An error where one of these was given, and would have been ignored."""
+        _only_defaults(reason, **{name: getattr(self, name) != getattr(_DEFAULTS, name) for name in names})
+
+
+_DEFAULTS = _Options(None, True, 0.0, "block-krylov")
+_KEPT_AS = {"refresh": "every", "warm": "warm", "noise_margin": "margin", "eigensolver": "solver"}  # names in the rules
+
+
 def _rule(
-    method: Method | Adam | None,
-    step: Any,
-    problem: Problem,
-    sizes: tuple[int, int],
-    passes: float,
-    refresh: int | None,
-    warm: bool,
-    margin: float,
-    chosen: bool,
+    method: Method | Adam | None, step: Any, problem: Problem, sizes: tuple[int, int], passes: float, options: _Options, chosen: bool
 ) -> tuple[Rule, int]:
     """The direction rule, and the size of its Hessian batches."""
-    every = None if refresh is None else _check.count("refresh", refresh)
+    options.check()
     if isinstance(step, str):
         _check.choice("step", step, ("auto",))
         _need(problem, "hvp")
-        return _automatic(method, problem, sizes, passes, every, chosen)
-    if isinstance(method, Adam):
-        return Moments(method), sizes[1]
-    if not isinstance(method, Method):
+        options.refuse("step='auto' decides when and how to refresh", *_Options._fields)
+        return _automatic(method, problem, sizes, passes, chosen)
+    if not isinstance(method, (Method, Adam)):
         raise ValueError(f"`method` must be a method such as st.SGD() or st.LRSFN(...), st.Adam(), or one of {', '.join(BASELINES)}; got {method!r}.")
-    if method.is_identity:
-        return Plain(), sizes[1]
+    if isinstance(method, Adam) or method.is_identity:
+        options.refuse(f"{method.label} knows no curvature", *_Options._fields)
+        return (Moments(method) if isinstance(method, Adam) else Plain()), sizes[1]
     _need(problem, "hessian" if method.rank is None else "hvp")
     if method.rank is not None:
         _check.count("rank", method.rank, most=problem.dim, why="the dimension")
-        return LowRankRule(method, every=every, warm=_check.flag("warm", warm), margin=_check.nonnegative("noise_margin", margin)), sizes[1]
+        return LowRankRule(method, every=options.refresh, warm=options.warm, margin=options.noise_margin, solver=options.eigensolver), sizes[1]
+    options.refuse(f"{method.name} uses the whole spectrum", "warm", "noise_margin", "eigensolver")
     if problem.dim > DENSE_DIM:
         raise ValueError(
             f"{method.name} needs the whole spectrum, in at most {DENSE_DIM} dimensions; here are {problem.dim}. Use st.LRSFN(rank=..., damping=...)."
         )
-    return Dense(method, 1 if every is None else every), sizes[1]
+    return Dense(method, 1 if options.refresh is None else options.refresh), sizes[1]
 
 
-def _automatic(method: Any, problem: Problem, sizes: tuple[int, int], passes: float, every: int | None, chosen: bool) -> tuple[Rule, int]:
+def _automatic(method: Any, problem: Problem, sizes: tuple[int, int], passes: float, chosen: bool) -> tuple[Rule, int]:
     if method is not None and not isinstance(method, LRSFN):
         raise ValueError(f"step='auto' is a rule for low-rank saddle-free Newton; {getattr(method, 'label', method)!r} needs a number. Leave `method` out.")
-    if every is not None:
-        raise ValueError("step='auto' decides when to refresh. Leave `refresh` out.")
     if math.isinf(passes):
         raise ValueError("step='auto' plans over the whole run: give `sweeps`.")
     rank = _auto.auto_rank(passes, problem.dim) if method is None else _check.count("rank", method.rank, most=problem.dim, why="the dimension")
-    return AutoRule(rank, passes), sizes[1] if chosen else _auto.auto_hessian_batch(rank, problem.samples)
+    return AutoRule(rank, passes), sizes[1] if chosen else _auto.auto_hessian_batch(rank, problem.samples, passes)
 
 
 def _only_defaults(reason: str, **given: bool) -> None:
@@ -268,7 +288,10 @@ def _identity(plan: Plan, method: Any, w: Any, step: Any) -> dict[str, Any]:
         "hessian_batch": batches.hessian_batch,
         "coupling": "nested" if batches.nested else "independent",
         "sampling": "epochs" if batches.epochs else "independent",
-        **{name: repr(vars(plan.rule).get(key)) for name, key in (("refresh", "every"), ("warm", "warm"), ("noise_margin", "margin"))},
+        **{
+            name: repr(vars(plan.rule).get(key))
+            for name, key in (("refresh", "every"), ("warm", "warm"), ("noise_margin", "margin"), ("eigensolver", "solver"))
+        },
         "sweeps": repr(plan.passes / plan.problem.samples),
         "iterations": repr(plan.iterations),
         "seed": plan.seed,
@@ -277,14 +300,16 @@ def _identity(plan: Plan, method: Any, w: Any, step: Any) -> dict[str, Any]:
 
 
 def _base(checkpoint: str | Path) -> Path:
-    """What the checkpoint's two files have in common, where one of them was named."""
+    """What the checkpoint's files have in common, where one of them was named."""
     path = Path(checkpoint)
-    return path.with_suffix("") if path.suffix in (".json", ".npz") else path
+    for endings in ((".json", ".npz"), (".a", ".b")):
+        path = path.with_suffix("") if path.suffix in endings else path
+    return path
 
 
 def _carried_out(plan: Plan, w: Any, progress: bool) -> Run:
     run = Run(plan, w)
-    if plan.checkpoint is not None and plan.checkpoint.with_name(plan.checkpoint.name + ".json").exists():
+    if plan.checkpoint is not None and any(place.with_name(place.name + ".json").exists() for place in slots(plan.checkpoint)):
         run.restore()
     try:
         if _check.flag("progress", progress):

@@ -646,7 +646,6 @@ class TestStepsThatWouldNotBeFinite:
         assert found.diverged
         assert_close(found.final, [0.4])
 
-    @pytest.mark.xfail(strict=True, reason="BadProducts does not say yet whether the products were finite")
     def test_curvature_that_is_not_finite_is_an_accident_of_the_iterate(self):
         class Rough(Watched):
             def hvp(self, w, V, **batch):
@@ -827,9 +826,9 @@ class TestCheckpoints:
 
     @pytest.mark.parametrize("damage", ["cut off", "changed", "not ours", "foreign", "emptied", "other keys"])
     def test_a_damaged_one_is_refused(self, damage, tmp_path):
-        state = tmp_path / "state"
-        result = run_of("SGD", checkpoint=state)
-        arrays, text = state.with_suffix(".npz"), state.with_suffix(".json")
+        result = run_of("SGD", checkpoint=tmp_path / "state")
+        state = tmp_path / "state.b"  # where the first one is written
+        arrays, text = tmp_path / "state.b.npz", tmp_path / "state.b.json"
         if damage == "cut off":
             arrays.write_bytes(arrays.read_bytes()[:-40])
         elif damage == "changed":
@@ -958,7 +957,6 @@ class TestAuto:
         assert len(kept) > 10
         assert (kept <= rest * (1 + 1e-12)).all()
 
-    @pytest.mark.xfail(strict=True, reason="a cold start costs the smallest Hessian batch, whatever the budget")
     def test_a_short_run_does_not_spend_many_times_its_budget_on_the_first_look(self):
         found = st.minimize(logistic(dim=12), np.full(12, 0.5), batch=32, sweeps=1)
         assert found.sweeps[-1] <= 2
@@ -968,9 +966,8 @@ class TestAuto:
     def test_the_rank_is_possible(self, dim, passes):
         assert 1 <= auto_rank(passes, dim) <= dim
 
-    @pytest.mark.xfail(strict=True, reason="rounding up to a multiple of four may pass the number of samples")
     def test_the_hessian_batch_is_possible(self):
-        sizes = np.array([[auto_hessian_batch(rank, samples) for samples in range(1, 250)] for rank in range(1, 61)])
+        sizes = np.array([[auto_hessian_batch(rank, samples, 1e5) for samples in range(1, 250)] for rank in range(1, 61)])
         assert (sizes >= 1).all()
         assert (sizes <= np.arange(1, 250)).all()
 
@@ -1137,7 +1134,7 @@ REFUSED = {
     "unknown step": ({"step": "fast"}, "`step` must be one of auto"),
     "auto with SGD": ({"step": "auto"}, "needs a number"),
     "auto without sweeps": ({"step": "auto", "method": None, "sweeps": None, "iterations": 5}, "plans over the whole run: give `sweeps`"),
-    "auto with refresh": ({"step": "auto", "method": None, "refresh": 5}, "Leave `refresh` out"),
+    "auto with refresh": ({"step": "auto", "method": None, "refresh": 5}, "leave `refresh` out"),
     "auto with momentum": ({"step": "auto", "method": None, "momentum": 0.5}, "[Ll]eave `momentum` out"),
     "auto with decay": ({"step": "auto", "method": None, "decay": "linear"}, "[Ll]eave `decay` out"),
     "auto with too large a rank": ({"step": "auto", "method": st.LRSFN(rank=9, damping=1.0)}, "`rank` must be .* <= 8"),
@@ -1245,7 +1242,7 @@ class TestBadInput:
 
 
 def test_the_lazy_rule_waits_for_its_share_and_for_the_budget():
-    rule = LowRankRule(st.LRSFN(rank=2, damping=1.0), every=None, warm=True, margin=0.0)
+    rule = LowRankRule(st.LRSFN(rank=2, damping=1.0), every=None, warm=True, margin=0.0, solver="block-krylov")
     assert rule.due(0, 0.0, 0.0, 0.0)  # nothing is known yet
     rule.eig, rule.first, rule.cost = object(), 100.0, 15.0
     enough = 15.0 / LAZY_SHARE

@@ -16,6 +16,10 @@ class BadProducts(ValueError):
     """The products are not those of one symmetric matrix: not finite, or not symmetric."""
 
 
+class NotFinite(BadProducts):
+    """Some products are nan or infinite."""
+
+
 @dataclass
 class Operator:
     """The mean of the sub-batches' operators, each known by its block products."""
@@ -38,7 +42,7 @@ class Operator:
             # The first product may be the caller's own array: never written.
             total = product if number == 0 else _plus(total, product, fresh=number > 1)
         if not np.isfinite(cores).all():
-            raise BadProducts("`hvp` must give finite products; some are nan or infinite. Check the objective at this point: has the iteration diverged?")
+            raise NotFinite("`hvp` must give finite products; some are nan or infinite. Check the objective at this point: has the iteration diverged?")
         return (total if len(cores) == 1 else total / len(cores)), np.stack(cores)
 
     def _product(self, part: Callable[[Any], Any], block: Any) -> Any:
@@ -62,7 +66,7 @@ class Operator:
         try:
             return orthonormalize(rows, rows[:0, :] if basis is None else basis, self.backend, self.normals, known)
         except np.linalg.LinAlgError:  # a Gram matrix that is not finite
-            raise BadProducts(f"`hvp` must give products whose squares are finite in {self.backend.dtype}. Scale the objective down.") from None
+            raise NotFinite(f"`hvp` must give products whose squares are finite in {self.backend.dtype}. Scale the objective down.") from None
 
 
 def _plus(total: Any, product: Any, *, fresh: bool) -> Any:
@@ -114,6 +118,7 @@ class Space:
         """Add orthonormal rows and return their image; `expected`: their couplings with the previous rows' image, from its factor."""
         before, self.filled = self.filled, self.filled + block.shape[0]
         self.rows[before : self.filled, :] = block
+        del block  # freed where the caller keeps none
         image, along = self.operator.image(self.rows[before : self.filled, :], self.basis)
         own = along[:, before:]
         self.cores[:, :before, before : self.filled] = along[:, :before]
