@@ -166,6 +166,7 @@ def test_a_missing_extra_is_named(monkeypatch):
         (gzip.compress((b"0," * 784 + b"10\n") * 2), "784 pixels"),
         (gzip.compress((b"256," + b"0," * 783 + b"1\n") * 2), "784 pixels"),
     ],
+    ids=["missing", "no gzip", "text", "cut off", "too narrow", "no digit", "no pixel"],  # a gzip file holds the time: no name for a test
 )
 def test_a_damaged_file_of_mnist_is_refused(content, message, tmp_path, monkeypatch):
     place = tmp_path / "data" / "data"
