@@ -24,9 +24,11 @@ NOISE_MARGIN = 4.0
 MEMORY = 0.5
 FLOOR = 1e-4
 MOMENTUM = 0.9
-STEP = 0.4  # four unit steps once the velocity has gathered
+STEP = 0.6  # six unit steps once the velocity has gathered
+WARMUP = 0.1  # share of the run, after the cold start, in which the step grows to its full length
 PROBES = 3
 TAIL_WEIGHT = 0.5  # of what lies off the kept eigenvectors, in the noise of a step
+LOST = 0.1  # share of the way down that may be lost before the step is halved
 WATCHED, WATCHED_SAMPLES = 10, 320  # the watched loss is smoothed over at least so many iterations and samples
 OWN = ("scale", "tail", "reduction", "batch", "refreshes")
 
@@ -87,8 +89,8 @@ class AutoRule(LowRankRule):
             setattr(self, name, getattr(self, name) + 2.0 * PROBES * curvature.hessian_batch)
         return columns + PROBES
 
-    def step(self) -> float:
-        """The step before the schedule: at most the mean-square limit that the noise as measured predicts.
+    def step(self, spent: float) -> float:
+        """The step after so many passes, before the schedule: at most the mean-square limit that the noise as measured predicts.
 
         Curvature noise of relative size ``rho`` in one direction excites all of them: for Gaussian inputs, where
         ``rho^2 = 2 / b``, a gradient of ``P H = I`` on ``d`` directions has variance ``(d + 1) / b = rho^2 (d + 1) / 2``.
@@ -99,10 +101,11 @@ class AutoRule(LowRankRule):
         relative = np.sum((self.sampling * self.kept)[known] ** 2) / max(np.sum(turned[known] ** 2), np.finfo(float).tiny)
         noise = min(0.5 * relative, 1 / self.batch) * (np.sum(turned) + TAIL_WEIGHT * self.tail * self.rest + 1)
         limit = float(mode_limits(np.ones(1), np.ones(1), gradient=noise, momentum=MOMENTUM)[0])
-        return self.reduction * min(STEP / (1 + np.sum(turned) / self.batch), limit)
+        warm = min(1.0, max(0.0, spent - self.first) / (WARMUP * (self.passes - self.first)))
+        return warm * self.reduction * min(STEP / (1 + np.sum(turned) / self.batch), limit)
 
     def watch(self, loss: float, batch: int) -> bool:
-        """Whether half of the progress was lost, or twice the start: the step is halved from here on."""
+        """Whether the run is being lost: the step is halved from here on."""
         lost = self.guard.watch(loss, batch)
         if lost:
             self.reduction *= 0.5
@@ -121,7 +124,7 @@ class AutoRule(LowRankRule):
 
 @dataclass
 class Guard:
-    """Sees from batch losses that a run is being lost: smoothed, they have risen above half of the way down."""
+    """Sees from batch losses that a run is being lost: smoothed, they have doubled and risen by a tenth of the way down."""
 
     start: float = math.nan
     smooth: float = math.nan
@@ -139,7 +142,7 @@ class Guard:
             self.quiet -= 1
             return False
         self.best, self.level = min(self.best, self.smooth), min(self.level, self.smooth)
-        bound = self.best + max(0.5 * (self.start - self.best), abs(self.best))
+        bound = self.best + max(LOST * (self.start - self.best), abs(self.best))
         if self.smooth <= max(bound, 1.5 * self.level):
             return False
         self.level, self.quiet = self.smooth, 3 * memory

@@ -326,7 +326,7 @@ class Run:
             largest = abs(float(self.eigenvalues[0]))
             length = min(plan.step.step, plan.step.limit / largest) if largest > 0 else plan.step.step
         else:
-            length = min(plan.rule.step(), self.limit) if isinstance(plan.rule, AutoRule) else plan.step
+            length = min(plan.rule.step(self.work.passes), self.limit) if isinstance(plan.rule, AutoRule) else plan.step
         return length * (1 - self._share()) if plan.decay == "linear" else length
 
     def _share(self) -> float:
