@@ -39,6 +39,7 @@ from .objectives import (
 from .plot import plot
 from .results import Study, load, save
 from .simulate import simulate
+from .spectrum import Spectrum, spectrum
 
 if TYPE_CHECKING:
     from .symbolic import MethodTable, Theorem, method_table, theorem, theorems
@@ -74,6 +75,7 @@ __all__ = [
     "Objective",
     "Progress",
     "SpectralStep",
+    "Spectrum",
     "StabilityWarning",
     "Study",
     "Table",
@@ -101,6 +103,7 @@ __all__ = [
     "read_table",
     "save",
     "simulate",
+    "spectrum",
     "theorem",
     "theorems",
 ]

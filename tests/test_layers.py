@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "stability"
 LAYERS = {
     "_array": 0, "_check": 0, "_divided": 0, "_expression": 0, "_fast": 0, "_program": 0, "_special": 0, "_streaming": 0, "_control": 0, "results": 0,
-    "_orthogonal": 0, "_lanczos": 0, "_unpickle": 0,
+    "_orthogonal": 0, "_unpickle": 0,
     "objectives": 1, "noise": 1, "lowrank": 1, "datasets": 1,
     "_spectral": 2, "methods": 2, "gallery": 2, "_local": 2,
     "flow": 3,

@@ -92,8 +92,10 @@ class Report:
     @property
     def advice(self) -> str:
         """One sentence: does second order pay here, or what would serve better."""
-        largest, smallest = np.abs(self.eigenvalues[[0, -1]])
-        spread = float(largest / smallest) if smallest > 0 else math.inf
+        sizes = np.abs(self.eigenvalues)
+        told = sizes[~(self.noise_ratio > 1)]  # an eigenvalue below its own noise says nothing of the condition number
+        smallest = told[-1] if len(told) else sizes[0]
+        spread = float(sizes[0] / smallest) if smallest > 0 else math.inf
         noise = float(np.median(self.noise_ratio))
         share = self.effective_dimension / self.batch if self.batch else math.nan
         return advice(spread, noise, share)
