@@ -34,7 +34,8 @@ class Training:
         """The metric on one part, lower is better."""
         if self.train.loss == "cross-entropy":
             return 100 * (1 - float(part.accuracy(w)))
-        return float(part.value(w)) - 0.5 * part.l2 * float(w @ w)
+        with np.errstate(over="ignore", invalid="ignore"):  # of a run that diverged, which says so
+            return float(part.value(w)) - 0.5 * part.l2 * float(w @ w)
 
 
 def prepare(data: str, *, model: str, hidden: tuple[int, ...] | None, activation: str, target: str | None, l2: float, dtype: str, seed: int) -> Training:

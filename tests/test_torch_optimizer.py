@@ -1,6 +1,7 @@
 """The PyTorch optimizer against dense Hessians, closed forms and the theory; what it saves, skips and refuses."""
 
 import copy
+import dataclasses
 import io
 import math
 
@@ -485,6 +486,15 @@ def test_advice_is_one_sentence_by_curvature_noise_and_batch(numbers, words):
     sentence = advice(*numbers)
     assert words in sentence
     assert sentence.endswith(".")
+
+
+def test_an_eigenvalue_below_its_noise_says_nothing_of_the_condition_number():
+    net, x, y = torch.nn.Linear(3, 1), torch.randn(64, 3, generator=torch.Generator().manual_seed(0)), torch.zeros(64, 1)
+    opt = LRSFN(net, rank=3, hessian_batch=32)
+    opt.step(lambda rows: ((net(x[rows]) - y[rows]) ** 2).mean(dim=1))
+    lam, std = np.array([1e3, 1.0, 1e-6]), np.array([100.0, 0.1, 1e-3])
+    told = dataclasses.replace(opt.report(), eigenvalues=lam, std=std, gains=1e-3 / lam)
+    assert "1e+03" in told.advice
 
 
 # -- saving --------------------------------------------------------------------------------------------------------

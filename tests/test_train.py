@@ -1,0 +1,137 @@
+"""`stability train`: data, networks and optimizers by name, and what a user may get wrong."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import stability as st
+from stability import _train, cli
+
+
+def train(*options):
+    return CliRunner().invoke(cli.main, ["train", *map(str, options)])
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A CSV file with three classes told apart by two columns, and a number."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 200)
+    X = rng.standard_normal((200, 2)) + 4 * np.stack([y == 1, y == 2], axis=1)
+    lines = [f"{a:.4f},{b:.4f},{'abc'[k]},{2 * a - b:.4f}" for (a, b), k in zip(X, y, strict=True)]
+    path = tmp_path / "table.csv"
+    path.write_text("first,second,kind,size\n" + "\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def numbers(table):
+    """The same without the classes."""
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    path = table.with_name("numbers.csv")
+    path.write_text("\n".join(",".join((a, b, size)) for a, b, _, size in rows))
+    return path
+
+
+SMALL = ("--hidden", "8", "--sweeps", "4", "--batch", "16", "--json")
+
+
+@pytest.mark.parametrize("optimizer", _train.OPTIMIZERS)
+def test_every_optimizer_learns_the_classes_of_a_table(table, optimizer):
+    result = train("--data", table, "--target", "kind", "--optimizer", optimizer, "--hidden", "8", "--sweeps", "30", "--batch", "16", "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["metric"] == "error %"
+    assert found["test"] < (60 if optimizer == "adam" else 25)  # Adam's usual step is short for so few iterations; guessing errs on 67 %
+    assert found["sweeps"] <= 31
+
+
+def test_a_number_is_regressed(numbers):
+    found = json.loads(train("--data", numbers, "--target", "size", *SMALL).stdout)
+    assert found["metric"] == "squared error"
+    assert found["test"] < 0.5  # half the variance of a standardized target
+
+
+def test_an_autoencoder_reproduces_the_columns(table):
+    found = json.loads(train("--data", table, "--target", "kind", "--model", "autoencoder", *SMALL).stdout)
+    assert found["metric"] == "squared error"
+    assert found["test"] < 0.5
+
+
+def test_the_same_seed_gives_the_same_answer(table):
+    first, again, other = (train("--data", table, "--target", "kind", "--seed", seed, *SMALL).stdout for seed in (1, 1, 2))
+    keep = [{k: v for k, v in json.loads(text).items() if k != "seconds"} for text in (first, again, other)]
+    assert keep[0] == keep[1] != keep[2]
+
+
+def test_the_history_is_saved_and_drawn(table, tmp_path):
+    result = train("--data", table, "--target", "kind", "--out", tmp_path / "run", *SMALL[:-1])
+    assert result.exit_code == 0, result.stderr
+    assert "LRSFN" in result.stdout
+    assert "on those held back" in result.stdout
+    assert isinstance(st.load(tmp_path / "run"), st.History)
+    assert (tmp_path / "run.png").stat().st_size > 5000
+    assert (tmp_path / "run.svg").exists()
+
+
+def test_a_finished_checkpoint_is_gone_on_from(table, tmp_path):
+    options = ("--data", table, "--target", "kind", "--checkpoint", tmp_path / "state", *SMALL)
+    first, again = (json.loads(train(*options).stdout) for _ in range(2))
+    assert first == again  # the seconds too: nothing was run anew
+
+
+def test_digits_come_with_scikit_learn():
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    result = train("--data", "digits", "--hidden", "16", "--sweeps", "3", "--json")
+    assert json.loads(result.stdout)["test"] < 50
+
+
+BAD = {
+    "no such data": (("--data", "cats"), "must be digits, mnist or a CSV file"),
+    "no file": (("--data", "cats.csv", "--target", "x"), "does not exist"),
+    "target of images": (("--data", "digits", "--target", "x"), "is for a CSV file"),
+    "words for widths": (("--data", "digits", "--hidden", "wide"), "widths separated by commas"),
+    "a step that is none": (("--data", "digits", "--step", "big"), "`--step` must be a number > 0 or auto"),
+    "a step below zero": (("--data", "digits", "--step", "-1"), "`--step` must be a number > 0 or auto"),
+    "rank of sgd": (("--data", "digits", "--optimizer", "sgd", "--rank", "3"), "are lrsfn's"),
+    "damping with auto": (("--data", "digits", "--damping", "3"), "the damping is measured"),
+    "step of lbfgs": (("--data", "digits", "--optimizer", "lbfgs", "--step", "1"), "searches for its own steps"),
+    "checkpoint of lbfgs": (("--data", "digits", "--optimizer", "lbfgs", "--checkpoint", "x"), "in one go"),
+    "relu": (("--data", "digits", "--activation", "relu"), "second derivative"),
+    "large batch": (("--data", "digits", "--batch", "5000"), "`batch` must be"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_exit_code_2(case):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    options, words = BAD[case]
+    result = train(*options)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_table_needs_its_target(table):
+    result = train("--data", table)
+    assert result.exit_code == 2
+    assert "needs `--target`" in result.stderr
+
+
+def test_few_whole_numbers_are_classes_and_more_are_not(tmp_path):
+    rows = [(i, i % 3, i % 25) for i in range(100)]
+    path = tmp_path / "whole.csv"
+    path.write_text("x,few,many\n" + "\n".join(",".join(map(str, row)) for row in rows))
+    few, many = (st.read_table(path, target=name, model="network") for name in ("few", "many"))
+    assert few.classes == ("0", "1", "2")
+    np.testing.assert_array_equal(few.y[:4], [0, 1, 2, 0])
+    assert many.classes == ()
+    assert few.columns == ("x", "many")  # no intercept: networks have biases
+
+
+def test_a_run_that_diverges_ends_with_code_1(numbers):
+    result = train("--data", numbers, "--target", "size", "--optimizer", "sgd", "--step", "1e30", *SMALL)
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["status"].startswith("diverged")
