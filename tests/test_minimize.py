@@ -88,7 +88,7 @@ def literal_gains(method, spectrum):
     return gains
 
 
-def same_run(first, second):
+def assert_same_run(first, second):
     """Everything but the wall clock."""
     for field in dataclasses.fields(first):
         a, b = getattr(first, field.name), getattr(second, field.name)
@@ -449,7 +449,7 @@ class TestSampling:
         def run(seed):
             return st.minimize(logistic(), np.zeros(8), batch=8, sweeps=30, seed=seed)
 
-        same_run(run(1), run(1))
+        assert_same_run(run(1), run(1))
         assert not np.array_equal(run(1).final, run(2).final)
 
     def test_gradient_batches_do_not_depend_on_the_refreshes(self):
@@ -565,7 +565,7 @@ class TestHistory:
     @pytest.mark.parametrize("options", METHODS.values(), ids=METHODS)
     def test_it_is_saved_and_loaded(self, options, tmp_path):
         found = st.minimize(logistic(), np.full(8, 0.1), **{"batch": 8, "sweeps": 5, "keep_every": 4, **options})
-        same_run(st.load(st.save(found, tmp_path / "run")), found)
+        assert_same_run(st.load(st.save(found, tmp_path / "run")), found)
 
     def test_a_callback_is_shown_every_iteration(self):
         seen = []
@@ -587,7 +587,7 @@ class TestHistory:
 
     def test_a_progress_bar_changes_nothing(self, capsys):
         options = {"method": st.SGD(), "step": 0.1, "batch": 8, "iterations": 5}
-        same_run(st.minimize(logistic(), np.zeros(8), progress=True, **options), st.minimize(logistic(), np.zeros(8), **options))
+        assert_same_run(st.minimize(logistic(), np.zeros(8), progress=True, **options), st.minimize(logistic(), np.zeros(8), **options))
         assert "Traceback" not in capsys.readouterr().err
 
 
@@ -710,13 +710,13 @@ class TestCheckpoints:
         whole, so_far = run_of(name), caught.value.result
         assert so_far.status == "interrupted after 18 iterations"
         np.testing.assert_array_equal(so_far.losses, whole.losses[:18])
-        same_run(run_of(name, checkpoint=tmp_path / "state"), whole)
+        assert_same_run(run_of(name, checkpoint=tmp_path / "state"), whole)
 
     def test_it_may_be_interrupted_many_times(self, tmp_path):
         for iteration in (3, 4, 20, 40):
             with pytest.raises(st.Interrupted):
                 run_of("auto", callback=stop_at(iteration), checkpoint=tmp_path / "state")
-        same_run(run_of("auto", checkpoint=tmp_path / "state"), run_of("auto"))
+        assert_same_run(run_of("auto", checkpoint=tmp_path / "state"), run_of("auto"))
 
     @pytest.mark.parametrize("name", ["momentum, averaged, decaying", "LRSFN"])
     def test_killed_without_warning_it_goes_on_from_the_last_checkpoint(self, name, tmp_path):
@@ -724,7 +724,7 @@ class TestCheckpoints:
         done = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=Path(__file__).parents[1], capture_output=True, timeout=60)
         assert done.returncode == -signal.SIGKILL, done.stderr
         seen = []
-        same_run(run_of(name, checkpoint=tmp_path / "state", callback=lambda p: seen.append(p.iteration)), run_of(name))
+        assert_same_run(run_of(name, checkpoint=tmp_path / "state", callback=lambda p: seen.append(p.iteration)), run_of(name))
         assert seen[0] == 21
 
     @pytest.mark.skipif(os.name != "posix", reason="signals are sent to this process")
@@ -744,7 +744,7 @@ class TestCheckpoints:
             st.minimize(Pressed(logistic()), np.zeros(8), **options)
         assert signal.getsignal(signal.SIGINT) is before
         assert len(caught.value.result.losses) == 10
-        same_run(st.minimize(logistic(), np.zeros(8), **options), st.minimize(logistic(), np.zeros(8), **(options | {"checkpoint": None})))
+        assert_same_run(st.minimize(logistic(), np.zeros(8), **options), st.minimize(logistic(), np.zeros(8), **(options | {"checkpoint": None})))
 
     def test_an_interrupt_raised_inside_an_iteration_leaves_the_last_whole_checkpoint(self, tmp_path):
         class Raising(Watched):
@@ -759,7 +759,7 @@ class TestCheckpoints:
         options = RESUMED["Adam"] | {"batch": 8, "checkpoint": tmp_path / "state", "checkpoint_every": 0}
         with pytest.raises(st.Interrupted):
             st.minimize(Raising(logistic()), np.zeros(8), **options)
-        same_run(st.minimize(logistic(), np.zeros(8), **options), st.minimize(logistic(), np.zeros(8), **(options | {"checkpoint": None})))
+        assert_same_run(st.minimize(logistic(), np.zeros(8), **options), st.minimize(logistic(), np.zeros(8), **(options | {"checkpoint": None})))
 
     def test_without_a_checkpoint_what_was_done_is_still_given(self):
         with pytest.raises(st.Interrupted, match=r"5 iterations.*`\.result`") as caught:
@@ -769,20 +769,20 @@ class TestCheckpoints:
     def test_a_finished_run_gives_its_result_again_without_work(self, tmp_path):
         first = run_of("auto", checkpoint=tmp_path / "state")
         again = run_of("auto", checkpoint=tmp_path / "state", callback=stop_at(0))
-        same_run(again, first)
+        assert_same_run(again, first)
 
     def test_a_diverged_run_stays_as_it_was(self, tmp_path):
         F, options = st.quadratic([10.0, 1.0]), {"method": st.SGD(), "step": 1e8, "iterations": 100}
         first = st.minimize(F, np.ones(2), checkpoint=tmp_path / "state", **options)
         assert first.diverged
-        same_run(st.minimize(F, np.ones(2), checkpoint=tmp_path / "state", **options), first)
+        assert_same_run(st.minimize(F, np.ones(2), checkpoint=tmp_path / "state", **options), first)
 
     @pytest.mark.parametrize("suffix", [".npz", ".json"])
     def test_either_files_name_is_the_checkpoints(self, suffix, tmp_path):
         with pytest.raises(st.Interrupted):
             run_of("SGD", callback=stop_at(17), checkpoint=tmp_path / f"state{suffix}")
         seen = []
-        same_run(run_of("SGD", checkpoint=tmp_path / f"state{suffix}", callback=lambda p: seen.append(p.iteration)), run_of("SGD"))
+        assert_same_run(run_of("SGD", checkpoint=tmp_path / f"state{suffix}", callback=lambda p: seen.append(p.iteration)), run_of("SGD"))
         assert seen[0] == 18
 
     @pytest.mark.parametrize(

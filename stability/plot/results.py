@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def linear_flow(result: LinearFlow) -> Figure:
+    """Gains and rates against curvature."""
     figure, axes = panels(1, 2, 4.0, 3.0)
     magnitude = np.abs(result.eigenvalues)
     negative = result.eigenvalues < 0
@@ -33,6 +34,7 @@ def linear_flow(result: LinearFlow) -> Figure:
 
 
 def ensemble(result: Ensemble) -> Figure:
+    """Paths with mean and spread, or the final states' density."""
     # Where only moments were kept there is no path to draw.
     kept = result.states[:, ~result.diverged] if result.states.shape[1] else result.states
     figure, axes = panels(1, min(kept.shape[-1], 4), 3.0, 2.6)
@@ -69,6 +71,7 @@ def _last_density(axis: Axes, result: Ensemble, kept: np.ndarray, i: int) -> Non
 
 
 def comparison(result: Comparison) -> Figure:
+    """Measured against predicted moments, and their z-scores."""
     figure, axes = panels(1, 2, 3.6, 3.2)
     dim = result.mean_z.shape[1]
     rows, columns = np.triu_indices(dim)

@@ -48,12 +48,14 @@ def panels(rows: int, columns: int, width: float, height: float, **options: Any)
 
 
 def handle(**style: Any) -> Line2D:
+    """An entry for a legend."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], **style)
 
 
 def colored(name: str) -> dict[str, Any]:
+    """A method's color and label."""
     return {"color": COLORS[name], "label": name}
 
 
@@ -79,5 +81,6 @@ def marks(axis: Axes, name: str, kappa: np.ndarray, measured: np.ndarray, truste
 
 
 def method_legend(figure: Figure, names: np.ndarray, extra: list[Line2D]) -> None:
+    """One legend for all panels, below them."""
     lines = [handle(color=COLORS[n], marker=MARKERS[n], label=n) for n in names]
     figure.legend(handles=lines + extra, loc="outside lower center", ncol=5, fontsize=8)
