@@ -71,11 +71,16 @@ class AutoRule(LowRankRule):
     def slopes(self, lam: np.ndarray) -> np.ndarray:
         return np.where(self.kept < 1 / self.scale, -np.sign(lam) * self.kept**2, 0.0)
 
+    @property
+    def _rest_of_the_run(self) -> float:
+        """Passes after the cold start; a chosen rank and Hessian batch may leave none."""
+        return max(1.0, self.passes - self.first)
+
     def due(self, iteration: int, gradient_work: float, hessian_work: float, left: float) -> bool:
         """Refreshes come early: curvature changes most at the beginning."""
         if self.eig is None:
             return True
-        planned = self.passes - self.first
+        planned = self._rest_of_the_run
         affordable = math.floor(REFRESH_SHARE * planned / self.cost)
         return self.refreshes <= affordable and self.cost <= left and 1 - left / planned >= (self.refreshes / (affordable + 1)) ** EARLY
 
@@ -101,7 +106,7 @@ class AutoRule(LowRankRule):
         relative = np.sum((self.sampling * self.kept)[known] ** 2) / max(np.sum(turned[known] ** 2), np.finfo(float).tiny)
         noise = min(0.5 * relative, 1 / self.batch) * (np.sum(turned) + TAIL_WEIGHT * self.tail * self.rest + 1)
         limit = float(mode_limits(np.ones(1), np.ones(1), gradient=noise, momentum=MOMENTUM)[0])
-        warm = min(1.0, max(0.0, spent - self.first) / (WARMUP * (self.passes - self.first)))
+        warm = min(1.0, max(0.0, spent - self.first) / (WARMUP * self._rest_of_the_run))
         return warm * self.reduction * min(STEP / (1 + np.sum(turned) / self.batch), limit)
 
     def watch(self, loss: float, batch: int) -> bool:

@@ -961,6 +961,13 @@ class TestAuto:
         found = st.minimize(logistic(dim=12), np.full(12, 0.5), batch=32, sweeps=1)
         assert found.sweeps[-1] <= 2
 
+    @pytest.mark.parametrize("sweeps", [0.25, 7.0, 7.000001, 7.5, 8.0])
+    def test_a_cold_start_may_take_the_whole_run(self, sweeps):
+        """Rank 2 on 32 of 64 samples: 4 products and 3 probes cost 7 sweeps exactly."""
+        found = st.minimize(logistic(dim=12), np.full(12, 0.5), method=st.LRSFN(rank=2, damping=1.0), batch=1, hessian_batch=32, sweeps=sweeps)
+        assert (found.steps >= 0).all()
+        assert np.isfinite(found.final).all()
+
     @pytest.mark.parametrize("dim", [1, 2, 3, 10, 1000])
     @pytest.mark.parametrize("passes", [1, 1e3, 1e5, 1e9])
     def test_the_rank_is_possible(self, dim, passes):
