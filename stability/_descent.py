@@ -254,7 +254,7 @@ class LowRankRule(Plain):
         cost = 2.0 * curvature.hessian_batch
         if self.last < 0:
             self.first = cost * self.eig.columns  # the cold start is an investment, not part of the share
-        self.last, self.cost = iteration, cost * (self.rank + FRESH if self.warm else self.eig.columns)
+        self.last, self.cost = iteration, cost * (self.rank + FRESH if self.warm and not warm else self.eig.columns)
         self._read(self.eig, curvature.gradient_batch, curvature.hessian_batch, len(curvature.parts))
         return self.eig.columns
 

@@ -48,7 +48,8 @@ def randomized_eigh(
           ``(2 + power) (rank + oversampling)`` products.
         - "nystrom": a single pass, ``rank + oversampling`` products; its core is cut to the rank.
         - "warm": the same from the vectors of a nearby operator, `start`: more accurate than a cold start at half the
-          products. Where `start` turns out to be far from the operator's eigenvectors, "block-krylov" follows, and `status` says so.
+          products. Where `start` turns out to be far from the operator's eigenvectors, a second block follows, up to ``2 rank``
+          products, and `status` says so.
         - "eigsh": SciPy's Lanczos iteration on the host, one column at a time, to convergence, as a reference.
 
         All take n products and are exact where they would need as many.
@@ -115,7 +116,7 @@ def _solve(operator: Operator, rank: int, method: str, start: Any, extra: int, p
         return solvers.lanczos(operator, rank)
     if method == "warm":
         return solvers.warm(operator, rank, start, extra)
-    found, _ = solvers.nystrom(operator, rank, rank + extra, start)
+    found = solvers.nystrom(operator, rank, rank + extra, start)
     return replace(found, residual=np.full(rank, np.nan), std=None)  # the nearest multiplied vectors are random ones, not near
 
 

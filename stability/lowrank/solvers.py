@@ -135,39 +135,40 @@ def _beside(operator: Operator, start: Any, rank: int, width: int) -> Any:
     return operator.backend.xp.concat([known, fresh], axis=0)
 
 
-def nystrom(operator: Operator, rank: int, width: int, start: Any = None) -> tuple[LowRank, float]:
-    """One pass: ``Y f(C_r) Y.T`` from the image Y of an orthonormal block P, its core ``C = P.T Y`` cut to the rank.
+def nystrom(operator: Operator, rank: int, width: int, start: Any = None) -> LowRank:
+    """One pass over a block of this width; see `_single_pass`."""
+    space = Space(operator, width)
+    image = space.extend(_beside(operator, start, min(rank, width), width))
+    return _single_pass(space, image, couplings(image, image, operator.backend), rank, informed=start is not None)
+
+
+def _single_pass(space: Space, image: Any, whole: np.ndarray, rank: int, *, informed: bool) -> LowRank:
+    """``Y f(C_r) Y.T`` from the image Y of an orthonormal block P, its Gram matrix `whole`, and its core ``C = P.T Y`` cut to the rank.
 
     Nystrom's f is ``1 / theta``. The core of an indefinite operator may have eigenvalues near zero where Y is not small:
     uncut, the approximation reaches many times the norm of H, and a cut does not always help.
-
-    Returns
-    -------
-    LowRank
-    leak : float
-        Share (Frobenius) of the kept columns' image that lies off P: 0 where they span eigenvectors.
     """
-    backend = operator.backend
-    space = Space(operator, width)
-    image = space.extend(_beside(operator, start, min(rank, width), width))
+    operator, backend = space.operator, space.operator.backend
     space.rows = None  # all that follows is in its core and in the image
-    whole = couplings(image, image, backend)
-    theta, turn = by_size(space.core)
-    theta, kept = theta[:rank], turn[:, :rank]
-    off = np.maximum(np.sum(kept * (whole @ kept), axis=0) - theta**2, 0.0)
+    theta, kept, off = _cut(space.core, whole, rank)
     sketch, factor = operator.orthonormal(combined(image, kept, backend))
-    bound = 2 * math.sqrt(operator.n / width * max(np.linalg.eigvalsh(whole)[-1], 0.0))
-    inverse = _inverse(theta, np.zeros(rank) if start is None else off, backend.dtype)
+    bound = 2 * math.sqrt(operator.n / space.filled * max(np.linalg.eigvalsh(whole)[-1], 0.0))
+    inverse = _inverse(theta, off if informed else np.zeros(rank), backend.dtype)
     values, rotation = by_size((factor * inverse) @ factor.T)
     values = np.clip(values, -bound, bound)  # |H| as a random block's share of it shows it, twice over
     nearest = kept @ (factor.T @ rotation)  # P.T U lambda^-1: the directions of P nearest to the vectors found
     nearest /= np.maximum(np.linalg.norm(nearest, axis=0), np.finfo(float).tiny)
     quotient = np.sum(nearest * (space.core @ nearest), axis=0)
     residual = np.sqrt(np.maximum(np.sum(nearest * (whole @ nearest), axis=0) - quotient**2, 0.0))
-    leak = math.sqrt(np.sum(off) / max(np.sum(off + theta**2), np.finfo(float).tiny))
     vectors = combined(sketch, rotation, backend).T
-    found = LowRank(values, vectors, operator.columns, residual, _spread(space.cores, nearest), math.nan, "nystrom", _status(values, backend.dtype))
-    return found, leak
+    return LowRank(values, vectors, operator.columns, residual, _spread(space.cores, nearest), math.nan, "nystrom", _status(values, backend.dtype))
+
+
+def _cut(core: np.ndarray, whole: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The leading eigenvalues of a block's core, their vectors, and the squared lengths of what of their images lies off the block."""
+    theta, turn = by_size(core)
+    theta, kept = theta[:rank], turn[:, :rank]
+    return theta, kept, np.maximum(np.sum(kept * (whole @ kept), axis=0) - theta**2, 0.0)
 
 
 def _inverse(theta: np.ndarray, off: np.ndarray, dtype: str) -> np.ndarray:
@@ -182,13 +183,33 @@ def _inverse(theta: np.ndarray, off: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def warm(operator: Operator, rank: int, start: Any, oversampling: int) -> LowRank:
-    """Nystrom on the previous vectors and fresh ones; block Krylov where these turn out to span no eigenvectors."""
-    found, leak = nystrom(operator, rank, rank + oversampling, start)
+    """Nystrom on the previous vectors and fresh ones; where these turn out to be far from eigenvectors, a second block follows."""
+    space, backend = Space(operator, rank + oversampling), operator.backend
+    image = space.extend(_beside(operator, start, rank, rank + oversampling))
+    whole = couplings(image, image, backend)
+    theta, _, off = _cut(space.core, whole, rank)
+    leak = math.sqrt(np.sum(off) / max(np.sum(off + theta**2), np.finfo(float).tiny))
     if leak <= LEAK:
-        return replace(found, method="warm")
-    cold = block_krylov(operator, rank)
-    note = f"fell back to block-krylov: {leak:.0%} of the image of `start` lies off it"
-    return replace(cold, status=note if cold.status == "ok" else f"{note}; {cold.status}")
+        return replace(_single_pass(space, image, whole, rank, informed=True), method="warm")
+    found = _second_block(space, image, whole, rank)
+    note = f"{leak:.0%} of the image of `start` lies off it: a second block was added"
+    return replace(found, status=note if found.status == "ok" else f"{note}; {found.status}")
+
+
+def _second_block(space: Space, image: Any, whole: np.ndarray, rank: int) -> LowRank:
+    """Eigenpairs on the first block and on the leading directions of its image off it, in about ``2 rank`` products altogether.
+
+    Along a training path this is as accurate as a cold start that costs as much; from vectors that tell nothing, little worse than a double pass.
+    """
+    operator, backend, core, width = space.operator, space.operator.backend, space.core, space.filled
+    more = min(max(2 * rank - width, -(-rank // 2)), operator.n - width)
+    leading = np.linalg.eigh(whole - core @ core)[1][:, ::-1][:, :more]
+    space.make_room(more)
+    block, _ = operator.orthonormal(combined(image, leading, backend), space.basis, core @ leading)
+    following = space.extend(block, couplings(block, image, backend))
+    space.leave(image, slice(0, width))
+    space.leave(following)
+    return ritz(space, rank, "warm")
 
 
 def lanczos(operator: Operator, rank: int) -> LowRank:

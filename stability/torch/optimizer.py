@@ -214,7 +214,7 @@ class LRSFN(torch.optim.Optimizer):
             _size(group),
             group["rank"],
             method="block-krylov" if state["vectors"] is None else "warm",
-            start=state["vectors"],
+            start=None if state["vectors"] is None else _low_rank(state),
             seed=int(rng.integers(2**31)),
             device=Backend("torch", array_api_compat.torch, params[0].device),
             dtype=_DTYPES[params[0].dtype],
