@@ -25,6 +25,8 @@ from .results import load, register, save
 
 GIVE_UP = 10
 """Steps in a row that would not have been finite before a run is called diverged."""
+DECAYS = {"linear": 1.0, "sqrt": 0.5}
+"""Powers of what is left of the run that a decaying step is proportional to."""
 VALUE_COST = 0.5
 """Passes that a value costs; a gradient costs one, a Hessian product two."""
 
@@ -135,7 +137,7 @@ class Plan:
     step: float | SpectralStep | Armijo
     decay: str | None
     momentum: float
-    average: bool
+    average: float  # share of the run, at its end, whose mean iterate is returned; 0 for the last one
     passes: float  # the budget
     iterations: float  # at most; may be inf
     seed: int
@@ -218,7 +220,7 @@ class Run:
     def __init__(self, plan: Plan, w: Any):
         self.plan, self.w = plan, w
         self.velocity: Any = None
-        self.sums: list[tuple[int, Any]] = []  # of iterates, in blocks, for the mean of the last half
+        self.gathered, self.sum = 0, None  # of the iterates that the mean is taken of
         self.iteration, self.work, self.log, self.status = 0, Work(), Log(), "done"
         self.limit, self.in_a_row = math.inf, 0
         self.whole = True  # between iterations: what a checkpoint may keep
@@ -327,7 +329,7 @@ class Run:
             length = min(plan.step.step, plan.step.limit / largest) if largest > 0 else plan.step.step
         else:
             length = min(plan.rule.step(self.work.passes), self.limit) if isinstance(plan.rule, AutoRule) else plan.step
-        return length * (1 - self._share()) if plan.decay == "linear" else length
+        return length * (1 - self._share()) ** DECAYS[plan.decay] if plan.decay else length
 
     def _share(self) -> float:
         """How much of the run is over."""
@@ -352,34 +354,26 @@ class Run:
         log.steps.append(step)
         log.sweeps.append(self.work.passes / plan.problem.samples)
         log.seconds.append(self.work.seconds)
+        if plan.average and self._share() >= 1 - plan.average - 1e-12:
+            self._gather()
         self.iteration += 1
-        if plan.average:
-            self._gather_mean()
         if plan.keep_every is not None and self.iteration % plan.keep_every == 0:
             log.states.append(plan.problem.backend.host(self.w).copy())
             log.kept_at.append(self.iteration)
         if plan.report is not None:
             plan.report(self._share())
 
-    def _gather_mean(self) -> None:
-        """Sums of iterates in 16 to 32 blocks of equal length, so that the last half is known whenever the run ends."""
-        if self.sums and self.sums[-1][0] < self.sums[0][0]:
-            size, total = self.sums[-1]
-            self.sums[-1] = size + 1, total + self.w
-            return
-        self.sums.append((1, self.w))
-        if len(self.sums) == 32:
-            pairs = zip(self.sums[::2], self.sums[1::2], strict=True)
-            self.sums = [(a + b, s + t) for (a, s), (b, t) in pairs]
+    def _gather(self) -> None:
+        self.gathered += 1
+        if self.sum is None:
+            self.sum = namespace(self.w).asarray(self.w, copy=True)
+        else:
+            self.sum += self.w
 
-    def mean_of_last_half(self) -> Any:
-        """The mean of the iterates of the last half of the run, to the nearest block."""
-        count, total = 0, None
-        for size, part in reversed(self.sums):
-            count, total = count + size, part if total is None else total + part
-            if 2 * count >= self.iteration:
-                break
-        return self.w if total is None else total / count
+    @property
+    def answer(self) -> Any:
+        """The mean of the iterates that were to be averaged; the last one where there are none."""
+        return self.w if self.sum is None else self.sum / self.gathered
 
     def _progress(self, loss: float, step: float) -> Progress:
         sweeps = self.work.passes / self.plan.problem.samples
@@ -392,7 +386,8 @@ class Run:
         arrays = {"w": host(self.w), "queue": batches.pop("queue")}
         if self.velocity is not None:
             arrays["velocity"] = host(self.velocity)
-        arrays.update({f"sum {i}": host(total) for i, (_, total) in enumerate(self.sums)})
+        if self.sum is not None:
+            arrays["sum"] = host(self.sum)
         arrays.update({f"log {name}": np.asarray(values) for name, values in vars(self.log).items()})
         arrays.update({f"rule {name}": host(value) for name, value in rule.items() if hasattr(value, "shape") and value.shape})
         values = {
@@ -401,7 +396,7 @@ class Run:
             "work": vars(self.work),
             "streams": batches["streams"],
             "rule": {name: value for name, value in rule.items() if f"rule {name}" not in arrays},
-            "sizes": [size for size, _ in self.sums],
+            "gathered": self.gathered,
             "limit": self.limit,
             "in_a_row": self.in_a_row,
         }
@@ -427,7 +422,7 @@ class Run:
             self._compare(values["identity"])
             self.w = asarray(_check.shaped("w", arrays["w"], (plan.problem.dim,)))
             self.velocity = asarray(arrays["velocity"]) if "velocity" in arrays else None
-            self.sums = [(size, asarray(arrays[f"sum {i}"])) for i, size in enumerate(values["sizes"])]
+            self.sum, self.gathered = asarray(arrays["sum"]) if "sum" in arrays else None, values["gathered"]
             rule = dict(values["rule"]) | {name[5:]: array for name, array in arrays.items() if name.startswith("rule ")}
             plan.rule.restore(rule, plan.problem.backend)
             plan.batches.restore({"queue": arrays["queue"], "streams": values["streams"]})

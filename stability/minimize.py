@@ -16,7 +16,7 @@ from ._auto import AutoRule
 from ._batches import Batches
 from ._check import Interrupted
 from ._descent import Adam, Armijo, Dense, LowRankRule, Moments, Plain, Rule, SpectralStep
-from ._run import Plan, Problem, Progress, Run, slots
+from ._run import DECAYS, Plan, Problem, Progress, Run, slots
 from ._scipy import BASELINES, baseline
 from .history import History
 from .methods import LRSFN, Method
@@ -38,7 +38,7 @@ def minimize(
     iterations: int | None = None,
     momentum: float = 0.0,
     decay: str | None = None,
-    average: bool = False,
+    average: bool | float = False,
     refresh: int | None = None,
     warm: bool = True,
     noise_margin: float = 0.0,
@@ -68,18 +68,19 @@ def minimize(
         ``"L-BFGS-B"`` and ``"Newton-CG"`` as deterministic baselines on all samples. With ``step="auto"``: LRSFN by default.
     step : float, SpectralStep, Armijo or "auto"
         The learning rate, a rule, or ``"auto"``: rank, damping, step, momentum and refreshes from the curvature and its sampling
-        noise as measured, nothing to tune; the step falls linearly to zero over the run and stays below the
-        predicted mean-square limit.
+        noise as measured, nothing to tune; the step falls to zero over the run, stays below the predicted mean-square limit, and
+        the mean of the last fifth of the iterates is returned.
     batch, hessian_batch : int, optional
         Samples per gradient and per Hessian batch; all samples, and `batch`, by default.
     sweeps, iterations : number
         When to stop: work in passes over all samples (see `History`), or iterations. At least one is needed.
     momentum : float
         Heavy ball: ``v+ = momentum * v + P g``, ``w+ = w - step * v+``.
-    decay : {"linear"}, optional
-        Let the step fall linearly to zero over the run.
-    average : bool
-        Return the mean of the last half of the iterates: it removes most of the noise of a constant step.
+    decay : {"linear", "sqrt"}, optional
+        Let the step fall to zero over the run, in proportion to what is left of it or to the root of that.
+    average : bool or float
+        Return the mean of the last half of the iterates, or of this share of the run: it removes most of the noise of a constant
+        step. A run that ends sooner than planned, before any of these, returns its last iterate.
     refresh : int, optional
         Renew the curvature every so many iterations. By default a low-rank method does as soon as its Hessian products cost at most
         15 % of the gradients so far, a dense one at every iteration.
@@ -134,7 +135,7 @@ def minimize(
     if isinstance(method, str):
         _check.choice("method", method, BASELINES)
         given = {"batch": batch, "hessian_batch": hessian_batch, "decay": decay, "refresh": refresh, "keep_every": keep_every, "checkpoint": checkpoint}
-        own = {name: value is not None for name, value in given.items()} | {"step": step != "auto", "momentum": momentum != 0, "average": average}
+        own = {name: value is not None for name, value in given.items()} | {"step": step != "auto", "momentum": momentum != 0, "average": average is not False}
         _only_defaults(f"SciPy's {method} works on all samples and chooses its own steps", **own)
         return baseline(objective, w, method, sweeps=sweeps, iterations=iterations, callback=callback)
     problem = Problem(objective if backend.name == "numpy" and backend.dtype == "float64" else moved(objective, backend), backend)
@@ -143,7 +144,8 @@ def minimize(
     seed = _check.count("seed", seed, least=0)
     automatic = isinstance(step, str)
     if automatic:
-        _only_defaults("step='auto' chooses the momentum and the schedule", momentum=momentum != 0, decay=decay is not None, noise_margin=noise_margin != 0)
+        own = {"momentum": momentum != 0, "decay": decay is not None, "average": average is not False, "noise_margin": noise_margin != 0}
+        _only_defaults("step='auto' chooses momentum, schedule and averaging", **own)
     options = _Options(refresh, warm, noise_margin, eigensolver)
     rule, hessian = _rule(method, step, problem, sizes, passes, options, hessian_batch is not None)
     plan = Plan(
@@ -151,9 +153,9 @@ def minimize(
         rule=rule,
         batches=Batches(problem.samples, sizes[0], hessian, nested=coupling == "nested", epochs=sampling == "epochs", seed=seed),
         step=_auto.STEP if isinstance(step, str) else step if isinstance(step, (SpectralStep, Armijo)) else _check.positive("step", step),
-        decay="linear" if automatic else None if decay is None else _check.choice("decay", decay, ("linear",)),
+        decay=_auto.DECAY if automatic else None if decay is None else _check.choice("decay", decay, tuple(DECAYS)),
         momentum=_auto.MOMENTUM if automatic else _check.fraction("momentum", momentum),
-        average=_check.flag("average", average),
+        average=_auto.AVERAGE if automatic else _averaged(average),
         passes=passes,
         iterations=most,
         seed=seed,
@@ -178,6 +180,15 @@ def _start(objective: Any, w0: Any, device: str | Backend, dtype: str | None) ->
         dtype = "float32" if getattr(w0, "dtype", None) == np.float32 else "float64"
     backend = backend_of(device, _check.choice("dtype", dtype, ("float64", "float32")))
     return backend.asarray(_check.shaped("w0", w0, (int(objective.dim),))), backend
+
+
+def _averaged(average: Any) -> float:
+    """The share of the run whose mean is returned."""
+    if isinstance(average, (bool, np.bool_)):
+        return 0.5 if average else 0.0
+    if not isinstance(average, (int, float)) or not 0 < average <= 1:
+        raise ValueError(f"`average` must be True or False, or a share of the run in (0, 1]; got {average!r}.")
+    return float(average)
 
 
 def _need(problem: Problem, name: str) -> None:
@@ -337,7 +348,7 @@ def _with_bar(run: Run) -> None:
 
 def _history(run: Run, method: Any) -> History:
     plan, log, host = run.plan, run.log, run.plan.problem.backend.host
-    final = run.mean_of_last_half() if plan.average else run.w
+    final = run.answer
     rank = plan.rule.rank if isinstance(plan.rule, LowRankRule) else 0
     stats: dict[str, Any] = {"gradients": run.work.gradients, "hessian_products": run.work.products, "values": run.work.values}
     stats |= {"sweeps": run.work.passes / plan.problem.samples, "seconds": run.work.seconds}

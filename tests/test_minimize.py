@@ -221,17 +221,30 @@ class TestFirstOrder:
             theirs.step()
         np.testing.assert_allclose(found.final, w.detach().numpy(), rtol=1e-9)
 
-    @pytest.mark.parametrize("iterations", [1, 2, 31, 32, 33, 100, 1000])
-    def test_the_average_is_the_mean_of_the_last_half_to_the_nearest_block(self, iterations):
+    @pytest.mark.parametrize(("average", "share"), [(True, 0.5), (0.2, 0.2), (1, 1.0), (1e-9, 1e-9)])
+    @pytest.mark.parametrize("iterations", [1, 2, 33, 100])
+    def test_the_average_is_the_mean_of_the_end_of_the_run(self, iterations, average, share):
         F, options = least_squares(), {"method": st.SGD(), "step": 0.1, "batch": 6, "iterations": iterations}
-        found = st.minimize(F, np.zeros(6), average=True, **options)
+        found = st.minimize(F, np.zeros(6), average=average, **options)
         states = st.minimize(F, np.zeros(6), keep_every=1, **options).states
-        block = 1
-        while iterations > 31 * block:  # 16 to 31 blocks, the last one maybe not full
-            block *= 2
-        half = next(count for count in range(1, iterations + 1) if 2 * count >= iterations and (iterations - count) % block == 0)
-        assert half < iterations / 2 + max(1, iterations / 15)
-        np.testing.assert_allclose(found.final, states[-half:].mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(found.final, states[-max(1, int(share * iterations)) :].mean(axis=0), rtol=1e-12)
+        assert found.loss == F.value(found.final)
+
+    def test_the_share_is_one_of_the_work_where_that_is_what_ends_the_run(self):
+        F, options = least_squares(), {"method": st.SGD(), "step": 0.1, "batch": 6, "sweeps": 5}
+        states = st.minimize(F, np.zeros(6), keep_every=1, **options).states
+        found = st.minimize(F, np.zeros(6), average=0.4, **options)
+        np.testing.assert_allclose(found.final, states[-int(0.4 * len(states)) :].mean(axis=0), rtol=1e-12)
+
+    def test_a_run_that_ends_before_its_average_begins_returns_its_last_iterate(self):
+        F, options = least_squares(), {"method": st.SGD(), "step": 0.1, "iterations": 100, "keep_every": 1}
+        found = st.minimize(F, np.zeros(6), average=True, callback=lambda progress: progress.iteration == 20, **options)
+        np.testing.assert_array_equal(found.final, found.states[-1])
+
+    def test_the_root_decay(self):
+        F = least_squares()
+        found = st.minimize(F, np.zeros(6), method=st.SGD(), step=0.1, iterations=50, decay="sqrt")
+        np.testing.assert_allclose(found.steps, 0.1 * np.sqrt(1 - np.arange(50) / 50), rtol=1e-12)
 
     def test_averaging_takes_the_noise_of_a_constant_step_away(self):
         F, options = least_squares(), {"method": st.SGD(), "step": 0.3, "batch": 2, "sweeps": 15}
