@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,8 @@ TUNING_SEEDS, FINALISTS = (1000, 1001), 3
 """Every configuration is run on the first tuning seed, the best few on the second one too; neither is a final seed."""
 LOOKS = 1.1
 """How much later than the last one the next look at the validation samples is, for methods that may stop early."""
-SCHEDULES = (None, "linear")
+AVERAGE = 0.2
+SCHEDULES = {f"constant, mean of the last {AVERAGE:.0%}": {"average": AVERAGE}, "linear decay": {"decay": "linear"}}
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,13 @@ class _Best:
             self.w, self.value = np.array(w), value
 
 
-# -- grids: sixteen configurations each, eight where a method chooses its own steps --------------------------------
+# -- grids: sixteen to eighteen configurations each, eight where a method chooses its own steps -------------------
 
 
 def _stepped(low: float, high: float, **options: Any) -> list[Configuration]:
     return [
-        Configuration(f"step {step:.3g}{', linear decay' if decay else ''}", {**options, "step": step, "decay": decay}, step)
-        for step, decay in itertools.product(np.geomspace(low, high, 8).tolist(), SCHEDULES)
+        Configuration(f"step {step:.3g}, {name}", {**options, "step": step, **schedule}, step)
+        for step, (name, schedule) in itertools.product(np.geomspace(low, high, 9).tolist(), SCHEDULES.items())
     ]
 
 
@@ -133,21 +134,21 @@ def _published() -> list[Configuration]:
 
 
 def _lazy() -> list[Configuration]:
-    """The library's defaults: refreshes within 15 % of the gradient work, warm starts; damping and step tuned."""
+    """The library's defaults: refreshes within 15 % of the gradient work, warm starts; the schedule of `auto`; damping and step tuned."""
     return [
         Configuration(
             f"damping {damping:.3g}, step {step:g}",
-            {"method": st.LRSFN(rank=20, damping=damping), "step": step, "hessian_batch": 96, "momentum": 0.9, "decay": "linear"},
+            {"method": st.LRSFN(rank=20, damping=damping), "step": step, "hessian_batch": 96, "momentum": 0.9, "decay": "sqrt", "average": AVERAGE},
             damping,
         )
-        for damping, step in itertools.product(np.geomspace(1e-5, 1, 8).tolist(), (0.03, 0.1))
+        for damping, step in itertools.product(np.geomspace(1e-6, 10, 8).tolist(), (0.03, 0.1))
     ]
 
 
 CONTENDERS: dict[str, Callable[[Task], list[Configuration]]] = {
-    "SGD": lambda task: _stepped(0.01 * task.unit_step, 30 * task.unit_step, method=st.SGD()),
-    "momentum": lambda task: _stepped(0.001 * task.unit_step, 3 * task.unit_step, method=st.SGD(), momentum=0.9),
-    "Adam": lambda task: _stepped(1e-4 * task.weight_size, 0.3 * task.weight_size, method=st.Adam()),
+    "SGD": lambda task: _stepped(0.01 * task.unit_step, 100 * task.unit_step, method=st.SGD()),
+    "momentum": lambda task: _stepped(0.001 * task.unit_step, 10 * task.unit_step, method=st.SGD(), momentum=0.9),
+    "Adam": lambda task: _stepped(1e-4 * task.weight_size, 1.0 * task.weight_size, method=st.Adam()),
     "L-BFGS": lambda task: _whole("L-BFGS-B"),
     "Newton-CG": lambda task: _whole("Newton-CG"),
     "LRSFN as published": lambda task: _published(),
@@ -159,7 +160,7 @@ CONTENDERS: dict[str, Callable[[Task], list[Configuration]]] = {
 # -- choosing and judging ------------------------------------------------------------------------------------------
 
 
-def measured(task: Task, contender: str, seeds: range, *, tried: slice = slice(None)) -> dict[str, Any]:
+def measured(task: Task, contender: str, seeds: Sequence[int], *, tried: slice = slice(None)) -> dict[str, Any]:
     """The configuration chosen on validation values, of those `tried`, and its test values on seeds that it was not chosen on."""
     grid = CONTENDERS[contender](task)
     grid = grid[tried] or grid
