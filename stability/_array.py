@@ -126,6 +126,12 @@ def backend_of(device: str | Backend, dtype: str) -> Backend:
     return Backend("cupy", _cupy(), None, dtype)
 
 
+def backend_for(products: Any, device: str | Backend, dtype: str) -> Backend:
+    """The arrays that block products carry with them as their `backend`; where they carry none, those that `device` and `dtype` name."""
+    own = getattr(products, "backend", None)
+    return own if isinstance(own, Backend) else backend_of(device, dtype)
+
+
 def _cupy() -> Any:
     """CuPy's namespace; importing it succeeds without a GPU, so the GPU is asked for before anything is allocated."""
     try:

@@ -116,6 +116,22 @@ def test_products_are_those_of_the_dense_hessian(make, dtype):
     assert_close(found.numpy(), dense(net, x, y)[1] @ block.numpy(), TOLERANCE[dtype])
 
 
+def test_products_know_their_arrays():
+    net = mlp(torch.float32)
+    hvp, n = hessian_products(net, lambda: sum((p**2).sum() for p in net.parameters()) / 2)
+    eig = st.randomized_eigh(hvp, n, 3)
+    assert (eig.vectors.dtype, tuple(eig.vectors.shape)) == (torch.float32, (n, 3))
+    np.testing.assert_allclose(eig.eigenvalues, 1.0, rtol=1e-5)
+    assert (hvp.backend.name, hvp.backend.dtype, hvp.n) == ("torch", "float32", n)
+
+
+@pytest.mark.parametrize("params", [[torch.ones(2, dtype=torch.float16)], [torch.ones(2), torch.ones(2, dtype=torch.float64)]], ids=["half", "two types"])
+def test_products_of_other_types_are_refused(params):
+    params = [p.requires_grad_() for p in params]
+    with pytest.raises(ValueError, match="all be float32 or all float64"):
+        hessian_products(params, lambda: sum((p.double() ** 2).sum() for p in params))
+
+
 def test_products_where_the_loss_is_linear_in_a_parameter():
     a, b, c = (torch.ones(2, dtype=torch.float64, requires_grad=True) for _ in range(3))
     hvp, n = hessian_products([a, b, c], lambda: (a * b).sum() + 2 * c.sum())

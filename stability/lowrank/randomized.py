@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from .._array import Backend, backend_of
+from .._array import Backend, backend_for
 from . import solvers
 from .operator import Operator
 from .result import LowRank, backend_like
@@ -65,6 +65,7 @@ def randomized_eigh(
     seed : int
         Same seed, same numbers on one kind of device.
     device : {"cpu", "cuda"} or Backend
+        Products that carry a `backend` of their own, as those of `stability.torch.hessian_products` do, decide themselves.
     dtype : {"float64", "float32"}
         Of the arrays; small matrices are float64 on the host always.
 
@@ -97,8 +98,9 @@ def randomized_eigh(
     method = _check.choice("method", method, METHODS)
     _refuse_strangers(method, oversampling, power, tolerance)
     vectors = _vectors(start, n)
-    backend = backend_of(device, _check.choice("dtype", dtype, ("float64", "float32"))) if vectors is None else backend_like(vectors)
-    operator = Operator(_parts(hvp), n, backend, _normals(backend, _check.count("seed", seed, least=0)))
+    parts = _parts(hvp)
+    backend = backend_for(parts[0], device, _check.choice("dtype", dtype, ("float64", "float32"))) if vectors is None else backend_like(vectors)
+    operator = Operator(parts, n, backend, _normals(backend, _check.count("seed", seed, least=0)))
     return _solve(operator, rank, method, start if method in ("warm", "nystrom") else vectors, _extra(method, rank, oversampling), power, tolerance)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from .._array import Backend, backend_of, moved, stream
+from .._array import Backend, backend_for, moved, stream
 from ..lowrank import randomized_eigh
 from ..results import provenance
 from .lanczos import Products, lanczos, rounding
@@ -40,7 +40,7 @@ def spectrum(
     at : array (d,), optional
         Where the objective's Hessian is taken; its reference by default.
     n : int
-        With a callable: the dimension.
+        With a callable: the dimension, unless it carries that itself as `n`, as `stability.torch.hessian_products` does.
     batch : array of int, optional
         The samples of an objective on data; all of them by default.
     probes : int
@@ -53,7 +53,7 @@ def spectrum(
         vectors are exact or not.
     seed : int
     device : {"cpu", "cuda"} or Backend
-        Where the arrays live that the products are given.
+        Where the arrays live that the products are given; products that carry a `backend` of their own decide themselves.
     dtype : {"float64", "float32"}
     progress : bool
         Show a progress bar.
@@ -109,10 +109,11 @@ def spectrum(
 
 def _products(operator: Any, at: Any, n: int | None, batch: Any, device: str | Backend, dtype: str) -> tuple[Callable[[Any], Any], int, Backend]:
     """The Hessian's block products, the dimension, and where their arrays live."""
-    backend = backend_of(device if isinstance(device, Backend) else _check.choice("device", device, ("cpu", "cuda")), dtype)
+    backend = backend_for(operator, device if isinstance(device, Backend) else _check.choice("device", device, ("cpu", "cuda")), dtype)
     if not hasattr(operator, "hvp") and not hasattr(operator, "products"):
         if not callable(operator):
             raise ValueError(f"`operator` must be an objective with `hvp`, or a callable (n, k) -> (n, k); got {operator!r}.")
+        n = getattr(operator, "n", None) if n is None else n
         if n is None or at is not None or batch is not None:
             raise ValueError("`n`, the dimension, must be given with a callable, and neither `at` nor `batch`: its products are all that is known.")
         return operator, _check.count("n", n), backend

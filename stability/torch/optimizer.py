@@ -6,21 +6,19 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import array_api_compat.torch
 import numpy as np
 import torch
 
 from .. import _check, methods
-from .._array import Backend, stream
+from .._array import stream
 from ..lowrank import BadProducts, LowRank, randomized_eigh
 from . import saved
-from .products import Batch, Products, flatten, gradient, trainable
+from .products import DTYPES, Batch, Products, flatten, gradient, trainable
 from .report import Report, compose
 
 SUB_BATCHES = 4
 MEMORY = 0.5
 """Share of the flat tail's scale that outlives a refresh: where a batch happens to have little curvature, the next may not."""
-_DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 class LRSFN(torch.optim.Optimizer):
@@ -114,7 +112,7 @@ class LRSFN(torch.optim.Optimizer):
         for p, name in zip(group["params"], self._names(index), strict=True):
             if not p.requires_grad:
                 raise ValueError(f"`params` must require gradients; {name} does not. Pass [p for p in ... if p.requires_grad], or the module itself.")
-            if p.dtype not in _DTYPES:
+            if p.dtype not in DTYPES:
                 raise ValueError(f"`params` must be of type float32 or float64; {name} is {p.dtype}. Convert the model with .float().")
             if (p.device, p.dtype) != (first.device, first.dtype):
                 there = f"{name} is {p.dtype} on {p.device}, the first {first.dtype} on {first.device}"
@@ -216,8 +214,6 @@ class LRSFN(torch.optim.Optimizer):
             method="block-krylov" if state["vectors"] is None else "warm",
             start=None if state["vectors"] is None else _low_rank(state),
             seed=int(rng.integers(2**31)),
-            device=Backend("torch", array_api_compat.torch, params[0].device),
-            dtype=_DTYPES[params[0].dtype],
         )
         hessian_batch = sum(map(len, rows)) or batch.size
         # Over sub-batches, of equal size, to one sample's.

@@ -6,9 +6,11 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import array_api_compat.torch
 import torch
 
 from .. import _check
+from .._array import Backend
 
 CHUNK = 8
 """Columns differentiated at once: on a CPU, as fast as any larger number, and it bounds the memory."""
@@ -104,6 +106,11 @@ class Products:
         self.n = sum(p.numel() for p in self.params)
         _check_twice(self.parts)
 
+    @property
+    def backend(self) -> Backend:
+        """The arrays that it takes, for `stability.randomized_eigh` and `stability.spectrum`."""
+        return backend_of(self.params[0])
+
     def __call__(self, block: torch.Tensor) -> torch.Tensor:
         if block.ndim != 2 or block.shape[0] != self.n:
             raise ValueError(f"The Hessian's products take a block of shape ({self.n}, k); got shape {tuple(block.shape)}.")
@@ -134,6 +141,14 @@ class Products:
             error.add_note("Products with the Hessian differentiate the loss twice: use operations that allow it.")
             raise
         return [None if column[0] is None else torch.stack(column) for column in zip(*images, strict=True)]
+
+
+DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+
+
+def backend_of(p: torch.Tensor) -> Backend:
+    """Tensors of a parameter's type on its device."""
+    return Backend("torch", array_api_compat.torch, p.device, DTYPES[p.dtype])
 
 
 def _check_twice(gradients: Sequence[torch.Tensor]) -> None:
@@ -185,11 +200,19 @@ def hessian_products(params: torch.nn.Module | Iterable[torch.Tensor], closure: 
     >>> hvp(torch.eye(n))
     tensor([[ 3.,  0.],
             [ 0., -1.]])
+    >>> from stability import randomized_eigh
+    >>> randomized_eigh(hvp, n, 1).eigenvalues
+    array([3.])
     """
     items = list(trainable(params))
     named = [item if isinstance(item, tuple) else (f"parameter {i} of shape {tuple(item.shape)}", item) for i, item in enumerate(items)]
     frozen = [name for name, p in named if not p.requires_grad]
     if frozen or not named:
         raise ValueError(f"`params` must hold tensors that require gradients; got {f'{frozen[0]}, which does not' if frozen else 'none'}.")
+    other = [
+        f"{name} is {p.dtype} on {p.device}" for name, p in named if p.dtype not in DTYPES or (p.dtype, p.device) != (named[0][1].dtype, named[0][1].device)
+    ]
+    if other:
+        raise ValueError(f"`params` must all be float32 or all float64, on one device; {other[0]}. Convert the model with .float().")
     hvp = Products(Batch(closure).loss(), [p for _, p in named], [name for name, _ in named])
     return hvp, hvp.n
