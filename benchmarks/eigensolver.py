@@ -9,22 +9,24 @@ only where --out says.
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-from _goals import Goal, rows, table
-from _measure import environment, load_average, pin, pinned_environment, say, summary
+from _command import command
+from _goals import Goal
+from _measure import say, summary
 
-RESULT = Path(__file__).parent / "results" / "eigensolver.json"
 N, RANK = 2000, 40
 SPECTRA = ("geometric", "harmonic", "network", "repeated")
+NOTES = [
+    "krylov: block-krylov at 2r products; double: double pass without oversampling, 2r; power: oversampling 10 and one power step, 3(r + 10); "
+    "nystrom: 1.5 r; eigsh: to convergence.",
+    "geometric: +-0.95^i; harmonic: +-1/i; network: ten outliers 30 * 0.75^i and a bulk 1/(1 + i/100), a quarter negative; "
+    "repeated: +-1 fifteen times each and a tail 0.1 i^-1/2. n = 2000, r = 40; step with damping |lambda_41|.",
+    "path: perceptron 64-12-10 on the digits (n = 910), SGD 0.3, batches of 32; r = 20, a fresh Hessian batch of 256 every ten steps.",
+    "beyond: CPU seconds beside the products, n = 109,061, r = 20; qr: a double pass with LAPACK's QR; +std: four sub-batches.",
+]
 
 
 def eigenvalues(name: str) -> np.ndarray:
@@ -180,46 +182,15 @@ def cell(unit: str, values: dict[str, list[float]], **more: object) -> dict:
 
 
 def measured(quick: bool) -> dict:
-    load, cells = load_average(), {}
+    cells = {}
     for name in SPECTRA:
         cells |= spectrum_cells(name, 2 if quick else 9)
         say(f"{name} done")
     cells |= path_cells(1 if quick else 5, 6 if quick else 40)
     say("path done")
     cells |= {f"beyond-{width}": beyond_cell(width, 2 if quick else 7) for width in ("float32", "float64")}
-    notes = [
-        "krylov: block-krylov at 2r products; double: double pass without oversampling, 2r; power: oversampling 10 and one power step, 3(r + 10); "
-        "nystrom: 1.5 r; eigsh: to convergence.",
-        "geometric: +-0.95^i; harmonic: +-1/i; network: ten outliers 30 * 0.75^i and a bulk 1/(1 + i/100), a quarter negative; "
-        "repeated: +-1 fifteen times each and a tail 0.1 i^-1/2. n = 2000, r = 40; step with damping |lambda_41|.",
-        "path: perceptron 64-12-10 on the digits (n = 910), SGD 0.3, batches of 32; r = 20, a fresh Hessian batch of 256 every ten steps.",
-        "beyond: CPU seconds beside the products, n = 109,061, r = 20; qr: a double pass with LAPACK's QR; +std: four sub-batches.",
-    ]
-    return {"environment": {**environment(), "load": load}, "quick": quick, "notes": notes, "rows": rows(cells, goals()), "cells": cells}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer seeds; the figures are rougher")
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f"where to write the numbers (a full run: {RESULT.parent.name}/{RESULT.name})")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        pin(1)
-        arguments.out.write_text(json.dumps(measured(arguments.quick)), encoding="utf-8")
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        part = Path(folder) / "part.json"
-        command = [sys.executable, __file__, "--child", "--out", str(part)] + ["--quick"] * arguments.quick
-        if subprocess.run(command, env=pinned_environment(1), check=False).returncode:
-            sys.exit("The measurement stopped; its message is above.")
-        document = json.loads(part.read_text(encoding="utf-8"))
-    out = arguments.out or (None if arguments.quick else RESULT)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(table(document))
+    return {"cells": cells, "notes": NOTES}
 
 
 if __name__ == "__main__":
-    main()
+    command(__file__, __doc__, measured, goals())

@@ -10,22 +10,16 @@ benchmarks/results/network_products.json.
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
-from _goals import Goal, rows, table
-from _measure import environment, load_average, pin, pinned_environment, say, summary
+from _command import command
+from _goals import Goal
+from _measure import say, summary
 
-RESULT = Path(__file__).parent / "results" / "network_products.json"
 INPUTS, HIDDEN, CLASSES = 64, (128, 64), 10
 COLUMNS, ROUNDS = 40, 21
 BATCHES = (256, 64, 512)
@@ -41,56 +35,14 @@ def goals() -> list[Goal]:
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, some seconds; the figures are rougher")
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f"where to write the numbers (a full run: {RESULT.parent.name}/{RESULT.name})")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        _child(arguments)
-        return
-    if find_spec("stability") is None:
-        sys.exit("stability is not importable here: install it (pip install -e .) or set PYTHONPATH to the repository.")
-    document = _measured(arguments.quick)
-    out = arguments.out or (None if arguments.quick else RESULT)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(table(document))
-
-
-def _measured(quick: bool) -> dict:
-    """What a child process on one core measured, with the rows of the table."""
-    began, load = time.perf_counter(), load_average()
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "cells.json"
-        command = [sys.executable, __file__, "--child", "--out", str(out), *["--quick"] * quick]
-        if subprocess.run(command, env=pinned_environment(1), check=False).returncode:
-            sys.exit("The measurement stopped; its message is above.")
-        part = json.loads(out.read_text(encoding="utf-8"))
+def measured(quick: bool) -> dict:
+    rounds = 7 if quick else ROUNDS
     return {
-        "environment": {**part["environment"], "load": load},
-        "quick": quick,
-        "rounds": part["rounds"],
-        "seconds": round(time.perf_counter() - began),
+        "cells": {f"{dtype}/batch-{batch}": _cell(dtype, batch, rounds) for batch in BATCHES for dtype in TOLERANCE},
+        "notes": [] if find_spec("jax") else ["jax is not installed (extra `peers`)."],
+        "rounds": rounds,
         "problem": {"sizes": [INPUTS, *HIDDEN, CLASSES], "columns": COLUMNS, "activation": "tanh", "loss": "cross-entropy"},
-        "notes": part["notes"],
-        "rows": rows(part["cells"], goals()),
-        "cells": part["cells"],
     }
-
-
-# --- in the child ---
-
-
-def _child(arguments: argparse.Namespace) -> None:
-    pin(1)
-    rounds = 7 if arguments.quick else ROUNDS
-    notes = [] if find_spec("jax") else ["jax is not installed (extra `peers`)."]
-    cells = {f"{dtype}/batch-{batch}": _cell(dtype, batch, rounds) for batch in BATCHES for dtype in TOLERANCE}
-    result = {"cells": cells, "rounds": rounds, "notes": notes, "environment": environment()}
-    arguments.out.write_text(json.dumps(result), encoding="utf-8")
 
 
 def _cell(dtype: str, batch: int, rounds: int) -> dict:
@@ -177,4 +129,4 @@ def _jax(dtype: str, batch: int) -> dict[str, Callable[[], np.ndarray]]:
 
 
 if __name__ == "__main__":
-    main()
+    command(__file__, __doc__, measured, goals())

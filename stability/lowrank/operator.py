@@ -145,15 +145,15 @@ class Space:
         self.rows[: self.filled, :] = old
         self.cores[:, : self.filled, : self.filled] = cores
 
-    def leave(self, image: Any, columns: slice | None = None) -> None:
-        """Note what of the image of these vectors, the last ones by default, lies off the basis, where it will not be followed."""
-        columns = columns or slice(self.filled - image.shape[0], self.filled)
-        along, whole, backend = self.core[:, columns], couplings(image, image, self.operator.backend), self.operator.backend
+    def leave(self, image: Any) -> None:
+        """Note what of the last block's image lies off the basis, where it will not be followed."""
+        width, backend = image.shape[0], self.operator.backend
+        along, whole = self._last_couplings(width), couplings(image, image, backend)
         gram = whole - along.T @ along
         if np.trace(gram) < 1e5 * np.finfo(backend.dtype).eps * np.trace(whole):  # little is left: not by a difference of squares
             rest = image - combined(self.basis, along, backend)
             gram = couplings(rest, rest, backend)
-        self.loose.append((columns, gram))
+        self.loose.append((slice(self.filled - width, self.filled), gram))
 
     def _last_couplings(self, width: int) -> np.ndarray:
         return self.core[:, self.filled - width :]

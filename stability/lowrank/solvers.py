@@ -183,33 +183,36 @@ def _inverse(theta: np.ndarray, off: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def warm(operator: Operator, rank: int, start: Any, oversampling: int) -> LowRank:
-    """Nystrom on the previous vectors and fresh ones; where these turn out to be far from eigenvectors, a second block follows."""
-    space, backend = Space(operator, rank + oversampling), operator.backend
-    image = space.extend(_beside(operator, start, rank, rank + oversampling))
+    """Nystrom on the previous vectors and fresh ones; where these turn out to be far from eigenvectors, a second block follows.
+
+    Along a training path both blocks together are as accurate as a cold start that costs as much, ``2 rank`` products; from
+    vectors that tell nothing, little worse than a double pass.
+    """
+    width = rank + oversampling
+    space, backend = Space(operator, width), operator.backend
+    image = space.extend(_beside(operator, start, rank, width))
     whole = couplings(image, image, backend)
     theta, _, off = _cut(space.core, whole, rank)
     leak = math.sqrt(np.sum(off) / max(np.sum(off + theta**2), np.finfo(float).tiny))
     if leak <= LEAK:
         return replace(_single_pass(space, image, whole, rank, informed=True), method="warm")
-    found = _second_block(space, image, whole, rank)
+    more = min(max(2 * rank - width, -(-rank // 2)), operator.n - width)
+    block, along = _second_block(space, image, whole, more)
+    space.loose.append((slice(0, width), whole - space.core @ space.core - along.T @ along))
+    del image  # room for what follows
+    space.make_room(more)
+    space.leave(space.extend(block, along))
+    found = ritz(space, rank, "warm")
     note = f"{leak:.0%} of the image of `start` lies off it: a second block was added"
     return replace(found, status=note if found.status == "ok" else f"{note}; {found.status}")
 
 
-def _second_block(space: Space, image: Any, whole: np.ndarray, rank: int) -> LowRank:
-    """Eigenpairs on the first block and on the leading directions of its image off it, in about ``2 rank`` products altogether.
-
-    Along a training path this is as accurate as a cold start that costs as much; from vectors that tell nothing, little worse than a double pass.
-    """
-    operator, backend, core, width = space.operator, space.operator.backend, space.core, space.filled
-    more = min(max(2 * rank - width, -(-rank // 2)), operator.n - width)
-    leading = np.linalg.eigh(whole - core @ core)[1][:, ::-1][:, :more]
-    space.make_room(more)
-    block, _ = operator.orthonormal(combined(image, leading, backend), space.basis, core @ leading)
-    following = space.extend(block, couplings(block, image, backend))
-    space.leave(image, slice(0, width))
-    space.leave(following)
-    return ritz(space, rank, "warm")
+def _second_block(space: Space, image: Any, whole: np.ndarray, width: int) -> tuple[Any, np.ndarray]:
+    """The leading directions of the first block's image off it, orthonormal, and how they couple with the image."""
+    backend, core = space.operator.backend, space.core
+    leading = np.linalg.eigh(whole - core @ core)[1][:, ::-1][:, :width]
+    block, _ = space.operator.orthonormal(combined(image, leading, backend), space.basis, core @ leading)
+    return block, couplings(block, image, backend)
 
 
 def lanczos(operator: Operator, rank: int) -> LowRank:
