@@ -7,7 +7,7 @@ QUICK  ?=
 ONLY   ?=
 STAMP  := $(VENV)/.installed
 
-.PHONY: help reproduce figures test test-all test-gpu bench clean
+.PHONY: help reproduce figures test test-all test-gpu bench bench-solver clean
 
 help:
 	@echo "make reproduce          install, run the main job, leave pictures and numbers in out/ (about 4 minutes)"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-all           the same with PyTorch installed too; ONLY=torch for the tests that need it"
 	@echo "make test-gpu           install CuPy too and run the tests that need a GPU"
 	@echo "make bench              install the peers and measure ensembles beside them (about 20 minutes; QUICK=1: a few)"
+	@echo "make bench-solver       the eigensolver, a step's costs, and training at equal work (about 50 minutes; QUICK=1: some)"
 	@echo "make figures            refresh the tracked figures/ from a full run"
 	@echo "make clean              remove .venv, out/ and caches"
 
@@ -50,12 +51,19 @@ test-gpu: $(STAMP)
 $(PEERS)/.installed: setup.cfg pyproject.toml constraints.txt
 	@echo "Installing the peers into $(PEERS) (once, some minutes)"
 	@$(PYTHON) -m venv $(PEERS)
-	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]'
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers,data]'
 	@touch $@
 
 bench: $(PEERS)/.installed
 	$(PEERS)/bin/python benchmarks/ensembles.py $(if $(QUICK),--quick)
 	$(if $(QUICK),,$(PEERS)/bin/python benchmarks/draw.py)
+
+bench-solver: $(PEERS)/.installed
+	$(PEERS)/bin/python benchmarks/eigensolver.py $(if $(QUICK),--quick)
+	$(PEERS)/bin/python benchmarks/network_products.py $(if $(QUICK),--quick)
+	$(PEERS)/bin/python benchmarks/steps.py $(if $(QUICK),--quick)
+	$(PEERS)/bin/python benchmarks/training.py $(if $(QUICK),--quick)
+	$(if $(QUICK),,$(PEERS)/bin/python benchmarks/draw_training.py)
 
 clean:
 	rm -rf $(VENV) $(PEERS) out .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -18,6 +18,7 @@ CURVES = {
     "SGD": ("SGD, tuned", "0.55"),
     "momentum": ("momentum, tuned", "#6b6b6b"),
     "Adam": ("Adam, tuned", "#d1762c"),
+    "LRSFN tuned": ("LRSFN, damping and step tuned", "#6aa84f"),
     "auto": ("auto, nothing tuned", "#1b4f9c"),
 }
 MEASURES = {"least-squares": "excess risk, share of the start's", "logistic": "test error, %"}

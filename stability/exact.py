@@ -29,7 +29,7 @@ _MANY = 1e5  # a Kesten root beyond this order is reported as infinite
 
 
 class Estimate(NamedTuple):
-    """A number, the quadrature's estimate of its error, and, where it is infinite, the reason (else "")."""
+    """A number, an estimate of its error, and a reason where it is infinite or holds for a part only (else "")."""
 
     value: float
     error: float

@@ -27,7 +27,7 @@ class History:
     steps : array (iterations,)
         The step length; 0 where the step was not taken.
     final : array (d,)
-        The last iterate, or with ``average=True`` the mean of the last half.
+        The last iterate, or the mean of the last ones where the run averages: with ``step="auto"`` of the last fifth.
     loss : float
         The whole objective there (not charged).
     states : array (kept, d)

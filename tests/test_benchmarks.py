@@ -33,6 +33,40 @@ def document():
     return json.loads(RESULT.read_text(encoding="utf-8"))
 
 
+# -- the solver's ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["eigensolver", "network_products", "steps"])
+def solver(request, monkeypatch):
+    """A benchmark's goals, and what was measured."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    module = importlib.import_module(request.param)
+    return module.goals(), json.loads((FOLDER / "results" / f"{request.param}.json").read_text(encoding="utf-8"))
+
+
+def test_the_solvers_rows_follow_from_its_cells(solver):
+    asked, found = solver
+    assert [row["id"] for row in found["rows"]] == [goal.id for goal in asked]
+    assert goals.rows(found["cells"], asked) == found["rows"]
+    assert all(row["status"] == "ok" for row in found["rows"])
+    assert not found["quick"]
+    assert set(found["environment"]) >= NEEDED
+    assert not any(word in json.dumps(found) for word in ("/home", "/root", "/tmp", "/work", "http"))
+
+
+def test_training_is_told_as_it_was_measured():
+    found = json.loads((FOLDER / "results" / "training.json").read_text(encoding="utf-8"))
+    table = load("_training_table")
+    assert not found["settings"]["quick"]
+    assert not set(found["settings"]["seeds"]) & set(found["settings"]["tuning_seeds"])
+    contenders = {cell["contender"] for cell in found["cells"].values()}
+    assert len(found["cells"]) == len(found["tasks"]) * len(contenders)
+    assert table.tables(found) in (FOLDER / "results" / "training.md").read_text(encoding="utf-8")
+
+
+# -- any -------------------------------------------------------------------------------------------------------------
+
+
 def cell(**costs):
     contenders = {name: {"median": cost, "right": True} for name, cost in costs.items()}
     return {"unit": "ns/path-step", "contenders": contenders, "absent": {"numba": "numba is not installed (extra `fast`)."}}

@@ -9,7 +9,6 @@ import stability as st
 from stability.history import History
 from stability.linear import VALID
 from stability.plot import COLORS, MARKERS
-from stability.plot.training import OPTIMIZERS
 from stability.spectrum import spectrum
 
 NAMES = np.array(["SGD", "Newton", "damped Newton", "SFN", "LRSFN"])
@@ -395,47 +394,6 @@ class TestSpectrum:
     @pytest.mark.parametrize("scale", [0.0, 1.0, -1e-12])
     def test_operators_of_one_eigenvalue_are_drawn_without_a_warning(self, scale):
         assert_draws(st.plot(spectrum(lambda V: scale * V, n=9)))
-
-
-class TestOptimizers:
-    def test_crossover_shows_ratios_to_the_best_first_order_method(self, numbers):
-        arrays = {name: numbers.uniform(1, 2, (4, 3)) for name in ("SGD", "Adam", "auto")}
-        kappa = np.geomspace(10, 1e4, 4)
-        parameters = {"task": "least squares", "measure": "test error", "first_order": ["SGD", "Adam"]}
-        figure = st.plot(st.Study("crossover", {"kappa": kappa, **arrays}, parameters))
-        (axis,) = figure.axes
-        best = np.minimum(arrays["SGD"].mean(axis=1), arrays["Adam"].mean(axis=1))
-        for name, band in zip(arrays, axis.collections, strict=True):
-            ratio = arrays[name] / best[:, None]
-            assert holds(axis, kappa, ratio.mean(axis=1))
-            points = band.get_paths()[0].vertices
-            for edge in (ratio.min(axis=1), ratio.max(axis=1)):
-                assert all(np.isclose(points, point).all(axis=1).any() for point in np.column_stack([kappa, edge]))
-        assert [text.get_text() for text in axis.get_legend().get_texts()] == list(arrays)
-        assert_draws(figure)
-
-    def test_training_shows_each_method_over_the_reference_and_what_diverged(self, numbers):
-        methods, tasks = np.array(["SGD", "Adam", "LRSFN as published", "auto", "new"]), np.array(["digits", "mnist"])
-        mean = numbers.uniform(1, 2, (2, 5))
-        mean[1, 2] = np.nan
-        study = st.Study("training", {"tasks": tasks, "methods": methods, "mean": mean, "std": 0.1 * mean}, {"reference": "SGD"})
-        figure = st.plot(study)
-        (axis,) = figure.axes
-        assert axis.get_xscale() == "log"
-        assert [label.get_text() for label in axis.get_yticklabels()] == list(tasks)
-        for m, bar in enumerate(axis.containers):
-            ratio = mean[:, m] / mean[:, 0]
-            np.testing.assert_allclose(bar.lines[0].get_xdata(), ratio[np.isfinite(ratio)])
-            ends = [segment[:, 0] for segment in bar.lines[2][0].get_segments()]
-            np.testing.assert_allclose(ends, [[0.9 * r, 1.1 * r] for r in ratio[np.isfinite(ratio)]])
-        lost = [line for line in axis.lines if line.get_marker() == ">" and len(line.get_xdata())]
-        assert len(lost) == 1
-        assert lost[0].get_xdata()[0] > np.nanmax(mean / mean[:, [0]])
-        assert "diverged" in [text.get_text() for text in figure.legends[0].get_texts()]
-        assert_draws(figure)
-
-    def test_optimizers_are_told_apart(self):
-        assert len({tuple(style.values()) for style in OPTIMIZERS.values()}) == len(OPTIMIZERS)
 
 
 @pytest.mark.parametrize(

@@ -1,30 +1,20 @@
-"""Pictures of optimizer runs, of optimizers beside each other, and of the curvature that they see."""
+"""Pictures of optimizer runs and of the curvature that they see."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..history import History
 from ..results import Study
-from .style import COLORS, handle, panels
+from .style import COLORS, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OPTIMIZERS = {
-    "SGD": {"color": "#000000", "marker": "o"},
-    "momentum": {"color": "#56B4E9", "marker": "s"},
-    "Adam": {"color": "#D55E00", "marker": "^"},
-    "L-BFGS": {"color": "#E69F00", "marker": "D"},
-    "Newton-CG": {"color": "#CC79A7", "marker": "v"},
-    "LRSFN as published": {"color": "#009E73", "marker": "x"},
-    "LRSFN tuned": {"color": "#0072B2", "marker": "P"},
-    "auto": {"color": "#009E73", "marker": "*"},
-}
 RANKS_SHOWN = 6
 
 
@@ -115,51 +105,4 @@ def _spectrum(study: Study) -> Figure:
     return figure
 
 
-def _optimizer(name: str, position: int) -> dict[str, Any]:
-    return OPTIMIZERS.get(name, {"color": f"C{position}", "marker": "o"})
-
-
-def _crossover(study: Study) -> Figure:
-    """Each method's results over the best first-order mean, against the condition number: below 1 it pays."""
-    figure, axes = panels(1, 1, 5.2, 3.6)
-    axis, p, kappa = axes[0, 0], study.parameters, study["kappa"]
-    names = [name for name in study.arrays if name != "kappa"]
-    reference = np.min([study[name].mean(axis=1) for name in p["first_order"]], axis=0)
-    for k, name in enumerate(names):
-        ratio, style = study[name] / reference[:, None], _optimizer(name, k)
-        axis.plot(kappa, ratio.mean(axis=1), label=name, lw=2 if name not in p["first_order"] else 1.2, **style)
-        axis.fill_between(kappa, ratio.min(axis=1), ratio.max(axis=1), color=style["color"], alpha=0.15, lw=0)
-    axis.axhline(1, color="0.5", lw=0.8)
-    axis.set(xscale="log", yscale="log", xlabel=r"condition number $\kappa$", ylabel=f"{p['measure']}, over the best first-order method's")
-    axis.legend()
-    figure.suptitle(f"When second order pays: {p['task']} (bands: all seeds)", fontsize=10)
-    return figure
-
-
-def _training(study: Study) -> Figure:
-    """Task by task, each method's mean over tuned SGD's; what diverged on every seed is at the edge."""
-    tasks, methods, p = study["tasks"], study["methods"], study.parameters
-    ratio = study["mean"] / study["mean"][:, [list(methods).index(p["reference"])]]
-    error = study["std"] / study["mean"] * ratio
-    figure, axes = panels(1, 1, 8.4, max(2.6, 1.0 + 0.34 * len(tasks)))
-    axis = axes[0, 0]
-    rows = np.arange(len(tasks))[::-1]
-    edge = 1.5 * float(np.nanmax(ratio + np.nan_to_num(error)))
-    for m, name in enumerate(methods):
-        style, there = _optimizer(str(name), m), np.isfinite(ratio[:, m])
-        shifted = rows + 0.6 * (0.5 - (m + 0.5) / len(methods))
-        below = np.minimum(np.nan_to_num(error[there, m]), 0.9 * ratio[there, m])  # the axis is logarithmic
-        bars = [below, np.nan_to_num(error[there, m])]
-        axis.errorbar(ratio[there, m], shifted[there], xerr=bars, fmt=style["marker"], color=style["color"], ms=4.5, lw=0.8)
-        axis.plot(np.full(np.count_nonzero(~there), edge), shifted[~there], ">", mfc="none", color=style["color"], ms=4.5)
-    axis.axvline(1, color="0.5", lw=0.8)
-    axis.set(xscale="log", yticks=rows, yticklabels=[str(t) for t in tasks], xlabel=f"test measure over that of {p['reference']} (left is better)")
-    axis.set_xlim(right=1.3 * edge)
-    handles = [handle(ls="", label=str(name), **_optimizer(str(name), m)) for m, name in enumerate(methods)]
-    handles += [handle(ls="", marker=">", mfc="none", color="0.4", label="diverged")] if not np.isfinite(ratio).all() else []
-    figure.legend(handles=handles, loc="outside right upper", fontsize=8)
-    figure.suptitle("Optimizers at equal work (bars: standard deviation over seeds)", fontsize=10)
-    return figure
-
-
-STUDIES: dict[str, Callable[[Study], Figure]] = {"spectrum": _spectrum, "crossover": _crossover, "training": _training}
+STUDIES: dict[str, Callable[[Study], Figure]] = {"spectrum": _spectrum}
