@@ -16,7 +16,7 @@ help:
 	@echo "make test-all           the same with PyTorch installed too; ONLY=torch for the tests that need it"
 	@echo "make test-gpu           install CuPy too and run the tests that need a GPU"
 	@echo "make bench              install the peers and measure ensembles beside them (about 20 minutes; QUICK=1: a few)"
-	@echo "make bench-solver       the eigensolver, a step's costs, and training at equal work (about 50 minutes; QUICK=1: some)"
+	@echo "make bench-solver       the eigensolver, a step's costs, and training at equal work (about 40 minutes; QUICK=1: some)"
 	@echo "make figures            refresh the tracked figures/ from a full run"
 	@echo "make clean              remove .venv, out/ and caches"
 
