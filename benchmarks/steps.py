@@ -27,7 +27,7 @@ MILLION = (1000, 210)  # hidden layers of a perceptron with n = 1,000,000 or so
 HESSIAN_BATCH = 256
 NOTES = [
     "overhead: CPU seconds of LRSFN(rank=20), momentum 0.9, 600 iterations, spent in neither gradients nor Hessian products, against those that are; "
-    "perceptron 784-128-64-5 (n = 109,061), Hessian batch 256. lazy: the default, refreshes at most 15 % of the gradient work; often: a refresh every 10 steps.",
+    "perceptron 784-128-64-5 (n = 109,061), Hessian batch 256. lazy: the default, refreshes at most 15 % of the gradient work; often: every 10 steps.",
     "wall: CPU seconds of step='auto' against Adam's, 24 sweeps over 1,000 samples of the MNIST digits 0-4, batches of 32.",
     "memory: numbers held at once beyond those of the objective, at the peak of a refresh and a step, against n (r + 10).",
     "million: perceptron 784-1000-210-5 (n = 996,265), r = 20, float32, all cores; gradient and Hessian batches of 256; resident memory of the process.",
