@@ -26,8 +26,8 @@ INPUTS, HIDDEN, CLASSES, RANK = 784, (128, 64), 5, 20  # n = 109,061
 MILLION = (1000, 210)  # hidden layers of a perceptron with n = 1,000,000 or so
 HESSIAN_BATCH = 256
 NOTES = [
-    "overhead: CPU seconds of LRSFN(rank=20), momentum 0.9, 600 iterations, spent in neither gradients nor Hessian products, against those that are; "
-    "perceptron 784-128-64-5 (n = 109,061), Hessian batch 256. lazy: the default, refreshes at most 15 % of the gradient work; often: every 10 steps.",
+    "overhead: CPU seconds of LRSFN(rank=20), momentum 0.9, spent in neither gradients nor Hessian products, against those that are; "
+    "perceptron 784-128-64-5 (n = 109,061), Hessian batch 256. lazy: the default, over 600 steps; often: a refresh every 10 steps, over 60.",
     "wall: CPU seconds of step='auto' against Adam's, 24 sweeps over 1,000 samples of the MNIST digits 0-4, batches of 32.",
     "memory: numbers held at once beyond those of the objective, at the peak of a refresh and a step, against n (r + 10).",
     "million: perceptron 784-1000-210-5 (n = 996,265), r = 20, float32, all cores; gradient and Hessian batches of 256; resident memory of the process.",
@@ -94,7 +94,7 @@ def overhead_cell(batch: int, width: str, refresh: int | None, rounds: int) -> d
     seconds: dict[str, list[float]] = {name: [], "evaluations": []}
     for turn in range(rounds + 1):
         F.spent[0], began = 0.0, time.process_time()
-        history = st.minimize(F, w, iterations=600, refresh=refresh, dtype=width, **options(batch))
+        history = st.minimize(F, w, iterations=600 if refresh is None else 60, refresh=refresh, dtype=width, **options(batch))
         taken = time.process_time() - began - F.spent[0]
         if turn:  # the first warms up
             seconds[name].append(taken)
@@ -165,7 +165,7 @@ def cell(unit: str, values: dict[str, list[float]], **more: object) -> dict:
 
 
 def measured(quick: bool) -> dict:
-    rounds, cells = 2 if quick else 7, {}
+    rounds, cells = 2 if quick else 5, {}
     for batch, width, _ in OVERHEADS:
         cells[f"overhead-{batch}-{width}"] = overhead_cell(int(batch), width, None, rounds)
         cells[f"overhead-{batch}-{width}-often"] = overhead_cell(int(batch), width, 10, rounds)
