@@ -31,8 +31,8 @@ class Configuration:
     label : str
     options : dict
         Of `st.minimize`.
-    step : float, optional
-        The tuned step: a choice at the edge of the grid is reported.
+    tuned : dict
+        The tuned numbers by name: a choice at the edge of the grid is reported.
     share : float
         Of the training samples; at equal work fewer samples are more passes.
     early : bool
@@ -41,7 +41,7 @@ class Configuration:
 
     label: str
     options: dict[str, Any] = field(default_factory=dict)
-    step: float | None = None
+    tuned: dict[str, float] = field(default_factory=dict)
     share: float = 1.0
     early: bool = False
 
@@ -104,20 +104,20 @@ class _Best:
             self.w, self.value = np.array(w), value
 
 
-# -- grids: sixteen to eighteen configurations each, eight where a method chooses its own steps -------------------
+# -- grids: sixteen to eighteen configurations each, ten where a method chooses its own steps --------------------
 
 
 def _stepped(low: float, high: float, **options: Any) -> list[Configuration]:
     return [
-        Configuration(f"step {step:.3g}, {name}", {**options, "step": step, **schedule}, step)
+        Configuration(f"step {step:.3g}, {name}", {**options, "step": step, **schedule}, {"step": step})
         for step, (name, schedule) in itertools.product(np.geomspace(low, high, 9).tolist(), SCHEDULES.items())
     ]
 
 
 def _whole(name: str) -> list[Configuration]:
     return [
-        Configuration(f"{share:.3g} of the samples{', stopped early' if early else ''}", {"method": name}, share=share, early=early)
-        for share, early in itertools.product((1.0, 0.25, 0.0625, 0.015625), (False, True))
+        Configuration(f"{share:.3g} of the samples{', stopped early' if early else ''}", {"method": name}, {"share": share}, share=share, early=early)
+        for share, early in itertools.product((1.0, 0.25, 0.0625, 0.015625, 0.00390625), (False, True))
     ]
 
 
@@ -127,7 +127,7 @@ def _published() -> list[Configuration]:
         Configuration(
             f"rank {rank}, Hessian batch {size}, step {step:.3g}",
             {"method": st.LRSFN(rank=rank, damping=1e-3), "step": step, "hessian_batch": size, "refresh": 1, "warm": False, "eigensolver": "double-pass"},
-            step,
+            {"step": step},
         )
         for (rank, size), step in itertools.product(((10, 8), (20, 32)), np.geomspace(1e-5, 1, 8).tolist())
     ]
@@ -139,7 +139,7 @@ def _lazy() -> list[Configuration]:
         Configuration(
             f"damping {damping:.3g}, step {step:g}",
             {"method": st.LRSFN(rank=20, damping=damping), "step": step, "hessian_batch": 96, "momentum": 0.9, "decay": "sqrt", "average": AVERAGE},
-            damping,
+            {"damping": damping},
         )
         for damping, step in itertools.product(np.geomspace(1e-6, 10, 8).tolist(), (0.03, 0.1))
     ]
@@ -167,12 +167,11 @@ def measured(task: Task, contender: str, seeds: Sequence[int], *, tried: slice =
     chosen, tuning = _chosen(task, grid)
     outcomes = [run(task, chosen, seed) for seed in seeds]
     tests = [outcome.test for outcome in outcomes]
-    steps = sorted({c.step for c in grid if c.step is not None})
     return {
         "task": task.name,
         "contender": contender,
         "chosen": chosen.label,
-        "edge": len(steps) > 2 and chosen.step in (steps[0], steps[-1]),
+        "edge": _at_an_edge(chosen, grid),
         "tuning": {label: _short(value) for label, value in tuning.items()},
         "tests": [_short(test) for test in tests],
         "mean": _short(float(np.mean(tests))),
@@ -182,6 +181,15 @@ def measured(task: Task, contender: str, seeds: Sequence[int], *, tried: slice =
         "products": round(float(np.mean([outcome.products for outcome in outcomes]))),
         "seconds": _short(float(np.median([outcome.seconds for outcome in outcomes]))),
     }
+
+
+def _at_an_edge(chosen: Configuration, grid: list[Configuration]) -> bool:
+    """Whether a tuned number is the smallest or largest that was tried; more than all samples there are not."""
+    for name, value in chosen.tuned.items():
+        tried = {configuration.tuned[name] for configuration in grid}
+        if value in (min(tried), max(tried)) and (name, value) != ("share", 1.0):
+            return True
+    return False
 
 
 def _chosen(task: Task, grid: list[Configuration]) -> tuple[Configuration, dict[str, float]]:

@@ -101,7 +101,8 @@ def _notes(document: dict[str, Any]) -> str:
     cells = document["cells"].values()
     ours = [cell for cell in cells if cell["contender"] == OURS]
     lines = [f"auto diverged on {sum(cell['diverged'] for cell in ours)} of {sum(len(cell['tests']) for cell in ours)} runs."] if ours else []
-    if edges := [f"{cell['contender']} on {cell['task']} ({cell['chosen']})" for cell in cells if cell["edge"]]:
+    every = [*cells, *document.get("crossover", {}).values()]
+    if edges := [f"{cell['contender']} on {cell['task']} ({cell['chosen']})" for cell in every if cell["edge"]]:
         lines.append(f"Chosen at the edge of its grid: {'; '.join(edges)}.")
     slower = [_slower(document, task["name"]) for task in document["tasks"]]
     if any(slower):

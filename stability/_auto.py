@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ._array import stream
-from ._descent import Curvature, LowRankRule
+from ._descent import WORTH, Curvature, LowRankRule
 from ._modal import mode_limits
 from .lowrank import LowRank
 from .methods import LRSFN
@@ -28,10 +28,12 @@ STEP = 0.6  # six unit steps once the velocity has gathered
 DECAY = "sqrt"
 AVERAGE = 0.2  # the step need not fall fast: the mean of the last fifth takes its noise away, and is hardly behind the last iterate
 WARMUP = 0.1  # share of the run, after the cold start, in which the step grows to its full length
+SEEN = 1e-9  # of the largest eigenvalue: what is smaller is rounding
 PROBES = 3
 TAIL_WEIGHT = 0.5  # of what lies off the kept eigenvectors, in the noise of a step
-LOST = 0.1  # share of the way down that may be lost before the step is halved
-WATCHED, WATCHED_SAMPLES = 10, 320  # the watched loss is smoothed over at least so many iterations and samples
+LOST = 0.1  # share of the way down that may be lost before the run goes back
+WATCHED, WATCHED_SAMPLES = 10, 640  # the watched loss is smoothed over at least so many iterations and samples
+HOPELESS = 1e3  # times the first loss: no smoothing is waited for
 OWN = ("scale", "tail", "reduction", "batch", "refreshes")
 
 
@@ -53,7 +55,8 @@ class AutoRule(LowRankRule):
     """Low-rank saddle-free Newton whose damping is what it measured beyond the kept eigenvalues.
 
     A kept mode is divided by ``max(|lam_i| + 4 s_i, mu)``, everything else by ``mu = max(|lam_r| + 4 s_r, mu_before / 2,
-    1e-4 |lam_1|)``, where ``s_i`` is the sampling noise of a gradient batch: a noisy pair is damped, never dropped.
+    1e-4 |lam_1|)``, where ``s_i`` is the sampling noise of a gradient batch: a noisy pair is damped, never dropped. Where the
+    Hessian batch has fewer than r nonzero eigenvalues, ``lam_r`` stands for the last of these: beyond lies what it does not show.
     """
 
     def __init__(self, rank: int, passes: float = math.inf):
@@ -65,9 +68,14 @@ class AutoRule(LowRankRule):
         self.guard = Guard()
 
     def gains(self, eig: LowRank) -> tuple[np.ndarray, float]:
+        if self.scale == 0 and not eig.eigenvalues.any():
+            raise ValueError(
+                "step='auto' saw no curvature at the start: every Hessian product is zero. Use st.SGD(), st.Adam() or LRSFN with a number as `step`."
+            )
         noise = np.where(np.isfinite(self.sampling), self.sampling, 0.0)
         size = np.abs(eig.eigenvalues) + self.margin * noise
-        self.scale = max(size[-1], MEMORY * self.scale, FLOOR * abs(eig.eigenvalues[0]), np.finfo(float).tiny)
+        seen = np.abs(eig.eigenvalues) > SEEN * abs(eig.eigenvalues[0])  # beyond the rank of a batch lies what it does not show, not flatness
+        self.scale = max(size[seen][-1], MEMORY * self.scale, FLOOR * abs(eig.eigenvalues[0]), np.finfo(float).tiny)
         return 1 / np.maximum(size, self.scale), 1 / self.scale
 
     def slopes(self, lam: np.ndarray) -> np.ndarray:
@@ -84,7 +92,7 @@ class AutoRule(LowRankRule):
             return True
         planned = self._rest_of_the_run
         affordable = math.floor(REFRESH_SHARE * planned / self.cost)
-        return self.refreshes <= affordable and self.cost <= left and 1 - left / planned >= (self.refreshes / (affordable + 1)) ** EARLY
+        return self.refreshes <= affordable and WORTH * self.cost <= left and 1 - left / planned >= (self.refreshes / (affordable + 1)) ** EARLY
 
     def refresh(self, curvature: Curvature, iteration: int) -> int:
         columns = super().refresh(curvature, iteration)
@@ -97,10 +105,11 @@ class AutoRule(LowRankRule):
         return columns + PROBES
 
     def step(self, spent: float) -> float:
-        """The step after so many passes, before the schedule: at most the mean-square limit that the noise as measured predicts.
+        """The step after so many passes, before the schedule: ``min(0.6 / (1 + d_r / b), limit)``.
 
-        Curvature noise of relative size ``rho`` in one direction excites all of them: for Gaussian inputs, where
-        ``rho^2 = 2 / b``, a gradient of ``P H = I`` on ``d`` directions has variance ``(d + 1) / b = rho^2 (d + 1) / 2``.
+        ``d_r = sum phi_i |lam_i|`` over the kept modes; `limit` is the mean-square limit of a mode with ``P H = 1`` and the
+        relative noise ``rho`` as measured, but no larger than Gaussian inputs would have, ``rho^2 = 2 / b``: noise in one
+        direction excites all of them, and a gradient of ``P H = I`` on ``d`` directions has variance ``rho^2 (d + 1) / 2``.
         """
         assert self.eig is not None
         turned = np.abs(self.eig.eigenvalues) * self.kept
@@ -111,12 +120,12 @@ class AutoRule(LowRankRule):
         warm = min(1.0, max(0.0, spent - self.first) / (WARMUP * self._rest_of_the_run))
         return warm * self.reduction * min(STEP / (1 + np.sum(turned) / self.batch), limit)
 
-    def watch(self, loss: float, batch: int) -> bool:
-        """Whether the run is being lost: the step is halved from here on."""
-        lost = self.guard.watch(loss, batch)
-        if lost:
+    def watch(self, loss: float, batch: int) -> str:
+        """What a batch's loss says of the run: "best" so far, "lost" (the step is halved from here on), or nothing."""
+        said = self.guard.watch(loss, batch)
+        if said == "lost":
             self.reduction *= 0.5
-        return lost
+        return said
 
     def state(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in OWN}
@@ -134,26 +143,28 @@ class Guard:
     """Sees from batch losses that a run is being lost: smoothed, they have doubled and risen by a tenth of the way down."""
 
     start: float = math.nan
-    smooth: float = math.nan
     best: float = math.inf
-    level: float = -math.inf  # when it last spoke, and lower since: it speaks again only of renewed growth
-    quiet: int = 0  # iterations until it may speak
+    smooth: float = 0.0
+    count: int = 0  # of losses since the beginning, or since it last spoke
 
-    def watch(self, loss: float, batch: int) -> bool:
-        """Whether to shorten the step."""
+    def watch(self, loss: float, batch: int) -> str:
+        """Whether the iterate is the "best" so far, or the run is "lost" and goes back to that; else nothing."""
         memory = max(WATCHED, WATCHED_SAMPLES // batch)
         if math.isnan(self.start):
-            self.start, self.quiet = loss, memory
-        self.smooth = loss if math.isnan(self.smooth) else self.smooth + (loss - self.smooth) / memory
-        if self.quiet > 0:
-            self.quiet -= 1
-            return False
-        self.best, self.level = min(self.best, self.smooth), min(self.level, self.smooth)
-        bound = self.best + max(LOST * (self.start - self.best), abs(self.best))
-        if self.smooth <= max(bound, 1.5 * self.level):
-            return False
-        self.level, self.quiet = self.smooth, 3 * memory
-        return True
+            self.start = loss
+        self.count += 1
+        self.smooth += (loss - self.smooth) / min(self.count, memory)
+        if not math.isfinite(loss) or loss > HOPELESS * abs(self.start) or (self.count >= memory and self.smooth > self._bound):
+            self.count = 0
+            return "lost"
+        if self.count < memory or self.smooth >= self.best:
+            return ""
+        self.best = self.smooth
+        return "best"
+
+    @property
+    def _bound(self) -> float:
+        return self.best + max(LOST * (self.start - self.best), abs(self.best))
 
 
 def tail_trace(curvature: Curvature, eig: LowRank, probes: int) -> float:

@@ -61,9 +61,9 @@ class Batches:
 
 
 def parts(rows: np.ndarray) -> list[np.ndarray]:
-    """A Hessian batch cut into sub-batches of equal size, as many as divide it, at most `PARTS`."""
-    number = next(m for m in range(min(PARTS, len(rows)), 0, -1) if len(rows) % m == 0)
-    return np.split(rows, number)
+    """A Hessian batch cut into `PARTS` sub-batches of equal size (fewer samples: one each); up to three samples are left out."""
+    number = min(PARTS, len(rows))
+    return np.split(rows[: len(rows) // number * number], number)
 
 
 def _packed(rng: np.random.Generator) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from .methods import Method
 
 LAZY_SHARE = 0.15
 """Hessian work that lazy refreshes may spend, as a share of gradient work."""
+WORTH = 4
+"""A refresh is due while so many times its cost is left to use it."""
 ASYMMETRY = {"float64": 1e-8, "float32": 1e-3}
 """Of a dense Hessian, against its largest entry."""
 
@@ -114,13 +116,17 @@ class Armijo:
 
 @dataclass(frozen=True)
 class Curvature:
-    """The Hessian at one point, by products on sub-batches, and the sizes of the batches that it stands beside."""
+    """The Hessian at one point, by products on sub-batches, and the sizes of the batches that it stands beside.
+
+    `samples` is what batches are drawn from without replacement: the mean over all of them has no sampling noise.
+    """
 
     parts: list[Callable[[Any], Any]]  # of equal size: their mean is the Hessian of the batch
     dense: Callable[[], Any]
     dim: int
     gradient_batch: int
     hessian_batch: int
+    samples: int
     backend: Backend
     seed: int
 
@@ -213,6 +219,12 @@ class Dense(Plain):
             self._local = spectral(self.method, self.hessian)
 
 
+def _of_batches(spread: np.ndarray, batch: int, samples: int) -> np.ndarray:
+    """Standard deviation over batches drawn without replacement, from that over single samples: none for all of them."""
+    share = (samples - batch) / samples
+    return spread * math.sqrt(share / batch) if share > 0 else np.zeros_like(spread)
+
+
 class LowRankRule(Plain):
     """A truncated method by a randomized eigendecomposition, refreshed every so often and started from the last one.
 
@@ -229,14 +241,14 @@ class LowRankRule(Plain):
         self.eig: LowRank | None = None
         self.last = -1
         self.cost = self.first = 0.0  # of the next refresh and of the first one, in passes over samples
-        self.beyond = 0.0  # the first eigenvalue left out, as last seen
+        self.beyond = self.edge = 0.0  # the first eigenvalue left out, and the size of the last one kept, at the last refresh
 
     def due(self, iteration: int, gradient_work: float, hessian_work: float, left: float) -> bool:
         if self.eig is None:
             return True
         if self.every is not None:
             return iteration - self.last >= self.every
-        return hessian_work - self.first + self.cost <= LAZY_SHARE * gradient_work and self.cost <= left
+        return hessian_work - self.first + self.cost <= LAZY_SHARE * gradient_work and WORTH * self.cost <= left
 
     def refresh(self, curvature: Curvature, iteration: int) -> int:
         warm = self.warm and self.eig is not None
@@ -255,21 +267,31 @@ class LowRankRule(Plain):
         if self.last < 0:
             self.first = cost * self.eig.columns  # the cold start is an investment, not part of the share
         self.last, self.cost = iteration, cost * (self.rank + FRESH if self.warm and not warm else self.eig.columns)
-        self._read(self.eig, curvature.gradient_batch, curvature.hessian_batch, len(curvature.parts))
+        self._read(self.eig, curvature)
         return self.eig.columns
 
-    def _read(self, eig: LowRank, gradient_batch: int, hessian_batch: int, parts: int) -> None:
+    def _read(self, eig: LowRank, curvature: Curvature) -> None:
         """Sampling noise of the kept eigenvalues, from sub-batches to batches of both sizes."""
-        spread = np.full(self.rank, np.nan) if eig.std is None else eig.std * math.sqrt(hessian_batch / parts)
-        self.sampling, self.hessian_sampling = spread / math.sqrt(gradient_batch), spread / math.sqrt(hessian_batch)
-        if np.isfinite(eig.next_eigenvalue):  # a warm start does not see it
-            self.beyond = eig.next_eigenvalue
+        spread = np.full(self.rank, np.nan) if eig.std is None else eig.std * math.sqrt(curvature.hessian_batch // len(curvature.parts))
+        self.sampling, self.hessian_sampling = (_of_batches(spread, size, curvature.samples) for size in (curvature.gradient_batch, curvature.hessian_batch))
+        self.beyond, self.edge = self._following(eig), abs(float(eig.eigenvalues[-1]))
         self.beyond = float(np.clip(self.beyond, -abs(eig.eigenvalues[-1]), abs(eig.eigenvalues[-1])))
         self.kept, rest = self.gains(eig)
         self.rest = float(rest)  # a NumPy scalar would turn float32 steps into float64
 
+    def _following(self, eig: LowRank) -> float:
+        """The first eigenvalue left out: as seen, or in the last known proportion to the last one kept, or that itself as a bound."""
+        if np.isfinite(eig.next_eigenvalue):
+            return eig.next_eigenvalue
+        return self.beyond * abs(eig.eigenvalues[-1]) / self.edge if self.edge > 0 else eig.eigenvalues[-1]
+
     def gains(self, eig: LowRank) -> tuple[np.ndarray, float]:
         """Gains on the kept eigenvectors (rank,) and off them."""
+        if self.margin and np.isnan(self.sampling).any():
+            raise ValueError(
+                "`noise_margin` needs the eigenvalues' sampling noise, which is not known here: give a `hessian_batch` of at least two and fewer than all "
+                "samples, and an eigensolver that tells it (block-krylov, double-pass); or leave `noise_margin` out."
+            )
         lam = eig.eigenvalues if self.margin == 0 else np.copysign(np.abs(eig.eigenvalues) + self.margin * self.sampling, eig.eigenvalues)
         return np.asarray(self.method.gain(lam), dtype=float), float(self.method.tail_gain(self.beyond))
 
@@ -307,6 +329,7 @@ class LowRankRule(Plain):
             "eigenvalues": self.eig.eigenvalues,
             "next_eigenvalue": self.eig.next_eigenvalue,
             "beyond": self.beyond,
+            "edge": self.edge,
             "rest": self.rest,
             "last": self.last,
             "cost": self.cost,
@@ -316,7 +339,7 @@ class LowRankRule(Plain):
     def restore(self, state: dict[str, Any], backend: Backend) -> None:
         if not state:
             return
-        for name in ("sampling", "hessian_sampling", "kept", "beyond", "rest", "last", "cost", "first"):
+        for name in ("sampling", "hessian_sampling", "kept", "beyond", "edge", "rest", "last", "cost", "first"):
             setattr(self, name, state[name])
         vectors = state["vectors"]
         self.eig = LowRank(

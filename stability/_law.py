@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy
 
 Function = Callable[[Any, Any], Any]  # of x = lam + e and of e: near each of their zeros one of the two is exact
 
@@ -202,6 +201,8 @@ def _adapt(f: Callable, a: np.ndarray, b: np.ndarray, k: np.ndarray) -> tuple[fl
 
 def small_points(f: Callable, grid: np.ndarray) -> list[float]:
     """Where a function of one variable, sampled on a sorted grid (n,), changes sign or may touch zero."""
+    import scipy
+
     values = np.asarray(f(grid), dtype=float) + 0 * grid
     values[~np.isfinite(values)] = np.nan
     size, signs = np.abs(values), np.sign(values)

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import scipy
 
 DENSE = 600
 """Largest d (d + 1) / 2 for which a map on symmetric matrices is written out (d = 34)."""
@@ -92,6 +91,8 @@ class Balance:
 
     def undecay(self, M: np.ndarray) -> np.ndarray:
         """The inverse of `decay`."""
+        import scipy
+
         if self.drift.ndim == 1:
             return -M / (self.drift[:, None] + self.drift[None, :])
         if M.ndim == 2:
@@ -111,6 +112,8 @@ class Balance:
 
     def stationary(self) -> np.ndarray:
         """The stationary M; call it only where `radius` is below one."""
+        import scipy
+
         half, base = self.half, self.undecay(self.source)
         if self.kick is None and self.drift.ndim == 1:
             # Entrywise, -(a_i + a_j + dt a_i a_j) M_ij = source_ij.
@@ -131,6 +134,8 @@ class Balance:
 
 def _leading(half: Half, apply: Map) -> tuple[float, np.ndarray]:
     """The largest eigenvalue of a positive map, and its vector."""
+    import scipy
+
     if half.size > 21:  # ARPACK needs room for its basis; below, the dense answer is immediate
         operator = scipy.sparse.linalg.LinearOperator((half.size,) * 2, matvec=lambda v: half.pack(apply(half.unpack(v))), dtype=float)
         try:
@@ -154,6 +159,8 @@ def evolve(balance: Balance, cross: Map | None, t: float, dt: float, mean: np.nd
     push : array (d,)
         A constant part of the mean's rate, ``dm = A m - push``; zero where `cross` is None.
     """
+    import scipy
+
     if balance.kick is None and cross is None and balance.drift.ndim == 1:
         return _evolve_modes(balance, t, dt, mean, M)
     half, dim = balance.half, len(mean)
@@ -196,6 +203,8 @@ def _evolve_modes(balance: Balance, t: float, dt: float, mean: np.ndarray, M: np
 
 def _evolve_large(balance: Balance, cross: Map | None, t: float, dt: float, mean: np.ndarray, M: np.ndarray, push: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Step by step, in dimensions where the map is not written out."""
+    import scipy
+
     half, dim = balance.half, len(mean)
 
     def rate(_: float, state: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -69,6 +70,15 @@ def latest(path: Path) -> tuple[int, Checkpoint]:
     if not whole:
         raise errors[0]
     return max(whole, key=lambda one: one[0])[1:]
+
+
+def _writable(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"The checkpoint {path} cannot be written ({error.strerror}). Choose another `checkpoint`.") from None
 
 
 @dataclass
@@ -160,7 +170,7 @@ class Progress:
     loss : float
         Of the gradient batch, before the step.
     step : float
-        0 where the step was not taken.
+        0 where the step was not taken; nan with SciPy's optimizers, whose loss is one after the step.
     w : array (d,)
         The iterate itself: copy what you keep.
     eigenvalues : array (rank,) or None
@@ -218,11 +228,13 @@ class Run:
     """The loop and its state."""
 
     def __init__(self, plan: Plan, w: Any):
-        self.plan, self.w = plan, w
+        self.plan, self.start, self.w = plan, w, w
         self.velocity: Any = None
         self.gathered, self.sum = 0, None  # of the iterates that the mean is taken of
         self.iteration, self.work, self.log, self.status = 0, Work(), Log(), "done"
         self.limit, self.in_a_row = math.inf, 0
+        self.best: Any = w  # of what the untuned rule has watched, and how often it went back there
+        self.rescues = 0
         self.whole = True  # between iterations: what a checkpoint may keep
         self._data = "" if plan.checkpoint is None else self._fingerprint()
         self._saved_at, self._slot = time.perf_counter(), 0
@@ -230,6 +242,8 @@ class Run:
     def go(self) -> None:
         """Iterate until the budget is spent, a callback says so, or nothing finite is left to do."""
         plan = self.plan
+        if plan.checkpoint is not None:
+            _writable(plan.checkpoint)  # found before the work, not after it
         while self.work.passes < plan.passes * (1 - 1e-12) and self.iteration < plan.iterations and self.in_a_row < GIVE_UP:
             with _undisturbed():
                 self.whole, began = False, time.perf_counter()
@@ -257,10 +271,10 @@ class Run:
         loss, gradient = problem.loss_and_gradient(self.w, rows)
         self.work.gradients += 1
         self.work.gradient_passes += plan.batches.batch
+        if isinstance(plan.rule, AutoRule) and self._lost(plan.rule.watch(loss, plan.batches.batch)):
+            return loss, 0.0
         if not (math.isfinite(loss) and self._finite(gradient)):
             return loss, self._skip()
-        if isinstance(plan.rule, AutoRule) and plan.rule.watch(loss, plan.batches.batch):
-            self.velocity = None
         left = plan.passes - self.work.passes
         if plan.rule.due(self.iteration, self.work.gradient_passes, self.work.hessian_passes, left):
             try:
@@ -279,6 +293,16 @@ class Run:
         self.w, self.velocity, self.in_a_row = ahead, direction if plan.momentum else None, 0
         return loss, step
 
+    def _lost(self, said: str) -> bool:
+        """Go back to the best iterate, with nothing of what led away from it, where the rule says that the run is lost."""
+        if said == "best":
+            self.best = self.w
+        if said != "lost":
+            return False
+        self.w, self.velocity, self.sum, self.gathered = self.best, None, None, 0
+        self.rescues += 1
+        return True
+
     def _finite(self, array: Any) -> bool:
         xp = namespace(array)
         return bool(xp.isfinite(xp.sum(array))) or bool(xp.all(xp.isfinite(array)))  # the sum is cheaper, and may overflow
@@ -295,18 +319,20 @@ class Run:
         at = plan.batches.hessian(rows) if problem.sampled else None
         w = self.w
         pieces = [None] if at is None else parts(at) if plan.batches.hessian_batch < problem.samples else [at]
+        used = plan.batches.hessian_batch if at is None else sum(len(piece) for piece in pieces if piece is not None)
         curvature = Curvature(
             parts=[problem.products(w, piece) for piece in pieces],
             dense=lambda: problem.hessian(w, at),
             dim=problem.dim,
             gradient_batch=plan.batches.batch,
-            hessian_batch=plan.batches.hessian_batch,
+            hessian_batch=used,
+            samples=problem.samples,
             backend=problem.backend,
             seed=plan.seed + self.iteration,
         )
         products = plan.rule.refresh(curvature, self.iteration)
         self.work.products += products
-        self.work.hessian_passes += 2.0 * products * plan.batches.hessian_batch
+        self.work.hessian_passes += 2.0 * products * used
         if isinstance(plan.rule, LowRankRule):
             self.limit = plan.rule.step_limit(plan.momentum)
             self.log.eigenvalues.append(self.eigenvalues.copy())
@@ -386,6 +412,8 @@ class Run:
         arrays = {"w": host(self.w), "queue": batches.pop("queue")}
         if self.velocity is not None:
             arrays["velocity"] = host(self.velocity)
+        if isinstance(plan.rule, AutoRule):
+            arrays["best"] = host(self.best)
         if self.sum is not None:
             arrays["sum"] = host(self.sum)
         arrays.update({f"log {name}": np.asarray(values) for name, values in vars(self.log).items()})
@@ -399,6 +427,7 @@ class Run:
             "gathered": self.gathered,
             "limit": self.limit,
             "in_a_row": self.in_a_row,
+            "rescues": self.rescues,
         }
         assert plan.checkpoint is not None
         # Two files in turn: one killed in the middle of writing leaves the other.
@@ -422,6 +451,8 @@ class Run:
             self._compare(values["identity"])
             self.w = asarray(_check.shaped("w", arrays["w"], (plan.problem.dim,)))
             self.velocity = asarray(arrays["velocity"]) if "velocity" in arrays else None
+            self.best = asarray(arrays["best"]) if "best" in arrays else self.best
+            self.rescues = values["rescues"]
             self.sum, self.gathered = asarray(arrays["sum"]) if "sum" in arrays else None, values["gathered"]
             rule = dict(values["rule"]) | {name[5:]: array for name, array in arrays.items() if name.startswith("rule ")}
             plan.rule.restore(rule, plan.problem.backend)

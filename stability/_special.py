@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 import numpy as np
-import scipy
 
 _FAR = 6.5  # beyond it the asymptotic series of Dawson's function is exact to rounding: exp(-6.5^2) = 4e-19
 
@@ -23,6 +22,8 @@ def dawson_integral(x: Any) -> np.ndarray:
 
     It is ``(x^2 / 2) 2F2(1, 1; 3/2, 2; -x^2)`` and, for Gaussian Z, ``E log|u + Z| = (log 2 + digamma(1/2)) / 2 + 2 * dawson_integral(u / sqrt 2)``.
     """
+    import scipy
+
     size = np.abs(np.asarray(x, dtype=float))
     near = np.minimum(size, _FAR)
     nodes, weights = gauss(80)
@@ -42,6 +43,8 @@ def _far(x: np.ndarray) -> np.ndarray:
 
 def gaussian_log_moment(order: float, mean: Any, spread: Any) -> np.ndarray:
     """``log E|N(mean, spread^2)|^order``, shape of `mean`; relative error of the moment about 1e-13."""
+    import scipy
+
     mean, spread = np.broadcast_arrays(np.abs(mean), np.abs(spread))
     if order == 2:
         return 2 * np.log(np.hypot(mean, spread))
@@ -64,6 +67,8 @@ def gaussian_log_moment(order: float, mean: Any, spread: Any) -> np.ndarray:
 
 def _log_moment_far(order: float, ratio: np.ndarray) -> np.ndarray:
     """``log E|ratio + Z|^order`` for large orders or ratios: the trapezoidal rule in log u, exact to rounding for this entire integrand."""
+    import scipy
+
     ratio = ratio[..., None]
     peak = 0.5 * (ratio + np.sqrt(ratio**2 + 4 * (order + 1)))
     # Where u^(order + 1) exp(-(u - ratio)^2 / 2) has fallen by exp(-39) from its peak, or a little further.
@@ -77,6 +82,8 @@ def _log_moment_far(order: float, ratio: np.ndarray) -> np.ndarray:
 
 def gaussian_mean_log(mean: Any, spread: Any) -> np.ndarray:
     """``E log|N(mean, spread^2)|``."""
+    import scipy
+
     mean, spread = np.broadcast_arrays(np.abs(mean), np.abs(spread))
     sharp = spread <= 1e-10 * np.maximum(mean, 1e-17)  # the difference is 5e-21; a mean is 1 minus something: below 1e-17 it is rounding
     width = np.where(sharp, 1.0, spread)

@@ -14,7 +14,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import scipy
 
 from . import _check
 from ._special import dawson_integral, gauss
@@ -123,6 +122,8 @@ class ExitTime:
         ValueError
             If `p` is not in (0, 1).
         """
+        import scipy
+
         if _check.positive("p", p) >= 1:
             raise ValueError(f"`p` must be a probability in (0, 1); got {p}.")
         if self.kappa < -_FAR:
@@ -202,6 +203,8 @@ class ExitTime:
 
     def _quadrature(self) -> float:
         """``int_0^1 h(kappa z) dz``, ``h(k) = Dawson(sqrt k) / sqrt k``; for k < 0 that is ``sqrt(pi) exp(-k) erf(sqrt(-k)) / (2 sqrt(-k))``."""
+        import scipy
+
         size = abs(self.kappa)
         if size < 1e-8:
             return self._unit * (1 - self.kappa / 3)
@@ -251,6 +254,8 @@ def exit_time(*, rate: float, diffusion: float, radius: float) -> ExitTime:
 
 def _scaled_mean(kappa: float) -> float:
     """The mean in units of ``R^2 / D``, times ``exp(-x^2)`` where kappa < 0, so that it cannot overflow."""
+    import scipy
+
     x = math.sqrt(abs(kappa))
     if kappa > 1:
         return float(2 * dawson_integral(x)) / kappa
@@ -265,6 +270,8 @@ def _inside(kappa: float, s: np.ndarray) -> np.ndarray:
 
     For kappa < 0 the same of the martingale ``exp(x^2 s) y``, which is outside whenever y is.
     """
+    import scipy
+
     s = np.clip(s, 0.0, 1e300)
     return scipy.special.erf(1 / np.sqrt(2 * s * scipy.special.exprel(2 * abs(kappa) * s)))
 
@@ -275,6 +282,8 @@ def _spectrum(kappa: float) -> tuple[np.ndarray, np.ndarray]:
     ``v = exp(kappa y^2 / 2) u`` makes the generator symmetric: ``-v'' / 2 + (kappa^2 y^2 + kappa) v / 2``. The basis of Legendre
     polynomials, ``P_(j+2) - P_j`` with j even, vanishes at the ends and has orthogonal derivatives.
     """
+    import scipy
+
     j, (nodes, weights) = 2 * np.arange(_BASIS), gauss(200)
     values = np.polynomial.legendre.legvander(np.append(nodes, 0.0), 2 * _BASIS)
     values = (values[:, j + 2] - values[:, j]) / np.sqrt(2 * (2 * j + 3))
@@ -297,6 +306,8 @@ def _shifts(kappa: float) -> tuple[np.ndarray, np.ndarray]:
     (from the other end, below ``exp(-kappa)``): ``inside = S - S' * q``, a convolution. By the moments of q that is a power series in d/ds acting on S;
     its inverse is matched by shifts, ``exp(tau d/ds)``, as a Gauss rule matches moments. The first moment makes the mean exact.
     """
+    import scipy
+
     order = np.arange(2 * _SHIFTS)
     nodes, weights = gauss(200)
     root = 4.0 * (nodes + 1)  # of kappa^2 r, in which q has a width of order one

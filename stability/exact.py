@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy
 
 from . import _check
 from ._check import Unstable
@@ -97,6 +96,8 @@ class ExactMode:
     @np.errstate(all="ignore")
     def _log_power(self, log_f: Function, what: str, order: float, grid: np.ndarray, extra: list[float]) -> tuple[float, float]:
         """``log E exp(log_f)`` and its error, with the integrand's peak as a mark where a high order moves it."""
+        import scipy
+
         if order > 20 and self._law is not None:
             law = self._law
             height = law.log_density(grid - self.curvature) + log_f(grid, None)
@@ -180,6 +181,8 @@ class ExactMode:
 
         Found on a geometric scan of 12 steps a decade: an unstable window narrower than that may be missed.
         """
+        import scipy
+
         if not (self._law and self._law.reason("rate", 1)):
             mean, error = self._mean(lambda x, e: self._rate(x)[0], "rate")
             if mean < -error:  # E log|1 - step X| = -step E X + O(step^2)
@@ -217,6 +220,8 @@ class ExactMode:
         return min(additive, self._kesten(step, growth.value, critical))
 
     def _kesten(self, step: float, growth: float, critical: float) -> float:
+        import scipy
+
         with np.errstate(all="ignore"):
             mean, spread = self._factor(self._sites(step)[0], step)
         if growth == -math.inf or (not np.any(spread > 0) and np.nanmax(np.abs(mean)) <= 1 + 1e-12 and math.isinf(critical)):

@@ -21,11 +21,11 @@ class History:
     Attributes
     ----------
     losses : array (iterations,)
-        Of the gradient batch, before the step.
+        Of the gradient batch, before the step; with SciPy's optimizers of all samples, after it.
     sweeps, seconds : arrays (iterations,)
         Work and wall time when the step had been taken.
     steps : array (iterations,)
-        The step length; 0 where the step was not taken.
+        The step length; 0 where the step was not taken, nan where it is not known: SciPy's optimizers keep theirs to themselves.
     final : array (d,)
         The last iterate, or the mean of the last ones where the run averages: with ``step="auto"`` of the last fifth.
     loss : float
@@ -37,7 +37,8 @@ class History:
     noise : array (refreshes, rank)
         Standard deviation of their Rayleigh quotients due to the gradient batch's sampling (nan: not known).
     step_limits : array (refreshes,)
-        The largest mean-square-stable step that the linearised theory predicts for the kept modes, one at a time.
+        The largest mean-square-stable step that the linearised theory predicts, one mode at a time: the least over the
+        kept modes and the first one beyond them, as far as that is known; inf where nothing bounds it.
     refreshed_at : array (refreshes,)
         When, in sweeps.
     skipped : array of int
@@ -71,6 +72,11 @@ class History:
         """Whether the run ended because nothing finite was left to do."""
         return self.status.startswith("diverged")
 
+    @property
+    def by_scipy(self) -> bool:
+        """Whether an optimizer of SciPy's ran, whose steps are not known."""
+        return len(self.steps) > 0 and bool(np.isnan(self.steps).all())
+
     def __str__(self) -> str:
         about = self.provenance
         lines = [f"{about.get('method', 'optimizer')} on {about.get('objective', 'an objective')}: {self.status}"]
@@ -80,12 +86,13 @@ class History:
             f"{len(self.losses)} iterations, {spent:.4g} sweeps ({self.stats.get('gradients', 0)} gradients, "
             f"{self.stats.get('hessian_products', 0)} Hessian products), {time:.3g} s"
         )
-        lines.append(f"loss {self.losses[0]:.5g} -> {self.loss:.5g}" if len(self.losses) else f"loss {self.loss:.5g}")
+        first = "loss after the first iteration" if self.by_scipy else "loss"
+        lines.append(f"{first} {self.losses[0]:.5g} -> {self.loss:.5g}" if len(self.losses) else f"loss {self.loss:.5g}")
         if len(self.eigenvalues):
             last = self.eigenvalues[-1]
             lines.append(
                 f"curvature seen last: lambda_1 = {last[0]:.3g}, lambda_{len(last)} = {last[-1]:.3g}, {int(np.sum(last < 0))} negative; "
-                f"step {self.steps[-1]:.3g}, predicted mean-square limit {self.step_limits[-1]:.3g}"
+                f"largest step of the run {np.max(self.steps, initial=0.0):.3g}, last predicted mean-square limit {self.step_limits[-1]:.3g}"
             )
         if len(self.skipped):
             lines.append(f"{len(self.skipped)} steps were not finite and not taken, the first at iteration {self.skipped[0]}")

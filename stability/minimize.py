@@ -22,6 +22,8 @@ from .history import History
 from .methods import LRSFN, Method
 from .results import provenance
 
+RUNAWAY = 100.0
+"""A run whose loss ends so many times what it began with has diverged."""
 DENSE_DIM = 3000
 """Largest dimension in which a method that needs the whole spectrum is run: one Hessian takes 72 MB there."""
 
@@ -65,7 +67,8 @@ def minimize(
     method : Method, Adam or str, optional
         The theory's own methods: `st.SGD()`, `st.LRSFN(rank=..., damping=...)` and other truncated ones matrix-free; `st.Newton()`,
         `st.SFN(...)` and other full spectral ones with the whole Hessian, in at most 3000 dimensions. `st.Adam()`. SciPy's
-        ``"L-BFGS-B"`` and ``"Newton-CG"`` as deterministic baselines on all samples. With ``step="auto"``: LRSFN by default.
+        ``"L-BFGS-B"`` and ``"Newton-CG"`` as deterministic baselines on all samples. With ``step="auto"`` LRSFN, of which only the
+        rank is read; by default the rank is chosen too.
     step : float, SpectralStep, Armijo or "auto"
         The learning rate, a rule, or ``"auto"``: rank, damping, step, momentum and refreshes from the curvature and its sampling
         noise as measured, nothing to tune; the step falls to zero over the run, stays below the predicted mean-square limit, and
@@ -83,7 +86,7 @@ def minimize(
         step. A run that ends sooner than planned, before any of these, returns its last iterate.
     refresh : int, optional
         Renew the curvature every so many iterations. By default a low-rank method does as soon as its Hessian products cost at most
-        15 % of the gradients so far, a dense one at every iteration.
+        15 % of the gradients so far (the first, cold start apart), a dense one at every iteration.
     warm : bool
         Start low-rank refreshes from the eigenvectors kept so far.
     noise_margin : float
@@ -99,7 +102,7 @@ def minimize(
     device : {"cpu", "cuda"} or Backend
         Where the arrays live; ``"cuda"`` needs CuPy.
     dtype : {"float64", "float32"}, optional
-        That of `w0` by default.
+        That of the objective where it has one (networks), else that of `w0`.
     keep_every : int, optional
         Keep the iterate after every so many iterations.
     callback : callable, optional
@@ -142,6 +145,8 @@ def minimize(
     sizes = _sizes(problem, batch, hessian_batch, coupling, sampling)
     passes, most = _budget(sweeps, iterations, problem, sizes[0], w)
     seed = _check.count("seed", seed, least=0)
+    if callback is not None and not callable(callback):
+        raise ValueError(f"`callback` must be a function of a Progress; got {callback!r}.")
     automatic = isinstance(step, str)
     if automatic:
         own = {"momentum": momentum != 0, "decay": decay is not None, "average": average is not False, "noise_margin": noise_margin != 0}
@@ -176,8 +181,11 @@ def _start(objective: Any, w0: Any, device: str | Backend, dtype: str | None) ->
     missing = [name for name in ("value", "gradient", "dim") if not hasattr(objective, name)]
     if missing:
         raise ValueError(f"`objective` lacks {', '.join(missing)}; see st.Objective.")
+    own = getattr(objective, "dtype", None)
     if dtype is None:
-        dtype = "float32" if getattr(w0, "dtype", None) == np.float32 else "float64"
+        dtype = own if own in ("float64", "float32") else "float32" if getattr(w0, "dtype", None) == np.float32 else "float64"
+    elif own in ("float64", "float32") and dtype != own:
+        raise ValueError(f"`dtype` must be the objective's own, {own}; got {dtype!r}. Build the objective with the other, or leave `dtype` out.")
     backend = backend_of(device, _check.choice("dtype", dtype, ("float64", "float32")))
     return backend.asarray(_check.shaped("w0", w0, (int(objective.dim),))), backend
 
@@ -275,7 +283,14 @@ def _automatic(method: Any, problem: Problem, sizes: tuple[int, int], passes: fl
     if math.isinf(passes):
         raise ValueError("step='auto' plans over the whole run: give `sweeps`.")
     rank = _auto.auto_rank(passes, problem.dim) if method is None else _check.count("rank", method.rank, most=problem.dim, why="the dimension")
-    return AutoRule(rank, passes), sizes[1] if chosen else _auto.auto_hessian_batch(rank, problem.samples, passes)
+    size = sizes[1] if chosen else _auto.auto_hessian_batch(rank, problem.samples, passes)
+    first = 2.0 * size * min(2 * rank, problem.dim)
+    if (chosen or method is not None) and first > 0.5 * passes:
+        raise ValueError(
+            f"`hessian_batch` of {size} at rank {rank} spends {first / problem.samples:.3g} of {passes / problem.samples:.3g} sweeps on the first "
+            "decomposition. Take fewer samples or a lower rank, more sweeps, or leave both out."
+        )
+    return AutoRule(rank, passes), size
 
 
 def _only_defaults(reason: str, **given: bool) -> None:
@@ -289,9 +304,10 @@ def _identity(plan: Plan, method: Any, w: Any, step: Any) -> dict[str, Any]:
     batches = plan.batches
     return {
         "method": f"LRSFN(rank={plan.rule.rank}), everything else measured" if isinstance(plan.rule, AutoRule) else repr(method),
+        "gains": _fingerprint(method),
         "objective": repr(plan.problem.objective),
         "w0": zlib.crc32(plan.problem.backend.host(w).tobytes()),
-        "step": repr(step),
+        "step": repr(step if isinstance(step, (str, SpectralStep, Armijo)) else float(step)),
         "momentum": plan.momentum,
         "decay": repr(plan.decay),
         "average": plan.average,
@@ -308,6 +324,15 @@ def _identity(plan: Plan, method: Any, w: Any, step: Any) -> dict[str, Any]:
         "seed": plan.seed,
         "dtype": plan.problem.backend.dtype,
     }
+
+
+def _fingerprint(method: Any) -> str:
+    """A user's gain has no name: its values at some eigenvalues tell it from another."""
+    if not isinstance(method, Method):
+        return ""
+    lam = np.array([-7.0, -0.3, -1e-3, 1e-3, 0.2, 1.0, 30.0])
+    with np.errstate(all="ignore"):
+        return " ".join(f"{x:.6g}" for x in np.broadcast_to(np.asarray(method.gain(lam), dtype=float), lam.shape))
 
 
 def _base(checkpoint: str | Path) -> Path:
@@ -346,21 +371,36 @@ def _with_bar(run: Run) -> None:
         run.go()
 
 
+def _judged(run: Run) -> tuple[Any, float, str]:
+    """What a run returns, its loss and its status: whether it ended better than it began is known only now (and not charged)."""
+    problem, final = run.plan.problem, run.answer
+    before, loss = problem.value(run.start), problem.value(final)
+    rose = not loss <= before
+    told = f"the loss rose from {before:.4g} to {loss:.4g}"
+    if rose and isinstance(run.plan.rule, AutoRule):
+        return run.start, before, f"lost: {told}, and the start is returned; use a method with a step of your own"
+    if rose and (not math.isfinite(loss) or loss > RUNAWAY * abs(before) > 0) and not run.status.startswith("diverged"):
+        return final, loss, f"diverged: {told}; lower the step"
+    return final, loss, f"done, but {told}" if rose and run.status == "done" else run.status
+
+
 def _history(run: Run, method: Any) -> History:
     plan, log, host = run.plan, run.log, run.plan.problem.backend.host
-    final = run.answer
+    final, loss, status = _judged(run)
     rank = plan.rule.rank if isinstance(plan.rule, LowRankRule) else 0
     stats: dict[str, Any] = {"gradients": run.work.gradients, "hessian_products": run.work.products, "values": run.work.values}
     stats |= {"sweeps": run.work.passes / plan.problem.samples, "seconds": run.work.seconds}
     if rank:
         stats |= {"rank": rank, "hessian_batch": plan.batches.hessian_batch, "refreshes": len(log.refreshed_at)}
+    if isinstance(plan.rule, AutoRule):
+        stats["rescues"] = run.rescues
     return History(
         losses=np.array(log.losses),
         sweeps=np.array(log.sweeps),
         seconds=np.array(log.seconds),
         steps=np.array(log.steps),
         final=host(final).copy(),
-        loss=plan.problem.value(final),
+        loss=loss,
         states=np.array(log.states).reshape(len(log.states), plan.problem.dim),
         kept_at=np.array(log.kept_at, dtype=int),
         eigenvalues=np.array(log.eigenvalues).reshape(len(log.eigenvalues), rank),
@@ -368,7 +408,7 @@ def _history(run: Run, method: Any) -> History:
         step_limits=np.array(log.step_limits),
         refreshed_at=np.array(log.refreshed_at),
         skipped=np.array(log.skipped, dtype=int),
-        status=run.status,
+        status=status,
         stats=stats,
         provenance=provenance(**plan.identity),
     )

@@ -113,6 +113,24 @@ def test_residuals_are_those_of_the_operator(method):
     np.testing.assert_allclose(eig.residual, truth, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("method", ["block-krylov", "double-pass", "warm", "eigsh", "exact"])
+def test_a_residual_is_not_said_to_be_below_rounding(method, dtype):
+    h = matrix(0.3 ** np.arange(N)).astype(dtype)
+    rank, method = (120, "block-krylov") if method == "exact" else (6, method)
+    start = randomized_eigh(products(h), N, rank, dtype=dtype) if method == "warm" else None
+    eig = randomized_eigh(products(h), N, rank, method=method, start=start, dtype=dtype)
+    assert eig.residual.min() >= np.finfo(dtype).eps * 0.99
+    if method != "warm":
+        vectors, exact = eig.vectors.astype(float), h.astype(float)
+        truth = np.linalg.norm(exact @ vectors - vectors * eig.eigenvalues, axis=0)
+        assert (truth[:2] < 20 * eig.residual[:2]).all()
+
+
+def test_a_zero_operator_leaves_no_residual():
+    assert not randomized_eigh(lambda block: 0 * block, N, 6).residual.any()
+
+
 @pytest.mark.parametrize("method", ["block-krylov", "double-pass"])
 def test_a_residual_far_below_the_eigenvalues_is_not_lost_in_rounding(method):
     h = matrix(np.concatenate([[3.0, -2.0, 1.0, 0.5], 1e-11 * np.ones(N - 4)]))
@@ -196,7 +214,7 @@ def test_repeated_eigenvalues_above_a_tail():
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("method", ["block-krylov", "double-pass", "nystrom", "warm"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_zero_operator_and_one_of_rank_one(method, dtype):
     start = np.eye(N, 6, dtype=dtype) if method == "warm" else None
     for size, found in ((0.0, 0), (2.0, 1)):
@@ -307,6 +325,15 @@ def test_a_start_with_fewer_or_more_vectors_than_the_rank():
             np.testing.assert_allclose(eig.eigenvalues[:6], by_size(SPECTRA["geometric"])[:6], rtol=0.05)
 
 
+@pytest.mark.parametrize("method", ["nystrom", "warm"])
+def test_a_start_with_no_columns_beside_it(method):
+    h = matrix(SPECTRA["geometric"])
+    start = randomized_eigh(products(h), N, 5)
+    eig, same = (randomized_eigh(products(h), N, 5, method=method, start=s, oversampling=0) for s in (start, start.vectors))
+    assert eig.columns == 5
+    np.testing.assert_allclose(eig.eigenvalues, same.eigenvalues, rtol=1e-9)
+
+
 def test_eigenvalues_of_a_warm_start_stay_below_the_norm():
     """A direction in which +-1 nearly cancel: small in the core, not in its image, so that uncut and unclipped it would count 25."""
     q = basis()
@@ -355,6 +382,89 @@ def test_growth_stops_at_the_rank_of_the_operator():
     eig = randomized_eigh(products(h), N, 60, tolerance=1e-6)
     assert len(eig.eigenvalues) == 14
     assert error(h, eig) < 1e-9
+
+
+@pytest.mark.parametrize("rank", [5, 8, 10])
+def test_where_all_products_are_taken_the_tolerance_still_cuts(rank):
+    h = matrix(np.concatenate([[1.0, -0.5], 1e-9 * np.ones(8)]))
+    eig = randomized_eigh(products(h), 10, rank, tolerance=0.1)
+    np.testing.assert_allclose(eig.eigenvalues, [1.0, -0.5], rtol=1e-9)
+    assert (eig.vectors.shape, eig.residual.shape, eig.method, eig.status) == ((10, 2), (2,), "exact", "ok")
+    assert len(randomized_eigh(products(h), 10, rank).eigenvalues) == rank
+    assert len(randomized_eigh(lambda block: 0 * block, 10, rank, tolerance=0.1).eigenvalues) == 1
+    assert randomized_eigh(products(np.eye(10)), 10, rank, tolerance=0.1).status == ("ok" if rank == 10 else f"tolerance 0.1 not reached with {rank}")
+
+
+@pytest.mark.parametrize("n", [12, N])
+def test_a_tolerance_reached_with_the_last_product_is_reached(n):
+    h = matrix(np.concatenate([[1.0, 0.5], 1e-9 * np.ones(n - 2)]))
+    eig = randomized_eigh(products(h), n, 5, tolerance=0.1)
+    np.testing.assert_allclose(eig.eigenvalues, [1.0, 0.5], rtol=1e-9)
+    assert (eig.columns, eig.status) == (10, "ok")
+
+
+def test_eigenvalues_beyond_the_rank_and_the_tolerance_are_said():
+    """All six are found, nothing is left off the basis, and only five can be given back."""
+    h = matrix(np.concatenate([np.linspace(1.0, 0.5, 6), np.zeros(N - 6)]))
+    eig = randomized_eigh(products(h), N, 5, tolerance=0.1)
+    assert eig.next_eigenvalue == pytest.approx(0.5)
+    assert (len(eig.eigenvalues), eig.status) == (5, "tolerance 0.1 not reached with 5")
+
+
+@pytest.mark.parametrize(
+    "missed", [np.ones(4), np.concatenate([[1.0], np.full(60, 0.15)])], ids=["copies beyond a block's width", "many, small beside the first"]
+)
+def test_a_tolerance_is_not_said_to_be_reached_where_eigenvalues_are_missed(missed):
+    h = matrix(np.concatenate([missed, np.zeros(N - len(missed))]))
+    for seed in range(3):
+        eig = randomized_eigh(products(h), N, 5, tolerance=0.1, seed=seed)
+        assert len(eig.eigenvalues) < 5
+        assert eig.status == "tolerance 0.1 not confirmed within 10 products"
+
+
+def test_what_could_not_be_tested_is_not_said_to_be_reached():
+    """With rank 4 one chain takes all eight products."""
+    h = matrix(np.concatenate([[1.0, 0.5], 1e-9 * np.ones(N - 2)]))
+    eig = randomized_eigh(products(h), N, 4, tolerance=0.1)
+    assert (len(eig.eigenvalues), eig.status) == (2, "tolerance 0.1 not confirmed within 8 products")
+
+
+@pytest.mark.parametrize("rank", [5, 60])
+def test_a_converged_start_does_not_pass_for_the_whole_operator(rank):
+    """Nothing new in the image of the start: what is tested has to be led to from fresh vectors, and the start's columns are all used."""
+    rng = np.random.default_rng(0)
+    n, large = 2000, rank // 2
+    lam = np.concatenate([np.logspace(1, -1, large), 1e-3 * rng.standard_normal(n - large)])
+    cold = randomized_eigh(lambda block: lam[:, None] * block, n, rank, tolerance=0.02)
+    for start in (cold, cold.vectors[:, :1], np.linalg.qr(cold.vectors[:, :1] + 0.05 * rng.standard_normal((n, 1)) / n**0.5)[0]):
+        eig = randomized_eigh(lambda block: lam[:, None] * block, n, rank, tolerance=0.02, start=start)
+        left = np.diag(lam) - (eig.vectors * eig.eigenvalues) @ eig.vectors.T
+        assert np.linalg.norm(left, 2) < 1.5 * 0.02 * 10 or "not" in eig.status
+        if start is cold:
+            assert eig.status == "ok"
+            assert len(eig.eigenvalues) == np.count_nonzero(np.abs(lam) > 0.2)
+            assert eig.columns <= max(cold.columns, 2 * rank)
+
+
+@pytest.mark.parametrize("rank", [5, 20])
+def test_a_useless_start_still_grows_to_the_tolerance_or_says_so(rank):
+    h = matrix(SPECTRA["geometric"])
+    for width in (2, rank):
+        eig = randomized_eigh(products(h), N, rank, tolerance=0.2, start=basis(seed=8)[:, :width])
+        assert error(h, eig) < 2 * 0.2 or "not" in eig.status
+        assert eig.columns <= 2 * rank
+
+
+def test_what_a_start_leaves_unfollowed_is_not_confirmed():
+    """H swaps the start with as many vectors off it, more than there is room for; off the start it is nothing."""
+
+    def swapped(block):
+        answer = 0 * block
+        answer[:20], answer[20:40] = block[20:40], block[:20]
+        return answer
+
+    eig = randomized_eigh(swapped, 4000, 20, tolerance=0.3, start=np.eye(4000, 20))
+    assert eig.status.startswith("tolerance 0.3 not")
 
 
 # --- the damped inverse ---
@@ -489,9 +599,51 @@ def test_products_that_are_not_finite(method, bad):
         randomized_eigh(broken, N, 6, method=method, start=start)
 
 
-def test_products_too_large_for_their_type():
-    with np.errstate(all="ignore"), pytest.raises(BadProducts, match="squares are finite in float32"):
-        randomized_eigh(lambda block: np.float32(1e30) * block, N, 6, dtype="float32")
+@pytest.mark.parametrize(("dtype", "scale"), [("float32", 2.0**-73), ("float32", 2.0**-50), ("float64", 2.0**-660), ("float64", 2.0**-900)])
+@pytest.mark.parametrize("method", [*METHODS, "exact", "tolerance"])
+def test_the_scale_of_a_small_operator_does_not_matter(method, dtype, scale):
+    h = matrix(SPECTRA["geometric"]).astype(dtype)
+    parts = [h + np.asarray(shift * np.eye(N), dtype=dtype) for shift in (-1e-3, 1e-3)]
+    start = np.eye(N, 8, dtype=dtype) if method == "warm" else None
+    options = {"exact": {}, "tolerance": {"tolerance": 0.3}}.get(method, {"method": method})
+    rank = {"exact": 120, "tolerance": 20}.get(method, 8)
+    plain, small = (
+        randomized_eigh([lambda b, p=part, s=size: p.astype(dtype) @ b * b.dtype.type(s) for part in parts], N, rank, start=start, dtype=dtype, **options)
+        for size in (1.0, scale)
+    )
+    near = {"rtol": 1e-3 if dtype == "float32" else 1e-10, "atol": 1e-5 if dtype == "float32" else 1e-12}
+    np.testing.assert_allclose(small.eigenvalues / scale, plain.eigenvalues, **near)
+    np.testing.assert_allclose(small.residual / scale, plain.residual, **near)
+    np.testing.assert_allclose(small.next_eigenvalue / scale, plain.next_eigenvalue, **near)
+    if method != "nystrom":
+        np.testing.assert_allclose(small.std / scale, plain.std, **near)
+    assert (small.status, small.columns) == (plain.status, plain.columns)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("dtype", "scale"), [("float32", 1e-36), ("float32", 1e-40), ("float64", 1e-305)])
+def test_products_too_small_for_their_type(method, dtype, scale):
+    h = (matrix(SPECTRA["geometric"]) * scale).astype(dtype)
+    start = np.eye(N, 6, dtype=dtype) if method == "warm" else None
+    with pytest.raises(BadProducts, match=f"well above the smallest {dtype} numbers.*Scale the objective up"):
+        randomized_eigh(lambda block: h @ block, N, 6, method=method, start=start, dtype=dtype)
+
+
+def test_a_start_on_which_the_operator_is_nearly_nothing():
+    """The scale of its image is not that of the operator: room is left above."""
+    curvature = np.concatenate([np.full(8, 1e-20), SPECTRA["geometric"][:-8]]).astype("float32")
+    eig = randomized_eigh(lambda block: curvature[:, None] * block, N, 8, start=np.eye(N, 4, dtype="float32"))
+    np.testing.assert_allclose(eig.eigenvalues[:2], by_size(curvature)[:2], rtol=0.05)
+
+
+@pytest.mark.parametrize("method", ["block-krylov", "double-pass", "nystrom", "warm", "tolerance"])
+@pytest.mark.parametrize("scale", [1e21, 1e30])
+def test_products_too_large_for_their_type(method, scale):
+    h = (matrix(SPECTRA["geometric"]) * scale).astype("float32")
+    start = np.eye(N, 6, dtype="float32") if method == "warm" else None
+    options = {"tolerance": 0.1} if method == "tolerance" else {"method": method}
+    with pytest.raises(BadProducts, match=r"squares are finite in float32\. Scale the objective down"):
+        randomized_eigh(lambda block: h @ block, N, 6, start=start, dtype="float32", **options)
 
 
 @pytest.mark.parametrize(
@@ -511,6 +663,8 @@ def test_products_too_large_for_their_type():
         ((abs, N, 4), {"start": np.ones((3, 4))}, r"`start` must have shape \(240, k\)"),
         ((abs, N, 4), {"start": np.ones(N)}, r"`start` must have shape \(240, k\)"),
         ((abs, N, 4), {"start": np.ones((N, 4), int)}, "Arrays must be float32 or float64; got int64"),
+        ((abs, N, 4), {"start": np.full((N, 4), np.nan)}, "`start` must be finite"),
+        ((abs, N, 4), {"start": np.full((N, 4), np.inf), "method": "warm"}, "`start` must be finite"),
         ((abs, N, 4), {"oversampling": 3}, "`oversampling` must be left out with method='block-krylov'"),
         ((abs, N, 4), {"oversampling": -1, "method": "nystrom"}, "`oversampling` must be an integer >= 0"),
         ((abs, N, 4), {"power": 1}, "`power` must be 0 with method='block-krylov'"),

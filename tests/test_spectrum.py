@@ -118,6 +118,14 @@ class TestExactCases:
         np.testing.assert_allclose(s.nodes[:, :3], np.tile([-1.0, 0.5, 2.0], (8, 1)), atol=1e-12)
         assert not s.weights[:, 3:].any()
 
+    def test_one_dimension_needs_one_step(self):
+        assert spectrum(lambda V: -3 * V, n=1, steps=1).trace.value == pytest.approx(-3)
+
+    @pytest.mark.parametrize("deflate", [0, 5])
+    def test_two_steps_have_a_quadrature_error(self, deflate):
+        estimate = sampled(POSITIVE, steps=2, deflate=deflate).sum(np.log)
+        assert abs(estimate.value - np.log(POSITIVE).sum()) < 4 * estimate.error
+
     def test_smaller_than_the_steps(self):
         lams = np.array([3.0, 1.0, -2.0, 0.5])
         s = sampled(lams, steps=64)
@@ -359,7 +367,9 @@ IDENTITY = {"operator": lambda V: V, "n": 20}
     ("options", "error", "message"),
     [
         ({"probes": 1}, ValueError, r"`probes` must be an integer >= 2 \(an error bar needs two\); got 1"),
-        ({"steps": 0}, ValueError, "`steps` must be an integer >= 1; got 0"),
+        ({"steps": 0}, ValueError, r"`steps` must be an integer >= 2 \(a quadrature error compares two rules\); got 0"),
+        ({"steps": 1}, ValueError, "`steps` must be an integer >= 2"),
+        ({"steps": 0, "n": 1}, ValueError, "`steps` must be an integer >= 1"),
         ({"deflate": 21}, ValueError, r"`deflate` must be an integer >= 0 and <= 20 \(the dimension\); got 21"),
         ({"seed": -1}, ValueError, "`seed` must be an integer >= 0"),
         ({"dtype": "float16"}, ValueError, "`dtype` must be one of float64, float32"),

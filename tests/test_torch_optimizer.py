@@ -232,6 +232,50 @@ def test_products_need_parameters_that_can_be_differentiated(params):
         hessian_products(params, lambda: torch.ones(()))
 
 
+def test_products_of_what_is_no_tensor_are_refused():
+    w = torch.ones(5, requires_grad=True)
+    hvp, n = hessian_products([w], lambda: (w**3).sum())
+    with pytest.raises(ValueError, match=r"take a tensor of shape \(5, k\); got type ndarray. .* torch.as_tensor"):
+        hvp(np.eye(n))
+
+
+@pytest.mark.parametrize(("params", "words"), [([1, 2], "got 1, of type int"), (3, "got 3, of type int"), ([("w", None)], "got None, of type NoneType")])
+def test_products_need_tensors(params, words):
+    with pytest.raises(ValueError, match=f"`params` must be a module or tensors; {words}"):
+        hessian_products(params, lambda: torch.ones(()))
+
+
+def test_products_of_a_single_tensor():
+    w = torch.tensor([1.0, 2.0], requires_grad=True)
+    hvp, n = hessian_products(w, lambda: (w**3).sum())
+    assert torch.equal(hvp(torch.eye(n)), torch.diag(torch.tensor([6.0, 12.0])))
+
+
+def test_a_module_whose_parameters_are_all_frozen_says_so():
+    net = nn.Linear(2, 1).requires_grad_(False)
+    for use in (LRSFN, lambda net: hessian_products(net, lambda: torch.ones(()))):
+        with pytest.raises(ValueError, match=r"`params` must hold tensors that require gradients; none of Linear's 2 parameters does\. Call requires_grad_"):
+            use(net)
+
+
+def test_attention_on_the_cpu_names_the_kernel_that_has_a_second_derivative():
+    net, x = nn.MultiheadAttention(4, 1, batch_first=True), torch.randn(2, 5, 4)
+    closure = lambda: net(x, x, x, need_weights=False)[0].square().mean()  # noqa: E731
+    hvp, n = hessian_products(net, closure)
+    with pytest.raises(RuntimeError, match="scaled_dot_product") as caught:
+        hvp(torch.eye(n)[:, :2])
+    assert "from torch.nn.attention import sdpa_kernel, SDPBackend" in caught.value.__notes__[0]
+    assert "with sdpa_kernel(SDPBackend.MATH):" in caught.value.__notes__[0]
+
+    def as_the_note_says():
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            return closure()
+
+    opt = LRSFN(net, rank=2)
+    opt.step(as_the_note_says)
+    assert opt.skipped == 0
+
+
 # -- the step ------------------------------------------------------------------------------------------------------
 
 
@@ -353,6 +397,9 @@ def test_the_rank_may_change_between_refreshes():
         opt.param_groups[0]["rank"] = rank
         opt.step(model.mean)
         assert len(opt.report().eigenvalues) == rank
+    opt.param_groups[0]["rank"] = 2.5
+    with pytest.raises(ValueError, match="`rank` must be an integer >= 1 and <= 4"):
+        opt.step(model.mean)
 
 
 # -- samples -------------------------------------------------------------------------------------------------------
@@ -411,6 +458,55 @@ def test_noise_widens_the_kept_eigenvalues():
     quotients = np.array([np.diag(U.T @ model.hessian(r) @ U) for r in rows])
     over_batches = quotients.std(axis=0, ddof=1) * np.sqrt(5 / 40)
     assert_close(model.w.detach().numpy(), -U @ ((U.T @ model.gradient(np.zeros(4))) / (lam + 2 * over_batches + 0.1)), 1e-9)
+
+
+def test_one_sample_left_over_waits_for_the_next_batch_with_the_curvature_there_is():
+    model = Regression(count=33)
+    opt = LRSFN([model.w], lr=0.1, rank=2, hessian_batch=16, noise=1.0, refresh=2)
+    found = []
+    for _ in range(4):
+        for part in torch.arange(33).split(16):  # 16, 16, 1
+            opt.step(lambda rows, part=part: model.losses(part[rows]))
+            found.append((opt.report().refreshes, opt.report().batch))
+    assert [batch for _, batch in found] == [16] * 12
+    assert [count for count, _ in found] == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]  # due at each third step, done one later
+    assert torch.isfinite(model.w).all()
+
+
+def test_batches_of_one_sample_only_are_waited_for_one_period_and_keep_the_noise():
+    model = Regression()
+    opt = LRSFN([model.w], lr=0.1, rank=3, noise=1.0, refresh=2)
+    opt.step(model.losses)
+    noise = opt.report().std * math.sqrt(40)
+    counts = []
+    for i in range(7):
+        opt.step(lambda rows, i=i: model.losses(slice(i, i + 1))[rows])
+        counts.append(opt.report().refreshes)
+    assert counts == [1, 1, 1, 2, 2, 3, 3]  # then one sample is what a batch has
+    np.testing.assert_allclose(opt.report().std, noise)
+    opt.param_groups[0]["rank"] = 4
+    opt.step(lambda rows: model.losses(slice(0, 1))[rows])
+    np.testing.assert_allclose(opt.report().std, [*noise, noise[-1]])
+
+
+@pytest.mark.parametrize(("options", "count"), [({"hessian_batch": 1}, 40), ({"hessian_batch": 64}, 1), ({}, 1)])
+def test_noise_that_one_sample_cannot_tell_is_refused_at_once(options, count):
+    model = Regression(count=count)
+    opt = LRSFN([model.w], rank=2, noise=1.0, **options)
+    with pytest.raises(ValueError, match=r"`noise`=1 needs .* two samples; got a Hessian batch of 1. Give"):
+        opt.step(model.losses)
+    assert not model.w.detach().any()
+
+
+def test_noise_asked_for_later_is_found_at_once():
+    model = Regression()
+    opt = LRSFN([model.w], lr=0.1, rank=2, refresh=100)
+    opt.step(model.mean)
+    opt.param_groups[0]["noise"] = 1.0
+    assert np.isnan(opt.report().gains).all()
+    opt.step(model.losses)
+    assert np.isfinite(opt.report().std).all()
+    assert opt.report().refreshes == 2
 
 
 # -- the report ----------------------------------------------------------------------------------------------------
@@ -575,6 +671,10 @@ def damage(path, value):
         (damage(["state", 0, "age"], -1), "`age` must be"),
         (damage(["state", 0, "batch"], 0.5), "`batch` must be"),
         (damage(["state", 0, "scale"], math.nan), "`scale` must be"),
+        (damage(["param_groups", 0, "rank"], 300000), "`rank` must be an integer >= 1 and <= 43"),
+        (damage(["param_groups", 0, "rank"], 2), "holds 3 eigenvalues for `rank`=2"),
+        (damage(["state", 0, "std"], [1.0, -1.0, 1.0]), "standard deviations are not numbers >= 0, or nan"),
+        (damage(["state", 0, "std"], [1.0, math.inf, 1.0]), "standard deviations are not numbers >= 0, or nan"),
         (damage(["state", 0, "exp_avg"], 0), "exp_avg"),
     ],
 )
@@ -590,6 +690,17 @@ def test_a_damaged_state_is_refused_and_changes_nothing(harm, words):
         opt.load_state_dict(state)
     assert words in str(caught.value)
     assert str(opt.report()) == before
+
+
+def test_a_rank_changed_between_refreshes_can_be_saved():
+    net = mlp()
+    x, y = data(net)
+    opt = LRSFN(net, rank=3, refresh=10)
+    trained(2, opt, net, x, y)
+    opt.param_groups[0]["rank"] = 5
+    trained(1, opt, net, x, y, first=2)
+    assert len(opt.report().eigenvalues) == 5
+    LRSFN(net).load_state_dict(opt.state_dict())
 
 
 def test_the_state_of_another_optimizer_is_refused():
@@ -644,6 +755,87 @@ def test_a_step_that_overflows_is_not_taken():
     opt.step(lambda: 1e20 * w.sum() + w[0] ** 2)
     assert opt.skipped == 1
     assert torch.equal(w.detach(), torch.ones(2))
+
+
+@pytest.mark.parametrize("lr", [math.nan, math.inf, -0.1])
+def test_a_learning_rate_out_of_range_is_refused_before_anything_is_touched(lr):
+    net = mlp()
+    x, y = data(net)
+    opt = LRSFN([{"params": net[0].parameters()}, {"params": net[2].parameters()}], rank=3)
+    before = flat(net.parameters())
+    opt.param_groups[1]["lr"] = lr
+    with pytest.raises(ValueError, match="`lr` must be a finite number >= 0; got"):
+        opt.step(lambda: F.cross_entropy(net(x), y))
+    assert torch.equal(flat(net.parameters()), before)
+    assert not opt.state
+
+
+@pytest.mark.parametrize("lr", [1e39, 3e38])  # not a float32; one, and its product with the step is not
+def test_a_learning_rate_that_overflows_the_parameters_is_a_step_not_taken(lr):
+    net = mlp(torch.float32)
+    x, y = data(net, dtype=torch.float32)
+    opt = LRSFN([{"params": net[0].parameters()}, {"params": net[2].parameters(), "lr": 1e-9, "damping": 1e-6, "tail": "damping"}], rank=3, momentum=0.5)
+    loss = lambda: 1e3 * F.cross_entropy(net(x), y)  # noqa: E731
+    opt.step(loss)
+    before = flat(net.parameters())
+    opt.param_groups[1]["lr"] = lr
+    opt.step(loss)
+    assert torch.equal(flat(net.parameters()), before)
+    assert opt.skipped == 1
+    assert "Last step not taken: the parameters after it would be nan or infinite (lr = " in str(opt.report())
+
+
+class Twist(torch.autograd.Function):
+    """``sum x^2 / 2`` with the wrong second derivative ``I + tilt e_1 e_2^T``."""
+
+    tilt = 1.0
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return 0.5 * (x**2).sum()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * Tilt.apply(ctx.saved_tensors[0])
+
+
+class Tilt(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, g):
+        return g + Twist.tilt * torch.roll(g, 1, -1) * torch.tensor([1.0, 0.0, 0.0], dtype=g.dtype)
+
+
+def test_products_that_are_not_symmetric_from_the_beginning_are_an_error():
+    w = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    opt = LRSFN([w], rank=2)
+    with pytest.raises(st.BadProducts, match="must be one symmetric operator") as caught:
+        opt.step(lambda: Twist.apply(w))
+    assert "torch.autograd.gradgradcheck" in caught.value.__notes__[0]
+    assert torch.equal(w.detach(), torch.ones(3, dtype=torch.float64))
+
+
+def test_products_that_are_not_symmetric_later_are_a_step_not_taken(monkeypatch):
+    w = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    opt = LRSFN([w], rank=2, refresh=1)
+    monkeypatch.setattr(Twist, "tilt", 0.0)
+    opt.step(lambda: Twist.apply(w))
+    before = w.detach().clone()
+    monkeypatch.setattr(Twist, "tilt", 1.0)
+    opt.step(lambda: Twist.apply(w))
+    assert torch.equal(w.detach(), before)
+    assert opt.skipped == 1
+    assert "Last step not taken: the Hessian's products are not symmetric" in str(opt.report())
 
 
 # -- misuse --------------------------------------------------------------------------------------------------------
@@ -746,6 +938,13 @@ def test_a_batch_size_that_is_not_the_batchs():
     model = Regression()
     with pytest.raises(ValueError, match="got 40 losses for `batch_size`=8"):
         LRSFN([model.w], rank=2).step(model.losses, batch_size=8)
+
+
+def test_a_batch_size_beyond_the_batch():
+    model = Regression()
+    with pytest.raises(ValueError, match="`batch_size` must be the number of samples in the batch; got 80, and the closure has no such `rows`") as caught:
+        LRSFN([model.w], rank=2).step(lambda rows: model.losses(rows).mean(), batch_size=80)
+    assert isinstance(caught.value.__cause__, IndexError)
 
 
 def test_an_error_that_is_the_closures_own_is_passed_on():

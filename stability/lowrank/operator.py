@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,37 +14,58 @@ from .._orthogonal import combined, couplings, orthonormalize
 
 
 class BadProducts(ValueError):
-    """The products are not those of one symmetric matrix: not finite, or not symmetric."""
+    """The products are not those of one symmetric matrix: not finite (or too large or small for their type), or not symmetric."""
 
 
 class NotFinite(BadProducts):
-    """Some products are nan or infinite."""
+    """Some products are nan or infinite, or have no place in the range of their type: their squares too large, themselves too small."""
 
 
 @dataclass
 class Operator:
-    """The mean of the sub-batches' operators, each known by its block products."""
+    """The mean of the sub-batches' operators, each known by its block products.
+
+    Attributes
+    ----------
+    columns : int
+        Products so far.
+    scale : float
+        A power of two that the images are multiplied by, so that the squares of small ones do not underflow; 0 before the first that is not zero.
+    """
 
     parts: Sequence[Callable[[Any], Any]]
     n: int
     backend: Backend
     normals: Callable[[tuple[int, int]], Any]
     columns: int = 0
+    scale: float = 0.0
 
     def image(self, rows: Any, basis: Any) -> tuple[Any, np.ndarray]:
-        """H applied to rows (k, n), and for each sub-batch how ``H_j rows`` couple with the basis (K, n): (m, K, k) on the host."""
+        """``scale H`` applied to rows (k, n), and for each sub-batch how it couples with the basis (K, n): (m, K, k) on the host."""
         self.columns += rows.shape[0]
         total: Any = None
         cores = []
         against = basis if basis.shape[0] else rows[:1, :]  # one row, with nothing else to project on, still finds what is not finite
         for number, part in enumerate(self.parts):
             product = self._product(part, rows.T).T
-            cores.append(couplings(against, product, self.backend))
-            # The first product may be the caller's own array: never written.
-            total = product if number == 0 else _plus(total, product, fresh=number > 1)
+            with np.errstate(over="ignore", invalid="ignore"):  # found below
+                cores.append(couplings(against, product, self.backend))
+                # The first product may be the caller's own array: never written.
+                total = product if number == 0 else _plus(total, product, fresh=number > 1)
         if not np.isfinite(cores).all():
             raise NotFinite("`hvp` must give finite products; some are nan or infinite. Check the objective at this point: has the iteration diverged?")
-        return (total if len(cores) == 1 else total / len(cores)), np.stack(cores)
+        mean = total if len(cores) == 1 else total / len(cores)
+        self.scale = self.scale or self._scale_of(mean)
+        return (mean, np.stack(cores)) if self.scale in (0.0, 1.0) else (mean * self.scale, np.stack(cores) * self.scale)
+
+    def _scale_of(self, image: Any) -> float:
+        """1 where the squares of rounding errors are far from underflow; else no more than is needed: later images may be larger."""
+        xp, limits = self.backend.xp, np.finfo(self.backend.dtype)
+        peak, tiny, eps = max(float(xp.max(image)), -float(xp.min(image))), float(limits.tiny), float(limits.eps)
+        if 0.0 < peak < self.n**0.5 * tiny / eps:
+            raise NotFinite(f"`hvp` must give products well above the smallest {self.backend.dtype} numbers; got {peak:.2g} at most. Scale the objective up.")
+        enough = tiny**0.5 / eps
+        return 2.0 ** math.ceil(math.log2(enough**0.5 / peak)) if 0.0 < peak < enough else float(peak > 0.0)
 
     def _product(self, part: Callable[[Any], Any], block: Any) -> Any:
         product = part(block)
@@ -61,12 +83,24 @@ class Operator:
         fresh = self.normals((width - have, self.n)) / self.n**0.5
         return fresh if have == 0 else self.backend.xp.concat([start[:, :have].T, fresh], axis=0)
 
+    def squares(self, rows: Any) -> np.ndarray:
+        """The Gram matrix of rows, finite."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            gram = couplings(rows, rows, self.backend)
+        if not np.isfinite(gram).all():
+            raise self._too_large()
+        return gram
+
     def orthonormal(self, rows: Any, basis: Any = None, known: np.ndarray | None = None) -> tuple[Any, np.ndarray]:
         """Orthonormal rows for these off the basis, and their factor."""
         try:
-            return orthonormalize(rows, rows[:0, :] if basis is None else basis, self.backend, self.normals, known)
+            with np.errstate(over="ignore", invalid="ignore"):
+                return orthonormalize(rows, rows[:0, :] if basis is None else basis, self.backend, self.normals, known)
         except np.linalg.LinAlgError:  # a Gram matrix that is not finite
-            raise NotFinite(f"`hvp` must give products whose squares are finite in {self.backend.dtype}. Scale the objective down.") from None
+            raise self._too_large() from None
+
+    def _too_large(self) -> NotFinite:
+        return NotFinite(f"`hvp` must give products whose squares are finite in {self.backend.dtype}. Scale the objective down.")
 
 
 def _plus(total: Any, product: Any, *, fresh: bool) -> Any:
@@ -134,7 +168,7 @@ class Space:
         """Orthonormal rows for the last block's image off the basis (and `fill` below it), and the image's factor."""
         width = image.shape[0]
         if fill is None:
-            return self.operator.orthonormal(image, self.basis, self._last_couplings(width))
+            return self.operator.orthonormal(image, self.basis, self.last_couplings(width))
         block, factor = self.operator.orthonormal(self.operator.backend.xp.concat([image, fill], axis=0), self.basis)
         return block, factor[:, :width]
 
@@ -147,15 +181,16 @@ class Space:
 
     def leave(self, image: Any) -> None:
         """Note what of the last block's image lies off the basis, where it will not be followed."""
-        width, backend = image.shape[0], self.operator.backend
-        along, whole = self._last_couplings(width), couplings(image, image, backend)
+        width, operator, backend = image.shape[0], self.operator, self.operator.backend
+        along, whole = self.last_couplings(width), operator.squares(image)
         gram = whole - along.T @ along
         if np.trace(gram) < 1e5 * np.finfo(backend.dtype).eps * np.trace(whole):  # little is left: not by a difference of squares
             rest = image - combined(self.basis, along, backend)
-            gram = couplings(rest, rest, backend)
+            gram = operator.squares(rest)
         self.loose.append((slice(self.filled - width, self.filled), gram))
 
-    def _last_couplings(self, width: int) -> np.ndarray:
+    def last_couplings(self, width: int) -> np.ndarray:
+        """``Q.T H`` times the last so many vectors."""
         return self.core[:, self.filled - width :]
 
 

@@ -55,13 +55,16 @@ def randomized_eigh(
         All take n products and are exact where they would need as many.
     start : LowRank or array (n, k), optional
         Vectors to start from; for "warm" required. Its namespace, device and type are then those of everything.
+        "block-krylov" only begins with the first ``2 rank / 5`` of them (with `tolerance`, with all up to the rank) and may do
+        worse than cold: for a nearby operator's vectors use "warm".
     oversampling : int, optional
         Columns beyond the rank: 0 for "double-pass", half the rank for "nystrom", 5 for "warm".
     power : int
         Power steps of "double-pass".
     tolerance : float, optional
         With "block-krylov": grow the rank until H, on what fresh random vectors off the basis lead to, is below
-        `tolerance` times the largest eigenvalue; pairs below that are left out.
+        `tolerance` times the largest eigenvalue; pairs below that are left out, but for the first. `status` says where
+        `rank` pairs are too few for it, and where the products were used up before this could be confirmed.
     seed : int
         Same seed, same numbers on one kind of device.
     device : {"cpu", "cuda"} or Backend
@@ -77,7 +80,7 @@ def randomized_eigh(
     Raises
     ------
     BadProducts
-        If a product is not finite, or the operator not symmetric (or not the same at every call).
+        If a product is not finite, or too large or small for its type, or the operator not symmetric (or not the same at every call).
     ValueError
         If an argument is out of range, or `hvp` answers in another shape or type.
 
@@ -101,7 +104,8 @@ def randomized_eigh(
     parts = _parts(hvp)
     backend = backend_for(parts[0], device, _check.choice("dtype", dtype, ("float64", "float32"))) if vectors is None else backend_like(vectors)
     operator = Operator(parts, n, backend, _normals(backend, _check.count("seed", seed, least=0)))
-    return _solve(operator, rank, method, start if method in ("warm", "nystrom") else vectors, _extra(method, rank, oversampling), power, tolerance)
+    found = _solve(operator, rank, method, start if method in ("warm", "nystrom") else vectors, _extra(method, rank, oversampling), power, tolerance)
+    return found if operator.scale in (0.0, 1.0) else _unscaled(found, operator.scale)
 
 
 def _solve(operator: Operator, rank: int, method: str, start: Any, extra: int, power: int, tolerance: float | None) -> LowRank:
@@ -109,7 +113,7 @@ def _solve(operator: Operator, rank: int, method: str, start: Any, extra: int, p
     if method == "warm" and start is None:
         raise ValueError("`start` must be given for method='warm': the vectors of a nearby operator. Begin with method='block-krylov'.")
     if planned >= operator.n:
-        return solvers.exact(operator, rank)
+        return solvers.exact(operator, rank, tolerance)
     if method == "block-krylov":
         return solvers.block_krylov(operator, rank, start) if tolerance is None else solvers.grown(operator, rank, tolerance, start)
     if method == "double-pass":
@@ -120,6 +124,11 @@ def _solve(operator: Operator, rank: int, method: str, start: Any, extra: int, p
         return solvers.warm(operator, rank, start, extra)
     found = solvers.nystrom(operator, rank, rank + extra, start)
     return replace(found, residual=np.full(rank, np.nan), std=None)  # the nearest multiplied vectors are random ones, not near
+
+
+def _unscaled(eig: LowRank, scale: float) -> LowRank:
+    spread = None if eig.std is None else eig.std / scale
+    return replace(eig, eigenvalues=eig.eigenvalues / scale, residual=eig.residual / scale, std=spread, next_eigenvalue=eig.next_eigenvalue / scale)
 
 
 def _extra(method: str, rank: int, oversampling: int | None) -> int:
@@ -154,6 +163,9 @@ def _vectors(start: Any, n: int) -> Any:
     shape = tuple(getattr(vectors, "shape", ()))
     if len(shape) != 2 or shape[0] != n or not 1 <= shape[1] <= n:
         raise ValueError(f"`start` must have shape ({n}, k), 1 <= k <= n; got shape {shape}.")
+    xp = backend_like(vectors).xp
+    if not bool(xp.all(xp.isfinite(vectors))):
+        raise ValueError("`start` must be finite; some entries are nan or infinite. Begin with method='block-krylov' and no start.")
     return vectors
 
 

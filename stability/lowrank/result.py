@@ -37,10 +37,11 @@ class LowRank:
     columns : int
         Products used, one for each column that the operator was applied to (to all sub-batches at once).
     residual : array, shape (r,)
-        ``|H u_i - lambda_i u_i|``, so that an eigenvalue lies as near to ``lambda_i``; resolved down to rounding. It costs no
-        products with "block-krylov", "double-pass" and "exact", r of them with "eigsh"; with `tolerance` it is an upper
-        bound. "warm" multiplies no vector twice: its residual is that of the multiplied vector nearest to ``u_i``, one
-        power step behind. nan for "nystrom", whose multiplied vectors are random.
+        ``|H u_i - lambda_i u_i|``, so that an eigenvalue lies as near to ``lambda_i``; never given below ``eps |lambda_1|`` of
+        the arrays' type, of which rounding makes a few. It costs no products with "block-krylov", "double-pass" and
+        "exact", r of them with "eigsh"; with `tolerance` it is an upper bound, the sum over several blocks' parts. "warm"
+        multiplies no vector twice: its residual is that of the multiplied vector nearest to ``u_i``, one power step
+        behind; after a second block it is such an upper bound instead. nan for "nystrom", whose multiplied vectors are random.
     std : array, shape (r,), or None
         Standard deviation (``ddof=1``) across the m sub-batches of the Rayleigh quotients ``u_i.T H_j u_i``; their mean
         deviates ``sqrt(m)`` times less. For "warm" of the nearest multiplied vectors, as above. None without sub-batches
@@ -62,8 +63,8 @@ class LowRank:
     >>> print(eig)
     2 eigenpairs of 4 (exact, 4 products): ok
        i   eigenvalue   residual        std
-       1            3          0
-       2           -2          0
+       1            3    6.7e-16
+       2           -2    6.7e-16
     next          0.1
     >>> eig.solve(np.ones(4), damping=1.0)  # 1 / (|lambda| + 1) along the pairs, 1 off them
     array([0.25      , 0.33333333, 1.        , 1.        ])

@@ -45,6 +45,7 @@ def ritz(space: Space, rank: int, method: str, note: str = "") -> LowRank:
     kept = turn[:, :rank]
     squares = [np.sum(kept[columns] * (gram @ kept[columns]), axis=0) for columns, gram in space.loose]
     residual = sum((np.sqrt(np.maximum(square, 0.0)) for square in squares), np.zeros(rank))
+    residual = np.maximum(residual, _rounding(values, operator.backend.dtype))
     following = float(values[rank]) if len(values) > rank else (0.0 if rank == operator.n else math.nan)
     spread = _spread(space.cores[:, : space.filled, : space.filled], kept)
     vectors = combined(space.basis, kept, operator.backend).T
@@ -52,11 +53,24 @@ def ritz(space: Space, rank: int, method: str, note: str = "") -> LowRank:
     return LowRank(values[:rank], vectors, operator.columns, residual, spread, following, method, status)
 
 
-def exact(operator: Operator, rank: int) -> LowRank:
+def _rounding(values: np.ndarray, dtype: str) -> float:
+    """What no residual can be known below: the products' own rounding, at least."""
+    return float(np.finfo(dtype).eps * np.max(np.abs(values), initial=0.0))
+
+
+def exact(operator: Operator, rank: int, tolerance: float | None = None) -> LowRank:
     """All of H, in n products."""
     space = Space(operator, operator.n)
     space.extend(operator.backend.asarray(np.eye(operator.n)))
-    return ritz(space, rank, "exact")
+    return ritz(space, rank, "exact") if tolerance is None else _above(space, rank, tolerance, "exact", sure=True)
+
+
+def _above(space: Space, rank: int, tolerance: float, method: str, *, sure: bool) -> LowRank:
+    """The pairs beyond the tolerance, and a note where these may not be all; `sure`: nothing beyond it lies off the basis."""
+    large = int(np.count_nonzero(np.abs(np.linalg.eigvalsh(space.core)) > tolerance * _largest(space)))
+    short = f"reached with {rank}" if large >= rank else f"confirmed within {space.operator.columns} products"
+    note = "" if sure and large <= rank else f"tolerance {tolerance:g} not {short}"
+    return ritz(space, min(max(large, 1), rank), method, note)
 
 
 def block_krylov(operator: Operator, rank: int, start: Any = None) -> LowRank:
@@ -85,25 +99,50 @@ def grown(operator: Operator, rank: int, tolerance: float, start: Any = None) ->
     """Chains of four small Krylov blocks from fresh random ones, until H is small on what a fresh one leads to.
 
     The second block of a chain is the image of fresh test vectors off the basis, where the approximation is zero: what H
-    makes of it is the error of the approximation after one power step, at no products beyond those of the chain.
+    makes of it is the error of the approximation after one power step, at no products beyond those of the chain. A last
+    chain without room for that step still has the error's Frobenius norm from the test vectors themselves, which is no less.
+    A `start` comes first, in a chain that is not tested: where its image lies within it, nothing new is led to.
     """
     size = 2 * rank
     width = min(max(8, -(-rank // 6)), -(-rank // 2))
-    space, note = Space(operator, size), f"tolerance {tolerance:g} not reached with {rank}"
-    while space.filled < size and "not" in note:
-        block, factor = operator.orthonormal(operator.filled(start, min(width, size - space.filled)), space.basis)[0], None
-        start = None
+    space, reached = Space(operator, size), False
+    settled = start is None or _begun(space, start[:, :rank].T, tolerance, spare=2 * width)
+    while space.filled < size and not reached:
+        off = operator.n - space.filled
+        block, factor = operator.orthonormal(operator.filled(None, min(width, size - space.filled)), space.basis)[0], None
         for step in range(4):
             image = space.extend(block, factor)
-            if step == 1 and math.sqrt(np.linalg.eigvalsh(couplings(image, image, operator.backend))[-1]) <= tolerance * _largest(space):
-                note = ""
-                break
-            if step == 3 or space.filled + block.shape[0] > size:
+            over = step == 3 or space.filled + block.shape[0] > size
+            if step == 1 or (step == 0 and over):
+                squares = np.linalg.eigvalsh(operator.squares(image))
+                square = squares[-1] if step == 1 else off * squares.mean()
+                reached = math.sqrt(max(square, 0.0)) <= tolerance * _largest(space)
+            if reached or over:
                 break
             block, factor = space.next_block(image)
         space.leave(image)
-    large = int(np.count_nonzero(np.abs(by_size(space.core)[0]) > tolerance * _largest(space)))
-    return ritz(space, min(max(large, 1), rank), "block-krylov", note)
+    return _above(space, rank, tolerance, "block-krylov", sure=reached and settled)
+
+
+def _begun(space: Space, rows: Any, tolerance: float, *, spare: int) -> bool:
+    """Begin with these rows and up to three blocks of what their images have off the basis beyond the tolerance; False where room ran out first."""
+    operator = space.operator
+    block, expected, all_followed = operator.orthonormal(rows)[0], None, True
+    for step in range(4):
+        image = space.extend(block, expected)
+        width, whole = block.shape[0], operator.squares(image)
+        along = space.last_couplings(width)
+        beyond = int(np.count_nonzero(np.linalg.eigvalsh(whole - along.T @ along) > (tolerance * _largest(space)) ** 2))
+        more = min(beyond, max(space.size - space.filled - spare, 0))
+        if step == 3:
+            break
+        all_followed &= more == beyond
+        if more == 0:
+            break
+        block, expected = _following(space, image, whole, more)
+        space.loose.append((slice(space.filled - width, space.filled), whole - along.T @ along - expected.T @ expected))
+    space.leave(image)
+    return all_followed
 
 
 def _largest(space: Space) -> float:
@@ -131,6 +170,8 @@ def _beside(operator: Operator, start: Any, rank: int, width: int) -> Any:
     if not isinstance(start, LowRank):
         return operator.orthonormal(operator.filled(None if start is None else start[:, :rank], width))[0]
     known = start.vectors[:, :rank].T
+    if known.shape[0] == width:
+        return known
     fresh = operator.orthonormal(operator.filled(None, width - known.shape[0]), known)[0]
     return operator.backend.xp.concat([known, fresh], axis=0)
 
@@ -139,7 +180,7 @@ def nystrom(operator: Operator, rank: int, width: int, start: Any = None) -> Low
     """One pass over a block of this width; see `_single_pass`."""
     space = Space(operator, width)
     image = space.extend(_beside(operator, start, min(rank, width), width))
-    return _single_pass(space, image, couplings(image, image, operator.backend), rank, informed=start is not None)
+    return _single_pass(space, image, operator.squares(image), rank, informed=start is not None)
 
 
 def _single_pass(space: Space, image: Any, whole: np.ndarray, rank: int, *, informed: bool) -> LowRank:
@@ -156,10 +197,11 @@ def _single_pass(space: Space, image: Any, whole: np.ndarray, rank: int, *, info
     inverse = _inverse(theta, off if informed else np.zeros(rank), backend.dtype)
     values, rotation = by_size((factor * inverse) @ factor.T)
     values = np.clip(values, -bound, bound)  # |H| as a random block's share of it shows it, twice over
-    nearest = kept @ (factor.T @ rotation)  # P.T U lambda^-1: the directions of P nearest to the vectors found
+    nearest = kept @ (factor.T @ rotation)  # of Y.T U = P.T H U, about P.T U lambda: the directions of P nearest to the vectors found
     nearest /= np.maximum(np.linalg.norm(nearest, axis=0), np.finfo(float).tiny)
     quotient = np.sum(nearest * (space.core @ nearest), axis=0)
     residual = np.sqrt(np.maximum(np.sum(nearest * (whole @ nearest), axis=0) - quotient**2, 0.0))
+    residual = np.maximum(residual, _rounding(values, backend.dtype))
     vectors = combined(sketch, rotation, backend).T
     return LowRank(values, vectors, operator.columns, residual, _spread(space.cores, nearest), math.nan, "nystrom", _status(values, backend.dtype))
 
@@ -189,15 +231,15 @@ def warm(operator: Operator, rank: int, start: Any, oversampling: int) -> LowRan
     vectors that tell nothing, little worse than a double pass.
     """
     width = rank + oversampling
-    space, backend = Space(operator, width), operator.backend
+    space = Space(operator, width)
     image = space.extend(_beside(operator, start, rank, width))
-    whole = couplings(image, image, backend)
+    whole = operator.squares(image)
     theta, _, off = _cut(space.core, whole, rank)
     leak = math.sqrt(np.sum(off) / max(np.sum(off + theta**2), np.finfo(float).tiny))
     if leak <= LEAK:
         return replace(_single_pass(space, image, whole, rank, informed=True), method="warm")
     more = min(max(2 * rank - width, -(-rank // 2)), operator.n - width)
-    block, along = _second_block(space, image, whole, more)
+    block, along = _following(space, image, whole, more)
     space.loose.append((slice(0, width), whole - space.core @ space.core - along.T @ along))
     del image  # room for what follows
     space.make_room(more)
@@ -207,27 +249,36 @@ def warm(operator: Operator, rank: int, start: Any, oversampling: int) -> LowRan
     return replace(found, status=note if found.status == "ok" else f"{note}; {found.status}")
 
 
-def _second_block(space: Space, image: Any, whole: np.ndarray, width: int) -> tuple[Any, np.ndarray]:
-    """The leading directions of the first block's image off it, orthonormal, and how they couple with the image."""
-    backend, core = space.operator.backend, space.core
-    leading = np.linalg.eigh(whole - core @ core)[1][:, ::-1][:, :width]
-    block, _ = space.operator.orthonormal(combined(image, leading, backend), space.basis, core @ leading)
+def _following(space: Space, image: Any, whole: np.ndarray, width: int) -> tuple[Any, np.ndarray]:
+    """The leading directions of the last block's image off the basis, orthonormal, and how they couple with the image."""
+    backend, along = space.operator.backend, space.last_couplings(image.shape[0])
+    leading = np.linalg.eigh(whole - along.T @ along)[1][:, ::-1][:, :width]
+    block, _ = space.operator.orthonormal(combined(image, leading, backend), space.basis, along @ leading)
     return block, couplings(block, image, backend)
 
 
 def lanczos(operator: Operator, rank: int) -> LowRank:
     """SciPy's `eigsh`, one column at a time on the host; its vectors are multiplied once more for residuals and spread."""
-    from scipy.sparse.linalg import LinearOperator, eigsh
+    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
     backend, n = operator.backend, operator.n
     nothing = backend.asarray(np.zeros((0, n)))
+    scale = 0.0  # from the first image: ARPACK takes eigenvalues far below one for converged too early
 
     def product(column: np.ndarray) -> np.ndarray:
+        nonlocal scale
         image = operator.image(backend.asarray(column.reshape(1, n)), nothing)[0]
-        return np.asarray(backend.host(image), dtype=float)[0]
+        answer = np.asarray(backend.host(image), dtype=float)[0]
+        scale = scale or 2.0 ** -np.frexp(np.max(np.abs(answer)))[1] * bool(answer.any())
+        return answer * scale if scale else answer
 
     first = np.asarray(backend.host(operator.normals((1, n))), dtype=float)[0]
-    vectors = eigsh(LinearOperator((n, n), matvec=product, dtype=float), k=rank, which="LM", v0=first)[1]
+    try:
+        vectors = eigsh(LinearOperator((n, n), matvec=product, dtype=float), k=rank, which="LM", v0=first)[1]
+    except ArpackError:
+        if scale:
+            raise
+        vectors = np.asarray(backend.host(operator.normals((rank, n))), dtype=float).T  # the operator is zero
     space = Space(operator, rank)
     space.leave(space.extend(operator.orthonormal(backend.asarray(vectors.T))[0]))
     return ritz(space, rank, "eigsh")

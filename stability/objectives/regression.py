@@ -6,7 +6,6 @@ import functools
 from typing import Any
 
 import numpy as np
-import scipy
 
 from .. import _check
 from .._array import as_floats, namespace, take_rows, transpose
@@ -94,6 +93,8 @@ class Regression(Objective):
     @functools.cached_property
     def reference(self) -> np.ndarray:  # type: ignore[override]
         """The minimizer (d,), to rounding error; raises where there is none."""
+        import scipy
+
         if not isinstance(self.X, np.ndarray):
             raise TypeError("The minimizer is found on the host: read `reference` before the objective is moved.")
         start = np.zeros(self.dim)

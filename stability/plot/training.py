@@ -19,14 +19,15 @@ RANKS_SHOWN = 6
 
 
 def history(result: History) -> Figure:
-    """Loss against work; beside it, where curvature was looked at, the kept eigenvalues, and the step below its predicted limit."""
+    """Loss against work; beside it, where curvature was looked at, the kept eigenvalues, and the step below its predicted limit, where steps are known."""
     from matplotlib.figure import Figure
 
     curved = len(result.refreshed_at) > 0
     figure = Figure(figsize=(8.4, 4.2) if curved else (7.6, 3.0), layout="constrained")
-    axes = figure.subplot_mosaic([["loss", "curvature"], ["loss", "step"]] if curved else [["loss", "step"]])
+    axes = figure.subplot_mosaic([["loss", "curvature"], ["loss", "step"]] if curved else [["loss"] if result.by_scipy else ["loss", "step"]])
     _loss(axes["loss"], result)
-    _steps(axes["step"], result)
+    if "step" in axes:
+        _steps(axes["step"], result)
     if curved:
         _curvature(axes["curvature"], result)
         axes["curvature"].sharex(axes["step"])
@@ -36,7 +37,8 @@ def history(result: History) -> Figure:
 
 
 def _loss(axis: Axes, result: History) -> None:
-    axis.plot(result.sweeps, result.losses, color=COLORS["SFN"], lw=0.8, label="gradient batch, before the step")
+    label = "all samples, after the step" if result.by_scipy else "gradient batch, before the step"
+    axis.plot(result.sweeps, result.losses, color=COLORS["SFN"], lw=0.8, label=label)
     if len(result.sweeps):
         axis.plot(result.sweeps[-1:], [result.loss], "D", color=COLORS["Newton"], label=f"whole objective, at the end: {result.loss:.4g}")
     skipped = result.skipped[result.skipped < len(result.sweeps)]

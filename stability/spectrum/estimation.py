@@ -46,7 +46,7 @@ def spectrum(
     probes : int
         Random vectors, at least 2. The standard error falls as ``probes ** -0.5``.
     steps : int
-        Lanczos steps from each: sums of polynomials of degree ``2 steps - 1`` have no quadrature error.
+        Lanczos steps from each, at least 2 (n at most): sums of polynomials of degree ``2 steps - 1`` have no quadrature error.
     deflate : int
         Eigenvectors of largest magnitude found first, by `randomized_eigh`, and summed apart. For a spectrum of a few
         large eigenvalues and a bulk this takes most of the variance out of its sums (the idea of Hutch++), whether the
@@ -87,7 +87,7 @@ def spectrum(
     probes = _check.count("probes", probes, least=2, why="an error bar needs two")
     rng, started = stream(_check.count("seed", seed, least=0), 0), time.perf_counter()
     hvp, n, backend = _products(operator, at, n, batch, device, _check.choice("dtype", dtype, ("float64", "float32")))
-    steps = min(_check.count("steps", steps), n)
+    steps = min(_check.count("steps", steps, least=min(2, n), why="a quadrature error compares two rules" if n > 1 else ""), n)
     deflate = _check.count("deflate", deflate, least=0, most=n, why="the dimension")
     probes = probes if deflate < n else 0
     products = Products(hvp, n, backend)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy
 
 from .._array import Backend
 from ..lowrank import BadProducts
@@ -38,9 +37,11 @@ class Tridiagonals:
 
         A shorter row repeats its last node with weight zero.
         """
+        from scipy.linalg import eigh_tridiagonal
+
         nodes, weights = np.zeros((2, *self.diagonals.shape))
         for i, length in enumerate(np.minimum(self.lengths, limits)):
-            values, vectors = scipy.linalg.eigh_tridiagonal(self.diagonals[i, :length], self.off_diagonals[i, : length - 1])
+            values, vectors = eigh_tridiagonal(self.diagonals[i, :length], self.off_diagonals[i, : length - 1])
             nodes[i, :length], nodes[i, length:] = values, values[-1]
             weights[i, :length] = vectors[0] ** 2
         return nodes, weights

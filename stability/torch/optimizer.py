@@ -12,6 +12,7 @@ import torch
 from .. import _check, methods
 from .._array import stream
 from ..lowrank import BadProducts, LowRank, randomized_eigh
+from ..lowrank.operator import NotFinite
 from . import saved
 from .products import DTYPES, Batch, Products, flatten, gradient, trainable
 from .report import Report, compose
@@ -40,7 +41,8 @@ class LRSFN(torch.optim.Optimizer):
     hessian_batch : int, optional
         Samples, drawn from each batch, that its Hessian is estimated from (a multiple of 4 is used, or fewer than 4); the whole batch by default.
     refresh : int
-        Steps between eigendecompositions; all but the first start from the last one.
+        Steps between eigendecompositions; all but the first start from the last one. Where larger batches went before, one of a
+        single sample is left out, unless only such ones come for as many steps again.
     momentum : float
         In [0, 1).
     weight_decay : float
@@ -50,7 +52,8 @@ class LRSFN(torch.optim.Optimizer):
         batch does not show and is the least size that a kept eigenvalue counts with; or, as published, ``1 / damping``,
         which is stable only for ``lr < 2 damping / |lambda_{r+1}|``.
     noise : float
-        Adds so many standard deviations, over gradient batches, to the size of each kept eigenvalue.
+        Adds so many standard deviations, over gradient batches, to the size of each kept eigenvalue; Hessian batches of one sample
+        do not tell them, and go on with the last ones known.
     seed : int
         Of the Hessian's rows and of the eigensolver.
 
@@ -62,7 +65,8 @@ class LRSFN(torch.optim.Optimizer):
     Notes
     -----
     Every option may be set per group, and schedulers may change it. Batch normalisation should be in eval mode, or its running
-    means move with every Hessian batch too.
+    means move with every Hessian batch too. Attention has a second derivative only in torch's "math" kernel: compute the
+    loss under ``torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)`` inside the closure.
 
     Examples
     --------
@@ -117,7 +121,7 @@ class LRSFN(torch.optim.Optimizer):
             if (p.device, p.dtype) != (first.device, first.dtype):
                 there = f"{name} is {p.dtype} on {p.device}, the first {first.dtype} on {first.device}"
                 raise ValueError(f"`params` must be of one type, on one device; {there}. Use one optimizer for each.")
-        _check.count("rank", group["rank"], most=_size(group), why="the group's number of parameters")
+        saved.check_rank(group, _size(group))
 
     def _names(self, index: int) -> list[str]:
         group = self.param_groups[index]
@@ -127,7 +131,7 @@ class LRSFN(torch.optim.Optimizer):
     # -- the step ----------------------------------------------------------------------------------------------
 
     def step(self, closure: Any = None, *, batch_size: int | None = None) -> Any:
-        """One step on one batch; a step that would not be finite is not taken, and counted in `skipped`.
+        """One step on one batch; a step that would not be finite, or whose curvature is not symmetric, is not taken, and counted in `skipped`.
 
         Parameters
         ----------
@@ -147,9 +151,13 @@ class LRSFN(torch.optim.Optimizer):
         Raises
         ------
         ValueError
-            If the loss cannot be differentiated or does not depend on a parameter, or `hessian_batch` or `noise` ask for samples
-            that the closure does not tell apart.
+            If `lr` is out of range, the loss cannot be differentiated or does not depend on a parameter, or `hessian_batch` or `noise`
+            ask for samples that the closure does not tell apart, or `noise` for more than one.
+        BadProducts
+            If a group's first Hessian is not symmetric: the derivative of some operation is wrong.
         """
+        for group in self.param_groups:
+            _check.nonnegative("lr", group["lr"])  # schedulers write it, and may reach 0
         batch = Batch(closure, batch_size)
         loss = batch.loss()
         names = [name for i in range(len(self.param_groups)) for name in self._names(i)]
@@ -157,15 +165,30 @@ class LRSFN(torch.optim.Optimizer):
         gradients = [flatten(next(parts) for _ in group["params"]) for group in self.param_groups]
         if not bool(torch.isfinite(loss.detach() + sum(g.sum() for g in gradients))):
             return self._skip(loss, "the loss or its gradient is nan or infinite")
-        try:
-            velocities = [self._velocity(i, g, batch) for i, g in enumerate(gradients)]
-        except BadProducts as error:
-            return self._skip(loss, str(error))
-        if not all(bool(torch.isfinite(v).all()) for v in velocities):
-            return self._skip(loss, "the preconditioned step is nan or infinite")
-        for group, velocity in zip(self.param_groups, velocities, strict=True):
-            self._take(group, velocity)
+        velocities = []
+        for i, g in enumerate(gradients):
+            try:
+                velocities.append(self._velocity(i, g, batch))
+            except BadProducts as error:
+                return self._skip(loss, self._why(error, i))
+        moves = list(zip(self.param_groups, velocities, map(_ahead, self.param_groups, velocities), strict=True))
+        for group, velocity, ahead in moves:
+            if ahead is None or not bool(torch.isfinite(ahead).all()):
+                if bool(torch.isfinite(velocity).all()):
+                    return self._skip(loss, f"the parameters after it would be nan or infinite (lr = {group['lr']:g})")
+                return self._skip(loss, "the preconditioned step is nan or infinite")
+        for group, velocity, ahead in moves:
+            self._take(group, velocity, ahead)
         return loss.detach()
+
+    def _why(self, error: BadProducts, index: int) -> str:
+        """Why a refresh failed; raises where it was the group's first and not symmetric, which is no accident of these parameters."""
+        if isinstance(error, NotFinite):
+            return "the Hessian's products, or their squares, are nan or infinite"
+        if self._state(self.param_groups[index])["vectors"] is None:
+            error.add_note("`hvp` is the Hessian of the closure's loss: check operations with derivatives of your own by torch.autograd.gradgradcheck.")
+            raise error
+        return "the Hessian's products are not symmetric: check operations with derivatives of your own"
 
     def _skip(self, loss: torch.Tensor, why: str) -> torch.Tensor:
         self._failure = why
@@ -176,10 +199,10 @@ class LRSFN(torch.optim.Optimizer):
         return loss.detach()
 
     @torch.no_grad()
-    def _take(self, group: dict[str, Any], velocity: torch.Tensor) -> None:
-        pieces = torch.split(velocity, [p.numel() for p in group["params"]])
+    def _take(self, group: dict[str, Any], velocity: torch.Tensor, ahead: torch.Tensor) -> None:
+        pieces = torch.split(ahead, [p.numel() for p in group["params"]])
         for p, piece in zip(group["params"], pieces, strict=True):
-            p.add_(piece.view_as(p), alpha=-group["lr"])
+            p.copy_(piece.view_as(p))
         state = self._state(group)
         state["velocity"] = velocity if group["momentum"] else None
         state["steps"] += 1
@@ -189,7 +212,7 @@ class LRSFN(torch.optim.Optimizer):
         """``v = momentum * v + P g`` (n,), with the curvature refreshed where it is due."""
         group = self.param_groups[index]
         state = self._state(group)
-        if state["vectors"] is None or state["age"] >= group["refresh"]:
+        if _due(group, state, batch):
             self._refresh(index, batch)
         if group["weight_decay"]:
             g = g + group["weight_decay"] * flatten(p.detach() for p in group["params"])
@@ -203,8 +226,15 @@ class LRSFN(torch.optim.Optimizer):
     def _refresh(self, index: int, batch: Batch) -> None:
         group = self.param_groups[index]
         state, params = self._state(group), group["params"]
+        saved.check_rank(group, _size(group))
         rng = stream(group["seed"], index, state["refreshes"])
         rows = _rows(group, batch, rng)
+        last = _last_noise(group, state)
+        if group["noise"] and len(rows) < 2 and not np.isfinite(last).all():
+            raise ValueError(
+                f"`noise`={group['noise']:g} needs the curvature of at least two samples; got a Hessian batch of {len(rows[0])}. "
+                "Give batches, and a `hessian_batch`, of at least two samples."
+            )
         losses = [batch.loss(r) for r in rows] if rows else [batch.loss()]
         products = [Products(loss, params, self._names(index), shift=group["weight_decay"]) for loss in losses]
         eig = randomized_eigh(
@@ -216,9 +246,7 @@ class LRSFN(torch.optim.Optimizer):
             seed=int(rng.integers(2**31)),
         )
         hessian_batch = sum(map(len, rows)) or batch.size
-        # Over sub-batches, of equal size, to one sample's.
-        scale = math.sqrt(hessian_batch / len(rows)) if rows and hessian_batch else math.nan
-        spread = np.full(group["rank"], math.nan) if eig.std is None else eig.std * scale
+        spread = last if eig.std is None else eig.std * math.sqrt(len(rows[0]))  # over sub-batches, of equal size, to one sample's
         state.update(vectors=eig.vectors, eigenvalues=eig.eigenvalues.tolist(), std=spread.tolist(), next_eigenvalue=float(eig.next_eigenvalue))
         state.update(age=0, refreshes=state["refreshes"] + 1, products=state["products"] + eig.columns)
         state.update(batch=batch.size, hessian_batch=hessian_batch)
@@ -235,7 +263,7 @@ class LRSFN(torch.optim.Optimizer):
 
     @property
     def skipped(self) -> int:
-        """Steps that were not taken, because they would not have been finite."""
+        """Steps that were not taken, because they would not have been finite, or their curvature was not symmetric."""
         return int(self._state(self.param_groups[0])["skipped"])
 
     def report(self, group: int = 0) -> Report:
@@ -285,6 +313,30 @@ def _rows(group: dict[str, Any], batch: Batch, rng: np.random.Generator) -> list
     return [torch.from_numpy(part.copy()) for part in np.split(drawn, parts)]
 
 
+def _due(group: dict[str, Any], state: dict[str, Any], batch: Batch) -> bool:
+    """Whether a group's curvature is to be found anew on this batch."""
+    if state["vectors"] is None or not np.isfinite(_sizes(group, state)).all():  # `noise` may be asked for later
+        return True
+    late = state["age"] - group["refresh"]
+    # What a loader leaves over is no Hessian batch; but one sample may be all that batches have from now on.
+    leftover = batch.size == 1 and (state["batch"] or 1) > 1 and late < group["refresh"]
+    return not leftover and (late >= 0 or len(state["eigenvalues"]) != group["rank"])
+
+
+@torch.no_grad()
+def _ahead(group: dict[str, Any], velocity: torch.Tensor) -> torch.Tensor | None:
+    """The parameters after the step (n,); None where `lr` is beyond the numbers of their type."""
+    if group["lr"] > torch.finfo(velocity.dtype).max:
+        return None
+    return flatten(group["params"]).add_(velocity, alpha=-group["lr"])
+
+
+def _last_noise(group: dict[str, Any], state: dict[str, Any]) -> np.ndarray:
+    """Standard deviations (r,) per sample of the last refresh, by position; nan where there are none."""
+    known = np.array(state["std"] or [math.nan])[: group["rank"]]
+    return np.pad(known, (0, group["rank"] - len(known)), mode="edge")
+
+
 def _size(group: dict[str, Any]) -> int:
     return sum(p.numel() for p in group["params"])
 
@@ -301,7 +353,7 @@ def _low_rank(state: dict[str, Any]) -> LowRank:
 def _sizes(group: dict[str, Any], state: dict[str, Any]) -> np.ndarray:
     """``|lambda_i|`` (r,) with the group's margin of noise."""
     sizes = np.abs(state["eigenvalues"])
-    return sizes + group["noise"] * np.array(state["std"]) / math.sqrt(state["batch"]) if group["noise"] else sizes
+    return sizes + group["noise"] * np.array(state["std"]) / math.sqrt(state["batch"] or math.nan) if group["noise"] else sizes
 
 
 def _floor(group: dict[str, Any], state: dict[str, Any]) -> float:

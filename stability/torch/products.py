@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import reprlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,12 @@ import torch
 
 from .. import _check
 from .._array import Backend
+
+_TWICE = "use operations that allow it."
+_ATTENTION = (
+    "of the kernels for attention only one allows it. Do `from torch.nn.attention import sdpa_kernel, SDPBackend`, "
+    "and compute the loss under `with sdpa_kernel(SDPBackend.MATH):` inside the closure."
+)
 
 CHUNK = 8
 """Columns differentiated at once: on a CPU, as fast as any larger number, and it bounds the memory."""
@@ -30,12 +37,19 @@ class Batch:
             raise ValueError(f"`closure` must be a function that returns the loss; got {closure!r}. Call step(lambda rows: ...), without backward.")
         self.closure, self.takes_rows = closure, _takes_rows(closure)
         self.size = None if batch_size is None else _check.count("batch_size", batch_size)
+        self.told = self.size is not None  # by the caller, who may be wrong
 
     def loss(self, rows: torch.Tensor | None = None) -> torch.Tensor:
         """The mean loss of the rows (k,), or of the whole batch, with its graph."""
         with torch.enable_grad():
             given = {"rows": slice(None) if rows is None else rows} if self.takes_rows else {}
-            losses = _differentiable(self.closure(**given))
+            try:
+                losses = _differentiable(self.closure(**given))
+            except IndexError as error:
+                if rows is None or not self.told:
+                    raise
+                what = f"got {self.size}, and the closure has no such `rows`"
+                raise ValueError(f"`batch_size` must be the number of samples in the batch; {what}. Pass len(x) of this batch.") from error
             self._count(losses, rows)
             return losses.mean()
 
@@ -112,6 +126,8 @@ class Products:
         return backend_of(self.params[0])
 
     def __call__(self, block: torch.Tensor) -> torch.Tensor:
+        if not isinstance(block, torch.Tensor):
+            raise ValueError(f"The Hessian's products take a tensor of shape ({self.n}, k); got type {type(block).__name__}. Convert it: torch.as_tensor(...).")
         if block.ndim != 2 or block.shape[0] != self.n:
             raise ValueError(f"The Hessian's products take a block of shape ({self.n}, k); got shape {tuple(block.shape)}.")
         result = self.shift * block
@@ -138,7 +154,7 @@ class Products:
         try:
             images = [torch.autograd.grad(self.parts, self.params, column, retain_graph=True, allow_unused=True) for column in zip(*seeds, strict=True)]
         except RuntimeError as error:
-            error.add_note("Products with the Hessian differentiate the loss twice: use operations that allow it.")
+            error.add_note(f"Products with the Hessian differentiate the loss twice: {_ATTENTION if 'scaled_dot_product' in str(error) else _TWICE}")
             raise
         return [None if column[0] is None else torch.stack(column) for column in zip(*images, strict=True)]
 
@@ -168,15 +184,32 @@ def trainable(params: torch.nn.Module | Iterable[Any]) -> Any:
     """A module's trainable parameters with their names; anything else as it is."""
     if not isinstance(params, torch.nn.Module):
         return params
-    return [(name, p) for name, p in params.named_parameters() if p.requires_grad]
+    named = list(params.named_parameters())
+    kept = [(name, p) for name, p in named if p.requires_grad]
+    if not kept:
+        whose = f"{type(params).__name__}'s {len(named)} parameters"
+        raise ValueError(f"`params` must hold tensors that require gradients; none of {whose} does. Call requires_grad_() on those to train.")
+    return kept
 
 
-def hessian_products(params: torch.nn.Module | Iterable[torch.Tensor], closure: Callable[..., Any]) -> tuple[Products, int]:
+def _named(params: Any) -> list[tuple[str, torch.Tensor]]:
+    """Tensors with what errors call them."""
+    single = isinstance(params, torch.Tensor) or not isinstance(params, (torch.nn.Module, Iterable))
+    named = []
+    for i, item in enumerate([params] if single else trainable(params)):
+        name, p = item if isinstance(item, tuple) and len(item) == 2 else ("", item)
+        if not isinstance(p, torch.Tensor):
+            raise ValueError(f"`params` must be a module or tensors; got {reprlib.repr(p)}, of type {type(p).__name__}. Pass the module, or its parameters().")
+        named.append((name or f"parameter {i} of shape {tuple(p.shape)}", p))
+    return named
+
+
+def hessian_products(params: torch.nn.Module | torch.Tensor | Iterable[torch.Tensor], closure: Callable[..., Any]) -> tuple[Products, int]:
     """Products with the Hessian of a loss at the parameters' present values, for `stability.randomized_eigh` and `stability.spectrum`.
 
     Parameters
     ----------
-    params : torch.nn.Module or iterable of tensors
+    params : torch.nn.Module, tensor, or iterable of tensors
         A module's frozen parameters are left out.
     closure : callable
         Returns the loss, or one loss per sample, and does not call backward; evaluated once.
@@ -190,7 +223,7 @@ def hessian_products(params: torch.nn.Module | Iterable[torch.Tensor], closure: 
     Raises
     ------
     ValueError
-        If the loss cannot be differentiated or does not depend on a parameter.
+        If `params` are no tensors that require gradients, of one type, or the loss cannot be differentiated or does not depend on one.
 
     Examples
     --------
@@ -204,8 +237,7 @@ def hessian_products(params: torch.nn.Module | Iterable[torch.Tensor], closure: 
     >>> randomized_eigh(hvp, n, 1).eigenvalues
     array([3.])
     """
-    items = list(trainable(params))
-    named = [item if isinstance(item, tuple) else (f"parameter {i} of shape {tuple(item.shape)}", item) for i, item in enumerate(items)]
+    named = _named(params)
     frozen = [name for name, p in named if not p.requires_grad]
     if frozen or not named:
         raise ValueError(f"`params` must hold tensors that require gradients; got {f'{frozen[0]}, which does not' if frozen else 'none'}.")

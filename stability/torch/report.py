@@ -32,7 +32,8 @@ class Report:
     next_eigenvalue : float
         Estimate of the first one left out; nan where none was seen.
     std : array (r,)
-        Standard deviation of each over Hessian batches, from its sub-batches; nan where samples are not known.
+        Standard deviation of each over Hessian batches, from its sub-batches; of the last refresh that had some where a Hessian
+        batch is one sample; nan where samples are not known.
     gains : array (r,)
         ``phi_i``; where ``lambda_i > 0`` this is the stationary noise over SGD's at equal `lr`.
     tail_gain : float
@@ -46,7 +47,7 @@ class Report:
     batch, hessian_batch : int or None
         Samples in the last gradient and Hessian batches; None where not known.
     steps, skipped, refreshes, products : int
-        Steps taken, steps not taken because they were not finite, eigendecompositions and their Hessian products.
+        Steps taken, steps not taken because they were not finite or their curvature not symmetric, eigendecompositions and their Hessian products.
     failure : str
         Why the last skipped step was not taken.
     """

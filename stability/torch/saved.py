@@ -33,6 +33,11 @@ def check_options(group: dict[str, Any]) -> None:
         _check.count("hessian_batch", group["hessian_batch"])
 
 
+def check_rank(group: dict[str, Any], size: int) -> None:
+    """Raise unless a group of so many parameters has as many eigenpairs as it asks for."""
+    _check.count("rank", group["rank"], most=size, why="the group's number of parameters")
+
+
 def check(state_dict: Any, sizes: Sequence[int]) -> None:
     """Raise unless `state_dict` was saved by this optimizer, for groups of these sizes, and is whole."""
     try:
@@ -41,15 +46,16 @@ def check(state_dict: Any, sizes: Sequence[int]) -> None:
             raise ValueError(f"it has {len(groups)} parameter groups, not {len(sizes)}")
         for group, size in zip(groups, sizes, strict=True):
             check_options(group)
+            check_rank(group, size)
             if group["params"][0] in states:
-                _check_state(states[group["params"][0]], size)
+                _check_state(states[group["params"][0]], size, group["rank"])
     except KeyError as error:
         raise ValueError(f"`state_dict` must be what LRSFN.state_dict() returned; got one without {error}, of another optimizer or damaged.") from None
     except (TypeError, AttributeError, IndexError, ValueError) as error:
         raise ValueError(f"`state_dict` must be what LRSFN.state_dict() returned, for the same parameters; this one is not: {error}") from None
 
 
-def _check_state(state: dict[str, Any], size: int) -> None:
+def _check_state(state: dict[str, Any], size: int, rank: int) -> None:
     if {name: state[name] for name in FRESH}.keys() != state.keys():
         raise ValueError(f"its state holds {', '.join(sorted(map(str, state.keys() - FRESH.keys())))}")
     for name in COUNTS:
@@ -64,6 +70,10 @@ def _check_state(state: dict[str, Any], size: int) -> None:
         raise ValueError("its eigenvalues are not numbers, each with its standard deviation")
     if not all(map(math.isfinite, state["eigenvalues"])):
         raise ValueError("its eigenvalues are not finite")
+    if any(v < 0 or math.isinf(v) for v in state["std"]):  # nan: not known
+        raise ValueError("its standard deviations are not numbers >= 0, or nan")
+    if state["vectors"] is not None and len(state["eigenvalues"]) != rank:
+        raise ValueError(f"it holds {len(state['eigenvalues'])} eigenvalues for `rank`={rank}")
     _check.nonnegative("scale", state["scale"])
 
 
