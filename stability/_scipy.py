@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy
 
 from . import _check
+from ._array import Backend
+from ._check import Interrupted
 from ._run import Problem, Progress
 from .history import History
 from .results import provenance
@@ -18,8 +19,8 @@ from .results import provenance
 BASELINES = ("L-BFGS-B", "Newton-CG")
 
 
-class _Spent(Exception):
-    """The budget is used up."""
+class _Over(Exception):
+    """The budget is used up, or the callback says so."""
 
 
 class _Counted:
@@ -34,7 +35,7 @@ class _Counted:
 
     def _charge(self, cost: float) -> None:
         if self.sweeps + cost > self.limit * (1 + 1e-12):
-            raise _Spent
+            raise _Over
         self.sweeps += cost
 
     def value_and_gradient(self, w: np.ndarray) -> tuple[float, np.ndarray]:
@@ -52,40 +53,55 @@ class _Counted:
 
 
 def baseline(objective: Any, w: Any, name: str, *, sweeps: float | None, iterations: int | None, callback: Callable[[Progress], Any] | None) -> History:
-    """Run SciPy's `name` until the budget is spent or it stops by itself."""
+    """Run SciPy's `name` until the budget is spent or it stops by itself.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, or the objective lacks what `name` needs.
+    Interrupted
+        At Ctrl-C, with the history so far in ``.result``.
+    """
+    from scipy.optimize import minimize
+
     if not isinstance(w, np.ndarray):
         raise ValueError(f"SciPy's {name} works on the host. Use device='cpu'.")
     limit = math.inf if sweeps is None else _check.positive("sweeps", sweeps)
     most = None if iterations is None else _check.count("iterations", iterations)
     if limit == math.inf and most is None:
         raise ValueError("Say when to stop: give `sweeps` (passes over all samples) or `iterations`.")
-    from ._array import Backend
-
+    if name == "Newton-CG" and not (hasattr(objective, "hvp") or hasattr(objective, "products")):
+        raise ValueError("`objective` lacks hvp, which Newton-CG needs; see st.Objective. Use method='L-BFGS-B' where there is none.")
     counted = _Counted(Problem(objective, Backend("numpy", np, None, str(w.dtype))), limit, w)
     began, rows, last, status = time.perf_counter(), [], w.astype(float), "done"
 
     def accepted(intermediate_result: Any) -> None:
-        nonlocal last
+        nonlocal last, status
         last = np.array(intermediate_result.x)
         rows.append((float(intermediate_result.fun), counted.sweeps, time.perf_counter() - began))
-        if callback is not None and callback(Progress(len(rows) - 1, counted.sweeps, rows[-1][2], rows[-1][0], 1.0, last, None)) is True:
-            raise StopIteration
+        if callback is not None and callback(Progress(len(rows) - 1, counted.sweeps, rows[-1][2], rows[-1][0], math.nan, last, None)) is True:
+            status = f"ended by the callback after iteration {len(rows) - 1}"
+            raise _Over
+        if len(rows) == most:
+            raise _Over
 
     try:
-        options: dict[str, Any] = {"maxiter": most or 10**9} | ({"maxfun": 10**9} if name == "L-BFGS-B" else {})
+        options: dict[str, Any] = {"maxiter": 10**9} | ({"maxfun": 10**9} if name == "L-BFGS-B" else {})
         product = {"hessp": counted.product} if name == "Newton-CG" else {}
-        found = scipy.optimize.minimize(counted.value_and_gradient, last, jac=True, method=name, callback=accepted, options=options, **product)
+        found = minimize(counted.value_and_gradient, last, jac=True, method=name, callback=accepted, options=options, **product)
         last, status = found.x, "done" if found.success else f"ended by SciPy: {found.message}"
-    except _Spent:
-        status = "done"
+    except _Over:
+        pass
+    except KeyboardInterrupt:
+        status = f"interrupted after {len(rows)} iterations"
     losses, spent, seconds = (np.array(column) for column in zip(*rows, strict=True)) if rows else (np.zeros(0),) * 3
     empty = np.zeros((0, 0))
     final = last.astype(w.dtype)
-    return History(
+    history = History(
         losses=losses,
         sweeps=spent,
         seconds=seconds,
-        steps=np.ones(len(losses)),
+        steps=np.full(len(losses), np.nan),
         final=final,
         loss=float(objective.value(final)),
         states=np.zeros((0, len(w))),
@@ -99,3 +115,6 @@ def baseline(objective: Any, w: Any, name: str, *, sweeps: float | None, iterati
         stats={"gradients": counted.gradients, "hessian_products": counted.products, "sweeps": counted.sweeps, "seconds": time.perf_counter() - began},
         provenance=provenance(method=name, objective=repr(objective)),
     )
+    if status.startswith("interrupted"):
+        raise Interrupted(f"Interrupted: the history of {len(rows)} iterations is in this exception's `.result`.", history)
+    return history

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import _check, datasets
+from ._check import Interrupted
 from ._descent import Adam
+from ._run import slots
 from .history import History
 from .methods import LRSFN, SGD
-from .minimize import minimize
+from .minimize import _base, minimize
 from .objectives import Network, autoencoder, mlp, read_table
 
 OPTIMIZERS = ("lrsfn", "sgd", "momentum", "adam", "lbfgs", "newton-cg")
 STEPS = {"sgd": 0.1, "momentum": 0.01, "adam": 1e-3}
 """The field's usual steps, where none is given; lrsfn then measures its own."""
-HELD_OUT = 0.2
+BATCH, HELD_OUT, MOMENTUM = 32, 0.2, 0.9
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,14 @@ class Training:
     train: Network
     test: Network
     about: str
-    wanted: str  # the metric: "error %" or "squared error"
+    wanted: str  # the metric: "error %" or "mean squared error"
 
     def score(self, w: Any, part: Network) -> float:
         """The metric on one part, lower is better."""
         if self.train.loss == "cross-entropy":
             return 100 * (1 - float(part.accuracy(w)))
         with np.errstate(over="ignore", invalid="ignore"):  # of a run that diverged, which says so
-            return float(part.value(w)) - 0.5 * part.l2 * float(w @ w)
+            return 2 * float(part.value(w)) - part.l2 * float(w @ w)  # the loss is half of it, averaged over samples and outputs
 
 
 def prepare(data: str, *, model: str, hidden: tuple[int, ...] | None, activation: str, target: str | None, l2: float, dtype: str, seed: int) -> Training:
@@ -52,18 +54,21 @@ def prepare(data: str, *, model: str, hidden: tuple[int, ...] | None, activation
     fit, held = rows[:cut], rows[cut:]
     if model == "autoencoder":
         train = autoencoder(X[fit], hidden or (64, 16, 64), activation=activation, l2=l2, dtype=dtype)
-        return Training(train, train.on(X[held]), about, "squared error")
+        return Training(train, train.on(X[held]), about, "mean squared error")
     classes = int(y.max()) + 1 if y.dtype.kind in "iu" else None
     loss = "squared" if classes is None else "cross-entropy"
     train = mlp(X[fit], y[fit], hidden or (128, 64), activation=activation, loss=loss, classes=classes, l2=l2, dtype=dtype)
-    return Training(train, train.on(X[held], y[held]), about, "squared error" if classes is None else "error %")
+    return Training(train, train.on(X[held], y[held]), about, "mean squared error" if classes is None else "error %")
 
 
 def _data(data: str, model: str, target: str | None) -> tuple[np.ndarray, np.ndarray, str]:
     if data in ("digits", "mnist"):
         if target is not None:
             raise ValueError("`--target` is for a CSV file.")
-        images = getattr(datasets, data)()
+        try:
+            images = getattr(datasets, data)()
+        except ImportError as error:
+            raise ValueError(str(error)) from None
         return images.X, images.y, str(images)
     if not data.endswith(".csv") and not Path(data).exists():
         raise ValueError(f"`--data` must be digits, mnist or a CSV file; got {data!r}.")
@@ -75,28 +80,48 @@ def _data(data: str, model: str, target: str | None) -> tuple[np.ndarray, np.nda
 
 
 def run(
-    training: Training, *, optimizer: str, step: str, rank: int | None, damping: float | None, batch: int, sweeps: float, seed: int, **options: Any
+    training: Training, *, optimizer: str, step: str, rank: int | None, damping: float | None, batch: int | None, sweeps: float, seed: int, **options: Any
 ) -> History:
-    """Train the network from its seeded start.
+    """Train the network from its seeded start; by default on batches of 32 samples, or of all where there are fewer.
 
     Raises
     ------
     ValueError
         If the arguments do not fit the optimizer.
+    Interrupted
+        At Ctrl-C, with the history so far in ``.result``.
     """
     F = training.train
     start = F.initial(seed)
+    hessian_batch = options.get("hessian_batch")
     method, chosen = _method(optimizer, step, rank, damping)
     if isinstance(method, str):
-        if options.pop("hessian_batch", None) is not None or options.pop("checkpoint", None) is not None:
-            raise ValueError(f"{optimizer} works on all samples in one go: leave --hessian-batch and --checkpoint out.")
-        options.pop("progress", None)
+        if batch is not None or hessian_batch is not None or options.pop("checkpoint", None) is not None:
+            raise ValueError(f"{optimizer} works on all samples in one go: leave --batch, --hessian-batch and --checkpoint out.")
         return minimize(F, start, method=method, sweeps=sweeps, dtype=F.dtype)
+    if optimizer != "lrsfn" and hessian_batch is not None:
+        raise ValueError(f"`--hessian-batch` is lrsfn's; {optimizer} has none.")
+    for name, size in (("--batch", batch), ("--hessian-batch", hessian_batch)):
+        if size is not None and not 1 <= size <= F.n_samples:
+            raise ValueError(f"`{name}` must be from 1 to {F.n_samples}, the training samples; got {size}.")
     if optimizer == "momentum":
-        options["momentum"] = 0.9
+        options["momentum"] = MOMENTUM
     if not isinstance(chosen, str):
         options["decay"] = "linear"
-    return minimize(F, start, method=method, step=chosen, batch=batch, sweeps=sweeps, seed=seed, dtype=F.dtype, **options)
+    size = min(BATCH, F.n_samples) if batch is None else batch
+    try:
+        return _named(minimize(F, start, method=method, step=chosen, batch=size, sweeps=sweeps, seed=seed, dtype=F.dtype, **options))
+    except Interrupted as stopped:
+        stopped.result = _named(stopped.result)
+        raise
+
+
+def _named(history: History) -> History:
+    """The history, whose method says that it had momentum: it is an option of `minimize`, and no part of SGD."""
+    about = history.provenance
+    if about["method"] != "SGD()" or not about["momentum"]:
+        return history
+    return replace(history, provenance={**about, "method": f"SGD() with momentum {MOMENTUM:g}"})
 
 
 def _method(optimizer: str, step: str, rank: int | None, damping: float | None) -> tuple[Any, Any]:
@@ -122,3 +147,8 @@ def _number(step: str) -> float:
         return _check.positive("--step", float(step))
     except ValueError:
         raise ValueError(f"`--step` must be a number > 0 or auto; got {step!r}.") from None
+
+
+def has_checkpoint(path: Path) -> bool:
+    """Whether a run that is given this checkpoint would go on from it."""
+    return any(place.with_name(place.name + ".json").exists() for place in slots(_base(path)))

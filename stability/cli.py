@@ -1,6 +1,6 @@
 """The command line: `stability reproduce`, `stability bound`, `stability train` and `stability theorems`.
 
-Exit codes: 0 done, 1 a claim or check failed, 2 wrong usage or bad input.
+Exit codes: 0 done, 1 a claim or check failed or Ctrl-C was pressed, 2 wrong usage or bad input.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 import click
 
 from . import _check
+from ._check import Interrupted
+from .history import History
 from .results import jsonable, save
 
 
@@ -157,7 +159,7 @@ def bound(
 @click.option("--step", default="auto", show_default=True, help="The learning rate; auto: measured by lrsfn, the usual one for the others.")
 @click.option("--rank", type=int, default=None, help="Eigenpairs that lrsfn keeps; by default as many as the run can pay for.")
 @click.option("--damping", type=float, default=None, help="Of lrsfn, where --step is a number; 0.1 by default.")
-@click.option("--batch", default=32, show_default=True, type=int, help="Samples in a gradient batch.")
+@click.option("--batch", default=None, type=int, help="Samples in a gradient batch; by default 32, or all where there are fewer.")
 @click.option("--hessian-batch", default=None, type=int, help="Samples in a Hessian batch.")
 @click.option("--sweeps", default=20.0, show_default=True, type=float, help="Work, in passes over the training samples; Hessian products are charged.")
 @click.option("--l2", default=0.0, show_default=True, type=float, help="Weight decay.")
@@ -176,15 +178,17 @@ def train(data: str, target: str | None, model: str, hidden: str | None, activat
     network = {name: options.pop(name) for name in ("l2", "dtype")} | {"seed": options["seed"]}
     training = _train.prepare(data, model=model, hidden=_widths(hidden), activation=activation, target=target, **network)
     if out is not None:
+        out = out.with_suffix("") if out.suffix in (".json", ".npz") else out  # the pictures' too
         _check.folder(out.parent)  # found out before the computing starts
     if not as_json:
         click.echo(f"{training.about}\n{training.train!r}; {training.test.n_samples} samples held back\n")
-    history = _train.run(training, progress=not as_json, **options)
+    try:
+        history = _train.run(training, progress=not as_json, **options)
+    except Interrupted as stopped:
+        click.echo(_left_behind(stopped.result, out, options["checkpoint"]), err=True)
+        raise SystemExit(1) from None
     if out is not None:
-        from .plot import plot, write
-
-        save(history, out)
-        write(plot(history), out)
+        _keep(history, out)
     scores = {name: training.score(history.final, part) for name, part in (("train", training.train), ("test", training.test))}
     if as_json:
         about = {"metric": training.wanted, **scores, "status": history.status, "loss": history.loss, **history.stats}
@@ -193,6 +197,31 @@ def train(data: str, target: str | None, model: str, hidden: str | None, activat
         click.echo(f"{history}\n{training.wanted}: {scores['train']:.4g} on the training samples, {scores['test']:.4g} on those held back")
     if history.diverged:
         raise SystemExit(1)
+
+
+def _keep(history: History, out: Path) -> None:
+    """The history in files; drawn where there is something to draw."""
+    from .plot import plot, write
+
+    save(history, out)
+    if len(history.losses):
+        write(plot(history), out)
+
+
+def _left_behind(history: History, out: Path | None, checkpoint: Path | None) -> str:
+    """What Ctrl-C leaves, once it has been saved."""
+    from ._train import has_checkpoint
+
+    goes_on = checkpoint is not None and has_checkpoint(checkpoint)
+    done = len(history.losses)
+    if out is not None:
+        _keep(history, out)
+        told = f"Interrupted: the {done} iterations that were done are in {out}.json and .npz."
+    elif goes_on:
+        told = f"Interrupted after {done} iterations."
+    else:
+        told = f"Interrupted after {done} iterations, which are lost: --out saves them, --checkpoint lets the run go on."
+    return f"{told} The same command goes on from the checkpoint {checkpoint}." if goes_on else told
 
 
 def _widths(hidden: str | None) -> tuple[int, ...] | None:

@@ -80,8 +80,7 @@ class History:
     def __str__(self) -> str:
         about = self.provenance
         lines = [f"{about.get('method', 'optimizer')} on {about.get('objective', 'an objective')}: {self.status}"]
-        spent = self.sweeps[-1] if len(self.sweeps) else 0.0
-        time = self.seconds[-1] if len(self.seconds) else 0.0
+        spent, time = (self.stats.get(name, column[-1] if len(column) else 0.0) for name, column in (("sweeps", self.sweeps), ("seconds", self.seconds)))
         lines.append(
             f"{len(self.losses)} iterations, {spent:.4g} sweeps ({self.stats.get('gradients', 0)} gradients, "
             f"{self.stats.get('hessian_products', 0)} Hessian products), {time:.3g} s"

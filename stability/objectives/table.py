@@ -173,7 +173,8 @@ def _classes(labels: Any, target: str) -> tuple[np.ndarray, tuple[str, ...]]:
     _no_missing(labels, target)
     if labels.dtype == object or labels.dtype.kind not in "biuf":
         labels = labels.astype(str)  # chunks may have read one label as a number here and as text there
-    names, numbers = np.unique(labels.to_numpy(), return_inverse=True)
+    found, numbers = np.unique(labels.to_numpy(), return_inverse=True)
+    names = found.tolist()  # Python's own: NumPy's numbers print as np.int64(1)
     if len(names) == 1:
         raise ValueError(f"The target {target!r} has one class only ({names[0]!r}): there is nothing to tell apart.")
     return numbers, tuple(map(str, names))
