@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import mpmath
 import numpy as np
 import pytest
 
 from stability._array import moved
+from stability.lowrank import randomized_eigh
 from stability.noise import Noise
 from stability.objectives import _layers
 from stability.objectives.network import autoencoder, mlp
@@ -218,6 +220,125 @@ def test_leading_axes_are_states_on_their_own():
         np.testing.assert_allclose(F.value(one, batches)[1, 2], F.value(one, batches[1, 2]))
         np.testing.assert_allclose(F.hessian(one, batches)[1, 2], F.hessian(one, batches[1, 2]), atol=1e-14)
         np.testing.assert_allclose(F.hvp(one, np.stack([V, 2 * V]))[1], 2 * F.hvp(one, V), atol=1e-13)
+
+
+# --- samples fitted to a tiny loss ---
+
+
+LOSSES = (1e-6, 1e-9, 1e-12)
+
+
+def fitted(loss, hidden, classes, *, activation="tanh", dtype="float64", samples=None, reach=1.0):
+    """A classifier and a state at which every sample has about this loss: an output layer that interpolates scores."""
+    rng = np.random.default_rng(7)
+    samples = samples or hidden + 1
+    labels = np.arange(samples) % classes
+    F = mlp(rng.standard_normal((samples, 2)), labels, (hidden,), activation=activation, dtype=dtype)
+    w = reach * rng.standard_normal(F.dim)
+    first, last = F._layers
+    a = _layers.ACTIVATIONS[activation].value(F.X @ first.weights(w) + first.biases(w))
+    scores = np.log((classes - 1) / loss) * np.eye(classes)[labels] + 0.3 * rng.standard_normal((samples, classes))
+    w[last.start :] = np.linalg.lstsq(np.column_stack([a, np.ones(samples)]), scores, rcond=None)[0].ravel()
+    return F, w.astype(dtype)
+
+
+def exact(F, w):
+    """Value, gradient and Hessian by differences of the formula in 100 digits."""
+    activations = {
+        "tanh": mpmath.tanh,
+        "sigmoid": lambda z: 1 / (1 + mpmath.exp(-z)),
+        "softplus": lambda z: mpmath.log(1 + mpmath.exp(z)),
+        "silu": lambda z: z / (1 + mpmath.exp(-z)),
+    }
+
+    def value(w):
+        total = mpmath.mpf(0)
+        for row, label in zip(F.X.tolist(), F.y.tolist(), strict=True):
+            a = [mpmath.mpf(x) for x in row]
+            for layer in F._layers:
+                m = layer.outputs
+                a = [mpmath.fdot(a, w[layer.start + j : layer.middle : m]) + w[layer.middle + j] for j in range(m)]
+                scores, a = a, [activations[F.activation](z) for z in a]
+            total += mpmath.log(mpmath.fsum(mpmath.exp(z - scores[label]) for z in scores))
+        return total / F.n_samples
+
+    with mpmath.workdps(100):
+        w, h = [mpmath.mpf(v) for v in w.tolist()], mpmath.mpf(10) ** -20
+        known = {}
+
+        def at(*steps):
+            key = tuple(sorted(steps))
+            if key not in known:
+                point = list(w)
+                for axis, sign in steps:
+                    point[axis] += sign * h
+                known[key] = value(point)
+            return known[key]
+
+        axes = range(F.dim)
+        gradient = np.array([float((at((i, 1)) - at((i, -1))) / (2 * h)) for i in axes])
+        hessian = np.empty((F.dim, F.dim))
+        for i in axes:
+            for j in range(i + 1):
+                mixed = sum(a * b * at((i, a), (j, b)) for a in (1, -1) for b in (1, -1))
+                hessian[i, j] = hessian[j, i] = float(mixed / (4 * h * h))
+        return float(value(w)), gradient, hessian
+
+
+def relative(found, expected):
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-4)])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("classes", [2, 10])
+def test_products_are_symmetric_however_small_the_loss(classes, loss, dtype, tolerance):
+    F, w = fitted(loss, 40, classes, dtype=dtype, samples=30)
+    assert F.value(w) == pytest.approx(loss, rel=1)
+    V = np.linalg.qr(block(F, 8))[0]
+    inside = V.T @ F.products(w)(V)
+    assert relative(inside, inside.T) < tolerance
+    assert randomized_eigh(F.products(w), F.dim, 5, dtype=dtype).status == "ok"  # products that are not symmetric raise
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 3e-4)])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_derivatives_are_exact_however_small_the_loss(loss, dtype, tolerance, activation):
+    F, w = fitted(loss, 2, 3, activation=activation, dtype=dtype)
+    value, gradient, hessian = exact(F, w)
+    assert value == pytest.approx(loss, rel=1)
+    assert F.value(w) == pytest.approx(value, rel=tolerance)
+    assert relative(F.gradient(w), gradient) < tolerance
+    assert relative(F.per_sample_gradient(w).mean(axis=0), gradient) < tolerance
+    assert relative(F.hessian(w), hessian) < tolerance
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_derivatives_of_saturated_units_are_exact_but_for_the_scores(activation):
+    F, w = fitted(1e-9, 2, 3, activation=activation, reach=15)
+    _, gradient, hessian = exact(F, w)
+    rounding = 10 * np.finfo(float).eps * np.abs(w).max()  # of a score, and so of its exponential
+    assert relative(F.gradient(w), gradient) < rounding
+    assert relative(F.hessian(w), hessian) < rounding
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_units_that_are_off_keep_their_value_and_slope(dtype):
+    z = np.array([-80, -40, -17, -5, -0.1], dtype=dtype)
+    with mpmath.workdps(60):
+        p = np.array([float(1 / (1 + mpmath.exp(-v))) for v in z.tolist()])
+        softplus = np.array([float(mpmath.log(1 + mpmath.exp(v))) for v in z.tolist()])
+    for name, value, slope in (
+        ("sigmoid", p, p * (1 - p)),
+        ("softplus", softplus, p),
+        ("silu", z * p, p * (1 + z * (1 - p))),
+    ):
+        functions = _layers.ACTIVATIONS[name]
+        a = functions.value(z)
+        assert a.dtype == dtype
+        np.testing.assert_allclose(a, value, rtol=8 * np.finfo(dtype).eps)
+        np.testing.assert_allclose(functions.slope(z, a), slope, rtol=8 * np.finfo(dtype).eps)
 
 
 # --- data, start, other data ---

@@ -27,7 +27,9 @@ def _tanh(z: Any) -> Any:
 
 
 def _sigmoid(z: Any) -> Any:
-    return 0.5 * (1 + _tanh(0.5 * z))  # without overflow
+    xp = namespace(z)
+    size = xp.abs(z)
+    return xp.exp(0.5 * (z - size)) / (1 + xp.exp(-size))  # without overflow, and not lost to rounding where it is small
 
 
 def _softplus(z: Any) -> Any:
@@ -55,33 +57,60 @@ ACTIVATIONS = {
 
 
 class Errors(NamedTuple):
-    """A sample's loss at the outputs: its value (..., b), its gradient (..., b, m), and its Hessian as a map of such arrays."""
+    """A sample's loss at the outputs: its value (..., b), its gradient (..., b, m), and its Hessian as a map of such arrays.
+
+    The map, which `curvature` prepares, may overwrite what it is given.
+    """
 
     losses: Callable[[], Any]
     slopes: Any
-    curve: Callable[[Any], Any]
+    curvature: Callable[[], Callable[[Any], Any]]
 
 
 def cross_entropy(z: Any, labels: Any) -> Errors:
-    """``log sum_j exp z_j - z_label``."""
+    """``log sum_j exp z_j - z_label``, its value and derivatives to relative rounding however well the samples are fitted.
+
+    A fitted label's probability is 1 within rounding, and what is subtracted from it would be lost. So its slope is minus
+    the sum of the others', and the curvature acts on directions as they differ from the most probable class's.
+    """
     xp = namespace(z)
     chosen = xp.astype(labels[..., None] == xp.arange(z.shape[-1], device=z.device), z.dtype)
     z = z - xp.max(z, axis=-1, keepdims=True)
-    p = xp.exp(z)
-    total = xp.sum(p, axis=-1, keepdims=True)
-    p /= total
+    exponentials = xp.exp(z)
+    picked = chosen * exponentials
+    others = exponentials - picked
+    own, rest = _sums(picked), _sums(others)
+    total = own + rest
 
-    def curve(r: Any) -> Any:
-        r = p * r
-        return r - p * xp.sum(r, axis=-1, keepdims=True)
+    def losses() -> Any:
+        return (xp.log1p(rest + (own - 1)) - _sums(chosen * z))[..., 0]  # own is 1 where the label is the most probable
 
-    return Errors(lambda: xp.log(total[..., 0]) - xp.sum(chosen * z, axis=-1), p - chosen, curve)
+    def curvature() -> Callable[[Any], Any]:
+        (samples, width), p = z.shape, exponentials / total
+        top = xp.argmax(z, axis=-1) + width * xp.arange(samples, device=z.device)
+
+        def curve(r: Any) -> Any:
+            r -= xp.reshape(xp.take(xp.reshape(r, (-1, samples * width)), top, axis=-1), (-1, samples, 1))
+            r -= _sums(p * r)
+            r *= p
+            return r
+
+        return curve
+
+    return Errors(losses, (others - chosen * rest) / total, curvature)
+
+
+def _sums(array: Any) -> Any:
+    """Over the last axis, which is kept, (..., m) -> (..., 1): as a product, faster than a sum of few numbers."""
+    xp, width = namespace(array), array.shape[-1]
+    one = xp.ones((width, 1), dtype=array.dtype, device=array.device)
+    return xp.reshape(xp.reshape(array, (-1, width)) @ one, (*array.shape[:-1], 1))
 
 
 def squared(z: Any, targets: Any) -> Errors:
     """``mean_j (z_j - y_j)^2 / 2``."""
     gap, share = z - targets, 1 / z.shape[-1]
-    return Errors(lambda: (0.5 * share) * namespace(gap).sum(gap * gap, axis=-1), gap * share, lambda r: r * share)
+    return Errors(lambda: (0.5 * share) * namespace(gap).sum(gap * gap, axis=-1), gap * share, lambda: lambda r: r * share)
 
 
 LOSSES = {"cross-entropy": cross_entropy, "squared": squared}
@@ -150,7 +179,7 @@ class Linearized:
 
     def __init__(self, layers: tuple[Layer, ...], w: Any, trace: Trace, errors: Errors, activation: Activation, share: float):
         xp = namespace(w)
-        self._layers, self._curve, self._share = layers, errors.curve, share
+        self._layers, self._curve, self._share = layers, errors.curvature(), share
         self._weights = [layer.weights(w) for layer in layers]
         one = xp.ones((trace.outputs.shape[0], 1), dtype=w.dtype, device=w.device)
         self._inputs = [xp.concat([a, one], axis=-1) for a in trace.inputs]  # biases are weights of a constant input
