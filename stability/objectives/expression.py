@@ -1,0 +1,236 @@
+"""Objectives that people type: a formula with exact derivatives, safe to take from a stranger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from .. import _check
+from .._array import as_floats, namespace
+from ._graph import Evaluator, Graph, TooLarge, Undefined
+from ._reader import Refused, read
+from .base import Objective
+
+_EDGES = {
+    "abs": (lambda x: x == 0, "abs has a corner"),
+    "sign": (lambda x: x == 0, "sign jumps"),
+    "sqrt": (lambda x: x <= 0, "sqrt has no derivative"),
+    "log": (lambda x: x <= 0, "log is not defined"),
+    "asin": (lambda x: np.abs(x) >= 1, "asin has no derivative"),
+    "acos": (lambda x: np.abs(x) >= 1, "acos has no derivative"),
+}
+"""Where a function is not smooth, by its argument."""
+
+
+def expression(text: str, variables: Sequence[str] | str | None = None) -> Expression:
+    """An objective from a formula, with exact gradient, Hessian and third derivatives.
+
+    Parameters
+    ----------
+    text : str
+        Numbers, variables, ``+ - * / ^`` (or ``**``), brackets, ``pi``, ``e`` and the functions abs, acos, asin, atan, cos,
+        cosh, exp, log (ln), sin, sinh, sqrt, tan, tanh. ``^`` is a power: ``-x^2`` is ``-(x^2)``. Nothing of it is ever run.
+    variables : sequence of str, or str, optional
+        Their names in the order of the state; by default those that the formula has, sorted (x2 before x10).
+
+    Returns
+    -------
+    Expression
+
+    Raises
+    ------
+    ValueError
+        If the text is no such formula, too long, or undefined everywhere; the message says what to write instead.
+
+    Examples
+    --------
+    >>> F = expression("x^4/4 - x^2/2 + y^2")
+    >>> F.gradient([2.0, 1.0])
+    array([6., 2.])
+    >>> F.hessian([0.0, 0.0])
+    array([[-1.,  0.],
+           [ 0.,  2.]])
+    """
+    graph, root, names = read(text, variables)
+    return Expression(" ".join(text.split()), names, graph, root)
+
+
+class Expression(Objective):
+    """A formula as an objective; made by `expression`.
+
+    Derivatives are taken when they are first asked for, on a graph in which equal parts are computed once.
+
+    Attributes
+    ----------
+    text : str
+    variables : tuple of str
+        One for each coordinate of the state.
+    """
+
+    def __init__(self, text: str, variables: tuple[str, ...], graph: Graph, root: int):
+        self.text, self.variables, self.dim = text, variables, len(variables)
+        self._graph, self._root = graph, root
+        self._places = [graph.variable(i) for i in range(self.dim)]
+        entries = self._entries  # derived at once: what is too large or undefined is said here
+        varying = {place for place, node in entries.items() if graph.value(node) is None}
+        self.constant_hessian = not varying
+        self.diagonal_hessian = all(i == j for i, j in entries)
+
+    def __repr__(self) -> str:
+        shown = self.text if len(self.text) <= 60 else self.text[:57] + "..."
+        return f"expression {shown!r} of {', '.join(self.variables) if self.dim <= 8 else f'{self.dim} variables'}"
+
+    # -- derivation ------------------------------------------------------------------------------------------------
+
+    def _derived(self, what: str, derive: Any) -> Any:
+        try:
+            return derive()
+        except TooLarge as error:
+            raise Refused(f"The {what} of this expression needs {error}. Shorten it, or write an st.Objective.") from None
+        except Undefined as error:
+            raise Refused(f"The {what} of this expression is not defined: {error}.") from None
+
+    @cached_property
+    def _slopes(self) -> list[int]:
+        return self._derived("gradient", lambda: self._graph.gradient(self._root, self._places))
+
+    @cached_property
+    def _entries(self) -> dict[tuple[int, int], int]:
+        """The Hessian's nodes on and below the diagonal, where they are not zero."""
+
+        def derive() -> dict[tuple[int, int], int]:
+            rows = [self._graph.gradient(slope, self._places[: i + 1]) for i, slope in enumerate(self._slopes)]
+            return {(i, j): node for i, row in enumerate(rows) for j, node in enumerate(row) if self._graph.value(node) != 0}
+
+        return self._derived("Hessian", derive)
+
+    @cached_property
+    def _changes(self) -> dict[tuple[int, int], int]:
+        """The Hessian's derivatives along a direction, whose coordinates are the variables after the state's."""
+
+        def derive() -> dict[tuple[int, int], int]:
+            directions = {place: self._graph.variable(self.dim + i) for i, place in enumerate(self._places)}
+            found = self._graph.along(list(self._entries.values()), directions)
+            return {place: node for place, node in zip(self._entries, found, strict=True) if self._graph.value(node) != 0}
+
+        return self._derived("third derivative", derive)
+
+    # -- evaluation ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _value(self) -> Evaluator:
+        return Evaluator(self._graph, [self._root])
+
+    @cached_property
+    def _gradient(self) -> Evaluator:
+        return Evaluator(self._graph, self._slopes)
+
+    @cached_property
+    def _hessian(self) -> Evaluator:
+        return Evaluator(self._graph, list(self._entries.values()))
+
+    @cached_property
+    def _third(self) -> Evaluator:
+        return Evaluator(self._graph, list(self._changes.values()))
+
+    @cached_property
+    def _planar(self) -> Evaluator:
+        zero = self._graph.number(0.0)
+        return Evaluator(self._graph, [*self._slopes, *(self._entries.get(place, zero) for place in ((0, 0), (1, 0), (1, 1)))])
+
+    @property
+    def planar(self) -> Any:  # type: ignore[override]
+        """``(x, y) -> (g1, g2, h11, h12, h22)`` in two dimensions; None in others."""
+        return (lambda x, y: tuple(_quietly(self._planar, [x, y]))) if self.dim == 2 else None
+
+    def value(self, w: Any) -> Any:
+        """``F(w)``, (..., d) -> (...)."""
+        return self._filled(w, self._value)[..., 0]
+
+    def gradient(self, w: Any) -> Any:
+        """(..., d) -> (..., d)."""
+        return self._filled(w, self._gradient)
+
+    def hessian(self, w: Any) -> Any:
+        """(..., d) -> (..., d, d)."""
+        return self._symmetric(self._state(w), self._hessian, self._entries)
+
+    def hessian_diagonal(self, w: Any) -> Any:
+        """The Hessian's diagonal: (..., d) -> (..., d)."""
+        w = self._state(w)
+        result = namespace(w).zeros_like(w)
+        for (i, j), entry in zip(self._entries, _quietly(self._hessian, self._coordinates(w)), strict=True):
+            if i == j:
+                result[..., i] = entry
+        return result
+
+    def third(self, w: Any, v: Any) -> Any:
+        """The Hessian's derivative along `v`: (..., d), (..., d) -> (..., d, d)."""
+        xp = namespace(w, v)
+        w, v = xp.broadcast_arrays(self._state(w), as_floats(v))
+        return self._symmetric(w, self._third, self._changes, v)
+
+    def _state(self, w: Any) -> Any:
+        w = as_floats(w)
+        if w.ndim == 0 or w.shape[-1] != self.dim:
+            raise ValueError(f"The state must have shape (..., {self.dim}): {', '.join(self.variables[:8])}; got shape {tuple(w.shape)}.")
+        return w
+
+    @staticmethod
+    def _coordinates(*states: Any) -> list[Any]:
+        return [state[..., i] for state in states for i in range(state.shape[-1])]
+
+    def _filled(self, w: Any, evaluator: Evaluator) -> Any:
+        """The evaluator's results side by side, (..., results)."""
+        w = self._state(w)
+        xp = namespace(w)
+        result = xp.empty((*w.shape[:-1], len(evaluator.roots)), dtype=w.dtype, device=w.device)
+        for i, found in enumerate(_quietly(evaluator, self._coordinates(w))):
+            result[..., i] = found
+        return result
+
+    def _symmetric(self, w: Any, evaluator: Evaluator, places: dict[tuple[int, int], int], *more: Any) -> Any:
+        result = namespace(w).zeros((*w.shape, self.dim), dtype=w.dtype, device=w.device)
+        for (i, j), entry in zip(places, _quietly(evaluator, self._coordinates(w, *more)), strict=True):
+            result[..., i, j] = entry
+            result[..., j, i] = entry
+        return result
+
+    def status(self, w: Any) -> str:
+        """``"ok"``, or what keeps the formula from being smooth or finite at one point.
+
+        Parameters
+        ----------
+        w : array, shape (d,)
+        """
+        w = _check.shaped("w", w, (self.dim,))
+        graph = self._graph
+        inner = [(kind, parts) for kind, *parts in (graph.nodes[n] for n in graph.reached([self._root])) if kind in _EDGES or kind in ("div", "pow")]
+        found = _quietly(Evaluator(graph, [parts[0 if kind in _EDGES or kind == "pow" else 1] for kind, parts in inner]), list(w))
+        for (kind, parts), argument in zip(inner, found, strict=True):
+            told = self._edge(kind, graph.value(parts[1]) if kind == "pow" else None, float(argument))
+            if told:
+                return told
+        whole = [self.value(w), *self.gradient(w), *self.hessian(w).ravel()]
+        return "ok" if np.isfinite(whole).all() else "not finite: its value or a derivative overflows, or is not defined"
+
+    @staticmethod
+    def _edge(kind: str, power: float | None, argument: float) -> str:
+        if kind in _EDGES:
+            at, what = _EDGES[kind]
+            return f"not smooth: {what} at {argument:g}" if at(argument) else ""
+        if kind == "div":
+            return "not finite: it divides by zero" if argument == 0 else ""
+        whole = power is not None and power == int(power)
+        if whole and (power or 0) >= 0:
+            return ""
+        return f"not smooth: a power that is not whole, of {argument:g}" if argument < 0 or (argument == 0) else ""
+
+
+def _quietly(evaluator: Evaluator, variables: list[Any]) -> list[Any]:
+    """Outside its domain a formula is nan or infinite, and says so by that alone."""
+    with np.errstate(all="ignore"):
+        return evaluator(variables)

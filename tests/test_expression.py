@@ -1,0 +1,395 @@
+"""Formulas that people type: what they mean, their derivatives, and what is refused."""
+
+import math
+import sys
+import time
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+
+import stability as st
+from stability.objectives import Expression
+from stability.objectives._graph import FUNCTIONS, LARGEST
+from stability.objectives._reader import KNOWN, Refused
+
+LANDSCAPES = {
+    "x^4/4 - x^2/2 + y^2": 2,
+    "x^3 - 3*x*y^2": 2,
+    "(1 - x)^2 + 100*(y - x^2)^2": 2,
+    "exp(-(x - 1)^2)*sin(3*y) + x*y/(1 + y^2)": 2,
+    "sqrt(1 + x^2 + y^2) + ln(2 + cos(x*y))": 2,
+    "x^y + 2^x + atan(x/y) + x^-2": 2,
+    "tanh(x) + sinh(y)*cosh(x) + tan(y/3) + asin(x/3)*acos(y/4)": 2,
+    "abs(x - 3)*y^3 + e^(x*pi/7)": 2,
+    "a*b^2*c^3 - (a + b)/(1 + c^2)^1.5": 3,
+    "x^2": 1,
+    "+".join(f"sin(x{i})*x{i + 1}^2" for i in range(1, 12)): 12,
+}
+
+
+class TestMeaning:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("x^4/4 - x^2/2", 4 - 2),
+            ("-x^2", -4),
+            ("2^-x", 0.25),
+            ("2^x^2", 16),  # from the right, as on paper
+            ("x^2 + 1", 5),
+            ("2*x^2*3", 24),
+            ("(-x)^3", -8),
+            ("x**2 - --x", 2),
+            ("+x - (-x)", 4),
+            ("1.5e1*x + .5", 30.5),
+            ("abs(-x) + sqrt(x^2) + ln(e) + log(e) + arctan(0)", 6),
+            ("x/2/2", 0.5),
+            ("x - 1 - 1", 0),
+            ("cos(2*pi)*x", 2),
+        ],
+    )
+    def test_a_formula_means_what_it_does_on_paper(self, text, expected):
+        assert st.expression(text).value(np.array([2.0])) == pytest.approx(expected, rel=1e-15, abs=1e-15)
+
+    def test_variables_come_in_their_natural_order_or_the_one_given(self):
+        assert st.expression("x10 + x2 + y + a").variables == ("a", "x2", "x10", "y")
+        F = st.expression("x - 2*y", "y x")
+        assert F.value([1.0, 5.0]) == 3.0
+        assert st.expression("x^2", ["x", "y"]).gradient([3.0, 4.0]).tolist() == [6.0, 0.0]
+
+    def test_spaces_and_lines_do_not_matter(self):
+        assert st.expression(" x ^ 2\n + y ").value([2.0, 1.0]) == 5.0
+
+    def test_it_prints_as_it_was_typed(self):
+        assert repr(st.expression("x^4/4 -  x^2/2 + y^2")) == "expression 'x^4/4 - x^2/2 + y^2' of x, y"
+
+    def test_a_sum_of_many_terms_is_not_nested_too_deep(self):
+        F = st.expression(" + ".join(f"x{i}^2" for i in range(150)))
+        assert F.value(np.ones(150)) == 150
+
+
+class TestDerivatives:
+    @pytest.mark.parametrize("text", LANDSCAPES)
+    def test_they_agree_with_central_differences(self, text):
+        F = st.expression(text)
+        assert F.dim == LANDSCAPES[text]
+        for point in 0.4 + np.random.default_rng(0).random((3, F.dim)):
+            assert st.check_derivatives(F, point).ok, st.check_derivatives(F, point)
+
+    @pytest.mark.parametrize("text", LANDSCAPES)
+    def test_they_agree_with_sympys(self, text):
+        sympy = pytest.importorskip("sympy")
+        F = st.expression(text)
+        symbols = sympy.symbols(F.variables, real=True)
+        names = {name: getattr(sympy, {"abs": "Abs", "ln": "log"}.get(name, name)) for name in KNOWN if not name.startswith("arc")}
+        known = {"e": sympy.E, "pi": sympy.pi, **names, **dict(zip(F.variables, symbols, strict=True))}
+        formula = eval(text.replace("^", "**"), known)  # noqa: S307 (this file's own text, in Python's own grammar)
+        point = 0.4 + np.random.default_rng(1).random(F.dim)
+        at = dict(zip(symbols, point, strict=True))
+        gradient = [float(sympy.diff(formula, s).subs(at).doit().evalf(25)) for s in symbols]
+        np.testing.assert_allclose(F.gradient(point), gradient, rtol=1e-12, atol=1e-13)
+        if F.dim <= 3:
+            hessian = [[float(sympy.diff(formula, a, b).subs(at).doit().evalf(25)) for b in symbols] for a in symbols]
+            np.testing.assert_allclose(F.hessian(point), hessian, rtol=1e-11, atol=1e-12)
+
+    def test_structure_is_seen(self):
+        assert st.expression("3*x^2 + x*y - y").constant_hessian
+        assert not st.expression("3*x^2 + x*y - y").diagonal_hessian
+        assert st.expression("x^4 + cos(y)").diagonal_hessian
+        np.testing.assert_array_equal(st.expression("x^4 + y^2").hessian_diagonal([1.0, 5.0]), [12.0, 2.0])
+        assert not st.expression("x^4").constant_hessian
+        assert not st.expression("sin(x)*y").diagonal_hessian
+
+    def test_axes_are_broadcast(self):
+        F, w = st.expression("x^2*y + sin(y)"), np.random.default_rng(0).standard_normal((4, 3, 2))
+        assert (F.value(w).shape, F.gradient(w).shape, F.hessian(w).shape) == ((4, 3), (4, 3, 2), (4, 3, 2, 2))
+        np.testing.assert_array_equal(F.hessian(w)[2, 1], F.hessian(w[2, 1]))
+        np.testing.assert_array_equal(F.third(w, np.array([1.0, 2.0]))[1, 1], F.third(w[1, 1], np.array([1.0, 2.0])))
+
+    def test_constant_parts_fill_their_shape(self):
+        w = np.zeros((5, 2))
+        np.testing.assert_array_equal(st.expression("x + 2*y").gradient(w), np.tile([1.0, 2.0], (5, 1)))
+        assert st.expression("x + 2*y").hessian(w).shape == (5, 2, 2)
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_every_array_library_gives_the_same_numbers(self, xp_backend, dtype):
+        import dataclasses
+
+        backend = dataclasses.replace(xp_backend, dtype=dtype)
+        F, w = st.expression("exp(-x^2)*sin(3*y)^3 + sqrt(1 + x^2)/(2 + y^2) + abs(x)"), np.random.default_rng(0).standard_normal((6, 2))
+        here, there = backend.asarray(w), w.astype(dtype)
+        for name in ("value", "gradient", "hessian"):
+            np.testing.assert_allclose(backend.host(getattr(F, name)(here)), getattr(F, name)(there), rtol=1e-5 if dtype == "float32" else 1e-12, atol=1e-6)
+            assert getattr(F, name)(there).dtype == dtype
+        np.testing.assert_allclose(backend.host(F.third(here, here)), F.third(there, there), rtol=1e-4 if dtype == "float32" else 1e-11, atol=1e-5)
+
+
+class TestInTheEngine:
+    @pytest.mark.parametrize("method", [st.SGD(), st.SFN(damping=0.1)])
+    @pytest.mark.parametrize("accelerate", [True, False])
+    def test_an_ensemble_is_that_of_the_landscape(self, method, accelerate):
+        if accelerate:
+            pytest.importorskip("numba")
+        F, known = st.expression("(x^2 - 1)^2/4 + y^2/2"), st.landscape("double_well")
+        options = {"start": [0.3, 0.5], "t_end": 1.0, "dt": 0.05, "paths": 300, "seed": 3, "accelerate": accelerate}
+        found, expected = (st.simulate(st.Flow(G, method, st.Noise(gradient=0.2), step=0.05), **options).states[-1] for G in (F, known))
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+    def test_it_is_linearized(self):
+        flow = st.Flow(st.expression("2*x^2 + x*y + y^2"), st.SGD(), st.Noise(gradient=0.1), step=0.1)
+        lin = st.linearize(flow, at=[0.0, 0.0])
+        np.testing.assert_allclose(np.sort(lin.eigenvalues), np.linalg.eigvalsh([[4, 1], [1, 2]]))
+
+
+class TestStatus:
+    @pytest.mark.parametrize(
+        ("text", "at", "status"),
+        [
+            ("x^2", 0.0, "ok"),
+            ("abs(x)", 0.0, "not smooth: abs has a corner at 0"),
+            ("abs(x)", -1.0, "ok"),
+            ("sqrt(x)", 0.0, "not smooth: sqrt has no derivative at 0"),
+            ("sqrt(x)", -4.0, "not smooth: sqrt has no derivative at -4"),
+            ("log(x)", 0.0, "not smooth: log is not defined at 0"),
+            ("1/x", 0.0, "not finite: it divides by zero"),
+            ("x^-2", 0.0, "not smooth: a power"),
+            ("x^1.5", -1.0, "not smooth: a power"),
+            ("asin(x)", 1.0, "not smooth: asin"),
+            ("exp(x)", 1000.0, "not finite: its value or a derivative overflows"),
+        ],
+    )
+    def test_a_point_where_it_is_not_smooth_says_so(self, text, at, status):
+        F = st.expression(text)
+        assert F.status([at]).startswith(status)
+        for found in (F.value([at]), F.gradient([at]), F.hessian([at])):  # no warning, no crash
+            assert np.asarray(found).dtype == float
+
+
+REFUSED = {
+    "x.__class__": "a dot between names",
+    "__import__('os')": 'holds "\'"',
+    "().__class__": "dot between names|several formulas",
+    "(lambda: 0)()": "holds ':'",
+    "__x + y": "name must be letters",
+    "x^1000": "at most 100",
+    "x^(2^(2^(2^(2^2))))": "at most 100",
+    "9" * 50 + "*x": "more than 40 digits",
+    "x" * 100_000: "at most 10,000 characters",
+    "x+" * 4_900 + "x": "too many terms|more than 5,000 parts",
+    "(" * 300 + "x" + ")" * 300: "cannot be read|nested",
+    "-" * 5000 + "x": "cannot be read|nested",
+    "sin(" * 100 + "x" + ")" * 100: "nested more than 80",
+    "((x": "cannot be read",
+    "2x": r"write 2\*x",
+    "3(x + 1)": r"write 3\*\(",
+    "x(2)": r"write x\*",
+    "x y": "cannot be read",
+    "x = 3": "one side only",
+    "0,5*x": r"Use '\.' for decimals",
+    "хy": r"U\+0445",
+    "x²": r"U\+00B2",
+    "sin": "needs its argument",
+    "sin + x": "needs its argument",
+    "sin()*x": "one argument",
+    "sn(x)": "did you mean sin",
+    "eval(x)": "no function eval",
+    "1/0*x": "divides by zero",
+    "log(-1) + x": r"log\(-1\) is not a finite real number",
+    "(-1)^0.5*x": "not a finite real number",
+    "exp(exp(exp(9)))*x": "not a finite real number",
+    "1e999*x": "too large",
+    "1j*x": r"write 1\*j",
+    "True*x": "no real number",
+    "x if x else y": "if/else",
+    "x and y": "and/or",
+    "x < y": "holds '<'",
+    "not x": "no formula",
+    "x // 2": "operator that is no formula's",
+    "5": "no variables",
+    "": "is empty",
+    "   ": "is empty",
+}
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("text", REFUSED, ids=lambda text: text[:20])
+    def test_in_a_sentence_and_at_once(self, text):
+        began = time.perf_counter()
+        with pytest.raises(ValueError, match=REFUSED[text]) as caught:
+            st.expression(text)
+        assert time.perf_counter() - began < 1
+        assert len(str(caught.value)) < 400
+
+    @pytest.mark.parametrize(
+        ("variables", "message"),
+        [
+            (["x", "x"], "different names"),
+            (["sin"], "cannot be called 'sin'"),
+            (["pi"], "cannot be called 'pi': that is a number"),
+            (["x y"], "letters, digits"),
+            (["х"], "letters, digits"),
+            (["__class__"], "letters, digits"),
+            ([3], "letters, digits"),
+            (["y"], "'x', which is no variable; the variables are y"),
+            ([f"x{i}" for i in range(201)], "at most 200"),
+        ],
+        ids=str,
+    )
+    def test_of_variables(self, variables, message):
+        with pytest.raises(ValueError, match=message):
+            st.expression("x^2", variables)
+
+    @pytest.mark.parametrize("text", [None, 3, b"x", ["x"]])
+    def test_of_what_is_no_text(self, text):
+        with pytest.raises(ValueError, match="must be text"):
+            st.expression(text)
+
+    def test_derivatives_that_explode_are_refused_soon(self):
+        began = time.perf_counter()
+        text = "sin(" + "*".join(f"(1 + x{i}^2*x{i + 1})" for i in range(150)) + ")"
+        with pytest.raises(ValueError, match=f"Hessian of this expression needs more than {LARGEST:,} operations"):
+            st.expression(text)
+        assert time.perf_counter() - began < 5
+
+    def test_a_state_of_another_dimension(self):
+        with pytest.raises(ValueError, match=r"shape \(\.\.\., 2\): x, y"):
+            st.expression("x + y").gradient([1.0, 2.0, 3.0])
+
+
+# -- random formulas ---------------------------------------------------------------------------------------------------
+
+SAFE = {"abs": abs, "atan": math.atan, "cos": math.cos, "cosh": math.cosh, "sin": math.sin, "sinh": math.sinh, "tanh": math.tanh}
+
+
+def formulas():
+    """Pairs of a text and a function of x and y that was put together beside it."""
+    leaves = some.one_of(
+        some.just(("x", lambda x, y: x)),
+        some.just(("y", lambda x, y: y)),
+        some.just(("pi", lambda x, y: math.pi)),
+        some.integers(0, 9).map(lambda k: (str(k), lambda x, y: float(k))),
+        some.floats(0, 9, allow_subnormal=False).map(lambda v: (repr(round(v, 3)), lambda x, y: round(v, 3))),
+    )
+
+    def grown(inner):
+        pair = some.tuples(inner, inner)
+        return some.one_of(
+            pair.map(lambda p: (f"({p[0][0]} + {p[1][0]})", lambda x, y: p[0][1](x, y) + p[1][1](x, y))),
+            pair.map(lambda p: (f"({p[0][0]} - {p[1][0]})", lambda x, y: p[0][1](x, y) - p[1][1](x, y))),
+            pair.map(lambda p: (f"{p[0][0]}*{p[1][0]}" if _plain(p) else f"({p[0][0]})*({p[1][0]})", lambda x, y: p[0][1](x, y) * p[1][1](x, y))),
+            pair.map(lambda p: (f"({p[0][0]})/(1 + ({p[1][0]})^2)", lambda x, y: p[0][1](x, y) / (1 + p[1][1](x, y) ** 2))),
+            inner.map(lambda p: (f"-({p[0]})", lambda x, y: -p[1](x, y))),
+            some.tuples(inner, some.integers(0, 5)).map(lambda p: (f"({p[0][0]})^{p[1]}", lambda x, y: p[0][1](x, y) ** p[1])),
+            some.tuples(inner, some.sampled_from(sorted(SAFE))).map(lambda p: (f"{p[1]}({p[0][0]})", lambda x, y: SAFE[p[1]](p[0][1](x, y)))),
+        )
+
+    return some.recursive(leaves, grown, max_leaves=12)
+
+
+def _plain(pair):
+    return all(text.isalnum() for text, _ in pair)
+
+
+QUICK = settings(max_examples=2000, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
+
+@QUICK
+@given(formulas(), some.floats(-2, 2), some.floats(-2, 2))
+def test_the_function_is_the_one_that_was_written(formula, x, y):
+    text, reference = formula
+    try:
+        expected = reference(x, y)
+    except OverflowError:
+        return
+    try:
+        found = float(st.expression(text, "x y").value([x, y]))
+    except Refused as error:
+        assert "not a finite real number" in str(error)  # noqa: PT017
+        return
+    # Sums that cancel lose digits where folding takes another order of operations: none is taken, so none are lost.
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-9 * max(1.0, abs(expected)))
+
+
+WORDS = [
+    "x",
+    "y",
+    "99",
+    "1e308",
+    "0x1F",
+    "sin",
+    "exp",
+    "log",
+    "eval",
+    "exec",
+    "open",
+    "os",
+    ".",
+    "(",
+    ")",
+    "^",
+    "**",
+    "*",
+    "+",
+    "-",
+    "/",
+    "%",
+    "@",
+    "~",
+    "[",
+    "]",
+    "{",
+    "}",
+    ":",
+    ":=",
+    ",",
+    "'",
+    '"',
+    "#",
+    "\\",
+    "lambda",
+    "if",
+    "else",
+    "for",
+    "in",
+    "__class__",
+    "__import__",
+    "\n",
+    "9" * 30,
+]
+SEEN = []
+WATCHED = {"exec", "import", "open", "os.system", "subprocess.Popen", "socket.connect"}
+sys.addaudithook(lambda event, arguments: SEEN.append(event) if event in WATCHED and _watching else None)
+_watching = False
+
+
+@QUICK
+@given(
+    some.one_of(
+        some.text(max_size=60),
+        some.text(alphabet="xyeE0123456789.+-*/^() _sincolgqrtabp", max_size=60),
+        some.lists(
+            some.sampled_from(WORDS),
+            max_size=25,
+        ).map(" ".join),
+    )
+)
+def test_nothing_but_what_is_on_the_list_is_ever_evaluated(text):
+    global _watching
+    SEEN.clear()
+    _watching = True
+    try:
+        found = st.expression(text)
+        _watching = False
+    except Refused:
+        return
+    finally:
+        _watching = False
+        assert SEEN == []
+    assert isinstance(found, Expression)
+    kinds = {node[0] for node in found._graph.nodes}
+    assert kinds <= {"number", "variable", "add", "sub", "mul", "div", "pow", "neg", *FUNCTIONS}
+    assert not set(found.variables) & set(KNOWN)
+    assert all(isinstance(node[1], float) for node in found._graph.nodes if node[0] == "number")
+    value = found.value(np.full(found.dim, 0.7))
+    assert np.asarray(value).dtype == float
