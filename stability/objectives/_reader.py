@@ -9,6 +9,7 @@ import ast
 import difflib
 import math
 import re
+import warnings
 from collections.abc import Sequence
 
 from ._graph import FUNCTIONS, Graph, TooLarge, Undefined
@@ -80,7 +81,8 @@ def _checked(text: object) -> str:
 
 def _parsed(source: str) -> ast.expr:
     try:
-        return ast.parse(source, mode="eval").body
+        with warnings.catch_warnings(action="ignore"):  # of Python's own about what is refused below
+            return ast.parse(source, mode="eval").body
     except (RecursionError, MemoryError):
         raise Refused("The expression is nested too deep, or a sum of too many terms. Shorten it, or write an st.Objective.") from None
     except (SyntaxError, ValueError) as error:
