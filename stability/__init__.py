@@ -12,6 +12,7 @@ from ._descent import Adam, Armijo, SpectralStep
 from ._run import Progress
 from .bounds import Bound, Bounds, bounds
 from .compare import Comparison, compare
+from .critical import CriticalPoints, critical_points
 from .ensemble import Ensemble
 from .escape import ExitTime, exit_time
 from .exact import Estimate, ExactMode, exact_mode
@@ -56,6 +57,7 @@ __all__ = [
     "Bound",
     "Bounds",
     "Comparison",
+    "CriticalPoints",
     "DampedNewton",
     "DerivativeCheck",
     "Ensemble",
@@ -86,6 +88,7 @@ __all__ = [
     "bounds",
     "check_derivatives",
     "compare",
+    "critical_points",
     "datasets",
     "exact_mode",
     "exit_time",

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import stability as st
-from stability.critical import critical_points
 
 MUELLER_BROWN = (
     "-200*exp(-(x - 1)^2 - 10*y^2) - 100*exp(-x^2 - 10*(y - 0.5)^2) - 170*exp(-6.5*(x + 0.5)^2 + 11*(x + 0.5)*(y - 1.5) - 6.5*(y - 1.5)^2)"
@@ -13,7 +12,7 @@ MUELLER_BROWN = (
 
 
 def found(text, region, **options):
-    return critical_points(st.expression(text), region, **options)
+    return st.critical_points(st.expression(text), region, **options)
 
 
 class TestKnown:
@@ -26,7 +25,7 @@ class TestKnown:
         np.testing.assert_allclose([[*point.w, point.value] for point in points], [row[:3] for row in known], atol=6e-3)
 
     def test_the_double_wells(self):
-        points = critical_points(st.landscape("double_well", dim=3), 2)
+        points = st.critical_points(st.landscape("double_well", dim=3), 2)
         assert [(p.kind, p.index, p.condition) for p in points] == [("minimum", 0, 2), ("minimum", 0, 2), ("saddle", 1, 1)]
         np.testing.assert_allclose(points.states, [[-1, 0, 0], [1, 0, 0], [0, 0, 0]], atol=1e-12)
         assert points.unseen == 0
@@ -39,14 +38,14 @@ class TestKnown:
             assert point.kind == {-1: "minimum", 0: "saddle", 1: "maximum"}[round(point.value)]
 
     def test_rosenbrocks_second_minimum(self):
-        points = critical_points(st.landscape("rosenbrock", dim=5), 2)
+        points = st.critical_points(st.landscape("rosenbrock", dim=5), 2)
         assert [point.kind for point in points] == ["minimum", "minimum", "saddle"]
         np.testing.assert_allclose(points[0].w, 1, atol=1e-9)
         assert points[1].value == pytest.approx(3.9308, abs=1e-3)
 
     def test_gradients_vanish_and_eigenvalues_are_the_hessians(self):
         F = st.expression("x^4 - 3*x*y + y^3 + z^2*(1 + x^2)")
-        for point in critical_points(F, 2):
+        for point in st.critical_points(F, 2):
             assert np.linalg.norm(F.gradient(point.w)) < 1e-9
             np.testing.assert_allclose(point.eigenvalues, np.linalg.eigvalsh(F.hessian(point.w)), atol=1e-9)
 
@@ -88,7 +87,7 @@ class TestDoubts:
 
 class TestResult:
     def test_it_is_a_sequence_that_prints_and_is_saved(self, tmp_path):
-        points = critical_points(st.landscape("double_well"), 2)
+        points = st.critical_points(st.landscape("double_well"), 2)
         assert len(points) == len(list(points)) == len(points[:]) == 3
         text = str(points)
         assert text.splitlines()[0].split() == ["kind", "index", "value", "condition", "hits", "at"]
@@ -100,13 +99,13 @@ class TestResult:
         np.testing.assert_array_equal(found(MUELLER_BROWN, 2).states, found(MUELLER_BROWN, 2).states)
 
     def test_what_methods_do_at_a_saddle(self):
-        saddle = critical_points(st.landscape("double_well"), 2)[2]
+        saddle = st.critical_points(st.landscape("double_well"), 2)[2]
         rows = {line.split("  ")[0]: line for line in saddle.methods([st.SGD(), st.Newton(), st.SFN(damping=1.0)]).splitlines()[1:]}
         assert "no" in rows["SGD"]
         assert "yes" in rows["Newton"]
         assert "no" in rows["SFN"]
         assert rows["Newton"].split()[-1] == "2"
-        minimum = critical_points(st.landscape("double_well"), 2)[0]
+        minimum = st.critical_points(st.landscape("double_well"), 2)[0]
         assert minimum.methods([st.SGD()]).splitlines()[1].split()[-1] == "1"  # 2 / lambda_1
 
 
@@ -128,6 +127,6 @@ def test_bad_regions(region, message):
 
 def test_bad_objectives():
     with pytest.raises(ValueError, match="lacks value, gradient, hessian, dim"):
-        critical_points(object(), 1)
+        st.critical_points(object(), 1)
     with pytest.raises(ValueError, match="`starts`"):
         found("x^2", 1, starts=0)

@@ -14,7 +14,7 @@ LAYERS = {
     "objectives": 1, "noise": 1, "lowrank": 1, "datasets": 1,
     "_spectral": 2, "methods": 2, "gallery": 2, "_local": 2,
     "flow": 3,
-    "_moments": 4, "_modal": 4, "linear": 4, "_law": 4, "exact": 4, "escape": 4,
+    "_moments": 4, "_modal": 4, "linear": 4, "_law": 4, "exact": 4, "escape": 4, "critical": 4,
     "_steps": 4, "_planar": 4, "_engine": 4, "_fleet": 4, "_gather": 4, "_request": 4, "ensemble": 4,
     "_batches": 4, "_descent": 4, "_auto": 4, "_run": 4, "history": 4, "_scipy": 4,
     "simulate": 5, "minimize": 5, "spectrum": 5,
