@@ -68,7 +68,7 @@ def latest(path: Path) -> tuple[int, Checkpoint]:
             raise ValueError(f"{place} holds a {type(found).__name__}, not the checkpoint of a run. Choose another `checkpoint`.")
         whole.append((int(found.values.get("iteration", -1)), slot, found))
     if not whole:
-        raise errors[0]
+        raise ValueError(f"{errors[0]} Delete the checkpoint to start anew, or choose another.") from None
     return max(whole, key=lambda one: one[0])[1:]
 
 
