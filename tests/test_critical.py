@@ -73,7 +73,8 @@ class TestDoubts:
         assert found("log(x) + y^2", [(-2, -1), (-1, 1)]).status.startswith("the gradient is not finite at any start")
         points = found("sqrt(x)*(x - 1) + y^2", 2)
         assert [point.kind for point in points] == ["minimum"]
-        assert points.status == "ok; 256 of 512 starts lie outside the domain" or "of 512 starts lie outside" in points.status
+        assert points.status.startswith("ok; ")
+        assert points.status.endswith("of 512 starts lie outside the domain")
         np.testing.assert_allclose(points[0].w, [1 / 3, 0], atol=1e-9)
 
     def test_a_corner_is_not_called_a_minimum(self):

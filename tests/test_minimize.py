@@ -934,11 +934,12 @@ class TestWhatIsNotKnown:
 
     @pytest.mark.parametrize("eigensolver", ["block-krylov", "double-pass", "nystrom"])
     def test_a_flat_tail_never_runs_as_a_damped_one(self, eigensolver):
-        F = st.quadratic(np.concatenate([[9.0, -7.0, 5.0], 0.5 * 0.9 ** np.arange(37)]), rotation_seed=1)
+        """Whose gain off the kept vectors, 1000, would throw the iterate out at the first step."""
+        F = st.quadratic(np.concatenate([[9.0, 7.0, 5.0], 0.5 * 0.9 ** np.arange(37)]), rotation_seed=1)
         options = {"step": 1.0, "refresh": 2, "iterations": 40, "eigensolver": eigensolver}
         found = st.minimize(F, np.ones(40), method=st.LRSFN(rank=3, damping=1e-3, tail="flat"), **options)
-        assert abs(found.final - np.linalg.lstsq(np.eye(40), found.final, rcond=None)[0]).max() < 1e-9
-        assert (found.step_limits <= 2.1).all()
+        assert found.status == "done"
+        assert found.loss < 0.1 * F.value(np.ones(40))
 
     def test_a_warm_tail_grows_with_the_curvature(self):
         """``F = x^4``-like curvature: both kept and left-out eigenvalues grow along the run, and the limit must fall with them."""
