@@ -69,7 +69,7 @@ class History:
 
     @property
     def diverged(self) -> bool:
-        """Whether the run ended because nothing finite was left to do."""
+        """Whether nothing finite was left to do, or the loss ended far above its start."""
         return self.status.startswith("diverged")
 
     @property
