@@ -161,6 +161,20 @@ class Flow:
             return force
         return force + local.derivative(Eh, np.asarray(self.objective.gradient(w), dtype=float))
 
+    def diffusion(self, w: Any) -> np.ndarray:
+        """Covariance per unit of t that the Ito equation's noise gains at a state, ``step * E[b b^T]``: (..., d) -> (..., d, d).
+
+        ``b = P zeta + P Eg (w - w*) + DP[Eh] g`` is the linear noise map; the noise's own factors stand for its law.
+        """
+        w = np.asarray(w, dtype=float)
+        lift = (slice(None), *(None,) * (w.ndim - 1))
+        zeta, Eg, Eh = (part[lift] for part in self.noise_model.factors(w))
+        local, offset = self._checked(w), w - (w if self.reference is None else self.reference)
+        kicks = local.apply(zeta + (Eg @ offset[..., None])[..., 0])
+        if self.bends:
+            kicks = kicks + local.derivative(Eh, np.asarray(self.objective.gradient(w), dtype=float))
+        return self.step * np.einsum("k...i,k...j->...ij", kicks, kicks)
+
     def _force(self, w: Any, sample: Sample) -> Any:
         """Gradient-batch noise ``zeta + Eg (w - w*)``."""
         if not self.noise_model.has_curvature:

@@ -159,3 +159,22 @@ def test_an_exact_hessian_may_be_cut_through_equal_eigenvalues(level):
     ens = st.simulate(flow, start=[1.0, 1.0], t_end=8.0, paths=4000, seed=0, level=level)
     assert st.compare(st.linearize(flow), ens).max_z < 4
     assert np.isfinite(flow.noise([1.0, 1.0], tuple(part[0] for part in noise.sample(np.zeros(2), 1, np.random.default_rng(0))))).all()
+
+
+@METHODS
+@pytest.mark.parametrize("coupling", ["independent", "nested"])
+def test_the_diffusion_is_the_covariance_of_the_noise_map(method, coupling, rng):
+    flow = noisy(st.landscape("coupled_quartic"), method, coupling=coupling, batch=4, hessian_batch=2)
+    sample = flow.noise_model.sample(STATE, 40_000, rng)
+    kicks = np.sqrt(flow.step) * flow.noise(np.broadcast_to(STATE, (40_000, 2)), sample)
+    products = kicks[:, :, None] * kicks[:, None, :]
+    error = products.std(axis=0) / 200
+    assert (np.abs(products.mean(axis=0) - flow.diffusion(STATE)) < 4 * error).all()
+
+
+@METHODS
+def test_the_diffusion_takes_leading_axes(method, rng):
+    flow = noisy(st.landscape("coupled_quartic"), method)
+    w = STATE + 0.1 * rng.standard_normal((2, 3, 2))
+    assert flow.diffusion(w).shape == (2, 3, 2, 2)
+    np.testing.assert_allclose(flow.diffusion(w)[1, 2], flow.diffusion(w[1, 2]), rtol=1e-10)

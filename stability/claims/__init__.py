@@ -1,0 +1,47 @@
+"""The claims as runnable studies: each returns the numbers behind one picture, draws nothing.
+
+Every study runs the public pieces (`Flow`, `linearize`, `simulate`) and nothing else, and records theory and
+measurement side by side. ``quick=True`` is the small form of the same computation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..results import Study
+from ._common import Check
+from .quadratics import check_condition_number, check_equal_rates, condition_number, equal_rates
+from .real_data import breast_cancer, check_real_data, real_data, real_data_table
+from .steps import check_step_limit, step_limit
+
+__all__ = ["STUDIES", "Check", "breast_cancer", "check", "run", "summary"]
+
+STUDIES: dict[str, Callable[..., Study]] = {
+    "condition-number": condition_number,
+    "step-limit": step_limit,
+    "equal-rates": equal_rates,
+    "real-data": real_data,
+}
+_CHECKS: dict[str, Callable[[Study], list[Check]]] = {
+    "condition-number": check_condition_number,
+    "step-limit": check_step_limit,
+    "equal-rates": check_equal_rates,
+    "real-data": check_real_data,
+}
+_TABLES: dict[str, Callable[[Study], str]] = {"real-data": real_data_table}
+
+
+def run(name: str, **options: Any) -> Study:
+    """Run one study by name."""
+    return STUDIES[name](**options)
+
+
+def check(study: Study) -> list[Check]:
+    """The statements that a study stands for, tested on its own numbers."""
+    return _CHECKS[study.name](study)
+
+
+def summary(study: Study) -> str:
+    """The study's table for the terminal, where it has one."""
+    return _TABLES[study.name](study) if study.name in _TABLES else ""

@@ -1,0 +1,43 @@
+"""What the studies share: the methods compared, a statement that holds or not, and measured numbers beside predicted ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..methods import LRSFN, SFN, SGD, DampedNewton, Method, Newton
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One statement that a study's numbers bear out, or not."""
+
+    statement: str
+    passed: bool
+    detail: str
+
+
+def methods(damping: float, rank: int) -> list[Method]:
+    """The five methods that every study compares."""
+    return [SGD(), Newton(), DampedNewton(damping=damping), SFN(damping=damping), LRSFN(rank=rank, damping=damping)]
+
+
+def method_names(compared: Iterable[Method]) -> np.ndarray:
+    return np.array([method.name for method in compared])
+
+
+def worst(measured: np.ndarray, keep: np.ndarray) -> tuple[float, int]:
+    """Largest ``|z|`` of measured entries (..., 3: value, error, predicted) where `keep`, and how many there are."""
+    z = (measured[..., 0] - measured[..., 2]) / measured[..., 1]
+    z = z[np.isfinite(z) & np.broadcast_to(keep, z.shape)]
+    return float(np.max(np.abs(z))), len(z)
+
+
+def agreement(what: str, measured: np.ndarray, keep: Any) -> Check:
+    largest, count = worst(measured, np.asarray(keep))
+    return Check(f"{what} agree with theory (|z| < 4.5)", largest < 4.5, f"largest |z| of {count}: {largest:.2f}")

@@ -1,0 +1,110 @@
+"""Hessian noise against the largest stable step."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+
+from ..exact import exact_mode
+from ..flow import Flow
+from ..linear import linearize
+from ..methods import Method
+from ..noise import Noise, Sample
+from ..objectives import quadratic
+from ..results import Study, provenance
+from ._common import Check, Report, method_names, methods
+
+
+def step_limit(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
+    """Hessian noise against the largest stable step in the plane (condition number, curvature noise).
+
+    For a two-mode quadratic ``(1, 1/kappa)`` with independent batches of equal size: the linearised chain's largest
+    mean-square step; the smaller of the two modes' limits without linearisation; the measured spectral radius of the
+    one-step second-moment map of chain and iteration (the same drawn noise everywhere); the measured almost-sure exponent.
+    """
+    step, damping, rank = 0.5, 0.1, 1
+    points, samples = (13, 1000) if quick else (25, 4000)
+    compared = methods(damping, rank)
+    kappas, taus = np.geomspace(1.05, 1e3, points), np.geomspace(1e-3, 3.0, points)
+    shape = (len(compared), len(taus), len(kappas))
+    limit, exact, chain, iteration, exponent, error = (np.full(shape, np.nan) for _ in range(6))
+    draws = np.random.default_rng(seed).standard_normal((2, samples // 2, 2, 2))
+    unit = (draws + np.swapaxes(draws, -1, -2)) / math.sqrt(2)  # GOE with unit off-diagonal variance
+    # Both signs of every draw, in a shuffled order: the sample mean of the noise is then exactly zero, as its mean is.
+    order = np.random.default_rng(seed + 1).permutation(samples)
+    unit = np.concatenate([unit, -unit], axis=1)[:, order]
+    for m, method in enumerate(compared):
+        report(f"step limit, {method.name}")
+        for j, kappa in enumerate(kappas):
+            objective = quadratic([1.0, 1.0 / kappa])
+            for i, tau in enumerate(taus):
+                flow = Flow(objective, method, Noise(curvature=tau), step=step)
+                limit[m, i, j] = linearize(flow).step_limit()
+                exact[m, i, j] = min(_exact_limit(method, lam, tau, rank) for rank, lam in enumerate((1.0, 1.0 / kappa), 1))
+                sample = Sample(np.zeros((samples, 2)), tau * unit[0], tau * unit[1])
+                chain[m, i, j] = _second_moment_radius(_one_step(flow, sample, "sde"))
+                factors = _one_step(flow, sample, "iteration")
+                iteration[m, i, j] = _second_moment_radius(factors)
+                exponent[m, i, j], error[m, i, j] = _almost_sure_exponent(factors)
+    arrays = {"methods": method_names(compared), "kappa": kappas, "tau": taus, "limit": limit, "exact_limit": exact, "chain_radius": chain}
+    arrays |= {"iteration_radius": iteration, "exponent": exponent, "exponent_error": error}
+    parameters = {"step": step, "damping": damping, "rank": rank, "samples": samples, "seed": seed}
+    return Study("step-limit", arrays, parameters, provenance())
+
+
+def check_step_limit(study: Study) -> list[Check]:
+    step, limit, radius = study.parameters["step"], study["limit"], study["chain_radius"]
+    clear = np.abs(np.log(limit / step)) > math.log(1.3)
+    agree = (limit < step) == (radius > 1)
+    share = float(agree[clear].mean())
+    return [
+        Check(
+            "the measured second moment grows exactly where theory says (limits within 30 % of the step left out)",
+            share == 1.0,
+            f"{share:.4%} of {int(clear.sum())} points",
+        )
+    ]
+
+
+@functools.lru_cache(maxsize=4096)
+def _exact_limit(method: Method, lam: float, tau: float, rank: int) -> float:
+    """The mean-square step limit of one mode of the iteration itself, the mode's rank in the spectrum given."""
+    own = method if method.rank is None or rank <= method.rank else Method(gain=lambda x: 0 * x + method.tail_gain(lam))
+    return exact_mode(own, curvature=lam, noise=Noise(curvature=tau)).mean_square_limit
+
+
+def _one_step(flow: Flow, sample: Sample, level: str) -> np.ndarray:
+    """The matrices (m, d, d) of one step around the reference point, measured by stepping each unit vector."""
+    assert flow.reference is not None
+    columns = []
+    for e in np.eye(flow.dim):
+        w = np.broadcast_to(flow.reference + e, (len(sample.zeta), flow.dim))
+        moved = flow.euler(w, sample, flow.step) if level == "sde" else flow.update(w, sample)
+        columns.append(moved - flow.reference)
+    return np.stack(columns, axis=-1)
+
+
+def _second_moment_radius(factors: np.ndarray) -> float:
+    """Spectral radius of the sample mean of ``B (x) B``."""
+    dim = factors.shape[-1]
+    flat = factors.reshape(len(factors), -1)
+    mean = (flat.T @ flat / len(factors)).reshape((dim,) * 4).transpose(0, 2, 1, 3).reshape(dim**2, dim**2)
+    return float(np.max(np.abs(np.linalg.eigvals(mean))))
+
+
+def _almost_sure_exponent(factors: np.ndarray) -> tuple[float, float]:
+    """Mean growth ``log |B_k ... B_1 v| / k`` of the random product, and its standard error from ten stretches."""
+    stretches = 10
+    runs = factors[: len(factors) // stretches * stretches].reshape(stretches, -1, *factors.shape[1:])
+    v, growth = np.full((stretches, factors.shape[-1]), factors.shape[-1] ** -0.5), np.zeros(stretches)
+    burn = min(20, runs.shape[1] // 5)  # steps for the direction to forget its start
+    for k in range(runs.shape[1]):
+        v = (runs[:, k] @ v[..., None])[..., 0]
+        size = np.linalg.norm(v, axis=1)
+        v = v / size[:, None]
+        if k >= burn:
+            growth += np.log(size)
+    growth /= runs.shape[1] - burn
+    return float(growth.mean()), float(growth.std(ddof=1) / math.sqrt(stretches))
