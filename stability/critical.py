@@ -16,7 +16,7 @@ from .results import register
 ROUNDS = 120
 """Damped Newton steps from each start."""
 NEAR = 1e-6
-"""Of the region's width: points nearer than this are one; a thousand times that where the Hessian is singular."""
+"""Of the region's width: points nearer than this are one; at least a thousand times that where the Hessian is singular."""
 FLAT = 1e-6
 """An eigenvalue this much smaller than the largest here is called zero, and so are all that are a thousandth of that of the region's usual ones."""
 SMALL = 1e-9
@@ -251,7 +251,9 @@ def _gathered(objective: Any, bounds: np.ndarray, w: np.ndarray, size: np.ndarra
     inside = ((w >= bounds[:, 0] - NEAR * width) & (w <= bounds[:, 1] + NEAR * width)).all(axis=1)
     sizes = np.abs(lam)
     flat = sizes.min(axis=1) <= FLAT * np.maximum(sizes.max(axis=1), 1e-3 * curvature)
-    members = _clusters(w / width, size, flat, np.flatnonzero(zero & inside))
+    # Where the Hessian is singular, so may the next derivatives be: a gradient of g there leaves a distance of up to g^(1/5) to the point itself.
+    doubt = np.where(flat, np.maximum(1000 * NEAR, (size / usual) ** 0.2 if usual else 0.0), NEAR)
+    members = _clusters(w / width, size, doubt, np.flatnonzero(zero & inside))
     best = np.array([group[np.argmin(size[group])] for group in members], dtype=int)
     values = objective.value(w[best]) if len(best) else np.zeros(0)
     order = np.lexsort((*w[best].T.round(6), np.round(values, 9))) if len(best) else best
@@ -272,11 +274,11 @@ def _gathered(objective: Any, bounds: np.ndarray, w: np.ndarray, size: np.ndarra
     )
 
 
-def _clusters(w: np.ndarray, size: np.ndarray, flat: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
-    """The rows in groups of one point each: around the one with the smallest gradient that is left, and so on."""
+def _clusters(w: np.ndarray, size: np.ndarray, doubt: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
+    """The rows in groups of one point each: around the one with the smallest gradient that is left those that may be it, and so on."""
     groups, rest = [], rows[np.argsort(size[rows], kind="stable")]
     while len(rest):
-        near = np.abs(w[rest] - w[rest[0]]).max(axis=1) <= NEAR * (1000 if flat[rest[0]] else 1)
+        near = np.abs(w[rest] - w[rest[0]]).max(axis=1) <= doubt[rest]
         groups.append(rest[near])
         rest = rest[~near]
     return groups

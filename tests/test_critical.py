@@ -58,6 +58,12 @@ class TestDoubts:
         assert np.isinf(points[0].condition)
         assert points.status.startswith("1 degenerate")
 
+    def test_a_point_that_is_approached_slowly_is_one(self):
+        points = found("x^4 - 3*x*y + y^3 + z^2*x", 2)
+        assert [point.kind for point in points] == ["minimum", "degenerate"]
+        assert np.abs(points[1].w).max() < 1e-8
+        assert points[1].hits > 300
+
     @pytest.mark.parametrize("text", ["(x*y - 1)^2", "x^2 + 0*y", "(x^2 + y^2 - 1)^2", "x^2*y^2"])
     def test_a_valley_is_not_a_list_of_points(self, text):
         assert found(text, 2).status.startswith("not isolated") if "0*y" not in text else found(text, 2, starts=99).status.startswith("not isolated")
