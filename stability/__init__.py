@@ -16,10 +16,13 @@ from .critical import CriticalPoints, critical_points
 from .ensemble import Ensemble
 from .escape import ExitTime, exit_time
 from .exact import Estimate, ExactMode, exact_mode
+from .first_exit import Escape, escape
 from .flow import Flow
+from .fokker_planck import Kramers, StationaryDensity, TotalVariation, stationary_density
 from .history import History
 from .linear import Limit, LinearFlow, linearize
 from .lowrank import BadProducts, LowRank, randomized_eigh
+from .lyapunov import AlmostSureLimit, LyapunovExponents, almost_sure_limit, lyapunov_exponents
 from .methods import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from .minimize import minimize
 from .noise import Noise
@@ -39,9 +42,13 @@ from .objectives import (
     read_table,
 )
 from .plot import plot
+from .portrait import Portrait, portrait
+from .profile import Profile, profile
 from .results import Study, load, save
 from .simulate import simulate
 from .spectrum import Spectrum, spectrum
+from .tails import TailIndex, tail_index
+from .trajectory import Departure, Trajectory, trajectory
 
 if TYPE_CHECKING:
     from .symbolic import MethodTable, Theorem, method_table, theorem, theorems
@@ -51,6 +58,7 @@ __all__ = [
     "SFN",
     "SGD",
     "Adam",
+    "AlmostSureLimit",
     "Armijo",
     "Backend",
     "BadProducts",
@@ -59,37 +67,49 @@ __all__ = [
     "Comparison",
     "CriticalPoints",
     "DampedNewton",
+    "Departure",
     "DerivativeCheck",
     "Ensemble",
+    "Escape",
     "Estimate",
     "ExactMode",
     "ExitTime",
     "Flow",
     "History",
     "Interrupted",
+    "Kramers",
     "Limit",
     "LinearFlow",
     "LowRank",
+    "LyapunovExponents",
     "Method",
     "MethodTable",
     "Network",
     "Newton",
     "Noise",
     "Objective",
+    "Portrait",
+    "Profile",
     "Progress",
     "SpectralStep",
     "Spectrum",
     "StabilityWarning",
+    "StationaryDensity",
     "Study",
     "Table",
+    "TailIndex",
     "Theorem",
+    "TotalVariation",
+    "Trajectory",
     "Unstable",
+    "almost_sure_limit",
     "autoencoder",
     "bounds",
     "check_derivatives",
     "compare",
     "critical_points",
     "datasets",
+    "escape",
     "exact_mode",
     "exit_time",
     "expression",
@@ -99,18 +119,24 @@ __all__ = [
     "linearize",
     "load",
     "logistic",
+    "lyapunov_exponents",
     "method_table",
     "minimize",
     "mlp",
     "plot",
+    "portrait",
+    "profile",
     "quadratic",
     "randomized_eigh",
     "read_table",
     "save",
     "simulate",
     "spectrum",
+    "stationary_density",
+    "tail_index",
     "theorem",
     "theorems",
+    "trajectory",
 ]
 
 _SYMBOLIC = ("MethodTable", "Theorem", "method_table", "theorem", "theorems")

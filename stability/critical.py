@@ -32,7 +32,7 @@ class CriticalPoint:
     w : array (d,)
     value : float
     eigenvalues : array (d,)
-        Of the Hessian, ascending.
+        Of the Hessian, ascending; those that are zero to rounding are exactly so.
     hits : int
         Starts that led here.
     degenerate : bool
@@ -80,7 +80,7 @@ class CriticalPoint:
         response = SpectralResponse(method, self.eigenvalues)
         with np.errstate(all="ignore"):
             gains = np.asarray(response.gains)
-            rates = np.sort(-gains * self.eigenvalues)  # of the deviation along each eigenvector
+            rates = np.sort(0.0 - gains * self.eigenvalues)  # of the deviation along each eigenvector
             limit = float(np.min(np.where(rates < 0, -2 / rates, np.inf)))
         attracts = "singular" if not np.isfinite(rates).all() else "yes" if rates[-1] < 0 else "no" if rates[-1] > 0 else "flat"
         told = f"{limit:.3g}" if attracts == "yes" else "-"
@@ -250,7 +250,8 @@ def _gathered(objective: Any, bounds: np.ndarray, w: np.ndarray, size: np.ndarra
     zero = ~undefined & (size <= SMALL * usual)
     inside = ((w >= bounds[:, 0] - NEAR * width) & (w <= bounds[:, 1] + NEAR * width)).all(axis=1)
     sizes = np.abs(lam)
-    flat = sizes.min(axis=1) <= FLAT * np.maximum(sizes.max(axis=1), 1e-3 * curvature)
+    lam = np.where(sizes <= FLAT * np.maximum(sizes.max(axis=1), 1e-3 * curvature)[:, None], 0.0, lam)
+    flat = (lam == 0).any(axis=1)
     # Where the Hessian is singular, so may the next derivatives be: a gradient of g there leaves a distance of up to g^(1/5) to the point itself.
     doubt = np.where(flat, np.maximum(1000 * NEAR, (size / usual) ** 0.2 if usual else 0.0), NEAR)
     members = _clusters(w / width, size, doubt, np.flatnonzero(zero & inside))

@@ -144,6 +144,8 @@ class Flow:
         assert local.vectors is not None
         assert local.response is not None
         preconditioner = (local.vectors * local.response.gains[..., None, :]) @ transpose(local.vectors)
+        if getattr(self.objective, "constant_hessian", False):  # P does not move, even where a truncation has no derivative
+            return -preconditioner @ hessian
         gradient = np.asarray(self.objective.gradient(w), dtype=float)
         columns = [local.derivative(self.objective.third(w, np.broadcast_to(e, w.shape)), gradient) for e in np.eye(self.dim)]
         return -preconditioner @ hessian - np.stack(columns, axis=-1)
@@ -165,8 +167,15 @@ class Flow:
         """Covariance per unit of t that the Ito equation's noise gains at a state, ``step * E[b b^T]``: (..., d) -> (..., d, d).
 
         ``b = P zeta + P Eg (w - w*) + DP[Eh] g`` is the linear noise map; the noise's own factors stand for its law.
+
+        Raises
+        ------
+        ValueError
+            If the noise is a class with its own `sample` but no `factors` of its own.
         """
         w = np.asarray(w, dtype=float)
+        if not self.noise_model.linear and type(self.noise_model).factors is Noise.factors:
+            raise ValueError(f"The second-order law of {type(self.noise_model).__name__} is not known: it has its own `sample`. Give it `factors` too.")
         lift = (slice(None), *(None,) * (w.ndim - 1))
         zeta, Eg, Eh = (part[lift] for part in self.noise_model.factors(w))
         local, offset = self._checked(w), w - (w if self.reference is None else self.reference)

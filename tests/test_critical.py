@@ -30,6 +30,20 @@ class TestKnown:
         np.testing.assert_allclose(points.states, [[-1, 0, 0], [1, 0, 0], [0, 0, 0]], atol=1e-12)
         assert points.unseen == 0
 
+    def test_the_coupled_quartic(self):
+        points = st.critical_points(st.landscape("coupled_quartic"), 2)
+        assert [point.kind for point in points] == ["minimum", "minimum", "saddle"]
+        np.testing.assert_allclose(points.states, [[-1, 0], [1, 0], [0, 0]], atol=1e-12)
+        np.testing.assert_allclose(points.eigenvalues, [[1, 2], [1, 2], [-1, 0.5]], atol=1e-12)
+
+    def test_eigenvalues_that_are_zero_to_rounding_are_exactly_so(self):
+        (point,) = st.critical_points(st.landscape("monkey_saddle"), 1)
+        assert point.eigenvalues.tolist() == [0, 0]
+        assert point.index == 0
+        rows = {line.split("  ")[0]: line.split() for line in point.methods([st.SGD(), st.Newton()]).splitlines()[1:]}
+        assert rows["SGD"][1] == "flat"
+        assert rows["Newton"][1] == "singular"
+
     def test_minima_saddles_and_maxima_of_a_wave(self):
         points = found("sin(x)*sin(y)", [(-2, 2), (-2, 4)])
         kinds = [point.kind for point in points]

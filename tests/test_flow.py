@@ -178,3 +178,24 @@ def test_the_diffusion_takes_leading_axes(method, rng):
     w = STATE + 0.1 * rng.standard_normal((2, 3, 2))
     assert flow.diffusion(w).shape == (2, 3, 2, 2)
     np.testing.assert_allclose(flow.diffusion(w)[1, 2], flow.diffusion(w[1, 2]), rtol=1e-10)
+
+
+def test_noise_that_draws_its_own_samples_must_say_its_law():
+    class Uniform(st.Noise):
+        def sample(self, w, size, rng):
+            drawn = super().sample(w, size, rng)
+            return drawn._replace(zeta=rng.uniform(-1, 1, drawn.zeta.shape))
+
+    flow = st.Flow(st.quadratic([1.0, 0.5]), st.SGD(), Uniform(gradient=1.0), step=0.1)
+    with pytest.raises(ValueError, match="second-order law of Uniform is not known"):
+        flow.diffusion([0.0, 0.0])
+
+
+@pytest.mark.parametrize("tail", ["damping", "flat"])
+def test_the_jacobian_on_a_quadratic_needs_no_derivative_of_the_truncation(tail):
+    """Rank 1 of two equal eigenvalues: ``P`` is not differentiable in the Hessian, but the Hessian does not move."""
+    flow = st.Flow(st.quadratic([1.0, 1.0, 0.5]), st.LRSFN(rank=1, damping=0.1, tail=tail), step=0.1)
+    w = np.array([[0.3, -0.2, 0.5], [1.0, 2.0, 3.0]])
+    slopes = np.stack([flow.drift(w + e) - flow.drift(w) for e in np.eye(3)], axis=-1)  # the drift is linear
+    np.testing.assert_allclose(flow.jacobian(w), slopes, atol=1e-14)
+    assert flow.jacobian(w[0]).shape == (3, 3)

@@ -123,7 +123,7 @@ class TestRefusedBeforeComputing:
     def test_an_unknown_study_lists_the_known_ones(self, tmp_path, never):
         result = reproduce(tmp_path / "out", "--only", "equal-steps")
         assert result.exit_code == 2
-        assert "`--only` must be one of condition-number, step-limit, equal-rates, real-data; got 'equal-steps'" in result.stderr
+        assert f"`--only` must be one of {', '.join(claims.STUDIES)}; got 'equal-steps'" in result.stderr
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize("options", [["--seed", "-1"], ["--seed", "x"], ["--fast"]], ids=" ".join)

@@ -11,9 +11,15 @@ from typing import Any
 
 from ..results import Study
 from ._common import Check
+from .density import check_density, density, density_table
+from .escape import check_escape, escape_study, escape_table
+from .lyapunov import check_lyapunov, lyapunov
+from .portrait import check_portrait, portrait
 from .quadratics import check_condition_number, check_equal_rates, condition_number, equal_rates
 from .real_data import breast_cancer, check_real_data, real_data, real_data_table
 from .steps import check_step_limit, step_limit
+from .toys import check_toys, toys, toys_table
+from .trajectory import check_trajectory, trajectory_study
 
 __all__ = ["STUDIES", "Check", "breast_cancer", "check", "run", "summary"]
 
@@ -22,14 +28,26 @@ STUDIES: dict[str, Callable[..., Study]] = {
     "step-limit": step_limit,
     "equal-rates": equal_rates,
     "real-data": real_data,
+    "escape": escape_study,
+    "toys": toys,
+    "portrait": portrait,
+    "lyapunov": lyapunov,
+    "density": density,
+    "trajectory": trajectory_study,
 }
 _CHECKS: dict[str, Callable[[Study], list[Check]]] = {
     "condition-number": check_condition_number,
     "step-limit": check_step_limit,
     "equal-rates": check_equal_rates,
     "real-data": check_real_data,
+    "escape": check_escape,
+    "toys": check_toys,
+    "portrait": check_portrait,
+    "lyapunov": check_lyapunov,
+    "density": check_density,
+    "trajectory": check_trajectory,
 }
-_TABLES: dict[str, Callable[[Study], str]] = {"real-data": real_data_table}
+_TABLES: dict[str, Callable[[Study], str]] = {"real-data": real_data_table, "density": density_table, "escape": escape_table, "toys": toys_table}
 
 
 def run(name: str, **options: Any) -> Study:

@@ -10,11 +10,15 @@ import numpy as np
 from ..exact import exact_mode
 from ..flow import Flow
 from ..linear import linearize
+from ..lyapunov import top_exponents
 from ..methods import Method
 from ..noise import Noise, Sample
 from ..objectives import quadratic
 from ..results import Study, provenance
 from ._common import Check, Report, method_names, methods
+
+PRODUCTS = 20
+"""Random products that the almost-sure exponent is measured from."""
 
 
 def step_limit(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
@@ -45,9 +49,8 @@ def step_limit(*, quick: bool = False, seed: int = 0, report: Report = lambda te
                 exact[m, i, j] = min(_exact_limit(method, lam, tau, rank) for rank, lam in enumerate((1.0, 1.0 / kappa), 1))
                 sample = Sample(np.zeros((samples, 2)), tau * unit[0], tau * unit[1])
                 chain[m, i, j] = _second_moment_radius(_one_step(flow, sample, "sde"))
-                factors = _one_step(flow, sample, "iteration")
-                iteration[m, i, j] = _second_moment_radius(factors)
-                exponent[m, i, j], error[m, i, j] = _almost_sure_exponent(factors)
+                iteration[m, i, j] = _second_moment_radius(_one_step(flow, sample, "iteration"))
+                (exponent[m, i, j],), (error[m, i, j],) = top_exponents(flow, [step], iterations=samples // 25, products=PRODUCTS, seed=seed)
     arrays = {"methods": method_names(compared), "kappa": kappas, "tau": taus, "limit": limit, "exact_limit": exact, "chain_radius": chain}
     arrays |= {"iteration_radius": iteration, "exponent": exponent, "exponent_error": error}
     parameters = {"step": step, "damping": damping, "rank": rank, "samples": samples, "seed": seed}
@@ -92,19 +95,3 @@ def _second_moment_radius(factors: np.ndarray) -> float:
     flat = factors.reshape(len(factors), -1)
     mean = (flat.T @ flat / len(factors)).reshape((dim,) * 4).transpose(0, 2, 1, 3).reshape(dim**2, dim**2)
     return float(np.max(np.abs(np.linalg.eigvals(mean))))
-
-
-def _almost_sure_exponent(factors: np.ndarray) -> tuple[float, float]:
-    """Mean growth ``log |B_k ... B_1 v| / k`` of the random product, and its standard error from ten stretches."""
-    stretches = 10
-    runs = factors[: len(factors) // stretches * stretches].reshape(stretches, -1, *factors.shape[1:])
-    v, growth = np.full((stretches, factors.shape[-1]), factors.shape[-1] ** -0.5), np.zeros(stretches)
-    burn = min(20, runs.shape[1] // 5)  # steps for the direction to forget its start
-    for k in range(runs.shape[1]):
-        v = (runs[:, k] @ v[..., None])[..., 0]
-        size = np.linalg.norm(v, axis=1)
-        v = v / size[:, None]
-        if k >= burn:
-            growth += np.log(size)
-    growth /= runs.shape[1] - burn
-    return float(growth.mean()), float(growth.std(ddof=1) / math.sqrt(stretches))

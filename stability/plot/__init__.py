@@ -12,10 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..compare import Comparison
 from ..ensemble import Ensemble
+from ..fokker_planck import StationaryDensity
 from ..history import History
 from ..linear import LinearFlow
+from ..lyapunov import AlmostSureLimit, LyapunovExponents
+from ..portrait import Portrait
+from ..profile import Profile
 from ..results import Study
-from . import results, studies, training
+from ..tails import TailIndex
+from ..trajectory import Trajectory
+from . import densities, exits, landscapes, paths, products, results, studies, training
 from .style import COLORS, MARKERS, context, styled
 
 if TYPE_CHECKING:
@@ -23,12 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = ["COLORS", "MARKERS", "plot", "write"]
 
-_STUDIES = studies.STUDIES | training.STUDIES
+_STUDIES = studies.STUDIES | training.STUDIES | landscapes.STUDIES | exits.STUDIES | densities.STUDIES | products.STUDIES | paths.STUDIES
 
 
 @singledispatch
 def plot(result: Any) -> Figure:
-    """Draw a result: a linear flow, an ensemble, a comparison, a study, a theorem, an exact mode, an exit time, an optimizer's history, a spectrum.
+    """Draw a result: a linear flow, an ensemble, a comparison, a study, a theorem, an optimizer's history, a phase portrait, a density, and so on.
 
     Returns
     -------
@@ -49,10 +55,8 @@ def plot(result: Any) -> Figure:
     """
     if hasattr(result, "data") and isinstance(study := result.data(), Study):  # what has no picture of its own says what to draw of it
         return plot(study)
-    raise TypeError(
-        f"There is no picture for a {type(result).__name__}; there is for LinearFlow, Ensemble, Comparison, Study, Theorem, ExactMode, ExitTime, "
-        "History and Spectrum."
-    )
+    drawn = ", ".join(sorted(kind.__name__ for kind in _PICTURES))
+    raise TypeError(f"There is no picture for a {type(result).__name__}; there is for {drawn}, Theorem, ExactMode, ExitTime and Spectrum.")
 
 
 def _study(result: Study) -> Figure:
@@ -66,6 +70,13 @@ _PICTURES: dict[type, Callable[..., Figure]] = {
     Ensemble: results.ensemble,
     Comparison: results.comparison,
     History: training.history,
+    Portrait: landscapes.portrait,
+    Profile: landscapes.profile,
+    LyapunovExponents: products.lyapunov_exponents,
+    AlmostSureLimit: products.almost_sure_limit,
+    TailIndex: products.tail_index,
+    StationaryDensity: densities.density,
+    Trajectory: paths.trajectory,
     Study: _study,
 }
 for _kind, _draw in _PICTURES.items():

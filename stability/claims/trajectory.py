@@ -1,0 +1,113 @@
+"""Noise along a path, beside ensembles: the tube, how much noise each method lets in, and how the error falls with the step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..compare import compare
+from ..ensemble import Ensemble
+from ..flow import Flow
+from ..linear import VALID
+from ..methods import SFN, SGD, DampedNewton, Method
+from ..noise import Noise
+from ..objectives import landscape
+from ..results import Study, provenance
+from ..simulate import simulate
+from ..trajectory import Trajectory, trajectory
+from ._common import Check, Report, method_names
+
+START, DT, SIGMA = (0.3, 1.0), 0.05, 0.3
+LARGE, SMALL, LINEAR = 0.05, 1e-6, 1e-10  # steps: of the picture, of the comparison, and where only the linear response is left
+EARLY = 1.0  # before any curvature changes its sign: SFN's kink would add an error that falls more slowly
+BATCHES = 20
+
+
+def trajectory_study(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
+    """From beside a saddle of the coupled quartic to its minimum: the predicted tube against ensembles of the SDE's Euler chain.
+
+    Four measurements for each method: mean and covariance along the path at a step where noise is large; z-scores at a step where
+    it is small; the whole law's departure; and the relative error of the covariance against the step, with its slope. The last is
+    sharpened by the same noise at a step so small that only the linear response is left.
+    """
+    compared: list[Method] = [SGD(), DampedNewton(damping=1.5), SFN(damping=1.0)]
+    paths, t_end, times = (8_000 if quick else 40_000), 4.0, 8
+    steps = np.array([0.04, 0.02, 0.01, 0.005, 0.0025])
+    shape = (len(compared), times)
+    tube = {name: np.full((*shape, *own), np.nan) for name, own in (("mean", (2,)), ("covariance", (2, 2)), ("measured_mean", (2,)))}
+    tube |= {name: np.full((*shape, *own), np.nan) for name, own in (("measured_covariance", (2, 2)), ("shift", ()), ("shift_z", ()), ("seen", ()))}
+    fine, small, errors, slopes = [], [], [], []
+    for m, method in enumerate(compared):
+        report(f"trajectory, {method.name}")
+        ensemble, path = _both(method, LARGE, t_end, times, paths, seed)
+        departure = path.departure(ensemble)
+        rows: tuple[np.ndarray, ...] = (path.mean[1:], path.covariance[1:], ensemble.mean[1:], ensemble.covariance[1:])
+        rows += (departure.shift, departure.z, np.maximum.accumulate(path.validity[1:]))
+        for name, values in zip(tube, rows, strict=True):
+            tube[name][m] = values
+        fine.append(trajectory(_flow(method, LARGE), START, t_end, time="chain", dt=DT))
+        quiet, narrow = _both(method, SMALL, t_end, times, paths, seed + 1)
+        still = compare(narrow, quiet)
+        small.append(np.concatenate([still.mean_z.ravel(), still.covariance_z[:, *np.triu_indices(2)].ravel()]))
+        error, slope = _errors(method, steps, 10 * paths, seed + 2)
+        errors.append(error)
+        slopes.append(slope)
+    arrays = {"methods": method_names(compared), "times": path.times[1:], **tube, "fine_times": fine[0].times, "steps": steps}
+    arrays |= {f"fine_{name}": np.stack([getattr(one, name) for one in fine]) for name in ("mean", "covariance", "amplification", "growth", "validity")}
+    arrays |= {"small_z": np.stack(small), "errors": np.stack(errors), "slopes": np.array(slopes)}
+    parameters = {"step": LARGE, "small_step": SMALL, "dt": DT, "sigma": SIGMA, "start": list(START), "early": EARLY, "paths": paths, "seed": seed}
+    return Study("trajectory", arrays, parameters, provenance())
+
+
+def _flow(method: Method, step: float) -> Flow:
+    return Flow(landscape("coupled_quartic"), method, Noise(gradient=SIGMA), step=step)
+
+
+def _both(method: Method, step: float, t_end: float, save: int, paths: int, seed: int) -> tuple[Ensemble, Trajectory]:
+    flow = _flow(method, step)
+    ensemble = simulate(flow, start=START, t_end=t_end, dt=DT, paths=paths, seed=seed, save=save)
+    return ensemble, trajectory(flow, START, t_end, time="chain", dt=DT, save=ensemble.times)
+
+
+def _errors(method: Method, steps: np.ndarray, paths: int, seed: int) -> tuple[np.ndarray, tuple[float, float]]:
+    """Relative error of the covariance at each step (steps, 2: value, error), and its slope on the three smallest, with its error."""
+    predicted: Trajectory = trajectory(_flow(method, 1.0), START, EARLY, time="chain", dt=DT, save=1)
+
+    def covariances(step: float) -> np.ndarray:
+        ensemble = simulate(_flow(method, step), start=START, t_end=EARLY, dt=DT, paths=paths, seed=seed)
+        return np.stack([np.cov(part.T) for part in np.array_split(ensemble.states[-1], BATCHES)]) / step
+
+    linear = covariances(LINEAR)
+    misses = np.stack([covariances(step) - linear for step in steps])
+    i, j = np.unravel_index(np.abs(misses[0].mean(axis=0)).argmax(), (2, 2))
+    misses = misses[:, :, i, j] / np.linalg.norm(predicted.covariance[-1])
+    value, error = np.abs(misses.mean(axis=1)), misses.std(axis=1, ddof=1) / np.sqrt(BATCHES)
+    left_out = np.abs([_slope(steps, np.delete(misses, b, axis=1).mean(axis=1)) for b in range(BATCHES)])
+    return np.stack([value, error], axis=1), (_slope(steps, value), float(np.sqrt((BATCHES - 1) * np.var(left_out))))
+
+
+def _slope(steps: np.ndarray, values: np.ndarray) -> float:
+    return float(np.polyfit(np.log(steps[-3:]), np.log(np.abs(values[-3:])), 1)[0])
+
+
+def check_trajectory(study: Study) -> list[Check]:
+    worst = float(np.max(np.abs(study["small_z"])))
+    slope, error = study["slopes"].T
+    gone = (study["shift_z"] > 4) & (study["shift"] > 0.1)
+    said = study["seen"] >= VALID
+    return [
+        Check(
+            "in small noise mean and covariance along the path agree with theory (|z| < 4.5)",
+            worst < 4.5,
+            f"largest |z| of {study['small_z'].size}: {worst:.2f}",
+        ),
+        Check(
+            "the covariance's relative error is proportional to the step (slope 1 within 0.05 and three standard errors)",
+            bool((np.abs(slope - 1) < 0.05 + 3 * error).all()),
+            ", ".join(f"{name} {a:.3f} +- {e:.3f}" for name, a, e in zip(study["methods"], slope, error, strict=True)),
+        ),
+        Check(
+            "where the law has departed by more than a tenth of a standard deviation, the validity indicator had said so",
+            bool(gone.any() and said[gone].all()),
+            f"{int((gone & said).sum())} of {int(gone.sum())} places; it also spoke at {int((said & ~gone).sum())} of {int((~gone).sum())} others",
+        ),
+    ]

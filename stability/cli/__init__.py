@@ -1,0 +1,10 @@
+"""The command line `stability`.
+
+Exit codes: 0 done, 1 a claim or check failed or Ctrl-C was pressed, 2 wrong usage or bad input.
+"""
+
+from . import landscapes, studies, tables, theory, training  # noqa: F401 - each adds its commands
+from ._main import main
+from ._methods import METHODS
+
+__all__ = ["METHODS", "main"]

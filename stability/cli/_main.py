@@ -1,0 +1,27 @@
+"""The program `stability`, without its commands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+class _BadInput(click.ClickException):
+    exit_code = 2
+
+
+class _Sentence(click.Group):
+    """Bad input ends with one sentence and exit code 2, never a traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except (ValueError, ArithmeticError) as error:
+            raise _BadInput(str(error)) from None
+
+
+@click.group(cls=_Sentence, epilog="Example:  stability reproduce --quick", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="sfn-stability", prog_name="stability")
+def main() -> None:
+    """Stability of stochastic optimizers: how large a step, how much noise."""

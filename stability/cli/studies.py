@@ -1,0 +1,51 @@
+"""`stability reproduce`."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from .. import _check
+from ..results import save
+from ._main import main
+
+
+@main.command(epilog="Example:  stability reproduce --quick --out out")
+@click.option("--out", default="out", show_default=True, help="Folder for pictures; their numbers go to its data/.")
+@click.option("--quick", is_flag=True, help="The small form of every study (about a minute).")
+@click.option("--only", multiple=True, metavar="STUDY", help="Run this study only; may be given more than once.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of all ensembles.")
+def reproduce(out: str, quick: bool, only: tuple[str, ...], seed: int) -> None:
+    """Run the studies behind the abstract's claims and draw them.
+
+    Condition number against noise, curvature noise against the largest stable step, equal rates instead of equal
+    steps, and real minibatch steps on a data table. Each leaves a PNG, an SVG and the numbers it is drawn from.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from .. import claims
+    from ..plot import plot, write
+
+    names = [_check.choice("--only", name, claims.STUDIES) for name in only] or list(claims.STUDIES)
+    folder = _check.folder(out)  # found out before the computing starts
+    _check.folder(folder / "data")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{len(names)} studies, {'about a minute' if quick else 'about four minutes on two cores'}; pictures go to {escape(str(folder))}/")
+    failed = 0
+    for name in names:
+        began = time.perf_counter()
+        with console.status(name) as status:
+            study = claims.run(name, quick=quick, seed=seed, report=status.update)
+            save(study, folder / "data" / name)
+            write(plot(study), folder / name)
+        console.print(f"[bold]{name}[/bold]  {time.perf_counter() - began:.0f} s  {escape(str(folder / name))}.png")
+        if claims.summary(study):
+            console.print(escape(claims.summary(study)))
+        for one in claims.check(study):
+            failed += not one.passed
+            console.print(f"  {'[green]ok[/green]  ' if one.passed else '[red]FAIL[/red]'} {escape(one.statement)}: {escape(one.detail)}")
+    if failed:
+        console.print(f"{failed} checks failed")
+        raise SystemExit(1)

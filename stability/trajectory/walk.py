@@ -1,0 +1,105 @@
+"""The two walks along a path, the chain's and the ODE solver's, and what is kept of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from ..flow import Flow
+from .equations import Equations, Place, Stuck, chain_step
+from .watch import Watch
+
+RTOL = 1e-11
+"""Relative tolerance of the ODE solver (LSODA)."""
+SOLVER_STEPS = 6_000
+"""Of the ODE solver, at most."""
+CREEP = 200
+"""Steps of the ODE solver: where so many advance the time by less than a part in 10^9, it is held up."""
+NUDGE = 1e-10
+"""Of the time so far: the step by hand across a jump that holds the solver up."""
+CROSSINGS = 50
+"""Jumps of the drift that a path is carried across."""
+FAR = 1e6
+"""Times the start's size (at least 1): a mean path that is further away has diverged."""
+
+Walk = Iterator[tuple[Place, Callable[[float], Place] | None]]  # a place and, where they are known, the places since the one before
+
+
+def stepped(flow: Flow, begin: Place, times: np.ndarray, dt: float) -> Walk:
+    """The chain's places, one a step."""
+    _, m, S = begin
+    for k in range(round(times[-1] / dt)):
+        m, S = chain_step(flow, m, S, dt)
+        yield ((k + 1) * dt, m, S), None
+
+
+def solved(flow: Flow, begin: Place, times: np.ndarray, watch: Watch) -> Walk:
+    """The ODE solver's places, one a step; begun anew behind each jump of the drift."""
+    t_end, place = float(times[-1]), begin
+    equations = Equations(flow, begin, t_end)
+    for _ in range(CROSSINGS):
+        for place, between in _leg(equations, place, t_end, watch):  # noqa: B020
+            yield place, between
+        if watch.stopped or (watch.across is None and place[0] >= t_end):
+            return
+        if watch.across is None:  # held up: is it by a jump?
+            before, place = place, _nudged(flow, place, t_end)
+            if watch.edge(before[1], place[1]) is not None:
+                yield place, None
+            if watch.across is None:
+                return None if watch.stopped else watch.stop(before[0], f"the ODE solver makes no headway: {watch.obstacle(before[1])}")
+        t, m, S = place
+        place, watch.across = (t, m, watch.across @ S @ watch.across.T), None
+    watch.stop(place[0], f"the drift has jumped {CROSSINGS} times")
+
+
+def _leg(equations: Equations, begin: Place, t_end: float, watch: Watch) -> Walk:
+    """The ODE solver's places up to the end, or to where the drift jumps or the solver is held up."""
+    from scipy.integrate import LSODA
+
+    t, m, S = begin
+    solver = LSODA(equations.rate, t, equations.pack(m, S), t_end, rtol=RTOL, atol=equations.atol, jac=equations.derivative)
+    marks = [-math.inf] * CREEP  # the times of the last steps
+    for _ in range(SOLVER_STEPS):
+        equations.calls = 0
+        try:
+            solver.step()
+        except Stuck:
+            return
+        if solver.status == "failed" or np.isnan(solver.y).any() or solver.t - marks[-CREEP] <= 1e-9 * solver.t:
+            return
+        marks.append(solver.t)
+        yield equations.place(solver.t, solver.y), equations.between(solver.dense_output())
+        if solver.status == "finished" or watch.stopped or watch.across is not None:
+            return
+    watch.stop(solver.t, f"the ODE solver has taken {SOLVER_STEPS} steps and is not at the end")
+
+
+def _nudged(flow: Flow, place: Place, t_end: float) -> Place:
+    """A small step by hand: it shows what is behind a jump that the solver cannot step over."""
+    t, m, S = place
+    ahead = min(t + NUDGE * t, t_end)
+    return ahead, m + (ahead - t) * flow.drift(m), S
+
+
+def kept(walk: Walk, times: np.ndarray, watch: Watch) -> list[Place]:
+    """The places at the times to save; where the walk must stop, the last good one."""
+    last = watch.begin
+    saved, following = ([last] if times[0] == 0 else []), int(times[0] == 0)
+    far = FAR * max(1.0, float(np.linalg.norm(last[1])))
+    for place, between in walk:
+        t, m, S = place
+        if not (np.isfinite(m).all() and np.isfinite(S).all() and np.linalg.norm(m) <= far):
+            watch.stop(last[0], watch.why(last[1], m, far))
+        elif watch.passes(last, place):
+            while following < len(times) and times[following] <= t * (1 + 1e-12):
+                saved.append(place if between is None or times[following] >= t else between(float(times[following])))
+                following += 1
+            last = place
+        if watch.stopped:
+            break
+    if watch.stopped and (not saved or saved[-1][0] < last[0]):
+        saved.append(last)
+    return saved

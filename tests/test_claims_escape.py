@@ -1,0 +1,206 @@
+"""The studies "escape" and "toys": their statements hold on their own numbers, and fail when these are spoilt."""
+
+import numpy as np
+import pytest
+
+import stability as st
+from stability import claims
+from stability.claims.escape import _objective
+from stability.claims.toys import _run
+
+
+@pytest.fixture(scope="module")
+def escapes():
+    return claims.run("escape", quick=True, seed=3)
+
+
+@pytest.fixture(scope="module")
+def toys():
+    return claims.run("toys", quick=True)
+
+
+def spoilt(study, **changes):
+    """Which statements fail once arrays are changed by these functions (in place, on copies)."""
+    arrays = dict(study.arrays)
+    for name, change in changes.items():
+        arrays[name] = arrays[name].copy()
+        change(arrays[name])
+    return [k for k, one in enumerate(claims.check(st.Study(study.name, arrays, study.parameters))) if not one.passed]
+
+
+class TestEscape:
+    def test_all_statements_hold(self, escapes):
+        checks = claims.check(escapes)
+        assert len(checks) == 10
+        assert [one.statement for one in checks if not one.passed] == []
+
+    def test_every_method_and_level_was_simulated(self, escapes):
+        assert escapes["flatness"].shape == (5, 3, 2, 6)
+        simulated = np.isfinite(escapes["flatness"][..., 0]).all(axis=2)
+        names = list(escapes["methods"])
+        assert simulated[names.index("SGD")].all()
+        assert simulated[names.index("SFN")].all()
+        assert simulated[names.index("Newton")].tolist() == [True, False, False]  # trapped but where the mode is flattest
+        assert escapes["rank"].shape == (2, 6, 2, 6)
+        assert np.isfinite(escapes["rank"]).all()
+
+    def test_theory_is_that_of_the_rates(self, escapes):
+        names, lam, gamma = list(escapes["methods"]), escapes["lam"], escapes.parameters["damping"]
+        rate = dict(zip(names, escapes["rate"], strict=True))
+        np.testing.assert_allclose(rate["SGD"], lam)
+        np.testing.assert_allclose(rate["SFN"], lam / (lam + gamma))
+        np.testing.assert_allclose(rate["LRSFN"], lam / gamma)
+        np.testing.assert_allclose(rate["Newton"], -1)
+        np.testing.assert_allclose(rate["damped Newton"], lam / (gamma - lam))
+        kappa = dict(zip(names, escapes["kappa"], strict=True))
+        scale = escapes.parameters["radius"] ** 2 / (escapes.parameters["step"] * escapes.parameters["sigma"] ** 2)
+        np.testing.assert_allclose(kappa["SFN"], lam * (lam + gamma) * scale)  # noise is preconditioned too: flat modes are left by noise
+        np.testing.assert_allclose(kappa["Newton"], -(lam**2) * scale)
+
+    def test_a_mean_off_its_law_is_noticed(self, escapes):
+        def shift(rows):
+            rows[0, 1, 1, 0] += 6 * rows[0, 1, 1, 1]
+
+        assert 0 in spoilt(escapes, flatness=shift)
+
+    def test_a_wrong_distribution_is_noticed(self, escapes):
+        def shift(rows):
+            rows[0, 0, 3] = 1e-9
+
+        assert spoilt(escapes, survival_rows=shift) == [1]
+
+    def test_another_exponent_is_noticed(self, escapes):
+        def flat(rows):
+            rows[0, :, 1, [0, 2]] = 5.0
+
+        def steep(rows):
+            rows[3, :, 1, 0] /= escapes["measured_lam"]
+
+        assert 2 in spoilt(escapes, flatness=flat)
+        assert 3 in spoilt(escapes, flatness=steep)
+
+    def test_newton_leaving_is_noticed(self, escapes):
+        def leave(rows):
+            rows[1, :, 4] = 0.1
+
+        def expected(law):
+            law[1, :, -1] = 0.5
+
+        assert spoilt(escapes, survival_rows=leave) == [4]
+        assert spoilt(escapes, survival_law=expected) == [4]
+
+    def test_flattest_and_rank(self, escapes):
+        def slow(rows):
+            rows[1, 0, 1, 0] = 1e6
+
+        def blind(rows):
+            rows[0, 0, 1, 0] = 1e3
+
+        def seen(rows):
+            rows[1, 1, 1, 0] = rows[1, 4, 1, 0]
+
+        assert 5 in spoilt(escapes, flatness=slow)
+        assert 6 in spoilt(escapes, rank=blind)
+        assert 7 in spoilt(escapes, rank=seen)
+
+    def test_the_tie(self, escapes):
+        names, saddles = list(escapes["methods"]), escapes.parameters["saddles"]
+
+        def sfn(table):
+            table[saddles.index("tilted up"), names.index("SFN"), 0] += 3
+
+        def lrsfn(table):
+            table[saddles.index("tilted down"), names.index("LRSFN")] = table[saddles.index("tilted up"), names.index("LRSFN")]
+
+        assert spoilt(escapes, landscapes=sfn) == [8]
+        assert spoilt(escapes, landscapes=lrsfn) == [9]
+
+    def test_the_tie_by_hand(self):
+        """The Hessian of x^3 - 3 x y^2 has the eigenvalues +-6 |w|; its tilt adds the same to both, and rank 1 keeps the larger in size."""
+        for name, sign in (("tilted up", 1), ("tilted down", -1)):
+            H = _objective(name).hessian(np.array([0.3, 0.4]))
+            np.testing.assert_allclose(np.linalg.eigvalsh(H), np.array([-3, 3]) + sign * 1e-6, rtol=0, atol=1e-12)
+            gains = st.LRSFN(rank=1, damping=0.05).gains(np.linalg.eigvalsh(H))
+            assert (gains[1] < gains[0]) == (sign > 0)
+        np.testing.assert_array_equal(_objective("monkey_saddle").hessian(np.zeros(2)), 0)
+
+    def test_its_table_and_picture(self, escapes):
+        table = claims.summary(escapes)
+        assert table.count("\n") == 27
+        assert max(map(len, table.splitlines())) <= 120
+        assert "monkey_saddle    Newton             singular there" in table
+        axes = st.plot(escapes).axes
+        assert len(axes) == 4
+        assert axes[0].get_xscale() == axes[0].get_yscale() == "log"
+
+
+class TestToys:
+    def test_all_statements_hold(self, toys):
+        assert [one.statement for one in claims.check(toys) if not one.passed] == []
+        assert len(claims.check(toys)) == 5
+
+    def test_the_protocol(self, toys):
+        assert toys["michalewicz_values"].shape[1:] == (101, 3)
+        steps = dict(zip(toys["michalewicz_methods"], toys["michalewicz_table"][:, 0], strict=True))
+        assert {steps[name] for name in steps if not name.startswith("SGD")} == {1.0}
+        F, w = st.landscape("michalewicz", dim=100), np.random.default_rng(0).standard_normal(100)
+        k = list(toys["michalewicz_methods"]).index("SFN")
+        assert toys["michalewicz_values"][k, 0, 0] == F.value(w)
+        w = w - F.gradient(w) / (np.abs(np.diag(F.hessian(w))) + 1e-4)  # the Hessian is diagonal
+        assert toys["michalewicz_values"][k, 1, 0] == pytest.approx(F.value(w), rel=1e-12)
+
+    def test_truncation_by_hand(self, toys):
+        F, w = st.landscape("rosenbrock", dim=10), np.random.default_rng(1).standard_normal(10)
+        lam, turn = np.linalg.eigh(F.hessian(w))
+        order = np.argsort(-np.abs(lam))
+        gain = np.full(10, 1e3)
+        gain[order[:8]] = 1 / (np.abs(lam[order[:8]]) + 1e-3)
+        k = list(toys["rosenbrock_methods"]).index("LRSFN(8)")
+        assert toys["rosenbrock_values"][k, 1, 1] == pytest.approx(F.value(w - turn @ (gain * (turn.T @ F.gradient(w)))), rel=1e-9)
+
+    def test_gradient_descent_is_given_a_stable_step(self, toys):
+        for problem in ("michalewicz", "rosenbrock"):
+            names, values = list(toys[f"{problem}_methods"]), toys[f"{problem}_values"]
+            monotone, best = (values[names.index(name)] for name in ("SGD, monotone", "SGD, best step"))
+            assert (np.diff(monotone, axis=0) <= 1e-12 * np.abs(monotone[:-1])).all()
+            assert np.median(best[-1]) <= np.median(monotone[-1])
+
+    def test_divergence_is_counted_and_leaves_no_values(self, toys):
+        fields, names = list(toys["fields"]), list(toys["rosenbrock_methods"])
+        row = dict(zip(fields, toys["rosenbrock_table"][names.index("LRSFN(2)")], strict=True))
+        assert row["diverged"] == 3
+        assert np.isnan([row[name] for name in ("final", "lowest", "highest", "gradient", "size")]).all()
+        values = toys["rosenbrock_values"][names.index("LRSFN(2)")]
+        assert np.isnan(values[-1]).all()
+        assert np.isfinite(values[0]).all()
+
+    @pytest.mark.parametrize(
+        ("method", "field", "value", "failing"),
+        [
+            ("LRSFN(10)", "diverged", 2, [0]),
+            ("LRSFN(10)", "tail", 1, [0]),
+            ("LRSFN(10) flat tail", "diverged", 3, [1]),
+            ("damped Newton", "indefinite", 0, [2]),
+            ("SFN", "indefinite", 3, [2]),
+        ],
+    )
+    def test_spoilt_numbers_are_noticed(self, toys, method, field, value, failing):
+        def change(table):
+            table[list(toys["michalewicz_methods"]).index(method), list(toys["fields"]).index(field)] = value
+
+        assert spoilt(toys, michalewicz_table=change) == failing
+
+    def test_its_table_and_picture(self, toys):
+        table = claims.summary(toys)
+        assert table.count("ours, not the paper's numbers") == 2
+        assert "Newton                     1 singular at a start" in table
+        assert "3/3" in table
+        assert max(map(len, table.splitlines())) <= 120
+        figure = st.plot(toys)
+        assert [axis.get_title() for axis in figure.axes] == ["michalewicz, $d = 100$", "rosenbrock, $d = 10$"]
+
+    def test_a_run_that_leaves_is_frozen_where_it_was(self):
+        states, lost = _run(st.quadratic([1.0]), st.SGD(), 3.0, np.array([[1.0], [0.0]]))
+        assert lost.tolist() == [True, False]
+        assert np.abs(states).max() <= 1e6
+        assert (states[-30:, 0] == states[-1, 0]).all()

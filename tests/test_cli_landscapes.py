@@ -1,0 +1,144 @@
+"""`stability simulate` and `stability portrait`, as they are typed."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import stability as st
+from stability import cli
+from stability.cli._methods import METHODS, method_of
+
+WELL = "x^4/4 - x^2/2 + y^2"
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.main, list(map(str, arguments)))
+
+
+class TestSimulate:
+    def test_it_does_what_the_library_does(self):
+        options = {"t_end": 2.0, "paths": 300, "seed": 3}
+        result = run("simulate", "--expression", WELL, "--method", "sfn", "--start", "1,0.5", "--t-end", 2, "--paths", 300, "--seed", 3, "--save", 4, "--json")
+        assert result.exit_code == 0
+        flow = st.Flow(st.expression(WELL), st.SFN(damping=0.1), st.Noise(gradient=0.1), step=0.1)
+        ens = st.simulate(flow, start=[1, 0.5], save=4, **options)
+        found = json.loads(result.stdout)
+        np.testing.assert_array_equal(found["mean"], ens.mean)
+        np.testing.assert_array_equal(found["covariance"], ens.covariance)
+        assert found["provenance"]["seed"] == 3
+
+    def test_at_a_critical_point_theory_stands_beside(self):
+        result = run("simulate", "--expression", WELL, "--method", "sgd", "--start", "1,0", "--at", "1,0", "--curvature", 0.05)
+        assert result.exit_code == 0
+        assert "SGD at a critical point" in result.stdout
+        assert "predicted" in result.stdout
+
+    def test_with_nothing_but_a_formula(self):
+        result = run("simulate", "--expression", WELL, "--method", "newton", "--t-end", 1)
+        assert result.exit_code == 0
+        assert "1000 paths of the SDE, dt = 0.1, to t = 1" in result.stdout
+
+    def test_it_is_kept_and_drawn(self, tmp_path):
+        result = run(
+            "simulate",
+            "--landscape",
+            "rosenbrock",
+            "--dim",
+            3,
+            "--method",
+            "sfn",
+            "--t-end",
+            1,
+            "--paths",
+            8,
+            "--save",
+            5,
+            "--out",
+            tmp_path / "deep" / "run.png",
+        )
+        assert result.exit_code == 0
+        assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["run.json", "run.npz", "run.png", "run.svg"]
+        assert st.load(tmp_path / "deep" / "run").states.shape == (6, 8, 3)
+
+    def test_ctrl_c_keeps_what_was_finished(self, tmp_path, monkeypatch):
+        flow = st.Flow(st.expression(WELL), st.SGD(), st.Noise(gradient=0.1), step=0.1)
+        part = st.simulate(flow, start=[0, 0], t_end=1.0, paths=5, seed=0, save=2)
+
+        def stopped(*arguments, **options):
+            raise st.Interrupted("stopped", part)
+
+        monkeypatch.setattr(sys.modules["stability.simulate"], "simulate", stopped)
+        result = run("simulate", "--expression", WELL, "--out", tmp_path / "part")
+        assert result.exit_code == 1
+        assert "the 5 paths that were finished are in" in result.stderr
+        assert len(st.load(tmp_path / "part").diverged) == 5
+        assert "are lost: --out saves them" in run("simulate", "--expression", WELL).stderr
+
+
+class TestPortrait:
+    def test_a_picture_a_table_and_the_numbers(self, tmp_path):
+        base = tmp_path / "wells"
+        result = run("portrait", "--expression", WELL, "--method", "sgd", "--method", "newton", "--resolution", 12, "--region", "-1.5,1.5,-1,1", "--out", base)
+        assert result.exit_code == 0
+        assert "saddle (0, 0)" in result.stdout
+        seen = st.load(base)
+        assert seen.methods.tolist() == ["SGD", "Newton"]
+        assert (seen.x[0], seen.x[-1], seen.y[0], seen.y[-1]) == (-1.5, 1.5, -1, 1)
+        assert str(seen) in result.stdout
+        assert {p.suffix for p in tmp_path.iterdir()} == {".png", ".svg", ".json", ".npz"}
+
+    def test_on_a_line(self, tmp_path):
+        result = run("portrait", "--expression", "x^4/4 - x^2/2", "--method", "sgd", "--noise", 1, "--paths", 200, "--t-end", 1, "--out", tmp_path / "line")
+        assert result.exit_code == 0
+        assert "paths against density" in result.stdout
+        assert "maximum at (0)" in result.stdout
+        assert st.load(tmp_path / "line").agrees.tolist() == [True]
+
+    @pytest.mark.parametrize("region", ["1", "-1,1"])
+    def test_regions(self, region, tmp_path):
+        run("portrait", "--landscape", "double_well", "--method", "sgd", "--resolution", 8, "--region", region, "--out", tmp_path / "p")
+        assert st.load(tmp_path / "p").y.tolist() == np.linspace(-1, 1, 8).tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["simulate"], "Give either `--expression` or `--landscape`"),
+        (["simulate", "--expression", "x", "--landscape", "rosenbrock"], "Give either"),
+        (["simulate", "--expression", "__import__('os')"], "The expression"),
+        (["simulate", "--expression", "x^2", "--start", "a"], "`--start` must be numbers separated by commas"),
+        (["simulate", "--landscape", "hills"], "must be one of double_well"),
+        (["simulate", "--expression", "x^2 + y", "--at", "0,0"], "`at` must be a critical point"),
+        (["simulate", "--expression", "x^2", "--curvature", "1"], "`--curvature` needs `--at`"),
+        (["simulate", "--expression", "x^2", "--step", "0"], "`step` must be"),
+        (["simulate", "--expression", "x^2 + y^2", "--start", "1"], r"`start` must have shape \(2,\)"),
+        (["simulate", "--expression", "x^2", "--method", "lrsfn", "--rank", "2"], "`rank` must be <="),
+        (["portrait", "--expression", "x^2 + y^2 + z^2"], "A phase portrait needs two dimensions"),
+        (["portrait", "--expression", "x^2", "--start", "1,2"], "`start` must have shape"),
+        (["portrait", "--expression", "x^2 + y^2", "--region", "1,2,3"], "`--region` must be one number"),
+        (["portrait", "--expression", "x^2 + y^2", "--region", "1,0"], "low < high"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
+def test_bad_input_is_one_sentence(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert len(result.stderr.strip().splitlines()) == 1
+    with pytest.raises(ValueError, match=message):
+        raise ValueError(result.stderr)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_have_their_damping_and_rank(name):
+    method = method_of(name, damping=0.3, rank=2)
+    if "damping" in method.parameters:
+        assert method.parameters["damping"] == 0.3
+    if method.rank is not None:
+        assert method.rank == 2
+    assert name == "newton" or np.isfinite(method.gain(0.5))

@@ -1,0 +1,147 @@
+"""Phase portraits: where flow lines end, held against SciPy's integrators and against what is known of each landscape."""
+
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+
+import stability as st
+from stability._flowlines import LEFT, SINGULAR, UNDECIDED, follow
+
+METHODS = [st.SGD(), st.Newton(), st.DampedNewton(damping=0.3), st.SFN(damping=0.1), st.LRSFN(rank=1, damping=0.3, tail="flat")]
+
+
+@pytest.fixture(scope="module")
+def wells():
+    return st.portrait(st.landscape("double_well"), 1.6, METHODS, resolution=33, paths=2, t_end=2.0)
+
+
+def column(seen, name):
+    return list(seen.methods).index(name)
+
+
+class TestFlowLines:
+    @pytest.mark.parametrize("method", METHODS[:1] + METHODS[3:4], ids=lambda m: m.name)
+    @pytest.mark.parametrize("name", ["coupled_quartic", "rosenbrock"])
+    def test_they_end_where_scipys_do(self, name, method, rng):
+        F = st.landscape(name)
+        flow, region = st.Flow(F, method, step=0.1), np.array([[-2.0, 2.0], [-1.0, 3.0]])
+        states = st.critical_points(F, region).states
+        starts = rng.uniform(region[:, 0], region[:, 1], (12, 2))
+        ends, _ = follow(flow, starts, region, [(k, state, 0.02) for k, state in enumerate(states)])
+        for start, end in zip(starts, ends, strict=True):
+            far = solve_ivp(lambda t, w: flow.drift(w), (0, 3000 if method.name == "SGD" else 300), start, method="LSODA", rtol=1e-9, atol=1e-11).y[:, -1]
+            assert end == np.argmin(np.linalg.norm(states - far, axis=1))
+            assert np.linalg.norm(states[end] - far) < 1e-3
+
+    def test_a_line_is_the_solution(self):
+        """Newton's flow on a quadratic goes straight to the minimum; gradient flow bends as exp(-H t) does."""
+        F, region = st.quadratic([1.0, 0.25]), np.array([[-2.0, 2.0]] * 2)
+        for method, power in ((st.Newton(), 1.0), (st.SGD(), 4.0)):
+            _, lines = follow(st.Flow(F, method, step=0.1), np.array([[1.5, 1.5]]), region, [(0, np.zeros(2), 1e-6)], keep=True)
+            x, y = (lines[np.isfinite(lines[:, 0, 0]), 0] / 1.5).T
+            assert len(x) > 30
+            np.testing.assert_allclose(x, y**power, atol=2e-3)
+
+    def test_newton_is_cut_by_its_poles(self, wells):
+        """Of the double well they are at x = +-1/sqrt(3): what starts between them ends at the saddle."""
+        newton, x = column(wells, "Newton"), wells.x
+        middle = np.abs(x) < 3**-0.5
+        saddle = int(np.flatnonzero(wells.kinds == "saddle")[0])
+        assert (wells.basins[newton][:, middle] == saddle).all()
+        assert not (wells.basins[newton][:, ~middle] == saddle).any()
+
+    def test_the_others_fall_to_either_side(self, wells):
+        for name in ("SGD", "SFN", "LRSFN(1) flat tail"):
+            basins = wells.basins[column(wells, name)]
+            np.testing.assert_allclose(wells.points[basins[:, wells.x < -0.01], 0], -1)
+            np.testing.assert_allclose(wells.points[basins[:, wells.x > 0.01], 0], 1)
+            saddle = int(np.flatnonzero(wells.kinds == "saddle")[0])
+            assert (basins[:, np.abs(wells.x) < 0.01] == saddle).all()  # the stable manifold itself, which is on the grid
+
+    def test_damped_newton_ends_at_its_pole(self):
+        """On the monkey saddle it is drawn to the curve where the smallest curvature is minus the damping."""
+        F = st.landscape("monkey_saddle")
+        flow, region = st.Flow(F, st.DampedNewton(damping=0.3), step=0.1), np.array([[-1.5, 1.5]] * 2)
+        ends, lines = follow(flow, np.array([[1.0, 0.3], [-0.5, 1.2]]), region, [(0, np.zeros(2), 1e-5)], keep=True)
+        assert (ends == SINGULAR).all()
+        for k in range(2):
+            last = lines[np.isfinite(lines[:, k, 0]), k][-1]
+            assert np.linalg.eigvalsh(F.hessian(last))[0] == pytest.approx(-0.3, abs=0.2)  # it stops within a step of it, where curvatures go down to -9
+
+    def test_what_leaves_and_what_does_not_end(self):
+        F, region = st.expression("x + y^2"), np.array([[-1.0, 1.0]] * 2)
+        flow = st.Flow(F, st.SGD(), step=0.1)
+        assert follow(flow, np.zeros((1, 2)), region, [])[0].tolist() == [LEFT]
+        assert follow(flow, np.zeros((1, 2)), region, [], rounds=3)[0].tolist() == [UNDECIDED]
+
+
+class TestPortrait:
+    def test_what_methods_do(self, wells):
+        told = dict(zip(wells.methods, wells.attracts.tolist(), strict=True))
+        assert wells.kinds.tolist() == ["minimum", "minimum", "saddle"]
+        assert told["SGD"] == told["SFN"] == ["attracts", "attracts", "passes"]
+        assert told["Newton"] == told["damped Newton"] == ["attracts"] * 3
+
+    def test_a_degenerate_point_is_flat_or_singular(self):
+        seen = st.portrait(st.landscape("monkey_saddle"), 1, [st.SGD(), st.Newton(), st.SFN(damping=0.1)], resolution=8, paths=0)
+        assert seen.attracts.tolist() == [["flat"], ["singular"], ["flat"]]
+        assert seen.share(1, 0) == 1  # Newton's flow there is w' = -w/2
+        assert seen.share(0, LEFT) == 1
+        assert seen.paths.shape[2] == 0
+
+    def test_a_maximum_repels(self):
+        seen = st.portrait(st.expression("-x^2 - y^2/2"), 1, [st.SGD(), st.Newton()], resolution=8, paths=0)
+        assert seen.attracts.tolist() == [["repels"], ["attracts"]]
+
+    def test_it_prints_and_is_saved(self, wells, tmp_path):
+        text = str(wells)
+        assert "saddle (0, 0)" in text
+        assert "attracts 5" in text or "attracts 4" in text
+        assert text.endswith("status: ok")
+        again = st.load(st.save(wells, tmp_path / "wells"))
+        assert str(again) == text
+        np.testing.assert_array_equal(again.lines, wells.lines)
+
+    def test_paths_are_simulates(self, wells):
+        flow = st.Flow(st.landscape("double_well"), METHODS[3], st.Noise(gradient=0.5), step=0.05)
+        ens = st.simulate(flow, start=wells.start, t_end=2.0, paths=2, seed=0, save=wells.times, level="iteration")
+        np.testing.assert_array_equal(wells.paths[3], ens.states)
+
+    def test_it_is_drawn(self, wells):
+        figure = st.plot(wells)
+        shown = [axis for axis in figure.axes if axis.axison]
+        assert [axis.get_title() for axis in shown] == list(wells.methods)
+        assert {text.get_text() for text in figure.legends[0].get_texts()} >= {"attracts", "passes"}
+
+    def test_a_landscape_without_points_is_drawn_too(self):
+        seen = st.portrait(st.expression("x + y^2"), 1, [st.SGD()], resolution=8)
+        assert seen.status == "no critical point was found in this region"
+        assert st.plot(seen).axes[0].get_title() == "SGD"
+
+    def test_outside_the_domain(self):
+        seen = st.portrait(st.expression("log(x) + y^2"), 1, [st.SGD()], resolution=8, start=[0.5, 0.5], t_end=0.1)
+        assert np.isnan(seen.values[:, 0]).all()
+        st.plot(seen)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resolution": 7}, "`resolution`"),
+        ({"methods": []}, "at least one method"),
+        ({"start": [1.0]}, r"`start` must have shape \(2,\)"),
+        ({"paths": -1}, "`paths`"),
+        ({"step": 0}, "`step`"),
+        ({"t_end": -1}, "`t_end`"),
+        ({"region": [1, 0]}, "low < high"),
+    ],
+    ids=str,
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        st.portrait(st.landscape("double_well"), **({"region": 1, "resolution": 8} | options))
+
+
+def test_other_dimensions():
+    with pytest.raises(ValueError, match=r"needs two dimensions; .* has 3"):
+        st.portrait(st.landscape("double_well", dim=3), 1)
