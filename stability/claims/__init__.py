@@ -28,12 +28,12 @@ STUDIES: dict[str, Callable[..., Study]] = {
     "step-limit": step_limit,
     "equal-rates": equal_rates,
     "real-data": real_data,
-    "escape": escape_study,
-    "toys": toys,
     "portrait": portrait,
-    "lyapunov": lyapunov,
-    "density": density,
+    "escape": escape_study,
     "trajectory": trajectory_study,
+    "density": density,
+    "lyapunov": lyapunov,
+    "toys": toys,
 }
 _CHECKS: dict[str, Callable[[Study], list[Check]]] = {
     "condition-number": check_condition_number,

@@ -96,7 +96,7 @@ def _study(study: Study) -> Figure:
     axes[1, 2].set(xscale="log", yscale="log", xlabel=r"step $\alpha$", ylabel=rf"relative error of $S$ at $t = {p['early']:g}$")
     axes[1, 2].set_xticks(study["steps"], [f"{step:g}" for step in study["steps"]])
     axes[1, 2].minorticks_off()
-    axes[1, 2].legend(fontsize=7)
+    axes[1, 2].legend(fontsize=7, loc="upper left")
     extra = [handle(color="0.3", lw=1, label="predicted, 2 sd"), handle(color="0.4", ls=":", lw=1, label="measured, 2 sd")]
     method_legend(figure, names, [*extra, handle(color="0.3", marker="o", ls="", label="measured departure")])
     figure.set_layout_engine("constrained", w_pad=0.1)
