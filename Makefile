@@ -10,9 +10,9 @@ STAMP  := $(VENV)/.installed
 .PHONY: help reproduce figures test test-all test-gpu bench bench-solver clean
 
 help:
-	@echo "make reproduce          install, run the main job, leave pictures and numbers in out/ (about 4 minutes)"
-	@echo "make reproduce QUICK=1  the small form (about 1 minute)"
-	@echo "make test               install, run the tests, ruff and mypy (about 5 minutes)"
+	@echo "make reproduce          install, run the main job, leave pictures and numbers in out/ (about 6 minutes)"
+	@echo "make reproduce QUICK=1  the small form (about 2 minutes)"
+	@echo "make test               install, run the tests, ruff and mypy (about 7 minutes)"
 	@echo "make test-all           the same with PyTorch installed too; ONLY=torch for the tests that need it"
 	@echo "make test-gpu           install CuPy too and run the tests that need a GPU"
 	@echo "make bench              install the peers and measure ensembles beside them (about 20 minutes; QUICK=1: a few)"
@@ -34,7 +34,7 @@ figures: $(STAMP)
 	$(RUN)/stability reproduce --out figures
 
 test: $(STAMP)
-	@echo "ruff, mypy, then the tests (about 5 minutes)"
+	@echo "ruff, mypy, then the tests (about 7 minutes)"
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy

@@ -169,10 +169,16 @@ class TestToys:
         fields, names = list(toys["fields"]), list(toys["rosenbrock_methods"])
         row = dict(zip(fields, toys["rosenbrock_table"][names.index("LRSFN(2)")], strict=True))
         assert row["diverged"] == 3
-        assert np.isnan([row[name] for name in ("final", "lowest", "highest", "gradient", "size")]).all()
+        assert np.isnan([row[name] for name in ("mean", "std", "median", "gradient", "size")]).all()
         values = toys["rosenbrock_values"][names.index("LRSFN(2)")]
         assert np.isnan(values[-1]).all()
         assert np.isfinite(values[0]).all()
+
+    def test_the_table_is_of_the_values(self, toys):
+        names, fields = list(toys["michalewicz_methods"]), list(toys["fields"])
+        row = dict(zip(fields, toys["michalewicz_table"][names.index("SFN")], strict=True))
+        final = toys["michalewicz_values"][names.index("SFN"), -1]
+        assert (row["mean"], row["std"], row["median"]) == pytest.approx((final.mean(), final.std(ddof=1), np.median(final)))
 
     @pytest.mark.parametrize(
         ("method", "field", "value", "failing"),

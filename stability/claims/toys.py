@@ -25,9 +25,9 @@ STEPS = tuple(10.0**-k * factor for k in range(2, 7) for factor in (3.0, 1.0))
 """Gradient descent's, tried from the largest: from 3e-2 to 1e-6."""
 INDEFINITE = 1e-3
 """LRSFN's damping: an end with an eigenvalue below minus this is called indefinite."""
-FIELDS = ("step", "final", "lowest", "highest", "gradient", "smallest", "indefinite", "diverged", "size", "tail")
-"""Of one method, over the starts that did not diverge: step; median, lowest and highest value at the end; medians there of the gradient's norm, of the
-smallest eigenvalue and of the largest coordinate (size); how many ends are indefinite, how many starts diverged, and `_tail`."""
+FIELDS = ("step", "mean", "std", "median", "gradient", "smallest", "indefinite", "diverged", "size", "tail")
+"""Of one method, over the starts that did not diverge: step; mean, standard deviation and median of the value at the end; medians there of the
+gradient's norm, of the smallest eigenvalue and of the largest coordinate (size); how many ends are indefinite, how many starts diverged, and `_tail`."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,8 @@ def _carried_out(objective: Any, one: _Runner, w: np.ndarray) -> tuple[list[floa
     ends = states[-1][kept]
     gradient, spectrum = np.linalg.norm(objective.gradient(ends), axis=-1), np.linalg.eigvalsh(objective.hessian(ends))[:, 0]
     final = values[-1, kept] if kept.any() else np.array([np.nan])
-    row = [one.step, float(np.median(final)), float(final.min()), float(final.max()), _median(gradient), _median(spectrum)]
+    spread = float(final.std(ddof=1)) if len(final) > 1 else np.nan
+    row = [one.step, float(final.mean()), spread, float(np.median(final)), _median(gradient), _median(spectrum)]
     row += [float(np.sum(spectrum < -INDEFINITE)), float(lost.sum()), _median(np.abs(ends).max(axis=-1))]
     return [*row, _tail(objective, one, w)], values
 
@@ -163,7 +164,7 @@ def toys_table(study: Study) -> str:
     for problem, dim in zip(study["problems"], study.parameters["dims"], strict=True):
         lines.append(f"{problem}, d = {dim}, {starts} starts, {study.parameters['iterations']} iterations (ours, not the paper's numbers)")
         lines.append(
-            f"{'method':<20} {'step':>7} {'median':>10} {'lowest':>10} {'highest':>10} {'|g|':>8} {'min. eig':>9} {'indefinite':>10} {'lost':>6} {'max |x|':>8}"
+            f"{'method':<20} {'step':>7} {'mean':>10} {'+- std':>10} {'median':>10} {'|g|':>8} {'min. eig':>9} {'indefinite':>10} {'lost':>6} {'max |x|':>8}"
         )
         for name, row in zip(study[f"{problem}_methods"], study[f"{problem}_table"], strict=True):
             lines.append(f"{name:<20} {row[0]:>7.1g} {_cells(row, starts)}")
@@ -172,10 +173,10 @@ def toys_table(study: Study) -> str:
 
 
 def _cells(row: np.ndarray, starts: int) -> str:
-    _, final, lowest, highest, gradient, smallest, indefinite, lost, size, _ = row
+    _, mean, spread, median, gradient, smallest, indefinite, lost, size, _ = row
     if np.isnan(lost):
         return "singular at a start"
     if lost == starts:
         return f"{'':>60} {f'{lost:g}/{starts}':>6}"
     kinds = f"{gradient:>8.1e} {smallest:>9.1e} {f'{indefinite:g}/{starts - lost:g}':>10} {f'{lost:g}/{starts}':>6} {size:>8.2g}"
-    return f"{final:>10.4g} {lowest:>10.4g} {highest:>10.4g} {kinds}"
+    return f"{mean:>10.4g} {spread:>10.3g} {median:>10.4g} {kinds}"

@@ -13,7 +13,7 @@ from ._main import main
 
 @main.command(epilog="Example:  stability reproduce --quick --out out")
 @click.option("--out", default="out", show_default=True, help="Folder for pictures; their numbers go to its data/.")
-@click.option("--quick", is_flag=True, help="The small form of every study (about a minute).")
+@click.option("--quick", is_flag=True, help="The small form of every study (about two minutes).")
 @click.option("--only", multiple=True, metavar="STUDY", help="Run this study only; may be given more than once.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of all ensembles.")
 def reproduce(out: str, quick: bool, only: tuple[str, ...], seed: int) -> None:
@@ -33,7 +33,8 @@ def reproduce(out: str, quick: bool, only: tuple[str, ...], seed: int) -> None:
     folder = _check.folder(out)  # found out before the computing starts
     _check.folder(folder / "data")
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{len(names)} studies, {'about a minute' if quick else 'about four minutes on two cores'}; pictures go to {escape(str(folder))}/")
+    told = "" if only else f", {'about two minutes' if quick else 'about six minutes'} on two cores"
+    console.print(f"{len(names)} {'study' if len(names) == 1 else 'studies'}{told}; pictures go to {escape(str(folder))}/")
     failed = 0
     for name in names:
         began = time.perf_counter()
