@@ -6,8 +6,8 @@ import numpy as np
 
 from .flow import Flow
 
-LEFT, SINGULAR, UNDECIDED = -1, -2, -3
-"""Where a line ended if at no sink: out of the region, where the gain is infinite, or nowhere yet."""
+LEFT, SINGULAR, UNDECIDED, UNDEFINED = -1, -2, -3, -4
+"""Where a line ended if at no sink: out of the region, where the drift is infinite, nowhere yet, or where the objective is not defined."""
 NEAREST = 1e-9
 """Of the region's width: a line this near a sink has arrived, wherever it heads."""
 Sinks = list[tuple[int, np.ndarray, float]]
@@ -16,13 +16,13 @@ _GAMMA = 1 - 0.5**0.5  # of ROS2, which is L-stable with it
 
 
 def follow(flow: Flow, starts: np.ndarray, region: np.ndarray, sinks: Sinks, *, keep: bool = False, rounds: int = 600) -> tuple[np.ndarray, np.ndarray]:
-    """Flow lines from starts (n, 2) until they end: index of the sink, or -1, -2, -3; and, if kept, the lines (steps, n, 2).
+    """Flow lines from starts (n, 2) until they end: index of the sink, or -1 to -4; and, if kept, the lines (steps, n, 2).
 
     A line ends near a sink it moves towards, a region's width out of the region, or at a pole of the gain, which no flow line
     crosses: where a gain changes its sign, or where the line comes to a halt at full speed.
     """
     width = region[:, 1] - region[:, 0]
-    w, ends = np.array(starts), np.full(len(starts), UNDECIDED)
+    w, ends = np.array(starts), np.where(_undefined(flow, starts), UNDEFINED, UNDECIDED)
     (drift, signs), track = _drift(flow, w), [w.copy()]
     usual = np.linalg.norm(drift / width, axis=1)
     for _ in range(rounds):
@@ -34,11 +34,19 @@ def follow(flow: Flow, starts: np.ndarray, region: np.ndarray, sinks: Sinks, *, 
         halted = np.max(np.abs(ahead - w[going]) / width, axis=1) < 1e-8
         fast = np.linalg.norm(now / width, axis=1) > usual[going]
         ends[going] = _ends(ahead, now, (sign != signs[going]) | (halted & fast), region, sinks)
+        ends[going[_undefined(flow, ahead)]] = UNDEFINED
         w[going], drift[going], signs[going] = ahead, now, sign
         if keep:
             track.append(np.full_like(w, np.nan))
             track[-1][going] = ahead
+    ends[(ends == UNDECIDED) & ((w < region[:, 0]) | (w > region[:, 1])).any(axis=1)] = LEFT
     return ends, np.stack(track)
+
+
+def _undefined(flow: Flow, w: np.ndarray) -> np.ndarray:
+    """Whether states (n, 2) lie where the objective has no value, though its derivatives may."""
+    with np.errstate(all="ignore"):
+        return np.isnan(flow.objective.value(w))
 
 
 def _drift(flow: Flow, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

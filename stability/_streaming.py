@@ -88,9 +88,15 @@ class Moments:
     @property
     @_quiet
     def covariance_error(self) -> np.ndarray:
-        """Standard errors of the covariance's entries from fourth moments, shape (times, d, d)."""
+        """Standard errors of the covariance's entries from fourth moments, shape (times, d, d).
+
+        ``Var C_ij = (E x_i^2 x_j^2 - C_ij^2 + (C_ii C_jj + C_ij^2) / (n - 1)) / n``: the last part matters where the first vanish, as for two wells.
+        """
         count = max(self.count, 1)
-        return np.sqrt(np.maximum(self.m22 / count - self.covariance**2, 0.0) / count)
+        C = self.covariance * (count - 1) / count  # as the fourth moments are: without the correction for the mean's own scatter
+        own = np.diagonal(C, axis1=-2, axis2=-1)
+        rest = (own[..., :, None] * own[..., None, :] + C**2) / max(count - 1, 1)
+        return np.sqrt((np.maximum(self.m22 / count - C**2, 0.0) + rest) / count)
 
 
 _NEAREST, _FARTHEST = 1e-300, 1e300

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -255,6 +256,7 @@ def _gathered(objective: Any, bounds: np.ndarray, w: np.ndarray, size: np.ndarra
     # Where the Hessian is singular, so may the next derivatives be: a gradient of g there leaves a distance of up to g^(1/5) to the point itself.
     doubt = np.where(flat, np.maximum(1000 * NEAR, (size / usual) ** 0.2 if usual else 0.0), NEAR)
     members = _clusters(w / width, size, doubt, np.flatnonzero(zero & inside))
+    corner = _lower_corner(objective, bounds, w[zero & inside], SMALL * usual)
     best = np.array([group[np.argmin(size[group])] for group in members], dtype=int)
     values = objective.value(w[best]) if len(best) else np.zeros(0)
     order = np.lexsort((*w[best].T.round(6), np.round(values, 9))) if len(best) else best
@@ -271,7 +273,7 @@ def _gathered(objective: Any, bounds: np.ndarray, w: np.ndarray, size: np.ndarra
         undefined=int(undefined.sum()),
         left=int((zero & ~inside).sum()),
         stuck=int((~undefined & ~zero).sum()),
-        status=_status(hits, flat[best], len(w), int(undefined.sum()), _corners(objective, w[best])),
+        status=_status(hits, flat[best], len(w), int(undefined.sum()), _corners(objective, w[best])) + corner,
     )
 
 
@@ -290,6 +292,26 @@ def _corners(objective: Any, states: np.ndarray) -> int:
     return sum(objective.status(w) != "ok" for w in states) if hasattr(objective, "status") else 0
 
 
+def _lower_corner(objective: Any, bounds: np.ndarray, found: np.ndarray, small: float) -> str:
+    """A word where descent ends below all critical points, inside the region, where the gradient does not vanish: at a corner of the objective."""
+    import scipy
+    from scipy.stats import qmc
+
+    starts = qmc.scale(qmc.Halton(len(bounds), scramble=False).random(64)[1:], *bounds.T)
+    values = objective.value(starts)
+    width = bounds[:, 1] - bounds[:, 0]
+    lowest = np.min(objective.value(found), initial=np.inf) if len(found) else np.inf
+    for start in starts[np.argsort(np.where(np.isfinite(values), values, np.inf))[:4]]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # at a corner the line search fails, which is what is looked for
+            end = scipy.optimize.minimize(lambda w: float(np.nan_to_num(objective.value(w), nan=np.inf)), start, method="Nelder-Mead", bounds=bounds).x
+        inside = ((end > bounds[:, 0] + 1e-3 * width) & (end < bounds[:, 1] - 1e-3 * width)).all()
+        drop, steep = lowest - objective.value(end), float(np.linalg.norm(objective.gradient(end)))
+        if inside and not steep <= 1e6 * small and drop > 1e-6 * abs(lowest if np.isfinite(lowest) else 0.0):
+            return f"; a lower value near ({', '.join(f'{x:.3g}' for x in end[:6])}), where the gradient does not vanish: a corner?"
+    return ""
+
+
 def _status(hits: np.ndarray, flat: np.ndarray, starts: int, undefined: int, corners: int) -> str:
     if undefined == starts:
         return "the gradient is not finite at any start: the region lies outside the domain"
@@ -303,4 +325,5 @@ def _status(hits: np.ndarray, flat: np.ndarray, starts: int, undefined: int, cor
         return "not isolated: there is a flat valley, of which these are some points" + told
     if flat.any():
         return f"{int(flat.sum())} degenerate: a singular Hessian does not say what kind of point it is" + told
-    return "ok" + told
+    unseen = float(np.sum(hits == 1) / np.sum(hits))
+    return ("ok" if unseen <= 0.05 else f"not all: another start would find a new point with probability {unseen:.2g}; give more `starts`") + told

@@ -21,7 +21,7 @@ from .flow import Flow
 from .linear import LinearFlow, linearize
 from .results import Study, jsonable, provenance, register
 
-WORK = 5e7
+WORK = 2e7
 """Path-steps that a default `t_end` may take, about ten seconds; ..."""
 MOST_WORK = 1e11
 """... and what any may take, more than an hour."""

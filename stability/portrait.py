@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import _check
-from ._flowlines import LEFT, NEAREST, SINGULAR, UNDECIDED, Sinks, follow
+from ._flowlines import LEFT, NEAREST, SINGULAR, UNDECIDED, UNDEFINED, Sinks, follow
 from ._spectral import SpectralResponse
 from .critical import critical_points
 from .flow import Flow
@@ -18,7 +18,9 @@ from .noise import Noise
 from .results import provenance, register
 from .simulate import simulate
 
-FATES = {LEFT: "leaves the region", SINGULAR: "ends where the gain is infinite", UNDECIDED: "undecided"}
+FATES = {LEFT: "leaves the region", SINGULAR: "ends where the drift is infinite", UNDECIDED: "undecided", UNDEFINED: "outside the domain"}
+MOST_SINKS = 60
+"""Critical points, the lowest, at which flow lines are said to end: a valley has any number."""
 _NEAR, _NEARER = 0.02, 1e-5  # of the region's width: a line this near a point that attracts has arrived; nearer where rates do not tell
 
 
@@ -43,7 +45,8 @@ class Portrait:
     lines : array (m, steps, lines, 2)
         Flow lines ``w' = -P g``, nan after they end.
     basins : array of int (m, ny, nx)
-        The point that the flow leads to from there; -1 it leaves the region, -2 it ends where the gain is infinite, -3 undecided.
+        The point that the flow leads to from there; -1 it leaves the region, -2 it ends where the drift is infinite, -3 undecided,
+        -4 the objective is not defined there, or where the flow leads.
     start : array (2,)
     times : array (times,)
     paths : array (m, times, paths, 2)
@@ -78,7 +81,7 @@ class Portrait:
         return np.where(np.isnan(self.rates).any(axis=-1), "singular", np.where(flat.any(axis=-1), "flat", told))
 
     def share(self, method: int, end: int) -> float:
-        """The share of the grid from which a method's flow ends at a point, or in one of the other ways (-1, -2, -3)."""
+        """The share of the grid from which a method's flow ends at a point, or in one of the other ways (-1 to -4)."""
         return float(np.mean(self.basins[method] == end))
 
     def __str__(self) -> str:
@@ -168,9 +171,9 @@ def portrait(
         values = np.asarray(objective.value(grid))
     rates = np.stack([_rates(method, found.eigenvalues) for method in compared])
     sinks = [_sinks(found.states, rate) for rate in rates]
-    ends = [follow(flow, grid.reshape(-1, 2), found.region, points)[0] for flow, points in zip(flows, sinks, strict=True)]
-    lines = [follow(flow, seeds, found.region, points, keep=True)[1] for flow, points in zip(flows, sinks, strict=True)]
-    times, walked = _walks(flows, start, level, t_end, paths, seed)
+    ends = [_followed(flow, grid.reshape(-1, 2), found.region, points)[0] for flow, points in zip(flows, sinks, strict=True)]
+    lines = [_followed(flow, seeds, found.region, points)[1] for flow, points in zip(flows, sinks, strict=True)]
+    times, walked, missing = _walks(flows, start, level, t_end, paths, seed)
     return Portrait(
         objective=repr(objective),
         methods=np.array([method.label for method in compared]),
@@ -185,7 +188,7 @@ def portrait(
         start=start,
         times=times,
         paths=walked,
-        status=found.status,
+        status=found.status + missing,
         provenance=provenance(methods=[repr(m) for m in compared], noise=repr(noise), step=step, t_end=t_end, seed=seed),
     )
 
@@ -205,18 +208,35 @@ def _rates(method: Method, lam: np.ndarray) -> np.ndarray:
 def _sinks(states: np.ndarray, rates: np.ndarray) -> Sinks:
     """The points (k, 2) with how near a line must come to be theirs: where a rate (k, 2) is not negative, only those that end there at last."""
     attracts, repels = np.all(rates < 0, axis=-1), np.any(rates > 0, axis=-1)
-    return [(k, states[k], _NEAR if attracts[k] else NEAREST if repels[k] else _NEARER) for k in range(len(states))]
+    return [(k, states[k], _NEAR if attracts[k] else NEAREST if repels[k] else _NEARER) for k in range(min(len(states), MOST_SINKS))]
 
 
-def _walks(flows: list[Flow], start: np.ndarray, level: str, t_end: float, paths: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Times (times,) and sample paths (m, times, paths, 2)."""
-    count, step = _check.count("paths", paths, least=0, most=1000), flows[0].step
+def _followed(flow: Flow, starts: np.ndarray, region: np.ndarray, sinks: Sinks) -> tuple[np.ndarray, np.ndarray]:
+    """Ends and lines of `follow`; a method that is singular everywhere, as Newton is on a plane, has none."""
+    try:
+        return follow(flow, starts, region, sinks, keep=len(starts) < 100)
+    except ValueError:
+        return np.full(len(starts), SINGULAR), np.full((1, *starts.shape), np.nan)
+
+
+def _walks(flows: list[Flow], start: np.ndarray, level: str, t_end: float, paths: int, seed: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """Times (times,), sample paths (m, times, paths, 2), nan where there are none, and a word about those that cannot start."""
+    count, step, missing = _check.count("paths", paths, least=0, most=1000), flows[0].step, ""
     steps = max(1, round(_check.positive("t_end", t_end) / step))
     saved = step * np.arange(0, steps + 1, -(-steps // 1000))
-    if not count:
-        return saved, np.zeros((len(flows), len(saved), 0, 2))
-    ensembles = [simulate(flow, start=start, t_end=steps * step, paths=count, seed=seed, save=saved, level=level) for flow in flows]
-    return saved, np.stack([np.where(e.diverged_at[:, None] <= e.times[:, None, None], np.nan, e.states) for e in ensembles])
+    walked = np.full((len(flows), len(saved), count, 2), np.nan)
+    for states, flow in zip(walked, flows, strict=True) if count else ():
+        try:
+            ens = simulate(flow, start=start, t_end=steps * step, paths=count, seed=seed, save=saved, level=level)
+        except ValueError as error:
+            if flow.method.is_identity:
+                raise
+            missing += f"; no paths of {flow.method.label}: {error}"
+            continue
+        with np.errstate(all="ignore"):
+            gone = (ens.diverged_at <= ens.times[:, None]) | np.isnan(flow.objective.value(ens.states))
+        states[:] = np.where(np.logical_or.accumulate(gone)[..., None], np.nan, ens.states)
+    return saved, walked, missing
 
 
 def _level(lines: list[np.ndarray]) -> np.ndarray:

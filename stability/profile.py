@@ -18,7 +18,7 @@ from .noise import Noise
 from .results import provenance, register
 from .simulate import simulate
 
-BINS = 40
+BINS, DT_SHARE = 40, 0.125
 
 
 @register
@@ -120,7 +120,7 @@ def profile(
     noise : Noise, optional
         Gradient noise of standard deviation 1 by default.
     step : float
-        The learning rate. The time step of the paths is half of it.
+        The learning rate. The time step of the paths is an eighth of it.
     t_end : float
         In units of ``t = iteration * step``.
     paths : int
@@ -186,7 +186,11 @@ class _Seen:
         self.density = np.full(400, np.nan) if law is None else law.density
         start = begin if begin is not None or law is None else _spread(law, paths)
         self.last = self._paths(flow, np.array([0.5 * sum(ends)]) if start is None else start, t_end, paths, seed)
-        compared = None if law is None else law.total_variation(self.last[:, None], bins=BINS)
+        lost = np.isnan(self.last)
+        compared = None if law is None else law.total_variation(np.where(lost, 1e300, self.last)[:, None], bins=BINS)  # far outside
+        if compared is not None and not compared.agrees:
+            told = f"paths (time step {DT_SHARE * flow.step:g}, to t = {t_end:g}) and density differ"
+            self.notes.append(f"{told}; whether a smaller `step` or a longer `t_end` mends it tells why")
         self.variation = [np.nan] * 3 if compared is None else [compared.value, compared.expected, compared.bound]
 
     def _law(self, flow: Flow, ends: tuple[float, float]) -> StationaryDensity | None:
@@ -201,9 +205,13 @@ class _Seen:
 
     def _paths(self, flow: Flow, start: np.ndarray, t_end: float, paths: int, seed: int) -> np.ndarray:
         """The paths' last states (paths,); nan where they diverged."""
-        dt = 0.5 * flow.step
+        dt = DT_SHARE * flow.step
         steps = max(1, round(t_end / dt))
-        ens = simulate(flow, start=start, t_end=steps * dt, dt=dt, paths=paths, seed=seed)
+        try:
+            ens = simulate(flow, start=start, t_end=steps * dt, dt=dt, paths=paths, seed=seed)
+        except ValueError as error:  # it cannot start there: the gain is singular, or the objective is not defined
+            self.notes.append(f"no paths: {error}")
+            return np.full(paths, np.nan)
         if ens.diverged.any():
             self.notes.append(f"{int(ens.diverged.sum())} of {paths} paths diverged")
         return np.where(ens.diverged, np.nan, ens.states[-1, :, 0])

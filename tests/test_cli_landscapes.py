@@ -36,6 +36,12 @@ class TestSimulate:
         assert "SGD at a critical point" in result.stdout
         assert "predicted" in result.stdout
 
+    def test_at_a_saddle_the_paths_are_shown_and_why_there_is_no_theory(self):
+        result = run("simulate", "--expression", WELL, "--method", "sfn", "--at", "0,0", "--t-end", 2)
+        assert result.exit_code == 0
+        assert "1000 paths" in result.stdout
+        assert "Use st.escape" in result.stdout
+
     def test_with_nothing_but_a_formula(self):
         result = run("simulate", "--expression", WELL, "--method", "newton", "--t-end", 1)
         assert result.exit_code == 0

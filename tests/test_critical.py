@@ -97,6 +97,13 @@ class TestDoubts:
         assert points.status.endswith("of 512 starts lie outside the domain")
         np.testing.assert_allclose(points[0].w, [1 / 3, 0], atol=1e-9)
 
+    @pytest.mark.parametrize("text", ["sqrt(x^2 + y^2)", "abs(x - 0.3) + abs(y + 0.2) + 0.1*x", "abs(x)^1.5 + abs(y)"])
+    def test_a_minimum_at_a_corner_is_not_passed_over(self, text):
+        assert "where the gradient does not vanish: a corner?" in found(text, 1).status
+
+    def test_few_starts_on_many_points_are_not_ok(self):
+        assert found("cos(10*x)*cos(10*y)", 3).status.startswith("not all: another start would find a new point")
+
     def test_a_corner_is_not_called_a_minimum(self):
         assert found("abs(x) + y^2", 1).status.startswith("1 not smooth")
 

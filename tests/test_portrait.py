@@ -5,7 +5,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import stability as st
-from stability._flowlines import LEFT, SINGULAR, UNDECIDED, follow
+from stability._flowlines import LEFT, SINGULAR, UNDECIDED, UNDEFINED, follow
 
 METHODS = [st.SGD(), st.Newton(), st.DampedNewton(damping=0.3), st.SFN(damping=0.1), st.LRSFN(rank=1, damping=0.3, tail="flat")]
 
@@ -119,9 +119,26 @@ class TestPortrait:
         assert st.plot(seen).axes[0].get_title() == "SGD"
 
     def test_outside_the_domain(self):
-        seen = st.portrait(st.expression("log(x) + y^2"), 1, [st.SGD()], resolution=8, start=[0.5, 0.5], t_end=0.1)
+        seen = st.portrait(st.expression("log(x) + y^2"), 1, [st.SGD()], resolution=8, start=[0.5, 0.5], t_end=4.0)
         assert np.isnan(seen.values[:, 0]).all()
+        assert (seen.basins[0][:, seen.x < 0] == UNDEFINED).all()
+        assert (seen.basins[0][:, seen.x > 0] != UNDEFINED).all()
+        assert not (seen.paths[0, ..., 0] < 0).any()  # they end at the domain's edge
+        assert np.isnan(seen.paths[0, -1]).any()
+        assert "outside the domain" in str(seen)
         st.plot(seen)
+
+    def test_a_method_that_is_singular_everywhere_does_not_hide_the_others(self):
+        seen = st.portrait(st.expression("x + y"), 1, resolution=8)
+        assert (seen.basins[1] == SINGULAR).all()
+        assert (seen.basins[[0, 2]] == LEFT).all()
+        assert "no paths of Newton: The curvature is singular" in seen.status
+        st.plot(seen)
+
+    def test_lines_to_points_just_outside_leave(self):
+        seen = st.portrait(st.expression("cos(x)*cos(y)"), 6, [st.SGD()], resolution=12, paths=0)
+        assert (seen.basins == LEFT).mean() > 0.2
+        assert (seen.basins == UNDECIDED).mean() < 0.05
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,14 @@ class TestResult:
         assert any("SGD" in note for note in seen.notes)
         st.plot(seen)
 
+    def test_where_all_paths_run_away_or_none_can_start(self):
+        away = st.profile(st.expression("-x^2"), 2, [st.SGD()], paths=100, t_end=10.0)
+        assert away.outside.tolist() == [100]
+        outside = st.profile(st.expression("log(x)"), 2, [st.SGD(), st.Newton()], paths=100, t_end=1.0)
+        assert outside.outside.tolist() == [100, 100]
+        assert any("no paths" in note for note in outside.notes)
+        st.plot(outside)
+
     def test_without_noise_there_is_no_density(self):
         seen = st.profile(WELL, 2, [st.SGD()], noise=st.Noise(), start=0.5, paths=100, t_end=1.0)
         assert np.isnan(seen.density).all()

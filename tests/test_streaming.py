@@ -21,7 +21,9 @@ def numpy_moments(states):
     c = states - states.mean(axis=0)
     covariance = np.cov(states.T, ddof=1).reshape(d, d)
     fourth = np.array([[np.mean(c[:, i] ** 2 * c[:, j] ** 2) for j in range(d)] for i in range(d)])
-    return states.mean(axis=0), np.sqrt(np.diag(covariance) / n), covariance, np.sqrt((fourth - covariance**2) / n)
+    biased = covariance * (n - 1) / n
+    rest = (np.outer(np.diag(biased), np.diag(biased)) + biased**2) / (n - 1)
+    return states.mean(axis=0), np.sqrt(np.diag(covariance) / n), covariance, np.sqrt((fourth - biased**2 + rest) / n)
 
 
 class TestMoments:
@@ -33,6 +35,15 @@ class TestMoments:
         for time in range(3):
             for ours, expected in zip(results(found), numpy_moments(states[time]), strict=True):
                 assert_close(ours[time], expected)
+
+    def test_the_error_of_a_variance_does_not_vanish_with_its_first_order(self, rng):
+        """At +-1 with equal chance ``x^4 = (x^2)^2``: the sample variance varies at second order, by ``sqrt(2) / n``."""
+        samples = rng.choice([-1.0, 1.0], size=(2000, 400))
+        variances = samples.var(axis=1, ddof=1)
+        found = np.array([Moments.of(one[None, :, None]).covariance_error[0, 0, 0] for one in samples[:50]])
+        true = float(np.sqrt(np.mean((variances - 1) ** 2)))
+        assert true == pytest.approx(np.sqrt(2) / 400, rel=0.1)
+        assert true < np.mean(found) < 2 * true  # each sample's own skewness adds to it
 
     def test_merging_is_associative_and_commutative_to_rounding(self):
         a, b, c = (Moments.of(block) for block in blocks_of(skewed(2, 600, 3), 7, 400))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import click
@@ -15,10 +16,13 @@ class _Sentence(click.Group):
     """Bad input ends with one sentence and exit code 2, never a traceback."""
 
     def invoke(self, context: click.Context) -> Any:
+        shown, warnings.formatwarning = warnings.formatwarning, lambda message, *where, **more: f"Warning: {message}\n"
         try:
             return super().invoke(context)
         except (ValueError, ArithmeticError) as error:
             raise _BadInput(str(error)) from None
+        finally:
+            warnings.formatwarning = shown
 
 
 @click.group(cls=_Sentence, epilog="Example:  stability reproduce --quick", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

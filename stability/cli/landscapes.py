@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from .. import _check
-from .._check import Interrupted
+from .._check import Interrupted, Unstable
 from ..results import jsonable, save
 from ._main import main
 from ._methods import METHODS, method_of, noise_of, numbers, objective_of, on_a_landscape
@@ -55,13 +56,18 @@ def simulate(
         click.echo(f"Interrupted: the {len(stopped.ensemble.diverged)} paths that were finished are {_kept(stopped.ensemble, out)}.", err=True)
         raise SystemExit(1) from None
     _kept(ensemble, out)
-    comparison = None if linear is None else compare(linear, ensemble)
+    comparison, why = None, ""
+    if linear is not None:
+        try:
+            comparison = compare(linear, ensemble)
+        except Unstable as error:  # at a saddle: the paths are what there is to see
+            why = f"{error} Use st.escape for how paths leave."
     if as_json:
         click.echo(json.dumps(_moments(ensemble, comparison), indent=1, allow_nan=False))
         return
     click.echo(f"{flow!r}\n{ensemble}")
-    if comparison is not None:
-        click.echo(f"\n{linear}\n{comparison}")
+    if linear is not None:
+        click.echo(f"\n{linear}\n{comparison or why}")
 
 
 def _folder_of(out: Path | None) -> Path | None:
@@ -134,6 +140,11 @@ def portrait(
         result = in_a_plane(objective, shape, methods, noise=noise, resolution=resolution, **options)
     _kept(result, place)
     click.echo(str(result))
-    for point in critical_points(objective, shape)[:6]:
-        click.echo(f"\n{point.kind} at ({', '.join(f'{x:.4g}' for x in point.w)}), value {point.value:.5g}\n{point.methods(methods)}")
+    points = critical_points(objective, shape)
+    width = points.region[:, 1] - points.region[:, 0]
+    for point in points[:6]:
+        at = ", ".join(f"{x:.4g}" for x in np.where(np.abs(point.w) < 1e-6 * width, 0.0, point.w))
+        click.echo(f"\n{point.kind} at ({at}), value {point.value:.5g}\n{point.methods(methods)}")
+    if len(points) > 6:
+        click.echo(f"\n... and {len(points) - 6} more")
     click.echo(f"\n{place}.png, .svg, .json, .npz")

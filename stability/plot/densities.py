@@ -54,7 +54,8 @@ def _plane(result: StationaryDensity) -> Figure:
     mesh = axis.pcolormesh(first, second, result.density.T, cmap="Blues", rasterized=True)
     figure.colorbar(mesh, ax=axis, label="density")
     size = np.linalg.norm(result.current, axis=-1)
-    if size.max() > 0:
+    carried = np.linalg.norm(result.drift, axis=-1) * result.density
+    if size.max() > 1e-2 * carried[np.isfinite(carried)].max(initial=0.0):  # what is left of balance is the grid's error
         strength = 0.3 + 1.7 * size.T / size.max()
         axis.streamplot(x, y, result.current[..., 0].T, result.current[..., 1].T, color=COLORS["Newton"], linewidth=strength, density=0.9, arrowsize=0.8)
     axis.set(xlabel="$w_1$", ylabel="$w_2$", xlim=(first[0], first[-1]), ylim=(second[0], second[-1]))

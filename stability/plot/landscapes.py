@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BASINS = ("#cfe3f3", "#fbe3c2", "#d3ecd9", "#f3d9e6", "#e4dcf1", "#f6f2bd")
-FATE_COLORS = {-1: "#f2f2f2", -2: "#bdbdbd", -3: "#ffffff"}
+FATE_COLORS = {-1: "#f2f2f2", -2: "#bdbdbd", -3: "#ffffff", -4: "#5a5a5a"}
 POINTS: dict[str, dict[str, Any]] = {
     "attracts": {"marker": "o", "color": "#0072B2"},
     "passes": {"marker": "X", "color": "#D55E00"},
@@ -51,8 +51,8 @@ def portrait(result: Portrait) -> Figure:
 def _panel(axis: Axes, result: Portrait, m: int) -> None:
     from matplotlib.colors import BoundaryNorm, ListedColormap
 
-    colors = [FATE_COLORS[end] for end in (-3, -2, -1)] + [BASINS[k % len(BASINS)] for k in range(max(len(result.points), 1))]
-    norm = BoundaryNorm(np.arange(-3.5, len(colors) - 2.5), len(colors))
+    colors = [FATE_COLORS[end] for end in (-4, -3, -2, -1)] + [BASINS[k % len(BASINS)] for k in range(max(len(result.points), 1))]
+    norm = BoundaryNorm(np.arange(-4.5, len(colors) - 3.5), len(colors))
     axis.pcolormesh(result.x, result.y, result.basins[m], cmap=ListedColormap(colors), norm=norm, shading="nearest", rasterized=True)
     finite = result.values[np.isfinite(result.values)]
     levels = np.unique(np.quantile(finite, np.linspace(0, 1, 18)[1:-1])) if len(finite) else np.zeros(0)
@@ -77,7 +77,7 @@ def _lines(axis: Axes, result: Portrait, m: int) -> None:
     long = [line for line in lines if len(line) > 6]
     if long:
         at, ahead = np.array([line[5] for line in long]), np.array([line[6] - line[4] for line in long])
-        ahead = ahead / np.linalg.norm(ahead, axis=1, keepdims=True)
+        ahead = ahead / np.maximum(np.linalg.norm(ahead, axis=1, keepdims=True), 1e-300)
         axis.quiver(*at.T, *ahead.T, color="0.25", angles="xy", scale=60, width=0.002, headwidth=9, headlength=11, headaxislength=10, minlength=0, pivot="mid")
 
 
