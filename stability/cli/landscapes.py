@@ -16,7 +16,7 @@ from ._main import main
 from ._methods import METHODS, method_of, noise_of, numbers, objective_of, on_a_landscape
 
 
-@main.command(epilog='Example:  stability simulate --expression "x^4/4 - x^2/2 + y^2" --method sfn --start 0,0 --t-end 20 --at 1,0')
+@main.command(epilog='Example:  stability simulate --expression "x^4/4 - x^2/2 + y^2" --method sfn --start 1,0.5 --at 1,0')
 @on_a_landscape
 @click.option("--method", type=click.Choice(METHODS), default="sfn", show_default=True, help="The optimizer.")
 @click.option("--step", type=float, default=0.1, show_default=True, help="The learning rate.")
