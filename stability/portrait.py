@@ -158,10 +158,8 @@ def portrait(
     if getattr(objective, "dim", None) != 2:
         raise ValueError(f"A phase portrait needs two dimensions; {objective!r} has {getattr(objective, 'dim', 'none')}. In one, use st.profile.")
     noise = Noise(gradient=0.5) if noise is None else noise
-    compared = [SGD(), Newton(), SFN(damping=0.1)] if methods is None else list(methods)
-    if not compared:
-        raise ValueError("`methods` must hold at least one method.")
-    flows = [Flow(objective, method, noise, step=step) for method in compared]
+    flows = flows_of(objective, methods, noise, step)
+    compared = [flow.method for flow in flows]
     count = _check.count("resolution", resolution, least=8, most=400)
     found = critical_points(objective, region)
     low, high = found.region.T
@@ -191,6 +189,14 @@ def portrait(
         status=found.status + missing,
         provenance=provenance(methods=[repr(m) for m in compared], noise=repr(noise), step=step, t_end=t_end, seed=seed),
     )
+
+
+def flows_of(objective: Any, methods: Iterable[Method] | None, noise: Noise, step: float) -> list[Flow]:
+    """A flow for each method: SGD, Newton and SFN where none are named."""
+    flows = [Flow(objective, method, noise, step=step) for method in ((SGD(), Newton(), SFN(damping=0.1)) if methods is None else methods)]
+    if not flows:
+        raise ValueError("`methods` must hold at least one method.")
+    return flows
 
 
 def _grid(region: np.ndarray, count: int) -> np.ndarray:

@@ -13,8 +13,9 @@ from ._check import Unstable
 from .critical import critical_points
 from .flow import Flow
 from .fokker_planck import StationaryDensity, stationary_density
-from .methods import SFN, SGD, Method, Newton
+from .methods import Method
 from .noise import Noise
+from .portrait import flows_of
 from .results import provenance, register
 from .simulate import simulate
 
@@ -141,10 +142,8 @@ def profile(
     if getattr(objective, "dim", None) != 1:
         raise ValueError(f"A profile needs one dimension; {objective!r} has {getattr(objective, 'dim', 'none')}. In two, use st.portrait.")
     noise = Noise(gradient=1.0) if noise is None else noise
-    compared = [SGD(), Newton(), SFN(damping=0.1)] if methods is None else list(methods)
-    if not compared:
-        raise ValueError("`methods` must hold at least one method.")
-    flows = [Flow(objective, method, noise, step=step) for method in compared]
+    flows = flows_of(objective, methods, noise, step)
+    compared = [flow.method for flow in flows]
     found, count = critical_points(objective, region), _check.count("paths", paths, least=100, most=1_000_000)
     begin = None if start is None else _check.shaped("start", np.atleast_1d(start), (1,))
     ends = (float(found.region[0, 0]), float(found.region[0, 1]))

@@ -655,7 +655,8 @@ class TestPicturesAndTheStudy:
         study = claims.run("trajectory", quick=True, seed=0)
         checks = claims.check(study)
         assert all(check.passed for check in checks), checks
-        for k, (name, spoil) in enumerate([("small_z", lambda x: x + 5), ("slopes", lambda x: x - [0.6, 0.0]), ("seen", lambda x: 0.1 * x)]):
+        spoils = [(0, "small_z", lambda x: x + 5), (1, "slopes", lambda x: x - [0.6, 0.0]), (1, "linear_z", lambda x: x + 9), (2, "seen", lambda x: 0.1 * x)]
+        for k, name, spoil in spoils:
             spoiled = st.Study(study.name, {**study.arrays, name: spoil(study[name])}, study.parameters)
             assert [check.passed for check in claims.check(spoiled)] == [i != k for i in range(3)]
         assert len(st.plot(study).axes) == 6

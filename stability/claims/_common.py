@@ -28,6 +28,7 @@ def methods(damping: float, rank: int) -> list[Method]:
 
 
 def method_names(compared: Iterable[Method]) -> np.ndarray:
+    """The methods' names, as a study stores them."""
     return np.array([method.name for method in compared])
 
 
@@ -39,5 +40,6 @@ def worst(measured: np.ndarray, keep: np.ndarray) -> tuple[float, int]:
 
 
 def agreement(what: str, measured: np.ndarray, keep: Any) -> Check:
+    """That measured entries agree with predicted ones where `keep`; see `worst`."""
     largest, count = worst(measured, np.asarray(keep))
     return Check(f"{what} agree with theory (|z| < 4.5)", largest < 4.5, f"largest |z| of {count}: {largest:.2f}")

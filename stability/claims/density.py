@@ -106,6 +106,7 @@ def _measured(method: int, noise: float, paths: int, seed: int) -> tuple[float, 
 
 
 def check_density(study: Study) -> list[Check]:
+    """Three witnesses of one law, times over the barrier, and where SFN and Newton put their mass."""
     variation, measured, gamma = study["variation"], study["measured"], study.parameters["damping"]
     values, _, bounds = variation[:, 0].T
     largest, count = worst(measured, np.isfinite(measured[..., 0]))

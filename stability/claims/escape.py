@@ -155,6 +155,7 @@ def _landscapes(compared: list[Method], paths: int, seed: int) -> dict[str, np.n
 
 
 def check_escape(study: Study) -> list[Check]:
+    """Exits follow the exact law; flatness, noise and rank change them as it says."""
     return [*_check_laws(study), *_check_slopes(study), _check_trapped(study), _check_flattest(study), *_check_rank(study), *_check_tie(study)]
 
 

@@ -75,6 +75,7 @@ def _step_rates(flow: Flow, samples: int, seed: int) -> np.ndarray:
 
 
 def check_lyapunov(study: Study) -> list[Check]:
+    """Exponents agree with quadrature; between the two limits lies a band, and where noise is strong the linearised limit is not the cautious one."""
     names, steps = list(study["methods"]), study["step"]
     largest, count = worst(study["line"], np.array(True))
     surely = study["exponent"] < -3 * study["error"]

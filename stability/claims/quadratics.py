@@ -69,6 +69,7 @@ def condition_number(*, quick: bool = False, seed: int = 0, report: Report = lam
 
 
 def check_condition_number(study: Study) -> list[Check]:
+    """Ensembles agree with theory, and Newton amplifies the flattest mode by the condition number."""
     measured, trusted = study["measured"], study["measured_validity"] < VALID
     names, kappa = list(study["methods"]), study["kappa"]
     newton, sgd = (study["theory"][0, names.index(name), :, 0] for name in ("Newton", "SGD"))
@@ -123,6 +124,7 @@ def equal_rates(*, quick: bool = False, seed: int = 0, report: Report = lambda t
 
 
 def check_equal_rates(study: Study) -> list[Check]:
+    """At equal slowest rate no full-rank method is noisier than SGD; truncated ones only at small condition numbers."""
     names, ratio = list(study["methods"]), study["theory"][:, :, 0] / study["theory"][0, :, 0]
     full, truncated = float(np.nanmax(ratio[:4])), ratio[names.index("LRSFN")]
     above = study["kappa"][truncated > 1 + 1e-9]

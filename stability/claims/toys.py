@@ -132,6 +132,7 @@ def _tail(objective: Any, one: _Runner, w: np.ndarray) -> float:
 
 
 def check_toys(study: Study) -> list[Check]:
+    """What diverges, and what ends at saddles, by counts of starts."""
     return [check for problem in study["problems"] for check in _checks(study, str(problem))]
 
 

@@ -94,6 +94,7 @@ def _slope(steps: np.ndarray, values: np.ndarray) -> float:
 
 
 def check_trajectory(study: Study) -> list[Check]:
+    """Theory along the path in small noise, its error's order in the step, and the validity indicator where the law departs."""
     worst = float(np.max(np.abs(study["small_z"])))
     (slope, error), anchor = study["slopes"].T, float(np.max(np.abs(study["linear_z"])))
     gone = (study["shift_z"] > 4) & (study["shift"] > 0.1)

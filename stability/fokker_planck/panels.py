@@ -299,6 +299,7 @@ def _centers(low: np.ndarray, high: np.ndarray, chosen: np.ndarray) -> np.ndarra
 
 
 def nodes_between(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The rule's nodes (panels, nodes) within panels from `low` to `high`, each (panels,)."""
     return 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * rule()[0]
 
 

@@ -30,7 +30,7 @@ POINTS: dict[str, dict[str, Any]] = {
 
 def portrait(result: Portrait) -> Figure:
     """A panel for each method: basins in pale colours, level sets, flow lines, sample paths, and critical points by what becomes of them."""
-    columns = min(len(result.methods), 4)
+    columns = min(len(result.methods), 5)
     rows = -(-len(result.methods) // columns)
     figure, axes = panels(rows, columns, 3.1, 3.3, sharex=True, sharey=True)
     for m, axis in enumerate(axes.ravel()):
