@@ -44,6 +44,8 @@ class TestMoments:
         true = float(np.sqrt(np.mean((variances - 1) ** 2)))
         assert true == pytest.approx(np.sqrt(2) / 400, rel=0.1)
         assert true < np.mean(found) < 2 * true  # each sample's own skewness adds to it
+        balanced = np.repeat([-1.0, 1.0], 200)  # has none, and no first order at all
+        assert Moments.of(balanced[None, :, None]).covariance_error[0, 0, 0] == pytest.approx(np.sqrt(2) / 400, rel=0.01)
 
     def test_merging_is_associative_and_commutative_to_rounding(self):
         a, b, c = (Moments.of(block) for block in blocks_of(skewed(2, 600, 3), 7, 400))
