@@ -2,7 +2,7 @@
 
 import sys
 
-from stability.cli import main
+from stability.cli._main import main
 
 
 def draw(study: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from _tasks import Problem, Task
 
 import stability as st
-from stability.lowrank import BadProducts
+from stability.lowrank.operator import BadProducts
 
 TUNING_SEEDS, FINALISTS = (1000, 1001), 3
 """Every configuration is run on the first tuning seed, the best few on the second one too; neither is a final seed."""

@@ -13,7 +13,7 @@ from scipy.special import expit, ndtr
 
 import stability as st
 from stability import datasets
-from stability.datasets import Dataset
+from stability.datasets.images import Dataset
 from stability.objectives.network import autoencoder, mlp
 
 TIE = 1e-3

@@ -68,7 +68,7 @@ METHODS: dict[str, dict] = {
 
 def spectrum_cells(name: str, seeds: int) -> dict[str, dict]:
     """Error of the matrix in units of |lambda_41|, and relative error of the step with that damping."""
-    from stability.lowrank import randomized_eigh
+    from stability.lowrank.randomized import randomized_eigh
 
     lam = eigenvalues(name)
     damping = abs(lam[RANK])
@@ -103,7 +103,7 @@ def path_cells(seeds: int, refreshes: int, rank: int = 20) -> dict[str, dict]:
     """A perceptron on the digits, trained by SGD; Hessian of a fresh batch of 256 every ten steps, each warm start from the one before."""
     from sklearn.datasets import load_digits
 
-    from stability.lowrank import randomized_eigh
+    from stability.lowrank.randomized import randomized_eigh
     from stability.objectives.network import mlp
 
     X, y = load_digits(return_X_y=True)
@@ -132,7 +132,7 @@ def path_cells(seeds: int, refreshes: int, rank: int = 20) -> dict[str, dict]:
 
 def beyond_cell(width: str, rounds: int, rank: int = 20) -> dict:
     """CPU seconds in the products and beyond them, of a 784-128-64-5 perceptron (n = 109,061) with a Hessian batch of 256."""
-    from stability.lowrank import randomized_eigh
+    from stability.lowrank.randomized import randomized_eigh
     from stability.objectives.network import mlp
 
     rng = np.random.default_rng(0)

@@ -5,53 +5,57 @@ Will this stochastic optimizer be stable here, how much noise will it amplify, a
 
 from typing import TYPE_CHECKING, Any
 
-from . import datasets, gallery
+from . import datasets
 from ._array import Backend
 from ._check import Interrupted, StabilityWarning, Unstable
-from ._descent import Adam, Armijo, SpectralStep
-from ._run import Progress
-from .bounds import Bound, Bounds, bounds
-from .compare import Comparison, compare
-from .critical import CriticalPoints, critical_points
-from .ensemble import Ensemble
-from .escape import ExitTime, exit_time
-from .exact import Estimate, ExactMode, exact_mode
-from .first_exit import Escape, escape
+from ._estimate import Estimate
+from ._saving import Study, load, save
+from .comparison import Comparison, compare
+from .datasets.table import Table, read_table
+from .densities.density import stationary_density
+from .densities.result import Kramers, StationaryDensity, TotalVariation
+from .ensembles.result import Ensemble
+from .ensembles.simulate import simulate
+from .ensembles.tails import TailIndex, tail_index
+from .exact.mode import ExactMode, exact_mode
+from .exits.escape import escape
+from .exits.exit_time import ExitTime, exit_time
+from .exits.result import Escape
 from .flow import Flow
-from .fokker_planck import Kramers, StationaryDensity, TotalVariation, stationary_density
-from .history import History
-from .linear import Limit, LinearFlow, linearize
-from .lowrank import BadProducts, LowRank, randomized_eigh
-from .lyapunov import AlmostSureLimit, LyapunovExponents, almost_sure_limit, lyapunov_exponents
-from .methods import LRSFN, SFN, SGD, DampedNewton, Method, Newton
-from .minimize import minimize
+from .linear.bounds import Bound, Bounds, bounds
+from .linear.linearize import Limit, LinearFlow, linearize
+from .lowrank.operator import BadProducts
+from .lowrank.randomized import randomized_eigh
+from .lowrank.result import LowRank
+from .lyapunov.exponents import LyapunovExponents, lyapunov_exponents
+from .lyapunov.limit import AlmostSureLimit, almost_sure_limit
+from .methods import gallery
+from .methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from .noise import Noise
-from .objectives import (
-    DerivativeCheck,
-    Network,
-    Objective,
-    Table,
-    autoencoder,
-    check_derivatives,
-    expression,
-    landscape,
-    least_squares,
-    logistic,
-    mlp,
-    quadratic,
-    read_table,
-)
-from .plot import plot
-from .portrait import Portrait, portrait
-from .profile import Profile, profile
-from .results import Study, load, save
-from .simulate import simulate
-from .spectrum import Spectrum, spectrum
-from .tails import TailIndex, tail_index
-from .trajectory import Departure, Trajectory, trajectory
+from .objectives.base import DerivativeCheck, Objective, check_derivatives
+from .objectives.expression import expression
+from .objectives.landscapes import landscape
+from .objectives.network import Network, autoencoder, mlp
+from .objectives.quadratic import quadratic
+from .objectives.regression import least_squares, logistic
+from .pictures.plot import plot
+from .portraits.critical import CriticalPoints, critical_points
+from .portraits.line import Profile, profile
+from .portraits.plane import Portrait, portrait
+from .spectra.estimation import spectrum
+from .spectra.result import Spectrum
+from .training.history import History
+from .training.minimize import minimize
+from .training.options import Adam, Armijo, SpectralStep
+from .training.problem import Progress
+from .trajectories.departure import Departure
+from .trajectories.path import trajectory
+from .trajectories.result import Trajectory
 
 if TYPE_CHECKING:
-    from .symbolic import MethodTable, Theorem, method_table, theorem, theorems
+    from .symbolic import theorem, theorems
+    from .symbolic.statement import Theorem
+    from .symbolic.table import MethodTable, method_table
 
 __all__ = [
     "LRSFN",

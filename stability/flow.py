@@ -11,9 +11,9 @@ import numpy as np
 
 from . import _check
 from ._array import Backend, like, matvec, moved, transpose
-from ._local import Diagonal, Identity, Spectral, preconditioner, spectral
-from ._spectral import check_regular
-from .methods import Method
+from .methods.method import Method
+from .methods.preconditioner import Diagonal, Identity, Spectral, preconditioner, spectral
+from .methods.response import check_regular
 from .noise import Batches, Noise, Sample
 from .objectives.quadratic import QuadraticModel
 

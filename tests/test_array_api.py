@@ -8,8 +8,8 @@ import pytest
 
 import stability as st
 from stability._array import Backend, as_floats, diagonal_matrix, moved, namespace, take_rows
-from stability._divided import Divided
-from stability._spectral import SpectralResponse
+from stability.methods.divided import Divided
+from stability.methods.response import SpectralResponse
 
 TOLERANCE = {"float64": 1e-13, "float32": 2e-5}
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE)

@@ -76,7 +76,7 @@ class TestSimulate:
         def stopped(*arguments, **options):
             raise st.Interrupted("stopped", part)
 
-        monkeypatch.setattr(sys.modules["stability.simulate"], "simulate", stopped)
+        monkeypatch.setattr(sys.modules["stability.ensembles.simulate"], "simulate", stopped)
         result = run("simulate", "--expression", WELL, "--out", tmp_path / "part")
         assert result.exit_code == 1
         assert "the 5 paths that were finished are in" in result.stderr

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from conftest import assert_close, blocks_of, merged, results
 
-from stability._control import ControlledMoments, hermite, polynomial_degree
-from stability._streaming import Moments
+from stability.ensembles.control import ControlledMoments, hermite, polynomial_degree
+from stability.ensembles.streaming import Moments
 
 COVARIANCE = np.array([[1.0, 0.3], [0.3, 1.0]])
 ROOT = np.linalg.cholesky(COVARIANCE)

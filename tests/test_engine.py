@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 import stability as st
-from stability import _engine, _fast, _gather
-from stability._array import block_count, block_rows, block_size, stream
+from stability import _fast
+from stability._streams import block_count, block_rows, block_size, stream
+from stability.ensembles import block, gather, normals
+from stability.ensembles import plan as plans
 from stability.noise import Sample
 
 NOISE = st.Noise(gradient=0.3)
@@ -64,7 +66,7 @@ class TestSameNumbers:
     @pytest.mark.parametrize("chunk", [1, 7, 2000])
     def test_however_many_steps_are_drawn_at_once(self, flow, chunk, monkeypatch):
         whole = run(flow, save=5)
-        monkeypatch.setattr(_engine.Plan, "chunk", lambda self, width: chunk)
+        monkeypatch.setattr(plans.Plan, "chunk", lambda self, width: chunk)
         np.testing.assert_array_equal(run(flow, save=5).states, whole.states)
 
     @pytest.mark.parametrize("paths", [1, 100, 2100])
@@ -178,7 +180,7 @@ class TestRefinement:
 
     def test_bridged_increments_are_independent_and_normal(self):
         plan = dataclasses.replace(_plan(quadratic_flow()), refine=2)
-        z = _engine.Normals(plan, 0).draw(8).reshape(8, -1)
+        z = normals.Normals(plan, 0).draw(8).reshape(8, -1)
         count = z.shape[1]
         np.testing.assert_allclose(z @ z.T / count, np.eye(8), atol=4 * np.sqrt(2 / count))
         assert abs((z**4).mean() - 3) < 4 * np.sqrt(96 / z.size)
@@ -209,7 +211,7 @@ def _plan(flow, **options):
         raise RuntimeError
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(sys.modules["stability.simulate"], "gather", gather)
+    patch.setattr(sys.modules["stability.ensembles.simulate"], "gather", gather)
     with pytest.raises(RuntimeError):
         run(flow, **options)
     patch.undo()
@@ -296,20 +298,20 @@ class TestGathering:
     @staticmethod
     def parts(count):
         plan = _plan(quadratic_flow(), paths=5000)
-        return plan, [_engine.run_block(plan, number, _engine.Signals()) for number in range(count)]
+        return plan, [block.run_block(plan, number, block.Signals()) for number in range(count)]
 
     def test_nothing_is_taken_after_a_block_that_was_stopped(self):
         """Paths would no longer be the first ones of a larger ensemble."""
         plan, (first, second, third) = self.parts(3)
-        gathered = _gather.Gathered(plan, None)
+        gathered = gather.Gathered(plan, None)
         for part in (first, dataclasses.replace(second, plan=dataclasses.replace(plan, steps=3)), third):
             gathered.add(part)
         assert gathered.count == 256
 
     def test_few_paths_meet_a_wish_by_a_margin_only(self, monkeypatch):
         plan, parts = self.parts(5)
-        gathered, met = _gather.Gathered(plan, 0.01), []
-        monkeypatch.setattr(_gather.Gathered, "error", 0.009)
+        gathered, met = gather.Gathered(plan, 0.01), []
+        monkeypatch.setattr(gather.Gathered, "error", 0.009)
         for part in parts:
             gathered.add(part)
             met.append(gathered.met)
@@ -475,7 +477,7 @@ class TestDevices:
     def test_fleets_are_as_small_as_the_memory_wants(self, monkeypatch):
         strict = pytest.importorskip("array_api_strict")
         whole = run(quadratic_flow(), paths=1100, t_end=1.0, save=2, quantiles=[0.5])
-        monkeypatch.setattr(_gather, "DEVICE_BYTES", 1)
+        monkeypatch.setattr(gather, "DEVICE_BYTES", 1)
         parts = run(quadratic_flow(), paths=1100, t_end=1.0, save=2, quantiles=[0.5], device=st.Backend("array_api_strict", strict))
         np.testing.assert_allclose(parts.states, whole.states, rtol=1e-12, atol=1e-14)
         assert np.isnan(parts.stats["noise_share"])
@@ -611,7 +613,7 @@ class TestOddRequests:
     @pytest.mark.parametrize("chunk", [1, 5, 64])
     def test_bridged_paths_do_not_depend_on_chunks(self, chunk, monkeypatch):
         whole = run(quadratic_flow(), refine=3)
-        monkeypatch.setattr(_engine.Plan, "chunk", lambda self, width: chunk)
+        monkeypatch.setattr(plans.Plan, "chunk", lambda self, width: chunk)
         np.testing.assert_array_equal(run(quadratic_flow(), refine=3).states, whole.states)
 
     def test_many_halvings_take_little_memory_and_not_too_many_steps(self):

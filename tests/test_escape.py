@@ -10,7 +10,7 @@ import scipy.stats
 from scipy.integrate import quad
 
 import stability as st
-from stability.escape import ExitTime, exit_time
+from stability.exits.exit_time import ExitTime, exit_time
 
 R, D = 1.3, 0.7
 

@@ -10,9 +10,9 @@ import scipy.special
 import scipy.stats
 
 import stability as st
-from stability import _law
 from stability._special import gaussian_log_moment
-from stability.exact import exact_mode
+from stability.exact import law
+from stability.exact.mode import exact_mode
 
 INF = math.inf
 DRAWS = 200_000
@@ -355,7 +355,7 @@ def test_misuse_is_named(call, message, kind):
 
 def test_a_quadrature_that_fails_raises(monkeypatch):
     found = mode(st.SFN(damping=0.1))
-    monkeypatch.setattr(_law, "_TOLERANCE", 1e-30)
+    monkeypatch.setattr(law, "_TOLERANCE", 1e-30)
     with pytest.raises(ArithmeticError, match=r"The quadrature reached .* of the integrand's size; 1e-30 was asked for"):
         found.lyapunov(0.1)
 

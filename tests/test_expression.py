@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 import stability as st
-from stability.objectives import Expression
 from stability.objectives._graph import FUNCTIONS, LARGEST
 from stability.objectives._reader import KNOWN, Refused
+from stability.objectives.expression import Expression
 
 LANDSCAPES = {
     "x^4/4 - x^2/2 + y^2": 2,

@@ -11,10 +11,10 @@ import scipy.stats
 from scipy.integrate import quad
 
 import stability as st
-from stability import first_exit
-from stability._chain_exit import ChainExit, _returns
-from stability._engine import Track
-from stability.escape import exit_time
+from stability.ensembles.block import Track
+from stability.exits import escape as exits
+from stability.exits.chain import ChainExit, _returns
+from stability.exits.exit_time import exit_time
 
 SIGMA, STEP, PATHS = 0.3, 0.05, 3000
 METHODS = {
@@ -260,7 +260,7 @@ class TestChainExit:
 def in_closed_form(monkeypatch, mode, dt):
     """The law by iteration, and by what would stand for it."""
     exact = ChainExit(mode, dt, 10**5)
-    monkeypatch.setattr("stability._chain_exit.EFFORT", 0)
+    monkeypatch.setattr("stability.exits.chain.EFFORT", 0)
     assert exact.form == "iterated"
     return exact, ChainExit(mode, dt, 10**5)
 
@@ -471,7 +471,7 @@ class TestStatus:
         assert abs(found.z) < 4
 
     def test_the_default_end_is_affordable(self, monkeypatch):
-        monkeypatch.setattr(first_exit, "WORK", 1e4)
+        monkeypatch.setattr(exits, "WORK", 1e4)
         flow = st.Flow(st.quadratic([1.0, -0.2]), st.Newton(), st.Noise(gradient=0.02), step=0.1)
         assert st.escape(flow, radius=0.5, along="unstable", paths=50, seed=0).t_end == pytest.approx(20.0)
 
@@ -548,7 +548,7 @@ class TestResult:
         assert "closed form" not in text
 
     def test_a_law_that_is_not_exact_says_so(self, monkeypatch):
-        monkeypatch.setattr("stability._chain_exit.EFFORT", 0)
+        monkeypatch.setattr("stability.exits.chain.EFFORT", 0)
         found = st.escape(saddle("SGD", 1), radius=0.5, paths=30, seed=0)
         assert str(found).splitlines()[-3].endswith("the law is a closed form, off by at most 5e-04")
 

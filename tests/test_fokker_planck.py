@@ -10,10 +10,10 @@ from scipy.integrate import quad
 
 import stability as st
 from stability import claims
-from stability.fokker_planck import kernel
-from stability.fokker_planck.elimination import hitting_times, stationary
-from stability.fokker_planck.kernel import closed
-from stability.fokker_planck.plane import selling
+from stability.densities import kernel
+from stability.densities.elimination import hitting_times, stationary
+from stability.densities.kernel import closed
+from stability.densities.plane import selling
 
 STEP = 0.1
 WELL = st.landscape("double_well", dim=1)

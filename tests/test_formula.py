@@ -7,9 +7,9 @@ import sympy
 from conftest import GAMMA, LITERAL, all_methods, label, smooth_methods
 
 import stability as st
-from stability._divided import Divided
-from stability._expression import read
-from stability._spectral import SpectralResponse, singular_directions
+from stability.methods.divided import Divided
+from stability.methods.formula import read
+from stability.methods.response import SpectralResponse, singular_directions
 
 SPECTRUM = np.array([2.0, -1.3, 0.7, 0.25, -0.1])
 

@@ -8,6 +8,7 @@ import scipy.linalg
 from conftest import GAMMA, LITERAL, all_methods, label, smooth_methods
 
 import stability as st
+from stability.linear import moments
 
 LAM = np.array([1.0, 0.4, 0.15])
 STEP, SIGMA = 0.1, 0.7
@@ -398,12 +399,11 @@ class TestMoments:
         assert np.isclose(covariance[1, 1], STEP * SIGMA**2 * np.expm1(2 * 0.5 * 10) / (2 * 0.5))
 
     def test_large_dimensions_take_the_same_answer_without_writing_the_map_out(self, monkeypatch):
-        from stability import _moments
 
         lin = linear(st.SFN(damping=GAMMA), noise=st.Noise(gradient=SIGMA, curvature=0.1), lam=np.geomspace(1, 0.1, 8), rotation=1)
         start, wide = np.full(8, 0.3), {}
         for dense in (600, 5):
-            monkeypatch.setattr(_moments, "DENSE", dense)
+            monkeypatch.setattr(moments, "DENSE", dense)
             wide[dense] = [lin.moments(1.0, start, time=t)[1] for t in ("continuous", "discrete")] + [lin.covariance()]
         for small, large in zip(wide[600], wide[5], strict=True):
             np.testing.assert_allclose(small, large, rtol=1e-8)

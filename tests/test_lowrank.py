@@ -7,8 +7,10 @@ import pytest
 
 import stability as st
 from stability._array import Backend
-from stability._orthogonal import orthonormalize
-from stability.lowrank import BadProducts, LowRank, randomized_eigh
+from stability.lowrank.operator import BadProducts
+from stability.lowrank.orthogonal import orthonormalize
+from stability.lowrank.randomized import randomized_eigh
+from stability.lowrank.result import LowRank
 
 N = 240
 METHODS = ["block-krylov", "double-pass", "nystrom", "warm", "eigsh"]

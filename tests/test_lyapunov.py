@@ -12,7 +12,8 @@ from hypothesis import strategies as hst
 
 import stability as st
 from stability import claims
-from stability.lyapunov import exponents, limit, matrices, mean_square, top_exponents
+from stability.lyapunov import exponents, limit, matrices, mean_square
+from stability.lyapunov.limit import top_exponents
 from stability.noise import Batches, Sample
 
 METHODS = pytest.mark.parametrize("method", [st.SGD(), st.SFN(damping=0.1), st.DampedNewton(damping=0.1), st.Newton()], ids=lambda m: m.name)

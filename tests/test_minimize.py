@@ -15,12 +15,13 @@ from conftest import GAMMA, LITERAL, all_methods, assert_close, label, smooth_me
 
 import stability as st
 from stability._array import Backend
-from stability._auto import AutoRule, Guard, auto_hessian_batch, auto_rank
-from stability._batches import Batches, parts
-from stability._descent import LAZY_SHARE, Curvature, LowRankRule
-from stability._modal import mode_limits
-from stability._run import GIVE_UP, Work
-from stability.lowrank import LowRank
+from stability.linear.modes import mode_limits
+from stability.lowrank.result import LowRank
+from stability.training.auto import AutoRule, Guard, auto_hessian_batch, auto_rank
+from stability.training.batches import Batches, parts
+from stability.training.problem import Work
+from stability.training.rules import LAZY_SHARE, Curvature, LowRankRule
+from stability.training.run import GIVE_UP
 
 SPECTRUM = np.array([3.0, -2.0, 0.8, 0.5, -0.1])
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stability._array import moved
-from stability.lowrank import randomized_eigh
+from stability.lowrank.randomized import randomized_eigh
 from stability.noise import Noise
 from stability.objectives import _layers
 from stability.objectives.network import autoencoder, mlp

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import stability as st
-from stability.history import History
-from stability.linear import VALID
-from stability.plot import COLORS, MARKERS
-from stability.spectrum import spectrum
+from stability.linear.linearize import VALID
+from stability.pictures.style import COLORS, MARKERS
+from stability.spectra.estimation import spectrum
+from stability.training.history import History
 
 NAMES = np.array(["SGD", "Newton", "damped Newton", "SFN", "LRSFN"])
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import stability as st
-from stability._flowlines import LEFT, SINGULAR, UNDECIDED, UNDEFINED, follow
+from stability.portraits.flowlines import LEFT, SINGULAR, UNDECIDED, UNDEFINED, follow
 
 METHODS = [st.SGD(), st.Newton(), st.DampedNewton(damping=0.3), st.SFN(damping=0.1), st.LRSFN(rank=1, damping=0.3, tail="flat")]
 

@@ -6,8 +6,8 @@ from conftest import all_methods, label
 
 import stability as st
 from stability import _fast
-from stability._planar import PlanarChunks, PlanarSteps
-from stability._program import LONGEST, Program, Untraceable
+from stability.ensembles.planar import PlanarChunks, PlanarSteps
+from stability.methods.program import LONGEST, Program, Untraceable
 
 PLANAR = ["double_well", "coupled_quartic", "monkey_saddle", "rosenbrock"]
 OPERATIONS = (np.add, np.subtract, np.multiply, np.divide, lambda a, b: -a, lambda a, b: np.abs(a), lambda a, b: np.sqrt(a))

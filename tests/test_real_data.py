@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import stability as st
-from stability.claims import breast_cancer
+from stability.claims.real_data import breast_cancer
 from stability.noise import DataNoise, Sample
 
 pytest.importorskip("sklearn", reason="the breast-cancer table comes with scikit-learn")

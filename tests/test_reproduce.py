@@ -49,7 +49,7 @@ def light(monkeypatch):
     monkeypatch.setattr(claims, "check", lambda study: [claims.Check("it holds", True, "by [design]")])
     monkeypatch.setattr(claims, "summary", lambda study: "")
     for name in claims.STUDIES:
-        monkeypatch.setitem(sys.modules["stability.plot"]._STUDIES, name, draw)
+        monkeypatch.setitem(sys.modules["stability.pictures.plot"]._STUDIES, name, draw)
     return asked
 
 

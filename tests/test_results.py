@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import stability as st
-from stability import results
+from stability import _saving
 
 
 @pytest.fixture(scope="module")
@@ -103,15 +103,15 @@ class TestRoundTrip:
 
         record = json.loads(saved[2].read_text(), parse_constant=refuse)
         assert record["kind"] == "Study"
-        assert record["format"] == results.FORMAT
+        assert record["format"] == _saving.FORMAT
         assert record["values"]["parameters"]["seed"] == 3
 
     def test_json_terms_of_numpy_values_are_plain(self):
         value = {1: np.float32(0.5), "a": np.int64(2), "b": np.bool_(True), "c": (np.nan, np.inf, -np.inf), "d": np.arange(2), "e": {3}}
-        assert results.jsonable(value) == {"1": 0.5, "a": 2, "b": True, "c": [None, "inf", "-inf"], "d": [0, 1], "e": "{3}"}
+        assert _saving.jsonable(value) == {"1": 0.5, "a": 2, "b": True, "c": [None, "inf", "-inf"], "d": [0, 1], "e": "{3}"}
 
     def test_provenance_names_versions_and_parameters(self):
-        found = results.provenance(seed=3, radius=math.inf)
+        found = _saving.provenance(seed=3, radius=math.inf)
         assert found["versions"]["numpy"] == np.__version__
         assert (found["seed"], found["radius"]) == (3, "inf")
 
@@ -169,7 +169,7 @@ class TestRefused:
 
     def test_a_newer_format_whatever_its_kind(self, saved):
         for kind in ("Study", "Later"):
-            saved[2].write_text(json.dumps({"kind": kind, "format": results.FORMAT + 1, "values": {}}))
+            saved[2].write_text(json.dumps({"kind": kind, "format": _saving.FORMAT + 1, "values": {}}))
             with pytest.raises(ValueError, match=r"has format 2, newer than this version reads \(1\)\. Update the package"):
                 st.load(saved[0])
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 import stability as st
-from stability.lowrank import BadProducts
-from stability.spectrum import Spectrum, lanczos, spectrum
+from stability.lowrank.operator import BadProducts
+from stability.spectra import lanczos
+from stability.spectra.estimation import spectrum
+from stability.spectra.result import Spectrum
 
 N = 200
 TURN = np.linalg.qr(np.random.default_rng(3).standard_normal((N, N)))[0]

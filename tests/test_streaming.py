@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import assert_close, blocks_of, merged, results
 
-from stability._streaming import Moments, Quantiles
+from stability.ensembles.streaming import Moments, Quantiles
 
 
 def skewed(*shape, seed=0):

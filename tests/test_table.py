@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 import stability as st
 from stability import cli
-from stability.objectives import table as tables
+from stability.datasets import table as tables
 
 GOOD = "a,b,y\n1,2,0\n2,1,1\n3,5,0\n4,1,1\n2,2,1\n0,3,0\n"
 

@@ -10,8 +10,8 @@ import scipy.optimize
 import scipy.stats
 
 import stability as st
-from stability import tails
 from stability._special import gaussian_log_moment
+from stability.ensembles import tails
 
 
 def student(nu, n=4000, seed=0):

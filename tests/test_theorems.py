@@ -17,7 +17,7 @@ import sympy
 from conftest import GAMMA
 
 import stability as st
-from stability._expression import Symbolic
+from stability.methods.formula import Symbolic
 from stability.symbolic import applies
 from stability.symbolic.checks import shipped
 from stability.symbolic.limit import limited

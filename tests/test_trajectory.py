@@ -8,8 +8,8 @@ import pytest
 from scipy.integrate import quad, solve_ivp
 
 import stability as st
-from stability.trajectory.departure import _energy, _mean_distance, _null_kernel
-from stability.trajectory.watch import Watch
+from stability.trajectories.departure import _energy, _mean_distance, _null_kernel
+from stability.trajectories.watch import Watch
 
 METHODS = [st.SGD(), st.Newton(), st.DampedNewton(damping=0.3), st.SFN(damping=0.3), st.LRSFN(rank=2, damping=0.3), st.LRSFN(rank=1, damping=0.3, tail="flat")]
 NOISES = [
@@ -318,7 +318,7 @@ class TestWhereItIsNotSmooth:
         assert watch.stopped.startswith("stopped at t = 0: the path meets a pole of Newton's gain")
 
     def test_endless_jumps_end(self, monkeypatch):
-        monkeypatch.setattr(sys.modules["stability.trajectory.walk"], "CROSSINGS", 1)
+        monkeypatch.setattr(sys.modules["stability.trajectories.walk"], "CROSSINGS", 1)
         path = st.trajectory(flow(WELL, st.LRSFN(rank=1, damping=0.3)), [0.1, 1.0], 2.0, save=2)
         assert path.status.startswith("stopped at t = 0.79")
         assert path.status.endswith("the drift has jumped 1 times")
@@ -471,9 +471,9 @@ class TestWhereItIsNotSmooth:
         assert relative(far.mean, 1e-20 * near.mean) < 1e-9
 
     def test_a_solver_that_needs_too_long_says_so(self, monkeypatch):
-        monkeypatch.setattr(sys.modules["stability.trajectory.walk"], "SOLVER_STEPS", 10)
+        monkeypatch.setattr(sys.modules["stability.trajectories.walk"], "SOLVER_STEPS", 10)
         assert "has taken 10 steps and is not at the end" in st.trajectory(flow(), [0.3, 1.0], 1.0).status
-        monkeypatch.setattr(sys.modules["stability.trajectory.equations"], "MAX_CALLS", 1)
+        monkeypatch.setattr(sys.modules["stability.trajectories.equations"], "MAX_CALLS", 1)
         assert "makes no headway" in st.trajectory(flow(), [0.3, 1.0], 1.0).status
 
     def test_rank_equal_to_the_dimension_keeps_all(self):

@@ -15,7 +15,7 @@ TILE = 256
 
 
 class Instructions(Protocol):
-    """A formula's instructions on registers: see `stability._program`."""
+    """A formula's instructions on registers: see `stability.methods.program`."""
 
     code: np.ndarray
     constants: np.ndarray

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..results import Study
+from .._saving import Study
 from ._common import Check
 from .density import check_density, density, density_table
 from .escape import check_escape, escape_study, escape_table

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..methods import LRSFN, SFN, SGD, DampedNewton, Method, Newton
+from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 
 Report = Callable[[str], None]
 

@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 
+from .._saving import Study, provenance
+from ..densities.density import stationary_density
+from ..densities.result import StationaryDensity
+from ..ensembles.simulate import simulate
 from ..flow import Flow
-from ..fokker_planck import StationaryDensity, stationary_density
-from ..methods import SFN, SGD, DampedNewton, Newton
+from ..methods.method import SFN, SGD, DampedNewton, Newton
 from ..noise import Noise
-from ..objectives import landscape
-from ..results import Study, provenance
-from ..simulate import simulate
+from ..objectives.landscapes import landscape
 from ._common import Check, Report, method_names, worst
 
 _STEP, _DAMPING, _LARGE = 0.1, 0.3, 1.5

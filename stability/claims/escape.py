@@ -9,14 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from ..escape import ExitTime, exit_time
-from ..first_exit import Escape, escape
+from .._saving import Study, provenance
+from ..exits.escape import escape
+from ..exits.exit_time import ExitTime, exit_time
+from ..exits.result import Escape
 from ..flow import Flow
-from ..linear import linearize
-from ..methods import LRSFN, Method
+from ..linear.linearize import linearize
+from ..methods.method import LRSFN, Method
 from ..noise import Noise
-from ..objectives import Objective, expression, landscape, quadratic
-from ..results import Study, provenance
+from ..objectives.base import Objective
+from ..objectives.expression import expression
+from ..objectives.landscapes import landscape
+from ..objectives.quadratic import quadratic
 from ._common import Check, Report, method_names, methods
 
 LEVELS = (("sde", 0.5), ("iteration", 1.0))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..exact import exact_mode
+from .._saving import Study, provenance
+from ..exact.mode import exact_mode
 from ..flow import Flow
-from ..linear import linearize
-from ..lyapunov import top_exponents
-from ..methods import SFN, SGD, DampedNewton, Method, Newton
+from ..linear.linearize import linearize
+from ..lyapunov.limit import top_exponents
+from ..methods.method import SFN, SGD, DampedNewton, Method, Newton
 from ..noise import Noise, Sample
-from ..objectives import quadratic
-from ..results import Study, provenance
+from ..objectives.quadratic import quadratic
 from ._common import Check, Report, method_names, worst
 
 SPECTRUM = (1.0, 0.1)

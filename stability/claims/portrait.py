@@ -6,12 +6,12 @@ import dataclasses
 
 import numpy as np
 
-from .._flowlines import LEFT, SINGULAR, UNDECIDED
-from ..methods import LRSFN, SFN, SGD, DampedNewton, Newton
+from .._saving import Study, provenance
+from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Newton
 from ..noise import Noise
-from ..objectives import landscape
-from ..portrait import portrait as draw
-from ..results import Study, provenance
+from ..objectives.landscapes import landscape
+from ..portraits.flowlines import LEFT, SINGULAR, UNDECIDED
+from ..portraits.plane import portrait as draw
 from ._common import Check, Report
 
 DAMPING = 0.3

@@ -7,13 +7,13 @@ import math
 import numpy as np
 
 from .._check import Unstable
+from .._saving import Study, provenance
+from ..ensembles.simulate import simulate
 from ..flow import Flow
-from ..linear import VALID, LinearFlow, linearize
-from ..methods import Method
+from ..linear.linearize import VALID, LinearFlow, linearize
+from ..methods.method import Method
 from ..noise import Noise
-from ..objectives import quadratic
-from ..results import Study, provenance
-from ..simulate import simulate
+from ..objectives.quadratic import quadratic
 from ._common import Check, Report, agreement, method_names, methods
 
 LEVELS = (("sde", "chain", 0.5), ("iteration", "discrete", 1.0))

@@ -7,13 +7,13 @@ import math
 import numpy as np
 
 from .._check import Unstable
+from .._saving import Study, provenance
+from ..ensembles.simulate import simulate
 from ..flow import Flow
-from ..linear import VALID, LinearFlow, linearize
-from ..methods import Newton
+from ..linear.linearize import VALID, LinearFlow, linearize
+from ..methods.method import Newton
 from ..noise import Noise
-from ..objectives import logistic
-from ..results import Study, provenance
-from ..simulate import simulate
+from ..objectives.regression import logistic
 from ._common import Check, Report, method_names, methods
 from .quadratics import stationary_steps
 

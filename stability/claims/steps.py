@@ -7,14 +7,14 @@ import math
 
 import numpy as np
 
-from ..exact import exact_mode
+from .._saving import Study, provenance
+from ..exact.mode import exact_mode
 from ..flow import Flow
-from ..linear import linearize
-from ..lyapunov import top_exponents
-from ..methods import Method
+from ..linear.linearize import linearize
+from ..lyapunov.limit import top_exponents
+from ..methods.method import Method
 from ..noise import Noise, Sample
-from ..objectives import quadratic
-from ..results import Study, provenance
+from ..objectives.quadratic import quadratic
 from ._common import Check, Report, method_names, methods
 
 PRODUCTS = 20

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from .._saving import Study, provenance
 from ..flow import Flow
-from ..methods import LRSFN, SFN, SGD, DampedNewton, Method, Newton
-from ..objectives import landscape
-from ..results import Study, provenance
+from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
+from ..objectives.landscapes import landscape
 from ._common import Check, Report
 
 ITERATIONS, FAR = 100, 1e6

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..compare import compare
-from ..ensemble import Ensemble
+from .._saving import Study, provenance
+from ..comparison import compare
+from ..ensembles.result import Ensemble
+from ..ensembles.simulate import simulate
 from ..flow import Flow
-from ..linear import VALID
-from ..methods import SFN, SGD, DampedNewton, Method
+from ..linear.linearize import VALID
+from ..methods.method import SFN, SGD, DampedNewton, Method
 from ..noise import Noise
-from ..objectives import landscape
-from ..results import Study, provenance
-from ..simulate import simulate
-from ..trajectory import Trajectory, trajectory
+from ..objectives.landscapes import landscape
+from ..trajectories.path import trajectory
+from ..trajectories.result import Trajectory
 from ._common import Check, Report, method_names
 
 START, DT, SIGMA = (0.3, 1.0), 0.05, 0.3

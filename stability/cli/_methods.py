@@ -12,8 +12,8 @@ METHODS = ("sgd", "newton", "damped-newton", "sfn", "lrsfn", "lrsfn-flat", "r-sf
 
 def method_of(name: str, *, damping: float = 0.2, rank: int = 1) -> Any:
     """A method by its name; to a statement in symbols it does not matter what its parameters are."""
-    from .. import gallery
-    from ..methods import LRSFN, SFN, SGD, DampedNewton, Newton
+    from ..methods import gallery
+    from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Newton
 
     made: dict[str, Callable[[], Any]] = {
         "sgd": SGD,
@@ -52,7 +52,8 @@ def on_a_landscape(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def objective_of(text: str | None, name: str | None, dim: int) -> Any:
     """The objective that `--expression` or `--landscape` gives."""
-    from ..objectives import expression, landscape
+    from ..objectives.expression import expression
+    from ..objectives.landscapes import landscape
 
     if (text is None) == (name is None):
         raise ValueError("Give either `--expression` or `--landscape`.")

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import _check
 from .._check import Interrupted, Unstable
-from ..results import jsonable, save
+from .._saving import jsonable, save
 from ._main import main
 from ._methods import METHODS, method_of, noise_of, numbers, objective_of, on_a_landscape
 
@@ -36,10 +36,10 @@ def simulate(
     Prints means and variances with their standard errors, and what diverged; with --at, predicted against measured. Paths start
     at the origin if not told otherwise.
     """
-    from ..compare import compare
+    from ..comparison import compare
+    from ..ensembles.simulate import simulate as run
     from ..flow import Flow
-    from ..linear import linearize
-    from ..simulate import simulate as run
+    from ..linear.linearize import linearize
 
     objective = objective_of(text, name, dim)
     center = None if at is None else numbers("--at", at)
@@ -81,7 +81,7 @@ def _folder_of(out: Path | None) -> Path | None:
 
 def _kept(result: Any, out: Path | None) -> str:
     """Save and draw a result; says where it is."""
-    from ..plot import plot, write
+    from ..pictures.plot import plot, write
 
     if out is None:
         return "lost: --out saves them"
@@ -118,9 +118,9 @@ def portrait(
     the method does to them; on a line the potential, the drift, and the stationary density by Fokker and Planck's equation and by
     paths. The tables say the same in numbers.
     """
-    from ..critical import critical_points
-    from ..portrait import portrait as in_a_plane
-    from ..profile import profile as on_a_line
+    from ..portraits.critical import critical_points
+    from ..portraits.line import profile as on_a_line
+    from ..portraits.plane import portrait as in_a_plane
 
     objective = objective_of(text, name, dim)
     bounds = numbers("--region", region)

@@ -7,7 +7,7 @@ import time
 import click
 
 from .. import _check
-from ..results import save
+from .._saving import save
 from ._main import main
 
 
@@ -27,7 +27,7 @@ def reproduce(out: str, quick: bool, only: tuple[str, ...], seed: int) -> None:
     from rich.markup import escape
 
     from .. import claims
-    from ..plot import plot, write
+    from ..pictures.plot import plot, write
 
     names = [_check.choice("--only", name, claims.STUDIES) for name in only] or list(claims.STUDIES)
     folder = _check.folder(out)  # found out before the computing starts

@@ -49,10 +49,11 @@ def bound(
     Per method: the largest mean-square-stable step, the noise amplification over SGD, the stationary excess risk at
     --step, the validity indicator (trust below 0.1) and what limits the step. (L2) corrects for Hessian noise to second order.
     """
-    from ..bounds import bounds
-    from ..methods import LRSFN, SFN, SGD, DampedNewton, Newton
+    from ..datasets.table import read_table
+    from ..linear.bounds import bounds
+    from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Newton
     from ..noise import Noise
-    from ..objectives import least_squares, logistic, read_table
+    from ..objectives.regression import least_squares, logistic
 
     step = _check.positive("--step", step)
     table = read_table(path, target=target, model=model)

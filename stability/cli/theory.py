@@ -24,8 +24,9 @@ def theorems(name: str | None, method: str | None, dim: int | None, form: str | 
 
     Without NAME: what there is, and the table of what each method does at a minimum, a saddle, a maximum and a flat point.
     """
-    from ..symbolic import method_table, theorem
+    from ..symbolic import theorem
     from ..symbolic import theorems as names
+    from ..symbolic.table import method_table
 
     if name is None and dim is not None:
         raise ValueError("`--dim` belongs to one theorem: name it.")

@@ -10,8 +10,8 @@ import click
 
 from .. import _check
 from .._check import Interrupted
-from ..history import History
-from ..results import jsonable, save
+from .._saving import jsonable, save
+from ..training.history import History
 from ._main import main
 
 
@@ -39,17 +39,17 @@ def train(data: str, target: str | None, model: str, hidden: str | None, activat
 
     A fifth of the samples is held back. With lrsfn and --step auto nothing needs tuning.
     """
-    from .. import _train
+    from . import _training
 
     network = {name: options.pop(name) for name in ("l2", "dtype")} | {"seed": options["seed"]}
-    training = _train.prepare(data, model=model, hidden=_widths(hidden), activation=activation, target=target, **network)
+    training = _training.prepare(data, model=model, hidden=_widths(hidden), activation=activation, target=target, **network)
     if out is not None:
         out = out.with_suffix("") if out.suffix in (".json", ".npz") else out  # the pictures' too
         _check.folder(out.parent)  # found out before the computing starts
     if not as_json:
         click.echo(f"{training.about}\n{training.train!r}; {training.test.n_samples} samples held back\n")
     try:
-        history = _train.run(training, progress=not as_json, **options)
+        history = _training.run(training, progress=not as_json, **options)
     except Interrupted as stopped:
         click.echo(_left_behind(stopped.result, out, options["checkpoint"]), err=True)
         raise SystemExit(1) from None
@@ -67,7 +67,7 @@ def train(data: str, target: str | None, model: str, hidden: str | None, activat
 
 def _keep(history: History, out: Path) -> None:
     """The history in files; drawn where there is something to draw."""
-    from ..plot import plot, write
+    from ..pictures.plot import plot, write
 
     save(history, out)
     if len(history.losses):
@@ -76,7 +76,7 @@ def _keep(history: History, out: Path) -> None:
 
 def _left_behind(history: History, out: Path | None, checkpoint: Path | None) -> str:
     """What Ctrl-C leaves, once it has been saved."""
-    from .._train import has_checkpoint
+    from ._training import has_checkpoint
 
     goes_on = checkpoint is not None and has_checkpoint(checkpoint)
     done = len(history.losses)

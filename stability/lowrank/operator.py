@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._array import Backend
-from .._orthogonal import combined, couplings, orthonormalize
+from .orthogonal import combined, couplings, orthonormalize
 
 
 class BadProducts(ValueError):

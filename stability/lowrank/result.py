@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _check
 from .._array import Backend, as_floats, namespace
-from ..results import register
+from .._saving import register
 
 
 def backend_like(array: Any) -> Backend:
@@ -57,7 +57,7 @@ class LowRank:
     Examples
     --------
     >>> import numpy as np
-    >>> from stability.lowrank import randomized_eigh
+    >>> from stability.lowrank.randomized import randomized_eigh
     >>> curvature = np.array([3.0, -2.0, 0.1, 0.0])
     >>> eig = randomized_eigh(lambda block: curvature[:, None] * block, 4, 2)
     >>> print(eig)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .._orthogonal import combined, couplings
 from .operator import Operator, Space, check_symmetric
+from .orthogonal import combined, couplings
 from .result import LowRank
 
 BLOCKS = 5  # of a Krylov basis of twice the rank

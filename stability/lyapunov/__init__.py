@@ -6,8 +6,3 @@ of ``M -> E[B M B^T]`` is below one. By Jensen the second asks for more: in the 
 second moment explodes. The exponents are found by QR decompositions on the way (Benettin et al. 1980) over independent
 products at once, which also give the error.
 """
-
-from .exponents import LyapunovExponents, lyapunov_exponents
-from .limit import AlmostSureLimit, almost_sure_limit, top_exponents
-
-__all__ = ["AlmostSureLimit", "LyapunovExponents", "almost_sure_limit", "lyapunov_exponents", "top_exponents"]

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from .. import _check
+from .._saving import provenance, register
 from ..flow import Flow
-from ..results import provenance, register
 from .matrices import EPS, Product, blocks, product_of_flow, product_of_function
 from .mean_square import mean_square_rate
 

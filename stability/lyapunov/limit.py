@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from .. import _check
+from .._saving import provenance, register
 from ..flow import Flow
-from ..linear import linearize
-from ..results import provenance, register
+from ..linear.linearize import linearize
 from .exponents import ROUNDING, SURE, means
 from .matrices import EPS, LEVELS, PROBE, Rates, blocks, moving_rates
 

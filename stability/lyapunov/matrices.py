@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _check
-from .._local import preconditioner
-from .._spectral import SpectralResponse, check_cut
 from ..flow import Flow
-from ..linear import LinearFlow, linearize
+from ..linear.linearize import LinearFlow, linearize
+from ..methods.preconditioner import preconditioner
+from ..methods.response import SpectralResponse, check_cut
 from ..noise import Batches
 
 Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]

@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 
-from .._modal import ModalNoise
-from .._moments import DENSE, Half, Map
-from ..exact import Estimate, exact_mode
-from ..linear import LinearFlow
+from .._estimate import Estimate
+from ..exact.mode import exact_mode
+from ..linear.linearize import LinearFlow
+from ..linear.modes import ModalNoise
+from ..linear.moments import DENSE, Half, Map
 from ..noise import Noise
 from .matrices import Draw, Product
 

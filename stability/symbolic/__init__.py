@@ -14,12 +14,12 @@ import functools
 from typing import Any
 
 from .. import _check
-from ..methods import Method
+from ..methods.method import Method
 from . import laws, moments, paths, steps  # noqa: F401 - importing them registers their statements
 from .limit import limited
 from .mode import Mode
-from .objects import Corollary, Hypothesis, Step, Theorem
 from .registry import DIMS, STATEMENTS, Entry
+from .statement import Corollary, Hypothesis, Step, Theorem
 from .table import MethodTable, method_table
 
 __all__ = ["Corollary", "Hypothesis", "MethodTable", "Step", "Theorem", "applies", "method_table", "theorem", "theorems"]

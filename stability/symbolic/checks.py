@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import sympy
 
-from ..methods import LRSFN, SFN, SGD, DampedNewton, Method, Newton
-from ..results import Study, jsonable, provenance
-from .objects import Theorem
+from .._saving import Study, jsonable, provenance
+from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from .registry import STATEMENTS
-from .witnesses import WITNESSES, Case, MatrixWitness, Witness, value
+from .statement import Theorem
+from .witnesses.base import WITNESSES, Case, Witness, value
+from .witnesses.matrices import MatrixWitness
 
 LARGEST_Z = 4.0
 

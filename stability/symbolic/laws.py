@@ -8,10 +8,10 @@ import numpy as np
 import sympy
 from sympy import Eq, Function, Rational, Symbol
 
-from ..methods import SFN, Method, Newton
+from ..methods.method import SFN, Method, Newton
 from .mode import Mode, alpha, delta, kick, lam, lam_negative, s_h, sigma, tidy
-from .objects import number
-from .registry import EXACT, GAUSSIAN, STEP, UNALIGNED, Corollary, Draft, Hypothesis, Step, gain_step, minimum, rate_step, saddle, statement, vanishes
+from .registry import EXACT, GAUSSIAN, STEP, UNALIGNED, Draft, gain_step, minimum, rate_step, saddle, statement, vanishes
+from .statement import Corollary, Hypothesis, Step, number
 from .steps import BATCHES
 
 

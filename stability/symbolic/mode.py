@@ -10,8 +10,8 @@ import numpy as np
 import sympy
 from sympy import Symbol
 
-from .._expression import read
-from ..methods import Method
+from ..methods.formula import read
+from ..methods.method import Method
 
 GREEK = {"damping": "gamma", "eps": "epsilon", "power": "p", "variance": "v"}
 

@@ -9,7 +9,7 @@ from typing import Any
 import sympy
 from sympy import Eq, Function, Matrix, Rational, Symbol
 
-from ..methods import SGD, DampedNewton, Method, Newton
+from ..methods.method import SGD, DampedNewton, Method, Newton
 from .mode import M, Mode, Spectrum, alpha, delta, dt, generator, lam, lam_j, linear_root, one_step, sigma, stationary, symmetric, tidy
 from .registry import (
     EXACT,
@@ -17,10 +17,7 @@ from .registry import (
     STEP,
     TIME_STEP,
     UNALIGNED,
-    Corollary,
     Draft,
-    Hypothesis,
-    Step,
     gain_step,
     matrix,
     mean_stable,
@@ -33,6 +30,7 @@ from .registry import (
     vanishes,
     whole_spectrum,
 )
+from .statement import Corollary, Hypothesis, Step
 
 OU = "the Ornstein-Uhlenbeck model of Mandt, Hoffman and Blei 2017; numbers by stability.linear"
 

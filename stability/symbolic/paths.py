@@ -15,10 +15,7 @@ from .registry import (
     STEP,
     TIME,
     UNALIGNED,
-    Corollary,
     Draft,
-    Hypothesis,
-    Step,
     finite,
     gain_step,
     matrix,
@@ -30,6 +27,7 @@ from .registry import (
     vanishes,
     whole_spectrum,
 )
+from .statement import Corollary, Hypothesis, Step
 
 h = Symbol("h", real=True, nonzero=True)
 g, k = sympy.symbols("g k", real=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 import sympy
 
-from ..methods import Method
+from ..methods.method import Method
 from .mode import Mode, Spectrum, alpha, dt, lam, lam_j, lam_next
-from .objects import Corollary, Hypothesis, Step
+from .statement import Corollary, Hypothesis, Step
 
 DIMS = (1, 2, 3)
 

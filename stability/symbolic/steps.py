@@ -8,30 +8,10 @@ from typing import Any
 import sympy
 from sympy import Eq, Function, Matrix, Rational, Symbol
 
-from ..methods import Method
-from .mode import (
-    E_g,
-    E_h,
-    Mode,
-    Spectrum,
-    X,
-    Y,
-    alpha,
-    c_gh,
-    delta,
-    expectation,
-    kick,
-    lam,
-    lam_j,
-    lam_next,
-    linear_root,
-    one_step,
-    s_g,
-    s_h,
-    symmetric,
-    tidy,
-)
-from .registry import EXACT, GAUSSIAN, OTHER, Corollary, Draft, Hypothesis, Step, gain_step, matrix, minimum, rate_step, stable_matrices, statement, vanishes
+from ..methods.method import Method
+from .mode import E_g, E_h, Mode, Spectrum, X, Y, alpha, c_gh, delta, expectation, kick, lam, lam_j, lam_next, linear_root, one_step, s_g, s_h, symmetric, tidy
+from .registry import EXACT, GAUSSIAN, OTHER, Draft, gain_step, matrix, minimum, rate_step, stable_matrices, statement, vanishes
+from .statement import Corollary, Hypothesis, Step
 
 LIMIT = Symbol("alpha_max", positive=True)
 tau_g, tau_h = sympy.symbols("tau_g tau_h", nonnegative=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import sympy
 
-from ..methods import LRSFN, SFN, SGD, DampedNewton, Method, Newton
+from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from .laws import poles
 from .limit import limited
 from .mode import Mode, c_gh, kick, lam, tidy

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import _check, methods
-from .._array import stream
-from ..lowrank import BadProducts, LowRank, randomized_eigh
-from ..lowrank.operator import NotFinite
+from .. import _check
+from .._streams import stream
+from ..lowrank.operator import BadProducts, NotFinite
+from ..lowrank.randomized import randomized_eigh
+from ..lowrank.result import LowRank
+from ..methods import method as methods
 from . import saved
 from .products import DTYPES, Batch, Products, flatten, gradient, trainable
 from .report import Report, compose

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from .._divided import Divided
-from .._modal import mode_limits
-from ..lowrank import LowRank
-from ..methods import LRSFN
+from ..linear.modes import mode_limits
+from ..lowrank.result import LowRank
+from ..methods.divided import Divided
+from ..methods.method import LRSFN
 
 _PAYS, _TIES = 1e4, 3e3  # condition numbers from which second order was measured to win, and below which to tie
 _DETERMINISTIC = 0.05  # s / |lambda| below which gradients hardly need a stochastic method

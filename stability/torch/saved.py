@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from .. import _check, methods
+from .. import _check
+from ..methods.method import LRSFN
 
 COUNTS = ("age", "refreshes", "products", "steps", "skipped")
 FRESH: dict[str, Any] = {
@@ -23,7 +24,7 @@ FRESH: dict[str, Any] = {
 def check_options(group: dict[str, Any]) -> None:
     """Raise unless a group's options are within their ranges; a scheduler may have brought `lr` to 0."""
     _check.nonnegative("lr", group["lr"])
-    methods.LRSFN(rank=group["rank"], damping=group["damping"], tail=group["tail"])
+    LRSFN(rank=group["rank"], damping=group["damping"], tail=group["tail"])
     _check.count("refresh", group["refresh"])
     _check.fraction("momentum", group["momentum"])
     _check.count("seed", group["seed"], least=0)

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from ...ensemble import Ensemble
+from ...ensembles.result import Ensemble
+from ...ensembles.simulate import simulate
 from ...flow import Flow
-from ...linear import LinearFlow, linearize
-from ...methods import Method
+from ...linear.linearize import LinearFlow, linearize
+from ...methods.method import Method
 from ...noise import Noise
-from ...objectives import quadratic
-from ...simulate import simulate
-from ..objects import Theorem
+from ...objectives.quadratic import quadratic
+from ..statement import Theorem
 
 PATHS = 1024
 Values = dict[str, Any]

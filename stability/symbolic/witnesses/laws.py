@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import scipy
 
-from ...escape import exit_time
-from ...exact import exact_mode
+from ...ensembles.simulate import simulate
+from ...exact.mode import exact_mode
+from ...exits.exit_time import exit_time
 from ...flow import Flow
-from ...linear import linearize
-from ...methods import Method
+from ...linear.linearize import linearize
+from ...methods.method import Method
 from ...noise import Noise
-from ...objectives import quadratic
-from ...simulate import simulate
+from ...objectives.quadratic import quadratic
 from ..laws import poles
-from ..objects import Theorem, number
+from ..statement import Theorem, number
 from .base import Case, Recomputed, Values, Witness, curvature_noise, simulated, strengths, value, variance, witness, z_of_mean
 
 

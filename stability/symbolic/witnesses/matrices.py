@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from ...flow import Flow
-from ...linear import LinearFlow, linearize
+from ...linear.linearize import LinearFlow, linearize
 from ...noise import Noise
-from ...objectives import least_squares, quadratic
-from ..objects import Theorem
+from ...objectives.quadratic import quadratic
+from ...objectives.regression import least_squares
+from ..statement import Theorem
 from .base import Case, Values, Witness, curvature_noise, value
 from .paths import Cubic
 

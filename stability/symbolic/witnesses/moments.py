@@ -7,11 +7,11 @@ import math
 import numpy as np
 
 from ...flow import Flow
-from ...linear import LinearFlow, linearize
-from ...methods import SGD, Newton
+from ...linear.linearize import LinearFlow, linearize
+from ...methods.method import SGD, Newton
 from ...noise import Noise
-from ...objectives import quadratic
-from ..objects import Theorem
+from ...objectives.quadratic import quadratic
+from ..statement import Theorem
 from .base import Case, Recomputed, StationaryVariance, Values, apart, simulated, value, variance, witness, z_of_mean
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ...ensembles.simulate import simulate
 from ...flow import Flow
 from ...noise import Noise
-from ...objectives import Objective
-from ...simulate import simulate
-from ..objects import Theorem
+from ...objectives.base import Objective
+from ..statement import Theorem
 from .base import PATHS, Case, Recomputed, StationaryVariance, Values, Witness, apart, value, variance, witness, z_of_mean
 
 

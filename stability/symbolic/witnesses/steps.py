@@ -8,12 +8,13 @@ import warnings
 import numpy as np
 
 from ..._check import StabilityWarning
-from ..._spectral import SpectralResponse
 from ...flow import Flow
-from ...linear import linearize
+from ...linear.linearize import linearize
+from ...methods.response import SpectralResponse
 from ...noise import Noise
-from ...objectives import least_squares, quadratic
-from ..objects import Theorem
+from ...objectives.quadratic import quadratic
+from ...objectives.regression import least_squares
+from ..statement import Theorem
 from .base import Case, Recomputed, Values, curvature_noise, doubled, simulated, strengths, value, witness, z_of_mean
 
 

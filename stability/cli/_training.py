@@ -1,0 +1,155 @@
+"""What `stability train` does: data, network and optimizer from words on a command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import _check, datasets
+from .._check import Interrupted
+from ..datasets.table import read_table
+from ..methods.method import LRSFN, SGD
+from ..objectives.network import Network, autoencoder, mlp
+from ..training.checkpoint import slots
+from ..training.history import History
+from ..training.minimize import _base, minimize
+from ..training.options import Adam
+
+OPTIMIZERS = ("lrsfn", "sgd", "momentum", "adam", "lbfgs", "newton-cg")
+STEPS = {"sgd": 0.1, "momentum": 0.01, "adam": 1e-3}
+"""The field's usual steps, where none is given; lrsfn then measures its own."""
+BATCH, HELD_OUT, MOMENTUM = 32, 0.2, 0.9
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network with its data divided in two."""
+
+    train: Network
+    test: Network
+    about: str
+    wanted: str  # the metric: "error %" or "mean squared error"
+
+    def score(self, w: Any, part: Network) -> float:
+        """The metric on one part, lower is better."""
+        if self.train.loss == "cross-entropy":
+            return 100 * (1 - float(part.accuracy(w)))
+        with np.errstate(over="ignore", invalid="ignore"):  # of a run that diverged, which says so
+            return 2 * float(part.value(w)) - part.l2 * float(w @ w)  # the loss is half of it, averaged over samples and outputs
+
+
+def prepare(data: str, *, model: str, hidden: tuple[int, ...] | None, activation: str, target: str | None, l2: float, dtype: str, seed: int) -> Training:
+    """Read the data, hold a fifth of the samples back, and build the network.
+
+    Raises
+    ------
+    ValueError
+        If the data cannot be read, or the target is missing where one is needed.
+    """
+    X, y, about = _data(data, model, target)
+    rows = np.random.default_rng(seed).permutation(len(X))
+    cut = len(X) - max(1, int(HELD_OUT * len(X)))
+    fit, held = rows[:cut], rows[cut:]
+    if model == "autoencoder":
+        train = autoencoder(X[fit], hidden or (64, 16, 64), activation=activation, l2=l2, dtype=dtype)
+        return Training(train, train.on(X[held]), about, "mean squared error")
+    classes = int(y.max()) + 1 if y.dtype.kind in "iu" else None
+    loss = "squared" if classes is None else "cross-entropy"
+    train = mlp(X[fit], y[fit], hidden or (128, 64), activation=activation, loss=loss, classes=classes, l2=l2, dtype=dtype)
+    return Training(train, train.on(X[held], y[held]), about, "mean squared error" if classes is None else "error %")
+
+
+def _data(data: str, model: str, target: str | None) -> tuple[np.ndarray, np.ndarray, str]:
+    if data in ("digits", "mnist"):
+        if target is not None:
+            raise ValueError("`--target` is for a CSV file.")
+        try:
+            images = getattr(datasets, data)()
+        except ImportError as error:
+            raise ValueError(str(error)) from None
+        return images.X, images.y, str(images)
+    if not data.endswith(".csv") and not Path(data).exists():
+        raise ValueError(f"`--data` must be digits, mnist or a CSV file; got {data!r}.")
+    if target is None:
+        raise ValueError("A CSV file needs `--target`: the column to predict (an autoencoder leaves it out).")
+    table = read_table(data, target=target, model="network")
+    what = f"{len(table.classes)} classes" if table.classes else "a number"
+    return table.X, table.y, f"{Path(data).name}: {len(table.X)} samples, {len(table.columns)} columns, {target!r} is {what}"
+
+
+def run(
+    training: Training, *, optimizer: str, step: str, rank: int | None, damping: float | None, batch: int | None, sweeps: float, seed: int, **options: Any
+) -> History:
+    """Train the network from its seeded start; by default on batches of 32 samples, or of all where there are fewer.
+
+    Raises
+    ------
+    ValueError
+        If the arguments do not fit the optimizer.
+    Interrupted
+        At Ctrl-C, with the history so far in ``.result``.
+    """
+    F = training.train
+    start = F.initial(seed)
+    hessian_batch = options.get("hessian_batch")
+    method, chosen = _method(optimizer, step, rank, damping)
+    if isinstance(method, str):
+        if batch is not None or hessian_batch is not None or options.pop("checkpoint", None) is not None:
+            raise ValueError(f"{optimizer} works on all samples in one go: leave --batch, --hessian-batch and --checkpoint out.")
+        return minimize(F, start, method=method, sweeps=sweeps, dtype=F.dtype)
+    if optimizer != "lrsfn" and hessian_batch is not None:
+        raise ValueError(f"`--hessian-batch` is lrsfn's; {optimizer} has none.")
+    for name, size in (("--batch", batch), ("--hessian-batch", hessian_batch)):
+        if size is not None and not 1 <= size <= F.n_samples:
+            raise ValueError(f"`{name}` must be from 1 to {F.n_samples}, the training samples; got {size}.")
+    if optimizer == "momentum":
+        options["momentum"] = MOMENTUM
+    if not isinstance(chosen, str):
+        options["decay"] = "linear"
+    size = min(BATCH, F.n_samples) if batch is None else batch
+    try:
+        return _named(minimize(F, start, method=method, step=chosen, batch=size, sweeps=sweeps, seed=seed, dtype=F.dtype, **options))
+    except Interrupted as stopped:
+        stopped.result = _named(stopped.result)
+        raise
+
+
+def _named(history: History) -> History:
+    """The history, whose method says that it had momentum: it is an option of `minimize`, and no part of SGD."""
+    about = history.provenance
+    if about["method"] != "SGD()" or not about["momentum"]:
+        return history
+    return replace(history, provenance={**about, "method": f"SGD() with momentum {MOMENTUM:g}"})
+
+
+def _method(optimizer: str, step: str, rank: int | None, damping: float | None) -> tuple[Any, Any]:
+    """The method and its step."""
+    if optimizer != "lrsfn" and (rank is not None or damping is not None):
+        raise ValueError(f"`--rank` and `--damping` are lrsfn's; {optimizer} has none.")
+    if optimizer in ("lbfgs", "newton-cg"):
+        if step != "auto":
+            raise ValueError(f"{optimizer} searches for its own steps: leave `--step` out.")
+        return {"lbfgs": "L-BFGS-B", "newton-cg": "Newton-CG"}[optimizer], "auto"
+    number = None if step == "auto" else _number(step)
+    if optimizer != "lrsfn":
+        return {"sgd": SGD(), "momentum": SGD(), "adam": Adam()}[optimizer], STEPS[optimizer] if number is None else number
+    if number is None:
+        if damping is not None:
+            raise ValueError("With `--step auto` the damping is measured: leave `--damping` out, or give a step.")
+        return None if rank is None else LRSFN(rank=rank, damping=1.0), "auto"
+    return LRSFN(rank=20 if rank is None else rank, damping=0.1 if damping is None else damping), number
+
+
+def _number(step: str) -> float:
+    try:
+        return _check.positive("--step", float(step))
+    except ValueError:
+        raise ValueError(f"`--step` must be a number > 0 or auto; got {step!r}.") from None
+
+
+def has_checkpoint(path: Path) -> bool:
+    """Whether a run that is given this checkpoint would go on from it."""
+    return any(place.with_name(place.name + ".json").exists() for place in slots(_base(path)))

@@ -1,0 +1,248 @@
+"""Theory beside measurement: predicted and measured moments, standard errors, z-scores."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import _check
+from ._saving import register
+from .ensembles.result import Ensemble
+from .ensembles.tails import TailIndex, tail_index
+from .exact.mode import exact_mode
+from .linear.linearize import VALID, LinearFlow
+from .noise import Noise
+from .trajectories.departure import departure_notes, shared
+from .trajectories.result import Trajectory
+
+TAIL_PATHS = 4000
+"""Paths from which the tail index is measured: more would not change what is said of it."""
+
+
+@register
+@dataclass(frozen=True)
+class Comparison:
+    """Predicted and measured moments of an ensemble; made by `compare`.
+
+    Attributes
+    ----------
+    times : array (times,)
+    predicted_mean, measured_mean, mean_error, mean_z : arrays (times, d)
+    predicted_covariance, measured_covariance, covariance_error, covariance_z : arrays (times, d, d)
+        ``z = (measured - predicted) / error``, the error being the measurement's standard error.
+    law : str
+        The law that was predicted: ``"chain"`` (Euler-Maruyama) or ``"discrete"`` (iteration), and its level.
+    validity : float
+        The linearisation's validity indicator; trusted below 0.1.
+    notes : tuple of str
+        What a reader must know: diverged paths, a linearisation outside its validity.
+    """
+
+    times: np.ndarray
+    predicted_mean: np.ndarray
+    measured_mean: np.ndarray
+    mean_error: np.ndarray
+    mean_z: np.ndarray
+    predicted_covariance: np.ndarray
+    measured_covariance: np.ndarray
+    covariance_error: np.ndarray
+    covariance_z: np.ndarray
+    law: str
+    validity: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def max_z(self) -> float:
+        """The largest ``|z|`` of all, mean and covariance (each entry is one test: expect more than 2 among many)."""
+        return float(max(np.max(np.abs(self.mean_z)), np.max(np.abs(self.covariance_z))))
+
+    def __str__(self) -> str:
+        dim = self.mean_z.shape[1]
+        lines = [f"theory ({self.law}) against measurement at t = {self.times[-1]:g}"]
+        lines.append(f"{'moment':<12} {'predicted':>12} {'measured':>12} {'std. error':>10} {'z':>6}")
+        rows = [(f"mean[{i}]", self.predicted_mean[-1, i], self.measured_mean[-1, i], self.mean_error[-1, i], self.mean_z[-1, i]) for i in range(dim)]
+        for i, j in zip(*np.triu_indices(dim), strict=True):
+            entry = (self.predicted_covariance, self.measured_covariance, self.covariance_error, self.covariance_z)
+            rows.append((f"cov[{i},{j}]", *(part[-1, i, j] for part in entry)))
+        shown = rows if len(rows) <= 24 else sorted(rows, key=lambda row: -abs(row[-1]))[:24]
+        lines += [f"{name:<12} {p:>12.5g} {m:>12.5g} {e:>10.2g} {z:>6.2f}" for name, p, m, e, z in shown]
+        if len(rows) > len(shown):
+            lines.append(f"(the {len(shown)} largest |z| of {len(rows)} moments)")
+        lines.append(f"largest |z| of {len(rows) * len(self.times)}: {self.max_z:.2f}")
+        return "\n".join([*lines, *self.notes])
+
+
+def compare(theory: LinearFlow | Trajectory, ensemble: Ensemble, *, level: str = "L") -> Comparison:
+    """Compare the linear theory, or the noise along a path, with an ensemble's moments.
+
+    The law is that of what was simulated: the Euler-Maruyama chain at its `dt` for the SDE, the discrete iteration
+    for the iteration. A linear flow's moments start from the ensemble's actual start; a trajectory must have been made for that
+    start, that law and those times: ``st.trajectory(..., time="chain", dt=ensemble.dt, save=ensemble.times)``.
+
+    Parameters
+    ----------
+    theory : LinearFlow or Trajectory
+    ensemble : Ensemble
+    level : {"L", "L2"}
+        L2 corrects a linear flow towards the iteration and is for it only.
+
+    Raises
+    ------
+    Unstable
+        If a linear flow has no stationary covariance: its moments grow or do not settle, and z-scores mean nothing.
+    ValueError
+        If the two do not belong together, or fewer than two paths did not diverge.
+    """
+    _check.choice("level", level, ("L", "L2"))
+    if not isinstance(theory, (LinearFlow, Trajectory)):
+        raise ValueError(f"`theory` must come from st.linearize(...) or st.trajectory(...); got {theory!r:.60}.")
+    prediction = _along(theory, ensemble, level) if isinstance(theory, Trajectory) else _around(theory, ensemble, level)
+    (mean, covariance, law, validity, notes), kept = prediction, _comparable(ensemble)
+    measured = (ensemble.mean[kept], ensemble.standard_error[kept], ensemble.covariance[kept], ensemble.covariance_error[kept])
+    return Comparison(
+        times=ensemble.times[kept],
+        predicted_mean=mean,
+        measured_mean=measured[0],
+        mean_error=measured[1],
+        mean_z=_z(measured[0] - mean, measured[1]),
+        predicted_covariance=covariance,
+        measured_covariance=measured[2],
+        covariance_error=measured[3],
+        covariance_z=_z(measured[2] - covariance, measured[3]),
+        law=law,
+        validity=validity,
+        notes=notes,
+    )
+
+
+Prediction = tuple[np.ndarray, np.ndarray, str, float, tuple[str, ...]]  # mean, covariance, law, validity, notes
+
+
+def _comparable(ensemble: Ensemble) -> np.ndarray:
+    """Rows of the times after the start, of an ensemble that has moments at all."""
+    if np.count_nonzero(~ensemble.diverged) < 2:
+        raise ValueError(f"At least two paths that did not diverge are needed; {len(ensemble.diverged)} were run and {int(ensemble.diverged.sum())} diverged.")
+    kept = np.flatnonzero(ensemble.times > 0)
+    if not len(kept):
+        raise ValueError("The ensemble was saved at time 0 only: there is nothing to compare. Save a later time.")
+    return kept
+
+
+def _around(linear: LinearFlow, ensemble: Ensemble, level: str) -> Prediction:
+    """Around a critical point: the linear flow's moments from the ensemble's own start."""
+    dim = len(linear.at)
+    if ensemble.states.shape[-1] != dim:
+        raise ValueError(f"The ensemble has {ensemble.states.shape[-1]} dimensions; the linear flow has {dim}.")
+    if ensemble.level == "iteration" and not np.isclose(ensemble.dt, linear.flow.step):
+        raise ValueError(f"The ensemble was run at step {ensemble.dt:g}; the linear flow has step {linear.flow.step:g}.")
+    if level == "L2" and ensemble.level != "iteration":
+        raise ValueError("level 'L2' corrects towards the iteration; compare the SDE with level 'L', which is exact for it.")
+    time, dt = _law(ensemble)
+    linear.covariance(time, dt, level=level)  # raises Unstable where moments mean nothing: before paths are counted, as an unstable flow loses them
+    kept = _comparable(ensemble)
+    start_mean, start_covariance = _start(ensemble.start)
+    predicted = [linear.moments(t, start_mean, start_covariance, time=time, dt=dt, level=level) for t in ensemble.times[kept]]
+    mean, covariance = (np.stack(part) for part in zip(*predicted, strict=True))
+    return mean, covariance, f"{time}, level {level}", linear.validity, _notes(linear, ensemble)
+
+
+def _along(path: Trajectory, ensemble: Ensemble, level: str) -> Prediction:
+    """Along a path: what the trajectory says at the ensemble's times."""
+    if level != "L":
+        raise ValueError("level 'L2' is for a linear flow; a trajectory has level 'L' only.")
+    _comparable(ensemble)
+    rows, _ = shared(path, ensemble)
+    validity = float(np.max(path.validity[: rows[-1] + 1]))
+    return path.mean[rows], path.covariance[rows], f"{path.time} along the path", validity, _path_notes(path, ensemble, validity)
+
+
+def _path_notes(path: Trajectory, ensemble: Ensemble, validity: float) -> tuple[str, ...]:
+    notes = list(departure_notes(ensemble))
+    if not validity < VALID:
+        notes.append(f"The validity indicator is up to {validity:.3g}, above 0.1: the drift is not linear across the tube.")
+    if not (path.valid or path.status.startswith("outside")):
+        notes.append(f"The path: {path.status}.")
+    notes.extend(path.notes)
+    if ensemble.scheme == "exponential":
+        notes.append(f"Along a path the exponential scheme has the SDE's law up to O(dt) only; dt is {ensemble.dt:g}.")
+    if path.provenance.get("flow") != ensemble.provenance.get("flow"):
+        notes.append(f"The ensemble is of another flow than the theory: {ensemble.provenance.get('flow')} against {path.provenance.get('flow')}.")
+    return tuple(notes)
+
+
+def _law(ensemble: Ensemble) -> tuple[str, float | None]:
+    """Time of the linear theory that an ensemble's paths follow: the exponential scheme has the SDE's own law at any dt."""
+    if ensemble.level == "iteration":
+        return "discrete", None
+    return ("chain", ensemble.dt) if ensemble.scheme == "euler" else ("continuous", None)
+
+
+def _start(start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (d,) and covariance (d, d) of the starts (paths, d)."""
+    dim = start.shape[1]
+    if start.strides[0] == 0 or len(start) == 1:  # one point for all, as `simulate` keeps it
+        return start[0], np.zeros((dim, dim))
+    return start.mean(axis=0), np.cov(start.T, ddof=0).reshape(dim, dim)
+
+
+def _z(gap: np.ndarray, error: np.ndarray) -> np.ndarray:
+    scale = np.max(np.abs(error), initial=0.0)
+    with np.errstate(all="ignore"):
+        z = gap / error
+    # Without noise both sides are exact: agreement to rounding is z = 0, not 0/0.
+    return np.where((error <= 1e-12 * scale) & (np.abs(gap) <= 1e-9), 0.0, z)
+
+
+def _notes(linear: LinearFlow, ensemble: Ensemble) -> tuple[str, ...]:
+    notes = []
+    if ensemble.conditional:
+        lost = int(ensemble.diverged.sum())
+        notes.append(f"{lost} of {len(ensemble.diverged)} paths diverged: the measured moments are conditional on the others.")
+    if ensemble.level == "iteration" and not linear.valid:
+        notes.append(f"The validity indicator is {linear.validity:.3g}, above 0.1: the linearised theory is not to be trusted for the iteration.")
+    if ensemble.scheme == "exponential" and linear.flow.noise_model.has_curvature:
+        notes.append(f"Under curvature noise the exponential scheme has the SDE's law up to O(dt) only; dt is {ensemble.dt:g}.")
+    if linear.mean_shift.any() and ensemble.level == "iteration":
+        notes.append("Nested batches shift the iteration's mean: see mean_shift; level 'L2' has it, level 'L' does not.")
+    notes += _tail_notes(linear, ensemble)
+    if repr(linear.flow) != ensemble.provenance.get("flow"):
+        notes.append(f"The ensemble is of another flow than the theory: {ensemble.provenance.get('flow')} against {linear.flow!r}.")
+    return tuple(notes)
+
+
+def _tail_notes(linear: LinearFlow, ensemble: Ensemble) -> list[str]:
+    """Whether tails are so heavy that a covariance's standard error, which needs fourth moments, means nothing: by theory and as measured."""
+    notes, warning = [], "standard errors of covariances, and their z, mean nothing"
+    known = linear.tail_index if ensemble.level == "sde" else _iteration_tail(linear)
+    if known < 4:  # nan where modes couple
+        what = "SDE" if ensemble.level == "sde" else "iteration"
+        notes.append(f"The tail index of the {what}'s stationary law is {known:.3g} by theory, below 4: {warning}.")
+    found = _measured_tail(ensemble)
+    if found is not None and not found.lumps and found.index + 2 * found.error < 4:  # paths in another well are no tail
+        notes.append(f"The measured tail index is {found.index:.3g} +- {found.error:.2g} ({found.source}), below 4: {warning}.")
+    return notes
+
+
+def _iteration_tail(linear: LinearFlow) -> float:
+    """Kesten's index of one mode of the iteration; nan in more dimensions, or where it has no stationary law."""
+    flow, noise = linear.flow, linear.flow.noise_model
+    if flow.dim > 1 or type(noise) is not Noise or not noise.has_curvature:
+        return math.nan
+    try:
+        alone = Noise(curvature=noise.curvature, batch=noise.batch, hessian_batch=noise.hessian_batch, coupling=noise.coupling)
+        return exact_mode(flow.method, curvature=float(linear.eigenvalues[0]), noise=alone).tail_index(flow.step)
+    except ArithmeticError:  # Unstable, or a quadrature that does not converge
+        return math.nan
+
+
+def _measured_tail(ensemble: Ensemble) -> TailIndex | None:
+    """Of the states at the last time, or None where there are too few or they are all alike."""
+    states = ensemble.states[-1, ~ensemble.diverged][:TAIL_PATHS] if ensemble.states.shape[1] else np.empty((0, 1))
+    if len(states) < max(200, 20 * states.shape[1]) or not np.isfinite(states).all():
+        return None
+    try:
+        return tail_index(states)
+    except ValueError:  # they do not vary
+        return None

@@ -1,0 +1,107 @@
+"""Ensembles on other array libraries: many blocks of paths moved together."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from .._array import Backend
+from .block import SQUARABLE, Part, Recorder, Signals, make_part
+from .normals import Normals
+from .plan import Plan
+from .steps import Stepwise
+
+
+class Fleet:
+    """Blocks of paths moved together on another array library; the device is waited for only where states are saved.
+
+    The device's own generator draws the normals unless `host_noise` asks for those that a run on the host has.
+    """
+
+    def __init__(self, plan: Plan, backend: Backend, blocks: range, *, host_noise: bool):
+        self.plan, self.backend, self.blocks = plan, backend, blocks
+        self.offset = plan.rows(blocks[0]).start
+        self.paths = plan.rows(blocks[-1]).stop - self.offset
+        seed = int(np.random.SeedSequence(plan.seed, spawn_key=(blocks[0],)).generate_state(1)[0])
+        self.draw = None if host_noise else backend.normals(seed)
+        self.sources = [] if self.draw else [Normals(plan, number) for number in blocks]
+        flows = [plan.flow] + ([plan.control.flow] if plan.control else [])
+        self.movers = [Stepwise(flow.on(backend), plan.dt, plan.level, plan.modes) for flow in flows]
+        self.states = [backend.asarray(plan.start[self.offset : self.offset + self.paths]) for _ in flows]
+        self.center = backend.asarray(plan.center)
+        self.diverged_at, self.exit_times = (backend.asarray(np.full(self.paths, np.nan)) for _ in range(2))
+        if plan.inside is not None:
+            outside = ~plan.inside(self.states[0])
+            self.exit_times = backend.xp.where(outside, backend.xp.zeros_like(self.exit_times), self.exit_times)
+        self.saved = [np.empty((len(plan.saved), self.paths, plan.flow.dim), dtype=plan.dtype) for _ in flows]
+        self.slot = 0
+        self._save(0)
+
+    def run(self, signals: Signals) -> Iterator[Part]:
+        """Take all steps, then yield what each block leaves behind; nothing if it was stopped on the way."""
+        began, step = time.perf_counter(), 0
+        while step < self.plan.steps:
+            if signals.stop.is_set():
+                return
+            size = min(self.plan.chunk(self.paths), self.plan.steps - step)
+            for ahead, normals in enumerate(self._noise(size), start=step + 1):
+                self._move(ahead, normals)
+            step += size
+            signals.advance(size * len(self.blocks))
+        self.times = self.backend.host(self.diverged_at), self.backend.host(self.exit_times)
+        for number in self.blocks:
+            yield self._part(number, signals, began + (time.perf_counter() - began) * (1 - 1 / len(self.blocks)))
+
+    def _noise(self, steps: int) -> Iterator[Any]:
+        """Standard normals (k, paths) for each of the next `steps` steps."""
+        if self.draw is not None:
+            for _ in range(steps):
+                yield self.draw((self.plan.normals, self.paths))
+            return
+        parts = [source.draw(steps) for source in self.sources]
+        for step in range(steps):
+            yield self.backend.asarray(np.concatenate([part[step] for part in parts], axis=1)[:, : self.paths])
+
+    def _move(self, step: int, normals: Any) -> None:
+        """One step of every flow; lost paths stay where they were."""
+        xp, plan, now = self.backend.xp, self.plan, step * self.plan.dt
+        main, *others = self.states
+        ahead = self._stepped(0, normals)
+        offset = ahead - self.center
+        distance = xp.sum(offset * offset, axis=-1)
+        before = ~xp.isnan(self.diverged_at)
+        lost = ~((distance <= min(plan.radius * plan.radius, SQUARABLE[plan.dtype])) & xp.isfinite(distance)) | before
+        self.diverged_at = xp.where(lost & xp.isnan(self.diverged_at), xp.full_like(self.diverged_at, now), self.diverged_at)
+        self.states = [xp.where(lost[:, None], main, ahead), *(self._stepped(i, normals) for i in range(1, 1 + len(others)))]
+        if plan.inside is not None:
+            finite = xp.all(xp.isfinite(ahead), axis=-1)
+            left = ~plan.inside(xp.where(finite[:, None], ahead, main)) & xp.isnan(self.exit_times) & ~before
+            self.exit_times = xp.where(left, xp.full_like(self.exit_times, now), self.exit_times)
+        self._save(step)
+
+    def _stepped(self, which: int, normals: Any) -> Any:
+        mover = self.movers[which]
+        return mover.step(self.states[which], mover.flow.noise_model.combine(normals, self.plan.flow.dim))
+
+    def _save(self, step: int) -> None:
+        if self.slot < len(self.plan.saved) and self.plan.saved[self.slot] == step:
+            for saved, w in zip(self.saved, self.states, strict=True):
+                saved[self.slot] = self.backend.host(w)
+            self.slot += 1
+
+    def _part(self, number: int, signals: Signals, began: float) -> Part:
+        """What block `number` leaves behind, as if it had been run alone."""
+        rows = self.plan.rows(number)
+        place = slice(rows.start - self.offset, rows.stop - self.offset)
+        seen, beside = (Recorder(self.plan, rows.stop - rows.start) for _ in range(2))
+        seen.saved = np.swapaxes(self.saved[0][:, place], 1, 2)
+        seen.diverged_at, seen.exit_times = (x[place].astype(float) for x in self.times)
+        seen.lost = np.isfinite(seen.diverged_at)
+        seen.any_lost = bool(seen.lost.any())
+        if self.plan.control:
+            beside.saved = np.swapaxes(self.saved[1][:, place], 1, 2)
+        return make_part(self.plan, seen, beside if self.plan.control else None, signals, math.nan, began)

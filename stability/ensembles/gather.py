@@ -1,0 +1,348 @@
+"""Running a plan's blocks on threads or on a device, and gathering what they leave, in order, until there is enough."""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice, takewhile
+from typing import Any
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from .._array import Backend
+from .._streams import block_count
+from .block import Part, Signals, run_block
+from .control import ControlledMoments
+from .fleet import Fleet
+from .plan import Plan
+from .streaming import Moments, Quantiles
+
+FIRST_GUESS = 2.0
+"""A Gaussian variance has relative standard error sqrt(2 / n): the paths predicted before any is run, times error^2."""
+
+DEVICE_BYTES = 2**31
+"""What paths that move together on a device may take there, roughly."""
+
+ENOUGH = 500
+"""Paths below which no standard error is believed, ..."""
+DOUBTED, MARGIN = 2000, 1.3
+"""... and below which it must be met with a margin: a control variate's is low by up to that (measured)."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What blocks add up to; replaced as a whole, so that an interrupt finds either the sums before or those after."""
+
+    count: int
+    moments: Moments
+    controlled: ControlledMoments | None  # None: not asked for, or not to be trusted
+    sketch: Quantiles | None
+    observed: Moments | None
+    broken: np.ndarray | None  # (times, k): observables that were not finite on some state
+    noise_seconds: float
+    seconds: float
+
+    @classmethod
+    def of(cls, part: Part) -> Sums:
+        observed, broken = part.observed or (None, None)
+        return cls(len(part.diverged_at), part.moments, part.controlled, part.sketch, observed, broken, noise_seconds=part.noise_seconds, seconds=part.seconds)
+
+    def add(self, other: Sums) -> Sums:
+        """The sums of both; the order matters for rounding."""
+
+        def joined(name: str) -> Any:
+            ours, theirs = getattr(self, name), getattr(other, name)
+            return None if ours is None or theirs is None else ours.merge(theirs)
+
+        return Sums(
+            count=self.count + other.count,
+            moments=self.moments.merge(other.moments),
+            controlled=joined("controlled"),
+            sketch=joined("sketch"),
+            observed=joined("observed"),
+            broken=None if self.broken is None or other.broken is None else self.broken | other.broken,
+            noise_seconds=self.noise_seconds + other.noise_seconds,
+            seconds=self.seconds + other.seconds,
+        )
+
+
+class Gathered:
+    """What the finished blocks of a plan add up to.
+
+    Attributes
+    ----------
+    states : array (times, paths, d)
+        No path where states are not kept.
+    diverged_at, exit_times : arrays (paths,)
+    count : int
+        Finished paths.
+    interrupted : bool
+    """
+
+    def __init__(self, plan: Plan, goal: float | None):
+        self.goal, self.interrupted, self.closed, self.seconds = goal, False, False, 0.0
+        self.predicted: list[int] = []
+        self._prepare(plan)
+
+    def _prepare(self, plan: Plan) -> None:
+        self.plan, self.sums = plan, None
+        self._states, self._diverged_at, self._exit_times = self._room(plan.paths if self.goal is None else 0)
+
+    sums: Sums | None
+
+    def _room(self, paths: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        plan = self.plan
+        states = np.empty((len(plan.saved), paths if plan.keep_states else 0, plan.flow.dim), dtype=plan.dtype)
+        return states, np.empty(paths), np.empty(paths if plan.inside else 0)
+
+    def _grow(self, paths: int) -> None:
+        """Room for so many paths; without a goal all of it is made at once."""
+        old, new = (self._states, self._diverged_at, self._exit_times), self._room(paths)
+        if self.plan.keep_states:
+            new[0][:, : self.count] = old[0][:, : self.count]
+        new[1][: self.count] = old[1][: self.count]
+        if self.plan.inside:
+            new[2][: self.count] = old[2][: self.count]
+        self._states, self._diverged_at, self._exit_times = new
+
+    @property
+    def count(self) -> int:
+        return 0 if self.sums is None else self.sums.count
+
+    def add(self, part: Part) -> None:
+        """Take one block's leavings; blocks must come in order, for sums round by it.
+
+        A block that was stopped ends the ensemble, unless it is the very first: then it is all there is.
+        """
+        if part.plan is not self.plan:
+            self.closed = True
+            if self.count == 0 and part.plan.steps:
+                self._prepare(part.plan)
+                self._take(part)
+        elif not self.closed:
+            self._take(part)
+
+    def _take(self, part: Part) -> None:
+        rows = slice(self.count, self.count + len(part.diverged_at))
+        if rows.stop > len(self._diverged_at):
+            self._grow(min(self.plan.paths, max(2 * self.count, rows.stop)))
+        if part.states is not None:
+            self._states[:, rows] = part.states
+        self._diverged_at[rows] = part.diverged_at
+        if self.plan.inside:
+            self._exit_times[rows] = part.exit_times
+        new = Sums.of(part)
+        self.sums = new if self.sums is None else self.sums.add(new)
+
+    @property
+    def best(self) -> Moments | ControlledMoments:
+        """The sharpest moments that may be trusted: with the control variate only if no path diverged, nor its own."""
+        assert self.sums is not None
+        return self.sums.moments if self.sums.controlled is None else self.sums.controlled
+
+    @property
+    def reduction(self) -> tuple[np.ndarray, np.ndarray]:
+        """Factors by which the control variate cut the variances of mean (times, d) and covariance (times, d, d)."""
+        best = self.best
+        if isinstance(best, ControlledMoments):
+            return best.variance_reduction
+        return np.ones(best.mean.shape), np.ones(best.covariance.shape)
+
+    @property
+    def error(self) -> float:
+        """The largest relative standard error of a variance at the last time."""
+        variances, errors = (np.diagonal(x[-1]) for x in (self.best.covariance, self.best.covariance_error))
+        exact = (variances == 0) & (errors == 0)  # an axis that no noise reaches
+        if not (np.isfinite(errors).all() and ((variances > 0) | exact).all()):
+            return math.inf
+        return float(np.max(np.where(exact, 0.0, errors) / np.where(exact, 1.0, variances)))
+
+    @property
+    def met(self) -> bool:
+        """Whether the wanted accuracy is reached, by paths enough to tell."""
+        if self.goal is None or self.count < min(ENOUGH, self.plan.paths):
+            return False
+        return self.error * (MARGIN if self.count < DOUBTED else 1.0) <= self.goal
+
+    @property
+    def states(self) -> np.ndarray:
+        kept = self._states[:, : self.count]
+        return kept if kept.shape[1] == self._states.shape[1] else kept.copy()
+
+    @property
+    def diverged_at(self) -> np.ndarray:
+        return self._diverged_at[: self.count]
+
+    @property
+    def exit_times(self) -> np.ndarray:
+        """First exits (paths,); a view of one nan where none are timed."""
+        return self._exit_times[: self.count] if self.plan.inside else np.broadcast_to(np.nan, (self.count,))
+
+    def quantiles(self) -> np.ndarray:
+        """At the plan's levels, (times, levels, d)."""
+        if self.sums is None or self.sums.sketch is None:
+            return np.empty((len(self.plan.saved), 0, self.plan.flow.dim))
+        return self.sums.sketch.quantile(self.plan.quantiles)
+
+    def observed(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Mean and standard error (times,) of every observable; nan where it was not finite on some state."""
+        if self.sums is None or self.sums.observed is None or self.sums.broken is None:
+            return {}
+        mean, error = (np.where(self.sums.broken, np.nan, x) for x in (self.sums.observed.mean, self.sums.observed.standard_error))
+        return {name: (mean[:, i], error[:, i]) for i, name in enumerate(self.plan.observables)}
+
+    def wanted(self) -> int:
+        """Paths to have in all, as far as can be told now."""
+        assert self.goal is not None
+        if not self.count:
+            return math.ceil(FIRST_GUESS / self.goal**2)
+        if not math.isfinite(self.error):
+            return self.count if self.count >= ENOUGH else ENOUGH
+        return max(ENOUGH, self.count + 1, math.ceil(1.05 * self.count * (self.error / self.goal) ** 2))
+
+    def stats(self) -> dict[str, Any]:
+        work, lost = self.count * self.plan.steps, int(np.isfinite(self.diverged_at).sum())
+        found: dict[str, Any] = {
+            "path_steps": work,
+            "seconds": self.seconds,
+            "path_steps_per_second": work / self.seconds if self.seconds else math.inf,
+            "noise_share": self.sums.noise_seconds / self.sums.seconds if self.sums and self.sums.seconds else math.nan,
+            "diverged": lost,
+            "compiled": self.plan.compiled,
+        }
+        if self.goal is not None:
+            found |= {"target_error": self.goal, "error": self.error, "predicted_paths": self.predicted, "target_met": self.met}
+        if self.interrupted:
+            found["interrupted"] = True
+        return found
+
+
+def gather(plan: Plan, backend: Backend, workers: int, goal: float | None, *, host_noise: bool, progress: bool) -> Gathered:
+    """Run the plan's blocks, or as many of them as `goal` needs; after Ctrl-C with those that were finished.
+
+    Raises KeyboardInterrupt itself if there is nothing to give.
+    """
+    gathered, began = Gathered(plan, goal), time.perf_counter()
+    host = backend.name == "numpy"
+    with _bar(progress, plan) as bar:
+        signals = Signals(advance=bar.advance)
+        try:
+            for blocks in _rounds(gathered, bar, first_alone=host and bool(plan.quantiles)):
+                for part in _host(plan, blocks, workers, signals) if host else _device(plan, backend, blocks, signals, host_noise):
+                    gathered.add(part)
+        except KeyboardInterrupt:
+            if not gathered.count:
+                raise
+            gathered.interrupted = True
+    gathered.seconds = time.perf_counter() - began
+    return gathered
+
+
+def _rounds(gathered: Gathered, bar: _Bar, *, first_alone: bool) -> Iterator[range]:
+    """Ranges of blocks to run next: all at once, or a first one to learn from and then the rest, or what the goal needs."""
+    plan, done, end = gathered.plan, 0, 1
+    if gathered.goal is None:
+        if first_alone and plan.blocks > 1:
+            yield range(1)
+            done = 1
+        yield range(done, plan.blocks)
+        return
+    while done < end:
+        gathered.predicted.append(min(gathered.wanted(), plan.paths))
+        bar.expect(gathered.predicted[-1], gathered)
+        yield range(done, end)
+        done = end
+        if not gathered.met and gathered.wanted() > gathered.count:
+            end = min(plan.blocks, max(done + 1, block_count(gathered.wanted(), plan.flow.dim)))
+
+
+def _host(plan: Plan, blocks: range, workers: int, signals: Signals) -> Iterator[Part]:
+    """The blocks' parts, in order. After an interrupt what was done comes first, then it is raised again."""
+    # Our own threads share the cores: BLAS threads under them would only compete.
+    with _blas("scipy.linalg" in sys.modules).limit(limits=1), ThreadPoolExecutor(max_workers=min(workers, len(blocks))) as pool:
+        waiting, running = iter(blocks), deque[Future[Part]]()
+        try:
+            for _ in blocks:
+                # Few at a time: a block's states would otherwise wait in memory for their turn.
+                running += [pool.submit(run_block, plan, number, signals) for number in islice(waiting, 4 * workers - len(running))]
+                running[0].result()
+                yield running.popleft().result()
+        except BaseException as error:  # Ctrl-C too: let the running blocks end at their next step
+            signals.stop.set()
+            for future in running:
+                future.cancel()
+            pool.shutdown(wait=True)
+            if isinstance(error, KeyboardInterrupt):
+                yield from (future.result() for future in takewhile(lambda f: not f.cancelled() and f.exception() is None, running))
+            raise
+
+
+@functools.cache
+def _blas(with_scipy: bool) -> ThreadpoolController:
+    """The BLAS libraries that are loaded; SciPy brings its own. Looking for them takes milliseconds."""
+    return ThreadpoolController()
+
+
+def _device(plan: Plan, backend: Backend, blocks: range, signals: Signals, host_noise: bool) -> Iterator[Part]:
+    """Fleets of as many blocks as fit in the memory that one may take; after an interrupt those that were finished stay."""
+    per_path = 8.0 * (16 * plan.flow.dim + 8 * plan.flow.dim**2 + plan.normals * (plan.chunk(plan.width(blocks[-1])) if host_noise else 2))
+    most, start = max(1.0, DEVICE_BYTES / per_path), blocks.start
+    while start < blocks.stop:
+        stop = start + 1
+        while stop < blocks.stop and plan.rows(stop).stop - plan.rows(start).start <= most:
+            stop += 1
+        yield from Fleet(plan, backend, range(start, stop), host_noise=host_noise).run(signals)
+        start = stop
+
+
+class _Bar:
+    """A progress bar over blocks and steps, or nothing."""
+
+    def __init__(self, plan: Plan, shown: bool):
+        self.plan, self.lock, self.done, self.drawn = plan, threading.Lock(), 0, 0
+        self.total = plan.blocks * plan.steps
+        self.bar: Any = None
+        if shown:
+            from rich.progress import Progress
+
+            self.bar = Progress(transient=True)
+            self.task = self.bar.add_task("paths", total=self.total)
+
+    def advance(self, steps: int) -> None:
+        """One block took `steps` steps."""
+        if self.bar is None:
+            return
+        with self.lock:
+            self.done += steps
+            if self.done - self.drawn >= self.total / 200:
+                self.bar.update(self.task, completed=self.done)
+                self.drawn = self.done
+
+    def expect(self, paths: int, gathered: Gathered) -> None:
+        """Say how many paths will be needed, before they are run."""
+        if self.bar is None:
+            return
+        self.total = block_count(paths, self.plan.flow.dim) * self.plan.steps
+        rate = gathered.sums.seconds / gathered.count if gathered.sums else math.nan
+        cost = "" if math.isnan(rate) else f", about {rate * max(0, paths - gathered.count):.3g} s of one core"
+        self.bar.console.print(f"To reach {gathered.goal:g}: {paths} paths{cost}.")
+        self.bar.update(self.task, total=self.total)
+
+
+@contextmanager
+def _bar(shown: bool, plan: Plan) -> Iterator[_Bar]:
+    bar = _Bar(plan, shown)
+    if bar.bar is None:
+        yield bar
+    else:
+        with bar.bar:
+            yield bar

@@ -1,0 +1,124 @@
+"""What is to be run: the plan that every block of paths follows."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from .._array import Backend
+from .._streams import block_count, block_rows
+from ..flow import Flow
+from ..methods.program import Untraceable
+from .planar import PlanarChunks, PlanarSteps
+from .steps import Affine, Modes, Stepwise
+
+CHUNK = 2**17  # normals drawn at once: about a megabyte, between 16 and 256 steps, ...
+
+
+LARGEST_CHUNK = 2**22  # ... unless curvature noise takes so many a step that they would not fit
+
+
+@dataclass(frozen=True)
+class Control:
+    """The tangent flow that runs beside, on the same noise, its exact moments at the saved times, (times, d) and (times, d, d), and whether they are all."""
+
+    flow: Flow
+    mean: np.ndarray
+    covariance: np.ndarray
+    gaussian: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked simulation: what every block of paths is told."""
+
+    flow: Flow
+    start: np.ndarray  # (paths, d), perhaps a view of one row
+    steps: int
+    dt: float
+    saved: np.ndarray  # step numbers
+    seed: int
+    level: str
+    center: np.ndarray
+    radius: float
+    modes: Modes | None = None
+    inside: Callable[[Any], Any] | None = None
+    refine: int = 0
+    dtype: str = "float64"
+    compiled: bool = False
+    keep_states: bool = True
+    observables: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
+    quantiles: tuple[float, ...] = ()
+    control: Control | None = None
+
+    @property
+    def paths(self) -> int:
+        return len(self.start)
+
+    @property
+    def blocks(self) -> int:
+        return block_count(self.paths, self.flow.dim)
+
+    def width(self, number: int) -> int:
+        """Paths of a block when it is full."""
+        return len(block_rows(number, self.flow.dim))
+
+    def rows(self, number: int) -> slice:
+        """The paths of a block that are asked for."""
+        rows = block_rows(number, self.flow.dim)
+        return slice(rows.start, min(rows.stop, self.paths))
+
+    @functools.cached_property
+    def normals(self) -> int:
+        """Standard normals of one path's step."""
+        return self.flow.noise_model.normals(self.flow.dim)
+
+    @functools.cached_property
+    def movers(self) -> dict[int, Affine | PlanarChunks]:
+        """By the flow's id, what moves its paths, where blocks can share it: it keeps nothing of them."""
+        flows = [self.flow] + ([self.control.flow] if self.control else [])
+        found = {id(flow): _mover(self, flow) for flow in flows}
+        return {key: mover for key, mover in found.items() if isinstance(mover, (Affine, PlanarChunks))}
+
+    @property
+    def draws_samples(self) -> bool:
+        """Whether noise comes as samples (real minibatches, a user's own noise) instead of standard normals."""
+        model = self.flow.noise_model
+        return not model.linear or (self.level == "iteration" and model.objective is not None)
+
+    def chunk(self, width: int) -> int:
+        """Steps whose noise is drawn at once for so many paths."""
+        size = width * max(1, self.normals)
+        return max(1, min(max(16, min(256, CHUNK // size)), LARGEST_CHUNK // size))
+
+    def times(self) -> np.ndarray:
+        return self.saved * self.dt
+
+
+def _mover(plan: Plan, flow: Flow) -> Affine | PlanarSteps | Stepwise:
+    """The quickest way to move paths of a flow."""
+    terms = (plan.dt, plan.level, plan.modes)
+    affine = Affine.of(flow, *terms)
+    if affine is not None:
+        return affine if plan.dtype == "float64" else replace(affine, counted=False)
+    if plan.dtype == "float64" and PlanarSteps.fit(flow, plan.modes):
+        if plan.compiled:
+            with suppress(Untraceable):
+                return PlanarChunks(flow, plan.dt, plan.level)
+        return PlanarSteps(flow, plan.dt, plan.level)
+    return Stepwise(flow.on(Backend("numpy", np, None, plan.dtype), compiled=plan.compiled), *terms)
+
+
+def useful_workers(plan: Plan) -> int:
+    """Threads help while NumPy and compiled code work outside the interpreter's lock for long enough at a time."""
+    flow = plan.flow
+    mover = plan.movers.get(id(flow)) or _mover(plan, flow)
+    fixed = flow.method.is_identity or (getattr(flow.objective, "constant_hessian", False) and not (plan.level == "iteration" and flow.bends))
+    short = type(mover) is PlanarSteps or (isinstance(mover, Stepwise) and fixed and flow.dim < 16)
+    return 1 if short else os.cpu_count() or 1

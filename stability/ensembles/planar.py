@@ -1,0 +1,89 @@
+"""Two dimensions, additive noise, and an objective that gives its derivatives as one formula of both coordinates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from .. import _fast
+from ..flow import Flow
+from ..methods.program import Program, Untraceable
+from ..methods.response import SpectralResponse
+from .steps import Modes, noise_root, pushes
+
+
+class PlanarSteps:
+    """Steps of ``x+ = x + P (C z - pull * gradient)`` in NumPy, with every array reused."""
+
+    def __init__(self, flow: Flow, dt: float, level: str):
+        self.method, self.formula = flow.method, flow.objective.planar
+        root = noise_root(flow) if flow.noise_model.normals(2) else np.zeros((2, 0))
+        self.pull = flow.step if level == "iteration" else dt
+        self.noise = -flow.step * root if level == "iteration" else math.sqrt(flow.step * dt) * root
+
+    @staticmethod
+    def fit(flow: Flow, modes: Modes | None) -> bool:
+        """Whether a flow's steps are of this kind."""
+        model = flow.noise_model
+        return flow.dim == 2 and getattr(flow.objective, "planar", None) is not None and not model.has_curvature and model.linear and modes is None
+
+    def run(self, x: np.ndarray, normals: np.ndarray) -> Iterator[np.ndarray]:
+        """The states (2, m) after each step from `x`; the one before stays as it was."""
+        count = x.shape[1]
+        last, ahead = x, np.empty_like(x)
+        self.v, self.lams, self.shape, self.work, self.cross = (np.empty(size) for size in ((2, count), (2, count), (2, count), (4, count), count))
+        for push in pushes(self.noise, normals, x.dtype):
+            self._force(last, push)
+            np.copyto(ahead, last)
+            if self.method.is_identity:
+                ahead += self.v
+            else:
+                _fast.planar_step_numpy(self.cross, self.shape, self._gains(), self.v, ahead, self.work)
+            yield ahead
+            last, ahead = ahead, last
+        if last is not x:
+            np.copyto(x, last)
+
+    def _force(self, x: np.ndarray, push: np.ndarray) -> None:
+        """``push - pull * gradient``, and the Hessian's eigenvalues ``mean + radius`` and ``mean - radius``."""
+        first, second, h11, h12, h22 = self.formula(x[0], x[1])
+        for row, slope, noise in zip(self.v, (first, second), push, strict=True):
+            np.multiply(slope, self.pull, out=row)
+            np.subtract(noise, row, out=row)
+        self.cross[:] = h12
+        _fast.planar_eigenvalues_numpy(h11, self.cross, h22, self.lams, self.shape)
+
+    def _gains(self) -> np.ndarray:
+        """The gains (2, m) at both eigenvalues."""
+        if _whole(self.method):
+            gains = self.method.gain(self.lams)
+            return gains if np.shape(gains) == self.lams.shape else np.full(self.lams.shape, float(gains))
+        # Ranks break ties by position: ascending, as eigenvalues are everywhere else.
+        return np.ascontiguousarray(SpectralResponse(self.method, self.lams[::-1].T).gains.T[::-1])
+
+
+class PlanarChunks(PlanarSteps):
+    """The same numbers from compiled code, a chunk of steps at once: it follows the formula's and the gain's instructions."""
+
+    unit = 1.0
+
+    def __init__(self, flow: Flow, dt: float, level: str):
+        super().__init__(flow, dt, level)
+        if not _whole(self.method):
+            raise Untraceable("a truncated gain compares eigenvalues")
+        self.force = Program(self.formula, 2)
+        self.gain = None if self.method.is_identity else Program(self.method.gain, 1)
+        if len(self.force.results) != 5:
+            raise Untraceable("`planar` gives five numbers")
+
+    def whole(self, x: np.ndarray, normals: np.ndarray) -> np.ndarray:
+        """The states (steps, 2, m) after each step from `x` (2, m), which is moved to the last."""
+        states = pushes(self.noise, normals, x.dtype)
+        _fast.planar_chunk(states, x, self.pull, self.force, self.gain)
+        return states
+
+
+def _whole(method: object) -> bool:
+    return getattr(method, "rank", None) in (None, 2)

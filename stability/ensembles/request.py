@@ -1,0 +1,283 @@
+"""What `simulate` is asked for, checked before anything large is made."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import _check, _fast
+from .._array import Backend, backend_of
+from .._check import StabilityWarning
+from .._streams import block_size
+from ..flow import Flow
+from ..linear.linearize import linearize
+from ..methods.response import check_cut, check_regular
+from .control import feature_count
+from .plan import Plan
+from .steps import SCHEMES, Modes
+
+MAX_STEPS = 10**9
+MAX_PATHS = 10**7
+"""Paths that `target_error` may ask for unless `paths` says otherwise."""
+
+
+class Request:
+    """The arguments that depend on one another, checked: start, time grid, critical point."""
+
+    def __init__(
+        self, flow: Flow, start: Any, t_end: float, seed: int, paths: int | None, dt: float | None, level: str, scheme: str, at: Any, refine: int, keep: str
+    ):
+        if not isinstance(flow, Flow):
+            raise ValueError(f"`flow` must be a st.Flow(objective, method, noise, step=...); got {flow!r}.")
+        _check.choice("level", level, ("sde", "iteration"))
+        self.keep = _check.choice("keep", keep, ("states", "moments"))
+        _check.choice("scheme", scheme, SCHEMES)
+        self.refine = _check.count("refine", refine, least=0, most=20)
+        for name, given in (("dt", dt is not None), ("scheme", scheme != "euler"), ("refine", self.refine > 0)):
+            if level == "iteration" and given:
+                raise ValueError(f"`{name}` is for level='sde'; the iteration's time step is the flow's `step`.")
+        self.flow, self.level, self.scheme = flow, level, scheme
+        if self.refine and not flow.noise_model.linear:
+            raise ValueError("`refine` needs a noise made of standard normals: st.Noise, not a class with its own `sample`.")
+        self.seed = _check.count("seed", seed, least=0)
+        coarse = flow.step if dt is None else _check.positive("dt", dt)
+        self.dt = coarse / 2**self.refine
+        _multiple("t_end", _check.positive("t_end", t_end), coarse)
+        self.steps = _multiple("t_end", float(t_end), self.dt)
+        start = _check.array("start", start, ndim=(1, 2), shape=f"({flow.dim},) or (paths, {flow.dim})")
+        self.common, self.chosen = start.ndim == 1, paths is not None
+        paths = (MAX_PATHS if self.common else len(start)) if paths is None else _check.count("paths", paths)
+        if start.shape not in ((flow.dim,), (paths, flow.dim)):
+            raise ValueError(f"`start` must have shape ({flow.dim},) or ({paths}, {flow.dim}); got {start.shape}.")
+        self.paths = _affordable(paths, flow.dim, keep) if self.common and not self.chosen else paths
+        _check_memory(1, self.paths, flow.dim, keep, 4)
+        self.start = np.broadcast_to(start, (self.paths, flow.dim))
+        self.center = start if self.common else start.mean(axis=0)
+        _check_start(flow, self.start[0], level)
+        self._at = None if at is None else _check.shaped("at", at, (flow.dim,))
+        _check_noise(flow)
+        self.modes = Modes.at(flow, self.at) if scheme == "exponential" else None
+        if level == "sde" and scheme == "euler":
+            self._warn_beyond_limit()
+
+    @property
+    def at(self) -> np.ndarray:
+        """The critical point (d,) to linearise at."""
+        at = self.flow.reference if self._at is None else self._at
+        if at is None:
+            raise ValueError(f"`at`, the critical point to linearise at, must be given: {self.flow.objective!r} has no reference point.")
+        return linearize(self.flow, at=at).at  # raises where it is not a critical point
+
+    def _warn_beyond_limit(self) -> None:
+        places = {"at the start": self.start[:1] if self.common else self.start[:1000]}
+        if self.flow.reference is not None:
+            places = {"at the reference point": self.flow.reference[None], **places}
+        for place, states in places.items():
+            hessian = self.flow.objective.hessian(states)
+            values = np.linalg.eigvalsh(hessian[np.isfinite(hessian).all(axis=(-2, -1))]).reshape(-1, self.flow.dim)
+            with np.errstate(all="ignore"):
+                fastest = float(np.max(self.flow.method.gains(values) * values, initial=0.0))
+            if fastest * self.dt > 2 * (1 + 1e-9):
+                warnings.warn(
+                    f"dt = {self.dt:g} is beyond the Euler scheme's stability limit {2 / fastest:.4g} (the fastest rate {place} is {fastest:.4g}): "
+                    "its paths grow where the SDE's do not. Take a smaller dt, or scheme='exponential'.",
+                    StabilityWarning,
+                    stacklevel=4,
+                )
+                return
+
+    def radius(self, radius: float | None) -> float:
+        if radius is not None:
+            return _check.positive("radius", radius)
+        spread = 0.0 if self.common else float(np.max(np.linalg.norm(self.start - self.center, axis=1)))
+        return 1e6 * max(1.0, spread + float(np.linalg.norm(self.center)))
+
+    def saved(self, save: Any, dtype: str, *, control: bool) -> np.ndarray:
+        """The step numbers to save at, checked against memory before anything large is made."""
+        whole = isinstance(save, (int, np.integer)) and not isinstance(save, bool)
+        if whole:
+            _check.count("save", save, most=self.steps)
+        times = 1 if save is None else save + 1 if whole else np.size(save)
+        _check_memory(times, self.paths if self.chosen else 1, self.flow.dim, self.keep, 4 if dtype == "float32" else 8, control=control)
+        if save is None:
+            return np.array([self.steps])
+        if whole:
+            return np.unique(np.round(np.linspace(0, self.steps, int(save) + 1)).astype(int))
+        moments = _check.array("save", save, ndim=1, shape="(times,)")
+        numbers = np.round(moments / self.dt)
+        if len(moments) == 0 or (numbers < 0).any() or (numbers > self.steps).any() or (np.diff(numbers) <= 0).any():
+            raise ValueError(f"`save` must hold increasing times in [0, {self.steps * self.dt:g}].")
+        if (np.abs(moments / self.dt - numbers) > 1e-9 * np.maximum(1, numbers)).any():
+            raise ValueError(f"`save` must hold multiples of the time step {self.dt:g}.")
+        return numbers.astype(int)
+
+
+def _multiple(name: str, t: float, dt: float) -> int:
+    if t / dt > MAX_STEPS:
+        raise ValueError(f"`{name}` = {t:g} is {t / dt:.2g} time steps of {dt:g}; at most {MAX_STEPS:.0e} are taken.")
+    steps = round(t / dt)
+    if steps < 1 or abs(t / dt - steps) > 1e-9 * steps:
+        raise ValueError(f"`{name}` must be a multiple of the time step {dt:g}; got {t:g}. Try {max(steps, 1) * dt:g}.")
+    return steps
+
+
+def _check_start(flow: Flow, w: np.ndarray, level: str) -> None:
+    """Misuse that would make every path diverge at once is an error: the physics first."""
+    dim, many = flow.dim, flow.dim + 1  # a number of states that no axis of one state could be taken for
+    hessian = _check.symmetric("hessian", _check.shaped("hessian", flow.objective.hessian(w), (dim, dim)))
+    _check.shaped("gradient", flow.objective.gradient(w), (dim,))
+    for name, shape in (("gradient", (many, dim)), ("hessian", (many, dim, dim))):
+        found = _batched_shape(getattr(flow.objective, name), np.tile(w, (many, 1)))
+        if found != shape:
+            raise ValueError(f"`{name}` must take leading axes as batch: {many} states, shape ({many}, {dim}), should give shape {shape}; got {found}.")
+    if dim == 2 and getattr(flow.objective, "planar", None) is not None:
+        _check_planar(flow, np.tile(w, (3, 1)))
+    if not flow.method.is_identity:
+        values = np.linalg.eigvalsh(hessian)
+        check_regular(flow.method, values)
+        if flow.bends and level == "sde":  # the iteration decomposes each sampled Hessian and linearises nothing
+            check_cut(flow.method, values)
+
+
+def _check_planar(flow: Flow, states: np.ndarray) -> None:
+    """The formula of a user's objective must say what its gradient and Hessian say."""
+    found = flow.objective.planar(states[:, 0], states[:, 1])
+    if not isinstance(found, tuple) or len(found) != 5 or any(np.shape(part) not in ((), (3,)) for part in found):
+        raise ValueError("`planar` must give (g1, g2, h11, h12, h22), each a number or an array like its arguments.")
+    first, second, h11, h12, h22 = (np.broadcast_to(part, 3)[0] for part in found)
+    gradient, hessian = flow.objective.gradient(states[0]), flow.objective.hessian(states[0])
+    ours, theirs = np.array([first, second, h11, h12, h22]), np.array([*gradient, hessian[0, 0], hessian[0, 1], hessian[1, 1]])
+    if not np.allclose(ours, theirs, rtol=1e-6, atol=1e-6 * (1 + np.max(np.abs(theirs)))):
+        raise ValueError(f"`planar` gives (g1, g2, h11, h12, h22) = {ours} at the start, where gradient and hessian give {theirs}.")
+
+
+def _batched_shape(function: Callable[[np.ndarray], np.ndarray], states: np.ndarray) -> Any:
+    try:
+        return np.shape(function(states))
+    except Exception as error:  # a user's function may fail in any way when given a batch
+        return f"{type(error).__name__}: {error}"
+
+
+def _check_noise(flow: Flow) -> None:
+    """A noise class that draws its own samples must say whether they bend the curvature: nothing asks for it else."""
+    noise = flow.noise_model
+    if noise.linear or noise.has_curvature:
+        return
+    zeta, *curvature = noise.sample(np.zeros(flow.dim), 3, np.random.default_rng(0))
+    _check.shaped("zeta", zeta, (3, flow.dim))
+    if any(np.any(part) for part in curvature):
+        raise ValueError(f"{type(noise).__name__}.sample gives curvature noise, but its `has_curvature` is False. Set has_curvature = True in the class.")
+
+
+def _total_memory() -> float:
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if hasattr(os, "sysconf") else 16e9
+
+
+def _affordable(paths: int, dim: int, keep: str) -> int:
+    """As many of the paths as a third of the memory can hold."""
+    return int(min(paths, _total_memory() / 3 / ((8.0 * dim if keep == "states" else 0.0) + 24.0)))
+
+
+def _check_memory(times: int, paths: int, dim: int, keep: str, width: int, *, control: bool = False) -> None:
+    per_path = float(width) * times * dim * (keep == "states") + 24.0
+    working = 8.0 * (os.cpu_count() or 1) * min(paths, block_size(dim)) * (2.0 * times * dim + 8.0 * dim * dim)
+    if control:  # sums of products of all features, for blocks that wait their turn
+        working += 8.0 * 2 * times * feature_count(dim) ** 2 * (4 * (os.cpu_count() or 1) + 4)
+    total, needed = _total_memory(), per_path * paths + working
+    if needed > 0.7 * total:
+        advice = "Save fewer times or paths" + (", or use keep='moments'." if keep == "states" else ".")
+        raise ValueError(f"The states need {needed / 1e9:.1f} GB of {total / 1e9:.0f} GB: {times} times x {paths} paths x {dim}. {advice}")
+
+
+def region(exit: Any, flow: Flow, center: np.ndarray, backend: Backend) -> Callable[[Any], Any] | None:
+    """The region that `exit` names, as a function of states; None without."""
+    if exit is None:
+        return None
+    if callable(exit):
+        _ask("exit", exit, backend.asarray(np.stack([center] * 3)), "bool")
+        return exit
+    size = _check.positive("exit", exit)
+    middle = backend.asarray(center if flow.reference is None else flow.reference)
+    return lambda w: backend.xp.sum((w - middle) ** 2, axis=-1) < size * size
+
+
+def _ask(name: str, function: Callable[[Any], Any], states: Any, kind: str) -> None:
+    """A user's function must answer once per state."""
+    try:
+        answer = function(states)
+        answer = answer if hasattr(answer, "dtype") else np.asarray(answer)
+        found = f"{answer.dtype} {tuple(answer.shape)}"
+    except Exception as error:  # it may fail in any way
+        raise ValueError(f"`{name}` must take three states, shape {tuple(states.shape)}; it raised {type(error).__name__}: {error}.") from None
+    wrong = "bool" not in str(answer.dtype) if kind == "bool" else answer.dtype.kind not in "fiub"
+    if tuple(answer.shape) != (3,) or wrong:
+        raise ValueError(f"`{name}` must answer {kind} once per state: three states should give shape (3,) of {kind}; got {found}.")
+
+
+def watched(observables: Any, w: np.ndarray) -> dict[str, Callable[[Any], Any]]:
+    """The user's observables, each tried once."""
+    if observables is None:
+        return {}
+    if not isinstance(observables, dict) or not all(isinstance(name, str) and callable(f) for name, f in observables.items()):
+        raise ValueError(f"`observables` must be a dict of functions by name, such as {{'risk': objective.value}}; got {observables!r}.")
+    for name, function in observables.items():
+        _ask(f"observables[{name!r}]", function, np.stack([w] * 3), "numbers")
+    return observables
+
+
+def levels(quantiles: Any) -> tuple[float, ...]:
+    """Quantile levels, checked."""
+    if quantiles is None:
+        return ()
+    levels = np.atleast_1d(_check.array("quantiles", quantiles, ndim=(0, 1), shape="(levels,)"))
+    if ((levels < 0) | (levels > 1)).any():
+        raise ValueError(f"`quantiles` must hold levels in [0, 1]; got {levels}.")
+    return tuple(levels.tolist())
+
+
+def arrays_of(device: Any, dtype: str) -> Backend:
+    """The arrays to compute with."""
+    _check.choice("dtype", dtype, ("float64", "float32"))
+    return backend_of(device if isinstance(device, Backend) else _check.choice("device", device, ("cpu", "cuda")), dtype)
+
+
+def compiled(accelerate: bool | None) -> bool:
+    """Whether to use Numba."""
+    if accelerate is not None:
+        _check.flag("accelerate", accelerate)
+    if accelerate is None:
+        return _fast.available()
+    if accelerate and not _fast.available():
+        raise ValueError("`accelerate` needs Numba: pip install sfn-stability[fast].")
+    return bool(accelerate)
+
+
+def wanted_error(target_error: Any, paths: int | None) -> float | None:
+    """The relative standard error to reach; None where the number of paths is given instead."""
+    if target_error is None:
+        if paths is None:
+            raise ValueError("`paths` must be given (or `target_error`, which chooses it).")
+        return None
+    error = _check.positive("target_error", target_error)
+    if not 1e-6 <= error < 1:
+        raise ValueError(f"`target_error` is relative: it must be in [1e-6, 1); got {error:g}.")
+    return error
+
+
+def host_noise(noise: str | None, plan: Plan, backend: Backend) -> bool:
+    """Whether random numbers come from the host, and whether a device can run this plan at all."""
+    if noise is not None:
+        _check.choice("noise", noise, ("host", "device"))
+    if backend.name == "numpy":
+        if noise == "device":
+            raise ValueError("`noise`='device' needs a device: with device='cpu' the random numbers are the host's.")
+        return True
+    if plan.draws_samples:
+        raise ValueError("Real minibatches and a noise class's own samples are drawn on the host: use device='cpu'.")
+    if noise == "device" and plan.refine:
+        raise ValueError("`refine` bridges the host's random numbers: use noise='host'.")
+    return noise == "host" or bool(plan.refine) or backend.normals(0) is None

@@ -1,0 +1,252 @@
+"""Ensembles of paths: Euler-Maruyama on the SDE, or the stochastic iteration itself."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .. import _check
+from .._array import Backend
+from .._check import Interrupted, StabilityWarning, Unstable
+from .._saving import provenance
+from .._streams import block_size
+from ..flow import Flow
+from ..linear.linearize import linearize
+from .control import polynomial_degree
+from .gather import Gathered, gather
+from .plan import Control, Plan, useful_workers
+from .request import Request, arrays_of, compiled, host_noise, levels, region, wanted_error, watched
+from .result import UNSTABLE_SHARE, Ensemble
+
+
+def simulate(
+    flow: Flow,
+    *,
+    start: Any,
+    t_end: float,
+    seed: int,
+    paths: int | None = None,
+    dt: float | None = None,
+    level: str = "sde",
+    scheme: str = "euler",
+    at: Any = None,
+    save: Any = None,
+    keep: str = "states",
+    quantiles: Any = None,
+    observables: dict[str, Callable[[Any], Any]] | None = None,
+    radius: float | None = None,
+    exit: float | Callable[[Any], Any] | None = None,
+    control: bool = False,
+    target_error: float | None = None,
+    refine: int = 0,
+    workers: int | None = None,
+    accelerate: bool | None = None,
+    dtype: str = "float64",
+    device: str | Backend = "cpu",
+    noise: str | None = None,
+    progress: bool = False,
+) -> Ensemble:
+    """Simulate an ensemble of paths.
+
+    Parameters
+    ----------
+    flow : Flow
+    start : array, shape (d,) or (paths, d)
+    t_end : float
+        In units of ``t = iteration * step``; a multiple of `dt`.
+    seed : int
+        Same seed, same numbers, whatever the number of workers; the first paths of a larger ensemble are the
+        smaller one. Bit for bit on one type of processor with one set of versions, elsewhere in law.
+    paths : int, optional
+        How many; with `target_error` the most that may be taken (10 million by default).
+    dt : float, optional
+        Time step of the SDE; `step` by default. Not for ``level="iteration"``, whose step is `step`.
+    level : {"sde", "iteration"}
+        The Ito equation, linear in the noise, or the true stochastic iteration.
+    scheme : {"euler", "exponential"}
+        Of the SDE: Euler-Maruyama, or exponential Euler, whose linear part at the critical point `at` is exact for
+        any `dt`. With a constant Hessian and additive noise it has the SDE's own law; else its weak order is one.
+    at : array (d,), optional
+        The critical point that `scheme="exponential"` and `control` linearise at; the flow's reference by default.
+    save : int or array of float, optional
+        How many equal intervals to save the states at, or the times to save (multiples of the time step); the final
+        time by default.
+    keep : {"states", "moments"}
+        Keep all saved states, or only what follows from them (`ens.states` then holds no path).
+    quantiles : array, optional
+        Levels in [0, 1] whose quantiles to return at every saved time, for each axis: wrong by at most 0.1 % of their
+        distance from the first block's mean.
+    observables : dict of callables, optional
+        By name, functions of NumPy states ``(m, d) -> (m,)`` whose means to return at every saved time.
+    radius : float, optional
+        A path farther than this from the ensemble's starting mean has diverged; by default a million times the
+        starts' own extent (at least 1).
+    exit : float or callable, optional
+        A region whose first exit is timed: a ball of this radius around the flow's reference point (or the starting
+        mean), or ``inside(w)``, (m, d) -> (m,) bool, on the arrays of `device`. Paths go on after leaving; the time is
+        0 for those that start outside.
+    control : bool
+        Run the flow linearised at `at` beside, on the same noise, and use its exactly known moments to make those of
+        the flow sharper (a control variate). For the SDE and one common start.
+    target_error : float, optional
+        Take as many paths as bring every variance at the last time to this relative standard error.
+    refine : int
+        Halve `dt` this many times on the same Brownian paths (Levy's bridge).
+    workers : int, optional
+        Threads; by default one per core where a step is long enough to share, else one.
+    accelerate : bool, optional
+        Use Numba (extra ``fast``); by default where it is installed.
+    dtype : {"float64", "float32"}
+        Of the states. Rounding of float32 is about 1e-7 of the state a step; moments are summed in float64.
+    device : {"cpu", "cuda"} or Backend
+        Where to compute: NumPy, CuPy, or any namespace of the array API standard whose arrays can be written to.
+    noise : {"host", "device"}, optional
+        On a device: its own random numbers (the default where it has a generator; then other numbers of paths are other
+        paths), or those of the host, bit for bit.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Ensemble
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, the method is singular at the start, or the states would not fit in memory.
+    Interrupted
+        On Ctrl-C; its `ensemble` holds the paths that were finished.
+
+    Warns
+    -----
+    StabilityWarning
+        If `dt` is beyond the Euler scheme's stability limit, or `target_error` was not met with `paths`.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> flow = st.Flow(st.quadratic([1.0]), st.SGD(), st.Noise(gradient=1.0), step=0.1)
+    >>> ens = st.simulate(flow, start=[0.0], t_end=10.0, paths=1000, seed=0)
+    >>> bool(abs(ens.covariance[0, 0, 0] - 0.1 / 1.9) < 4 * ens.covariance_error[0, 0, 0])
+    True
+    """
+    for name, value in (("control", control), ("progress", progress)):
+        _check.flag(name, value)
+    backend, goal = arrays_of(device, dtype), wanted_error(target_error, paths)
+    request = Request(flow, start, t_end, seed, paths, dt, level, scheme, at, refine, keep)
+    plan = Plan(
+        flow=flow,
+        start=request.start,
+        steps=request.steps,
+        dt=request.dt,
+        saved=request.saved(save, dtype, control=control),
+        seed=request.seed,
+        level=level,
+        center=request.center,
+        radius=request.radius(radius),
+        modes=request.modes,
+        inside=region(exit, flow, request.center, backend),
+        refine=request.refine,
+        dtype=dtype,
+        compiled=compiled(accelerate),
+        keep_states=keep == "states",
+        observables=watched(observables, request.start[0]),
+        quantiles=levels(quantiles),
+    )
+    if control:
+        plan = replace(plan, control=_tangent(request, plan.times()))
+    workers = useful_workers(plan) if workers is None else _check.count("workers", workers)
+    gathered = gather(plan, backend, workers, goal, host_noise=host_noise(noise, plan, backend), progress=progress)
+    ensemble = _ensemble(gathered, scheme)
+    if gathered.interrupted:
+        raise Interrupted(f"Interrupted: the {len(ensemble.diverged)} paths that were finished are in this exception's `.ensemble`.", ensemble)
+    if goal is not None and not gathered.met:
+        why = f"{gathered.error:.3g} was reached. Give more `paths`." if np.isfinite(gathered.error) else "there is no finite variance. Print the ensemble."
+        warnings.warn(f"`target_error` {goal:g} was not met with {gathered.count} paths: {why}", StabilityWarning, stacklevel=2)
+    return ensemble
+
+
+def _tangent(request: Request, times: np.ndarray) -> Control:
+    """The flow linearised at a critical point, with the exact moments of its paths at the given times."""
+    flow = request.flow
+    if request.level != "sde":
+        raise ValueError("`control` is for level='sde'.")
+    if not request.common:
+        raise ValueError(f"`control` needs one start for all paths, shape ({flow.dim},).")
+    if not flow.noise_model.linear:
+        raise ValueError("`control` needs a noise made of standard normals: st.Noise, not a class with its own `sample`.")
+    if request.modes is not None and flow.noise_model.has_curvature:
+        raise ValueError("`control` with scheme='exponential' needs additive noise: the linear flow's law is not known else. Use scheme='euler'.")
+    polynomial_degree(flow.dim, gaussian=False)  # refuses what would be too many dimensions
+    linear = linearize(flow, at=request.at)
+    law: dict[str, Any] = {"time": "chain", "dt": request.dt} if request.modes is None else {"time": "continuous"}
+    with np.errstate(all="ignore"):  # of an unstable flow they may overflow: blocks then leave the control out
+        moments = [linear.moments(t, request.start[0], **law) for t in times]
+    mean, covariance = (np.stack(part) for part in zip(*moments, strict=True))
+    return Control(flow.tangent(linear.at), mean, covariance, gaussian=not flow.noise_model.has_curvature)
+
+
+def _ensemble(gathered: Gathered, scheme: str) -> Ensemble:
+    plan, paths, best = gathered.plan, gathered.count, gathered.best
+    observed = gathered.observed()
+    return Ensemble(
+        times=plan.times(),
+        states=gathered.states,
+        mean=best.mean,
+        standard_error=best.standard_error,
+        covariance=best.covariance,
+        covariance_error=best.covariance_error,
+        diverged=np.isfinite(gathered.diverged_at),
+        diverged_at=gathered.diverged_at,
+        exit_times=gathered.exit_times,
+        start=plan.start[:paths],
+        level=plan.level,
+        dt=plan.dt,
+        stats=gathered.stats(),
+        provenance=provenance(
+            seed=plan.seed,
+            block=block_size(plan.flow.dim),
+            flow=repr(plan.flow),
+            paths=paths,
+            t_end=plan.steps * plan.dt,
+            dt=plan.dt,
+            radius=plan.radius,
+            dtype=plan.dtype,
+            refine=plan.refine,
+        ),
+        scheme=scheme,
+        quantile_levels=np.array(plan.quantiles),
+        quantiles=gathered.quantiles(),
+        observables={name: mean for name, (mean, _) in observed.items()},
+        observable_errors={name: error for name, (_, error) in observed.items()},
+        mean_reduction=gathered.reduction[0],
+        covariance_reduction=gathered.reduction[1],
+        notes=_notes(plan, gathered),
+    )
+
+
+def _notes(plan: Plan, gathered: Gathered) -> tuple[str, ...]:
+    notes, lost = [], int(np.isfinite(gathered.diverged_at).sum())
+    if lost > UNSTABLE_SHARE * gathered.count:
+        notes.append(f"More than {UNSTABLE_SHARE:.0%} diverged: the flow is unstable here. {_expected(plan)}")
+    if plan.control is not None and gathered.sums is not None and gathered.sums.controlled is None:
+        why = "its moments are known only where no path diverges" if lost else "the linearised flow left all bounds"
+        notes.append(f"The control variate was left out: {why}.")
+    broken = [name for name, (mean, _) in gathered.observed().items() if np.isnan(mean).any()]
+    if broken and lost < gathered.count - 1:
+        notes.append(f"Not finite on some state, and therefore without a mean: {', '.join(broken)}.")
+    return tuple(notes)
+
+
+def _expected(plan: Plan) -> str:
+    """What the linear theory says about the stability of a flow that lost many paths."""
+    try:
+        linear = linearize(plan.flow)
+        limits = linear.step_limit("mean"), linear.step_limit("mean-square")
+    except (Unstable, ValueError) as error:
+        return f"Theory: {error}"
+    return f"Theory: the step may be at most {limits[0]:.4g} in the mean and {limits[1]:.4g} in mean square; it is {plan.flow.step:g} and dt is {plan.dt:g}."

@@ -1,0 +1,185 @@
+"""One time step of many paths: coefficients of affine flows, and the steps of all others.
+
+States are (d, m), paths last, so that every coordinate's row is contiguous.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import _fast
+from .._array import like, matvec
+from ..flow import Flow
+
+SCHEMES = ("euler", "exponential")
+
+
+@dataclass(frozen=True)
+class Modes:
+    """The drift's Jacobian ``-P H`` at a critical point: rates (d,) and eigenvectors (d, d), as columns."""
+
+    rates: np.ndarray
+    vectors: np.ndarray
+
+    @classmethod
+    def at(cls, flow: Flow, at: np.ndarray) -> Modes:
+        values, vectors = np.linalg.eigh(np.asarray(flow.objective.hessian(at), dtype=float))
+        return cls(-flow.method.gains(values) * values, vectors)
+
+    def function(self, values: np.ndarray) -> np.ndarray:
+        """The matrix (d, d) with these eigenvalues on the modes."""
+        return (self.vectors * values) @ self.vectors.T
+
+    def drift(self, dt: float) -> np.ndarray:
+        """``dt phi_1(A dt)``, which integrates a constant drift exactly."""
+        return self.function(dt * _mean_growth(self.rates * dt))
+
+    def noise(self, dt: float) -> np.ndarray:
+        """``omega``, which gives every mode's noise its exact variance over `dt`."""
+        return self.function(np.sqrt(_mean_growth(2 * self.rates * dt)))
+
+    def growth(self, dt: float) -> np.ndarray:
+        """``exp(A dt)``."""
+        return self.function(np.exp(self.rates * dt))
+
+    def diffusion(self, covariance: np.ndarray, dt: float) -> np.ndarray:
+        """Covariance (d, d) of the noise collected over `dt`, per unit time: exact for additive noise."""
+        turned = self.vectors.T @ covariance @ self.vectors
+        return self.vectors @ (turned * _mean_growth((self.rates[:, None] + self.rates) * dt)) @ self.vectors.T
+
+
+def _mean_growth(z: np.ndarray) -> np.ndarray:
+    """``(exp(z) - 1) / z``, the mean of ``exp(s z)`` over 0 < s < 1."""
+    safe = np.where(z == 0, 1.0, z)
+    return np.where(z == 0, 1.0, np.expm1(safe) / safe)
+
+
+@dataclass(frozen=True)
+class Affine:
+    """``x+ = A x + c + C z``: one step of a flow whose Hessian is constant and whose noise is additive.
+
+    Attributes
+    ----------
+    matrix : array (d, d)
+    shift : array (d,)
+    noise : array (d, k)
+        Applied to k standard normals.
+    counted : bool
+        Whether states may be counted in units of the noise.
+    """
+
+    matrix: np.ndarray
+    shift: np.ndarray
+    noise: np.ndarray
+    counted: bool = True
+
+    @classmethod
+    def of(cls, flow: Flow, dt: float, level: str, modes: Modes | None) -> Affine | None:
+        """The coefficients, or None where a step is not affine in state and noise."""
+        model = flow.noise_model
+        if not getattr(flow.objective, "constant_hessian", False) or model.has_curvature or not model.linear:
+            return None
+        origin, one = np.zeros(flow.dim), np.eye(flow.dim)
+        local = flow.local(origin)
+        hessian, push = np.asarray(flow.objective.hessian(origin), dtype=float), local.apply(flow.objective.gradient(origin))
+        drift = np.stack([local.apply(column) for column in hessian.T], axis=-1)
+        root = np.zeros((flow.dim, 0))
+        if model.normals(flow.dim):
+            root = np.stack([local.apply(column) for column in noise_root(flow).T], axis=-1)
+        if level == "iteration":
+            return cls(one - flow.step * drift, -flow.step * push, -flow.step * root)
+        if modes is None:
+            return cls(one - dt * drift, -dt * push, math.sqrt(flow.step * dt) * root)
+        return cls(modes.growth(dt), -modes.drift(dt) @ push, math.sqrt(flow.step * dt) * _exact_root(modes, root, dt))
+
+    @functools.cached_property
+    def unit(self) -> float:
+        """What states are counted in: with noise ``C = unit I`` standard normals are added as they are drawn."""
+        noise = self.noise
+        if self.counted and noise.shape[0] == noise.shape[1] and 1e-100 < abs(noise[0, 0]) < 1e100 and np.array_equal(noise, noise[0, 0] * np.eye(len(noise))):
+            return float(noise[0, 0])
+        return 1.0
+
+    def run(self, x: np.ndarray, normals: np.ndarray, *, compiled: bool) -> np.ndarray:
+        """The states after each step, (steps, d, m), made of the `normals` (steps, k, m), which are used up; in units, as is `x` (d, m)."""
+        matrix, states = self.matrix.astype(x.dtype), self._pushes(x, normals)
+        if compiled and len(matrix) == 2 and x.dtype == float:
+            _fast.affine_planar(states, x, matrix, np.zeros(2))
+            return states
+        product, factor = (np.multiply, np.diag(matrix)[:, None].copy()) if _is_diagonal(matrix) else (np.dot, matrix)  # a little quicker than matmul
+        moved, last = np.empty_like(x), x
+        for ahead in states:
+            product(factor, last, out=moved)
+            np.add(ahead, moved, out=ahead)
+            last = ahead
+        x[...] = last
+        return states
+
+    def _pushes(self, x: np.ndarray, normals: np.ndarray) -> np.ndarray:
+        pushed = normals if self.unit != 1.0 else pushes(self.noise, normals, x.dtype)
+        shift = (self.shift / self.unit).astype(x.dtype)[:, None]
+        return np.add(pushed, shift, out=pushed) if shift.any() else pushed
+
+
+def pushes(noise: np.ndarray, normals: np.ndarray, dtype: Any) -> np.ndarray:
+    """``C z`` for every step: (d, k) and (steps, k, m) -> (steps, d, m), in place of the normals where that can be."""
+    if noise.shape[1] == 0:
+        return np.zeros((normals.shape[0], noise.shape[0], normals.shape[2]), dtype=dtype)
+    noise = noise.astype(dtype)
+    if _is_diagonal(noise):
+        return np.multiply(normals, np.diag(noise)[:, None], out=normals if normals.flags.c_contiguous else None)
+    return noise @ normals
+
+
+def noise_root(flow: Flow) -> np.ndarray:
+    """The matrix (d, k) that makes gradient noise of k standard normals."""
+    model = flow.noise_model
+    return np.asarray(model.combine(np.eye(model.normals(flow.dim)), flow.dim).zeta).T
+
+
+def _is_diagonal(matrix: np.ndarray) -> bool:
+    return matrix.shape[0] == matrix.shape[1] and not np.any(matrix - np.diag(np.diag(matrix)))
+
+
+def _exact_root(modes: Modes, root: np.ndarray, dt: float) -> np.ndarray:
+    """A square root of the noise's exact covariance over `dt`, per unit time."""
+    if not root.size:
+        return root
+    wanted, simple = modes.diffusion(root @ root.T, dt), modes.noise(dt) @ root
+    if np.allclose(simple @ simple.T, wanted, rtol=1e-12, atol=1e-14 * np.max(np.abs(wanted))):
+        return simple  # the noise commutes with the drift: mode by mode, and close to Euler's own
+    values, vectors = np.linalg.eigh(wanted)
+    return vectors * np.sqrt(np.maximum(values, 0.0))
+
+
+class Stepwise:
+    """Steps that must ask the objective at every state."""
+
+    def __init__(self, flow: Flow, dt: float, level: str, modes: Modes | None):
+        self.flow, self.dt, self.level = flow, dt, level
+        self.weights = None if modes is None else (modes.drift(dt), math.sqrt(flow.step * dt) * modes.noise(dt))
+
+    def step(self, w: Any, sample: Any) -> Any:
+        """One step for states (m, d), on any array library."""
+        if self.level == "iteration":
+            return self.flow.update(w, sample)
+        if self.weights is None:
+            return self.flow.euler(w, sample, self.dt)
+        drift, force = self.flow.parts(w, sample)
+        return w + matvec(like(self.weights[0], w), drift) + matvec(like(self.weights[1], w), force)
+
+    def run(self, x: np.ndarray, samples: Iterable[Any]) -> Iterator[np.ndarray]:
+        """The states (d, m) after each step from `x`; the one before stays as it was."""
+        last, ahead = x, np.empty_like(x)
+        for sample in samples:
+            np.copyto(ahead, self.step(last.T, sample).T)
+            yield ahead
+            last, ahead = ahead, last
+        if last is not x:
+            np.copyto(x, last)

@@ -1,0 +1,1 @@
+"""One mode beyond linearisation: step limits, tail index and variance by quadrature."""

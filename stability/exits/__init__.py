@@ -1,0 +1,1 @@
+"""First passage: exact laws on a line, and ensembles that leave a saddle."""

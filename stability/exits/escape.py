@@ -1,0 +1,300 @@
+"""Leaving a critical point: first exits of an ensemble from a ball or a slab around it, beside the exact law where there is one."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from .. import _check
+from .._check import Interrupted
+from .._saving import provenance
+from ..ensembles.block import Recorder, Track, _noise
+from ..ensembles.normals import Normals
+from ..ensembles.plan import Plan
+from ..ensembles.request import Request, compiled
+from ..flow import Flow
+from ..linear.linearize import LinearFlow, linearize
+from .chain import watched
+from .exit_time import ExitTime, exit_time
+from .result import FEW, Escape
+
+WORK = 2e7
+"""Path-steps that a default `t_end` may take, about ten seconds; ..."""
+MOST_WORK = 1e11
+"""... and what any may take, more than an hour."""
+LEFT = 0.999
+"""A default `t_end` is the time by which the law says that so many have left."""
+FAR = 1e8
+"""A path so many radii away, yet inside its slab, is given up: rounding of its large part would move the small one."""
+
+
+def escape(
+    flow: Flow,
+    at: Any = None,
+    *,
+    radius: float,
+    paths: int,
+    seed: int,
+    t_end: float | None = None,
+    dt: float | None = None,
+    level: str = "sde",
+    along: Any = None,
+) -> Escape:
+    """Time how an ensemble leaves a critical point, and hold that against the exact law.
+
+    Every path starts at `at` and is watched after each time step until it leaves. The law is known for a slab along an eigenvector of the
+    Hessian with additive noise, or in one dimension: the component along it is then a process of its own. On a quadratic it is the law of
+    these very paths; elsewhere of the linearised flow, and `status` says so. A ball in more dimensions is only simulated (see `Escape.bounds`).
+
+    Parameters
+    ----------
+    flow : Flow
+    at : array (d,), optional
+        The critical point; the objective's reference by default.
+    radius : float
+        The region is ``|w - at| < radius``, or with `along` ``|v.(w - at)| < radius``.
+    paths, seed : int
+        As for `simulate`, with the same numbers: the exit times are those of ``simulate(..., exit=...)``.
+    t_end : float, optional
+        When to stop watching, a multiple of `dt`. By default when the law says that 99.9 % have left, but no more than about ten seconds' work.
+    dt : float, optional
+        Time step of the SDE; `step` by default.
+    level : {"sde", "iteration"}
+    along : int, "unstable" or array (d,), optional
+        A mode of ``linearize(flow, at)`` (largest ``|lam|`` first), the eigenvector of the smallest eigenvalue, or any direction.
+
+    Returns
+    -------
+    Escape
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, `at` is not critical, the gain is singular there, the noise has a `sample` of its own but no `factors`,
+        no noise moves a path that starts there, or `t_end` would take more than 1e11 path-steps.
+    Interrupted
+        On Ctrl-C; its `result` holds the paths that were finished.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> flow = st.Flow(st.quadratic([1.0, -0.1]), st.SFN(damping=0.1), st.Noise(gradient=0.1), step=0.1)
+    >>> found = st.escape(flow, radius=1.0, along="unstable", paths=400, seed=0)
+    >>> found.mode.rate, bool(abs(found.z) < 4)
+    (0.5, True)
+    """
+    if not isinstance(flow, Flow):
+        raise ValueError(f"`flow` must be a st.Flow(objective, method, noise, step=...); got {flow!r:.60}.")
+    setting = _Setting(linearize(flow, at), along, _check.positive("radius", radius))
+    paths, horizon = _check.count("paths", paths), t_end
+    if t_end is None:
+        horizon = setting.horizon(paths, flow.step if dt is None else _check.positive("dt", dt))
+    request = Request(flow, setting.linear.at, horizon, seed, paths, dt, level, "euler", None, 0, "moments")  # type: ignore[arg-type]
+    if float(request.steps) * paths > MOST_WORK:
+        raise ValueError(
+            f"`t_end` = {horizon:g} is {request.steps:.2g} time steps of {paths} paths; at most {MOST_WORK:.0e} path-steps are taken. "
+            "Take a shorter `t_end`, fewer paths or a larger `dt`: those that stay are counted as such."
+        )
+    saved = np.array([request.steps])
+    plan = Plan(flow, request.start, request.steps, request.dt, saved, request.seed, level, request.center, math.inf, compiled=compiled(None))
+    done: list[_Watch] = []
+    try:
+        for part in _blocks(plan, setting.direction, setting.radius):
+            done.append(part)
+    except KeyboardInterrupt:
+        if not done:
+            raise
+        count = sum(len(part.times) for part in done)
+        raise Interrupted(f"Interrupted: the {count} paths that were finished are in this exception's `.result`.", _result(setting, plan, done)) from None
+    return _result(setting, plan, done)
+
+
+class _Setting:
+    """What is left, and what theory says of it before any path is simulated."""
+
+    def __init__(self, linear: LinearFlow, along: Any, radius: float):
+        self.linear, self.radius = linear, radius
+        self.direction = _direction(along, linear)
+        diffusion = linear.flow.diffusion(linear.at)
+        if not np.trace(diffusion) > 0:
+            raise ValueError("No noise moves a path that starts at the critical point: it stays there. Give the flow st.Noise(gradient=...).")
+        self.diffusions = np.einsum("ji,jk,ki->i", linear.vectors, diffusion, linear.vectors)
+        self.rate, self.diffusion, self.reason = _projected(linear, self.direction, diffusion)
+        self.known = not math.isnan(self.rate)
+        self.guess = exit_time(rate=self.rate, diffusion=self.diffusion, radius=radius) if self.known else self._first()
+        model = linear.flow.noise_model
+        self.quadratic = bool(getattr(linear.flow.objective, "constant_hessian", False))
+        self.exact = self.quadratic and not model.has_curvature and model.linear
+
+    def _first(self) -> ExitTime:
+        """The law of the mode that leads out first, to set the clock by."""
+        modes = self.diffusions
+        overlap = np.ones(len(modes)) if self.direction is None else np.abs(self.linear.vectors.T @ self.direction)
+        able = np.flatnonzero((modes > 1e-20 * modes.max()) & (overlap > 1e-6))
+        if not len(able):  # noise reaches the direction only by way of others, if at all
+            able, overlap = np.array([int(np.argmax(modes))]), np.ones(len(modes))
+        laws = [exit_time(rate=self.linear.rates[i], diffusion=modes[i], radius=self.radius / overlap[i]) for i in able]
+        return min(laws, key=lambda law: law.log_mean)
+
+    def horizon(self, paths: int, dt: float) -> float:
+        """When to stop by default, a multiple of dt: later where the law is only a guess."""
+        late = watched(self.guess, dt).quantile(LEFT) * (1 if self.known else 4)
+        return dt * max(1, math.ceil(min(late / dt, WORK / paths)))
+
+    def bent(self) -> float:
+        """How far the drift at ``at +- radius v`` is from the linearised one, relative to that."""
+        assert self.direction is not None  # the law is known
+        flow, gaps = self.linear.flow, []
+        for side in (self.radius * self.direction, -self.radius * self.direction):
+            straight = self.rate * side
+            try:
+                gaps.append(float(np.linalg.norm(flow.drift(self.linear.at + side) - straight)) / max(float(np.linalg.norm(straight)), 1e-300))
+            except ValueError:  # the gain is singular there
+                gaps.append(math.inf)
+        return max(gaps)
+
+    def status(self, times: np.ndarray, lost: np.ndarray) -> str:
+        """What is to be known before the numbers are believed."""
+        told, count = [], int(np.isfinite(times).sum())
+        stayed = len(times) - count - int(lost.sum())
+        if stayed == len(times):
+            told.append("nobody left by t_end: there is a survival curve, and no exit time")
+        elif stayed:
+            told.append(f"{stayed} of {len(times)} had not left by t_end")
+        if 0 < count < FEW:
+            told.append(f"only {count} left: standard errors and z are rough")
+        if lost.any():
+            told.append(
+                f"{int(lost.sum())} given up before they left: not finite, or more than {FAR:.0e} radii away along other directions; counted as censored"
+            )
+        if self.linear.eigenvalues.min() >= 0:
+            told.append("no negative eigenvalue: a minimum, or degenerate")
+        if self.guess.rate < 0:
+            mean = f"{self.guess.mean:.4g}" if self.guess.log_mean < 20 else f"exp({self.guess.log_mean:.4g})"
+            told.append(f"attracted at rate {-self.guess.rate:.4g}: noise alone leads out, in continuous time after {mean} in the mean")
+        if self.known and not self.quadratic:
+            told.append(f"the law is of the linearised flow, whose drift at the region's edge is off by {self.bent():.2g} of itself")
+        return "; ".join(told) or "ok"
+
+
+def _direction(along: Any, linear: LinearFlow) -> np.ndarray | None:
+    """The slab's unit vector (d,); in one dimension a ball is a slab."""
+    dim = len(linear.at)
+    if along is None:
+        return np.ones(1) if dim == 1 else None
+    if isinstance(along, str):
+        _check.choice("along", along, ("unstable",))
+        return linear.vectors[:, int(np.argmin(linear.eigenvalues))]
+    if isinstance(along, (int, np.integer)) and not isinstance(along, bool):
+        return linear.vectors[:, _check.count("along", along, least=0, most=dim - 1, why="a mode")]
+    vector = _check.shaped("along", along, (dim,))
+    if not vector.any():
+        raise ValueError("`along` must be a direction, not the zero vector.")
+    return vector / np.linalg.norm(vector)
+
+
+def _projected(linear: LinearFlow, direction: np.ndarray | None, diffusion: np.ndarray) -> tuple[float, float, str]:
+    """Rate and diffusion of the component along the direction, or nan and why it has no law of its own."""
+    if direction is None:
+        return math.nan, math.nan, "a ball in more than one dimension; `bounds` holds it between the modes' own laws on a quadratic"
+    noise, reason = linear.flow.noise_model, ""
+    drift = (linear.vectors * linear.rates) @ linear.vectors.T
+    rate, strength = float(direction @ drift @ direction), float(direction @ diffusion @ direction)
+    if noise.has_curvature:
+        reason = "curvature noise grows with the distance, and mixes the modes"
+    elif not noise.linear:
+        reason = "the noise draws its own samples, whose law is not known to be Gaussian"
+    elif np.linalg.norm(drift @ direction - rate * direction) > 1e-9 * np.max(np.abs(linear.rates)):
+        reason = "the direction is not an eigenvector: other modes drive the component along it"
+    elif strength <= 1e-20 * float(np.trace(diffusion)):
+        reason = "no noise reaches the component along this direction"
+    return (math.nan, math.nan, reason) if reason else (rate, strength, "")
+
+
+def _result(setting: _Setting, plan: Plan, parts: list[_Watch]) -> Escape:
+    times, seen, exits, lost = (np.concatenate([getattr(part, name) for part in parts]) for name in ("times", "seen", "exits", "lost"))
+    linear, flow, t_end = setting.linear, plan.flow, plan.steps * plan.dt
+    return Escape(
+        times=times,
+        seen=seen,
+        exits=exits,
+        lost=lost,
+        at=linear.at,
+        along=np.zeros(flow.dim) if setting.direction is None else setting.direction,
+        radius=setting.radius,
+        t_end=t_end,
+        dt=plan.dt,
+        eigenvalues=linear.eigenvalues,
+        vectors=linear.vectors,
+        rates=linear.rates,
+        diffusions=setting.diffusions,
+        rate=setting.rate,
+        diffusion=setting.diffusion,
+        exact=setting.exact,
+        level=plan.level,
+        method=flow.method.label,
+        reason=setting.reason,
+        status=setting.status(times, lost),
+        stats={"path_steps": int(np.sum(np.round(seen / plan.dt))), "left": int(np.isfinite(times).sum()), "lost": int(lost.sum())},
+        provenance=provenance(seed=plan.seed, paths=len(times), flow=repr(flow), radius=setting.radius, t_end=t_end, dt=plan.dt),
+    )
+
+
+class _Watch(Recorder):
+    """A block's first exits; paths that left, or were given up, are put back to the critical point, where they are harmless."""
+
+    def __init__(self, plan: Plan, count: int, direction: np.ndarray | None, radius: float):
+        super().__init__(plan, count)
+        self.direction, self.size = direction, radius
+        self.inside = np.ones(count, dtype=bool)
+        self.times, self.seen = np.full(count, np.nan), np.full(count, plan.steps * plan.dt)
+        self.exits = np.full((count, plan.flow.dim), np.nan)
+
+    def start(self, x: np.ndarray) -> None:
+        self.last = x
+
+    def see(self, step: int, x: np.ndarray) -> None:
+        self._look(step, x[None])
+        x[:, ~self.inside] = self.plan.center[:, None]
+        self.last = x
+
+    def skim(self, step: int, states: np.ndarray, unit: float) -> bool:
+        self._look(step + 1, states[:, :, : len(self.inside)], unit)
+        return True
+
+    def _look(self, step: int, states: np.ndarray, unit: float = 1.0) -> None:
+        """Take note of who left in states (steps, d, count), the first of them after `step`."""
+        rows = np.flatnonzero(self.inside)
+        offset = states[:, :, rows] * unit - self.plan.center[:, None]
+        squared = np.einsum("kij,kij->kj", offset, offset)
+        distance = np.sqrt(squared) if self.direction is None else np.abs(np.einsum("kij,i->kj", offset, self.direction))
+        out = (distance >= self.size) & np.isfinite(distance)
+        gone = out | ~(squared < (FAR * self.size) ** 2)  # not a number is gone, and then lost
+        when = np.argmax(gone, axis=0)
+        moved, column = gone.any(axis=0), np.arange(len(rows))
+        left = moved & out[when, column]
+        given_up = moved & ~left
+        self.seen[rows[moved]] = (step + when[moved]) * self.plan.dt
+        self.times[rows[left]] = self.seen[rows[left]]
+        self.exits[rows[left]] = offset[when[left], :, column[left]]
+        self.lost[rows[given_up]] = True
+        self.inside[rows[moved]] = False
+
+
+def _blocks(plan: Plan, direction: np.ndarray | None, radius: float) -> Iterator[_Watch]:
+    """Blocks of paths in order, each until all have left: `run_block` with another recorder, on the same random numbers."""
+    for number in range(plan.blocks):
+        start, full, source, never = plan.start[plan.rows(number)], plan.width(number), Normals(plan, number), threading.Event()
+        watch, track, step = _Watch(plan, len(start), direction, radius), Track(plan, plan.flow, start, full), 0
+        with np.errstate(all="ignore"):
+            watch.start(start.T)
+            while step < plan.steps and watch.inside.any():
+                size = min(plan.chunk(full), plan.steps - step)
+                track.follow(_noise(plan, source, full, size), step, watch, never)
+                track.x[:, : len(start)][:, ~watch.inside] = plan.center[:, None] / track.unit
+                step += size
+        yield watch

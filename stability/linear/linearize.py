@@ -1,0 +1,404 @@
+"""Linearised theory at a critical point: rates, covariances, excess risk, step limits, and when to trust them.
+
+Level L is linear in the noise and exact for the Euler-Maruyama chain. Level L2 keeps the second order of
+``P(H + Eh)`` too, in drift and noise: it corrects L towards the stochastic iteration. All of it is computed in the
+Hessian's eigenbasis, where the drift ``A = -P H`` is diagonal.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import _check
+from .._array import transpose
+from .._check import Unstable
+from ..flow import Flow
+from ..methods.response import check_regular
+from .modes import ModalNoise
+from .moments import Balance, Map, evolve
+
+VALID = 0.1
+"""The linearisation is trusted where the validity indicator is below this."""
+_ROUNDING = 1e-13  # a rate below this share of the largest is a flat direction
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What limits the step: the leading mode of the mean-square instability and the share of each cause.
+
+    Attributes
+    ----------
+    step : float
+        The mean-square limit, in `step`.
+    mode : int
+        Index of the leading mode, in the order of ``LinearFlow.eigenvalues``.
+    shares : dict
+        Shares of ``curvature`` (the mean dynamics), ``gradient batch`` and ``Hessian batch`` noise, summing to one;
+        the covariance of nested batches is counted with the Hessian batch and may make its share negative.
+    """
+
+    step: float
+    mode: int
+    shares: dict[str, float]
+
+    @property
+    def cause(self) -> str:
+        """The largest share's name."""
+        return max(self.shares, key=lambda name: self.shares[name])
+
+
+class LinearFlow:
+    """A flow linearised at a critical point; made by `linearize`.
+
+    Attributes
+    ----------
+    at : array (d,)
+    eigenvalues : array (d,)
+        Of the Hessian, largest ``|lam|`` first.
+    vectors : array (d, d)
+        Their eigenvectors, as columns.
+    gains : array (d,)
+        ``phi_i``.
+    rates : array (d,)
+        ``a_i = -phi_i lam_i``, per unit of ``t = iteration * step``.
+    """
+
+    def __init__(self, flow: Flow, at: np.ndarray, eigenvalues: np.ndarray, vectors: np.ndarray):
+        self.flow, self.at = flow, at
+        self.eigenvalues, self.vectors = eigenvalues, vectors
+        self._noise = ModalNoise(flow, at, eigenvalues, vectors)
+        self.gains = self._noise.gains
+        self.rates = self._noise.rates
+
+    # -- balances --------------------------------------------------------------------------------------------
+
+    def _time(self, time: str, dt: float | None) -> float:
+        """The chain's time step: 0 in continuous time, `step` for the iteration, `dt` for Euler-Maruyama."""
+        _check.choice("time", time, ("discrete", "continuous", "chain"))
+        if time != "chain" and dt is not None:
+            raise ValueError(f"`dt` belongs to time='chain'; got dt={dt} with time={time!r}.")
+        if time == "continuous":
+            return 0.0
+        return self.flow.step if dt is None else _check.positive("dt", dt)
+
+    def _balance(self, dt: float, level: str) -> Balance:
+        _check.choice("level", level, ("L", "L2"))
+        step, kick = self.flow.step, self._noise.kick
+        if level == "L":
+            scaled = None if kick is None else (lambda M: step * kick(M))
+            return Balance(self.rates, scaled, step * self._noise.additive, dt)
+        if dt != step:
+            raise ValueError("level 'L2' corrects towards the stochastic iteration: use it with time='discrete'.")
+        drift, spread, additive = self._noise.second_order
+        return Balance(drift, lambda M: step * spread(M), step * additive)
+
+    def _require_drift(self, balance: Balance, what: str, modes: np.ndarray | None = None) -> None:
+        if balance.drift.ndim == 2:
+            fastest = float(np.max(np.real(np.linalg.eigvals(balance.drift))))
+            if fastest >= 0:
+                raise Unstable(
+                    f"{what} does not exist for {self.flow.method.name} at level L2: the second-order correction is larger than the drift itself "
+                    f"(its fastest direction grows at rate {fastest:.3g}; validity {self.validity:.3g}). Use larger Hessian batches or more damping.",
+                    rates=[fastest],
+                )
+        rates = self.rates
+        rounding = _ROUNDING * max(1.0, float(np.max(np.abs(rates))))
+        growing = np.flatnonzero((rates > -rounding) & (True if modes is None else modes))
+        if len(growing):
+            order = growing[np.argsort(-rates[growing])]
+            listed = ", ".join(f"{i} (lambda = {self.eigenvalues[i]:.4g}, rate = {rates[i]:.3g})" for i in order[:4])
+            raise Unstable(
+                f"{what} does not exist for {self.flow.method.name}: {len(order)} of {len(rates)} modes do not decay: mode {listed}.",
+                modes=order,
+                rates=rates[order],
+            )
+
+    def _require_stable(self, balance: Balance, dt: float, what: str) -> None:
+        self._require_drift(balance, what)
+        fast = np.flatnonzero(dt * np.abs(self.rates) >= 2)
+        if len(fast):
+            raise Unstable(
+                f"{what} does not exist for {self.flow.method.name}: the step {dt:.4g} is beyond the mean limit {self.step_limit('mean'):.4g}, "
+                f"set by mode {fast[0]} (lambda = {self.eigenvalues[fast[0]]:.4g}, rate = {self.rates[fast[0]]:.3g}).",
+                modes=fast,
+                rates=self.rates[fast],
+            )
+        radius, leading = balance.radius()
+        if radius >= 1:
+            mode = int(np.argmax(np.diag(leading)))
+            raise Unstable(
+                f"{what} does not exist for {self.flow.method.name}: the noise's second-moment map has relative radius {radius:.4g} >= 1 at "
+                f"step {self.flow.step:.4g}, led by mode {mode} (lambda = {self.eigenvalues[mode]:.4g}, rate = {self.rates[mode]:.3g}). "
+                "Take a smaller step, more damping or larger batches.",
+                modes=[mode],
+                rates=[self.rates[mode]],
+            )
+
+    # -- results ---------------------------------------------------------------------------------------------
+
+    def covariance(self, time: str = "discrete", dt: float | None = None, *, level: str = "L") -> np.ndarray:
+        """Stationary covariance (d, d), in the original coordinates.
+
+        Parameters
+        ----------
+        time : {"discrete", "continuous", "chain"}
+            Of the iteration, of the SDE, or of its Euler-Maruyama chain with time step `dt`.
+        dt : float, optional
+            For ``time="chain"``, in units of t; `step` by default.
+        level : {"L", "L2"}
+
+        Raises
+        ------
+        Unstable
+            If there is none: a mode does not decay, or the noise's second moment grows.
+        """
+        dt = self._time(time, dt)
+        balance = self._balance(dt, level)
+        self._require_stable(balance, dt, "A stationary covariance")
+        return self._outward(balance.stationary())
+
+    def excess_risk(self, time: str = "discrete", dt: float | None = None, *, level: str = "L") -> float:
+        """Stationary excess risk ``tr(H M) / 2``, in units of the objective; raises as `covariance` does."""
+        M = self._inward(self.covariance(time, dt, level=level))
+        return float(0.5 * self.eigenvalues @ np.diag(M))
+
+    def moments(
+        self, t: float, mean0: Any = None, cov0: Any = None, *, time: str = "discrete", dt: float | None = None, level: str = "L"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean (d,) and covariance (d, d) at time `t`, from any start, stable or not.
+
+        Parameters
+        ----------
+        t : float
+            In units of ``iteration * step``; a multiple of the time step where time is discrete.
+        mean0 : array (d,), optional
+            Mean at time 0; the critical point by default.
+        cov0 : array (d, d), optional
+            Covariance at time 0; zero by default.
+        level : {"L", "L2"}
+            L2 also follows the mean shift that nested batches cause.
+        """
+        dt = self._time(time, dt)
+        t = _check.nonnegative("t", t)
+        if dt and abs(t / dt - round(t / dt)) > 1e-9 * max(1.0, t / dt):
+            raise ValueError(f"`t` must be a multiple of the time step {dt:g}; got {t:g}.")
+        mean0 = self.at if mean0 is None else _check.shaped("mean0", mean0, self.at.shape)
+        cov0 = np.zeros((len(self.at),) * 2) if cov0 is None else _check.covariance("cov0", _check.shaped("cov0", cov0, (len(self.at),) * 2))
+        offset = self.vectors.T @ (mean0 - self.at)
+        start = self._inward(cov0) + np.outer(offset, offset)
+        push = self._noise.push if level == "L2" else np.zeros_like(offset)
+        mean, M = evolve(self._balance(dt, level), self._coupling(push), t, dt, offset, start, push)
+        return self.at + self.vectors @ mean, self._outward(M - np.outer(mean, mean))
+
+    def _coupling(self, push: np.ndarray) -> Map | None:
+        """What a mean m adds to the second moment's source: correlated data noise, and at level L2 the push of nested batches."""
+        cross, step = self._noise.cross, self.flow.step
+        if cross is None:
+            return None
+        return lambda m: step * cross(m) - np.outer(push, m) - np.outer(m, push)
+
+    def step_limit(self, kind: str = "mean-square", *, level: str = "L") -> float:
+        """The largest stable step ``alpha``: of the mean, ``2 / max|a_i|``, or of the second moment.
+
+        Raises
+        ------
+        Unstable
+            If a mode does not decay at any step: a saddle's, or a flat direction that noise enters. Flat directions
+            that no noise enters, as at an interpolating minimum, are left out.
+        """
+        _check.choice("kind", kind, ("mean", "mean-square"))
+        if kind == "mean":
+            self._require_decay(self._moving)
+            fastest = float(np.max(np.abs(self.rates)))
+            return 2 / fastest if fastest > 0 else math.inf
+        return self._limit(level)[0]
+
+    @property
+    def _moving(self) -> np.ndarray:
+        """Modes (d,) bool that the flow moves or the noise enters; the others (flat directions at an interpolating minimum) never change."""
+        flat = np.abs(self.rates) <= _ROUNDING * max(1.0, float(np.max(np.abs(self.rates))))
+        if not flat.any():
+            return ~flat
+        kick, one = self._noise.kick, np.eye(len(self.at))
+        driven = np.diag(self._noise.additive) + (0.0 if kick is None else np.diag(kick(one)))
+        return ~flat | (driven > _ROUNDING * max(1e-300, float(np.max(driven))))
+
+    def _require_decay(self, modes: np.ndarray | None = None) -> None:
+        """Raise unless the mean of every mode, or of the chosen ones, decays at small steps."""
+        self._require_drift(Balance(self.rates, None, self._noise.additive), "A stable step", modes)
+
+    def _limit(self, level: str) -> tuple[float, np.ndarray]:
+        _check.choice("level", level, ("L", "L2"))
+        moving = self._moving
+        self._require_decay(moving)
+        if not moving.any():  # nothing moves at any step
+            return math.inf, np.zeros((len(moving),) * 2)
+        balance = Balance(self.rates, self._noise.kick, self._noise.additive, 1.0) if level == "L" else Balance(*self._noise.second_order)
+        if not moving.all():
+            balance = balance.restricted(moving)
+        self._require_drift(balance, "A stable step", moving)
+        radius, leading = balance.radius()
+        whole = np.zeros((len(moving),) * 2)
+        whole[np.ix_(moving, moving)] = leading
+        return (1 / radius if radius > 0 else math.inf), whole
+
+    def limit(self) -> Limit:
+        """The mean-square step limit with its leading mode and the share of each cause."""
+        step, leading = self._limit("L")
+        square = float(np.sum(self.rates**2 * np.diag(leading)))
+        gradient = hessian = 0.0
+        if self._noise.kick is not None:
+            total = float(np.trace(self._noise.kick(leading)))
+            gradient = self._noise.gradient_share(leading)
+            hessian = total - gradient
+        whole = square + gradient + hessian or 1.0
+        shares = {"curvature": square / whole, "gradient batch": gradient / whole, "Hessian batch": hessian / whole}
+        return Limit(step, int(np.argmax(np.diag(leading))), shares)
+
+    @property
+    def amplification(self) -> np.ndarray:
+        """Stationary variance over SGD's at equal step, ``phi_i`` per mode (additive noise, continuous time; nan where lam_i <= 0)."""
+        return np.where(self.eigenvalues > 0, self.gains, np.nan)
+
+    @property
+    def mean_shift(self) -> np.ndarray:
+        """Displacement (d,) of the stationary mean by nested batches: ``-(P H)^{-1} E[DP[Eh] zeta]``, second order in the noise.
+
+        Zero where Hessian and gradient batches are independent, and for Gaussian noise given by its size.
+        """
+        push = self._noise.push
+        if not push.any():
+            return np.zeros(len(self.at))
+        self._require_decay()
+        return self.vectors @ (push / self.rates)
+
+    @property
+    def tail_index(self) -> float:
+        """Tail index ``nu`` of the stationary law of the SDE: moments below ``nu`` are finite.
+
+        ``1 + 2 |a| / (step K)`` in one dimension (a Student-t law), ``inf`` without curvature noise. Where modes
+        couple there is one joint index that this theory does not give: nan, and `tail_exceeds_two` says whether
+        the variance is finite.
+
+        Raises
+        ------
+        Unstable
+            If a mode does not decay.
+        """
+        self._require_decay()
+        if self._noise.kick is None:
+            return math.inf
+        if len(self.at) > 1:
+            return math.nan
+        strength = float(self._noise.kick(np.ones((1, 1)))[0, 0])
+        return math.inf if strength == 0 else float(1 + 2 * abs(self.rates[0]) / (self.flow.step * strength))
+
+    @property
+    def tail_exceeds_two(self) -> bool:
+        """Whether the SDE's stationary law has a finite variance (joint tail index above 2)."""
+        self._require_decay()
+        return self._balance(0.0, "L").radius()[0] < 1
+
+    @property
+    def validity(self) -> float:
+        """How far Hessian noise bends the preconditioner: the linearisation is trusted below 0.1.
+
+        ``max_ij std(E_ij) |Phi_ij| / min(phi_i, phi_j)`` and, for a truncated method, ``std(E) / (|lam_r| - |lam_{r+1}|)``.
+        """
+        if not self._noise.bends:
+            return 0.0
+        spread, size = self._noise.hessian_spread(), np.abs(self.gains)
+        with np.errstate(all="ignore"):
+            bend = np.where(spread > 0, spread * np.abs(self._noise.response.divided) / np.minimum.outer(size, size), 0.0)
+        result = float(np.max(bend))
+        if self._noise.response.truncated:
+            r = int(self.flow.method.rank or 0)
+            gap = abs(self.eigenvalues[r - 1]) - abs(self.eigenvalues[r])
+            largest = float(np.max(spread[r - 1 : r + 1, r - 1 : r + 1]))
+            swap = largest / gap if gap > 0 else (math.inf if largest > 0 else 0.0)
+            result = max(result, float(swap))
+        return result
+
+    @property
+    def valid(self) -> bool:
+        """Whether `validity` is below 0.1."""
+        return self.validity < VALID
+
+    # -- coordinates and display -----------------------------------------------------------------------------
+
+    def _outward(self, M: np.ndarray) -> np.ndarray:
+        M = self.vectors @ M @ self.vectors.T
+        return 0.5 * (M + transpose(M))
+
+    def _inward(self, M: np.ndarray) -> np.ndarray:
+        return self.vectors.T @ M @ self.vectors
+
+    def __str__(self) -> str:
+        lines = [f"{self.flow.method.name} at a critical point, step {self.flow.step:g}, validity {self.validity:.3g}"]
+        lines.append(f"{'mode':>4} {'lambda':>11} {'gain':>11} {'rate':>11}")
+        rows = zip(self.eigenvalues, self.gains, self.rates, strict=True)
+        lines += [f"{i:>4} {lam:>11.4g} {gain:>11.4g} {rate:>11.4g}" for i, (lam, gain, rate) in enumerate(rows)]
+        try:
+            lines.append(f"step limit: mean {self.step_limit('mean'):.4g}, mean-square {self.step_limit():.4g}")
+        except (Unstable, ValueError) as error:
+            lines.append(str(error))
+        return "\n".join(lines)
+
+
+def linearize(flow: Flow, at: Any = None) -> LinearFlow:
+    """Linearise a flow at a critical point of its objective.
+
+    Parameters
+    ----------
+    flow : Flow
+    at : array, shape (d,), optional
+        The critical point; the objective's reference by default.
+
+    Returns
+    -------
+    LinearFlow
+
+    Raises
+    ------
+    ValueError
+        If the gradient at `at` does not vanish, the Hessian is not symmetric or not finite, the gain is singular
+        there, or curvature noise is centred elsewhere.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> flow = st.Flow(st.quadratic([1.0, 0.01]), st.Newton(), st.Noise(gradient=0.1), step=0.1)
+    >>> st.linearize(flow).amplification
+    array([  1., 100.])
+    """
+    if at is None:
+        at = getattr(flow.objective, "reference", None)
+        if at is None:
+            raise ValueError(f"`at` must be given: {flow.objective!r} has no reference point.")
+    at = _check.shaped("at", at, (flow.dim,))
+    hessian = _check.symmetric("hessian", _check.shaped("hessian", flow.objective.hessian(at), (flow.dim, flow.dim)))
+    _check_critical(flow, at, hessian)
+    values, vectors = np.linalg.eigh(hessian)
+    order = np.argsort(-np.abs(values), kind="stable")
+    values, vectors = values[order], vectors[:, order]
+    check_regular(flow.method, values)
+    return LinearFlow(flow, at, values, vectors)
+
+
+def _check_critical(flow: Flow, at: np.ndarray, hessian: np.ndarray) -> None:
+    gradient = _check.shaped("gradient", flow.objective.gradient(at), (flow.dim,))
+    size, scale = float(np.linalg.norm(gradient)), float(np.linalg.norm(hessian, 2))
+    if size > 1e-6 * max(scale, 1e-300) * max(1.0, float(np.linalg.norm(at))):
+        raise ValueError(
+            f"`at` must be a critical point; the gradient there has norm {size:.3g} (curvature {scale:.3g}). "
+            "Use st.trajectory(flow, start, t_end) for the noise along a path."
+        )
+    reference = flow.reference
+    if flow.noise_model.has_curvature and reference is not None:
+        apart = float(np.linalg.norm(at - reference))
+        if apart > 1e-6 * max(1.0, float(np.linalg.norm(at))):
+            raise ValueError(f"Curvature noise is centred {apart:.3g} away from `at`. Use Noise(..., reference=at).")

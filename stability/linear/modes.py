@@ -1,0 +1,207 @@
+"""A flow's noise at a critical point, in the Hessian's eigenbasis: the covariances that the linear theory balances."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from ..flow import Flow
+from ..methods.response import SpectralResponse, check_cut
+from ..noise import Noise, Sample
+from .moments import Map
+
+_TENSOR_DIM = 64  # largest d for which E[G (x) G] is written out: d^4 numbers
+
+
+class ModalNoise:
+    """What of the noise reaches the modes of a linearised flow: additively, through ``G = P Eg + DP[Eh] H``, and to second order.
+
+    Attributes
+    ----------
+    gains, rates, eigenvalues : arrays (d,)
+    response : SpectralResponse
+        ``P`` and its derivatives at this spectrum.
+    """
+
+    def __init__(self, flow: Flow, at: np.ndarray, eigenvalues: np.ndarray, vectors: np.ndarray):
+        self.flow, self.at, self.eigenvalues, self.vectors = flow, at, eigenvalues, vectors
+        self.response = SpectralResponse(flow.method, eigenvalues)
+        self.gains = np.array(self.response.gains)
+        self.rates = -self.gains * eigenvalues
+
+    @functools.cached_property
+    def factors(self) -> Sample:
+        """The noise's factors, turned into the eigenbasis."""
+        zeta, Eg, Eh = self.flow.noise_model.factors(self.at)
+        Q = self.vectors
+        return Sample(zeta @ Q, Q.T @ Eg @ Q, Q.T @ Eh @ Q)
+
+    @functools.cached_property
+    def covariance(self) -> np.ndarray:
+        """``C``: the covariance of ``zeta``."""
+        return self.vectors.T @ self.flow.noise_model.gradient_covariance(self.at, self.at) @ self.vectors
+
+    @property
+    def additive(self) -> np.ndarray:
+        """``P C P``: the covariance of ``P zeta``."""
+        return np.outer(self.gains, self.gains) * self.covariance
+
+    @property
+    def bends(self) -> bool:
+        """Whether Hessian noise reaches the preconditioner at all."""
+        return self.flow.bends
+
+    def _multiplier(self, Eg: np.ndarray, Eh: np.ndarray) -> np.ndarray:
+        """``G = P Eg + DP[Eh] H`` in the eigenbasis, from noise in the eigenbasis."""
+        G = self.gains[:, None] * Eg
+        if self.bends:
+            check_cut(self.flow.method, self.eigenvalues)
+            G = G + self.response.derivative(Eh) * self.eigenvalues
+        return G
+
+    @functools.cached_property
+    def kick(self) -> Map | None:
+        """``M -> E[G M G^T]`` in the eigenbasis; None without curvature noise."""
+        noise = self.flow.noise_model
+        if not noise.has_curvature:
+            return None
+        if type(noise) is Noise:
+            return self._isotropic_kick()
+        G = self._multiplier(self.factors.Eg, self.factors.Eh)
+        dim = len(self.at)
+        if dim > _TENSOR_DIM:
+            return lambda M: np.einsum("kij,...jl,kml->...im", G, M, G, optimize=True)
+        flat = G.reshape(len(G), -1)
+        tensor = (flat.T @ flat).reshape((dim,) * 4).transpose(1, 3, 0, 2).reshape(dim**2, dim**2)
+        return lambda M: (M.reshape(*M.shape[:-2], dim**2) @ tensor).reshape(M.shape)
+
+    def gradient_share(self, M: np.ndarray) -> float:
+        """``tr E[P Eg M Eg P]``: what of the kick at a diagonal-dominated M the gradient batch alone gives."""
+        noise = self.flow.noise_model
+        if type(noise) is Noise:
+            return noise.scales[0] * noise.curvature**2 * float(self.gains**2 @ (np.trace(M) + np.diag(M)))
+        quiet = self.gains[:, None] * self.factors.Eg
+        return float(np.einsum("kij,jl,kil->", quiet, M, quiet, optimize=True))
+
+    def _isotropic_kick(self) -> Map:
+        """The same for GOE noise, closed: diagonal entries feed diagonal ones, the others keep to themselves.
+
+        With ``E[E_ij E_kl] = tau^2 (d_ik d_jl + d_il d_jk)``; a flat tail adds ``phi_t' lam_i Eh_{r+1,r+1}`` on its
+        diagonal.
+        """
+        noise, phi, lam = self.flow.noise_model, self.gains, self.eigenvalues
+        own, shared, other = (scale * noise.curvature**2 for scale in noise.scales)
+        a, b = np.repeat(phi[:, None], len(phi), axis=1), np.zeros((len(phi),) * 2)
+        if self.bends:
+            check_cut(self.flow.method, self.eigenvalues)
+            b = self.response.divided * lam
+        feed = own * a**2 + 2 * shared * a * b + other * b**2
+        keep = own * a * a.T + shared * (a * b.T + b * a.T) + other * b * b.T
+        feed[np.diag_indices_from(feed)] *= 2
+        if self.bends and self.response.flat:
+            tail = np.where(self.response.kept, 0.0, self.response.tail_slope * lam)
+            keep = keep + 2 * other * np.outer(tail, tail)
+            feed[np.diag_indices_from(feed)] += 2 * other * tail**2
+            n = int(self.response.next)
+            mixed = np.zeros_like(feed)
+            mixed[n] = 2 * shared * phi[n] * tail
+            keep = keep + mixed + mixed.T
+            feed[n, n] += 4 * shared * phi[n] * tail[n]
+        np.fill_diagonal(keep, 0.0)
+        eye = np.eye(len(phi))
+        return lambda M: keep * M + (np.diagonal(M, axis1=-2, axis2=-1) @ feed.T)[..., None] * eye
+
+    @functools.cached_property
+    def cross(self) -> Map | None:
+        """``m -> E[P zeta (G m)^T]`` + transpose: data noise correlates gradients with curvature."""
+        noise = self.flow.noise_model
+        if type(noise) is Noise or not noise.has_curvature:
+            return None
+        G = self._multiplier(self.factors.Eg, self.factors.Eh)
+        tensor = np.einsum("ki,kjl->ijl", self.factors.zeta * self.gains, G)
+        tensor = tensor + tensor.transpose(1, 0, 2)
+        return lambda m: tensor @ m
+
+    @functools.cached_property
+    def push(self) -> np.ndarray:
+        """``E[DP[Eh] zeta]`` (d,): zero unless nested batches correlate the two."""
+        noise = self.flow.noise_model
+        if type(noise) is Noise or not self.bends:
+            return np.zeros(len(self.at))
+        check_cut(self.flow.method, self.eigenvalues)
+        zeta, _, Eh = self.factors
+        return np.einsum("kij,kj->i", self.response.derivative(Eh), zeta)
+
+    @functools.cached_property
+    def second_order(self) -> tuple[np.ndarray, Map, np.ndarray]:
+        """Level L2: drift, spread (per step) and additive covariance to second order in the noise.
+
+        With ``X = P(H+Eh)(H+Eg) = X0 + X1 + X2``, ``E[X M X^T] = X0 M X0 + E[X1 M X1^T] + X2 M X0 + X0 M X2^T``;
+        gradient noise is taken independent of ``Eh`` here.
+        """
+        rates, kick = self.rates, self.kick
+        if kick is None:
+            return rates, lambda M: np.outer(rates, rates) * M, self.additive
+        factors, covariance, phi = self.factors, self.covariance, np.diag(self.gains)
+        shift, turn, shaken = (np.zeros_like(phi) for _ in range(3))
+        if self.bends:
+            check_cut(self.flow.method, self.eigenvalues)
+            active = np.abs(factors.Eh).max(axis=(1, 2)) > 0
+            Eh, Eg = factors.Eh[active], factors.Eg[active]
+            slope = self.response.derivative(Eh)
+            shift = self.response.second_derivative(Eh).sum(axis=0)
+            turn = np.einsum("kij,kjl->il", slope, Eg)
+            shaken = np.einsum("kij,jl,kml->im", slope, covariance, slope, optimize=True)
+        extra = shift * self.eigenvalues + turn
+        additive = self.additive + shaken + shift @ covariance @ phi + phi @ covariance @ shift.T
+
+        def spread(M: np.ndarray) -> np.ndarray:
+            return np.outer(rates, rates) * M + kick(M) - extra @ (M * rates) - (rates[:, None] * M) @ extra.T
+
+        return np.diag(rates) - extra, spread, additive
+
+    def hessian_spread(self) -> np.ndarray:
+        """Standard deviations (d, d) of the entries of ``Eh`` in the eigenbasis."""
+        noise = self.flow.noise_model
+        if type(noise) is Noise:
+            ones = np.ones((len(self.at),) * 2) + np.eye(len(self.at))
+            return noise.curvature * np.sqrt(noise.scales[2] * ones)
+        return np.sqrt(np.sum(self.factors.Eh**2, axis=0))
+
+
+def mode_limits(
+    gains: np.ndarray,
+    eigenvalues: np.ndarray,
+    *,
+    slopes: np.ndarray | float = 0.0,
+    gradient: np.ndarray | float = 0.0,
+    hessian: np.ndarray | float = 0.0,
+    momentum: float = 0.0,
+) -> np.ndarray:
+    """Mean-square step limits of modes taken one at a time, with heavy-ball momentum.
+
+    One mode of the linearised iteration is ``x+ = (1 + beta) x - beta x_ - step (h + e) x`` with ``h = phi lam`` and
+    ``Var e = s^2 = phi^2 gradient + (phi' lam)^2 hessian``. Its second moments shrink while
+    ``step < 2 (1 - beta^2) h / ((1 + beta) s^2 + (1 - beta) h^2)``, which without momentum is theory's ``2 h / (h^2 + s^2)``.
+
+    Parameters
+    ----------
+    gains, eigenvalues : arrays (r,)
+    slopes : array (r,)
+        ``phi'``.
+    gradient, hessian : arrays (r,)
+        Variances of the eigenvalues over gradient and over Hessian batches, drawn independently.
+    momentum : float
+        ``beta`` in [0, 1).
+
+    Returns
+    -------
+    array (r,)
+        inf where the mode is not attracted at any step (``lam <= 0``): nothing stable is lost there.
+    """
+    h = gains * eigenvalues
+    spread = gains**2 * gradient + (slopes * eigenvalues) ** 2 * hessian
+    with np.errstate(divide="ignore", invalid="ignore"):
+        limits = 2 * (1 - momentum**2) * h / ((1 + momentum) * spread + (1 - momentum) * h**2)
+    return np.where(h > 0, limits, np.inf)

@@ -1,0 +1,1 @@
+"""Methods as scalar gains, and all readers of a gain: divided differences, response, preconditioner, program, SymPy."""

@@ -1,0 +1,237 @@
+"""Methods: preconditioners that are spectral functions of the Hessian, ``P(H) = Q diag(phi) Q^T``.
+
+A method is one scalar formula, its *gain* ``phi(lam)``, written in plain arithmetic. Numbers, SymPy symbols and
+the divided differences of `stability.methods.divided` all read that same formula. A truncated method (`LRSFN`) adds a rank
+and a scalar *tail gain*.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import _check
+from .divided import Divided
+from .formula import Formula, is_expression
+from .response import SpectralResponse
+
+
+class Method:
+    """A stochastic optimizer ``w+ = w - step * P(H) g`` given by its gain.
+
+    Parameters
+    ----------
+    gain : callable or SymPy expression
+        ``phi(lam)`` in plain arithmetic (``+ - * / **``, ``abs``, ``numpy.sqrt``); read on floats, arrays,
+        SymPy symbols and divided differences alike. A SymPy expression has one free symbol.
+    name : str, optional
+        How the method is called in tables.
+    rank : int, optional
+        Eigenpairs that `gain` applies to, largest ``|lam|`` first; all by default.
+    tail_gain : callable, optional
+        With `rank`: the gain of all other directions, a formula of the first eigenvalue left out, ``lam_{r+1}``.
+    **parameters : float
+        Further arguments of `gain` (and of `tail_gain`), by name. Theorems then hold for them as symbols.
+
+    Raises
+    ------
+    ValueError
+        If `gain` cannot be read in plain arithmetic, or `rank` and `tail_gain` are not given together.
+
+    Examples
+    --------
+    >>> import numpy as np, stability as st
+    >>> rsfn = st.Method(gain=lambda lam, eps: 1 / np.sqrt(lam**2 + eps), name="R-SFN", eps=0.01)
+    >>> float(rsfn.gain(0.0))
+    10.0
+    """
+
+    name = "method"
+    rank: int | None = None
+    is_identity = False  # P(H) = I needs no eigendecomposition
+    parameter_names: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        *,
+        gain: Callable[..., Any] | Any,
+        name: str = "method",
+        rank: int | None = None,
+        tail_gain: Callable[..., Any] | None = None,
+        **parameters: float,
+    ):
+        if (rank is None) != (tail_gain is None):
+            raise ValueError("A truncated method needs both `rank` and `tail_gain`.")
+        self.name, self.parameter_names = name, tuple(parameters)
+        for key, value in parameters.items():
+            if hasattr(type(self), key):
+                raise ValueError(f"A parameter of a gain may not be called {key!r}: a method has that name already.")
+            setattr(self, key, float(_check.array(key, value, ndim=0, shape="()")))
+        self.rank = None if rank is None else _check.count("rank", rank)
+        self._gain = self._formula("gain", gain)
+        self._tail_gain = None if tail_gain is None else self._formula("tail_gain", tail_gain)
+
+    def _formula(self, name: str, formula: Any) -> Callable[..., Any]:
+        """`formula` as a function that the divided differences can read, or an error that says why not."""
+        if is_expression(formula):
+            formula = Formula(formula)
+        if not callable(formula):
+            raise ValueError(f"`{name}` must be a function of one eigenvalue or a SymPy expression; got {formula!r}.")
+        node = Divided.variable(np.array(1.0), np.array(2.0))
+        try:
+            # A constant gain forgets the type it was read with: `_spectral` broadcasts it.
+            with np.errstate(all="ignore"):  # the node may be a pole
+                formula(node, **self.parameters)
+        except Exception as error:  # a user's function may fail in any way
+            raise ValueError(f"`{name}` must be written in plain arithmetic (+ - * / **, abs, numpy.sqrt): {error}.") from None
+        return formula
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the gain depends on beside the eigenvalue, by name."""
+        return {name: getattr(self, name) for name in self.parameter_names}
+
+    def with_parameters(self, **values: Any) -> Method:
+        """A copy with other parameters: numbers, or SymPy symbols for the symbolic theory to read."""
+        other = copy.copy(self)
+        for name, value in values.items():
+            _check.choice("parameter", name, self.parameter_names)
+            setattr(other, name, value)
+        return other
+
+    def gain(self, lam: Any) -> Any:
+        """``phi(lam)`` for one eigenvalue: a float, an array of them, or a symbol."""
+        return self._gain(lam, **self.parameters)
+
+    def tail_gain(self, lam_next: Any) -> Any:
+        """The gain off the kept eigenvectors, given the first eigenvalue left out (truncated methods only)."""
+        if self._tail_gain is None:
+            raise TypeError(f"{self.name} keeps every eigenvalue: it has no tail")
+        return self._tail_gain(lam_next, **self.parameters)
+
+    _tail_gain: Callable[..., Any] | None = None
+
+    def gains(self, lams: np.ndarray) -> np.ndarray:
+        """The gains ``phi_i`` of a whole spectrum, shape (..., d) -> (..., d), in any order."""
+        return SpectralResponse(self, np.asarray(lams, dtype=float)).gains
+
+    def divided_differences(self, lams: np.ndarray) -> np.ndarray:
+        """``Phi_ij = (phi_i - phi_j) / (lam_i - lam_j)``, repeated eigenvalues in the limit, (..., d) -> (..., d, d)."""
+        return SpectralResponse(self, np.asarray(lams, dtype=float)).divided
+
+    @property
+    def label(self) -> str:
+        """The name with what tells two variants apart."""
+        return self.name if self.rank is None else f"{self.name}({self.rank})"
+
+    def remedy(self) -> str:
+        """What to do where the gain is singular."""
+        return "use st.SFN(damping=...), whose gain is bounded"
+
+    def __repr__(self) -> str:
+        shown = {"rank": self.rank} if self.rank is not None else {}
+        fields = ", ".join(f"{k}={v!r}" for k, v in {**shown, **self.parameters}.items())
+        return f"{type(self).__name__}({fields})"
+
+
+class SGD(Method):
+    """Stochastic gradient descent: ``phi = 1``."""
+
+    name = "SGD"
+    is_identity = True
+
+    def __init__(self) -> None:
+        pass
+
+    def gain(self, lam: Any) -> Any:
+        return 0 * lam + 1
+
+
+class Newton(Method):
+    """Newton's method: ``phi = 1 / lam``; singular where the Hessian is, and attracted to saddles."""
+
+    name = "Newton"
+
+    def __init__(self) -> None:
+        pass
+
+    def gain(self, lam: Any) -> Any:
+        return 1 / lam
+
+
+class DampedNewton(Method):
+    """Levenberg-Marquardt damped Newton: ``phi = 1 / (lam + damping)``; singular at ``lam = -damping``.
+
+    Raises
+    ------
+    ValueError
+        If `damping` is not a finite number > 0.
+    """
+
+    name = "damped Newton"
+    parameter_names = ("damping",)
+
+    def __init__(self, *, damping: float):
+        self.damping = _check.positive("damping", damping)
+
+    def gain(self, lam: Any) -> Any:
+        return 1 / (lam + self.damping)
+
+
+class SFN(Method):
+    """Saddle-free Newton: ``phi = 1 / (|lam| + damping)``, bounded by ``1 / damping`` everywhere.
+
+    Raises
+    ------
+    ValueError
+        If `damping` is not a finite number > 0.
+    """
+
+    name = "SFN"
+    parameter_names = ("damping",)
+
+    def __init__(self, *, damping: float):
+        self.damping = _check.positive("damping", damping)
+
+    def gain(self, lam: Any) -> Any:
+        return 1 / (abs(lam) + self.damping)
+
+
+class LRSFN(SFN):
+    """Low-rank saddle-free Newton: SFN on the `rank` largest ``|lam|``, one gain for all the rest.
+
+    Parameters
+    ----------
+    rank : int
+        Eigenpairs kept, largest ``|lam|`` first.
+    damping : float
+        ``gamma > 0``.
+    tail : {"damping", "flat"}
+        Gain off the kept eigenvectors: ``1 / damping`` (the published method), or ``1 / (|lam_{r+1}| + damping)``
+        (the idea of NewSamp, Erdogdu and Montanari 2015, damped), which lifts the truncation's step limit.
+
+    Raises
+    ------
+    ValueError
+        If `rank` < 1, `damping` <= 0 or `tail` is unknown; where a spectrum has fewer than `rank` eigenvalues.
+    """
+
+    name = "LRSFN"
+
+    def __init__(self, *, rank: int, damping: float, tail: str = "damping"):
+        self.rank = _check.count("rank", rank)
+        super().__init__(damping=damping)
+        self.tail = _check.choice("tail", tail, ("damping", "flat"))
+
+    def tail_gain(self, lam_next: Any) -> Any:
+        return self.gain(lam_next) if self.tail == "flat" else self.gain(0 * lam_next)
+
+    @property
+    def label(self) -> str:
+        return super().label + (" flat tail" if self.tail == "flat" else "")
+
+    def __repr__(self) -> str:
+        return f"LRSFN(rank={self.rank}, damping={self.damping!r}, tail={self.tail!r})"

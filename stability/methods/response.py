@@ -1,0 +1,230 @@
+"""A method at given spectra: its preconditioner ``P`` and the derivatives of ``P`` in the Hessian's eigenbasis."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Protocol
+
+import numpy as np
+
+from .._array import as_floats, namespace
+from .divided import Divided
+
+
+class Gains(Protocol):
+    """What is asked of a method here: its formulas and its rank."""
+
+    name: str
+    rank: int | None
+
+    def gain(self, lam: Any) -> Any: ...
+    def tail_gain(self, lam_next: Any) -> Any: ...
+    def remedy(self) -> str: ...
+
+
+class SpectralResponse:
+    """A method at given spectra: ``P``, ``DP`` and ``D^2 P`` in the Hessian's eigenbasis.
+
+    Parameters
+    ----------
+    method : Method
+    lams : array, shape (..., d)
+        Eigenvalues in any order; ranks are by ``|lam|``, ties by position.
+
+    Notes
+    -----
+    For `LRSFN` the preconditioner is the spectral function that is ``phi`` on the kept eigenvalues and locally
+    constant on the rest (divided differences by index), plus, with the flat tail, the motion of that constant
+    with ``lam_{r+1}``. Everything below is exact for distinct ``|lam_r| > |lam_{r+1}|``; where they coincide
+    ``Phi`` is infinite: the truncation is not differentiable there.
+    """
+
+    def __init__(self, method: Gains, lams: Any):
+        self.method, self.lams = method, as_floats(lams)
+        dim = self.lams.shape[-1]
+        self.truncated = method.rank is not None and method.rank < dim
+        if method.rank is not None and method.rank > dim:
+            raise ValueError(f"`rank` must be <= the dimension {dim}; got {method.rank}.")
+        self.gains = self._gains()
+        if self.truncated:
+            self._truncate(method.rank)
+
+    def _gains(self) -> Any:
+        """The gain at every eigenvalue, before any truncation."""
+        lams = self.lams
+        if not isinstance(lams, np.ndarray):  # read on `Divided`, so that a formula with NumPy's functions is one here too
+            return self._spread(_values(self.method.gain, lams), lams.shape)
+        with np.errstate(all="ignore"):
+            gains = self.method.gain(lams)
+        plain = isinstance(gains, np.ndarray) and gains.shape == lams.shape and gains.dtype == lams.dtype
+        return gains if plain else self._spread(gains, lams.shape)
+
+    def _spread(self, values: Any, shape: tuple[int, ...]) -> Any:
+        """Values of a formula, which may have come out as a number or with axes of length 1, in full."""
+        lams, xp = self.lams, namespace(self.lams)
+        if isinstance(lams, np.ndarray):
+            return np.broadcast_to(np.asarray(values, dtype=lams.dtype), shape)
+        if isinstance(values, (int, float)):
+            return xp.full(shape, values, dtype=lams.dtype, device=lams.device)
+        return xp.broadcast_to(values, shape)
+
+    def _truncate(self, rank: Any) -> None:
+        xp = namespace(self.lams)
+        order = xp.argsort(-abs(self.lams), axis=-1, stable=True)
+        position = xp.argsort(order, axis=-1, stable=True)
+        self.kept = position < rank
+        self._following = position == rank
+        self.next = order[..., rank]  # index of the first eigenvalue left out
+        self.next_lam = self._at_next(self.lams)
+        with np.errstate(all="ignore"):
+            self.tail = _values(self.method.tail_gain, self.next_lam) + 0 * self.next_lam
+        self.gains = xp.where(self.kept, self.gains, self.tail[..., None])
+
+    def _at_next(self, values: Any) -> Any:
+        """Of `values` (..., d), the one that belongs to the first eigenvalue left out, (...)."""
+        xp = namespace(values)
+        return xp.sum(xp.where(self._following, values, 0.0), axis=-1)
+
+    @functools.cached_property
+    def _tail_table(self) -> Divided:
+        with np.errstate(all="ignore"):
+            return Divided.of(self.method.tail_gain, self.next_lam, self.next_lam, self.next_lam)
+
+    @functools.cached_property
+    def tail_slope(self) -> Any:
+        """The derivative of the tail's gain with respect to the first eigenvalue left out, (...)."""
+        return self._tail_table.first[0] + 0 * self.next_lam
+
+    @functools.cached_property
+    def tail_bend(self) -> Any:
+        """Half the second derivative, (...)."""
+        return self._tail_table.second + 0 * self.next_lam
+
+    @functools.cached_property
+    def flat(self) -> bool:
+        """Whether the tail's gain moves with the first eigenvalue left out."""
+        if not self.truncated:
+            return False
+        if isinstance(self.lams, np.ndarray):
+            return bool(np.any(self.tail_slope != 0))
+        return _moves(self.method)  # the numbers are elsewhere, and to look at them is to wait for them
+
+    @functools.cached_property
+    def divided(self) -> Any:
+        """``Phi``, shape (..., d, d)."""
+        return self._first(self.gains, self._pairs())
+
+    def _pairs(self) -> Any:
+        """Divided differences of the gain's formula, for all pairs."""
+        lam = self.lams
+        with np.errstate(all="ignore"):
+            table = Divided.of(self.method.gain, lam[..., :, None], lam[..., None, :])
+        return self._spread(table.first[0], (*lam.shape, lam.shape[-1]))
+
+    def _first(self, values: Any, kept_pairs: Any) -> Any:
+        """Divided differences of `values` by index: given for kept pairs, quotients across the cut, 0 in the tail."""
+        if not self.truncated:
+            return kept_pairs
+        lam, xp = self.lams, namespace(self.lams)
+        with np.errstate(all="ignore"):
+            quotient = (values[..., :, None] - values[..., None, :]) / (lam[..., :, None] - lam[..., None, :])
+        kept, other = self.kept[..., :, None], self.kept[..., None, :]
+        return xp.where(kept & other, kept_pairs, xp.where(kept | other, quotient, 0.0))
+
+    def derivative(self, noise: Any) -> Any:
+        """``DP[E]`` in the eigenbasis, for `noise` ``Q^T E Q`` of shape (..., d, d)."""
+        change = self.divided * noise
+        if self.flat:
+            change = change + self._tail_diagonal(self.tail_slope * self._next_entry(noise))
+        return change
+
+    def _next_entry(self, noise: Any) -> Any:
+        return self._at_next(namespace(noise).linalg.diagonal(noise))
+
+    def _tail_diagonal(self, value: Any) -> Any:
+        xp, dim = namespace(value), self.lams.shape[-1]
+        diagonal = xp.where(self.kept, 0.0, value[..., None])
+        return diagonal[..., :, None] * xp.eye(dim, dtype=self.lams.dtype, device=self.lams.device)
+
+    def second_derivative(self, noise: np.ndarray) -> np.ndarray:
+        """Half of ``D^2 P[E, E]`` in the eigenbasis, for one spectrum (d,) and `noise` (..., d, d).
+
+        ``sum_k phi[lam_i, lam_k, lam_j] E_ik E_kj``, plus the motion of a flat tail to second order.
+        """
+        if not hasattr(self, "_triples"):
+            self._triples = self._second()
+        change = np.einsum("ikj,...ik,...kj->...ij", self._triples, noise, noise)
+        return change + self._tail_second(noise) if self.flat else change
+
+    def _second(self) -> np.ndarray:
+        """Second divided differences ``[i, k, j]`` by index, shape (d, d, d)."""
+        lam, first = self.lams, self.divided
+        with np.errstate(all="ignore"):
+            table = Divided.of(self.method.gain, lam[:, None, None], lam[None, :, None], lam[None, None, :])
+            smooth = np.broadcast_to(np.asarray(table.second, dtype=float), (len(lam),) * 3)
+            if not self.truncated:
+                return smooth
+            # f[i,k,j] is symmetric: difference across a pair of which one is kept and one is not.
+            ends = (first[:, :, None] - first[None, :, :]) / (lam[:, None, None] - lam[None, None, :])
+            left = (first[:, None, :] - first[None, :, :]) / (lam[:, None, None] - lam[None, :, None])
+        i, k, j = self.kept[:, None, None], self.kept[None, :, None], self.kept[None, None, :]
+        mixed = np.where(i != j, ends, left)
+        return np.where(i & k & j, smooth, np.where(i | k | j, mixed, 0.0))
+
+    def _tail_second(self, noise: np.ndarray) -> np.ndarray:
+        """Second order of ``(phi_t(lam_{r+1}(H+E)) - phi_t) * (projector on the tail of H+E)``."""
+        if not hasattr(self, "_projector"):
+            self._projector = self._first(np.where(self.kept, 0.0, 1.0), 0.0)
+        entry = self._next_entry(noise)
+        row = noise[..., self.next, :]
+        gap = self.lams[self.next] - self.lams
+        gap[self.next] = np.inf
+        second = self.tail_slope * np.sum(row**2 / gap, axis=-1) + self.tail_bend * entry**2
+        turned = (self.tail_slope * entry)[..., None, None] * (self._projector * noise)
+        return turned + self._tail_diagonal(second)
+
+
+def _values(formula: Any, nodes: Any) -> Any:
+    """A formula in plain arithmetic at `nodes` of any namespace; what it gives for one number where it is constant."""
+    result = formula(Divided.variable(nodes))
+    return result.value[0] if isinstance(result, Divided) else result
+
+
+def _moves(method: Gains) -> bool:
+    """Whether the tail's gain is anything but constant, found on numbers of both signs and many sizes."""
+    sizes = 10.0 ** np.arange(-6, 7)
+    nodes = np.concatenate([-sizes[::-1], sizes])
+    with np.errstate(all="ignore"):
+        return bool(np.any(Divided.of(method.tail_gain, nodes, nodes).first[0] != 0))
+
+
+def singular_directions(method: Gains, lams: np.ndarray) -> int:
+    """How many eigenvalues (d,) lie on a pole of the gain, up to rounding of the spectrum."""
+    lams = np.asarray(lams, dtype=float)
+    nudge = 8 * np.finfo(float).eps * len(lams) * max(float(np.max(np.abs(lams), initial=0.0)), 1e-290)
+
+    lams = np.where(np.abs(lams) <= nudge, 0.0, lams)  # a pole at 0 that keeps its sign, such as |lam|^-p, is found by hitting it
+    with np.errstate(all="ignore"):
+        here, right, left, far = (np.asarray(method.gain(x) + 0 * x, dtype=float) for x in (lams, lams + nudge, lams - nudge, lams + 4 * nudge))
+    # A pole changes the gain's sign and is steep; a zero changes it too, but the gain grows away from it.
+    return int(np.count_nonzero(~np.isfinite(here) | ((np.sign(right) != np.sign(left)) & (np.abs(right) > np.abs(far)))))
+
+
+def check_regular(method: Gains, lams: np.ndarray) -> None:
+    """Raise where ``P(H)`` does not exist, naming the directions and a method that does."""
+    count = singular_directions(method, lams)
+    if count:
+        raise ValueError(f"The curvature is singular for {method.name} along {count} of {len(lams)} directions: its gain is infinite there; {method.remedy()}.")
+
+
+def check_cut(method: Gains, lams: np.ndarray) -> None:
+    """Raise where a truncation cuts through eigenvalues (d,) of equal size, up to rounding: ``P`` is not differentiable there."""
+    if method.rank is None or method.rank >= len(lams):
+        return
+    size = np.sort(np.abs(lams))[::-1]
+    kept, dropped = size[method.rank - 1], size[method.rank]
+    if kept - dropped <= 8 * np.finfo(float).eps * len(lams) * size[0]:
+        raise ValueError(
+            f"rank {method.rank} cuts through eigenvalues of equal size ({kept:.4g}): P(H + Eh) is not differentiable there "
+            "and the linearised Hessian noise does not exist. Choose another rank, or hessian_batch=inf."
+        )

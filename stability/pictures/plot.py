@@ -1,0 +1,91 @@
+"""Pictures of results: draws what it is given and computes nothing.
+
+The only package that imports matplotlib, and only when a picture is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import singledispatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._saving import Study
+from ..comparison import Comparison
+from ..densities.result import StationaryDensity
+from ..ensembles.result import Ensemble
+from ..ensembles.tails import TailIndex
+from ..linear.linearize import LinearFlow
+from ..lyapunov.exponents import LyapunovExponents
+from ..lyapunov.limit import AlmostSureLimit
+from ..portraits.line import Profile
+from ..portraits.plane import Portrait
+from ..training.history import History
+from ..trajectories.result import Trajectory
+from . import densities, exits, landscapes, paths, products, results, studies, training
+from .style import COLORS, MARKERS, context, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["COLORS", "MARKERS", "plot", "write"]
+
+_STUDIES = studies.STUDIES | training.STUDIES | landscapes.STUDIES | exits.STUDIES | densities.STUDIES | products.STUDIES | paths.STUDIES
+
+
+@singledispatch
+def plot(result: Any) -> Figure:
+    """Draw a result: a linear flow, an ensemble, a comparison, a study, a theorem, an optimizer's history, a phase portrait, a density, and so on.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Save it with ``savefig``, as PNG, SVG or PDF.
+
+    Raises
+    ------
+    TypeError
+        If there is no picture for this kind of result.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> flow = st.Flow(st.quadratic([1.0, 0.1]), st.SGD(), st.Noise(gradient=1.0), step=0.1)
+    >>> st.plot(st.linearize(flow)).axes[0].get_xscale()
+    'log'
+    """
+    if hasattr(result, "data") and isinstance(study := result.data(), Study):  # what has no picture of its own says what to draw of it
+        return plot(study)
+    drawn = ", ".join(sorted(kind.__name__ for kind in _PICTURES))
+    raise TypeError(f"There is no picture for a {type(result).__name__}; there is for {drawn}, Theorem, ExactMode, ExitTime and Spectrum.")
+
+
+def _study(result: Study) -> Figure:
+    if result.name not in _STUDIES:
+        raise TypeError(f"There is no picture for the study {result.name!r}; there is for {', '.join(_STUDIES)}.")
+    return _STUDIES[result.name](result)
+
+
+_PICTURES: dict[type, Callable[..., Figure]] = {
+    LinearFlow: results.linear_flow,
+    Ensemble: results.ensemble,
+    Comparison: results.comparison,
+    History: training.history,
+    Portrait: landscapes.portrait,
+    Profile: landscapes.profile,
+    LyapunovExponents: products.lyapunov_exponents,
+    AlmostSureLimit: products.almost_sure_limit,
+    TailIndex: products.tail_index,
+    StationaryDensity: densities.density,
+    Trajectory: paths.trajectory,
+    Study: _study,
+}
+for _kind, _draw in _PICTURES.items():
+    plot.register(_kind, styled(_draw))
+
+
+def write(figure: Figure, base: Path) -> None:
+    """Save a picture as ``BASE.png`` and ``BASE.svg``, without dates: the same numbers give the same bytes."""
+    with context():
+        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+            figure.savefig(base.with_name(base.name + suffix), metadata=metadata)

@@ -1,0 +1,1 @@
+"""A landscape and what methods do on it: critical points, the plane, the line."""

@@ -1,0 +1,251 @@
+"""Phase portraits in two dimensions: what methods do on the same landscape, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import _check
+from .._saving import provenance, register
+from ..ensembles.simulate import simulate
+from ..flow import Flow
+from ..methods.method import SFN, SGD, Method, Newton
+from ..methods.response import SpectralResponse
+from ..noise import Noise
+from .critical import critical_points
+from .flowlines import LEFT, NEAREST, SINGULAR, UNDECIDED, UNDEFINED, Sinks, follow
+
+FATES = {LEFT: "leaves the region", SINGULAR: "ends where the drift is infinite", UNDECIDED: "undecided", UNDEFINED: "outside the domain"}
+MOST_SINKS = 60
+"""Critical points, the lowest, at which flow lines are said to end: a valley has any number."""
+_NEAR, _NEARER = 0.02, 1e-5  # of the region's width: a line this near a point that attracts has arrived; nearer where rates do not tell
+
+
+@register
+@dataclass(frozen=True)
+class Portrait:
+    """Level sets, flow lines, basins and sample paths of several methods on one landscape; made by `portrait`.
+
+    Attributes
+    ----------
+    objective : str
+    methods : array of str (m,)
+    x, y : arrays (nx,), (ny,)
+        The grid.
+    values : array (ny, nx)
+        The objective there.
+    points : array (k, 2)
+        Critical points, lowest value first.
+    kinds : array of str (k,)
+    rates : array (m, k, 2)
+        Rates of the linearised flow at each point, ascending; nan where a gain is infinite.
+    lines : array (m, steps, lines, 2)
+        Flow lines ``w' = -P g``, nan after they end.
+    basins : array of int (m, ny, nx)
+        The point that the flow leads to from there; -1 it leaves the region, -2 it ends where the drift is infinite, -3 undecided,
+        -4 the objective is not defined there, or where the flow leads.
+    start : array (2,)
+    times : array (times,)
+    paths : array (m, times, paths, 2)
+        From `start`, nan after they diverge.
+    status : str
+        Of the search for critical points.
+    provenance : dict
+    """
+
+    objective: str
+    methods: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    values: np.ndarray
+    points: np.ndarray
+    kinds: np.ndarray
+    rates: np.ndarray
+    lines: np.ndarray
+    basins: np.ndarray
+    start: np.ndarray
+    times: np.ndarray
+    paths: np.ndarray
+    status: str
+    provenance: dict[str, Any]
+
+    @property
+    def attracts(self) -> np.ndarray:
+        """What each method does to each point (m, k): ``"attracts"``, ``"repels"``, ``"passes"`` (in along one direction, out along the other),
+        ``"flat"`` or ``"singular"``."""
+        flat = self.rates == 0
+        told = np.where((self.rates < 0).all(axis=-1), "attracts", np.where((self.rates > 0).all(axis=-1), "repels", "passes"))
+        return np.where(np.isnan(self.rates).any(axis=-1), "singular", np.where(flat.any(axis=-1), "flat", told))
+
+    def share(self, method: int, end: int) -> float:
+        """The share of the grid from which a method's flow ends at a point, or in one of the other ways (-1 to -4)."""
+        return float(np.mean(self.basins[method] == end))
+
+    def __str__(self) -> str:
+        first = max(map(len, FATES.values())) + 2
+        lines = [self.objective, f"{'critical point':<{first}}" + "".join(f"{name:>20}" for name in self.methods)]
+        width = np.array([np.ptp(self.x), np.ptp(self.y)])
+        shown = min(len(self.points), 12)
+        for k in range(shown):
+            at = np.where(np.abs(self.points[k]) < 1e-6 * width, 0.0, self.points[k])
+            cells = [f"{told} {self.share(m, k):.0%}" if self.share(m, k) else str(told) for m, told in enumerate(self.attracts[:, k])]
+            lines.append(f"{f'{self.kinds[k]} ({at[0]:.3g}, {at[1]:.3g})':<{first}}" + "".join(f"{cell:>20}" for cell in cells))
+        if shown < len(self.points):
+            lines.append(f"... and {len(self.points) - shown} more")
+        for end, told in FATES.items():
+            if (self.basins == end).any():
+                lines.append(f"{told:<{first}}" + "".join(f"{self.share(m, end):>20.0%}" for m in range(len(self.methods))))
+        return "\n".join([*lines, "percentages: of the region, from where the flow leads there", f"status: {self.status}"])
+
+
+def portrait(
+    objective: Any,
+    region: Any,
+    methods: Iterable[Method] | None = None,
+    *,
+    start: Any = None,
+    noise: Noise | None = None,
+    step: float = 0.05,
+    t_end: float = 10.0,
+    paths: int = 3,
+    level: str = "iteration",
+    seed: int = 0,
+    resolution: int = 60,
+) -> Portrait:
+    """Draw-ready numbers of a landscape in two dimensions and of what methods do on it.
+
+    Flow lines solve ``w' = -P(H) g`` (an L-stable Rosenbrock method of second order with exact Jacobians, steps of at most a
+    hundredth of the region); basins are where they end. Sample paths draw the same noise for all methods.
+
+    Parameters
+    ----------
+    objective : Objective
+        In two dimensions.
+    region : float, or array (2,) or (2, 2)
+        Bounds ``(low, high)`` of each coordinate or of both; a number R is ``(-R, R)``.
+    methods : iterable of Method, optional
+        SGD, Newton and SFN (with a damping of 0.1) by default.
+    start : array (2,), optional
+        Of the sample paths; three quarters of the way to the region's upper corner by default.
+    noise : Noise, optional
+        Gradient noise of standard deviation 0.5 by default.
+    step : float
+        The learning rate, also the time step of the paths.
+    t_end : float
+        How long the paths are, in units of ``t = iteration * step``.
+    paths : int
+        Sample paths for each method; 0 for none.
+    level : {"iteration", "sde"}
+        What they are paths of.
+    resolution : int
+        Points of the grid along each axis, from 8 to 400.
+
+    Raises
+    ------
+    ValueError
+        If the objective is not two-dimensional or an argument is out of range.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> seen = portrait(st.landscape("double_well"), 1.5, [st.SGD(), st.Newton()], resolution=20)
+    >>> seen.attracts.tolist()
+    [['attracts', 'attracts', 'passes'], ['attracts', 'attracts', 'attracts']]
+    """
+    if getattr(objective, "dim", None) != 2:
+        raise ValueError(f"A phase portrait needs two dimensions; {objective!r} has {getattr(objective, 'dim', 'none')}. In one, use st.profile.")
+    noise = Noise(gradient=0.5) if noise is None else noise
+    flows = flows_of(objective, methods, noise, step)
+    compared = [flow.method for flow in flows]
+    count = _check.count("resolution", resolution, least=8, most=400)
+    found = critical_points(objective, region)
+    low, high = found.region.T
+    start = low + 0.75 * (high - low) if start is None else _check.shaped("start", start, (2,))
+    grid, seeds = _grid(found.region, count), _grid(found.region, 9).reshape(-1, 2)
+    with np.errstate(all="ignore"):
+        values = np.asarray(objective.value(grid))
+    rates = np.stack([_rates(method, found.eigenvalues) for method in compared])
+    sinks = [_sinks(found.states, rate) for rate in rates]
+    ends = [_followed(flow, grid.reshape(-1, 2), found.region, points)[0] for flow, points in zip(flows, sinks, strict=True)]
+    lines = [_followed(flow, seeds, found.region, points)[1] for flow, points in zip(flows, sinks, strict=True)]
+    times, walked, missing = _walks(flows, start, level, t_end, paths, seed)
+    return Portrait(
+        objective=repr(objective),
+        methods=np.array([method.label for method in compared]),
+        x=grid[0, :, 0],
+        y=grid[:, 0, 1],
+        values=values,
+        points=found.states,
+        kinds=np.array([point.kind for point in found], dtype="U10"),
+        rates=rates,
+        lines=_level(lines),
+        basins=np.stack(ends).reshape(-1, count, count),
+        start=start,
+        times=times,
+        paths=walked,
+        status=found.status + missing,
+        provenance=provenance(methods=[repr(m) for m in compared], noise=repr(noise), step=step, t_end=t_end, seed=seed),
+    )
+
+
+def flows_of(objective: Any, methods: Iterable[Method] | None, noise: Noise, step: float) -> list[Flow]:
+    """A flow for each method: SGD, Newton and SFN where none are named."""
+    flows = [Flow(objective, method, noise, step=step) for method in ((SGD(), Newton(), SFN(damping=0.1)) if methods is None else methods)]
+    if not flows:
+        raise ValueError("`methods` must hold at least one method.")
+    return flows
+
+
+def _grid(region: np.ndarray, count: int) -> np.ndarray:
+    """Points (count, count, 2) over a region: rows along the second coordinate, as pictures have them."""
+    return np.stack(np.meshgrid(*(np.linspace(low, high, count) for low, high in region)), axis=-1)
+
+
+def _rates(method: Method, lam: np.ndarray) -> np.ndarray:
+    """Rates ``-phi lam`` at points with these eigenvalues (k, 2), ascending; nan where the gain is infinite."""
+    with np.errstate(all="ignore"):
+        rates = -SpectralResponse(method, lam).gains * lam if len(lam) else np.zeros((0, 2))
+    return np.sort(np.where(np.isfinite(rates), rates, np.nan), axis=-1)
+
+
+def _sinks(states: np.ndarray, rates: np.ndarray) -> Sinks:
+    """The points (k, 2) with how near a line must come to be theirs: where a rate (k, 2) is not negative, only those that end there at last."""
+    attracts, repels = np.all(rates < 0, axis=-1), np.any(rates > 0, axis=-1)
+    return [(k, states[k], _NEAR if attracts[k] else NEAREST if repels[k] else _NEARER) for k in range(min(len(states), MOST_SINKS))]
+
+
+def _followed(flow: Flow, starts: np.ndarray, region: np.ndarray, sinks: Sinks) -> tuple[np.ndarray, np.ndarray]:
+    """Ends and lines of `follow`; a method that is singular everywhere, as Newton is on a plane, has none."""
+    try:
+        return follow(flow, starts, region, sinks, keep=len(starts) < 100)
+    except ValueError:
+        return np.full(len(starts), SINGULAR), np.full((1, *starts.shape), np.nan)
+
+
+def _walks(flows: list[Flow], start: np.ndarray, level: str, t_end: float, paths: int, seed: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """Times (times,), sample paths (m, times, paths, 2), nan where there are none, and a word about those that cannot start."""
+    count, step, missing = _check.count("paths", paths, least=0, most=1000), flows[0].step, ""
+    steps = max(1, round(_check.positive("t_end", t_end) / step))
+    saved = step * np.arange(0, steps + 1, -(-steps // 1000))
+    walked = np.full((len(flows), len(saved), count, 2), np.nan)
+    for states, flow in zip(walked, flows, strict=True) if count else ():
+        try:
+            ens = simulate(flow, start=start, t_end=steps * step, paths=count, seed=seed, save=saved, level=level)
+        except ValueError as error:
+            if flow.method.is_identity:
+                raise
+            missing += f"; no paths of {flow.method.label}: {error}"
+            continue
+        with np.errstate(all="ignore"):
+            gone = (ens.diverged_at <= ens.times[:, None]) | np.isnan(flow.objective.value(ens.states))
+        states[:] = np.where(np.logical_or.accumulate(gone)[..., None], np.nan, ens.states)
+    return saved, walked, missing
+
+
+def _level(lines: list[np.ndarray]) -> np.ndarray:
+    """Lines of several methods (steps, lines, 2) in one array, the shorter ones filled with nan."""
+    longest = max(map(len, lines))
+    return np.stack([np.concatenate([part, np.full((longest - len(part), *part.shape[1:]), np.nan)]) for part in lines])

@@ -1,0 +1,156 @@
+"""Random vectors, deflation and Lanczos: how a spectrum is sampled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from .. import _check
+from .._array import Backend, backend_for, moved
+from .._saving import provenance
+from .._streams import stream
+from ..lowrank.randomized import randomized_eigh
+from .lanczos import Products, lanczos, rounding
+from .result import OUTLIER_STEPS, Spectrum
+
+
+def spectrum(
+    operator: Any,
+    at: Any = None,
+    *,
+    n: int | None = None,
+    batch: Any = None,
+    probes: int = 8,
+    steps: int = 64,
+    deflate: int = 0,
+    seed: int = 0,
+    device: str | Backend = "cpu",
+    dtype: str = "float64",
+    progress: bool = False,
+) -> Spectrum:
+    """Quadrature rules for the spectrum of a Hessian, or of any symmetric operator, from block products alone.
+
+    Parameters
+    ----------
+    operator : Objective or callable
+        An objective with ``dim`` and ``hvp`` or ``products``, or the products themselves: (n, k) -> (n, k).
+    at : array (d,), optional
+        Where the objective's Hessian is taken; its reference by default.
+    n : int
+        With a callable: the dimension, unless it carries that itself as `n`, as `stability.torch.hessian_products` does.
+    batch : array of int, optional
+        The samples of an objective on data; all of them by default.
+    probes : int
+        Random vectors, at least 2. The standard error falls as ``probes ** -0.5``.
+    steps : int
+        Lanczos steps from each, at least 2 (n at most): sums of polynomials of degree ``2 steps - 1`` have no quadrature error.
+    deflate : int
+        Eigenvectors of largest magnitude found first, by `randomized_eigh`, and summed apart. For a spectrum of a few
+        large eigenvalues and a bulk this takes most of the variance out of its sums (the idea of Hutch++), whether the
+        vectors are exact or not.
+    seed : int
+    device : {"cpu", "cuda"} or Backend
+        Where the arrays live that the products are given; products that carry a `backend` of their own decide themselves.
+    dtype : {"float64", "float32"}
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Spectrum
+        From ``probes * steps + 6 * deflate`` products; fewer where the Krylov spaces are exhausted. About
+        ``n * probes * steps`` numbers are held, 1 GiB of them or two probes' at most.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, there is no point or dimension, or the products have another shape, are not
+        finite or not symmetric (`BadProducts`).
+
+    References
+    ----------
+    G. H. Golub and G. Meurant, Matrices, Moments and Quadrature with Applications, 2010; R. A. Meyer et al., Hutch++, SOSA 2021.
+
+    Examples
+    --------
+    >>> import numpy as np, stability as st
+    >>> curvature = np.concatenate([[100.0, 50.0], np.linspace(-0.1, 1.0, 498)])
+    >>> s = spectrum(st.quadratic(curvature), deflate=2)
+    >>> s.outliers.round(-1)
+    array([100.,  50.])
+    >>> bool(abs(s.trace.value - curvature.sum()) < 3 * s.trace.error)
+    True
+    """
+    probes = _check.count("probes", probes, least=2, why="an error bar needs two")
+    rng, started = stream(_check.count("seed", seed, least=0), 0), time.perf_counter()
+    hvp, n, backend = _products(operator, at, n, batch, device, _check.choice("dtype", dtype, ("float64", "float32")))
+    steps = min(_check.count("steps", steps, least=min(2, n), why="a quadrature error compares two rules" if n > 1 else ""), n)
+    deflate = _check.count("deflate", deflate, least=0, most=n, why="the dimension")
+    probes = probes if deflate < n else 0
+    products = Products(hvp, n, backend)
+    vectors, parts, size = None, [], 0.0
+    with _reported(_check.flag("progress", progress), probes * steps) as report:
+        if deflate:
+            found = randomized_eigh(hvp, n, deflate, seed=seed, device=backend, dtype=backend.dtype)
+            vectors, size, products.columns = found.vectors, float(np.abs(found.eigenvalues).max()), found.columns
+            parts.append(lanczos(products, vectors, min(OUTLIER_STEPS, steps), size))
+        if probes:
+            parts.append(lanczos(products, _unit(backend.asarray(rng.standard_normal((n, probes))), vectors, backend), steps, size, report))
+    diagonals, off_diagonals = (np.concatenate([_widened(getattr(part, name), steps) for part in parts]) for name in ("diagonals", "off_diagonals"))
+    stats = {"hessian_products": products.columns, "seconds": time.perf_counter() - started}
+    about = provenance(operator=getattr(operator, "__qualname__", None) or repr(operator), seed=seed, dtype=backend.dtype, backend=backend.name)
+    lengths = np.concatenate([part.lengths for part in parts])
+    resolution = rounding(backend, n) * float(np.abs(diagonals).max() + 2 * off_diagonals.max())  # Gershgorin's bound on all of them
+    return Spectrum(n, deflate, probes, diagonals, off_diagonals, lengths, resolution, stats, about)
+
+
+def _products(operator: Any, at: Any, n: int | None, batch: Any, device: str | Backend, dtype: str) -> tuple[Callable[[Any], Any], int, Backend]:
+    """The Hessian's block products, the dimension, and where their arrays live."""
+    backend = backend_for(operator, device if isinstance(device, Backend) else _check.choice("device", device, ("cpu", "cuda")), dtype)
+    if not hasattr(operator, "hvp") and not hasattr(operator, "products"):
+        if not callable(operator):
+            raise ValueError(f"`operator` must be an objective with `hvp`, or a callable (n, k) -> (n, k); got {operator!r}.")
+        n = getattr(operator, "n", None) if n is None else n
+        if n is None or at is not None or batch is not None:
+            raise ValueError("`n`, the dimension, must be given with a callable, and neither `at` nor `batch`: its products are all that is known.")
+        return operator, _check.count("n", n), backend
+    dim = int(operator.dim)
+    if n not in (None, dim):
+        raise ValueError(f"`n` must be left out with an objective, whose dimension is {dim}; got {n}.")
+    at = operator.reference if at is None else at
+    if at is None:
+        raise ValueError(f"`at` must be given: {operator!r} has no reference point. Pass the parameters, shape ({dim},).")
+    w = backend.asarray(_check.shaped("at", at, (dim,)))
+    there = operator if (backend.name, backend.dtype) == ("numpy", "float64") else moved(operator, backend)
+    options = {} if batch is None else {"batch": batch}
+    if hasattr(there, "products"):
+        return there.products(w, **options), dim, backend
+    return (lambda V: there.hvp(w, V, **options)), dim, backend
+
+
+def _unit(block: Any, vectors: Any, backend: Backend) -> Any:
+    """Columns of length one, off the given orthonormal vectors: uniform on the sphere that is left."""
+    for _ in range(0 if vectors is None else 2):
+        block = block - vectors @ (vectors.T @ block)
+    return block / backend.xp.sqrt(backend.xp.sum(block * block, axis=0))
+
+
+def _widened(rows: np.ndarray, steps: int) -> np.ndarray:
+    return np.pad(rows, ((0, 0), (0, steps - rows.shape[1])))
+
+
+@contextmanager
+def _reported(shown: bool, products: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar over products, or nothing."""
+    if not shown:
+        yield lambda columns: None
+        return
+    from rich.progress import Progress
+
+    with Progress(transient=True) as bar:
+        task = bar.add_task("Hessian products", total=products)
+        yield lambda columns: bar.advance(task, columns)

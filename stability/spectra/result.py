@@ -1,0 +1,373 @@
+"""The rule that a run of Lanczos leaves, and the sums that it gives."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .. import _check
+from .._check import Unstable
+from .._estimate import Estimate
+from .._saving import Study, register
+from ..methods.method import SGD, Method
+from ..noise import Noise
+from .lanczos import Tridiagonals
+
+Function = Callable[[np.ndarray], Any]
+OUTLIER_STEPS = 4
+"""Lanczos steps from each deflated vector: one that is an eigenvector only roughly then biases no sum."""
+SMOOTHING, RESOLVED = 0.2, 4
+"""Width of the picture's smoothing, in units of ``asinh(lam / scale)``, and how many of a rule's nodes lie within `scale` of zero."""
+
+
+@register
+@dataclass(frozen=True)
+class Spectrum:
+    """A quadrature rule for sums over the eigenvalues of a symmetric operator H; made by `spectrum`.
+
+    Attributes
+    ----------
+    n : int
+        How many eigenvalues there are.
+    deflated : int
+        Leading eigenvectors taken out; the first rows of `nodes` are theirs, one each.
+    probes : int
+        Random vectors off them: the other rows.
+    diagonals, off_diagonals : arrays, shape (deflated + probes, steps)
+    lengths : array of int, shape (deflated + probes,)
+        The tridiagonal matrices of all rows; entries beyond a row's length mean nothing.
+    resolution : float
+        The size below which an eigenvalue counts as zero: rounding.
+    stats : dict
+        ``hessian_products`` and ``seconds``.
+    provenance : dict
+    """
+
+    n: int
+    deflated: int
+    probes: int
+    diagonals: np.ndarray
+    off_diagonals: np.ndarray
+    lengths: np.ndarray
+    resolution: float
+    stats: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def _rule(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._shortened(1)
+
+    @functools.cached_property
+    def _half(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._shortened(2)
+
+    def _shortened(self, divisor: int) -> tuple[np.ndarray, np.ndarray]:
+        limits = np.full(self.deflated + self.probes, max(1, self.diagonals.shape[1] // divisor))
+        limits[: self.deflated] = max(1, min(OUTLIER_STEPS, self.diagonals.shape[1]) // divisor)
+        nodes, weights = Tridiagonals(self.diagonals, self.off_diagonals, self.lengths).rule(limits)
+        weights[self.deflated :] *= (self.n - self.deflated) / max(1, self.probes)
+        return nodes, weights
+
+    @property
+    def nodes(self) -> np.ndarray:
+        """Where the rule looks, (deflated + probes, steps): Ritz values, all within the range of the spectrum."""
+        return self._rule[0]
+
+    @property
+    def weights(self) -> np.ndarray:
+        """How many eigenvalues each node stands for, (deflated + probes, steps): n in all."""
+        return self._rule[1]
+
+    @property
+    def outliers(self) -> np.ndarray:
+        """The deflated eigenvalues (deflated,), largest magnitude first."""
+        return self.diagonals[: self.deflated, 0]
+
+    @property
+    def extremes(self) -> tuple[float, float]:
+        """Lowest and highest Ritz value: the spectrum reaches at least so far."""
+        return float(self.nodes.min()), float(self.nodes.max())
+
+    def sum(self, f: Function) -> Estimate:
+        """``tr f(H)``: the sum of `f` over all eigenvalues.
+
+        Parameters
+        ----------
+        f : callable
+            Of an array of eigenvalues, element by element; smooth, unlike a count, for which there is `below`.
+
+        Returns
+        -------
+        Estimate
+            Its error is the standard error over the probes (of Student's t with ``probes - 1`` degrees of freedom)
+            and, added in squares, `quadrature_error`: where that dominates ask for more steps, else for more probes.
+
+        Raises
+        ------
+        ValueError
+            If `f` is not a function of arrays, or not finite on the spectrum.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from stability.spectra.estimation import spectrum
+        >>> curvature = np.linspace(1.0, 2.0, 50)
+        >>> s = spectrum(lambda V: curvature[:, None] * V, n=50)
+        >>> value, error, _ = s.sum(np.log)
+        >>> bool(abs(value - np.log(curvature).sum()) < 3 * error)
+        True
+        """
+        return self._estimate(lambda nodes: _evaluated(f, nodes))
+
+    def quadrature_error(self, f: Function) -> float:
+        """How much of ``tr f(H)`` the second half of the steps changed: more than they left. Raises as `sum` does."""
+        full, half = (self._samples(rule, lambda nodes: _evaluated(f, nodes)) for rule in (self._rule, self._half))
+        return float(abs(full.mean() - half.mean()))
+
+    def _estimate(self, f: Function, reason: str = "") -> Estimate:
+        full, half = (self._samples(rule, f) for rule in (self._rule, self._half))
+        return Estimate(float(full.mean()), math.hypot(_standard_error(full), full.mean() - half.mean()), reason)
+
+    def _samples(self, rule: tuple[np.ndarray, np.ndarray], f: Function) -> np.ndarray:
+        """What each probe makes of the sum, (probes,); the one exact number where all eigenvectors are deflated."""
+        nodes, weights = rule
+        rows = (weights * f(nodes)).sum(axis=1)
+        return rows[: self.deflated].sum() + (self.probes * rows[self.deflated :] if self.probes else np.zeros(1))
+
+    @property
+    def trace(self) -> Estimate:
+        """``tr H``."""
+        return self.sum(lambda lam: lam)
+
+    @property
+    def negative(self) -> Estimate:
+        """How many eigenvalues are negative, beyond rounding."""
+        return self.below(-self.resolution)
+
+    def below(self, bound: float) -> Estimate:
+        """How many eigenvalues are less than `bound`.
+
+        A count is no smooth sum: where many eigenvalues lie within a node's reach of the bound it cannot be resolved, and
+        twice the steps may agree by chance. The error therefore holds the quadrature's rigorous bound, the weight of the
+        nodes beside `bound` (Chebyshev, Markov and Stieltjes), beside the standard error.
+        """
+        nodes, weights = self._rule
+        bound = float(_check.array("bound", bound, ndim=0, shape="()"))
+        rows = np.arange(len(nodes))
+        left = np.count_nonzero(nodes < bound, axis=1)  # nodes ascend
+        beside = np.maximum(np.where(left > 0, weights[rows, left - 1], 0.0), weights[rows, np.minimum(left, nodes.shape[1] - 1)])
+        exhausted = self.off_diagonals[rows, self.lengths - 1] <= self.resolution  # such a rule is exact
+        samples = self._samples(self._rule, lambda nodes: nodes < bound)
+        return Estimate(float(samples.mean()), math.hypot(_standard_error(samples), beside[~exhausted].sum()))
+
+    def effective_dimension(self, damping: float) -> Estimate:
+        """``sum |lam| / (|lam| + damping)``: how many directions curve more than the damping.
+
+        Raises
+        ------
+        ValueError
+            If `damping` is not a finite number > 0.
+        """
+        damping = _check.positive("damping", damping)
+        return self.sum(lambda lam: np.abs(lam) / (np.abs(lam) + damping))
+
+    def variance(self, method: Method, *, step: float, noise: Noise, time: str = "continuous", stationary_only: bool = False) -> Estimate:
+        """Total stationary variance ``tr M`` under white gradient noise: ``sum step sigma^2 phi_i / (2 lam_i)``.
+
+        Parameters
+        ----------
+        method : Method
+            A truncated one needs its ``rank + 1`` largest eigenvalues deflated.
+        step : float
+        noise : Noise
+            Of the gradient alone, one standard deviation for all entries; ``sigma`` is that of a batch.
+        time : {"continuous", "discrete"}
+            Discrete is the iteration's own: ``2 lam_i`` becomes ``lam_i (2 - step phi_i lam_i)``.
+        stationary_only : bool
+            Sum over the directions that have a stationary law, and say in ``reason`` how many have none, instead of raising.
+
+        Raises
+        ------
+        Unstable
+            If a direction has no stationary law: unstable, or flat.
+        ValueError
+            If the noise is of another kind, or too few eigenvalues are deflated.
+        """
+        strength, share = _asked(method, step, noise, time)
+        gains, reason = self._stationary(method, share, stationary_only, flat_too=True)
+        return self._estimate(lambda nodes: strength * _over(gains(nodes), nodes), reason)
+
+    def excess_risk(self, method: Method, *, step: float, noise: Noise, time: str = "continuous", stationary_only: bool = False) -> Estimate:
+        """Stationary excess risk ``tr(H M) / 2`` under white gradient noise: ``(step sigma^2 / 4) sum phi_i``.
+
+        Flat directions have none and are no obstacle. Parameters and what is raised are those of `variance`.
+
+        Examples
+        --------
+        For SGD ``step sigma^2 d / 4``, whatever the spectrum:
+
+        >>> import numpy as np, stability as st
+        >>> from stability.spectra.estimation import spectrum
+        >>> s = spectrum(lambda V: np.geomspace(1e-3, 1.0, 40)[:, None] * V, n=40)
+        >>> round(s.excess_risk(st.SGD(), step=0.1, noise=st.Noise(gradient=1.0)).value, 9)
+        1.0
+        """
+        strength, share = _asked(method, step, noise, time)
+        gains, reason = self._stationary(method, share, stationary_only, flat_too=False)
+        return self._estimate(lambda nodes: 0.5 * strength * gains(nodes), reason)
+
+    def amplification(self, method: Method, *, stationary_only: bool = False) -> Estimate:
+        """Total stationary variance over that of SGD at equal, small step: ``sum (phi_i / lam_i) / sum (1 / lam_i)``.
+
+        Raises
+        ------
+        Unstable
+            If a direction has no stationary law under either, unless `stationary_only`.
+        ValueError
+            If too few eigenvalues are deflated.
+        """
+        plain, reason = self._stationary(SGD(), 0.0, stationary_only, flat_too=True)
+        gains, other = self._stationary(method, 0.0, stationary_only, flat_too=True)
+
+        def ratio(rule: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
+            above = self._samples(rule, lambda nodes: _over(gains(nodes) * (plain(nodes) > 0), nodes))
+            below = self._samples(rule, lambda nodes: _over(plain(nodes), nodes))
+            value = above.mean() / below.mean()
+            return float(value), _standard_error(above - value * below) / float(below.mean())  # both come from the same probes
+
+        (value, error), (rough, _) = ratio(self._rule), ratio(self._half)
+        return Estimate(value, math.hypot(error, value - rough), reason or other)
+
+    def _stationary(self, method: Method, share: float, allowed: bool, *, flat_too: bool) -> tuple[Function, str]:
+        """``phi / (2 - share phi lam)`` as a function of nodes, 0 where there is no stationary law, and where that is."""
+
+        @np.errstate(all="ignore")
+        def law(nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            phi = self._gains(method, nodes)
+            rate, flat = phi * nodes, np.abs(nodes) <= self.resolution
+            good = (rate > 0) & (share * rate < 2) & ~flat & np.isfinite(phi)
+            # Newton's gain makes noise of the least curvature: there a flat direction is an obstacle.
+            return np.where(good, phi / (2 - share * rate), 0.0), good | (flat & (np.abs(rate) < 1e-3) & (not flat_too))
+
+        nodes, weights = self._rule
+        lost = ~law(nodes)[1]
+        count = float(weights[lost].sum())
+        if count == 0:
+            return (lambda nodes: law(nodes)[0]), ""
+        what = f"{count:.3g} of {self.n} directions have no stationary law under {method.label}: curvature {nodes[lost].min():.3g} to {nodes[lost].max():.3g}"
+        if not _check.flag("stationary_only", allowed):
+            raise Unstable(f"About {what}. Sum over the others with stationary_only=True, or ask at a minimum, with a regularized objective or a smaller step.")
+        return (lambda nodes: law(nodes)[0]), f"left out: {what}"
+
+    def _gains(self, method: Method, nodes: np.ndarray) -> np.ndarray:
+        """The method's gain at every node, row by row of the rule."""
+        phi = np.asarray(method.gain(nodes) + 0 * nodes)
+        if method.rank is not None and method.rank < self.n:
+            if method.rank >= self.deflated:
+                raise ValueError(
+                    f"`deflate` must be at least {method.rank + 1} for {method.label}, whose gain tells the largest eigenvalues from the rest; "
+                    f"got {self.deflated}. Call spectrum(..., deflate={method.rank + 1})."
+                )
+            phi[method.rank :] = method.tail_gain(self.outliers[method.rank])
+        return phi
+
+    def density(self, grid: Any, width: float, *, scale: float | None = None) -> np.ndarray:
+        """Eigenvalues per unit of ``lam`` on a grid (k,) -> (k,), each smoothed to a Gaussian: the integral is n.
+
+        Parameters
+        ----------
+        grid : array (k,)
+        width : float
+            Standard deviation of the Gaussian, in units of ``lam``; with `scale`, of ``asinh(lam / scale)``.
+        scale : float, optional
+            Smooth on an axis that is linear up to `scale` and logarithmic beyond, for spectra of many orders of magnitude.
+
+        Raises
+        ------
+        ValueError
+            If `width` or `scale` is not a finite number > 0, or the grid is not an array of finite numbers.
+        """
+        return self._densities(_check.array("grid", grid, ndim=1, shape="(k,)"), width, scale).mean(axis=0)
+
+    def _densities(self, grid: np.ndarray, width: float, scale: float | None) -> np.ndarray:
+        """The density that each probe gives, (probes, k)."""
+        width = _check.positive("width", width)
+        scale = None if scale is None else _check.positive("scale", scale)
+        slope = 1.0 if scale is None else 1 / np.hypot(grid, scale)
+
+        def height(x: float) -> np.ndarray:
+            return self._samples(self._rule, lambda nodes: np.exp(-0.5 * ((x - _placed(nodes, scale)) / width) ** 2))
+
+        heights = [height(x) for x in _placed(grid, scale)]
+        return np.stack(heights, axis=1) * slope / (width * math.sqrt(2 * math.pi))
+
+    def data(self) -> Study:
+        """Density and counts on a grid, for `stability.plot`."""
+        nearest = np.sort(np.abs(self.nodes), axis=1)[:, : RESOLVED + 1]
+        largest = max(abs(end) for end in self.extremes) or 1.0
+        # Nearer to zero than a few of its own nodes a rule tells no eigenvalue from another.
+        scale = float(np.clip(np.median(nearest[self.deflated % len(nearest) :, -1]), 1e-6 * largest, largest))
+        reach = math.asinh(largest / scale) + 4 * SMOOTHING
+        grid = scale * np.sinh(np.linspace(-reach, reach, 401))
+        densities = self._densities(grid, SMOOTHING, scale)
+        sizes = np.geomspace(1e-2 * scale, largest, 200)
+        counts = [[self.weights[sign * self.nodes >= x].sum() for x in sizes] for sign in (1, -1)]
+        error = np.zeros_like(grid) if len(densities) < 2 else densities.std(axis=0, ddof=1) / math.sqrt(len(densities))
+        arrays = {"grid": grid, "density": densities.mean(axis=0), "error": error, "outliers": self.outliers, "sizes": sizes, "counts": np.array(counts)}
+        about = {"n": self.n, "products": self.stats.get("hessian_products"), "probes": self.probes, "scale": scale, "width": SMOOTHING}
+        about["floor"] = 0.01 / (SMOOTHING * largest)  # well below the height of a single eigenvalue, the largest
+        return Study("spectrum", arrays, about | {"trace": self.trace.value, "trace_error": self.trace.error}, dict(self.provenance))
+
+    def __str__(self) -> str:
+        low, high = self.extremes
+        damping = 1e-3 * max(abs(low), abs(high))
+        rows = [("trace", self.trace), ("negative eigenvalues", self.negative)]
+        rows += [(f"effective dimension at damping {damping:.3g}", self.effective_dimension(damping))] if damping > 0 else []
+        about = (
+            f"{self.probes} probes, {self.deflated} deflated, {self.stats.get('hessian_products', '?')} products, {self.stats.get('seconds', math.nan):.3g} s"
+        )
+        lines = [f"spectrum of {self.n} eigenvalues: {about}", f"{'Ritz values':<38} {low:.6g} to {high:.6g}"]
+        return "\n".join(lines + [f"{name:<38} {estimate.value:.6g} +- {estimate.error:.2g}" for name, estimate in rows])
+
+
+def _placed(lam: np.ndarray, scale: float | None) -> np.ndarray:
+    """Where `lam` lies on an axis that is linear up to `scale` and logarithmic beyond."""
+    return lam if scale is None else np.arcsinh(lam / scale)
+
+
+def _standard_error(samples: np.ndarray) -> float:
+    return float(samples.std(ddof=1) / math.sqrt(len(samples))) if len(samples) > 1 else 0.0
+
+
+def _over(values: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+    """``values / nodes``, 0 where the value is."""
+    return np.divide(values, nodes, out=np.zeros_like(nodes), where=values != 0)
+
+
+@np.errstate(all="ignore")
+def _evaluated(f: Function, nodes: np.ndarray) -> np.ndarray:
+    try:
+        values = np.broadcast_to(np.asarray(f(nodes), dtype=float), nodes.shape)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`f` must map an array of eigenvalues to an array of numbers; got: {error}. Write it with NumPy's functions.") from None
+    bad = ~np.isfinite(values)
+    if bad.any():
+        where = f"{bad.sum()} of {bad.size} nodes, the first {nodes[bad][0]:.6g}"
+        raise ValueError(f"`f` must be finite on the spectrum; it is not at {where}. Damp it, or say what it is there: np.where(lam > ..., ..., 0).")
+    return values
+
+
+def _asked(method: Method, step: float, noise: Noise, time: str) -> tuple[float, float]:
+    """``step sigma^2``, and the step itself where time is discrete."""
+    if not isinstance(method, Method):
+        raise ValueError(f"`method` must be a st.Method; got {method!r}. Use st.SFN(damping=...), say.")
+    if not isinstance(noise, Noise) or noise.gradient.size != 1 or noise.has_curvature:
+        raise ValueError(f"`noise` must be of the gradient alone, one number for all entries; got {noise!r}. Give st.Noise(gradient=..., batch=...).")
+    step = _check.positive("step", step)
+    discrete = _check.choice("time", time, ("continuous", "discrete")) == "discrete"
+    return step * float(noise.gradient.reshape(())) ** 2 / noise.batch, step if discrete else 0.0

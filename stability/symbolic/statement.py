@@ -1,0 +1,351 @@
+"""What a theorem is: hypotheses, a statement, its derivation, and ways to read, evaluate and check it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import sympy
+from sympy.core.function import AppliedUndef
+
+from .. import _check
+from .._saving import Study
+from ..methods.method import Method
+from .mode import GIVEN, RESERVED, Mode
+
+if TYPE_CHECKING:
+    from .checks import Verdict
+
+ALIASES = {"lambda": ("lam", "curvature"), "alpha": ("step",), "gamma": ("damping",), "epsilon": ("eps",), "p": ("power",)}
+"""Other names under which `Theorem.evaluate` takes a symbol's value; ``lambda`` is no name in Python."""
+
+
+class Step(NamedTuple):
+    """One step of a derivation: a SymPy equation and the reason for it."""
+
+    equation: Any
+    reason: str
+
+
+class Hypothesis(NamedTuple):
+    """A condition in words, and the expression that must be positive for it to hold (None: not a matter of numbers)."""
+
+    text: str
+    positive: Any = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Corollary(NamedTuple):
+    """A further equation of a theorem, by name, with the hypotheses that it adds; one on a whole spectrum has its own instead."""
+
+    name: str
+    equation: Any
+    hypotheses: tuple[Hypothesis, ...] = ()
+    spectral: bool = False
+
+
+@dataclass(frozen=True)
+class Theorem:
+    """A statement derived from a method's own gain; made by `theorem`.
+
+    Attributes
+    ----------
+    name, title : str
+    hypotheses : tuple of Hypothesis
+        In words, each with the expression that must be positive.
+    statement : sympy.Eq
+        Its right-hand side is what `evaluate` gives.
+    derivation : tuple of Step
+        SymPy equations, each with its reason.
+    source : str
+        Where the argument is from, and where of this library the same number is computed another way.
+    corollaries : tuple of Corollary
+        Further equations that `evaluate` knows by name.
+    mode : Mode
+        The method read on symbols.
+    dim : int or None
+        None for one generic mode; 1, 2 or 3 for a derivation with full matrices.
+    """
+
+    name: str
+    title: str
+    hypotheses: tuple[Hypothesis, ...]
+    statement: Any
+    derivation: tuple[Step, ...]
+    source: str
+    corollaries: tuple[Corollary, ...]
+    mode: Mode
+    dim: int | None = None
+
+    @property
+    def method(self) -> Method | None:
+        """The method that the statement is about; None for any gain."""
+        return self.mode.method
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def latex(self, *, derivation: bool = False) -> str:
+        """The statement as LaTeX, or with `derivation` the whole chain as an ``align*`` block with its reasons."""
+        if not derivation:
+            return sympy.latex(self.statement)
+        rows = [(sympy.latex(step.equation), step.reason) for step in self.derivation]
+        rows.append((sympy.latex(self.statement), "hence"))
+        body = " \\\\\n".join(f"& {equation} && \\text{{{_plain(reason)}}}" for equation, reason in rows)
+        return f"\\begin{{align*}}\n{body}\n\\end{{align*}}"
+
+    def __str__(self) -> str:
+        about = "any gain" if self.method is None else self.mode.label
+        lines = [f"{self.name}: {self.title} ({about})", "", "Hypotheses"]
+        lines += [f"  - {hypothesis}" for hypothesis in self.hypotheses]
+        lines += ["", "Statement", _indent(self.statement)]
+        for corollary in self.corollaries:
+            extra = "; ".join(map(str, corollary.hypotheses))
+            lines += [f"  {corollary.name}" + (f" (if {extra})" if extra else ""), _indent(corollary.equation)]
+        lines += ["", "Derivation"]
+        for number, step in enumerate(self.derivation, 1):
+            lines += [f"  {number}. {step.reason}", _indent(step.equation)]
+        return "\n".join([*lines, "", f"Source: {self.source}"])
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it in JSON's terms; equations as LaTeX."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "method": None if self.method is None else self.mode.label,
+            "hypotheses": [h.text for h in self.hypotheses],
+            "statement": sympy.latex(self.statement),
+            "corollaries": {c.name: {"equation": sympy.latex(c.equation), "hypotheses": [h.text for h in c.hypotheses]} for c in self.corollaries},
+            "derivation": [{"equation": sympy.latex(step.equation), "reason": step.reason} for step in self.derivation],
+            "source": self.source,
+        }
+
+    # -- numbers ---------------------------------------------------------------------------------------------
+
+    def equation(self, quantity: str | None = None) -> tuple[Any, tuple[Hypothesis, ...]]:
+        """The statement or the corollary of that name, with all its hypotheses."""
+        if quantity is None:
+            return self.statement, self.hypotheses
+        for corollary in self.corollaries:
+            if corollary.name == quantity:
+                return corollary.equation, (*(self._signs if corollary.spectral else self.hypotheses), *corollary.hypotheses)
+        known = ", ".join(c.name for c in self.corollaries) or "none"
+        raise ValueError(f"`quantity` must be None for the statement or one of its corollaries ({known}); got {quantity!r}.")
+
+    @property
+    def _signs(self) -> tuple[Hypothesis, ...]:
+        """The hypotheses that are about step and parameters alone."""
+        about = {"alpha", *self.mode.names.values()}
+        return tuple(h for h in self.hypotheses if h.positive is not None and {s.name for s in _symbols(h.positive)} <= about)
+
+    def evaluate(self, quantity: str | None = None, **values: Any) -> Any:
+        """The right-hand side at numbers.
+
+        Parameters
+        ----------
+        quantity : str, optional
+            The name of a corollary; the statement itself by default.
+        **values : float or array
+            One per symbol, arrays broadcast; ``lam`` or ``curvature`` for lambda, ``step`` for alpha, ``damping`` for
+            gamma. The method's own parameters are taken from the method where they are not given.
+
+        Raises
+        ------
+        ValueError
+            If a value is missing or unknown, or a hypothesis fails: the error names it.
+        """
+        equation, hypotheses = self.equation(quantity)
+        if self.method is None and equation.rhs.atoms(AppliedUndef):
+            raise ValueError(f"{self.name!r} holds for any gain: choose one, st.theorem({self.name!r}, method=st.SFN(damping=0.1)).evaluate(...).")
+        symbols = _symbols(equation.rhs) | {s for s in equation.rhs.free_symbols if s.name == "d"}
+        given = self._given(values)
+        missing = sorted(_keyword(s) for s in symbols if s.name not in given)
+        if missing:
+            raise ValueError(f"{self.name!r} needs a value for {', '.join(missing)}.")
+        self._check_shapes(equation.rhs, given)
+        for hypothesis in hypotheses:
+            self._require(hypothesis, given)
+        self._check_kinds(given)
+        result = np.asarray(number(equation.rhs, given))
+        return float(result) if result.ndim == 0 else result
+
+    def _check_shapes(self, expression: Any, given: Mapping[str, np.ndarray]) -> None:
+        """Spectra are lists of curvatures, matrices take single numbers, everything else broadcasts."""
+        spectral = bool(expression.atoms(sympy.IndexedBase)) or any(s.name == "d" for s in expression.free_symbols)
+        arrays = {name: value for name, value in given.items() if value.ndim and not (spectral and name == "lambda")}
+        if spectral and "lambda" in given and given["lambda"].ndim > 1:
+            raise ValueError(f"`lam` must be the list of curvatures, shape (d,); got shape {given['lambda'].shape}.")
+        if (spectral or self.dim is not None) and arrays:
+            raise ValueError(f"{self.name!r} takes single numbers beside a spectrum, and with full matrices; got arrays for {', '.join(sorted(arrays))}.")
+        try:
+            np.broadcast_shapes(*(value.shape for value in arrays.values()))
+        except ValueError:
+            raise ValueError(f"The values' shapes do not go together: {', '.join(f'{k} {v.shape}' for k, v in sorted(arrays.items()))}.") from None
+
+    def _check_kinds(self, given: Mapping[str, np.ndarray]) -> None:
+        """Symbols that stand for standard deviations, times or counts take no others, whether or not a hypothesis speaks of them."""
+        for symbol in self._all_symbols:
+            value = given.get(symbol.name)
+            if value is None or symbol.name.startswith("lambda"):
+                continue
+            if symbol.is_nonnegative and np.any(value < 0):
+                raise ValueError(f"`{_keyword(symbol)}` must be >= 0; got {value}.")
+            if symbol.is_integer and np.any(value != np.round(value)):
+                raise ValueError(f"`{_keyword(symbol)}` must be a whole number; got {value}.")
+
+    def takes(self, key: str) -> bool:
+        """Whether `evaluate` takes a value under this name."""
+        return self._symbol(key) in self._known
+
+    @functools.cached_property
+    def _all_symbols(self) -> set[Any]:
+        """Symbols that `evaluate` takes: a value that this method happens not to depend on may be given too."""
+        equations = [self.statement, *(c.equation for c in self.corollaries)]
+        hypotheses = [*self.hypotheses, *(h for c in self.corollaries for h in c.hypotheses)]
+        symbols = set().union(*(_symbols(e.rhs) for e in equations), *(_symbols(h.positive) for h in hypotheses))
+        return symbols | {s for step in self.derivation for s in step.equation.atoms(sympy.Symbol) if s.name in GIVEN}
+
+    @functools.cached_property
+    def _known(self) -> dict[str, str]:
+        """What `evaluate` takes, name to keyword."""
+        names = [*self.mode.names.values(), "d", *(["lambda_next"] if self.method is not None and self.method.rank is not None else [])]
+        return {s.name: _keyword(s) for s in self._all_symbols} | {name: name.replace("lambda", "lam") for name in names}
+
+    def _symbol(self, key: str) -> str:
+        """The symbol meant by a keyword; a method's own parameter gives way to a symbol of the theory."""
+        names = self.mode.names | {alias: name for name, aliases in ALIASES.items() for alias in aliases if name in self._known}
+        if key in RESERVED - {"lam", "step", "curvature"}:
+            return key
+        return names.get(key, key.replace("lam_", "lambda_") if key.startswith("lam_") else key)
+
+    def _given(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Values by symbol name; the method's own parameters where they are not given."""
+        known, given = self._known, dict(self.mode.values)
+        seen: dict[str, str] = {}
+        for key, value in values.items():
+            name = self._symbol(key)
+            if name not in known:
+                raise ValueError(f"{self.name!r} has no {key!r}; it takes {', '.join(sorted(known.values()))}.")
+            if name in seen:
+                raise ValueError(f"`{seen[name]}` and `{key}` are the same value; give it once.")
+            given[name], seen[name] = _check.array(key, value), key
+        if "lambda" in given:
+            given.setdefault("d", np.asarray(given["lambda"].size))
+        if "d" in seen:
+            count = _check.count("d", values["d"])
+            if "lambda" in seen and given["lambda"].size != count:
+                raise ValueError(f"`d` = {count} is not the number of curvatures, {given['lambda'].size}. Leave it out.")
+        return given
+
+    def _require(self, hypothesis: Hypothesis, given: Mapping[str, Any]) -> None:
+        if hypothesis.positive is None or not {s.name for s in _symbols(hypothesis.positive)} <= set(given):
+            return
+        with np.errstate(all="ignore"):
+            holds = np.asarray(number(hypothesis.positive, given)) > 0  # nan, as at a pole, does not hold either
+        if not np.all(holds):
+            wanted = {s for s in hypothesis.positive.free_symbols if isinstance(s, sympy.Symbol) and s.name in given}
+            shown = ", ".join(f"{_keyword(s)} = {given[s.name]}" for s in sorted(wanted, key=str))
+            raise ValueError(f"{self.name!r} does not hold here: it needs that {hypothesis.text}; got {shown}.")
+
+    # -- checking and drawing --------------------------------------------------------------------------------
+
+    def check(self, *, points: int = 50, seed: int = 0, ensemble: bool = True) -> Verdict:
+        """Recompute the statement by the numeric theory at random admissible values, and by an ensemble.
+
+        Parameters
+        ----------
+        points : int
+            How many random values.
+        seed : int
+        ensemble : bool
+            Whether to simulate too, up to a few seconds per method.
+
+        Returns
+        -------
+        Verdict
+            True where everything agrees; prints as a table. For any gain (``method=None``): all shipped methods.
+        """
+        from .checks import verify
+
+        return verify(self, points=_check.count("points", points), seed=_check.count("seed", seed, least=0), ensemble=ensemble)
+
+    def data(self, **values: Any) -> Study:
+        """The statement along its axis, for `stability.plot`: for this method, or for any gain one curve per shipped method.
+
+        Parameters
+        ----------
+        **values : float
+            Symbols to hold fixed, as `evaluate` takes them; typical values by default.
+        """
+        if self.dim is not None:
+            raise ValueError("A statement with full matrices has no curve to draw. Leave out `dim`.")
+        from .checks import curve
+
+        return curve(self, values)
+
+
+def number(expression: Any, given: Mapping[str, Any]) -> Any:
+    """A SymPy expression at numbers, by name of symbol; spectra are given as arrays (d,), largest first."""
+    bases = sorted(expression.atoms(sympy.IndexedBase), key=str)
+    # SymPy's sums count from one; a tail of no modes still reads the curvature after the last.
+    spectra = [np.concatenate([[np.nan], np.sort(np.atleast_1d(given[str(base)]))[::-1], [1.0]]) for base in bases]
+    whole = {symbol: int(given[symbol.name]) for symbol in expression.free_symbols if symbol.name in _COUNTS and symbol.name in given}
+    expression = expression.subs(whole)
+    slots = sorted(_symbols(expression) - {base.label for base in bases}, key=str)
+    inputs = [np.asarray(given[s.name], dtype=float) for s in slots]
+    if not expression.has(sympy.hyper):
+        return _compiled(expression, (*bases, *slots), "numpy")(*spectra, *inputs)
+    function = _compiled(expression, tuple(slots), "mpmath")
+    with np.errstate(over="ignore"):  # an exponentially long time is infinite as a float: its logarithm is a corollary
+        return np.vectorize(lambda *x: float(function(*x)), otypes=[float])(*inputs)
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(expression: Any, slots: tuple[Any, ...], module: str) -> Callable[..., Any]:
+    """The expression as a function; SymPy prints it from its own tree, no text of a user's is in it."""
+    return sympy.lambdify(slots, expression, modules="mpmath" if module == "mpmath" else [_NUMERIC, "numpy"])
+
+
+def _radius(matrix: Any) -> float:
+    return float(np.max(np.abs(np.linalg.eigvals(np.asarray(matrix, dtype=float)))))
+
+
+def _largest(C: Any, *factors: Any) -> float:
+    """The largest eigenvalue of ``C^-1`` times the product of the factors."""
+    whole = functools.reduce(np.matmul, (np.asarray(factor, dtype=float) for factor in factors))
+    return float(np.max(np.real(np.linalg.eigvals(np.linalg.solve(np.asarray(C, dtype=float), whole)))))
+
+
+def _least(matrix: Any) -> float:
+    return float(np.linalg.eigvalsh(np.asarray(matrix, dtype=float))[0])
+
+
+_NUMERIC = {"rho": _radius, "lambda_max": _largest, "lambda_min": _least}
+
+
+_COUNTS = ("d", "r")  # how many curvatures, and how many of them are kept: integers, known from the spectrum and the method
+
+
+def _symbols(expression: Any) -> set[Any]:
+    """The symbols that a value is wanted for: a spectrum counts once, its index and its length not at all."""
+    if expression is None:
+        return set()
+    free = {s for s in expression.free_symbols if isinstance(s, sympy.Symbol)}
+    return {s for s in free if s.name not in (*_COUNTS, "i")}
+
+
+def _keyword(symbol: Any) -> str:
+    return symbol.name.replace("lambda", "lam")
+
+
+def _indent(equation: Any) -> str:
+    shown = sympy.pretty(equation, use_unicode=True, wrap_line=False)
+    return "\n".join("      " + line for line in shown.splitlines())
+
+
+def _plain(text: str) -> str:
+    return text.replace("_", "\\_").replace("^", "\\^{}").replace("%", "\\%").replace("&", "\\&")

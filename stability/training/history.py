@@ -1,0 +1,98 @@
+"""What an optimizer run leaves behind: losses against work, the curvature it saw, and how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .._saving import register
+
+
+@register
+@dataclass(frozen=True)
+class History:
+    """A run of `minimize`.
+
+    Work is counted in *sweeps*: a gradient passes once over its batch, a Hessian product twice over the Hessian batch,
+    a line search's value half; one sweep is one pass over all samples.
+
+    Attributes
+    ----------
+    losses : array (iterations,)
+        Of the gradient batch, before the step; with SciPy's optimizers of all samples, after it.
+    sweeps, seconds : arrays (iterations,)
+        Work and wall time when the step had been taken.
+    steps : array (iterations,)
+        The step length; 0 where the step was not taken, nan where it is not known: SciPy's optimizers keep theirs to themselves.
+    final : array (d,)
+        The last iterate, or the mean of the last ones where the run averages: with ``step="auto"`` of the last fifth.
+    loss : float
+        The whole objective there (not charged).
+    states : array (kept, d)
+        Iterates kept by ``keep_every``, and their iterations in `kept_at`.
+    eigenvalues : array (refreshes, rank)
+        Kept Hessian eigenvalues, largest magnitude first, at each refresh.
+    noise : array (refreshes, rank)
+        Standard deviation of their Rayleigh quotients due to the gradient batch's sampling (nan: not known).
+    step_limits : array (refreshes,)
+        The largest mean-square-stable step that the linearised theory predicts, one mode at a time: the least over the
+        kept modes and the first one beyond them, as far as that is known; inf where nothing bounds it.
+    refreshed_at : array (refreshes,)
+        When, in sweeps.
+    skipped : array of int
+        Iterations whose step would not have been finite: it was not taken.
+    status : str
+        ``"done"``, or why the run ended early.
+    stats : dict
+        Gradients, Hessian products, sweeps, seconds, and what a rule decided by itself.
+    provenance : dict
+    """
+
+    losses: np.ndarray
+    sweeps: np.ndarray
+    seconds: np.ndarray
+    steps: np.ndarray
+    final: np.ndarray
+    loss: float
+    states: np.ndarray
+    kept_at: np.ndarray
+    eigenvalues: np.ndarray
+    noise: np.ndarray
+    step_limits: np.ndarray
+    refreshed_at: np.ndarray
+    skipped: np.ndarray
+    status: str
+    stats: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether nothing finite was left to do, or the loss ended far above its start."""
+        return self.status.startswith("diverged")
+
+    @property
+    def by_scipy(self) -> bool:
+        """Whether an optimizer of SciPy's ran, whose steps are not known."""
+        return len(self.steps) > 0 and bool(np.isnan(self.steps).all())
+
+    def __str__(self) -> str:
+        about = self.provenance
+        lines = [f"{about.get('method', 'optimizer')} on {about.get('objective', 'an objective')}: {self.status}"]
+        spent, time = (self.stats.get(name, column[-1] if len(column) else 0.0) for name, column in (("sweeps", self.sweeps), ("seconds", self.seconds)))
+        lines.append(
+            f"{len(self.losses)} iterations, {spent:.4g} sweeps ({self.stats.get('gradients', 0)} gradients, "
+            f"{self.stats.get('hessian_products', 0)} Hessian products), {time:.3g} s"
+        )
+        first = "loss after the first iteration" if self.by_scipy else "loss"
+        lines.append(f"{first} {self.losses[0]:.5g} -> {self.loss:.5g}" if len(self.losses) else f"loss {self.loss:.5g}")
+        if len(self.eigenvalues):
+            last = self.eigenvalues[-1]
+            lines.append(
+                f"curvature seen last: lambda_1 = {last[0]:.3g}, lambda_{len(last)} = {last[-1]:.3g}, {int(np.sum(last < 0))} negative; "
+                f"largest step of the run {np.max(self.steps, initial=0.0):.3g}, last predicted mean-square limit {self.step_limits[-1]:.3g}"
+            )
+        if len(self.skipped):
+            lines.append(f"{len(self.skipped)} steps were not finite and not taken, the first at iteration {self.skipped[0]}")
+        return "\n".join(lines)

@@ -1,0 +1,96 @@
+"""What is minimized, and the work that it has cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .._array import Backend
+
+VALUE_COST = 0.5
+"""Passes that a value costs; a gradient costs one, a Hessian product two."""
+
+
+@dataclass
+class Work:
+    """What a run has asked of its objective, in passes over single samples."""
+
+    gradients: int = 0
+    products: int = 0
+    values: int = 0
+    gradient_passes: float = 0.0
+    hessian_passes: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def passes(self) -> float:
+        """All passes over single samples."""
+        return self.gradient_passes + self.hessian_passes
+
+
+class Problem:
+    """An objective on minibatches: one interface to those with samples and those without."""
+
+    def __init__(self, objective: Any, backend: Backend):
+        self.objective, self.backend = objective, backend
+        self.sampled = getattr(objective, "n_samples", None) is not None
+        self.samples = int(objective.n_samples) if self.sampled else 1
+        self.dim = int(objective.dim)
+
+    def _options(self, rows: np.ndarray | None) -> dict[str, Any]:
+        if rows is None:
+            return {}
+        return {"batch": rows if self.backend.name == "numpy" else self.backend.indices(rows)}
+
+    def loss_and_gradient(self, w: Any, rows: np.ndarray | None) -> tuple[float, Any]:
+        """Of a batch; all samples where `rows` is None."""
+        options = self._options(rows)
+        if hasattr(self.objective, "value_and_gradient"):
+            value, gradient = self.objective.value_and_gradient(w, **options)
+        else:
+            value, gradient = self.objective.value(w, **options), self.objective.gradient(w, **options)
+        return float(value), gradient
+
+    def value(self, w: Any, rows: np.ndarray | None = None) -> float:
+        """The loss of a batch."""
+        return float(self.objective.value(w, **self._options(rows)))
+
+    def products(self, w: Any, rows: np.ndarray | None) -> Callable[[Any], Any]:
+        """Block Hessian products of a batch at `w`."""
+        options = self._options(rows)
+        if hasattr(self.objective, "products"):
+            return self.objective.products(w, **options)
+        return lambda V: self.objective.hvp(w, V, **options)
+
+    def hessian(self, w: Any, rows: np.ndarray | None) -> Any:
+        """The whole Hessian of a batch."""
+        return self.objective.hessian(w, **self._options(rows))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a callback is shown after every iteration; returning True ends the run.
+
+    Attributes
+    ----------
+    iteration : int
+    sweeps, seconds : float
+    loss : float
+        Of the gradient batch, before the step.
+    step : float
+        0 where the step was not taken; nan with SciPy's optimizers, whose loss is one after the step.
+    w : array (d,)
+        The iterate itself: copy what you keep.
+    eigenvalues : array (rank,) or None
+    """
+
+    iteration: int
+    sweeps: float
+    seconds: float
+    loss: float
+    step: float
+    w: Any
+    eigenvalues: np.ndarray | None

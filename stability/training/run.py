@@ -1,0 +1,340 @@
+"""One optimizer run: what it is made of, the state a checkpoint keeps, and the loop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import _check
+from .._array import namespace
+from .._saving import save
+from ..lowrank.operator import BadProducts, NotFinite
+from .auto import AutoRule
+from .batches import Batches, parts
+from .checkpoint import Checkpoint, _writable, latest, slots
+from .options import Armijo, SpectralStep
+from .problem import VALUE_COST, Problem, Progress, Work
+from .rules import Curvature, LowRankRule, Rule
+
+GIVE_UP = 10
+"""Steps in a row that would not have been finite before a run is called diverged."""
+DECAYS = {"linear": 1.0, "sqrt": 0.5}
+"""Powers of what is left of the run that a decaying step is proportional to."""
+
+
+@dataclass
+class Plan:
+    """What a run was asked to do."""
+
+    problem: Problem
+    rule: Rule
+    batches: Batches
+    step: float | SpectralStep | Armijo
+    decay: str | None
+    momentum: float
+    average: float  # share of the run, at its end, whose mean iterate is returned; 0 for the last one
+    passes: float  # the budget
+    iterations: float  # at most; may be inf
+    seed: int
+    keep_every: int | None
+    callback: Callable[[Progress], Any] | None
+    checkpoint: Path | None
+    checkpoint_every: float
+    identity: dict[str, Any]  # what a checkpoint must have been made with
+    report: Callable[[float], None] | None = None
+
+
+@dataclass
+class Log:
+    """The lists that become a `History`."""
+
+    losses: list[float] = field(default_factory=list)
+    sweeps: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
+    eigenvalues: list[np.ndarray] = field(default_factory=list)
+    noise: list[np.ndarray] = field(default_factory=list)
+    step_limits: list[float] = field(default_factory=list)
+    refreshed_at: list[float] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+    states: list[np.ndarray] = field(default_factory=list)
+    kept_at: list[int] = field(default_factory=list)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C waits for the end of the iteration, so that what it leaves is whole; a second one does not wait."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    pressed: list[int] = []
+
+    def wait(number: int, frame: Any) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed:
+        raise KeyboardInterrupt
+
+
+class Run:
+    """The loop and its state."""
+
+    def __init__(self, plan: Plan, w: Any):
+        self.plan, self.start, self.w = plan, w, w
+        self.velocity: Any = None
+        self.gathered, self.sum = 0, None  # of the iterates that the mean is taken of
+        self.iteration, self.work, self.log, self.status = 0, Work(), Log(), "done"
+        self.limit, self.in_a_row = math.inf, 0
+        self.best: Any = w  # of what the untuned rule has watched, and how often it went back there
+        self.rescues = 0
+        self.whole = True  # between iterations: what a checkpoint may keep
+        self._data = "" if plan.checkpoint is None else self._fingerprint()
+        self._saved_at, self._slot = time.perf_counter(), 0
+
+    def go(self) -> None:
+        """Iterate until the budget is spent, a callback says so, or nothing finite is left to do."""
+        plan = self.plan
+        if plan.checkpoint is not None:
+            _writable(plan.checkpoint)  # found before the work, not after it
+        while self.work.passes < plan.passes * (1 - 1e-12) and self.iteration < plan.iterations and self.in_a_row < GIVE_UP:
+            with _undisturbed():
+                self.whole, began = False, time.perf_counter()
+                loss, step = self.iterate()
+                self.work.seconds += time.perf_counter() - began
+                self._record(loss, step)
+                self.whole = True
+            if plan.callback is not None and plan.callback(self._progress(loss, step)) is True:
+                self.status = f"ended by the callback after iteration {self.iteration - 1}"
+                return
+            if plan.checkpoint is not None and time.perf_counter() - self._saved_at >= plan.checkpoint_every:
+                self.save()
+        if self.in_a_row >= GIVE_UP:
+            self.status = f"diverged: {GIVE_UP} steps in a row would not have been finite, the first at iteration {self.iteration - GIVE_UP}"
+
+    def _fingerprint(self) -> str:
+        """What the objective says at the start: other data of the same shape say something else."""
+        loss, gradient = self.plan.problem.loss_and_gradient(self.w, None)
+        return f"loss {loss:.6g}, gradient {float(namespace(gradient).sum(gradient**2)) ** 0.5:.6g}"
+
+    def iterate(self) -> tuple[float, float]:
+        """One iteration; the step it took is 0 where that would not have been finite."""
+        plan, problem = self.plan, self.plan.problem
+        rows = plan.batches.gradient()
+        loss, gradient = problem.loss_and_gradient(self.w, rows)
+        self.work.gradients += 1
+        self.work.gradient_passes += plan.batches.batch
+        if isinstance(plan.rule, AutoRule) and self._lost(plan.rule.watch(loss, plan.batches.batch)):
+            return loss, 0.0
+        if not (math.isfinite(loss) and self._finite(gradient)):
+            return loss, self._skip()
+        left = plan.passes - self.work.passes
+        if plan.rule.due(self.iteration, self.work.gradient_passes, self.work.hessian_passes, left):
+            try:
+                self._refresh(rows)
+            except BadProducts as error:
+                if not (isinstance(error, NotFinite) or self.work.products):  # not symmetric from the beginning: no accident of this iterate
+                    raise
+                return loss, self._skip()
+        direction = plan.rule.direction(gradient)
+        if plan.momentum:
+            direction = direction if self.velocity is None else plan.momentum * self.velocity + direction
+        step = float(self._length(loss, gradient, direction, rows))  # a NumPy scalar would turn float32 states into float64
+        ahead = self.w - step * direction
+        if not self._finite(ahead):
+            return loss, self._skip()
+        self.w, self.velocity, self.in_a_row = ahead, direction if plan.momentum else None, 0
+        return loss, step
+
+    def _lost(self, said: str) -> bool:
+        """Go back to the best iterate, with nothing of what led away from it, where the rule says that the run is lost."""
+        if said == "best":
+            self.best = self.w
+        if said != "lost":
+            return False
+        self.w, self.velocity, self.sum, self.gathered = self.best, None, None, 0
+        self.rescues += 1
+        return True
+
+    def _finite(self, array: Any) -> bool:
+        xp = namespace(array)
+        return bool(xp.isfinite(xp.sum(array))) or bool(xp.all(xp.isfinite(array)))  # the sum is cheaper, and may overflow
+
+    def _skip(self) -> float:
+        """The iterate stays; the momentum that led here is forgotten."""
+        self.velocity = None
+        self.in_a_row += 1
+        self.log.skipped.append(self.iteration)
+        return 0.0
+
+    def _refresh(self, rows: np.ndarray | None) -> None:
+        plan, problem = self.plan, self.plan.problem
+        at = plan.batches.hessian(rows) if problem.sampled else None
+        w = self.w
+        pieces = [None] if at is None else parts(at) if plan.batches.hessian_batch < problem.samples else [at]
+        used = plan.batches.hessian_batch if at is None else sum(len(piece) for piece in pieces if piece is not None)
+        curvature = Curvature(
+            parts=[problem.products(w, piece) for piece in pieces],
+            dense=lambda: problem.hessian(w, at),
+            dim=problem.dim,
+            gradient_batch=plan.batches.batch,
+            hessian_batch=used,
+            samples=problem.samples,
+            backend=problem.backend,
+            seed=plan.seed + self.iteration,
+        )
+        products = plan.rule.refresh(curvature, self.iteration)
+        self.work.products += products
+        self.work.hessian_passes += 2.0 * products * used
+        if isinstance(plan.rule, LowRankRule):
+            self.limit = plan.rule.step_limit(plan.momentum)
+            self.log.eigenvalues.append(self.eigenvalues.copy())
+            self.log.noise.append(plan.rule.sampling.copy())
+            self.log.step_limits.append(self.limit)
+            self.log.refreshed_at.append(self.work.passes / problem.samples)
+
+    @property
+    def eigenvalues(self) -> Any:
+        """The kept eigenvalues, or None."""
+        eig = getattr(self.plan.rule, "eig", None)
+        return None if eig is None else eig.eigenvalues
+
+    def _length(self, loss: float, gradient: Any, direction: Any, rows: np.ndarray | None) -> float:
+        plan = self.plan
+        if isinstance(plan.step, Armijo):
+            return self._backtrack(plan.step, loss, float(namespace(gradient).sum(gradient * direction)), direction, rows)
+        if isinstance(plan.step, SpectralStep):
+            largest = abs(float(self.eigenvalues[0]))
+            length = min(plan.step.step, plan.step.limit / largest) if largest > 0 else plan.step.step
+        else:
+            length = min(plan.rule.step(self.work.passes), self.limit) if isinstance(plan.rule, AutoRule) else plan.step
+        return length * (1 - self._share()) ** DECAYS[plan.decay] if plan.decay else length
+
+    def _share(self) -> float:
+        """How much of the run is over."""
+        plan = self.plan
+        spent = max((self.work.passes - plan.batches.batch) / plan.passes, self.iteration / plan.iterations)
+        return min(max(spent, 0.0), 1.0)
+
+    def _backtrack(self, rule: Armijo, loss: float, slope: float, direction: Any, rows: np.ndarray | None) -> float:
+        length, value = rule.step, math.inf
+        for _ in range(rule.trials):
+            value = self.plan.problem.value(self.w - length * direction, rows)
+            self.work.values += 1
+            self.work.gradient_passes += VALUE_COST * self.plan.batches.batch
+            if value <= loss - rule.slope * length * max(slope, 0.0):  # uphill directions ask for no rise
+                return length
+            length *= rule.shrink
+        return length / rule.shrink if value <= loss else 0.0
+
+    def _record(self, loss: float, step: float) -> None:
+        log, plan = self.log, self.plan
+        log.losses.append(loss)
+        log.steps.append(step)
+        log.sweeps.append(self.work.passes / plan.problem.samples)
+        log.seconds.append(self.work.seconds)
+        if plan.average and self._share() >= 1 - plan.average - 1e-12:
+            self._gather()
+        self.iteration += 1
+        if plan.keep_every is not None and self.iteration % plan.keep_every == 0:
+            log.states.append(plan.problem.backend.host(self.w).copy())
+            log.kept_at.append(self.iteration)
+        if plan.report is not None:
+            plan.report(self._share())
+
+    def _gather(self) -> None:
+        self.gathered += 1
+        if self.sum is None:
+            self.sum = namespace(self.w).asarray(self.w, copy=True)
+        else:
+            self.sum += self.w
+
+    @property
+    def answer(self) -> Any:
+        """The mean of the iterates that were to be averaged; the last one where there are none."""
+        return self.w if self.sum is None else self.sum / self.gathered
+
+    def _progress(self, loss: float, step: float) -> Progress:
+        sweeps = self.work.passes / self.plan.problem.samples
+        return Progress(self.iteration - 1, sweeps, self.work.seconds, loss, step, self.w, self.eigenvalues)
+
+    def save(self) -> None:
+        """Write a checkpoint, as a whole or not at all."""
+        plan, host = self.plan, self.plan.problem.backend.host
+        rule, batches = plan.rule.state(), plan.batches.state()
+        arrays = {"w": host(self.w), "queue": batches.pop("queue")}
+        if self.velocity is not None:
+            arrays["velocity"] = host(self.velocity)
+        if isinstance(plan.rule, AutoRule):
+            arrays["best"] = host(self.best)
+        if self.sum is not None:
+            arrays["sum"] = host(self.sum)
+        arrays.update({f"log {name}": np.asarray(values) for name, values in vars(self.log).items()})
+        arrays.update({f"rule {name}": host(value) for name, value in rule.items() if hasattr(value, "shape") and value.shape})
+        values = {
+            "identity": plan.identity | {"data": self._data},
+            "iteration": self.iteration,
+            "work": vars(self.work),
+            "streams": batches["streams"],
+            "rule": {name: value for name, value in rule.items() if f"rule {name}" not in arrays},
+            "gathered": self.gathered,
+            "limit": self.limit,
+            "in_a_row": self.in_a_row,
+            "rescues": self.rescues,
+        }
+        assert plan.checkpoint is not None
+        # Two files in turn: one killed in the middle of writing leaves the other.
+        self._slot = 1 - self._slot
+        save(Checkpoint(arrays, values), slots(plan.checkpoint)[self._slot])
+        self._saved_at = time.perf_counter()
+
+    def restore(self) -> None:
+        """Go on from the plan's checkpoint.
+
+        Raises
+        ------
+        ValueError
+            If it is damaged, or was made with other arguments.
+        """
+        plan, asarray = self.plan, self.plan.problem.backend.asarray
+        assert plan.checkpoint is not None
+        self._slot, found = latest(plan.checkpoint)
+        arrays, values = found.arrays, found.values
+        try:
+            self._compare(values["identity"])
+            self.w = asarray(_check.shaped("w", arrays["w"], (plan.problem.dim,)))
+            self.velocity = asarray(arrays["velocity"]) if "velocity" in arrays else None
+            self.best = asarray(arrays["best"]) if "best" in arrays else self.best
+            self.rescues = values["rescues"]
+            self.sum, self.gathered = asarray(arrays["sum"]) if "sum" in arrays else None, values["gathered"]
+            rule = dict(values["rule"]) | {name[5:]: array for name, array in arrays.items() if name.startswith("rule ")}
+            plan.rule.restore(rule, plan.problem.backend)
+            plan.batches.restore({"queue": arrays["queue"], "streams": values["streams"]})
+            self.log = Log(**{name: list(arrays[f"log {name}"]) for name in vars(self.log)})
+            self.iteration, self.limit, self.in_a_row = values["iteration"], values["limit"], values["in_a_row"]
+            self.work = Work(**values["work"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{plan.checkpoint} is not the checkpoint of a run ({type(error).__name__}: {error}). Delete it to start anew.") from None
+
+    def _compare(self, identity: dict[str, Any]) -> None:
+        for name, value in (self.plan.identity | {"data": self._data}).items():
+            if identity.get(name) != value:
+                raise ValueError(
+                    f"The checkpoint {self.plan.checkpoint} was made with `{name}` = {identity.get(name)!r}, this run has {value!r}. "
+                    "Use the same arguments, or another `checkpoint`."
+                )

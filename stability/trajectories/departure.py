@@ -1,0 +1,178 @@
+"""An ensemble's whole law against the predicted Gaussian, by energy distance, and whether the two belong together."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._saving import register
+from ..ensembles.result import Ensemble
+
+if TYPE_CHECKING:
+    from .result import Trajectory
+
+BLOCKS = 32
+"""Blocks of paths whose scatter gives the error of a `Departure`."""
+
+
+@register
+@dataclass(frozen=True)
+class Departure:
+    """How far the paths' law is from the predicted Gaussian; made by `Trajectory.departure`.
+
+    Attributes
+    ----------
+    times : array (k,)
+    distance, error : arrays (k,)
+        Energy distance in units of the predicted standard deviations, and its standard error from the blocks' scatter.
+    level : array (k,)
+        What is expected of `distance` if theory is true: zero, with this standard deviation.
+    shift : array (k,)
+        The shift of the mean, in standard deviations, that would give a Gaussian this distance: a size to think in.
+    rank : array of int (k,)
+        Dimensions in which the predicted covariance is not zero; others are left out.
+    paths : int
+    notes : tuple of str
+    """
+
+    times: np.ndarray
+    distance: np.ndarray
+    error: np.ndarray
+    level: np.ndarray
+    shift: np.ndarray
+    rank: np.ndarray
+    paths: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def z(self) -> np.ndarray:
+        """``distance / max(error, level)``, (k,): without departure the blocks' scatter is small where the distance is, by chance."""
+        return self.distance / np.maximum(self.error, self.level)
+
+    def __str__(self) -> str:
+        lines = [f"law of {self.paths} paths against the predicted Gaussian"]
+        lines.append(f"{'t':>9} {'distance':>11} {'+-':>9} {'if true':>10} {'z':>7}  as a shift of")
+        rows = zip(self.times, self.distance, self.error, self.level, self.z, self.shift, strict=True)
+        lines += [
+            f"{t:>9.4g} {distance:>11.3g} {error:>9.2g} {f'0 +- {level:.1g}':>10} {z:>7.2f}  {shift:.2g} sd" for t, distance, error, level, z, shift in rows
+        ]
+        return "\n".join([*lines, *self.notes])
+
+
+def departed(path: Trajectory, ensemble: Ensemble) -> Departure:
+    """What `Trajectory.departure` returns."""
+    rows, times = shared(path, ensemble)
+    if not ensemble.states.shape[1]:
+        raise ValueError("The ensemble kept its moments only; simulate with keep='states' to compare its whole law.")
+    states = ensemble.states[times][:, ~ensemble.diverged]
+    if states.shape[1] < 4 * BLOCKS:
+        raise ValueError(f"At least {4 * BLOCKS} paths that did not diverge are needed; got {states.shape[1]}. Simulate more.")
+    found = [_measured(w, path.mean[i], path.covariance[i]) for i, w in zip(rows, states, strict=True)]
+    distance, error, level, shift, rank = (np.array(part) for part in zip(*found, strict=True))
+    return Departure(path.times[rows], distance, error, level, shift, rank, states.shape[1], departure_notes(ensemble))
+
+
+def shared(path: Trajectory, ensemble: Ensemble) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a trajectory and of an ensemble at the ensemble's times after 0; raises where the two do not belong together."""
+    dim = path.mean.shape[1]
+    if ensemble.states.shape[-1] != dim:
+        raise ValueError(f"The ensemble has {ensemble.states.shape[-1]} dimensions; the trajectory has {dim}.")
+    _require_law(path, ensemble)
+    _require_start(path, ensemble)
+    kept = np.flatnonzero(ensemble.times > 0)
+    if not len(kept):
+        raise ValueError("The ensemble was saved at time 0 only: there is nothing to compare. Save a later time.")
+    rows = np.abs(path.times[:, None] - ensemble.times[kept]).argmin(axis=0)
+    missing = ~np.isclose(path.times[rows], ensemble.times[kept], rtol=1e-9, atol=0)
+    if missing.any():
+        told = "" if path.status == "ok" else f" (its status: {path.status})"
+        raise ValueError(f"The trajectory was not saved at t = {ensemble.times[kept][missing][0]:g}{told}. Use st.trajectory(..., save=ensemble.times).")
+    return rows, kept
+
+
+def _require_law(path: Trajectory, ensemble: Ensemble) -> None:
+    followed = "discrete" if ensemble.level == "iteration" else "chain" if ensemble.scheme == "euler" else "continuous"
+    if path.time != followed or (path.dt and not np.isclose(path.dt, ensemble.dt)):
+        wanted = f"time={followed!r}" + (f", dt={ensemble.dt:g}" if followed == "chain" else "")
+        ours = f"time={path.time!r}" + (f", dt={path.dt:g}" if path.dt else "")
+        raise ValueError(f"The ensemble's paths follow another law (dt = {ensemble.dt:g}) than the trajectory ({ours}). Use st.trajectory(..., {wanted}).")
+
+
+def _require_start(path: Trajectory, ensemble: Ensemble) -> None:
+    """One common start must be the trajectory's; scattered ones must be a sample of its law, within five standard errors."""
+    starts, n = ensemble.start, len(ensemble.start)
+    common = starts.strides[0] == 0 or n == 1
+    variance = np.diag(path.start_covariance)
+    mean = starts[0] if common else starts.mean(axis=0)
+    spread = np.zeros_like(path.start_covariance) if common else np.cov(starts.T).reshape(path.start_covariance.shape)
+    error = np.sqrt((np.outer(variance, variance) + path.start_covariance**2) / n)
+    near = np.abs(mean - path.start) <= 5 * np.sqrt(variance / n) + 1e-9 * (1 + np.abs(path.start))
+    alike = np.abs(spread - path.start_covariance) <= 5 * error + 1e-12 * (1 + np.max(np.abs(path.start)) ** 2)
+    if not near.all() or not alike.all():
+        raise ValueError(f"The ensemble starts at {mean} (variances {np.diag(spread)}); the trajectory at {path.start} (variances {variance}).")
+
+
+def departure_notes(ensemble: Ensemble) -> tuple[str, ...]:
+    """What must be known of an ensemble some of whose paths diverged."""
+    lost = int(ensemble.diverged.sum())
+    return (f"{lost} of {len(ensemble.diverged)} paths diverged: what is measured is conditional on the others.",) if lost else ()
+
+
+def _measured(states: np.ndarray, m: np.ndarray, S: np.ndarray) -> tuple[float, float, float, float, int]:
+    """Energy distance of states (n, d) from ``N(m, S)``, its error, its error if theory is true, the shift of the same size, the rank of ``S``."""
+    values, vectors = np.linalg.eigh(S)
+    wide = values > 1e-14 * max(values[-1], 0.0)
+    dim = int(wide.sum())
+    if not dim:
+        return math.nan, math.nan, math.nan, math.nan, 0
+    blocks = np.array_split((states - m) @ vectors[:, wide] / np.sqrt(values[wide]), max(BLOCKS, -(-len(states) // 2000)))
+    energies, size = [_energy(block) for block in blocks], len(states) / len(blocks)
+    distance, error = float(np.mean(energies)), float(np.std(energies, ddof=1) / math.sqrt(len(blocks)))
+    return distance, error, _null_kernel(dim) * math.sqrt(2 / (size * (size - 1) * len(blocks))), _as_shift(distance, dim), dim
+
+
+@functools.cache
+def _null_kernel(dim: int) -> float:
+    """Root mean square of ``E|x - Z| + E|y - Z| - |x - y| - E|Z - Z'|`` over standard normal x and y, from a million fixed pairs."""
+    from scipy.spatial.distance import cdist
+
+    x, y = np.random.default_rng(0).standard_normal((2, 1000, dim))
+    first, second = (_mean_distance(np.linalg.norm(z, axis=1), 1.0, dim) for z in (x, y))
+    kernel = first[:, None] + second - cdist(x, y) - _mean_distance(np.zeros(1), 2.0, dim)
+    return float(np.sqrt(np.mean(kernel**2)))
+
+
+def _energy(x: np.ndarray) -> float:
+    """An unbiased estimate of the energy distance between the law of x (n, d) and the standard normal law."""
+    from scipy.spatial.distance import pdist
+
+    dim = x.shape[1]
+    to_normal = float(np.mean(_mean_distance(np.linalg.norm(x, axis=1), 1.0, dim)))
+    return 2 * to_normal - float(np.mean(pdist(x))) - float(_mean_distance(np.zeros(1), 2.0, dim)[0])
+
+
+def _mean_distance(size: np.ndarray, variance: float, dim: int) -> np.ndarray:
+    """``E|x - Z|`` for ``Z ~ N(0, variance)`` in `dim` dimensions and points of length `size`."""
+    from scipy.special import gammaln, hyp1f1
+
+    scale = math.sqrt(2 * variance) * math.exp(gammaln((dim + 1) / 2) - gammaln(dim / 2))
+    with np.errstate(all="ignore"):
+        inside = scale * hyp1f1(-0.5, dim / 2, -(size**2) / (2 * variance))
+    far = np.sqrt(size**2 + (dim - 1) * variance)  # to a relative error of size^-4
+    return np.where(size > 30 * math.sqrt(variance * dim), far, inside)
+
+
+def _as_shift(distance: float, dim: int) -> float:
+    """The length of the shift between two standard normal laws whose energy distance this is."""
+    from scipy.optimize import brentq
+
+    def excess(shift: float) -> float:
+        return float(2 * (_mean_distance(np.array([shift]), 2.0, dim) - _mean_distance(np.zeros(1), 2.0, dim))[0]) - distance
+
+    if not distance > 0:
+        return 0.0
+    return float(brentq(excess, 0.0, 10.0 + distance + 2 * math.sqrt(dim))) if math.isfinite(distance) else math.inf

@@ -1,0 +1,206 @@
+"""The question as it is asked, and the answer put together."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+from typing import Any
+
+import numpy as np
+
+from .. import _check
+from .._saving import provenance
+from ..flow import Flow
+from ..linear.linearize import VALID
+from ..methods.method import SGD
+from ..noise import Noise
+from .equations import Place, remembering
+from .result import Trajectory
+from .walk import kept, solved, stepped
+from .watch import Watch, outside
+
+MAX_DIM = 100
+"""A state holds a covariance (d, d), and each of its rates needs d third derivatives."""
+MAX_STEPS = 100_000
+"""Of a chain."""
+
+
+def trajectory(
+    flow: Flow, start: Any, t_end: float, *, covariance: Any = None, save: Any = None, time: str = "continuous", dt: float | None = None
+) -> Trajectory:
+    """Follow the mean path from any start, and the covariance of the noise around it.
+
+    Parameters
+    ----------
+    flow : Flow
+        Of at most 100 dimensions.
+    start : array (d,)
+    t_end : float
+        In units of ``t = iteration * step``; a multiple of the time step where time is discrete.
+    covariance : array (d, d), optional
+        Of the start; zero by default.
+    save : int or array of float, optional
+        How many equal intervals to save, or the times to save; 100 intervals by default (fewer where there are fewer steps).
+    time : {"continuous", "chain", "discrete"}
+        The SDE, by an ODE solver (relative accuracy about 1e-9); its Euler-Maruyama chain with time step `dt`, by the exact recursion
+        ``m+ = m + dt f``, ``S+ = (1 + dt J) S (1 + dt J)^T + dt C``; or the same with `dt` = `step`, the iteration.
+    dt : float, optional
+        For ``time="chain"``; `step` by default.
+
+    Returns
+    -------
+    Trajectory
+        A path that diverges (a million times the start's size, or of 1), meets a pole of the gain or leaves the objective's domain ends
+        there: its `status` says so.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, the drift has no value or no Jacobian at `start`, or a noise class that draws its own samples
+        does not give their `factors`.
+
+    Notes
+    -----
+    Curvature noise also feeds the tube through its width: ``sum_k G_k S G_k^T`` with ``G_k`` the noise's change with the deviation,
+    the preconditioner held as on the mean path. With it the moments are exact on a quadratic with any noise; elsewhere it is one term of
+    the next order, and without curvature noise it is zero.
+
+    Where a truncation changes its directions, or the objective has a corner, the drift may jump. In continuous time the covariance is
+    then carried across by the saltation matrix ``1 + (f_after - f_before) n^T / (n . f_before)``, ``n`` normal to the place of the jump (Leine and Nijmeijer,
+    Dynamics and Bifurcations of Non-Smooth Mechanical Systems, section 7).
+
+    Examples
+    --------
+    On a quadratic it is the linear theory: the variance is ``step (1 - exp(-2 t)) / 2``.
+
+    >>> import stability as st
+    >>> flow = st.Flow(st.quadratic([1.0]), st.SGD(), st.Noise(gradient=1.0), step=0.1)
+    >>> path = trajectory(flow, [2.0], 1.0)
+    >>> print(round(float(path.covariance[-1, 0, 0]), 9), path.status)
+    0.043233236 ok
+    """
+    if not isinstance(flow, Flow):
+        raise ValueError(f"`flow` must be a st.Flow(objective, method, noise, step=...); got {flow!r}.")
+    dt = _time_step(flow, time, dt)
+    times = _times(_check.positive("t_end", t_end), dt, save)
+    flow = remembering(flow)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # LSODA's own words: the status has ours
+        begin = _begin(flow, start, covariance)
+        watch = Watch(flow, begin, continuous=time == "continuous")
+        walk = stepped(flow, begin, times, dt) if dt else solved(flow, begin, times, watch)
+        places = kept(walk, times, watch)
+        return _result(flow, places, watch, time, dt, float(t_end))
+
+
+def _time_step(flow: Flow, time: str, dt: float | None) -> float:
+    """The chain's time step; 0 in continuous time."""
+    _check.choice("time", time, ("continuous", "chain", "discrete"))
+    if time != "chain" and dt is not None:
+        raise ValueError(f"`dt` belongs to time='chain'; got dt={dt} with time={time!r}.")
+    if time == "continuous":
+        return 0.0
+    return flow.step if dt is None else _check.positive("dt", dt)
+
+
+def _times(t_end: float, dt: float, save: Any) -> np.ndarray:
+    """The times to save (k,), increasing; multiples of `dt` where there is one."""
+    steps = _steps(t_end, dt) if dt else MAX_STEPS
+    if save is None or (isinstance(save, numbers.Integral) and not isinstance(save, bool)):
+        intervals = min(100, steps) if save is None else _check.count("save", save, most=steps)
+        return np.unique(np.round(np.linspace(0, steps, intervals + 1))) * dt if dt else np.linspace(0, t_end, intervals + 1)
+    times = _check.array("save", save, ndim=1, shape="(times,)")
+    if not len(times) or times[0] < 0 or times[-1] > t_end * (1 + 1e-12) or (np.diff(times) <= 0).any():
+        raise ValueError(f"`save` must hold increasing times in [0, {t_end:g}].")
+    if not dt:
+        return np.minimum(times, t_end)
+    multiples = np.round(times / dt)
+    if (np.abs(times / dt - multiples) > 1e-9 * np.maximum(1, multiples)).any():
+        raise ValueError(f"`save` must hold multiples of the time step {dt:g}.")
+    return multiples * dt
+
+
+def _steps(t_end: float, dt: float) -> int:
+    """How many steps of a chain lead to `t_end`."""
+    if t_end / dt > MAX_STEPS + 0.5:
+        raise ValueError(f"`t_end` = {t_end:g} is {t_end / dt:.2g} time steps of {dt:g}; at most {MAX_STEPS:.0e} are taken. Use time='continuous'.")
+    steps = round(t_end / dt)
+    if steps < 1 or abs(t_end / dt - steps) > 1e-9 * steps:
+        raise ValueError(f"`t_end` must be a multiple of the time step {dt:g}; got {t_end:g}. Try {max(steps, 1) * dt:g}.")
+    return steps
+
+
+def _begin(flow: Flow, start: Any, covariance: Any) -> Place:
+    """The start, checked: everything that is asked for along the path must exist there."""
+    dim, noise, objective = flow.dim, flow.noise_model, flow.objective
+    if dim > MAX_DIM:
+        raise ValueError(f"`trajectory` takes at most {MAX_DIM} dimensions (a covariance and d third derivatives at every step); got {dim}.")
+    if not noise.linear and type(noise).factors is Noise.factors:
+        raise ValueError(f"{type(noise).__name__} draws its own samples: give the class `factors(w)`, samples s_k with E[s (x) s] = sum_k s_k (x) s_k.")
+    start = _check.shaped("start", start, (dim,))
+    spread = np.zeros((dim, dim)) if covariance is None else _check.covariance("covariance", _check.shaped("covariance", covariance, (dim, dim)))
+    _check.shaped("gradient", objective.gradient(start), (dim,))
+    _check.symmetric("hessian", _check.shaped("hessian", objective.hessian(start), (dim, dim)))
+    if outside(flow, start).any():
+        raise ValueError(f"`start` must lie in the domain of the objective, which has no value at {start}. Start elsewhere.")
+    _require_smooth(flow, start)
+    return 0.0, start, spread
+
+
+def _require_smooth(flow: Flow, start: np.ndarray) -> None:
+    """Raise where the drift has no Jacobian or the noise no linear law; where the gain is singular, `Flow.drift` raises."""
+    cut = "a truncation cuts through eigenvalues of equal size" if flow.method.rank is not None else "the objective or the gain is not smooth there"
+    if not (np.isfinite(flow.drift(start)).all() and np.isfinite(flow.jacobian(start)).all()):
+        raise ValueError(f"The drift of {flow.method.label} has no derivative at `start`: {cut}. Start elsewhere.")
+    if not np.isfinite(flow.diffusion(start)).all():
+        raise ValueError(f"The linear noise of {flow.method.label} has no variance at `start`: {cut}. Start elsewhere, or use hessian_batch=inf.")
+
+
+def _result(flow: Flow, places: list[Place], watch: Watch, time: str, dt: float, t_end: float) -> Trajectory:
+    times, mean, covariance = (np.stack(part) for part in zip(*places, strict=True))
+    jacobian = np.stack([flow.jacobian(m) for m in mean])
+    validity = _remembered(np.array(watch.seen), times)
+    sgd = Flow(flow.objective, SGD(), flow.noise_model, step=flow.step)
+    noise = np.array([[np.trace(some.diffusion(m)) for some in (flow, sgd)] for m in mean])
+    _, start, spread = watch.begin
+    return Trajectory(
+        times=times,
+        mean=mean,
+        covariance=covariance,
+        jacobian=jacobian,
+        amplification=noise[:, 0] / np.where(noise[:, 1] > 0, noise[:, 1], np.nan),
+        growth=np.linalg.eigvalsh(0.5 * (jacobian + np.swapaxes(jacobian, -1, -2)))[:, -1],
+        validity=validity,
+        start=start,
+        start_covariance=spread,
+        time=time,
+        dt=dt,
+        step=flow.step,
+        method=flow.method.label,
+        status=_status(times, validity, watch),
+        notes=tuple(watch.notes),
+        provenance=provenance(flow=repr(flow), time=time, dt=dt, t_end=t_end),
+    )
+
+
+def _remembered(seen: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Validity at the times to save (k,), from steps' times, instantaneous validities and rates (n, 3): the largest since the time before."""
+    at, values, rates = seen.T
+    mean = values.copy()
+    for i in range(1, len(at)):
+        forgotten = -math.expm1(-rates[i] * (at[i] - at[i - 1]))
+        mean[i] = mean[i - 1] + forgotten * (values[i] - mean[i - 1])
+    found = np.append(np.interp(times, at, mean), 0.0)
+    np.maximum.at(found, np.searchsorted(times * (1 + 1e-12), at), mean)
+    return found[:-1]
+
+
+def _status(times: np.ndarray, validity: np.ndarray, watch: Watch) -> str:
+    beyond = np.flatnonzero(~(validity < VALID))
+    if watch.stopped or not (watch.doubt or len(beyond)):
+        return watch.stopped or "ok"
+    said = [watch.doubt] if watch.doubt else []
+    if len(beyond):
+        said += [f"outside validity from t = {times[beyond[0]]:.4g} (up to {np.max(validity):.2g}): the drift is not linear across the tube"]
+    return "; ".join(said) + ". Compare with an ensemble."
