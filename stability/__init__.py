@@ -53,9 +53,8 @@ from .trajectories.path import trajectory
 from .trajectories.result import Trajectory
 
 if TYPE_CHECKING:
-    from .symbolic import theorem, theorems
-    from .symbolic.statement import Theorem
     from .symbolic.table import MethodTable, method_table
+    from .symbolic.theorem import Theorem, theorem, theorems
 
 __all__ = [
     "LRSFN",
@@ -149,9 +148,9 @@ _SYMBOLIC = ("MethodTable", "Theorem", "method_table", "theorem", "theorems")
 def __getattr__(name: str) -> Any:
     """SymPy is heavy: what needs it is imported when it is first asked for."""
     if name in _SYMBOLIC:
-        from . import symbolic
+        from .symbolic import table, theorem
 
-        return getattr(symbolic, name)
+        return getattr(table if name in ("MethodTable", "method_table") else theorem, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -14,8 +14,8 @@ from .ensembles.tails import TailIndex, tail_index
 from .exact.mode import exact_mode
 from .linear.linearize import VALID, LinearFlow
 from .noise import Noise
-from .trajectories.departure import departure_notes, shared
-from .trajectories.result import Trajectory
+from .trajectories.departure import departure_notes
+from .trajectories.result import Trajectory, shared
 
 TAIL_PATHS = 4000
 """Paths from which the tail index is measured: more would not change what is said of it."""

@@ -18,11 +18,10 @@ from conftest import GAMMA
 
 import stability as st
 from stability.methods.formula import Symbolic
-from stability.symbolic import applies
-from stability.symbolic.checks import shipped
 from stability.symbolic.limit import limited
 from stability.symbolic.mode import RESERVED
 from stability.symbolic.registry import STATEMENTS, vanishes
+from stability.symbolic.theorem import applies, shipped
 
 NAMES = st.theorems()
 METHODS = {

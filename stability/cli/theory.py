@@ -24,9 +24,9 @@ def theorems(name: str | None, method: str | None, dim: int | None, form: str | 
 
     Without NAME: what there is, and the table of what each method does at a minimum, a saddle, a maximum and a flat point.
     """
-    from ..symbolic import theorem
-    from ..symbolic import theorems as names
     from ..symbolic.table import method_table
+    from ..symbolic.theorem import theorem
+    from ..symbolic.theorem import theorems as names
 
     if name is None and dim is not None:
         raise ValueError("`--dim` belongs to one theorem: name it.")
@@ -56,6 +56,6 @@ def theorems(name: str | None, method: str | None, dim: int | None, form: str | 
 
 def _all(names: Iterable[str], method: Any) -> list[Any]:
     """Every theorem that says something about a method."""
-    from ..symbolic import applies, theorem
+    from ..symbolic.theorem import applies, theorem
 
     return [theorem(one, method=method) for one in names if method is None or applies(one, method)]

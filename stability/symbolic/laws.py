@@ -10,9 +10,8 @@ from sympy import Eq, Function, Rational, Symbol
 
 from ..methods.method import SFN, Method, Newton
 from .mode import Mode, alpha, delta, kick, lam, lam_negative, s_h, sigma, tidy
-from .registry import EXACT, GAUSSIAN, STEP, UNALIGNED, Draft, gain_step, minimum, rate_step, saddle, statement, vanishes
+from .registry import BATCHES, EXACT, GAUSSIAN, STEP, UNALIGNED, Draft, gain_step, minimum, rate_step, saddle, statement, vanishes
 from .statement import Corollary, Hypothesis, Step, number
-from .steps import BATCHES
 
 
 @statement("student-t", "With curvature noise the stationary law is a Student t")

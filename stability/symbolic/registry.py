@@ -10,7 +10,7 @@ from typing import Any
 import sympy
 
 from ..methods.method import Method
-from .mode import Mode, Spectrum, alpha, dt, lam, lam_j, lam_next
+from .mode import Mode, Spectrum, alpha, c_gh, dt, lam, lam_j, lam_next, s_g, s_h
 from .statement import Corollary, Hypothesis, Step
 
 DIMS = (1, 2, 3)
@@ -81,6 +81,7 @@ BATCH = Hypothesis("a batch holds at least one sample: b >= 1", sympy.Symbol("b"
 TIME = Hypothesis("the time is positive: t > 0", sympy.Symbol("t", positive=True))
 EXACT = Hypothesis("the Hessian is exact: no noise in the preconditioner")
 UNALIGNED = Hypothesis("gradient noise has variance sigma^2 in the mode, whatever its curvature")
+BATCHES = Hypothesis("the covariance is one of two batches: |c_gh| <= s_g s_h", s_g * s_h - sympy.Abs(c_gh) + sympy.Rational(1, 10**12))
 GAUSSIAN = Hypothesis("curvature noise is independent from step to step, with variances s_g^2, s_h^2 and covariance c_gh in the mode")
 
 

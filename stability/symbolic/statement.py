@@ -1,26 +1,22 @@
-"""What a theorem is: hypotheses, a statement, its derivation, and ways to read, evaluate and check it."""
+"""What a theorem states: hypotheses, an equation, its derivation, and ways to read and evaluate it."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import sympy
 from sympy.core.function import AppliedUndef
 
 from .. import _check
-from .._saving import Study
 from ..methods.method import Method
 from .mode import GIVEN, RESERVED, Mode
 
-if TYPE_CHECKING:
-    from .checks import Verdict
-
 ALIASES = {"lambda": ("lam", "curvature"), "alpha": ("step",), "gamma": ("damping",), "epsilon": ("eps",), "p": ("power",)}
-"""Other names under which `Theorem.evaluate` takes a symbol's value; ``lambda`` is no name in Python."""
+"""Other names under which `Statement.evaluate` takes a symbol's value; ``lambda`` is no name in Python."""
 
 
 class Step(NamedTuple):
@@ -50,8 +46,8 @@ class Corollary(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Theorem:
-    """A statement derived from a method's own gain; made by `theorem`.
+class Statement:
+    """A statement derived from a method's own gain: to read, and to evaluate at numbers.
 
     Attributes
     ----------
@@ -250,42 +246,6 @@ class Theorem:
             wanted = {s for s in hypothesis.positive.free_symbols if isinstance(s, sympy.Symbol) and s.name in given}
             shown = ", ".join(f"{_keyword(s)} = {given[s.name]}" for s in sorted(wanted, key=str))
             raise ValueError(f"{self.name!r} does not hold here: it needs that {hypothesis.text}; got {shown}.")
-
-    # -- checking and drawing --------------------------------------------------------------------------------
-
-    def check(self, *, points: int = 50, seed: int = 0, ensemble: bool = True) -> Verdict:
-        """Recompute the statement by the numeric theory at random admissible values, and by an ensemble.
-
-        Parameters
-        ----------
-        points : int
-            How many random values.
-        seed : int
-        ensemble : bool
-            Whether to simulate too, up to a few seconds per method.
-
-        Returns
-        -------
-        Verdict
-            True where everything agrees; prints as a table. For any gain (``method=None``): all shipped methods.
-        """
-        from .checks import verify
-
-        return verify(self, points=_check.count("points", points), seed=_check.count("seed", seed, least=0), ensemble=ensemble)
-
-    def data(self, **values: Any) -> Study:
-        """The statement along its axis, for `stability.plot`: for this method, or for any gain one curve per shipped method.
-
-        Parameters
-        ----------
-        **values : float
-            Symbols to hold fixed, as `evaluate` takes them; typical values by default.
-        """
-        if self.dim is not None:
-            raise ValueError("A statement with full matrices has no curve to draw. Leave out `dim`.")
-        from .checks import curve
-
-        return curve(self, values)
 
 
 def number(expression: Any, given: Mapping[str, Any]) -> Any:

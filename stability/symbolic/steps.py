@@ -10,7 +10,7 @@ from sympy import Eq, Function, Matrix, Rational, Symbol
 
 from ..methods.method import Method
 from .mode import E_g, E_h, Mode, Spectrum, X, Y, alpha, c_gh, delta, expectation, kick, lam, lam_j, lam_next, linear_root, one_step, s_g, s_h, symmetric, tidy
-from .registry import EXACT, GAUSSIAN, OTHER, Draft, gain_step, matrix, minimum, rate_step, stable_matrices, statement, vanishes
+from .registry import BATCHES, EXACT, GAUSSIAN, OTHER, Draft, gain_step, matrix, minimum, rate_step, stable_matrices, statement, vanishes
 from .statement import Corollary, Hypothesis, Step
 
 LIMIT = Symbol("alpha_max", positive=True)
@@ -18,7 +18,6 @@ tau_g, tau_h = sympy.symbols("tau_g tau_h", nonnegative=True)
 c_tau = Symbol("c", real=True)
 SHARED = Hypothesis("the covariance is one of two batches: |c| <= tau_g tau_h", tau_g * tau_h - sympy.Abs(c_tau) + Rational(1, 10**12))
 DISTINCT = Hypothesis("the two curvatures differ", (lam - lam_j) ** 2)
-BATCHES = Hypothesis("the covariance is one of two batches: |c_gh| <= s_g s_h", s_g * s_h - sympy.Abs(c_gh) + Rational(1, 10**12))
 
 
 def _marginal(mode: Mode) -> tuple[list[Step], Any, Any]:

@@ -180,6 +180,7 @@ class LRSFN(torch.optim.Optimizer):
                     return self._skip(loss, f"the parameters after it would be nan or infinite (lr = {group['lr']:g})")
                 return self._skip(loss, "the preconditioned step is nan or infinite")
         for group, velocity, ahead in moves:
+            assert ahead is not None  # told above
             self._take(group, velocity, ahead)
         return loss.detach()
 

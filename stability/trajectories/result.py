@@ -9,7 +9,7 @@ import numpy as np
 
 from .._saving import register
 from ..ensembles.result import Ensemble
-from .departure import Departure, departed
+from .departure import BLOCKS, Departure, departure_notes, measured
 
 
 @register
@@ -103,3 +103,56 @@ class Trajectory:
             row = (self.spread[i], self.amplification[i], self.growth[i], self.validity[i])
             lines.append(f"{self.times[i]:>9.4g} {row[0]:>10.3g} {row[1]:>13.4g} {row[2]:>10.3g} {row[3]:>9.2g}  ({at})")
         return "\n".join([*lines, *self.notes, f"status: {self.status}"])
+
+
+def departed(path: Trajectory, ensemble: Ensemble) -> Departure:
+    """What `Trajectory.departure` returns."""
+    rows, times = shared(path, ensemble)
+    if not ensemble.states.shape[1]:
+        raise ValueError("The ensemble kept its moments only; simulate with keep='states' to compare its whole law.")
+    states = ensemble.states[times][:, ~ensemble.diverged]
+    if states.shape[1] < 4 * BLOCKS:
+        raise ValueError(f"At least {4 * BLOCKS} paths that did not diverge are needed; got {states.shape[1]}. Simulate more.")
+    found = [measured(w, path.mean[i], path.covariance[i]) for i, w in zip(rows, states, strict=True)]
+    distance, error, level, shift, rank = (np.array(part) for part in zip(*found, strict=True))
+    return Departure(path.times[rows], distance, error, level, shift, rank, states.shape[1], departure_notes(ensemble))
+
+
+def shared(path: Trajectory, ensemble: Ensemble) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a trajectory and of an ensemble at the ensemble's times after 0; raises where the two do not belong together."""
+    dim = path.mean.shape[1]
+    if ensemble.states.shape[-1] != dim:
+        raise ValueError(f"The ensemble has {ensemble.states.shape[-1]} dimensions; the trajectory has {dim}.")
+    _require_law(path, ensemble)
+    _require_start(path, ensemble)
+    kept = np.flatnonzero(ensemble.times > 0)
+    if not len(kept):
+        raise ValueError("The ensemble was saved at time 0 only: there is nothing to compare. Save a later time.")
+    rows = np.abs(path.times[:, None] - ensemble.times[kept]).argmin(axis=0)
+    missing = ~np.isclose(path.times[rows], ensemble.times[kept], rtol=1e-9, atol=0)
+    if missing.any():
+        told = "" if path.status == "ok" else f" (its status: {path.status})"
+        raise ValueError(f"The trajectory was not saved at t = {ensemble.times[kept][missing][0]:g}{told}. Use st.trajectory(..., save=ensemble.times).")
+    return rows, kept
+
+
+def _require_law(path: Trajectory, ensemble: Ensemble) -> None:
+    followed = "discrete" if ensemble.level == "iteration" else "chain" if ensemble.scheme == "euler" else "continuous"
+    if path.time != followed or (path.dt and not np.isclose(path.dt, ensemble.dt)):
+        wanted = f"time={followed!r}" + (f", dt={ensemble.dt:g}" if followed == "chain" else "")
+        ours = f"time={path.time!r}" + (f", dt={path.dt:g}" if path.dt else "")
+        raise ValueError(f"The ensemble's paths follow another law (dt = {ensemble.dt:g}) than the trajectory ({ours}). Use st.trajectory(..., {wanted}).")
+
+
+def _require_start(path: Trajectory, ensemble: Ensemble) -> None:
+    """One common start must be the trajectory's; scattered ones must be a sample of its law, within five standard errors."""
+    starts, n = ensemble.start, len(ensemble.start)
+    common = starts.strides[0] == 0 or n == 1
+    variance = np.diag(path.start_covariance)
+    mean = starts[0] if common else starts.mean(axis=0)
+    spread = np.zeros_like(path.start_covariance) if common else np.cov(starts.T).reshape(path.start_covariance.shape)
+    error = np.sqrt((np.outer(variance, variance) + path.start_covariance**2) / n)
+    near = np.abs(mean - path.start) <= 5 * np.sqrt(variance / n) + 1e-9 * (1 + np.abs(path.start))
+    alike = np.abs(spread - path.start_covariance) <= 5 * error + 1e-12 * (1 + np.max(np.abs(path.start)) ** 2)
+    if not near.all() or not alike.all():
+        raise ValueError(f"The ensemble starts at {mean} (variances {np.diag(spread)}); the trajectory at {path.start} (variances {variance}).")

@@ -18,7 +18,7 @@ from ...linear.linearize import LinearFlow, linearize
 from ...methods.method import Method
 from ...noise import Noise
 from ...objectives.quadratic import quadratic
-from ..statement import Theorem
+from ..statement import Statement
 
 PATHS = 1024
 Values = dict[str, Any]
@@ -44,7 +44,7 @@ class Case:
     dim: int | None = None
 
     @classmethod
-    def drawn(cls, theorem: Theorem, rng: np.random.Generator) -> Case:
+    def drawn(cls, theorem: Statement, rng: np.random.Generator) -> Case:
         """The theorem's method with its parameters scaled at random."""
         assert theorem.method is not None
         scaled = {key: value * rng.uniform(0.5, 2.0) for key, value in theorem.method.parameters.items()}
@@ -102,7 +102,7 @@ def z_of_mean(sample: np.ndarray, predicted: float) -> float:
     return (float(np.mean(sample)) - predicted) / error if error else (0.0 if np.isclose(np.mean(sample), predicted, rtol=1e-9) else math.inf)
 
 
-def value(theorem: Theorem, case: Case, values: Values, quantity: str | None = None) -> Any:
+def value(theorem: Statement, case: Case, values: Values, quantity: str | None = None) -> Any:
     """The theorem at those of the values that it takes."""
     given = {**values, **{theorem.mode.names[key]: number for key, number in case.method.parameters.items()}}
     return theorem.evaluate(quantity, **{key: given[key] for key in given if theorem.takes(key)})
@@ -141,10 +141,10 @@ class Witness(abc.ABC):
         return bool(np.all(np.abs(gains) < 50) and np.all(np.abs(gains * np.array(case.spectrum(values))) * values.get("step", 0.0) < 1.8))
 
     @abc.abstractmethod
-    def deviation(self, theorem: Theorem, case: Case, values: Values) -> float:
+    def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
         """How far the theorem is from the other way to its number, in units that `tolerance` is in."""
 
-    def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
+    def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         """The z-score of a simulation against the statement; nan where there is nothing random."""
         return math.nan
 
@@ -156,7 +156,7 @@ class Recomputed(Witness):
     def numeric(self, case: Case, values: Values) -> float:
         """The number by the numeric theory."""
 
-    def deviation(self, theorem: Theorem, case: Case, values: Values) -> float:
+    def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
         """Relative to the number itself."""
         pairs = [(value(theorem, case, values), self.numeric(case, values))]
         pairs += [(value(theorem, case, values, name), theirs) for name, theirs in self.also(case, values).items()]
@@ -175,12 +175,12 @@ class StationaryVariance(Recomputed):
     def numeric(self, case: Case, values: Values) -> float:
         return variance(*case.linear(values, aligned=self.aligned))
 
-    def predicted(self, theorem: Theorem, case: Case, values: Values) -> float:
+    def predicted(self, theorem: Statement, case: Case, values: Values) -> float:
         """The chain's variance: the statement's, which is the SDE's, times ``2 / (2 - step phi lambda)``."""
         linear, index = case.linear(values, aligned=self.aligned)
         return value(theorem, case, values) * 2 / (2 + values["step"] * linear.rates[index])
 
-    def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
+    def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         linear, index = case.linear(values, aligned=self.aligned)
         steps = math.ceil(6 / abs(linear.rates[index]) / values["step"])
         ens = simulated(linear.flow, steps, seed)

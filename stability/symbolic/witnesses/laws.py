@@ -18,7 +18,7 @@ from ...methods.method import Method
 from ...noise import Noise
 from ...objectives.quadratic import quadratic
 from ..laws import poles
-from ..statement import Theorem, number
+from ..statement import Statement, number
 from .base import Case, Recomputed, Values, Witness, curvature_noise, simulated, strengths, value, variance, witness, z_of_mean
 
 
@@ -42,7 +42,7 @@ class StudentT(Recomputed):
         M = variance(linear, 0)
         return {"variance": M, "scale-squared": M * (linear.tail_index - 2) / linear.tail_index}
 
-    def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
+    def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         """How often the SDE is within the predicted quartiles: half of the time, whatever the tail."""
         nu, scale = value(theorem, case, values), math.sqrt(value(theorem, case, values, "scale-squared"))
         flow = case.alone().flow(values, **self.noise)
@@ -62,7 +62,7 @@ class HeavyTailedNewton(Witness):
     def sensible(self, case: Case, values: Values) -> bool:
         return True
 
-    def exceeds(self, theorem: Theorem, case: Case, values: Values, level: float) -> float:
+    def exceeds(self, theorem: Statement, case: Case, values: Values, level: float) -> float:
         """``P(|phi(lambda + E_h)| > level)``: edges around each pole, found on the numeric gain."""
         total = 0.0
         for place, _, _ in poles(theorem.mode):
@@ -80,7 +80,7 @@ class HeavyTailedNewton(Witness):
 
         return math.exp(scipy.optimize.brentq(below, math.log(1e-15 * abs(place) if place else 1e-290), 0.0, xtol=1e-13))
 
-    def deviation(self, theorem: Theorem, case: Case, values: Values) -> float:
+    def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
         mode = exact_mode(case.method, curvature=values["lam"], noise=Noise(curvature=values["s_h"] / math.sqrt(2)))
         index = value(theorem, case, values, "tail-index")
         limit = value(theorem, case, values)
@@ -93,7 +93,7 @@ class HeavyTailedNewton(Witness):
         level = abs(float(case.method.gain(np.float64(number(place, own) + 1e-4 * values["s_h"]))))
         return abs(self.exceeds(theorem, case, values, level) * level**index / limit - 1) if agreed else math.inf
 
-    def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
+    def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         index = value(theorem, case, values, "tail-index")
         if math.isinf(index):
             return math.nan
@@ -130,7 +130,7 @@ class BoundedStep(Recomputed):
             x = np.linspace(x[max(top - 1, 0)], x[min(top + 1, len(x) - 1)], 101)
         return largest
 
-    def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
+    def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         """No sampled step exceeds the bound."""
         bound = value(theorem, case, values)
         if math.isinf(bound):
@@ -159,7 +159,7 @@ class SaddleAttraction(Recomputed):
         q = linear.vectors[:, index]
         return {"growth": float(q @ linear.moments(values["t"], values["delta"] * q, time="continuous")[0])}
 
-    def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
+    def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         """The mean of paths started beside the saddle, after twenty steps of the chain."""
         linear, index = case.linear({**values, "step": 0.1, "sigma": 0.3})
         q = linear.vectors[:, index] * np.sign(linear.vectors[:, index].sum())
@@ -190,7 +190,7 @@ class EscapeTime(Recomputed):
         rate, diffusion = self._law(case, values)
         return {"rate": rate, "diffusion": diffusion, "log-mean": exit_time(rate=rate, diffusion=diffusion, radius=values["R"]).log_mean}
 
-    def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
+    def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         """Exits of the chain, watched every dt: corrected for that."""
         rate, diffusion = self._law(case, values)
         dt = 2e-3 / abs(rate)

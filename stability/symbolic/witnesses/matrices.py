@@ -13,7 +13,7 @@ from ...linear.linearize import LinearFlow, linearize
 from ...noise import Noise
 from ...objectives.quadratic import quadratic
 from ...objectives.regression import least_squares
-from ..statement import Theorem
+from ..statement import Statement
 from .base import Case, Values, Witness, curvature_noise, value
 from .paths import Cubic
 
@@ -51,7 +51,7 @@ class MatrixWitness(Witness):
     def sensible(self, case: Case, values: Values) -> bool:
         return bool(np.all(np.abs(case.method.gains(self.curvatures)) < 50))
 
-    def deviation(self, theorem: Theorem, case: Case, values: Values) -> float:
+    def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
         ours, theirs = np.asarray(value(theorem, case, values)), np.asarray(getattr(self, "_" + theorem.name.replace("-", "_"))(case))
         return float(np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs)))
 

@@ -11,13 +11,13 @@ from ...linear.linearize import LinearFlow, linearize
 from ...methods.method import SGD, Newton
 from ...noise import Noise
 from ...objectives.quadratic import quadratic
-from ..statement import Theorem
+from ..statement import Statement
 from .base import Case, Recomputed, StationaryVariance, Values, apart, simulated, value, variance, witness, z_of_mean
 
 
 @witness("noise-amplification")
 class NoiseAmplification(StationaryVariance):
-    def deviation(self, theorem: Theorem, case: Case, values: Values) -> float:
+    def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
         """Of the variance, and of the covariance with a second mode of the same branch."""
         worst = super().deviation(theorem, case, values)
         spectrum = case.spectrum(values)
@@ -47,10 +47,10 @@ class ExcessRisk(StationaryVariance):
     def numeric(self, case: Case, values: Values) -> float:
         return 0.5 * values["lam"] * super().numeric(case, values)
 
-    def predicted(self, theorem: Theorem, case: Case, values: Values) -> float:
+    def predicted(self, theorem: Statement, case: Case, values: Values) -> float:
         return super().predicted(theorem, case, values) * 2 / values["lam"]
 
-    def deviation(self, theorem: Theorem, case: Case, values: Values) -> float:
+    def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
         linear, _ = case.linear(values)
         total = abs(value(theorem, case, {**values, "lam": linear.eigenvalues}, "total") / linear.excess_risk("continuous") - 1)
         return max(total, super().deviation(theorem, case, values))
@@ -80,7 +80,7 @@ class EqualRates(Recomputed):
         ours, sgd = self.pair(case, values)
         return variance(ours, 0) / variance(sgd, 0)
 
-    def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
+    def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         ours, sgd = self.pair(case, values)
         ens = simulated(ours.flow, math.ceil(6 / abs(ours.rates[0]) / ours.flow.step), seed)
         predicted = value(theorem, case, values) * variance(sgd, 0) * 2 / (2 + ours.flow.step * ours.rates[0])
@@ -105,7 +105,7 @@ class DiscreteVsContinuous(StationaryVariance):
             found |= {"iteration": discrete, "ratio": discrete / variance(linear, index)}
         return found
 
-    def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
+    def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         linear, index = case.linear(values)
         ens = simulated(linear.flow, math.ceil(6 / abs(linear.rates[index]) / values["dt"]), seed, dt=values["dt"])
         return z_of_mean((ens.states[-1] @ linear.vectors[:, index]) ** 2, value(theorem, case, values))
@@ -122,6 +122,6 @@ class Damping(StationaryVariance):
         gains = case.method.tail_gain(values.get("lam_next", 1.0)) if case.branch == "tail" else case.method.gain(size)
         return {"largest-gain": float(np.max(gains)), "excess-risk-bound": values["step"] * values["sigma"] ** 2 / 4 * float(np.max(gains))}
 
-    def predicted(self, theorem: Theorem, case: Case, values: Values) -> float:
+    def predicted(self, theorem: Statement, case: Case, values: Values) -> float:
         newton = 0.5 * values["step"] * values["sigma"] ** 2 / values["lam"] ** 2
         return super().predicted(theorem, case, values) * newton

@@ -11,7 +11,7 @@ from ...ensembles.simulate import simulate
 from ...flow import Flow
 from ...noise import Noise
 from ...objectives.base import Objective
-from ..statement import Theorem
+from ..statement import Statement
 from .base import PATHS, Case, Recomputed, StationaryVariance, Values, Witness, apart, value, variance, witness, z_of_mean
 
 
@@ -59,7 +59,7 @@ class TrajectoryNoise(Recomputed):
         gain = float(case.method.gain(values["h"]))
         return {"noise-growth": 2 * self.numeric(case, values) * values["S"] + values["step"] * (gain * values["sigma"]) ** 2}
 
-    def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
+    def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         """The variance after two steps away from equilibrium: the first step's noise has been carried along by J."""
         dt, sigma = 0.2, 1e-3
         first = -dt * case.method.gain(values["h"]) * values["g"]
@@ -95,7 +95,7 @@ class WeakOrder(Witness):
         (m, S), (n, C) = found
         return float(q @ (S - C) @ q + (q @ m) ** 2 - (q @ n) ** 2) / step
 
-    def deviation(self, theorem: Theorem, case: Case, values: Values) -> float:
+    def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
         """How far from one the order is in which the gap over the step tends to the statement."""
         limit = value(theorem, case, values)
         steps = np.array([0.01, 0.005])
@@ -104,7 +104,7 @@ class WeakOrder(Witness):
             return 0.0
         return abs(float(np.log(rest[0] / rest[1]) / math.log(2)) - 1)
 
-    def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
+    def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         """The iteration's second moment at a small step, predicted by the SDE's and the first-order gap."""
         step = 0.02
         linear, index = case.linear({**values, "sigma": 1.0}, step=step)
@@ -137,13 +137,13 @@ class Averaging(StationaryVariance):
         # Beyond streaming's own limit there is no risk to compare; the factor keeps clear of the pole there.
         return {"streaming-risk": risk} if 0 < risk < 10 * values["sigma"] ** 2 else {}
 
-    def deviation(self, theorem: Theorem, case: Case, values: Values) -> float:
+    def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
         streaming = self.also(case, values)
         given = {**values, "lam": self.spectrum, "b": self.batch}
         worst = max((apart(value(theorem, case, given, name), risk) for name, risk in streaming.items()), default=0.0)
         return max(worst, apart(value(theorem, case, values), self.numeric(case, values)))
 
-    def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
+    def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         """The mean of the last half of the iterates; N is large enough for its own end to be one percent."""
         linear, index = case.linear(values)
         slow = values["step"] * abs(float(linear.rates[index]))

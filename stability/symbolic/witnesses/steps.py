@@ -14,7 +14,7 @@ from ...methods.response import SpectralResponse
 from ...noise import Noise
 from ...objectives.quadratic import quadratic
 from ...objectives.regression import least_squares
-from ..statement import Theorem
+from ..statement import Statement
 from .base import Case, Recomputed, Values, curvature_noise, doubled, simulated, strengths, value, witness, z_of_mean
 
 
@@ -51,7 +51,7 @@ class MeanSquareStepLimit(Recomputed):
         apart = {**self.noise, "coupling": "independent"}
         return {"independent-batches": self.limit(case, values, apart), "exact-Hessian": self.limit(case, values, quiet)}
 
-    def deviation(self, theorem: Theorem, case: Case, values: Values) -> float:
+    def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
         worst = super().deviation(theorem, case, values)
         if theorem.name != "mean-square-step-limit" or case.branch == "tail":
             return worst
@@ -62,7 +62,7 @@ class MeanSquareStepLimit(Recomputed):
         ours, theirs = value(theorem, case, {**values, **given}, "coupling"), float(self.fed(response, self.noise)[0, 0])
         return max(worst, abs(ours - theirs) / max(abs(theirs), 1e-6))
 
-    def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
+    def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         """At the limit one step leaves the mean square as it was."""
         if case.branch == "tail":  # a mode of the tail is never alone
             return math.nan
@@ -95,7 +95,7 @@ class TruncationGap(Recomputed):
     def numeric(self, case: Case, values: Values) -> float:
         return float(case.ranked(1).divided_differences(np.array([values["lam"], values["lam_next"]]))[0, 1])
 
-    def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
+    def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         """Hessian noise turns a gradient along the last kept mode into the first one left out: ``Phi E lambda``."""
         noise = Noise(curvature=0.1, batch=math.inf, hessian_batch=1)
         flow = Flow(quadratic([values["lam"], values["lam_next"]]), case.ranked(1), noise, step=0.1)
@@ -121,7 +121,7 @@ class TruncationLimit(Recomputed):
         linear = linearize(self.flow(case, values, 1.0))
         return 2 / abs(float(linear.rates[1]))
 
-    def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
+    def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         """At the limit the tail's mode turns its sign at every step: undamped, its noise adds up, ``M_k = k step^2 phi^2 sigma^2``."""
         limit = value(theorem, case, values)
         flow = self.flow(case, values, limit)
@@ -151,7 +151,7 @@ class FiniteDataLimit(Recomputed):
     def numeric(self, case: Case, values: Values) -> float:
         return linearize(self.flow(case, values, 1.0), at=[0.7]).step_limit()
 
-    def ensemble(self, theorem: Theorem, case: Case, values: Values, seed: int) -> float:
+    def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         """Real minibatch steps at the limit, nothing linearised: the objective is quadratic and the Hessian that of all data."""
         flow = self.flow(case, values, value(theorem, case, values))
         return z_of_mean(doubled(flow, seed, level="iteration"), 1.0)

@@ -1,0 +1,265 @@
+"""Theorems by name, and their checks: against the numeric theory at random admissible values, and against ensembles.
+
+Each statement has a witness that knows admissible values, another way to the same number, and a simulation
+whose outcome the statement predicts. Checks read the symbolic derivation through `evaluate` alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy
+
+from .. import _check
+from .._saving import Study, jsonable, provenance
+from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
+from . import laws, moments, paths, steps  # noqa: F401 - importing them registers their statements
+from .limit import limited
+from .mode import Mode
+from .registry import DIMS, STATEMENTS, Entry
+from .statement import Hypothesis, Statement
+from .witnesses.base import WITNESSES, Case, Witness, value
+from .witnesses.matrices import MatrixWitness
+
+ORDER = (
+    "noise-amplification", "excess-risk", "aligned-noise", "equal-rates", "discrete-vs-continuous", "damping",
+    "mean-square-step-limit", "same-batch-cancellation", "truncation-gap", "truncation-limit", "finite-data-limit",
+    "student-t", "heavy-tailed-newton", "bounded-sfn-step", "saddle-attraction", "escape-time",
+    "trajectory-noise", "weak-order", "averaging",
+)  # fmt: skip
+"""The statements in the order in which they are best read."""
+
+
+LARGEST_Z = 4.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One method's part of a verdict: the largest deviation over the points, and the ensemble's z (nan: none asked for)."""
+
+    method: str
+    points: int
+    deviation: float
+    tolerance: float
+    z: float
+
+    @property
+    def passed(self) -> bool:
+        return self.deviation <= self.tolerance and not abs(self.z) >= LARGEST_Z
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `Theorem.check` found; true where everything agrees."""
+
+    theorem: str
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(outcome.passed for outcome in self.outcomes)
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The outcomes in JSON's terms."""
+        return [jsonable(vars(outcome)) | {"passed": outcome.passed} for outcome in self.outcomes]
+
+    def __str__(self) -> str:
+        lines = [f"{self.theorem:<24} {'method':<18} {'points':>6} {'deviation':>10} {'allowed':>8} {'ensemble z':>10}"]
+        for outcome in self.outcomes:
+            z = "-" if math.isnan(outcome.z) else f"{outcome.z:.2f}"
+            numbers = f"{outcome.points:>6} {outcome.deviation:>10.1e} {outcome.tolerance:>8.0e} {z:>10}"
+            lines.append(f"{'ok' if outcome.passed else 'FAILED':<24} {outcome.method:<18} {numbers}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Theorem(Statement):
+    """A statement that can be checked and drawn; made by `theorem`."""
+
+    def check(self, *, points: int = 50, seed: int = 0, ensemble: bool = True) -> Verdict:
+        """Recompute the statement by the numeric theory at random admissible values, and by an ensemble.
+
+        Parameters
+        ----------
+        points : int
+            How many random values.
+        seed : int
+        ensemble : bool
+            Whether to simulate too, up to a few seconds per method.
+
+        Returns
+        -------
+        Verdict
+            True where everything agrees; prints as a table. For any gain (``method=None``): all shipped methods.
+        """
+        return verify(self, points=_check.count("points", points), seed=_check.count("seed", seed, least=0), ensemble=ensemble)
+
+    def data(self, **values: Any) -> Study:
+        """The statement along its axis, for `stability.plot`: for this method, or for any gain one curve per shipped method.
+
+        Parameters
+        ----------
+        **values : float
+            Symbols to hold fixed, as `evaluate` takes them; typical values by default.
+        """
+        if self.dim is not None:
+            raise ValueError("A statement with full matrices has no curve to draw. Leave out `dim`.")
+        return curve(self, values)
+
+
+def theorems() -> tuple[str, ...]:
+    """The names that `theorem` knows, in the order in which they are best read."""
+    return ORDER
+
+
+def theorem(name: str, *, method: Method | None = None, branch: str | None = None, dim: int | None = None) -> Theorem:
+    """A theorem, derived on the spot from a method's gain.
+
+    Parameters
+    ----------
+    name : str
+        One of `theorems()`.
+    method : Method, optional
+        Whose gain; by default the statement is for an undetermined gain ``phi(lambda)``, or where only particular
+        gains have something to say (``heavy-tailed-newton``, ``bounded-sfn-step``, ``damping``) for their example.
+    branch : {"kept", "tail"}, optional
+        Of a truncated method: a mode inside or off the kept subspace; by default the one that sets it apart.
+    dim : {1, 2, 3}, optional
+        Derive with full matrices of this size in the Hessian's eigenbasis; by default for one generic mode and its coupling.
+
+    Returns
+    -------
+    Theorem
+
+    Raises
+    ------
+    ValueError
+        If there is no such theorem, it says nothing about this method or branch, or the derivation would be too large: a gain of
+        more than 100 operations, or more than 20 seconds of SymPy's work (where the system has an alarm).
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> st.theorem("truncation-limit", method=st.LRSFN(rank=5, damping=0.1)).statement
+    Eq(alpha_max, 2*gamma/lambda_next)
+    """
+    entry = STATEMENTS[_check.choice("name", name, ORDER)]
+    if method is not None and not isinstance(method, Method):
+        raise ValueError(f"`method` must be a st.Method such as st.SFN(damping=0.1), or None; got {method!r}.")
+    if method is not None and not applies(name, method):
+        raise ValueError(f"{name!r} says nothing about {method.label}: {entry.title[0].lower()}{entry.title[1:]}.")
+    subject = entry.default if method is None else method
+    mode = Mode(subject, _branch(entry, subject, branch), entry.at, bound=method is not None)
+    derive = entry.derive if dim is None else functools.partial(_matrix(entry), dim=_check.choice("dim", dim, DIMS))
+    with limited(repr(name)):
+        draft = derive(mode)
+    hypotheses = (*_parameters(mode), *draft.hypotheses)
+    return Theorem(name, entry.title, hypotheses, draft.statement, tuple(draft.steps), draft.source, tuple(draft.corollaries), mode, dim)
+
+
+def applies(name: str, method: Method) -> bool:
+    """Whether a theorem says something about a method."""
+    with limited(repr(name)):
+        return STATEMENTS[_check.choice("name", name, ORDER)].applies(method)
+
+
+def _branch(entry: Entry, method: Method | None, branch: str | None) -> str:
+    if method is None or method.rank is None:
+        if branch is not None:
+            raise ValueError(f"`branch` is for truncated methods; {'any gain' if method is None else method.name} has none.")
+        return "kept"
+    return entry.branches[0] if branch is None else _check.choice("branch", branch, entry.branches)
+
+
+def _matrix(entry: Entry) -> Any:
+    if "derive" not in entry.matrix:
+        full = ", ".join(name for name in ORDER if "derive" in STATEMENTS[name].matrix)
+        raise ValueError(f"{entry.name!r} speaks of one mode; with full matrices (`dim`) there are {full}.")
+    return entry.matrix["derive"]
+
+
+def _parameters(mode: Mode) -> list[Hypothesis]:
+    """A method's parameters have the signs that their symbols were given."""
+    return [Hypothesis(f"{symbol} > 0", symbol) for symbol in mode.parameters.values() if symbol.is_positive]
+
+
+def shipped() -> list[Method]:
+    """The methods that a statement for any gain is checked with."""
+    smooth = [SGD(), Newton(), DampedNewton(damping=0.2), SFN(damping=0.2)]
+    return [*smooth, *(LRSFN(rank=1, damping=0.2, tail=tail) for tail in ("damping", "flat"))]
+
+
+def verify(theorem: Theorem, *, points: int, seed: int, ensemble: bool) -> Verdict:
+    """See `Theorem.check`."""
+    return Verdict(theorem.name, tuple(_outcome(one, points, seed, ensemble) for one in _instances(theorem)))
+
+
+def _instances(subject: Theorem) -> list[Theorem]:
+    """The theorem itself, or where no method was chosen, one for every shipped method it speaks of."""
+    if subject.mode.bound and subject.method is not None:
+        return [subject]
+    return [theorem(subject.name, method=method, dim=subject.dim) for method in shipped() if STATEMENTS[subject.name].applies(method)]
+
+
+def _outcome(theorem: Theorem, points: int, seed: int, ensemble: bool) -> Outcome:
+    assert theorem.method is not None
+    rng = np.random.default_rng(seed)
+    witness: Witness = WITNESSES[theorem.name]() if theorem.dim is None else MatrixWitness()
+    worst = 0.0
+    for _ in range(points):
+        case, values = admissible(theorem, witness, rng)
+        deviation = witness.deviation(theorem, case, values)
+        worst = max(worst, math.inf if math.isnan(deviation) else deviation)
+    z = math.nan
+    if ensemble:
+        case, values = admissible(theorem, witness, rng, gentle=True)
+        z = witness.ensemble(theorem, case, values, seed)
+    return Outcome(theorem.mode.label, points, worst, witness.tolerance, z)
+
+
+def admissible(theorem: Statement, witness: Witness, rng: np.random.Generator, *, gentle: bool = False) -> tuple[Case, dict[str, Any]]:
+    """Random values at which the hypotheses hold, the method's parameters among them."""
+    for _ in range(1000):
+        case = Case.drawn(theorem, rng)
+        values = witness.draw(case, rng, gentle)
+        try:
+            value(theorem, case, values)
+        except ValueError as error:
+            if "does not hold" not in str(error):
+                raise
+            continue
+        if witness.sensible(case, values):
+            return case, values
+    raise ArithmeticError(f"No admissible values were found for {theorem.name!r} and {theorem.mode.label} in a thousand draws.")
+
+
+def curve(theorem: Theorem, values: dict[str, Any]) -> Study:
+    """The statement along its axis (the curvature, mostly), one curve per method, the other symbols at given or typical values."""
+    curves: dict[str, np.ndarray] = {}
+    fixed: dict[str, Any] = {}
+    axis, low, high = WITNESSES[theorem.name].axis
+    x = np.geomspace(low, high, 121)
+    for one in _instances(theorem):
+        witness = WITNESSES[one.name]()
+        _, typical = admissible(one, witness, np.random.default_rng(0))
+        own = one.method.parameters  # type: ignore[union-attr]
+        given = {key: value for key, value in {**typical, **values}.items() if one.takes(key)}
+        fixed |= {key: value for key, value in {**own, **given}.items() if key != axis}
+        curves[one.mode.label] = np.array([_or_nan(one, {**given, axis: witness.sign * point}) for point in x])
+    arrays = {"x": x, "names": np.array(list(curves)), "y": np.array(list(curves.values()))}
+    about = {"theorem": theorem.name, "title": theorem.title, "axis": axis, "quantity": sympy.latex(theorem.statement.lhs)}
+    return Study("theorem", arrays, {**about, "fixed": jsonable(fixed)}, provenance())
+
+
+def _or_nan(theorem: Theorem, values: dict[str, Any]) -> float:
+    try:
+        return float(theorem.evaluate(**values))
+    except ValueError:
+        return math.nan
