@@ -6,5 +6,7 @@ from stability.cli._main import main
 
 
 def draw(study: str) -> None:
-    """Run one study; further arguments (``--quick``, ``--out FOLDER``, ``--seed N``) are those of ``stability reproduce``."""
+    """Run one study; further arguments (``--quick``, ``--out FOLDER``, ``--seed N``) are those of ``stability
+    reproduce``.
+    """
     main(["reproduce", "--only", study, *sys.argv[1:]], prog_name=sys.argv[0])

@@ -1,4 +1,6 @@
-"""Write scikit-learn's breast-cancer table as a CSV, to try `stability bound` on: ``python breast_cancer_csv.py FILE``."""
+"""Write scikit-learn's breast-cancer table as a CSV, to try `stability bound` on: ``python
+breast_cancer_csv.py FILE``.
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""The contenders of the study at equal work: what is tried of each, how the best is chosen, and how it is then judged."""
+"""The contenders of the study at equal work: what is tried of each, how the best is chosen, and how it is
+then judged.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,18 @@ import stability as st
 from stability.lowrank.operator import BadProducts
 
 TUNING_SEEDS, FINALISTS = (1000, 1001), 3
-"""Every configuration is run on the first tuning seed, the best few on the second one too; neither is a final seed."""
+"""Every configuration is run on the first tuning seed, the best few on the second one too; neither is a final
+seed.
+"""
 LOOKS = 1.1
-"""How much later than the last one the next look at the validation samples is, for methods that may stop early."""
+"""How much later than the last one the next look at the validation samples is, for methods that may stop
+early.
+"""
 AVERAGE = 0.2
-SCHEDULES = {f"constant, mean of the last {AVERAGE:.0%}": {"average": AVERAGE}, "linear decay": {"decay": "linear"}}
+SCHEDULES = {
+    f"constant, mean of the last {AVERAGE:.0%}": {"average": AVERAGE},
+    "linear decay": {"decay": "linear"},
+}
 
 
 @dataclass(frozen=True)
@@ -59,10 +68,17 @@ class Outcome:
 
 
 def run(task: Task, configuration: Configuration, seed: int) -> Outcome:
-    """One run on one seed; a run that ends anywhere but at finite numbers, or worse than it began, has diverged."""
+    """One run on one seed; a run that ends anywhere but at finite numbers, or worse than it began, has
+    diverged.
+    """
     problem = task.make(seed)
     objective = problem.objective if configuration.share == 1 else problem.portion(configuration.share)
-    options: dict[str, Any] = {"sweeps": task.sweeps / configuration.share, "seed": seed, "dtype": task.dtype, **configuration.options}
+    options: dict[str, Any] = {
+        "sweeps": task.sweeps / configuration.share,
+        "seed": seed,
+        "dtype": task.dtype,
+        **configuration.options,
+    }
     best = _Best(problem) if configuration.early else None
     if not isinstance(options.get("method"), str):
         options["batch"] = task.batch
@@ -87,7 +103,9 @@ def run(task: Task, configuration: Configuration, seed: int) -> Outcome:
 
 
 class _Best:
-    """A callback that keeps the iterate with the lowest validation value, looked at more rarely as the run goes on."""
+    """A callback that keeps the iterate with the lowest validation value, looked at more rarely as the run
+    goes on.
+    """
 
     def __init__(self, problem: Problem):
         self.problem, self.next = problem, 0.0
@@ -104,19 +122,27 @@ class _Best:
             self.w, self.value = np.array(w), value
 
 
-# -- grids: sixteen to eighteen configurations each, ten where a method chooses its own steps --------------------
+# -- grids: sixteen to eighteen configurations each, ten where a method chooses its own steps ------
 
 
 def _stepped(low: float, high: float, **options: Any) -> list[Configuration]:
     return [
         Configuration(f"step {step:.3g}, {name}", {**options, "step": step, **schedule}, {"step": step})
-        for step, (name, schedule) in itertools.product(np.geomspace(low, high, 9).tolist(), SCHEDULES.items())
+        for step, (name, schedule) in itertools.product(
+            np.geomspace(low, high, 9).tolist(), SCHEDULES.items()
+        )
     ]
 
 
 def _whole(name: str) -> list[Configuration]:
     return [
-        Configuration(f"{share:.3g} of the samples{', stopped early' if early else ''}", {"method": name}, {"share": share}, share=share, early=early)
+        Configuration(
+            f"{share:.3g} of the samples{', stopped early' if early else ''}",
+            {"method": name},
+            {"share": share},
+            share=share,
+            early=early,
+        )
         for share, early in itertools.product((1.0, 0.25, 0.0625, 0.015625, 0.00390625), (False, True))
     ]
 
@@ -126,7 +152,14 @@ def _published() -> list[Configuration]:
     return [
         Configuration(
             f"rank {rank}, Hessian batch {size}, step {step:.3g}",
-            {"method": st.LRSFN(rank=rank, damping=1e-3), "step": step, "hessian_batch": size, "refresh": 1, "warm": False, "eigensolver": "double-pass"},
+            {
+                "method": st.LRSFN(rank=rank, damping=1e-3),
+                "step": step,
+                "hessian_batch": size,
+                "refresh": 1,
+                "warm": False,
+                "eigensolver": "double-pass",
+            },
             {"step": step},
         )
         for (rank, size), step in itertools.product(((10, 8), (20, 32)), np.geomspace(1e-5, 1, 8).tolist())
@@ -134,11 +167,20 @@ def _published() -> list[Configuration]:
 
 
 def _lazy() -> list[Configuration]:
-    """The library's defaults: refreshes within 15 % of the gradient work, warm starts; the schedule of `auto`; damping and step tuned."""
+    """The library's defaults: refreshes within 15 % of the gradient work, warm starts; the schedule of
+    `auto`; damping and step tuned.
+    """
     return [
         Configuration(
             f"damping {damping:.3g}, step {step:g}",
-            {"method": st.LRSFN(rank=20, damping=damping), "step": step, "hessian_batch": 96, "momentum": 0.9, "decay": "sqrt", "average": AVERAGE},
+            {
+                "method": st.LRSFN(rank=20, damping=damping),
+                "step": step,
+                "hessian_batch": 96,
+                "momentum": 0.9,
+                "decay": "sqrt",
+                "average": AVERAGE,
+            },
             {"damping": damping},
         )
         for damping, step in itertools.product(np.geomspace(1e-6, 10, 8).tolist(), (0.03, 0.1))
@@ -147,7 +189,9 @@ def _lazy() -> list[Configuration]:
 
 CONTENDERS: dict[str, Callable[[Task], list[Configuration]]] = {
     "SGD": lambda task: _stepped(0.01 * task.unit_step, 100 * task.unit_step, method=st.SGD()),
-    "momentum": lambda task: _stepped(0.001 * task.unit_step, 10 * task.unit_step, method=st.SGD(), momentum=0.9),
+    "momentum": lambda task: _stepped(
+        0.001 * task.unit_step, 10 * task.unit_step, method=st.SGD(), momentum=0.9
+    ),
     "Adam": lambda task: _stepped(1e-4 * task.weight_size, 1.0 * task.weight_size, method=st.Adam()),
     "L-BFGS": lambda task: _whole("L-BFGS-B"),
     "Newton-CG": lambda task: _whole("Newton-CG"),
@@ -157,11 +201,15 @@ CONTENDERS: dict[str, Callable[[Task], list[Configuration]]] = {
 }
 
 
-# -- choosing and judging ------------------------------------------------------------------------------------------
+# -- choosing and judging --------------------------------------------------------------------------
 
 
-def measured(task: Task, contender: str, seeds: Sequence[int], *, tried: slice = slice(None)) -> dict[str, Any]:
-    """The configuration chosen on validation values, of those `tried`, and its test values on seeds that it was not chosen on."""
+def measured(
+    task: Task, contender: str, seeds: Sequence[int], *, tried: slice = slice(None)
+) -> dict[str, Any]:
+    """The configuration chosen on validation values, of those `tried`, and its test values on seeds that it
+    was not chosen on.
+    """
     grid = CONTENDERS[contender](task)
     grid = grid[tried] or grid
     chosen, tuning = _chosen(task, grid)
@@ -175,7 +223,9 @@ def measured(task: Task, contender: str, seeds: Sequence[int], *, tried: slice =
         "tuning": {label: _short(value) for label, value in tuning.items()},
         "tests": [_short(test) for test in tests],
         "mean": _short(float(np.mean(tests))),
-        "std": _short(float(np.std(tests, ddof=1))) if len(tests) > 1 and np.all(np.isfinite(tests)) else None,
+        "std": _short(float(np.std(tests, ddof=1)))
+        if len(tests) > 1 and np.all(np.isfinite(tests))
+        else None,
         "diverged": sum(outcome.diverged for outcome in outcomes),
         "sweeps": _short(float(np.mean([outcome.sweeps for outcome in outcomes]))),
         "products": round(float(np.mean([outcome.products for outcome in outcomes]))),
@@ -184,7 +234,9 @@ def measured(task: Task, contender: str, seeds: Sequence[int], *, tried: slice =
 
 
 def _at_an_edge(chosen: Configuration, grid: list[Configuration]) -> bool:
-    """Whether a tuned number is the smallest or largest that was tried; more than all samples there are not."""
+    """Whether a tuned number is the smallest or largest that was tried; more than all samples there are
+    not.
+    """
     for name, value in chosen.tuned.items():
         tried = {configuration.tuned[name] for configuration in grid}
         if value in (min(tried), max(tried)) and (name, value) != ("share", 1.0):
@@ -198,7 +250,11 @@ def _chosen(task: Task, grid: list[Configuration]) -> tuple[Configuration, dict[
     first, second = TUNING_SEEDS
     values = {configuration.label: run(task, configuration, first).validation for configuration in grid}
     ranked = sorted(grid, key=lambda configuration: values[configuration.label])[:FINALISTS]
-    finals = {c.label: 0.5 * (values[c.label] + run(task, c, second).validation) for c in ranked if math.isfinite(values[c.label])}
+    finals = {
+        c.label: 0.5 * (values[c.label] + run(task, c, second).validation)
+        for c in ranked
+        if math.isfinite(values[c.label])
+    }
     return min(ranked, key=lambda configuration: finals.get(configuration.label, math.inf)), values
 
 

@@ -19,7 +19,9 @@ from _measure import environment, load_average, pin, pinned_environment
 RESULTS = Path(__file__).parent / "results"
 
 
-def command(script: str, about: str, measured: Callable[[bool], dict[str, Any]], goals: list[Goal], *, cores: int = 1) -> None:
+def command(
+    script: str, about: str, measured: Callable[[bool], dict[str, Any]], goals: list[Goal], *, cores: int = 1
+) -> None:
     """Run `measured(quick)` in a child process on so many cores and print the rows that its cells give.
 
     Parameters
@@ -35,10 +37,15 @@ def command(script: str, about: str, measured: Callable[[bool], dict[str, Any]],
     arguments = _arguments(about, result)
     if arguments.child:
         pin(cores)
-        arguments.out.write_text(json.dumps({"environment": environment(), **measured(arguments.quick)}), encoding="utf-8")
+        arguments.out.write_text(
+            json.dumps({"environment": environment(), **measured(arguments.quick)}), encoding="utf-8"
+        )
         return
     if find_spec("stability") is None:
-        sys.exit("stability is not importable here: install it (pip install -e .) or set PYTHONPATH to the repository.")
+        sys.exit(
+            "stability is not importable here: install it (pip install -e .) or set PYTHONPATH to the "
+            "repository."
+        )
     document = _from_child(script, arguments.quick, cores)
     document["rows"] = rows(document["cells"], goals)
     out = arguments.out or (None if arguments.quick else result)
@@ -50,8 +57,15 @@ def command(script: str, about: str, measured: Callable[[bool], dict[str, Any]],
 
 def _arguments(about: str, result: Path) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and seeds; the figures are rougher")
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f"where to write the numbers (a full run: {result.parent.name}/{result.name})")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer rounds and seeds; the figures are rougher"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=f"where to write the numbers (a full run: {result.parent.name}/{result.name})",
+    )
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -1,4 +1,6 @@
-"""The goals, the rows that a measurement makes of them, and the table; needs nothing but the measured document."""
+"""The goals, the rows that a measurement makes of them, and the table; needs nothing but the measured
+document.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ CORES = {"one": "one core", "all": "all cores"}
 class Goal:
     """One row: our cost `ours` against `theirs` in one cell.
 
-    `bound` "most": ours / theirs should be at most `goal` (a share of their time); "least": theirs / ours should be
-    at least `goal` (times faster). ``goal=None`` is for information.
+    `bound` "most": ours / theirs should be at most `goal` (a share of their time); "least": theirs / ours
+    should be at least `goal` (times faster). ``goal=None`` is for information.
     """
 
     cell: str
@@ -27,7 +29,9 @@ class Goal:
 
 
 def goals() -> list[Goal]:
-    """Every row, in the order of the table. Where a goal does not say NumPy only, it is for the library with its extra `fast`."""
+    """Every row, in the order of the table. Where a goal does not say NumPy only, it is for the library with
+    its extra `fast`.
+    """
     return [*_against_draw(), *_against_threads(), *_against_peers(), *_against_itself()]
 
 
@@ -37,21 +41,37 @@ def _against_draw() -> list[Goal]:
 
 
 def _against_threads() -> list[Goal]:
-    return [Goal(f"threads-{d}/all", f"{engine} x2", f"{engine} x1", 1.6) for d in (16, 128) for engine in ("numba", "numpy")]
+    return [
+        Goal(f"threads-{d}/all", f"{engine} x2", f"{engine} x1", 1.6)
+        for d in (16, 128)
+        for engine in ("numba", "numpy")
+    ]
 
 
 def _against_peers() -> list[Goal]:
     rows = [("ou-2", "diffrax", 3.0, 3.0), ("ou-16", "diffrax", 2.5, 2.5), ("ou-128", "diffrax", 1.3, 1.3)]
-    rows += [("ou-2", "torchsde", 8.0, None), ("ou-16", "torchsde", 8.0, None), ("ou-128", "torchsde", None, None)]
+    rows += [
+        ("ou-2", "torchsde", 8.0, None),
+        ("ou-16", "torchsde", 8.0, None),
+        ("ou-128", "torchsde", None, None),
+    ]
     rows += [("ou-2", "sdeint", 100.0, None), ("ou-16", "sdeint", 30.0, None)]
-    rows += [("sfn-2", "diffrax", 15.0, None), ("sfn-2", "torchsde", 15.0, None), ("sfn-8", "diffrax", 3.0, None), ("sfn-8", "torchsde", 2.5, None)]
+    rows += [
+        ("sfn-2", "diffrax", 15.0, None),
+        ("sfn-2", "torchsde", 15.0, None),
+        ("sfn-8", "diffrax", 3.0, None),
+        ("sfn-8", "torchsde", 2.5, None),
+    ]
     rows += [(name, "torchsde*", None, None) for name in ("ou-2", "ou-16", "ou-128", "sfn-2", "sfn-8")]
     rows += [("ou-2-diagonal", peer, None, None) for peer in ("diffrax", "torchsde")]
     return [
         Goal(f"{problem}/{cores}", engine, peer, goal if engine == "numba" else None)
         for problem, peer, one, all_ in rows
         for cores, goal in (("one", one), ("all", all_))
-        if not (cores == "all" and (peer == "sdeint" or not problem.startswith("ou") or problem.endswith("diagonal")))
+        if not (
+            cores == "all"
+            and (peer == "sdeint" or not problem.startswith("ou") or problem.endswith("diagonal"))
+        )
         for engine in ("numba", "numpy")
     ]
 
@@ -66,7 +86,16 @@ def rows(cells: dict[str, dict], goals: list[Goal]) -> list[dict]:
 
 
 def _row(goal: Goal, cell: dict) -> dict:
-    row = {**asdict(goal), "id": goal.id, "unit": cell["unit"], "ours_cost": None, "theirs_cost": None, "ratio": None, "met": None, "status": "not available"}
+    row = {
+        **asdict(goal),
+        "id": goal.id,
+        "unit": cell["unit"],
+        "ours_cost": None,
+        "theirs_cost": None,
+        "ratio": None,
+        "met": None,
+        "status": "not available",
+    }
     for name in (goal.ours, goal.theirs):
         if name not in cell["contenders"]:
             return {**row, "why": cell["absent"].get(name, "not measured")}
@@ -92,7 +121,10 @@ def holds(ratio: float, goal: float, bound: str) -> bool:
 
 def table(document: dict) -> str:
     """The rows as text, the goal beside each figure, and last a sentence naming the goals that are missed."""
-    lines = [f"{'cell':<18} {'ours':<11} {'against':<9} {'ours':>10} {'theirs':>10} {'':<12} {'ratio':>7} {'goal':>8}  met"]
+    lines = [
+        f"{'cell':<18} {'ours':<11} {'against':<9} {'ours':>10} {'theirs':>10} {'':<12} {'ratio':>7} "
+        f"{'goal':>8}  met"
+    ]
     lines += [_line(row) for row in document["rows"]]
     lines += [f"note: {note}" for note in document.get("notes", [])]
     return "\n".join([*lines, *verdict(document["rows"])])
@@ -103,8 +135,11 @@ def _line(row: dict) -> str:
     goal = "" if row["goal"] is None else f"{'<=' if row['bound'] == 'most' else '>='} {row['goal']:g}"
     if row["ratio"] is None:
         return f"{head} {'':>10} {'':>10} {'':<12} {'':>7} {goal:>8}  not available: {row['why']}"
-    mark = {True: "yes", False: "NO", None: ""}[row["met"]] if row["status"] == "ok" else f"WRONG ({row['why']})"
-    return f"{head} {row['ours_cost']:>10.4g} {row['theirs_cost']:>10.4g} {row['unit']:<12} {row['ratio']:>7.3g} {goal:>8}  {mark}".rstrip()
+    mark = (
+        {True: "yes", False: "NO", None: ""}[row["met"]] if row["status"] == "ok" else f"WRONG ({row['why']})"
+    )
+    costs = f"{row['ours_cost']:>10.4g} {row['theirs_cost']:>10.4g} {row['unit']:<12}"
+    return f"{head} {costs} {row['ratio']:>7.3g} {goal:>8}  {mark}".rstrip()
 
 
 def verdict(rows: list[dict]) -> list[str]:

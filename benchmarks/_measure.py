@@ -15,13 +15,26 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 from _problems import MAX_Z, Problem, expected, largest_z
 
-PACKAGES = ("sfn-stability", "numpy", "scipy", "numba", "jax", "jaxlib", "diffrax", "torch", "torchsde", "sdeint")
+PACKAGES = (
+    "sfn-stability",
+    "numpy",
+    "scipy",
+    "numba",
+    "jax",
+    "jaxlib",
+    "diffrax",
+    "torch",
+    "torchsde",
+    "sdeint",
+)
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Something that simulates (or draws) an ensemble: `run(seed)` returns the final states (paths, d), or None where there are none to check."""
+    """Something that simulates (or draws) an ensemble: `run(seed)` returns the final states (paths, d), or
+    None where there are none to check.
+    """
 
     name: str
     variant: str
@@ -37,8 +50,12 @@ class Contender:
         return (time.perf_counter() - began) * 1e9 / (self.paths * self.steps), states
 
 
-def screened(variants: Iterable[Contender], near: float = 1.15, most: int = 2) -> tuple[list[Contender], dict[str, float]]:
-    """The variants of one library worth measuring (those near its best in one run after warm-up), and every variant's cost in that run."""
+def screened(
+    variants: Iterable[Contender], near: float = 1.15, most: int = 2
+) -> tuple[list[Contender], dict[str, float]]:
+    """The variants of one library worth measuring (those near its best in one run after warm-up), and every
+    variant's cost in that run.
+    """
     costs, kept = {}, []
     variants = list(variants)
     for contender in variants:
@@ -63,10 +80,19 @@ def side_by_side(problem: Problem, libraries: dict[str, list[Contender]], rounds
                 cost, finals[name, contender.variant] = contender.nanoseconds(2 + turn)
                 costs.setdefault((name, contender.variant), []).append(cost)
     law = expected(problem) if any(states is not None for states in finals.values()) else None
-    return {name: _best(name, variants, costs, finals, law, screens[name]) for name, variants in chosen.items()}
+    return {
+        name: _best(name, variants, costs, finals, law, screens[name]) for name, variants in chosen.items()
+    }
 
 
-def _best(name: str, variants: list[Contender], costs: dict, finals: dict, law: dict | None, screen: dict[str, float]) -> dict:
+def _best(
+    name: str,
+    variants: list[Contender],
+    costs: dict,
+    finals: dict,
+    law: dict | None,
+    screen: dict[str, float],
+) -> dict:
     best = min(variants, key=lambda c: float(np.median(costs[name, c.variant])))
     states = finals[name, best.variant]
     z = None if states is None or law is None else largest_z(states, law)
@@ -83,11 +109,18 @@ def _best(name: str, variants: list[Contender], costs: dict, finals: dict, law: 
 
 def summary(values: list[float]) -> dict:
     """Median and spread of repeated measurements, and the measurements."""
-    return {"median": float(np.median(values)), "least": min(values), "most": max(values), "all": [float(f"{v:.5g}") for v in values]}
+    return {
+        "median": float(np.median(values)),
+        "least": min(values),
+        "most": max(values),
+        "all": [float(f"{v:.5g}") for v in values],
+    }
 
 
 def pin(cores: int) -> None:
-    """Confine this process to `cores` cores, XLA's and everybody else's threads with it; to be called before NumPy's pools start."""
+    """Confine this process to `cores` cores, XLA's and everybody else's threads with it; to be called before
+    NumPy's pools start.
+    """
     if hasattr(os, "sched_setaffinity"):
         available = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, set(available[-cores:]))
@@ -96,7 +129,12 @@ def pin(cores: int) -> None:
 def pinned_environment(cores: int) -> dict[str, str]:
     """Environment of a child process that may use `cores` threads."""
     flags = "--xla_cpu_multi_thread_eigen=false" if cores == 1 else ""
-    return {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(cores)), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    return {
+        **os.environ,
+        **dict.fromkeys(THREAD_VARIABLES, str(cores)),
+        "XLA_FLAGS": flags,
+        "JAX_PLATFORMS": "cpu",
+    }
 
 
 def cores_available() -> int:
@@ -118,7 +156,8 @@ def environment() -> dict:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "blas": _blas(),
-        "pinning": "one child process per core count, confined by CPU affinity where the system has it (XLA sizes its thread pool by it); "
+        "pinning": "one child process per core count, confined by CPU affinity where the system has it (XLA "
+        "sizes its thread pool by it); "
         + ", ".join(THREAD_VARIABLES)
         + " set to the core count; one core: --xla_cpu_multi_thread_eigen=false",
     }
@@ -142,8 +181,18 @@ def _version(name: str) -> str:
 def _blas() -> list[dict]:
     from threadpoolctl import threadpool_info
 
-    wanted = ("internal_api", "version", "architecture", "threading_layer", "num_threads")  # its other keys hold paths
-    return [{key: pool[key] for key in wanted if pool.get(key) is not None} for pool in threadpool_info() if pool["user_api"] == "blas"]
+    wanted = (
+        "internal_api",
+        "version",
+        "architecture",
+        "threading_layer",
+        "num_threads",
+    )  # its other keys hold paths
+    return [
+        {key: pool[key] for key in wanted if pool.get(key) is not None}
+        for pool in threadpool_info()
+        if pool["user_api"] == "blas"
+    ]
 
 
 def say(message: str) -> None:

@@ -26,7 +26,9 @@ def takes(argument: str) -> bool:
 
 
 def unavailable(engine: str) -> str | None:
-    """Why an engine cannot be measured, as a sentence; None if it can. Without `accelerate` there is NumPy only."""
+    """Why an engine cannot be measured, as a sentence; None if it can. Without `accelerate` there is NumPy
+    only.
+    """
     if engine == "numba" and not takes("accelerate"):
         return "st.simulate has no `accelerate` yet: there is the NumPy engine only."
     if engine == "numba" and find_spec("numba") is None:
@@ -49,19 +51,34 @@ def contender(problem: Problem, engine: str, workers: int) -> Contender:
 
 
 def simulate(flow, start, problem: Problem, seed: int, engine: str, workers: int) -> st.Ensemble:
-    return st.simulate(flow, start=start, t_end=problem.t_end, dt=problem.dt, paths=problem.paths, seed=seed, workers=workers, **options(engine))
+    return st.simulate(
+        flow,
+        start=start,
+        t_end=problem.t_end,
+        dt=problem.dt,
+        paths=problem.paths,
+        seed=seed,
+        workers=workers,
+        **options(engine),
+    )
 
 
 # --- covariance to a given accuracy ---
 
 
 def covariance_race(step: float, target: float, rounds: int) -> dict:
-    """Seconds until the variances of a weakly nonlinear flow are known to `target`, with and without the control variate."""
+    """Seconds until the variances of a weakly nonlinear flow are known to `target`, with and without the
+    control variate.
+    """
     control = takes("control")
     minimum = [1.0, 0.0]
-    linearized = {"control": True} | ({"at": minimum} if takes("at") else {})  # the objective's own reference is its saddle
+    linearized = {"control": True} | (
+        {"at": minimum} if takes("at") else {}
+    )  # the objective's own reference is its saddle
     kinds = {"plain": {}} | ({"controlled": linearized} if control else {})
-    flow = st.Flow(st.landscape("coupled_quartic"), st.SFN(damping=DAMPING), st.Noise(gradient=0.5), step=step)
+    flow = st.Flow(
+        st.landscape("coupled_quartic"), st.SFN(damping=DAMPING), st.Noise(gradient=0.5), step=step
+    )
     slowest = float(np.min(np.abs(st.linearize(flow, at=minimum).rates)))
     t_end = math.ceil(10 / slowest / step) * step
     run = functools.partial(_variances, flow, t_end)
@@ -77,29 +94,51 @@ def covariance_race(step: float, target: float, rounds: int) -> dict:
     return {"step": step, "target": target, "t_end": t_end, "control": control, "right": agree, **result}
 
 
-def _variances(flow: st.Flow, t_end: float, *, seed: int, paths: int, **extra) -> tuple[np.ndarray, np.ndarray]:
+def _variances(
+    flow: st.Flow, t_end: float, *, seed: int, paths: int, **extra
+) -> tuple[np.ndarray, np.ndarray]:
     """Stationary variances and their standard errors, one thread."""
     ens = st.simulate(flow, start=[1.0, 0.0], t_end=t_end, paths=paths, seed=seed, workers=1, **extra)
     return np.diag(ens.covariance[-1]).copy(), np.diag(ens.covariance_error[-1]).copy()
 
 
 def _paths_needed(run, target: float) -> int:
-    """Paths that bring the median standard error to the target, whichever seed: from 128 on, more until they do."""
+    """Paths that bring the median standard error to the target, whichever seed: from 128 on, more until they
+    do.
+    """
     paths = 128
     while True:
-        error = float(np.median([np.max(error / variance) for variance, error in (run(seed=100 + i, paths=paths) for i in range(5 if paths < 4096 else 1))]))
+        error = float(
+            np.median(
+                [
+                    np.max(error / variance)
+                    for variance, error in (
+                        run(seed=100 + i, paths=paths) for i in range(5 if paths < 4096 else 1)
+                    )
+                ]
+            )
+        )
         if error <= target:
             return paths
         paths = max(math.ceil(1.2 * paths), min(4 * paths, math.ceil(paths * (error / target) ** 2)))
 
 
 def _covered(rows: list, paths: int) -> dict:
-    return {**summary([row[0] for row in rows]), "paths": paths, "relative_error": float(np.median([np.max(row[2] / row[1]) for row in rows]))}
+    return {
+        **summary([row[0] for row in rows]),
+        "paths": paths,
+        "relative_error": float(np.median([np.max(row[2] / row[1]) for row in rows])),
+    }
 
 
 def _agree(plain: list, controlled: list) -> bool:
-    """Whether every controlled estimate is within its error, and the pooled plain one's, of the pooled plain estimate."""
-    truth, doubt = np.mean([row[1] for row in plain], axis=0), np.linalg.norm([row[2] for row in plain], axis=0) / len(plain)
+    """Whether every controlled estimate is within its error, and the pooled plain one's, of the pooled plain
+    estimate.
+    """
+    truth, doubt = (
+        np.mean([row[1] for row in plain], axis=0),
+        np.linalg.norm([row[2] for row in plain], axis=0) / len(plain),
+    )
     return all(bool(np.all(np.abs(row[1] - truth) < MAX_Z * np.hypot(row[2], doubt))) for row in controlled)
 
 
@@ -112,17 +151,28 @@ def scaling(quick: bool, threads: int) -> list[dict]:
     base = Problem("ou", 2, 10_000, 100)
     curves = {
         ("paths", "OU d = 2"): [(n, replace(base, paths=n)) for n in _decades(2, 5 if quick else 6)],
-        ("steps", "OU d = 2"): [(n, replace(base, paths=4096, steps=n)) for n in _decades(1, 3 if quick else 4)],
+        ("steps", "OU d = 2"): [
+            (n, replace(base, paths=4096, steps=n)) for n in _decades(1, 3 if quick else 4)
+        ],
         ("d", "OU"): [(d, Problem("ou", d, _whole(200_000 // shrink // d), 50)) for d in _doublings(1, 256)],
         ("d", "SFN"): [(d, Problem("sfn", d, 2048, max(4, 128 // d))) for d in _doublings(2, 32)],
     }
-    return [_curve(axis, name, engine, points) for (axis, name), points in curves.items() for engine in ENGINES if not unavailable(engine)]
+    return [
+        _curve(axis, name, engine, points)
+        for (axis, name), points in curves.items()
+        for engine in ENGINES
+        if not unavailable(engine)
+    ]
 
 
 def thread_scaling(quick: bool, threads: int) -> list[dict]:
     """Our cost per path-step on 1 to `threads` threads."""
     shrink = 4 if quick else 1
-    sizes = {"OU d = 16": ("ou", 16, 20_480), "OU d = 128": ("ou", 128, 4_096), "SFN d = 8": ("sfn", 8, 4_096)}
+    sizes = {
+        "OU d = 16": ("ou", 16, 20_480),
+        "OU d = 128": ("ou", 128, 4_096),
+        "SFN d = 8": ("sfn", 8, 4_096),
+    }
     problems = {name: Problem(*size, steps=48 // shrink) for name, size in sizes.items()}
     counts = sorted({1, *(n for n in _doublings(1, threads)), threads})
     return [

@@ -7,17 +7,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-DT = {"ou": 0.125, "sfn": 0.0625}  # powers of two: every integrator then takes exactly the same number of steps
+DT = {
+    "ou": 0.125,
+    "sfn": 0.0625,
+}  # powers of two: every integrator then takes exactly the same number of steps
 DAMPING = 0.1
 MAX_Z = 5.0
 
 
 @dataclass(frozen=True)
 class Problem:
-    """An ensemble: ``dW = -P g dt + sqrt(dt) sigma P dB`` (step = dt), `paths` paths of `steps` steps from `start`.
+    """An ensemble: ``dW = -P g dt + sqrt(dt) sigma P dB`` (step = dt), `paths` paths of `steps` steps from
+    `start`.
 
-    `kind` is "ou" (SGD on a quadratic with eigenvalues logspace(0, -2, dim), in a rotated basis unless `diagonal`)
-    or "sfn" (saddle-free Newton, damping 0.1, on the coupled quartic).
+    `kind` is "ou" (SGD on a quadratic with eigenvalues logspace(0, -2, dim), in a rotated basis unless
+    `diagonal`) or "sfn" (saddle-free Newton, damping 0.1, on the coupled quartic).
     """
 
     kind: str
@@ -41,7 +45,9 @@ class Problem:
 
     @property
     def start(self) -> np.ndarray:
-        """Off the critical point, so that a wrong drift shows; for SFN where the Hessian is indefinite (d = 2)."""
+        """Off the critical point, so that a wrong drift shows; for SFN where the Hessian is indefinite (d =
+        2).
+        """
         if self.kind == "ou":
             return np.full(self.dim, 0.05)
         return np.append(0.3, np.full(self.dim - 1, 0.3 / np.sqrt(self.dim - 1)))
@@ -52,22 +58,33 @@ class Problem:
 
         noise = st.Noise(gradient=self.sigma)
         if self.kind == "ou":
-            return st.Flow(st.quadratic(self.eigenvalues, rotation_seed=None if self.diagonal else 0), st.SGD(), noise, step=self.dt)
-        return st.Flow(st.landscape("coupled_quartic", dim=self.dim), st.SFN(damping=DAMPING), noise, step=self.dt)
+            return st.Flow(
+                st.quadratic(self.eigenvalues, rotation_seed=None if self.diagonal else 0),
+                st.SGD(),
+                noise,
+                step=self.dt,
+            )
+        return st.Flow(
+            st.landscape("coupled_quartic", dim=self.dim), st.SFN(damping=DAMPING), noise, step=self.dt
+        )
 
     def matrix(self) -> np.ndarray:
         """The Hessian (dim, dim) of the quadratic."""
         return np.array(self.flow().objective.matrix)
 
     def smaller(self) -> Problem:
-        """About a fifth of the work; whole multiples of 4096 paths, as everywhere here, so that nobody's blocks or threads go half empty."""
+        """About a fifth of the work; whole multiples of 4096 paths, as everywhere here, so that nobody's
+        blocks or threads go half empty.
+        """
         if self.paths <= 4096:
             return replace(self, steps=self.steps // 3)
         return replace(self, paths=math.ceil(self.paths / 5 / 4096) * 4096)
 
 
 def expected(problem: Problem) -> dict:
-    """The law that final states must follow: closed form of the Euler-Maruyama chain, or an ensemble by plain NumPy."""
+    """The law that final states must follow: closed form of the Euler-Maruyama chain, or an ensemble by plain
+    NumPy.
+    """
     return _chain(problem) if problem.kind == "ou" else _reference(problem)
 
 
@@ -76,7 +93,14 @@ def _chain(problem: Problem) -> dict:
     keep = 1 - values * problem.dt
     variance = (problem.dt * problem.sigma) ** 2 * (1 - keep ** (2 * problem.steps)) / (1 - keep**2)
     mean = keep**problem.steps * (vectors.T @ problem.start)
-    return {"vectors": vectors, "mean": mean, "variance": variance, "mean_error": 0.0, "variance_error": 0.0, "exact": True}
+    return {
+        "vectors": vectors,
+        "mean": mean,
+        "variance": variance,
+        "mean_error": 0.0,
+        "variance_error": 0.0,
+        "exact": True,
+    }
 
 
 def _reference(problem: Problem) -> dict:
@@ -88,7 +112,11 @@ def _reference(problem: Problem) -> dict:
         force = -problem.dt * gradient + problem.dt * problem.sigma * rng.standard_normal(w.shape)
         turned = np.einsum("nij,ni->nj", vectors, force) / (np.abs(values) + DAMPING)
         w = w + np.einsum("nij,nj->ni", vectors, turned)
-    return {"vectors": np.eye(problem.dim), **dict(zip(("mean", "variance", "mean_error", "variance_error"), moments(w), strict=True)), "exact": False}
+    return {
+        "vectors": np.eye(problem.dim),
+        **dict(zip(("mean", "variance", "mean_error", "variance_error"), moments(w), strict=True)),
+        "exact": False,
+    }
 
 
 def quartic(w: np.ndarray, xp=np) -> tuple:
@@ -99,7 +127,9 @@ def quartic(w: np.ndarray, xp=np) -> tuple:
     gradient = xp.concatenate([(x**3 - x + 0.5 * x * square)[..., None], side[..., None] * y], axis=-1)
     row = xp.concatenate([(3 * x**2 - 1 + 0.5 * square)[..., None], x[..., None] * y], axis=-1)[..., None, :]
     below = side[..., None, None] * xp.eye(y.shape[-1]) + 0 * y[..., None]
-    return gradient, xp.concatenate([row, xp.concatenate([(x[..., None] * y)[..., None], below], axis=-1)], axis=-2)
+    return gradient, xp.concatenate(
+        [row, xp.concatenate([(x[..., None] * y)[..., None], below], axis=-1)], axis=-2
+    )
 
 
 def moments(states: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -111,12 +141,16 @@ def moments(states: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def largest_z(states: np.ndarray, law: dict) -> float:
-    """The largest deviation of mean and variance from the law, in standard errors; inf for states that are not finite."""
+    """The largest deviation of mean and variance from the law, in standard errors; inf for states that are
+    not finite.
+    """
     if not np.isfinite(states).all():
         return float("inf")
     mean, variance, mean_error, variance_error = moments(states @ law["vectors"])
     if law["exact"]:
-        variance_error = law["variance"] * np.sqrt(2 / (len(states) - 1))  # Gaussian: the law's own error, not the sample's
+        variance_error = law["variance"] * np.sqrt(
+            2 / (len(states) - 1)
+        )  # Gaussian: the law's own error, not the sample's
         mean_error = np.sqrt(law["variance"] / len(states))
     z = [np.abs(mean - law["mean"]) / np.hypot(mean_error, law["mean_error"])]
     z += [np.abs(variance - law["variance"]) / np.hypot(variance_error, law["variance_error"])]

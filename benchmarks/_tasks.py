@@ -1,4 +1,6 @@
-"""The training tasks of the study at equal work: what is trained, for how long, and by which number it is judged."""
+"""The training tasks of the study at equal work: what is trained, for how long, and by which number it is
+judged.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from stability.datasets.images import Dataset
 from stability.objectives.network import autoencoder, mlp
 
 TIE = 1e-3
-"""Weight of the validation loss beside the validation error in percent: it decides between equal errors only."""
+"""Weight of the validation loss beside the validation error in percent: it decides between equal errors only.
+"""
 STREAM, SWEEPS, VALIDATION = 50_000, 2.0, 5_000
 """Samples of the linear tasks, passes over them (nearly a stream), and samples that steps are chosen on."""
 NOISE = 0.3
@@ -26,7 +29,8 @@ NOISE = 0.3
 
 @dataclass(frozen=True)
 class Problem:
-    """One seed of a task: data, start and judges. Another seed has other data or another split, another start, other batches.
+    """One seed of a task: data, start and judges. Another seed has other data or another split, another
+    start, other batches.
 
     Attributes
     ----------
@@ -36,7 +40,8 @@ class Problem:
     validation, test : callable
         ``w -> float``, lower is better.
     portion : callable
-        ``share -> objective`` on the first samples: methods that need whole passes may choose fewer samples and more passes.
+        ``share -> objective`` on the first samples: methods that need whole passes may choose fewer samples
+        and more passes.
     """
 
     objective: Any
@@ -62,8 +67,8 @@ class Task:
     build : callable
         ``seed -> Problem``.
     unit_step, weight_size : float
-        Scales of the grids, of steps that multiply gradients (small ones where a loss is averaged over many outputs) and of
-        Adam's, which are lengths.
+        Scales of the grids, of steps that multiply gradients (small ones where a loss is averaged over many
+        outputs) and of Adam's, which are lengths.
     """
 
     name: str
@@ -88,7 +93,7 @@ def _kept(build: Callable[[int], Problem], seed: int) -> Problem:
     return build(seed)
 
 
-# -- networks ------------------------------------------------------------------------------------------------------
+# -- networks --------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -101,7 +106,16 @@ def _parts(name: str, seed: int) -> tuple[Dataset, Dataset, Dataset]:
     return train, valid, test
 
 
-def _classifier(train: Dataset, valid: Dataset, test: Dataset, *, seed: int, hidden: tuple[int, ...], w0: Any = None, **options: Any) -> Problem:
+def _classifier(
+    train: Dataset,
+    valid: Dataset,
+    test: Dataset,
+    *,
+    seed: int,
+    hidden: tuple[int, ...],
+    w0: Any = None,
+    **options: Any,
+) -> Problem:
     objective = mlp(train.X, train.y, hidden, classes=len(train.classes), **options)
     others = [objective.on(part.X, part.y) for part in (valid, test)]
 
@@ -121,8 +135,12 @@ def _few(share: float, samples: int) -> int:
     return max(1, round(share * samples))
 
 
-def _reproduction(parts: list[tuple[np.ndarray, np.ndarray | None]], objective: Any, spread: float, seed: int) -> Problem:
-    """Squared error of training, validation and test samples, as a share of the variance of what is to be found."""
+def _reproduction(
+    parts: list[tuple[np.ndarray, np.ndarray | None]], objective: Any, spread: float, seed: int
+) -> Problem:
+    """Squared error of training, validation and test samples, as a share of the variance of what is to be
+    found.
+    """
     (X, Y), valid, test = parts
     judges = [objective.on(*part) for part in (valid, test)]
 
@@ -137,13 +155,21 @@ def _reproduction(parts: list[tuple[np.ndarray, np.ndarray | None]], objective: 
 def _autoencoder(name: str, seed: int, *, hidden: tuple[int, ...], dtype: str) -> Problem:
     train, valid, test = _parts(name, seed)
     spread = float(np.mean(train.X.var(axis=0, dtype=np.float64)))
-    return _reproduction([(part.X, None) for part in (train, valid, test)], autoencoder(train.X, hidden, dtype=dtype), spread, seed)
+    return _reproduction(
+        [(part.X, None) for part in (train, valid, test)],
+        autoencoder(train.X, hidden, dtype=dtype),
+        spread,
+        seed,
+    )
 
 
 def _lower_half(seed: int) -> Problem:
     """The lower half of a digit from the upper one, under pixel noise."""
     rng = np.random.default_rng(seed)
-    parts = [(part.X[:, :32] + 0.1 * rng.standard_normal((len(part), 32)), part.X[:, 32:]) for part in _parts("digits", seed)]
+    parts = [
+        (part.X[:, :32] + 0.1 * rng.standard_normal((len(part), 32)), part.X[:, 32:])
+        for part in _parts("digits", seed)
+    ]
     spread = float(np.mean(parts[0][1].var(axis=0)))
     return _reproduction(parts, mlp(*parts[0], (64, 64), activation="softplus", loss="squared"), spread, seed)
 
@@ -153,7 +179,16 @@ def _transfer(seed: int) -> Problem:
     hidden, data = (128, 64), _data("mnist")
     first, second = data.only(range(5)), data.only(range(5, 10))
     source = mlp(first.X, first.y, hidden, dtype="float32")
-    learned = st.minimize(source, source.initial(seed), method=st.Adam(), step=1e-3, decay="linear", batch=32, sweeps=5, seed=seed).final
+    learned = st.minimize(
+        source,
+        source.initial(seed),
+        method=st.Adam(),
+        step=1e-3,
+        decay="linear",
+        batch=32,
+        sweeps=5,
+        seed=seed,
+    ).final
     output = (hidden[-1] + 1) * len(second.classes)
 
     def start(objective: Any) -> np.ndarray:
@@ -163,19 +198,23 @@ def _transfer(seed: int) -> Problem:
     return _classifier(train, valid, test, seed=seed, hidden=hidden, w0=start, dtype="float32")
 
 
-# -- linear models on data whose law is known ----------------------------------------------------------------------
+# -- linear models on data whose law is known ------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Inputs ``x ~ N(0, Sigma)`` with chosen eigenvalues; the same signal in every eigendirection, its total variance `signal`^2."""
+    """Inputs ``x ~ N(0, Sigma)`` with chosen eigenvalues; the same signal in every eigendirection, its total
+    variance `signal`^2.
+    """
 
     eigenvalues: tuple[float, ...]
     rotated: bool
     signal: float
 
     def draw(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A root of Sigma (d, d), the true weights (d,), and inputs (n, d): training samples, then those for validation."""
+        """A root of Sigma (d, d), the true weights (d,), and inputs (n, d): training samples, then those for
+        validation.
+        """
         rng, d = np.random.default_rng([seed, 5]), len(self.eigenvalues)
         spread = np.sqrt(self.eigenvalues)
         basis = np.linalg.qr(rng.standard_normal((d, d)))[0] if self.rotated else np.eye(d)
@@ -207,7 +246,9 @@ def logistic(law: Gaussian, seed: int) -> Problem:
 
 
 def error_probability(found: np.ndarray, truth: np.ndarray) -> float:
-    """In percent: how often the sign of ``found . e`` is not the label that ``truth . e`` gives, ``e`` a standard normal vector."""
+    """In percent: how often the sign of ``found . e`` is not the label that ``truth . e`` gives, ``e`` a
+    standard normal vector.
+    """
     size, signal = float(np.linalg.norm(found)), float(np.linalg.norm(truth))
     cosine = float(found @ truth) / (size * signal) if size > 0 else 0.0
     z = np.linspace(0, 9 * signal, 20_001)
@@ -216,7 +257,13 @@ def error_probability(found: np.ndarray, truth: np.ndarray) -> float:
     return 200 * float(np.trapezoid(density * (expit(z) * (1 - agree) + expit(-z) * agree), z))
 
 
-def _regression(model: Any, X: np.ndarray, y: np.ndarray, on_sample: Callable[[Any, np.ndarray], float], exact: Callable[[np.ndarray], float]) -> Problem:
+def _regression(
+    model: Any,
+    X: np.ndarray,
+    y: np.ndarray,
+    on_sample: Callable[[Any, np.ndarray], float],
+    exact: Callable[[np.ndarray], float],
+) -> Problem:
     train, valid = model(X[:STREAM], y[:STREAM]), model(X[STREAM:], y[STREAM:])
 
     def portion(share: float) -> Any:
@@ -241,12 +288,33 @@ def _linear(name: str, model: Callable[[Gaussian, int], Problem], law: Gaussian,
     if model is logistic:
         scales = {"unit": "error %", "unit_step": 100, "weight_size": 300}
     condition = law.eigenvalues[0] / law.eigenvalues[-1]
-    return Task(name, "linear", build=functools.partial(model, law), sweeps=SWEEPS, ill_conditioned=law.rotated and bool(condition > 1e4), **scales, **options)
+    return Task(
+        name,
+        "linear",
+        build=functools.partial(model, law),
+        sweeps=SWEEPS,
+        ill_conditioned=law.rotated and bool(condition > 1e4),
+        **scales,
+        **options,
+    )
 
 
 TASKS = (
-    Task("digits-classifier", "nonlinear", "error %", lambda seed: _classifier(*_parts("digits", seed), seed=seed, hidden=(128, 64)), sweeps=40),
-    Task("digits-autoencoder", "nonlinear", "MSE / variance", lambda seed: _autoencoder("digits", seed, hidden=(32, 16, 32), dtype="float64"), 60, unit_step=3),
+    Task(
+        "digits-classifier",
+        "nonlinear",
+        "error %",
+        lambda seed: _classifier(*_parts("digits", seed), seed=seed, hidden=(128, 64)),
+        sweeps=40,
+    ),
+    Task(
+        "digits-autoencoder",
+        "nonlinear",
+        "MSE / variance",
+        lambda seed: _autoencoder("digits", seed, hidden=(32, 16, 32), dtype="float64"),
+        60,
+        unit_step=3,
+    ),
     Task(
         "mnist-autoencoder",
         "nonlinear",
@@ -266,18 +334,29 @@ TASKS = (
         "mnist-silu",
         "nonlinear",
         "error %",
-        lambda seed: _classifier(*_parts("mnist", seed), seed=seed, hidden=(64,), activation="silu", dtype="float32"),
+        lambda seed: _classifier(
+            *_parts("mnist", seed), seed=seed, hidden=(64,), activation="silu", dtype="float32"
+        ),
         sweeps=15,
         dtype="float32",
         held_out=True,
     ),
     Task("lower-half", "nonlinear", "MSE / variance", _lower_half, sweeps=40, held_out=True),
-    _linear("logistic-geometric-rotated", logistic, Gaussian(tuple(0.75 ** np.arange(40)), rotated=True, signal=6.0), held_out=True),
+    _linear(
+        "logistic-geometric-rotated",
+        logistic,
+        Gaussian(tuple(0.75 ** np.arange(40)), rotated=True, signal=6.0),
+        held_out=True,
+    ),
 )
 
 
 def crossover(condition: float, model: str) -> Task:
-    """A rotated linear task of any condition number: eigenvalues ``i^-p`` in 50 dimensions, with the ``p`` that gives it."""
+    """A rotated linear task of any condition number: eigenvalues ``i^-p`` in 50 dimensions, with the ``p``
+    that gives it.
+    """
     build = {"least-squares": least_squares, "logistic": logistic}[model]
-    law = Gaussian(powers(math.log(condition, 50), 50), rotated=True, signal=1.0 if model == "least-squares" else 10.0)
+    law = Gaussian(
+        powers(math.log(condition, 50), 50), rotated=True, signal=1.0 if model == "least-squares" else 10.0
+    )
     return _linear(f"{model}-{condition:.3g}", build, law)

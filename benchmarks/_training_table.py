@@ -16,12 +16,23 @@ GROUPS = {
     "held out, nonlinear": lambda task: task["held_out"] and task["kind"] == "nonlinear",
     "held out, rotated": lambda task: task["held_out"] and task["ill_conditioned"],
 }
-GOALS = {("nonlinear", "SGD"): 0.95, ("nonlinear", "Adam"): 1.10, ("rotated ill-conditioned", "SGD"): 0.12, ("rotated ill-conditioned", "Adam"): 0.12}
+GOALS = {
+    ("nonlinear", "SGD"): 0.95,
+    ("nonlinear", "Adam"): 1.10,
+    ("rotated ill-conditioned", "SGD"): 0.12,
+    ("rotated ill-conditioned", "Adam"): 0.12,
+}
 
 
 def tables(document: dict[str, Any]) -> str:
     """Everything, as markdown."""
-    parts = [_results(document, False), _results(document, True), _means(document), _notes(document), _crossover(document)]
+    parts = [
+        _results(document, False),
+        _results(document, True),
+        _means(document),
+        _notes(document),
+        _crossover(document),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -30,7 +41,9 @@ def _cells(document: dict[str, Any], task: str) -> dict[str, dict]:
 
 
 def _results(document: dict[str, Any], held_out: bool) -> str:
-    tasks = [task for task in document["tasks"] if task["held_out"] == held_out and _cells(document, task["name"])]
+    tasks = [
+        task for task in document["tasks"] if task["held_out"] == held_out and _cells(document, task["name"])
+    ]
     if not tasks:
         return ""
     head = "held out" if held_out else "task"
@@ -38,7 +51,10 @@ def _results(document: dict[str, Any], held_out: bool) -> str:
     for task in tasks:
         cells = _cells(document, task["name"])
         best = min((cell["mean"] for cell in cells.values() if cell["mean"] is not None), default=None)
-        rows.append(f"| {task['name']} | {task['unit']} | {' | '.join(_value(cells.get(name), best) for name in CONTENDERS)} |")
+        rows.append(
+            f"| {task['name']} | {task['unit']} | "
+            f"{' | '.join(_value(cells.get(name), best) for name in CONTENDERS)} |"
+        )
     return "\n".join(rows)
 
 
@@ -54,7 +70,9 @@ def _value(cell: dict[str, Any] | None, best: float | None) -> str:
 
 
 def ratios(document: dict[str, Any]) -> dict[tuple[str, str], tuple[float, int]]:
-    """Geometric means over a group's tasks of our untuned mean over a contender's tuned one, and the number of tasks."""
+    """Geometric means over a group's tasks of our untuned mean over a contender's tuned one, and the number
+    of tasks.
+    """
     found = {}
     for group, belongs in GROUPS.items():
         rows = [_cells(document, task["name"]) for task in document["tasks"] if belongs(task)]
@@ -70,7 +88,10 @@ def ratios(document: dict[str, Any]) -> dict[tuple[str, str], tuple[float, int]]
 def _reference(cells: dict[str, dict], name: str) -> float | None:
     if name != "best of the five":
         return cells[name]["mean"] if name in cells else None
-    return min((cells[tuned]["mean"] for tuned in TUNED if tuned in cells and cells[tuned]["mean"] is not None), default=None)
+    return min(
+        (cells[tuned]["mean"] for tuned in TUNED if tuned in cells and cells[tuned]["mean"] is not None),
+        default=None,
+    )
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -94,19 +115,35 @@ def _ratio(found: dict[tuple[str, str], tuple[float, int]], group: str, name: st
     if (group, name) not in found:
         return ""
     ratio, goal = found[group, name][0], GOALS.get((group, name))
-    return f"{ratio:.3f}" if goal is None else f"{ratio:.3f} (goal {goal:g}: {'met' if ratio <= goal else 'MISSED'})"
+    return (
+        f"{ratio:.3f}"
+        if goal is None
+        else f"{ratio:.3f} (goal {goal:g}: {'met' if ratio <= goal else 'MISSED'})"
+    )
 
 
 def _notes(document: dict[str, Any]) -> str:
     cells = document["cells"].values()
     ours = [cell for cell in cells if cell["contender"] == OURS]
-    lines = [f"auto diverged on {sum(cell['diverged'] for cell in ours)} of {sum(len(cell['tests']) for cell in ours)} runs."] if ours else []
+    lines = (
+        [
+            f"auto diverged on {sum(cell['diverged'] for cell in ours)} of "
+            f"{sum(len(cell['tests']) for cell in ours)} runs."
+        ]
+        if ours
+        else []
+    )
     every = [*cells, *document.get("crossover", {}).values()]
-    if edges := [f"{cell['contender']} on {cell['task']} ({cell['chosen']})" for cell in every if cell["edge"]]:
+    if edges := [
+        f"{cell['contender']} on {cell['task']} ({cell['chosen']})" for cell in every if cell["edge"]
+    ]:
         lines.append(f"Chosen at the edge of its grid: {'; '.join(edges)}.")
     slower = [_slower(document, task["name"]) for task in document["tasks"]]
     if any(slower):
-        lines.append(f"Seconds of auto over Adam's at equal sweeps (two runs side by side): {', '.join(text for text in slower if text)}.")
+        lines.append(
+            "Seconds of auto over Adam's at equal sweeps (two runs side by side): "
+            f"{', '.join(text for text in slower if text)}."
+        )
     return "\n".join(lines)
 
 
@@ -121,9 +158,18 @@ def _crossover(document: dict[str, Any]) -> str:
     parts = []
     for model in dict.fromkeys(point["model"] for point in points.values()):
         conditions = sorted({point["condition"] for point in points.values() if point["model"] == model})
-        rows = [f"| {model}, rotated: κ | {' | '.join(f'{condition:.3g}' for condition in conditions)} |", "|---|" + "--:|" * len(conditions)]
+        rows = [
+            f"| {model}, rotated: κ | {' | '.join(f'{condition:.3g}' for condition in conditions)} |",
+            "|---|" + "--:|" * len(conditions),
+        ]
         for name in dict.fromkeys(point["contender"] for point in points.values()):
-            found = {point["condition"]: point for point in points.values() if point["model"] == model and point["contender"] == name}
-            rows.append(f"| {name} | {' | '.join(_value(found.get(condition), None) for condition in conditions)} |")
+            found = {
+                point["condition"]: point
+                for point in points.values()
+                if point["model"] == model and point["contender"] == name
+            }
+            rows.append(
+                f"| {name} | {' | '.join(_value(found.get(condition), None) for condition in conditions)} |"
+            )
         parts.append("\n".join(rows))
     return "\n\n".join(parts)

@@ -22,7 +22,13 @@ BARS = {
     "torchsde*": ("torchsde given fresh normals", "#e09a9a"),
     "sdeint": ("sdeint", "#6b6b6b"),
 }
-PROBLEMS = {"ou-2/one": "OU\nd = 2", "ou-16/one": "OU\nd = 16", "ou-128/one": "OU\nd = 128", "sfn-2/one": "SFN flow\nd = 2", "sfn-8/one": "SFN flow\nd = 8"}
+PROBLEMS = {
+    "ou-2/one": "OU\nd = 2",
+    "ou-16/one": "OU\nd = 16",
+    "ou-128/one": "OU\nd = 128",
+    "sfn-2/one": "SFN flow\nd = 2",
+    "sfn-8/one": "SFN flow\nd = 8",
+}
 LABELS = {"paths": "paths", "steps": "steps", "d": "dimension d", "threads": "threads"}
 
 
@@ -51,18 +57,27 @@ def picture(document: dict) -> plt.Figure:
 
 def _caption(document: dict) -> str:
     env = document["environment"]
-    return f"{env['cpu']}, {env['date']}: medians of {document['rounds']} interleaved runs, float64" + (" (quick: rough)" if document["quick"] else "")
+    return f"{env['cpu']}, {env['date']}: medians of {document['rounds']} interleaved runs, float64" + (
+        " (quick: rough)" if document["quick"] else ""
+    )
 
 
 def _bars(axis: plt.Axes, cells: dict) -> None:
     shown = [name for name in PROBLEMS if name in cells]
     width = 0.8 / len(BARS)
     for slot, (library, (label, color)) in enumerate(BARS.items()):
-        points = [(i, cells[name]["contenders"][library]) for i, name in enumerate(shown) if library in cells[name]["contenders"]]
+        points = [
+            (i, cells[name]["contenders"][library])
+            for i, name in enumerate(shown)
+            if library in cells[name]["contenders"]
+        ]
         if not points:
             continue
         heights = [cell["median"] for _, cell in points]
-        spread = [[cell["median"] - cell["least"] for _, cell in points], [cell["most"] - cell["median"] for _, cell in points]]
+        spread = [
+            [cell["median"] - cell["least"] for _, cell in points],
+            [cell["most"] - cell["median"] for _, cell in points],
+        ]
         places = [i + (slot - (len(BARS) - 1) / 2) * width for i, _ in points]
         axis.bar(places, heights, width, yerr=spread, color=color, label=label, error_kw={"linewidth": 0.7})
     axis.set(yscale="log", ylabel="ns per path-step, one core", title="One Euler–Maruyama step of one path")
@@ -76,7 +91,15 @@ def _curves(axis: plt.Axes, kind: str, curves: list[dict]) -> None:
         color = f"C{problems.index(curve['problem'])}"
         engine = BARS[curve["engine"]][0].removeprefix("stability, ")
         line = "-" if curve["engine"] == "numba" else "--"
-        axis.plot(curve["x"], curve["ns"], line, marker="o", markersize=3, color=color, label=f"{curve['problem']}, {engine}")
+        axis.plot(
+            curve["x"],
+            curve["ns"],
+            line,
+            marker="o",
+            markersize=3,
+            color=color,
+            label=f"{curve['problem']}, {engine}",
+        )
     axis.set(xscale="log", yscale="log", xlabel=LABELS[kind], ylabel="ns per path-step")
     if kind in ("threads", "d") and curves:
         ticks = sorted({x for curve in curves for x in curve["x"]})

@@ -1,4 +1,6 @@
-"""The picture of when second order pays, from its numbers alone: python benchmarks/draw_training.py [JSON] [PNG]."""
+"""The picture of when second order pays, from its numbers alone: python benchmarks/draw_training.py [JSON]
+[PNG].
+"""
 
 from __future__ import annotations
 
@@ -37,23 +39,48 @@ def main() -> None:
 
 
 def picture(points: list[dict[str, Any]]) -> plt.Figure:
-    """Test values at equal work against the condition number, one panel a model; bars are standard deviations over seeds."""
+    """Test values at equal work against the condition number, one panel a model; bars are standard deviations
+    over seeds.
+    """
     if STYLE.exists():
         plt.style.use(STYLE)
     models = [model for model in MEASURES if any(point["model"] == model for point in points)]
-    figure, axes = plt.subplots(1, len(models), figsize=(5 * len(models), 4), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(models), figsize=(5 * len(models), 4), layout="constrained", squeeze=False
+    )
     for axis, model in zip(axes[0], models, strict=True):
         for name, (label, color) in CURVES.items():
-            _curve(axis, [point for point in points if point["model"] == model and point["contender"] == name], label, color)
-        axis.set(xscale="log", yscale="log", xlabel="condition number κ", ylabel=MEASURES[model], title=f"{model}, rotated")
+            _curve(
+                axis,
+                [point for point in points if point["model"] == model and point["contender"] == name],
+                label,
+                color,
+            )
+        axis.set(
+            xscale="log",
+            yscale="log",
+            xlabel="condition number κ",
+            ylabel=MEASURES[model],
+            title=f"{model}, rotated",
+        )
     axes[0, 0].legend()
     return figure
 
 
 def _curve(axis: plt.Axes, points: list[dict[str, Any]], label: str, color: str) -> None:
-    points = sorted((point for point in points if point["mean"] is not None), key=lambda point: point["condition"])
+    points = sorted(
+        (point for point in points if point["mean"] is not None), key=lambda point: point["condition"]
+    )
     spreads = [point["std"] or 0.0 for point in points]
-    axis.errorbar([point["condition"] for point in points], [point["mean"] for point in points], spreads, marker="o", capsize=2, label=label, color=color)
+    axis.errorbar(
+        [point["condition"] for point in points],
+        [point["mean"] for point in points],
+        spreads,
+        marker="o",
+        capsize=2,
+        label=label,
+        color=color,
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""The low-rank eigensolver against a double pass without oversampling (a common default) at the same number of products.
+"""The low-rank eigensolver against a double pass without oversampling (a common default) at the same number
+of products.
 
 python benchmarks/eigensolver.py [--quick] [--out FILE]
 
-Errors on matrices with chosen eigenvalues, errors of warm starts along a training path, and what the solver costs beyond its
-products. All in one child process on one core. A full run (some minutes) writes benchmarks/results/eigensolver.json; --quick
-only where --out says.
+Errors on matrices with chosen eigenvalues, errors of warm starts along a training path, and what the solver
+costs beyond its products. All in one child process on one core. A full run (some minutes) writes
+benchmarks/results/eigensolver.json; --quick only where --out says.
 """
 
 from __future__ import annotations
@@ -20,12 +21,17 @@ from _measure import say, summary
 N, RANK = 2000, 40
 SPECTRA = ("geometric", "harmonic", "network", "repeated")
 NOTES = [
-    "krylov: block-krylov at 2r products; double: double pass without oversampling, 2r; power: oversampling 10 and one power step, 3(r + 10); "
+    "krylov: block-krylov at 2r products; double: double pass without oversampling, 2r; power: oversampling "
+    "10 and one power step, 3(r + 10); "
     "nystrom: 1.5 r; eigsh: to convergence.",
-    "geometric: +-0.95^i; harmonic: +-1/i; network: ten outliers 30 * 0.75^i and a bulk 1/(1 + i/100), a quarter negative; "
-    "repeated: +-1 fifteen times each and a tail 0.1 i^-1/2. n = 2000, r = 40; step with damping |lambda_41|.",
-    "path: perceptron 64-12-10 on the digits (n = 910), SGD 0.3, batches of 32; r = 20, a fresh Hessian batch of 256 every ten steps.",
-    "beyond: CPU seconds beside the products, n = 109,061, r = 20; qr: a double pass with LAPACK's QR; +std: four sub-batches.",
+    "geometric: +-0.95^i; harmonic: +-1/i; network: ten outliers 30 * 0.75^i and a bulk 1/(1 + i/100), a "
+    "quarter negative; "
+    "repeated: +-1 fifteen times each and a tail 0.1 i^-1/2. n = 2000, r = 40; step with "
+    "damping |lambda_41|.",
+    "path: perceptron 64-12-10 on the digits (n = 910), SGD 0.3, batches of 32; r = 20, a fresh Hessian "
+    "batch of 256 every ten steps.",
+    "beyond: CPU seconds beside the products, n = 109,061, r = 20; qr: a double pass with LAPACK's QR; +std: "
+    "four sub-batches.",
 ]
 
 
@@ -37,23 +43,48 @@ def eigenvalues(name: str) -> np.ndarray:
         return sign * 0.95**i
     if name == "harmonic":
         return sign / (1.0 + i)
-    if name == "network":  # ten outliers, and a bulk of both signs that hardly decays: three quarters of it positive
+    if (
+        name == "network"
+    ):  # ten outliers, and a bulk of both signs that hardly decays: three quarters of it positive
         outliers = 30.0 * 0.75 ** np.arange(10)
-        return np.concatenate([outliers, np.where(i[10:] % 4, 1.0, -1.0) * (1.0 + (i[10:] - 10) / 100.0) ** -1.0])
+        return np.concatenate(
+            [outliers, np.where(i[10:] % 4, 1.0, -1.0) * (1.0 + (i[10:] - 10) / 100.0) ** -1.0]
+        )
     return np.concatenate([np.ones(15), -np.ones(15), 0.1 * sign[30:] * (i[30:] - 29.0) ** -0.5])
 
 
 def goals() -> list[Goal]:
     ours, theirs = "krylov", "double"
-    found = [Goal(f"{kind}-{name}", ours, theirs, goal, "most") for name in ("geometric", "harmonic") for kind, goal in (("error", 0.5), ("step", 0.6))]
+    found = [
+        Goal(f"{kind}-{name}", ours, theirs, goal, "most")
+        for name in ("geometric", "harmonic")
+        for kind, goal in (("error", 0.5), ("step", 0.6))
+    ]
     found += [Goal(f"{kind}-network", ours, theirs, 1.05, "most") for kind in ("error", "step")]
-    found += [Goal("error-repeated", ours, theirs, 1 / 3, "most"), Goal("step-repeated", ours, theirs, None, "most")]
-    found += [Goal("error-path", "warm", theirs, 1 / 3, "most"), Goal("products-path", "warm", theirs, 0.65, "most")]
-    found += [Goal(f"{kind}-{name}", other, theirs, None, "most") for name in SPECTRA for other in ("power", "nystrom", "eigsh") for kind in ("error", "step")]
+    found += [
+        Goal("error-repeated", ours, theirs, 1 / 3, "most"),
+        Goal("step-repeated", ours, theirs, None, "most"),
+    ]
+    found += [
+        Goal("error-path", "warm", theirs, 1 / 3, "most"),
+        Goal("products-path", "warm", theirs, 0.65, "most"),
+    ]
+    found += [
+        Goal(f"{kind}-{name}", other, theirs, None, "most")
+        for name in SPECTRA
+        for other in ("power", "nystrom", "eigsh")
+        for kind in ("error", "step")
+    ]
     found += [Goal("error-path", "krylov", theirs, None, "most")]
     for width in ("float32", "float64"):
-        found += [Goal(f"beyond-{width}", ours, "qr", None, "most"), Goal(f"beyond-{width}", ours, "products", None, "most")]
-        found += [Goal(f"beyond-{width}", f"{ours}+std", "products", None, "most"), Goal(f"beyond-{width}", "warm", "products-warm", None, "most")]
+        found += [
+            Goal(f"beyond-{width}", ours, "qr", None, "most"),
+            Goal(f"beyond-{width}", ours, "products", None, "most"),
+        ]
+        found += [
+            Goal(f"beyond-{width}", f"{ours}+std", "products", None, "most"),
+            Goal(f"beyond-{width}", "warm", "products-warm", None, "most"),
+        ]
     return found
 
 
@@ -83,9 +114,14 @@ def spectrum_cells(name: str, seeds: int) -> dict[str, dict]:
         for method, options in METHODS.items():
             eig = randomized_eigh(lambda block, h=h: h @ block, N, RANK, seed=seed, **options)
             errors[method].append(norm(h, eig) / damping)
-            steps[method].append(float(np.linalg.norm(eig.solve(g, damping=damping) - exact) / np.linalg.norm(exact)))
+            steps[method].append(
+                float(np.linalg.norm(eig.solve(g, damping=damping) - exact) / np.linalg.norm(exact))
+            )
             products[method] = eig.columns
-    return {f"error-{name}": cell("|l_r+1|", errors, products=products), f"step-{name}": cell("relative", steps, products=products)}
+    return {
+        f"error-{name}": cell("|l_r+1|", errors, products=products),
+        f"step-{name}": cell("relative", steps, products=products),
+    }
 
 
 def norm(h: np.ndarray, eig) -> float:
@@ -96,11 +132,23 @@ def norm(h: np.ndarray, eig) -> float:
         return h @ column - eig.apply(column)
 
     first = np.random.default_rng(0).standard_normal(len(h))
-    return float(abs(eigsh(LinearOperator(h.shape, matvec=rest, dtype=float), k=1, tol=1e-3, v0=first, return_eigenvectors=False)[0]))
+    return float(
+        abs(
+            eigsh(
+                LinearOperator(h.shape, matvec=rest, dtype=float),
+                k=1,
+                tol=1e-3,
+                v0=first,
+                return_eigenvectors=False,
+            )[0]
+        )
+    )
 
 
 def path_cells(seeds: int, refreshes: int, rank: int = 20) -> dict[str, dict]:
-    """A perceptron on the digits, trained by SGD; Hessian of a fresh batch of 256 every ten steps, each warm start from the one before."""
+    """A perceptron on the digits, trained by SGD; Hessian of a fresh batch of 256 every ten steps, each warm
+    start from the one before.
+    """
     from sklearn.datasets import load_digits
 
     from stability.lowrank.randomized import randomized_eigh
@@ -119,7 +167,8 @@ def path_cells(seeds: int, refreshes: int, rank: int = 20) -> dict[str, dict]:
             hvp, h = F.products(w, batch), F.hessian(w, batch)
             size = np.sort(np.abs(np.linalg.eigvalsh(h)))[-rank - 1]
             found = {
-                name: randomized_eigh(hvp, F.dim, rank, seed=refresh, method=method) for name, method in (("krylov", "block-krylov"), ("double", "double-pass"))
+                name: randomized_eigh(hvp, F.dim, rank, seed=refresh, method=method)
+                for name, method in (("krylov", "block-krylov"), ("double", "double-pass"))
             }
             if before is not None:
                 found["warm"] = randomized_eigh(hvp, F.dim, rank, seed=refresh, method="warm", start=before)
@@ -131,7 +180,9 @@ def path_cells(seeds: int, refreshes: int, rank: int = 20) -> dict[str, dict]:
 
 
 def beyond_cell(width: str, rounds: int, rank: int = 20) -> dict:
-    """CPU seconds in the products and beyond them, of a 784-128-64-5 perceptron (n = 109,061) with a Hessian batch of 256."""
+    """CPU seconds in the products and beyond them, of a 784-128-64-5 perceptron (n = 109,061) with a Hessian
+    batch of 256.
+    """
     from stability.lowrank.randomized import randomized_eigh
     from stability.objectives.network import mlp
 
@@ -178,7 +229,12 @@ def with_lapack(hvp: Callable, n: int, rank: int, width: str) -> tuple[np.ndarra
 
 
 def cell(unit: str, values: dict[str, list[float]], **more: object) -> dict:
-    return {"unit": unit, "contenders": {name: {**summary(v), "right": True} for name, v in values.items()}, "absent": {}, **more}
+    return {
+        "unit": unit,
+        "contenders": {name: {**summary(v), "right": True} for name, v in values.items()},
+        "absent": {},
+        **more,
+    }
 
 
 def measured(quick: bool) -> dict:

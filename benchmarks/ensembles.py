@@ -2,8 +2,9 @@
 
 python benchmarks/ensembles.py [--quick] [--only PATTERN] [--out FILE]
 
-Every cell (a problem on one core or on all) is measured in one child process, pinned to its cores, where we and the peers
-take turns. A full run writes benchmarks/results/ensembles.json; --quick and --only write only where --out says.
+Every cell (a problem on one core or on all) is measured in one child process, pinned to its cores, where we
+and the peers take turns. A full run writes benchmarks/results/ensembles.json; --quick and --only write only
+where --out says.
 """
 
 from __future__ import annotations
@@ -40,11 +41,25 @@ def cells(which: str, quick: bool) -> list[str]:
     """Names of the cells of the child that has one core, or all."""
     plain = [f"ou-{d}" for d in (2, 16, 128)]
     if quick:
-        few = ["ou-2", "threads-16"] if which == "all" else ["ou-2", "ou-16", "sfn-2", "sfn-8", "covariance-0.05"]
+        few = (
+            ["ou-2", "threads-16"]
+            if which == "all"
+            else ["ou-2", "ou-16", "sfn-2", "sfn-8", "covariance-0.05"]
+        )
         return [f"{name}/{which}" for name in few]
     if which == "all":
         return [f"{name}/all" for name in ["threads-16", "threads-128", *plain, "scaling-threads"]]
-    one = ["ou-2", "ou-16", "sfn-2", "sfn-8", "covariance-0.01", "covariance-0.05", "ou-128", "ou-2-diagonal", "scaling"]
+    one = [
+        "ou-2",
+        "ou-16",
+        "sfn-2",
+        "sfn-8",
+        "covariance-0.01",
+        "covariance-0.05",
+        "ou-128",
+        "ou-2-diagonal",
+        "scaling",
+    ]
     return [f"{name}/one" for name in one]
 
 
@@ -54,7 +69,10 @@ def main() -> None:
         _child(arguments)
         return
     if find_spec("stability") is None:
-        sys.exit("stability is not importable here: install it (pip install -e .) or set PYTHONPATH to the repository.")
+        sys.exit(
+            "stability is not importable here: install it (pip install -e .) or set PYTHONPATH to the "
+            "repository."
+        )
     began, load = time.perf_counter(), load_average()
     parts = [_measured(which, arguments) for which in CORES]
     document = _document(parts, arguments.quick, load, time.perf_counter() - began)
@@ -66,10 +84,23 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="smaller ensembles, some minutes; the figures are rougher")
-    parser.add_argument("--only", metavar="PATTERN", help="a regular expression for names of cells, such as 'ou-2/' or 'sfn|covariance'")
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f"where to write the numbers (a full run: {RESULT.parent.name}/{RESULT.name})")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="smaller ensembles, some minutes; the figures are rougher"
+    )
+    parser.add_argument(
+        "--only",
+        metavar="PATTERN",
+        help="a regular expression for names of cells, such as 'ou-2/' or 'sfn|covariance'",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=f"where to write the numbers (a full run: {RESULT.parent.name}/{RESULT.name})",
+    )
     parser.add_argument("--child", choices=list(CORES), help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -81,7 +112,10 @@ def _measured(which: str, arguments: argparse.Namespace) -> dict:
         out = Path(folder) / "part.json"
         command = [sys.executable, __file__, "--child", which, "--out", str(out)]
         command += ["--quick"] * arguments.quick + (["--only", arguments.only] if arguments.only else [])
-        if subprocess.run(command, env=pinned_environment(cores), check=False).returncode and not out.exists():
+        if (
+            subprocess.run(command, env=pinned_environment(cores), check=False).returncode
+            and not out.exists()
+        ):
             sys.exit(f"The measurement on {CORES[which]} stopped; its message is above.")
         return json.loads(out.read_text(encoding="utf-8"))
 
@@ -92,7 +126,9 @@ def _document(parts: list[dict], quick: bool, load: float, seconds: float) -> di
         "environment": {
             **parts[-1]["environment"],
             "load": load,
-            "blas": {CORES[which]: part["environment"]["blas"] for which, part in zip(CORES, parts, strict=True)},
+            "blas": {
+                CORES[which]: part["environment"]["blas"] for which, part in zip(CORES, parts, strict=True)
+            },
         },
         "quick": quick,
         "rounds": ROUNDS,
@@ -110,22 +146,36 @@ def _document(parts: list[dict], quick: bool, load: float, seconds: float) -> di
 def _child(arguments: argparse.Namespace) -> None:
     cores = 1 if arguments.child == "one" else cores_available()
     pin(cores)
-    result: dict = {"cells": {}, "scaling": [], "notes": _notes(arguments.child, cores), "environment": environment()}
+    result: dict = {
+        "cells": {},
+        "scaling": [],
+        "notes": _notes(arguments.child, cores),
+        "environment": environment(),
+    }
     for name in cells(arguments.child, arguments.quick and not arguments.only):
         if arguments.only and not re.search(arguments.only, name):
             continue
         began = time.perf_counter()
         _cell(name, cores, arguments.quick, result)
         say(f"{name}: {time.perf_counter() - began:.0f} s")
-        arguments.out.write_text(json.dumps(result), encoding="utf-8")  # after every cell: a run that is stopped keeps what it has
+        arguments.out.write_text(
+            json.dumps(result), encoding="utf-8"
+        )  # after every cell: a run that is stopped keeps what it has
 
 
 def _notes(which: str, cores: int) -> list[str]:
     from peers_ensembles import missing
 
     found = [note for note in map(missing, PEERS) if note]
-    found.append("torchsde* is torchsde with fresh normals at every query, a Brownian motion of ours that it does not ship.")
-    return [*found, "Only one core here: two threads over one cannot be measured."] if which == "all" and cores < 2 else found
+    found.append(
+        "torchsde* is torchsde with fresh normals at every query, a Brownian motion of ours that it does not "
+        "ship."
+    )
+    return (
+        [*found, "Only one core here: two threads over one cannot be measured."]
+        if which == "all" and cores < 2
+        else found
+    )
 
 
 def _cell(name: str, cores: int, quick: bool, result: dict) -> None:
@@ -134,7 +184,9 @@ def _cell(name: str, cores: int, quick: bool, result: dict) -> None:
 
     kind = name.split("/")[0]
     if kind.startswith("scaling"):
-        result["scaling"] += (_ours.thread_scaling if kind.endswith("threads") else _ours.scaling)(quick, cores)
+        result["scaling"] += (_ours.thread_scaling if kind.endswith("threads") else _ours.scaling)(
+            quick, cores
+        )
     elif kind.startswith("covariance"):
         result["cells"][name] = _covariance(float(kind.split("-", 1)[1]), quick)
     elif kind.startswith("threads"):
@@ -149,7 +201,9 @@ def _race(kind: str, problem: Problem, cores: int, quick: bool) -> dict:
     from peers_ensembles import contenders, missing
 
     absent = {engine: why for engine in _ours.ENGINES if (why := _ours.unavailable(engine))}
-    libraries = {engine: [_ours.contender(problem, engine, cores)] for engine in _ours.ENGINES if engine not in absent}
+    libraries = {
+        engine: [_ours.contender(problem, engine, cores)] for engine in _ours.ENGINES if engine not in absent
+    }
     for peer in _opponents(kind, cores):
         if why := missing(peer):
             absent[peer] = why
@@ -181,7 +235,9 @@ def _covariance(step: float, quick: bool) -> dict:
     import _ours
 
     race = _ours.covariance_race(step, 2 * TARGET if quick else TARGET, 3 if quick else ROUNDS)
-    kinds = {kind: {**race.pop(kind), "right": race["right"]} for kind in ("plain", "controlled") if kind in race}
+    kinds = {
+        kind: {**race.pop(kind), "right": race["right"]} for kind in ("plain", "controlled") if kind in race
+    }
     absent = {} if race.pop("control") else {"controlled": "st.simulate has no `control` yet."}
     return {**_cell_of("s", kinds, absent), **race}
 

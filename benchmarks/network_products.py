@@ -2,10 +2,10 @@
 
 python benchmarks/network_products.py [--quick] [--out FILE]
 
-A product is the whole way: from a state, a batch and a block of directions to the block of products, the pass at the
-state (ours: `products`; JAX: `linearize`) included. Everything runs in one child process that is confined to one core;
-contenders are compared with each other, warm up (compile), then take turns. A full run writes
-benchmarks/results/network_products.json.
+A product is the whole way: from a state, a batch and a block of directions to the block of products, the pass
+at the state (ours: `products`; JAX: `linearize`) included. Everything runs in one child process that is
+confined to one core; contenders are compared with each other, warm up (compile), then take turns. A full run
+writes benchmarks/results/network_products.json.
 """
 
 from __future__ import annotations
@@ -28,20 +28,34 @@ TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 
 
 def goals() -> list[Goal]:
-    """Shares of JAX's time. The goals are for blocks (n, 40) as an eigensolver holds them; "by rows" is Fortran order."""
+    """Shares of JAX's time. The goals are for blocks (n, 40) as an eigensolver holds them; "by rows" is
+    Fortran order.
+    """
     cells = [(dtype, batch) for batch in BATCHES for dtype in TOLERANCE]
-    return [Goal(f"{dtype}/batch-{batch}", "numpy", "jax", GOALS.get((dtype, batch)), "most") for dtype, batch in cells] + [
-        Goal(f"{dtype}/batch-256", ours, theirs, None, "most") for dtype in TOLERANCE for ours, theirs in (("by rows", "jax"), ("reused", "numpy"))
+    return [
+        Goal(f"{dtype}/batch-{batch}", "numpy", "jax", GOALS.get((dtype, batch)), "most")
+        for dtype, batch in cells
+    ] + [
+        Goal(f"{dtype}/batch-256", ours, theirs, None, "most")
+        for dtype in TOLERANCE
+        for ours, theirs in (("by rows", "jax"), ("reused", "numpy"))
     ]
 
 
 def measured(quick: bool) -> dict:
     rounds = 7 if quick else ROUNDS
     return {
-        "cells": {f"{dtype}/batch-{batch}": _cell(dtype, batch, rounds) for batch in BATCHES for dtype in TOLERANCE},
+        "cells": {
+            f"{dtype}/batch-{batch}": _cell(dtype, batch, rounds) for batch in BATCHES for dtype in TOLERANCE
+        },
         "notes": [] if find_spec("jax") else ["jax is not installed (extra `peers`)."],
         "rounds": rounds,
-        "problem": {"sizes": [INPUTS, *HIDDEN, CLASSES], "columns": COLUMNS, "activation": "tanh", "loss": "cross-entropy"},
+        "problem": {
+            "sizes": [INPUTS, *HIDDEN, CLASSES],
+            "columns": COLUMNS,
+            "activation": "tanh",
+            "loss": "cross-entropy",
+        },
     }
 
 
@@ -58,11 +72,18 @@ def _cell(dtype: str, batch: int, rounds: int) -> dict:
         found = run()
         errors[name] = float(np.abs(found - reference).max() / np.abs(reference).max())
     times = _in_turns(contenders, rounds)
-    measured = {name: {**summary(times[name]), "error": errors[name], "right": errors[name] < TOLERANCE[dtype]} for name in contenders}
+    measured = {
+        name: {**summary(times[name]), "error": errors[name], "right": errors[name] < TOLERANCE[dtype]}
+        for name in contenders
+    }
     variants = {name: measured.pop(name) for name in list(measured) if name.startswith("jax")}
     if variants:
         best = min(variants, key=lambda name: variants[name]["median"])
-        measured["jax"] = {**variants[best], "variant": best, "screened": {name: round(v["median"], 3) for name, v in variants.items()}}
+        measured["jax"] = {
+            **variants[best],
+            "variant": best,
+            "screened": {name: round(v["median"], 3) for name, v in variants.items()},
+        }
     say(f"{dtype}/batch-{batch}: {time.perf_counter() - began:.0f} s")
     return {"unit": "ms", "contenders": measured, "absent": absent}
 
@@ -93,11 +114,17 @@ def _ours(dtype: str, batch: int) -> dict[str, Callable[[], np.ndarray]]:
     F = mlp(X, y, HIDDEN, classes=CLASSES, dtype=dtype)
     w, by_rows = F.initial(0), np.asfortranarray(V)
     products = F.products(w)
-    return {"numpy": lambda: F.products(w)(V), "by rows": lambda: F.products(w)(by_rows), "reused": lambda: products(V)}
+    return {
+        "numpy": lambda: F.products(w)(V),
+        "by rows": lambda: F.products(w)(by_rows),
+        "reused": lambda: products(V),
+    }
 
 
 def _jax(dtype: str, batch: int) -> dict[str, Callable[[], np.ndarray]]:
-    """The same products by `linearize` and `vmap`, compiled as one, over columns and over rows of the block."""
+    """The same products by `linearize` and `vmap`, compiled as one, over columns and over rows of the
+    block.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -113,7 +140,10 @@ def _jax(dtype: str, batch: int) -> dict[str, Callable[[], np.ndarray]]:
         for inputs, outputs in zip((INPUTS, *HIDDEN), (*HIDDEN, CLASSES), strict=True):
             middle = start + inputs * outputs
             a = jnp.tanh(a) if start else a
-            a, start = a @ w[start:middle].reshape(inputs, outputs) + w[middle : middle + outputs], middle + outputs
+            a, start = (
+                a @ w[start:middle].reshape(inputs, outputs) + w[middle : middle + outputs],
+                middle + outputs,
+            )
         return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(a), y[:, None], axis=1))
 
     def contender(axis: int, block: np.ndarray) -> Callable[[], np.ndarray]:
@@ -123,7 +153,11 @@ def _jax(dtype: str, batch: int) -> dict[str, Callable[[], np.ndarray]]:
             return jax.vmap(product, in_axes=axis, out_axes=axis)(V)
 
         V = jnp.asarray(block)
-        return lambda: np.asarray(run(w, X, V).block_until_ready()) if axis else np.asarray(run(w, X, V).block_until_ready()).T
+        return lambda: (
+            np.asarray(run(w, X, V).block_until_ready())
+            if axis
+            else np.asarray(run(w, X, V).block_until_ready()).T
+        )
 
     return {"jax columns": contender(1, V), "jax rows": contender(0, V.T)}
 

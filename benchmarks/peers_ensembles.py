@@ -1,4 +1,6 @@
-"""The peers, each in the forms that its own users would call fast; which form is fastest here is measured, not assumed."""
+"""The peers, each in the forms that its own users would call fast; which form is fastest here is measured,
+not assumed.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +16,35 @@ CHUNK = 2**15
 """Normals per call of the bare draw: 256 kB, within a core's cache."""
 
 FRESH = "torchsde*"
-"""torchsde with a Brownian motion of our own that draws fresh normals at every query: what diffrax ships and torchsde does not."""
+"""torchsde with a Brownian motion of our own that draws fresh normals at every query: what diffrax ships and
+torchsde does not.
+"""
 
 
 def missing(name: str) -> str | None:
     """Why a peer cannot be measured, as a sentence; None if it can."""
-    needs = {"diffrax": ("jax", "diffrax"), "torchsde": ("torch", "torchsde"), FRESH: ("torch", "torchsde"), "sdeint": ("sdeint",), "draw": ()}[name]
+    needs = {
+        "diffrax": ("jax", "diffrax"),
+        "torchsde": ("torch", "torchsde"),
+        FRESH: ("torch", "torchsde"),
+        "sdeint": ("sdeint",),
+        "draw": (),
+    }[name]
     absent = [package for package in needs if find_spec(package) is None]
     return f"{name} is left out: {' and '.join(absent)} not installed (extra `peers`)." if absent else None
 
 
 def contenders(name: str, problem: Problem, threads: int, most: int | None = None) -> list[Contender]:
-    """The variants of one peer on one problem; with `most`, only the first ones (those that won in full runs stand first)."""
-    variants = {"draw": _draw, "diffrax": _diffrax, "torchsde": _torchsde, FRESH: _torchsde_fresh, "sdeint": _sdeint}[name](problem, threads)[:most]
+    """The variants of one peer on one problem; with `most`, only the first ones (those that won in full runs
+    stand first).
+    """
+    variants = {
+        "draw": _draw,
+        "diffrax": _diffrax,
+        "torchsde": _torchsde,
+        FRESH: _torchsde_fresh,
+        "sdeint": _sdeint,
+    }[name](problem, threads)[:most]
     return [Contender(name, variant, run, paths, problem.steps) for variant, run, paths in variants]
 
 
@@ -53,7 +71,9 @@ def _diffrax(problem: Problem, threads: int) -> list:
     jax.config.update("jax_enable_x64", True)
     forms = _diffrax_ou(problem) if problem.kind == "ou" else _diffrax_sfn(problem)
     variants = [(form, solve("threefry2x32"), problem.paths) for form, solve in forms.items()]
-    if problem.kind == "ou":  # JAX's other generator; SFN's cost is the eigendecomposition, whatever the generator
+    if (
+        problem.kind == "ou"
+    ):  # JAX's other generator; SFN's cost is the eigendecomposition, whatever the generator
         variants.append(("one batched solve, rbg keys", forms["one batched solve"]("rbg"), problem.paths))
     return variants
 
@@ -105,7 +125,9 @@ def _apart(problem: Problem, terms: Callable) -> Callable:
 
         y0 = jax.numpy.asarray(problem.start)
         compiled = jax.jit(jax.vmap(lambda key: _solve(problem, terms, y0, key)))
-        return lambda seed: np.asarray(compiled(jax.random.split(jax.random.key(seed, impl=kind), problem.paths)))
+        return lambda seed: np.asarray(
+            compiled(jax.random.split(jax.random.key(seed, impl=kind), problem.paths))
+        )
 
     return with_keys
 
@@ -119,7 +141,9 @@ def _diffrax_ou(problem: Problem) -> dict:
 
     def terms(drift: Callable) -> Callable:
         def make(path):
-            noise = diffrax.ControlTerm(lambda t, y, args: lx.DiagonalLinearOperator(jnp.full(y.shape, strength)), path)
+            noise = diffrax.ControlTerm(
+                lambda t, y, args: lx.DiagonalLinearOperator(jnp.full(y.shape, strength)), path
+            )
             return diffrax.MultiTerm(diffrax.ODETerm(drift), noise)
 
         return make
@@ -128,10 +152,15 @@ def _diffrax_ou(problem: Problem) -> dict:
         values = jnp.diag(matrix)
         simple = terms(lambda t, y, args: -y * values)
         turned = terms(lambda t, y, args: -y * values[:, None])
-        return {"one batched solve": _together(problem, simple), "one batched solve (d, paths)": _together(problem, turned, columns=True)}
+        return {
+            "one batched solve": _together(problem, simple),
+            "one batched solve (d, paths)": _together(problem, turned, columns=True),
+        }
     forms = {
         "one batched solve": _together(problem, terms(lambda t, y, args: -(y @ matrix))),
-        "one batched solve (d, paths)": _together(problem, terms(lambda t, y, args: -(matrix @ y)), columns=True),
+        "one batched solve (d, paths)": _together(
+            problem, terms(lambda t, y, args: -(matrix @ y)), columns=True
+        ),
         "vmap": _apart(problem, terms(lambda t, y, args: -(matrix @ y))),
     }
     if problem.dim <= 2:  # small enough that a sum which XLA fuses may beat its matrix product
@@ -195,28 +224,51 @@ def _diffrax_sfn(problem: Problem) -> dict:
 
 
 def _torchsde(problem: Problem, threads: int) -> list:
-    """torchsde as it ships: BrownianInterval, which can answer any query again, as it comes and with the steps told in advance."""
+    """torchsde as it ships: BrownianInterval, which can answer any query again, as it comes and with the
+    steps told in advance.
+    """
     import torch
     import torchsde
 
     size = (problem.paths, problem.dim)
-    interval = functools.partial(torchsde.BrownianInterval, t0=0.0, t1=problem.t_end, size=size, dtype=torch.float64)
+    interval = functools.partial(
+        torchsde.BrownianInterval, t0=0.0, t1=problem.t_end, size=size, dtype=torch.float64
+    )
     noises = {
         "BrownianInterval(dt)": lambda seed: interval(entropy=seed, dt=problem.dt),
-        "BrownianInterval(dt, long cache)": lambda seed: interval(entropy=seed, dt=problem.dt, cache_size=2 * problem.steps),
+        "BrownianInterval(dt, long cache)": lambda seed: interval(
+            entropy=seed, dt=problem.dt, cache_size=2 * problem.steps
+        ),
         "BrownianInterval": lambda seed: interval(entropy=seed),
     }
     equations = _torch_equations(problem)
-    variants = [(form, noise, count) for form in equations for noise in noises for count in _thread_counts(threads)]
+    variants = [
+        (form, noise, count) for form in equations for noise in noises for count in _thread_counts(threads)
+    ]
     return [
-        (f"{form}, {noise}, threads: {count}", _torch_run(problem, equations[form], noises[noise], count), problem.paths) for form, noise, count in variants
+        (
+            f"{form}, {noise}, threads: {count}",
+            _torch_run(problem, equations[form], noises[noise], count),
+            problem.paths,
+        )
+        for form, noise, count in variants
     ]
 
 
 def _torchsde_fresh(problem: Problem, threads: int) -> list:
-    equations, noise = _torch_equations(problem), functools.partial(_fresh_normals(), (problem.paths, problem.dim))
+    equations, noise = (
+        _torch_equations(problem),
+        functools.partial(_fresh_normals(), (problem.paths, problem.dim)),
+    )
     variants = [(form, count) for form in equations for count in _thread_counts(threads)]
-    return [(f"{form}, fresh normals, threads: {count}", _torch_run(problem, equations[form], noise, count), problem.paths) for form, count in variants]
+    return [
+        (
+            f"{form}, fresh normals, threads: {count}",
+            _torch_run(problem, equations[form], noise, count),
+            problem.paths,
+        )
+        for form, count in variants
+    ]
 
 
 def _thread_counts(threads: int) -> list[int]:
@@ -246,7 +298,9 @@ def _torch_run(problem: Problem, sde, noise: Callable, threads: int) -> Callable
 
 @functools.cache
 def _fresh_normals() -> type:
-    """The counterpart of diffrax's UnsafeBrownianPath: new normals at every query, good for fixed steps only."""
+    """The counterpart of diffrax's UnsafeBrownianPath: new normals at every query, good for fixed steps
+    only.
+    """
     import torch
     import torchsde
 
@@ -257,7 +311,9 @@ def _fresh_normals() -> type:
             self.shape, self.generator = size, torch.Generator().manual_seed(seed)
 
         def __call__(self, ta, tb=None, return_U=False, return_A=False):
-            return torch.randn(self.shape, dtype=torch.float64, generator=self.generator).mul_(float(tb - ta) ** 0.5)
+            return torch.randn(self.shape, dtype=torch.float64, generator=self.generator).mul_(
+                float(tb - ta) ** 0.5
+            )
 
         def __repr__(self) -> str:
             return "fresh normals"
@@ -286,7 +342,9 @@ def _torch_ou(problem: Problem) -> dict[str, _Equation]:
         return -values * y if problem.diagonal else -(y @ matrix)
 
     return {
-        "diagonal noise, g_prod": _Equation("diagonal", f=drift, g=lambda t, y: ones, g_prod=lambda t, y, v: strength * v),
+        "diagonal noise, g_prod": _Equation(
+            "diagonal", f=drift, g=lambda t, y: ones, g_prod=lambda t, y, v: strength * v
+        ),
         "diagonal noise": _Equation("diagonal", f=drift, g=lambda t, y: ones),
     }
 
@@ -339,7 +397,14 @@ def _sdeint(problem: Problem, threads: int) -> list:
 
     def run(seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed)
-        solve = functools.partial(sdeint.itoEuler, lambda y, t: -(matrix @ y), lambda y, t: diffusion, problem.start, times, generator=rng)
+        solve = functools.partial(
+            sdeint.itoEuler,
+            lambda y, t: -(matrix @ y),
+            lambda y, t: diffusion,
+            problem.start,
+            times,
+            generator=rng,
+        )
         return np.stack([solve()[-1] for _ in range(paths)])
 
     return [("itoEuler, path by path", run, paths)]

@@ -1,9 +1,10 @@
-"""What a step of the solver costs beside its gradient and its Hessian products: seconds, memory, a million parameters.
+"""What a step of the solver costs beside its gradient and its Hessian products: seconds, memory, a million
+parameters.
 
 python benchmarks/steps.py [--quick] [--out FILE]
 
-Everything runs in one child process on one core; `million` alone on all cores, in a process of its own. A full run (some
-minutes) writes benchmarks/results/steps.json.
+Everything runs in one child process on one core; `million` alone on all cores, in a process of its own. A
+full run (some minutes) writes benchmarks/results/steps.json.
 """
 
 from __future__ import annotations
@@ -26,24 +27,43 @@ INPUTS, HIDDEN, CLASSES, RANK = 784, (128, 64), 5, 20  # n = 109,061
 MILLION = (1000, 210)  # hidden layers of a perceptron with n = 1,000,000 or so
 HESSIAN_BATCH = 256
 NOTES = [
-    "overhead: CPU seconds of LRSFN(rank=20), momentum 0.9, spent in neither gradients nor Hessian products, against those that are; "
-    "perceptron 784-128-64-5 (n = 109,061), Hessian batch 256. lazy: the default, over 600 steps; often: a refresh every 10 steps, over 60.",
-    "wall: CPU seconds of step='auto' against Adam's, 24 sweeps over 1,000 samples of the MNIST digits 0-4, batches of 32.",
-    "memory: numbers held at once beyond those of the objective, at the peak of a refresh and a step, against n (r + 10).",
-    "million: perceptron 784-1000-210-5 (n = 996,265), r = 20, float32, all cores; gradient and Hessian batches of 256; resident memory of the process.",
+    "overhead: CPU seconds of LRSFN(rank=20), momentum 0.9, spent in neither gradients nor Hessian products, "
+    "against those that are; "
+    "perceptron 784-128-64-5 (n = 109,061), Hessian batch 256. lazy: the default, over 600 steps; often: a "
+    "refresh every 10 steps, over 60.",
+    "wall: CPU seconds of step='auto' against Adam's, 24 sweeps over 1,000 samples of the MNIST digits 0-4, "
+    "batches of 32.",
+    "memory: numbers held at once beyond those of the objective, at the peak of a refresh and a step, "
+    "against n (r + 10).",
+    "million: perceptron 784-1000-210-5 (n = 996,265), r = 20, float32, all cores; gradient and Hessian "
+    "batches of 256; resident memory of the process.",
 ]
 
 
 def goals() -> list[Goal]:
-    lazy = [Goal(f"overhead-{batch}-{width}", "lazy", "evaluations", goal, "most") for batch, width, goal in OVERHEADS]
-    often = [Goal(f"overhead-{batch}-{width}-often", "often", "evaluations", None, "most") for batch, width, _ in OVERHEADS]
+    lazy = [
+        Goal(f"overhead-{batch}-{width}", "lazy", "evaluations", goal, "most")
+        for batch, width, goal in OVERHEADS
+    ]
+    often = [
+        Goal(f"overhead-{batch}-{width}-often", "often", "evaluations", None, "most")
+        for batch, width, _ in OVERHEADS
+    ]
     wall = [Goal(f"wall-{width}", "auto", "adam", 2.0, "most") for width in ("float32", "float64")]
     memory = [Goal(f"memory-{width}", "step", "n(r+10)", 5.0, "most") for width in ("float32", "float64")]
-    million = [Goal("million-memory", "step", "4 GiB", 1.0, "most"), Goal("million-seconds", "refresh", "plain", None, "most")]
+    million = [
+        Goal("million-memory", "step", "4 GiB", 1.0, "most"),
+        Goal("million-seconds", "refresh", "plain", None, "most"),
+    ]
     return [*lazy, *often, *wall, *memory, *million]
 
 
-OVERHEADS = (("256", "float32", 0.10), ("256", "float64", 0.10), ("32", "float32", None), ("32", "float64", None))
+OVERHEADS = (
+    ("256", "float32", 0.10),
+    ("256", "float64", 0.10),
+    ("32", "float32", None),
+    ("32", "float64", None),
+)
 
 
 class Clocked:
@@ -77,13 +97,25 @@ def perceptron(width: str, samples: int = 1024, hidden: tuple[int, ...] = HIDDEN
     from stability.objectives.network import mlp
 
     rng = np.random.default_rng(0)
-    return mlp(rng.standard_normal((samples, INPUTS)), rng.integers(0, CLASSES, samples), hidden, classes=CLASSES, dtype=width)
+    return mlp(
+        rng.standard_normal((samples, INPUTS)),
+        rng.integers(0, CLASSES, samples),
+        hidden,
+        classes=CLASSES,
+        dtype=width,
+    )
 
 
 def options(batch: int) -> dict[str, Any]:
     import stability as st
 
-    return {"method": st.LRSFN(rank=RANK, damping=0.1), "step": 0.01, "momentum": 0.9, "batch": batch, "hessian_batch": HESSIAN_BATCH}
+    return {
+        "method": st.LRSFN(rank=RANK, damping=0.1),
+        "step": 0.01,
+        "momentum": 0.9,
+        "batch": batch,
+        "hessian_batch": HESSIAN_BATCH,
+    }
 
 
 def overhead_cell(batch: int, width: str, refresh: int | None, rounds: int) -> dict:
@@ -94,7 +126,9 @@ def overhead_cell(batch: int, width: str, refresh: int | None, rounds: int) -> d
     seconds: dict[str, list[float]] = {name: [], "evaluations": []}
     for turn in range(rounds + 1):
         F.spent[0], began = 0.0, time.process_time()
-        history = st.minimize(F, w, iterations=600 if refresh is None else 60, refresh=refresh, dtype=width, **options(batch))
+        history = st.minimize(
+            F, w, iterations=600 if refresh is None else 60, refresh=refresh, dtype=width, **options(batch)
+        )
         taken = time.process_time() - began - F.spent[0]
         if turn:  # the first warms up
             seconds[name].append(taken)
@@ -109,7 +143,10 @@ def wall_cell(width: str, rounds: int) -> dict:
 
     digits = datasets.mnist().only(range(CLASSES))
     F = mlp(digits.X[:1000], digits.y[:1000], HIDDEN, classes=CLASSES, dtype=width)
-    contenders: dict[str, dict[str, Any]] = {"auto": {"step": "auto"}, "adam": {"method": st.Adam(), "step": 1e-3}}
+    contenders: dict[str, dict[str, Any]] = {
+        "auto": {"step": "auto"},
+        "adam": {"method": st.Adam(), "step": 1e-3},
+    }
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + 1):
         for name, chosen in contenders.items():
@@ -125,7 +162,9 @@ def memory_cell(width: str) -> dict:
 
     F = perceptron(width)
     w = F.initial(0)
-    st.minimize(F, w, iterations=2, dtype=width, **options(256))  # what is loaded on the way stays out of the count
+    st.minimize(
+        F, w, iterations=2, dtype=width, **options(256)
+    )  # what is loaded on the way stays out of the count
     tracemalloc.start()
     st.minimize(F, w, iterations=4, refresh=2, dtype=width, **options(256))
     numbers = tracemalloc.get_traced_memory()[1] / np.dtype(width).itemsize
@@ -138,7 +177,9 @@ def million_cells() -> dict[str, dict]:
     line = [sys.executable, __file__, "--million"]
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
-    found = subprocess.run(line, env=pinned_environment(cores_available()), check=True, capture_output=True, text=True)
+    found = subprocess.run(
+        line, env=pinned_environment(cores_available()), check=True, capture_output=True, text=True
+    )
     return json.loads(found.stdout)
 
 
@@ -155,13 +196,24 @@ def million() -> dict[str, dict]:
     return {
         "million-memory": cell("GiB", {"step": [resident], "4 GiB": [4.0]}, n=F.dim),
         "million-seconds": cell(
-            "s", {"refresh": seconds[refreshed][1:].tolist(), "plain": seconds[~refreshed].tolist(), "cold": seconds[:1].tolist()}, n=F.dim
+            "s",
+            {
+                "refresh": seconds[refreshed][1:].tolist(),
+                "plain": seconds[~refreshed].tolist(),
+                "cold": seconds[:1].tolist(),
+            },
+            n=F.dim,
         ),
     }
 
 
 def cell(unit: str, values: dict[str, list[float]], **more: object) -> dict:
-    return {"unit": unit, "contenders": {name: {**summary(v), "right": True} for name, v in values.items()}, "absent": {}, **more}
+    return {
+        "unit": unit,
+        "contenders": {name: {**summary(v), "right": True} for name, v in values.items()},
+        "absent": {},
+        **more,
+    }
 
 
 def measured(quick: bool) -> dict:

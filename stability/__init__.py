@@ -1,6 +1,7 @@
 """Continuous-time stability analysis of stochastic optimizers.
 
-Will this stochastic optimizer be stable here, how much noise will it amplify, and how large a step may it take?
+Will this stochastic optimizer be stable here, how much noise will it amplify, and how large a step may it
+take?
 """
 
 from typing import TYPE_CHECKING, Any

@@ -45,7 +45,9 @@ class Backend:
         return values.copy() if self.name == "torch" and not values.flags.writeable else values
 
     def normals(self, seed: int) -> Callable[[tuple[int, ...]], Any] | None:
-        """The device's own generator of standard normals, by shape; None where the library has none of its own."""
+        """The device's own generator of standard normals, by shape; None where the library has none of its
+        own.
+        """
         if self.name == "cupy":
             import cupy
 
@@ -56,7 +58,9 @@ class Backend:
 
             device = "cpu" if self.device is None else self.device
             own = torch.Generator(device=device).manual_seed(seed)
-            return lambda shape: torch.randn(shape, generator=own, dtype=getattr(torch, self.dtype), device=device)
+            return lambda shape: torch.randn(
+                shape, generator=own, dtype=getattr(torch, self.dtype), device=device
+            )
         return None
 
     def host(self, array: Any) -> np.ndarray:
@@ -82,13 +86,17 @@ def backend_of(device: str | Backend, dtype: str) -> Backend:
 
 
 def backend_for(products: Any, device: str | Backend, dtype: str) -> Backend:
-    """The arrays that block products carry with them as their `backend`; where they carry none, those that `device` and `dtype` name."""
+    """The arrays that block products carry with them as their `backend`; where they carry none, those that
+    `device` and `dtype` name.
+    """
     own = getattr(products, "backend", None)
     return own if isinstance(own, Backend) else backend_of(device, dtype)
 
 
 def _cupy() -> Any:
-    """CuPy's namespace; importing it succeeds without a GPU, so the GPU is asked for before anything is allocated."""
+    """CuPy's namespace; importing it succeeds without a GPU, so the GPU is asked for before anything is
+    allocated.
+    """
     try:
         import cupy
     except ImportError:
@@ -111,7 +119,9 @@ def namespace(*arrays: Any) -> Any:
 
 
 def as_floats(values: Any) -> Any:
-    """Values as a floating-point array: one that already is stays as it is, wherever it lives and however wide."""
+    """Values as a floating-point array: one that already is stays as it is, wherever it lives and however
+    wide.
+    """
     if isinstance(values, (np.ndarray, np.generic)):
         return values if values.dtype.kind == "f" else values.astype(float)
     return values if _is_foreign(values) else np.asarray(values, dtype=float)
@@ -127,7 +137,9 @@ def like(constant: np.ndarray, array: Any) -> Any:
         if len(_COPIES) > 64:
             _COPIES.clear()
         xp = namespace(array)
-        copied = xp.asarray(np.ascontiguousarray(constant), dtype=xp.int64 if whole else array.dtype, device=array.device)
+        copied = xp.asarray(
+            np.ascontiguousarray(constant), dtype=xp.int64 if whole else array.dtype, device=array.device
+        )
         _COPIES[key] = constant, copied  # the original is kept, so that its id stays its own
     return _COPIES[key][1]
 
@@ -137,18 +149,27 @@ _COPIES: dict[tuple[Any, ...], tuple[np.ndarray, Any]] = {}
 
 def _is_foreign(values: Any) -> bool:
     # torch does not name the namespace on its arrays, nor does every CuPy.
-    return hasattr(values, "__array_namespace__") or type(values).__module__.split(".")[0] in ("torch", "cupy")
+    return hasattr(values, "__array_namespace__") or type(values).__module__.split(".")[0] in (
+        "torch",
+        "cupy",
+    )
 
 
 def moved(thing: Any, backend: Backend) -> Any:
-    """A copy of an objective or a noise whose arrays live on `backend`, once, instead of moving them at every step."""
+    """A copy of an objective or a noise whose arrays live on `backend`, once, instead of moving them at every
+    step.
+    """
     other = copy.copy(thing)
     for name, value in vars(thing).items():
         if isinstance(value, np.ndarray):
             if value.dtype.kind == "f":
                 other.__dict__[name] = backend.asarray(value)
             elif backend.name != "numpy":
-                other.__dict__[name] = backend.indices(value) if value.dtype.kind in "iu" else backend.xp.asarray(value, device=backend.device)
+                other.__dict__[name] = (
+                    backend.indices(value)
+                    if value.dtype.kind in "iu"
+                    else backend.xp.asarray(value, device=backend.device)
+                )
         elif isinstance(getattr(type(thing), name, None), functools.cached_property):
             del other.__dict__[name]
     return other
@@ -163,7 +184,11 @@ def matvec(matrix: Any, vector: Any) -> Any:
 
 def transpose(matrix: Any) -> Any:
     """The last two axes exchanged."""
-    return np.swapaxes(matrix, -1, -2) if isinstance(matrix, np.ndarray) else namespace(matrix).matrix_transpose(matrix)
+    return (
+        np.swapaxes(matrix, -1, -2)
+        if isinstance(matrix, np.ndarray)
+        else namespace(matrix).matrix_transpose(matrix)
+    )
 
 
 def diagonal_matrix(values: Any) -> Any:

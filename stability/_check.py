@@ -31,7 +31,9 @@ class Unstable(ArithmeticError):
 
 
 class StabilityWarning(UserWarning):
-    """A number came out, but not the one that was wanted: a time step beyond its limit, an accuracy not reached."""
+    """A number came out, but not the one that was wanted: a time step beyond its limit, an accuracy not
+    reached.
+    """
 
 
 class Interrupted(KeyboardInterrupt):
@@ -53,7 +55,9 @@ class Interrupted(KeyboardInterrupt):
         return self.result
 
 
-def array(name: str, value: Any, *, shape: str | None = None, ndim: int | tuple[int, ...] | None = None) -> np.ndarray:
+def array(
+    name: str, value: Any, *, shape: str | None = None, ndim: int | tuple[int, ...] | None = None
+) -> np.ndarray:
     """`value` as a finite float64 array; raises naming the argument, its shape and what was wrong."""
     try:
         result = np.asarray(value)
@@ -68,7 +72,10 @@ def array(name: str, value: Any, *, shape: str | None = None, ndim: int | tuple[
         raise ValueError(f"`{name}` must have shape {wanted}; got shape {result.shape}.")
     bad = int(np.count_nonzero(~np.isfinite(result)))
     if bad:
-        raise ValueError(f"`{name}` must be finite; {bad} of its {result.size} entries are nan or infinite. Remove or impute them.")
+        raise ValueError(
+            f"`{name}` must be finite; {bad} of its {result.size} entries are nan or infinite. Remove or "
+            "impute them."
+        )
     return result
 
 
@@ -84,7 +91,9 @@ def state(name: str, value: Any, dim: int) -> np.ndarray:
     """`value` as a finite array of shape (..., dim)."""
     result = array(name, value)
     if result.ndim == 0 or result.shape[-1] != dim:
-        raise ValueError(f"`{name}` must have shape (..., {dim}), the last axis being the state; got shape {result.shape}.")
+        raise ValueError(
+            f"`{name}` must have shape (..., {dim}), the last axis being the state; got shape {result.shape}."
+        )
     return result
 
 
@@ -104,7 +113,11 @@ def positive(name: str, value: Any, *, infinite: bool = False) -> float:
 
 def nonnegative(name: str, value: Any) -> float:
     """`value` as a finite float >= 0."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
+    if (
+        isinstance(value, (bool, np.bool_))
+        or not isinstance(value, numbers.Real)
+        or not 0 <= float(value) < math.inf
+    ):
         raise ValueError(f"`{name}` must be a finite number >= 0; got {_short(value)}.")
     return float(value)
 
@@ -123,7 +136,9 @@ def count(name: str, value: Any, *, least: int = 1, most: int | None = None, why
     if not is_integer or value < least or (most is not None and value > most):
         if least == most:
             raise ValueError(f"`{name}` must be {least}{why and f' {why}'}; got {_short(value)}.")
-        raise ValueError(f"`{name}` must be an integer >= {least}{upper}{why and f' ({why})'}; got {_short(value)}.")
+        raise ValueError(
+            f"`{name}` must be an integer >= {least}{upper}{why and f' ({why})'}; got {_short(value)}."
+        )
     return int(value)
 
 
@@ -142,14 +157,22 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def symmetric(name: str, matrix: np.ndarray, *, advice: str = "Check the derivative with st.check_derivatives, or pass (H + H.T) / 2.") -> np.ndarray:
+def symmetric(
+    name: str,
+    matrix: np.ndarray,
+    *,
+    advice: str = "Check the derivative with st.check_derivatives, or pass (H + H.T) / 2.",
+) -> np.ndarray:
     """`matrix` (..., d, d) symmetrised, or an error that says how far from symmetric it is."""
     if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
         raise ValueError(f"`{name}` must have shape (..., d, d); got shape {matrix.shape}.")
     transposed = np.swapaxes(matrix, -1, -2)
     gap, size = np.max(np.abs(matrix - transposed), initial=0.0), np.max(np.abs(matrix), initial=0.0)
     if not gap <= 1e-8 * max(size, 1e-300):
-        raise ValueError(f"`{name}` must be symmetric; its largest |H_ij - H_ji| is {gap:.3g} against entries up to {size:.3g}. {advice}")
+        raise ValueError(
+            f"`{name}` must be symmetric; its largest |H_ij - H_ji| is {gap:.3g} against entries up to "
+            f"{size:.3g}. {advice}"
+        )
     return 0.5 * (matrix + transposed)
 
 
@@ -173,7 +196,9 @@ def folder(path: str | Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise ValueError(f"The output folder {path} cannot be written ({error.strerror}). Choose another one.") from None
+        raise ValueError(
+            f"The output folder {path} cannot be written ({error.strerror}). Choose another one."
+        ) from None
     return path
 
 

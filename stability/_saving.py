@@ -1,4 +1,6 @@
-"""Results: provenance, saving and loading. Arrays go to an npz, everything else to a JSON beside it; never a pickle."""
+"""Results: provenance, saving and loading. Arrays go to an npz, everything else to a JSON beside it; never a
+pickle.
+"""
 
 from __future__ import annotations
 
@@ -54,18 +56,28 @@ class Study:
 
     def __str__(self) -> str:
         lines = [f"study {self.name!r}: " + ", ".join(f"{k}={v}" for k, v in self.parameters.items())]
-        return "\n".join(lines + [f"  {key:<28} {value.dtype} {value.shape}" for key, value in self.arrays.items()])
+        return "\n".join(
+            lines + [f"  {key:<28} {value.dtype} {value.shape}" for key, value in self.arrays.items()]
+        )
 
 
 def provenance(**parameters: Any) -> dict[str, Any]:
     """Versions, platform and the given parameters, as JSON values."""
     versions = {name: _version(name) for name in ("sfn-stability", "numpy", "scipy")}
-    return {"versions": versions, "python": platform.python_version(), "machine": platform.machine(), **jsonable(parameters)}
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        **jsonable(parameters),
+    }
 
 
 @functools.cache  # reading the metadata of a package takes milliseconds
 def _version(name: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version  # slow to import, and wanted only with a result
+    from importlib.metadata import (
+        PackageNotFoundError,
+        version,
+    )  # slow to import, and wanted only with a result
 
     try:
         return version(name)
@@ -74,7 +86,9 @@ def _version(name: str) -> str:
 
 
 def jsonable(value: Any) -> Any:
-    """`value` in strict JSON's terms: numpy to Python, nan to null, infinities to the strings "inf" and "-inf"."""
+    """`value` in strict JSON's terms: numpy to Python, nan to null, infinities to the strings "inf" and
+    "-inf".
+    """
     if isinstance(value, Mapping):
         return {str(k): jsonable(v) for k, v in value.items()}
     if isinstance(value, np.ndarray):
@@ -134,13 +148,16 @@ def load(path: str | Path) -> Any:
     Raises
     ------
     ValueError
-        If a file is missing, damaged, of an unknown kind or of a newer format, or the two were not written together.
+        If a file is missing, damaged, of an unknown kind or of a newer format, or the two were not written
+        together.
     """
     base = _base(path)
     try:
         packed, text = _beside(base, ".npz").read_bytes(), _beside(base, ".json").read_bytes()
     except FileNotFoundError as error:
-        raise ValueError(f"{error.filename} does not exist: a result is a .npz and a .json side by side.") from None
+        raise ValueError(
+            f"{error.filename} does not exist: a result is a .npz and a .json side by side."
+        ) from None
     except OSError as error:
         raise ValueError(f"{base} cannot be read ({error.strerror}).") from None
     try:
@@ -150,12 +167,28 @@ def load(path: str | Path) -> Any:
             kind, values, checksum = _KINDS[record["kind"]], dict(_decode(record["values"])), record["crc32"]
             with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
-    except (KeyError, TypeError, ValueError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+    ) as error:
         raise ValueError(f"{base} is not a saved result ({type(error).__name__}: {error}).") from None
     if newer:
-        raise ValueError(f"{base} has format {record['format']}, newer than this version reads ({FORMAT}). Update the package.")
+        raise ValueError(
+            f"{base} has format {record['format']}, newer than this version reads ({FORMAT}). Update the "
+            "package."
+        )
     if checksum != zlib.crc32(packed):
-        raise ValueError(f"{base}.npz and {base}.json do not belong together: a write was cut off, or a file was changed. Save the result again.")
+        raise ValueError(
+            f"{base}.npz and {base}.json do not belong together: a write was cut off, or a file was changed. "
+            "Save the result again."
+        )
     return _build(base, kind, values, arrays)
 
 

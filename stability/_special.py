@@ -20,7 +20,8 @@ def gauss(count: int) -> tuple[np.ndarray, np.ndarray]:
 def dawson_integral(x: Any) -> np.ndarray:
     """``int_0^x Dawson(s) ds``, even in x, relative error about 1e-14; shape of `x`.
 
-    It is ``(x^2 / 2) 2F2(1, 1; 3/2, 2; -x^2)`` and, for Gaussian Z, ``E log|u + Z| = (log 2 + digamma(1/2)) / 2 + 2 * dawson_integral(u / sqrt 2)``.
+    It is ``(x^2 / 2) 2F2(1, 1; 3/2, 2; -x^2)`` and, for Gaussian Z, ``E log|u + Z| = (log 2 + digamma(1/2)) /
+    2 + 2 * dawson_integral(u / sqrt 2)``.
     """
     import scipy
 
@@ -33,7 +34,9 @@ def dawson_integral(x: Any) -> np.ndarray:
 
 
 def _far(x: np.ndarray) -> np.ndarray:
-    """The integral's asymptotic series: ``(log 4x^2 + euler) / 4 - sum_k (2k - 1)!! / (2^(k+1) 2k x^(2k))``."""
+    """The integral's asymptotic series: ``(log 4x^2 + euler) / 4 - sum_k (2k - 1)!! / (2^(k+1) 2k
+    x^(2k))``.
+    """
     total, term = 0.5 * np.log(2 * x) + 0.25 * np.euler_gamma, 0.5 * np.ones_like(x)
     for k in range(1, 30):
         term = term * (2 * k - 1) / (2 * x * x)
@@ -55,10 +58,18 @@ def gaussian_log_moment(order: float, mean: Any, spread: Any) -> np.ndarray:
     far = ~sharp & ~near & ~wide
     result = order * np.log(np.where(sharp, mean, spread))
     z, a = 0.5 * ratio[near] ** 2, 0.5 * (1 + order)
-    result[near] += 0.5 * order * math.log(2) + scipy.special.gammaln(a) - 0.5 * math.log(math.pi) + np.log(scipy.special.hyp1f1(a, 0.5, z)) - z
+    result[near] += (
+        0.5 * order * math.log(2)
+        + scipy.special.gammaln(a)
+        - 0.5 * math.log(math.pi)
+        + np.log(scipy.special.hyp1f1(a, 0.5, z))
+        - z
+    )
     result[far] += _log_moment_far(order, ratio[far])
     term, total = np.ones(int(np.sum(wide))), np.ones(int(np.sum(wide)))
-    for j in range(0, 32, 2):  # sum over even j of binomial(order, j) (j - 1)!! / ratio^j, an asymptotic series
+    for j in range(
+        0, 32, 2
+    ):  # sum over even j of binomial(order, j) (j - 1)!! / ratio^j, an asymptotic series
         term = term * (order - j) * (order - j - 1) / ((j + 2) * ratio[wide] ** 2)
         total += term
     result[wide] += order * np.log(ratio[wide]) + np.log(total)
@@ -66,7 +77,9 @@ def gaussian_log_moment(order: float, mean: Any, spread: Any) -> np.ndarray:
 
 
 def _log_moment_far(order: float, ratio: np.ndarray) -> np.ndarray:
-    """``log E|ratio + Z|^order`` for large orders or ratios: the trapezoidal rule in log u, exact to rounding for this entire integrand."""
+    """``log E|ratio + Z|^order`` for large orders or ratios: the trapezoidal rule in log u, exact to rounding
+    for this entire integrand.
+    """
     import scipy
 
     ratio = ratio[..., None]
@@ -77,7 +90,11 @@ def _log_moment_far(order: float, ratio: np.ndarray) -> np.ndarray:
     u = peak * np.exp(y)
     offset = (order + 1) / peak + peak * np.expm1(y)  # u - ratio without cancellation
     heights = (order + 1) * (np.log(peak) + y) - 0.5 * offset**2 + np.log1p(np.exp(-2 * u * ratio))
-    return scipy.special.logsumexp(heights, axis=-1) + np.log(y[..., 1] - y[..., 0]) - 0.5 * math.log(2 * math.pi)
+    return (
+        scipy.special.logsumexp(heights, axis=-1)
+        + np.log(y[..., 1] - y[..., 0])
+        - 0.5 * math.log(2 * math.pi)
+    )
 
 
 def gaussian_mean_log(mean: Any, spread: Any) -> np.ndarray:
@@ -85,7 +102,9 @@ def gaussian_mean_log(mean: Any, spread: Any) -> np.ndarray:
     import scipy
 
     mean, spread = np.broadcast_arrays(np.abs(mean), np.abs(spread))
-    sharp = spread <= 1e-10 * np.maximum(mean, 1e-17)  # the difference is 5e-21; a mean is 1 minus something: below 1e-17 it is rounding
+    sharp = spread <= 1e-10 * np.maximum(
+        mean, 1e-17
+    )  # the difference is 5e-21; a mean is 1 minus something: below 1e-17 it is rounding
     width = np.where(sharp, 1.0, spread)
     smooth = np.log(width) + 0.5 * (math.log(2) + scipy.special.digamma(0.5))
     near = ~sharp

@@ -6,7 +6,8 @@ import numpy as np
 
 
 def block_size(dim: int) -> int:
-    """Paths per random stream in `dim` dimensions: a power of two that keeps a block's state within a fast cache.
+    """Paths per random stream in `dim` dimensions: a power of two that keeps a block's state within a fast
+    cache.
 
     A stored constant: changing it changes every seeded number.
     """
@@ -19,8 +20,8 @@ SMALLEST_BLOCK = 256
 def block_rows(number: int, dim: int) -> range:
     """The paths of one block: a small one first, each as large as all before it, then blocks of full size.
 
-    A stored rule too: a small ensemble draws few numbers in vain, a large one works in full blocks, and the first paths
-    of every ensemble are the same.
+    A stored rule too: a small ensemble draws few numbers in vain, a large one works in full blocks, and the
+    first paths of every ensemble are the same.
     """
     first, full, growing = _growth(dim)
     if number > growing:
@@ -44,7 +45,7 @@ def _growth(dim: int) -> tuple[int, int, int]:
 def stream(seed: int, block: int, *level: int) -> np.random.Generator:
     """The random stream of one block of paths (and, for refined Brownian paths, of one level of bridging).
 
-    Each block has its own generator and always draws for all its paths, so that the numbers depend neither on how
-    many workers share the blocks nor on how many paths are asked for.
+    Each block has its own generator and always draws for all its paths, so that the numbers depend neither on
+    how many workers share the blocks nor on how many paths are asked for.
     """
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(block, *level))))

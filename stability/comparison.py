@@ -55,16 +55,32 @@ class Comparison:
 
     @property
     def max_z(self) -> float:
-        """The largest ``|z|`` of all, mean and covariance (each entry is one test: expect more than 2 among many)."""
+        """The largest ``|z|`` of all, mean and covariance (each entry is one test: expect more than 2 among
+        many).
+        """
         return float(max(np.max(np.abs(self.mean_z)), np.max(np.abs(self.covariance_z))))
 
     def __str__(self) -> str:
         dim = self.mean_z.shape[1]
         lines = [f"theory ({self.law}) against measurement at t = {self.times[-1]:g}"]
         lines.append(f"{'moment':<12} {'predicted':>12} {'measured':>12} {'std. error':>10} {'z':>6}")
-        rows = [(f"mean[{i}]", self.predicted_mean[-1, i], self.measured_mean[-1, i], self.mean_error[-1, i], self.mean_z[-1, i]) for i in range(dim)]
+        rows = [
+            (
+                f"mean[{i}]",
+                self.predicted_mean[-1, i],
+                self.measured_mean[-1, i],
+                self.mean_error[-1, i],
+                self.mean_z[-1, i],
+            )
+            for i in range(dim)
+        ]
         for i, j in zip(*np.triu_indices(dim), strict=True):
-            entry = (self.predicted_covariance, self.measured_covariance, self.covariance_error, self.covariance_z)
+            entry = (
+                self.predicted_covariance,
+                self.measured_covariance,
+                self.covariance_error,
+                self.covariance_z,
+            )
             rows.append((f"cov[{i},{j}]", *(part[-1, i, j] for part in entry)))
         shown = rows if len(rows) <= 24 else sorted(rows, key=lambda row: -abs(row[-1]))[:24]
         lines += [f"{name:<12} {p:>12.5g} {m:>12.5g} {e:>10.2g} {z:>6.2f}" for name, p, m, e, z in shown]
@@ -77,9 +93,10 @@ class Comparison:
 def compare(theory: LinearFlow | Trajectory, ensemble: Ensemble, *, level: str = "L") -> Comparison:
     """Compare the linear theory, or the noise along a path, with an ensemble's moments.
 
-    The law is that of what was simulated: the Euler-Maruyama chain at its `dt` for the SDE, the discrete iteration
-    for the iteration. A linear flow's moments start from the ensemble's actual start; a trajectory must have been made for that
-    start, that law and those times: ``st.trajectory(..., time="chain", dt=ensemble.dt, save=ensemble.times)``.
+    The law is that of what was simulated: the Euler-Maruyama chain at its `dt` for the SDE, the discrete
+    iteration for the iteration. A linear flow's moments start from the ensemble's actual start; a trajectory
+    must have been made for that start, that law and those times: ``st.trajectory(..., time="chain",
+    dt=ensemble.dt, save=ensemble.times)``.
 
     Parameters
     ----------
@@ -91,16 +108,28 @@ def compare(theory: LinearFlow | Trajectory, ensemble: Ensemble, *, level: str =
     Raises
     ------
     Unstable
-        If a linear flow has no stationary covariance: its moments grow or do not settle, and z-scores mean nothing.
+        If a linear flow has no stationary covariance: its moments grow or do not settle, and z-scores mean
+        nothing.
     ValueError
         If the two do not belong together, or fewer than two paths did not diverge.
     """
     _check.choice("level", level, ("L", "L2"))
     if not isinstance(theory, (LinearFlow, Trajectory)):
-        raise ValueError(f"`theory` must come from st.linearize(...) or st.trajectory(...); got {theory!r:.60}.")
-    prediction = _along(theory, ensemble, level) if isinstance(theory, Trajectory) else _around(theory, ensemble, level)
+        raise ValueError(
+            f"`theory` must come from st.linearize(...) or st.trajectory(...); got {theory!r:.60}."
+        )
+    prediction = (
+        _along(theory, ensemble, level)
+        if isinstance(theory, Trajectory)
+        else _around(theory, ensemble, level)
+    )
     (mean, covariance, law, validity, notes), kept = prediction, _comparable(ensemble)
-    measured = (ensemble.mean[kept], ensemble.standard_error[kept], ensemble.covariance[kept], ensemble.covariance_error[kept])
+    measured = (
+        ensemble.mean[kept],
+        ensemble.standard_error[kept],
+        ensemble.covariance[kept],
+        ensemble.covariance_error[kept],
+    )
     return Comparison(
         times=ensemble.times[kept],
         predicted_mean=mean,
@@ -117,16 +146,23 @@ def compare(theory: LinearFlow | Trajectory, ensemble: Ensemble, *, level: str =
     )
 
 
-Prediction = tuple[np.ndarray, np.ndarray, str, float, tuple[str, ...]]  # mean, covariance, law, validity, notes
+Prediction = tuple[
+    np.ndarray, np.ndarray, str, float, tuple[str, ...]
+]  # mean, covariance, law, validity, notes
 
 
 def _comparable(ensemble: Ensemble) -> np.ndarray:
     """Rows of the times after the start, of an ensemble that has moments at all."""
     if np.count_nonzero(~ensemble.diverged) < 2:
-        raise ValueError(f"At least two paths that did not diverge are needed; {len(ensemble.diverged)} were run and {int(ensemble.diverged.sum())} diverged.")
+        raise ValueError(
+            f"At least two paths that did not diverge are needed; {len(ensemble.diverged)} were run and "
+            f"{int(ensemble.diverged.sum())} diverged."
+        )
     kept = np.flatnonzero(ensemble.times > 0)
     if not len(kept):
-        raise ValueError("The ensemble was saved at time 0 only: there is nothing to compare. Save a later time.")
+        raise ValueError(
+            "The ensemble was saved at time 0 only: there is nothing to compare. Save a later time."
+        )
     return kept
 
 
@@ -134,16 +170,28 @@ def _around(linear: LinearFlow, ensemble: Ensemble, level: str) -> Prediction:
     """Around a critical point: the linear flow's moments from the ensemble's own start."""
     dim = len(linear.at)
     if ensemble.states.shape[-1] != dim:
-        raise ValueError(f"The ensemble has {ensemble.states.shape[-1]} dimensions; the linear flow has {dim}.")
+        raise ValueError(
+            f"The ensemble has {ensemble.states.shape[-1]} dimensions; the linear flow has {dim}."
+        )
     if ensemble.level == "iteration" and not np.isclose(ensemble.dt, linear.flow.step):
-        raise ValueError(f"The ensemble was run at step {ensemble.dt:g}; the linear flow has step {linear.flow.step:g}.")
+        raise ValueError(
+            f"The ensemble was run at step {ensemble.dt:g}; the linear flow has step {linear.flow.step:g}."
+        )
     if level == "L2" and ensemble.level != "iteration":
-        raise ValueError("level 'L2' corrects towards the iteration; compare the SDE with level 'L', which is exact for it.")
+        raise ValueError(
+            "level 'L2' corrects towards the iteration; compare the SDE with level 'L', which is exact for "
+            "it."
+        )
     time, dt = _law(ensemble)
-    linear.covariance(time, dt, level=level)  # raises Unstable where moments mean nothing: before paths are counted, as an unstable flow loses them
+    linear.covariance(
+        time, dt, level=level
+    )  # raises Unstable where moments mean nothing: before paths are counted, as an unstable flow loses them
     kept = _comparable(ensemble)
     start_mean, start_covariance = _start(ensemble.start)
-    predicted = [linear.moments(t, start_mean, start_covariance, time=time, dt=dt, level=level) for t in ensemble.times[kept]]
+    predicted = [
+        linear.moments(t, start_mean, start_covariance, time=time, dt=dt, level=level)
+        for t in ensemble.times[kept]
+    ]
     mean, covariance = (np.stack(part) for part in zip(*predicted, strict=True))
     return mean, covariance, f"{time}, level {level}", linear.validity, _notes(linear, ensemble)
 
@@ -155,25 +203,41 @@ def _along(path: Trajectory, ensemble: Ensemble, level: str) -> Prediction:
     _comparable(ensemble)
     rows, _ = shared(path, ensemble)
     validity = float(np.max(path.validity[: rows[-1] + 1]))
-    return path.mean[rows], path.covariance[rows], f"{path.time} along the path", validity, _path_notes(path, ensemble, validity)
+    return (
+        path.mean[rows],
+        path.covariance[rows],
+        f"{path.time} along the path",
+        validity,
+        _path_notes(path, ensemble, validity),
+    )
 
 
 def _path_notes(path: Trajectory, ensemble: Ensemble, validity: float) -> tuple[str, ...]:
     notes = list(departure_notes(ensemble))
     if not validity < VALID:
-        notes.append(f"The validity indicator is up to {validity:.3g}, above 0.1: the drift is not linear across the tube.")
+        notes.append(
+            f"The validity indicator is up to {validity:.3g}, above 0.1: the drift is not linear across the "
+            "tube."
+        )
     if not (path.valid or path.status.startswith("outside")):
         notes.append(f"The path: {path.status}.")
     notes.extend(path.notes)
     if ensemble.scheme == "exponential":
-        notes.append(f"Along a path the exponential scheme has the SDE's law up to O(dt) only; dt is {ensemble.dt:g}.")
+        notes.append(
+            f"Along a path the exponential scheme has the SDE's law up to O(dt) only; dt is {ensemble.dt:g}."
+        )
     if path.provenance.get("flow") != ensemble.provenance.get("flow"):
-        notes.append(f"The ensemble is of another flow than the theory: {ensemble.provenance.get('flow')} against {path.provenance.get('flow')}.")
+        notes.append(
+            f"The ensemble is of another flow than the theory: {ensemble.provenance.get('flow')} against "
+            f"{path.provenance.get('flow')}."
+        )
     return tuple(notes)
 
 
 def _law(ensemble: Ensemble) -> tuple[str, float | None]:
-    """Time of the linear theory that an ensemble's paths follow: the exponential scheme has the SDE's own law at any dt."""
+    """Time of the linear theory that an ensemble's paths follow: the exponential scheme has the SDE's own law
+    at any dt.
+    """
     if ensemble.level == "iteration":
         return "discrete", None
     return ("chain", ensemble.dt) if ensemble.scheme == "euler" else ("continuous", None)
@@ -199,47 +263,82 @@ def _notes(linear: LinearFlow, ensemble: Ensemble) -> tuple[str, ...]:
     notes = []
     if ensemble.conditional:
         lost = int(ensemble.diverged.sum())
-        notes.append(f"{lost} of {len(ensemble.diverged)} paths diverged: the measured moments are conditional on the others.")
+        notes.append(
+            f"{lost} of {len(ensemble.diverged)} paths diverged: the measured moments are conditional on the "
+            "others."
+        )
     if ensemble.level == "iteration" and not linear.valid:
-        notes.append(f"The validity indicator is {linear.validity:.3g}, above 0.1: the linearised theory is not to be trusted for the iteration.")
+        notes.append(
+            f"The validity indicator is {linear.validity:.3g}, above 0.1: the linearised theory is not to be "
+            "trusted for the iteration."
+        )
     if ensemble.scheme == "exponential" and linear.flow.noise_model.has_curvature:
-        notes.append(f"Under curvature noise the exponential scheme has the SDE's law up to O(dt) only; dt is {ensemble.dt:g}.")
+        notes.append(
+            "Under curvature noise the exponential scheme has the SDE's law up to O(dt) only; dt is "
+            f"{ensemble.dt:g}."
+        )
     if linear.mean_shift.any() and ensemble.level == "iteration":
-        notes.append("Nested batches shift the iteration's mean: see mean_shift; level 'L2' has it, level 'L' does not.")
+        notes.append(
+            "Nested batches shift the iteration's mean: see mean_shift; level 'L2' has it, level 'L' does "
+            "not."
+        )
     notes += _tail_notes(linear, ensemble)
     if repr(linear.flow) != ensemble.provenance.get("flow"):
-        notes.append(f"The ensemble is of another flow than the theory: {ensemble.provenance.get('flow')} against {linear.flow!r}.")
+        notes.append(
+            f"The ensemble is of another flow than the theory: {ensemble.provenance.get('flow')} against "
+            f"{linear.flow!r}."
+        )
     return tuple(notes)
 
 
 def _tail_notes(linear: LinearFlow, ensemble: Ensemble) -> list[str]:
-    """Whether tails are so heavy that a covariance's standard error, which needs fourth moments, means nothing: by theory and as measured."""
+    """Whether tails are so heavy that a covariance's standard error, which needs fourth moments, means
+    nothing: by theory and as measured.
+    """
     notes, warning = [], "standard errors of covariances, and their z, mean nothing"
     known = linear.tail_index if ensemble.level == "sde" else _iteration_tail(linear)
     if known < 4:  # nan where modes couple
         what = "SDE" if ensemble.level == "sde" else "iteration"
-        notes.append(f"The tail index of the {what}'s stationary law is {known:.3g} by theory, below 4: {warning}.")
+        notes.append(
+            f"The tail index of the {what}'s stationary law is {known:.3g} by theory, below 4: {warning}."
+        )
     found = _measured_tail(ensemble)
-    if found is not None and not found.lumps and found.index + 2 * found.error < 4:  # paths in another well are no tail
-        notes.append(f"The measured tail index is {found.index:.3g} +- {found.error:.2g} ({found.source}), below 4: {warning}.")
+    if (
+        found is not None and not found.lumps and found.index + 2 * found.error < 4
+    ):  # paths in another well are no tail
+        notes.append(
+            f"The measured tail index is {found.index:.3g} +- {found.error:.2g} ({found.source}), below 4: "
+            f"{warning}."
+        )
     return notes
 
 
 def _iteration_tail(linear: LinearFlow) -> float:
-    """Kesten's index of one mode of the iteration; nan in more dimensions, or where it has no stationary law."""
+    """Kesten's index of one mode of the iteration; nan in more dimensions, or where it has no stationary
+    law.
+    """
     flow, noise = linear.flow, linear.flow.noise_model
     if flow.dim > 1 or type(noise) is not Noise or not noise.has_curvature:
         return math.nan
     try:
-        alone = Noise(curvature=noise.curvature, batch=noise.batch, hessian_batch=noise.hessian_batch, coupling=noise.coupling)
-        return exact_mode(flow.method, curvature=float(linear.eigenvalues[0]), noise=alone).tail_index(flow.step)
+        alone = Noise(
+            curvature=noise.curvature,
+            batch=noise.batch,
+            hessian_batch=noise.hessian_batch,
+            coupling=noise.coupling,
+        )
+        return exact_mode(flow.method, curvature=float(linear.eigenvalues[0]), noise=alone).tail_index(
+            flow.step
+        )
     except ArithmeticError:  # Unstable, or a quadrature that does not converge
         return math.nan
 
 
 def _measured_tail(ensemble: Ensemble) -> TailIndex | None:
     """Of the states at the last time, or None where there are too few or they are all alike."""
-    states = ensemble.states[-1, ~ensemble.diverged][:TAIL_PATHS] if ensemble.states.shape[1] else np.empty((0, 1))
+    states = (
+        ensemble.states[-1, ~ensemble.diverged][:TAIL_PATHS] if ensemble.states.shape[1] else np.empty((0, 1))
+    )
     if len(states) < max(200, 20 * states.shape[1]) or not np.isfinite(states).all():
         return None
     try:

@@ -21,10 +21,9 @@ from .objectives.quadratic import QuadraticModel
 class Flow:
     """A stochastic optimizer on an objective.
 
-    In continuous time (``t = iteration * step``) it is the Ito equation
-    ``dW = -P(H) g dt + sqrt(step) [P zeta + P Eg (W - w*) + DP[Eh] g]``, linear in the noise; the stochastic
-    iteration behind it is ``w+ = w - step * P(H + Eh) (g + zeta + Eg (w - w*))`` or, for noise estimated from data,
-    one minibatch step.
+    In continuous time (``t = iteration * step``) it is the Ito equation ``dW = -P(H) g dt + sqrt(step) [P
+    zeta + P Eg (W - w*) + DP[Eh] g]``, linear in the noise; the stochastic iteration behind it is ``w+ = w -
+    step * P(H + Eh) (g + zeta + Eg (w - w*))`` or, for noise estimated from data, one minibatch step.
 
     Parameters
     ----------
@@ -52,12 +51,20 @@ class Flow:
     def __init__(self, objective: Any, method: Method, noise: Noise | None = None, *, step: float):
         missing = [name for name in ("gradient", "hessian", "third", "dim") if not hasattr(objective, name)]
         if missing:
-            raise ValueError(f"`objective` lacks {', '.join(missing)}; subclass st.Objective or use st.quadratic, st.landscape, st.logistic.")
+            raise ValueError(
+                f"`objective` lacks {', '.join(missing)}; subclass st.Objective or use st.quadratic, "
+                "st.landscape, st.logistic."
+            )
         if not isinstance(method, Method):
-            known = "st.SGD(), st.Newton(), st.DampedNewton(damping=...), st.SFN(damping=...), st.LRSFN(rank=..., damping=...), st.Method(gain=...)"
+            known = (
+                "st.SGD(), st.Newton(), st.DampedNewton(damping=...), st.SFN(damping=...), "
+                "st.LRSFN(rank=..., damping=...), st.Method(gain=...)"
+            )
             raise ValueError(f"`method` must be one of {known}; got {method!r}.")
         if method.rank is not None and method.rank > objective.dim:
-            raise ValueError(f"`rank` must be <= the objective's dimension {objective.dim}; got {method.rank}.")
+            raise ValueError(
+                f"`rank` must be <= the objective's dimension {objective.dim}; got {method.rank}."
+            )
         self.objective, self.method = objective, method
         self.noise_model = Noise() if noise is None else noise
         self.step = _check.positive("step", step)
@@ -67,15 +74,30 @@ class Flow:
     def _check_noise(self) -> None:
         noise = self.noise_model
         if not isinstance(noise, Noise):
-            raise ValueError(f"`noise` must be made by st.Noise(...) or st.Noise.from_data(...), or be a subclass; got {noise!r}.")
+            raise ValueError(
+                "`noise` must be made by st.Noise(...) or st.Noise.from_data(...), or be a subclass; got "
+                f"{noise!r}."
+            )
         if noise.objective is None and noise.gradient.ndim and len(noise.gradient) != self.dim:
-            raise ValueError(f"`gradient` noise was given for {len(noise.gradient)} dimensions; the objective has {self.dim}.")
+            raise ValueError(
+                f"`gradient` noise was given for {len(noise.gradient)} dimensions; the objective has "
+                f"{self.dim}."
+            )
         if noise.objective is not None and noise.objective is not self.objective:
-            raise ValueError("The noise was estimated from another objective; call Noise.from_data on this flow's objective.")
+            raise ValueError(
+                "The noise was estimated from another objective; call Noise.from_data on this flow's "
+                "objective."
+            )
         if noise.has_curvature and self.reference is None:
-            raise ValueError(f"Curvature noise needs a reference point, and {self.objective!r} has none. Use Noise(..., reference=...).")
+            raise ValueError(
+                f"Curvature noise needs a reference point, and {self.objective!r} has none. Use Noise(..., "
+                "reference=...)."
+            )
         if self.reference is not None and len(self.reference) != self.dim:
-            raise ValueError(f"The noise's `reference` has {len(self.reference)} entries; the objective has {self.dim} dimensions.")
+            raise ValueError(
+                f"The noise's `reference` has {len(self.reference)} entries; the objective has {self.dim} "
+                "dimensions."
+            )
 
     @functools.cached_property
     def reference(self) -> np.ndarray | None:
@@ -84,7 +106,9 @@ class Flow:
         return getattr(self.objective, "reference", None) if own is None else own
 
     def local(self, w: Any, *, bends: bool = True) -> Any:
-        """The preconditioner at states (..., d); where its derivative is not asked for (`bends`), the cheapest form of it."""
+        """The preconditioner at states (..., d); where its derivative is not asked for (`bends`), the
+        cheapest form of it.
+        """
         if self.method.is_identity:
             return Identity()
         if getattr(self.objective, "constant_hessian", False):
@@ -107,7 +131,11 @@ class Flow:
 
     def _applied(self, hessian: Any, *, bends: bool) -> Any:
         one = hessian.ndim == 2
-        return spectral(self.method, hessian) if bends or one else preconditioner(self.method, hessian, compiled=self._compiled)
+        return (
+            spectral(self.method, hessian)
+            if bends or one
+            else preconditioner(self.method, hessian, compiled=self._compiled)
+        )
 
     _compiled = False
     _backend: Backend | None = None
@@ -120,13 +148,18 @@ class Flow:
         return other
 
     def tangent(self, at: np.ndarray) -> Flow:
-        """The same flow on the objective's quadratic model at a critical point (d,): what `linearize` describes, as paths."""
+        """The same flow on the objective's quadratic model at a critical point (d,): what `linearize`
+        describes, as paths.
+        """
         return self._with(QuadraticModel(np.asarray(self.objective.hessian(at), dtype=float), at))
 
     def _with(self, objective: Any) -> Flow:
         other = copy.copy(self)
         other.__dict__.pop("_constant", None)
-        other.objective, other.reference = objective, self.reference  # a host array: `like` puts it beside the states
+        other.objective, other.reference = (
+            objective,
+            self.reference,
+        )  # a host array: `like` puts it beside the states
         return other
 
     def drift(self, w: Any) -> np.ndarray:
@@ -135,7 +168,9 @@ class Flow:
         return -self._checked(w).apply(self.objective.gradient(w))
 
     def jacobian(self, w: Any) -> np.ndarray:
-        """Jacobian of the drift, ``v -> -P H v - DP[third(w, v)] g``, at any state: (..., d) -> (..., d, d)."""
+        """Jacobian of the drift, ``v -> -P H v - DP[third(w, v)] g``, at any state: (..., d) -> (..., d,
+        d).
+        """
         w = np.asarray(w, dtype=float)
         hessian = np.asarray(self.objective.hessian(w), dtype=float)
         if self.method.is_identity:
@@ -144,29 +179,43 @@ class Flow:
         assert local.vectors is not None
         assert local.response is not None
         preconditioner = (local.vectors * local.response.gains[..., None, :]) @ transpose(local.vectors)
-        if getattr(self.objective, "constant_hessian", False):  # P does not move, even where a truncation has no derivative
+        if getattr(
+            self.objective, "constant_hessian", False
+        ):  # P does not move, even where a truncation has no derivative
             return -preconditioner @ hessian
         gradient = np.asarray(self.objective.gradient(w), dtype=float)
-        columns = [local.derivative(self.objective.third(w, np.broadcast_to(e, w.shape)), gradient) for e in np.eye(self.dim)]
+        columns = [
+            local.derivative(self.objective.third(w, np.broadcast_to(e, w.shape)), gradient)
+            for e in np.eye(self.dim)
+        ]
         return -preconditioner @ hessian - np.stack(columns, axis=-1)
 
     def noise(self, w: Any, sample: Sample) -> np.ndarray:
-        """The linear noise map ``P zeta + P Eg (w - w*) + DP[Eh] g``, (..., d) with one noise sample per state."""
+        """The linear noise map ``P zeta + P Eg (w - w*) + DP[Eh] g``, (..., d) with one noise sample per
+        state.
+        """
         w = np.asarray(w, dtype=float)
         zeta, Eg, Eh = (np.asarray(part, dtype=float) for part in sample)
         if self.reference is None and Eg.any():
-            raise ValueError(f"Curvature noise needs a reference point, and {self.objective!r} has none. Use Noise(..., reference=...).")
+            raise ValueError(
+                f"Curvature noise needs a reference point, and {self.objective!r} has none. Use Noise(..., "
+                "reference=...)."
+            )
         offset = w - (w if self.reference is None else self.reference)
         local = self._checked(w)
         force = local.apply(zeta + (Eg @ offset[..., None])[..., 0])
-        if not Eh.any():  # DP may be infinite, at a truncation through equal eigenvalues, where nothing asks for it
+        if (
+            not Eh.any()
+        ):  # DP may be infinite, at a truncation through equal eigenvalues, where nothing asks for it
             return force
         return force + local.derivative(Eh, np.asarray(self.objective.gradient(w), dtype=float))
 
     def diffusion(self, w: Any) -> np.ndarray:
-        """Covariance per unit of t that the Ito equation's noise gains at a state, ``step * E[b b^T]``: (..., d) -> (..., d, d).
+        """Covariance per unit of t that the Ito equation's noise gains at a state, ``step * E[b b^T]``: (...,
+        d) -> (..., d, d).
 
-        ``b = P zeta + P Eg (w - w*) + DP[Eh] g`` is the linear noise map; the noise's own factors stand for its law.
+        ``b = P zeta + P Eg (w - w*) + DP[Eh] g`` is the linear noise map; the noise's own factors stand for
+        its law.
 
         Raises
         ------
@@ -175,7 +224,10 @@ class Flow:
         """
         w = np.asarray(w, dtype=float)
         if not self.noise_model.linear and type(self.noise_model).factors is Noise.factors:
-            raise ValueError(f"The second-order law of {type(self.noise_model).__name__} is not known: it has its own `sample`. Give it `factors` too.")
+            raise ValueError(
+                f"The second-order law of {type(self.noise_model).__name__} is not known: it has its own "
+                "`sample`. Give it `factors` too."
+            )
         lift = (slice(None), *(None,) * (w.ndim - 1))
         zeta, Eg, Eh = (part[lift] for part in self.noise_model.factors(w))
         local, offset = self._checked(w), w - (w if self.reference is None else self.reference)
@@ -194,16 +246,22 @@ class Flow:
     @property
     def bends(self) -> bool:
         """Whether Hessian noise reaches the preconditioner at all."""
-        return self.noise_model.has_curvature and self.noise_model.scales[2] > 0 and not self.method.is_identity
+        return (
+            self.noise_model.has_curvature and self.noise_model.scales[2] > 0 and not self.method.is_identity
+        )
 
     def draw(self, size: int, rng: np.random.Generator, *, level: str) -> Sample | Batches:
-        """The noise of `size` steps of the SDE (``level="sde"``) or of the iteration (``level="iteration"``)."""
+        """The noise of `size` steps of the SDE (``level="sde"``) or of the iteration
+        (``level="iteration"``).
+        """
         if level == "iteration" and self.noise_model.objective is not None:
             return self.noise_model.draw_batches(size, rng)
         return self.noise_model.sample(np.zeros(self.dim), size, rng)
 
     def euler(self, w: Any, sample: Sample, dt: float) -> Any:
-        """One Euler-Maruyama step of length `dt` for states (m, d): one preconditioner serves drift and noise."""
+        """One Euler-Maruyama step of length `dt` for states (m, d): one preconditioner serves drift and
+        noise.
+        """
         local, gradient = self.local(w, bends=self.bends), self.objective.gradient(w)
         strength = math.sqrt(self.step * dt)
         ahead = w + local.apply(strength * self._force(w, sample) - dt * gradient)
@@ -216,15 +274,23 @@ class Flow:
         return -local.apply(gradient), force + local.derivative(sample[2], gradient) if self.bends else force
 
     def update(self, w: Any, sample: Sample | Batches) -> Any:
-        """One step of the true stochastic iteration for states (m, d), with the noise given: nothing linearised."""
+        """One step of the true stochastic iteration for states (m, d), with the noise given: nothing
+        linearised.
+        """
         if isinstance(sample, Batches):
             gradient = self.objective.gradient(w, batch=sample.gradient)
-            local = Identity() if self.method.is_identity else self._applied(self.objective.hessian(w, batch=sample.hessian), bends=False)
+            local = (
+                Identity()
+                if self.method.is_identity
+                else self._applied(self.objective.hessian(w, batch=sample.hessian), bends=False)
+            )
             return w - self.step * local.apply(gradient)
         gradient = self.objective.gradient(w) + self._force(w, sample)
         if not self.bends:
             return w - self.step * self.local(w, bends=False).apply(gradient)
-        return w - self.step * self._applied(self.objective.hessian(w) + sample[2], bends=False).apply(gradient)
+        return w - self.step * self._applied(self.objective.hessian(w) + sample[2], bends=False).apply(
+            gradient
+        )
 
     def iterate(self, w: Any, rng: np.random.Generator) -> np.ndarray:
         """One step of the true stochastic iteration, drawing its noise: (..., d) -> (..., d)."""

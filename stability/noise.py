@@ -1,4 +1,5 @@
-"""Noise of the gradient and of the Hessian: its law per sample, batch sizes, and the coupling of the two batches.
+"""Noise of the gradient and of the Hessian: its law per sample, batch sizes, and the coupling of the two
+batches.
 
 One noise sample is ``(zeta, Eg, Eh)``: the gradient noise at the reference point, the curvature noise of the
 gradient batch, and the curvature noise of the Hessian batch. Whatever is asked of second moments follows from
@@ -44,12 +45,14 @@ class Noise:
     gradient : float, array (d,) or (d, d)
         Per sample: the standard deviation of every gradient entry, of each entry, or the covariance matrix.
     curvature : float
-        ``tau_1``: the per-sample standard deviation of an *off-diagonal* Hessian entry. The noise is a Gaussian
-        symmetric matrix (GOE): a diagonal entry has variance ``2 tau_1^2``, in one dimension too.
+        ``tau_1``: the per-sample standard deviation of an *off-diagonal* Hessian entry. The noise is a
+        Gaussian symmetric matrix (GOE): a diagonal entry has variance ``2 tau_1^2``, in one dimension too.
     batch, hessian_batch : float
-        Batch sizes ``b`` and ``b_h``; ``hessian_batch=None`` means equal to `batch`. ``inf`` switches a noise off.
+        Batch sizes ``b`` and ``b_h``; ``hessian_batch=None`` means equal to `batch`. ``inf`` switches a noise
+        off.
     coupling : {"independent", "nested"}
-        Whether the Hessian batch is drawn apart or inside the gradient batch (with ``b_h = b``: the same batch).
+        Whether the Hessian batch is drawn apart or inside the gradient batch (with ``b_h = b``: the same
+        batch).
     reference : array (d,), optional
         The point ``w*`` in ``Eg (w - w*)``; the objective's own reference by default.
 
@@ -84,16 +87,26 @@ class Noise:
         if self.gradient.ndim == 2:
             self.gradient = _check.covariance("gradient", self.gradient)
         elif np.any(self.gradient < 0):
-            raise ValueError(f"`gradient` must hold standard deviations >= 0; got a smallest entry of {self.gradient.min():g}.")
+            raise ValueError(
+                "`gradient` must hold standard deviations >= 0; got a smallest entry of "
+                f"{self.gradient.min():g}."
+            )
         self.curvature = _check.nonnegative("curvature", curvature)
         self.batch = _check.positive("batch", batch, infinite=True)
-        self.hessian_batch = self.batch if hessian_batch is None else _check.positive("hessian_batch", hessian_batch, infinite=True)
+        self.hessian_batch = (
+            self.batch
+            if hessian_batch is None
+            else _check.positive("hessian_batch", hessian_batch, infinite=True)
+        )
         self.coupling = _check.choice("coupling", coupling, ("independent", "nested"))
         if self.coupling == "nested" and self.hessian_batch > self.batch:
             raise ValueError(
-                f"A nested Hessian batch lies inside the gradient batch: `hessian_batch` must be <= `batch` = {self.batch:g}; got {self.hessian_batch:g}."
+                "A nested Hessian batch lies inside the gradient batch: `hessian_batch` must be <= `batch` "
+                f"= {self.batch:g}; got {self.hessian_batch:g}."
             )
-        self.reference = None if reference is None else _check.array("reference", reference, ndim=1, shape="(d,)")
+        self.reference = (
+            None if reference is None else _check.array("reference", reference, ndim=1, shape="(d,)")
+        )
 
     @property
     def has_curvature(self) -> bool:
@@ -102,12 +115,16 @@ class Noise:
 
     @property
     def scales(self) -> tuple[float, float, float]:
-        """Variance factors ``(Var of the gradient batch, covariance, Var of the Hessian batch)`` per sample variance."""
+        """Variance factors ``(Var of the gradient batch, covariance, Var of the Hessian batch)`` per sample
+        variance.
+        """
         own = 1 / self.batch
         return own, own if self.coupling == "nested" else 0.0, 1 / self.hessian_batch
 
     def sample(self, w: np.ndarray, size: int, rng: np.random.Generator) -> Sample:
-        """Draw `size` noise samples at states of dimension ``w.shape[-1]``: ``zeta`` (size, d), ``Eg``, ``Eh`` (size, d, d)."""
+        """Draw `size` noise samples at states of dimension ``w.shape[-1]``: ``zeta`` (size, d), ``Eg``,
+        ``Eh`` (size, d, d).
+        """
         dim = np.shape(w)[-1]
         return self.combine(rng.standard_normal((self.normals(dim), size)), dim)
 
@@ -115,7 +132,9 @@ class Noise:
         """How many independent standard normals one sample is made of, in `dim` dimensions."""
         entries = dim * (dim + 1) // 2 if self.has_curvature else 0
         rest = self._mixing()[1][1]
-        return (dim if np.any(self.gradient) and not math.isinf(self.batch) else 0) + entries * (2 if rest else 1)
+        return (dim if np.any(self.gradient) and not math.isinf(self.batch) else 0) + entries * (
+            2 if rest else 1
+        )
 
     @property
     def linear(self) -> bool:
@@ -123,10 +142,11 @@ class Noise:
         return type(self).sample is Noise.sample
 
     def combine(self, normals: Any, dim: int) -> Sample:
-        """The samples that standard normals (k, size) stand for, a linear map: ``zeta`` (size, d), ``Eg``, ``Eh`` (size, d, d).
+        """The samples that standard normals (k, size) stand for, a linear map: ``zeta`` (size, d), ``Eg``,
+        ``Eh`` (size, d, d).
 
-        Paths lie along the last axis of `normals`, so that every row is contiguous; the samples are views with the
-        paths first.
+        Paths lie along the last axis of `normals`, so that every row is contiguous; the samples are views
+        with the paths first.
         """
         xp, size = namespace(normals), normals.shape[1]
         curved = dim * (dim + 1) // 2 * (2 if self._mixing()[1][1] else 1) if self.has_curvature else 0
@@ -135,9 +155,14 @@ class Noise:
         if not curved:
             still = _still(xp, (size, dim, dim), normals)
             return Sample(zeta.T, still, still)
-        parts = [self._symmetric(xp, normals[start : start + dim * (dim + 1) // 2, :], dim) for start in range(own, normals.shape[0], dim * (dim + 1) // 2)]
+        parts = [
+            self._symmetric(xp, normals[start : start + dim * (dim + 1) // 2, :], dim)
+            for start in range(own, normals.shape[0], dim * (dim + 1) // 2)
+        ]
         (gradient, _), (across, rest) = self._mixing()
-        return Sample(zeta.T, gradient * parts[0], across * parts[0] + rest * parts[1] if rest else across * parts[0])
+        return Sample(
+            zeta.T, gradient * parts[0], across * parts[0] + rest * parts[1] if rest else across * parts[0]
+        )
 
     def _zeta_rows(self, normals: Any, dim: int) -> Any:
         if self.gradient.ndim < 2:  # a diagonal root scales rows
@@ -153,14 +178,18 @@ class Noise:
     def _mixing(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """Cholesky factor of the two batches' covariance: ``(Eg, Eh) = L (first, second)``."""
         own, shared, other = self.scales
-        ratio = shared / own if shared else 0.0  # 1 for nested batches, exactly: the same batch must leave no rest
+        ratio = (
+            shared / own if shared else 0.0
+        )  # 1 for nested batches, exactly: the same batch must leave no rest
         return (math.sqrt(own), 0.0), (ratio * math.sqrt(own), math.sqrt(max(other - ratio * shared, 0.0)))
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 - a noise is small, and asked for its root at every step
     def _root(self, dim: int) -> np.ndarray:
         """A square root of the covariance of ``zeta``."""
         if self.gradient.ndim and self.gradient.shape[0] != dim:
-            raise ValueError(f"`gradient` was given for {self.gradient.shape[0]} dimensions; the state has {dim}.")
+            raise ValueError(
+                f"`gradient` was given for {self.gradient.shape[0]} dimensions; the state has {dim}."
+            )
         if self.gradient.ndim == 2:
             values, vectors = np.linalg.eigh(self.gradient)
             root = vectors * np.sqrt(np.maximum(values, 0.0))
@@ -173,7 +202,9 @@ class Noise:
         return np.diag(self._root(dim))[:, None].copy()
 
     def factors(self, w: np.ndarray) -> Sample:
-        """Samples ``s_k`` with ``E[s (x) s] = sum_k s_k (x) s_k``: the whole second-order law of the noise."""
+        """Samples ``s_k`` with ``E[s (x) s] = sum_k s_k (x) s_k``: the whole second-order law of the
+        noise.
+        """
         dim = np.shape(w)[-1]
         basis = _symmetric_basis(dim) * self.curvature if self.has_curvature else np.zeros((0, dim, dim))
         root = self._root(dim).T
@@ -200,12 +231,19 @@ class Noise:
         if self.has_curvature:
             center = self.reference if self.reference is not None else reference
             if center is None:
-                raise ValueError("Curvature noise grows with the distance from its reference point. Use Noise(..., reference=...) or pass reference=.")
+                raise ValueError(
+                    "Curvature noise grows with the distance from its reference point. Use Noise(..., "
+                    "reference=...) or pass reference=."
+                )
             offset = w - center
-            result = result + self.scales[0] * self.curvature**2 * (offset @ offset * np.eye(len(w)) + np.outer(offset, offset))
+            result = result + self.scales[0] * self.curvature**2 * (
+                offset @ offset * np.eye(len(w)) + np.outer(offset, offset)
+            )
         return result
 
-    def second_moment(self, apply_G: Callable[[np.ndarray, np.ndarray], np.ndarray], M: np.ndarray) -> np.ndarray:
+    def second_moment(
+        self, apply_G: Callable[[np.ndarray, np.ndarray], np.ndarray], M: np.ndarray
+    ) -> np.ndarray:
         """``E[G M G^T]`` for a ``G = apply_G(Eg, Eh)`` that is linear in the noise.
 
         Parameters
@@ -247,31 +285,45 @@ class Noise:
         ValueError
             If `F` has no per-sample derivatives, or a batch is larger than it can be.
         """
-        return DataNoise(F, at, batch, hessian_batch=hessian_batch, replacement=replacement, coupling=coupling)
+        return DataNoise(
+            F, at, batch, hessian_batch=hessian_batch, replacement=replacement, coupling=coupling
+        )
 
     def __repr__(self) -> str:
-        gradient = f"{float(self.gradient):g}" if self.gradient.ndim == 0 else f"array of shape {self.gradient.shape}"
+        gradient = (
+            f"{float(self.gradient):g}"
+            if self.gradient.ndim == 0
+            else f"array of shape {self.gradient.shape}"
+        )
         return (
-            f"Noise(gradient={gradient}, curvature={self.curvature:g}, batch={self.batch:g}, hessian_batch={self.hessian_batch:g}, coupling={self.coupling!r})"
+            f"Noise(gradient={gradient}, curvature={self.curvature:g}, batch={self.batch:g}, "
+            f"hessian_batch={self.hessian_batch:g}, coupling={self.coupling!r})"
         )
 
 
 class DataNoise(Noise):
     """Minibatch noise of a data objective; see `Noise.from_data`.
 
-    `sample` draws Gaussian noise with the estimated second moments, as the SDE needs; `draw_batches` draws the
-    index sets of real minibatches, which the stochastic iteration uses with nothing linearised.
+    `sample` draws Gaussian noise with the estimated second moments, as the SDE needs; `draw_batches` draws
+    the index sets of real minibatches, which the stochastic iteration uses with nothing linearised.
     """
 
     has_curvature = True
 
-    def __init__(self, F: Any, at: Any, batch: int, *, hessian_batch: int | None, replacement: bool, coupling: str):
+    def __init__(
+        self, F: Any, at: Any, batch: int, *, hessian_batch: int | None, replacement: bool, coupling: str
+    ):
         if not all(hasattr(F, name) for name in ("per_sample_gradient", "per_sample_hessian", "n_samples")):
-            raise ValueError(f"Noise.from_data needs an objective with per-sample derivatives (st.logistic, st.least_squares); got {F!r}.")
+            raise ValueError(
+                "Noise.from_data needs an objective with per-sample derivatives (st.logistic, "
+                f"st.least_squares); got {F!r}."
+            )
         most = None if replacement else F.n_samples
         batch = _check.count("batch", batch, most=most, why="drawn without replacement" if most else "")
         hessian_batch = batch if hessian_batch is None else hessian_batch
-        hessian_batch = _check.count("hessian_batch", hessian_batch, most=most, why="drawn without replacement" if most else "")
+        hessian_batch = _check.count(
+            "hessian_batch", hessian_batch, most=most, why="drawn without replacement" if most else ""
+        )
         reference = F.reference if at is None else _check.shaped("at", at, (F.dim,))
         if reference is None:
             raise ValueError("`at` must be given: the objective has no reference point.")
@@ -337,7 +389,10 @@ class DataNoise(Noise):
 
     def __repr__(self) -> str:
         how = "with" if self.replacement else "without"
-        return f"Noise.from_data({self.objective!r}, batch={self.batch:g}, hessian_batch={self.hessian_batch:g}, {how} replacement, coupling={self.coupling!r})"
+        return (
+            f"Noise.from_data({self.objective!r}, batch={self.batch:g}, "
+            f"hessian_batch={self.hessian_batch:g}, {how} replacement, coupling={self.coupling!r})"
+        )
 
 
 def _still(xp: Any, shape: tuple[int, ...], normals: Any) -> Any:
@@ -349,7 +404,9 @@ def _still(xp: Any, shape: tuple[int, ...], normals: Any) -> Any:
 
 @functools.lru_cache(maxsize=8)
 def _triangle(dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where each entry (d d,) of a symmetric matrix lies in its upper triangle, and the triangle's scale (diagonal: sqrt 2)."""
+    """Where each entry (d d,) of a symmetric matrix lies in its upper triangle, and the triangle's scale
+    (diagonal: sqrt 2).
+    """
     rows, columns = np.triu_indices(dim)
     place = np.empty((dim, dim), dtype=np.int64)
     place[rows, columns] = place[columns, rows] = np.arange(len(rows))
@@ -357,7 +414,9 @@ def _triangle(dim: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _distinct(rng: np.random.Generator, n: int, size: int, count: int) -> np.ndarray:
-    """`size` rows of `count` distinct indices in random order: redraw each clash, for batches much smaller than the data."""
+    """`size` rows of `count` distinct indices in random order: redraw each clash, for batches much smaller
+    than the data.
+    """
     rows = rng.integers(n, size=(size, count))
     for column in range(1, count):
         while True:
@@ -371,15 +430,23 @@ def _distinct(rng: np.random.Generator, n: int, size: int, count: int) -> np.nda
 def _join(blocks: list[Sample]) -> Sample:
     if sum(block.Eg.size + block.Eh.size for block in blocks) > MAX_FACTOR_NUMBERS:
         dim = blocks[0].zeta.shape[-1]
-        raise ValueError(f"The noise's second-order law has too many factors in {dim} dimensions ({MAX_FACTOR_NUMBERS:.0e} numbers at most).")
+        raise ValueError(
+            f"The noise's second-order law has too many factors in {dim} dimensions "
+            f"({MAX_FACTOR_NUMBERS:.0e} numbers at most)."
+        )
     return Sample(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
 
 
 def _symmetric_basis(dim: int) -> np.ndarray:
-    """Matrices B_k with ``sum_k B_k (x) B_k`` the covariance of a GOE matrix of unit off-diagonal variance."""
+    """Matrices B_k with ``sum_k B_k (x) B_k`` the covariance of a GOE matrix of unit off-diagonal
+    variance.
+    """
     rows, columns = np.triu_indices(dim)
     if len(rows) * dim * dim > MAX_FACTOR_NUMBERS:
-        raise ValueError(f"The noise's second-order law has too many factors in {dim} dimensions ({MAX_FACTOR_NUMBERS:.0e} numbers at most).")
+        raise ValueError(
+            f"The noise's second-order law has too many factors in {dim} dimensions "
+            f"({MAX_FACTOR_NUMBERS:.0e} numbers at most)."
+        )
     basis = np.zeros((len(rows), dim, dim))
     index = np.arange(len(rows))
     basis[index, rows, columns] = basis[index, columns, rows] = np.where(rows == columns, math.sqrt(2), 1.0)
@@ -389,14 +456,17 @@ def _symmetric_basis(dim: int) -> np.ndarray:
 def _factor_per_sample(F: Any, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Factors (k, d), (k, d, d) of the joint per-sample covariance of gradient and Hessian at one point.
 
-    The samples themselves, centred, are such factors; where they outnumber the entries, an eigendecomposition of
-    their second-moment matrix, accumulated in chunks, gives fewer.
+    The samples themselves, centred, are such factors; where they outnumber the entries, an eigendecomposition
+    of their second-moment matrix, accumulated in chunks, gives fewer.
     """
     n, dim = F.n_samples, F.dim
     rows, columns = np.triu_indices(dim)
     width = dim + len(rows)
     if width**2 > MAX_FACTOR_NUMBERS:
-        raise ValueError(f"Noise.from_data handles up to {math.isqrt(2 * math.isqrt(MAX_FACTOR_NUMBERS)) - 2} dimensions; got {dim}.")
+        raise ValueError(
+            f"Noise.from_data handles up to {math.isqrt(2 * math.isqrt(MAX_FACTOR_NUMBERS)) - 2} dimensions; "
+            f"got {dim}."
+        )
     gradient, hessian = F.gradient(at), F.hessian(at)
     center = np.concatenate([gradient, hessian[rows, columns]])
 

@@ -1,4 +1,6 @@
-"""Shared by the tests: the methods with literal closed forms, matrices with chosen eigenvalues, and arrays of every library."""
+"""Shared by the tests: the methods with literal closed forms, matrices with chosen eigenvalues, and arrays of
+every library.
+"""
 
 from dataclasses import dataclass
 from functools import reduce
@@ -15,8 +17,16 @@ GAMMA = 0.3
 LITERAL = {
     "SGD": (lambda x: np.ones_like(x), lambda x: np.zeros_like(x), lambda x: np.zeros_like(x)),
     "Newton": (lambda x: 1 / x, lambda x: -1 / x**2, lambda x: 2 / x**3),
-    "damped Newton": (lambda x: 1 / (x + GAMMA), lambda x: -1 / (x + GAMMA) ** 2, lambda x: 2 / (x + GAMMA) ** 3),
-    "SFN": (lambda x: 1 / (np.abs(x) + GAMMA), lambda x: -np.sign(x) / (np.abs(x) + GAMMA) ** 2, lambda x: 2 / (np.abs(x) + GAMMA) ** 3),
+    "damped Newton": (
+        lambda x: 1 / (x + GAMMA),
+        lambda x: -1 / (x + GAMMA) ** 2,
+        lambda x: 2 / (x + GAMMA) ** 3,
+    ),
+    "SFN": (
+        lambda x: 1 / (np.abs(x) + GAMMA),
+        lambda x: -np.sign(x) / (np.abs(x) + GAMMA) ** 2,
+        lambda x: 2 / (np.abs(x) + GAMMA) ** 3,
+    ),
 }
 
 
@@ -25,7 +35,11 @@ def smooth_methods():
 
 
 def all_methods(rank=2):
-    return [*smooth_methods(), st.LRSFN(rank=rank, damping=GAMMA), st.LRSFN(rank=rank, damping=GAMMA, tail="flat")]
+    return [
+        *smooth_methods(),
+        st.LRSFN(rank=rank, damping=GAMMA),
+        st.LRSFN(rank=rank, damping=GAMMA, tail="flat"),
+    ]
 
 
 def label(method):
@@ -73,7 +87,13 @@ def _cupy():
     return Backend("cupy", xp)
 
 
-BACKENDS = {"numpy": lambda: Backend("numpy", np), "read-only-numpy": lambda: ReadOnly("numpy", np), "strict": _strict, "torch": _torch, "cupy": _cupy}
+BACKENDS = {
+    "numpy": lambda: Backend("numpy", np),
+    "read-only-numpy": lambda: ReadOnly("numpy", np),
+    "strict": _strict,
+    "torch": _torch,
+    "cupy": _cupy,
+}
 
 
 @pytest.fixture(params=BACKENDS)

@@ -1,4 +1,6 @@
-"""Objectives, gains and divided differences on the arrays of every library: NumPy's numbers, in the same type, on the same device."""
+"""Objectives, gains and divided differences on the arrays of every library: NumPy's numbers, in the same
+type, on the same device.
+"""
 
 import operator
 from dataclasses import replace
@@ -53,7 +55,9 @@ def assert_agree(backend, got, expected, beside):
     assert got.device == beside.device
     assert got.shape == np.shape(expected)
     tolerance = TOLERANCE[backend.dtype]
-    np.testing.assert_allclose(backend.host(got), expected, rtol=tolerance, atol=tolerance * np.max(np.abs(expected), initial=1e-3))
+    np.testing.assert_allclose(
+        backend.host(got), expected, rtol=tolerance, atol=tolerance * np.max(np.abs(expected), initial=1e-3)
+    )
 
 
 def states(backend, layout, dim, rng):
@@ -71,10 +75,22 @@ class TestObjectives:
         backend, host = replace(xp_backend, dtype=dtype), objectives()[name]
         here = moved(host, backend)
         w0, w = states(backend, layout, host.dim, rng)
-        v0, V0 = rounded(rng.standard_normal(w0.shape), dtype), rounded(rng.standard_normal((*w0.shape, 2)), dtype)
+        v0, V0 = (
+            rounded(rng.standard_normal(w0.shape), dtype),
+            rounded(rng.standard_normal((*w0.shape, 2)), dtype),
+        )
         v, V = backend.asarray(v0), backend.asarray(V0)
-        for part, got in (("value", here.value(w)), ("gradient", here.gradient(w)), ("hessian", here.hessian(w))):
-            assert_agree(backend, got if part != "value" or layout != "one" else namespace(w).asarray(got), getattr(host, part)(w0), w)
+        for part, got in (
+            ("value", here.value(w)),
+            ("gradient", here.gradient(w)),
+            ("hessian", here.hessian(w)),
+        ):
+            assert_agree(
+                backend,
+                got if part != "value" or layout != "one" else namespace(w).asarray(got),
+                getattr(host, part)(w0),
+                w,
+            )
         assert_agree(backend, here.third(w, v), host.third(w0, v0), w)
         assert_agree(backend, here.hvp(w, V), host.hvp(w0, V0), w)
         np.testing.assert_array_equal(backend.host(w), w0)  # nothing wrote into the states
@@ -85,7 +101,12 @@ class TestObjectives:
     def test_diagonal_hessians(self, xp_backend, name, dtype, layout, rng):
         backend, host = replace(xp_backend, dtype=dtype), objectives()[name]
         w0, w = states(backend, layout, host.dim, rng)
-        assert_agree(backend, moved(host, backend).hessian_diagonal(w), np.diagonal(host.hessian(w0), axis1=-2, axis2=-1), w)
+        assert_agree(
+            backend,
+            moved(host, backend).hessian_diagonal(w),
+            np.diagonal(host.hessian(w0), axis1=-2, axis2=-1),
+            w,
+        )
 
     @pytest.mark.parametrize("shared", [True, False])
     @DTYPES
@@ -99,7 +120,9 @@ class TestObjectives:
         batch0 = rng.integers(0, 30, 4 if shared else (5, 4))
         batch = backend.indices(batch0)
         for part in ("value", "gradient", "hessian", "per_sample_gradient", "per_sample_hessian"):
-            assert_agree(backend, getattr(here, part)(w, batch=batch), getattr(host, part)(w0, batch=batch0), w)
+            assert_agree(
+                backend, getattr(here, part)(w, batch=batch), getattr(host, part)(w0, batch=batch0), w
+            )
         assert_agree(backend, here.third(w, v, batch=batch), host.third(w0, v0, batch=batch0), w)
         assert_agree(backend, here.hvp(w, V, batch=batch), host.hvp(w0, V0, batch=batch0), w)
         assert_agree(backend, here.per_sample_gradient(w), host.per_sample_gradient(w0), w)
@@ -134,7 +157,10 @@ def test_a_users_diagonal_hessian_needs_its_diagonal_only():
 def test_gradients_lie_in_memory_as_their_states_do(name, rng):
     objective = objectives()[name]
     states = rng.uniform(0.2, 1.4, (objective.dim, 5)).T
-    for found in (objective.gradient(states), objective.hessian_diagonal(states) if objective.diagonal_hessian else states):
+    for found in (
+        objective.gradient(states),
+        objective.hessian_diagonal(states) if objective.diagonal_hessian else states,
+    ):
         assert found.T.flags.c_contiguous
         assert found.flags.owndata or found is states
     assert objective.gradient(np.ascontiguousarray(states)).flags.c_contiguous
@@ -191,7 +217,10 @@ class TestSpectra:
     def test_equal_sizes_are_ranked_by_position(self, xp_backend, tail):
         method = st.LRSFN(rank=2, damping=0.5, tail=tail)
         lams = xp_backend.asarray([[1.0, -2.0, 2.0, -1.0], [-1.0, 1.0, -1.0, 1.0], [0.5, 1.0, -1.0, 1.0]])
-        response, rest = SpectralResponse(method, lams), {"damping": [2.0, 2.0, 2.0], "flat": [1 / 1.5] * 3}[tail]
+        response, rest = (
+            SpectralResponse(method, lams),
+            {"damping": [2.0, 2.0, 2.0], "flat": [1 / 1.5] * 3}[tail],
+        )
         kept = np.array([[False, True, True, False], [True, True, False, False], [False, True, True, False]])
         np.testing.assert_array_equal(xp_backend.host(response.kept), kept)
         np.testing.assert_array_equal(xp_backend.host(response.next), [0, 2, 3])
@@ -199,10 +228,16 @@ class TestSpectra:
         np.testing.assert_allclose(xp_backend.host(response.gains), expected, rtol=1e-15)
 
     def test_noise_may_have_more_axes_than_the_spectrum(self, xp_backend, rng):
-        method, lams0, noise0 = st.LRSFN(rank=1, damping=0.3, tail="flat"), SPECTRA["one"], rng.standard_normal((3, 4, 4))
+        method, lams0, noise0 = (
+            st.LRSFN(rank=1, damping=0.3, tail="flat"),
+            SPECTRA["one"],
+            rng.standard_normal((3, 4, 4)),
+        )
         lams = xp_backend.asarray(lams0)
         expected = SpectralResponse(method, lams0).derivative(noise0)
-        assert_agree(xp_backend, SpectralResponse(method, lams).derivative(xp_backend.asarray(noise0)), expected, lams)
+        assert_agree(
+            xp_backend, SpectralResponse(method, lams).derivative(xp_backend.asarray(noise0)), expected, lams
+        )
 
 
 @METHODS
@@ -210,7 +245,9 @@ def test_divided_differences_are_difference_quotients(method):
     lams = SPECTRA["one"]
     gains, table = method.gains(lams), SpectralResponse(method, lams)
     i, j = (0, 1) if method.rank is None else (1, 3)  # with a rank, across the cut or in the kept part
-    np.testing.assert_allclose(table.divided[i, j], (gains[i] - gains[j]) / (lams[i] - lams[j]), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(
+        table.divided[i, j], (gains[i] - gains[j]) / (lams[i] - lams[j]), rtol=1e-12, atol=1e-15
+    )
 
 
 def test_at_one_node_a_formula_has_values_only():
@@ -221,13 +258,22 @@ def test_at_one_node_a_formula_has_values_only():
 
 def test_a_plain_gain_is_not_copied():
     lams, gains = np.array([[0.1, 2.0]]), np.array([[3.0, 4.0]])
-    assert SpectralResponse(st.Method(gain=lambda lam: gains if isinstance(lam, np.ndarray) else lam), lams).gains is gains
+    assert (
+        SpectralResponse(
+            st.Method(gain=lambda lam: gains if isinstance(lam, np.ndarray) else lam), lams
+        ).gains
+        is gains
+    )
 
 
 class TestMoving:
     def test_the_minimum_goes_along_once_it_is_known(self, xp_backend):
         host = objectives()["logistic"]
-        with pytest.raises(TypeError, match="read `reference` before the objective is moved") if xp_backend.name != "numpy" else np.errstate():
+        with (
+            pytest.raises(TypeError, match="read `reference` before the objective is moved")
+            if xp_backend.name != "numpy"
+            else np.errstate()
+        ):
             _ = moved(host, xp_backend).reference
         expected = host.reference
         assert_agree(xp_backend, moved(host, xp_backend).reference, expected, xp_backend.asarray(expected))
@@ -247,7 +293,12 @@ class TestMoving:
 
     def test_a_float_stays_as_wide_as_it_is(self):
         assert as_floats(np.float32([1, 2])).dtype == np.float32
-        assert as_floats([1, 2]).dtype == as_floats(np.array([1, 2])).dtype == as_floats(np.int64(1)).dtype == np.float64
+        assert (
+            as_floats([1, 2]).dtype
+            == as_floats(np.array([1, 2])).dtype
+            == as_floats(np.int64(1)).dtype
+            == np.float64
+        )
 
 
 class TestNothingIsReadFromTheDevice:

@@ -1,4 +1,6 @@
-"""The committed benchmark numbers: complete, consistent with their own goals, and readable; nothing is timed here."""
+"""The committed benchmark numbers: complete, consistent with their own goals, and readable; nothing is timed
+here.
+"""
 
 import importlib.util
 import json
@@ -29,11 +31,13 @@ goals, problems = load("_goals"), load("_problems")
 @pytest.fixture(scope="module")
 def document():
     if not RESULT.exists():
-        pytest.skip("benchmarks/results/ensembles.json has not been measured yet (python benchmarks/ensembles.py)")
+        pytest.skip(
+            "benchmarks/results/ensembles.json has not been measured yet (python benchmarks/ensembles.py)"
+        )
     return json.loads(RESULT.read_text(encoding="utf-8"))
 
 
-# -- the solver's ----------------------------------------------------------------------------------------------------
+# -- the solver's ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=["eigensolver", "network_products", "steps"])
@@ -41,7 +45,9 @@ def solver(request, monkeypatch):
     """A benchmark's goals, and what was measured."""
     monkeypatch.syspath_prepend(str(FOLDER))
     module = importlib.import_module(request.param)
-    return module.goals(), json.loads((FOLDER / "results" / f"{request.param}.json").read_text(encoding="utf-8"))
+    return module.goals(), json.loads(
+        (FOLDER / "results" / f"{request.param}.json").read_text(encoding="utf-8")
+    )
 
 
 def test_the_solvers_rows_follow_from_its_cells(solver):
@@ -64,12 +70,16 @@ def test_training_is_told_as_it_was_measured():
     assert table.tables(found) in (FOLDER / "results" / "training.md").read_text(encoding="utf-8")
 
 
-# -- any -------------------------------------------------------------------------------------------------------------
+# -- any -------------------------------------------------------------------------------------------
 
 
 def cell(**costs):
     contenders = {name: {"median": cost, "right": True} for name, cost in costs.items()}
-    return {"unit": "ns/path-step", "contenders": contenders, "absent": {"numba": "numba is not installed (extra `fast`)."}}
+    return {
+        "unit": "ns/path-step",
+        "contenders": contenders,
+        "absent": {"numba": "numba is not installed (extra `fast`)."},
+    }
 
 
 def test_every_goal_has_its_row_once(document):
@@ -84,7 +94,9 @@ def test_each_row_follows_from_its_medians(document):
             assert row["met"] is None
             assert row["why"]
         elif row["goal"] is not None:
-            assert row["met"] == (row["status"] == "ok" and goals.holds(row["ratio"], row["goal"], row["bound"]))
+            assert row["met"] == (
+                row["status"] == "ok" and goals.holds(row["ratio"], row["goal"], row["bound"])
+            )
 
 
 def test_the_environment_is_told_without_names_or_paths(document):
@@ -98,7 +110,9 @@ def test_the_committed_run_is_a_full_one_and_checked_every_ensemble(document):
     assert not document["quick"]
     for name, part in document["cells"].items():
         if "covariance" not in name:
-            assert all(one["right"] == (one["z"] is None or one["z"] < 5) for one in part["contenders"].values()), name
+            assert all(
+                one["right"] == (one["z"] is None or one["z"] < 5) for one in part["contenders"].values()
+            ), name
             assert all(len(one["all"]) >= 5 for one in part["contenders"].values()), name
 
 
@@ -109,7 +123,11 @@ def test_the_table_names_what_is_missed(document):
 
 
 def test_a_missed_goal_and_an_absent_engine_are_told_apart():
-    asked = [goals.Goal("ou", "numpy", "draw", 1.35, "most"), goals.Goal("ou", "numba", "draw", 0.75, "most"), goals.Goal("ou", "numpy", "peer", 3.0)]
+    asked = [
+        goals.Goal("ou", "numpy", "draw", 1.35, "most"),
+        goals.Goal("ou", "numba", "draw", 0.75, "most"),
+        goals.Goal("ou", "numpy", "peer", 3.0),
+    ]
     found = goals.rows({"ou": cell(numpy=20.0, draw=10.0, peer=70.0)}, asked)
     assert [row["met"] for row in found] == [False, None, True]
     *_, before, last = goals.table({"rows": found}).splitlines()
@@ -146,4 +164,6 @@ def test_the_check_passes_the_right_ensemble_and_no_other(kind, dim):
 
 
 def simulated(problem):
-    return st.simulate(problem.flow(), start=problem.start, t_end=problem.t_end, dt=problem.dt, paths=problem.paths, seed=0).states[-1]
+    return st.simulate(
+        problem.flow(), start=problem.start, t_end=problem.t_end, dt=problem.dt, paths=problem.paths, seed=0
+    ).states[-1]

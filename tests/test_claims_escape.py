@@ -1,4 +1,6 @@
-"""The studies "escape" and "toys": their statements hold on their own numbers, and fail when these are spoilt."""
+"""The studies "escape" and "toys": their statements hold on their own numbers, and fail when these are
+spoilt.
+"""
 
 import numpy as np
 import pytest
@@ -25,7 +27,11 @@ def spoilt(study, **changes):
     for name, change in changes.items():
         arrays[name] = arrays[name].copy()
         change(arrays[name])
-    return [k for k, one in enumerate(claims.check(st.Study(study.name, arrays, study.parameters))) if not one.passed]
+    return [
+        k
+        for k, one in enumerate(claims.check(st.Study(study.name, arrays, study.parameters)))
+        if not one.passed
+    ]
 
 
 class TestEscape:
@@ -40,7 +46,11 @@ class TestEscape:
         names = list(escapes["methods"])
         assert simulated[names.index("SGD")].all()
         assert simulated[names.index("SFN")].all()
-        assert simulated[names.index("Newton")].tolist() == [True, False, False]  # trapped but where the mode is flattest
+        assert simulated[names.index("Newton")].tolist() == [
+            True,
+            False,
+            False,
+        ]  # trapped but where the mode is flattest
         assert escapes["rank"].shape == (2, 6, 2, 6)
         assert np.isfinite(escapes["rank"]).all()
 
@@ -53,8 +63,12 @@ class TestEscape:
         np.testing.assert_allclose(rate["Newton"], -1)
         np.testing.assert_allclose(rate["damped Newton"], lam / (gamma - lam))
         kappa = dict(zip(names, escapes["kappa"], strict=True))
-        scale = escapes.parameters["radius"] ** 2 / (escapes.parameters["step"] * escapes.parameters["sigma"] ** 2)
-        np.testing.assert_allclose(kappa["SFN"], lam * (lam + gamma) * scale)  # noise is preconditioned too: flat modes are left by noise
+        scale = escapes.parameters["radius"] ** 2 / (
+            escapes.parameters["step"] * escapes.parameters["sigma"] ** 2
+        )
+        np.testing.assert_allclose(
+            kappa["SFN"], lam * (lam + gamma) * scale
+        )  # noise is preconditioned too: flat modes are left by noise
         np.testing.assert_allclose(kappa["Newton"], -(lam**2) * scale)
 
     def test_a_mean_off_its_law_is_noticed(self, escapes):
@@ -110,16 +124,22 @@ class TestEscape:
             table[saddles.index("tilted up"), names.index("SFN"), 0] += 3
 
         def lrsfn(table):
-            table[saddles.index("tilted down"), names.index("LRSFN")] = table[saddles.index("tilted up"), names.index("LRSFN")]
+            table[saddles.index("tilted down"), names.index("LRSFN")] = table[
+                saddles.index("tilted up"), names.index("LRSFN")
+            ]
 
         assert spoilt(escapes, landscapes=sfn) == [8]
         assert spoilt(escapes, landscapes=lrsfn) == [9]
 
     def test_the_tie_by_hand(self):
-        """The Hessian of x^3 - 3 x y^2 has the eigenvalues +-6 |w|; its tilt adds the same to both, and rank 1 keeps the larger in size."""
+        """The Hessian of x^3 - 3 x y^2 has the eigenvalues +-6 |w|; its tilt adds the same to both, and rank
+        1 keeps the larger in size.
+        """
         for name, sign in (("tilted up", 1), ("tilted down", -1)):
             H = _objective(name).hessian(np.array([0.3, 0.4]))
-            np.testing.assert_allclose(np.linalg.eigvalsh(H), np.array([-3, 3]) + sign * 1e-6, rtol=0, atol=1e-12)
+            np.testing.assert_allclose(
+                np.linalg.eigvalsh(H), np.array([-3, 3]) + sign * 1e-6, rtol=0, atol=1e-12
+            )
             gains = st.LRSFN(rank=1, damping=0.05).gains(np.linalg.eigvalsh(H))
             assert (gains[1] < gains[0]) == (sign > 0)
         np.testing.assert_array_equal(_objective("monkey_saddle").hessian(np.zeros(2)), 0)
@@ -156,7 +176,9 @@ class TestToys:
         gain = np.full(10, 1e3)
         gain[order[:8]] = 1 / (np.abs(lam[order[:8]]) + 1e-3)
         k = list(toys["rosenbrock_methods"]).index("LRSFN(8)")
-        assert toys["rosenbrock_values"][k, 1, 1] == pytest.approx(F.value(w - turn @ (gain * (turn.T @ F.gradient(w)))), rel=1e-9)
+        assert toys["rosenbrock_values"][k, 1, 1] == pytest.approx(
+            F.value(w - turn @ (gain * (turn.T @ F.gradient(w)))), rel=1e-9
+        )
 
     def test_gradient_descent_is_given_a_stable_step(self, toys):
         for problem in ("michalewicz", "rosenbrock"):
@@ -178,7 +200,9 @@ class TestToys:
         names, fields = list(toys["michalewicz_methods"]), list(toys["fields"])
         row = dict(zip(fields, toys["michalewicz_table"][names.index("SFN")], strict=True))
         final = toys["michalewicz_values"][names.index("SFN"), -1]
-        assert (row["mean"], row["std"], row["median"]) == pytest.approx((final.mean(), final.std(ddof=1), np.median(final)))
+        assert (row["mean"], row["std"], row["median"]) == pytest.approx(
+            (final.mean(), final.std(ddof=1), np.median(final))
+        )
 
     @pytest.mark.parametrize(
         ("method", "field", "value", "failing"),
@@ -203,7 +227,10 @@ class TestToys:
         assert "3/3" in table
         assert max(map(len, table.splitlines())) <= 120
         figure = st.plot(toys)
-        assert [axis.get_title() for axis in figure.axes] == ["michalewicz, $d = 100$", "rosenbrock, $d = 10$"]
+        assert [axis.get_title() for axis in figure.axes] == [
+            "michalewicz, $d = 100$",
+            "rosenbrock, $d = 10$",
+        ]
 
     def test_a_run_that_leaves_is_frozen_where_it_was(self):
         states, lost = _run(st.quadratic([1.0]), st.SGD(), 3.0, np.array([[1.0], [0.0]]))

@@ -21,7 +21,24 @@ def run(*arguments):
 class TestSimulate:
     def test_it_does_what_the_library_does(self):
         options = {"t_end": 2.0, "paths": 300, "seed": 3}
-        result = run("simulate", "--expression", WELL, "--method", "sfn", "--start", "1,0.5", "--t-end", 2, "--paths", 300, "--seed", 3, "--save", 4, "--json")
+        result = run(
+            "simulate",
+            "--expression",
+            WELL,
+            "--method",
+            "sfn",
+            "--start",
+            "1,0.5",
+            "--t-end",
+            2,
+            "--paths",
+            300,
+            "--seed",
+            3,
+            "--save",
+            4,
+            "--json",
+        )
         assert result.exit_code == 0
         flow = st.Flow(st.expression(WELL), st.SFN(damping=0.1), st.Noise(gradient=0.1), step=0.1)
         ens = st.simulate(flow, start=[1, 0.5], save=4, **options)
@@ -31,7 +48,19 @@ class TestSimulate:
         assert found["provenance"]["seed"] == 3
 
     def test_at_a_critical_point_theory_stands_beside(self):
-        result = run("simulate", "--expression", WELL, "--method", "sgd", "--start", "1,0", "--at", "1,0", "--curvature", 0.05)
+        result = run(
+            "simulate",
+            "--expression",
+            WELL,
+            "--method",
+            "sgd",
+            "--start",
+            "1,0",
+            "--at",
+            "1,0",
+            "--curvature",
+            0.05,
+        )
         assert result.exit_code == 0
         assert "SGD at a critical point" in result.stdout
         assert "predicted" in result.stdout
@@ -66,7 +95,12 @@ class TestSimulate:
             tmp_path / "deep" / "run.png",
         )
         assert result.exit_code == 0
-        assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["run.json", "run.npz", "run.png", "run.svg"]
+        assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == [
+            "run.json",
+            "run.npz",
+            "run.png",
+            "run.svg",
+        ]
         assert st.load(tmp_path / "deep" / "run").states.shape == (6, 8, 3)
 
     def test_ctrl_c_keeps_what_was_finished(self, tmp_path, monkeypatch):
@@ -87,7 +121,21 @@ class TestSimulate:
 class TestPortrait:
     def test_a_picture_a_table_and_the_numbers(self, tmp_path):
         base = tmp_path / "wells"
-        result = run("portrait", "--expression", WELL, "--method", "sgd", "--method", "newton", "--resolution", 12, "--region", "-1.5,1.5,-1,1", "--out", base)
+        result = run(
+            "portrait",
+            "--expression",
+            WELL,
+            "--method",
+            "sgd",
+            "--method",
+            "newton",
+            "--resolution",
+            12,
+            "--region",
+            "-1.5,1.5,-1,1",
+            "--out",
+            base,
+        )
         assert result.exit_code == 0
         assert "saddle (0, 0)" in result.stdout
         seen = st.load(base)
@@ -97,7 +145,21 @@ class TestPortrait:
         assert {p.suffix for p in tmp_path.iterdir()} == {".png", ".svg", ".json", ".npz"}
 
     def test_on_a_line(self, tmp_path):
-        result = run("portrait", "--expression", "x^4/4 - x^2/2", "--method", "sgd", "--noise", 1, "--paths", 200, "--t-end", 1, "--out", tmp_path / "line")
+        result = run(
+            "portrait",
+            "--expression",
+            "x^4/4 - x^2/2",
+            "--method",
+            "sgd",
+            "--noise",
+            1,
+            "--paths",
+            200,
+            "--t-end",
+            1,
+            "--out",
+            tmp_path / "line",
+        )
         assert result.exit_code == 0
         assert "paths against density" in result.stdout
         assert "maximum at (0)" in result.stdout
@@ -105,7 +167,19 @@ class TestPortrait:
 
     @pytest.mark.parametrize("region", ["1", "-1,1"])
     def test_regions(self, region, tmp_path):
-        run("portrait", "--landscape", "double_well", "--method", "sgd", "--resolution", 8, "--region", region, "--out", tmp_path / "p")
+        run(
+            "portrait",
+            "--landscape",
+            "double_well",
+            "--method",
+            "sgd",
+            "--resolution",
+            8,
+            "--region",
+            region,
+            "--out",
+            tmp_path / "p",
+        )
         assert st.load(tmp_path / "p").y.tolist() == np.linspace(-1, 1, 8).tolist()
 
 
@@ -115,7 +189,10 @@ class TestPortrait:
         (["simulate"], "Give either `--expression` or `--landscape`"),
         (["simulate", "--expression", "x", "--landscape", "rosenbrock"], "Give either"),
         (["simulate", "--expression", "__import__('os')"], "The expression"),
-        (["simulate", "--expression", "x^2", "--start", "a"], "`--start` must be numbers separated by commas"),
+        (
+            ["simulate", "--expression", "x^2", "--start", "a"],
+            "`--start` must be numbers separated by commas",
+        ),
         (["simulate", "--landscape", "hills"], "must be one of double_well"),
         (["simulate", "--expression", "x^2 + y", "--at", "0,0"], "`at` must be a critical point"),
         (["simulate", "--expression", "x^2", "--curvature", "1"], "`--curvature` needs `--at`"),

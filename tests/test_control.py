@@ -1,4 +1,6 @@
-"""Control variates: unbiased, with honest errors, exact where the control is everything, harmless where it is nothing."""
+"""Control variates: unbiased, with honest errors, exact where the control is everything, harmless where it is
+nothing.
+"""
 
 from functools import reduce
 
@@ -19,7 +21,9 @@ def bent(u):
 
 
 def expectation(spread):
-    """Mean and covariance of `bent` for a Gaussian u of covariance spread^2 COVARIANCE, by Gauss-Hermite quadrature (exact for cubics)."""
+    """Mean and covariance of `bent` for a Gaussian u of covariance spread^2 COVARIANCE, by Gauss-Hermite
+    quadrature (exact for cubics).
+    """
     nodes, weights = np.polynomial.hermite_e.hermegauss(8)
     grid = np.stack(np.meshgrid(nodes, nodes, indexing="ij"), axis=-1).reshape(-1, 2) @ ROOT.T * spread
     weights = np.outer(weights, weights).ravel() / weights.sum() ** 2
@@ -30,7 +34,13 @@ def expectation(spread):
 def controlled(paths, controls, spread=1.0, shift=0.0):
     """With ``E u = shift``."""
     times = len(paths)
-    return ControlledMoments.of(paths, controls, mean=np.full((times, 2), shift), covariance=np.tile(COVARIANCE * spread**2, (times, 1, 1)), gaussian=True)
+    return ControlledMoments.of(
+        paths,
+        controls,
+        mean=np.full((times, 2), shift),
+        covariance=np.tile(COVARIANCE * spread**2, (times, 1, 1)),
+        gaussian=True,
+    )
 
 
 def replicate(kind, *, samples, spread=1.0, replications=400, seed=3):
@@ -46,7 +56,11 @@ def replicate(kind, *, samples, spread=1.0, replications=400, seed=3):
         return controlled(paths, u, spread)
 
     mean, covariance = expectation(spread)
-    return merged(block() for _ in range(samples // 1000)), mean, covariance + (0.05**2 * np.eye(2) if kind == "bent" else 0.0)
+    return (
+        merged(block() for _ in range(samples // 1000)),
+        mean,
+        covariance + (0.05**2 * np.eye(2) if kind == "bent" else 0.0),
+    )
 
 
 def worst(scores):
@@ -56,8 +70,11 @@ def worst(scores):
 
 
 class TestControlledMoments:
-    # Residuals of cubics have heavy tails: scores of covariances need many samples to look normal where u is wide.
-    @pytest.mark.parametrize(("kind", "spread", "samples"), [("bent", 0.5, 12_000), ("independent", 0.5, 4000)])
+    # Residuals of cubics have heavy tails: scores of covariances need many samples to look normal where u is
+    # wide.
+    @pytest.mark.parametrize(
+        ("kind", "spread", "samples"), [("bent", 0.5, 12_000), ("independent", 0.5, 4000)]
+    )
     def test_errors_are_honest_in_400_replications(self, kind, spread, samples):
         found, mean, covariance = replicate(kind, samples=samples, spread=spread)
         assert max(worst((found.mean - mean) / found.standard_error)) < 4
@@ -66,13 +83,20 @@ class TestControlledMoments:
     @pytest.mark.parametrize("kind", ["bent", "independent"])
     def test_unbiased_and_the_squared_errors_are_the_variance_even_with_heavy_tails(self, kind):
         found, *truths = replicate(kind, samples=2000)
-        for estimate, error, truth in ((found.mean, found.standard_error, truths[0]), (found.covariance, found.covariance_error, truths[1])):
+        for estimate, error, truth in (
+            (found.mean, found.standard_error, truths[0]),
+            (found.covariance, found.covariance_error, truths[1]),
+        ):
             wrong = (estimate - truth).reshape(400, -1)
             assert np.abs(wrong.mean(axis=0) / wrong.std(axis=0)).max() * 20 < 4
-            np.testing.assert_allclose(wrong.var(axis=0), np.mean(error.reshape(400, -1) ** 2, axis=0), rtol=4 * np.sqrt(2 / 400))
+            np.testing.assert_allclose(
+                wrong.var(axis=0), np.mean(error.reshape(400, -1) ** 2, axis=0), rtol=4 * np.sqrt(2 / 400)
+            )
 
     def test_a_mean_stays_unbiased_with_few_samples(self):
-        """A beta from the samples it is used on would bias it by -24/n: slope and mean of u^2 are correlated where v = u^4 (E v = 3)."""
+        """A beta from the samples it is used on would bias it by -24/n: slope and mean of u^2 are correlated
+        where v = u^4 (E v = 3).
+        """
         u = np.random.default_rng(8).standard_normal((4000, 40, 2)) @ ROOT.T
         wrong = controlled(u**4, u).mean - 3
         assert np.abs(wrong.mean(axis=0) / wrong.std(axis=0)).max() * np.sqrt(4000) < 4
@@ -82,7 +106,9 @@ class TestControlledMoments:
         rng = np.random.default_rng(0)
         u = rng.standard_normal((1, 40_000, 2)) @ ROOT.T
         found = controlled(u + 0.1 * u**2 + 0.05 * rng.standard_normal(u.shape), u)
-        np.testing.assert_allclose(found.variance_reduction[0], (1 + 2 * 0.1**2 + 0.05**2) / 0.05**2, rtol=0.05)
+        np.testing.assert_allclose(
+            found.variance_reduction[0], (1 + 2 * 0.1**2 + 0.05**2) / 0.05**2, rtol=0.05
+        )
 
     def test_weakly_nonlinear_flows_gain_much_and_independent_controls_lose_nothing(self):
         mean, covariance = replicate("bent", samples=20_000, replications=4)[0].variance_reduction
@@ -93,7 +119,13 @@ class TestControlledMoments:
 
     def test_without_a_varying_control_it_is_the_plain_estimator(self):
         paths = np.random.default_rng(0).exponential(size=(1, 301, 2))
-        found = ControlledMoments.of(paths, np.full((1, 301, 2), 0.1), mean=np.full((1, 2), 0.3 - 0.2), covariance=np.zeros((1, 2, 2)), gaussian=True)
+        found = ControlledMoments.of(
+            paths,
+            np.full((1, 301, 2), 0.1),
+            mean=np.full((1, 2), 0.3 - 0.2),
+            covariance=np.zeros((1, 2, 2)),
+            gaussian=True,
+        )
         plain = Moments.of(paths)
         assert_close(found.mean, plain.mean)
         assert_close(found.covariance, plain.m11 / 301)
@@ -115,7 +147,13 @@ class TestControlledMoments:
         whole = controlled(v, u)
         a, b, c = (controlled(*pair) for pair in zip(blocks_of(v, 2, 600), blocks_of(u, 2, 600), strict=True))
         empty = controlled(v[:, :0], u[:, :0])
-        for other in (a.merge(b).merge(c), a.merge(b.merge(c)), c.merge(b).merge(a), empty.merge(whole), whole.merge(empty)):
+        for other in (
+            a.merge(b).merge(c),
+            a.merge(b.merge(c)),
+            c.merge(b).merge(a),
+            empty.merge(whole),
+            whole.merge(empty),
+        ):
             assert other.counts == (500, 500)
             for ours, theirs in zip(results(other), results(whole), strict=True):
                 assert_close(ours, theirs, rtol=1e-11)
@@ -124,7 +162,10 @@ class TestControlledMoments:
         """A nonlinear flow can drift away from its control by many standard deviations."""
         rng = np.random.default_rng(2)
         u = rng.standard_normal((1, 1000, 2)) @ ROOT.T
-        near, far = (merged(controlled(bent(block) + shift, block) for block in blocks_of(u, 0, 300)) for shift in (0.0, 2.0**17))
+        near, far = (
+            merged(controlled(bent(block) + shift, block) for block in blocks_of(u, 0, 300))
+            for shift in (0.0, 2.0**17)
+        )
         assert_close(far.mean - 2.0**17, near.mean, rtol=1e-9)
         for ours, expected in zip(results(far)[1:], results(near)[1:], strict=True):
             assert_close(ours, expected, rtol=1e-8)
@@ -138,13 +179,19 @@ class TestControlledMoments:
 
     def test_collinear_controls_and_samples_too_large_for_their_fourth_powers(self):
         u = np.random.default_rng(0).standard_normal((1, 200, 1)) @ np.ones((1, 2))
-        found = ControlledMoments.of(bent(u), u, mean=np.zeros((1, 2)), covariance=np.ones((1, 2, 2)), gaussian=True)
+        found = ControlledMoments.of(
+            bent(u), u, mean=np.zeros((1, 2)), covariance=np.ones((1, 2, 2)), gaussian=True
+        )
         assert_close(found.covariance, np.broadcast_to(found.covariance[:, :1, :1], (1, 2, 2)), rtol=1e-9)
         assert not np.isfinite(controlled(u * 1e100, u * 1e100).covariance).any()
 
     def test_misuse_is_named(self):
         u = np.zeros((1, 4, 2))
-        for paths, controls in ((u * np.nan, u), (u, u * np.nan), (u + np.array([[np.inf], [-np.inf], [0], [0]]), u)):
+        for paths, controls in (
+            (u * np.nan, u),
+            (u, u * np.nan),
+            (u + np.array([[np.inf], [-np.inf], [0], [0]]), u),
+        ):
             with pytest.raises(ValueError, match="finite"):
                 controlled(paths, controls)
 
@@ -167,8 +214,15 @@ class TestPolynomials:
             polynomial_degree(60, gaussian=True)
 
     def test_degrees_beyond_two_are_not_used_where_the_control_is_not_gaussian(self):
-        """A control of the right mean and variance but with a skewed law: its cubes have another mean than a Gaussian's."""
+        """A control of the right mean and variance but with a skewed law: its cubes have another mean than a
+        Gaussian's.
+        """
         u = np.random.default_rng(0).exponential(size=(300, 400, 1)) - 1
-        found = {g: ControlledMoments.of(u**3, u, mean=np.zeros((300, 1)), covariance=np.ones((300, 1, 1)), gaussian=g) for g in (True, False)}
+        found = {
+            g: ControlledMoments.of(
+                u**3, u, mean=np.zeros((300, 1)), covariance=np.ones((300, 1, 1)), gaussian=g
+            )
+            for g in (True, False)
+        }
         z = {g: np.mean(one.mean - 2) / (np.std(one.mean) / np.sqrt(300)) for g, one in found.items()}
         assert abs(z[False]) < 4 < abs(z[True])

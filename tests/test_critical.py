@@ -6,7 +6,8 @@ import pytest
 import stability as st
 
 MUELLER_BROWN = (
-    "-200*exp(-(x - 1)^2 - 10*y^2) - 100*exp(-x^2 - 10*(y - 0.5)^2) - 170*exp(-6.5*(x + 0.5)^2 + 11*(x + 0.5)*(y - 1.5) - 6.5*(y - 1.5)^2)"
+    "-200*exp(-(x - 1)^2 - 10*y^2) - 100*exp(-x^2 - 10*(y - 0.5)^2) - 170*exp(-6.5*(x + 0.5)^2 + 11*(x + "
+    "0.5)*(y - 1.5) - 6.5*(y - 1.5)^2)"
     "+ 15*exp(0.7*(x + 1)^2 + 0.6*(x + 1)*(y - 1) + 0.7*(y - 1)^2)"
 )
 
@@ -19,14 +20,26 @@ class TestKnown:
     def test_mueller_and_browns_surface(self):
         """Three minima and two saddles; Mueller and Brown, Theor. Chim. Acta 53, 75 (1979)."""
         points = found(MUELLER_BROWN, [(-1.5, 1.2), (-0.2, 2.0)])
-        known = [(-0.558, 1.442, -146.70, 0), (0.623, 0.028, -108.17, 0), (-0.050, 0.467, -80.77, 0), (0.212, 0.293, -72.25, 1), (-0.822, 0.624, -40.66, 1)]
+        known = [
+            (-0.558, 1.442, -146.70, 0),
+            (0.623, 0.028, -108.17, 0),
+            (-0.050, 0.467, -80.77, 0),
+            (0.212, 0.293, -72.25, 1),
+            (-0.822, 0.624, -40.66, 1),
+        ]
         assert points.status == "ok"
         assert [point.index for point in points] == [index for *_, index in known]
-        np.testing.assert_allclose([[*point.w, point.value] for point in points], [row[:3] for row in known], atol=6e-3)
+        np.testing.assert_allclose(
+            [[*point.w, point.value] for point in points], [row[:3] for row in known], atol=6e-3
+        )
 
     def test_the_double_wells(self):
         points = st.critical_points(st.landscape("double_well", dim=3), 2)
-        assert [(p.kind, p.index, p.condition) for p in points] == [("minimum", 0, 2), ("minimum", 0, 2), ("saddle", 1, 1)]
+        assert [(p.kind, p.index, p.condition) for p in points] == [
+            ("minimum", 0, 2),
+            ("minimum", 0, 2),
+            ("saddle", 1, 1),
+        ]
         np.testing.assert_allclose(points.states, [[-1, 0, 0], [1, 0, 0], [0, 0, 0]], atol=1e-12)
         assert points.unseen == 0
 
@@ -40,7 +53,10 @@ class TestKnown:
         (point,) = st.critical_points(st.landscape("monkey_saddle"), 1)
         assert point.eigenvalues.tolist() == [0, 0]
         assert point.index == 0
-        rows = {line.split("  ")[0]: line.split() for line in point.methods([st.SGD(), st.Newton()]).splitlines()[1:]}
+        rows = {
+            line.split("  ")[0]: line.split()
+            for line in point.methods([st.SGD(), st.Newton()]).splitlines()[1:]
+        }
         assert rows["SGD"][1] == "flat"
         assert rows["Newton"][1] == "singular"
 
@@ -80,7 +96,11 @@ class TestDoubts:
 
     @pytest.mark.parametrize("text", ["(x*y - 1)^2", "x^2 + 0*y", "(x^2 + y^2 - 1)^2", "x^2*y^2"])
     def test_a_valley_is_not_a_list_of_points(self, text):
-        assert found(text, 2).status.startswith("not isolated") if "0*y" not in text else found(text, 2, starts=99).status.startswith("not isolated")
+        assert (
+            found(text, 2).status.startswith("not isolated")
+            if "0*y" not in text
+            else found(text, 2, starts=99).status.startswith("not isolated")
+        )
 
     def test_none(self):
         points = found("x + y^2", 1)
@@ -90,19 +110,25 @@ class TestDoubts:
         assert "512 starts" in str(points)
 
     def test_outside_the_domain(self):
-        assert found("log(x) + y^2", [(-2, -1), (-1, 1)]).status.startswith("the gradient is not finite at any start")
+        assert found("log(x) + y^2", [(-2, -1), (-1, 1)]).status.startswith(
+            "the gradient is not finite at any start"
+        )
         points = found("sqrt(x)*(x - 1) + y^2", 2)
         assert [point.kind for point in points] == ["minimum"]
         assert points.status.startswith("ok; ")
         assert points.status.endswith("of 512 starts lie outside the domain")
         np.testing.assert_allclose(points[0].w, [1 / 3, 0], atol=1e-9)
 
-    @pytest.mark.parametrize("text", ["sqrt(x^2 + y^2)", "abs(x - 0.3) + abs(y + 0.2) + 0.1*x", "abs(x)^1.5 + abs(y)"])
+    @pytest.mark.parametrize(
+        "text", ["sqrt(x^2 + y^2)", "abs(x - 0.3) + abs(y + 0.2) + 0.1*x", "abs(x)^1.5 + abs(y)"]
+    )
     def test_a_minimum_at_a_corner_is_not_passed_over(self, text):
         assert "where the gradient does not vanish: a corner?" in found(text, 1).status
 
     def test_few_starts_on_many_points_are_not_ok(self):
-        assert found("cos(10*x)*cos(10*y)", 3).status.startswith("not all: another start would find a new point")
+        assert found("cos(10*x)*cos(10*y)", 3).status.startswith(
+            "not all: another start would find a new point"
+        )
 
     def test_a_corner_is_not_called_a_minimum(self):
         assert found("abs(x) + y^2", 1).status.startswith("1 not smooth")
@@ -128,7 +154,10 @@ class TestResult:
 
     def test_what_methods_do_at_a_saddle(self):
         saddle = st.critical_points(st.landscape("double_well"), 2)[2]
-        rows = {line.split("  ")[0]: line for line in saddle.methods([st.SGD(), st.Newton(), st.SFN(damping=1.0)]).splitlines()[1:]}
+        rows = {
+            line.split("  ")[0]: line
+            for line in saddle.methods([st.SGD(), st.Newton(), st.SFN(damping=1.0)]).splitlines()[1:]
+        }
         assert "no" in rows["SGD"]
         assert "yes" in rows["Newton"]
         assert "no" in rows["SFN"]

@@ -20,7 +20,11 @@ from stability.datasets import images as files
 from stability.datasets import unpickle
 from stability.datasets.images import PIXELS, Dataset
 
-CLASSES = {10: [f"thing {i}" for i in range(10)], 100: [f"thing {i}" for i in range(100)], 20: [f"family {i}" for i in range(20)]}
+CLASSES = {
+    10: [f"thing {i}" for i in range(10)],
+    100: [f"thing {i}" for i in range(100)],
+    20: [f"family {i}" for i in range(20)],
+}
 
 
 def small(labels=(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2), columns=4):
@@ -28,7 +32,7 @@ def small(labels=(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2), columns=4):
     return Dataset("small", X, np.array(labels), ("a", "b", "c"), (2, columns // 2))
 
 
-# -- the container -------------------------------------------------------------------------------------------------
+# -- the container ---------------------------------------------------------------------------------
 
 
 def test_a_split_is_disjoint_complete_and_holds_the_proportions_of_the_classes():
@@ -51,7 +55,12 @@ def test_a_split_mixes_the_classes_and_depends_on_the_seed_alone():
 
 @pytest.mark.parametrize(
     ("fractions", "message"),
-    [((0.6, 0.6), "add up to 1"), ((), "add up to 1"), ((1.5, -0.5), "finite number > 0"), ((0.98, 0.02), "leave no part empty; got parts of 12, 0 samples")],
+    [
+        ((0.6, 0.6), "add up to 1"),
+        ((), "add up to 1"),
+        ((1.5, -0.5), "finite number > 0"),
+        ((0.98, 0.02), "leave no part empty; got parts of 12, 0 samples"),
+    ],
 )
 def test_fractions_that_make_no_split_are_refused(fractions, message):
     with pytest.raises(ValueError, match=message):
@@ -102,7 +111,10 @@ def test_classes_that_are_not_there_are_refused(labels):
     [
         ({"X": np.zeros(12)}, "`X` must be a table"),
         ({"X": np.zeros((12, 4), dtype=int)}, "`X` must be a table"),
-        ({"image_shape": (3, 3)}, r"`image_shape` must have as many pixels as `X` has columns \(4\); got \(3, 3\)"),
+        (
+            {"image_shape": (3, 3)},
+            r"`image_shape` must have as many pixels as `X` has columns \(4\); got \(3, 3\)",
+        ),
         ({"y": np.zeros(11, int)}, "one per row"),
         ({"y": np.zeros(12)}, "whole numbers"),
         ({"y": np.full(12, 3)}, "between 0 and 2, one per class; got 3 to 3"),
@@ -110,7 +122,13 @@ def test_classes_that_are_not_there_are_refused(labels):
     ],
 )
 def test_what_is_no_data_set_is_refused(change, message):
-    parts = {"name": "small", "X": small().X, "y": small().y, "classes": ("a", "b", "c"), "image_shape": (2, 2)}
+    parts = {
+        "name": "small",
+        "X": small().X,
+        "y": small().y,
+        "classes": ("a", "b", "c"),
+        "image_shape": (2, 2),
+    }
     with pytest.raises(ValueError, match=message):
         Dataset(**{**parts, **change})
 
@@ -119,14 +137,18 @@ def test_it_prints_in_a_line_and_survives_saving(tmp_path):
     from stability._saving import load, save
 
     data = small()
-    assert str(data) == f"small: 12 samples of 2 x 2 pixels (float64, {data.X.min():.3g} to {data.X.max():.3g}), 3 classes of 4 to 4 samples"
+    assert (
+        str(data)
+        == f"small: 12 samples of 2 x 2 pixels (float64, {data.X.min():.3g} to {data.X.max():.3g}), 3 "
+        "classes of 4 to 4 samples"
+    )
     assert repr(data) == f"<{data}>"
     back = load(save(data, tmp_path / "small"))
     np.testing.assert_array_equal(back.X, data.X)
     assert (back.classes, back.image_shape, len(back)) == (data.classes, data.image_shape, 12)
 
 
-# -- digits and MNIST ----------------------------------------------------------------------------------------------
+# -- digits and MNIST ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float32, "float64"])
@@ -153,7 +175,9 @@ def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     monkeypatch.setattr(files, "find_spec", lambda name: None)
     for load in (datasets.digits, datasets.mnist):
-        with pytest.raises(ImportError, match=r"is not installed. Install the extra: pip install 'sfn-stability\[data\]'"):
+        with pytest.raises(
+            ImportError, match=r"is not installed. Install the extra: pip install 'sfn-stability\[data\]'"
+        ):
             load()
 
 
@@ -168,25 +192,37 @@ def test_a_missing_extra_is_named(monkeypatch):
         (gzip.compress((b"0," * 784 + b"10\n") * 2), "784 pixels"),
         (gzip.compress((b"256," + b"0," * 783 + b"1\n") * 2), "784 pixels"),
     ],
-    ids=["missing", "no gzip", "text", "cut off", "too narrow", "no digit", "no pixel"],  # a gzip file holds the time: no name for a test
+    ids=[
+        "missing",
+        "no gzip",
+        "text",
+        "cut off",
+        "too narrow",
+        "no digit",
+        "no pixel",
+    ],  # a gzip file holds the time: no name for a test
 )
 def test_a_damaged_file_of_mnist_is_refused(content, message, tmp_path, monkeypatch):
     place = tmp_path / "data" / "data"
     place.mkdir(parents=True)
     if content is not None:
         (place / "mnist_5k.csv.gz").write_bytes(content)
-    monkeypatch.setattr(files, "find_spec", lambda name: types.SimpleNamespace(submodule_search_locations=[str(tmp_path)]))
+    monkeypatch.setattr(
+        files, "find_spec", lambda name: types.SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    )
     with pytest.raises(ValueError, match=message):
         datasets.mnist()
 
 
 def test_another_type_of_number_is_refused():
-    for load, dtype in itertools.product((datasets.digits, datasets.mnist, functools.partial(datasets.cifar, ".")), ("int8", "nonsense")):
+    for load, dtype in itertools.product(
+        (datasets.digits, datasets.mnist, functools.partial(datasets.cifar, ".")), ("int8", "nonsense")
+    ):
         with pytest.raises(ValueError, match=f"`dtype` must be float32 or float64; got '{dtype}'"):
             load(dtype=dtype)
 
 
-# -- CIFAR, as it is distributed -----------------------------------------------------------------------------------
+# -- CIFAR, as it is distributed -------------------------------------------------------------------
 
 
 def images(count, seed=0):
@@ -194,7 +230,9 @@ def images(count, seed=0):
 
 
 def old_pickle(value):
-    """`value` as Python 2's pickle module writes it in protocol 2: byte strings, NumPy under its old names."""
+    """`value` as Python 2's pickle module writes it in protocol 2: byte strings, NumPy under its old
+    names.
+    """
     out = io.BytesIO(b"")
     out.write(b"\x80\x02")
     _old(value, out)
@@ -219,9 +257,15 @@ def _old(value, out):
         out.write(b"K" + bytes([value]))
     else:
         raw = value.tobytes()
-        out.write(b"cnumpy.core.multiarray\n_reconstruct\nq\x04cnumpy\nndarray\nq\x05K\x00\x85U\x01b\x87Rq\x06(K\x01")
-        out.write(b"M" + struct.pack("<H", value.shape[0]) + b"M" + struct.pack("<H", value.shape[1]) + b"\x86")
-        out.write(b"cnumpy\ndtype\nq\x07U\x02u1K\x00K\x01\x87Rq\x08(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89")
+        out.write(
+            b"cnumpy.core.multiarray\n_reconstruct\nq\x04cnumpy\nndarray\nq\x05K\x00\x85U\x01b\x87Rq\x06(K\x01"
+        )
+        out.write(
+            b"M" + struct.pack("<H", value.shape[0]) + b"M" + struct.pack("<H", value.shape[1]) + b"\x86"
+        )
+        out.write(
+            b"cnumpy\ndtype\nq\x07U\x02u1K\x00K\x01\x87Rq\x08(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        )
         out.write(b"T" + struct.pack("<i", len(raw)) + raw + b"tb")
 
 
@@ -229,15 +273,27 @@ def write_cifar(folder, kind, dump=old_pickle, counts=(6, 5, 5, 5, 5), test=4):
     """A small CIFAR in the layout of pickles; the images and labels that were written, training and test."""
     place = folder / ("cifar-10-batches-py" if kind == 10 else "cifar-100-python")
     place.mkdir(parents=True)
-    names = [f"data_batch_{i + 1}" for i in range(len(counts))] + ["test_batch"] if kind == 10 else ["train", "test"]
+    names = (
+        [f"data_batch_{i + 1}" for i in range(len(counts))] + ["test_batch"]
+        if kind == 10
+        else ["train", "test"]
+    )
     sizes = [*counts, test] if kind == 10 else [sum(counts), test]
     pixels, labels = images(sum(sizes)), np.arange(sum(sizes)) * 7 % kind
     for name, rows in zip(names, np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1]), strict=True):
         content = {"batch_label": name, "data": pixels[rows], "filenames": [f"{row}.png" for row in rows]}
         found = labels[rows].tolist()
-        content |= {"labels": found} if kind == 10 else {"fine_labels": found, "coarse_labels": [label // 5 for label in found]}
+        content |= (
+            {"labels": found}
+            if kind == 10
+            else {"fine_labels": found, "coarse_labels": [label // 5 for label in found]}
+        )
         (place / name).write_bytes(dump(content))
-    meta = {"label_names": CLASSES[10]} if kind == 10 else {"fine_label_names": CLASSES[100], "coarse_label_names": CLASSES[20]}
+    meta = (
+        {"label_names": CLASSES[10]}
+        if kind == 10
+        else {"fine_label_names": CLASSES[100], "coarse_label_names": CLASSES[20]}
+    )
     (place / ("batches.meta" if kind == 10 else "meta")).write_bytes(dump(meta))
     return pixels[:-test], labels[:-test], pixels[-test:], labels[-test:]
 
@@ -250,13 +306,19 @@ def write_binary(folder, kind, count=6):
     records = np.hstack([prefix, pixels])
     for name in [f"data_batch_{i}.bin" for i in range(1, 6)] if kind == 10 else ["train.bin", "test.bin"]:
         (place / name).write_bytes(records.tobytes())
-    lists = {"batches.meta.txt": 10} if kind == 10 else {"fine_label_names.txt": 100, "coarse_label_names.txt": 20}
+    lists = (
+        {"batches.meta.txt": 10}
+        if kind == 10
+        else {"fine_label_names.txt": 100, "coarse_label_names.txt": 20}
+    )
     for name, which in lists.items():
         (place / name).write_text("\n".join(CLASSES[which]) + "\n\n")
     return pixels, labels
 
 
-DUMPS = {"python 2": old_pickle} | {f"protocol {i}": lambda value, i=i: pickle.dumps(value, protocol=i) for i in (2, 3, 4, 5)}
+DUMPS = {"python 2": old_pickle} | {
+    f"protocol {i}": lambda value, i=i: pickle.dumps(value, protocol=i) for i in (2, 3, 4, 5)
+}
 
 
 @pytest.mark.parametrize("dump", DUMPS.values(), ids=DUMPS)
@@ -268,7 +330,11 @@ def test_cifar_from_its_pickles(kind, dump, tmp_path):
     np.testing.assert_array_equal(train.y, y)
     np.testing.assert_allclose(test.X, test_X / 255, rtol=1e-6)
     np.testing.assert_array_equal(test.y, test_y)
-    assert (train.image_shape, train.classes, train.name) == ((3, 32, 32), tuple(CLASSES[kind]), f"cifar-{kind} train")
+    assert (train.image_shape, train.classes, train.name) == (
+        (3, 32, 32),
+        tuple(CLASSES[kind]),
+        f"cifar-{kind} train",
+    )
     assert (train.X.dtype, test.X.dtype) == (np.float64, np.float32)
 
 
@@ -308,7 +374,9 @@ def test_the_folder_may_be_given_itself_and_files_left_out_are_told(tmp_path):
 def test_an_array_by_columns_and_labels_in_an_array_are_read_too(protocol, tmp_path):
     write_cifar(tmp_path, 100)
     X, y = images(4), np.array([3, 1, 4, 1], dtype=">i8")
-    (tmp_path / "cifar-100-python" / "train").write_bytes(pickle.dumps({b"data": np.asfortranarray(X), b"fine_labels": y}, protocol=protocol))
+    (tmp_path / "cifar-100-python" / "train").write_bytes(
+        pickle.dumps({b"data": np.asfortranarray(X), b"fine_labels": y}, protocol=protocol)
+    )
     data = datasets.cifar(tmp_path)
     np.testing.assert_array_equal(np.rint(data.X * 255), X)
     assert data.y.tolist() == [3, 1, 4, 1]
@@ -321,7 +389,10 @@ def test_which_cifar_must_be_clear(tmp_path):
     write_binary(tmp_path, 100)
     with pytest.raises(ValueError, match="holds CIFAR-10 and CIFAR-100"):
         datasets.cifar(tmp_path)
-    assert [datasets.cifar(tmp_path, kind).name for kind in (10, 100)] == ["cifar-10 train", "cifar-100 train"]
+    assert [datasets.cifar(tmp_path, kind).name for kind in (10, 100)] == [
+        "cifar-10 train",
+        "cifar-100 train",
+    ]
     (tmp_path / "cifar-10-batches-py" / "test_batch").unlink()
     with pytest.raises(ValueError, match="has no file test_batch: the test part is missing"):
         datasets.cifar(tmp_path, 10, part="test")
@@ -343,7 +414,7 @@ def test_wrong_arguments_are_named(arguments, message, tmp_path):
         datasets.cifar(**{"folder": tmp_path, **arguments})
 
 
-# -- CIFAR, damaged ------------------------------------------------------------------------------------------------
+# -- CIFAR, damaged --------------------------------------------------------------------------------
 
 
 def good():
@@ -376,11 +447,15 @@ def test_a_pickle_with_other_contents_is_refused(content, message, tmp_path):
         datasets.cifar(tmp_path)
 
 
-@pytest.mark.parametrize("names", [{"label_names": ["a", "b"]}, {"label_names": None}, {"label_names": [1] * 10}, {}])
+@pytest.mark.parametrize(
+    "names", [{"label_names": ["a", "b"]}, {"label_names": None}, {"label_names": [1] * 10}, {}]
+)
 def test_class_names_must_be_there(names, tmp_path):
     write_cifar(tmp_path, 10)
     (tmp_path / "cifar-10-batches-py" / "batches.meta").write_bytes(pickle.dumps(names))
-    with pytest.raises(ValueError, match=r"batches.meta must (name 10 classes; got 2|hold `label_names`, a list of names)"):
+    with pytest.raises(
+        ValueError, match=r"batches.meta must (name 10 classes; got 2|hold `label_names`, a list of names)"
+    ):
         datasets.cifar(tmp_path)
 
 
@@ -425,7 +500,10 @@ def test_a_pickle_cut_anywhere_is_refused(tmp_path):
 
 
 def test_no_damaged_byte_does_more_than_raise_a_value_error(tmp_path):
-    path, content = tmp_path / "train", bytearray(pickle.dumps({"data": np.arange(6, dtype=np.uint8), "labels": [1, 2, 300]}, protocol=2))
+    path, content = (
+        tmp_path / "train",
+        bytearray(pickle.dumps({"data": np.arange(6, dtype=np.uint8), "labels": [1, 2, 300]}, protocol=2)),
+    )
     outcomes = set()
     for position in range(len(content)):
         for value in (0, 1, 0x28, 0x52, 0x62, 0xFF):
@@ -439,7 +517,7 @@ def test_no_damaged_byte_does_more_than_raise_a_value_error(tmp_path):
     assert outcomes == {dict, ValueError}
 
 
-# -- CIFAR, hostile ------------------------------------------------------------------------------------------------
+# -- CIFAR, hostile --------------------------------------------------------------------------------
 
 
 class Calls:
@@ -459,7 +537,10 @@ def hostile(tmp_path):
     """Pickles that would run something, and what each names or does."""
     mark = str(tmp_path / "was-run")
     protocol = {i: lambda value, i=i: pickle.dumps({"data": value}, protocol=i) for i in (0, 2, 4, 5)}
-    yield from ((dump(Calls(os.mkdir, mark)), "names posix.mkdir|names nt.mkdir|instruction") for dump in protocol.values())
+    yield from (
+        (dump(Calls(os.mkdir, mark)), "names posix.mkdir|names nt.mkdir|instruction")
+        for dump in protocol.values()
+    )
     yield protocol[4](Calls(os.system, f"touch {mark}")), "names (posix|nt).system"
     yield protocol[2](Calls(eval, f"__import__('os').mkdir({mark!r})")), "names (__builtin__|builtins).eval"
     yield protocol[4](Calls(getattr, "text", "upper")), "names builtins.getattr"
@@ -500,7 +581,10 @@ def test_a_hostile_file_in_a_folder_is_named(tmp_path):
     write_cifar(tmp_path, 10)
     path = tmp_path / "cifar-10-batches-py" / "data_batch_3"
     path.write_bytes(pickle.dumps(Calls(os.mkdir, str(tmp_path / "was-run"))))
-    with pytest.raises(ValueError, match=r"data_batch_3 is not a pickle of plain data: it names \w+.mkdir, .* Nothing of it was run"):
+    with pytest.raises(
+        ValueError,
+        match=r"data_batch_3 is not a pickle of plain data: it names \w+.mkdir, .* Nothing of it was run",
+    ):
         datasets.cifar(tmp_path)
     assert not (tmp_path / "was-run").exists()
 
@@ -544,8 +628,14 @@ LONG = {"text": b"T" + struct.pack("<i", len(RAW)) + RAW, "bytes": b"B" + struct
 @pytest.mark.parametrize(
     ("long", "again"),
     [
-        ("text", b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01M\x60\xea\x85cnumpy\ndtype\nU\x02u1\x85R\x89h\x01tba"),
-        ("bytes", b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01M\x60\xea\x85cnumpy\ndtype\nU\x02u1\x85R\x89h\x01tba"),
+        (
+            "text",
+            b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01M\x60\xea\x85cnumpy\ndtype\nU\x02u1\x85R\x89h\x01tba",
+        ),
+        (
+            "bytes",
+            b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01M\x60\xea\x85cnumpy\ndtype\nU\x02u1\x85R\x89h\x01tba",
+        ),
         ("text", b"c_codecs\nencode\nh\x01U\x06latin1\x86Ra"),
     ],
 )
@@ -560,7 +650,9 @@ def test_deep_nesting_ends_without_a_crash(tmp_path):
     path = tmp_path / "train"
     path.write_bytes(b"\x80\x02}U\x04data)" + b"\x85" * 50_000 + b"s.")
     assert isinstance(unpickle.read_pickle(path)["data"], tuple)
-    path.write_bytes(b"\x80\x02})" + b"\x85" * 50_000 + b"K\x01s.")  # as a key: hashing it would exhaust the stack
+    path.write_bytes(
+        b"\x80\x02})" + b"\x85" * 50_000 + b"K\x01s."
+    )  # as a key: hashing it would exhaust the stack
     with pytest.raises(ValueError, match="a key that is no text"):
         unpickle.read_pickle(path)
 

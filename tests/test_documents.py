@@ -1,4 +1,6 @@
-"""What the documents say was measured: their tables are the tracked numbers, their examples run, what they name exists."""
+"""What the documents say was measured: their tables are the tracked numbers, their examples run, what they
+name exists.
+"""
 
 import json
 import re
@@ -23,16 +25,26 @@ def block(name):
 def test_the_readmes_benchmark_is_the_one_that_was_measured():
     cells = json.loads((ROOT / "benchmarks/results/ensembles.json").read_text(encoding="utf-8"))["cells"]
     block = README[README.index("<!-- bench -->") : README.index("<!-- /bench -->")]
-    rows = [line.strip("| ").split(" | ") for line in block.splitlines() if line.startswith(("| OU", "| SFN"))]
+    rows = [
+        line.strip("| ").split(" | ") for line in block.splitlines() if line.startswith(("| OU", "| SFN"))
+    ]
     assert len(rows) == 5
     for title, *figures in rows:
         kind, dim = title.split(", d = ")
         found = cells[f"{'ou' if kind == 'OU' else 'sfn'}-{dim}/one"]["contenders"]
-        for name, figure in zip(("numba", "numpy", "draw", "diffrax", "torchsde", "sdeint"), figures, strict=True):
+        for name, figure in zip(
+            ("numba", "numpy", "draw", "diffrax", "torchsde", "sdeint"), figures, strict=True
+        ):
             assert (figure == "–") == (name not in found)
-            assert figure == "–" or float(figure.replace(",", "")) == pytest.approx(found[name]["median"], rel=0.03)
+            assert figure == "–" or float(figure.replace(",", "")) == pytest.approx(
+                found[name]["median"], rel=0.03
+            )
     seconds = [float(x) for x in re.findall(r"([\d.]+) s\b", block)]
-    measured = [cells[f"covariance-{step}/one"]["contenders"][name]["median"] for step in ("0.01", "0.05") for name in ("controlled", "plain")]
+    measured = [
+        cells[f"covariance-{step}/one"]["contenders"][name]["median"]
+        for step in ("0.01", "0.05")
+        for name in ("controlled", "plain")
+    ]
     assert seconds == pytest.approx(measured, rel=0.05)
 
 
@@ -64,10 +76,16 @@ def test_the_readmes_measured_table_is_the_tracked_one():
 
 def test_the_readmes_bound_is_what_its_commands_print(tmp_path):
     pytest.importorskip("sklearn", reason="the breast-cancer table comes with scikit-learn")
-    commands = re.findall(r"^    (python analysis_scripts/breast_cancer_csv\.py|stability bound) (.*)$", README, re.M)
+    commands = re.findall(
+        r"^    (python analysis_scripts/breast_cancer_csv\.py|stability bound) (.*)$", README, re.M
+    )
     (_, file), (_, options) = commands[-2:]
     path = tmp_path / Path(file).name
-    subprocess.run([sys.executable, ROOT / "analysis_scripts/breast_cancer_csv.py", path], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, ROOT / "analysis_scripts/breast_cancer_csv.py", path],
+        check=True,
+        capture_output=True,
+    )
     result = CliRunner().invoke(cli.main, ["bound", *options.replace(file, str(path)).split()])
     assert result.stdout.strip() == block("bound")
 

@@ -1,4 +1,6 @@
-"""The engine: chunks, schemes, refined paths, control variates, wanted accuracy, streaming, interrupts, devices."""
+"""The engine: chunks, schemes, refined paths, control variates, wanted accuracy, streaming, interrupts,
+devices.
+"""
 
 import dataclasses
 import itertools
@@ -28,7 +30,9 @@ def quadratic_flow(lam=(1.0, 0.5, 0.2), *, method=None, noise=NOISE, rotation=1,
 
 
 def quartic_flow(*, noise=0.5, step=0.05, dim=2):
-    return st.Flow(st.landscape("coupled_quartic", dim=dim), st.SFN(damping=0.1), st.Noise(gradient=noise), step=step)
+    return st.Flow(
+        st.landscape("coupled_quartic", dim=dim), st.SFN(damping=0.1), st.Noise(gradient=noise), step=step
+    )
 
 
 def run(flow, **options):
@@ -44,7 +48,9 @@ FLOWS = {
     "planar": quartic_flow(step=0.2),
     "separable": st.Flow(st.landscape("double_well", dim=3), st.SFN(damping=0.1), NOISE, step=0.2),
     "five dimensions": quartic_flow(step=0.2, dim=5),
-    "truncated": st.Flow(st.landscape("coupled_quartic", dim=3), st.LRSFN(rank=1, damping=0.3), NOISE, step=0.2),
+    "truncated": st.Flow(
+        st.landscape("coupled_quartic", dim=3), st.LRSFN(rank=1, damping=0.3), NOISE, step=0.2
+    ),
 }
 
 
@@ -71,7 +77,9 @@ class TestSameNumbers:
 
     @pytest.mark.parametrize("paths", [1, 100, 2100])
     def test_the_first_paths_of_more(self, flow, paths):
-        np.testing.assert_array_equal(run(flow, paths=paths, t_end=2.0).states, run(flow, paths=4500, t_end=2.0).states[:, :paths])
+        np.testing.assert_array_equal(
+            run(flow, paths=paths, t_end=2.0).states, run(flow, paths=4500, t_end=2.0).states[:, :paths]
+        )
 
     def test_for_any_number_of_workers(self, flow):
         first, second = (run(flow, paths=4500, workers=n, t_end=2.0, quantiles=[0.1, 0.9]) for n in (1, 3))
@@ -110,10 +118,22 @@ def test_the_engines_paths_are_sdeints_on_the_numbers_that_it_drew(name, acceler
     root = 0.3 if name != "planar" and name != "five dimensions" else 0.5
 
     def columns(w, t):
-        return np.sqrt(flow.step) * flow.noise(np.tile(w, (flow.dim, 1)), Sample(root * np.eye(flow.dim), *np.zeros((2, flow.dim, flow.dim, flow.dim)))).T
+        return (
+            np.sqrt(flow.step)
+            * flow.noise(
+                np.tile(w, (flow.dim, 1)),
+                Sample(root * np.eye(flow.dim), *np.zeros((2, flow.dim, flow.dim, flow.dim))),
+            ).T
+        )
 
     for path in range(paths):
-        theirs = sdeint.itoEuler(lambda w, t: flow.drift(w), columns, ens.start[path], ens.times, dW=np.sqrt(ens.dt) * normals[:, :, path])
+        theirs = sdeint.itoEuler(
+            lambda w, t: flow.drift(w),
+            columns,
+            ens.start[path],
+            ens.times,
+            dW=np.sqrt(ens.dt) * normals[:, :, path],
+        )
         np.testing.assert_allclose(ens.states[:, path], theirs, rtol=1e-11, atol=1e-12)
 
 
@@ -141,20 +161,34 @@ class TestExponential:
 
     def test_is_stable_where_euler_is_not(self):
         stiff = st.Flow(st.quadratic([1e4, 1.0]), st.SGD(), NOISE, step=1e-5)
-        with pytest.warns(st.StabilityWarning, match=r"dt = 0\.1 is beyond the Euler scheme's stability limit 0\.0002"):
+        with pytest.warns(
+            st.StabilityWarning, match=r"dt = 0\.1 is beyond the Euler scheme's stability limit 0\.0002"
+        ):
             euler = st.simulate(stiff, start=[1, 1], t_end=20.0, dt=0.1, paths=50, seed=0)
         assert euler.diverged.all()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            exact = st.simulate(stiff, start=[1, 1], t_end=20.0, dt=0.1, paths=4000, seed=0, scheme="exponential")
+            exact = st.simulate(
+                stiff, start=[1, 1], t_end=20.0, dt=0.1, paths=4000, seed=0, scheme="exponential"
+            )
         assert st.compare(st.linearize(stiff), exact).max_z < 4
 
-    @pytest.mark.parametrize("make", [lambda: quartic_flow(noise=0.5, step=0.1), lambda: quadratic_flow(noise=CURVED)], ids=["nonlinear", "curved noise"])
+    @pytest.mark.parametrize(
+        "make",
+        [lambda: quartic_flow(noise=0.5, step=0.1), lambda: quadratic_flow(noise=CURVED)],
+        ids=["nonlinear", "curved noise"],
+    )
     def test_converges_with_dt_to_what_euler_converges_to(self, make):
         flow = make()
         more = {"start": [1, 0.2], "at": [1, 0]} if flow.dim == 2 else {}
         fine = run(flow, t_end=1.0, dt=0.25, refine=8, paths=256, **more).states[-1]
-        errors = [np.abs(run(flow, t_end=1.0, dt=0.25, refine=k, paths=256, scheme="exponential", **more).states[-1] - fine).mean() for k in (1, 3, 5)]
+        errors = [
+            np.abs(
+                run(flow, t_end=1.0, dt=0.25, refine=k, paths=256, scheme="exponential", **more).states[-1]
+                - fine
+            ).mean()
+            for k in (1, 3, 5)
+        ]
         assert errors[0] / errors[1] > 1.7
         assert errors[1] / errors[2] > 1.7
 
@@ -174,7 +208,9 @@ class TestExponential:
 class TestRefinement:
     def test_halved_increments_add_up_to_the_coarse_path(self):
         free = st.Flow(st.quadratic([0.0, 0.0]), st.SGD(), st.Noise(gradient=1.0), step=1.0)
-        coarse, fine = (st.simulate(free, start=[0, 0], t_end=8.0, paths=40, seed=3, save=8, refine=k) for k in (0, 3))
+        coarse, fine = (
+            st.simulate(free, start=[0, 0], t_end=8.0, paths=40, seed=3, save=8, refine=k) for k in (0, 3)
+        )
         assert fine.dt == 0.125
         np.testing.assert_allclose(coarse.states, fine.states, atol=1e-13)
 
@@ -186,11 +222,16 @@ class TestRefinement:
         assert abs((z**4).mean() - 3) < 4 * np.sqrt(96 / z.size)
 
     @pytest.mark.parametrize(
-        ("noise", "order"), [(st.Noise(gradient=0.5), 1.0), (st.Noise(gradient=0.5, curvature=0.5), 0.5)], ids=["additive", "multiplicative"]
+        ("noise", "order"),
+        [(st.Noise(gradient=0.5), 1.0), (st.Noise(gradient=0.5, curvature=0.5), 0.5)],
+        ids=["additive", "multiplicative"],
     )
     def test_gives_the_strong_order(self, noise, order):
         flow = st.Flow(st.quadratic([1.0, 0.5]), st.SGD(), noise, step=1.0)
-        paths = [st.simulate(flow, start=[1, 1], t_end=1.0, dt=0.125, refine=k, paths=2000, seed=5).states[-1] for k in range(8)]
+        paths = [
+            st.simulate(flow, start=[1, 1], t_end=1.0, dt=0.125, refine=k, paths=2000, seed=5).states[-1]
+            for k in range(8)
+        ]
         errors = [np.sqrt(((a - paths[-1]) ** 2).mean()) for a in paths[1:5]]
         slope = -np.polyfit(range(4), np.log2(errors), 1)[0]
         assert abs(slope - order) < 0.1
@@ -229,12 +270,20 @@ class TestControl:
         assert (factors > 20).all()
         error = np.hypot(sharp.covariance_error, plain.covariance_error)
         assert np.abs((sharp.covariance - plain.covariance) / error).max() < 4
-        assert np.abs((sharp.mean - plain.mean) / np.hypot(sharp.standard_error, plain.standard_error)).max() < 4
-        np.testing.assert_allclose(factors, np.diagonal(plain.covariance_error[-1] / sharp.covariance_error[-1]) ** 2 * 60_000 / 4096, rtol=0.3)
+        assert (
+            np.abs((sharp.mean - plain.mean) / np.hypot(sharp.standard_error, plain.standard_error)).max() < 4
+        )
+        np.testing.assert_allclose(
+            factors,
+            np.diagonal(plain.covariance_error[-1] / sharp.covariance_error[-1]) ** 2 * 60_000 / 4096,
+            rtol=0.3,
+        )
         assert "cut the variance" in str(sharp)
 
     @pytest.mark.parametrize("noise", [NOISE, CURVED], ids=["additive", "curved"])
-    @pytest.mark.parametrize("method", [st.SGD(), st.SFN(damping=0.5), st.LRSFN(rank=1, damping=0.5)], ids=lambda m: m.name)
+    @pytest.mark.parametrize(
+        "method", [st.SGD(), st.SFN(damping=0.5), st.LRSFN(rank=1, damping=0.5)], ids=lambda m: m.name
+    )
     def test_a_linear_flow_is_its_own_control_and_comes_out_exactly(self, noise, method):
         flow = quadratic_flow(noise=noise, method=method)
         ens, lin = run(flow, control=True, save=4), st.linearize(flow)
@@ -275,7 +324,9 @@ class TestTargetError:
         np.testing.assert_array_equal(ens.states[:, :500], run(quadratic_flow(), paths=500).states)
 
     def test_a_control_needs_fewer(self):
-        ens = st.simulate(quartic_flow(), start=[1, 0], at=[1, 0], t_end=5.0, seed=0, target_error=0.01, control=True)
+        ens = st.simulate(
+            quartic_flow(), start=[1, 0], at=[1, 0], t_end=5.0, seed=0, target_error=0.01, control=True
+        )
         assert ens.stats["target_met"]
         assert len(ens.diverged) < 5000
 
@@ -325,7 +376,9 @@ class TestStreaming:
         assert ens.quantiles.shape == (4, 3, 3)
         exact = np.quantile(ens.states, levels, axis=1, method="inverted_cdf").swapaxes(0, 1)
         away = np.abs(exact - ens.mean[:, None])
-        assert (np.abs(ens.quantiles - exact) <= 2e-3 * away + 2e-2 * ens.standard_error[:, None] + 1e-12).all()
+        assert (
+            np.abs(ens.quantiles - exact) <= 2e-3 * away + 2e-2 * ens.standard_error[:, None] + 1e-12
+        ).all()
         np.testing.assert_array_equal(ens.quantile_levels, levels)
 
     def test_observables_have_means_and_errors(self):
@@ -364,8 +417,10 @@ class TestStreaming:
         code = (
             "import resource, stability as st\n"
             "flow = st.Flow(st.quadratic([1.0, 0.5]), st.SGD(), st.Noise(gradient=1.0), step=0.1)\n"
-            "ens = st.simulate(flow, start=[0, 0], t_end=0.2, paths=10**7, seed=0, observables={'risk': flow.objective.value}, exit=1.0)\n"
-            "assert len(ens.diverged) == 10**7 and ens.covariance_error[0, 0, 0] < 1e-5 and ens.exit_times.shape == (10**7,)\n"
+            "ens = st.simulate(flow, start=[0, 0], t_end=0.2, paths=10**7, seed=0, observables={'risk': "
+            "flow.objective.value}, exit=1.0)\n"
+            "assert len(ens.diverged) == 10**7 and ens.covariance_error[0, 0, 0] < 1e-5 and "
+            "ens.exit_times.shape == (10**7,)\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)\n"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
@@ -424,18 +479,37 @@ class TestDevices:
         np.testing.assert_array_equal(np.isnan(there.exit_times), np.isnan(here.exit_times))
         np.testing.assert_allclose(there.covariance, here.covariance, rtol=1e-9, atol=1e-14)
 
-    @pytest.mark.parametrize("options", [{"scheme": "exponential"}, {"control": True}, {"level": "iteration"}, {"refine": 2}, {"paths": 3000}], ids=str)
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"scheme": "exponential"},
+            {"control": True},
+            {"level": "iteration"},
+            {"refine": 2},
+            {"paths": 3000},
+        ],
+        ids=str,
+    )
     def test_every_option_works_there(self, options, xp_backend):
         if xp_backend.name == "numpy":
             pytest.skip("this is the host")
         flow = quadratic_flow(noise=NOISE if "scheme" in options else CURVED)
-        here, there = (run(flow, t_end=2.0, **options, **place) for place in ({}, {"device": xp_backend, "noise": "host"}))
+        here, there = (
+            run(flow, t_end=2.0, **options, **place)
+            for place in ({}, {"device": xp_backend, "noise": "host"})
+        )
         np.testing.assert_allclose(there.states, here.states, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(there.mean, here.mean, rtol=1e-9, atol=1e-12)
 
     def test_nothing_waits_for_the_device_inside_the_loop(self, flow, no_sync):
         strict = pytest.importorskip("array_api_strict")
-        there = run(flow, t_end=2.0, device=st.Backend("array_api_strict", strict, strict.Device("device1")), exit=0.8, radius=5.0)
+        there = run(
+            flow,
+            t_end=2.0,
+            device=st.Backend("array_api_strict", strict, strict.Device("device1")),
+            exit=0.8,
+            radius=5.0,
+        )
         assert there.states.shape == (1, 300, flow.dim)
 
     def test_divergence_there_is_told_per_path(self, xp_backend):
@@ -443,7 +517,9 @@ class TestDevices:
             pytest.skip("this is the host")
         flow = st.Flow(st.landscape("double_well"), st.SGD(), st.Noise(gradient=1.0), step=0.7)
         options = {"start": [1.0, 0.0], "t_end": 35.0, "paths": 400, "seed": 0, "radius": 20.0}
-        here, there = (st.simulate(flow, **options, **place) for place in ({}, {"device": xp_backend, "noise": "host"}))
+        here, there = (
+            st.simulate(flow, **options, **place) for place in ({}, {"device": xp_backend, "noise": "host"})
+        )
         assert 10 < there.diverged.sum() < 390
         # Paths that pass near a basin's edge amplify rounding: a few may end differently.
         assert (here.diverged != there.diverged).sum() <= 8
@@ -478,7 +554,14 @@ class TestDevices:
         strict = pytest.importorskip("array_api_strict")
         whole = run(quadratic_flow(), paths=1100, t_end=1.0, save=2, quantiles=[0.5])
         monkeypatch.setattr(gather, "DEVICE_BYTES", 1)
-        parts = run(quadratic_flow(), paths=1100, t_end=1.0, save=2, quantiles=[0.5], device=st.Backend("array_api_strict", strict))
+        parts = run(
+            quadratic_flow(),
+            paths=1100,
+            t_end=1.0,
+            save=2,
+            quantiles=[0.5],
+            device=st.Backend("array_api_strict", strict),
+        )
         np.testing.assert_allclose(parts.states, whole.states, rtol=1e-12, atol=1e-14)
         assert np.isnan(parts.stats["noise_share"])
 
@@ -505,9 +588,18 @@ class TestOddRequests:
     def test_a_control_that_runs_away_does_no_harm(self, t_end, radius):
         flow = st.Flow(Well(), st.SGD(), st.Noise(gradient=0.5), step=0.1)
         options = {"start": [0.1], "t_end": t_end, "radius": radius}
-        sharp, plain = (st.simulate(flow, paths=n, seed=k, control=c, **options) for k, (n, c) in enumerate([(3000, True), (20_000, False)]))
-        assert abs(sharp.covariance - plain.covariance).max() < 4 * np.hypot(sharp.covariance_error, plain.covariance_error).max()
-        assert abs(sharp.mean - plain.mean).max() < 4 * np.hypot(sharp.standard_error, plain.standard_error).max()
+        sharp, plain = (
+            st.simulate(flow, paths=n, seed=k, control=c, **options)
+            for k, (n, c) in enumerate([(3000, True), (20_000, False)])
+        )
+        assert (
+            abs(sharp.covariance - plain.covariance).max()
+            < 4 * np.hypot(sharp.covariance_error, plain.covariance_error).max()
+        )
+        assert (
+            abs(sharp.mean - plain.mean).max()
+            < 4 * np.hypot(sharp.standard_error, plain.standard_error).max()
+        )
 
     def test_a_control_beyond_all_numbers_is_left_out(self):
         flow = st.Flow(Well(), st.SGD(), st.Noise(gradient=0.5), step=0.1)
@@ -544,9 +636,15 @@ class TestOddRequests:
     def test_own_curvature_noise_must_be_declared(self):
         class Silent(st.Noise):
             def sample(self, w, size, rng):
-                return np.zeros((size, len(w))), rng.standard_normal((size, len(w), len(w))), np.zeros((size, len(w), len(w)))
+                return (
+                    np.zeros((size, len(w))),
+                    rng.standard_normal((size, len(w), len(w))),
+                    np.zeros((size, len(w), len(w))),
+                )
 
-        with pytest.raises(ValueError, match=r"Silent\.sample gives curvature noise, but its `has_curvature` is False"):
+        with pytest.raises(
+            ValueError, match=r"Silent\.sample gives curvature noise, but its `has_curvature` is False"
+        ):
             run(quadratic_flow(noise=Silent()))
 
     def test_masks_stay_masks_in_single_precision(self):
@@ -573,19 +671,28 @@ class TestOddRequests:
     @pytest.mark.parametrize("backend", ["host", "strict"])
     def test_a_path_may_leave_the_region_at_the_step_that_loses_it(self, backend):
         flow = st.Flow(st.quadratic([-3.0, -3.0]), st.SGD(), st.Noise(gradient=5.0), step=1.0)
-        place = {} if backend == "host" else {"device": st.Backend("array_api_strict", pytest.importorskip("array_api_strict"))}
+        place = (
+            {}
+            if backend == "host"
+            else {"device": st.Backend("array_api_strict", pytest.importorskip("array_api_strict"))}
+        )
         ens = st.simulate(flow, start=[0, 0], t_end=5.0, paths=500, seed=0, exit=2.5, radius=3.0, **place)
         assert ens.diverged.all()
         assert (ens.exit_times <= ens.diverged_at).all()
 
     def test_a_path_that_starts_outside_left_at_once(self):
         starts = np.stack([np.zeros(3), np.full(3, 2.0)])
-        assert run(quadratic_flow(noise=st.Noise()), start=starts, paths=2, exit=1.0).exit_times.tolist()[1] == 0.0
+        assert (
+            run(quadratic_flow(noise=st.Noise()), start=starts, paths=2, exit=1.0).exit_times.tolist()[1]
+            == 0.0
+        )
 
     @pytest.mark.parametrize(("dtype", "radius"), [("float64", 1e200), ("float32", 1e25), ("float32", 1e200)])
     def test_a_radius_may_be_as_good_as_none(self, dtype, radius):
         flow = st.Flow(st.landscape("double_well"), st.SGD(), st.Noise(gradient=1.0), step=0.7)
-        ens = st.simulate(flow, start=[1.0, 0.0], t_end=35.0, paths=300, seed=0, radius=radius, dtype=dtype, exit=1e200)
+        ens = st.simulate(
+            flow, start=[1.0, 0.0], t_end=35.0, paths=300, seed=0, radius=radius, dtype=dtype, exit=1e200
+        )
         assert 0 < ens.diverged.sum() < 300
         assert np.isfinite(ens.states).all()
 
@@ -595,7 +702,14 @@ class TestOddRequests:
 
     @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
     def test_observables_of_all_kinds(self):
-        ens = run(quadratic_flow(), observables={"log": lambda w: np.log(w[:, 0]), "left": lambda w: w[:, 0] < 0, "whole": lambda w: np.ones(len(w), int)})
+        ens = run(
+            quadratic_flow(),
+            observables={
+                "log": lambda w: np.log(w[:, 0]),
+                "left": lambda w: w[:, 0] < 0,
+                "whole": lambda w: np.ones(len(w), int),
+            },
+        )
         assert np.isnan(ens.observables["log"]).all()
         assert "Not finite on some state, and therefore without a mean: log." in str(ens)
         assert ens.observables["left"][-1] == (ens.states[-1, :, 0] < 0).mean()
@@ -607,7 +721,11 @@ class TestOddRequests:
 
         with pytest.raises(ValueError, match="read-only"):
             run(quadratic_flow(), observables={"spoil": spoil})
-        with pytest.raises(ValueError, match=r"`observables\['few'\]` must give one real number per state; 256 states gave float64 \(3,\)"):
+        with pytest.raises(
+            ValueError,
+            match=r"`observables\['few'\]` must give one real number per state; 256 states gave float64 "
+            r"\(3,\)",
+        ):
             run(quadratic_flow(), observables={"few": lambda w: w[:3, 0]})
 
     @pytest.mark.parametrize("chunk", [1, 5, 64])

@@ -1,4 +1,6 @@
-"""Exit times: mpmath's 2F2, a collocation of the backward equation, and simulated exits with their z-scores."""
+"""Exit times: mpmath's 2F2, a collocation of the backward equation, and simulated exits with their
+z-scores.
+"""
 
 from functools import cache
 
@@ -22,21 +24,29 @@ def law(kappa, radius=R, diffusion=D):
 def exact_mean(one):
     rate, diffusion, radius = (mpmath.mpf(v) for v in (one.rate, one.diffusion, one.radius))
     with mpmath.workdps(40):
-        return radius**2 / diffusion * mpmath.hyp2f2(1, 1, mpmath.mpf(3) / 2, 2, -rate * radius**2 / diffusion)
+        return (
+            radius**2 / diffusion * mpmath.hyp2f2(1, 1, mpmath.mpf(3) / 2, 2, -rate * radius**2 / diffusion)
+        )
 
 
 def collocated_survival(one, times, n=60):
-    """u(0, t) of ``u_t = D u'' / 2 + rate y u'``, ``u(+-R) = 0``, ``u = 1`` at first: Chebyshev collocation and a matrix exponential."""
+    """u(0, t) of ``u_t = D u'' / 2 + rate y u'``, ``u(+-R) = 0``, ``u = 1`` at first: Chebyshev collocation
+    and a matrix exponential.
+    """
     y = np.cos(np.pi * np.arange(n + 1) / n)
     c = np.r_[2, np.ones(n - 1), 2] * (-1.0) ** np.arange(n + 1)
     first = np.outer(c, 1 / c) / (np.subtract.outer(y, y) + np.eye(n + 1))
     first -= np.diag(first.sum(axis=1))
-    generator = (0.5 * one.diffusion / one.radius**2 * first @ first + one.rate * y[:, None] * first)[1:-1, 1:-1]
+    generator = (0.5 * one.diffusion / one.radius**2 * first @ first + one.rate * y[:, None] * first)[
+        1:-1, 1:-1
+    ]
     return [(scipy.linalg.expm(t * generator) @ np.ones(n - 1))[n // 2 - 1] for t in times]
 
 
 def inverted_survival(one, times):
-    """Talbot's inversion of ``(1 - E exp(-p T)) / p``, ``E exp(-p T) = 1 / 1F1(-p / (2 rate); 1/2; -kappa)`` (Darling and Siegert 1953)."""
+    """Talbot's inversion of ``(1 - E exp(-p T)) / p``, ``E exp(-p T) = 1 / 1F1(-p / (2 rate); 1/2; -kappa)``
+    (Darling and Siegert 1953).
+    """
     rate, kappa = mpmath.mpf(one.rate), mpmath.mpf(one.kappa)
 
     def transform(p):
@@ -70,7 +80,9 @@ class TestMean:
         for kappa in (1e-300, 1e-12, 1e-6, 1e-4):
             for sign in (1, -1):
                 small = sign * kappa  # 2F2 = 1 - k/3 + 4 k^2/45 - ...
-                assert law(small).mean == pytest.approx(brownian * (1 - small / 3 + 4 * small**2 / 45), rel=1e-12)
+                assert law(small).mean == pytest.approx(
+                    brownian * (1 - small / 3 + 4 * small**2 / 45), rel=1e-12
+                )
 
     @pytest.mark.parametrize("kappa", [-300, -40, -3, -1e-3, 0, 5e-9, 1e-3, 0.5, 40, 1e4, 1e9])
     def test_three_forms_agree(self, kappa):
@@ -87,7 +99,9 @@ class TestMean:
     @pytest.mark.parametrize("kappa", [50.0, 400.0, 3000.0])
     def test_the_asymptotic_forms_have_the_stated_error(self, kappa):
         unstable, stable = law(kappa), law(-kappa)
-        assert (unstable.asymptotic - unstable.mean) * 4 * unstable.rate * kappa == pytest.approx(1, abs=3 / kappa)
+        assert (unstable.asymptotic - unstable.mean) * 4 * unstable.rate * kappa == pytest.approx(
+            1, abs=3 / kappa
+        )
         assert (stable.log_mean - stable.log_asymptotic) * 2 * kappa == pytest.approx(1, abs=3 / kappa)
         assert unstable.log_asymptotic == np.log(unstable.asymptotic)
         assert np.isnan(law(0.1).log_asymptotic)
@@ -97,7 +111,9 @@ class TestMean:
         levels = np.array([1e-2, 3e-3, 1e-3, 1e-4])
         log_mean = np.array([exit_time(rate=rate, diffusion=d, radius=radius).log_mean for d in levels])
         slope = np.diff(log_mean) / np.diff(1 / levels)
-        prefactor = 0.5 * np.diff(np.log(levels)) / np.diff(1 / levels)  # the mean is exp(R^2 |rate| / D) sqrt(D) times a constant
+        prefactor = (
+            0.5 * np.diff(np.log(levels)) / np.diff(1 / levels)
+        )  # the mean is exp(R^2 |rate| / D) sqrt(D) times a constant
         np.testing.assert_allclose(slope, radius**2 + prefactor, rtol=3e-4)
 
     def test_nothing_overflows(self):
@@ -115,17 +131,31 @@ class TestSurvival:
         times = one.mean * np.array([0.05, 0.1, 0.3, 1, 3, 8])
         np.testing.assert_allclose(one.survival(times), collocated_survival(one, times), atol=1e-10)
 
-    @pytest.mark.parametrize(("kappa", "error"), [(-36.01, 1e-13), (-35.99, 1e-13), (-8, 1e-13), (20, 1e-12), (35.99, 1e-9), (36.01, 1e-9), (60, 1e-12)])
+    @pytest.mark.parametrize(
+        ("kappa", "error"),
+        [
+            (-36.01, 1e-13),
+            (-35.99, 1e-13),
+            (-8, 1e-13),
+            (20, 1e-12),
+            (35.99, 1e-9),
+            (36.01, 1e-9),
+            (60, 1e-12),
+        ],
+    )
     def test_its_laplace_transform_is_kummers_function(self, kappa, error):
         one = law(kappa)
-        times = one.mean * (np.array([0.4, 0.5, 0.6, 0.8, 1, 1.3, 2, 4]) if kappa > 0 else np.array([1e-3, 0.1, 1, 3]))
+        times = one.mean * (
+            np.array([0.4, 0.5, 0.6, 0.8, 1, 1.3, 2, 4]) if kappa > 0 else np.array([1e-3, 0.1, 1, 3])
+        )
         np.testing.assert_allclose(one.survival(times), inverted_survival(one, times), atol=error)
 
     @pytest.mark.parametrize("kappa", [-30.0, -8.0, -1.0, 0.0, 1e-9, 1.0, 10.0, 33.0, 40.0, 300.0, 1e6])
     def test_its_integral_is_the_mean(self, kappa):
         one = law(kappa)
         area = sum(
-            quad(one.survival, a * one.mean, b * one.mean, epsabs=0, epsrel=1e-11, limit=300)[0] for a, b in [(0, 0.5), (0.5, 1), (1, 2), (2, 5), (5, 40)]
+            quad(one.survival, a * one.mean, b * one.mean, epsabs=0, epsrel=1e-11, limit=300)[0]
+            for a, b in [(0, 0.5), (0.5, 1), (1, 2), (2, 5), (5, 40)]
         )
         assert area == pytest.approx(one.mean, rel=1e-9)
 
@@ -142,8 +172,12 @@ class TestSurvival:
 
     def test_at_early_times_no_more_leaves_than_reflection_allows(self):
         one = law(0.0)
-        for t in np.array([0.005, 0.01, 0.02, 0.04]) * R**2 / D:  # Brownian: 1 - S = 2 erfc(R / sqrt(2 D t)), up to the second image
-            np.testing.assert_allclose(1 - one.survival(t), 2 * scipy.special.erfc(R / np.sqrt(2 * D * t)), rtol=1e-3, atol=1e-13)
+        for t in (
+            np.array([0.005, 0.01, 0.02, 0.04]) * R**2 / D
+        ):  # Brownian: 1 - S = 2 erfc(R / sqrt(2 D t)), up to the second image
+            np.testing.assert_allclose(
+                1 - one.survival(t), 2 * scipy.special.erfc(R / np.sqrt(2 * D * t)), rtol=1e-3, atol=1e-13
+            )
 
     def test_a_high_barrier_is_left_at_an_exponential_time_even_if_its_mean_overflows(self):
         one = law(-2000.0)
@@ -157,7 +191,9 @@ class TestSurvival:
         assert isinstance(one.survival(1), float)
         assert one.survival([]).shape == (0,)
         grid = np.arange(6).reshape(2, 3)
-        np.testing.assert_allclose(one.survival(grid), [[one.survival(int(t)) for t in row] for row in grid], rtol=1e-14)
+        np.testing.assert_allclose(
+            one.survival(grid), [[one.survival(int(t)) for t in row] for row in grid], rtol=1e-14
+        )
 
     @pytest.mark.parametrize("kappa", [-300.0, -5.0, 0.0, 5.0, 300.0])
     def test_quantiles_invert_it(self, kappa):
@@ -165,23 +201,50 @@ class TestSurvival:
         np.testing.assert_allclose([1 - one.survival(one.quantile(q)) for q in p], p, rtol=1e-9)
 
 
-# One mode with lambda = -0.5: SGD leaves at rate 0.5, SFN at 0.5 / 0.6, Newton is attracted at rate -1 and leaves by noise alone.
+# One mode with lambda = -0.5: SGD leaves at rate 0.5, SFN at 0.5 / 0.6, Newton is attracted at rate -1 and
+# leaves by noise alone.
 STEP, LAM, PATHS = 0.1, 0.5, 1536
-METHODS = {"SGD": (st.SGD(), 1.0, 0.05, 26.0), "SFN": (st.SFN(damping=0.1), 1 / (LAM + 0.1), 0.02, 18.0), "Newton": (st.Newton(), -1 / LAM, 0.01, 24.0)}
-CASES = [("SGD", 0.2, 0.3), ("SGD", 0.1, 0.3), ("SGD", 0.05, 0.3), ("SFN", 0.2, 0.3), ("SFN", 0.1, 0.3), ("SFN", 0.05, 0.3)]
+METHODS = {
+    "SGD": (st.SGD(), 1.0, 0.05, 26.0),
+    "SFN": (st.SFN(damping=0.1), 1 / (LAM + 0.1), 0.02, 18.0),
+    "Newton": (st.Newton(), -1 / LAM, 0.01, 24.0),
+}
+CASES = [
+    ("SGD", 0.2, 0.3),
+    ("SGD", 0.1, 0.3),
+    ("SGD", 0.05, 0.3),
+    ("SFN", 0.2, 0.3),
+    ("SFN", 0.1, 0.3),
+    ("SFN", 0.05, 0.3),
+]
 CASES += [("Newton", 0.3, 0.15), ("Newton", 0.25, 0.15), ("Newton", 0.2, 0.15)]
 
 
 @cache
 def simulated(name, sigma, radius):
-    """Exit times of a simulated ensemble, the diffusion that its Euler-Maruyama chain samples exactly, and the time step."""
+    """Exit times of a simulated ensemble, the diffusion that its Euler-Maruyama chain samples exactly, and
+    the time step.
+    """
     method, gain, dt, t_end = METHODS[name]
     flow = st.Flow(st.quadratic([-LAM]), method, st.Noise(gradient=sigma), step=STEP)
-    ens = st.simulate(flow, start=[0.0], t_end=t_end, paths=PATHS, seed=CASES.index((name, sigma, radius)), dt=dt, exit=radius, radius=1e30)
+    ens = st.simulate(
+        flow,
+        start=[0.0],
+        t_end=t_end,
+        paths=PATHS,
+        seed=CASES.index((name, sigma, radius)),
+        dt=dt,
+        exit=radius,
+        radius=1e30,
+    )
     rate, diffusion = gain * LAM, STEP * gain**2 * sigma**2
     assert rate == pytest.approx(st.linearize(flow).rates[0])
     grown = np.log1p(rate * dt) / dt  # a step multiplies by 1 + rate dt and adds variance diffusion dt
-    return ens.exit_times, exit_time(rate=grown, diffusion=diffusion * 2 * grown / (rate * (2 + rate * dt)), radius=radius), dt
+    return (
+        ens.exit_times,
+        exit_time(rate=grown, diffusion=diffusion * 2 * grown / (rate * (2 + rate * dt)), radius=radius),
+        dt,
+    )
 
 
 def z_score(times, mean):
@@ -211,7 +274,10 @@ class TestSimulation:
         assert law(0.0).chain(0.01) == law(0.0).monitored(0.01)
 
     def test_a_chain_that_overshoots_is_refused(self):
-        with pytest.raises(ValueError, match=r"`dt` must be < 0\.5 for the rate -2: the chain overshoots at each step; got 0\.5"):
+        with pytest.raises(
+            ValueError,
+            match=r"`dt` must be < 0\.5 for the rate -2: the chain overshoots at each step; got 0\.5",
+        ):
             exit_time(rate=-2.0, diffusion=D, radius=R).chain(0.5)
 
     def test_without_the_correction_for_monitoring_the_mean_is_refuted(self):
@@ -221,7 +287,9 @@ class TestSimulation:
 
     def test_the_correction_is_zeta_of_a_half(self):
         grown = law(1.0).monitored(0.01).radius - R
-        assert grown == pytest.approx(float(-mpmath.zeta(0.5) / mpmath.sqrt(2 * mpmath.pi)) * np.sqrt(D * 0.01), rel=1e-12)
+        assert grown == pytest.approx(
+            float(-mpmath.zeta(0.5) / mpmath.sqrt(2 * mpmath.pi)) * np.sqrt(D * 0.01), rel=1e-12
+        )
 
 
 class TestMessages:
@@ -236,9 +304,16 @@ class TestMessages:
         with pytest.raises(ValueError, match=f"`{name}` must be a finite number > 0; got"):
             exit_time(**{"rate": 1.0, "diffusion": 1.0, "radius": 1.0, name: value})
 
-    @pytest.mark.parametrize(("rate", "diffusion", "radius"), [(1, 1, 1e200), (1, 1, 1e-200), (1e200, 1, 1e100), (0, 1e-300, 1e100)])
+    @pytest.mark.parametrize(
+        ("rate", "diffusion", "radius"),
+        [(1, 1, 1e200), (1, 1, 1e-200), (1e200, 1, 1e100), (0, 1e-300, 1e100)],
+    )
     def test_their_ratio(self, rate, diffusion, radius):
-        with pytest.raises(ValueError, match=r"`radius` must give a finite radius\^2 / diffusion > 0, and at most 1e200 times the rate; got"):
+        with pytest.raises(
+            ValueError,
+            match=r"`radius` must give a finite radius\^2 / diffusion > 0, and at most 1e200 times the rate; "
+            r"got",
+        ):
             exit_time(rate=rate, diffusion=diffusion, radius=radius)
 
     @pytest.mark.parametrize("t", [-1.0, np.nan, [0.0, -1e-300], "1", None, 1j])
@@ -247,7 +322,10 @@ class TestMessages:
             law(1.0).survival(t)
 
     def test_the_probability_of_a_quantile(self):
-        for p, message in ((0, "`p` must be a finite number > 0"), (1, r"`p` must be a probability in \(0, 1\); got 1")):
+        for p, message in (
+            (0, "`p` must be a finite number > 0"),
+            (1, r"`p` must be a probability in \(0, 1\); got 1"),
+        ):
             with pytest.raises(ValueError, match=message):
                 law(1.0).quantile(p)
 
@@ -260,7 +338,9 @@ def test_it_prints_what_a_teacher_would_read():
     text = str(exit_time(rate=-1.0, diffusion=1e-4, radius=1.0))
     assert "stable: it leaves against the drift" in text
     assert "mean exit time         exp(9995.27)" in text
-    assert "kappa = rate R^2 / D   4\n  mean exit time         1.59237" in str(exit_time(rate=1.0, diffusion=0.25, radius=1.0))
+    assert "kappa = rate R^2 / D   4\n  mean exit time         1.59237" in str(
+        exit_time(rate=1.0, diffusion=0.25, radius=1.0)
+    )
     assert "(Brownian)" in str(exit_time(rate=0.0, diffusion=1.0, radius=1.0))
 
 

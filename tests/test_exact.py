@@ -1,4 +1,6 @@
-"""One mode without linearisation: closed forms, direct sampling of the random factor, and the iteration itself."""
+"""One mode without linearisation: closed forms, direct sampling of the random factor, and the iteration
+itself.
+"""
 
 import itertools
 import math
@@ -35,7 +37,9 @@ SHIFTED = st.Method(gain=lambda lam: 1 / abs(lam - 0.4) ** 0.5, name="shifted in
 
 
 def noise(spread=0.3, **options):
-    """Noise whose curvature has the given standard deviation along one mode (the GOE diagonal has variance 2 tau^2)."""
+    """Noise whose curvature has the given standard deviation along one mode (the GOE diagonal has variance 2
+    tau^2).
+    """
     return st.Noise(**{"gradient": 1.0, "curvature": spread / math.sqrt(2), **options})
 
 
@@ -60,19 +64,35 @@ def gaussian_power(order, mean, spread):
     return power * scipy.special.hyp1f1(-order / 2, 0.5, -((mean / spread) ** 2) / 2)
 
 
-# -- closed forms ----------------------------------------------------------------------------------------------------
+# -- closed forms ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"coupling": "nested"}, {"hessian_batch": INF}, {"batch": 4, "hessian_batch": 2, "coupling": "nested"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"coupling": "nested"},
+        {"hessian_batch": INF},
+        {"batch": 4, "hessian_batch": 2, "coupling": "nested"},
+    ],
+    ids=str,
+)
 def test_sgd_has_the_closed_form_whatever_the_hessian_batch(options):
     found = mode(spread=0.3, **options)
     variance = 0.09 / options.get("batch", 1)
     assert found.mean_square_limit == pytest.approx(2 / (1 + variance), rel=1e-13)
     law = scipy.stats.norm(0.6, 0.4 * math.sqrt(variance))
-    parts = (scipy.integrate.quad(lambda m: abs(m) ** 3.7 * law.pdf(m), *ends, epsabs=0, epsrel=1e-13)[0] for ends in ((-1, 0), (0, 0.6), (0.6, 2.5)))
+    parts = (
+        scipy.integrate.quad(lambda m: abs(m) ** 3.7 * law.pdf(m), *ends, epsabs=0, epsrel=1e-13)[0]
+        for ends in ((-1, 0), (0, 0.6), (0.6, 2.5))
+    )
     assert found.moment(3.7, 0.4).value == pytest.approx(sum(parts), rel=1e-12)
-    assert found.moment(4, 1.5).value == pytest.approx(scipy.stats.norm(0.5, 1.5 * math.sqrt(variance)).moment(4), rel=1e-12)
-    assert found.variance(0.4) == pytest.approx(0.16 / options.get("batch", 1) / (1 - 0.36 - 0.16 * variance), rel=1e-12)
+    assert found.moment(4, 1.5).value == pytest.approx(
+        scipy.stats.norm(0.5, 1.5 * math.sqrt(variance)).moment(4), rel=1e-12
+    )
+    assert found.variance(0.4) == pytest.approx(
+        0.16 / options.get("batch", 1) / (1 - 0.36 - 0.16 * variance), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("order", [0.3, 1.0, 7.5, 59.0, 61.0, 800.0])
@@ -80,7 +100,9 @@ def test_the_moments_of_sgd_agree_between_one_batch_and_two(order):
     """One batch: the quadrature does all the work; two: the closed form of the inner integral does."""
     one, two = mode(coupling="nested").moment(order, 0.2), mode().moment(order, 0.2)
     assert one.value == pytest.approx(two.value, rel=1e-11)
-    assert mode(coupling="nested").almost_sure_limit == pytest.approx(mode(hessian_batch=INF).almost_sure_limit, rel=1e-11)
+    assert mode(coupling="nested").almost_sure_limit == pytest.approx(
+        mode(hessian_batch=INF).almost_sure_limit, rel=1e-11
+    )
 
 
 @pytest.mark.parametrize("order", [0.3, 1.0, 5.5, 40.0, 300.0])
@@ -89,13 +111,25 @@ def test_the_inner_moment_agrees_with_a_quadrature(order, ratio):
     peak = 0.5 * (ratio + math.sqrt(ratio**2 + 4 * order))
 
     def height(u):
-        return order * math.log(u / peak) - 0.5 * (u - ratio) ** 2 + 0.5 * (peak - ratio) ** 2 + math.log1p(math.exp(-2 * u * ratio)) if u else -INF
+        return (
+            order * math.log(u / peak)
+            - 0.5 * (u - ratio) ** 2
+            + 0.5 * (peak - ratio) ** 2
+            + math.log1p(math.exp(-2 * u * ratio))
+            if u
+            else -INF
+        )
 
     pieces = [0.0, *(p for p in peak + np.array([-9.0, -3.0, 0.0, 3.0, 9.0]) if p > 0)]
     pieces = pieces[1:] if peak > 10 else pieces
-    integral = sum(scipy.integrate.quad(lambda u: math.exp(height(u)), a, b, epsabs=0, epsrel=1e-13, limit=200)[0] for a, b in itertools.pairwise(pieces))
+    integral = sum(
+        scipy.integrate.quad(lambda u: math.exp(height(u)), a, b, epsabs=0, epsrel=1e-13, limit=200)[0]
+        for a, b in itertools.pairwise(pieces)
+    )
     log = math.log(integral / math.sqrt(2 * math.pi)) + order * math.log(peak) - 0.5 * (peak - ratio) ** 2
-    assert gaussian_log_moment(order, np.array([ratio]), np.array([1.0]))[0] == pytest.approx(log, abs=3e-12 * max(1.0, abs(log)))
+    assert gaussian_log_moment(order, np.array([ratio]), np.array([1.0]))[0] == pytest.approx(
+        log, abs=3e-12 * max(1.0, abs(log))
+    )
 
 
 def test_sgd_without_noise():
@@ -121,14 +155,18 @@ def test_chi_square_curvature_has_a_third_of_the_limit(lam):
     found = mode(lam=lam, spread=0.0, coupling="nested", density=scipy.stats.chi2(1, loc=-lam, scale=lam))
     assert found.mean_square_limit == pytest.approx(2 / (3 * lam), rel=1e-12)
     assert found.moment(4, 1 / lam).value == pytest.approx(60, rel=1e-11)  # E(1 - chi^2)^4
-    assert found.lyapunov(1e-3 / lam).value == pytest.approx(-1e-3 - 1.5e-6 - 5e-9 - 105e-12 / 4 - 189e-15, abs=1e-14)
+    assert found.lyapunov(1e-3 / lam).value == pytest.approx(
+        -1e-3 - 1.5e-6 - 5e-9 - 105e-12 / 4 - 189e-15, abs=1e-14
+    )
 
 
 def test_uniform_curvature_in_closed_form():
     low, high, step = 0.4, 1.6, 1.1
     found = mode(spread=0.0, coupling="nested", density=scipy.stats.uniform(-0.6, 1.2))
     a, b = 1 - step * high, 1 - step * low
-    assert found.lyapunov(step).value == pytest.approx((b * math.log(b) + -a * math.log(-a)) / (b - a) - 1, rel=1e-12)
+    assert found.lyapunov(step).value == pytest.approx(
+        (b * math.log(b) + -a * math.log(-a)) / (b - a) - 1, rel=1e-12
+    )
     assert found.moment(0.3, step).value == pytest.approx((b**1.3 + (-a) ** 1.3) / (1.3 * (b - a)), rel=1e-12)
     assert found.tail_index(step) == INF  # |1 - step X| < 1 always
     beyond = 1.5
@@ -139,7 +177,10 @@ def test_uniform_curvature_in_closed_form():
 
 def test_a_density_may_be_a_distribution_or_a_function():
     law = scipy.stats.norm(0, 0.3)
-    for density in (law, lambda e: math.exp(-0.5 * (e / 0.3) ** 2) / (0.3 * math.sqrt(2 * math.pi)) if abs(e) < 10 else 0.0):
+    for density in (
+        law,
+        lambda e: math.exp(-0.5 * (e / 0.3) ** 2) / (0.3 * math.sqrt(2 * math.pi)) if abs(e) < 10 else 0.0,
+    ):
         found, gaussian = mode(st.SFN(damping=0.1), density=density), mode(st.SFN(damping=0.1))
         assert found.mean_square_limit == pytest.approx(gaussian.mean_square_limit, rel=1e-11)
         assert found.lyapunov(0.4).value == pytest.approx(gaussian.lyapunov(0.4).value, rel=1e-10)
@@ -148,21 +189,31 @@ def test_a_density_may_be_a_distribution_or_a_function():
 
 
 def test_a_kept_mode_of_lrsfn_is_one_of_sfn():
-    assert mode(st.LRSFN(rank=1, damping=0.1)).mean_square_limit == mode(st.SFN(damping=0.1)).mean_square_limit
+    assert (
+        mode(st.LRSFN(rank=1, damping=0.1)).mean_square_limit == mode(st.SFN(damping=0.1)).mean_square_limit
+    )
 
 
-# -- infinite moments ------------------------------------------------------------------------------------------------
+# -- infinite moments ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("method", "pole", "order"),
-    [(st.Newton(), 0.0, 1.0), (st.DampedNewton(damping=0.2), -0.2, 1.0), (InverseRoot(), 0.0, 0.5), (SHIFTED, 0.4, 0.5)],
+    [
+        (st.Newton(), 0.0, 1.0),
+        (st.DampedNewton(damping=0.2), -0.2, 1.0),
+        (InverseRoot(), 0.0, 0.5),
+        (SHIFTED, 0.4, 0.5),
+    ],
     ids=lambda v: getattr(v, "name", v),
 )
 def test_a_pole_makes_moments_infinite_from_its_index_on(method, pole, order):
     found = mode(method)
     density = scipy.stats.norm(1, 0.3).pdf(pole)
-    reason = f"phi has a pole of order {order:g} at lambda = {pole:g}, where the density of lambda + E_h is {density:.3g}: "
+    reason = (
+        f"phi has a pole of order {order:g} at lambda = {pole:g}, where the density of lambda + E_h is "
+        f"{density:.3g}: "
+    )
     reason += f"moments from {1 / order:g} up are infinite"
     assert found.gain_moment(1 / order) == (INF, 0.0, reason)
     below = found.gain_moment(0.999 / order)
@@ -206,7 +257,11 @@ def test_heavy_tailed_curvature(df):
     found = mode(spread=0.0, coupling="nested", density=scipy.stats.t(df, scale=0.3))
     if df <= 2:
         assert found.mean_square_limit == 0
-        assert found.moment(2, 0.1).reason == f"the density of E_h falls like |E_h|^{-df - 1:g} while X grows like |E_h|^1: moments from {df:g} up are infinite"
+        assert (
+            found.moment(2, 0.1).reason
+            == f"the density of E_h falls like |E_h|^{-df - 1:g} while X grows like |E_h|^1: moments from "
+            f"{df:g} up are infinite"
+        )
     else:
         assert found.mean_square_limit == pytest.approx(2 / (1 + 0.09 * df / (df - 2)), rel=1e-12)
     assert found.moment(0.98 * df, 0.1).reason == ""
@@ -219,9 +274,14 @@ def test_light_tails_are_no_power_laws():
         assert mode(spread=0.0, coupling="nested", density=density).moment(12, 0.1).reason == ""
 
 
-# -- sampling --------------------------------------------------------------------------------------------------------
+# -- sampling --------------------------------------------------------------------------------------
 
-NOISES = [{}, {"coupling": "nested"}, {"batch": 4, "hessian_batch": 2, "coupling": "nested"}, {"hessian_batch": 4}]
+NOISES = [
+    {},
+    {"coupling": "nested"},
+    {"batch": 4, "hessian_batch": 2, "coupling": "nested"},
+    {"hessian_batch": 4},
+]
 METHODS = [st.SGD(), st.Newton(), st.DampedNewton(damping=0.3), st.SFN(damping=0.1), InverseRoot()]
 
 
@@ -243,7 +303,14 @@ def test_direct_sampling_of_the_factor(method, options):
 
 
 @pytest.mark.parametrize(
-    ("method", "lam", "step"), [(st.SFN(damping=0.1), 0.5, 0.8), (st.SFN(damping=0.1), 0.5, 1.2), (st.Newton(), 0.15, 0.4), (st.SGD(), 0.3, 3.0)], ids=str
+    ("method", "lam", "step"),
+    [
+        (st.SFN(damping=0.1), 0.5, 0.8),
+        (st.SFN(damping=0.1), 0.5, 1.2),
+        (st.Newton(), 0.15, 0.4),
+        (st.SGD(), 0.3, 3.0),
+    ],
+    ids=str,
 )
 def test_kestens_root(method, lam, step):
     found = mode(method, lam=lam)
@@ -261,7 +328,14 @@ def test_the_stationary_variance_of_the_iteration(options):
     method = st.SFN(damping=0.1)
     found = exact_mode(method, curvature=0.5, noise=model)
     assert found.tail_index(step) > 8  # the variance's standard error exists
-    paths = st.simulate(st.Flow(st.quadratic([0.5]), method, model, step=step), start=[0.0], t_end=12.0, paths=24_000, seed=3, level="iteration")
+    paths = st.simulate(
+        st.Flow(st.quadratic([0.5]), method, model, step=step),
+        start=[0.0],
+        t_end=12.0,
+        paths=24_000,
+        seed=3,
+        level="iteration",
+    )
     assert abs(paths.covariance[-1, 0, 0] - found.variance(step)) < 4 * paths.covariance_error[-1, 0, 0]
     linear = st.linearize(st.Flow(st.quadratic([0.5]), method, model, step=step)).covariance()[0, 0]
     assert abs(paths.covariance[-1, 0, 0] - linear) > 10 * paths.covariance_error[-1, 0, 0]
@@ -279,7 +353,7 @@ def test_the_tail_of_a_long_run():
     assert hill == pytest.approx(found.tail_index(step), rel=0.15)
 
 
-# -- limits of small noise and small steps ---------------------------------------------------------------------------
+# -- limits of small noise and small steps ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [{}, {"coupling": "nested"}], ids=str)
@@ -305,47 +379,79 @@ def test_linearisation_can_promise_twice_the_limit():
     law = scipy.stats.norm(1, 0.3)
 
     def gain_power(k):
-        return scipy.integrate.quad(lambda x: law.pdf(x) / (abs(x) + 0.01) ** k, -3, 5, points=[0, 1], epsabs=0, epsrel=1e-12, limit=500)[0]
+        return scipy.integrate.quad(
+            lambda x: law.pdf(x) / (abs(x) + 0.01) ** k,
+            -3,
+            5,
+            points=[0, 1],
+            epsabs=0,
+            epsrel=1e-12,
+            limit=500,
+        )[0]
 
     first, second = gain_power(1), gain_power(2)
-    found = exact_mode(st.SFN(damping=0.01), curvature=1.0, noise=noise(0.0), density=scipy.stats.norm(0, 0.3))
+    found = exact_mode(
+        st.SFN(damping=0.01), curvature=1.0, noise=noise(0.0), density=scipy.stats.norm(0, 0.3)
+    )
     assert found.mean_square_limit == pytest.approx(2 * first / second, rel=1e-11)
     assert found.mean_square_limit == pytest.approx(0.92194, abs=1e-5)
     assert 2 * 1.01 / (1 + 0.09 / 1.01**2) / found.mean_square_limit == pytest.approx(2, abs=0.05)
 
 
 def test_the_known_variance():
-    """SFN, lambda = .5, damping = .1, Hessian noise .15 only, step .2: .445 where the linearisation gives .366."""
-    found = exact_mode(st.SFN(damping=0.1), curvature=0.5, noise=noise(0.0), density=scipy.stats.norm(0, 0.15))
+    """SFN, lambda = .5, damping = .1, Hessian noise .15 only, step .2: .445 where the linearisation gives
+    .366.
+    """
+    found = exact_mode(
+        st.SFN(damping=0.1), curvature=0.5, noise=noise(0.0), density=scipy.stats.norm(0, 0.15)
+    )
     assert found.variance(0.2) == pytest.approx(0.44483, abs=1e-5)
 
 
-# -- errors, display -------------------------------------------------------------------------------------------------
+# -- errors, display -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("call", "message", "kind"),
     [
-        (lambda: exact_mode(1 / 2, curvature=1.0, noise=noise()), r"`method` must be a st.Method; got 0.5", ValueError),
+        (lambda: exact_mode(1 / 2, curvature=1.0, noise=noise()), r"`method` must be a st.Method; got "
+                                                                  r"0.5", ValueError),
         (lambda: mode(lam=math.nan), r"`curvature` must be finite", ValueError),
         (lambda: mode(lam=[1.0]), r"`curvature` must have shape \(\)", ValueError),
-        (lambda: exact_mode(st.SGD(), curvature=1.0, noise=0.1), r"`noise` must be a st.Noise; got 0.1, which has no single-mode law. Give", ValueError),
-        (lambda: exact_mode(st.SGD(), curvature=1.0, noise=DATA), r"has no single-mode law. Give Noise\(", ValueError),
-        (lambda: mode(gradient=[1.0, 2.0]), r"`noise` must have a gradient of one mode, a number; got shape \(2,\)", ValueError),
-        (lambda: mode(density=0.3), r"`density` must be a frozen scipy.stats distribution or a function of E_h; got 0.3", ValueError),
-        (lambda: mode(density=lambda e: math.exp(-e * e)), r"`density` must integrate to 1; got 1.77245385. Divide", ValueError),
+        (lambda: exact_mode(st.SGD(), curvature=1.0, noise=0.1), r"`noise` must be a st.Noise; got 0.1, "
+                                                                 r"which has no single-mode law. "
+                                                                 r"Give", ValueError),
+        (lambda: exact_mode(st.SGD(), curvature=1.0, noise=DATA), r"has no single-mode law. Give "
+                                                                  r"Noise\(", ValueError),
+        (lambda: mode(gradient=[1.0, 2.0]), r"`noise` must have a gradient of one mode, a number; got shape "
+                                            r"\(2,\)", ValueError),
+        (lambda: mode(density=0.3), r"`density` must be a frozen scipy.stats distribution or a function of "
+                                    r"E_h; got 0.3", ValueError),
+        (lambda: mode(density=lambda e: math.exp(-e * e)), r"`density` must integrate to 1; got 1.77245385. "
+                                                           r"Divide", ValueError),
         (lambda: mode(density=lambda e: 0.0 * e), r"`density` must integrate to 1; got 0", ValueError),
-        (lambda: mode(density=scipy.stats.norm(), hessian_batch=INF), r"got it with hessian_batch=inf. Change `noise`", ValueError),
-        (lambda: mode(density=scipy.stats.norm(), batch=4, hessian_batch=2, coupling="nested"), r"got it with nested batches 4 and 2", ValueError),
-        (lambda: mode(st.Newton(), lam=0.0, hessian_batch=INF), r"The curvature is singular for Newton", ValueError),
+        (lambda: mode(density=scipy.stats.norm(), hessian_batch=INF), r"got it with hessian_batch=inf. "
+                                                                      r"Change `noise`", ValueError),
+        (
+            lambda: mode(density=scipy.stats.norm(), batch=4, hessian_batch=2, coupling="nested"),
+            r"got it with nested batches 4 and 2",
+            ValueError,
+        ),
+        (lambda: mode(st.Newton(), lam=0.0, hessian_batch=INF), r"The curvature is singular for "
+                                                                r"Newton", ValueError),
         (lambda: mode().moment(0, 0.1), r"`order` must be a finite number > 0; got 0", ValueError),
         (lambda: mode().moment(1, -0.1), r"`step` must be a finite number > 0; got -0.1", ValueError),
         (lambda: mode().gain_moment(-1), r"`order` must be", ValueError),
         (lambda: mode().lyapunov(0), r"`step` must be", ValueError),
         (lambda: mode().tail_index(math.nan), r"`step` must be", ValueError),
         (lambda: mode().variance(INF), r"`step` must be", ValueError),
-        (lambda: mode().moment(5000, 0.1), r"order 5000 is finite but exp\(3172\), beyond the largest float", ArithmeticError),
-        (lambda: mode().tail_index(2.5), r"for SGD at step 2.5: E log\|1 - step X\| = 0.2.* >= 0, almost-sure stability ends at step 2.217", st.Unstable),
+        (
+            lambda: mode().moment(5000, 0.1),
+            r"order 5000 is finite but exp\(3172\), beyond the largest float",
+            ArithmeticError,
+        ),
+        (lambda: mode().tail_index(2.5), r"for SGD at step 2.5: E log\|1 - step X\| = 0.2.* >= 0, "
+                                         r"almost-sure stability ends at step 2.217", st.Unstable),
     ],
 )  # fmt: skip
 def test_misuse_is_named(call, message, kind):
@@ -356,7 +462,9 @@ def test_misuse_is_named(call, message, kind):
 def test_a_quadrature_that_fails_raises(monkeypatch):
     found = mode(st.SFN(damping=0.1))
     monkeypatch.setattr(law, "_TOLERANCE", 1e-30)
-    with pytest.raises(ArithmeticError, match=r"The quadrature reached .* of the integrand's size; 1e-30 was asked for"):
+    with pytest.raises(
+        ArithmeticError, match=r"The quadrature reached .* of the integrand's size; 1e-30 was asked for"
+    ):
         found.lyapunov(0.1)
 
 
@@ -368,7 +476,10 @@ def test_error_estimates_are_honest():
         return law.pdf(x) * math.log(abs(1 - 1.3 * x / (abs(x) + 0.01)))
 
     pole = 0.01 / 0.3  # where 1.3 x = x + 0.01
-    parts = (scipy.integrate.quad(log, a, b, epsabs=1e-13, limit=500)[0] for a, b in ((-3, 0), (0, pole), (pole, 1), (1, 4)))
+    parts = (
+        scipy.integrate.quad(log, a, b, epsabs=1e-13, limit=500)[0]
+        for a, b in ((-3, 0), (0, pole), (pole, 1), (1, 4))
+    )
     estimate = found.lyapunov(1.3)
     assert abs(estimate.value - sum(parts)) < 1e-11
     assert 0 < estimate.error < 1e-11

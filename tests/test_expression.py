@@ -82,7 +82,11 @@ class TestDerivatives:
         sympy = pytest.importorskip("sympy")
         F = st.expression(text)
         symbols = sympy.symbols(F.variables, real=True)
-        names = {name: getattr(sympy, {"abs": "Abs", "ln": "log"}.get(name, name)) for name in KNOWN if not name.startswith("arc")}
+        names = {
+            name: getattr(sympy, {"abs": "Abs", "ln": "log"}.get(name, name))
+            for name in KNOWN
+            if not name.startswith("arc")
+        }
         known = {"e": sympy.E, "pi": sympy.pi, **names, **dict(zip(F.variables, symbols, strict=True))}
         formula = eval(text.replace("^", "**"), known)  # noqa: S307 (this file's own text, in Python's own grammar)
         point = 0.4 + np.random.default_rng(1).random(F.dim)
@@ -90,7 +94,9 @@ class TestDerivatives:
         gradient = [float(sympy.diff(formula, s).subs(at).doit().evalf(25)) for s in symbols]
         np.testing.assert_allclose(F.gradient(point), gradient, rtol=1e-12, atol=1e-13)
         if F.dim <= 3:
-            hessian = [[float(sympy.diff(formula, a, b).subs(at).doit().evalf(25)) for b in symbols] for a in symbols]
+            hessian = [
+                [float(sympy.diff(formula, a, b).subs(at).doit().evalf(25)) for b in symbols] for a in symbols
+            ]
             np.testing.assert_allclose(F.hessian(point), hessian, rtol=1e-11, atol=1e-12)
 
     def test_structure_is_seen(self):
@@ -103,9 +109,15 @@ class TestDerivatives:
 
     def test_axes_are_broadcast(self):
         F, w = st.expression("x^2*y + sin(y)"), np.random.default_rng(0).standard_normal((4, 3, 2))
-        assert (F.value(w).shape, F.gradient(w).shape, F.hessian(w).shape) == ((4, 3), (4, 3, 2), (4, 3, 2, 2))
+        assert (F.value(w).shape, F.gradient(w).shape, F.hessian(w).shape) == (
+            (4, 3),
+            (4, 3, 2),
+            (4, 3, 2, 2),
+        )
         np.testing.assert_array_equal(F.hessian(w)[2, 1], F.hessian(w[2, 1]))
-        np.testing.assert_array_equal(F.third(w, np.array([1.0, 2.0]))[1, 1], F.third(w[1, 1], np.array([1.0, 2.0])))
+        np.testing.assert_array_equal(
+            F.third(w, np.array([1.0, 2.0]))[1, 1], F.third(w[1, 1], np.array([1.0, 2.0]))
+        )
 
     def test_constant_parts_fill_their_shape(self):
         w = np.zeros((5, 2))
@@ -117,12 +129,25 @@ class TestDerivatives:
         import dataclasses
 
         backend = dataclasses.replace(xp_backend, dtype=dtype)
-        F, w = st.expression("exp(-x^2)*sin(3*y)^3 + sqrt(1 + x^2)/(2 + y^2) + abs(x)"), np.random.default_rng(0).standard_normal((6, 2))
+        F, w = (
+            st.expression("exp(-x^2)*sin(3*y)^3 + sqrt(1 + x^2)/(2 + y^2) + abs(x)"),
+            np.random.default_rng(0).standard_normal((6, 2)),
+        )
         here, there = backend.asarray(w), w.astype(dtype)
         for name in ("value", "gradient", "hessian"):
-            np.testing.assert_allclose(backend.host(getattr(F, name)(here)), getattr(F, name)(there), rtol=1e-5 if dtype == "float32" else 1e-12, atol=1e-6)
+            np.testing.assert_allclose(
+                backend.host(getattr(F, name)(here)),
+                getattr(F, name)(there),
+                rtol=1e-5 if dtype == "float32" else 1e-12,
+                atol=1e-6,
+            )
             assert getattr(F, name)(there).dtype == dtype
-        np.testing.assert_allclose(backend.host(F.third(here, here)), F.third(there, there), rtol=1e-4 if dtype == "float32" else 1e-11, atol=1e-5)
+        np.testing.assert_allclose(
+            backend.host(F.third(here, here)),
+            F.third(there, there),
+            rtol=1e-4 if dtype == "float32" else 1e-11,
+            atol=1e-5,
+        )
 
 
 class TestInTheEngine:
@@ -132,8 +157,18 @@ class TestInTheEngine:
         if accelerate:
             pytest.importorskip("numba")
         F, known = st.expression("(x^2 - 1)^2/4 + y^2/2"), st.landscape("double_well")
-        options = {"start": [0.3, 0.5], "t_end": 1.0, "dt": 0.05, "paths": 300, "seed": 3, "accelerate": accelerate}
-        found, expected = (st.simulate(st.Flow(G, method, st.Noise(gradient=0.2), step=0.05), **options).states[-1] for G in (F, known))
+        options = {
+            "start": [0.3, 0.5],
+            "t_end": 1.0,
+            "dt": 0.05,
+            "paths": 300,
+            "seed": 3,
+            "accelerate": accelerate,
+        }
+        found, expected = (
+            st.simulate(st.Flow(G, method, st.Noise(gradient=0.2), step=0.05), **options).states[-1]
+            for G in (F, known)
+        )
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
     def test_it_is_linearized(self):
@@ -248,7 +283,9 @@ class TestRefusals:
     def test_derivatives_that_explode_are_refused_soon(self):
         began = time.perf_counter()
         text = "sin(" + "*".join(f"(1 + x{i}^2*x{i + 1})" for i in range(150)) + ")"
-        with pytest.raises(ValueError, match=f"Hessian of this expression needs more than {LARGEST:,} operations"):
+        with pytest.raises(
+            ValueError, match=f"Hessian of this expression needs more than {LARGEST:,} operations"
+        ):
             st.expression(text)
         assert time.perf_counter() - began < 5
 
@@ -257,9 +294,17 @@ class TestRefusals:
             st.expression("x + y").gradient([1.0, 2.0, 3.0])
 
 
-# -- random formulas ---------------------------------------------------------------------------------------------------
+# -- random formulas -------------------------------------------------------------------------------
 
-SAFE = {"abs": abs, "atan": math.atan, "cos": math.cos, "cosh": math.cosh, "sin": math.sin, "sinh": math.sinh, "tanh": math.tanh}
+SAFE = {
+    "abs": abs,
+    "atan": math.atan,
+    "cos": math.cos,
+    "cosh": math.cosh,
+    "sin": math.sin,
+    "sinh": math.sinh,
+    "tanh": math.tanh,
+}
 
 
 def formulas():
@@ -277,11 +322,25 @@ def formulas():
         return some.one_of(
             pair.map(lambda p: (f"({p[0][0]} + {p[1][0]})", lambda x, y: p[0][1](x, y) + p[1][1](x, y))),
             pair.map(lambda p: (f"({p[0][0]} - {p[1][0]})", lambda x, y: p[0][1](x, y) - p[1][1](x, y))),
-            pair.map(lambda p: (f"{p[0][0]}*{p[1][0]}" if _plain(p) else f"({p[0][0]})*({p[1][0]})", lambda x, y: p[0][1](x, y) * p[1][1](x, y))),
-            pair.map(lambda p: (f"({p[0][0]})/(1 + ({p[1][0]})^2)", lambda x, y: p[0][1](x, y) / (1 + p[1][1](x, y) ** 2))),
+            pair.map(
+                lambda p: (
+                    f"{p[0][0]}*{p[1][0]}" if _plain(p) else f"({p[0][0]})*({p[1][0]})",
+                    lambda x, y: p[0][1](x, y) * p[1][1](x, y),
+                )
+            ),
+            pair.map(
+                lambda p: (
+                    f"({p[0][0]})/(1 + ({p[1][0]})^2)",
+                    lambda x, y: p[0][1](x, y) / (1 + p[1][1](x, y) ** 2),
+                )
+            ),
             inner.map(lambda p: (f"-({p[0]})", lambda x, y: -p[1](x, y))),
-            some.tuples(inner, some.integers(0, 5)).map(lambda p: (f"({p[0][0]})^{p[1]}", lambda x, y: p[0][1](x, y) ** p[1])),
-            some.tuples(inner, some.sampled_from(sorted(SAFE))).map(lambda p: (f"{p[1]}({p[0][0]})", lambda x, y: SAFE[p[1]](p[0][1](x, y)))),
+            some.tuples(inner, some.integers(0, 5)).map(
+                lambda p: (f"({p[0][0]})^{p[1]}", lambda x, y: p[0][1](x, y) ** p[1])
+            ),
+            some.tuples(inner, some.sampled_from(sorted(SAFE))).map(
+                lambda p: (f"{p[1]}({p[0][0]})", lambda x, y: SAFE[p[1]](p[0][1](x, y)))
+            ),
         )
 
     return some.recursive(leaves, grown, max_leaves=12)
@@ -291,7 +350,12 @@ def _plain(pair):
     return all(text.isalnum() for text, _ in pair)
 
 
-QUICK = settings(max_examples=2000, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+QUICK = settings(
+    max_examples=2000,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 
 
 @QUICK
@@ -307,7 +371,8 @@ def test_the_function_is_the_one_that_was_written(formula, x, y):
     except Refused as error:
         assert "not a finite real number" in str(error)  # noqa: PT017
         return
-    # Sums that cancel lose digits where folding takes another order of operations: none is taken, so none are lost.
+    # Sums that cancel lose digits where folding takes another order of operations: none is taken, so none are
+    # lost.
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-9 * max(1.0, abs(expected)))
 
 

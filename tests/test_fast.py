@@ -34,7 +34,7 @@ def same_bits(a, b):
     return np.array_equal(np.ascontiguousarray(a).view(np.uint64), np.ascontiguousarray(b).view(np.uint64))
 
 
-# --- Normals ---------------------------------------------------------------------------------------------------------
+# --- Normals --------------------------------------------------------------------------------------
 
 
 def test_three_million_normals_have_numpys_bits_tails_included():
@@ -56,7 +56,9 @@ def test_any_shape_and_other_draws_in_between(shape):
         _fast.fill(ours, out)
         theirs.standard_normal(out=expected)
         assert same_bits(out, expected)
-        assert ours.random(dtype=np.float32) == theirs.random(dtype=np.float32)  # half a word stays in the generator
+        assert ours.random(dtype=np.float32) == theirs.random(
+            dtype=np.float32
+        )  # half a word stays in the generator
         assert ours.standard_normal() == theirs.standard_normal()
         assert same_state(ours, theirs)
 
@@ -93,7 +95,11 @@ def missing():
     raise ImportError("numba.np.random._constants")
 
 
-@pytest.mark.parametrize("out", [np.empty((3, 4)).T, np.empty(8)[::2], np.empty(4, dtype=np.float32)], ids=["transposed", "strided", "float32"])
+@pytest.mark.parametrize(
+    "out",
+    [np.empty((3, 4)).T, np.empty(8)[::2], np.empty(4, dtype=np.float32)],
+    ids=["transposed", "strided", "float32"],
+)
 def test_an_array_that_cannot_be_filled_is_refused(out):
     with pytest.raises(ValueError, match="C-contiguous float64"):
         _fast.fill(next(generators()), out)
@@ -110,7 +116,7 @@ def test_two_threads_fill_as_one_does():
     assert all(same_bits(a, draw(seed)) for seed, a in enumerate(shared))
 
 
-# --- d = 2 -----------------------------------------------------------------------------------------------------------
+# --- d = 2 ----------------------------------------------------------------------------------------
 
 
 def affine_numpy(noise, x, a, c):
@@ -213,7 +219,7 @@ def test_a_planar_hessian_that_is_not_finite_gives_nan_for_its_path_only(rng, co
     assert same_bits(out[:, good], clean[:, good])
 
 
-# --- 3 <= d ----------------------------------------------------------------------------------------------------------
+# --- 3 <= d ---------------------------------------------------------------------------------------
 
 
 def by_eigh(hessian, v, gain):
@@ -232,7 +238,9 @@ def with_eigenvalues(rng, lams):
 SPECTRA = {
     "random": lambda rng, b, d: rng.standard_normal((b, d)),
     "clustered": lambda rng, b, d: 1 + 1e-9 * rng.standard_normal((b, d)),
-    "two clusters": lambda rng, b, d: np.where(np.arange(d) < d / 2, -1.0, 2.0) + 1e-14 * rng.standard_normal((b, d)),
+    "two clusters": lambda rng, b, d: (
+        np.where(np.arange(d) < d / 2, -1.0, 2.0) + 1e-14 * rng.standard_normal((b, d))
+    ),
     "repeated": lambda rng, b, d: np.broadcast_to(np.where(np.arange(d) % 3, 1.5, -0.5), (b, d)),
     "zero": lambda rng, b, d: np.zeros((b, d)),
     "singular": lambda rng, b, d: np.broadcast_to(np.where(np.arange(d) < 2, 2.0, 0.0), (b, d)),
@@ -265,7 +273,9 @@ def test_eigenvalues_and_the_decomposition_are_right_relative_to_the_norm(rng, s
     assert np.abs(np.linalg.norm(y, axis=1) / np.linalg.norm(v, axis=1) - 1).max() < 1e-14
     found = found.copy()
     assert np.abs(work.backward(y) - v).max() < 2e-14  # Q Q^T v
-    assert np.abs(work.backward(found * y) - np.einsum("bij,bj->bi", h, v)).max() <= 3e-15 * d * norm  # Q L Q^T v
+    assert (
+        np.abs(work.backward(found * y) - np.einsum("bij,bj->bi", h, v)).max() <= 3e-15 * d * norm
+    )  # Q L Q^T v
 
 
 @pytest.mark.parametrize("name", GAINS)
@@ -339,7 +349,9 @@ def test_strides_and_readonly_arrays_and_the_upper_triangle_do_not_matter(rng):
     planes[..., ::2], rows[..., ::2] = h.transpose(1, 2, 0), v.T
     planes[np.triu_indices(5, 1)] = np.nan  # never read
     planes.flags.writeable = rows.flags.writeable = False
-    assert same_bits(_fast.spectral_apply(planes[..., ::2].transpose(2, 0, 1), rows[..., ::2].T, GAINS["SFN"]), whole)
+    assert same_bits(
+        _fast.spectral_apply(planes[..., ::2].transpose(2, 0, 1), rows[..., ::2].T, GAINS["SFN"]), whole
+    )
 
 
 def test_two_threads_precondition_as_one_does(rng):
@@ -362,12 +374,17 @@ def test_misuse_is_named():
         work.backward(np.zeros((5, 3)))
 
 
-# --- Installation ----------------------------------------------------------------------------------------------------
+# --- Installation ---------------------------------------------------------------------------------
 
 
 def test_importing_the_package_imports_no_numba():
     code = "import sys, stability._fast; print('numba' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "False"
+    )
 
 
 def test_a_cache_that_cannot_be_written_only_costs_the_next_compilation(monkeypatch):
@@ -418,4 +435,6 @@ print(lanes.register.cache_info().currsize)
 _fast.spectral_apply(np.eye(3)[None], np.ones((1, 3)), abs)
 print(lanes.register.cache_info().currsize)
 """
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["0", "1"]
+    assert subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split() == ["0", "1"]

@@ -1,4 +1,6 @@
-"""Finite data and non-commuting noise: the linear theory against closed forms of the literature and brute force over all minibatches."""
+"""Finite data and non-commuting noise: the linear theory against closed forms of the literature and brute
+force over all minibatches.
+"""
 
 import itertools
 
@@ -57,7 +59,9 @@ CASES = [(b, False) for b in (1, 2, 3, 6, 7)] + [(b, True) for b in (1, 2, 4)]
 def test_the_mean_square_limit_from_data_is_the_closed_form_of_ma_and_ying(batch, replacement):
     X, y = table(0.0)
     p = 1 / batch if replacement else (SAMPLES - batch) / (batch * (SAMPLES - 1))
-    assert st.linearize(sgd(X, y, batch, replacement)).step_limit() == pytest.approx(ma_ying_limit(X, p), rel=1e-8)
+    assert st.linearize(sgd(X, y, batch, replacement)).step_limit() == pytest.approx(
+        ma_ying_limit(X, p), rel=1e-8
+    )
 
 
 @pytest.mark.parametrize(("batch", "replacement"), CASES)
@@ -65,7 +69,9 @@ def test_the_second_moment_over_all_minibatches_stops_contracting_exactly_at_tha
     X, y = table(0.0)
     limit = st.linearize(sgd(X, y, batch, replacement)).step_limit()
     hessians = batch_hessians(X, batch, replacement)
-    below, at, above = (second_moment_radius(hessians, factor * limit) for factor in (1 - 1e-4, 1.0, 1 + 1e-4))
+    below, at, above = (
+        second_moment_radius(hessians, factor * limit) for factor in (1 - 1e-4, 1.0, 1 + 1e-4)
+    )
     assert below < 1 - 1e-5
     assert at == pytest.approx(1, abs=1e-9)
     assert above > 1 + 1e-5
@@ -81,13 +87,19 @@ def test_the_limit_grows_with_the_batch_up_to_that_of_full_gradient_descent():
 
 def test_a_larger_table_with_many_directions_has_the_same_closed_form():
     rng = np.random.default_rng(12)
-    X = rng.standard_normal((60, 8)) @ np.diag(np.geomspace(1, 0.05, 8))  # 36 second moments: the sparse eigensolver
+    X = rng.standard_normal((60, 8)) @ np.diag(
+        np.geomspace(1, 0.05, 8)
+    )  # 36 second moments: the sparse eigensolver
     limit = st.linearize(sgd(X, X @ rng.standard_normal(8), 4, False)).step_limit()
     assert limit == pytest.approx(ma_ying_limit(X, 56 / (4 * 59)), rel=1e-8)
 
 
-def brute_force_covariance(X: np.ndarray, y: np.ndarray, batch: int, replacement: bool, step: float) -> np.ndarray:
-    """Stationary covariance of minibatch SGD from all minibatches: ``M = E[B M B^T] + step^2 E[g_B g_B^T]``."""
+def brute_force_covariance(
+    X: np.ndarray, y: np.ndarray, batch: int, replacement: bool, step: float
+) -> np.ndarray:
+    """Stationary covariance of minibatch SGD from all minibatches: ``M = E[B M B^T] + step^2 E[g_B
+    g_B^T]``.
+    """
     w, chosen = np.linalg.lstsq(X, y)[0], minibatches(batch, replacement)
     gradients = np.mean((X[chosen] @ w - y[chosen])[..., None] * X[chosen], axis=1)
     factors = np.eye(DIM) - step * batch_hessians(X, batch, replacement)
@@ -101,10 +113,12 @@ def test_the_stationary_covariance_of_minibatch_sgd_on_least_squares_is_exact(ba
     X, y = table(0.7)
     limit = st.linearize(sgd(X, y, batch, replacement)).step_limit()
     flow = sgd(X, y, batch, replacement, step=0.5 * limit)
-    assert st.linearize(flow).covariance("discrete") == pytest.approx(brute_force_covariance(X, y, batch, replacement, flow.step), rel=1e-9)
+    assert st.linearize(flow).covariance("discrete") == pytest.approx(
+        brute_force_covariance(X, y, batch, replacement, flow.step), rel=1e-9
+    )
 
 
-# -- every method, real gradient and Hessian batches, linear in their noise ------------------------------------
+# -- every method, real gradient and Hessian batches, linear in their noise ------------------------
 
 GAMMA = 0.2
 
@@ -145,9 +159,13 @@ def linear_steps(name: str, X: np.ndarray, batch: int, hessian_batch: int, coupl
     return np.array([P @ H + P @ gradient[i] + slopes[j] for i, j in pairs])
 
 
-@pytest.mark.parametrize(("batch", "hessian_batch", "coupling"), [(2, 3, "independent"), (4, 2, "nested"), (3, 3, "nested")])
+@pytest.mark.parametrize(
+    ("batch", "hessian_batch", "coupling"), [(2, 3, "independent"), (4, 2, "nested"), (3, 3, "nested")]
+)
 @pytest.mark.parametrize("name", EVERY)
-def test_every_methods_mean_square_limit_is_that_of_all_pairs_of_minibatches_to_first_order(name, batch, hessian_batch, coupling):
+def test_every_methods_mean_square_limit_is_that_of_all_pairs_of_minibatches_to_first_order(
+    name, batch, hessian_batch, coupling
+):
     X, y = table(0.0)
     F = st.least_squares(X, y)
     noise = st.Noise.from_data(F, None, batch, hessian_batch=hessian_batch, coupling=coupling)
@@ -157,7 +175,7 @@ def test_every_methods_mean_square_limit_is_that_of_all_pairs_of_minibatches_to_
     assert radius == pytest.approx(1, abs=1e-6)
 
 
-# -- gradient noise that does not commute with the curvature ---------------------------------------------------
+# -- gradient noise that does not commute with the curvature ---------------------------------------
 
 STEP, DAMPING = 0.3, 0.2
 HESSIAN = st.quadratic([2.0, 0.9, 0.3, 0.05], rotation_seed=3).hessian(np.zeros(4))
@@ -180,7 +198,10 @@ def preconditioners() -> dict[str, tuple[st.Method, np.ndarray]]:
         "damped Newton": (st.DampedNewton(damping=DAMPING), scipy.linalg.inv(HESSIAN + DAMPING * eye)),
         "SFN": (st.SFN(damping=DAMPING), sfn),
         "LRSFN": (st.LRSFN(rank=2, damping=DAMPING), kept @ sfn + (eye - kept) / DAMPING),
-        "LRSFN, flat tail": (st.LRSFN(rank=2, damping=DAMPING, tail="flat"), kept @ sfn + (eye - kept) / (0.3 + DAMPING)),
+        "LRSFN, flat tail": (
+            st.LRSFN(rank=2, damping=DAMPING, tail="flat"),
+            kept @ sfn + (eye - kept) / (0.3 + DAMPING),
+        ),
     }
 
 
@@ -198,7 +219,9 @@ def test_the_noise_of_these_tests_does_not_commute_with_the_curvature():
 def test_the_continuous_covariance_solves_the_lyapunov_equation_of_mandt_hoffman_and_blei(preconditioned):
     linear, P = preconditioned
     expected = scipy.linalg.solve_continuous_lyapunov(P @ HESSIAN, STEP * P @ (SIGMA / 2) @ P.T)
-    assert linear.covariance("continuous") == pytest.approx(expected, rel=1e-10, abs=1e-12 * np.abs(expected).max())
+    assert linear.covariance("continuous") == pytest.approx(
+        expected, rel=1e-10, abs=1e-12 * np.abs(expected).max()
+    )
 
 
 def test_the_discrete_covariance_solves_the_equation_of_liu_ziyin_and_ueda(preconditioned):
@@ -207,12 +230,16 @@ def test_the_discrete_covariance_solves_the_equation_of_liu_ziyin_and_ueda(preco
     A, eye = P @ HESSIAN, np.eye(4)
     system = np.kron(A, eye) + np.kron(eye, A) - STEP * np.kron(A, A)
     expected = np.linalg.solve(system, (STEP * P @ (SIGMA / 2) @ P.T).ravel()).reshape(4, 4)
-    assert linear.covariance("discrete") == pytest.approx(expected, rel=1e-10, abs=1e-12 * np.abs(expected).max())
+    assert linear.covariance("discrete") == pytest.approx(
+        expected, rel=1e-10, abs=1e-12 * np.abs(expected).max()
+    )
 
 
 def test_the_chain_with_half_the_time_step_lies_between_the_two(preconditioned):
     linear, P = preconditioned
     A = P @ HESSIAN
     S, dt = linear.covariance("chain", 0.5 * STEP), 0.5 * STEP
-    assert A @ S + S @ A.T - dt * A @ S @ A.T == pytest.approx(STEP * P @ (SIGMA / 2) @ P.T, rel=1e-9, abs=1e-11)
+    assert A @ S + S @ A.T - dt * A @ S @ A.T == pytest.approx(
+        STEP * P @ (SIGMA / 2) @ P.T, rel=1e-9, abs=1e-11
+    )
     assert np.trace(linear.covariance("continuous")) < np.trace(S) < np.trace(linear.covariance("discrete"))

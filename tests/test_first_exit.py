@@ -1,4 +1,6 @@
-"""Leaving a critical point: simulated exits against the exact law of the chain, censoring by hand and against SciPy, and every refusal."""
+"""Leaving a critical point: simulated exits against the exact law of the chain, censoring by hand and against
+SciPy, and every refusal.
+"""
 
 import math
 from dataclasses import replace
@@ -34,7 +36,12 @@ def saddle(name, dim, sigma=SIGMA, step=STEP):
     method = METHODS[name][0]
     if method.rank is not None and dim < 3:
         method = st.LRSFN(rank=min(method.rank, dim), damping=0.1)
-    return st.Flow(st.quadratic(SPECTRA[dim], rotation_seed=5 if dim > 1 else None), method, st.Noise(gradient=sigma), step=step)
+    return st.Flow(
+        st.quadratic(SPECTRA[dim], rotation_seed=5 if dim > 1 else None),
+        method,
+        st.Noise(gradient=sigma),
+        step=step,
+    )
 
 
 @cache
@@ -45,7 +52,13 @@ def left(name, dim, level):
     return st.escape(saddle(name, dim), radius=0.5, along=along, paths=PATHS, seed=seed, level=level, dt=dt)
 
 
-CASES = [(name, dim, level) for name in METHODS for dim in (1, 2, 3) for level in ("sde", "iteration") if not (name == "LRSFN tail" and dim == 1)]
+CASES = [
+    (name, dim, level)
+    for name in METHODS
+    for dim in (1, 2, 3)
+    for level in ("sde", "iteration")
+    if not (name == "LRSFN tail" and dim == 1)
+]
 
 
 class TestAgainstTheLaw:
@@ -63,7 +76,11 @@ class TestAgainstTheLaw:
     @pytest.mark.parametrize("level", ["sde", "iteration"])
     def test_a_wrong_rate_or_noise_is_far_outside(self, level):
         found = left("SFN", 3, level)
-        for wrong in (replace(found, rate=1.4 * found.rate), replace(found, diffusion=2 * found.diffusion), replace(found, radius=0.8 * found.radius)):
+        for wrong in (
+            replace(found, rate=1.4 * found.rate),
+            replace(found, diffusion=2 * found.diffusion),
+            replace(found, radius=0.8 * found.radius),
+        ):
             assert abs(wrong.z) > 6
             assert wrong.kolmogorov_smirnov[1] < 1e-6
 
@@ -72,7 +89,9 @@ class TestAgainstTheLaw:
         found = st.escape(flow, radius=3.0, paths=20000, seed=1, level="iteration")
         value, error = found.mean
         assert value - found.mode.mean > 100 * error  # the iteration is not the equation
-        assert value - found.mode.chain(0.5).mean > 30 * error  # nor is it that equation watched every step, corrected to first order
+        assert (
+            value - found.mode.chain(0.5).mean > 30 * error
+        )  # nor is it that equation watched every step, corrected to first order
         assert abs(found.z) < 4
         assert found.kolmogorov_smirnov[1] > 1e-3
 
@@ -92,7 +111,12 @@ class TestAgainstTheLaw:
 
     def test_correlated_noise_is_projected(self):
         covariance = np.array([[0.5, 0.3], [0.3, 0.4]])
-        flow = st.Flow(st.quadratic([1.0, -0.3], rotation_seed=1), st.SFN(damping=0.2), st.Noise(gradient=covariance), step=0.05)
+        flow = st.Flow(
+            st.quadratic([1.0, -0.3], rotation_seed=1),
+            st.SFN(damping=0.2),
+            st.Noise(gradient=covariance),
+            step=0.05,
+        )
         found = st.escape(flow, radius=1.0, along="unstable", paths=4000, seed=8)
         v = found.along
         assert found.diffusion == pytest.approx(0.05 * (v @ covariance @ v) / 0.5**2)
@@ -111,12 +135,21 @@ class TestTheNumbersAreSimulates:
         )  # fmt: skip
         np.testing.assert_array_equal(found.times[:paths], ens.exit_times)
 
-    @pytest.mark.parametrize(("name", "dim"), [("coupled_quartic", 2), ("coupled_quartic", 3), ("double_well", 2)])
+    @pytest.mark.parametrize(
+        ("name", "dim"), [("coupled_quartic", 2), ("coupled_quartic", 3), ("double_well", 2)]
+    )
     def test_ball_on_a_landscape(self, name, dim):
         F = st.landscape(name, dim=dim)
         flow = st.Flow(F, st.SFN(damping=0.1), st.Noise(gradient=0.2), step=0.05)
         found = st.escape(flow, np.zeros(dim), radius=0.4, paths=300, seed=1, t_end=4.0)
-        ens = st.simulate(flow, start=np.zeros(dim), t_end=4.0, paths=300, seed=1, exit=lambda w: np.sum(w * w, axis=-1) < 0.16)
+        ens = st.simulate(
+            flow,
+            start=np.zeros(dim),
+            t_end=4.0,
+            paths=300,
+            seed=1,
+            exit=lambda w: np.sum(w * w, axis=-1) < 0.16,
+        )
         np.testing.assert_array_equal(found.times, ens.exit_times)
         assert 0 < found.left.sum() < 300
         sizes = np.linalg.norm(found.exits[found.left], axis=1)
@@ -141,7 +174,9 @@ def looped(growth, spread, radius, steps):
     y = np.linspace(-radius, radius, 2001)
     weights = np.full(len(y), y[1] - y[0])
     weights[[0, -1]] *= 0.5
-    kernel = np.exp(-0.5 * ((y - growth * y[:, None]) / spread) ** 2) / (math.sqrt(2 * math.pi) * spread) * weights
+    kernel = (
+        np.exp(-0.5 * ((y - growth * y[:, None]) / spread) ** 2) / (math.sqrt(2 * math.pi) * spread) * weights
+    )
     u, shares = np.ones(len(y)), [1.0]
     for _ in range(steps):
         u = kernel @ u
@@ -154,13 +189,20 @@ class TestChainExit:
     def test_it_is_the_iterated_kernel(self, rate, dt):
         mode = exit_time(rate=rate, diffusion=0.4, radius=1.5)
         found = ChainExit(mode, dt, 60)
-        np.testing.assert_allclose(found.survival(np.arange(61)), looped(1 + rate * dt, math.sqrt(0.4 * dt), 1.5, 60), rtol=0, atol=3e-6)
+        np.testing.assert_allclose(
+            found.survival(np.arange(61)),
+            looped(1 + rate * dt, math.sqrt(0.4 * dt), 1.5, 60),
+            rtol=0,
+            atol=3e-6,
+        )
 
     def test_two_steps_are_a_bivariate_normal_probability(self):
         mode, dt = exit_time(rate=0.7, diffusion=0.6, radius=1.1), 0.4
         g, s = 1.28, 0.6 * 0.4
         covariance = s * np.array([[1, g], [g, g * g + 1]])
-        square = scipy.stats.multivariate_normal(np.zeros(2), covariance).cdf([1.1, 1.1], lower_limit=[-1.1, -1.1])
+        square = scipy.stats.multivariate_normal(np.zeros(2), covariance).cdf(
+            [1.1, 1.1], lower_limit=[-1.1, -1.1]
+        )
         assert ChainExit(mode, dt, 5).survival(2) == pytest.approx(square, abs=1e-7)
 
     def test_without_memory_it_is_geometric(self):
@@ -172,13 +214,17 @@ class TestChainExit:
         assert found.mean(10**6) == pytest.approx(1 / (1 - stay), rel=1e-12)
 
     def test_an_overshooting_chain_has_the_law_of_its_size(self):
-        over, under = (ChainExit(exit_time(rate=rate, diffusion=0.3, radius=1.0), 1.0, 100) for rate in (-1.6, -0.4))
+        over, under = (
+            ChainExit(exit_time(rate=rate, diffusion=0.3, radius=1.0), 1.0, 100) for rate in (-1.6, -0.4)
+        )
         np.testing.assert_allclose(over.survival(np.arange(100)), under.survival(np.arange(100)), rtol=1e-12)
 
     def test_a_trapped_chain_is_geometric_after_it_has_settled(self):
         mode = exit_time(rate=-1.0, diffusion=0.1, radius=1.0)
         found = ChainExit(mode, 0.1, 10**7)
-        assert 40 / -math.log(0.9) + 50 <= len(found._shares) < 2000  # constant ratios are not trusted before the chain has relaxed
+        assert (
+            40 / -math.log(0.9) + 50 <= len(found._shares) < 2000
+        )  # constant ratios are not trusted before the chain has relaxed
         late = found.survival(np.array([10**5, 2 * 10**5, 3 * 10**5]))
         assert late[1] / late[0] == pytest.approx(late[2] / late[1], rel=1e-12)
         assert found.mean(10**7) == pytest.approx(0.1 * np.sum(found.survival(np.arange(10**7))), rel=1e-9)
@@ -192,7 +238,9 @@ class TestChainExit:
 
     @pytest.mark.parametrize("rate", [-0.4, 0.0, 0.6])
     def test_it_tends_to_the_continuous_law_and_the_correction_misses_a_quarter_of_a_step(self, rate):
-        """Wald: ``E T = ((R + rho s)^2 + s^2 / 4) / D`` for a random walk, where `ExitTime.monitored` keeps the square alone."""
+        """Wald: ``E T = ((R + rho s)^2 + s^2 / 4) / D`` for a random walk, where `ExitTime.monitored` keeps
+        the square alone.
+        """
         mode, gaps = exit_time(rate=rate, diffusion=0.5, radius=1.0), []
         for dt in (0.04, 0.02, 0.01):
             found = ChainExit(mode, dt, 10**6)
@@ -208,7 +256,9 @@ class TestChainExit:
         t = 3000.0
         law = mode.chain(0.01)
         assert found.survival([0, round(t / 0.01)]) == pytest.approx([1, law.survival(t + 0.0025)], rel=1e-12)
-        assert found.mean(round(t / 0.01)) == pytest.approx(quad(law.survival, 0, t, epsrel=1e-10, limit=300)[0], rel=1e-5)
+        assert found.mean(round(t / 0.01)) == pytest.approx(
+            quad(law.survival, 0, t, epsrel=1e-10, limit=300)[0], rel=1e-5
+        )
         assert found.mean(10**9) == pytest.approx(law.mean + 0.0025, rel=1e-9)
 
     @pytest.mark.parametrize(("rate", "dt"), [(-0.8, 0.02), (0.0, 0.02), (1.0, 0.02), (0.3, 0.1)])
@@ -218,20 +268,28 @@ class TestChainExit:
         assert close.form == "diffusing"
         gap = np.abs(close.survival(k) - exact.survival(k)).max()
         assert gap < 5e-4
-        assert gap < np.abs(mode.chain(dt).survival(k * dt) - exact.survival(k)).max() / 8  # without the quarter of a step
+        assert (
+            gap < np.abs(mode.chain(dt).survival(k * dt) - exact.survival(k)).max() / 8
+        )  # without the quarter of a step
         for steps in (20, 100, 10**6):
             assert close.mean(steps) == pytest.approx(exact.mean(steps), abs=0.05 * dt)
 
     @pytest.mark.parametrize(("push", "gap"), [(0.55, 4e-4), (1.0, 1e-4), (2.0, 1e-5), (10.0, 1e-9)])
     def test_a_path_that_is_driven_out_seldom_comes_back(self, monkeypatch, push, gap):
-        """Rate 1, radius 1, noise of a step 1/59 and drift at the edge `push` times that: off by `gap`, where the continuity correction is off by more."""
+        """Rate 1, radius 1, noise of a step 1/59 and drift at the edge `push` times that: off by `gap`, where
+        the continuity correction is off by more.
+        """
         dt = push / 59
-        exact, close = in_closed_form(monkeypatch, exit_time(rate=1.0, diffusion=1 / 59**2 / dt, radius=1.0), dt)
+        exact, close = in_closed_form(
+            monkeypatch, exit_time(rate=1.0, diffusion=1 / 59**2 / dt, radius=1.0), dt
+        )
         assert close.form == "driven"
         k = np.arange(int(12 / dt))
         np.testing.assert_allclose(close.survival(k), exact.survival(k), rtol=0, atol=gap)
         for steps in (int(2 / dt), 10**5):
-            assert close.mean(steps) == pytest.approx(exact.mean(steps), abs=2 * gap)  # the law is about 2 / rate wide
+            assert close.mean(steps) == pytest.approx(
+                exact.mean(steps), abs=2 * gap
+            )  # the law is about 2 / rate wide
         if push >= 1:
             assert np.abs(exact.mode.chain(dt).survival((k + 0.25) * dt) - exact.survival(k)).max() > 3 * gap
 
@@ -269,19 +327,31 @@ def watched(times, seen, t_end, dt=1.0):
     """An Escape of these exits (nan: censored at `seen`)."""
     base = left("SGD", 1, "sde")
     times, seen = np.asarray(times, dtype=float), np.asarray(seen, dtype=float)
-    return replace(base, times=times, seen=seen, exits=np.full((len(times), 1), np.nan), lost=np.isnan(times) & (seen < t_end), t_end=t_end, dt=dt)
+    return replace(
+        base,
+        times=times,
+        seen=seen,
+        exits=np.full((len(times), 1), np.nan),
+        lost=np.isnan(times) & (seen < t_end),
+        t_end=t_end,
+        dt=dt,
+    )
 
 
 class TestKaplanMeier:
     def test_seven_paths_by_hand(self):
-        """Exits at 1, 2, 2 and 4; given up at 2 and 3; one watched to 5. The one given up at 2 was there when two left. Of each twenty."""
+        """Exits at 1, 2, 2 and 4; given up at 2 and 3; one watched to 5. The one given up at 2 was there when
+        two left. Of each twenty.
+        """
         gone, kept = [1, 2, 2, 4], [2, 3, 5]
         found = watched(np.tile(gone + [math.nan] * 3, 20), np.tile(gone + kept, 20), 5.0)
         moments, survival, error = found.curve
         np.testing.assert_array_equal(moments, [0, 1, 2, 4])
         np.testing.assert_allclose(survival, [1, 6 / 7, 4 / 7, 2 / 7], rtol=1e-14)  # 1 of 7, 2 of 6, 1 of 2
         terms = [Fraction(1, 20 * 7 * 6), Fraction(2, 20 * 6 * 4), Fraction(1, 20 * 2 * 1)]
-        np.testing.assert_allclose(error[1:], [survival[k + 1] * math.sqrt(sum(terms[: k + 1])) for k in range(3)], rtol=1e-14)
+        np.testing.assert_allclose(
+            error[1:], [survival[k + 1] * math.sqrt(sum(terms[: k + 1])) for k in range(3)], rtol=1e-14
+        )
         assert found.median == 4
         assert found.survival([0.5, 1, 3.9, 5]) == pytest.approx([1, 6 / 7, 4 / 7, 2 / 7])
         assert np.isnan(found.survival(6))
@@ -291,13 +361,20 @@ class TestKaplanMeier:
 
     def test_it_is_scipys(self):
         rng = np.random.default_rng(1)
-        out, end = rng.integers(1, 30, 200).astype(float), np.minimum(rng.integers(5, 60, 200), 25).astype(float)
+        out, end = (
+            rng.integers(1, 30, 200).astype(float),
+            np.minimum(rng.integers(5, 60, 200), 25).astype(float),
+        )
         found = watched(np.where(out <= end, out, np.nan), np.minimum(out, end), 25.0)
         theirs = scipy.stats.ecdf(scipy.stats.CensoredData.right_censored(np.minimum(out, end), out > end)).sf
         moments, survival, error = found.curve
         np.testing.assert_allclose(survival, theirs.evaluate(moments), rtol=1e-12)
         interval = theirs.confidence_interval(0.5, method="linear")  # survival -+ 0.674 of Greenwood's error
-        np.testing.assert_allclose((interval.high.evaluate(moments) - survival)[1:], scipy.stats.norm.ppf(0.75) * error[1:], rtol=1e-9)
+        np.testing.assert_allclose(
+            (interval.high.evaluate(moments) - survival)[1:],
+            scipy.stats.norm.ppf(0.75) * error[1:],
+            rtol=1e-9,
+        )
 
     def test_with_too_few_watched_the_curve_ends(self):
         found = watched([*range(1, 50), math.nan], [*range(1, 50), 5], 60.0)
@@ -322,12 +399,16 @@ class TestKaplanMeier:
         flow = saddle("SGD", 2)
         for level, seed in (("sde", 7), ("iteration", 8)):
             whole = left("SGD", 2, level)
-            short = st.escape(flow, radius=0.5, along="unstable", paths=PATHS, seed=seed, t_end=10.0, level=level)
+            short = st.escape(
+                flow, radius=0.5, along="unstable", paths=PATHS, seed=seed, t_end=10.0, level=level
+            )
             assert 0.2 < short.left.mean() < 0.8
             assert short.mean[0] < 0.85 * whole.mean[0]
             assert abs(short.z) < 4
             assert short.kolmogorov_smirnov[1] > 1e-3
-            assert short.mean[0] == pytest.approx(np.minimum(np.where(short.left, short.times, 10.0), 10.0).mean())
+            assert short.mean[0] == pytest.approx(
+                np.minimum(np.where(short.left, short.times, 10.0), 10.0).mean()
+            )
             assert short.status == f"{int((~short.left).sum())} of {PATHS} had not left by t_end"
 
     def test_an_exponential_wait_cut_short(self):
@@ -337,7 +418,9 @@ class TestKaplanMeier:
         law = found.mode.chain(0.1)
         restricted = quad(law.survival, 0, 6.0, epsrel=1e-10)[0]
         value, error = found.mean
-        assert found.chain.mean(60) == pytest.approx(restricted, abs=0.06)  # the correction's own error is of the order of dt
+        assert found.chain.mean(60) == pytest.approx(
+            restricted, abs=0.06
+        )  # the correction's own error is of the order of dt
         assert abs(value - found.chain.mean(60)) < 4 * error
         assert value > restricted - 4 * error
 
@@ -367,11 +450,19 @@ class TestKaplanMeier:
 def groups(found, size):
     """The paths of one ensemble as many small ones."""
     for part in np.split(np.arange(len(found.times)), len(found.times) // size):
-        yield replace(found, times=found.times[part], seen=found.seen[part], exits=found.exits[part], lost=found.lost[part])
+        yield replace(
+            found,
+            times=found.times[part],
+            seen=found.seen[part],
+            exits=found.exits[part],
+            lost=found.lost[part],
+        )
 
 
 class TestCalibration:
-    """Under the law itself z has mean 0 and deviation 1, and p is not below its level more often than it says: 150 ensembles of 100 paths."""
+    """Under the law itself z has mean 0 and deviation 1, and p is not below its level more often than it
+    says: 150 ensembles of 100 paths.
+    """
 
     CASES = (
         ("all leave", [-0.5], {"radius": 0.3}, 0.05),
@@ -379,17 +470,28 @@ class TestCalibration:
         ("most are given up", [-1.0, -0.1], {"radius": 0.8, "along": 1, "t_end": 60.0}, 0.1),
     )
 
-    @pytest.mark.parametrize(("spectrum", "options", "step"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+    @pytest.mark.parametrize(
+        ("spectrum", "options", "step"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+    )
     def test_z_and_p(self, spectrum, options, step):
         flow = st.Flow(st.quadratic(spectrum), st.SGD(), st.Noise(gradient=0.5), step=step)
         calibrated(st.escape(flow, paths=15000, seed=11, **options))
 
     def test_given_up_at_random(self):
-        """Every path is given up at an exponential time of 60 % of the mean, if it has not left: three of four are."""
+        """Every path is given up at an exponential time of 60 % of the mean, if it has not left: three of
+        four are.
+        """
         found = st.escape(saddle("SGD", 1), radius=0.5, paths=15000, seed=12)
         end = found.dt * np.ceil(np.random.default_rng(0).exponential(0.6 * found.mean[0], 15000) / found.dt)
         lost = end < found.times
-        calibrated(replace(found, times=np.where(lost, np.nan, found.times), seen=np.where(lost, end, found.seen), lost=lost))
+        calibrated(
+            replace(
+                found,
+                times=np.where(lost, np.nan, found.times),
+                seen=np.where(lost, end, found.seen),
+                lost=lost,
+            )
+        )
 
 
 def calibrated(found):
@@ -405,7 +507,12 @@ def calibrated(found):
 class TestBounds:
     def test_a_ball_lies_between(self):
         covariance = np.array([[0.5, 0.2, 0.0], [0.2, 0.4, 0.1], [0.0, 0.1, 0.3]])
-        flow = st.Flow(st.quadratic([0.5, -0.2, -0.1], rotation_seed=3), st.SFN(damping=0.2), st.Noise(gradient=covariance), step=0.05)
+        flow = st.Flow(
+            st.quadratic([0.5, -0.2, -0.1], rotation_seed=3),
+            st.SFN(damping=0.2),
+            st.Noise(gradient=covariance),
+            step=0.05,
+        )
         found = st.escape(flow, radius=1.0, paths=3000, seed=6)
         t = 0.05 * np.arange(0, 120, 4)
         low, high = found.bounds(t)
@@ -428,7 +535,11 @@ class TestBounds:
 
     def test_off_a_quadratic_there_are_none(self):
         flow = st.Flow(st.landscape("coupled_quartic"), st.SGD(), st.Noise(gradient=0.5), step=0.1)
-        with pytest.raises(ValueError, match="`bounds` holds for a quadratic with additive Gaussian noise; here a ball in more than one dimension"):
+        with pytest.raises(
+            ValueError,
+            match="`bounds` holds for a quadratic with additive Gaussian noise; here a ball in more than one "
+            "dimension",
+        ):
             st.escape(flow, radius=0.3, paths=5, seed=0).bounds([1.0])
 
     def test_of_a_slab_there_are_none(self):
@@ -442,7 +553,12 @@ class TestBounds:
         np.testing.assert_allclose(*found.bounds(t), rtol=1e-12)
 
     def test_a_ball_is_left_along_the_unstable_mode(self):
-        flow = st.Flow(st.quadratic([1.0, -0.5, 0.2], rotation_seed=4), st.SFN(damping=0.1), st.Noise(gradient=0.02), step=0.05)
+        flow = st.Flow(
+            st.quadratic([1.0, -0.5, 0.2], rotation_seed=4),
+            st.SFN(damping=0.1),
+            st.Noise(gradient=0.02),
+            step=0.05,
+        )
         found = st.escape(flow, radius=1.0, paths=500, seed=0)
         mode = int(np.argmin(found.eigenvalues))
         assert found.shares.shape == (3, 2)
@@ -455,7 +571,9 @@ class TestStatus:
         flow = st.Flow(st.quadratic([1.0, -0.2]), st.Newton(), st.Noise(gradient=0.02), step=0.1)
         found = st.escape(flow, radius=0.5, along="unstable", paths=50, seed=0, t_end=20.0)
         assert not found.left.any()
-        assert found.status.startswith("nobody left by t_end: there is a survival curve, and no exit time; attracted at rate 1:")
+        assert found.status.startswith(
+            "nobody left by t_end: there is a survival curve, and no exit time; attracted at rate 1:"
+        )
         assert found.mean == (20.0, 0.0)
         assert np.isnan(found.z)
         assert np.isnan(found.median)
@@ -478,9 +596,16 @@ class TestStatus:
     def test_how_far_the_landscape_bends(self):
         flow = st.Flow(st.landscape("double_well"), st.SGD(), st.Noise(gradient=0.1), step=0.05)
         found = st.escape(flow, np.zeros(2), radius=0.5, along="unstable", paths=50, seed=1)
-        assert found.status.endswith("whose drift at the region's edge is off by 0.25 of itself")  # x^3 / x at 1/2
-        damped = st.Flow(st.landscape("double_well"), st.DampedNewton(damping=0.25), st.Noise(gradient=0.1), step=0.01)
-        assert "off by inf" in st.escape(damped, np.zeros(2), radius=0.5, along="unstable", paths=5, seed=1, t_end=0.1).status
+        assert found.status.endswith(
+            "whose drift at the region's edge is off by 0.25 of itself"
+        )  # x^3 / x at 1/2
+        damped = st.Flow(
+            st.landscape("double_well"), st.DampedNewton(damping=0.25), st.Noise(gradient=0.1), step=0.01
+        )
+        assert (
+            "off by inf"
+            in st.escape(damped, np.zeros(2), radius=0.5, along="unstable", paths=5, seed=1, t_end=0.1).status
+        )
 
     @pytest.mark.parametrize(
         ("noise", "along", "reason"),
@@ -508,13 +633,24 @@ class TestStatus:
                 return one._replace(zeta=np.sign(one.zeta) * 0.1)
 
         with pytest.raises(ValueError, match="The second-order law of Signs is not known"):
-            st.escape(st.Flow(st.quadratic([-1.0]), st.SGD(), Signs(gradient=0.1), step=0.1), radius=0.3, paths=20, seed=0)
+            st.escape(
+                st.Flow(st.quadratic([-1.0]), st.SGD(), Signs(gradient=0.1), step=0.1),
+                radius=0.3,
+                paths=20,
+                seed=0,
+            )
 
         class Told(Signs):
             def factors(self, w):
                 return super().factors(w)
 
-        found = st.escape(st.Flow(st.quadratic([-1.0]), st.SGD(), Told(gradient=0.1), step=0.1), radius=0.3, paths=20, seed=0, t_end=5.0)
+        found = st.escape(
+            st.Flow(st.quadratic([-1.0]), st.SGD(), Told(gradient=0.1), step=0.1),
+            radius=0.3,
+            paths=20,
+            seed=0,
+            t_end=5.0,
+        )
         assert found.reason.startswith("the noise draws its own samples")
         assert found.left.any()
 
@@ -526,7 +662,9 @@ class TestStatus:
 
     def test_a_given_direction_is_scaled_and_named(self):
         flow = st.Flow(st.quadratic([-1.0, 0.5]), st.SGD(), st.Noise(gradient=0.5), step=0.1)
-        one, other = (st.escape(flow, radius=0.3, along=along, paths=30, seed=0) for along in ([-3.0, 0.0], "unstable"))
+        one, other = (
+            st.escape(flow, radius=0.3, along=along, paths=30, seed=0) for along in ([-3.0, 0.0], "unstable")
+        )
         np.testing.assert_array_equal(one.times, other.times)
         assert one.rate == other.rate == 1
         assert "along mode 0" in str(one)
@@ -539,7 +677,9 @@ class TestResult:
         again = st.load(st.save(found, tmp_path / "exits"))
         assert str(again) == str(found)
         text = str(found)
-        assert text.startswith("SFN, SDE, dt = 0.025: first exits from |v.(w - at)| < 0.5 along mode 1, to t = ")
+        assert text.startswith(
+            "SFN, SDE, dt = 0.025: first exits from |v.(w - at)| < 0.5 along mode 1, to t = "
+        )
         assert "half of all by t = " in text
         assert "mean of min(T, " in text
         assert "Kolmogorov-Smirnov distance" in text
@@ -564,11 +704,17 @@ class TestResult:
         assert len(axis.get_legend().get_texts()) == 2
 
     def test_the_first_paths_of_more_are_the_same(self):
-        many, few = (st.escape(saddle("SFN", 2), radius=0.5, along="unstable", paths=paths, seed=1, t_end=10.0) for paths in (700, 300))
+        many, few = (
+            st.escape(saddle("SFN", 2), radius=0.5, along="unstable", paths=paths, seed=1, t_end=10.0)
+            for paths in (700, 300)
+        )
         np.testing.assert_array_equal(many.times[:300], few.times)
 
     def test_ctrl_c_keeps_what_was_finished(self, monkeypatch):
-        flow, options = saddle("SFN", 2), {"radius": 0.5, "along": "unstable", "paths": 700, "seed": 1, "t_end": 10.0}
+        flow, options = (
+            saddle("SFN", 2),
+            {"radius": 0.5, "along": "unstable", "paths": 700, "seed": 1, "t_end": 10.0},
+        )
         whole, made = st.escape(flow, **options), []
         init = Track.__init__
 
@@ -580,7 +726,9 @@ class TestResult:
 
         monkeypatch.setattr(Track, "__init__", interrupted)
         stop = 2
-        with pytest.raises(st.Interrupted, match=r"the 256 paths that were finished are in this exception's `\.result`") as error:
+        with pytest.raises(
+            st.Interrupted, match=r"the 256 paths that were finished are in this exception's `\.result`"
+        ) as error:
             st.escape(flow, **options)
         np.testing.assert_array_equal(error.value.result.times, whole.times[:256])
         made.clear()
@@ -610,7 +758,10 @@ class TestMessages:
             ({"level": "ode"}, "`level` must be one of sde, iteration; got 'ode'"),
             ({"t_end": 0.25}, r"`t_end` must be a multiple of the time step 0\.1; got 0\.25"),
             ({"t_end": -1.0}, "`t_end` must be a finite number > 0"),
-            ({"t_end": 1e7, "paths": 10**4}, r"`t_end` = 1e\+07 is 1e\+08 time steps of 10000 paths; at most 1e\+11 path-steps are taken"),
+            (
+                {"t_end": 1e7, "paths": 10**4},
+                r"`t_end` = 1e\+07 is 1e\+08 time steps of 10000 paths; at most 1e\+11 path-steps are taken",
+            ),
             ({"along": "stable"}, "`along` must be one of unstable; got 'stable'"),
             ({"along": 2}, r"`along` must be an integer >= 0 and <= 1 \(a mode\); got 2"),
             ({"along": [0.0, 0.0]}, "`along` must be a direction, not the zero vector"),
@@ -630,7 +781,9 @@ class TestMessages:
     def test_without_noise_nothing_moves(self):
         for noise in (None, st.Noise(curvature=0.1)):
             flow = st.Flow(st.quadratic([1.0, -0.5]), st.SGD(), noise, step=0.1)
-            with pytest.raises(ValueError, match="No noise moves a path that starts at the critical point: it stays there"):
+            with pytest.raises(
+                ValueError, match="No noise moves a path that starts at the critical point: it stays there"
+            ):
                 st.escape(flow, radius=0.5, paths=10, seed=0)
 
     def test_a_singular_gain(self):

@@ -12,7 +12,9 @@ STATE = np.array([0.9, 0.35])
 
 
 def noisy(objective, method, **options):
-    return st.Flow(objective, method, st.Noise(gradient=0.3, curvature=0.2, reference=[1.0, 0.0], **options), step=0.1)
+    return st.Flow(
+        objective, method, st.Noise(gradient=0.3, curvature=0.2, reference=[1.0, 0.0], **options), step=0.1
+    )
 
 
 def literal_step(flow, H, v):
@@ -52,9 +54,15 @@ def test_the_noise_map_is_the_derivative_of_the_true_step(method, rng):
     flow = noisy(st.landscape("coupled_quartic"), method)
     sample = flow.noise_model.sample(STATE, 1, rng)
     h = 1e-6
-    forward, backward = (flow.update(STATE[None], Sample(*(s * h * part for part in sample))) for s in (1, -1))
+    forward, backward = (
+        flow.update(STATE[None], Sample(*(s * h * part for part in sample))) for s in (1, -1)
+    )
     slope = -(forward - backward)[0] / (2 * h) / flow.step
-    np.testing.assert_allclose(flow.noise(STATE, Sample(*(part[0] for part in sample))), slope, atol=1e-7 * max(1.0, np.abs(slope).max()))
+    np.testing.assert_allclose(
+        flow.noise(STATE, Sample(*(part[0] for part in sample))),
+        slope,
+        atol=1e-7 * max(1.0, np.abs(slope).max()),
+    )
 
 
 @METHODS
@@ -74,7 +82,11 @@ def test_one_iteration_is_the_stated_formula(method, rng):
     moved = flow.update(w, Sample(zeta, Eg, Eh))
     for i in range(4):
         g = flow.objective.gradient(w[i]) + zeta[i] + Eg[i] @ (w[i] - [1.0, 0.0])
-        np.testing.assert_allclose(moved[i], w[i] - flow.step * literal_step(flow, flow.objective.hessian(w[i]) + Eh[i], g), rtol=1e-11)
+        np.testing.assert_allclose(
+            moved[i],
+            w[i] - flow.step * literal_step(flow, flow.objective.hessian(w[i]) + Eh[i], g),
+            rtol=1e-11,
+        )
 
 
 @METHODS
@@ -120,7 +132,9 @@ def test_a_users_own_objective_and_gain_flow():
         def third(self, w, v):
             return (6 * np.asarray(w) * np.asarray(v))[..., None]
 
-    flow = st.Flow(Cubic(), st.Method(gain=lambda x: 1 / np.sqrt(x**2 + 0.25)), st.Noise(gradient=0.1), step=0.1)
+    flow = st.Flow(
+        Cubic(), st.Method(gain=lambda x: 1 / np.sqrt(x**2 + 0.25)), st.Noise(gradient=0.1), step=0.1
+    )
     assert np.isclose(flow.drift([2.0])[0], -10 / np.sqrt(13**2 + 0.25))
     assert np.isclose(st.linearize(flow).rates[0], -1 / np.sqrt(1.25))
 
@@ -144,7 +158,12 @@ def test_the_noise_map_takes_any_sample_even_where_the_model_draws_none():
 
 
 @pytest.mark.parametrize(
-    "ask", [lambda f, w: f.drift(w), lambda f, w: f.jacobian(w), lambda f, w: f.noise(w, f.noise_model.sample(w, 1, np.random.default_rng(0)))]
+    "ask",
+    [
+        lambda f, w: f.drift(w),
+        lambda f, w: f.jacobian(w),
+        lambda f, w: f.noise(w, f.noise_model.sample(w, 1, np.random.default_rng(0))),
+    ],
 )
 def test_at_one_singular_state_the_error_names_the_directions(ask):
     with pytest.raises(ValueError, match="singular for Newton along 2 of 3 directions"):
@@ -158,7 +177,11 @@ def test_an_exact_hessian_may_be_cut_through_equal_eigenvalues(level):
     flow = st.Flow(st.quadratic([1.0, 1.0]), st.LRSFN(rank=1, damping=0.5), noise, step=0.1)
     ens = st.simulate(flow, start=[1.0, 1.0], t_end=8.0, paths=4000, seed=0, level=level)
     assert st.compare(st.linearize(flow), ens).max_z < 4
-    assert np.isfinite(flow.noise([1.0, 1.0], tuple(part[0] for part in noise.sample(np.zeros(2), 1, np.random.default_rng(0))))).all()
+    assert np.isfinite(
+        flow.noise(
+            [1.0, 1.0], tuple(part[0] for part in noise.sample(np.zeros(2), 1, np.random.default_rng(0)))
+        )
+    ).all()
 
 
 @METHODS
@@ -193,7 +216,9 @@ def test_noise_that_draws_its_own_samples_must_say_its_law():
 
 @pytest.mark.parametrize("tail", ["damping", "flat"])
 def test_the_jacobian_on_a_quadratic_needs_no_derivative_of_the_truncation(tail):
-    """Rank 1 of two equal eigenvalues: ``P`` is not differentiable in the Hessian, but the Hessian does not move."""
+    """Rank 1 of two equal eigenvalues: ``P`` is not differentiable in the Hessian, but the Hessian does not
+    move.
+    """
     flow = st.Flow(st.quadratic([1.0, 1.0, 0.5]), st.LRSFN(rank=1, damping=0.1, tail=tail), step=0.1)
     w = np.array([[0.3, -0.2, 0.5], [1.0, 2.0, 3.0]])
     slopes = np.stack([flow.drift(w + e) - flow.drift(w) for e in np.eye(3)], axis=-1)  # the drift is linear

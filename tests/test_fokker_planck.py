@@ -1,4 +1,6 @@
-"""Stationary densities: closed forms, SciPy's quadrature, and ensembles held against the exact law of their own chain."""
+"""Stationary densities: closed forms, SciPy's quadrature, and ensembles held against the exact law of their
+own chain.
+"""
 
 import itertools
 from functools import cache
@@ -25,7 +27,9 @@ def flow(objective=WELL, method=None, noise=None, step=STEP):
 
 def masses(density, edges):
     """Cell masses of a density, by SciPy, normalised."""
-    parts = np.array([quad(density, a, b, epsabs=1e-13, epsrel=1e-12)[0] for a, b in itertools.pairwise(edges)])
+    parts = np.array(
+        [quad(density, a, b, epsabs=1e-13, epsrel=1e-12)[0] for a, b in itertools.pairwise(edges)]
+    )
     return parts / parts.sum()
 
 
@@ -59,7 +63,9 @@ class TestContinuousOnALine:
         assert f"moments of order {found.tail_index:.4g} and more are infinite" in found.status
 
     def test_hessian_noise_too(self):
-        """Newton with a subsampled Hessian: D = step (sigma^2 + (s_g^2 + s_h^2) x^2) / lambda^2, so nu = 1 + 2 / (step s^2 / lambda^2)."""
+        """Newton with a subsampled Hessian: D = step (sigma^2 + (s_g^2 + s_h^2) x^2) / lambda^2, so nu = 1 +
+        2 / (step s^2 / lambda^2).
+        """
         one = flow(st.quadratic([2.0]), st.Newton(), st.Noise(gradient=1.0, curvature=1.0, hessian_batch=2))
         degrees = 1 + 2 / (STEP * 3 / 4)
         law = scipy.stats.t(degrees, scale=np.sqrt(1 / (3 * degrees)))
@@ -76,7 +82,9 @@ class TestContinuousOnALine:
         ids=["SGD", "damped Newton", "Newton"],
     )
     def test_double_well_in_closed_form(self, method, potential, power):
-        """With constant gradient noise 1-D damped Newton's density is ``(F'' + gamma)^2 exp(-2 (gamma F + F'^2 / 2) / eps)``."""
+        """With constant gradient noise 1-D damped Newton's density is ``(F'' + gamma)^2 exp(-2 (gamma F +
+        F'^2 / 2) / eps)``.
+        """
 
         def density(x):
             F, g, h = (x * x - 1) ** 2 / 4, x**3 - x, 3 * x * x - 1
@@ -92,7 +100,9 @@ class TestContinuousOnALine:
             return 2 * (z**3 - z) * (abs(3 * z * z - 1) + 0.3) / STEP
 
         def density(x):
-            return (abs(3 * x * x - 1) + 0.3) ** 2 * np.exp(-quad(slope, 1, x, points=[3**-0.5] if x < 3**-0.5 else None, epsabs=1e-13)[0])
+            return (abs(3 * x * x - 1) + 0.3) ** 2 * np.exp(
+                -quad(slope, 1, x, points=[3**-0.5] if x < 3**-0.5 else None, epsabs=1e-13)[0]
+            )
 
         edges = np.linspace(0, 2, 21)
         found = st.stationary_density(flow(method=st.SFN(damping=0.3)), edges)
@@ -104,7 +114,9 @@ class TestContinuousOnALine:
         found = st.stationary_density(flow(method=st.Newton(), step=0.01), 2)
         at = 3**-0.5
         edges = np.array([-2, -at, at, 2])
-        np.testing.assert_allclose(np.histogram(found.centers[0], edges, weights=found.mass)[0], [0.4, 0.2, 0.4], atol=2e-3)
+        np.testing.assert_allclose(
+            np.histogram(found.centers[0], edges, weights=found.mass)[0], [0.4, 0.2, 0.4], atol=2e-3
+        )
 
     def test_it_is_the_same_on_another_grid(self):
         narrow, wide = (st.stationary_density(flow(), grid, cells=40) for grid in (2.5, (-4, 4)))
@@ -115,8 +127,15 @@ class TestContinuousOnALine:
     def test_units_do_not_matter(self, scale, law):
         """In units of `scale` with gains in units of ``scale^2``: the same law."""
         one = flow(method=st.SFN(damping=0.3))
-        other = flow(st.expression(f"((x/{scale!r})^2 - 1)^2/4"), st.SFN(damping=0.3 / scale**2), st.Noise(gradient=1 / scale))
-        first, second = st.stationary_density(one, 2.2, cells=60, **law), st.stationary_density(other, 2.2 * scale, cells=60, **law)
+        other = flow(
+            st.expression(f"((x/{scale!r})^2 - 1)^2/4"),
+            st.SFN(damping=0.3 / scale**2),
+            st.Noise(gradient=1 / scale),
+        )
+        first, second = (
+            st.stationary_density(one, 2.2, cells=60, **law),
+            st.stationary_density(other, 2.2 * scale, cells=60, **law),
+        )
         np.testing.assert_allclose(second.mass, first.mass, atol=1e-9)
         assert second.covariance[0, 0] == pytest.approx(first.covariance[0, 0] * scale**2, rel=1e-8)
         assert (first.status, second.status) == ("ok", "ok")
@@ -131,7 +150,10 @@ class TestDoubts:
 
     @pytest.mark.parametrize("text", ["cos(x)", "x^3 - x", "0*x"])
     def test_neither_do_these(self, text):
-        assert "no stationary law on the whole line" in st.stationary_density(flow(st.expression(text, ["x"])), 2).status
+        assert (
+            "no stationary law on the whole line"
+            in st.stationary_density(flow(st.expression(text, ["x"])), 2).status
+        )
 
     def test_a_small_grid_says_what_it_misses(self):
         variance = STEP / 4
@@ -142,17 +164,23 @@ class TestDoubts:
 
     def test_an_infinite_variance_is_seen(self):
         """nu = 1 + 2 / (step s^2) = 1.5."""
-        found = st.stationary_density(flow(st.quadratic([1.0]), noise=st.Noise(gradient=1.0, curvature=np.sqrt(20.0))), 30)
+        found = st.stationary_density(
+            flow(st.quadratic([1.0]), noise=st.Noise(gradient=1.0, curvature=np.sqrt(20.0))), 30
+        )
         assert found.tail_index == pytest.approx(1.5, rel=0.02)
         law = scipy.stats.t(1.5, scale=np.sqrt(1 / (40 * 1.5)))
         assert found.lost == pytest.approx(2 * law.sf(30) / (1 - 2 * law.sf(30)), rel=1e-3)
 
     def test_no_noise(self):
-        with pytest.raises(ValueError, match="no stationary density on this grid: there is no noise near w = "):
+        with pytest.raises(
+            ValueError, match="no stationary density on this grid: there is no noise near w = "
+        ):
             st.stationary_density(st.Flow(WELL, st.SGD(), step=STEP), 2)
 
     def test_noise_that_vanishes_at_a_point(self):
-        with pytest.raises(st.Unstable, match=r"the noise vanishes at w = .*, and all of the mass collapses onto that point"):
+        with pytest.raises(
+            st.Unstable, match=r"the noise vanishes at w = .*, and all of the mass collapses onto that point"
+        ):
             st.stationary_density(flow(st.quadratic([1.0]), noise=st.Noise(curvature=1.0)), (-1, 2))
 
     def test_outside_the_domain(self):
@@ -161,7 +189,9 @@ class TestDoubts:
         assert st.stationary_density(flow(st.expression("x - log(x)")), (1e-3, 4)).status == "ok"
 
     def test_noise_that_lets_paths_through_one_way(self):
-        """D vanishes at 3, where the drift is -24: whatever was beyond has left. Below, ``p ~ exp(2 int f / D) / D`` with D = c (x - 3)^2, c = 2 / 40."""
+        """D vanishes at 3, where the drift is -24: whatever was beyond has left. Below, ``p ~ exp(2 int f /
+        D) / D`` with D = c (x - 3)^2, c = 2 / 40.
+        """
         one = flow(st.expression("x^4/4 - x^2/2"), noise=st.Noise(curvature=0.5, reference=[3.0]))
 
         def density(x):
@@ -176,41 +206,66 @@ class TestDoubts:
 
     def test_a_drift_that_overwhelms_the_noise(self):
         """F = |x|^(3/2): the drift falls like a root, the noise like x."""
-        with pytest.raises(st.Unstable, match=r"the drift overwhelms the noise near w = .*, and all mass collapses there"):
-            st.stationary_density(flow(st.expression("abs(x)^1.5"), noise=st.Noise(curvature=1.0, reference=[0.0])), (-1, 2))
+        with pytest.raises(
+            st.Unstable, match=r"the drift overwhelms the noise near w = .*, and all mass collapses there"
+        ):
+            st.stationary_density(
+                flow(st.expression("abs(x)^1.5"), noise=st.Noise(curvature=1.0, reference=[0.0])), (-1, 2)
+            )
 
     def test_exponential_tails_are_not_heavy(self):
-        """``p ~ x^(2 a / eps) exp(-2 x / eps)``: the logarithmic slope, 27 where the density is 1e-20, still grows."""
+        """``p ~ x^(2 a / eps) exp(-2 x / eps)``: the logarithmic slope, 27 where the density is 1e-20, still
+        grows.
+        """
         assert st.stationary_density(flow(st.expression("x - 0.2*log(x)")), (0, 3)).tail_index == np.inf
 
     def test_an_end_of_the_domain_that_paths_reach(self):
         found = st.stationary_density(flow(st.expression("x - 0.01*log(x)")), (0, 3))
-        assert found.status == "the domain ends at 0, and paths reach it: this density is for a reflecting end"
-        np.testing.assert_allclose(found.mass, np.diff(scipy.stats.gamma(1.2, scale=0.05).cdf(found.edges["w1"])), atol=1e-7)
+        assert (
+            found.status == "the domain ends at 0, and paths reach it: this density is for a reflecting end"
+        )
+        np.testing.assert_allclose(
+            found.mass, np.diff(scipy.stats.gamma(1.2, scale=0.05).cdf(found.edges["w1"])), atol=1e-7
+        )
 
     def test_a_density_that_falls_out_of_all_numbers(self):
         """F = x + 1 / x from 0: the exponent runs to minus infinity, and there is nothing to follow."""
         found = st.stationary_density(flow(st.expression("1/x + x")), (0, 5), cells=50)
-        np.testing.assert_allclose(found.mass, masses(lambda x: np.exp(-20 * (x + 1 / x - 2)) if x > 0 else 0.0, found.edges["w1"]), atol=1e-10)
+        np.testing.assert_allclose(
+            found.mass,
+            masses(lambda x: np.exp(-20 * (x + 1 / x - 2)) if x > 0 else 0.0, found.edges["w1"]),
+            atol=1e-10,
+        )
         assert found.density[0] == pytest.approx(0, abs=1e-100)
         with pytest.raises(ValueError, match="`start` must be where the density is not zero"):
             found.passage_time(1e-6, 1)
         wide = st.stationary_density(flow(), (-1.8, 1e4))
-        assert wide.covariance[0, 0] == pytest.approx(st.stationary_density(flow(), (-1.8, 3)).covariance[0, 0], rel=1e-10)
+        assert wide.covariance[0, 0] == pytest.approx(
+            st.stationary_density(flow(), (-1.8, 3)).covariance[0, 0], rel=1e-10
+        )
 
     def test_rounding_in_a_formula_is_not_a_corner(self):
         """Curvatures of 80 that cancel: second derivatives have 1e-12 of rounding where they are small."""
-        found = st.stationary_density(flow(st.expression("x^2/2 + cos(20*x)/5"), st.SFN(damping=0.2)), 4, cells=40)
+        found = st.stationary_density(
+            flow(st.expression("x^2/2 + cos(20*x)/5"), st.SFN(damping=0.2)), 4, cells=40
+        )
         assert found.status == "ok"
         assert found.error < 1e-8
 
     def test_poles_of_the_gain_are_said(self):
         damped = flow(method=st.DampedNewton(damping=0.3))
-        assert "the gain is infinite near w = -0.485, 0.485," in st.stationary_density(damped, 2).status  # the cells of 0.4830
-        assert "infinite near w = 0," in st.stationary_density(flow(st.expression("x^4"), st.Newton()), 2).status
+        assert (
+            "the gain is infinite near w = -0.485, 0.485," in st.stationary_density(damped, 2).status
+        )  # the cells of 0.4830
+        assert (
+            "infinite near w = 0," in st.stationary_density(flow(st.expression("x^4"), st.Newton()), 2).status
+        )
         plane = flow(st.landscape("double_well", dim=2), st.Newton())
         assert "infinite where an eigenvalue is near" in st.stationary_density(plane, 1.8, cells=60).status
-        assert st.stationary_density(flow(plane.objective, st.DampedNewton(damping=1.5)), 1.8, cells=60).status == "ok"
+        assert (
+            st.stationary_density(flow(plane.objective, st.DampedNewton(damping=1.5)), 1.8, cells=60).status
+            == "ok"
+        )
 
     def test_too_little_noise(self):
         with pytest.raises(ValueError, match="The noise is too small for this grid"):
@@ -219,7 +274,9 @@ class TestDoubts:
     def test_a_drift_that_is_infinite_alone(self):
         """F = |x|^(1/2) + x^2: D is constant and p ~ exp(-2 F / eps) has a cusp."""
         found = st.stationary_density(flow(st.expression("sqrt(abs(x)) + x^2"), step=1.0), 3, cells=30)
-        np.testing.assert_allclose(found.mass, masses(lambda x: np.exp(-2 * (np.sqrt(abs(x)) + x * x)), found.edges["w1"]), atol=1e-6)
+        np.testing.assert_allclose(
+            found.mass, masses(lambda x: np.exp(-2 * (np.sqrt(abs(x)) + x * x)), found.edges["w1"]), atol=1e-6
+        )
 
 
 class TestChain:
@@ -235,21 +292,33 @@ class TestChain:
     @pytest.mark.parametrize("method", [st.SGD(), st.SFN(damping=0.5)], ids=lambda m: m.name)
     def test_it_tends_to_continuous_time_at_first_order(self, method):
         limit = st.stationary_density(flow(method=method), 1.8, cells=40)
-        gaps = [variation(st.stationary_density(flow(method=method), 1.8, cells=40, time="chain", dt=dt).mass, limit.mass) for dt in (0.08, 0.04, 0.02)]
+        gaps = [
+            variation(
+                st.stationary_density(flow(method=method), 1.8, cells=40, time="chain", dt=dt).mass,
+                limit.mass,
+            )
+            for dt in (0.08, 0.04, 0.02)
+        ]
         orders = np.log2(gaps[:-1]) - np.log2(gaps[1:])
         assert abs(orders[-1] - 1) < 0.1
         assert abs(orders[0] - 1) < 0.25
 
     def test_rare_passages_keep_the_masses_of_two_wells(self):
-        """A tilted well with a barrier of 20: the masses of the wells are those of the continuous law up to O(dt), by elimination without subtraction."""
+        """A tilted well with a barrier of 20: the masses of the wells are those of the continuous law up to
+        O(dt), by elimination without subtraction.
+        """
         one = flow(st.expression("(x^2 - 1)^2/4 + x/100"), step=0.025)
-        chain, limit = (st.stationary_density(one, 2, cells=20, **law) for law in ({"time": "chain", "dt": 0.01}, {}))
+        chain, limit = (
+            st.stationary_density(one, 2, cells=20, **law) for law in ({"time": "chain", "dt": 0.01}, {})
+        )
         left = [found.mass[:10].sum() / found.mass[10:].sum() for found in (chain, limit)]
         assert limit.mass[:10].sum() > 0.8
         assert left[0] == pytest.approx(left[1], rel=0.05)
 
     def test_passages_as_rare_as_exp_minus_40(self):
-        """Tilted: the wells weigh 3:1 in continuous time. Where linear solvers lose both the weights and the times to rounding."""
+        """Tilted: the wells weigh 3:1 in continuous time. Where linear solvers lose both the weights and the
+        times to rounding.
+        """
         one = flow(st.expression("x^4/4 - x^2/2 + 0.00335*x"), noise=st.Noise(gradient=0.5), step=0.05)
         chain, limit = (st.stationary_density(one, 1.9, cells=20, **law) for law in ({"time": "chain"}, {}))
         left = [found.mass[:10].sum() for found in (chain, limit)]
@@ -267,7 +336,10 @@ class TestChain:
         assert kernel.MOST_NODES <= 4000
         one = flow(st.expression("x^4/4 - x^2/2"), st.Newton())
         monkeypatch.setattr(kernel, "MOST_NODES", 600)
-        assert "no second resolution fits: the accuracy is not known" in st.stationary_density(one, 2, time="chain", cells=40).status
+        assert (
+            "no second resolution fits: the accuracy is not known"
+            in st.stationary_density(one, 2, time="chain", cells=40).status
+        )
 
     def test_a_refinement_that_still_changes_the_law_is_said(self, monkeypatch):
         monkeypatch.setattr(kernel, "_WIDTHS", (40.0, 20.0))
@@ -286,7 +358,9 @@ class TestChain:
         np.testing.assert_allclose(hitting_times(stay, 1 - stay.sum(axis=1), 0.1), times, rtol=1e-12)
 
     def test_elimination_keeps_small_numbers(self):
-        """Two states that swap with 1e-30 and 2e-30: thirds, where subtractions would leave rounding. From the first the second takes 1e30 steps."""
+        """Two states that swap with 1e-30 and 2e-30: thirds, where subtractions would leave rounding. From
+        the first the second takes 1e30 steps.
+        """
         moves = np.array([[1 - 1e-30, 1e-30], [2e-30, 1 - 2e-30]])
         np.testing.assert_allclose(stationary(moves), [2 / 3, 1 / 3], rtol=1e-14)
         np.testing.assert_allclose(hitting_times(np.ones((1, 1)), np.array([1e-30]), 0.5), [5e29], rtol=1e-14)
@@ -298,12 +372,18 @@ class TestChain:
         np.testing.assert_allclose(share, [1 / 3, 1 / 3, 1 / 6, 1 / 6], rtol=1e-12)
 
     def test_states_that_are_never_entered_have_no_mass(self):
-        np.testing.assert_allclose(stationary(np.array([[0.0, 0.0, 1.0], [0.0, 0.5, 0.5], [0.0, 1.0, 0.0]])), [0, 2 / 3, 1 / 3], rtol=1e-14)
+        np.testing.assert_allclose(
+            stationary(np.array([[0.0, 0.0, 1.0], [0.0, 0.5, 0.5], [0.0, 1.0, 0.0]])),
+            [0, 2 / 3, 1 / 3],
+            rtol=1e-14,
+        )
 
     def test_a_step_that_always_leaves_is_brought_to_the_nearest_node(self):
         nodes, mean = np.array([0.0, 1.0, 2.0]), np.array([0.5, 9.0, -7.0])
         moves = np.array([[1.0, 3.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
-        np.testing.assert_array_equal(closed(moves, nodes, mean, np.ones(3)), [[0.25, 0.75, 0], [0, 0, 1], [1, 0, 0]])
+        np.testing.assert_array_equal(
+            closed(moves, nodes, mean, np.ones(3)), [[0.25, 0.75, 0], [0, 0, 1], [1, 0, 0]]
+        )
 
     def test_steps_out_of_the_grid_are_counted(self):
         found = st.stationary_density(flow(st.quadratic([2.0])), 0.3, time="chain")
@@ -323,7 +403,9 @@ CASES = {
     "SGD": flow(),
     "SFN": flow(method=st.SFN(damping=0.3)),
     "SGD, curvature noise": flow(noise=st.Noise(gradient=0.7, curvature=0.4, reference=[0.0])),
-    "SFN, curvature noise": flow(method=st.SFN(damping=0.5), noise=st.Noise(gradient=0.7, curvature=0.3, reference=[0.0])),
+    "SFN, curvature noise": flow(
+        method=st.SFN(damping=0.5), noise=st.Noise(gradient=0.7, curvature=0.3, reference=[0.0])
+    ),
 }
 
 
@@ -339,10 +421,15 @@ class TestEnsembles:
         exact = st.stationary_density(CASES[name], 2.6, time="chain")
         result = exact.total_variation(ensemble(name))
         assert result.agrees
-        assert result.value < result.expected + 4 * 0.31 / np.sqrt(result.samples)  # about four standard deviations: var <= (1 - 2 / pi) / (4 n)
+        assert result.value < result.expected + 4 * 0.31 / np.sqrt(
+            result.samples
+        )  # about four standard deviations: var <= (1 - 2 / pi) / (4 n)
         pooled = exact.total_variation(ensemble(name), bins=12)
         assert pooled.agrees
-        assert abs(ensemble(name).covariance[-1, 0, 0] - exact.covariance[0, 0]) < 4 * ensemble(name).covariance_error[-1, 0, 0]
+        assert (
+            abs(ensemble(name).covariance[-1, 0, 0] - exact.covariance[0, 0])
+            < 4 * ensemble(name).covariance_error[-1, 0, 0]
+        )
 
     def test_a_wrong_density_is_far_outside(self):
         wrong = st.stationary_density(CASES["SGD"], 2.6, time="chain").total_variation(ensemble("SFN"))
@@ -352,7 +439,10 @@ class TestEnsembles:
 
     def test_ignoring_dt_is_seen(self):
         many = ensemble("SGD", 32768)
-        results = [st.stationary_density(CASES["SGD"], 2.6, **law).total_variation(many) for law in ({"time": "chain"}, {})]
+        results = [
+            st.stationary_density(CASES["SGD"], 2.6, **law).total_variation(many)
+            for law in ({"time": "chain"}, {})
+        ]
         excess = [(one.value - one.expected) * np.sqrt(one.samples) / 0.31 for one in results]
         assert excess[0] < 4 < excess[1]
 
@@ -372,7 +462,9 @@ class TestEnsembles:
         rows = np.concatenate([[0], np.searchsorted(np.cumsum(exact.mass), [0.25, 0.5, 0.75]) + 1])
         p = np.add.reduceat(exact.mass, rows)
         assert result.bins == len(p)
-        assert result.expected == pytest.approx(0.5 * sum(np.abs(k / n - q) @ scipy.stats.binom.pmf(k, n, q) for q in p), rel=1e-12)
+        assert result.expected == pytest.approx(
+            0.5 * sum(np.abs(k / n - q) @ scipy.stats.binom.pmf(k, n, q) for q in p), rel=1e-12
+        )
 
     def test_samples_outside_are_counted(self):
         exact = st.stationary_density(CASES["SGD"], 2.6)
@@ -387,7 +479,13 @@ class TestPassage:
         one = st.stationary_density(flow(step=eps), 3)
 
         def inner(y):
-            return quad(lambda z: np.exp(((y * y - 1) ** 2 - (z * z - 1) ** 2) / (2 * eps)), -3, y, epsabs=0, epsrel=1e-11)[0]
+            return quad(
+                lambda z: np.exp(((y * y - 1) ** 2 - (z * z - 1) ** 2) / (2 * eps)),
+                -3,
+                y,
+                epsabs=0,
+                epsrel=1e-11,
+            )[0]
 
         expected = 2 / eps * quad(inner, -1.2, 0.7, epsabs=0, epsrel=1e-10)[0]
         assert one.passage_time(-1.2, 0.7) == pytest.approx(expected, rel=1e-9)
@@ -400,7 +498,9 @@ class TestPassage:
         assert one.passage_time(1, 2) == pytest.approx(3 / 0.5, rel=1e-12)
 
     def test_kramers_is_reached_with_the_known_correction(self):
-        """``T / T_K = 1 + 3 eps / 4 + O(eps^2)``: a quarter (5 V3^2 / 3 V2^3 - V4 / V2^2) at the well, likewise at the top, times eps / 4."""
+        """``T / T_K = 1 + 3 eps / 4 + O(eps^2)``: a quarter (5 V3^2 / 3 V2^3 - V4 / V2^2) at the well,
+        likewise at the top, times eps / 4.
+        """
         ratios = []
         for eps in (0.02, 0.01, 0.005):
             one = st.stationary_density(flow(step=eps), (-1.8, 1.8), cells=100)
@@ -411,7 +511,9 @@ class TestPassage:
         assert 2 * ratios[2] - ratios[1] == pytest.approx(0.75, abs=2e-3)
         assert ratios[0] == pytest.approx(0.75, abs=0.05)
 
-    @pytest.mark.parametrize("method", [st.SFN(damping=0.5), st.DampedNewton(damping=1.5)], ids=lambda m: m.name)
+    @pytest.mark.parametrize(
+        "method", [st.SFN(damping=0.5), st.DampedNewton(damping=1.5)], ids=lambda m: m.name
+    )
     def test_kramers_with_noise_that_depends_on_the_state(self, method):
         """Barrier ``2 int F' / (eps phi)``: gamma dF / (eps / 2), and for SFN twice the largest F'^2 more."""
         eps = 0.01
@@ -433,7 +535,9 @@ class TestPassage:
         """Without any correction for dt: the same steps are simulated."""
         one = flow(step=0.4)
         exact = st.stationary_density(one, 3, time="chain").passage_time(-1, 1)
-        ens = st.simulate(one, start=[-1.0], t_end=400.0, paths=6000, seed=5, exit=lambda w: w[:, 0] < 1, keep="moments")
+        ens = st.simulate(
+            one, start=[-1.0], t_end=400.0, paths=6000, seed=5, exit=lambda w: w[:, 0] < 1, keep="moments"
+        )
         times = ens.exit_times
         assert np.isfinite(times).all()
         assert abs(times.mean() - exact) < 4 * times.std(ddof=1) / np.sqrt(len(times))
@@ -446,11 +550,18 @@ class TestPassage:
         nodes, weights = np.polynomial.hermite_e.hermegauss(120)
         ahead = 0.3 + 0.4 * one.drift([0.3])[0] + 0.4 * nodes  # the spread is sqrt(D dt) = 0.4
         low = np.linspace(-3, 1, 80)
-        times = np.interp(ahead, low, [exact.passage_time(x, 1) for x in low[:-1]] + [exact.passage_time(1 - 1e-9, 1)], right=0.0)
+        times = np.interp(
+            ahead,
+            low,
+            [exact.passage_time(x, 1) for x in low[:-1]] + [exact.passage_time(1 - 1e-9, 1)],
+            right=0.0,
+        )
         assert exact.passage_time(0.3, 1) == pytest.approx(0.4 + weights @ times / weights.sum(), rel=5e-3)
 
     def test_a_chain_watched_at_its_steps_overshoots_as_a_gaussian_walk(self):
-        """Broadie, Glasserman and Kou's 0.5826 sqrt(D dt) takes out the half order: what remains is first order."""
+        """Broadie, Glasserman and Kou's 0.5826 sqrt(D dt) takes out the half order: what remains is first
+        order.
+        """
         one = flow(step=0.2)
         limit = st.stationary_density(one, 3)
         left, bare = [], []
@@ -495,8 +606,14 @@ class TestPlane:
         gaps = []
         for cells in (32, 64, 128):
             found = st.stationary_density(flow(PLANE, step=0.5), 2.6, cells=cells)
-            x, y = np.meshgrid(*[np.linspace(-2.6, 2.6, 10 * cells + 1)[1::2]] * 2, indexing="ij")  # five by five points in each cell
-            exact = np.exp(-4 * PLANE.value(np.stack([x, y], axis=-1))).reshape(cells, 5, cells, 5).sum(axis=(1, 3))
+            x, y = np.meshgrid(
+                *[np.linspace(-2.6, 2.6, 10 * cells + 1)[1::2]] * 2, indexing="ij"
+            )  # five by five points in each cell
+            exact = (
+                np.exp(-4 * PLANE.value(np.stack([x, y], axis=-1)))
+                .reshape(cells, 5, cells, 5)
+                .sum(axis=(1, 3))
+            )
             gaps.append(variation(found.mass, exact / exact.sum()))
             assert found.status == "ok"
         assert abs(np.log2(gaps[1] / gaps[2]) - 2) < 0.15
@@ -506,7 +623,9 @@ class TestPlane:
 
     @pytest.mark.parametrize("correlated", [False, True], ids=["diagonal noise", "correlated noise"])
     def test_a_linear_flow_has_its_gaussian_and_its_current(self, correlated):
-        """P and the noise do not commute with the Hessian: a current ``(A + D S^-1 / 2) w p`` turns around the minimum."""
+        """P and the noise do not commute with the Hessian: a current ``(A + D S^-1 / 2) w p`` turns around
+        the minimum.
+        """
         covariance = np.array([[1.0, 0.6], [0.6, 2.0]]) if correlated else np.diag([1.0, 3.0])
         one = flow(st.quadratic([1.0, 0.4], rotation_seed=3), noise=st.Noise(gradient=covariance), step=0.1)
         linear = st.linearize(one)
@@ -517,7 +636,9 @@ class TestPlane:
             gaps.append(np.abs(found.covariance - exact).max() / exact.max())
             points = np.stack(np.meshgrid(*found.centers, indexing="ij"), axis=-1)
             matrix = one.jacobian(np.zeros(2)) + 0.5 * one.diffusion(np.zeros(2)) @ np.linalg.inv(exact)
-            current = (points @ matrix.T) * scipy.stats.multivariate_normal([0, 0], exact).pdf(points)[..., None]
+            current = (points @ matrix.T) * scipy.stats.multivariate_normal([0, 0], exact).pdf(points)[
+                ..., None
+            ]
             turns.append(np.abs(found.current - current).max() / np.abs(current).max())
         assert gaps[1] < 0.02
         assert np.log2(gaps[0] / gaps[1]) > 1.6
@@ -526,7 +647,9 @@ class TestPlane:
         np.testing.assert_allclose(found.mean, 0, atol=1e-10)
 
     def test_an_ensemble_agrees(self):
-        one = flow(st.landscape("double_well", dim=2), st.SFN(damping=0.7), st.Noise(gradient=[1.0, 0.7]), step=0.2)
+        one = flow(
+            st.landscape("double_well", dim=2), st.SFN(damping=0.7), st.Noise(gradient=[1.0, 0.7]), step=0.2
+        )
         exact = st.stationary_density(one, [(-2.2, 2.2), (-1.8, 1.8)], cells=140)
         start = np.where(np.arange(4096)[:, None] % 2, [1.0, 0.0], [-1.0, 0.0])
         ens = st.simulate(one, start=start, t_end=10.0, dt=0.01, paths=4096, seed=2)
@@ -542,16 +665,24 @@ class TestPlane:
         assert "the cells are too coarse" in found.status
 
     def test_wells_that_rounding_weighs(self):
-        """Tilted so that the left well holds 0.6; for a barrier of 22 to five digits, for one of 45 (a passage in 1e20) it is not known, and said so."""
+        """Tilted so that the left well holds 0.6; for a barrier of 22 to five digits, for one of 45 (a
+        passage in 1e20) it is not known, and said so.
+        """
         grid = [(-1.9, 1.9), (-1.5, 1.5)]
         left = [st.expression(f"x^4/4 - x^2/2 + y^2/2 + x*y/4 + {tilt}*x") for tilt in (0.0025, 0.00125)]
-        known, unknown = (st.stationary_density(flow(F, step=10 * tilt), grid, cells=100) for F, tilt in zip(left, (0.0025, 0.00125), strict=True))
+        known, unknown = (
+            st.stationary_density(flow(F, step=10 * tilt), grid, cells=100)
+            for F, tilt in zip(left, (0.0025, 0.00125), strict=True)
+        )
         assert known.mass[:50].sum() == pytest.approx(0.6008, abs=2e-4)
         assert "rounding decides" not in known.status
         assert "left so rarely that rounding decides how the mass is shared among them" in unknown.status
 
     def test_a_flow_that_does_not_confine(self):
-        assert "of the mass lies in the outermost cells" in st.stationary_density(flow(st.quadratic([1.0, -1.0])), 2, cells=40).status
+        assert (
+            "of the mass lies in the outermost cells"
+            in st.stationary_density(flow(st.quadratic([1.0, -1.0])), 2, cells=40).status
+        )
 
     def test_odd_cells_have_no_error_estimate(self):
         assert np.isnan(st.stationary_density(flow(PLANE, step=0.5), 2.5, cells=41).error)
@@ -560,27 +691,49 @@ class TestPlane:
         """Jumps beyond the neighbours: D = [[1, .9], [.9, .9]] is far from diagonally dominant."""
         one = flow(st.quadratic([1.0, 0.5]), noise=st.Noise(gradient=[[1.0, 0.9], [0.9, 0.9]]))
         exact = st.linearize(one).covariance("continuous")
-        gaps = [np.abs(st.stationary_density(one, [(-1.1, 1.1), (-1.3, 1.3)], cells=cells).covariance - exact).max() / exact.max() for cells in (60, 120)]
+        gaps = [
+            np.abs(
+                st.stationary_density(one, [(-1.1, 1.1), (-1.3, 1.3)], cells=cells).covariance - exact
+            ).max()
+            / exact.max()
+            for cells in (60, 120)
+        ]
         assert np.log2(gaps[0] / gaps[1]) > 1.6
         assert gaps[1] < 0.02
-        wide = st.stationary_density(one, [(-1.5, 1.5), (-1.8, 1.8)], cells=40)  # no jump fits into two of its corners
+        wide = st.stationary_density(
+            one, [(-1.5, 1.5), (-1.8, 1.8)], cells=40
+        )  # no jump fits into two of its corners
         assert wide.mass[0, -1] == wide.mass[-1, 0] == 0
 
     @pytest.mark.parametrize("damping", [0.3, 0.7])
     def test_moments_that_do_not_change(self, damping):
-        """``E[f . grad phi + D : Hess phi / 2] = 0`` for any phi: the Ito equation's own balance, with noise that depends on the state and is correlated."""
+        """``E[f . grad phi + D : Hess phi / 2] = 0`` for any phi: the Ito equation's own balance, with noise
+        that depends on the state and is correlated.
+        """
         one = flow(st.landscape("coupled_quartic", dim=2), st.SFN(damping=damping), step=0.2)
         left = []
         for cells in (40, 80):
             found = st.stationary_density(one, [(-2, 2), (-1.9, 1.9)], cells=cells)
-            (x, y), (f, g), D = np.meshgrid(*found.centers, indexing="ij"), np.moveaxis(found.drift, -1, 0), found.diffusion
+            (x, y), (f, g), D = (
+                np.meshgrid(*found.centers, indexing="ij"),
+                np.moveaxis(found.drift, -1, 0),
+                found.diffusion,
+            )
             balances = {
                 "x^2": (2 * x * f, D[..., 0, 0]),
                 "y^2": (2 * y * g, D[..., 1, 1]),
                 "x^2 y": (2 * x * y * f + x * x * g, D[..., 0, 0] * y + 2 * D[..., 0, 1] * x),
-                "x^2 y^2": (2 * x * y * (y * f + x * g), D[..., 0, 0] * y * y + D[..., 1, 1] * x * x + 4 * D[..., 0, 1] * x * y),
+                "x^2 y^2": (
+                    2 * x * y * (y * f + x * g),
+                    D[..., 0, 0] * y * y + D[..., 1, 1] * x * x + 4 * D[..., 0, 1] * x * y,
+                ),
             }
-            left.append([abs(np.sum(found.mass * (drift + noise))) / np.sum(found.mass * np.abs(drift)) for drift, noise in balances.values()])
+            left.append(
+                [
+                    abs(np.sum(found.mass * (drift + noise))) / np.sum(found.mass * np.abs(drift))
+                    for drift, noise in balances.values()
+                ]
+            )
         assert max(left[1]) < 0.01
         assert max(left[1]) < 0.4 * max(left[0])
 
@@ -596,18 +749,29 @@ class TestPlane:
         assert (np.abs(ens.covariance[-1] - exact.covariance) < 4 * ens.covariance_error[-1]).all()
 
     def test_noise_along_one_axis_only(self):
-        with pytest.raises(ValueError, match=r"needs noise in every direction everywhere on it; at \[-1\.98 -1\.98\] there is none"):
+        with pytest.raises(
+            ValueError,
+            match=r"needs noise in every direction everywhere on it; at \[-1\.98 -1\.98\] there is none",
+        ):
             st.stationary_density(flow(st.quadratic([1.0, 1.0]), noise=st.Noise(gradient=[1.0, 0.0])), 2)
 
     def test_noise_along_almost_one_line(self):
-        one = flow(st.quadratic([1.0, 1.0]), noise=st.Noise(gradient=[[1.0, 0.70710678], [0.70710678, 0.5 + 1e-7]]))
-        with pytest.raises(ValueError, match="The noise is too correlated, or too unequal along two directions"):
+        one = flow(
+            st.quadratic([1.0, 1.0]), noise=st.Noise(gradient=[[1.0, 0.70710678], [0.70710678, 0.5 + 1e-7]])
+        )
+        with pytest.raises(
+            ValueError, match="The noise is too correlated, or too unequal along two directions"
+        ):
             st.stationary_density(one, 2, cells=40)
 
     def test_a_matrix_is_the_sum_of_its_jumps(self):
-        matrices = (factors := np.random.default_rng(0).normal(size=(200, 2, 2))) @ factors.swapaxes(-1, -2) + 0.1 * np.eye(2)
+        matrices = (factors := np.random.default_rng(0).normal(size=(200, 2, 2))) @ factors.swapaxes(
+            -1, -2
+        ) + 0.1 * np.eye(2)
         weights, directions = selling(matrices)
-        np.testing.assert_allclose(np.einsum("mk,mki,mkj->mij", weights, directions, directions), matrices, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(
+            np.einsum("mk,mki,mkj->mij", weights, directions, directions), matrices, rtol=1e-9, atol=1e-9
+        )
         assert weights.min() >= 0
 
     def test_outside_the_domain(self):
@@ -630,7 +794,9 @@ class TestResult:
         assert "Kramers: from -1 over " in str(st.stationary_density(flow(), 2).kramers(-1, 1))
 
     def test_it_is_saved_and_still_answers(self, tmp_path):
-        for number, found in enumerate((st.stationary_density(flow(), 2), st.stationary_density(flow(PLANE, step=0.5), 2.5, cells=20))):
+        for number, found in enumerate(
+            (st.stationary_density(flow(), 2), st.stationary_density(flow(PLANE, step=0.5), 2.5, cells=20))
+        ):
             again = st.load(st.save(found, tmp_path / str(number)))
             assert str(again) == str(found)
             np.testing.assert_array_equal(again.current, found.current)
@@ -639,8 +805,12 @@ class TestResult:
 
     def test_peaks_of_a_plane(self):
         found = st.stationary_density(flow(PLANE, step=0.3), 2.5, cells=100)
-        at = np.array([[axis[i] for axis, i in zip(found.centers, cell, strict=True)] for cell, _ in found.peaks()])
-        np.testing.assert_allclose(np.sort(at, axis=0), np.sort(st.critical_points(PLANE, 2).states[:2], axis=0), atol=0.06)
+        at = np.array(
+            [[axis[i] for axis, i in zip(found.centers, cell, strict=True)] for cell, _ in found.peaks()]
+        )
+        np.testing.assert_allclose(
+            np.sort(at, axis=0), np.sort(st.critical_points(PLANE, 2).states[:2], axis=0), atol=0.06
+        )
 
     def test_an_objective_without_values(self):
         class Bare(st.Objective):
@@ -660,14 +830,18 @@ class TestPicture:
         shown = found.effective_potential < 16
         np.testing.assert_array_equal(potential.lines[0].get_ydata()[shown], found.effective_potential[shown])
         np.testing.assert_array_equal(drift.lines[0].get_ydata()[shown], found.drift[shown, 0])
-        np.testing.assert_array_equal(drift.lines[1].get_ydata()[shown], np.sqrt(found.diffusion[shown, 0, 0]))
+        np.testing.assert_array_equal(
+            drift.lines[1].get_ydata()[shown], np.sqrt(found.diffusion[shown, 0, 0])
+        )
         np.testing.assert_array_equal(heights.lines[0].get_ydata(), found.density)
         np.testing.assert_array_equal(figure.axes[3].lines[0].get_ydata()[shown], found.potential[shown])
         assert "continuous time" in figure.get_suptitle()
         assert "read the status" not in figure.get_suptitle()
 
     def test_a_plane_shows_its_density_and_a_doubt(self):
-        found = st.stationary_density(flow(PLANE, noise=st.Noise(gradient=[1.0, 2.0]), step=0.3), 1.5, cells=40)
+        found = st.stationary_density(
+            flow(PLANE, noise=st.Noise(gradient=[1.0, 2.0]), step=0.3), 1.5, cells=40
+        )
         figure = st.plot(found)
         mesh = figure.axes[0].collections[0]
         np.testing.assert_array_equal(np.asarray(mesh.get_array()), found.density.T)
@@ -675,7 +849,10 @@ class TestPicture:
         figure.draw_without_rendering()
 
     def test_the_chain_is_named(self):
-        assert "Euler-Maruyama chain, dt = 0.1" in st.plot(st.stationary_density(flow(), 2, time="chain")).get_suptitle()
+        assert (
+            "Euler-Maruyama chain, dt = 0.1"
+            in st.plot(st.stationary_density(flow(), 2, time="chain")).get_suptitle()
+        )
 
 
 @pytest.fixture(scope="module")
@@ -701,7 +878,9 @@ class TestStudy:
         ids=str,
     )
     def test_each_claim_can_fail(self, study, name, factor, which):
-        wrong = study[name] * (np.array([3.0, 1.0, 1.0])[:, None, None] if name == "variation" else np.array(factor))
+        wrong = study[name] * (
+            np.array([3.0, 1.0, 1.0])[:, None, None] if name == "variation" else np.array(factor)
+        )
         if name == "variation":
             wrong[..., 1:] = study[name][..., 1:]
         if name == "measured":
@@ -718,7 +897,10 @@ class TestStudy:
             np.testing.assert_array_equal(times.lines[3 * m].get_ydata(), np.exp(study["log_time"][m]))
             np.testing.assert_array_equal(times.lines[3 * m + 1].get_ydata(), np.exp(study["log_kramers"][m]))
         counts = study["counts"][1]
-        np.testing.assert_allclose(heights.lines[5].get_ydata(), (counts / study.parameters["paths"] / np.diff(study["bins"]))[counts > 0])
+        np.testing.assert_allclose(
+            heights.lines[5].get_ydata(),
+            (counts / study.parameters["paths"] / np.diff(study["bins"]))[counts > 0],
+        )
         assert len(potential.lines) == 4
         assert len(drift.lines) == 5
         figure.draw_without_rendering()
@@ -762,7 +944,9 @@ def test_bad_flows():
 
     class Uniform(st.Noise):
         def sample(self, w, size, rng):
-            return st.noise.Sample(rng.uniform(-1, 1, (size, 1)), np.zeros((size, 1, 1)), np.zeros((size, 1, 1)))
+            return st.noise.Sample(
+                rng.uniform(-1, 1, (size, 1)), np.zeros((size, 1, 1)), np.zeros((size, 1, 1))
+            )
 
     with pytest.raises(ValueError, match="a noise made of standard normals"):
         st.stationary_density(flow(noise=Uniform(gradient=1.0)), 2, time="chain")

@@ -22,7 +22,9 @@ class TestGain:
     def test_symbols_follow_the_literal_closed_form(self, method):
         x = sympy.Symbol("lambda", real=True)
         function = sympy.lambdify(x, method.gain(x), "numpy")
-        np.testing.assert_allclose(function(SPECTRUM) + 0 * SPECTRUM, LITERAL[method.name][0](SPECTRUM), rtol=1e-15)
+        np.testing.assert_allclose(
+            function(SPECTRUM) + 0 * SPECTRUM, LITERAL[method.name][0](SPECTRUM), rtol=1e-15
+        )
 
     def test_divided_differences_follow_the_literal_closed_form(self, method):
         gain, slope, _ = LITERAL[method.name]
@@ -46,17 +48,24 @@ def test_rank_truncated_gains_keep_the_largest_magnitudes():
     flat = [1 / (2 + GAMMA), 1 / (1.3 + GAMMA)] + [1 / (0.7 + GAMMA)] * 3
     np.testing.assert_allclose(st.LRSFN(rank=2, damping=GAMMA, tail="flat").gains(SPECTRUM), flat)
     order = [3, 0, 4, 1, 2]
-    np.testing.assert_allclose(st.LRSFN(rank=2, damping=GAMMA).gains(SPECTRUM[order]), np.array(expected)[order])
+    np.testing.assert_allclose(
+        st.LRSFN(rank=2, damping=GAMMA).gains(SPECTRUM[order]), np.array(expected)[order]
+    )
 
 
 def test_tail_gain_is_read_by_symbols_too():
     x = sympy.Symbol("lambda", real=True)
     assert st.LRSFN(rank=1, damping=GAMMA).tail_gain(x) == 1 / GAMMA
-    assert sympy.simplify(st.LRSFN(rank=1, damping=0.5, tail="flat").tail_gain(x) - 1 / (sympy.Abs(x) + 0.5)) == 0
+    assert (
+        sympy.simplify(st.LRSFN(rank=1, damping=0.5, tail="flat").tail_gain(x) - 1 / (sympy.Abs(x) + 0.5))
+        == 0
+    )
 
 
 def test_full_rank_is_saddle_free_newton():
-    np.testing.assert_array_equal(st.LRSFN(rank=5, damping=GAMMA).gains(SPECTRUM), st.SFN(damping=GAMMA).gains(SPECTRUM))
+    np.testing.assert_array_equal(
+        st.LRSFN(rank=5, damping=GAMMA).gains(SPECTRUM), st.SFN(damping=GAMMA).gains(SPECTRUM)
+    )
 
 
 def test_across_the_truncation_divided_differences_have_their_closed_form():
@@ -71,7 +80,11 @@ def preconditioner(method, H):
     return Q * SpectralResponse(method, lam).gains @ Q.T
 
 
-@pytest.mark.parametrize("method", [*all_methods(2), st.LRSFN(rank=1, damping=GAMMA, tail="flat"), st.LRSFN(rank=4, damping=GAMMA)], ids=label)
+@pytest.mark.parametrize(
+    "method",
+    [*all_methods(2), st.LRSFN(rank=1, damping=GAMMA, tail="flat"), st.LRSFN(rank=4, damping=GAMMA)],
+    ids=label,
+)
 class TestPerturbation:
     def noise(self, rng):
         E = rng.standard_normal((5, 5))
@@ -85,8 +98,16 @@ class TestPerturbation:
 
     def test_second_derivative_agrees_with_finite_differences(self, method, rotation, rng):
         H, E, h = rotation * SPECTRUM @ rotation.T, self.noise(rng), 1e-4
-        bend = (preconditioner(method, H + h * E) + preconditioner(method, H - h * E) - 2 * preconditioner(method, H)) / (2 * h * h)
-        got = rotation @ SpectralResponse(method, SPECTRUM).second_derivative(rotation.T @ E @ rotation) @ rotation.T
+        bend = (
+            preconditioner(method, H + h * E)
+            + preconditioner(method, H - h * E)
+            - 2 * preconditioner(method, H)
+        ) / (2 * h * h)
+        got = (
+            rotation
+            @ SpectralResponse(method, SPECTRUM).second_derivative(rotation.T @ E @ rotation)
+            @ rotation.T
+        )
         np.testing.assert_allclose(got, bend, atol=2e-5 * max(1.0, np.abs(bend).max()))
 
 
@@ -149,7 +170,9 @@ PAIRS = [  # the same gain as a function and as a SymPy expression
 
 @pytest.mark.parametrize(("function", "expression"), PAIRS, ids=["root", "power", "rational", "abs"])
 class TestTwoLanguages:
-    """A formula in plain arithmetic read on a symbol, and a SymPy expression read on numbers, are the same gain."""
+    """A formula in plain arithmetic read on a symbol, and a SymPy expression read on numbers, are the same
+    gain.
+    """
 
     def test_the_function_reads_as_the_expression(self, function, expression):
         assert sympy.simplify(read(st.Method(gain=function).gain, X) - expression) == 0
@@ -157,12 +180,16 @@ class TestTwoLanguages:
     def test_the_expression_gives_the_functions_numbers_and_differences(self, function, expression):
         ours, theirs = st.Method(gain=function), st.Method(gain=expression)
         np.testing.assert_allclose(theirs.gains(SPECTRUM), ours.gains(SPECTRUM), rtol=1e-14)
-        np.testing.assert_allclose(theirs.divided_differences(SPECTRUM), ours.divided_differences(SPECTRUM), rtol=1e-12)
+        np.testing.assert_allclose(
+            theirs.divided_differences(SPECTRUM), ours.divided_differences(SPECTRUM), rtol=1e-12
+        )
         assert read(theirs.gain, X) == expression
 
 
 @pytest.mark.parametrize("power", [-0.3, 0.7, 2.6, -1.9])
-@pytest.mark.parametrize("nodes", [(0.4, 0.4, 0.4), (0.4, 0.4 + 1e-9, 0.43), (0.4, 3.0, 0.7), (1.0, 1.15, 1.24), (0.8, 1.0, 1.0)])
+@pytest.mark.parametrize(
+    "nodes", [(0.4, 0.4, 0.4), (0.4, 0.4 + 1e-9, 0.43), (0.4, 3.0, 0.7), (1.0, 1.15, 1.24), (0.8, 1.0, 1.0)]
+)
 def test_general_powers_have_exact_divided_differences(power, nodes):
     table = Divided.variable(*map(np.array, nodes)) ** power
     x, y, z = (mpmath.mpf(node) for node in nodes)
@@ -186,14 +213,18 @@ class TestGallery:
     def test_gains(self):
         x = np.array([2.0, -0.5])
         np.testing.assert_allclose(st.gallery.rsfn(eps=0.04).gains(x), 1 / np.sqrt(x**2 + 0.04), rtol=1e-15)
-        np.testing.assert_allclose(st.gallery.natural_gradient(variance=3.0, eps=0.2).gains(x), 1 / (3 * x + 0.2), rtol=1e-15)
+        np.testing.assert_allclose(
+            st.gallery.natural_gradient(variance=3.0, eps=0.2).gains(x), 1 / (3 * x + 0.2), rtol=1e-15
+        )
         np.testing.assert_allclose(st.gallery.fractional(power=0.3).gains(x), np.abs(x) ** -0.3, rtol=1e-15)
 
     def test_newsamp_is_the_undamped_limit_of_the_flat_tail_on_positive_spectra(self):
         lam = np.array([2.0, 1.1, 0.4, 0.1])
         ours, theirs = st.gallery.newsamp(rank=2), st.LRSFN(rank=2, damping=1e-13, tail="flat")
         np.testing.assert_allclose(ours.gains(lam), [1 / 2.0, 1 / 1.1, 1 / 0.4, 1 / 0.4], rtol=1e-15)
-        np.testing.assert_allclose(ours.divided_differences(lam), theirs.divided_differences(lam), rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(
+            ours.divided_differences(lam), theirs.divided_differences(lam), rtol=1e-10, atol=1e-12
+        )
         assert ours.label == "NewSamp(2)"
         with pytest.raises(TypeError, match="has no tail"):
             st.gallery.rsfn(eps=1.0).tail_gain(1.0)
@@ -210,7 +241,9 @@ class TestGallery:
 
 
 def test_a_flow_of_a_fractional_power_refuses_a_flat_direction():
-    flow = st.Flow(st.quadratic([1.0, 0.0]), st.gallery.fractional(power=0.3), st.Noise(gradient=1.0), step=0.1)
+    flow = st.Flow(
+        st.quadratic([1.0, 0.0]), st.gallery.fractional(power=0.3), st.Noise(gradient=1.0), step=0.1
+    )
     with pytest.raises(ValueError, match="singular for fractional power along 1 of 2"):
         st.linearize(flow, at=[0.0, 0.0])
 

@@ -19,13 +19,17 @@ def logistic():
 
 def lrsfn(**options):
     F = logistic()
-    return st.minimize(F, np.zeros(F.dim), method=st.LRSFN(rank=2, damping=0.1), step=0.5, iterations=8, **options)
+    return st.minimize(
+        F, np.zeros(F.dim), method=st.LRSFN(rank=2, damping=0.1), step=0.5, iterations=8, **options
+    )
 
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_the_steps_of_scipys_optimizers_are_not_made_up(name):
     F, shown = logistic(), []
-    found = st.minimize(F, np.zeros(F.dim), method=name, sweeps=60, callback=lambda progress: shown.append(progress.step))
+    found = st.minimize(
+        F, np.zeros(F.dim), method=name, sweeps=60, callback=lambda progress: shown.append(progress.step)
+    )
     assert len(found.steps) == len(found.losses) == len(shown) > 1
     assert np.isnan(found.steps).all()
     assert np.isnan(shown).all()
@@ -34,7 +38,9 @@ def test_the_steps_of_scipys_optimizers_are_not_made_up(name):
 @pytest.mark.parametrize("name", BASELINES)
 def test_the_losses_of_scipys_optimizers_are_of_all_samples_after_the_step(name):
     F, seen = logistic(), []
-    found = st.minimize(F, np.zeros(F.dim), method=name, sweeps=60, callback=lambda progress: seen.append(progress.w.copy()))
+    found = st.minimize(
+        F, np.zeros(F.dim), method=name, sweeps=60, callback=lambda progress: seen.append(progress.w.copy())
+    )
     np.testing.assert_allclose(found.losses, [F.value(w) for w in seen], rtol=1e-12)
     assert found.losses[-1] == pytest.approx(found.loss)
 
@@ -60,7 +66,9 @@ def test_the_largest_step_is_printed_and_not_the_last():
     text = str(found)
     assert "largest step of the run 0.5, last predicted mean-square limit" in text
     assert "loss 0.69" in text
-    assert "largest step of the run 0," in str(replace(found, steps=np.zeros(0)))  # ended within the first iteration
+    assert "largest step of the run 0," in str(
+        replace(found, steps=np.zeros(0))
+    )  # ended within the first iteration
 
 
 class Plain:
@@ -89,8 +97,16 @@ class Curved(Plain):
 @pytest.mark.parametrize("stop_at", [1, 4])
 def test_ctrl_c_in_scipys_optimizers_leaves_the_history_so_far(name, stop_at):
     F, seen = Curved(stop_at), []
-    with pytest.raises(st.Interrupted, match=r"the history of \d iterations is in this exception's `.result`") as stopped:
-        st.minimize(F, np.zeros(F.dim), method=name, sweeps=60, callback=lambda progress: seen.append(progress.w.copy()))
+    with pytest.raises(
+        st.Interrupted, match=r"the history of \d iterations is in this exception's `.result`"
+    ) as stopped:
+        st.minimize(
+            F,
+            np.zeros(F.dim),
+            method=name,
+            sweeps=60,
+            callback=lambda progress: seen.append(progress.w.copy()),
+        )
     found = stopped.value.result
     assert found.status == f"interrupted after {len(seen)} iterations"
     assert len(found.losses) == len(seen)
@@ -103,7 +119,9 @@ def test_ctrl_c_in_scipys_optimizers_leaves_the_history_so_far(name, stop_at):
 
 def test_newton_cg_says_what_the_objective_lacks_before_any_work():
     F = Plain()
-    with pytest.raises(ValueError, match=r"`objective` lacks hvp, which Newton-CG needs.*Use method='L-BFGS-B'"):
+    with pytest.raises(
+        ValueError, match=r"`objective` lacks hvp, which Newton-CG needs.*Use method='L-BFGS-B'"
+    ):
         st.minimize(F, np.zeros(F.dim), method="Newton-CG", sweeps=5)
     assert F.gradients == 0
     assert st.minimize(F, np.zeros(F.dim), method="L-BFGS-B", sweeps=5).status == "done"
@@ -124,7 +142,11 @@ def test_a_stop_by_the_callback_reads_the_same_for_every_optimizer(name):
         return progress.iteration == 1
 
     F = logistic()
-    found = lrsfn(callback=stop) if name == "lrsfn" else st.minimize(F, np.zeros(F.dim), method=name, sweeps=60, callback=stop)
+    found = (
+        lrsfn(callback=stop)
+        if name == "lrsfn"
+        else st.minimize(F, np.zeros(F.dim), method=name, sweeps=60, callback=stop)
+    )
     assert found.status == "ended by the callback after iteration 1"
     assert len(found.losses) == 2
 
@@ -132,4 +154,9 @@ def test_a_stop_by_the_callback_reads_the_same_for_every_optimizer(name):
 @pytest.mark.parametrize("module", ["stability.training.baselines", "stability.spectra.lanczos"])
 def test_the_import_of_a_module_does_not_bind_scipy(module):
     code = f"import importlib; print('scipy' in vars(importlib.import_module({module!r})))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "False"
+    )

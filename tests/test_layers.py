@@ -42,7 +42,9 @@ MODULES = {module(path): path for path in files()}
 
 
 def imports(path):
-    """The modules inside `stability` that a file imports, those inside functions and for type checkers included."""
+    """The modules inside `stability` that a file imports, those inside functions and for type checkers
+    included.
+    """
     package = path.relative_to(ROOT).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -86,17 +88,41 @@ def test_no_circle_of_imports_at_any_level():
 
 def test_only_the_pictures_import_matplotlib():
     def draws(path):
-        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+        nodes = [
+            node
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
         names = [a.name for node in nodes if isinstance(node, ast.Import) for a in node.names]
-        return any(name.split(".")[0] == "matplotlib" for name in [*names, *(n.module or "" for n in nodes if isinstance(n, ast.ImportFrom))])
+        return any(
+            name.split(".")[0] == "matplotlib"
+            for name in [*names, *(n.module or "" for n in nodes if isinstance(n, ast.ImportFrom))]
+        )
 
     assert {room(path) for path in files() if draws(path)} == {"pictures"}
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    heavy = ["scipy", "sympy", "mpmath", "matplotlib", "pandas", "sklearn", "rich", "click", "sdeint", "torch", "numba"]
+    heavy = [
+        "scipy",
+        "sympy",
+        "mpmath",
+        "matplotlib",
+        "pandas",
+        "sklearn",
+        "rich",
+        "click",
+        "sdeint",
+        "torch",
+        "numba",
+    ]
     code = f"import sys, stability; print(sorted(m for m in sys.modules if m.split('.')[0] in {heavy}))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))

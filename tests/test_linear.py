@@ -60,11 +60,19 @@ class TestStationaryCovariance:
     @pytest.mark.parametrize("method", smooth_methods(), ids=label)
     def test_continuous_variances_have_their_closed_form(self, method):
         lin = linear(method, rotation=1)
-        np.testing.assert_allclose(modes(lin, lin.covariance("continuous")), 0.5 * STEP * SIGMA**2 * self.CONTINUOUS[method.name](LAM), rtol=1e-12)
+        np.testing.assert_allclose(
+            modes(lin, lin.covariance("continuous")),
+            0.5 * STEP * SIGMA**2 * self.CONTINUOUS[method.name](LAM),
+            rtol=1e-12,
+        )
 
     def test_the_truncated_tail_has_its_closed_form(self):
         lin = linear(st.LRSFN(rank=1, damping=GAMMA), rotation=1)
-        np.testing.assert_allclose(modes(lin, lin.covariance("continuous"))[1:], 0.5 * STEP * SIGMA**2 / (LAM[1:] * GAMMA), rtol=1e-12)
+        np.testing.assert_allclose(
+            modes(lin, lin.covariance("continuous"))[1:],
+            0.5 * STEP * SIGMA**2 / (LAM[1:] * GAMMA),
+            rtol=1e-12,
+        )
 
     @pytest.mark.parametrize("method", smooth_methods(), ids=label)
     def test_discrete_variances_have_their_closed_form(self, method):
@@ -85,7 +93,9 @@ class TestStationaryCovariance:
         lin = linear(method, rotation=2, noise=st.Noise(gradient=root @ root.T))
         P = lin.vectors * lin.gains @ lin.vectors.T
         A, C = -P @ lin.flow.objective.matrix, P @ root @ root.T @ P
-        np.testing.assert_allclose(lin.covariance("continuous"), scipy.linalg.solve_continuous_lyapunov(A, -STEP * C), rtol=1e-10)
+        np.testing.assert_allclose(
+            lin.covariance("continuous"), scipy.linalg.solve_continuous_lyapunov(A, -STEP * C), rtol=1e-10
+        )
         stein = scipy.linalg.solve_discrete_lyapunov(np.eye(3) + STEP * A, STEP**2 * C)
         np.testing.assert_allclose(lin.covariance("discrete"), stein, rtol=1e-10)
 
@@ -97,14 +107,17 @@ class TestExcessRisk:
             assert np.isclose(lin.excess_risk("continuous"), STEP * SIGMA**2 * 2 / 4)
 
     def test_newton_sums_inverse_eigenvalues(self):
-        assert np.isclose(linear(st.Newton()).excess_risk("continuous"), STEP * SIGMA**2 / 4 * np.sum(1 / LAM))
+        assert np.isclose(
+            linear(st.Newton()).excess_risk("continuous"), STEP * SIGMA**2 / 4 * np.sum(1 / LAM)
+        )
 
     def test_damping_bounds_it(self):
         lin = linear(st.SFN(damping=GAMMA), lam=np.geomspace(1, 1e-8, 3))
         assert lin.excess_risk("continuous") <= STEP * SIGMA**2 * 3 / (4 * GAMMA)
 
     def test_noise_aligned_with_curvature_is_not_amplified(self):
-        # Sigma = sigma^2 H: the variance is step sigma^2 phi / 2, so Newton's excess risk is step sigma^2 d / 4 at any conditioning.
+        # Sigma = sigma^2 H: the variance is step sigma^2 phi / 2, so Newton's excess risk is step sigma^2 d /
+        # 4 at any conditioning.
         for kappa in (1, 1e4):
             lam = np.array([1.0, 1 / kappa])
             lin = linear(st.Newton(), lam=lam, noise=st.Noise(gradient=SIGMA**2 * np.diag(lam)))
@@ -124,7 +137,9 @@ def literal_K(method, lam, noise):
     for i in range(d):
         for j in range(d):
             V = 2 if i == j else 1
-            K[i, j] = V * (phi[i] ** 2 * own + 2 * phi[i] * Phi[i, j] * lam[j] * c + Phi[i, j] ** 2 * lam[j] ** 2 * other)
+            K[i, j] = V * (
+                phi[i] ** 2 * own + 2 * phi[i] * Phi[i, j] * lam[j] * c + Phi[i, j] ** 2 * lam[j] ** 2 * other
+            )
     if getattr(method, "tail", "") == "flat":
         r = method.rank
         slope = -np.sign(lam[r]) / (abs(lam[r]) + method.damping) ** 2
@@ -134,7 +149,11 @@ def literal_K(method, lam, noise):
     return K
 
 
-COUPLINGS = [{"batch": 4, "hessian_batch": 2}, {"batch": 4, "hessian_batch": 2, "coupling": "nested"}, {"batch": 4, "coupling": "nested"}]
+COUPLINGS = [
+    {"batch": 4, "hessian_batch": 2},
+    {"batch": 4, "hessian_batch": 2, "coupling": "nested"},
+    {"batch": 4, "coupling": "nested"},
+]
 
 
 @pytest.mark.parametrize("options", COUPLINGS, ids=["independent", "nested", "same"])
@@ -157,14 +176,22 @@ class TestCurvatureNoise:
     def test_the_step_limit_is_where_the_diagonal_map_has_radius_one(self, method, options):
         lin, K = linear(method, noise=self.noise(options)), literal_K(method, LAM, self.noise(options))
         a = np.diag(lin.rates)
-        at = lambda step: np.abs(np.linalg.eigvals((np.eye(3) + step * a) @ (np.eye(3) + step * a) + step**2 * K)).max()  # noqa: E731
+
+        def at(step):
+            B = np.eye(3) + step * a
+            return np.abs(np.linalg.eigvals(B @ B + step**2 * K)).max()
+
         limit = lin.step_limit()
         assert np.isclose(at(limit), 1, atol=1e-10)
         assert at(0.99 * limit) < 1 < at(1.01 * limit)
-        assert np.isclose(limit, 1 / np.abs(np.linalg.eigvals(np.linalg.solve(-2 * a, a @ a + K))).max(), rtol=1e-10)
+        assert np.isclose(
+            limit, 1 / np.abs(np.linalg.eigvals(np.linalg.solve(-2 * a, a @ a + K))).max(), rtol=1e-10
+        )
 
     def test_the_shortcut_for_gaussian_matrices_is_the_general_map(self, method, options, rng):
-        short, general = (linear(method, noise=self.noise(options, kind), rotation=3) for kind in (st.Noise, General))
+        short, general = (
+            linear(method, noise=self.noise(options, kind), rotation=3) for kind in (st.Noise, General)
+        )
         M = rng.standard_normal((3, 3))
         M = M + M.T
         np.testing.assert_allclose(short._noise.kick(M), general._noise.kick(M), atol=1e-14 * np.abs(M).max())
@@ -174,7 +201,15 @@ class TestCurvatureNoise:
     def test_the_map_is_the_mean_over_drawn_noise(self, method, options, rng):
         lin = linear(method, noise=self.noise(options))
         _, Eg, Eh = lin.flow.noise_model.sample(np.zeros(3), 20_000, rng)
-        G = np.stack([lin.flow.noise(np.broadcast_to(e, (20_000, 3)), st.noise.Sample(np.zeros((20_000, 3)), Eg, Eh)) for e in np.eye(3)], axis=-1)
+        G = np.stack(
+            [
+                lin.flow.noise(
+                    np.broadcast_to(e, (20_000, 3)), st.noise.Sample(np.zeros((20_000, 3)), Eg, Eh)
+                )
+                for e in np.eye(3)
+            ],
+            axis=-1,
+        )
         M = np.diag([1.0, 2.0, 3.0])
         products = G @ M @ np.swapaxes(G, 1, 2)
         error = products.std(axis=0) / np.sqrt(len(G))
@@ -189,9 +224,15 @@ class TestStepLimits:
     def test_one_mode_has_its_closed_forms(self):
         lam, sg, sh, g = 0.5, 0.2, 0.3, GAMMA
         noise = self.noise(sg / np.sqrt(2), sh / np.sqrt(2))
-        assert np.isclose(linear(st.Newton(), lam=[lam], noise=noise).step_limit(), 2 / (1 + (sg**2 + sh**2) / lam**2))
+        assert np.isclose(
+            linear(st.Newton(), lam=[lam], noise=noise).step_limit(), 2 / (1 + (sg**2 + sh**2) / lam**2)
+        )
         assert np.isclose(linear(st.SGD(), lam=[lam], noise=noise).step_limit(), 2 * lam / (lam**2 + sg**2))
-        damped = 2 * (lam / (lam + g)) / (lam**2 / (lam + g) ** 2 + sg**2 / (lam + g) ** 2 + lam**2 * sh**2 / (lam + g) ** 4)
+        damped = (
+            2
+            * (lam / (lam + g))
+            / (lam**2 / (lam + g) ** 2 + sg**2 / (lam + g) ** 2 + lam**2 * sh**2 / (lam + g) ** 4)
+        )
         assert np.isclose(linear(st.DampedNewton(damping=g), lam=[lam], noise=noise).step_limit(), damped)
 
     def test_newton_with_independent_batches_has_two_over_one_plus_rho(self):
@@ -200,15 +241,23 @@ class TestStepLimits:
         assert np.isclose(linear(st.Newton(), noise=noise).step_limit(), 2 / (1 + rho))
 
     def test_newtons_limit_falls_like_kappa_squared_once_noise_dominates(self):
-        limits = [linear(st.Newton(), lam=[1, 1 / k], noise=st.Noise(curvature=0.1)).step_limit() for k in (1e3, 1e4)]
+        limits = [
+            linear(st.Newton(), lam=[1, 1 / k], noise=st.Noise(curvature=0.1)).step_limit()
+            for k in (1e3, 1e4)
+        ]
         assert np.isclose(limits[0] / limits[1], 100, rtol=1e-3)
 
     def test_the_same_batch_cancels_newtons_noise(self):
-        assert np.isclose(linear(st.Newton(), noise=st.Noise(curvature=0.5, coupling="nested")).step_limit(), 2)
+        assert np.isclose(
+            linear(st.Newton(), noise=st.Noise(curvature=0.5, coupling="nested")).step_limit(), 2
+        )
 
     def test_damping_lifts_newtons_limit(self):
         noise = st.Noise(curvature=0.1)
-        assert linear(st.DampedNewton(damping=0.1), lam=[1, 0.01], noise=noise).step_limit() > 10 * linear(st.Newton(), lam=[1, 0.01], noise=noise).step_limit()
+        assert (
+            linear(st.DampedNewton(damping=0.1), lam=[1, 0.01], noise=noise).step_limit()
+            > 10 * linear(st.Newton(), lam=[1, 0.01], noise=noise).step_limit()
+        )
 
     def test_truncation_limits_the_step_and_a_flat_tail_lifts_it(self):
         assert np.isclose(linear(st.LRSFN(rank=1, damping=0.05)).step_limit("mean"), 2 * 0.05 / LAM[1])
@@ -222,14 +271,22 @@ class TestStepLimits:
         F = st.least_squares(X, X @ w)
         lin = st.linearize(st.Flow(F, method, st.Noise.from_data(F, w, 2), step=0.01), w)
         narrow = st.least_squares(X @ (seen := np.linalg.svd(X)[2][:4].T), X @ w)
-        inside = st.linearize(st.Flow(narrow, method, st.Noise.from_data(narrow, seen.T @ w, 2), step=0.01), seen.T @ w)
+        inside = st.linearize(
+            st.Flow(narrow, method, st.Noise.from_data(narrow, seen.T @ w, 2), step=0.01), seen.T @ w
+        )
         for kind in ("mean", "mean-square"):
             assert np.isclose(lin.step_limit(kind), inside.step_limit(kind), rtol=1e-9)
         assert np.isclose(lin.step_limit(level="L2"), inside.step_limit(level="L2"), rtol=1e-9)
 
     def test_where_nothing_moves_any_step_will_do(self):
         lin = linear(st.SGD(), lam=[0.0, 0.0], noise=st.Noise())
-        assert lin.step_limit("mean") == lin.step_limit() == lin.step_limit(level="L2") == lin.limit().step == np.inf
+        assert (
+            lin.step_limit("mean")
+            == lin.step_limit()
+            == lin.step_limit(level="L2")
+            == lin.limit().step
+            == np.inf
+        )
 
     def test_a_flat_direction_that_noise_enters_has_no_limit(self):
         with pytest.raises(st.Unstable, match="1 of 2 modes do not decay"):
@@ -248,11 +305,18 @@ class TestStepLimits:
 
     @pytest.mark.parametrize("options", COUPLINGS, ids=["independent", "nested", "same"])
     def test_the_shares_do_not_depend_on_how_they_are_computed(self, options):
-        short, general = (linear(st.SFN(damping=GAMMA), noise=kind(curvature=0.1, **options)).limit() for kind in (st.Noise, General))
+        short, general = (
+            linear(st.SFN(damping=GAMMA), noise=kind(curvature=0.1, **options)).limit()
+            for kind in (st.Noise, General)
+        )
         assert short.shares == pytest.approx(general.shares, abs=1e-10)
 
     def test_limits_are_named_in_a_hundred_dimensions(self):
-        found = linear(st.Newton(), lam=np.geomspace(1, 0.1, 100), noise=st.Noise(curvature=0.1, batch=100, hessian_batch=1)).limit()
+        found = linear(
+            st.Newton(),
+            lam=np.geomspace(1, 0.1, 100),
+            noise=st.Noise(curvature=0.1, batch=100, hessian_batch=1),
+        ).limit()
         assert (found.cause, found.mode) == ("Hessian batch", 99)
 
 
@@ -273,19 +337,35 @@ class TestSecondOrder:
             np.testing.assert_allclose(lin.covariance(level="L2"), lin.covariance(), rtol=1e-10)
             assert np.isclose(lin.step_limit(level="L2"), lin.step_limit(), rtol=1e-10)
 
-    @pytest.mark.parametrize("method", [st.SFN(damping=GAMMA), st.LRSFN(rank=1, damping=GAMMA), st.LRSFN(rank=1, damping=GAMMA, tail="flat")], ids=label)
+    @pytest.mark.parametrize(
+        "method",
+        [
+            st.SFN(damping=GAMMA),
+            st.LRSFN(rank=1, damping=GAMMA),
+            st.LRSFN(rank=1, damping=GAMMA, tail="flat"),
+        ],
+        ids=label,
+    )
     @pytest.mark.parametrize("coupling", ["independent", "nested"])
     def test_the_map_is_the_iterations_to_second_order(self, method, coupling):
-        """The exact mean of X M X over drawn noise, minus level L2, falls with the fourth power of the noise."""
+        """The exact mean of X M X over drawn noise, minus level L2, falls with the fourth power of the
+        noise.
+        """
         M, gaps = np.diag([0.5, 1.0, 2.0]), []
-        draws = st.Noise(curvature=1.0, batch=2, hessian_batch=1, coupling=coupling).sample(np.zeros(3), 150_000, np.random.default_rng(2))
+        draws = st.Noise(curvature=1.0, batch=2, hessian_batch=1, coupling=coupling).sample(
+            np.zeros(3), 150_000, np.random.default_rng(2)
+        )
         for scale in (0.02, 0.04):
             noise = st.Noise(curvature=scale, batch=2, hessian_batch=1, coupling=coupling)
             lin, mean = linear(method, noise=noise), 0.0
             for sign in (1, -1):  # both signs: odd orders drop out
                 Eg, Eh = sign * scale * draws.Eg, sign * scale * draws.Eh
                 values, vectors = np.linalg.eigh(np.diag(LAM) + Eh)
-                X = (vectors * method.gains(values)[:, None, :]) @ np.swapaxes(vectors, 1, 2) @ (np.diag(LAM) + Eg)
+                X = (
+                    (vectors * method.gains(values)[:, None, :])
+                    @ np.swapaxes(vectors, 1, 2)
+                    @ (np.diag(LAM) + Eg)
+                )
                 mean = mean + 0.5 * np.mean(X @ M @ np.swapaxes(X, 1, 2), axis=0)
             predicted = lin._noise.second_order[1](M)
             first_order = np.outer(lin.rates, lin.rates) * M + lin._noise.kick(M)
@@ -297,14 +377,20 @@ class TestSecondOrder:
 class TestTails:
     def test_one_mode_has_the_student_index(self):
         lam, tau = 0.3, 0.05
-        lin = linear(st.Newton(), lam=[lam], noise=st.Noise(gradient=1.0, curvature=tau, batch=1e8, hessian_batch=1))
+        lin = linear(
+            st.Newton(), lam=[lam], noise=st.Noise(gradient=1.0, curvature=tau, batch=1e8, hessian_batch=1)
+        )
         assert np.isclose(lin.tail_index, 1 + 2 * lam**2 / (STEP * 2 * tau**2), rtol=1e-6)
 
     def test_the_variance_is_finite_exactly_where_the_index_exceeds_two(self):
         lam = 0.3
         for tau in (0.9, 1.1):
             edge = tau * lam / np.sqrt(STEP)  # nu = 1 + 1 / tau^2
-            lin = linear(st.Newton(), lam=[lam], noise=st.Noise(gradient=1.0, curvature=edge, batch=1e9, hessian_batch=1))
+            lin = linear(
+                st.Newton(),
+                lam=[lam],
+                noise=st.Noise(gradient=1.0, curvature=edge, batch=1e9, hessian_batch=1),
+            )
             assert (lin.tail_index > 2) == lin.tail_exceeds_two == (tau < 1)
             if tau > 1:
                 with pytest.raises(st.Unstable, match="relative radius"):
@@ -315,7 +401,11 @@ class TestTails:
 
     def test_coupled_modes_say_only_whether_the_variance_is_finite(self):
         lam = np.full(20, 1.0)
-        lin = linear(st.Newton(), lam=lam, noise=st.Noise(gradient=1.0, curvature=np.sqrt(1 / 4.5 / STEP / 2), batch=1e9, hessian_batch=1))
+        lin = linear(
+            st.Newton(),
+            lam=lam,
+            noise=st.Noise(gradient=1.0, curvature=np.sqrt(1 / 4.5 / STEP / 2), batch=1e9, hessian_batch=1),
+        )
         one = linear(st.Newton(), lam=lam[:1], noise=lin.flow.noise_model)
         assert np.isclose(one.tail_index, 10, rtol=1e-6)
         assert np.isnan(lin.tail_index)
@@ -347,7 +437,13 @@ def brute_force(lin, steps, dt, mean, M):
     A = np.stack([lin.flow.jacobian(lin.at) @ e for e in np.eye(3)], axis=-1)
     B = np.eye(3) + dt * A
     P = lin.vectors * lin.gains @ lin.vectors.T
-    G = np.stack([lin.flow.noise(np.broadcast_to(lin.at + e, (len(zeta), 3)), st.noise.Sample(0 * zeta, Eg, Eh)) for e in np.eye(3)], axis=-1)
+    G = np.stack(
+        [
+            lin.flow.noise(np.broadcast_to(lin.at + e, (len(zeta), 3)), st.noise.Sample(0 * zeta, Eg, Eh))
+            for e in np.eye(3)
+        ],
+        axis=-1,
+    )
     Z = zeta @ P
     for _ in range(steps):
         cross = np.einsum("ki,kj->ij", Z, G @ mean)
@@ -363,23 +459,39 @@ class TestMoments:
         rng = np.random.default_rng(3)
         F = st.least_squares(rng.standard_normal((50, 3)) * [1, 0.7, 0.4], rng.standard_normal(50), l2=0.1)
         size, coupling = (5, "nested") if method.name == "SFN" else (25, "independent")
-        return st.linearize(st.Flow(F, method, st.Noise.from_data(F, None, 5, hessian_batch=size, coupling=coupling), step=STEP))
+        return st.linearize(
+            st.Flow(
+                F, method, st.Noise.from_data(F, None, 5, hessian_batch=size, coupling=coupling), step=STEP
+            )
+        )
 
-    @pytest.mark.parametrize("method", [st.SGD(), st.SFN(damping=GAMMA), st.LRSFN(rank=1, damping=GAMMA)], ids=label)
+    @pytest.mark.parametrize(
+        "method", [st.SGD(), st.SFN(damping=GAMMA), st.LRSFN(rank=1, damping=GAMMA)], ids=label
+    )
     @pytest.mark.parametrize("kind", ["isotropic", "general", "data"])
     @pytest.mark.parametrize("dt", [STEP, 0.05])
     def test_transients_follow_the_definition_step_by_step(self, method, kind, dt):
         if kind == "data":
             lin = self.data_flow(method)
         else:
-            lin = linear(method, noise={"isotropic": st.Noise, "general": General}[kind](gradient=SIGMA, curvature=0.1, batch=2, hessian_batch=4), rotation=1)
+            lin = linear(
+                method,
+                noise={"isotropic": st.Noise, "general": General}[kind](
+                    gradient=SIGMA, curvature=0.1, batch=2, hessian_batch=4
+                ),
+                rotation=1,
+            )
         cov0 = np.diag([0.1, 0.2, 0.3])
         mean, covariance = lin.moments(2.0, lin.at + self.START, cov0, time="chain", dt=dt)
         m, M = brute_force(lin, round(2.0 / dt), dt, self.START, cov0 + np.outer(self.START, self.START))
         np.testing.assert_allclose(mean - lin.at, m, rtol=1e-9)
         np.testing.assert_allclose(covariance, M - np.outer(m, m), rtol=1e-8, atol=1e-12)
 
-    @pytest.mark.parametrize("noise", [st.Noise(gradient=SIGMA), st.Noise(gradient=SIGMA, curvature=0.1)], ids=["additive", "curvature"])
+    @pytest.mark.parametrize(
+        "noise",
+        [st.Noise(gradient=SIGMA), st.Noise(gradient=SIGMA, curvature=0.1)],
+        ids=["additive", "curvature"],
+    )
     @pytest.mark.parametrize("time", ["continuous", "discrete", "chain"])
     def test_transients_end_in_the_stationary_covariance(self, noise, time):
         lin = linear(st.SFN(damping=GAMMA), noise=noise, rotation=1)
@@ -390,7 +502,9 @@ class TestMoments:
     def test_the_chain_tends_to_continuous_time_at_first_order(self):
         lin = linear(st.SGD(), noise=st.Noise(gradient=SIGMA, curvature=0.1), rotation=1)
         limit = lin.moments(2.0, self.START, time="continuous")[1]
-        gaps = [np.abs(lin.moments(2.0, self.START, time="chain", dt=dt)[1] - limit).max() for dt in (0.02, 0.01)]
+        gaps = [
+            np.abs(lin.moments(2.0, self.START, time="chain", dt=dt)[1] - limit).max() for dt in (0.02, 0.01)
+        ]
         assert np.isclose(gaps[0] / gaps[1], 2, atol=0.02)
 
     def test_a_saddles_transient_exists_and_grows(self):
@@ -400,11 +514,18 @@ class TestMoments:
 
     def test_large_dimensions_take_the_same_answer_without_writing_the_map_out(self, monkeypatch):
 
-        lin = linear(st.SFN(damping=GAMMA), noise=st.Noise(gradient=SIGMA, curvature=0.1), lam=np.geomspace(1, 0.1, 8), rotation=1)
+        lin = linear(
+            st.SFN(damping=GAMMA),
+            noise=st.Noise(gradient=SIGMA, curvature=0.1),
+            lam=np.geomspace(1, 0.1, 8),
+            rotation=1,
+        )
         start, wide = np.full(8, 0.3), {}
         for dense in (600, 5):
             monkeypatch.setattr(moments, "DENSE", dense)
-            wide[dense] = [lin.moments(1.0, start, time=t)[1] for t in ("continuous", "discrete")] + [lin.covariance()]
+            wide[dense] = [lin.moments(1.0, start, time=t)[1] for t in ("continuous", "discrete")] + [
+                lin.covariance()
+            ]
         for small, large in zip(wide[600], wide[5], strict=True):
             np.testing.assert_allclose(small, large, rtol=1e-8)
 
@@ -415,7 +536,11 @@ class TestMoments:
         a = lin.rates
         expected = np.linalg.solve(np.diag(-2 * a - STEP * a**2) - STEP * K, STEP * lin.gains**2 * SIGMA**2)
         np.testing.assert_allclose(np.diag(lin.covariance()), expected, rtol=1e-8)
-        assert np.isclose(lin.step_limit(), 1 / np.abs(np.linalg.eigvals(np.linalg.solve(-2 * np.diag(a), np.diag(a**2) + K))).max(), rtol=1e-8)
+        assert np.isclose(
+            lin.step_limit(),
+            1 / np.abs(np.linalg.eigvals(np.linalg.solve(-2 * np.diag(a), np.diag(a**2) + K))).max(),
+            rtol=1e-8,
+        )
 
 
 class TestMeanShift:
@@ -453,10 +578,20 @@ class TestDisplay:
 @pytest.mark.parametrize("steps", [1, 50])
 def test_moments_of_the_chain_in_an_almost_flat_direction(lam, steps):
     """Growth minus one is rounding there: the noise must add up all the same."""
-    flow = st.Flow(st.quadratic([1.0, lam], rotation_seed=3), st.DampedNewton(damping=0.4), st.Noise(gradient=np.array([1.0, 0.5])), step=0.13)
+    flow = st.Flow(
+        st.quadratic([1.0, lam], rotation_seed=3),
+        st.DampedNewton(damping=0.4),
+        st.Noise(gradient=np.array([1.0, 0.5])),
+        step=0.13,
+    )
     lin = st.linearize(flow)
-    A, C = np.eye(2) + 0.37 * (lin.vectors * lin.rates) @ lin.vectors.T, (lin.vectors * lin.gains) @ lin.vectors.T @ np.diag([1.0, 0.5])
+    A, C = (
+        np.eye(2) + 0.37 * (lin.vectors * lin.rates) @ lin.vectors.T,
+        (lin.vectors * lin.gains) @ lin.vectors.T @ np.diag([1.0, 0.5]),
+    )
     covariance = np.zeros((2, 2))
     for _ in range(steps):
         covariance = A @ covariance @ A.T + 0.13 * 0.37 * C @ C.T
-    np.testing.assert_allclose(lin.moments(0.37 * steps, time="chain", dt=0.37)[1], covariance, rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(
+        lin.moments(0.37 * steps, time="chain", dt=0.37)[1], covariance, rtol=1e-10, atol=1e-13
+    )

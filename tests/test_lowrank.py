@@ -61,7 +61,13 @@ def test_leading_pairs_of_indefinite_spectra(method, spectrum):
     h, rank = matrix(SPECTRA[spectrum]), 12
     eig = solved(h, rank, method)
     truth = by_size(SPECTRA[spectrum])
-    allowed, near = {"block-krylov": (2, 0.01), "warm": (2, 0.01), "eigsh": (1.001, 1e-9), "double-pass": (8, 0.2), "nystrom": (8, 0.3)}[method]
+    allowed, near = {
+        "block-krylov": (2, 0.01),
+        "warm": (2, 0.01),
+        "eigsh": (1.001, 1e-9),
+        "double-pass": (8, 0.2),
+        "nystrom": (8, 0.3),
+    }[method]
     assert error(h, eig) < allowed * abs(truth[rank])
     assert orthonormality(eig.vectors) < 1e-9
     assert (np.diff(np.abs(eig.eigenvalues)) <= 0).all()
@@ -69,7 +75,9 @@ def test_leading_pairs_of_indefinite_spectra(method, spectrum):
     assert (eig.method, eig.status) == (method, "ok")
 
 
-@pytest.mark.parametrize(("method", "used"), [("block-krylov", 24), ("double-pass", 24), ("nystrom", 18), ("warm", 17)])
+@pytest.mark.parametrize(
+    ("method", "used"), [("block-krylov", 24), ("double-pass", 24), ("nystrom", 18), ("warm", 17)]
+)
 def test_products_are_counted_and_are_those_promised(method, used):
     h, seen = matrix(SPECTRA["geometric"]), []
 
@@ -81,7 +89,9 @@ def test_products_are_counted_and_are_those_promised(method, used):
     assert randomized_eigh(counted, N, 12, method=method, start=start).columns == sum(seen) == used
 
 
-@pytest.mark.parametrize(("rank", "widths"), [(1, [1, 1]), (2, [2, 2]), (3, [2, 2, 2]), (11, [2, 5, 5, 5, 5]), (20, [8] * 5)])
+@pytest.mark.parametrize(
+    ("rank", "widths"), [(1, [1, 1]), (2, [2, 2]), (3, [2, 2, 2]), (11, [2, 5, 5, 5, 5]), (20, [8] * 5)]
+)
 def test_a_krylov_basis_has_blocks_of_two_fifths_of_the_rank(rank, widths):
     h, seen = matrix(SPECTRA["harmonic"]), []
     randomized_eigh(lambda block: (seen.append(block.shape[1]), h @ block)[1], N, rank)
@@ -221,7 +231,14 @@ def test_a_zero_operator_and_one_of_rank_one(method, dtype):
     start = np.eye(N, 6, dtype=dtype) if method == "warm" else None
     for size, found in ((0.0, 0), (2.0, 1)):
         column = np.full((N, 1), N**-0.5, dtype=dtype)
-        eig = randomized_eigh(lambda b, c=column, s=size: np.float32(s) * c @ (c.T @ b), N, 6, method=method, start=start, dtype=dtype)
+        eig = randomized_eigh(
+            lambda b, c=column, s=size: np.float32(s) * c @ (c.T @ b),
+            N,
+            6,
+            method=method,
+            start=start,
+            dtype=dtype,
+        )
         np.testing.assert_allclose(eig.eigenvalues, [size, 0, 0, 0, 0, 0], atol=1e-5)
         assert orthonormality(eig.vectors) < 1e-4
         assert f"numerical rank {found} < 6" in eig.status
@@ -252,7 +269,9 @@ def test_numbers_at_the_ends_of_the_scale():
     h = matrix(SPECTRA["geometric"])
     for scale in (1e-60, 1e60):
         eig = randomized_eigh(products(scale * h), N, 8)
-        np.testing.assert_allclose(eig.eigenvalues / scale, randomized_eigh(products(h), N, 8).eigenvalues, rtol=1e-10)
+        np.testing.assert_allclose(
+            eig.eigenvalues / scale, randomized_eigh(products(h), N, 8).eigenvalues, rtol=1e-10
+        )
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -268,11 +287,15 @@ def test_orthonormal_rows_of_bad_blocks(dtype):
     }
     for name, block in blocks.items():
         block = block.astype(dtype)
-        rows, factor = orthonormalize(block, first, backend, lambda shape: rng.standard_normal(shape).astype(dtype))
+        rows, factor = orthonormalize(
+            block, first, backend, lambda shape: rng.standard_normal(shape).astype(dtype)
+        )
         both = np.concatenate([first, rows]).T
         assert orthonormality(both) < (1e-9 if dtype == "float64" else 3e-5), name
         rest = block - (block @ first.T) @ first
-        assert np.linalg.norm(factor.T @ rows - rest) < 100 * np.finfo(dtype).eps * max(np.linalg.norm(block), 1e-9), name
+        assert np.linalg.norm(factor.T @ rows - rest) < 100 * np.finfo(dtype).eps * max(
+            np.linalg.norm(block), 1e-9
+        ), name
 
 
 # --- warm starts ---
@@ -331,13 +354,18 @@ def test_a_start_with_fewer_or_more_vectors_than_the_rank():
 def test_a_start_with_no_columns_beside_it(method):
     h = matrix(SPECTRA["geometric"])
     start = randomized_eigh(products(h), N, 5)
-    eig, same = (randomized_eigh(products(h), N, 5, method=method, start=s, oversampling=0) for s in (start, start.vectors))
+    eig, same = (
+        randomized_eigh(products(h), N, 5, method=method, start=s, oversampling=0)
+        for s in (start, start.vectors)
+    )
     assert eig.columns == 5
     np.testing.assert_allclose(eig.eigenvalues, same.eigenvalues, rtol=1e-9)
 
 
 def test_eigenvalues_of_a_warm_start_stay_below_the_norm():
-    """A direction in which +-1 nearly cancel: small in the core, not in its image, so that uncut and unclipped it would count 25."""
+    """A direction in which +-1 nearly cancel: small in the core, not in its image, so that uncut and
+    unclipped it would count 25.
+    """
     q = basis()
     h = matrix(np.concatenate([[3, 2.5, -2, 1, -1], np.zeros(N - 5)]))
     neutral = 0.72 * q[:, 3] + 0.69397 * q[:, 4]
@@ -351,7 +379,16 @@ def test_a_single_pass_stays_near_the_norm():
     """Uncut and unclipped, a core of +-1 gives up to 256 here."""
     h = matrix(np.concatenate([np.ones(20), -np.ones(20), np.zeros(N - 40)]))
     for seed in range(6):
-        assert np.max(np.abs(randomized_eigh(products(h), N, 12, method="nystrom", oversampling=0, seed=seed).eigenvalues)) < 6
+        assert (
+            np.max(
+                np.abs(
+                    randomized_eigh(
+                        products(h), N, 12, method="nystrom", oversampling=0, seed=seed
+                    ).eigenvalues
+                )
+            )
+            < 6
+        )
 
 
 # --- growing to a tolerance ---
@@ -394,7 +431,9 @@ def test_where_all_products_are_taken_the_tolerance_still_cuts(rank):
     assert (eig.vectors.shape, eig.residual.shape, eig.method, eig.status) == ((10, 2), (2,), "exact", "ok")
     assert len(randomized_eigh(products(h), 10, rank).eigenvalues) == rank
     assert len(randomized_eigh(lambda block: 0 * block, 10, rank, tolerance=0.1).eigenvalues) == 1
-    assert randomized_eigh(products(np.eye(10)), 10, rank, tolerance=0.1).status == ("ok" if rank == 10 else f"tolerance 0.1 not reached with {rank}")
+    assert randomized_eigh(products(np.eye(10)), 10, rank, tolerance=0.1).status == (
+        "ok" if rank == 10 else f"tolerance 0.1 not reached with {rank}"
+    )
 
 
 @pytest.mark.parametrize("n", [12, N])
@@ -414,7 +453,9 @@ def test_eigenvalues_beyond_the_rank_and_the_tolerance_are_said():
 
 
 @pytest.mark.parametrize(
-    "missed", [np.ones(4), np.concatenate([[1.0], np.full(60, 0.15)])], ids=["copies beyond a block's width", "many, small beside the first"]
+    "missed",
+    [np.ones(4), np.concatenate([[1.0], np.full(60, 0.15)])],
+    ids=["copies beyond a block's width", "many, small beside the first"],
 )
 def test_a_tolerance_is_not_said_to_be_reached_where_eigenvalues_are_missed(missed):
     h = matrix(np.concatenate([missed, np.zeros(N - len(missed))]))
@@ -433,12 +474,18 @@ def test_what_could_not_be_tested_is_not_said_to_be_reached():
 
 @pytest.mark.parametrize("rank", [5, 60])
 def test_a_converged_start_does_not_pass_for_the_whole_operator(rank):
-    """Nothing new in the image of the start: what is tested has to be led to from fresh vectors, and the start's columns are all used."""
+    """Nothing new in the image of the start: what is tested has to be led to from fresh vectors, and the
+    start's columns are all used.
+    """
     rng = np.random.default_rng(0)
     n, large = 2000, rank // 2
     lam = np.concatenate([np.logspace(1, -1, large), 1e-3 * rng.standard_normal(n - large)])
     cold = randomized_eigh(lambda block: lam[:, None] * block, n, rank, tolerance=0.02)
-    for start in (cold, cold.vectors[:, :1], np.linalg.qr(cold.vectors[:, :1] + 0.05 * rng.standard_normal((n, 1)) / n**0.5)[0]):
+    for start in (
+        cold,
+        cold.vectors[:, :1],
+        np.linalg.qr(cold.vectors[:, :1] + 0.05 * rng.standard_normal((n, 1)) / n**0.5)[0],
+    ):
         eig = randomized_eigh(lambda block: lam[:, None] * block, n, rank, tolerance=0.02, start=start)
         left = np.diag(lam) - (eig.vectors * eig.eigenvalues) @ eig.vectors.T
         assert np.linalg.norm(left, 2) < 1.5 * 0.02 * 10 or "not" in eig.status
@@ -458,7 +505,9 @@ def test_a_useless_start_still_grows_to_the_tolerance_or_says_so(rank):
 
 
 def test_what_a_start_leaves_unfollowed_is_not_confirmed():
-    """H swaps the start with as many vectors off it, more than there is room for; off the start it is nothing."""
+    """H swaps the start with as many vectors off it, more than there is room for; off the start it is
+    nothing.
+    """
 
     def swapped(block):
         answer = 0 * block
@@ -481,12 +530,20 @@ def test_solve_apply_and_precondition_are_those_of_the_dense_matrix():
     eig, g = eight(), np.random.default_rng(1).standard_normal((N, 3))
     u, size = eig.vectors, np.abs(eig.eigenvalues)
     dense = (u * size) @ u.T
-    np.testing.assert_allclose(eig.solve(g, damping=0.3), np.linalg.solve(dense + 0.3 * np.eye(N), g), rtol=1e-9, atol=1e-11)
-    np.testing.assert_allclose(eig.solve(g[:, 0], damping=0.3), eig.solve(g, damping=0.3)[:, 0], rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(
+        eig.solve(g, damping=0.3), np.linalg.solve(dense + 0.3 * np.eye(N), g), rtol=1e-9, atol=1e-11
+    )
+    np.testing.assert_allclose(
+        eig.solve(g[:, 0], damping=0.3), eig.solve(g, damping=0.3)[:, 0], rtol=1e-12, atol=1e-14
+    )
     noisy = (u * (size + 2 * eig.std)) @ u.T + 0.3 * np.eye(N)
-    np.testing.assert_allclose(eig.solve(g, damping=0.3, noise=2.0), np.linalg.solve(noisy, g), rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(
+        eig.solve(g, damping=0.3, noise=2.0), np.linalg.solve(noisy, g), rtol=1e-9, atol=1e-11
+    )
     split = (u * (size + 0.3)) @ u.T + 5.0 * (np.eye(N) - u @ u.T)
-    np.testing.assert_allclose(eig.solve(g, damping=0.3, complement=5.0), np.linalg.solve(split, g), rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(
+        eig.solve(g, damping=0.3, complement=5.0), np.linalg.solve(split, g), rtol=1e-9, atol=1e-11
+    )
     np.testing.assert_allclose(eig.apply(g), (u * eig.eigenvalues) @ (u.T @ g), atol=1e-12)
     gains = (u * np.arange(8.0)) @ u.T + 2.0 * (np.eye(N) - u @ u.T)
     np.testing.assert_allclose(eig.precondition(g, np.arange(8.0), 2.0), gains @ g, atol=1e-11)
@@ -514,7 +571,12 @@ def test_saved_and_loaded(tmp_path):
     assert isinstance(back, LowRank)
     assert (back.vectors == eig.vectors).all()
     assert (back.std == eig.std).all()
-    assert (back.method, back.status, back.columns, back.next_eigenvalue) == (eig.method, eig.status, eig.columns, eig.next_eigenvalue)
+    assert (back.method, back.status, back.columns, back.next_eigenvalue) == (
+        eig.method,
+        eig.status,
+        eig.columns,
+        eig.next_eigenvalue,
+    )
 
 
 def test_print_shows_the_first_pairs_and_the_last():
@@ -601,7 +663,10 @@ def test_products_that_are_not_finite(method, bad):
         randomized_eigh(broken, N, 6, method=method, start=start)
 
 
-@pytest.mark.parametrize(("dtype", "scale"), [("float32", 2.0**-73), ("float32", 2.0**-50), ("float64", 2.0**-660), ("float64", 2.0**-900)])
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [("float32", 2.0**-73), ("float32", 2.0**-50), ("float64", 2.0**-660), ("float64", 2.0**-900)],
+)
 @pytest.mark.parametrize("method", [*METHODS, "exact", "tolerance"])
 def test_the_scale_of_a_small_operator_does_not_matter(method, dtype, scale):
     h = matrix(SPECTRA["geometric"]).astype(dtype)
@@ -610,7 +675,14 @@ def test_the_scale_of_a_small_operator_does_not_matter(method, dtype, scale):
     options = {"exact": {}, "tolerance": {"tolerance": 0.3}}.get(method, {"method": method})
     rank = {"exact": 120, "tolerance": 20}.get(method, 8)
     plain, small = (
-        randomized_eigh([lambda b, p=part, s=size: p.astype(dtype) @ b * b.dtype.type(s) for part in parts], N, rank, start=start, dtype=dtype, **options)
+        randomized_eigh(
+            [lambda b, p=part, s=size: p.astype(dtype) @ b * b.dtype.type(s) for part in parts],
+            N,
+            rank,
+            start=start,
+            dtype=dtype,
+            **options,
+        )
         for size in (1.0, scale)
     )
     near = {"rtol": 1e-3 if dtype == "float32" else 1e-10, "atol": 1e-5 if dtype == "float32" else 1e-12}
@@ -656,11 +728,19 @@ def test_products_too_large_for_their_type(method, scale):
         (([1], N, 4), {}, "`hvp` must be a callable"),
         ((products(np.ones((3, N))), N, 4), {}, r"`hvp` must map \(n, k\) to \(n, k\); got shape \(3, 2\)"),
         ((lambda block: None, N, 4), {}, "got NoneType"),
-        ((lambda block: block.astype("float32"), N, 4), {}, "`hvp` must keep the type of its argument, float64; got float32"),
+        (
+            (lambda block: block.astype("float32"), N, 4),
+            {},
+            "`hvp` must keep the type of its argument, float64; got float32",
+        ),
         ((abs, N, N + 1), {}, "`rank` must be an integer >= 1 and <= 240"),
         ((abs, N, 0), {}, "`rank` must be an integer >= 1"),
         ((abs, 0, 1), {}, "`n` must be an integer >= 1"),
-        ((abs, N, 4), {"method": "lanczos"}, "`method` must be one of block-krylov, double-pass, nystrom, warm, eigsh"),
+        (
+            (abs, N, 4),
+            {"method": "lanczos"},
+            "`method` must be one of block-krylov, double-pass, nystrom, warm, eigsh",
+        ),
         ((abs, N, 4), {"method": "warm"}, "`start` must be given for method='warm'"),
         ((abs, N, 4), {"start": np.ones((3, 4))}, r"`start` must have shape \(240, k\)"),
         ((abs, N, 4), {"start": np.ones(N)}, r"`start` must have shape \(240, k\)"),
@@ -685,9 +765,15 @@ def test_misuse_is_named(arguments, options, message):
     ("call", "message"),
     [
         (lambda e: e.solve(np.ones(N), damping=0.0), "`damping` must be a finite number > 0"),
-        (lambda e: e.solve(np.ones(N), damping=1.0, complement=-1.0), "`complement` must be a finite number > 0"),
+        (
+            lambda e: e.solve(np.ones(N), damping=1.0, complement=-1.0),
+            "`complement` must be a finite number > 0",
+        ),
         (lambda e: e.solve(np.ones(N), damping=1.0, noise=-1.0), "`noise` must be a finite number >= 0"),
-        (lambda e: replace(e, std=None).solve(np.ones(N), damping=1.0, noise=1.0), "`noise` must be 0 where the spread over sub-batches is not known"),
+        (
+            lambda e: replace(e, std=None).solve(np.ones(N), damping=1.0, noise=1.0),
+            "`noise` must be 0 where the spread over sub-batches is not known",
+        ),
         (lambda e: e.apply(np.ones(N + 1)), r"`g` must have shape \(240,\) or \(240, k\)"),
         (lambda e: e.apply(np.ones((N, 2, 2))), r"`g` must have shape \(240,\) or \(240, k\)"),
         (lambda e: e.precondition(np.ones(N), np.ones(3), 0.0), r"`kept` must have shape \(8,\)"),

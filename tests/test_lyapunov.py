@@ -1,4 +1,6 @@
-"""Lyapunov exponents: quadrature in one mode, published 2x2 values, exact identities, and the mean-square rate above them all."""
+"""Lyapunov exponents: quadrature in one mode, published 2x2 values, exact identities, and the mean-square
+rate above them all.
+"""
 
 import importlib
 import math
@@ -16,7 +18,9 @@ from stability.lyapunov import exponents, limit, matrices, mean_square
 from stability.lyapunov.limit import top_exponents
 from stability.noise import Batches, Sample
 
-METHODS = pytest.mark.parametrize("method", [st.SGD(), st.SFN(damping=0.1), st.DampedNewton(damping=0.1), st.Newton()], ids=lambda m: m.name)
+METHODS = pytest.mark.parametrize(
+    "method", [st.SGD(), st.SFN(damping=0.1), st.DampedNewton(damping=0.1), st.Newton()], ids=lambda m: m.name
+)
 NOISE = st.Noise(curvature=0.3)
 
 
@@ -45,15 +49,26 @@ def z(measured, error, exact):
 def cauchy_rate(tau):
     """Growth per unit of t of Newton's iteration with ``H = I`` in two dimensions as the step goes to 0."""
 
-    def over_gaps(f):  # eigenvalues 1 + mean + gap, the mean Gaussian and the gap Rayleigh of either sign, both of scale tau
-        return scipy.integrate.quad(lambda r: abs(r) / tau**2 * math.exp(-0.5 * (r / tau) ** 2) * f(1 + r), -12 * tau, 12 * tau, points=[0])[0]
+    def over_gaps(
+        f,
+    ):  # eigenvalues 1 + mean + gap, the mean Gaussian and the gap Rayleigh of either sign, both of scale tau
+        return scipy.integrate.quad(
+            lambda r: abs(r) / tau**2 * math.exp(-0.5 * (r / tau) ** 2) * f(1 + r),
+            -12 * tau,
+            12 * tau,
+            points=[0],
+        )[0]
 
     def size(mean, spread):  # E|x| of a Gaussian
-        return spread * math.sqrt(2 / math.pi) * math.exp(-0.5 * (mean / spread) ** 2) + mean * math.erf(mean / spread / math.sqrt(2))
+        return spread * math.sqrt(2 / math.pi) * math.exp(-0.5 * (mean / spread) ** 2) + mean * math.erf(
+            mean / spread / math.sqrt(2)
+        )
 
     inverse = over_gaps(lambda x: math.sqrt(2) / tau * scipy.special.dawsn(x / tau / math.sqrt(2)))
     at_zero = over_gaps(lambda x: math.exp(-0.5 * (x / tau) ** 2) / tau / math.sqrt(2 * math.pi))
-    kick = scipy.integrate.quad(lambda a: size(math.cos(a), tau * math.sqrt(1 + math.cos(a) ** 2)) * math.sin(a), 0, math.pi / 2)[0]
+    kick = scipy.integrate.quad(
+        lambda a: size(math.cos(a), tau * math.sqrt(1 + math.cos(a) ** 2)) * math.sin(a), 0, math.pi / 2
+    )[0]
     return -0.5 * inverse + math.pi * at_zero * kick * 2 / math.pi
 
 
@@ -62,18 +77,31 @@ class TestOneMode:
     def test_the_iteration_against_quadrature(self, method):
         for lam in (1.0, 0.3):
             found = st.lyapunov_exponents(one_mode(method, lam), seed=4)
-            assert z(found.exponents[0], found.errors[0], st.exact_mode(method, curvature=lam, noise=NOISE).lyapunov(0.5).value) < 4
+            assert (
+                z(
+                    found.exponents[0],
+                    found.errors[0],
+                    st.exact_mode(method, curvature=lam, noise=NOISE).lyapunov(0.5).value,
+                )
+                < 4
+            )
 
     @METHODS
     def test_its_largest_step_against_quadrature(self, method):
         found = st.almost_sure_limit(one_mode(method), iterations=200, seed=2)
-        assert z(found.limit, found.error, st.exact_mode(method, curvature=0.3, noise=NOISE).almost_sure_limit) < 4
+        assert (
+            z(found.limit, found.error, st.exact_mode(method, curvature=0.3, noise=NOISE).almost_sure_limit)
+            < 4
+        )
         assert 0 < found.error < 0.03 * found.limit
         assert found.status == "ok"
 
     def test_the_errors_are_as_large_as_the_deviations(self):
         exact = st.exact_mode(st.SFN(damping=0.1), curvature=0.3, noise=NOISE)
-        found = [st.almost_sure_limit(one_mode(st.SFN(damping=0.1)), iterations=60, products=50, seed=seed) for seed in range(40)]
+        found = [
+            st.almost_sure_limit(one_mode(st.SFN(damping=0.1)), iterations=60, products=50, seed=seed)
+            for seed in range(40)
+        ]
         deviations = np.array([(one.limit - exact.almost_sure_limit) / one.error for one in found])
         assert 0.7 < deviations.std() < 1.4
         assert abs(deviations.mean()) < 4 / math.sqrt(40)
@@ -83,17 +111,29 @@ class TestOneMode:
         flow = one_mode(st.SGD(), lam=1.0, noise=st.Noise(curvature=0.8))
         strength = 0.8 * math.sqrt(2 * 0.5 * dt)
         exact = scipy.integrate.quad(
-            lambda x: math.exp(-x * x / 2) / math.sqrt(2 * math.pi) * math.log(abs(1 - dt + strength * x)), -12, 12, points=[(dt - 1) / strength], limit=400
+            lambda x: math.exp(-x * x / 2) / math.sqrt(2 * math.pi) * math.log(abs(1 - dt + strength * x)),
+            -12,
+            12,
+            points=[(dt - 1) / strength],
+            limit=400,
         )[0]
         found = st.lyapunov_exponents(flow, level="sde", dt=dt, seed=2)
         assert z(found.rates[0], found.rate_errors[0], exact / dt) < 4
         assert z(found.exponents[0], found.errors[0], exact * 0.5 / dt) < 4
 
     def test_as_dt_goes_to_zero_it_is_itos(self):
-        """``a - step K / 2`` with ``K = s^2``: the chain's is that plus O(dt), which halving dt and extrapolating takes away."""
+        """``a - step K / 2`` with ``K = s^2``: the chain's is that plus O(dt), which halving dt and
+        extrapolating takes away.
+        """
         flow = one_mode(st.SGD(), lam=1.0, noise=st.Noise(curvature=0.5))
-        coarse, fine = (st.lyapunov_exponents(flow, level="sde", dt=dt, iterations=3000, seed=3) for dt in (1 / 64, 1 / 128))
-        limit, error = 2 * fine.rates[0] - coarse.rates[0], math.hypot(2 * fine.rate_errors[0], coarse.rate_errors[0])
+        coarse, fine = (
+            st.lyapunov_exponents(flow, level="sde", dt=dt, iterations=3000, seed=3)
+            for dt in (1 / 64, 1 / 128)
+        )
+        limit, error = (
+            2 * fine.rates[0] - coarse.rates[0],
+            math.hypot(2 * fine.rate_errors[0], coarse.rate_errors[0]),
+        )
         assert error < 0.03
         assert z(limit, error, -1 - 0.5 * 2 * 0.25 / 2) < 4
 
@@ -105,7 +145,9 @@ class TestOneMode:
 
 class TestPublished:
     def test_random_fibonacci(self):
-        """Viswanath, Math. Comp. 69 (2000) 1131: 1.13198824...; signs on one entry, and ``log golden ratio / 2`` for the mean square."""
+        """Viswanath, Math. Comp. 69 (2000) 1131: 1.13198824...; signs on one entry, and ``log golden ratio /
+        2`` for the mean square.
+        """
 
         def draw(rng, size):
             B = np.broadcast_to([[0.0, 1.0], [1.0, 0.0]], (size, 2, 2)).copy()
@@ -121,11 +163,15 @@ class TestPublished:
     @pytest.mark.parametrize("dim", [2, 4])
     def test_gaussian_matrices(self, dim):
         """``(log 2 + digamma((d - i + 1) / 2)) / 2``; C. M. Newman, Commun. Math. Phys. 103 (1986) 121."""
-        found = st.lyapunov_exponents(lambda rng, size: rng.standard_normal((size, dim, dim)), iterations=300, seed=2)
+        found = st.lyapunov_exponents(
+            lambda rng, size: rng.standard_normal((size, dim, dim)), iterations=300, seed=2
+        )
         exact = 0.5 * (math.log(2) + scipy.special.digamma((dim - np.arange(dim)) / 2))
         assert z(found.exponents, found.errors, exact) < 4
         assert z(found.mean_square, found.mean_square_error, 0.5 * math.log(dim)) < 4
-        few = st.lyapunov_exponents(lambda rng, size: rng.standard_normal((size, dim, dim)), count=1, iterations=300, seed=2)
+        few = st.lyapunov_exponents(
+            lambda rng, size: rng.standard_normal((size, dim, dim)), count=1, iterations=300, seed=2
+        )
         assert len(few.exponents) == 1
         assert z(few.exponents, few.errors, exact[:1]) < 4
 
@@ -142,7 +188,12 @@ class TestPublished:
 
     def test_commuting_matrices(self):
         turn = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
-        found = st.lyapunov_exponents(lambda rng, size: turn * np.exp(0.5 * rng.standard_normal((size, 1, 3)) + [0.3, -0.1, -0.8]) @ turn.T, seed=5)
+        found = st.lyapunov_exponents(
+            lambda rng, size: (
+                turn * np.exp(0.5 * rng.standard_normal((size, 1, 3)) + [0.3, -0.1, -0.8]) @ turn.T
+            ),
+            seed=5,
+        )
         assert z(found.exponents, found.errors, [0.3, -0.1, -0.8]) < 4
 
     def test_one_matrix_over_and_over(self):
@@ -165,7 +216,12 @@ class TestPublished:
     @pytest.mark.parametrize("count", [1, 2])
     def test_units_do_not_matter(self, unit, count):
         """Squares of such entries are no floats."""
-        small, large = (st.lyapunov_exponents(lambda rng, size, c=c: c * rng.standard_normal((size, 2, 2)), count=count, iterations=50) for c in (1.0, unit))
+        small, large = (
+            st.lyapunov_exponents(
+                lambda rng, size, c=c: c * rng.standard_normal((size, 2, 2)), count=count, iterations=50
+            )
+            for c in (1.0, unit)
+        )
         np.testing.assert_allclose(large.exponents, small.exponents + math.log(unit), rtol=1e-12)
         assert large.mean_square == pytest.approx(small.mean_square + math.log(unit), rel=1e-12)
 
@@ -183,11 +239,15 @@ class TestFlows:
         X, _ = matrices.rates(linear, "iteration", 1.0)(np.random.default_rng(1), size)
         sample = flow.draw(size, np.random.default_rng(1), level="iteration")
         for e in np.eye(2):
-            stepped = flow.update(np.broadcast_to(e, (size, 2)), Sample(np.zeros((size, 2)), sample.Eg, sample.Eh))
+            stepped = flow.update(
+                np.broadcast_to(e, (size, 2)), Sample(np.zeros((size, 2)), sample.Eg, sample.Eh)
+            )
             np.testing.assert_allclose(e - 0.5 * X @ e, stepped, rtol=1e-10, atol=1e-12)
         X, _ = matrices.rates(linear, "sde", 0.4)(np.random.default_rng(1), size)
         for e in np.eye(2):
-            stepped = flow.euler(np.broadcast_to(e, (size, 2)), Sample(np.zeros((size, 2)), sample.Eg, sample.Eh), 0.2)
+            stepped = flow.euler(
+                np.broadcast_to(e, (size, 2)), Sample(np.zeros((size, 2)), sample.Eg, sample.Eh), 0.2
+            )
             turned = (linear.vectors @ (np.eye(2) - 0.2 * X) @ linear.vectors.T) @ e
             np.testing.assert_allclose(turned, stepped, rtol=1e-10, atol=1e-12)
 
@@ -217,13 +277,19 @@ class TestFlows:
         assert np.isneginf(found.mean_square)
         assert found.verdict == "almost surely stable and mean-square stable"
         assert np.isneginf(top_exponents(flow, [1.0])[0]).all()
-        alone = st.lyapunov_exponents(one_mode(st.Newton(), noise=st.Noise(curvature=0.3, coupling="nested"), step=1.0), iterations=100)
+        alone = st.lyapunov_exponents(
+            one_mode(st.Newton(), noise=st.Noise(curvature=0.3, coupling="nested"), step=1.0), iterations=100
+        )
         assert np.isneginf([alone.exponents[0], alone.mean_square]).all()
 
     def test_one_step_to_a_subspace(self):
-        """Newton's gain on the larger of two eigenvalues, one batch for both: that direction is gone at step 1, up to rounding; the other stays."""
+        """Newton's gain on the larger of two eigenvalues, one batch for both: that direction is gone at step
+        1, up to rounding; the other stays.
+        """
         method = st.Method(gain=lambda lam: 1 / lam, rank=1, tail_gain=lambda lam: 1 + 0 * lam)
-        found = st.lyapunov_exponents(two_modes(method, st.Noise(curvature=0.02, coupling="nested"), step=1.0), iterations=10)
+        found = st.lyapunov_exponents(
+            two_modes(method, st.Noise(curvature=0.02, coupling="nested"), step=1.0), iterations=10
+        )
         assert abs(found.exponents[0] - math.log(0.9)) < 0.05
         assert np.isneginf(found.samples[:, 1]).all()
 
@@ -235,10 +301,16 @@ class TestFlows:
         assert found.verdict.startswith("unstable")
 
     @pytest.mark.parametrize("rotation_seed", [None, 3])
-    @pytest.mark.parametrize("noise", [st.Noise(), st.Noise(gradient=0.3), st.Noise(curvature=0.3, batch=math.inf)], ids=["none", "gradient", "whole batch"])
+    @pytest.mark.parametrize(
+        "noise",
+        [st.Noise(), st.Noise(gradient=0.3), st.Noise(curvature=0.3, batch=math.inf)],
+        ids=["none", "gradient", "whole batch"],
+    )
     def test_without_curvature_noise_nothing_is_left_to_chance(self, noise, rotation_seed):
         """However close the modes: a product of one matrix has its eigenvalues."""
-        flow = st.Flow(st.quadratic([1.0, 0.99, -0.2], rotation_seed=rotation_seed), st.SGD(), noise, step=0.5)
+        flow = st.Flow(
+            st.quadratic([1.0, 0.99, -0.2], rotation_seed=rotation_seed), st.SGD(), noise, step=0.5
+        )
         found = st.lyapunov_exponents(flow, iterations=10, products=10)
         np.testing.assert_allclose(found.exponents, np.log([1.1, 0.505, 0.5]), rtol=1e-12)
         assert np.max(found.errors) < 1e-15
@@ -249,22 +321,33 @@ class TestFlows:
         assert not errors.any()
 
     def test_a_small_step_is_told_from_no_step(self):
-        found = st.lyapunov_exponents(st.Flow(st.quadratic([1.0]), st.SGD(), st.Noise(curvature=0.1), step=1e-11), iterations=50)
+        found = st.lyapunov_exponents(
+            st.Flow(st.quadratic([1.0]), st.SGD(), st.Noise(curvature=0.1), step=1e-11), iterations=50
+        )
         assert found.verdict == "almost surely stable and mean-square stable"
 
     def test_steps_whose_squares_are_no_floats(self):
-        huge, large = (st.lyapunov_exponents(two_modes(st.SGD(), step=step), iterations=50) for step in (1e200, 1e6))
+        huge, large = (
+            st.lyapunov_exponents(two_modes(st.SGD(), step=step), iterations=50) for step in (1e200, 1e6)
+        )
         np.testing.assert_allclose(huge.exponents, large.exponents + math.log(1e194), rtol=1e-5)
         assert huge.mean_square == pytest.approx(large.mean_square + math.log(1e194), rel=1e-5)
-        wide, narrow = (st.lyapunov_exponents(two_modes(st.SGD()), level="sde", dt=dt, iterations=10, products=10) for dt in (1e200, 1e100))
-        assert wide.mean_square * 2e200 == pytest.approx(narrow.mean_square * 2e100 + math.log(1e100), rel=1e-9)
+        wide, narrow = (
+            st.lyapunov_exponents(two_modes(st.SGD()), level="sde", dt=dt, iterations=10, products=10)
+            for dt in (1e200, 1e100)
+        )
+        assert wide.mean_square * 2e200 == pytest.approx(
+            narrow.mean_square * 2e100 + math.log(1e100), rel=1e-9
+        )
 
     def test_a_pole_kicks_across_at_every_small_step(self):
-        """Newton's method, equal curvatures h: per unit of t the exponent goes to ``-h PV E tr (H + Eh)^-1 / 2 + pi rho(0) E|u (H + Eg) v| sin(u, v)``.
+        """Newton's method, equal curvatures h: per unit of t the exponent goes to ``-h PV E tr (H + Eh)^-1 /
+        2 + pi rho(0) E|u (H + Eg) v| sin(u, v)``.
 
-        The gain has Cauchy's tails, ``rho`` eigenvalues of ``H + Eh`` per unit at zero: kicks of all sizes up to the reciprocal
-        of the step, whose part across the path, ``PV int log|v - y u| dy / y^2 = pi sin(u, v)``, shrinks no faster than the drift
-        does. One mode has none; from ``tau = 0.54 h`` two grow almost surely, however small the step.
+        The gain has Cauchy's tails, ``rho`` eigenvalues of ``H + Eh`` per unit at zero: kicks of all sizes up
+        to the reciprocal of the step, whose part across the path, ``PV int log|v - y u| dy / y^2 = pi sin(u,
+        v)``, shrinks no faster than the drift does. One mode has none; from ``tau = 0.54 h`` two grow almost
+        surely, however small the step.
         """
         for tau in (0.3, 1.0):
             flow = st.Flow(st.quadratic([1.0, 1.0]), st.Newton(), st.Noise(curvature=tau), step=0.1)
@@ -315,7 +398,11 @@ class TestFlows:
         assert found.exponents[0] < found.mean_square + 3 * found.mean_square_error
         assert abs(found.mean_square - linear) < 0.05
 
-    @pytest.mark.parametrize("method", [st.LRSFN(rank=1, damping=0.2), st.LRSFN(rank=1, damping=0.2, tail="flat")], ids=lambda m: m.label)
+    @pytest.mark.parametrize(
+        "method",
+        [st.LRSFN(rank=1, damping=0.2), st.LRSFN(rank=1, damping=0.2, tail="flat")],
+        ids=lambda m: m.label,
+    )
     def test_truncated_methods(self, method):
         found = st.lyapunov_exponents(two_modes(method, st.Noise(curvature=0.02)), iterations=300)
         rates = st.linearize(two_modes(method)).rates
@@ -332,10 +419,16 @@ class TestData:
         assert isinstance(batches, Batches)
         for x, gradient, hessian in zip(X, *batches, strict=True):
             lam, Q = np.linalg.eigh(F.hessian(F.reference, batch=hessian))
-            np.testing.assert_allclose(x, Q @ np.diag(1 / (np.abs(lam) + 0.1)) @ Q.T @ F.hessian(F.reference, batch=gradient), rtol=1e-9)
+            np.testing.assert_allclose(
+                x,
+                Q @ np.diag(1 / (np.abs(lam) + 0.1)) @ Q.T @ F.hessian(F.reference, batch=gradient),
+                rtol=1e-9,
+            )
 
     def test_the_mean_square_limit_of_ma_and_ying(self):
-        """SGD without replacement: the measured second moment against the exact one of the Gaussian chain with the same covariances."""
+        """SGD without replacement: the measured second moment against the exact one of the Gaussian chain
+        with the same covariances.
+        """
         F = regression()
         flow = st.Flow(F, st.SGD(), st.Noise.from_data(F, batch=3), step=0.4)
         found = st.lyapunov_exponents(flow, iterations=200, seed=3)
@@ -369,7 +462,12 @@ class TestJensen:
     @given(hst.integers(0, 10**6), hst.integers(1, 3), hst.floats(0.05, 2))
     def test_second_moments_grow_at_least_as_fast_as_paths(self, seed, dim, spread):
         center = np.random.default_rng(seed).standard_normal((dim, dim))
-        found = st.lyapunov_exponents(lambda rng, size: center + spread * rng.standard_normal((size, dim, dim)), iterations=100, products=50, seed=seed)
+        found = st.lyapunov_exponents(
+            lambda rng, size: center + spread * rng.standard_normal((size, dim, dim)),
+            iterations=100,
+            products=50,
+            seed=seed,
+        )
         assert found.exponents[0] - 4 * found.errors[0] <= found.mean_square + 4 * found.mean_square_error
         assert (np.diff(found.exponents) <= 0).all()
 
@@ -404,9 +502,13 @@ class TestLimit:
     def test_a_saddle_is_told_at_steps_too_small_to_find_its_direction(self):
         """From random directions the first paths of a short run contract: 50 steps of 0.007 turn nothing."""
         for slope, iterations in ((-0.5, 50), (-0.05, 400), (-0.01, 400)):
-            flow = st.Flow(st.quadratic([1.0, slope], rotation_seed=2), st.SGD(), st.Noise(curvature=0.03), step=0.1)
+            flow = st.Flow(
+                st.quadratic([1.0, slope], rotation_seed=2), st.SGD(), st.Noise(curvature=0.03), step=0.1
+            )
             assert st.almost_sure_limit(flow, iterations=iterations).limit == 0
-            found = st.lyapunov_exponents(st.Flow(flow.objective, flow.method, flow.noise_model, step=1e-3), iterations=iterations)
+            found = st.lyapunov_exponents(
+                st.Flow(flow.objective, flow.method, flow.noise_model, step=1e-3), iterations=iterations
+            )
             assert z(found.rates, found.rate_errors + 3e-4, [-slope, -1]) < 4
             values, errors = top_exponents(flow, [1e-3], iterations=iterations)
             assert abs(values[0] / 1e-3 + slope) < 4 * errors[0] / 1e-3 + 1e-3
@@ -414,12 +516,17 @@ class TestLimit:
     def test_small_steps_that_are_not_told_from_zero_do_not_decide(self):
         """Newton's exponents at small steps are smaller than their errors, and of either sign."""
         exact = st.exact_mode(st.Newton(), curvature=0.3, noise=NOISE).almost_sure_limit
-        found = [st.almost_sure_limit(one_mode(st.Newton()), iterations=60, products=50, seed=seed) for seed in (3, 34, 40)]
+        found = [
+            st.almost_sure_limit(one_mode(st.Newton()), iterations=60, products=50, seed=seed)
+            for seed in (3, 34, 40)
+        ]
         assert all(one.exponents[0] > 0 and "not told from zero" in one.status for one in found)
         assert all(abs(one.limit - exact) < 4 * one.error for one in found)
 
     def test_a_flow_that_stands_still_is_never_told_from_zero(self):
-        found = st.almost_sure_limit(st.Flow(st.quadratic([1.0]), st.Method(gain=lambda lam: 0 * lam), step=0.1), iterations=50)
+        found = st.almost_sure_limit(
+            st.Flow(st.quadratic([1.0]), st.Method(gain=lambda lam: 0 * lam), step=0.1), iterations=50
+        )
         assert math.isnan(found.limit)
         assert found.status.endswith("take more iterations")
 
@@ -430,14 +537,18 @@ class TestLimit:
         assert st.almost_sure_limit(flow).limit == pytest.approx(2e9)
 
     def test_a_window_of_steps(self):
-        """Rates 1 and 30 half of the time each: ``log|1 - s| + log|1 - 30 s|`` is negative, positive, and negative again near s = 1."""
+        """Rates 1 and 30 half of the time each: ``log|1 - s| + log|1 - 30 s|`` is negative, positive, and
+        negative again near s = 1.
+        """
         rate = np.array([[1.0], [30.0]])
 
         def draw(rng, size):
             return rate[rng.integers(2, size=size)][:, :, None], np.zeros(size)
 
         steps = np.geomspace(0.01, 10, 200)
-        values, errors = limit._tops(matrices.Rates(draw, 1, 0, False, np.eye(1)), steps, iterations=200, products=100, seed=0)
+        values, errors = limit._tops(
+            matrices.Rates(draw, 1, 0, False, np.eye(1)), steps, iterations=200, products=100, seed=0
+        )
         exact = 0.5 * (np.log(np.abs(1 - steps)) + np.log(np.abs(1 - 30 * steps)))
         assert z(values, errors, exact) < 4.5
         windows = limit._windows(steps, values, errors)
@@ -456,16 +567,24 @@ class TestResult:
             assert title in st.plot(st.almost_sure_limit(flow, iterations=50))._suptitle.get_text()
 
     def test_it_prints_saves_and_draws(self, tmp_path):
-        for result in (st.lyapunov_exponents(two_modes(st.SGD()), iterations=50), st.almost_sure_limit(two_modes(st.SGD()), iterations=50)):
+        for result in (
+            st.lyapunov_exponents(two_modes(st.SGD()), iterations=50),
+            st.almost_sure_limit(two_modes(st.SGD()), iterations=50),
+        ):
             again = st.load(st.save(result, tmp_path / "result"))
             assert str(again) == str(result)
             assert "status: ok" in str(again)
             assert st.plot(again).axes
-        many = st.lyapunov_exponents(lambda rng, size: rng.standard_normal((size, 14, 14)), iterations=20, products=10)
+        many = st.lyapunov_exponents(
+            lambda rng, size: rng.standard_normal((size, 14, 14)), iterations=20, products=10
+        )
         assert len(str(many).splitlines()) == 2 + 12 + 3
 
     def test_the_same_seed_gives_the_same_numbers(self):
-        first, second, third = (st.lyapunov_exponents(two_modes(st.SGD()), iterations=50, seed=seed).exponents for seed in (1, 1, 2))
+        first, second, third = (
+            st.lyapunov_exponents(two_modes(st.SGD()), iterations=50, seed=seed).exponents
+            for seed in (1, 1, 2)
+        )
         assert np.array_equal(first, second)
         assert not np.array_equal(first, third)
 
@@ -481,7 +600,10 @@ class TestResult:
             ("undecided within the error: the top exponent is not told from zero", (-0.02, 0.01, 0.2, 0.01)),
             ("almost surely stable and mean-square stable", (-0.1, 0.01, -0.05, 0.01)),
             ("paths contract but second moments explode", (-0.1, 0.01, 0.05, 0.01)),
-            ("paths contract; whether second moments do is undecided within the error", (-0.1, 0.01, 0.02, 0.01)),
+            (
+                "paths contract; whether second moments do is undecided within the error",
+                (-0.1, 0.01, 0.02, 0.01),
+            ),
         ],
     )
     def test_verdicts(self, verdict, numbers):
@@ -545,12 +667,19 @@ class TestStudy:
         assert [check.passed for check in claims.check(study)] == [True] * 4
         assert len(st.plot(study).axes) == 5
         wrong = dict(study.arrays) | {"exponent": -study["exponent"], "line": study["line"] + [0.1, 0, 0]}
-        assert [check.passed for check in claims.check(st.Study("lyapunov", wrong, study.parameters))] == [False, False, True, False]
+        assert [check.passed for check in claims.check(st.Study("lyapunov", wrong, study.parameters))] == [
+            False,
+            False,
+            True,
+            False,
+        ]
         wrong = dict(study.arrays) | {"square_limit": study["square_limit"] + 100}
         assert not claims.check(st.Study("lyapunov", wrong, study.parameters))[2].passed
 
     def test_the_mean_square_limit_is_that_of_one_mode_where_modes_do_not_couple(self):
         """SGD with equal eigenvalues: ``2 lam / (lam^2 + tau^2 (d + 1))``."""
         flow = st.Flow(st.quadratic([1.0, 1.0]), st.SGD(), st.Noise(curvature=0.3), step=0.5)
-        module = importlib.import_module("stability.claims.lyapunov")  # the package's attribute of that name is the study
+        module = importlib.import_module(
+            "stability.claims.lyapunov"
+        )  # the package's attribute of that name is the study
         assert module._mean_square_limit(flow, 100_000, 0) == pytest.approx(2 / (1 + 3 * 0.09), rel=0.01)

@@ -1,4 +1,6 @@
-"""Minimizing on minibatches: the theory's methods step for step, exact accounts, stopping and going on, and what is refused."""
+"""Minimizing on minibatches: the theory's methods step for step, exact accounts, stopping and going on, and
+what is refused.
+"""
 
 import dataclasses
 import json
@@ -72,9 +74,14 @@ def least_squares(samples=60, dim=6, seed=5, condition=100.0):
 
 
 def one_hot(sizes=(3.0, 1.0, 0.3), copies=40, seed=2):
-    """Least squares whose samples each see one coordinate: every batch's Hessian is diagonal, its noise known per axis."""
+    """Least squares whose samples each see one coordinate: every batch's Hessian is diagonal, its noise known
+    per axis.
+    """
     rng = np.random.default_rng(seed)
-    rows = [size * (1 + 0.5 * rng.standard_normal(copies))[:, None] * np.eye(len(sizes))[axis] for axis, size in enumerate(sizes)]
+    rows = [
+        size * (1 + 0.5 * rng.standard_normal(copies))[:, None] * np.eye(len(sizes))[axis]
+        for axis, size in enumerate(sizes)
+    ]
     X = np.concatenate(rows)
     return st.least_squares(X, X @ np.ones(len(sizes)) + 0.01 * rng.standard_normal(len(X)))
 
@@ -138,13 +145,16 @@ class TestTheTheorysMethods:
         found = st.minimize(F, w, method=method, step=0.5, iterations=1)
         assert found.stats["hessian_products"] == 6 < F.dim
         expected = w - 0.5 * vectors @ (literal_gains(method, values) * (vectors.T @ F.gradient(w)))
-        # Six products leave an error, and know the first eigenvalue left out from below; another truncation or tail would differ by 0.2.
+        # Six products leave an error, and know the first eigenvalue left out from below; another truncation
+        # or tail would differ by 0.2.
         np.testing.assert_allclose(vectors.T @ found.final, vectors.T @ expected, atol=0.08, rtol=0)
 
     @pytest.mark.parametrize("method", smooth_methods(), ids=label)
     def test_on_minibatches_it_is_the_plain_loop_over_the_same_samples(self, method):
         F = Watched(logistic(dim=4))
-        found = st.minimize(F, np.full(4, 0.1), method=method, step=0.05, batch=16, hessian_batch=32, iterations=6)
+        found = st.minimize(
+            F, np.full(4, 0.1), method=method, step=0.05, batch=16, hessian_batch=32, iterations=6
+        )
         w, hessians = np.full(4, 0.1), iter(F.hessians)
         for rows in F.gradients:
             direction = F.inner.gradient(w, batch=rows)
@@ -158,12 +168,28 @@ class TestTheTheorysMethods:
     @pytest.mark.parametrize("warm", [True, False])
     def test_low_rank_steps_on_minibatches_are_dense_ones_on_the_batch_that_was_drawn(self, warm):
         F, method = Watched(least_squares(dim=6)), st.LRSFN(rank=4, damping=GAMMA)
-        found = st.minimize(F, np.zeros(6), method=method, step=0.1, batch=10, hessian_batch=20, refresh=2, iterations=4, warm=warm)
-        drawn = [np.concatenate([rows for rows, _ in F.blocks[i : i + 4]]) for i in range(0, len(F.blocks), 4)]  # 8 or 9 columns: exact, in one block
+        found = st.minimize(
+            F,
+            np.zeros(6),
+            method=method,
+            step=0.1,
+            batch=10,
+            hessian_batch=20,
+            refresh=2,
+            iterations=4,
+            warm=warm,
+        )
+        drawn = [
+            np.concatenate([rows for rows, _ in F.blocks[i : i + 4]]) for i in range(0, len(F.blocks), 4)
+        ]  # 8 or 9 columns: exact, in one block
         w = np.zeros(6)
         for i, rows in enumerate(F.gradients):
-            values, vectors = np.linalg.eigh(F.inner.hessian(w, batch=drawn[i // 2]))  # least squares: the same at every state
-            w = w - 0.1 * vectors @ (literal_gains(method, values) * (vectors.T @ F.inner.gradient(w, batch=rows)))
+            values, vectors = np.linalg.eigh(
+                F.inner.hessian(w, batch=drawn[i // 2])
+            )  # least squares: the same at every state
+            w = w - 0.1 * vectors @ (
+                literal_gains(method, values) * (vectors.T @ F.inner.gradient(w, batch=rows))
+            )
         assert len(drawn) == 2
         assert_close(found.final, w, rtol=1e-10)
 
@@ -183,7 +209,9 @@ class TestTheTheorysMethods:
 class TestFirstOrder:
     def test_heavy_ball_with_linear_decay_is_the_plain_loop(self):
         F = Watched(least_squares())
-        found = st.minimize(F, np.zeros(6), method=st.SGD(), step=0.1, batch=10, momentum=0.8, decay="linear", sweeps=3)
+        found = st.minimize(
+            F, np.zeros(6), method=st.SGD(), step=0.1, batch=10, momentum=0.8, decay="linear", sweeps=3
+        )
         w, v = np.zeros(6), np.zeros(6)
         for k, rows in enumerate(F.gradients):
             v = 0.8 * v + F.inner.gradient(w, batch=rows)
@@ -193,10 +221,14 @@ class TestFirstOrder:
         assert_close(found.steps, 0.1 * (1 - np.arange(18) / 18))
 
     def test_decay_over_iterations(self):
-        found = st.minimize(st.quadratic([1.0]), [1.0], method=st.SGD(), step=0.5, decay="linear", iterations=5)
+        found = st.minimize(
+            st.quadratic([1.0]), [1.0], method=st.SGD(), step=0.5, decay="linear", iterations=5
+        )
         assert_close(found.steps, [0.5, 0.4, 0.3, 0.2, 0.1])
 
-    @pytest.mark.parametrize("adam", [st.Adam(), st.Adam(beta1=0.5, beta2=0.9, eps=1e-2), st.Adam(beta1=0.0, beta2=0.0)], ids=repr)
+    @pytest.mark.parametrize(
+        "adam", [st.Adam(), st.Adam(beta1=0.5, beta2=0.9, eps=1e-2), st.Adam(beta1=0.0, beta2=0.0)], ids=repr
+    )
     def test_adam_is_the_papers_algorithm(self, adam):
         F = Watched(logistic())
         found = st.minimize(F, np.full(8, 0.1), method=adam, step=0.03, batch=16, sweeps=4)
@@ -216,7 +248,11 @@ class TestFirstOrder:
         found = st.minimize(F, np.full(6, 0.5), method=method, step=0.05, sweeps=40, **options)
         X, y = torch.tensor(F.X), torch.tensor(F.y)
         w = torch.full((6,), 0.5, dtype=torch.float64, requires_grad=True)
-        theirs = torch.optim.SGD([w], lr=0.05, momentum=0.9) if name == "SGD" else torch.optim.Adam([w], lr=0.05, betas=(0.9, 0.99))
+        theirs = (
+            torch.optim.SGD([w], lr=0.05, momentum=0.9)
+            if name == "SGD"
+            else torch.optim.Adam([w], lr=0.05, betas=(0.9, 0.99))
+        )
         for _ in range(40):
             theirs.zero_grad()
             (0.5 * ((X @ w - y) ** 2).mean()).backward()
@@ -229,7 +265,9 @@ class TestFirstOrder:
         F, options = least_squares(), {"method": st.SGD(), "step": 0.1, "batch": 6, "iterations": iterations}
         found = st.minimize(F, np.zeros(6), average=average, **options)
         states = st.minimize(F, np.zeros(6), keep_every=1, **options).states
-        np.testing.assert_allclose(found.final, states[-max(1, int(share * iterations)) :].mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(
+            found.final, states[-max(1, int(share * iterations)) :].mean(axis=0), rtol=1e-12
+        )
         assert found.loss == F.value(found.final)
 
     def test_the_share_is_one_of_the_work_where_that_is_what_ends_the_run(self):
@@ -240,7 +278,9 @@ class TestFirstOrder:
 
     def test_a_run_that_ends_before_its_average_begins_returns_its_last_iterate(self):
         F, options = least_squares(), {"method": st.SGD(), "step": 0.1, "iterations": 100, "keep_every": 1}
-        found = st.minimize(F, np.zeros(6), average=True, callback=lambda progress: progress.iteration == 20, **options)
+        found = st.minimize(
+            F, np.zeros(6), average=True, callback=lambda progress: progress.iteration == 20, **options
+        )
         np.testing.assert_array_equal(found.final, found.states[-1])
 
     def test_the_root_decay(self):
@@ -251,17 +291,29 @@ class TestFirstOrder:
     def test_averaging_takes_the_noise_of_a_constant_step_away(self):
         F, options = least_squares(), {"method": st.SGD(), "step": 0.3, "batch": 2, "sweeps": 15}
         best = F.value(F.reference)
-        excess = [np.mean([st.minimize(F, F.reference, average=a, seed=s, **options).loss - best for s in range(3)]) for a in (False, True)]
+        excess = [
+            np.mean([st.minimize(F, F.reference, average=a, seed=s, **options).loss - best for s in range(3)])
+            for a in (False, True)
+        ]
         assert excess[1] < 0.2 * excess[0]
 
 
 class TestSteps:
     def test_the_spectral_step_is_bounded_by_the_largest_curvature_seen(self):
         F, method = st.quadratic([10.0, -40.0, 0.1]), st.LRSFN(rank=2, damping=1.0)
-        assert st.minimize(F, np.ones(3), method=method, step=st.SpectralStep(0.5), iterations=1).steps[0] == pytest.approx(1 / 40)
-        assert st.minimize(F, np.ones(3), method=method, step=st.SpectralStep(0.01), iterations=1).steps[0] == 0.01
-        assert st.minimize(F, np.ones(3), method=method, step=st.SpectralStep(9.0, limit=6.0), iterations=1).steps[0] == pytest.approx(6 / 40)
-        flat = st.minimize(st.quadratic(np.zeros(3)), np.ones(3), method=method, step=st.SpectralStep(0.5), iterations=1)
+        assert st.minimize(F, np.ones(3), method=method, step=st.SpectralStep(0.5), iterations=1).steps[
+            0
+        ] == pytest.approx(1 / 40)
+        assert (
+            st.minimize(F, np.ones(3), method=method, step=st.SpectralStep(0.01), iterations=1).steps[0]
+            == 0.01
+        )
+        assert st.minimize(
+            F, np.ones(3), method=method, step=st.SpectralStep(9.0, limit=6.0), iterations=1
+        ).steps[0] == pytest.approx(6 / 40)
+        flat = st.minimize(
+            st.quadratic(np.zeros(3)), np.ones(3), method=method, step=st.SpectralStep(0.5), iterations=1
+        )
         assert flat.steps[0] == 0.5
 
     def test_armijo_takes_the_longest_trial_that_decreases_the_batch_loss_enough(self):
@@ -271,7 +323,9 @@ class TestSteps:
 
         def enough(w, rows, step):
             g = F.inner.gradient(w, batch=rows)
-            return F.inner.value(w - step * g, batch=rows) <= F.inner.value(w, batch=rows) - 0.3 * step * g @ g
+            return (
+                F.inner.value(w - step * g, batch=rows) <= F.inner.value(w, batch=rows) - 0.3 * step * g @ g
+            )
 
         assert (found.steps < 64).any()
         for w, rows, step in zip(before, F.gradients, found.steps, strict=True):
@@ -290,19 +344,39 @@ class TestSteps:
 
     def test_armijo_never_raises_the_loss_where_the_direction_leads_uphill(self):
         # Newton's step goes uphill where the curvature is negative.
-        found = st.minimize(st.quadratic([-1.0]), [1.0], method=st.Newton(), step=st.Armijo(step=0.01, slope=0.999, trials=1), iterations=1)
+        found = st.minimize(
+            st.quadratic([-1.0]),
+            [1.0],
+            method=st.Newton(),
+            step=st.Armijo(step=0.01, slope=0.999, trials=1),
+            iterations=1,
+        )
         assert found.loss <= -0.5
 
     def test_after_its_last_trial_armijo_takes_what_does_not_raise_the_loss(self):
-        # On w^2 / 2 a step a leaves (1 - a)^2: at 1.9 the decrease falls short of a slope of 0.5, at 2.1 there is none.
+        # On w^2 / 2 a step a leaves (1 - a)^2: at 1.9 the decrease falls short of a slope of 0.5, at 2.1
+        # there is none.
         for step, taken in ((1.9, 1.9), (2.1, 0.0)):
-            found = st.minimize(st.quadratic([1.0]), [1.0], method=st.SGD(), step=st.Armijo(step=step, slope=0.5, trials=1), iterations=1)
+            found = st.minimize(
+                st.quadratic([1.0]),
+                [1.0],
+                method=st.SGD(),
+                step=st.Armijo(step=step, slope=0.5, trials=1),
+                iterations=1,
+            )
             assert found.steps[0] == taken
 
 
 class TestCurvature:
     def run(self, F, **options):
-        return st.minimize(F, np.zeros(F.dim), **({"method": st.LRSFN(rank=2, damping=GAMMA), "step": 0.05, "batch": 8, "hessian_batch": 16} | options))
+        return st.minimize(
+            F,
+            np.zeros(F.dim),
+            **(
+                {"method": st.LRSFN(rank=2, damping=GAMMA), "step": 0.05, "batch": 8, "hessian_batch": 16}
+                | options
+            ),
+        )
 
     def test_refresh_every_so_many_iterations(self):
         found = self.run(logistic(), refresh=3, iterations=10)
@@ -325,30 +399,49 @@ class TestCurvature:
         F = Watched(logistic(dim=30))
         found = self.run(F, method=st.LRSFN(rank=8, damping=GAMMA), refresh=5, iterations=6)
         assert found.stats["hessian_products"] == 16 + 8 + 5
-        cold = self.run(logistic(dim=30), method=st.LRSFN(rank=8, damping=GAMMA), refresh=5, iterations=6, warm=False)
+        cold = self.run(
+            logistic(dim=30), method=st.LRSFN(rank=8, damping=GAMMA), refresh=5, iterations=6, warm=False
+        )
         assert cold.stats["hessian_products"] == 32
 
     def test_nested_hessian_batches_lie_inside_the_gradient_batch(self):
         F = Watched(logistic())
         self.run(F, method=st.SFN(damping=GAMMA), batch=16, hessian_batch=4, coupling="nested", iterations=5)
-        assert all(set(inner) <= set(outer) and len(inner) == 4 for inner, outer in zip(F.hessians, F.gradients, strict=True))
+        assert all(
+            set(inner) <= set(outer) and len(inner) == 4
+            for inner, outer in zip(F.hessians, F.gradients, strict=True)
+        )
 
     def test_independent_hessian_batches_do_not(self):
         F = Watched(logistic())
         self.run(F, method=st.SFN(damping=GAMMA), batch=16, hessian_batch=4, iterations=5)
         assert not all(set(inner) <= set(outer) for inner, outer in zip(F.hessians, F.gradients, strict=True))
 
-    @pytest.mark.parametrize("rule", [{}, {"sampling": "independent"}, {"batch": None}, {"coupling": "independent"}], ids=repr)
+    @pytest.mark.parametrize(
+        "rule", [{}, {"sampling": "independent"}, {"batch": None}, {"coupling": "independent"}], ids=repr
+    )
     def test_every_sample_is_as_likely_in_a_hessian_batch(self, rule):
         F = Watched(logistic(samples=12, dim=2))
-        self.run(F, **{"method": st.SFN(damping=GAMMA), "batch": 8, "hessian_batch": 3, "coupling": "nested", "iterations": 1000, **rule})
+        self.run(
+            F,
+            **{
+                "method": st.SFN(damping=GAMMA),
+                "batch": 8,
+                "hessian_batch": 3,
+                "coupling": "nested",
+                "iterations": 1000,
+                **rule,
+            },
+        )
         counts = np.bincount(np.concatenate(F.hessians), minlength=12)
         # Of 1000 draws of 3 in 12: mean 250, standard deviation at most sqrt(1000 * 3/16).
         assert np.abs(counts - 250).max() < 4.5 * np.sqrt(1000 * 3 / 16)
 
     def test_the_noise_reported_is_the_spread_of_batch_curvature(self):
         F = one_hot()
-        found = self.run(F, method=st.LRSFN(rank=3, damping=GAMMA), batch=20, hessian_batch=60, refresh=1, iterations=400)
+        found = self.run(
+            F, method=st.LRSFN(rank=3, damping=GAMMA), batch=20, hessian_batch=60, refresh=1, iterations=400
+        )
         axes = np.var(F.X**2, axis=0, ddof=1)  # of each sample's own curvature along each axis
         order = np.argsort(-np.diag(F.hessian(np.zeros(3))))
         squares = found.noise**2
@@ -363,16 +456,25 @@ class TestCurvature:
         found = st.minimize(F, np.zeros(6), method=method, step=0.01, iterations=2, momentum=0.0)
         expected = 2 / np.max(literal_gains(method, lam) * lam)
         assert_close(found.step_limits, expected)
-        assert_close(found.step_limits, st.linearize(st.Flow(F, method, step=0.1), at=F.reference).step_limit("mean-square"), rtol=1e-8)
+        assert_close(
+            found.step_limits,
+            st.linearize(st.Flow(F, method, step=0.1), at=F.reference).step_limit("mean-square"),
+            rtol=1e-8,
+        )
 
     @pytest.mark.parametrize("sizes", [(5, 40), (40, 8)], ids=str)
     def test_batch_noise_lowers_the_limit_as_in_the_theory(self, sizes):
         F, damping = one_hot(), 0.01
-        found = self.run(F, method=st.LRSFN(rank=3, damping=damping), batch=sizes[0], hessian_batch=sizes[1], iterations=1)
+        found = self.run(
+            F, method=st.LRSFN(rank=3, damping=damping), batch=sizes[0], hessian_batch=sizes[1], iterations=1
+        )
         of_batch = [(1 - size / len(F.X)) / size for size in sizes]
         lam, per_sample = found.eigenvalues[0], found.noise[0] ** 2 / of_batch[0]
         h = lam / (lam + damping)
-        variance = per_sample * of_batch[0] / (lam + damping) ** 2 + (lam / (lam + damping) ** 2) ** 2 * per_sample * of_batch[1]
+        variance = (
+            per_sample * of_batch[0] / (lam + damping) ** 2
+            + (lam / (lam + damping) ** 2) ** 2 * per_sample * of_batch[1]
+        )
         assert (variance > 1e-3).all()
         assert_close(found.step_limits[0], np.min(2 * h / (h**2 + variance)))
 
@@ -388,7 +490,9 @@ class TestCurvature:
         found = st.minimize(F, np.ones(40), method=method, step=1e-3, refresh=1, iterations=4)
         assert len(found.skipped) == 0
         np.testing.assert_allclose(found.step_limits[1:], found.step_limits[0], rtol=0.05)
-        assert found.step_limits[0] == pytest.approx(2 * 0.01 / 0.5 if tail == "damping" else 2, rel=0.5)  # seen from below
+        assert found.step_limits[0] == pytest.approx(
+            2 * 0.01 / 0.5 if tail == "damping" else 2, rel=0.5
+        )  # seen from below
 
     @pytest.mark.parametrize("momentum", [0.0, 0.6])
     @pytest.mark.parametrize("tail", ["damping", "flat"])
@@ -396,13 +500,17 @@ class TestCurvature:
         F, method = st.quadratic([5.0, 2.0, 0.5, 0.25]), st.LRSFN(rank=2, damping=GAMMA, tail=tail)
         options = {"method": method, "momentum": momentum, "iterations": 400}
         limit = st.minimize(F, np.ones(4), step=1e-3, **options).step_limits[0]
-        below, above = (st.minimize(F, np.ones(4), step=factor * limit, **options).loss for factor in (0.97, 1.03))
+        below, above = (
+            st.minimize(F, np.ones(4), step=factor * limit, **options).loss for factor in (0.97, 1.03)
+        )
         assert below < 1e-4
         assert above > 1e4
 
 
 def heavy_ball_radius(step, mean, variance, momentum):
-    """Spectral radius of the map of E[(x^2, x x_, x_^2)] under ``x+ = (1 + beta) x - beta x_ - step (h + e) x``."""
+    """Spectral radius of the map of E[(x^2, x x_, x_^2)] under ``x+ = (1 + beta) x - beta x_ - step (h + e)
+    x``.
+    """
     a = 1 + momentum - step * mean
     second_moments = np.array(
         [[a**2 + step**2 * variance, -2 * a * momentum, momentum**2], [a, -momentum, 0.0], [1.0, 0.0, 0.0]],
@@ -417,18 +525,27 @@ class TestModeLimits:
     def test_with_momentum_they_are_where_second_moments_stop_shrinking(self, lam, variance, momentum):
         gain = 1 / (lam + GAMMA)
         limit = mode_limits(np.array([gain]), np.array([lam]), gradient=variance, momentum=momentum)[0]
-        radii = [heavy_ball_radius(factor * limit, gain * lam, gain**2 * variance, momentum) for factor in (0.99, 1.0, 1.01)]
+        radii = [
+            heavy_ball_radius(factor * limit, gain * lam, gain**2 * variance, momentum)
+            for factor in (0.99, 1.0, 1.01)
+        ]
         assert radii[0] < 1 < radii[2]
         assert radii[1] == pytest.approx(1, abs=1e-9)
 
-    @pytest.mark.parametrize("method", [st.SGD(), st.SFN(damping=GAMMA), st.DampedNewton(damping=GAMMA)], ids=label)
+    @pytest.mark.parametrize(
+        "method", [st.SGD(), st.SFN(damping=GAMMA), st.DampedNewton(damping=GAMMA)], ids=label
+    )
     @pytest.mark.parametrize("sizes", [(4, 8), (4, np.inf), (np.inf, 8)], ids=str)
     def test_without_momentum_they_are_the_linear_theorys(self, method, sizes):
         noise = st.Noise(gradient=0.1, curvature=0.7, batch=sizes[0], hessian_batch=sizes[1])
-        expected = st.linearize(st.Flow(st.quadratic([1.5]), method, noise, step=0.1)).step_limit("mean-square")
+        expected = st.linearize(st.Flow(st.quadratic([1.5]), method, noise, step=0.1)).step_limit(
+            "mean-square"
+        )
         phi, slope, _ = LITERAL[method.name]
         lam, variance = np.array([1.5]), 2 * 0.7**2  # a diagonal entry of the GOE
-        found = mode_limits(phi(lam), lam, slopes=slope(lam), gradient=variance / sizes[0], hessian=variance / sizes[1])
+        found = mode_limits(
+            phi(lam), lam, slopes=slope(lam), gradient=variance / sizes[0], hessian=variance / sizes[1]
+        )
         assert_close(found[0], expected, rtol=1e-9)
 
     def test_the_smallest_is_the_linear_theorys_where_noise_does_not_couple_modes(self):
@@ -437,11 +554,15 @@ class TestModeLimits:
         expected = st.linearize(st.Flow(F, method, noise, step=0.1)).step_limit("mean-square")
         lam, variance = np.mean(F.X**2, axis=0), np.var(F.X**2, axis=0)
         slopes = np.where(np.argsort(np.argsort(-lam)) < 2, -1 / (lam + GAMMA) ** 2, 0.0)
-        found = mode_limits(literal_gains(method, lam), lam, slopes=slopes, gradient=variance / 5, hessian=variance / 7)
+        found = mode_limits(
+            literal_gains(method, lam), lam, slopes=slopes, gradient=variance / 5, hessian=variance / 7
+        )
         assert_close(found.min(), expected, rtol=1e-9)
 
     def test_modes_that_are_not_attracted_bound_no_step(self):
-        assert np.isinf(mode_limits(np.array([1.0, 1.0, -1.0]), np.array([-2.0, 0.0, 3.0]), gradient=1.0)).all()
+        assert np.isinf(
+            mode_limits(np.array([1.0, 1.0, -1.0]), np.array([-2.0, 0.0, 3.0]), gradient=1.0)
+        ).all()
 
 
 class TestSampling:
@@ -455,7 +576,9 @@ class TestSampling:
 
     def test_independent_draws_hold_no_sample_twice_and_know_no_epochs(self):
         F = Watched(logistic(samples=12, dim=2))
-        st.minimize(F, np.zeros(2), method=st.SGD(), step=0.1, batch=4, iterations=1500, sampling="independent")
+        st.minimize(
+            F, np.zeros(2), method=st.SGD(), step=0.1, batch=4, iterations=1500, sampling="independent"
+        )
         assert all(len(set(rows)) == 4 for rows in F.gradients)
         counts = np.bincount(np.concatenate(F.gradients), minlength=12)
         assert np.abs(counts - 500).max() < 4.5 * np.sqrt(1500 * 2 / 9)
@@ -473,11 +596,15 @@ class TestSampling:
         both = []
         for every in (1, 7):
             F = Watched(logistic())
-            st.minimize(F, np.zeros(8), method=st.SFN(damping=GAMMA), step=0.1, batch=8, refresh=every, iterations=10)
+            st.minimize(
+                F, np.zeros(8), method=st.SFN(damping=GAMMA), step=0.1, batch=8, refresh=every, iterations=10
+            )
             both.append(np.array(F.gradients))
         np.testing.assert_array_equal(*both)
 
-    @pytest.mark.parametrize(("size", "number"), [(1, 1), (2, 2), (3, 3), (5, 4), (6, 4), (7, 4), (8, 4), (61, 4)])
+    @pytest.mark.parametrize(
+        ("size", "number"), [(1, 1), (2, 2), (3, 3), (5, 4), (6, 4), (7, 4), (8, 4), (61, 4)]
+    )
     def test_sub_batches_are_equal_and_make_up_all_but_a_few_samples(self, size, number):
         found = parts(np.arange(10, 10 + size))
         assert len({len(part) for part in found}) == 1
@@ -501,7 +628,9 @@ def spent(F):
     """Sweeps by the objective's own book: a gradient 1, a product 2, a value 1/2, times samples."""
     size = [F.n_samples if rows is None else len(rows) for rows in F.gradients]
     products = [2 * columns * (F.n_samples if rows is None else len(rows)) for rows, columns in F.blocks]
-    values = [0.5 * (F.n_samples if rows is None else len(rows)) for rows in F.values[:-2]]  # the last are the losses at start and end, not charged
+    values = [
+        0.5 * (F.n_samples if rows is None else len(rows)) for rows in F.values[:-2]
+    ]  # the last are the losses at start and end, not charged
     hessians = [2 * F.dim * len(rows) for rows in F.hessians]
     return (sum(size) + sum(products) + sum(values) + sum(hessians)) / F.n_samples
 
@@ -512,7 +641,13 @@ METHODS = {
     "Adam": {"method": st.Adam(), "step": 0.01},
     "SFN": {"method": st.SFN(damping=GAMMA), "step": 0.3, "hessian_batch": 20},
     "LRSFN": {"method": st.LRSFN(rank=2, damping=GAMMA), "step": 0.1, "hessian_batch": 16},
-    "LRSFN cold": {"method": st.LRSFN(rank=2, damping=GAMMA), "step": 0.1, "hessian_batch": 10, "warm": False, "refresh": 2},
+    "LRSFN cold": {
+        "method": st.LRSFN(rank=2, damping=GAMMA),
+        "step": 0.1,
+        "hessian_batch": 10,
+        "warm": False,
+        "refresh": 2,
+    },
     "all samples": {"method": st.LRSFN(rank=2, damping=GAMMA), "step": 0.1, "batch": None, "refresh": 2},
     "auto": {},
 }
@@ -541,12 +676,26 @@ class TestAccounts:
             assert found.sweeps[-1] < sweeps + 8 / 64
 
     def test_objectives_without_samples_count_a_gradient_as_a_sweep(self):
-        found = st.minimize(st.quadratic(np.arange(1.0, 21.0)), np.ones(20), method=st.LRSFN(rank=3, damping=1.0), step=0.1, refresh=2, iterations=3)
+        found = st.minimize(
+            st.quadratic(np.arange(1.0, 21.0)),
+            np.ones(20),
+            method=st.LRSFN(rank=3, damping=1.0),
+            step=0.1,
+            refresh=2,
+            iterations=3,
+        )
         assert found.stats["hessian_products"] == 6 + 8
         assert found.stats["sweeps"] == 3 + 2 * 14
 
     def test_iterations_limit(self):
-        assert len(st.minimize(logistic(), np.zeros(8), method=st.SGD(), step=0.1, batch=8, sweeps=100, iterations=5).losses) == 5
+        assert (
+            len(
+                st.minimize(
+                    logistic(), np.zeros(8), method=st.SGD(), step=0.1, batch=8, sweeps=100, iterations=5
+                ).losses
+            )
+            == 5
+        )
         nothing = st.minimize(logistic(), np.zeros(8), method=st.SGD(), step=0.1, iterations=0)
         np.testing.assert_array_equal(nothing.final, 0.0)
         assert nothing.loss == pytest.approx(np.log(2))
@@ -556,7 +705,17 @@ class TestAccounts:
 class TestHistory:
     def test_its_fields_say_what_happened(self):
         F = logistic()
-        found = st.minimize(F, np.zeros(8), method=st.LRSFN(rank=3, damping=GAMMA), step=0.1, batch=8, hessian_batch=16, refresh=4, iterations=10, keep_every=3)
+        found = st.minimize(
+            F,
+            np.zeros(8),
+            method=st.LRSFN(rank=3, damping=GAMMA),
+            step=0.1,
+            batch=8,
+            hessian_batch=16,
+            refresh=4,
+            iterations=10,
+            keep_every=3,
+        )
         assert found.losses.shape == found.sweeps.shape == found.seconds.shape == found.steps.shape == (10,)
         assert found.eigenvalues.shape == found.noise.shape == (3, 3)
         assert found.step_limits.shape == found.refreshed_at.shape == (3,)
@@ -573,54 +732,105 @@ class TestHistory:
         F = Watched(logistic())
         found = st.minimize(F, np.zeros(8), method=st.SGD(), step=0.5, batch=8, iterations=4, keep_every=1)
         states = np.vstack([np.zeros(8), found.states[:-1]])
-        assert_close(found.losses, [F.inner.value(w, batch=rows) for w, rows in zip(states, F.gradients, strict=True)])
+        assert_close(
+            found.losses, [F.inner.value(w, batch=rows) for w, rows in zip(states, F.gradients, strict=True)]
+        )
 
     def test_it_prints_its_summary(self):
-        text = str(st.minimize(logistic(), np.zeros(8), method=st.LRSFN(rank=3, damping=GAMMA), step=0.1, batch=8, hessian_batch=16, refresh=4, iterations=10))
-        for part in ("LRSFN(rank=3", "Logistic", "done", "10 iterations", "10 gradients", "Hessian products", "lambda_3", "mean-square limit", "loss 0.69"):
+        text = str(
+            st.minimize(
+                logistic(),
+                np.zeros(8),
+                method=st.LRSFN(rank=3, damping=GAMMA),
+                step=0.1,
+                batch=8,
+                hessian_batch=16,
+                refresh=4,
+                iterations=10,
+            )
+        )
+        for part in (
+            "LRSFN(rank=3",
+            "Logistic",
+            "done",
+            "10 iterations",
+            "10 gradients",
+            "Hessian products",
+            "lambda_3",
+            "mean-square limit",
+            "loss 0.69",
+        ):
             assert part in text
-        assert "lambda" not in str(st.minimize(logistic(), np.zeros(8), method=st.SGD(), step=0.1, iterations=1))
+        assert "lambda" not in str(
+            st.minimize(logistic(), np.zeros(8), method=st.SGD(), step=0.1, iterations=1)
+        )
 
     @pytest.mark.parametrize("options", METHODS.values(), ids=METHODS)
     def test_it_is_saved_and_loaded(self, options, tmp_path):
-        found = st.minimize(logistic(), np.full(8, 0.1), **{"batch": 8, "sweeps": 5, "keep_every": 4, **options})
+        found = st.minimize(
+            logistic(), np.full(8, 0.1), **{"batch": 8, "sweeps": 5, "keep_every": 4, **options}
+        )
         assert_same_run(st.load(st.save(found, tmp_path / "run")), found)
 
     def test_a_callback_is_shown_every_iteration(self):
         seen = []
         found = st.minimize(
-            logistic(), np.zeros(8), batch=8, sweeps=5, keep_every=1, callback=lambda p: seen.append((p, p.w.copy(), p.eigenvalues is not None)) or "go on"
+            logistic(),
+            np.zeros(8),
+            batch=8,
+            sweeps=5,
+            keep_every=1,
+            callback=lambda p: seen.append((p, p.w.copy(), p.eigenvalues is not None)) or "go on",
         )
         shown = [p for p, _, _ in seen]
         assert all(isinstance(p, st.Progress) for p in shown)
         assert [p.iteration for p in shown] == list(range(len(found.losses)))
-        for name, kept in (("loss", found.losses), ("step", found.steps), ("sweeps", found.sweeps), ("seconds", found.seconds)):
+        for name, kept in (
+            ("loss", found.losses),
+            ("step", found.steps),
+            ("sweeps", found.sweeps),
+            ("seconds", found.seconds),
+        ):
             np.testing.assert_array_equal([getattr(p, name) for p in shown], kept)
         np.testing.assert_array_equal([w for _, w, _ in seen], found.states)
         assert all(known for _, _, known in seen)
 
     def test_a_callback_ends_the_run(self):
-        found = st.minimize(logistic(), np.zeros(8), method=st.SGD(), step=0.1, iterations=50, callback=lambda p: p.iteration == 3)
+        found = st.minimize(
+            logistic(),
+            np.zeros(8),
+            method=st.SGD(),
+            step=0.1,
+            iterations=50,
+            callback=lambda p: p.iteration == 3,
+        )
         assert len(found.losses) == 4
         assert found.status == "ended by the callback after iteration 3"
 
     def test_a_progress_bar_changes_nothing(self, capsys):
         options = {"method": st.SGD(), "step": 0.1, "batch": 8, "iterations": 5}
-        assert_same_run(st.minimize(logistic(), np.zeros(8), progress=True, **options), st.minimize(logistic(), np.zeros(8), **options))
+        assert_same_run(
+            st.minimize(logistic(), np.zeros(8), progress=True, **options),
+            st.minimize(logistic(), np.zeros(8), **options),
+        )
         assert "Traceback" not in capsys.readouterr().err
 
 
 class TestStepsThatWouldNotBeFinite:
     def test_are_not_taken_and_written_down(self):
         F = Exploding(logistic(), bad=lambda call: call in (2, 5))
-        found = st.minimize(F, np.zeros(8), method=st.SGD(), step=0.3, momentum=0.9, batch=8, iterations=8, keep_every=1)
+        found = st.minimize(
+            F, np.zeros(8), method=st.SGD(), step=0.3, momentum=0.9, batch=8, iterations=8, keep_every=1
+        )
         np.testing.assert_array_equal(found.skipped, [2, 5])
         np.testing.assert_array_equal(found.steps == 0, np.isin(np.arange(8), [2, 5]))
         np.testing.assert_array_equal(found.states[2], found.states[1])
         assert found.status == "done"
         assert "2 steps were not finite and not taken, the first at iteration 2" in str(found)
         # The momentum that led there is forgotten: the next step is along the gradient alone.
-        assert_close(found.states[3], found.states[2] - 0.3 * F.inner.gradient(found.states[2], batch=F.gradients[3]))
+        assert_close(
+            found.states[3], found.states[2] - 0.3 * F.inner.gradient(found.states[2], batch=F.gradients[3])
+        )
 
     def test_adams_means_do_not_see_them(self):
         F = Exploding(logistic(), bad=lambda call: call == 2)
@@ -634,14 +844,26 @@ class TestStepsThatWouldNotBeFinite:
         assert_close(found.final, w)
 
     def test_many_in_a_row_end_the_run(self):
-        found = st.minimize(Exploding(logistic(), bad=lambda call: call >= 4), np.zeros(8), method=st.SGD(), step=0.3, iterations=100)
+        found = st.minimize(
+            Exploding(logistic(), bad=lambda call: call >= 4),
+            np.zeros(8),
+            method=st.SGD(),
+            step=0.3,
+            iterations=100,
+        )
         assert found.diverged
         assert len(found.losses) == 4 + GIVE_UP
         assert found.status.endswith("the first at iteration 4")
         np.testing.assert_array_equal(found.skipped, np.arange(4, 4 + GIVE_UP))
 
     def test_fewer_in_a_row_do_not(self):
-        found = st.minimize(Exploding(logistic(), bad=lambda call: call % GIVE_UP), np.zeros(8), method=st.SGD(), step=0.3, iterations=40)
+        found = st.minimize(
+            Exploding(logistic(), bad=lambda call: call % GIVE_UP),
+            np.zeros(8),
+            method=st.SGD(),
+            step=0.3,
+            iterations=40,
+        )
         assert found.status == "done"
         assert len(found.skipped) == 36
 
@@ -670,7 +892,14 @@ class TestStepsThatWouldNotBeFinite:
             def hvp(self, w, V, **batch):
                 return super().hvp(w, V, **batch) * (np.nan if len(self.gradients) == 3 else 1.0)
 
-        found = st.minimize(Rough(logistic(dim=12)), np.zeros(12), method=st.LRSFN(rank=2, damping=GAMMA), step=0.1, refresh=1, iterations=6)
+        found = st.minimize(
+            Rough(logistic(dim=12)),
+            np.zeros(12),
+            method=st.LRSFN(rank=2, damping=GAMMA),
+            step=0.1,
+            refresh=1,
+            iterations=6,
+        )
         np.testing.assert_array_equal(found.skipped, [2])
         assert found.status == "done"
 
@@ -679,26 +908,50 @@ class TestStepsThatWouldNotBeFinite:
             def hessian(self, w, **batch):
                 return super().hessian(w, **batch) * (np.nan if len(self.gradients) == 3 else 1.0)
 
-        found = st.minimize(Rough(logistic(dim=4)), np.zeros(4), method=st.SFN(damping=GAMMA), step=0.1, iterations=6)
+        found = st.minimize(
+            Rough(logistic(dim=4)), np.zeros(4), method=st.SFN(damping=GAMMA), step=0.1, iterations=6
+        )
         np.testing.assert_array_equal(found.skipped, [2])
 
 
 RESUMED = {
     "SGD": {"method": st.SGD(), "step": 0.1, "sweeps": 6},
-    "momentum, averaged, decaying": {"method": st.SGD(), "step": 0.1, "momentum": 0.9, "average": True, "decay": "linear", "sweeps": 6},
+    "momentum, averaged, decaying": {
+        "method": st.SGD(),
+        "step": 0.1,
+        "momentum": 0.9,
+        "average": True,
+        "decay": "linear",
+        "sweeps": 6,
+    },
     "Adam": {"method": st.Adam(), "step": 0.05, "iterations": 45, "sampling": "independent"},
     "float32": {"method": st.Adam(), "step": 0.05, "iterations": 45, "dtype": "float32", "average": True},
     "Armijo": {"method": st.SGD(), "step": st.Armijo(step=8.0), "sweeps": 8},
     "SFN": {"method": st.SFN(damping=0.1), "step": 0.5, "refresh": 4, "hessian_batch": 16, "iterations": 40},
-    "LRSFN": {"method": st.LRSFN(rank=2, damping=0.1), "step": 0.1, "hessian_batch": 16, "momentum": 0.5, "refresh": 4, "iterations": 40},
-    "LRSFN nested, lazy": {"method": st.LRSFN(rank=2, damping=0.1, tail="flat"), "step": 0.1, "hessian_batch": 4, "coupling": "nested", "iterations": 60},
+    "LRSFN": {
+        "method": st.LRSFN(rank=2, damping=0.1),
+        "step": 0.1,
+        "hessian_batch": 16,
+        "momentum": 0.5,
+        "refresh": 4,
+        "iterations": 40,
+    },
+    "LRSFN nested, lazy": {
+        "method": st.LRSFN(rank=2, damping=0.1, tail="flat"),
+        "step": 0.1,
+        "hessian_batch": 4,
+        "coupling": "nested",
+        "iterations": 60,
+    },
     "auto": {"sweeps": 30},
     "auto float32": {"sweeps": 30, "dtype": "float32"},
 }
 
 
 def run_of(name, **options):
-    return st.minimize(logistic(dim=12), np.full(12, 0.1), **{"batch": 8, "keep_every": 7, **RESUMED[name], **options})
+    return st.minimize(
+        logistic(dim=12), np.full(12, 0.1), **{"batch": 8, "keep_every": 7, **RESUMED[name], **options}
+    )
 
 
 def stop_at(iteration):
@@ -740,10 +993,18 @@ class TestCheckpoints:
     @pytest.mark.parametrize("name", ["momentum, averaged, decaying", "LRSFN"])
     def test_killed_without_warning_it_goes_on_from_the_last_checkpoint(self, name, tmp_path):
         arguments = [str(Path(__file__).parent), str(tmp_path / "state"), name]
-        done = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=Path(__file__).parents[1], capture_output=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, *arguments],
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            timeout=60,
+        )
         assert done.returncode == -signal.SIGKILL, done.stderr
         seen = []
-        assert_same_run(run_of(name, checkpoint=tmp_path / "state", callback=lambda p: seen.append(p.iteration)), run_of(name))
+        assert_same_run(
+            run_of(name, checkpoint=tmp_path / "state", callback=lambda p: seen.append(p.iteration)),
+            run_of(name),
+        )
         assert seen[0] == 21
 
     @pytest.mark.skipif(os.name != "posix", reason="signals are sent to this process")
@@ -763,7 +1024,10 @@ class TestCheckpoints:
             st.minimize(Pressed(logistic()), np.zeros(8), **options)
         assert signal.getsignal(signal.SIGINT) is before
         assert len(caught.value.result.losses) == 10
-        assert_same_run(st.minimize(logistic(), np.zeros(8), **options), st.minimize(logistic(), np.zeros(8), **(options | {"checkpoint": None})))
+        assert_same_run(
+            st.minimize(logistic(), np.zeros(8), **options),
+            st.minimize(logistic(), np.zeros(8), **(options | {"checkpoint": None})),
+        )
 
     def test_an_interrupt_raised_inside_an_iteration_leaves_the_last_whole_checkpoint(self, tmp_path):
         class Raising(Watched):
@@ -778,7 +1042,10 @@ class TestCheckpoints:
         options = RESUMED["Adam"] | {"batch": 8, "checkpoint": tmp_path / "state", "checkpoint_every": 0}
         with pytest.raises(st.Interrupted):
             st.minimize(Raising(logistic()), np.zeros(8), **options)
-        assert_same_run(st.minimize(logistic(), np.zeros(8), **options), st.minimize(logistic(), np.zeros(8), **(options | {"checkpoint": None})))
+        assert_same_run(
+            st.minimize(logistic(), np.zeros(8), **options),
+            st.minimize(logistic(), np.zeros(8), **(options | {"checkpoint": None})),
+        )
 
     def test_without_a_checkpoint_what_was_done_is_still_given(self):
         with pytest.raises(st.Interrupted, match=r"5 iterations.*`\.result`") as caught:
@@ -801,7 +1068,12 @@ class TestCheckpoints:
         with pytest.raises(st.Interrupted):
             run_of("SGD", callback=stop_at(17), checkpoint=tmp_path / f"state{suffix}")
         seen = []
-        assert_same_run(run_of("SGD", checkpoint=tmp_path / f"state{suffix}", callback=lambda p: seen.append(p.iteration)), run_of("SGD"))
+        assert_same_run(
+            run_of(
+                "SGD", checkpoint=tmp_path / f"state{suffix}", callback=lambda p: seen.append(p.iteration)
+            ),
+            run_of("SGD"),
+        )
         assert seen[0] == 18
 
     @pytest.mark.parametrize(
@@ -834,7 +1106,13 @@ class TestCheckpoints:
             run_of("LRSFN", **(base | change), checkpoint=tmp_path / "state")
 
     def test_and_for_the_same_start_and_data(self, tmp_path):
-        options = {"method": st.SGD(), "step": 0.1, "batch": 8, "iterations": 3, "checkpoint": tmp_path / "state"}
+        options = {
+            "method": st.SGD(),
+            "step": 0.1,
+            "batch": 8,
+            "iterations": 3,
+            "checkpoint": tmp_path / "state",
+        }
         st.minimize(logistic(), np.zeros(8), **options)
         with pytest.raises(ValueError, match="`w0`"):
             st.minimize(logistic(), np.ones(8), **options)
@@ -877,11 +1155,15 @@ def rotated(samples, dim, condition, seed=0):
     rng = np.random.default_rng(seed)
     basis = np.linalg.qr(rng.standard_normal((dim, dim)))[0]
     X = (rng.standard_normal((samples, dim)) * condition ** -np.linspace(0, 0.5, dim)) @ basis.T
-    return st.least_squares(X, X @ (basis @ condition ** np.linspace(0, 0.5, dim)) + 0.05 * rng.standard_normal(samples))
+    return st.least_squares(
+        X, X @ (basis @ condition ** np.linspace(0, 0.5, dim)) + 0.05 * rng.standard_normal(samples)
+    )
 
 
 class TwoWells(st.Objective):
-    """``sum_i k_i (x_i^2 - 1)^2 / 4``: a flat-bottomed saddle or maximum at 0, minima of value 0 at (+-1, ...)."""
+    """``sum_i k_i (x_i^2 - 1)^2 / 4``: a flat-bottomed saddle or maximum at 0, minima of value 0 at (+-1,
+    ...).
+    """
 
     def __init__(self, weights):
         self.weights = np.asarray(weights, dtype=float)
@@ -902,7 +1184,10 @@ AUTO = {
     "least squares": (rotated(200, 10, 1e4), {"batch": 16, "sweeps": 20}),
     "one dimension": (least_squares(dim=1), {"batch": 10, "sweeps": 20}),
     "two dimensions": (least_squares(dim=2), {"batch": 10, "sweeps": 20}),
-    "five samples": (st.least_squares(np.arange(1.0, 6.0)[:, None] ** [0, 1], [1.0, 2.0, 2.5, 4.1, 5.2]), {"batch": 1, "sweeps": 200}),
+    "five samples": (
+        st.least_squares(np.arange(1.0, 6.0)[:, None] ** [0, 1], [1.0, 2.0, 2.5, 4.1, 5.2]),
+        {"batch": 1, "sweeps": 200},
+    ),
     "twenty samples": (logistic(samples=20, dim=5), {"batch": 4, "sweeps": 60}),
     "all samples": (logistic(dim=12), {"sweeps": 60}),
     "no samples": (st.quadratic([30.0, 3.0, 1.0], rotation_seed=1), {"sweeps": 200}),
@@ -919,18 +1204,50 @@ def untuned(request):
 
 
 class TestWhatIsNotKnown:
-    @pytest.mark.parametrize("options", [{"hessian_batch": 64, "batch": 8}, {"hessian_batch": 1, "batch": 8}, {"eigensolver": "nystrom", "batch": 8}], ids=str)
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"hessian_batch": 64, "batch": 8},
+            {"hessian_batch": 1, "batch": 8},
+            {"eigensolver": "nystrom", "batch": 8},
+        ],
+        ids=str,
+    )
     def test_a_noise_margin_without_noise_is_an_error_that_says_so(self, options):
         with pytest.raises(ValueError, match="`noise_margin` needs the eigenvalues' sampling noise"):
-            st.minimize(logistic(dim=12), np.zeros(12), method=st.LRSFN(rank=2, damping=0.1), step=0.1, iterations=3, noise_margin=1.0, **options)
+            st.minimize(
+                logistic(dim=12),
+                np.zeros(12),
+                method=st.LRSFN(rank=2, damping=0.1),
+                step=0.1,
+                iterations=3,
+                noise_margin=1.0,
+                **options,
+            )
 
     def test_all_samples_have_no_sampling_noise(self):
-        found = st.minimize(logistic(dim=12), np.zeros(12), method=st.LRSFN(rank=2, damping=0.1), step=0.1, iterations=3, hessian_batch=20, noise_margin=1.0)
+        found = st.minimize(
+            logistic(dim=12),
+            np.zeros(12),
+            method=st.LRSFN(rank=2, damping=0.1),
+            step=0.1,
+            iterations=3,
+            hessian_batch=20,
+            noise_margin=1.0,
+        )
         np.testing.assert_array_equal(found.noise, 0.0)
 
     @pytest.mark.parametrize("size", [7, 37, 61])
     def test_noise_is_known_for_any_number_of_samples(self, size):
-        found = st.minimize(logistic(dim=12), np.zeros(12), method=st.LRSFN(rank=2, damping=0.1), step=0.1, iterations=3, batch=8, hessian_batch=size)
+        found = st.minimize(
+            logistic(dim=12),
+            np.zeros(12),
+            method=st.LRSFN(rank=2, damping=0.1),
+            step=0.1,
+            iterations=3,
+            batch=8,
+            hessian_batch=size,
+        )
         assert (found.noise > 0).all()
 
     @pytest.mark.parametrize("eigensolver", ["block-krylov", "double-pass", "nystrom"])
@@ -943,7 +1260,9 @@ class TestWhatIsNotKnown:
         assert found.loss < 0.1 * F.value(np.ones(40))
 
     def test_a_warm_tail_grows_with_the_curvature(self):
-        """``F = x^4``-like curvature: both kept and left-out eigenvalues grow along the run, and the limit must fall with them."""
+        """``F = x^4``-like curvature: both kept and left-out eigenvalues grow along the run, and the limit
+        must fall with them.
+        """
         weights = np.array([9.0, 4.0, 2.0, 1.0, 0.9, 0.8])
 
         class Growing(st.Objective):
@@ -958,11 +1277,15 @@ class TestWhatIsNotKnown:
             def hessian(self, w):
                 return np.diag(weights * w**2)
 
-        rule = LowRankRule(st.LRSFN(rank=2, damping=0.1), every=1, warm=True, margin=0.0, solver="block-krylov")
+        rule = LowRankRule(
+            st.LRSFN(rank=2, damping=0.1), every=1, warm=True, margin=0.0, solver="block-krylov"
+        )
         F, seen = Growing(), []
         for size in (1.0, 2.0, 4.0):
             w = np.full(6, size)
-            rule.refresh(Curvature([lambda V, w=w: F.hvp(w, V)], None, 6, 1, 1, 1, Backend("numpy", np), 0), len(seen))
+            rule.refresh(
+                Curvature([lambda V, w=w: F.hvp(w, V)], None, 6, 1, 1, 1, Backend("numpy", np), 0), len(seen)
+            )
             seen.append(rule.beyond)
         assert seen[2] == pytest.approx(16 * seen[0], rel=0.2)
 
@@ -991,7 +1314,9 @@ class TestVerdicts:
     def test_a_number_is_the_same_step_in_any_type(self, tmp_path):
         options = {"method": st.SGD(), "iterations": 3, "checkpoint": tmp_path / "state"}
         first = st.minimize(least_squares(), np.zeros(6), step=0.5, **options)
-        np.testing.assert_array_equal(st.minimize(least_squares(), np.zeros(6), step=np.float64(0.5), **options).final, first.final)
+        np.testing.assert_array_equal(
+            st.minimize(least_squares(), np.zeros(6), step=np.float64(0.5), **options).final, first.final
+        )
 
     def test_the_type_is_the_objectives(self):
         F = st.mlp(np.eye(3), [0, 1, 2], hidden=(2,), dtype="float32")
@@ -1003,7 +1328,15 @@ class TestVerdicts:
         (tmp_path / "file").write_text("")
         seen = []
         with pytest.raises(ValueError, match="cannot be written"):
-            st.minimize(least_squares(), np.zeros(6), method=st.SGD(), step=0.1, iterations=9, checkpoint=tmp_path / "file" / "state", callback=seen.append)
+            st.minimize(
+                least_squares(),
+                np.zeros(6),
+                method=st.SGD(),
+                step=0.1,
+                iterations=9,
+                checkpoint=tmp_path / "file" / "state",
+                callback=seen.append,
+            )
         assert seen == []
 
     def test_a_callback_must_be_callable(self):
@@ -1026,7 +1359,18 @@ class TestAuto:
         assert found.loss < objective.value(np.zeros(objective.dim) + 0.5)
         assert np.isfinite(found.final).all()
 
-    @pytest.mark.parametrize("name", ["least squares", "logistic", "two dimensions", "one dimension", "all samples", "no samples", "twenty samples"])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "least squares",
+            "logistic",
+            "two dimensions",
+            "one dimension",
+            "all samples",
+            "no samples",
+            "twenty samples",
+        ],
+    )
     def test_it_comes_near_the_minimum_without_tuning(self, name):
         objective, options = AUTO[name]
         start, best = objective.value(np.zeros(objective.dim) + 0.5), objective.value(objective.reference)
@@ -1038,7 +1382,10 @@ class TestAuto:
         best, w = F.value(F.reference), np.zeros(12)
         options = {"batch": 16, "sweeps": 25}
         ours = st.minimize(F, w, method=st.LRSFN(rank=12, damping=1.0), **options).loss - best
-        sgd = min(st.minimize(F, w, method=st.SGD(), step=step, decay="linear", **options).loss - best for step in 4.0 ** np.arange(-3, 1))
+        sgd = min(
+            st.minimize(F, w, method=st.SGD(), step=step, decay="linear", **options).loss - best
+            for step in 4.0 ** np.arange(-3, 1)
+        )
         assert ours < 0.1 * sgd
 
     def test_it_escapes_a_saddle(self):
@@ -1053,8 +1400,13 @@ class TestAuto:
         rule, rng = AutoRule(3), np.random.default_rng(0)
         vectors = np.linalg.qr(rng.standard_normal((10, 3)))[0]
         values = np.array([4.0, -2.0, 0.5])
-        seen = Curvature([None] * 4, None, 10, gradient_batch=16, hessian_batch=32, samples=1000, backend=None, seed=0)
-        rule._read(LowRank(values, vectors, 6, np.zeros(3), std=np.array([0.0, noise, 0.0]), next_eigenvalue=0.1), seen)
+        seen = Curvature(
+            [None] * 4, None, 10, gradient_batch=16, hessian_batch=32, samples=1000, backend=None, seed=0
+        )
+        rule._read(
+            LowRank(values, vectors, 6, np.zeros(3), std=np.array([0.0, noise, 0.0]), next_eigenvalue=0.1),
+            seen,
+        )
         assert (rule.kept <= rule.rest * (1 + 1e-15)).all()
         assert (rule.kept > 0).all()
         assert rule.kept[1] <= 1 / (2 + noise)
@@ -1064,7 +1416,11 @@ class TestAuto:
 
     def test_the_gains_along_a_run_never_exceed_that_of_the_complement(self, monkeypatch):
         gains, before = [], LowRank.precondition
-        monkeypatch.setattr(LowRank, "precondition", lambda self, g, kept, rest: gains.append((kept.max(), rest)) or before(self, g, kept, rest))
+        monkeypatch.setattr(
+            LowRank,
+            "precondition",
+            lambda self, g, kept, rest: gains.append((kept.max(), rest)) or before(self, g, kept, rest),
+        )
         st.minimize(logistic(dim=12), np.zeros(12), batch=8, sweeps=40)
         kept, rest = np.array(gains).T
         assert len(kept) > 10
@@ -1080,13 +1436,19 @@ class TestAuto:
         assert (found.steps >= 0).all()
         assert np.isfinite(found.final).all()
 
-    @pytest.mark.parametrize("options", [{"hessian_batch": 64}, {"method": st.LRSFN(rank=6, damping=1.0), "hessian_batch": 16}], ids=str)
+    @pytest.mark.parametrize(
+        "options",
+        [{"hessian_batch": 64}, {"method": st.LRSFN(rank=6, damping=1.0), "hessian_batch": 16}],
+        ids=str,
+    )
     def test_a_cold_start_of_ones_own_that_takes_the_run_is_refused(self, options):
         with pytest.raises(ValueError, match="sweeps on the first decomposition"):
             st.minimize(logistic(dim=12), np.full(12, 0.5), batch=8, sweeps=3, **options)
 
     def test_rare_large_samples_that_the_hessian_batch_misses_leave_nothing_worse_than_the_start(self):
-        """Columns of a few ones, standardised: each sample knows a few of them, and shows none of the others' curvature."""
+        """Columns of a few ones, standardised: each sample knows a few of them, and shows none of the others'
+        curvature.
+        """
         rng = np.random.default_rng(0)
         X = (rng.random((4000, 80)) < 0.005).astype(float)
         X = (X - X.mean(axis=0)) / X.std(axis=0)
@@ -1126,7 +1488,10 @@ class TestAuto:
 
     def test_the_guard_goes_back_to_the_best(self):
         guard, memory = Guard(), 20  # 640 samples
-        said = [guard.watch(loss, 32) for loss in [*np.linspace(10, 1, 60), *np.full(40, 1.0), *np.linspace(1, 8, 60)]]
+        said = [
+            guard.watch(loss, 32)
+            for loss in [*np.linspace(10, 1, 60), *np.full(40, 1.0), *np.linspace(1, 8, 60)]
+        ]
         assert said[: memory - 1] == [""] * (memory - 1)
         assert set(said[memory - 1 : 60]) == {"best"}
         assert "lost" not in said[:100]
@@ -1140,7 +1505,9 @@ class TestAuto:
         assert 1 <= auto_rank(passes, dim) <= dim
 
     def test_the_hessian_batch_is_possible(self):
-        sizes = np.array([[auto_hessian_batch(rank, samples, 1e5) for samples in range(1, 250)] for rank in range(1, 61)])
+        sizes = np.array(
+            [[auto_hessian_batch(rank, samples, 1e5) for samples in range(1, 250)] for rank in range(1, 61)]
+        )
         assert (sizes >= 1).all()
         assert (sizes <= np.arange(1, 250)).all()
 
@@ -1150,7 +1517,14 @@ class TestAuto:
         assert ranks[0] < ranks[-1]
 
     def test_a_rank_and_a_hessian_batch_of_ones_own_are_kept(self):
-        found = st.minimize(logistic(dim=12), np.zeros(12), method=st.LRSFN(rank=7, damping=1.0), hessian_batch=24, batch=8, sweeps=20)
+        found = st.minimize(
+            logistic(dim=12),
+            np.zeros(12),
+            method=st.LRSFN(rank=7, damping=1.0),
+            hessian_batch=24,
+            batch=8,
+            sweeps=20,
+        )
         assert found.stats["rank"] == 7
         assert found.stats["hessian_batch"] == 24
 
@@ -1188,7 +1562,13 @@ class TestBaselines:
         F = least_squares(dim=20, condition=1e4)
         assert len(st.minimize(F, np.zeros(20), method="L-BFGS-B", iterations=3).losses) == 3
         shown = []
-        found = st.minimize(F, np.zeros(20), method="L-BFGS-B", sweeps=100, callback=lambda p: shown.append(p) or len(shown) == 2)
+        found = st.minimize(
+            F,
+            np.zeros(20),
+            method="L-BFGS-B",
+            sweeps=100,
+            callback=lambda p: shown.append(p) or len(shown) == 2,
+        )
         assert len(shown) == len(found.losses) == 2
         assert shown[-1].sweeps == found.sweeps[-1]
 
@@ -1220,7 +1600,9 @@ class TestBaselines:
 
 
 class TestArrays:
-    @pytest.mark.parametrize("name", ["SGD", "momentum, averaged, decaying", "Adam", "Armijo", "SFN", "LRSFN", "auto"])
+    @pytest.mark.parametrize(
+        "name", ["SGD", "momentum, averaged, decaying", "Adam", "Armijo", "SFN", "LRSFN", "auto"]
+    )
     def test_every_array_library_gives_the_same_numbers(self, name, xp_backend):
         found, expected = run_of(name, device=xp_backend), run_of(name)
         assert isinstance(found.final, np.ndarray)
@@ -1232,18 +1614,27 @@ class TestArrays:
 
     @pytest.mark.parametrize("name", ["SGD", "momentum, averaged, decaying", "Adam", "SFN", "LRSFN"])
     def test_float32_stays_float32_and_near(self, name):
-        exact = {"method": st.LRSFN(rank=6, damping=0.1)} if name == "LRSFN" else {}  # else the start blocks differ
+        exact = (
+            {"method": st.LRSFN(rank=6, damping=0.1)} if name == "LRSFN" else {}
+        )  # else the start blocks differ
         found, expected = run_of(name, dtype="float32", **exact), run_of(name, **exact)
         assert found.final.dtype == np.float32
         np.testing.assert_allclose(found.final, expected.final, atol=5e-4 * np.abs(expected.final).max())
-        assert st.minimize(logistic(), np.zeros(8, dtype=np.float32), method=st.SGD(), step=0.1, iterations=1).final.dtype == np.float32
+        assert (
+            st.minimize(
+                logistic(), np.zeros(8, dtype=np.float32), method=st.SGD(), step=0.1, iterations=1
+            ).final.dtype
+            == np.float32
+        )
 
     def test_auto_in_float32_stays_there_and_does_as_well(self):
         found, expected = run_of("auto", dtype="float32"), run_of("auto")
         assert found.final.dtype == np.float32
         assert found.loss == pytest.approx(expected.loss, rel=0.02)
 
-    @pytest.mark.parametrize("name", ["SGD", "momentum, averaged, decaying", "Adam", "Armijo", "LRSFN", "auto"])
+    @pytest.mark.parametrize(
+        "name", ["SGD", "momentum, averaged, decaying", "Adam", "Armijo", "LRSFN", "auto"]
+    )
     def test_no_array_of_the_states_size_leaves_the_device_on_the_way(self, name, monkeypatch):
         strict = pytest.importorskip("array_api_strict", reason="array-api-strict is not installed")
         moved = []
@@ -1255,10 +1646,19 @@ class TestArrays:
 
         dim, seen = 200, []
         F = logistic(samples=48, dim=dim)
-        options = RESUMED[name] | {"batch": 8, "sweeps": 30, "method": RESUMED[name].get("method"), "callback": lambda p: seen.append(len(moved))}
-        st.minimize(F, np.zeros(dim), device=Counting("array_api_strict", strict, strict.Device("device1")), **options)
+        options = RESUMED[name] | {
+            "batch": 8,
+            "sweeps": 30,
+            "method": RESUMED[name].get("method"),
+            "callback": lambda p: seen.append(len(moved)),
+        }
+        st.minimize(
+            F, np.zeros(dim), device=Counting("array_api_strict", strict, strict.Device("device1")), **options
+        )
         assert len(seen) > 5
-        assert max(moved[moved.index(dim) + 1 : seen[-1]], default=0) < dim  # the start is read once, for the checkpoint's identity
+        assert (
+            max(moved[moved.index(dim) + 1 : seen[-1]], default=0) < dim
+        )  # the start is read once, for the checkpoint's identity
 
 
 class Lopsided(st.Objective):
@@ -1295,7 +1695,10 @@ REFUSED = {
     "half a sample": ({"batch": 1.5}, "`batch` must be"),
     "hessian batch larger than the data": ({"hessian_batch": 65}, "`hessian_batch` must be"),
     "empty hessian batch": ({"hessian_batch": 0}, "`hessian_batch` must be"),
-    "nested beyond the batch": ({"batch": 8, "hessian_batch": 16, "coupling": "nested"}, "must be <= 8; got 16"),
+    "nested beyond the batch": (
+        {"batch": 8, "hessian_batch": 16, "coupling": "nested"},
+        "must be <= 8; got 16",
+    ),
     "coupling": ({"coupling": "loose"}, "`coupling` must be one of"),
     "sampling": ({"sampling": "random"}, "`sampling` must be one of"),
     "rank beyond the dimension": ({"method": st.LRSFN(rank=9, damping=1.0)}, "`rank` must be .* <= 8"),
@@ -1306,17 +1709,26 @@ REFUSED = {
     "step nan": ({"step": np.nan}, "`step` must be"),
     "unknown step": ({"step": "fast"}, "`step` must be one of auto"),
     "auto with SGD": ({"step": "auto"}, "needs a number"),
-    "auto without sweeps": ({"step": "auto", "method": None, "sweeps": None, "iterations": 5}, "plans over the whole run: give `sweeps`"),
+    "auto without sweeps": (
+        {"step": "auto", "method": None, "sweeps": None, "iterations": 5},
+        "plans over the whole run: give `sweeps`",
+    ),
     "auto with refresh": ({"step": "auto", "method": None, "refresh": 5}, "leave `refresh` out"),
     "auto with momentum": ({"step": "auto", "method": None, "momentum": 0.5}, "[Ll]eave `momentum` out"),
     "auto with decay": ({"step": "auto", "method": None, "decay": "linear"}, "[Ll]eave `decay` out"),
-    "auto with too large a rank": ({"step": "auto", "method": st.LRSFN(rank=9, damping=1.0)}, "`rank` must be .* <= 8"),
+    "auto with too large a rank": (
+        {"step": "auto", "method": st.LRSFN(rank=9, damping=1.0)},
+        "`rank` must be .* <= 8",
+    ),
     "decay": ({"decay": "cosine"}, "`decay` must be one of linear"),
     "momentum one": ({"momentum": 1.0}, r"`momentum` must be in \[0, 1\)"),
     "momentum negative": ({"momentum": -0.1}, "`momentum` must be"),
     "average": ({"average": "yes"}, "`average` must be True or False"),
     "warm": ({"method": st.LRSFN(rank=2, damping=1.0), "warm": "no"}, "`warm` must be True or False"),
-    "noise margin": ({"method": st.LRSFN(rank=2, damping=1.0), "noise_margin": -1.0}, "`noise_margin` must be"),
+    "noise margin": (
+        {"method": st.LRSFN(rank=2, damping=1.0), "noise_margin": -1.0},
+        "`noise_margin` must be",
+    ),
     "progress": ({"progress": 1}, "`progress` must be True or False"),
     "refresh": ({"refresh": 0}, "`refresh` must be"),
     "keep_every": ({"keep_every": 0}, "`keep_every` must be"),
@@ -1340,7 +1752,12 @@ class TestBadInput:
 
     @pytest.mark.parametrize(
         ("w0", "message"),
-        [(np.zeros(7), r"`w0` must have shape \(8,\)"), (np.zeros((1, 8)), "`w0` must have shape"), (np.full(8, np.nan), "`w0` must be finite"), ("0", "`w0`")],
+        [
+            (np.zeros(7), r"`w0` must have shape \(8,\)"),
+            (np.zeros((1, 8)), "`w0` must have shape"),
+            (np.full(8, np.nan), "`w0` must be finite"),
+            ("0", "`w0`"),
+        ],
         ids=["short", "batch", "nan", "text"],
     )
     def test_a_start_that_does_not_fit_is_refused(self, w0, message):
@@ -1365,7 +1782,9 @@ class TestBadInput:
         ],
     )
     def test_methods_and_rules_check_their_numbers(self, make):
-        with pytest.raises(ValueError, match=r"`(damping|rank|beta1|beta2|eps|step|limit|shrink|slope|trials)` must be"):
+        with pytest.raises(
+            ValueError, match=r"`(damping|rank|beta1|beta2|eps|step|limit|shrink|slope|trials)` must be"
+        ):
             make()
 
     def test_an_objective_without_samples_has_no_batches(self):
@@ -1384,19 +1803,28 @@ class TestBadInput:
             st.minimize(Valued(), [1.0], method=st.SGD(), step=0.1, iterations=1)
 
     def test_a_second_order_method_says_which_derivative_is_missing(self):
-        assert st.minimize(Bare(), np.ones(2), method=st.SGD(), step=0.1, iterations=1).final[0] == pytest.approx(0.8)
+        assert st.minimize(Bare(), np.ones(2), method=st.SGD(), step=0.1, iterations=1).final[
+            0
+        ] == pytest.approx(0.8)
         with pytest.raises(ValueError, match="`objective` lacks hvp"):
             st.minimize(Bare(), np.ones(2), method=st.LRSFN(rank=1, damping=1.0), step=0.1, iterations=1)
         with pytest.raises(ValueError, match="`objective` lacks hessian"):
             st.minimize(Bare(), np.ones(2), method=st.SFN(damping=1.0), step=0.1, iterations=1)
 
-    @pytest.mark.parametrize("method", [st.LRSFN(rank=2, damping=1.0), st.LRSFN(rank=12, damping=1.0), st.SFN(damping=1.0)], ids=label)
+    @pytest.mark.parametrize(
+        "method",
+        [st.LRSFN(rank=2, damping=1.0), st.LRSFN(rank=12, damping=1.0), st.SFN(damping=1.0)],
+        ids=label,
+    )
     def test_products_that_are_not_symmetric_are_found_out(self, method):
         with pytest.raises(ValueError, match="symmetric"):
             st.minimize(Lopsided(), np.ones(12), method=method, step=0.1, iterations=1)
 
     def test_products_of_another_shape_or_type_are_found_out(self):
-        for wrong, message in ((lambda V: V[:-1], "must map"), (lambda V: V.astype(np.float32), "keep the type")):
+        for wrong, message in (
+            (lambda V: V[:-1], "must map"),
+            (lambda V: V.astype(np.float32), "keep the type"),
+        ):
             F = Lopsided()
             F.hvp = lambda w, V, wrong=wrong: wrong(V)
             with pytest.raises(ValueError, match=message):
@@ -1404,18 +1832,24 @@ class TestBadInput:
 
     def test_a_full_spectrum_of_many_dimensions_is_refused(self):
         with pytest.raises(ValueError, match=r"at most 3000 dimensions; here are 3001. Use st.LRSFN"):
-            st.minimize(st.quadratic(np.ones(3001)), np.ones(3001), method=st.SFN(damping=1.0), step=0.1, iterations=1)
+            st.minimize(
+                st.quadratic(np.ones(3001)), np.ones(3001), method=st.SFN(damping=1.0), step=0.1, iterations=1
+            )
 
     def test_the_baselines_live_on_the_host(self, xp_backend):
         if xp_backend.name == "numpy":
-            assert len(st.minimize(logistic(), np.zeros(8), method="L-BFGS-B", sweeps=5, device=xp_backend).losses)
+            assert len(
+                st.minimize(logistic(), np.zeros(8), method="L-BFGS-B", sweeps=5, device=xp_backend).losses
+            )
         else:
             with pytest.raises(ValueError, match="works on the host"):
                 st.minimize(logistic(), np.zeros(8), method="L-BFGS-B", sweeps=5, device=xp_backend)
 
 
 def test_the_lazy_rule_waits_for_its_share_and_for_the_budget():
-    rule = LowRankRule(st.LRSFN(rank=2, damping=1.0), every=None, warm=True, margin=0.0, solver="block-krylov")
+    rule = LowRankRule(
+        st.LRSFN(rank=2, damping=1.0), every=None, warm=True, margin=0.0, solver="block-krylov"
+    )
     assert rule.due(0, 0.0, 0.0, 0.0)  # nothing is known yet
     rule.eig, rule.first, rule.cost = object(), 100.0, 15.0
     enough = 15.0 / LAZY_SHARE

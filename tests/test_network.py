@@ -1,4 +1,6 @@
-"""Networks on arrays: derivatives against differences and autodiff, block products, every array library, bad input."""
+"""Networks on arrays: derivatives against differences and autodiff, block products, every array library, bad
+input.
+"""
 
 from dataclasses import replace
 
@@ -18,7 +20,11 @@ SAMPLES = 20
 
 def data(seed=0, columns=4, classes=3):
     rng = np.random.default_rng(seed)
-    return rng.standard_normal((SAMPLES, columns)), rng.integers(0, classes, SAMPLES), rng.standard_normal((SAMPLES, 2))
+    return (
+        rng.standard_normal((SAMPLES, columns)),
+        rng.integers(0, classes, SAMPLES),
+        rng.standard_normal((SAMPLES, 2)),
+    )
 
 
 def networks(activation="tanh", dtype="float64", l2=0.03):
@@ -47,7 +53,10 @@ def differences(function, w, h=1e-4):
     """Central differences of fourth order along every axis, stacked last."""
     slopes = []
     for e in np.eye(len(w)):
-        near, far = function(w + h * e) - function(w - h * e), function(w + 2 * h * e) - function(w - 2 * h * e)
+        near, far = (
+            function(w + h * e) - function(w - h * e),
+            function(w + 2 * h * e) - function(w - 2 * h * e),
+        )
         slopes.append((8 * near - far) / (12 * h))
     return np.stack(slopes, axis=-1)
 
@@ -122,7 +131,9 @@ def test_regularization_is_of_every_parameter():
         assert F.value(w) - G.value(w) == pytest.approx(0.1 * w @ w)
         np.testing.assert_allclose(F.gradient(w) - G.gradient(w), 0.2 * w, atol=1e-14)
         np.testing.assert_allclose(F.hvp(w, V) - G.hvp(w, V), 0.2 * V, atol=1e-14)
-        np.testing.assert_allclose(F.per_sample_gradient(w) - G.per_sample_gradient(w), np.tile(0.2 * w, (SAMPLES, 1)), atol=1e-14)
+        np.testing.assert_allclose(
+            F.per_sample_gradient(w) - G.per_sample_gradient(w), np.tile(0.2 * w, (SAMPLES, 1)), atol=1e-14
+        )
 
 
 # --- block products ---
@@ -157,7 +168,9 @@ def test_tiles_of_samples_and_columns_change_only_the_rounding(monkeypatch):
     whole = F.hvp(w, V)
     monkeypatch.setattr(_layers, "PIECE", 7)
     for rows, columns in ((20, 3), (7, 11), (6, 4), (1, 1)):
-        monkeypatch.setattr("stability.objectives.network.tile", lambda *_, shape=(rows, columns), **__: shape)
+        monkeypatch.setattr(
+            "stability.objectives.network.tile", lambda *_, shape=(rows, columns), **__: shape
+        )
         np.testing.assert_allclose(F.hvp(w, V), whole, atol=1e-14)
         np.testing.assert_allclose(F.hvp(w, np.asfortranarray(V)), whole, atol=1e-14)
 
@@ -184,8 +197,14 @@ def test_sub_batches_average_to_the_whole():
     for F in networks().values():
         w, V = state(F), block(F)
         parts = np.random.default_rng(3).permutation(SAMPLES).reshape(4, 5)
-        for whole, function in ((F.value(w), F.value), (F.gradient(w), F.gradient), (F.hvp(w, V), lambda w, batch, V=V, F=F: F.hvp(w, V, batch))):
-            np.testing.assert_allclose(np.mean([function(w, batch=part) for part in parts], axis=0), whole, atol=1e-14)
+        for whole, function in (
+            (F.value(w), F.value),
+            (F.gradient(w), F.gradient),
+            (F.hvp(w, V), lambda w, batch, V=V, F=F: F.hvp(w, V, batch)),
+        ):
+            np.testing.assert_allclose(
+                np.mean([function(w, batch=part) for part in parts], axis=0), whole, atol=1e-14
+            )
 
 
 def test_per_sample_derivatives_are_those_of_one_sample_alone():
@@ -211,9 +230,21 @@ def test_leading_axes_are_states_on_their_own():
         batches = np.random.default_rng(5).integers(0, SAMPLES, (2, 3, 4))
         V = block(F)
         for batch in (None, np.array([1, 7]), batches):
-            each = [(w, None if batch is None else batch[index] if batch.ndim == 3 else batch) for index, w in ((i, states[i]) for i in np.ndindex(2, 3))]
-            for function in (F.value, F.gradient, F.hessian, F.per_sample_gradient, lambda w, batch, V=V, F=F: F.hvp(w, V, batch)):
-                found, expected = function(states, batch=batch), np.stack([function(w, batch=b) for w, b in each])
+            each = [
+                (w, None if batch is None else batch[index] if batch.ndim == 3 else batch)
+                for index, w in ((i, states[i]) for i in np.ndindex(2, 3))
+            ]
+            for function in (
+                F.value,
+                F.gradient,
+                F.hessian,
+                F.per_sample_gradient,
+                lambda w, batch, V=V, F=F: F.hvp(w, V, batch),
+            ):
+                found, expected = (
+                    function(states, batch=batch),
+                    np.stack([function(w, batch=b) for w, b in each]),
+                )
                 np.testing.assert_allclose(found, expected.reshape(2, 3, *expected.shape[1:]), atol=1e-13)
         assert F.per_sample_hessian(states[0], batch=[0, 1]).shape == (3, 2, F.dim, F.dim)
         one = states[0, 0]
@@ -229,7 +260,9 @@ LOSSES = (1e-6, 1e-9, 1e-12)
 
 
 def fitted(loss, hidden, classes, *, activation="tanh", dtype="float64", samples=None, reach=1.0):
-    """A classifier and a state at which every sample has about this loss: an output layer that interpolates scores."""
+    """A classifier and a state at which every sample has about this loss: an output layer that interpolates
+    scores.
+    """
     rng = np.random.default_rng(7)
     samples = samples or hidden + 1
     labels = np.arange(samples) % classes
@@ -237,7 +270,9 @@ def fitted(loss, hidden, classes, *, activation="tanh", dtype="float64", samples
     w = reach * rng.standard_normal(F.dim)
     first, last = F._layers
     a = _layers.ACTIVATIONS[activation].value(F.X @ first.weights(w) + first.biases(w))
-    scores = np.log((classes - 1) / loss) * np.eye(classes)[labels] + 0.3 * rng.standard_normal((samples, classes))
+    scores = np.log((classes - 1) / loss) * np.eye(classes)[labels] + 0.3 * rng.standard_normal(
+        (samples, classes)
+    )
     w[last.start :] = np.linalg.lstsq(np.column_stack([a, np.ones(samples)]), scores, rcond=None)[0].ravel()
     return F, w.astype(dtype)
 
@@ -257,7 +292,10 @@ def exact(F, w):
             a = [mpmath.mpf(x) for x in row]
             for layer in F._layers:
                 m = layer.outputs
-                a = [mpmath.fdot(a, w[layer.start + j : layer.middle : m]) + w[layer.middle + j] for j in range(m)]
+                a = [
+                    mpmath.fdot(a, w[layer.start + j : layer.middle : m]) + w[layer.middle + j]
+                    for j in range(m)
+                ]
                 scores, a = a, [activations[F.activation](z) for z in a]
             total += mpmath.log(mpmath.fsum(mpmath.exp(z - scores[label]) for z in scores))
         return total / F.n_samples
@@ -298,7 +336,9 @@ def test_products_are_symmetric_however_small_the_loss(classes, loss, dtype, tol
     V = np.linalg.qr(block(F, 8))[0]
     inside = V.T @ F.products(w)(V)
     assert relative(inside, inside.T) < tolerance
-    assert randomized_eigh(F.products(w), F.dim, 5, dtype=dtype).status == "ok"  # products that are not symmetric raise
+    assert (
+        randomized_eigh(F.products(w), F.dim, 5, dtype=dtype).status == "ok"
+    )  # products that are not symmetric raise
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -372,12 +412,20 @@ def test_a_network_keeps_its_own_copy_of_the_data():
 
 
 def test_pictures_of_bytes_are_taken_as_they_are():
-    F = mlp(np.arange(12, dtype=np.uint8).reshape(4, 3), np.array([0, 1, 1, 0], dtype=np.uint8), (2,), dtype="float32")
+    F = mlp(
+        np.arange(12, dtype=np.uint8).reshape(4, 3),
+        np.array([0, 1, 1, 0], dtype=np.uint8),
+        (2,),
+        dtype="float32",
+    )
     assert (F.X.dtype, F.y.dtype, F.dtype) == (np.float32, np.int64, "float32")
 
 
 def test_it_prints_what_it_is():
-    assert repr(networks()["classifier"]) == "Network 4-5-3-3 (tanh, cross-entropy) on 20 samples in 55 dimensions, l2=0.03"
+    assert (
+        repr(networks()["classifier"])
+        == "Network 4-5-3-3 (tanh, cross-entropy) on 20 samples in 55 dimensions, l2=0.03"
+    )
 
 
 # --- arrays of every library, both widths ---
@@ -408,7 +456,9 @@ def test_every_array_library_gives_the_same_numbers(xp_backend, kind, dtype):
         pairs.append((F.accuracy(there), host.accuracy(w)))
     for found, expected in pairs:
         assert str(found.dtype).endswith(dtype)
-        np.testing.assert_allclose(backend.host(found), expected, rtol=0, atol=1e-13 if dtype == "float64" else 5e-6)
+        np.testing.assert_allclose(
+            backend.host(found), expected, rtol=0, atol=1e-13 if dtype == "float64" else 5e-6
+        )
     assert F.dtype == dtype
 
 
@@ -418,7 +468,14 @@ def test_a_single_precision_network_computes_in_single_precision(monkeypatch):
     monkeypatch.setattr(np, "tanh", lambda z: widths.add(z.dtype) or tanh(z))
     for F in networks(dtype="float32").values():
         w, V = state(F), block(F)  # both float64
-        for found in (F.value(w), F.gradient(w), F.hvp(w, V), F.per_sample_gradient(w), F.initial(0), F.predict(w, F.X)):
+        for found in (
+            F.value(w),
+            F.gradient(w),
+            F.hvp(w, V),
+            F.per_sample_gradient(w),
+            F.initial(0),
+            F.predict(w, F.X),
+        ):
             assert found.dtype == np.float32
     assert widths == {np.dtype("float32")}
 
@@ -439,10 +496,18 @@ def test_no_number_is_read_from_a_device(xp_backend, no_sync):
 
 def torch_value(torch, F, w):
     """An independent forward pass in torch, from its own building blocks."""
-    functions = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "softplus": torch.nn.functional.softplus, "silu": torch.nn.functional.silu}
+    functions = {
+        "tanh": torch.tanh,
+        "sigmoid": torch.sigmoid,
+        "softplus": torch.nn.functional.softplus,
+        "silu": torch.nn.functional.silu,
+    }
     a, start, X = torch.tensor(F.X), 0, torch.tensor(F.X)
     for index, (inputs, outputs) in enumerate(zip(F.sizes[:-1], F.sizes[1:], strict=True)):
-        weight, bias = w[start : start + inputs * outputs], w[start + inputs * outputs : start + inputs * outputs + outputs]
+        weight, bias = (
+            w[start : start + inputs * outputs],
+            w[start + inputs * outputs : start + inputs * outputs + outputs],
+        )
         start += (inputs + 1) * outputs
         a = torch.nn.functional.linear(a, weight.reshape(inputs, outputs).T, bias)
         a = functions[F.activation](a) if index < len(F.sizes) - 2 else a
@@ -476,7 +541,12 @@ def test_a_wide_single_precision_network_agrees_with_torch():
     w, V = F.initial(0), rng.standard_normal((F.dim, 9)).astype(np.float32)
     point = torch.tensor(w, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(torch_value(torch, G, point), point, create_graph=True)
-    columns = [torch.autograd.grad(gradient, point, torch.tensor(v, dtype=torch.float64), retain_graph=True)[0].numpy() for v in V.T]
+    columns = [
+        torch.autograd.grad(gradient, point, torch.tensor(v, dtype=torch.float64), retain_graph=True)[
+            0
+        ].numpy()
+        for v in V.T
+    ]
     found = F.hvp(w, V)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, np.stack(columns, axis=1), atol=3e-6)
@@ -539,7 +609,9 @@ BAD_CALLS = [
 ]
 
 
-@pytest.mark.parametrize(("call", "message"), BAD_DATA + BAD_CALLS, ids=lambda value: value[:24] if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("call", "message"), BAD_DATA + BAD_CALLS, ids=lambda value: value[:24] if isinstance(value, str) else ""
+)
 def test_misuse_is_told_in_a_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call()

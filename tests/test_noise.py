@@ -55,9 +55,18 @@ def test_a_nested_batch_of_the_same_size_is_the_same_batch():
     np.testing.assert_array_equal(drawn.Eg, drawn.Eh)
 
 
-@pytest.mark.parametrize(("gradient", "expected"), [(2.0, np.eye(2)), ([2.0, 4.0], np.diag([1.0, 4.0])), ([[4.0, 2.0], [2.0, 8.0]], [[1.0, 0.5], [0.5, 2.0]])])
+@pytest.mark.parametrize(
+    ("gradient", "expected"),
+    [
+        (2.0, np.eye(2)),
+        ([2.0, 4.0], np.diag([1.0, 4.0])),
+        ([[4.0, 2.0], [2.0, 8.0]], [[1.0, 0.5], [0.5, 2.0]]),
+    ],
+)
 def test_gradient_noise_is_a_number_a_vector_or_a_matrix(gradient, expected):
-    np.testing.assert_allclose(Noise(gradient=gradient, batch=4).gradient_covariance(np.zeros(2)), expected, atol=1e-15)
+    np.testing.assert_allclose(
+        Noise(gradient=gradient, batch=4).gradient_covariance(np.zeros(2)), expected, atol=1e-15
+    )
 
 
 def test_away_from_the_reference_curvature_noise_adds_to_the_gradients():
@@ -84,7 +93,9 @@ def test_second_moment_is_the_mean_of_G_M_G(options, rng):
 
 
 def test_an_infinite_batch_switches_its_noise_off():
-    drawn = Noise(gradient=1.0, curvature=1.0, batch=4, hessian_batch=np.inf).sample(np.zeros(2), 3, np.random.default_rng(0))
+    drawn = Noise(gradient=1.0, curvature=1.0, batch=4, hessian_batch=np.inf).sample(
+        np.zeros(2), 3, np.random.default_rng(0)
+    )
     assert np.all(drawn.Eh == 0)
     assert np.all(drawn.Eg != 0)
     assert not Noise(gradient=1.0, curvature=1.0, batch=np.inf).has_curvature
@@ -100,30 +111,55 @@ class TestFromData:
     def enumerate(self, F, at, b, h, coupling, replacement):
         n, each, hessians = F.n_samples, F.per_sample_gradient(at), F.per_sample_hessian(at)
         rows = []
-        draw = (lambda k: itertools.product(range(n), repeat=k)) if replacement else (lambda k: itertools.permutations(range(n), k))
+        draw = (
+            (lambda k: itertools.product(range(n), repeat=k))
+            if replacement
+            else (lambda k: itertools.permutations(range(n), k))
+        )
         for batch in draw(b):
             for other in [batch[:h]] if coupling == "nested" else draw(h):
                 g, i = list(batch), list(other)
-                rows.append((each[g].mean(axis=0), hessians[g].mean(axis=0) - F.hessian(at), hessians[i].mean(axis=0) - F.hessian(at)))
+                rows.append(
+                    (
+                        each[g].mean(axis=0),
+                        hessians[g].mean(axis=0) - F.hessian(at),
+                        hessians[i].mean(axis=0) - F.hessian(at),
+                    )
+                )
         zeta, Eg, Eh = (np.array(part) for part in zip(*rows, strict=True))
         flat = flatten(Sample(zeta - F.gradient(at), Eg, Eh))
         return flat.T @ flat / len(flat)
 
     @pytest.mark.parametrize("replacement", [False, True])
-    @pytest.mark.parametrize(("b", "h", "coupling"), [(3, 2, "independent"), (3, 2, "nested"), (3, 3, "nested"), (2, 3, "independent")])
+    @pytest.mark.parametrize(
+        ("b", "h", "coupling"),
+        [(3, 2, "independent"), (3, 2, "nested"), (3, 3, "nested"), (2, 3, "independent")],
+    )
     def test_factors_are_the_minibatches_exact_law(self, b, h, coupling, replacement):
         F, at = self.objective(), np.array([0.4, -0.2])
         noise = Noise.from_data(F, at, b, hessian_batch=h, coupling=coupling, replacement=replacement)
         factors = flatten(noise.factors(at))
-        np.testing.assert_allclose(factors.T @ factors, self.enumerate(F, at, b, h, coupling, replacement), atol=1e-15)
+        np.testing.assert_allclose(
+            factors.T @ factors, self.enumerate(F, at, b, h, coupling, replacement), atol=1e-15
+        )
 
     def test_many_samples_are_compressed_without_loss(self):
         rng = np.random.default_rng(6)
-        F, at = st.logistic(rng.standard_normal((400, 2)), rng.random(400) < 0.5, l2=0.1), np.array([0.1, 0.3])
+        F, at = (
+            st.logistic(rng.standard_normal((400, 2)), rng.random(400) < 0.5, l2=0.1),
+            np.array([0.1, 0.3]),
+        )
         noise = Noise.from_data(F, at, 10, replacement=True)
         factors = flatten(noise.factors(at))
         upper = np.triu_indices(2)
-        each = np.concatenate([F.per_sample_gradient(at), F.per_sample_hessian(at)[:, *upper], F.per_sample_hessian(at)[:, *upper]], axis=1)
+        each = np.concatenate(
+            [
+                F.per_sample_gradient(at),
+                F.per_sample_hessian(at)[:, *upper],
+                F.per_sample_hessian(at)[:, *upper],
+            ],
+            axis=1,
+        )
         covariance = np.cov(each.T, ddof=0) / 10
         covariance[:5, 5:] = covariance[5:, :5] = 0  # independent batches
         assert len(factors) <= 2 * 5
@@ -132,7 +168,9 @@ class TestFromData:
     @pytest.mark.parametrize(("n", "b", "h"), [(200, 6, 3), (9, 6, 3)], ids=["few-of-many", "most-of-few"])
     def test_batches_are_distinct_and_uniform(self, n, b, h):
         F = self.objective(n)
-        drawn = Noise.from_data(F, np.zeros(2), b, hessian_batch=h).draw_batches(4000, np.random.default_rng(8))
+        drawn = Noise.from_data(F, np.zeros(2), b, hessian_batch=h).draw_batches(
+            4000, np.random.default_rng(8)
+        )
         for part, size in ((drawn.gradient, b), (drawn.hessian, h)):
             assert part.shape == (4000, size)
             assert all(len(set(row)) == size for row in part.tolist())
@@ -141,8 +179,12 @@ class TestFromData:
             assert np.abs((counts - expected) / np.sqrt(4000 * p * (1 - p))).max() < 4.5
 
     def test_a_nested_batch_lies_inside(self):
-        drawn = Noise.from_data(self.objective(40), np.zeros(2), 6, hessian_batch=3, coupling="nested").draw_batches(50, np.random.default_rng(8))
-        assert all(set(h) <= set(g) for g, h in zip(drawn.gradient.tolist(), drawn.hessian.tolist(), strict=True))
+        drawn = Noise.from_data(
+            self.objective(40), np.zeros(2), 6, hessian_batch=3, coupling="nested"
+        ).draw_batches(50, np.random.default_rng(8))
+        assert all(
+            set(h) <= set(g) for g, h in zip(drawn.gradient.tolist(), drawn.hessian.tolist(), strict=True)
+        )
 
     def test_the_whole_data_set_makes_no_noise(self):
         F = self.objective(6)

@@ -35,15 +35,23 @@ def test_derivatives_agree_with_finite_differences(name, rng):
 @CASES
 def test_leading_axes_are_batch(name, rng):
     objective, dim = objectives()[name]
-    w, v, V = rng.uniform(0.2, 1.4, (2, 3, dim)), rng.standard_normal((2, 3, dim)), rng.standard_normal((2, 3, dim, 2))
+    w, v, V = (
+        rng.uniform(0.2, 1.4, (2, 3, dim)),
+        rng.standard_normal((2, 3, dim)),
+        rng.standard_normal((2, 3, dim, 2)),
+    )
     for many, one in (
         (objective.value(w), objective.value),
         (objective.gradient(w), objective.gradient),
         (objective.hessian(w), objective.hessian),
     ):
         np.testing.assert_allclose(many[1, 2], one(w[1, 2]), rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(objective.third(w, v)[1, 2], objective.third(w[1, 2], v[1, 2]), rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(objective.hvp(w, V)[0, 1], objective.hessian(w[0, 1]) @ V[0, 1], rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(
+        objective.third(w, v)[1, 2], objective.third(w[1, 2], v[1, 2]), rtol=1e-12, atol=1e-14
+    )
+    np.testing.assert_allclose(
+        objective.hvp(w, V)[0, 1], objective.hessian(w[0, 1]) @ V[0, 1], rtol=1e-12, atol=1e-14
+    )
     assert objective.third(w[0], v[0, 0]).shape == (3, dim, dim)
 
 
@@ -84,7 +92,9 @@ class TestWrongDerivativesAreFound:
 
     def test_an_asymmetric_hessian_is_found(self, monkeypatch):
         right = self.Wrong.hessian
-        monkeypatch.setattr(self.Wrong, "hessian", lambda self, w: right(self, w) + np.array([[0, 1e-3], [0, 0]]))
+        monkeypatch.setattr(
+            self.Wrong, "hessian", lambda self, w: right(self, w) + np.array([[0, 1e-3], [0, 0]])
+        )
         assert st.check_derivatives(self.Wrong(), [0.5, -0.7]).asymmetry > 1e-5
 
 
@@ -135,11 +145,19 @@ class TestData:
         for batch in (own, own[0]):
             rows = np.broadcast_to(batch, (2, 3))
             for i in range(2):
-                np.testing.assert_allclose(F.gradient(w, batch=batch)[i], F.per_sample_gradient(w[i])[rows[i]].mean(axis=0), atol=1e-15)
-                np.testing.assert_allclose(F.hessian(w, batch=batch)[i], F.per_sample_hessian(w[i])[rows[i]].mean(axis=0), atol=1e-15)
+                np.testing.assert_allclose(
+                    F.gradient(w, batch=batch)[i],
+                    F.per_sample_gradient(w[i])[rows[i]].mean(axis=0),
+                    atol=1e-15,
+                )
+                np.testing.assert_allclose(
+                    F.hessian(w, batch=batch)[i], F.per_sample_hessian(w[i])[rows[i]].mean(axis=0), atol=1e-15
+                )
             V = np.ones((2, 3, 1))
             np.testing.assert_allclose(F.hvp(w, V, batch=batch), F.hessian(w, batch=batch) @ V, atol=1e-15)
-            np.testing.assert_allclose(F.third(w, w, batch=batch)[0], F.third(w[0], w[0], batch=rows[0]), atol=1e-15)
+            np.testing.assert_allclose(
+                F.third(w, w, batch=batch)[0], F.third(w[0], w[0], batch=rows[0]), atol=1e-15
+            )
 
     def test_least_squares_finds_the_normal_equations_solution(self):
         X, _ = self.data()
@@ -150,7 +168,9 @@ class TestData:
     def test_logistic_agrees_with_scikit_learn(self):
         linear_model = pytest.importorskip("sklearn.linear_model")
         X, y = self.data()
-        peer = linear_model.LogisticRegression(C=1 / (40 * 0.2), fit_intercept=False, tol=1e-12, solver="newton-cholesky").fit(X, y)
+        peer = linear_model.LogisticRegression(
+            C=1 / (40 * 0.2), fit_intercept=False, tol=1e-12, solver="newton-cholesky"
+        ).fit(X, y)
         np.testing.assert_allclose(st.logistic(X, y, l2=0.2).reference, peer.coef_[0], rtol=1e-7)
 
     def test_logistic_does_not_overflow(self):

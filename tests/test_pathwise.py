@@ -18,11 +18,17 @@ NOISES = {
 
 
 def problems() -> dict[str, tuple[st.Objective, int, np.ndarray]]:
-    """Objective, rank, and starts (paths, d): the quadratic has a saddle direction, the double well starts where it is convex."""
+    """Objective, rank, and starts (paths, d): the quadratic has a saddle direction, the double well starts
+    where it is convex.
+    """
     rng = np.random.default_rng(21)
     well = np.stack([rng.uniform(0.9, 1.5, PATHS), rng.uniform(-0.5, 0.5, PATHS)], axis=1)
     return {
-        "quadratic": (st.quadratic([1.0, 0.6, -0.4, 0.25, 0.15], rotation_seed=5), 2, rng.standard_normal((PATHS, 5))),
+        "quadratic": (
+            st.quadratic([1.0, 0.6, -0.4, 0.25, 0.15], rotation_seed=5),
+            2,
+            rng.standard_normal((PATHS, 5)),
+        ),
         "double well": (st.landscape("double_well"), 1, well),
     }
 
@@ -65,7 +71,9 @@ def euler_paths(flow: st.Flow, factors: Sample, starts: np.ndarray, dW: np.ndarr
 
 @pytest.fixture(scope="module")
 def comparisons() -> Callable[[str, str, str], tuple[np.ndarray, np.ndarray]]:
-    """Clearance and largest relative difference (paths,) of one problem, noise and method, each computed once."""
+    """Clearance and largest relative difference (paths,) of one problem, noise and method, each computed
+    once.
+    """
     sdeint, cache = pytest.importorskip("sdeint"), {}
 
     def run(problem: str, noise: str, method: str) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +88,13 @@ def comparisons() -> Callable[[str, str, str], tuple[np.ndarray, np.ndarray]]:
 
         times = DT * np.arange(STEPS + 1)
         ours = euler_paths(flow, factors, starts, dW, DT)
-        theirs = np.stack([sdeint.itoEuler(lambda w, t: flow.drift(w), G, start, times, dW=dW[:, k]) for k, start in enumerate(starts)], axis=1)
+        theirs = np.stack(
+            [
+                sdeint.itoEuler(lambda w, t: flow.drift(w), G, start, times, dW=dW[:, k])
+                for k, start in enumerate(starts)
+            ],
+            axis=1,
+        )
         clear = np.array([clearance(flow, ours[:, k]) for k in range(PATHS)])
         return clear, np.max(np.linalg.norm(ours - theirs, axis=-1) / np.linalg.norm(theirs, axis=-1), axis=0)
 
@@ -103,14 +117,20 @@ def test_euler_maruyama_equals_sdeint_on_the_same_increments(comparisons, proble
 
 
 def test_hardly_any_path_comes_near_a_singular_or_rank_swapping_surface(comparisons):
-    clear = [comparisons(problem, noise, method)[0] for problem in problems() for noise in NOISES for method in methods(1)]
+    clear = [
+        comparisons(problem, noise, method)[0]
+        for problem in problems()
+        for noise in NOISES
+        for method in methods(1)
+    ]
     assert np.sum(np.array(clear) <= 1e-3) <= 2
     assert np.min(clear) < 0.1  # and the paths are not all harmless either
 
 
-# -- strong order: against sdeint's SRI2, of strong order 1 in general, at a much smaller step ------------------
+# -- strong order: against sdeint's SRI2, of strong order 1 in general, at a much smaller step -----
 #
-# The reference integrates literal formulas of the SDE, so that drift and noise map are checked along with the order.
+# The reference integrates literal formulas of the SDE, so that drift and noise map are checked along with the
+# order.
 
 FINE, COARSE = 256, np.array([8, 16, 32, 64])
 
@@ -127,14 +147,21 @@ def coarser(increments: np.ndarray, steps: int) -> np.ndarray:
 def strong_errors(
     flow: st.Flow, drift: Callable, columns: list[Callable], start: np.ndarray, t_end: float, paths: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """SRI2 minus ours at `t_end` for each of `COARSE` (4, paths, d); the reference (times, paths, d), its increments and iterated integrals."""
+    """SRI2 minus ours at `t_end` for each of `COARSE` (4, paths, d); the reference (times, paths, d), its
+    increments and iterated integrals.
+    """
     sdeint, rng, h = pytest.importorskip("sdeint"), np.random.default_rng(23), t_end / FINE
     dW = math.sqrt(h) * rng.standard_normal((FINE, paths, len(columns)))
     areas = np.stack([sdeint.Ikpw(dW[:, k], h, generator=rng)[1] for k in range(paths)], axis=1)
     times = h * np.arange(FINE + 1)
-    reference = np.stack([sdeint.itoSRI2(drift, columns, start, times, dW=dW[:, k], I=areas[:, k]) for k in range(paths)], axis=1)
+    reference = np.stack(
+        [sdeint.itoSRI2(drift, columns, start, times, dW=dW[:, k], I=areas[:, k]) for k in range(paths)],
+        axis=1,
+    )
     factors = flow.noise_model.factors(start)
-    ends = [euler_paths(flow, factors, np.tile(start, (paths, 1)), coarser(dW, n), t_end / n)[-1] for n in COARSE]
+    ends = [
+        euler_paths(flow, factors, np.tile(start, (paths, 1)), coarser(dW, n), t_end / n)[-1] for n in COARSE
+    ]
     return reference[-1] - ends, reference, dW, areas
 
 
@@ -157,14 +184,20 @@ def test_with_additive_noise_the_strong_order_is_one():
 
 
 class Slope:
-    """SFN on logistic regression with one weight, literally: gradient, gain and the SDE's three noise columns."""
+    """SFN on logistic regression with one weight, literally: gradient, gain and the SDE's three noise
+    columns.
+    """
 
     l2, damping, sigma, tau, step = 0.05, 0.3, 1.0, 0.6, 0.25
 
     def __init__(self, curvature: bool):
         self.F = st.logistic(np.full((4, 1), 2.0), [1.0, 1.0, 1.0, 0.0], l2=self.l2)
         self.reference = float(self.F.reference[0])
-        self.columns = [self.gradient_noise, self.gradient_curvature, self.hessian_curvature] if curvature else [self.gradient_noise]
+        self.columns = (
+            [self.gradient_noise, self.gradient_curvature, self.hessian_curvature]
+            if curvature
+            else [self.gradient_noise]
+        )
         noise = st.Noise(gradient=self.sigma, curvature=self.tau if curvature else 0.0)
         self.flow = st.Flow(self.F, st.SFN(damping=self.damping), noise, step=self.step)
 
@@ -187,10 +220,14 @@ class Slope:
         return np.array([-math.sqrt(2 * self.step) * self.tau * gain**2 * gradient])
 
     def left_out(self, reference: np.ndarray, dW: np.ndarray, areas: np.ndarray, steps: int) -> np.ndarray:
-        """What Euler-Maruyama leaves out first, ``sum_ij g_j' g_i I_ij`` over its steps, for each path (paths,)."""
+        """What Euler-Maruyama leaves out first, ``sum_ij g_j' g_i I_ij`` over its steps, for each path
+        (paths,).
+        """
         W = np.cumsum(dW.reshape(steps, -1, *dW.shape[1:]), axis=1)
         before = np.concatenate([np.zeros_like(W[:, :1]), W[:, :-1]], axis=1).reshape(dW.shape)
-        inside = before[..., :, None] * dW[..., None, :] + areas  # I_ij of the coarse steps, from the fine ones
+        inside = (
+            before[..., :, None] * dW[..., None, :] + areas
+        )  # I_ij of the coarse steps, from the fine ones
         integrals, e = coarser(inside, steps), np.array([1e-5])
         total = np.zeros(dW.shape[1])
         for n, states in enumerate(reference[:: FINE // steps][:-1]):
@@ -203,12 +240,16 @@ class Slope:
 
 @pytest.mark.parametrize("curvature", [False, True], ids=["one noise", "three noises that do not commute"])
 def test_with_multiplicative_noise_the_error_is_the_missing_iterated_integral(curvature):
-    """One dimension. Gradient noise alone is multiplicative through ``P(H(w))``; with curvature noise sdeint supplies the Levy areas.
+    """One dimension. Gradient noise alone is multiplicative through ``P(H(w))``; with curvature noise sdeint
+    supplies the Levy areas.
 
-    Path by path: the time is so short that an error is hardly changed once made; what remains is of relative order sqrt(dt).
+    Path by path: the time is so short that an error is hardly changed once made; what remains is of relative
+    order sqrt(dt).
     """
     case, t_end = Slope(curvature), 1 / 32
-    errors, *reference = strong_errors(case.flow, case.drift, case.columns, np.array([1.0]), t_end, 80 if curvature else 160)
+    errors, *reference = strong_errors(
+        case.flow, case.drift, case.columns, np.array([1.0]), t_end, 80 if curvature else 160
+    )
     remainder = errors[-1, :, 0] - case.left_out(*reference, COARSE[-1])
     assert size(remainder[:, None]) < 0.3 * size(errors[-1])
     if not curvature:  # three noises have rare large errors: their order is measured below, on more paths
@@ -216,7 +257,9 @@ def test_with_multiplicative_noise_the_error_is_the_missing_iterated_integral(cu
 
 
 def test_with_hessian_noise_the_strong_order_is_one_half_against_the_exact_solution():
-    """SFN on one mode, both curvatures from the same batch: geometric Brownian motion, ``(phi + phi' lam) E w`` being its noise."""
+    """SFN on one mode, both curvatures from the same batch: geometric Brownian motion, ``(phi + phi' lam) E
+    w`` being its noise.
+    """
     lam, damping, step, tau, paths = 0.1, 0.1, 0.5, 0.4, 4000
     noise = st.Noise(curvature=tau, coupling="nested")
     flow = st.Flow(st.quadratic([lam]), st.SFN(damping=damping), noise, step=step)
@@ -225,5 +268,10 @@ def test_with_hessian_noise_the_strong_order_is_one_half_against_the_exact_solut
     dW = np.random.default_rng(24).standard_normal((steps[-1], paths, 1)) / math.sqrt(steps[-1])
     exact = np.exp(-rate - 0.5 * strength**2 + strength * dW.sum(axis=0))
     factors = Sample(np.zeros((1, 1)), *(np.full((1, 1, 1), math.sqrt(2) * tau) for _ in range(2)))
-    errors = [np.sqrt(np.mean((euler_paths(flow, factors, np.ones((paths, 1)), coarser(dW, n), 1 / n)[-1] - exact) ** 2)) for n in steps]
+    errors = [
+        np.sqrt(
+            np.mean((euler_paths(flow, factors, np.ones((paths, 1)), coarser(dW, n), 1 / n)[-1] - exact) ** 2)
+        )
+        for n in steps
+    ]
     assert order(steps, errors) == pytest.approx(0.5, abs=0.1)

@@ -1,8 +1,10 @@
-"""The peers' own formulas, implemented here a second time from the mathematics alone, against the linear theory and the theorems.
+"""The peers' own formulas, implemented here a second time from the mathematics alone, against the linear
+theory and the theorems.
 
-Liu, Ziyin and Ueda 2021 (discrete covariance), Mandt, Hoffman and Blei 2017 (Ornstein-Uhlenbeck model), the Student t of a
-Pearson diffusion, Polyak and Juditsky 1992 (averages), streaming least squares, and the exact embedding of an AR(1) chain.
-Curvature and noise share no eigenvectors here unless a test says so, and nothing is computed in an eigenbasis that need not be.
+Liu, Ziyin and Ueda 2021 (discrete covariance), Mandt, Hoffman and Blei 2017 (Ornstein-Uhlenbeck model), the
+Student t of a Pearson diffusion, Polyak and Juditsky 1992 (averages), streaming least squares, and the exact
+embedding of an AR(1) chain. Curvature and noise share no eigenvectors here unless a test says so, and nothing
+is computed in an eigenbasis that need not be.
 """
 
 import functools
@@ -61,14 +63,19 @@ PEERS = {
     "damped-Newton": (lambda d: DAMPED, lambda H: np.linalg.inv(H + GAMMA * np.eye(len(H)))),
     "SFN": (lambda d: SFN, inverse_of_size),
     "LRSFN": (lambda d: st.LRSFN(rank=rank_in(d), damping=GAMMA), lambda H: woodbury(H, rank_in(len(H)))),
-    "LRSFN-flat": (lambda d: st.LRSFN(rank=rank_in(d), damping=GAMMA, tail="flat"), lambda H: flat(H, rank_in(len(H)))),
+    "LRSFN-flat": (
+        lambda d: st.LRSFN(rank=rank_in(d), damping=GAMMA, tail="flat"),
+        lambda H: flat(H, rank_in(len(H))),
+    ),
     "R-SFN": (lambda d: RSFN, lambda H: np.linalg.inv(scipy.linalg.sqrtm(H @ H + EPS * np.eye(len(H))))),
 }
 each_method = pytest.mark.parametrize("name", PEERS)
 each_dim = pytest.mark.parametrize("d", SPECTRA)
-# Deriving takes longest of all here: in three dimensions a method without parameters and both tails, and for positive curvatures SFN is damped Newton.
+# Deriving takes longest of all here: in three dimensions a method without parameters and both tails, and for
+# positive curvatures SFN is damped Newton.
 each_derivation = pytest.mark.parametrize(
-    ("name", "d"), [*((name, 2) for name in PEERS if name != "damped-Newton"), ("SGD", 3), ("LRSFN", 3), ("LRSFN-flat", 3)]
+    ("name", "d"),
+    [*((name, 2) for name in PEERS if name != "damped-Newton"), ("SGD", 3), ("LRSFN", 3), ("LRSFN-flat", 3)],
 )
 
 
@@ -114,10 +121,14 @@ def theorem(statement, name, dim=None, **more):
 
 
 def in_eigenbasis(d):
-    """What a theorem with full matrices is told: curvatures, and the noise covariance turned into their basis."""
+    """What a theorem with full matrices is told: curvatures, and the noise covariance turned into their
+    basis.
+    """
     Q, _, Sigma = problem(d)
     turned = Q.T @ Sigma @ Q
-    values = {f"Sigma_{i + 1}{j + 1}": turned[i, j] for i, j in itertools.combinations_with_replacement(range(d), 2)}
+    values = {
+        f"Sigma_{i + 1}{j + 1}": turned[i, j] for i, j in itertools.combinations_with_replacement(range(d), 2)
+    }
     return values | {f"lam_{i + 1}": lam for i, lam in enumerate(SPECTRA[d])} | {"step": STEP}
 
 
@@ -155,7 +166,9 @@ class TestLiuZiyinUeda:
         more = {} if method.rank is None else {"branch": "kept"}
         P = PEERS["SFN" if method.rank else name][1](np.array([[lam]]))
         S = balance(P * lam, STEP * sigma**2 * P @ P, STEP)[0, 0]
-        assert theorem("discrete-vs-continuous", name, **more).evaluate("iteration", lam=lam, step=STEP, sigma=sigma) == pytest.approx(S, rel=1e-12)
+        assert theorem("discrete-vs-continuous", name, **more).evaluate(
+            "iteration", lam=lam, step=STEP, sigma=sigma
+        ) == pytest.approx(S, rel=1e-12)
 
     @pytest.mark.parametrize("name", ["Newton", "damped-Newton"])
     def test_it_holds_at_the_saddles_that_attract_newton(self, name):
@@ -168,7 +181,9 @@ class TestLiuZiyinUeda:
 
 
 def settled(A, source, t, cov0):
-    """``e^{-At} S0 e^{-A^T t} + int_0^t e^{-As} source e^{-A^T s} ds``, both from one block exponential (Van Loan 1978)."""
+    """``e^{-At} S0 e^{-A^T t} + int_0^t e^{-As} source e^{-A^T s} ds``, both from one block exponential (Van
+    Loan 1978).
+    """
     d = len(A)
     block = scipy.linalg.expm(t * np.block([[-A, source], [np.zeros((d, d)), A.T]]))
     decayed = block[:d, :d]
@@ -188,7 +203,9 @@ class TestMandtHoffmanBlei:
     def test_the_theorem_is_their_solution_in_the_eigenbasis(self, name, d):
         Q = problem(d)[0]
         _, _, A, source = setting(name, d)
-        assert_close(theorem("noise-amplification", name, d).evaluate(**in_eigenbasis(d)), Q.T @ balance(A, source) @ Q)
+        assert_close(
+            theorem("noise-amplification", name, d).evaluate(**in_eigenbasis(d)), Q.T @ balance(A, source) @ Q
+        )
 
     @each_method
     @each_dim
@@ -215,19 +232,27 @@ class TestMandtHoffmanBlei:
     @each_method
     @each_dim
     def test_the_excess_risk_is_the_trace_of_their_equation(self, name, d):
-        """Times ``P^-1``, its trace says ``2 tr(H S) = alpha tr(P Sigma)``: for SGD ``alpha tr(Sigma) / 4``, whatever the curvature."""
+        """Times ``P^-1``, its trace says ``2 tr(H S) = alpha tr(P Sigma)``: for SGD ``alpha tr(Sigma) / 4``,
+        whatever the curvature.
+        """
         lin, P, _, _ = setting(name, d)
-        assert lin.excess_risk("continuous") == pytest.approx(STEP / 4 * np.trace(P @ problem(d)[2]), rel=1e-12)
+        assert lin.excess_risk("continuous") == pytest.approx(
+            STEP / 4 * np.trace(P @ problem(d)[2]), rel=1e-12
+        )
 
     @each_method
     def test_so_is_the_theorem_on_excess_risk(self, name):
         P = setting(name, 2)[1]
-        assert theorem("excess-risk", name, 2).evaluate(**in_eigenbasis(2)) == pytest.approx(STEP / 4 * np.trace(P @ problem(2)[2]), rel=1e-11)
+        assert theorem("excess-risk", name, 2).evaluate(**in_eigenbasis(2)) == pytest.approx(
+            STEP / 4 * np.trace(P @ problem(2)[2]), rel=1e-11
+        )
 
     @each_method
     @each_dim
     def test_noise_proportional_to_curvature_leaves_the_preconditioner_itself(self, name, d):
-        """``Sigma = c H`` gives ``S = (alpha c / 2) P``: for SGD a sphere, for Newton the shape ``H^-1`` of the posterior."""
+        """``Sigma = c H`` gives ``S = (alpha c / 2) P``: for SGD a sphere, for Newton the shape ``H^-1`` of
+        the posterior.
+        """
         _, H, _ = problem(d)
         c, P = 0.8, PEERS[name][1](H)
         lin = st.linearize(flow_of(PEERS[name][0](d), H, c * H))
@@ -241,7 +266,9 @@ class TestMandtHoffmanBlei:
         assert_close(found, STEP * 0.81 / 2 * Q.T @ PEERS[name][1](H) @ Q)
 
     def test_the_inverse_of_the_noise_is_the_preconditioner_that_samples_the_posterior(self):
-        """Their optimal preconditioner ``P = k Sigma^-1`` gives ``S = (alpha k / 2) H^-1``; a gain expresses it for ``Sigma = H^2``."""
+        """Their optimal preconditioner ``P = k Sigma^-1`` gives ``S = (alpha k / 2) H^-1``; a gain expresses
+        it for ``Sigma = H^2``.
+        """
         _, H, _ = problem(3)
         k = 0.02
         lin = st.linearize(flow_of(st.Method(gain=lambda lam, k: k / lam**2, k=k), H, H @ H))
@@ -260,7 +287,9 @@ class TestEnsembles:
 
     def test_the_iteration_has_the_discrete_covariance_and_not_the_continuous_one(self):
         flow, A, source = self.matrices()
-        ens = st.simulate(flow, start=np.zeros(3), t_end=50 * self.BIG, paths=self.PATHS, seed=1, level="iteration")
+        ens = st.simulate(
+            flow, start=np.zeros(3), t_end=50 * self.BIG, paths=self.PATHS, seed=1, level="iteration"
+        )
         assert largest_z(ens, balance(A, source, self.BIG)) < 4
         assert largest_z(ens, balance(A, source)) > 8  # the ensemble could have told
 
@@ -284,21 +313,40 @@ class TestEnsembles:
 
 
 class TestStudentT:
-    """One mode: ``d delta = a delta dt + sqrt(alpha (C + K delta^2)) dW`` is Student t, ``nu = 1 + 2|a| / (alpha K)``."""
+    """One mode: ``d delta = a delta dt + sqrt(alpha (C + K delta^2)) dW`` is Student t, ``nu = 1 + 2|a| /
+    (alpha K)``.
+    """
 
     LAM, SIGMA, B, BH, PATHS = 0.8, 0.5, 5.0, 2.0, 2560
     METHODS = (SGD, NEWTON, SFN)
 
     def case(self, method, nu):
-        """A flow whose law has this `nu`, its scale, and what the theorem is told. Gain and slope are literal."""
+        """A flow whose law has this `nu`, its scale, and what the theorem is told. Gain and slope are
+        literal.
+        """
         lam, g = self.LAM, self.LAM + GAMMA
-        phi, slope = {"SGD": (1.0, 0.0), "Newton": (1 / lam, -1 / lam**2), "SFN": (1 / g, -1 / g**2)}[method.name]
-        tau, own, other = 0.9, 2 / self.B, 2 / self.BH  # a diagonal entry of a Gaussian symmetric matrix has variance 2 tau^2
+        phi, slope = {"SGD": (1.0, 0.0), "Newton": (1 / lam, -1 / lam**2), "SFN": (1 / g, -1 / g**2)}[
+            method.name
+        ]
+        tau, own, other = (
+            0.9,
+            2 / self.B,
+            2 / self.BH,
+        )  # a diagonal entry of a Gaussian symmetric matrix has variance 2 tau^2
         K = tau**2 * (own * phi**2 + other * (slope * lam) ** 2)
         step = 2 * phi * lam / (K * (nu - 1))
-        noise = st.Noise(gradient=self.SIGMA * np.sqrt(self.B), curvature=tau, batch=self.B, hessian_batch=self.BH)
+        noise = st.Noise(
+            gradient=self.SIGMA * np.sqrt(self.B), curvature=tau, batch=self.B, hessian_batch=self.BH
+        )
         flow = st.Flow(st.quadratic([lam]), method, noise, step=step)
-        values = {"lam": lam, "step": step, "sigma": self.SIGMA, "s_g": tau * np.sqrt(own), "s_h": tau * np.sqrt(other), "c_gh": 0.0}
+        values = {
+            "lam": lam,
+            "step": step,
+            "sigma": self.SIGMA,
+            "s_g": tau * np.sqrt(own),
+            "s_h": tau * np.sqrt(other),
+            "c_gh": 0.0,
+        }
         return flow, np.sqrt((phi * self.SIGMA) ** 2 / (K * nu)), values, phi * lam
 
     @pytest.mark.parametrize("method", METHODS, ids=label)
@@ -342,9 +390,11 @@ class TestStudentT:
 
     @staticmethod
     def euler_distance(nu, h):
-        """Largest distance of the stationary distribution of Euler's chain from the t's, by iterating its transition density.
+        """Largest distance of the stationary distribution of Euler's chain from the t's, by iterating its
+        transition density.
 
-        In units of the scale and the relaxation time one step is ``N((1 - h) x, h k (nu + x^2))``, ``k = 2 / (nu - 1)``.
+        In units of the scale and the relaxation time one step is ``N((1 - h) x, h k (nu + x^2))``, ``k = 2 /
+        (nu - 1)``.
         """
         k, u = 2 / (nu - 1), np.linspace(-12, 12, 601)
         x, weight = np.sinh(u), np.cosh(u) * (u[1] - u[0])
@@ -365,13 +415,18 @@ class TestStudentT:
     @pytest.mark.parametrize("method", METHODS, ids=label)
     @pytest.mark.parametrize("nu", [1.5, 3.0])
     def test_the_sde_has_this_law_and_no_gaussian(self, method, nu):
-        """Independent paths at one late time: 8 relaxation times from rest. Euler's own law is within 0.004 of the t's (the
-        test before); 2560 paths reject at a distance of 0.038."""
+        """Independent paths at one late time: 8 relaxation times from rest. Euler's own law is within 0.004
+        of the t's (the test before); 2560 paths reject at a distance of 0.038.
+        """
         flow, _, values, rate = self.case(method, nu)
         theorem = derived("student-t", method=method)
-        law = scipy.stats.t(theorem.evaluate(**values), scale=np.sqrt(theorem.evaluate("scale-squared", **values)))
+        law = scipy.stats.t(
+            theorem.evaluate(**values), scale=np.sqrt(theorem.evaluate("scale-squared", **values))
+        )
         dt = 0.02 / rate
-        states = st.simulate(flow, start=[0.0], t_end=400 * dt, dt=dt, paths=self.PATHS, seed=self.METHODS.index(method)).states[-1, :, 0]
+        states = st.simulate(
+            flow, start=[0.0], t_end=400 * dt, dt=dt, paths=self.PATHS, seed=self.METHODS.index(method)
+        ).states[-1, :, 0]
         width = law.std() if nu > 2 else law.ppf(0.75) / scipy.stats.norm.ppf(0.75)
         assert scipy.stats.kstest(states, law.cdf).pvalue > 1e-3
         assert scipy.stats.kstest(states, scipy.stats.norm(scale=width).cdf).pvalue < 1e-4
@@ -386,17 +441,31 @@ def weights_of_last_half(gain, lam, step, N):
 
 
 class TestAveraging:
-    """Polyak and Juditsky: the mean of many iterates forgets the preconditioner; and the last iterate in streaming least squares."""
+    """Polyak and Juditsky: the mean of many iterates forgets the preconditioner; and the last iterate in
+    streaming least squares.
+    """
 
     LAM, SIGMA, B = np.array([1.0, 0.4, 0.1]), 0.7, 4
-    STREAMS = ((SGD, 0.8), (NEWTON, 0.5), (st.LRSFN(rank=1, damping=GAMMA), 0.5), (st.LRSFN(rank=1, damping=GAMMA, tail="flat"), 0.6))
-    streams = pytest.mark.parametrize(("method", "step"), STREAMS, ids=[label(method) for method, _ in STREAMS])
+    STREAMS = (
+        (SGD, 0.8),
+        (NEWTON, 0.5),
+        (st.LRSFN(rank=1, damping=GAMMA), 0.5),
+        (st.LRSFN(rank=1, damping=GAMMA, tail="flat"), 0.6),
+    )
+    streams = pytest.mark.parametrize(
+        ("method", "step"), STREAMS, ids=[label(method) for method, _ in STREAMS]
+    )
 
     def matrices(self, method):
         """A dense ``H``, and the peers' own ``P``."""
         Q = problem(3)[0]
         H = Q * self.LAM @ Q.T
-        own = {"SGD": np.eye(3), "Newton": np.linalg.inv(H), "LRSFN(1)": woodbury(H, 1), "LRSFN(1) flat tail": flat(H, 1)}
+        own = {
+            "SGD": np.eye(3),
+            "Newton": np.linalg.inv(H),
+            "LRSFN(1)": woodbury(H, 1),
+            "LRSFN(1) flat tail": flat(H, 1),
+        }
         return (H + H.T) / 2, own[method.label]
 
     def risk(self, method, step):
@@ -405,11 +474,18 @@ class TestAveraging:
 
     @streams
     def test_the_streaming_risk_solves_the_moment_equation_of_gaussian_inputs(self, method, step):
-        """``E[H_B M H_B] = H M H + (H M H + tr(H M) H) / b`` by Isserlis, in full matrices, by vectorisation."""
+        """``E[H_B M H_B] = H M H + (H M H + tr(H M) H) / b`` by Isserlis, in full matrices, by
+        vectorisation.
+        """
         H, P = self.matrices(method)
         A, one, b = P @ H, np.eye(3), self.B
         noise = (P @ H @ P).ravel()
-        whole = np.kron(A, one) + np.kron(one, A) - step * (1 + 1 / b) * np.kron(A, A) - step / b * np.outer(noise, H.ravel())
+        whole = (
+            np.kron(A, one)
+            + np.kron(one, A)
+            - step * (1 + 1 / b) * np.kron(A, A)
+            - step / b * np.outer(noise, H.ravel())
+        )
         M = np.linalg.solve(whole, step * self.SIGMA**2 / b * noise).reshape(3, 3)
         assert self.risk(method, step) == pytest.approx(np.trace(H @ M) / 2, rel=1e-10)
 
@@ -427,7 +503,9 @@ class TestAveraging:
                 risk += np.sum(delta * (delta @ H), axis=1) / 2 / 400
         error = risk.std() / np.sqrt(500)
         assert abs(risk.mean() - self.risk(method, step)) < 4 * error
-        without_inputs = step * self.SIGMA**2 / (4 * self.B) * np.trace(P @ H)  # Ornstein-Uhlenbeck, label noise alone
+        without_inputs = (
+            step * self.SIGMA**2 / (4 * self.B) * np.trace(P @ H)
+        )  # Ornstein-Uhlenbeck, label noise alone
         assert abs(risk.mean() - without_inputs) > 8 * error
 
     def test_for_newton_it_is_the_formula_of_equal_gains(self):
@@ -442,7 +520,10 @@ class TestAveraging:
         lam, step, sigma = 0.3, 0.5, 1.3
         gain = {"SGD": 1.0, "Newton": 1 / lam, "SFN": 1 / (lam + GAMMA)}[method.name]
         limit = derived("averaging", method=method).evaluate(lam=lam, step=step, sigma=sigma)
-        short = [1 - N * sigma**2 * np.sum(weights_of_last_half(gain, lam, step, N) ** 2) / limit for N in (500, 1000)]
+        short = [
+            1 - N * sigma**2 * np.sum(weights_of_last_half(gain, lam, step, N) ** 2) / limit
+            for N in (500, 1000)
+        ]
         assert 0 < short[1] < 1 / (1000 * step * gain * lam)
         assert short[0] / short[1] == pytest.approx(2, abs=0.01)
 
@@ -452,7 +533,15 @@ class TestAveraging:
         for method, gain in ((SGD, 1.0), (NEWTON, 1 / lam)):
             flow = st.Flow(st.quadratic([lam]), method, st.Noise(gradient=sigma), step=step)
             save = step * np.arange(N + 1, 2 * N + 1)
-            states = st.simulate(flow, start=[0.0], t_end=save[-1], save=save, paths=1024, seed=23 + len(last), level="iteration").states[..., 0]
+            states = st.simulate(
+                flow,
+                start=[0.0],
+                t_end=save[-1],
+                save=save,
+                paths=1024,
+                seed=23 + len(last),
+                level="iteration",
+            ).states[..., 0]
             square = states.mean(axis=0) ** 2
             exact = sigma**2 * np.sum(weights_of_last_half(gain, lam, step, N) ** 2)
             assert abs(square.mean() - exact) < 4 * square.std() / np.sqrt(len(square))
@@ -461,24 +550,39 @@ class TestAveraging:
             last.append(states[-1].var())
             averages.append(square.mean())
         assert last[1] / last[0] > 10
-        assert abs(np.log(averages[1] / averages[0])) < 4 * np.sqrt(2 * 2 / 1024)  # the logarithms of two variances of 1024 Gaussians
+        assert abs(np.log(averages[1] / averages[0])) < 4 * np.sqrt(
+            2 * 2 / 1024
+        )  # the logarithms of two variances of 1024 Gaussians
 
 
 class TestExactEmbedding:
-    """An Ornstein-Uhlenbeck process of rate ``-log(1 - alpha phi lambda) / alpha``, seen at every step, is the iteration."""
+    """An Ornstein-Uhlenbeck process of rate ``-log(1 - alpha phi lambda) / alpha``, seen at every step, is
+    the iteration.
+    """
 
     METHODS = (SGD, NEWTON, SFN, RSFN)
     modes = pytest.mark.parametrize("method", METHODS, ids=label)
-    GAINS = {"SGD": lambda x: 1.0, "Newton": lambda x: 1 / x, "SFN": lambda x: 1 / (x + GAMMA), "R-SFN": lambda x: (x**2 + EPS) ** -0.5}  # noqa: RUF012
+    GAINS = {  # noqa: RUF012
+        "SGD": lambda x: 1.0,
+        "Newton": lambda x: 1 / x,
+        "SFN": lambda x: 1 / (x + GAMMA),
+        "R-SFN": lambda x: (x**2 + EPS) ** -0.5,
+    }
 
     @modes
     def test_its_autocorrelation_is_the_iterations(self, method):
-        """The OU process's by its power spectrum ``r / pi / (r^2 + w^2)`` (Wiener and Khinchin), at multiples of the step."""
+        """The OU process's by its power spectrum ``r / pi / (r^2 + w^2)`` (Wiener and Khinchin), at multiples
+        of the step.
+        """
         lam, step = 0.6, 0.4
-        rate = derived("discrete-vs-continuous", method=method).evaluate("embedding", lam=lam, step=step, sigma=1.0)
+        rate = derived("discrete-vs-continuous", method=method).evaluate(
+            "embedding", lam=lam, step=step, sigma=1.0
+        )
         factor = 1 - step * self.GAINS[method.name](lam) * lam
         for k in (1, 2, 5):
-            found = scipy.integrate.quad(lambda w: 2 * rate / np.pi / (rate**2 + w**2), 0, np.inf, weight="cos", wvar=k * step)[0]
+            found = scipy.integrate.quad(
+                lambda w: 2 * rate / np.pi / (rate**2 + w**2), 0, np.inf, weight="cos", wvar=k * step
+            )[0]
             assert found == pytest.approx(factor**k, abs=1e-8)
 
     @each_method
@@ -488,24 +592,43 @@ class TestExactEmbedding:
         generator = Q.T @ -scipy.linalg.logm(np.eye(3) - STEP * PEERS[name][1](H) @ H) @ Q / STEP
         for i, lam in enumerate(SPECTRA[3]):
             branch = {} if method.rank is None else {"branch": "kept" if i < method.rank else "tail"}
-            more = {"lam_next": SPECTRA[3][method.rank]} if branch.get("branch") == "tail" and method.tail == "flat" else {}
-            rate = theorem("discrete-vs-continuous", name, **branch).evaluate("embedding", lam=lam, step=STEP, sigma=1.0, **more)
+            more = (
+                {"lam_next": SPECTRA[3][method.rank]}
+                if branch.get("branch") == "tail" and method.tail == "flat"
+                else {}
+            )
+            rate = theorem("discrete-vs-continuous", name, **branch).evaluate(
+                "embedding", lam=lam, step=STEP, sigma=1.0, **more
+            )
             assert rate == pytest.approx(generator[i, i], rel=1e-9)
         assert_close(generator, np.diag(np.diag(generator)))
 
     def test_simulated_steps_are_correlated_as_it_says_and_not_as_at_the_linear_rate(self):
-        """Products of one path's states k steps apart; their mean is ``M e^(-r k alpha)`` in every mode of a dense quadratic."""
+        """Products of one path's states k steps apart; their mean is ``M e^(-r k alpha)`` in every mode of a
+        dense quadratic.
+        """
         Q, H, Sigma = problem(3)
         step, k, method = 1.1, 2, SFN
         end = 40 * step
-        ens = st.simulate(flow_of(method, H, Sigma, step), start=np.zeros(3), t_end=end, save=[end - k * step, end], paths=20_000, seed=29, level="iteration")
+        ens = st.simulate(
+            flow_of(method, H, Sigma, step),
+            start=np.zeros(3),
+            t_end=end,
+            save=[end - k * step, end],
+            paths=20_000,
+            seed=29,
+            level="iteration",
+        )
         before, after = ens.states @ Q
         theorem = derived("discrete-vs-continuous", method=method)
         for i, lam in enumerate(SPECTRA[3]):
             values = {"lam": lam, "step": step, "sigma": np.sqrt((Q.T @ Sigma @ Q)[i, i])}
             product, M = before[:, i] * after[:, i], theorem.evaluate("iteration", **values)
             error = product.std() / np.sqrt(len(product))
-            assert abs(product.mean() - M * np.exp(-k * step * theorem.evaluate("embedding", **values))) < 4 * error
+            assert (
+                abs(product.mean() - M * np.exp(-k * step * theorem.evaluate("embedding", **values)))
+                < 4 * error
+            )
             assert abs(product.mean() - M * np.exp(-k * step * lam / (lam + GAMMA))) > 6 * error
 
     @modes
@@ -515,4 +638,6 @@ class TestExactEmbedding:
         theorem = derived("discrete-vs-continuous", method=method)
         with pytest.raises(ValueError, match=r"alpha phi\(lambda\) lambda < 1"):
             theorem.evaluate("embedding", lam=lam, step=step, sigma=1.0)
-        assert theorem.evaluate("iteration", lam=lam, step=step, sigma=1.0) > 0  # it has a stationary law all the same
+        assert (
+            theorem.evaluate("iteration", lam=lam, step=step, sigma=1.0) > 0
+        )  # it has a stationary law all the same

@@ -20,18 +20,26 @@ def flow(spectrum=(1.0, 0.1), method=None, noise=None, step=0.1):
 
 def ensemble(a_flow=None, **options):
     a_flow = a_flow or flow()
-    return st.simulate(a_flow, **{"start": np.zeros(a_flow.dim), "t_end": 2.0, "paths": 60, "seed": 0, **options})
+    return st.simulate(
+        a_flow, **{"start": np.zeros(a_flow.dim), "t_end": 2.0, "paths": 60, "seed": 0, **options}
+    )
 
 
 def drawn(axis, color=None):
     """(x, y) of the lines of an axis, in the order of drawing."""
-    return [np.column_stack(line.get_data()).astype(float) for line in axis.lines if color in (None, line.get_color())]
+    return [
+        np.column_stack(line.get_data()).astype(float)
+        for line in axis.lines
+        if color in (None, line.get_color())
+    ]
 
 
 def holds(axis, x, y):
     """Whether one of the axis's lines is (x, y) exactly; nan equals nan."""
     wanted = np.column_stack(np.broadcast_arrays(x, y)).astype(float)
-    return any(found.shape == wanted.shape and np.array_equal(found, wanted, equal_nan=True) for found in drawn(axis))
+    return any(
+        found.shape == wanted.shape and np.array_equal(found, wanted, equal_nan=True) for found in drawn(axis)
+    )
 
 
 def assert_draws(figure):
@@ -69,7 +77,10 @@ class TestLinearFlow:
         for axis, values in ((gains, linear.gains), (rates, linear.rates)):
             assert holds(axis, linear.eigenvalues[up], values[up])
             assert holds(axis, -linear.eigenvalues[~up], values[~up])
-        assert [text.get_text() for text in gains.get_legend().get_texts()] == [r"$\lambda > 0$", r"$\lambda < 0$"]
+        assert [text.get_text() for text in gains.get_legend().get_texts()] == [
+            r"$\lambda > 0$",
+            r"$\lambda < 0$",
+        ]
         assert gains.get_yscale() == "symlog"
         assert_draws(figure)
 
@@ -120,7 +131,11 @@ class TestEnsemble:
         assert f"; {lost} diverged, not drawn" in figure.get_suptitle()
         if save:
             shown = [line.get_ydata() for line in figure.axes[0].lines]
-            assert not any(np.array_equal(path, ens.states[:, k, 0]) for path in shown for k in np.flatnonzero(ens.diverged))
+            assert not any(
+                np.array_equal(path, ens.states[:, k, 0])
+                for path in shown
+                for k in np.flatnonzero(ens.diverged)
+            )
         assert_draws(figure)
 
     @pytest.mark.parametrize("save", [None, 5])
@@ -142,11 +157,16 @@ class TestComparison:
         mean, covariance = figure.axes
         assert holds(mean, comparison.predicted_mean.ravel(), comparison.measured_mean.ravel())
         upper = np.triu_indices(2)
-        predicted, measured = (part[:, *upper].ravel() for part in (comparison.predicted_covariance, comparison.measured_covariance))
+        predicted, measured = (
+            part[:, *upper].ravel()
+            for part in (comparison.predicted_covariance, comparison.measured_covariance)
+        )
         assert holds(covariance, predicted, measured)
         error = comparison.covariance_error[:, *upper].ravel()
         segments = covariance.containers[0].lines[2][0].get_segments()
-        np.testing.assert_allclose([part[:, 1] for part in segments], np.column_stack([measured - 2 * error, measured + 2 * error]))
+        np.testing.assert_allclose(
+            [part[:, 1] for part in segments], np.column_stack([measured - 2 * error, measured + 2 * error])
+        )
         assert f"largest |z| = {comparison.max_z:.2f}" in figure.get_suptitle()
         assert_saves(figure)
 
@@ -171,7 +191,12 @@ def condition_number(rng):
 
 
 def equal_rates(rng):
-    arrays = {"methods": NAMES, "kappa": np.geomspace(1, 1e4, 7), "theory": rng.uniform(1, 2, (5, 7, 3)), "step": rng.uniform(1, 2, (5, 7))}
+    arrays = {
+        "methods": NAMES,
+        "kappa": np.geomspace(1, 1e4, 7),
+        "theory": rng.uniform(1, 2, (5, 7, 3)),
+        "step": rng.uniform(1, 2, (5, 7)),
+    }
     arrays |= {"measured_kappa": np.array([1.0, 10.0]), "measured": rng.uniform(1, 2, (5, 2, 2, 3, 3))}
     return st.Study("equal-rates", arrays, {})
 
@@ -183,14 +208,23 @@ def step_limit(rng):
         for name in ("limit", "exact_limit", "chain_radius", "iteration_radius")
     }
     return st.Study(
-        "step-limit", arrays | {"exponent": rng.uniform(-1, 1, (5, 5, 6)), "exponent_error": np.full((5, 5, 6), 0.1)}, {"step": 0.5, "damping": 0.1}
+        "step-limit",
+        arrays | {"exponent": rng.uniform(-1, 1, (5, 5, 6)), "exponent_error": np.full((5, 5, 6), 0.1)},
+        {"step": 0.5, "damping": 0.1},
     )
 
 
 def real_data(rng):
-    fields = np.array(["validity", "limit", "predicted", "predicted_L2", "measured", "error", "max_z", "diverged"])
+    fields = np.array(
+        ["validity", "limit", "predicted", "predicted_L2", "measured", "error", "max_z", "diverged"]
+    )
     table = rng.uniform(0.05, 0.2, (2, 4, len(fields)))
-    arrays = {"methods": NAMES[[0, 2, 3, 4]], "fields": fields, "table": table, "variances": rng.uniform(1, 2, (2, 4, 2, 6))}
+    arrays = {
+        "methods": NAMES[[0, 2, 3, 4]],
+        "fields": fields,
+        "table": table,
+        "variances": rng.uniform(1, 2, (2, 4, 2, 6)),
+    }
     arrays["variances"][0, 1, 0] = np.nan
     return st.Study("real-data", arrays | {"settings": np.array([[32, 8, 0.3], [64, 256, 0.3]])}, {})
 
@@ -201,7 +235,17 @@ def errorbars(axis):
     for bar in axis.containers:
         line, (segment,) = bar.lines[0], [part for group in bar.lines[2:] for part in group]
         low, high = segment.get_segments()[0][:, 1]
-        rows.append((line.get_xdata()[0], line.get_ydata()[0], low, high, line.get_marker(), line.get_markerfacecolor(), line.get_color()))
+        rows.append(
+            (
+                line.get_xdata()[0],
+                line.get_ydata()[0],
+                low,
+                high,
+                line.get_marker(),
+                line.get_markerfacecolor(),
+                line.get_color(),
+            )
+        )
     return rows
 
 
@@ -215,7 +259,17 @@ def expected_bars(names, kappa, measured, trusted):
                 if np.isfinite(value):
                     face = COLORS[name] if level == 0 and trusted[m, k] else "white"
                     low = value - min(2 * error, 0.9 * value)
-                    rows.append((kappa[k] * shift, value, low, value + 2 * error, MARKERS[name] if level == 0 else "x", face, COLORS[name]))
+                    rows.append(
+                        (
+                            kappa[k] * shift,
+                            value,
+                            low,
+                            value + 2 * error,
+                            MARKERS[name] if level == 0 else "x",
+                            face,
+                            COLORS[name],
+                        )
+                    )
     return rows
 
 
@@ -240,7 +294,9 @@ class TestStudies:
                     assert holds(axis, study["kappa"], np.where(inside, level, np.nan))
                     assert holds(axis, study["kappa"], np.where(inside, second, np.nan)) == bool(column)
                 measured = study["measured"][column, :, :, :, row]
-                assert_same_bars(errorbars(axis), expected_bars(NAMES, study["measured_kappa"][column], measured, trusted))
+                assert_same_bars(
+                    errorbars(axis), expected_bars(NAMES, study["measured_kappa"][column], measured, trusted)
+                )
         assert_draws(figure)
 
     def test_equal_rates_shows_its_arrays(self, numbers):
@@ -248,7 +304,9 @@ class TestStudies:
         figure = st.plot(study)
         for row, axis in enumerate(figure.axes):
             assert all(holds(axis, study["kappa"], study["theory"][m, :, row]) for m in range(5))
-            bars = expected_bars(NAMES, study["measured_kappa"], study["measured"][:, :, :, row], np.ones((5, 2), dtype=bool))
+            bars = expected_bars(
+                NAMES, study["measured_kappa"], study["measured"][:, :, :, row], np.ones((5, 2), dtype=bool)
+            )
             assert_same_bars(errorbars(axis), bars)
         assert_draws(figure)
 
@@ -258,12 +316,17 @@ class TestStudies:
         for m, axis in enumerate(figure.axes[:5]):
             assert axis.get_title() == NAMES[m]
             mesh = axis.collections[0]
-            np.testing.assert_allclose(np.asarray(mesh.get_array()).ravel(), np.log10(study["chain_radius"][m]).ravel())
-            # Each boundary crosses each row of the grid between neighbours of which one limit is above the step and one below.
+            np.testing.assert_allclose(
+                np.asarray(mesh.get_array()).ravel(), np.log10(study["chain_radius"][m]).ravel()
+            )
+            # Each boundary crosses each row of the grid between neighbours of which one limit is above the
+            # step and one below.
             for lines, name in ((axis.collections[1], "limit"), (axis.collections[2], "exact_limit")):
                 boundary = np.concatenate([path.vertices for path in lines.get_paths()])
                 log_limit = np.log10(study[name][m] / study.parameters["step"])
-                crossed = [(i, k) for i in range(5) for k in range(5) if log_limit[i, k] * log_limit[i, k + 1] < 0]
+                crossed = [
+                    (i, k) for i in range(5) for k in range(5) if log_limit[i, k] * log_limit[i, k + 1] < 0
+                ]
                 assert crossed
                 for i, k in crossed:
                     at_row = boundary[np.isclose(boundary[:, 1], study["tau"][i]), 0]
@@ -272,8 +335,15 @@ class TestStudies:
 
     def test_step_limit_without_any_boundary_is_drawn_without_a_warning(self, numbers):
         study = step_limit(numbers)
-        flat = {name: np.full((5, 5, 6), 0.1) for name in ("limit", "exact_limit", "chain_radius", "iteration_radius", "exponent")}
-        assert st.plot(st.Study(study.name, {**study.arrays, **flat, "limit": np.full((5, 5, 6), np.inf)}, study.parameters)).axes
+        flat = {
+            name: np.full((5, 5, 6), 0.1)
+            for name in ("limit", "exact_limit", "chain_radius", "iteration_radius", "exponent")
+        }
+        assert st.plot(
+            st.Study(
+                study.name, {**study.arrays, **flat, "limit": np.full((5, 5, 6), np.inf)}, study.parameters
+            )
+        ).axes
 
     def test_real_data_shows_its_arrays_hollow_outside_validity(self, numbers):
         study = real_data(numbers)
@@ -364,13 +434,26 @@ class TestHistory:
             {"eigenvalues": np.zeros((3, 3)), "steps": np.zeros(20), "step_limits": np.full(3, np.nan)},
             {"refreshes": 1},
         ],
-        ids=["no iteration", "nothing finite", "negative losses", "noise not known", "no curvature", "one refresh"],
+        ids=[
+            "no iteration",
+            "nothing finite",
+            "negative losses",
+            "noise not known",
+            "no curvature",
+            "one refresh",
+        ],
     )
     def test_unusual_runs_are_drawn_without_a_warning(self, changes):
         assert_draws(st.plot(run(**changes)))
 
     def test_a_real_run_has_a_picture(self):
-        history = st.minimize(st.quadratic([10.0, 1.0, -0.1]), [1.0, 1.0, 0.1], method=st.LRSFN(rank=2, damping=0.1), step=0.5, iterations=5)
+        history = st.minimize(
+            st.quadratic([10.0, 1.0, -0.1]),
+            [1.0, 1.0, 0.1],
+            method=st.LRSFN(rank=2, damping=0.1),
+            step=0.5,
+            iterations=5,
+        )
         assert holds(st.plot(history).axes[0], history.sweeps, history.losses)
 
 
@@ -399,9 +482,17 @@ class TestSpectrum:
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (3, "There is no picture for a int; there is for .*Comparison, .*LinearFlow, .*Study, .*Theorem, ExactMode, ExitTime and Spectrum"),
+        (
+            3,
+            "There is no picture for a int; there is for .*Comparison, .*LinearFlow, .*Study, .*Theorem, "
+            "ExactMode, ExitTime and Spectrum",
+        ),
         (st.quadratic([1.0]), "There is no picture for a Quadratic; there is for .*Comparison, "),
-        (st.Study("other", {}, {}), "There is no picture for the study 'other'; there is for condition-number, equal-rates, step-limit, real-data"),
+        (
+            st.Study("other", {}, {}),
+            "There is no picture for the study 'other'; there is for condition-number, equal-rates, "
+            "step-limit, real-data",
+        ),
     ],
     ids=["number", "objective", "study"],
 )

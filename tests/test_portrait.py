@@ -1,4 +1,6 @@
-"""Phase portraits: where flow lines end, held against SciPy's integrators and against what is known of each landscape."""
+"""Phase portraits: where flow lines end, held against SciPy's integrators and against what is known of each
+landscape.
+"""
 
 import numpy as np
 import pytest
@@ -7,7 +9,13 @@ from scipy.integrate import solve_ivp
 import stability as st
 from stability.portraits.flowlines import LEFT, SINGULAR, UNDECIDED, UNDEFINED, follow
 
-METHODS = [st.SGD(), st.Newton(), st.DampedNewton(damping=0.3), st.SFN(damping=0.1), st.LRSFN(rank=1, damping=0.3, tail="flat")]
+METHODS = [
+    st.SGD(),
+    st.Newton(),
+    st.DampedNewton(damping=0.3),
+    st.SFN(damping=0.1),
+    st.LRSFN(rank=1, damping=0.3, tail="flat"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +37,30 @@ class TestFlowLines:
         starts = rng.uniform(region[:, 0], region[:, 1], (12, 2))
         ends, _ = follow(flow, starts, region, [(k, state, 0.02) for k, state in enumerate(states)])
         for start, end in zip(starts, ends, strict=True):
-            far = solve_ivp(lambda t, w: flow.drift(w), (0, 3000 if method.name == "SGD" else 300), start, method="LSODA", rtol=1e-9, atol=1e-11).y[:, -1]
+            far = solve_ivp(
+                lambda t, w: flow.drift(w),
+                (0, 3000 if method.name == "SGD" else 300),
+                start,
+                method="LSODA",
+                rtol=1e-9,
+                atol=1e-11,
+            ).y[:, -1]
             assert end == np.argmin(np.linalg.norm(states - far, axis=1))
             assert np.linalg.norm(states[end] - far) < 1e-3
 
     def test_a_line_is_the_solution(self):
-        """Newton's flow on a quadratic goes straight to the minimum; gradient flow bends as exp(-H t) does."""
+        """Newton's flow on a quadratic goes straight to the minimum; gradient flow bends as exp(-H t)
+        does.
+        """
         F, region = st.quadratic([1.0, 0.25]), np.array([[-2.0, 2.0]] * 2)
         for method, power in ((st.Newton(), 1.0), (st.SGD(), 4.0)):
-            _, lines = follow(st.Flow(F, method, step=0.1), np.array([[1.5, 1.5]]), region, [(0, np.zeros(2), 1e-6)], keep=True)
+            _, lines = follow(
+                st.Flow(F, method, step=0.1),
+                np.array([[1.5, 1.5]]),
+                region,
+                [(0, np.zeros(2), 1e-6)],
+                keep=True,
+            )
             x, y = (lines[np.isfinite(lines[:, 0, 0]), 0] / 1.5).T
             assert len(x) > 30
             np.testing.assert_allclose(x, y**power, atol=2e-3)
@@ -56,17 +79,23 @@ class TestFlowLines:
             np.testing.assert_allclose(wells.points[basins[:, wells.x < -0.01], 0], -1)
             np.testing.assert_allclose(wells.points[basins[:, wells.x > 0.01], 0], 1)
             saddle = int(np.flatnonzero(wells.kinds == "saddle")[0])
-            assert (basins[:, np.abs(wells.x) < 0.01] == saddle).all()  # the stable manifold itself, which is on the grid
+            assert (
+                basins[:, np.abs(wells.x) < 0.01] == saddle
+            ).all()  # the stable manifold itself, which is on the grid
 
     def test_damped_newton_ends_at_its_pole(self):
         """On the monkey saddle it is drawn to the curve where the smallest curvature is minus the damping."""
         F = st.landscape("monkey_saddle")
         flow, region = st.Flow(F, st.DampedNewton(damping=0.3), step=0.1), np.array([[-1.5, 1.5]] * 2)
-        ends, lines = follow(flow, np.array([[1.0, 0.3], [-0.5, 1.2]]), region, [(0, np.zeros(2), 1e-5)], keep=True)
+        ends, lines = follow(
+            flow, np.array([[1.0, 0.3], [-0.5, 1.2]]), region, [(0, np.zeros(2), 1e-5)], keep=True
+        )
         assert (ends == SINGULAR).all()
         for k in range(2):
             last = lines[np.isfinite(lines[:, k, 0]), k][-1]
-            assert np.linalg.eigvalsh(F.hessian(last))[0] == pytest.approx(-0.3, abs=0.2)  # it stops within a step of it, where curvatures go down to -9
+            assert np.linalg.eigvalsh(F.hessian(last))[0] == pytest.approx(
+                -0.3, abs=0.2
+            )  # it stops within a step of it, where curvatures go down to -9
 
     def test_what_leaves_and_what_does_not_end(self):
         F, region = st.expression("x + y^2"), np.array([[-1.0, 1.0]] * 2)
@@ -83,7 +112,13 @@ class TestPortrait:
         assert told["Newton"] == told["damped Newton"] == ["attracts"] * 3
 
     def test_a_degenerate_point_is_flat_or_singular(self):
-        seen = st.portrait(st.landscape("monkey_saddle"), 1, [st.SGD(), st.Newton(), st.SFN(damping=0.1)], resolution=8, paths=0)
+        seen = st.portrait(
+            st.landscape("monkey_saddle"),
+            1,
+            [st.SGD(), st.Newton(), st.SFN(damping=0.1)],
+            resolution=8,
+            paths=0,
+        )
         assert seen.attracts.tolist() == [["flat"], ["singular"], ["flat"]]
         assert seen.share(1, 0) == 1  # Newton's flow there is w' = -w/2
         assert seen.share(0, LEFT) == 1
@@ -104,7 +139,9 @@ class TestPortrait:
 
     def test_paths_are_simulates(self, wells):
         flow = st.Flow(st.landscape("double_well"), METHODS[3], st.Noise(gradient=0.5), step=0.05)
-        ens = st.simulate(flow, start=wells.start, t_end=2.0, paths=2, seed=0, save=wells.times, level="iteration")
+        ens = st.simulate(
+            flow, start=wells.start, t_end=2.0, paths=2, seed=0, save=wells.times, level="iteration"
+        )
         np.testing.assert_array_equal(wells.paths[3], ens.states)
 
     def test_it_is_drawn(self, wells):
@@ -119,7 +156,9 @@ class TestPortrait:
         assert st.plot(seen).axes[0].get_title() == "SGD"
 
     def test_outside_the_domain(self):
-        seen = st.portrait(st.expression("log(x) + y^2"), 1, [st.SGD()], resolution=8, start=[0.5, 0.5], t_end=4.0)
+        seen = st.portrait(
+            st.expression("log(x) + y^2"), 1, [st.SGD()], resolution=8, start=[0.5, 0.5], t_end=4.0
+        )
         assert np.isnan(seen.values[:, 0]).all()
         assert (seen.basins[0][:, seen.x < 0] == UNDEFINED).all()
         assert (seen.basins[0][:, seen.x > 0] != UNDEFINED).all()

@@ -21,7 +21,9 @@ class TestWitnesses:
 
     def test_sgds_density_is_gibbs(self, seen):
         gibbs = np.exp(-2 * seen.values / 0.04)
-        np.testing.assert_allclose(seen.density[0], gibbs / (gibbs.sum() * (seen.x[1] - seen.x[0])), rtol=2e-3, atol=1e-12)  # midpoint sum
+        np.testing.assert_allclose(
+            seen.density[0], gibbs / (gibbs.sum() * (seen.x[1] - seen.x[0])), rtol=2e-3, atol=1e-12
+        )  # midpoint sum
 
     def test_the_drift_is_the_flows(self, seen):
         for m, method in enumerate(METHODS):

@@ -1,4 +1,6 @@
-"""Formulas as instructions: the same numbers as NumPy's, bit for bit, or a refusal that costs nothing but speed."""
+"""Formulas as instructions: the same numbers as NumPy's, bit for bit, or a refusal that costs nothing but
+speed.
+"""
 
 import numpy as np
 import pytest
@@ -10,7 +12,15 @@ from stability.ensembles.planar import PlanarChunks, PlanarSteps
 from stability.methods.program import LONGEST, Program, Untraceable
 
 PLANAR = ["double_well", "coupled_quartic", "monkey_saddle", "rosenbrock"]
-OPERATIONS = (np.add, np.subtract, np.multiply, np.divide, lambda a, b: -a, lambda a, b: np.abs(a), lambda a, b: np.sqrt(a))
+OPERATIONS = (
+    np.add,
+    np.subtract,
+    np.multiply,
+    np.divide,
+    lambda a, b: -a,
+    lambda a, b: np.abs(a),
+    lambda a, b: np.sqrt(a),
+)
 
 
 def follow(program, *values):
@@ -41,7 +51,15 @@ def test_instructions_round_as_the_formula_does(formula, rng):
 
 @pytest.mark.parametrize(
     "formula",
-    [lambda x: x if x > 0 else -x, lambda x: x**3, lambda x: np.sin(x), lambda x: np.where(x > 0, x, 0), lambda x: float(x), lambda x: "x", lambda x: x.real],
+    [
+        lambda x: x if x > 0 else -x,
+        lambda x: x**3,
+        lambda x: np.sin(x),
+        lambda x: np.where(x > 0, x, 0),
+        lambda x: float(x),
+        lambda x: "x",
+        lambda x: x.real,
+    ],
 )
 def test_what_is_no_list_of_operations_is_refused(formula):
     with pytest.raises(Untraceable):
@@ -68,11 +86,23 @@ def test_a_landscapes_planar_formula_is_its_gradient_and_hessian(name, rng):
 
 
 def flow_of(name, method, *, noise=0.2):
-    return st.Flow(st.landscape(name), method, st.Noise(gradient=noise), step=0.001 if name == "rosenbrock" else 0.02)
+    return st.Flow(
+        st.landscape(name), method, st.Noise(gradient=noise), step=0.001 if name == "rosenbrock" else 0.02
+    )
 
 
 def run(flow, **options):
-    return st.simulate(flow, start=[0.9, 0.3], t_end=40 * flow.step, paths=400, seed=1, radius=5.0, save=4, exit=0.7, **options)
+    return st.simulate(
+        flow,
+        start=[0.9, 0.3],
+        t_end=40 * flow.step,
+        paths=400,
+        seed=1,
+        radius=5.0,
+        save=4,
+        exit=0.7,
+        **options,
+    )
 
 
 def states_of(ens):
@@ -81,11 +111,23 @@ def states_of(ens):
 
 @pytest.mark.skipif(not _fast.available(), reason="Numba is not installed (extra `fast`)")
 @pytest.mark.parametrize("level", ["sde", "iteration"])
-@pytest.mark.parametrize("method", [*all_methods(1), st.LRSFN(rank=2, damping=0.1), st.gallery.rsfn(eps=0.1), st.Method(gain=lambda lam: 0.5)], ids=label)
+@pytest.mark.parametrize(
+    "method",
+    [
+        *all_methods(1),
+        st.LRSFN(rank=2, damping=0.1),
+        st.gallery.rsfn(eps=0.1),
+        st.Method(gain=lambda lam: 0.5),
+    ],
+    ids=label,
+)
 @pytest.mark.parametrize("name", PLANAR)
 @pytest.mark.filterwarnings("ignore::stability.StabilityWarning")
 def test_compiled_or_not_the_bits_are_the_same(name, method, level):
-    for ours, theirs in zip(*(states_of(run(flow_of(name, method), level=level, accelerate=yes)) for yes in (True, False)), strict=True):
+    for ours, theirs in zip(
+        *(states_of(run(flow_of(name, method), level=level, accelerate=yes)) for yes in (True, False)),
+        strict=True,
+    ):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -108,7 +150,9 @@ class Wavy(st.Objective):
 
     def hessian(self, w):
         zero = 0 * w[..., 0]
-        return np.stack([np.stack([-np.cos(w[..., 0]), zero], axis=-1), np.stack([zero, zero + 1], axis=-1)], axis=-2)
+        return np.stack(
+            [np.stack([-np.cos(w[..., 0]), zero], axis=-1), np.stack([zero, zero + 1], axis=-1)], axis=-2
+        )
 
     def third(self, w, v):
         raise NotImplementedError

@@ -1,4 +1,6 @@
-"""Real minibatches of scikit-learn's breast-cancer table: the moments of their noise, and the stationary law of the actual iteration."""
+"""Real minibatches of scikit-learn's breast-cancer table: the moments of their noise, and the stationary law
+of the actual iteration.
+"""
 
 import functools
 import itertools
@@ -26,7 +28,7 @@ def least_squares(columns: int) -> st.Objective:
     return st.least_squares(*breast_cancer(columns), l2=0.1)
 
 
-# -- the noise of minibatches --------------------------------------------------------------------------------------
+# -- the noise of minibatches ----------------------------------------------------------------------
 
 
 def flatten(sample: Sample) -> np.ndarray:
@@ -35,24 +37,37 @@ def flatten(sample: Sample) -> np.ndarray:
 
 
 def deviations(noise: DataNoise, gradient: np.ndarray, hessian: np.ndarray) -> Sample:
-    """What the given minibatches (m, b) and (m, b_h) do to gradient and Hessians at the reference, from the per-sample derivatives."""
+    """What the given minibatches (m, b) and (m, b_h) do to gradient and Hessians at the reference, from the
+    per-sample derivatives.
+    """
     F, w = noise.objective, noise.reference
     each, curvature = F.per_sample_gradient(w) - F.gradient(w), F.per_sample_hessian(w) - F.hessian(w)
-    return Sample(each[gradient].mean(axis=1), curvature[gradient].mean(axis=1), curvature[hessian].mean(axis=1))
+    return Sample(
+        each[gradient].mean(axis=1), curvature[gradient].mean(axis=1), curvature[hessian].mean(axis=1)
+    )
 
 
-def every_minibatch(n: int, b: int, h: int, replacement: bool, coupling: str) -> tuple[np.ndarray, np.ndarray]:
+def every_minibatch(
+    n: int, b: int, h: int, replacement: bool, coupling: str
+) -> tuple[np.ndarray, np.ndarray]:
     """All equally likely (gradient batch, Hessian batch) pairs of a table with n rows."""
 
     def draws(size):
-        return list(itertools.product(range(n), repeat=size) if replacement else itertools.permutations(range(n), size))
+        return list(
+            itertools.product(range(n), repeat=size)
+            if replacement
+            else itertools.permutations(range(n), size)
+        )
 
     pairs = [(g, other) for g in draws(b) for other in ([g[:h]] if coupling == "nested" else draws(h))]
     gradient, hessian = zip(*pairs, strict=True)
     return np.array(gradient), np.array(hessian)
 
 
-@pytest.fixture(params=itertools.product(REPLACEMENTS, COUPLINGS), ids=lambda pair: f"{'with' if pair[0] else 'without'} replacement, {pair[1]}")
+@pytest.fixture(
+    params=itertools.product(REPLACEMENTS, COUPLINGS),
+    ids=lambda pair: f"{'with' if pair[0] else 'without'} replacement, {pair[1]}",
+)
 def tiny(request) -> tuple[DataNoise, Sample]:
     """Five rows of the table: the noise's law, and the deviations of every minibatch there is."""
     replacement, coupling = request.param
@@ -106,16 +121,24 @@ def largest_z(drawn: np.ndarray, noise: DataNoise) -> float:
     products = drawn[:, :, None] * drawn[:, None, :]
     error = products.std(axis=0) / np.sqrt(len(drawn))
     gap = products.mean(axis=0) - factors.T @ factors
-    constant = error < 1e-12 * error.max()  # an intercept's product with itself is the same loss curvature again
+    constant = (
+        error < 1e-12 * error.max()
+    )  # an intercept's product with itself is the same loss curvature again
     assert np.abs(gap[constant]).max(initial=0.0) < 1e-12
     return np.abs(gap[~constant] / error[~constant]).max()
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
 @pytest.mark.parametrize("replacement", REPLACEMENTS)
-@pytest.mark.parametrize(("batch", "hessian_batch"), [(16, 8), (120, 60)])  # drawn in two ways: few of 569, or many
-def test_drawn_minibatches_and_gaussian_samples_have_the_second_moments_of_the_factors(batch, hessian_batch, replacement, coupling):
-    noise = st.Noise.from_data(logistic(2), None, batch, hessian_batch=hessian_batch, replacement=replacement, coupling=coupling)
+@pytest.mark.parametrize(
+    ("batch", "hessian_batch"), [(16, 8), (120, 60)]
+)  # drawn in two ways: few of 569, or many
+def test_drawn_minibatches_and_gaussian_samples_have_the_second_moments_of_the_factors(
+    batch, hessian_batch, replacement, coupling
+):
+    noise = st.Noise.from_data(
+        logistic(2), None, batch, hessian_batch=hessian_batch, replacement=replacement, coupling=coupling
+    )
     rng = np.random.default_rng(31)
     real = flatten(deviations(noise, *noise.draw_batches(6000, rng)))
     gaussian = flatten(noise.sample(noise.reference, 6000, rng))
@@ -126,11 +149,14 @@ def test_drawn_minibatches_and_gaussian_samples_have_the_second_moments_of_the_f
 @pytest.mark.parametrize(("n", "batch"), [(24, 3), (24, 8)])  # n // 8 decides how batches are drawn
 def test_without_replacement_every_minibatch_is_equally_likely_and_none_holds_a_sample_twice(n, batch):
     X, y = breast_cancer(1)
-    noise = st.Noise.from_data(st.logistic(X[:n], y[:n], l2=0.1), None, batch, coupling="nested", hessian_batch=2)
+    noise = st.Noise.from_data(
+        st.logistic(X[:n], y[:n], l2=0.1), None, batch, coupling="nested", hessian_batch=2
+    )
     drawn = noise.draw_batches(20_000, np.random.default_rng(32))
     ordered = np.sort(drawn.gradient, axis=1)
     assert (np.diff(ordered, axis=1) > 0).all()
-    # All pairs (first, second) of places: n (n - 1) equally likely outcomes, in the nested Hessian batch as well.
+    # All pairs (first, second) of places: n (n - 1) equally likely outcomes, in the nested Hessian batch as
+    # well.
     for pair in (drawn.gradient[:, :2], drawn.gradient[:, -2:], drawn.hessian):
         counts = np.bincount(n * pair[:, 0] + pair[:, 1], minlength=n * n).reshape(n, n)
         assert (np.diag(counts) == 0).all()
@@ -140,26 +166,42 @@ def test_without_replacement_every_minibatch_is_equally_likely_and_none_holds_a_
         assert abs(chi2 - freedom) < 4 * np.sqrt(2 * freedom)
 
 
-# -- the stationary law of the actual iteration ---------------------------------------------------------------------
+# -- the stationary law of the actual iteration ----------------------------------------------------
 #
-# The first four columns and an intercept: curvatures 0.29, 0.24, 0.22, 0.101, 0.100, so that rank 3 ends at a gap.
+# The first four columns and an intercept: curvatures 0.29, 0.24, 0.22, 0.101, 0.100, so that rank 3 ends at a
+# gap.
 
 COLUMNS = 4
 
 
 class Measured:
-    """Moments of the real minibatch iteration in the eigenbasis at equilibrium, each path's snapshots averaged before errors are taken."""
+    """Moments of the real minibatch iteration in the eigenbasis at equilibrium, each path's snapshots
+    averaged before errors are taken.
+    """
 
     def __init__(self, linear: st.LinearFlow, *, paths: int = 512, seed: int = 33):
         slowest = np.abs(linear.rates).min() * linear.flow.step
-        rest, apart = int(np.ceil(2.5 / slowest)), int(np.ceil(0.5 / slowest))  # variances within exp(-5) of their limits
+        rest, apart = (
+            int(np.ceil(2.5 / slowest)),
+            int(np.ceil(0.5 / slowest)),
+        )  # variances within exp(-5) of their limits
         times = linear.flow.step * (rest + apart * np.arange(5))
-        ens = st.simulate(linear.flow, start=linear.at, t_end=times[-1], save=times, paths=paths, seed=seed, level="iteration")
+        ens = st.simulate(
+            linear.flow,
+            start=linear.at,
+            t_end=times[-1],
+            save=times,
+            paths=paths,
+            seed=seed,
+            level="iteration",
+        )
         assert not ens.diverged.any()
         offsets = (ens.states - linear.at) @ linear.vectors
         self.mean, self.mean_error = self._average(offsets.mean(axis=0))
         offsets = offsets - self.mean
-        self.covariance, self.error = self._average(np.mean(offsets[..., :, None] * offsets[..., None, :], axis=0))
+        self.covariance, self.error = self._average(
+            np.mean(offsets[..., :, None] * offsets[..., None, :], axis=0)
+        )
 
     @staticmethod
     def _average(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -170,23 +212,37 @@ class Measured:
 
 
 @functools.cache
-def trained(method: st.Method, batch: int, hessian_batch: int, step: float, objective=logistic, coupling: str = "independent") -> st.LinearFlow:
+def trained(
+    method: st.Method,
+    batch: int,
+    hessian_batch: int,
+    step: float,
+    objective=logistic,
+    coupling: str = "independent",
+) -> st.LinearFlow:
     F = objective(COLUMNS)
     noise = st.Noise.from_data(F, None, batch, hessian_batch=hessian_batch, coupling=coupling)
     return st.linearize(st.Flow(F, method, noise, step=step))
 
 
-@pytest.mark.parametrize("method", [st.SGD(), st.DampedNewton(damping=0.3), st.SFN(damping=0.3), st.LRSFN(rank=3, damping=0.3)], ids=lambda method: method.name)
+@pytest.mark.parametrize(
+    "method",
+    [st.SGD(), st.DampedNewton(damping=0.3), st.SFN(damping=0.3), st.LRSFN(rank=3, damping=0.3)],
+    ids=lambda method: method.name,
+)
 def test_within_validity_the_covariance_of_the_actual_iteration_is_the_predicted_one(method):
     """Every entry within 4 standard errors.
 
-    A standard error is 3 to 4 % of a variance; neglected are the second order of the Hessian noise (level L2 differs by less than 1 %) and the
-    objective's nonlinearity: it moves the mean by less than a tenth of a standard deviation, hence variances by about its square.
+    A standard error is 3 to 4 % of a variance; neglected are the second order of the Hessian noise (level L2
+    differs by less than 1 %) and the objective's nonlinearity: it moves the mean by less than a tenth of a
+    standard deviation, hence variances by about its square.
     """
     linear = trained(method, 16, 192, 0.2)
     assert linear.valid
     measured = Measured(linear)
-    variances, second = (np.diag(linear.vectors.T @ linear.covariance(level=level) @ linear.vectors) for level in ("L", "L2"))
+    variances, second = (
+        np.diag(linear.vectors.T @ linear.covariance(level=level) @ linear.vectors) for level in ("L", "L2")
+    )
     assert np.abs(second / variances - 1).max() < 0.01
     assert np.abs(measured.mean / np.sqrt(variances)).max() < 0.1
     assert (np.diag(measured.error) / variances).max() < 0.045
@@ -216,7 +272,9 @@ def test_where_validity_fails_the_indicator_says_so_and_the_discrepancy_is_real(
 
 
 def test_where_the_theory_sees_no_stationary_law_at_all_real_steps_bounded_by_the_damping_may_have_one():
-    """Four samples cannot tell the kept directions: to first order the noise diverges, while a true step is at most ``|g| / damping``."""
+    """Four samples cannot tell the kept directions: to first order the noise diverges, while a true step is
+    at most ``|g| / damping``.
+    """
     linear = trained(st.LRSFN(rank=2, damping=0.1), 16, 4, 0.2)
     assert linear.validity > 1
     with pytest.raises(st.Unstable, match="second-moment map"):
@@ -226,7 +284,7 @@ def test_where_the_theory_sees_no_stationary_law_at_all_real_steps_bounded_by_th
     assert spread.max() < 1
 
 
-# -- the same batch for gradient and Hessian ----------------------------------------------------------------------
+# -- the same batch for gradient and Hessian -------------------------------------------------------
 #
 # Least squares, so that no nonlinearity of the objective moves the mean.
 

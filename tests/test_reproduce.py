@@ -1,4 +1,6 @@
-"""`stability reproduce` leaves pictures with the numbers they are drawn from; what would stop it is found before it computes."""
+"""`stability reproduce` leaves pictures with the numbers they are drawn from; what would stop it is found
+before it computes.
+"""
 
 import json
 import sys
@@ -14,7 +16,9 @@ FILES = {"equal-rates.png", "equal-rates.svg", "data/equal-rates.npz", "data/equ
 
 
 def reproduce(out, *options):
-    return CliRunner().invoke(cli.main, ["reproduce", "--quick", "--only", "equal-rates", "--out", str(out), *options])
+    return CliRunner().invoke(
+        cli.main, ["reproduce", "--quick", "--only", "equal-rates", "--out", str(out), *options]
+    )
 
 
 def files(out):
@@ -91,7 +95,9 @@ class TestARealRun:
 
 
 class TestRefusedBeforeComputing:
-    @pytest.mark.parametrize("blocked", ["out", "out/data", "."], ids=["a-file", "its-data-a-file", "under-a-file"])
+    @pytest.mark.parametrize(
+        "blocked", ["out", "out/data", "."], ids=["a-file", "its-data-a-file", "under-a-file"]
+    )
     def test_an_output_folder_that_cannot_be_written(self, tmp_path, never, blocked):
         place = tmp_path / "place"
         if blocked == ".":
@@ -118,7 +124,10 @@ class TestRefusedBeforeComputing:
         monkeypatch.setattr("pathlib.Path.touch", refuse)
         result = reproduce(tmp_path)
         assert result.exit_code == 2
-        assert f"The output folder {tmp_path} cannot be written (Permission denied). Choose another one." in result.stderr
+        assert (
+            f"The output folder {tmp_path} cannot be written (Permission denied). Choose another one."
+            in result.stderr
+        )
 
     def test_an_unknown_study_lists_the_known_ones(self, tmp_path, never):
         result = reproduce(tmp_path / "out", "--only", "equal-steps")
@@ -139,17 +148,26 @@ class TestWhatItDoes:
         assert result.exit_code == 0
         assert [name for name, _ in light] == list(claims.STUDIES)
         assert all((options["quick"], options["seed"]) == (False, 7) for _, options in light)
-        assert files(tmp_path) == {file.replace("equal-rates", name) for file in FILES for name in claims.STUDIES}
+        assert files(tmp_path) == {
+            file.replace("equal-rates", name) for file in FILES for name in claims.STUDIES
+        }
 
     def test_runs_the_chosen_ones_in_their_small_form(self, tmp_path, light):
         assert reproduce(tmp_path, "--only", "real-data").exit_code == 0
-        assert [(name, options["quick"]) for name, options in light] == [("equal-rates", True), ("real-data", True)]
+        assert [(name, options["quick"]) for name, options in light] == [
+            ("equal-rates", True),
+            ("real-data", True),
+        ]
 
     def test_statements_are_printed_as_they_are(self, tmp_path, light):
         assert "  ok   it holds: by [design]" in reproduce(tmp_path).stdout
 
     def test_a_failing_check_is_exit_code_1_and_still_leaves_everything(self, tmp_path, light, monkeypatch):
-        checks = [claims.Check("first", True, "yes"), claims.Check("second", False, "z = 9"), claims.Check("third", False, "no")]
+        checks = [
+            claims.Check("first", True, "yes"),
+            claims.Check("second", False, "z = 9"),
+            claims.Check("third", False, "no"),
+        ]
         monkeypatch.setattr(claims, "check", lambda study: checks)
         result = reproduce(tmp_path)
         assert result.exit_code == 1
@@ -166,7 +184,9 @@ class TestWhatItDoes:
 
     def test_a_study_that_lacks_its_data_ends_with_one_sentence(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-        result = CliRunner().invoke(cli.main, ["reproduce", "--quick", "--only", "real-data", "--out", str(tmp_path)])
+        result = CliRunner().invoke(
+            cli.main, ["reproduce", "--quick", "--only", "real-data", "--out", str(tmp_path)]
+        )
         assert result.exit_code == 2
         assert 'comes with scikit-learn: pip install "sfn-stability[data]"' in result.stderr
 
@@ -188,6 +208,12 @@ class TestChecks:
         study = st.load(real[1] / "data" / "equal-rates")
         theory = study["theory"].copy()
         theory[1, -1, 0] = 1.01 * theory[0, -1, 0]
-        failed = [one.statement for one in claims.check(st.Study(study.name, {**study.arrays, "theory": theory}, study.parameters)) if not one.passed]
+        failed = [
+            one.statement
+            for one in claims.check(
+                st.Study(study.name, {**study.arrays, "theory": theory}, study.parameters)
+            )
+            if not one.passed
+        ]
         assert len(failed) == 1
         assert "no more excess risk than SGD" in failed[0]

@@ -34,7 +34,12 @@ def study():
         "methods": np.array(["SGD", "Newton"]),
         "none": np.zeros((0, 2)),
     }
-    return st.Study("a study", arrays, {"step": 0.1, "seed": 3, "settings": [{"b": 1}], "quick": True, "empty": None}, {"versions": {"numpy": "2"}})
+    return st.Study(
+        "a study",
+        arrays,
+        {"step": 0.1, "seed": 3, "settings": [{"b": 1}], "quick": True, "empty": None},
+        {"versions": {"numpy": "2"}},
+    )
 
 
 @pytest.fixture
@@ -48,9 +53,16 @@ def saved(study, tmp_path):
 def same(a, b):
     """Equal values of equal kinds, arrays to the last bit; nan equals nan."""
     if isinstance(a, np.ndarray):
-        return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        return (
+            isinstance(b, np.ndarray)
+            and a.dtype == b.dtype
+            and a.shape == b.shape
+            and a.tobytes() == b.tobytes()
+        )
     if dataclasses.is_dataclass(a):
-        return type(a) is type(b) and all(same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
+        return type(a) is type(b) and all(
+            same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a)
+        )
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)):
@@ -83,7 +95,9 @@ class TestRoundTrip:
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
     def test_numbers_that_are_not_finite_come_back_as_numbers(self, ensemble, study, tmp_path, value):
-        st.save(dataclasses.replace(ensemble, stats={"rate": value, "of": [1.0, value]}), tmp_path / "ensemble")
+        st.save(
+            dataclasses.replace(ensemble, stats={"rate": value, "of": [1.0, value]}), tmp_path / "ensemble"
+        )
         assert same(st.load(tmp_path / "ensemble").stats, {"rate": value, "of": [1.0, value]})
         st.save(dataclasses.replace(study, parameters={"limit": value}), tmp_path / "study")
         assert same(st.load(tmp_path / "study").parameters, {"limit": value})
@@ -95,7 +109,10 @@ class TestRoundTrip:
         base = str(path).removesuffix(".json")
         for spelled in (base, base + ".json", base + ".npz"):
             assert same(study, st.load(spelled))
-        assert sorted(p.name for p in path.parent.iterdir()) == [os.path.basename(base) + ".json", os.path.basename(base) + ".npz"]
+        assert sorted(p.name for p in path.parent.iterdir()) == [
+            os.path.basename(base) + ".json",
+            os.path.basename(base) + ".npz",
+        ]
 
     def test_the_json_is_strict_and_says_what_it_holds(self, saved):
         def refuse(name):
@@ -107,8 +124,22 @@ class TestRoundTrip:
         assert record["values"]["parameters"]["seed"] == 3
 
     def test_json_terms_of_numpy_values_are_plain(self):
-        value = {1: np.float32(0.5), "a": np.int64(2), "b": np.bool_(True), "c": (np.nan, np.inf, -np.inf), "d": np.arange(2), "e": {3}}
-        assert _saving.jsonable(value) == {"1": 0.5, "a": 2, "b": True, "c": [None, "inf", "-inf"], "d": [0, 1], "e": "{3}"}
+        value = {
+            1: np.float32(0.5),
+            "a": np.int64(2),
+            "b": np.bool_(True),
+            "c": (np.nan, np.inf, -np.inf),
+            "d": np.arange(2),
+            "e": {3},
+        }
+        assert _saving.jsonable(value) == {
+            "1": 0.5,
+            "a": 2,
+            "b": True,
+            "c": [None, "inf", "-inf"],
+            "d": [0, 1],
+            "e": "{3}",
+        }
 
     def test_provenance_names_versions_and_parameters(self):
         found = _saving.provenance(seed=3, radius=math.inf)
@@ -118,17 +149,26 @@ class TestRoundTrip:
 
 class TestRefused:
     @pytest.mark.parametrize(
-        "result", [3, st.quadratic([1.0]), st.bounds(st.quadratic([1.0]), st.Noise(), [st.SGD()], step=0.1)], ids=lambda r: type(r).__name__
+        "result",
+        [3, st.quadratic([1.0]), st.bounds(st.quadratic([1.0]), st.Noise(), [st.SGD()], step=0.1)],
+        ids=lambda r: type(r).__name__,
     )
     def test_what_cannot_be_saved_is_named(self, result, tmp_path):
-        with pytest.raises(ValueError, match=rf"A {type(result).__name__} cannot be saved; these can: .*Comparison, .*Ensemble, .*ExitTime, .*Study"):
+        with pytest.raises(
+            ValueError,
+            match=rf"A {type(result).__name__} cannot be saved; these can: .*Comparison, .*Ensemble, "
+            r".*ExitTime, .*Study",
+        ):
             st.save(result, tmp_path / "result")
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize("half", [1, 2], ids=["npz", "json"])
     def test_a_missing_half_is_named(self, saved, half):
         saved[half].unlink()
-        with pytest.raises(ValueError, match=rf"{saved[half].name} does not exist: a result is a \.npz and a \.json side by side"):
+        with pytest.raises(
+            ValueError,
+            match=rf"{saved[half].name} does not exist: a result is a \.npz and a \.json side by side",
+        ):
             st.load(saved[0])
 
     @pytest.mark.parametrize(
@@ -170,12 +210,20 @@ class TestRefused:
     def test_a_newer_format_whatever_its_kind(self, saved):
         for kind in ("Study", "Later"):
             saved[2].write_text(json.dumps({"kind": kind, "format": _saving.FORMAT + 1, "values": {}}))
-            with pytest.raises(ValueError, match=r"has format 2, newer than this version reads \(1\)\. Update the package"):
+            with pytest.raises(
+                ValueError, match=r"has format 2, newer than this version reads \(1\)\. Update the package"
+            ):
                 st.load(saved[0])
 
     @pytest.mark.parametrize(
         "damage",
-        [lambda b: b"", lambda b: b[: len(b) // 2], lambda b: b"junk" * 100, pickle.dumps, lambda b: b[:40] + b"\xff" + b[41:]],
+        [
+            lambda b: b"",
+            lambda b: b[: len(b) // 2],
+            lambda b: b"junk" * 100,
+            pickle.dumps,
+            lambda b: b[:40] + b"\xff" + b[41:],
+        ],
         ids=["empty", "half", "junk", "pickle", "byte"],
     )
     def test_a_damaged_npz(self, saved, damage):
@@ -225,7 +273,9 @@ class TestInterrupted:
     def files(self, saved):
         return {path.name: path.read_bytes() for path in saved[0].parent.iterdir()}
 
-    @pytest.mark.parametrize("call", [(np, "savez_compressed"), (json, "dumps"), (os, "replace")], ids=["arrays", "text", "rename"])
+    @pytest.mark.parametrize(
+        "call", [(np, "savez_compressed"), (json, "dumps"), (os, "replace")], ids=["arrays", "text", "rename"]
+    )
     def test_a_write_that_fails_leaves_the_old_files_and_no_others(self, saved, study, monkeypatch, call):
         before = self.files(saved)
 

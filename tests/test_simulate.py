@@ -1,4 +1,6 @@
-"""Ensembles: the laws of theory by z-scores, the same numbers whatever the workers, divergence and exits as data."""
+"""Ensembles: the laws of theory by z-scores, the same numbers whatever the workers, divergence and exits as
+data.
+"""
 
 import numpy as np
 import pytest
@@ -27,7 +29,11 @@ NOISES = {
 
 
 @pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
-@pytest.mark.parametrize("method", [st.SGD(), st.Newton(), st.DampedNewton(damping=0.5), st.SFN(damping=0.5), *all_methods(1)[4:]], ids=label)
+@pytest.mark.parametrize(
+    "method",
+    [st.SGD(), st.Newton(), st.DampedNewton(damping=0.5), st.SFN(damping=0.5), *all_methods(1)[4:]],
+    ids=label,
+)
 class TestLaws:
     def test_euler_maruyama_follows_level_L_exactly(self, method, noise):
         one = flow(method, noise=noise)
@@ -136,7 +142,10 @@ class TestExits:
 
     def test_a_region_may_be_a_function(self):
         one = st.Flow(st.quadratic([1.0, -0.5]), st.SGD(), st.Noise(gradient=0.3), step=0.1)
-        ball, inside = (st.simulate(one, start=[0, 0], t_end=5.0, paths=50, seed=2, exit=e) for e in (0.5, lambda w: np.linalg.norm(w, axis=-1) < 0.5))
+        ball, inside = (
+            st.simulate(one, start=[0, 0], t_end=5.0, paths=50, seed=2, exit=e)
+            for e in (0.5, lambda w: np.linalg.norm(w, axis=-1) < 0.5)
+        )
         np.testing.assert_array_equal(ball.exit_times, inside.exit_times)
 
 
@@ -166,7 +175,9 @@ class TestMoments:
 
     def test_each_path_may_have_its_own_start(self, rng):
         start = rng.standard_normal((100, 3))
-        ens = run(st.Flow(st.quadratic([1.0, 0.5, 0.2]), st.Newton(), step=0.5), start=start, paths=100, t_end=1.0)
+        ens = run(
+            st.Flow(st.quadratic([1.0, 0.5, 0.2]), st.Newton(), step=0.5), start=start, paths=100, t_end=1.0
+        )
         np.testing.assert_allclose(ens.states[-1], 0.25 * start, rtol=1e-14)
 
 
@@ -186,7 +197,9 @@ class TestCompare:
         coarse = run(one, dt=1.0, t_end=20.0, paths=20_000)
         assert st.compare(st.linearize(one), coarse).max_z < 4
         fine = np.diag(st.linearize(one).covariance("continuous"))
-        assert np.max(np.abs(np.diag(coarse.covariance[-1]) - fine) / np.diag(coarse.covariance_error[-1])) > 6
+        assert (
+            np.max(np.abs(np.diag(coarse.covariance[-1]) - fine) / np.diag(coarse.covariance_error[-1])) > 6
+        )
 
     def test_transients_are_compared_from_the_actual_start(self, rng):
         one = flow()

@@ -1,4 +1,6 @@
-"""Spectral sums from products alone, against matrices of known eigenvalues; what cannot be summed is refused."""
+"""Spectral sums from products alone, against matrices of known eigenvalues; what cannot be summed is
+refused.
+"""
 
 import math
 from dataclasses import replace
@@ -50,7 +52,9 @@ class TestSums:
     def test_errors_are_neither_too_small_nor_too_large(self):
         H = matrix(POSITIVE)
         runs = [spectrum(lambda V: H @ V, n=N, steps=30, probes=10, seed=seed) for seed in range(60)]
-        z = np.array([(e.value - t) / e.error for s in runs for e, t in [(s.sum(smooth), smooth(POSITIVE).sum())]])
+        z = np.array(
+            [(e.value - t) / e.error for s in runs for e, t in [(s.sum(smooth), smooth(POSITIVE).sum())]]
+        )
         assert abs(z.mean()) * math.sqrt(60) < 4
         assert 0.8 < z.std() < 1.6  # Student's t with 9 degrees of freedom: 1.13
 
@@ -159,10 +163,16 @@ class TestTheory:
     step, strength = 0.2, 0.2 * 0.5**2 / 4
 
     @pytest.mark.parametrize("time", ["continuous", "discrete"])
-    @pytest.mark.parametrize("method", [st.SGD(), st.Newton(), st.SFN(damping=0.3), st.LRSFN(rank=4, damping=0.3)], ids=lambda m: m.label)
+    @pytest.mark.parametrize(
+        "method",
+        [st.SGD(), st.Newton(), st.SFN(damping=0.3), st.LRSFN(rank=4, damping=0.3)],
+        ids=lambda m: m.label,
+    )
     def test_variance_and_excess_risk_are_those_of_the_linear_theory(self, method, time):
         s = sampled(POSITIVE, deflate=5, probes=20, seed=4)
-        lin = st.linearize(st.Flow(st.quadratic(POSITIVE), method, self.noise, step=self.step), at=np.zeros(N))
+        lin = st.linearize(
+            st.Flow(st.quadratic(POSITIVE), method, self.noise, step=self.step), at=np.zeros(N)
+        )
         asked = {"step": self.step, "noise": self.noise, "time": time}
         for estimate, truth in (
             (s.variance(method, **asked), np.trace(lin.covariance(time))),
@@ -174,7 +184,9 @@ class TestTheory:
 
     def test_closed_forms(self):
         s = sampled(POSITIVE)
-        assert s.excess_risk(st.SGD(), step=self.step, noise=self.noise).value == pytest.approx(self.strength * N / 4)
+        assert s.excess_risk(st.SGD(), step=self.step, noise=self.noise).value == pytest.approx(
+            self.strength * N / 4
+        )
         assert s.effective_dimension(0.3).value == pytest.approx(s.sum(lambda lam: lam / (lam + 0.3)).value)
 
     def test_amplification_is_the_ratio_of_variances(self):
@@ -187,7 +199,9 @@ class TestTheory:
         assert s.amplification(st.SGD()) == (1.0, 0.0, "")
 
     def test_amplification_is_over_the_directions_where_sgd_is_stationary(self):
-        found = sampled(np.array([2.0, 1.0, -1.0]), deflate=3).amplification(st.Newton(), stationary_only=True)
+        found = sampled(np.array([2.0, 1.0, -1.0]), deflate=3).amplification(
+            st.Newton(), stationary_only=True
+        )
         assert found.value == pytest.approx((1 / 4 + 1) / (1 / 2 + 1))
         assert "1 of 3 directions" in found.reason
 
@@ -196,7 +210,11 @@ class TestTheory:
         negative = (NETWORK < 0).sum()
         assert abs(s.negative.value - negative) < 4 * s.negative.error
         for ask in (s.variance, s.excess_risk):
-            with pytest.raises(st.Unstable, match=r"About .* of 200 directions have no stationary law under SFN: curvature -0.0.* stationary_only=True"):
+            with pytest.raises(
+                st.Unstable,
+                match=r"About .* of 200 directions have no stationary law under SFN: curvature -0.0.* "
+                r"stationary_only=True",
+            ):
                 ask(st.SFN(damping=0.1), step=0.1, noise=self.noise)
         with pytest.raises(st.Unstable, match="under SGD"):
             s.amplification(st.Newton())
@@ -221,7 +239,10 @@ class TestTheory:
             s.excess_risk(st.Newton(), step=self.step, noise=self.noise)
 
     def test_a_truncated_method_needs_its_eigenvalues(self):
-        with pytest.raises(ValueError, match=r"`deflate` must be at least 5 for LRSFN\(4\).*got 4. Call spectrum\(..., deflate=5\)"):
+        with pytest.raises(
+            ValueError,
+            match=r"`deflate` must be at least 5 for LRSFN\(4\).*got 4. Call spectrum\(..., deflate=5\)",
+        ):
             sampled(POSITIVE, deflate=4).variance(st.LRSFN(rank=4, damping=0.1), step=0.1, noise=self.noise)
 
     def test_the_flat_tail_takes_the_next_eigenvalue(self):
@@ -283,7 +304,9 @@ class TestSources:
     def test_objectives_by_their_reference_and_by_a_point(self):
         F = st.quadratic(POSITIVE, rotation_seed=2)
         assert spectrum(F).trace == spectrum(F, at=np.ones(N)).trace
-        assert spectrum(F).trace.value == pytest.approx(spectrum(lambda V: F.hvp(F.reference, V), n=N).trace.value, rel=1e-12)
+        assert spectrum(F).trace.value == pytest.approx(
+            spectrum(lambda V: F.hvp(F.reference, V), n=N).trace.value, rel=1e-12
+        )
 
     def test_objectives_on_a_batch(self, rng):
         X = rng.standard_normal((60, 5))
@@ -352,7 +375,14 @@ class TestResult:
 
     def test_prints_what_a_teacher_would_read(self):
         text = str(sampled(NETWORK, deflate=3))
-        for part in ("spectrum of 200 eigenvalues: 8 probes, 3 deflated", "Ritz values", "to 10", "trace", "negative eigenvalues", "effective dimension at"):
+        for part in (
+            "spectrum of 200 eigenvalues: 8 probes, 3 deflated",
+            "Ritz values",
+            "to 10",
+            "trace",
+            "negative eigenvalues",
+            "effective dimension at",
+        ):
             assert part in text
 
     def test_counts_its_products(self):
@@ -369,10 +399,18 @@ IDENTITY = {"operator": lambda V: V, "n": 20}
     ("options", "error", "message"),
     [
         ({"probes": 1}, ValueError, r"`probes` must be an integer >= 2 \(an error bar needs two\); got 1"),
-        ({"steps": 0}, ValueError, r"`steps` must be an integer >= 2 \(a quadrature error compares two rules\); got 0"),
+        (
+            {"steps": 0},
+            ValueError,
+            r"`steps` must be an integer >= 2 \(a quadrature error compares two rules\); got 0",
+        ),
         ({"steps": 1}, ValueError, "`steps` must be an integer >= 2"),
         ({"steps": 0, "n": 1}, ValueError, "`steps` must be an integer >= 1"),
-        ({"deflate": 21}, ValueError, r"`deflate` must be an integer >= 0 and <= 20 \(the dimension\); got 21"),
+        (
+            {"deflate": 21},
+            ValueError,
+            r"`deflate` must be an integer >= 0 and <= 20 \(the dimension\); got 21",
+        ),
         ({"seed": -1}, ValueError, "`seed` must be an integer >= 0"),
         ({"dtype": "float16"}, ValueError, "`dtype` must be one of float64, float32"),
         ({"device": "tpu"}, ValueError, "`device` must be one of cpu, cuda"),
@@ -381,13 +419,37 @@ IDENTITY = {"operator": lambda V: V, "n": 20}
         ({"batch": [1]}, ValueError, "neither `at` nor `batch`"),
         ({"n": 0}, ValueError, "`n` must be an integer >= 1; got 0"),
         ({"operator": 3}, ValueError, "`operator` must be an objective with `hvp`, or a callable .* got 3"),
-        ({"operator": lambda V: V[:5]}, ValueError, r"`operator` must map \(n, k\) to \(n, k\); got shape \(5, 8\) for \(20, 8\)"),
-        ({"operator": lambda V: V.astype("f4")}, ValueError, "`operator` must keep the type of its argument, float64; got float32"),
+        (
+            {"operator": lambda V: V[:5]},
+            ValueError,
+            r"`operator` must map \(n, k\) to \(n, k\); got shape \(5, 8\) for \(20, 8\)",
+        ),
+        (
+            {"operator": lambda V: V.astype("f4")},
+            ValueError,
+            "`operator` must keep the type of its argument, float64; got float32",
+        ),
         ({"operator": lambda V: V * np.nan}, BadProducts, "`operator` must give finite products"),
-        ({"operator": lambda V: np.triu(np.ones((20, 20))) @ V}, BadProducts, r"`operator` must be symmetric; <u, H v> and <H u, v> differ by"),
-        ({"operator": st.quadratic(np.ones(4)), "n": 5}, ValueError, "`n` must be left out with an objective, whose dimension is 4; got 5"),
-        ({"operator": st.quadratic(np.ones(4)), "n": None, "at": np.ones(3)}, ValueError, r"`at` must have shape \(4,\); got shape \(3,\)"),
-        ({"operator": st.landscape("rosenbrock", dim=3), "n": None, "at": [np.inf, 0, 0]}, ValueError, "`at` must be finite"),
+        (
+            {"operator": lambda V: np.triu(np.ones((20, 20))) @ V},
+            BadProducts,
+            r"`operator` must be symmetric; <u, H v> and <H u, v> differ by",
+        ),
+        (
+            {"operator": st.quadratic(np.ones(4)), "n": 5},
+            ValueError,
+            "`n` must be left out with an objective, whose dimension is 4; got 5",
+        ),
+        (
+            {"operator": st.quadratic(np.ones(4)), "n": None, "at": np.ones(3)},
+            ValueError,
+            r"`at` must have shape \(4,\); got shape \(3,\)",
+        ),
+        (
+            {"operator": st.landscape("rosenbrock", dim=3), "n": None, "at": [np.inf, 0, 0]},
+            ValueError,
+            "`at` must be finite",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -401,15 +463,24 @@ def test_an_objective_without_a_reference_needs_a_point():
     class Bare(st.Objective):
         dim = 3
 
-    with pytest.raises(ValueError, match=r"`at` must be given: .* has no reference point. Pass the parameters, shape \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"`at` must be given: .* has no reference point. Pass the parameters, shape \(3,\)"
+    ):
         spectrum(Bare())
 
 
 @pytest.mark.parametrize(
     ("f", "message"),
     [
-        (lambda lam: 1 / (lam > 2), r"`f` must be finite on the spectrum; it is not at \d+ of \d+ nodes, the first"),
-        (math.exp, "`f` must map an array of eigenvalues to an array of numbers; got: .* Write it with NumPy's functions"),
+        (
+            lambda lam: 1 / (lam > 2),
+            r"`f` must be finite on the spectrum; it is not at \d+ of \d+ nodes, the first",
+        ),
+        (
+            math.exp,
+            "`f` must map an array of eigenvalues to an array of numbers; got: .* Write it with NumPy's "
+            "functions",
+        ),
         (lambda lam: np.ones(3), "`f` must map an array of eigenvalues"),
     ],
     ids=["infinite", "scalar", "shape"],
@@ -436,7 +507,10 @@ def test_the_theory_needs_white_noise(asked, message):
         sampled(POSITIVE, steps=10).variance(asked.pop("method"), **asked)
 
 
-@pytest.mark.parametrize(("grid", "width", "scale"), [([0.0], 0, None), ([0.0], 0.1, -1.0), ([[0.0]], 0.1, None), ([np.nan], 0.1, None)])
+@pytest.mark.parametrize(
+    ("grid", "width", "scale"),
+    [([0.0], 0, None), ([0.0], 0.1, -1.0), ([[0.0]], 0.1, None), ([np.nan], 0.1, None)],
+)
 def test_a_density_needs_a_grid_and_a_width(grid, width, scale):
     with pytest.raises(ValueError, match=r"`(grid|width|scale)` must"):
         sampled(POSITIVE, steps=5).density(grid, width, scale=scale)

@@ -1,4 +1,6 @@
-"""Streaming statistics: the same numbers as with all samples in memory, errors that are honest, quantiles within the promised distance."""
+"""Streaming statistics: the same numbers as with all samples in memory, errors that are honest, quantiles
+within the promised distance.
+"""
 
 import dataclasses
 
@@ -23,7 +25,12 @@ def numpy_moments(states):
     fourth = np.array([[np.mean(c[:, i] ** 2 * c[:, j] ** 2) for j in range(d)] for i in range(d)])
     biased = covariance * (n - 1) / n
     rest = (np.outer(np.diag(biased), np.diag(biased)) + biased**2) / (n - 1)
-    return states.mean(axis=0), np.sqrt(np.diag(covariance) / n), covariance, np.sqrt((fourth - biased**2 + rest) / n)
+    return (
+        states.mean(axis=0),
+        np.sqrt(np.diag(covariance) / n),
+        covariance,
+        np.sqrt((fourth - biased**2 + rest) / n),
+    )
 
 
 class TestMoments:
@@ -37,7 +44,9 @@ class TestMoments:
                 assert_close(ours[time], expected)
 
     def test_the_error_of_a_variance_does_not_vanish_with_its_first_order(self, rng):
-        """At +-1 with equal chance ``x^4 = (x^2)^2``: the sample variance varies at second order, by ``sqrt(2) / n``."""
+        """At +-1 with equal chance ``x^4 = (x^2)^2``: the sample variance varies at second order, by
+        ``sqrt(2) / n``.
+        """
         samples = rng.choice([-1.0, 1.0], size=(2000, 400))
         variances = samples.var(axis=1, ddof=1)
         found = np.array([Moments.of(one[None, :, None]).covariance_error[0, 0, 0] for one in samples[:50]])
@@ -45,7 +54,9 @@ class TestMoments:
         assert true == pytest.approx(np.sqrt(2) / 400, rel=0.1)
         assert true < np.mean(found) < 2 * true  # each sample's own skewness adds to it
         balanced = np.repeat([-1.0, 1.0], 200)  # has none, and no first order at all
-        assert Moments.of(balanced[None, :, None]).covariance_error[0, 0, 0] == pytest.approx(np.sqrt(2) / 400, rel=0.01)
+        assert Moments.of(balanced[None, :, None]).covariance_error[0, 0, 0] == pytest.approx(
+            np.sqrt(2) / 400, rel=0.01
+        )
 
     def test_merging_is_associative_and_commutative_to_rounding(self):
         a, b, c = (Moments.of(block) for block in blocks_of(skewed(2, 600, 3), 7, 400))
@@ -54,13 +65,19 @@ class TestMoments:
             for ours, theirs in zip(first, dataclasses.astuple(other), strict=True):
                 assert_close(ours, theirs)
 
-    @pytest.mark.parametrize(("sizes", "rtol"), [((), 1e-12), ((1000, 1, 500), 1e-7)], ids=["one block", "merged"])
+    @pytest.mark.parametrize(
+        ("sizes", "rtol"), [((), 1e-12), ((1000, 1, 500), 1e-7)], ids=["one block", "merged"]
+    )
     def test_a_mean_far_larger_than_the_spread_costs_no_digits_but_its_own(self, sizes, rtol):
         small = np.round(skewed(1, 4000, 2) * 2**20) / 2**20  # so that adding 1e8 is exact
         found = merged(Moments.of(block + 1e8) for block in blocks_of(small, *sizes))
         _, error, covariance, covariance_error = numpy_moments(small[0])
         assert_close(found.mean[0] - 1e8, small[0].mean(axis=0), rtol=3e-8)  # the spacing of numbers near 1e8
-        for ours, expected in ((found.standard_error, error), (found.covariance, covariance), (found.covariance_error, covariance_error)):
+        for ours, expected in (
+            (found.standard_error, error),
+            (found.covariance, covariance),
+            (found.covariance_error, covariance_error),
+        ):
             assert_close(ours[0], expected, rtol=rtol)
 
     def test_known_answer_by_hand(self):
@@ -131,10 +148,16 @@ class TestQuantiles:
             "scales": lambda: rng.choice([-1.0, 1.0], shape) * 10.0 ** rng.uniform(-290, 290, shape),
         }[draw]()
         center = np.array([[0.0, 1.0], [-2.0, 0.5], [0.0, 30.0]]) * (draw != "scales")
-        found = merged(Quantiles.around(center, tolerance=tolerance).add(block) for block in blocks_of(states, 0, 1, 700)).quantile(LEVELS)
+        found = merged(
+            Quantiles.around(center, tolerance=tolerance).add(block) for block in blocks_of(states, 0, 1, 700)
+        ).quantile(LEVELS)
         exact = np.moveaxis(np.quantile(states, LEVELS, axis=1, method="inverted_cdf"), 0, 1)
         assert found.shape == exact.shape == (3, len(LEVELS), 2)
-        allowed = tolerance * np.abs(exact - center[:, None]) * (1 + 1e-9) + 1e-12 * np.abs(exact) + 1e-13 * np.abs(center[:, None])
+        allowed = (
+            tolerance * np.abs(exact - center[:, None]) * (1 + 1e-9)
+            + 1e-12 * np.abs(exact)
+            + 1e-13 * np.abs(center[:, None])
+        )
         assert (np.abs(found - exact) <= allowed).all()
 
     def test_the_tolerance_is_used_and_not_wasted(self):
@@ -150,7 +173,11 @@ class TestQuantiles:
         start = Quantiles.around(np.ones((2, 3)))
         parts = [start.add(block) for block in blocks]
         first = merged(parts)
-        for other in (merged(parts[::-1]), parts[0].merge(parts[1].merge(parts[2].merge(parts[3]))), start.add(np.concatenate(blocks, axis=1))):
+        for other in (
+            merged(parts[::-1]),
+            parts[0].merge(parts[1].merge(parts[2].merge(parts[3]))),
+            start.add(np.concatenate(blocks, axis=1)),
+        ):
             assert other.count == first.count == 900
             np.testing.assert_array_equal(other.keys, first.keys)
             np.testing.assert_array_equal(other.hits, first.hits)
@@ -162,8 +189,12 @@ class TestQuantiles:
         assert len(found.keys) == 2
 
     def test_extreme_distances_are_clipped_and_one_level_keeps_its_axis(self):
-        found = Quantiles.around(np.zeros((1, 1))).add(np.array([[[1e-310], [-1e-310], [1.5e308], [-1.5e308], [0.0]]]))
-        np.testing.assert_allclose(found.quantile([0, 0.4, 0.6, 0.8, 1])[0, :, 0], [-1e300, 0, 0, 0, 1e300], rtol=2.1e-3)
+        found = Quantiles.around(np.zeros((1, 1))).add(
+            np.array([[[1e-310], [-1e-310], [1.5e308], [-1.5e308], [0.0]]])
+        )
+        np.testing.assert_allclose(
+            found.quantile([0, 0.4, 0.6, 0.8, 1])[0, :, 0], [-1e300, 0, 0, 0, 1e300], rtol=2.1e-3
+        )
         assert found.quantile(0.5).shape == (1, 1, 1)
         far = Quantiles.around(np.full((1, 1), -1e308)).add(np.full((1, 2, 1), 1.5e308))
         np.testing.assert_allclose(far.quantile(0.5), -1e308)

@@ -1,4 +1,6 @@
-"""`stability bound` on a user's own table: good ones give the library's numbers, bad ones one sentence and exit code 2."""
+"""`stability bound` on a user's own table: good ones give the library's numbers, bad ones one sentence and
+exit code 2.
+"""
 
 import gzip
 import json
@@ -25,7 +27,10 @@ def write(tmp_path):
 
 
 def bound(path, *options, target="y", model="logistic"):
-    return CliRunner().invoke(cli.main, ["bound", "--csv", str(path), "--target", target, "--model", model, "--batch", "2", *options])
+    return CliRunner().invoke(
+        cli.main,
+        ["bound", "--csv", str(path), "--target", target, "--model", model, "--batch", "2", *options],
+    )
 
 
 def strict(text):
@@ -36,28 +41,85 @@ def strict(text):
 
 
 BAD = {
-    "missing values": ("a,b,y\n1,,0\n2,1,1\n3,,0\n", {}, r"Column 'b' has 2 missing values, the first in data row 1\. Remove or impute them\."),
-    "text in numbers": ("a,b,y\n1,2,0\n2,x,1\n", {}, r"Column 'b' holds text \('x' in data row 2\)\. Encode it as numbers or drop the column\."),
-    "dates": ("a,y\n2020-01-01,0\n2020-01-02,1\n", {}, r"Column 'a' holds text \('2020-01-01' in data row 1\)"),
+    "missing values": (
+        "a,b,y\n1,,0\n2,1,1\n3,,0\n",
+        {},
+        r"Column 'b' has 2 missing values, the first in data row 1\. Remove or impute them\.",
+    ),
+    "text in numbers": (
+        "a,b,y\n1,2,0\n2,x,1\n",
+        {},
+        r"Column 'b' holds text \('x' in data row 2\)\. Encode it as numbers or drop the column\.",
+    ),
+    "dates": (
+        "a,y\n2020-01-01,0\n2020-01-02,1\n",
+        {},
+        r"Column 'a' holds text \('2020-01-01' in data row 1\)",
+    ),
     "infinite": ("a,y\n1,0\ninf,1\n3,1\n", {}, r"`column a` must be finite; 1 of its 3 entries"),
     "huge whole number": ("a,y\n1,0\n2,1\n" + "9" * 400 + ",1\n", {}, r"Column 'a' .*too large"),
-    "constant column": ("a,b,y\n1,2,0\n1,1,1\n1,1,1\n", {}, r"Column 'a' is constant: it carries no information beside the intercept\. Drop it\."),
-    "constant target": ("a,y\n1,2\n2,2\n", {"model": "least-squares"}, r"The target 'y' is constant: there is nothing to fit\."),
-    "one class": ("a,y\n1,0\n2,0\n", {}, r"The target 'y' has one class only \(0\): logistic regression needs two\."),
-    "three classes": ("a,y\n1,0\n2,1\n3,2\n", {}, r"The target 'y' has 3 distinct values; logistic regression needs two classes\. Use --model least-squares\?"),
-    "missing label": ("a,y\n1,0\n2,\n3,1\n", {}, r"Column 'y' has 1 missing values, the first in data row 2\."),
-    "text target": ("a,y\n1,0\n2,x\n", {"model": "least-squares"}, r"Column 'y' holds text \('x' in data row 2\)\."),
-    "missing target": (GOOD, {"target": "label"}, r"table\.csv has no column 'label'\. Its columns: a, b, y\."),
-    "missing target of many": (",".join(f"c{i}" for i in range(20)) + "\n", {}, r"Its columns: c0, c1, .*, c11, \.\.\.\."),
+    "constant column": (
+        "a,b,y\n1,2,0\n1,1,1\n1,1,1\n",
+        {},
+        r"Column 'a' is constant: it carries no information beside the intercept\. Drop it\.",
+    ),
+    "constant target": (
+        "a,y\n1,2\n2,2\n",
+        {"model": "least-squares"},
+        r"The target 'y' is constant: there is nothing to fit\.",
+    ),
+    "one class": (
+        "a,y\n1,0\n2,0\n",
+        {},
+        r"The target 'y' has one class only \(0\): logistic regression needs two\.",
+    ),
+    "three classes": (
+        "a,y\n1,0\n2,1\n3,2\n",
+        {},
+        r"The target 'y' has 3 distinct values; logistic regression needs two classes\. Use --model "
+        r"least-squares\?",
+    ),
+    "missing label": (
+        "a,y\n1,0\n2,\n3,1\n",
+        {},
+        r"Column 'y' has 1 missing values, the first in data row 2\.",
+    ),
+    "text target": (
+        "a,y\n1,0\n2,x\n",
+        {"model": "least-squares"},
+        r"Column 'y' holds text \('x' in data row 2\)\.",
+    ),
+    "missing target": (
+        GOOD,
+        {"target": "label"},
+        r"table\.csv has no column 'label'\. Its columns: a, b, y\.",
+    ),
+    "missing target of many": (
+        ",".join(f"c{i}" for i in range(20)) + "\n",
+        {},
+        r"Its columns: c0, c1, .*, c11, \.\.\.\.",
+    ),
     "semicolons": (GOOD.replace(",", ";"), {}, r"has no column 'y'\. Its columns: a;b;y\."),
     "empty": ("", {}, r"table\.csv is empty\."),
     "blank": ("\n\n", {}, r"table\.csv is empty\."),
     "header only": ("a,b,y\n", {}, r"has a header but 0 data rows: at least 2 are needed\."),
     "one row": ("a,y\n1,0\n", {}, r"has a header but 1 data row: at least 2 are needed\."),
     "only the target": ("y\n0\n1\n", {}, r"has no column besides the target 'y': nothing to predict from\."),
-    "one row too long": ("a,b,y\n1,2,0\n1,2,3,4\n", {}, r"is not a readable CSV table: .*Expected 3 fields in line 3, saw 4"),
-    "one row too short": ("a,b,y\n1,2,0\n1,2\n2,1,1\n", {}, r"Column 'y' has 1 missing values, the first in data row 2\."),
-    "all rows too long": ("a,b,y\n1,2,0,9\n5,2,1,8\n2,1,1,7\n", {"model": "least-squares"}, r"has more values in its rows than names in its header"),
+    "one row too long": (
+        "a,b,y\n1,2,0\n1,2,3,4\n",
+        {},
+        r"is not a readable CSV table: .*Expected 3 fields in line 3, saw 4",
+    ),
+    "one row too short": (
+        "a,b,y\n1,2,0\n1,2\n2,1,1\n",
+        {},
+        r"Column 'y' has 1 missing values, the first in data row 2\.",
+    ),
+    "all rows too long": (
+        "a,b,y\n1,2,0,9\n5,2,1,8\n2,1,1,7\n",
+        {"model": "least-squares"},
+        r"has more values in its rows than names in its header",
+    ),
     "open quote": ('a,b,y\n1,"2,0\n2,1,1\n', {}, r"is not a readable CSV table: .*EOF inside string"),
     "binary": (bytes(range(256)) * 20, {}, r"is not a readable CSV table: "),
     "UTF-16": (GOOD.encode("utf-16"), {}, r"is not a readable CSV table: 'utf-8' codec can't decode"),
@@ -106,7 +168,11 @@ def test_a_table_larger_than_the_limit_is_refused_before_it_is_kept(write, monke
     monkeypatch.setattr(tables, "MAX_CELLS", 18)
     assert bound(path).exit_code == 0
     monkeypatch.setattr(tables, "MAX_CELLS", 17)
-    with pytest.raises(ValueError, match=r"has more than 2e\+01 cells \(rows x columns\), the largest table .* Pass a random sample of its rows\."):
+    with pytest.raises(
+        ValueError,
+        match=r"has more than 2e\+01 cells \(rows x columns\), the largest table .* Pass a random sample of "
+        r"its rows\.",
+    ):
         st.read_table(path, target="y", model="logistic")
     assert_one_sentence(bound(path))
 
@@ -117,7 +183,10 @@ def test_a_table_larger_than_the_limit_is_refused_before_it_is_kept(write, monke
         (["--batch", "0"], "`batch` must be an integer >= 1 and <= 6 (drawn without replacement); got 0"),
         (["--batch", "7"], "`batch` must be an integer >= 1 and <= 6 (drawn without replacement); got 7"),
         (["--hessian-batch", "0"], "`hessian_batch` must be an integer >= 1"),
-        (["--hessian-batch", "3", "--coupling", "nested"], "A nested Hessian batch lies inside the gradient batch"),
+        (
+            ["--hessian-batch", "3", "--coupling", "nested"],
+            "A nested Hessian batch lies inside the gradient batch",
+        ),
         (["--step", "0"], "`--step` must be a finite number > 0; got 0"),
         (["--step", "nan"], "`--step` must be a finite number > 0; got nan"),
         (["--damping", "-1"], "`damping` must be a finite number > 0; got -1"),
@@ -135,7 +204,9 @@ def test_a_bad_option_gets_one_sentence_and_exit_code_2(write, options, message)
     assert message in result.stderr
 
 
-@pytest.mark.parametrize("options", [["--model", "ridge"], ["--coupling", "x"], ["--step", "x"], ["--what"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "options", [["--model", "ridge"], ["--coupling", "x"], ["--step", "x"], ["--what"]], ids=" ".join
+)
 def test_wrong_usage_is_exit_code_2(write, options):
     result = bound(write(GOOD), *options)
     assert result.exit_code == 2
@@ -144,7 +215,9 @@ def test_wrong_usage_is_exit_code_2(write, options):
 
 
 def test_an_unknown_model_is_refused_in_python_too(write):
-    with pytest.raises(ValueError, match="`model` must be one of logistic, least-squares, network; got 'ridge'"):
+    with pytest.raises(
+        ValueError, match="`model` must be one of logistic, least-squares, network; got 'ridge'"
+    ):
         st.read_table(write(GOOD), target="y", model="ridge")
 
 
@@ -176,7 +249,9 @@ class TestGoodTables:
         np.testing.assert_allclose(table.X[:, 0], np.array([-2, -1, 1, 2]) / np.sqrt(2.5), rtol=1e-12)
 
     def test_a_compressed_table_is_read(self, write):
-        assert st.read_table(write(gzip.compress(GOOD.encode()), "table.csv.gz"), target="y", model="logistic").X.shape == (6, 3)
+        assert st.read_table(
+            write(gzip.compress(GOOD.encode()), "table.csv.gz"), target="y", model="logistic"
+        ).X.shape == (6, 3)
 
     def test_least_squares_standardizes_the_target(self, write):
         table = st.read_table(write("a,y\n1,10\n2,20\n4,70\n"), target="y", model="least-squares")
@@ -184,7 +259,10 @@ class TestGoodTables:
         assert table.classes == ()
 
     def test_the_target_may_be_any_column(self, write):
-        assert st.read_table(write("y,a\n0,1\n1,2\n0,4\n"), target="y", model="logistic").columns == ("a", "intercept")
+        assert st.read_table(write("y,a\n0,1\n1,2\n0,4\n"), target="y", model="logistic").columns == (
+            "a",
+            "intercept",
+        )
 
     def test_a_word_far_down_the_file_is_found(self, write):
         """Past the chunk in which pandas settles each column's type."""
@@ -192,7 +270,9 @@ class TestGoodTables:
             st.read_table(write("a,y\n" + "1,0\n2,1\n" * 50_000 + "x,1\n"), target="y", model="logistic")
 
     def test_two_labels_are_two_labels_even_if_words_come_late(self, write):
-        table = st.read_table(write("a,y\n" + "1,0\n2,0\n" * 50_000 + "1,0\n3,yes\n"), target="y", model="logistic")
+        table = st.read_table(
+            write("a,y\n" + "1,0\n2,0\n" * 50_000 + "1,0\n3,yes\n"), target="y", model="logistic"
+        )
         assert table.classes == ("0", "yes")
         assert table.y.sum() == 1
 
@@ -202,7 +282,21 @@ class TestBound:
     @pytest.mark.parametrize("coupling", ["independent", "nested"])
     def test_json_holds_the_librarys_own_numbers(self, write, model, coupling):
         path = write(GOOD)
-        options = ["--hessian-batch", "1", "--coupling", coupling, "--step", "0.05", "--damping", "0.3", "--rank", "2", "--l2", "0.2", "--json"]
+        options = [
+            "--hessian-batch",
+            "1",
+            "--coupling",
+            coupling,
+            "--step",
+            "0.05",
+            "--damping",
+            "0.3",
+            "--rank",
+            "2",
+            "--l2",
+            "0.2",
+            "--json",
+        ]
         result = bound(path, *options, model=model)
         assert result.exit_code == 0
         assert result.stderr == ""
@@ -236,10 +330,14 @@ class TestBound:
 
     def test_what_is_missing_is_null_with_a_reason_not_nan(self, write):
         answer = strict(bound(write(GOOD), "--step", "1000", "--json").stdout)
-        assert all(row["excess_risk"] is None and "does not exist" in row["note"] for row in answer["methods"])
+        assert all(
+            row["excess_risk"] is None and "does not exist" in row["note"] for row in answer["methods"]
+        )
 
     def test_the_printed_table_names_the_file_the_setting_and_every_method(self, write):
-        result = bound(write(GOOD), "--hessian-batch", "1", "--coupling", "nested", "--replacement", "--step", "0.05")
+        result = bound(
+            write(GOOD), "--hessian-batch", "1", "--coupling", "nested", "--replacement", "--step", "0.05"
+        )
         assert result.exit_code == 0
         head, *rest = result.stdout.splitlines()
         assert head == "table.csv: 6 samples, 3 columns with the intercept, logistic for 'y', l2 = 0.01"
@@ -257,7 +355,11 @@ class TestBound:
         result = bound(path, "--batch", "32", "--hessian-batch", "8", "--json")
         answer = strict(result.stdout)
         assert answer["samples"] == 10**6
-        small = strict(bound(write("a,b,c,y\n" + block), "--batch", "32", "--hessian-batch", "8", "--replacement", "--json").stdout)
+        small = strict(
+            bound(
+                write("a,b,c,y\n" + block), "--batch", "32", "--hessian-batch", "8", "--replacement", "--json"
+            ).stdout
+        )
         np.testing.assert_allclose(answer["eigenvalues"], small["eigenvalues"], rtol=1e-9)
         # A repeated table has the same noise, but for drawing without replacement: a factor 1 - 31/10^6.
         for row, other in zip(answer["methods"], small["methods"], strict=True):

@@ -1,4 +1,6 @@
-"""Tail indices: SciPy's fits, samples whose index is known, Kesten's root of what was simulated, and no false alarm."""
+"""Tail indices: SciPy's fits, samples whose index is known, Kesten's root of what was simulated, and no false
+alarm.
+"""
 
 import dataclasses
 import functools
@@ -25,10 +27,18 @@ def joint(nu, n=3000, seed=0, dim=3):
 
 @functools.cache
 def chain(share, paths=20_000, curvature=0.8, gradient=0.3):
-    """One SGD mode at ``dt = share * step``, long after its start: linear theory, ensemble, tail index, and Kesten's root for this chain."""
+    """One SGD mode at ``dt = share * step``, long after its start: linear theory, ensemble, tail index, and
+    Kesten's root for this chain.
+    """
     flow = st.Flow(st.quadratic([1.0]), st.SGD(), st.Noise(gradient=gradient, curvature=curvature), step=0.5)
     dt, spread = 0.5 * share, curvature * math.sqrt(2)
-    root = scipy.optimize.brentq(lambda s: float(gaussian_log_moment(s, np.array([1 - dt]), np.array([spread * math.sqrt(0.5 * dt)]))[0]), 0.01, 100)
+    root = scipy.optimize.brentq(
+        lambda s: float(
+            gaussian_log_moment(s, np.array([1 - dt]), np.array([spread * math.sqrt(0.5 * dt)]))[0]
+        ),
+        0.01,
+        100,
+    )
     ensemble = st.simulate(flow, start=[0.0], t_end=12.0, dt=dt, paths=paths, seed=5)
     return st.linearize(flow), ensemble, st.tail_index(ensemble), root
 
@@ -83,7 +93,10 @@ class TestStudent:
     def test_units_do_not_matter(self):
         sample, _ = joint(3.0, n=1000)
         turn = np.diag([1e-8, 1.0, 1e8]) @ np.array([[1, 0.5, 0], [0, 1, 0.5], [0.3, 0, 1]])
-        one, other = st.tail_index(sample, center=np.zeros(3)), st.tail_index(sample @ turn.T, center=np.zeros(3))
+        one, other = (
+            st.tail_index(sample, center=np.zeros(3)),
+            st.tail_index(sample @ turn.T, center=np.zeros(3)),
+        )
         assert other.nu == pytest.approx(one.nu, rel=1e-4)
         assert other.hill == pytest.approx(one.hill, rel=1e-3)
         np.testing.assert_allclose(other.scatter, turn @ one.scatter @ turn.T, rtol=1e-2)
@@ -94,7 +107,9 @@ class TestStudent:
         alone = st.tail_index(x)
         assert flat.dim == 1
         assert flat.nu == pytest.approx(alone.nu, rel=1e-4)
-        np.testing.assert_allclose(flat.scatter, alone.scatter[0, 0] * np.outer([1, 2, 0], [1, 2, 0]), rtol=1e-3, atol=1e-12)
+        np.testing.assert_allclose(
+            flat.scatter, alone.scatter[0, 0] * np.outer([1, 2, 0], [1, 2, 0]), rtol=1e-3, atol=1e-12
+        )
 
 
 class TestHill:
@@ -167,9 +182,14 @@ class TestStatus:
 class TestLumps:
     @pytest.mark.parametrize(("share", "n"), [(0.05, 300), (0.01, 2000)])
     def test_paths_in_another_well_are_no_tail(self, share, n):
-        """Five in a hundred have left: Hill's estimate from the 17 largest is then 1.5 or so, of a law with all moments."""
+        """Five in a hundred have left: Hill's estimate from the 17 largest is then 1.5 or so, of a law with
+        all moments.
+        """
         rng = np.random.default_rng(6)
-        found = [st.tail_index(np.where(rng.random(n) < share, 2, 0) + 0.2 * rng.standard_normal(n)) for _ in range(12)]
+        found = [
+            st.tail_index(np.where(rng.random(n) < share, 2, 0) + 0.2 * rng.standard_normal(n))
+            for _ in range(12)
+        ]
         assert sum(one.index + 2 * one.error < 4 and not one.lumps for one in found) <= 1
 
     def test_nor_is_one_point_far_away(self):
@@ -183,9 +203,13 @@ class TestLumps:
         assert sum(tails._gap_probability(gap, 17) < tails.LUMPS for gap in gaps) <= 6
 
     def test_the_probability_of_a_gap(self):
-        """Fisher's whole sum, ``sum_j (-1)^(j-1) C(k, j) (1 - j g)^(k-1)``, against its first term, and the share itself."""
+        """Fisher's whole sum, ``sum_j (-1)^(j-1) C(k, j) (1 - j g)^(k-1)``, against its first term, and the
+        share itself.
+        """
         for k, g in ((10, 0.55), (44, 0.2)):
-            whole = sum((-1) ** (j - 1) * math.comb(k, j) * (1 - j * g) ** (k - 1) for j in range(1, int(1 / g) + 1))
+            whole = sum(
+                (-1) ** (j - 1) * math.comb(k, j) * (1 - j * g) ** (k - 1) for j in range(1, int(1 / g) + 1)
+            )
             assert tails._gap_probability(g, k) == pytest.approx(whole, rel=0.01)
         assert tails._gap(np.array([8.0, 4.0, 1.0]), 2) == pytest.approx(2 * math.log(4) / math.log(2 * 4**2))
         assert tails._gap(np.ones(11), 10) == 1
@@ -206,7 +230,9 @@ class TestTheorems:
         assert abs(found.hill - root) < 4 * found.hill_error
 
     def test_at_dt_equal_to_step_the_student_t_law_misleads(self):
-        """The chain's law is none there: the likelihood's index is off by many of its own errors, Hill's by one."""
+        """The chain's law is none there: the likelihood's index is off by many of its own errors, Hill's by
+        one.
+        """
         _, _, found, root = chain(1)
         assert abs(found.nu - root) > 4 * found.nu_error
         assert abs(found.hill - root) < 2 * found.hill_error
@@ -215,15 +241,21 @@ class TestTheorems:
         method, noise = st.SFN(damping=0.1), st.Noise(gradient=0.3, curvature=0.35)
         flow = st.Flow(st.quadratic([1.0]), method, noise, step=0.9)
         exact = st.exact_mode(method, curvature=1.0, noise=noise).tail_index(0.9)
-        found = st.tail_index(st.simulate(flow, start=[0.0], t_end=27.0, paths=20_000, seed=3, level="iteration"))
+        found = st.tail_index(
+            st.simulate(flow, start=[0.0], t_end=27.0, paths=20_000, seed=3, level="iteration")
+        )
         assert abs(found.hill - exact) < 4 * found.hill_error
 
     def test_two_coupled_modes_have_one_joint_index(self):
         """Where theory says that it exceeds two, or not."""
         for curvature, exceeds in ((0.25, True), (1.2, False)):
-            flow = st.Flow(st.quadratic([1.0, 1.0]), st.SGD(), st.Noise(gradient=0.3, curvature=curvature), step=0.5)
+            flow = st.Flow(
+                st.quadratic([1.0, 1.0]), st.SGD(), st.Noise(gradient=0.3, curvature=curvature), step=0.5
+            )
             assert st.linearize(flow).tail_exceeds_two is exceeds
-            found = st.tail_index(st.simulate(flow, start=[0.0, 0.0], t_end=15.0, dt=1 / 16, paths=4000, seed=2))
+            found = st.tail_index(
+                st.simulate(flow, start=[0.0, 0.0], t_end=15.0, dt=1 / 16, paths=4000, seed=2)
+            )
             assert (found.index + 2 * found.error < 2) is not exceeds
 
 
@@ -235,21 +267,31 @@ class TestCompare:
         assert any("The measured tail index" in note and "below 4" in note for note in notes)
 
     def test_of_the_iteration_too(self):
-        flow = st.Flow(st.quadratic([1.0]), st.SFN(damping=0.1), st.Noise(gradient=0.3, curvature=0.3), step=0.5)
+        flow = st.Flow(
+            st.quadratic([1.0]), st.SFN(damping=0.1), st.Noise(gradient=0.3, curvature=0.3), step=0.5
+        )
         ensemble = st.simulate(flow, start=[0.0], t_end=20.0, paths=300, seed=2, level="iteration")
-        assert any("iteration's stationary law is 3.3 by theory" in note for note in st.compare(st.linearize(flow), ensemble).notes)
+        assert any(
+            "iteration's stationary law is 3.3 by theory" in note
+            for note in st.compare(st.linearize(flow), ensemble).notes
+        )
 
     def test_no_false_alarm(self):
         flow = st.Flow(st.quadratic([1.0, 0.5]), st.SGD(), st.Noise(gradient=0.3), step=0.2)
         linear = st.linearize(flow)
         for seed in range(15):
-            assert st.compare(linear, st.simulate(flow, start=[1.0, 1.0], t_end=4.0, paths=200, seed=seed)).notes == ()
+            assert (
+                st.compare(linear, st.simulate(flow, start=[1.0, 1.0], t_end=4.0, paths=200, seed=seed)).notes
+                == ()
+            )
 
     def test_no_false_alarm_where_tails_are_heavy_but_not_that_heavy(self):
         flow = st.Flow(st.quadratic([1.0]), st.SGD(), st.Noise(gradient=0.3), step=0.2)
         ensemble = st.simulate(flow, start=[0.0], t_end=4.0, paths=2000, seed=0)
         for nu, told in ((6, False), (2.5, True)):
-            notes = st.compare(st.linearize(flow), dataclasses.replace(ensemble, states=student(nu, 2000)[None, :, None])).notes
+            notes = st.compare(
+                st.linearize(flow), dataclasses.replace(ensemble, states=student(nu, 2000)[None, :, None])
+            ).notes
             assert any("measured tail index" in note for note in notes) is told
 
     def test_no_false_alarm_where_a_few_paths_sit_in_another_well(self):
@@ -258,12 +300,22 @@ class TestCompare:
         rng = np.random.default_rng(1)
         for _ in range(10):
             states = np.where(rng.random(300) < 0.05, 2, 0) + 0.2 * rng.standard_normal(300)
-            assert st.compare(st.linearize(flow), dataclasses.replace(ensemble, states=states[None, :, None])).notes == ()
+            assert (
+                st.compare(
+                    st.linearize(flow), dataclasses.replace(ensemble, states=states[None, :, None])
+                ).notes
+                == ()
+            )
 
     def test_few_paths_and_still_ones_are_left_alone(self):
         flow = st.Flow(st.quadratic([1.0]), st.SGD(), step=0.2)
         for paths in (10, 300):
-            assert st.compare(st.linearize(flow), st.simulate(flow, start=[1.0], t_end=2.0, paths=paths, seed=0)).notes == ()
+            assert (
+                st.compare(
+                    st.linearize(flow), st.simulate(flow, start=[1.0], t_end=2.0, paths=paths, seed=0)
+                ).notes
+                == ()
+            )
 
 
 class TestSamples:
@@ -300,8 +352,16 @@ class TestSamples:
             (1e200 * np.arange(100.0), {}, "a spread that floats can square"),
             (np.r_[1e150, np.arange(99)], {}, "must not span more than 140 decades"),
             (np.r_[1e300, np.arange(99)], {}, "must not span more than 140 decades"),
-            (np.c_[np.arange(100.0), np.arange(100) % 50 == 0], {}, "`sample` must not have most of its points in a plane"),
-            (np.random.default_rng(0).random((100, 2)), {"center": [1, 2, 3]}, r"`center` must have shape \(2,\)"),
+            (
+                np.c_[np.arange(100.0), np.arange(100) % 50 == 0],
+                {},
+                "`sample` must not have most of its points in a plane",
+            ),
+            (
+                np.random.default_rng(0).random((100, 2)),
+                {"center": [1, 2, 3]},
+                r"`center` must have shape \(2,\)",
+            ),
             ("abc", {}, "`sample` must be an array of numbers"),
         ],
     )

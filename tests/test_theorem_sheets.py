@@ -1,4 +1,6 @@
-"""The command line's sheets, and the documents' table and list of theorems: generated, and held to what they are generated from."""
+"""The command line's sheets, and the documents' table and list of theorems: generated, and held to what they
+are generated from.
+"""
 
 import json
 import re
@@ -22,18 +24,26 @@ class TestCommandLine:
     def test_without_a_name_it_lists_them_and_prints_the_table(self):
         result = run()
         assert result.exit_code == 0
-        assert [line.split()[0] for line in result.stdout.splitlines()[: len(st.theorems())]] == list(st.theorems())
+        assert [line.split()[0] for line in result.stdout.splitlines()[: len(st.theorems())]] == list(
+            st.theorems()
+        )
         assert str(st.method_table()) in result.stdout
 
     def test_one_sheet(self):
         result = run("truncation-limit", "--method", "lrsfn")
-        assert result.stdout.strip() == str(st.theorem("truncation-limit", method=st.LRSFN(rank=1, damping=0.2))).strip()
+        assert (
+            result.stdout.strip()
+            == str(st.theorem("truncation-limit", method=st.LRSFN(rank=1, damping=0.2))).strip()
+        )
         assert "Hypotheses" in result.stdout
         assert "Derivation" in result.stdout
 
     def test_latex_and_json(self):
         assert run("noise-amplification", "--latex").stdout.startswith(r"\begin{align*}")
-        assert json.loads(run("noise-amplification", "--method", "newton", "--json").stdout)["method"] == "Newton"
+        assert (
+            json.loads(run("noise-amplification", "--method", "newton", "--json").stdout)["method"]
+            == "Newton"
+        )
         everything = json.loads(run("--json").stdout)
         assert [one["name"] for one in everything["theorems"]] == list(st.theorems())
         assert len(everything["table"]) == 24
@@ -49,7 +59,11 @@ class TestCommandLine:
         assert result.exit_code == 0
         assert "LRSFN flat tail" in result.stdout
         assert json.loads(run("truncation-gap", "--check", "--json").stdout)["check"][0]["passed"] is True
-        monkeypatch.setattr(st.SFN, "gain", lambda self, lam: 1 / (abs(lam) + (2 if hasattr(lam, "expression") else 1) * self.damping))
+        monkeypatch.setattr(
+            st.SFN,
+            "gain",
+            lambda self, lam: 1 / (abs(lam) + (2 if hasattr(lam, "expression") else 1) * self.damping),
+        )
         failed = run("truncation-gap", "--check")
         assert failed.exit_code == 1
         assert "FAILED" in failed.stdout
@@ -83,7 +97,9 @@ class TestDocuments:
         assert block == st.method_table().markdown()
 
     def test_the_notes_table_is_printed(self):
-        assert re.search(r"<!-- table -->\n```\n(.*?)\n```\n<!-- /table -->", NOTES, re.S).group(1) == str(st.method_table())
+        assert re.search(r"<!-- table -->\n```\n(.*?)\n```\n<!-- /table -->", NOTES, re.S).group(1) == str(
+            st.method_table()
+        )
 
     def test_the_notes_name_every_theorem_and_none_that_does_not_exist(self):
         block = re.search(r"<!-- theorems -->\n(.*?)\n<!-- /theorems -->", NOTES, re.S).group(1)

@@ -58,26 +58,42 @@ def pole_density(v, place):
     return 2 * scipy.stats.norm.pdf(place - v["lam"], scale=v["s_h"])
 
 
-# Per theorem: the closed form from the literal gain p and slope d (of the tail where the theorem is about it).
+# Per theorem: the closed form from the literal gain p and slope d (of the tail where the theorem is about
+# it).
 CLOSED = {
     "noise-amplification": lambda m, v, p, d: v["step"] * v["sigma"] ** 2 * p / (2 * v["lam"]),
     "excess-risk": lambda m, v, p, d: v["step"] * v["sigma"] ** 2 * p / 4,
     "aligned-noise": lambda m, v, p, d: v["step"] * v["sigma"] ** 2 * p / 2,
-    "equal-rates": lambda m, v, p, d: KEPT[m][0](v["lam"]) / (TAIL[m](v["lam_next"]) if m in TAIL else KEPT[m][0](v["lam_min"])),
-    "discrete-vs-continuous": lambda m, v, p, d: v["step"] * v["sigma"] ** 2 * p / (v["lam"] * (2 - v["dt"] * p * v["lam"])),
+    "equal-rates": lambda m, v, p, d: (
+        KEPT[m][0](v["lam"]) / (TAIL[m](v["lam_next"]) if m in TAIL else KEPT[m][0](v["lam_min"]))
+    ),
+    "discrete-vs-continuous": lambda m, v, p, d: (
+        v["step"] * v["sigma"] ** 2 * p / (v["lam"] * (2 - v["dt"] * p * v["lam"]))
+    ),
     "damping": lambda m, v, p, d: p * v["lam"],
     "mean-square-step-limit": lambda m, v, p, d: 2 * p * v["lam"] / (p**2 * v["lam"] ** 2 + noise(v, p, d)),
-    "same-batch-cancellation": lambda m, v, p, d: 2 * p * v["lam"] / (p**2 * v["lam"] ** 2 + v["s_g"] ** 2 * (p + d * v["lam"]) ** 2),
+    "same-batch-cancellation": lambda m, v, p, d: (
+        2 * p * v["lam"] / (p**2 * v["lam"] ** 2 + v["s_g"] ** 2 * (p + d * v["lam"]) ** 2)
+    ),
     "truncation-gap": lambda m, v, p, d: (p - TAIL[m](v["lam_next"])) / (v["lam"] - v["lam_next"]),
     "truncation-limit": lambda m, v, p, d: 2 / (p * v["lam_next"]),
-    "finite-data-limit": lambda m, v, p, d: 2 * v["lam"] / (p * (v["lam"] ** 2 + v["V"] * (v["n"] - v["b"]) / (v["b"] * (v["n"] - 1)))),
+    "finite-data-limit": lambda m, v, p, d: (
+        2 * v["lam"] / (p * (v["lam"] ** 2 + v["V"] * (v["n"] - v["b"]) / (v["b"] * (v["n"] - 1))))
+    ),
     "student-t": lambda m, v, p, d: 1 + 2 * p * v["lam"] / (v["step"] * noise(v, p, d)),
-    "heavy-tailed-newton": lambda m, v, p, d: {"Newton": pole_density(v, 0.0), "damped Newton": pole_density(v, -GAMMA)}.get(m, 0.0),
-    "bounded-sfn-step": lambda m, v, p, d: {"SGD": 1.0, "Newton": math.inf, "damped Newton": math.inf}.get(m, 1 / GAMMA),
+    "heavy-tailed-newton": lambda m, v, p, d: {
+        "Newton": pole_density(v, 0.0),
+        "damped Newton": pole_density(v, -GAMMA),
+    }.get(m, 0.0),
+    "bounded-sfn-step": lambda m, v, p, d: {"SGD": 1.0, "Newton": math.inf, "damped Newton": math.inf}.get(
+        m, 1 / GAMMA
+    ),
     "saddle-attraction": lambda m, v, p, d: -p * v["lam"],
     "escape-time": lambda m, v, p, d: hypergeometric(v, p),
     "trajectory-noise": lambda m, v, p, d: -p * v["h"] - d * v["k"] * v["g"],
-    "weak-order": lambda m, v, p, d: -((p * v["lam"]) ** 2) * v["t"] * math.exp(-2 * p * v["lam"] * v["t"]) * v["delta_0"] ** 2,
+    "weak-order": lambda m, v, p, d: (
+        -((p * v["lam"]) ** 2) * v["t"] * math.exp(-2 * p * v["lam"] * v["t"]) * v["delta_0"] ** 2
+    ),
     "averaging": lambda m, v, p, d: v["sigma"] ** 2 / v["lam"] ** 2,
 }
 
@@ -85,10 +101,32 @@ CLOSED = {
 def values(name, rng):
     """One admissible set of values for every symbol that any statement takes."""
     lam = rng.uniform(0.7, 2.0)
-    drawn = {"lam": lam, "lam_next": lam * rng.uniform(0.3, 0.9), "step": rng.uniform(0.05, 0.3), "sigma": rng.uniform(0.2, 2.0)}
-    drawn |= {"s_g": rng.uniform(0.1, 0.5), "s_h": rng.uniform(0.1, 0.5), "dt": rng.uniform(0.01, 0.3), "R": rng.uniform(0.1, 0.5)}
-    drawn |= {"c_gh": rng.uniform(-1, 1) * drawn["s_g"] * drawn["s_h"], "V": rng.uniform(0.1, 2.0), "n": 20.0, "b": 5.0, "t": 0.7, "delta_0": rng.normal()}
-    drawn |= {"h": rng.choice([-1, 1]) * rng.uniform(0.5, 2.0), "g": rng.normal(), "k": rng.normal(), "lam_min": 0.02}
+    drawn = {
+        "lam": lam,
+        "lam_next": lam * rng.uniform(0.3, 0.9),
+        "step": rng.uniform(0.05, 0.3),
+        "sigma": rng.uniform(0.2, 2.0),
+    }
+    drawn |= {
+        "s_g": rng.uniform(0.1, 0.5),
+        "s_h": rng.uniform(0.1, 0.5),
+        "dt": rng.uniform(0.01, 0.3),
+        "R": rng.uniform(0.1, 0.5),
+    }
+    drawn |= {
+        "c_gh": rng.uniform(-1, 1) * drawn["s_g"] * drawn["s_h"],
+        "V": rng.uniform(0.1, 2.0),
+        "n": 20.0,
+        "b": 5.0,
+        "t": 0.7,
+        "delta_0": rng.normal(),
+    }
+    drawn |= {
+        "h": rng.choice([-1, 1]) * rng.uniform(0.5, 2.0),
+        "g": rng.normal(),
+        "k": rng.normal(),
+        "lam_min": 0.02,
+    }
     if name in ("saddle-attraction", "escape-time"):
         drawn["lam"] = -lam
     if name == "equal-rates":
@@ -123,30 +161,58 @@ class TestClosedForms:
     def test_those_that_are_typed_out_in_full(self):
         lam, s, t, g = 0.7, 0.3, 0.2, GAMMA
         given = {"lam": lam, "s_g": s, "s_h": t, "c_gh": 0.0}
-        limit = {name: st.theorem("mean-square-step-limit", method=METHODS[name]).evaluate(**given) for name in METHODS}
+        limit = {
+            name: st.theorem("mean-square-step-limit", method=METHODS[name]).evaluate(**given)
+            for name in METHODS
+        }
         assert limit["SGD"] == pytest.approx(2 * lam / (lam**2 + s**2))
         assert limit["Newton"] == pytest.approx(2 / (1 + (s**2 + t**2) / lam**2))
-        damped = 2 * (lam / (lam + g)) / (lam**2 / (lam + g) ** 2 + s**2 / (lam + g) ** 2 + lam**2 * t**2 / (lam + g) ** 4)
+        damped = (
+            2
+            * (lam / (lam + g))
+            / (lam**2 / (lam + g) ** 2 + s**2 / (lam + g) ** 2 + lam**2 * t**2 / (lam + g) ** 4)
+        )
         assert limit["damped Newton"] == limit["SFN"] == limit["LRSFN"] == pytest.approx(damped)
         assert st.theorem("same-batch-cancellation", method=st.Newton()).statement.rhs == 2
-        assert st.theorem("truncation-limit", method=METHODS["LRSFN"]).evaluate(lam_next=0.5) == pytest.approx(2 * g / 0.5)
+        assert st.theorem("truncation-limit", method=METHODS["LRSFN"]).evaluate(
+            lam_next=0.5
+        ) == pytest.approx(2 * g / 0.5)
         assert st.theorem("truncation-limit", method=METHODS["LRSFN flat"]).evaluate(lam_next=0.5) > 2
         gap = st.theorem("truncation-gap", method=METHODS["LRSFN"]).evaluate(lam=0.7, lam_next=0.5)
         assert abs(gap) == pytest.approx(0.7 / (g * (0.7 + g) * 0.2))
-        assert st.theorem("student-t", method=st.Newton()).evaluate(lam=lam, step=0.1, s_g=0, s_h=t, c_gh=0) == pytest.approx(1 + 2 * lam**2 / (0.1 * t**2))
+        assert st.theorem("student-t", method=st.Newton()).evaluate(
+            lam=lam, step=0.1, s_g=0, s_h=t, c_gh=0
+        ) == pytest.approx(1 + 2 * lam**2 / (0.1 * t**2))
 
     def test_corollaries(self):
         lam = np.array([1.0, 0.4, 0.1])
-        assert st.theorem("excess-risk", method=st.SGD()).evaluate("total", d=3, step=0.2, sigma=1.5) == pytest.approx(0.2 * 1.5**2 * 3 / 4)
-        assert st.theorem("excess-risk", method=st.Newton()).evaluate("total", lam=lam, step=0.2, sigma=1.0) == pytest.approx(0.05 * np.sum(1 / lam))
+        assert st.theorem("excess-risk", method=st.SGD()).evaluate(
+            "total", d=3, step=0.2, sigma=1.5
+        ) == pytest.approx(0.2 * 1.5**2 * 3 / 4)
+        assert st.theorem("excess-risk", method=st.Newton()).evaluate(
+            "total", lam=lam, step=0.2, sigma=1.0
+        ) == pytest.approx(0.05 * np.sum(1 / lam))
         lrsfn = st.theorem("excess-risk", method=st.LRSFN(rank=2, damping=GAMMA))
-        assert lrsfn.evaluate("total", lam=lam, step=0.2, sigma=1.0) == pytest.approx(0.05 * (1 / (1 + GAMMA) + 1 / (0.4 + GAMMA) + 1 / GAMMA))
-        assert st.theorem("aligned-noise", method=st.Newton()).evaluate("excess-risk", lam=0.01, step=0.2, sigma=1.0) == pytest.approx(0.05)
-        embedded = st.theorem("discrete-vs-continuous", method=st.SGD()).evaluate("embedding", lam=0.5, step=0.2)
+        assert lrsfn.evaluate("total", lam=lam, step=0.2, sigma=1.0) == pytest.approx(
+            0.05 * (1 / (1 + GAMMA) + 1 / (0.4 + GAMMA) + 1 / GAMMA)
+        )
+        assert st.theorem("aligned-noise", method=st.Newton()).evaluate(
+            "excess-risk", lam=0.01, step=0.2, sigma=1.0
+        ) == pytest.approx(0.05)
+        embedded = st.theorem("discrete-vs-continuous", method=st.SGD()).evaluate(
+            "embedding", lam=0.5, step=0.2
+        )
         assert embedded == pytest.approx(-math.log(0.9) / 0.2)
-        assert st.theorem("damping", method=METHODS["SFN"]).evaluate("largest-gain") == pytest.approx(1 / GAMMA)
-        assert st.theorem("heavy-tailed-newton", method=st.gallery.fractional(power=0.5)).evaluate("tail-index") == 2
-        growth = st.theorem("trajectory-noise", method=st.SGD()).evaluate("noise-growth", h=0.5, S=0.3, step=0.1, sigma=2.0)
+        assert st.theorem("damping", method=METHODS["SFN"]).evaluate("largest-gain") == pytest.approx(
+            1 / GAMMA
+        )
+        assert (
+            st.theorem("heavy-tailed-newton", method=st.gallery.fractional(power=0.5)).evaluate("tail-index")
+            == 2
+        )
+        growth = st.theorem("trajectory-noise", method=st.SGD()).evaluate(
+            "noise-growth", h=0.5, S=0.3, step=0.1, sigma=2.0
+        )
         assert growth == pytest.approx(-2 * 0.5 * 0.3 + 0.1 * 4.0)
 
 
@@ -175,10 +241,20 @@ class TwoFacedLowRank(st.LRSFN):
 
 
 class TestTheyCanFail:
-    @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("heavy-tailed-newton", "averaging") and applies(name, METHODS["SFN"])])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            name
+            for name in NAMES
+            if name not in ("heavy-tailed-newton", "averaging") and applies(name, METHODS["SFN"])
+        ],
+    )
     def test_a_changed_gain_leaves_the_closed_form(self, name):
         """Not those two: no pole, and a statement that does not depend on the gain; their turn is below."""
-        theorem, drawn = st.theorem(name, method=Scaled(damping=GAMMA)), values(name, np.random.default_rng(4))
+        theorem, drawn = (
+            st.theorem(name, method=Scaled(damping=GAMMA)),
+            values(name, np.random.default_rng(4)),
+        )
         p, d = (part(drawn["h"] if name == "trajectory-noise" else drawn["lam"]) for part in KEPT["SFN"])
         assert abs(evaluated(theorem, drawn) / CLOSED[name]("SFN", drawn, p, d) - 1) > 1e-3
 
@@ -191,22 +267,31 @@ class TestTheyCanFail:
         ours = evaluated(st.theorem("heavy-tailed-newton", method=Shifted(damping=GAMMA)), drawn)
         assert abs(ours / pole_density(drawn, -GAMMA) - 1) > 1e-3
 
-    @pytest.mark.parametrize("name", [name for name in NAMES if name != "heavy-tailed-newton" and applies(name, METHODS["SFN"])])
+    @pytest.mark.parametrize(
+        "name", [name for name in NAMES if name != "heavy-tailed-newton" and applies(name, METHODS["SFN"])]
+    )
     def test_a_gain_changed_for_symbols_only_is_caught(self, name):
         assert not st.theorem(name, method=TwoFaced(damping=GAMMA)).check(points=5, ensemble=False)
 
     @pytest.mark.parametrize("name", [name for name in NAMES if "truncation" in name])
     def test_a_truncated_gain_changed_for_symbols_only_is_caught(self, name):
-        assert not st.theorem(name, method=TwoFacedLowRank(rank=1, damping=GAMMA)).check(points=5, ensemble=False)
+        assert not st.theorem(name, method=TwoFacedLowRank(rank=1, damping=GAMMA)).check(
+            points=5, ensemble=False
+        )
 
     def test_a_pole_seen_by_symbols_only_is_caught(self):
         class Pole(st.SFN):
             def gain(self, lam):
                 return 1 / lam if isinstance(lam, Symbolic) else super().gain(lam)
 
-        assert not st.theorem("heavy-tailed-newton", method=Pole(damping=GAMMA)).check(points=5, ensemble=False)
+        assert not st.theorem("heavy-tailed-newton", method=Pole(damping=GAMMA)).check(
+            points=5, ensemble=False
+        )
 
-    @pytest.mark.parametrize("name", ["noise-amplification", "escape-time", "mean-square-step-limit", "saddle-attraction", "student-t"])
+    @pytest.mark.parametrize(
+        "name",
+        ["noise-amplification", "escape-time", "mean-square-step-limit", "saddle-attraction", "student-t"],
+    )
     def test_the_ensemble_alone_catches_a_wrong_statement(self, name):
         class Wrong(st.SFN):
             def gain(self, lam):
@@ -231,15 +316,24 @@ class TestTheyCanFail:
         "averaging": ("streaming-risk",),
     }
 
-    @pytest.mark.parametrize(("name", "corollary"), [(name, corollary) for name, many in CHECKED.items() for corollary in many])
+    @pytest.mark.parametrize(
+        ("name", "corollary"), [(name, corollary) for name, many in CHECKED.items() for corollary in many]
+    )
     def test_a_wrong_corollary_is_caught(self, name, corollary):
         right = st.theorem(name, method=st.DampedNewton(damping=GAMMA))
         assert right.check(points=5, ensemble=False)
-        wrong = [c._replace(equation=sympy.Eq(c.equation.lhs, 1.001 * c.equation.rhs)) if c.name == corollary else c for c in right.corollaries]
+        wrong = [
+            c._replace(equation=sympy.Eq(c.equation.lhs, 1.001 * c.equation.rhs))
+            if c.name == corollary
+            else c
+            for c in right.corollaries
+        ]
         assert not dataclasses.replace(right, corollaries=tuple(wrong)).check(points=5, ensemble=False)
 
     def test_every_corollary_is_among_them(self):
-        assert {name: many for name in NAMES if (many := tuple(c.name for c in st.theorem(name).corollaries))} == self.CHECKED
+        assert {
+            name: many for name in NAMES if (many := tuple(c.name for c in st.theorem(name).corollaries))
+        } == self.CHECKED
 
     def test_a_derivation_that_does_not_close_raises(self):
         x = sympy.Symbol("x")
@@ -248,7 +342,9 @@ class TestTheyCanFail:
 
 
 class TestChecks:
-    """Fifty random admissible values against the numeric theory, and an ensemble, for every shipped method at once."""
+    """Fifty random admissible values against the numeric theory, and an ensemble, for every shipped method at
+    once.
+    """
 
     @pytest.mark.parametrize("name", NAMES)
     def test_every_theorem_holds_for_every_shipped_method(self, name):
@@ -282,7 +378,9 @@ class TestChecks:
 
     def test_truncated_methods_have_two_branches(self):
         method = METHODS["LRSFN"]
-        kept, tail = (st.theorem("noise-amplification", method=method, branch=branch) for branch in ("kept", "tail"))
+        kept, tail = (
+            st.theorem("noise-amplification", method=method, branch=branch) for branch in ("kept", "tail")
+        )
         assert kept.statement == st.theorem("noise-amplification", method=METHODS["SFN"]).statement
         assert tail.evaluate(lam=0.5, step=0.1, sigma=1.0) == pytest.approx(0.1 / GAMMA / (2 * 0.5))
         assert kept.check(points=5)
@@ -302,9 +400,14 @@ class TestChecks:
         theorem, lam = st.theorem("mean-square-step-limit", method=METHODS["LRSFN flat"], branch="tail"), 0.5
         p, d = 1 / (lam + GAMMA), -1 / (lam + GAMMA) ** 2
         K = (p * 0.1) ** 2 + 2 * p * d * lam * 0.01 + (d * lam * 0.3) ** 2
-        assert theorem.evaluate(lam=lam, lam_next=lam, s_g=0.1, s_h=0.3, c_gh=0.01) == pytest.approx(2 * p * lam / ((p * lam) ** 2 + K))
+        assert theorem.evaluate(lam=lam, lam_next=lam, s_g=0.1, s_h=0.3, c_gh=0.01) == pytest.approx(
+            2 * p * lam / ((p * lam) ** 2 + K)
+        )
         (row,) = (row for row in st.method_table([METHODS["LRSFN flat"]]).rows if row.point == "minimum")
-        given = {s: {"lambda": lam, "lambda_next": lam, "gamma": GAMMA, "s_g": 0.1, "s_h": 0.3}[s.name] for s in row.mean_square_limit.free_symbols}
+        given = {
+            s: {"lambda": lam, "lambda_next": lam, "gamma": GAMMA, "s_g": 0.1, "s_h": 0.3}[s.name]
+            for s in row.mean_square_limit.free_symbols
+        }
         K -= 2 * p * d * lam * 0.01
         assert float(row.mean_square_limit.subs(given)) == pytest.approx(2 * p * lam / ((p * lam) ** 2 + K))
 
@@ -330,8 +433,17 @@ class TestReading:
     @pytest.mark.parametrize("name", NAMES)
     def test_statements_are_typeset(self, name):
         parser = matplotlib.mathtext.MathTextParser("path")
-        for theorem in (st.theorem(name), *(st.theorem(name, method=METHODS[m]) for n, m in PAIRS if n == name)):
-            text = theorem.latex().replace(r"\middle|", "|").replace(r"\begin{matrix}", "").replace(r"\end{matrix}", "").replace("\\\\", "")
+        for theorem in (
+            st.theorem(name),
+            *(st.theorem(name, method=METHODS[m]) for n, m in PAIRS if n == name),
+        ):
+            text = (
+                theorem.latex()
+                .replace(r"\middle|", "|")
+                .replace(r"\begin{matrix}", "")
+                .replace(r"\end{matrix}", "")
+                .replace("\\\\", "")
+            )
             parser.parse(f"${text.replace('&', '')}$")
             whole = theorem.latex(derivation=True)
             assert whole.count("{") == whole.count("}")
@@ -339,12 +451,19 @@ class TestReading:
 
     def test_every_method_is_derived_from_its_own_formula(self):
         for method, expected in (("SFN", "1/(gamma + lambda)"), ("Newton", "1/lambda"), ("SGD", "1")):
-            assert str(st.theorem("noise-amplification", method=METHODS[method]).derivation[0].equation.rhs) == expected
+            assert (
+                str(st.theorem("noise-amplification", method=METHODS[method]).derivation[0].equation.rhs)
+                == expected
+            )
 
     def test_parameters_come_from_the_method_or_from_the_caller(self):
         theorem = st.theorem("damping", method=st.SFN(damping=0.5))
         assert theorem.evaluate(lam=0.5, step=0.1) == pytest.approx(0.5)
-        assert theorem.evaluate(lam=0.5, step=0.1, damping=1.5) == theorem.evaluate(lam=0.5, alpha=0.1, gamma=1.5) == pytest.approx(0.25)
+        assert (
+            theorem.evaluate(lam=0.5, step=0.1, damping=1.5)
+            == theorem.evaluate(lam=0.5, alpha=0.1, gamma=1.5)
+            == pytest.approx(0.25)
+        )
         np.testing.assert_allclose(theorem.evaluate(curvature=np.array([0.5, 1.5]), step=0.1), [0.5, 0.75])
 
     @pytest.mark.parametrize("name", NAMES)
@@ -364,12 +483,17 @@ class TestReading:
 class TestTable:
     def test_its_rates_are_those_of_the_numeric_theory(self):
         rows = {(row.method, row.point): row for row in st.method_table().rows}
-        for label, method in zip(dict.fromkeys(row.method for row in st.method_table().rows), shipped(), strict=True):
+        for label, method in zip(
+            dict.fromkeys(row.method for row in st.method_table().rows), shipped(), strict=True
+        ):
             if method.rank is not None:
                 continue
             for point, lam in (("minimum", 0.7), ("saddle", -0.7)):
                 row = rows[label, point]
-                given = {s: 0.2 if s.name == "gamma" else 0.7 for s in row.rate.free_symbols | row.gain.free_symbols}
+                given = {
+                    s: 0.2 if s.name == "gamma" else 0.7
+                    for s in row.rate.free_symbols | row.gain.free_symbols
+                }
                 rate = float(st.linearize(st.Flow(st.quadratic([lam]), method, step=0.1)).rates[0])
                 assert float(row.rate.subs(given)) == pytest.approx(rate)
                 assert float(row.gain.subs(given)) * -lam == pytest.approx(rate)
@@ -378,8 +502,18 @@ class TestTable:
 
     def test_what_the_theory_says_of_saddles_and_flat_points(self):
         rows = {(row.method, row.point): row for row in st.method_table().rows}
-        attracts = {name: rows[name, "saddle"].attracts for name in dict.fromkeys(row.method for row in st.method_table().rows)}
-        expected = {"SGD": "no", "Newton": "yes", "damped Newton": "if |lambda| > gamma", "SFN": "no", "LRSFN tail": "no", "LRSFN flat tail": "no"}
+        attracts = {
+            name: rows[name, "saddle"].attracts
+            for name in dict.fromkeys(row.method for row in st.method_table().rows)
+        }
+        expected = {
+            "SGD": "no",
+            "Newton": "yes",
+            "damped Newton": "if |lambda| > gamma",
+            "SFN": "no",
+            "LRSFN tail": "no",
+            "LRSFN flat tail": "no",
+        }
         assert attracts == expected
         assert rows["Newton", "flat"].attracts == "singular"
         assert rows["SFN", "flat"].gain == 1 / sympy.Symbol("gamma", positive=True)
@@ -396,7 +530,10 @@ class TestBadInput:
     def test_names_methods_branches_and_dimensions(self):
         with pytest.raises(ValueError, match="`name` must be one of noise-amplification, excess-risk"):
             st.theorem("theorem 1")
-        with pytest.raises(ValueError, match=r"`method` must be a st\.Method such as st\.SFN\(damping=0\.1\), or None; got 'sfn'"):
+        with pytest.raises(
+            ValueError,
+            match=r"`method` must be a st\.Method such as st\.SFN\(damping=0\.1\), or None; got 'sfn'",
+        ):
             st.theorem("damping", method="sfn")
         with pytest.raises(ValueError, match="'truncation-gap' says nothing about SGD"):
             st.theorem("truncation-gap", method=st.SGD())
@@ -406,20 +543,62 @@ class TestBadInput:
             st.theorem("student-t", method=METHODS["LRSFN"], branch="tail")
         with pytest.raises(ValueError, match="`dim` must be one of 1, 2, 3; got 4"):
             st.theorem("noise-amplification", dim=4)
-        with pytest.raises(ValueError, match=r"'student-t' speaks of one mode; with full matrices .* noise-amplification"):
+        with pytest.raises(
+            ValueError, match=r"'student-t' speaks of one mode; with full matrices .* noise-amplification"
+        ):
             st.theorem("student-t", dim=2)
 
     @pytest.mark.parametrize(
         ("name", "method", "given", "failed"),
         [
-            ("noise-amplification", "Newton", {"lam": 0.0, "step": 0.1, "sigma": 1}, "the point is a minimum: lambda > 0; got lam = 0"),
-            ("noise-amplification", "SFN", {"lam": 1.0, "step": 0.1, "sigma": 1, "damping": 0.0}, "gamma > 0; got gamma = 0"),
-            ("noise-amplification", "SFN", {"lam": 1.0, "step": 0.1, "sigma": 1, "damping": -1.0}, "gamma > 0; got gamma = -1"),
-            ("noise-amplification", "SGD", {"lam": 1.0, "step": 0.0, "sigma": 1}, "the step is positive: alpha > 0"),
-            ("discrete-vs-continuous", "SGD", {"lam": 1.0, "step": 0.1, "dt": 2.5, "sigma": 1}, r"the mean is stable: dt phi\(lambda\) lambda < 2"),
-            ("saddle-attraction", "damped Newton", {"lam": -GAMMA}, "the gain is finite there: no pole of phi"),
-            ("saddle-attraction", "SGD", {"lam": 0.5}, "the direction is one of negative curvature: lambda < 0"),
-            ("mean-square-step-limit", "SFN", {"lam": 1, "s_g": 0.1, "s_h": 0.1, "c_gh": 0.5}, r"\|c_gh\| <= s_g s_h"),
+            (
+                "noise-amplification",
+                "Newton",
+                {"lam": 0.0, "step": 0.1, "sigma": 1},
+                "the point is a minimum: lambda > 0; got lam = 0",
+            ),
+            (
+                "noise-amplification",
+                "SFN",
+                {"lam": 1.0, "step": 0.1, "sigma": 1, "damping": 0.0},
+                "gamma > 0; got gamma = 0",
+            ),
+            (
+                "noise-amplification",
+                "SFN",
+                {"lam": 1.0, "step": 0.1, "sigma": 1, "damping": -1.0},
+                "gamma > 0; got gamma = -1",
+            ),
+            (
+                "noise-amplification",
+                "SGD",
+                {"lam": 1.0, "step": 0.0, "sigma": 1},
+                "the step is positive: alpha > 0",
+            ),
+            (
+                "discrete-vs-continuous",
+                "SGD",
+                {"lam": 1.0, "step": 0.1, "dt": 2.5, "sigma": 1},
+                r"the mean is stable: dt phi\(lambda\) lambda < 2",
+            ),
+            (
+                "saddle-attraction",
+                "damped Newton",
+                {"lam": -GAMMA},
+                "the gain is finite there: no pole of phi",
+            ),
+            (
+                "saddle-attraction",
+                "SGD",
+                {"lam": 0.5},
+                "the direction is one of negative curvature: lambda < 0",
+            ),
+            (
+                "mean-square-step-limit",
+                "SFN",
+                {"lam": 1, "s_g": 0.1, "s_h": 0.1, "c_gh": 0.5},
+                r"\|c_gh\| <= s_g s_h",
+            ),
             ("truncation-gap", "LRSFN", {"lam": 0.5, "lam_next": 0.5}, "lambda > lambda_next > 0"),
             ("equal-rates", "SFN", {"lam": 0.1, "lam_min": 0.5}, "lambda_min is the slowest mode of both"),
             ("finite-data-limit", "SGD", {"lam": 1, "V": 1, "n": 5, "b": 7}, "n >= 2, 1 <= b <= n"),
@@ -435,9 +614,21 @@ class TestBadInput:
         ("method", "given", "failed"),
         [
             (st.SGD(), {"lam": [1.0], "step": 1.9}, "each mode alone is stable"),
-            (st.SGD(), {"lam": [1.0, 0.5, 0.2], "step": 1.3}, "the step is below the limit of streaming least squares: S < 1"),
-            (st.LRSFN(rank=1, damping=0.01), {"lam": [1, 0.4, 0.1], "step": 0.5}, "each mode alone is stable"),
-            (st.LRSFN(rank=4, damping=0.01), {"lam": [1, 0.4, 0.1], "step": 0.5}, "at least as many curvatures as the method keeps; got d = 3, r = 4"),
+            (
+                st.SGD(),
+                {"lam": [1.0, 0.5, 0.2], "step": 1.3},
+                "the step is below the limit of streaming least squares: S < 1",
+            ),
+            (
+                st.LRSFN(rank=1, damping=0.01),
+                {"lam": [1, 0.4, 0.1], "step": 0.5},
+                "each mode alone is stable",
+            ),
+            (
+                st.LRSFN(rank=4, damping=0.01),
+                {"lam": [1, 0.4, 0.1], "step": 0.5},
+                "at least as many curvatures as the method keeps; got d = 3, r = 4",
+            ),
             (st.SGD(), {"lam": [1.0, -0.5], "step": 0.1}, "every curvature is positive"),
         ],
     )
@@ -466,14 +657,30 @@ class TestBadInput:
     )
     def test_full_matrices_have_hypotheses_too(self, given, failed):
         theorem = st.theorem("discrete-vs-continuous", method=st.SGD(), dim=2)
-        right = {"lam_1": 1.0, "lam_2": 0.5, "Sigma_11": 1.0, "Sigma_12": 1.0, "Sigma_22": 1.0, "step": 0.3, "dt": 0.3}
+        right = {
+            "lam_1": 1.0,
+            "lam_2": 0.5,
+            "Sigma_11": 1.0,
+            "Sigma_12": 1.0,
+            "Sigma_22": 1.0,
+            "step": 0.3,
+            "dt": 0.3,
+        }
         assert np.isfinite(theorem.evaluate(**right)).all()
         with pytest.raises(ValueError, match=f"does not hold here: it needs that .*{failed}"):
             theorem.evaluate(**{**right, **given})
 
     def test_matrices_off_their_hypotheses(self):
         jacobian = st.theorem("trajectory-noise", method=st.LRSFN(rank=1, damping=0.1), dim=2)
-        given = {"lam_1": 1.0, "lam_2": -0.5, "g_1": 1.0, "g_2": 0.5, "k_111": 0.1, "k_112": 0.2, "k_122": 0.3}
+        given = {
+            "lam_1": 1.0,
+            "lam_2": -0.5,
+            "g_1": 1.0,
+            "g_2": 0.5,
+            "k_111": 0.1,
+            "k_112": 0.2,
+            "k_122": 0.3,
+        }
         assert np.isfinite(jacobian.evaluate(**given)).all()
         with pytest.raises(ValueError, match="the curvatures differ and none is zero"):
             jacobian.evaluate(**{**given, "lam_2": 1.0})
@@ -503,7 +710,11 @@ class TestBadInput:
             theorem.evaluate(lam=1.0, step=0.1, sigma=1.0, kappa=3.0)
         with pytest.raises(ValueError, match="`lam` must be finite"):
             theorem.evaluate(lam=np.nan, step=0.1, sigma=1.0)
-        with pytest.raises(ValueError, match=r"`quantity` must be None for the statement or one of its corollaries \(amplification, coupling\); got 'x'"):
+        with pytest.raises(
+            ValueError,
+            match=r"`quantity` must be None for the statement or one of its corollaries \(amplification, "
+            r"coupling\); got 'x'",
+        ):
             theorem.evaluate("x", lam=1.0)
         with pytest.raises(ValueError, match="'noise-amplification' holds for any gain: choose one"):
             st.theorem("noise-amplification").evaluate(lam=1.0, step=0.1, sigma=1.0)
@@ -521,14 +732,19 @@ class TestBadInput:
             st.theorem("noise-amplification", method=huge)
 
     @pytest.mark.parametrize(
-        "gain", [lambda lam: 1 / (lam + 1) ** 101, 1 / (1 + sympy.Symbol("x") ** 1000), lambda lam: lam**-200.0], ids=["function", "expression", "float"]
+        "gain",
+        [lambda lam: 1 / (lam + 1) ** 101, 1 / (1 + sympy.Symbol("x") ** 1000), lambda lam: lam**-200.0],
+        ids=["function", "expression", "float"],
     )
     def test_a_power_counts_as_its_degree(self, gain):
         with pytest.raises(ValueError, match="take gains of up to 100 operations"):
             st.theorem("noise-amplification", method=st.Method(gain=gain))
 
     def test_a_derivation_that_takes_too_long_says_so(self):
-        with pytest.raises(ValueError, match=r"SymPy did not derive 'x' for this gain in 0\.05 seconds"), limited("'x'", 0.05):
+        with (
+            pytest.raises(ValueError, match=r"SymPy did not derive 'x' for this gain in 0\.05 seconds"),
+            limited("'x'", 0.05),
+        ):
             time.sleep(20)
 
     @pytest.mark.parametrize(
@@ -537,7 +753,10 @@ class TestBadInput:
             ({"lam": 1.0, "curvature": 2.0}, "`lam` and `curvature` are the same value; give it once"),
             ({"lam": 1.0, "alpha": 0.2}, "`step` and `alpha` are the same value"),
             ({"lam": 1.0, "sigma": -1.0}, "`sigma` must be >= 0"),
-            ({"lam": [1.0, 2.0], "sigma": [1.0, 2.0, 3.0]}, r"The values' shapes do not go together: lambda \(2,\), sigma \(3,\)"),
+            (
+                {"lam": [1.0, 2.0], "sigma": [1.0, 2.0, 3.0]},
+                r"The values' shapes do not go together: lambda \(2,\), sigma \(3,\)",
+            ),
         ],
     )
     def test_values_that_do_not_go_together(self, given, message):
@@ -551,7 +770,11 @@ class TestBadInput:
             (st.SGD(), {"d": -3}, "`d` must be an integer >= 1"),
             (st.SGD(), {"d": 2.5}, "`d` must be an integer >= 1"),
             (st.Newton(), {"lam": [1, 0.1, 0.01], "d": 2}, "`d` = 2 is not the number of curvatures, 3"),
-            (st.Newton(), {"lam": [[1, 0.1], [1, 0.01]]}, r"`lam` must be the list of curvatures, shape \(d,\); got shape \(2, 2\)"),
+            (
+                st.Newton(),
+                {"lam": [[1, 0.1], [1, 0.01]]},
+                r"`lam` must be the list of curvatures, shape \(d,\); got shape \(2, 2\)",
+            ),
             (st.Newton(), {"lam": [1, 0.1], "step": [0.1, 0.2]}, "takes single numbers beside a spectrum"),
         ],
     )
@@ -561,17 +784,26 @@ class TestBadInput:
 
     @pytest.mark.parametrize(
         ("given", "message"),
-        [({"b": 0}, "1 <= b <= n"), ({"b": 0.4}, "1 <= b <= n"), ({"n": 5.5}, "`n` must be a whole number"), ({"V": -0.3}, "`V` must be >= 0")],
+        [
+            ({"b": 0}, "1 <= b <= n"),
+            ({"b": 0.4}, "1 <= b <= n"),
+            ({"n": 5.5}, "`n` must be a whole number"),
+            ({"V": -0.3}, "`V` must be >= 0"),
+        ],
     )
     def test_batches_are_counted_in_whole_samples(self, given, message):
         with pytest.raises(ValueError, match=message):
-            st.theorem("finite-data-limit", method=st.SGD()).evaluate(**{"lam": 1, "V": 0.3, "n": 5, "b": 2, **given})
+            st.theorem("finite-data-limit", method=st.SGD()).evaluate(
+                **{"lam": 1, "V": 0.3, "n": 5, "b": 2, **given}
+            )
 
     def test_times_batches_and_poles(self):
         with pytest.raises(ValueError, match="the time is positive"):
             st.theorem("weak-order", method=st.SGD()).evaluate(lam=1, t=-1, delta_0=1)
         with pytest.raises(ValueError, match="at least one sample: b >= 1"):
-            st.theorem("averaging", method=st.SGD()).evaluate("streaming-risk", lam=[1, 0.5], step=0.1, sigma=1, b=0.4)
+            st.theorem("averaging", method=st.SGD()).evaluate(
+                "streaming-risk", lam=[1, 0.5], step=0.1, sigma=1, b=0.4
+            )
         with pytest.raises(ValueError, match="no pole of phi"):
             st.theorem("trajectory-noise", method=st.DampedNewton(damping=1.0)).evaluate(h=-1, g=1, k=1)
 
@@ -595,21 +827,60 @@ def named(key):
 
 
 class TestUsersGains:
-    KEYS = ("alpha", "sigma", "R", "t", "M", "y", "h", "b", "s_h", "g", "r", "d", "dt", "a", "K", "n", "p", "k", "i", "gamma", "lambda_next", "X", "c", "lam_1")
+    KEYS = (
+        "alpha",
+        "sigma",
+        "R",
+        "t",
+        "M",
+        "y",
+        "h",
+        "b",
+        "s_h",
+        "g",
+        "r",
+        "d",
+        "dt",
+        "a",
+        "K",
+        "n",
+        "p",
+        "k",
+        "i",
+        "gamma",
+        "lambda_next",
+        "X",
+        "c",
+        "lam_1",
+    )
 
     @pytest.mark.parametrize("key", KEYS)
     def test_a_parameters_name_is_no_symbol_of_the_theory(self, key):
         rng = np.random.default_rng(8)
-        for name in ("noise-amplification", "escape-time", "student-t", "weak-order", "bounded-sfn-step", "finite-data-limit", "trajectory-noise"):
+        for name in (
+            "noise-amplification",
+            "escape-time",
+            "student-t",
+            "weak-order",
+            "bounded-sfn-step",
+            "finite-data-limit",
+            "trajectory-noise",
+        ):
             drawn = values(name, rng)
             theirs, ours = st.theorem(name, method=st.SFN(damping=0.1)), st.theorem(name, method=named(key))
-            assert evaluated(ours, {k: v for k, v in drawn.items() if theirs.takes(k)}) == pytest.approx(evaluated(theirs, drawn), rel=1e-12)
+            assert evaluated(ours, {k: v for k, v in drawn.items() if theirs.takes(k)}) == pytest.approx(
+                evaluated(theirs, drawn), rel=1e-12
+            )
 
     def test_every_symbol_of_the_theory_is_reserved(self):
         folder = Path(st.__file__).parent / "symbolic"
         used = set()
         for node in (node for path in folder.glob("*.py") for node in ast.walk(ast.parse(path.read_text()))):
-            if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in ("Symbol", "symbols", "IndexedBase"):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in (
+                "Symbol",
+                "symbols",
+                "IndexedBase",
+            ):
                 (text, *_) = node.args
                 used |= set(text.value.split()) if isinstance(text, ast.Constant) else set()
         names = {name for name in used if name.isidentifier()}
@@ -632,18 +903,26 @@ class TestUsersGains:
         assert st.theorem("bounded-sfn-step", method=method).evaluate() == pytest.approx(largest)
         heavy = st.theorem("heavy-tailed-newton", method=method)
         assert heavy.evaluate("tail-index", lam=1.0, s_h=0.5) == index
-        finite = st.exact_mode(method, curvature=0.3, noise=st.Noise(curvature=0.5)).gain_moment(0.4).reason == ""
+        finite = (
+            st.exact_mode(method, curvature=0.3, noise=st.Noise(curvature=0.5)).gain_moment(0.4).reason == ""
+        )
         assert finite
-        assert math.isinf(st.exact_mode(method, curvature=0.3, noise=st.Noise(curvature=0.5)).gain_moment(1.1).value) == math.isfinite(index)
+        assert math.isinf(
+            st.exact_mode(method, curvature=0.3, noise=st.Noise(curvature=0.5)).gain_moment(1.1).value
+        ) == math.isfinite(index)
         assert heavy.check(points=3, ensemble=False)
 
     def test_a_pole_that_a_parameter_would_move_across_zero_is_a_hypothesis(self):
-        theorem = st.theorem("heavy-tailed-newton", method=st.Method(gain=lambda lam, c: 1 / (lam + c), c=-0.5))
+        theorem = st.theorem(
+            "heavy-tailed-newton", method=st.Method(gain=lambda lam, c: 1 / (lam + c), c=-0.5)
+        )
         with pytest.raises(ValueError, match="as at the method's own parameters"):
             theorem.evaluate(lam=1.0, s_h=0.5, c_phi=0.5)
 
     def test_a_truncated_method_has_no_pole_of_its_own(self):
-        """A mode on its way to the pole is dropped first; simulated, the share of large gains falls faster than 1 / t."""
+        """A mode on its way to the pole is dropped first; simulated, the share of large gains falls faster
+        than 1 / t.
+        """
         with pytest.raises(ValueError, match="'heavy-tailed-newton' says nothing about NewSamp"):
             st.theorem("heavy-tailed-newton", method=st.gallery.newsamp(rank=1))
 
@@ -661,4 +940,6 @@ class TestUsersGains:
         theorem = st.theorem("escape-time", method=st.Newton())
         given = {"lam": -1.0, "step": 0.001, "R": 1.0, "sigma": 1.0}
         assert math.isinf(theorem.evaluate(**given))
-        assert theorem.evaluate("log-mean", **given) == pytest.approx(st.exit_time(rate=-1.0, diffusion=0.001, radius=1.0).log_mean, rel=1e-12)
+        assert theorem.evaluate("log-mean", **given) == pytest.approx(
+            st.exit_time(rate=-1.0, diffusion=0.001, radius=1.0).log_mean, rel=1e-12
+        )

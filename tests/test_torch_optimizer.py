@@ -1,4 +1,6 @@
-"""The PyTorch optimizer against dense Hessians, closed forms and the theory; what it saves, skips and refuses."""
+"""The PyTorch optimizer against dense Hessians, closed forms and the theory; what it saves, skips and
+refuses.
+"""
 
 import copy
 import dataclasses
@@ -37,7 +39,14 @@ def mlp(dtype=torch.float64):
 
 
 def conv(dtype=torch.float64):
-    net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Softplus(), nn.Conv2d(2, 3, 3, stride=2), nn.Flatten(), nn.Linear(3, 3))
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1),
+        nn.BatchNorm2d(2),
+        nn.Softplus(),
+        nn.Conv2d(2, 3, 3, stride=2),
+        nn.Flatten(),
+        nn.Linear(3, 3),
+    )
     net[1].running_mean += 0.3
     return net.to(dtype).eval()
 
@@ -60,7 +69,10 @@ def dense(net, x, y):
     names, sizes = zip(*((name, p.shape) for name, p in net.named_parameters()), strict=True)
 
     def loss(w):
-        pieces = [piece.view(size) for piece, size in zip(w.split([size.numel() for size in sizes]), sizes, strict=True)]
+        pieces = [
+            piece.view(size)
+            for piece, size in zip(w.split([size.numel() for size in sizes]), sizes, strict=True)
+        ]
         return F.cross_entropy(torch.func.functional_call(net, dict(zip(names, pieces, strict=True)), x), y)
 
     w = flat(net.parameters())
@@ -71,7 +83,7 @@ def assert_close(found, expected, tolerance=1e-10):
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.max(np.abs(expected)))
 
 
-# -- a least-squares model whose Hessian is known: H = X^T X / b ---------------------------------------------------
+# -- a least-squares model whose Hessian is known: H = X^T X / b -----------------------------------
 
 
 class Regression:
@@ -79,7 +91,11 @@ class Regression:
 
     def __init__(self, scales=(3.0, 1.0, 0.3, 0.1), count=40, seed=3):
         rng = np.random.default_rng(seed)
-        self.X = rng.standard_normal((count, len(scales))) @ np.diag(scales) @ np.linalg.qr(rng.standard_normal((len(scales),) * 2))[0]
+        self.X = (
+            rng.standard_normal((count, len(scales)))
+            @ np.diag(scales)
+            @ np.linalg.qr(rng.standard_normal((len(scales),) * 2))[0]
+        )
         self.y = self.X @ np.ones(len(scales)) + 0.1 * rng.standard_normal(count)
         self.x, self.target, self.asked = torch.from_numpy(self.X), torch.from_numpy(self.y), []
         self.w = nn.Parameter(torch.zeros(len(scales), dtype=torch.float64))
@@ -102,7 +118,7 @@ class Regression:
         return lam[::-1], U[:, ::-1]
 
 
-# -- products ------------------------------------------------------------------------------------------------------
+# -- products --------------------------------------------------------------------------------------
 
 
 @DTYPES
@@ -126,7 +142,11 @@ def test_products_know_their_arrays():
     assert (hvp.backend.name, hvp.backend.dtype, hvp.n) == ("torch", "float32", n)
 
 
-@pytest.mark.parametrize("params", [[torch.ones(2, dtype=torch.float16)], [torch.ones(2), torch.ones(2, dtype=torch.float64)]], ids=["half", "two types"])
+@pytest.mark.parametrize(
+    "params",
+    [[torch.ones(2, dtype=torch.float16)], [torch.ones(2), torch.ones(2, dtype=torch.float64)]],
+    ids=["half", "two types"],
+)
 def test_products_of_other_types_are_refused(params):
     params = [p.requires_grad_() for p in params]
     with pytest.raises(ValueError, match="all be float32 or all float64"):
@@ -187,7 +207,9 @@ class Once(torch.autograd.Function):
 
 def test_an_operation_that_hides_its_second_derivative_is_refused():
     w = torch.ones(2, requires_grad=True)
-    with pytest.raises(ValueError, match="differentiable twice; it holds an operation marked `once_differentiable`"):
+    with pytest.raises(
+        ValueError, match="differentiable twice; it holds an operation marked `once_differentiable`"
+    ):
         hessian_products([w], lambda: (Once.apply(w) ** 2).sum())
 
 
@@ -236,11 +258,20 @@ def test_products_need_parameters_that_can_be_differentiated(params):
 def test_products_of_what_is_no_tensor_are_refused():
     w = torch.ones(5, requires_grad=True)
     hvp, n = hessian_products([w], lambda: (w**3).sum())
-    with pytest.raises(ValueError, match=r"take a tensor of shape \(5, k\); got type ndarray. .* torch.as_tensor"):
+    with pytest.raises(
+        ValueError, match=r"take a tensor of shape \(5, k\); got type ndarray. .* torch.as_tensor"
+    ):
         hvp(np.eye(n))
 
 
-@pytest.mark.parametrize(("params", "words"), [([1, 2], "got 1, of type int"), (3, "got 3, of type int"), ([("w", None)], "got None, of type NoneType")])
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ([1, 2], "got 1, of type int"),
+        (3, "got 3, of type int"),
+        ([("w", None)], "got None, of type NoneType"),
+    ],
+)
 def test_products_need_tensors(params, words):
     with pytest.raises(ValueError, match=f"`params` must be a module or tensors; {words}"):
         hessian_products(params, lambda: torch.ones(()))
@@ -255,7 +286,11 @@ def test_products_of_a_single_tensor():
 def test_a_module_whose_parameters_are_all_frozen_says_so():
     net = nn.Linear(2, 1).requires_grad_(False)
     for use in (LRSFN, lambda net: hessian_products(net, lambda: torch.ones(()))):
-        with pytest.raises(ValueError, match=r"`params` must hold tensors that require gradients; none of Linear's 2 parameters does\. Call requires_grad_"):
+        with pytest.raises(
+            ValueError,
+            match=r"`params` must hold tensors that require gradients; none of Linear's 2 parameters does\. "
+            r"Call requires_grad_",
+        ):
             use(net)
 
 
@@ -277,7 +312,7 @@ def test_attention_on_the_cpu_names_the_kernel_that_has_a_second_derivative():
     assert opt.skipped == 0
 
 
-# -- the step ------------------------------------------------------------------------------------------------------
+# -- the step --------------------------------------------------------------------------------------
 
 
 @DTYPES
@@ -289,7 +324,9 @@ def test_full_rank_is_dense_saddle_free_newton(make, dtype):
     lam, U = np.linalg.eigh(H)
     assert lam[0] < -1e-3  # a saddle
     before = flat(net.parameters()).numpy()
-    loss = LRSFN(net, lr=0.5, rank=len(g), damping=0.1, tail="damping").step(lambda: F.cross_entropy(net(x), y))
+    loss = LRSFN(net, lr=0.5, rank=len(g), damping=0.1, tail="damping").step(
+        lambda: F.cross_entropy(net(x), y)
+    )
     expected = before - 0.5 * U @ ((U.T @ g) / (np.abs(lam) + 0.1))
     assert_close(flat(net.parameters()).numpy() - before, expected - before, 50 * TOLERANCE[dtype])
     assert loss.shape == ()
@@ -303,7 +340,11 @@ def test_low_rank_is_the_formula_on_the_leading_pairs(tail):
     LRSFN([model.w], lr=0.7, rank=2, damping=0.05, tail=tail).step(model.mean)
     rest = 1 / 0.05 if tail == "damping" else 1 / (lam[1] + 0.05)
     along = U.T @ model.gradient(np.zeros(4))
-    assert_close(model.w.detach().numpy(), -0.7 * U @ (along * [1 / (lam[0] + 0.05), 1 / (lam[1] + 0.05), rest, rest]), 1e-6)
+    assert_close(
+        model.w.detach().numpy(),
+        -0.7 * U @ (along * [1 / (lam[0] + 0.05), 1 / (lam[1] + 0.05), rest, rest]),
+        1e-6,
+    )
 
 
 def test_the_flat_tails_scale_falls_by_no_more_than_half():
@@ -355,7 +396,10 @@ def test_groups_are_blocks_with_options_of_their_own():
     x, y = data(net)
     g, H = dense(net, x, y)
     before = flat(net.parameters()).numpy()
-    groups = [{"params": net[0].parameters(), "damping": 0.3}, {"params": net[2].parameters(), "lr": 0.1, "rank": 18, "weight_decay": 0.05}]
+    groups = [
+        {"params": net[0].parameters(), "damping": 0.3},
+        {"params": net[2].parameters(), "lr": 0.1, "rank": 18, "weight_decay": 0.05},
+    ]
     opt = LRSFN(groups, lr=0.5, rank=25, damping=0.1)
     opt.step(lambda: F.cross_entropy(net(x), y))
     step = flat(net.parameters()).numpy() - before
@@ -376,7 +420,11 @@ def test_schedulers_set_the_step():
         opt.zero_grad()
         opt.step(model.mean)
         scheduler.step()
-        steps.append(float((model.w.detach() - before).norm() / torch.from_numpy(model.gradient(before.numpy())).norm()))
+        steps.append(
+            float(
+                (model.w.detach() - before).norm() / torch.from_numpy(model.gradient(before.numpy())).norm()
+            )
+        )
     assert steps[1] / steps[0] == pytest.approx(0.1, rel=0.5)
     assert steps[2] == 0.0
 
@@ -388,7 +436,9 @@ def test_curvature_is_refreshed_every_so_many_steps_from_the_last_one():
     for _ in range(7):
         opt.step(model.mean)
         counts.append((opt.report().refreshes, opt.report().products))
-    assert counts == [(1, 16)] * 3 + [(2, 29)] * 3 + [(3, 42)]  # twice the rank, then the rank and 5 fresh columns
+    assert counts == [(1, 16)] * 3 + [(2, 29)] * 3 + [
+        (3, 42)
+    ]  # twice the rank, then the rank and 5 fresh columns
 
 
 def test_the_rank_may_change_between_refreshes():
@@ -403,7 +453,7 @@ def test_the_rank_may_change_between_refreshes():
         opt.step(model.mean)
 
 
-# -- samples -------------------------------------------------------------------------------------------------------
+# -- samples ---------------------------------------------------------------------------------------
 
 
 def hessian_rows(model):
@@ -458,7 +508,11 @@ def test_noise_widens_the_kept_eigenvalues():
     lam, U = model.spectrum(np.concatenate(rows))
     quotients = np.array([np.diag(U.T @ model.hessian(r) @ U) for r in rows])
     over_batches = quotients.std(axis=0, ddof=1) * np.sqrt(5 / 40)
-    assert_close(model.w.detach().numpy(), -U @ ((U.T @ model.gradient(np.zeros(4))) / (lam + 2 * over_batches + 0.1)), 1e-9)
+    assert_close(
+        model.w.detach().numpy(),
+        -U @ ((U.T @ model.gradient(np.zeros(4))) / (lam + 2 * over_batches + 0.1)),
+        1e-9,
+    )
 
 
 def test_one_sample_left_over_waits_for_the_next_batch_with_the_curvature_there_is():
@@ -470,7 +524,20 @@ def test_one_sample_left_over_waits_for_the_next_batch_with_the_curvature_there_
             opt.step(lambda rows, part=part: model.losses(part[rows]))
             found.append((opt.report().refreshes, opt.report().batch))
     assert [batch for _, batch in found] == [16] * 12
-    assert [count for count, _ in found] == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]  # due at each third step, done one later
+    assert [count for count, _ in found] == [
+        1,
+        1,
+        1,
+        2,
+        2,
+        2,
+        3,
+        3,
+        3,
+        4,
+        4,
+        4,
+    ]  # due at each third step, done one later
     assert torch.isfinite(model.w).all()
 
 
@@ -490,7 +557,9 @@ def test_batches_of_one_sample_only_are_waited_for_one_period_and_keep_the_noise
     np.testing.assert_allclose(opt.report().std, [*noise, noise[-1]])
 
 
-@pytest.mark.parametrize(("options", "count"), [({"hessian_batch": 1}, 40), ({"hessian_batch": 64}, 1), ({}, 1)])
+@pytest.mark.parametrize(
+    ("options", "count"), [({"hessian_batch": 1}, 40), ({"hessian_batch": 64}, 1), ({}, 1)]
+)
 def test_noise_that_one_sample_cannot_tell_is_refused_at_once(options, count):
     model = Regression(count=count)
     opt = LRSFN([model.w], rank=2, noise=1.0, **options)
@@ -510,7 +579,7 @@ def test_noise_asked_for_later_is_found_at_once():
     assert opt.report().refreshes == 2
 
 
-# -- the report ----------------------------------------------------------------------------------------------------
+# -- the report ------------------------------------------------------------------------------------
 
 
 def test_the_report_is_the_linearised_theory_of_the_model():
@@ -520,7 +589,9 @@ def test_the_report_is_the_linearised_theory_of_the_model():
     report, rows = opt.report(), hessian_rows(model)
     lam, U = model.spectrum(np.concatenate(rows))
     lam, U = lam[:3], U[:, :3]
-    per_sample = np.array([np.diag(U.T @ model.hessian(r) @ U) for r in rows]).std(axis=0, ddof=1) * np.sqrt(5)
+    per_sample = np.array([np.diag(U.T @ model.hessian(r) @ U) for r in rows]).std(axis=0, ddof=1) * np.sqrt(
+        5
+    )
     assert_close(report.eigenvalues, lam, 1e-4)
     assert_close(report.std, per_sample / np.sqrt(20), 1e-3)
     assert_close(report.noise_ratio, per_sample / np.sqrt(20) / lam, 1e-3)
@@ -602,7 +673,11 @@ def test_advice_is_one_sentence_by_curvature_noise_and_batch(numbers, words):
 
 
 def test_an_eigenvalue_below_its_noise_says_nothing_of_the_condition_number():
-    net, x, y = torch.nn.Linear(3, 1), torch.randn(64, 3, generator=torch.Generator().manual_seed(0)), torch.zeros(64, 1)
+    net, x, y = (
+        torch.nn.Linear(3, 1),
+        torch.randn(64, 3, generator=torch.Generator().manual_seed(0)),
+        torch.zeros(64, 1),
+    )
     opt = LRSFN(net, rank=3, hessian_batch=32)
     opt.step(lambda rows: ((net(x[rows]) - y[rows]) ** 2).mean(dim=1))
     lam, std = np.array([1e3, 1.0, 1e-6]), np.array([100.0, 0.1, 1e-3])
@@ -610,7 +685,7 @@ def test_an_eigenvalue_below_its_noise_says_nothing_of_the_condition_number():
     assert "1e+03" in told.advice
 
 
-# -- saving --------------------------------------------------------------------------------------------------------
+# -- saving ----------------------------------------------------------------------------------------
 
 
 def trained(steps, opt, net, x, y, first=0):
@@ -675,7 +750,10 @@ def damage(path, value):
         (damage(["param_groups", 0, "rank"], 300000), "`rank` must be an integer >= 1 and <= 43"),
         (damage(["param_groups", 0, "rank"], 2), "holds 3 eigenvalues for `rank`=2"),
         (damage(["state", 0, "std"], [1.0, -1.0, 1.0]), "standard deviations are not numbers >= 0, or nan"),
-        (damage(["state", 0, "std"], [1.0, math.inf, 1.0]), "standard deviations are not numbers >= 0, or nan"),
+        (
+            damage(["state", 0, "std"], [1.0, math.inf, 1.0]),
+            "standard deviations are not numbers >= 0, or nan",
+        ),
         (damage(["state", 0, "exp_avg"], 0), "exp_avg"),
     ],
 )
@@ -722,7 +800,7 @@ def test_the_state_of_other_parameters_is_refused():
         LRSFN(other, rank=3).load_state_dict(opt.state_dict())
 
 
-# -- steps that are not taken --------------------------------------------------------------------------------------
+# -- steps that are not taken ----------------------------------------------------------------------
 
 
 def test_a_step_from_a_loss_that_is_not_finite_is_not_taken():
@@ -775,7 +853,14 @@ def test_a_learning_rate_out_of_range_is_refused_before_anything_is_touched(lr):
 def test_a_learning_rate_that_overflows_the_parameters_is_a_step_not_taken(lr):
     net = mlp(torch.float32)
     x, y = data(net, dtype=torch.float32)
-    opt = LRSFN([{"params": net[0].parameters()}, {"params": net[2].parameters(), "lr": 1e-9, "damping": 1e-6, "tail": "damping"}], rank=3, momentum=0.5)
+    opt = LRSFN(
+        [
+            {"params": net[0].parameters()},
+            {"params": net[2].parameters(), "lr": 1e-9, "damping": 1e-6, "tail": "damping"},
+        ],
+        rank=3,
+        momentum=0.5,
+    )
     loss = lambda: 1e3 * F.cross_entropy(net(x), y)  # noqa: E731
     opt.step(loss)
     before = flat(net.parameters())
@@ -839,7 +924,7 @@ def test_products_that_are_not_symmetric_later_are_a_step_not_taken(monkeypatch)
     assert "Last step not taken: the Hessian's products are not symmetric" in str(opt.report())
 
 
-# -- misuse --------------------------------------------------------------------------------------------------------
+# -- misuse ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -848,7 +933,10 @@ def test_products_that_are_not_symmetric_later_are_a_step_not_taken(monkeypatch)
         ({"lr": 0.0}, "`lr` must be a finite number > 0; got 0.0"),
         ({"lr": "fast"}, "`lr` must be a finite number > 0; got 'fast'"),
         ({"rank": 0}, "`rank` must be an integer >= 1"),
-        ({"rank": 44}, r"`rank` must be an integer >= 1 and <= 43 \(the group's number of parameters\); got 44"),
+        (
+            {"rank": 44},
+            r"`rank` must be an integer >= 1 and <= 43 \(the group's number of parameters\); got 44",
+        ),
         ({"damping": 0.0}, "`damping` must be a finite number > 0; got 0.0"),
         ({"hessian_batch": 0}, "`hessian_batch` must be an integer >= 1"),
         ({"refresh": 0}, "`refresh` must be an integer >= 1"),
@@ -875,10 +963,17 @@ def test_frozen_parameters_of_a_module_are_left_out_and_given_alone_refused():
 
 
 def test_parameters_of_two_types_or_devices_or_of_too_few_bits():
-    one, other, far, half = (nn.Parameter(torch.ones(3, **kind)) for kind in ({}, {"dtype": torch.float64}, {"device": "meta"}, {"dtype": torch.float16}))
-    with pytest.raises(ValueError, match=r"of one type, on one device; parameter 1 of group 0.* is torch.float64 on cpu"):
+    one, other, far, half = (
+        nn.Parameter(torch.ones(3, **kind))
+        for kind in ({}, {"dtype": torch.float64}, {"device": "meta"}, {"dtype": torch.float16})
+    )
+    with pytest.raises(
+        ValueError, match=r"of one type, on one device; parameter 1 of group 0.* is torch.float64 on cpu"
+    ):
         LRSFN([one, other], rank=1)
-    with pytest.raises(ValueError, match=r"parameter 0 of group 1.* is torch.float32 on meta, the first torch.float32 on cpu"):
+    with pytest.raises(
+        ValueError, match=r"parameter 0 of group 1.* is torch.float32 on meta, the first torch.float32 on cpu"
+    ):
         LRSFN([{"params": [one]}, {"params": [far]}], rank=1)
     with pytest.raises(ValueError, match="float32 or float64"):
         LRSFN([half], rank=1)
@@ -911,7 +1006,10 @@ def closures(net, x, y):
         "backward": (backward, "not call backward, which torch.optim.LBFGS asks for"),
         "arguments": (lambda x, y: loss(), "no argument, or one called `rows`; got one that needs x, y"),
         "unused": (lambda: net[0](x).square().mean(), r"does not on 2.weight, shape \(3, 5\),, 2.bias"),
-        "rows ignored": (lambda rows: F.cross_entropy(net(x), y, reduction="none"), "got 32 losses for 8 `rows`"),
+        "rows ignored": (
+            lambda rows: F.cross_entropy(net(x), y, reduction="none"),
+            "got 32 losses for 8 `rows`",
+        ),
     }
 
 
@@ -926,7 +1024,10 @@ def test_closures_that_return_no_loss(name):
     assert torch.equal(flat(net.parameters()), before)
 
 
-@pytest.mark.parametrize(("options", "words"), [({"hessian_batch": 8}, "`hessian_batch`=8 needs single samples"), ({"noise": 1.0}, "`noise`=1 needs")])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"hessian_batch": 8}, "`hessian_batch`=8 needs single samples"), ({"noise": 1.0}, "`noise`=1 needs")],
+)
 def test_what_needs_samples_says_so(options, words):
     model = Regression()
     with pytest.raises(ValueError, match=words):
@@ -943,7 +1044,11 @@ def test_a_batch_size_that_is_not_the_batchs():
 
 def test_a_batch_size_beyond_the_batch():
     model = Regression()
-    with pytest.raises(ValueError, match="`batch_size` must be the number of samples in the batch; got 80, and the closure has no such `rows`") as caught:
+    with pytest.raises(
+        ValueError,
+        match="`batch_size` must be the number of samples in the batch; got 80, and the closure has no such "
+        "`rows`",
+    ) as caught:
         LRSFN([model.w], rank=2).step(lambda rows: model.losses(rows).mean(), batch_size=80)
     assert isinstance(caught.value.__cause__, IndexError)
 
@@ -961,7 +1066,7 @@ def test_no_report_before_the_first_step_nor_of_a_group_that_is_not_there():
         opt.report(1)
 
 
-# -- networks ------------------------------------------------------------------------------------------------------
+# -- networks --------------------------------------------------------------------------------------
 
 
 def test_nothing_of_the_networks_size_goes_to_the_host(monkeypatch):
@@ -971,7 +1076,12 @@ def test_nothing_of_the_networks_size_goes_to_the_host(monkeypatch):
     for name in ("__array__", "numpy", "tolist"):
         original = getattr(torch.Tensor, name)
         monkeypatch.setattr(
-            torch.Tensor, name, lambda self, *args, original=original, **kwargs: (sizes.append(self.numel()), original(self, *args, **kwargs))[1]
+            torch.Tensor,
+            name,
+            lambda self, *args, original=original, **kwargs: (
+                sizes.append(self.numel()),
+                original(self, *args, **kwargs),
+            )[1],
         )
     opt = LRSFN(net, rank=2, refresh=1, momentum=0.5)
     for _ in range(2):
@@ -982,7 +1092,9 @@ def test_nothing_of_the_networks_size_goes_to_the_host(monkeypatch):
 
 
 def test_dropout_and_batch_norm_in_training_do_not_break_a_step():
-    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Softplus(), nn.Dropout(0.5), nn.Linear(8, 3)).double()
+    net = nn.Sequential(
+        nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Softplus(), nn.Dropout(0.5), nn.Linear(8, 3)
+    ).double()
     x, _ = data(net)
     y = (x[:, 0] > 0).long()
     opt = LRSFN(net, rank=4, refresh=2, lr=0.3)

@@ -47,11 +47,26 @@ SMALL = ("--hidden", "8", "--sweeps", "4", "--batch", "16", "--json")
 @pytest.mark.parametrize("optimizer", _training.OPTIMIZERS)
 def test_every_optimizer_learns_the_classes_of_a_table(table, optimizer):
     batch = () if optimizer in ("lbfgs", "newton-cg") else ("--batch", "16")
-    result = train("--data", table, "--target", "kind", "--optimizer", optimizer, "--hidden", "8", "--sweeps", "30", *batch, "--json")
+    result = train(
+        "--data",
+        table,
+        "--target",
+        "kind",
+        "--optimizer",
+        optimizer,
+        "--hidden",
+        "8",
+        "--sweeps",
+        "30",
+        *batch,
+        "--json",
+    )
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["metric"] == "error %"
-    assert found["test"] < (60 if optimizer == "adam" else 25)  # Adam's usual step is short for so few iterations; guessing errs on 67 %
+    assert found["test"] < (
+        60 if optimizer == "adam" else 25
+    )  # Adam's usual step is short for so few iterations; guessing errs on 67 %
     assert found["sweeps"] <= 31
 
 
@@ -69,15 +84,27 @@ def test_an_autoencoder_reproduces_the_columns(table):
 
 @pytest.mark.parametrize("model", ["mlp", "autoencoder"])
 def test_the_mean_squared_error_is_that_of_the_predictions(numbers, model):
-    chosen = {"model": model, "hidden": (4,), "activation": "tanh", "target": "size", "l2": 0.3, "dtype": "float64", "seed": 0}
+    chosen = {
+        "model": model,
+        "hidden": (4,),
+        "activation": "tanh",
+        "target": "size",
+        "l2": 0.3,
+        "dtype": "float64",
+        "seed": 0,
+    }
     training = _training.prepare(str(numbers), **chosen)
     w, held = training.train.initial(1), training.test
     targets = held.X if held.y is None else held.y
-    assert training.score(w, held) == pytest.approx(np.mean((held.predict(w, held.X).reshape(targets.shape) - targets) ** 2))
+    assert training.score(w, held) == pytest.approx(
+        np.mean((held.predict(w, held.X).reshape(targets.shape) - targets) ** 2)
+    )
 
 
 def test_the_same_seed_gives_the_same_answer(table):
-    first, again, other = (train("--data", table, "--target", "kind", "--seed", seed, *SMALL).stdout for seed in (1, 1, 2))
+    first, again, other = (
+        train("--data", table, "--target", "kind", "--seed", seed, *SMALL).stdout for seed in (1, 1, 2)
+    )
     keep = [{k: v for k, v in json.loads(text).items() if k != "seconds"} for text in (first, again, other)]
     assert keep[0] == keep[1] != keep[2]
 
@@ -113,16 +140,40 @@ BAD = {
     "a step below zero": (("--data", "digits", "--step", "-1"), "`--step` must be a number > 0 or auto"),
     "rank of sgd": (("--data", "digits", "--optimizer", "sgd", "--rank", "3"), "are lrsfn's"),
     "damping with auto": (("--data", "digits", "--damping", "3"), "the damping is measured"),
-    "step of lbfgs": (("--data", "digits", "--optimizer", "lbfgs", "--step", "1"), "searches for its own steps"),
+    "step of lbfgs": (
+        ("--data", "digits", "--optimizer", "lbfgs", "--step", "1"),
+        "searches for its own steps",
+    ),
     "checkpoint of lbfgs": (("--data", "digits", "--optimizer", "lbfgs", "--checkpoint", "x"), "in one go"),
-    "batch of lbfgs": (("--data", "digits", "--optimizer", "lbfgs", "--batch", "16"), "leave --batch, --hessian-batch and --checkpoint out"),
-    "default batch of newton-cg, given": (("--data", "digits", "--optimizer", "newton-cg", "--batch", "32"), "in one go"),
+    "batch of lbfgs": (
+        ("--data", "digits", "--optimizer", "lbfgs", "--batch", "16"),
+        "leave --batch, --hessian-batch and --checkpoint out",
+    ),
+    "default batch of newton-cg, given": (
+        ("--data", "digits", "--optimizer", "newton-cg", "--batch", "32"),
+        "in one go",
+    ),
     "relu": (("--data", "digits", "--activation", "relu"), "second derivative"),
-    "large batch": (("--data", "digits", "--batch", "5000"), "`--batch` must be from 1 to 1438, the training samples; got 5000."),
-    "large Hessian batch": (("--data", "digits", "--hessian-batch", "5000"), "`--hessian-batch` must be from 1 to 1438"),
-    "no batch": (("--data", "digits", "--batch", "0"), "`--batch` must be from 1 to 1438, the training samples; got 0."),
-    "Hessian batch of adam": (("--data", "digits", "--optimizer", "adam", "--hessian-batch", "32"), "`--hessian-batch` is lrsfn's; adam has none."),
-    "Hessian batch of momentum": (("--data", "digits", "--optimizer", "momentum", "--hessian-batch", "32"), "momentum has none."),
+    "large batch": (
+        ("--data", "digits", "--batch", "5000"),
+        "`--batch` must be from 1 to 1438, the training samples; got 5000.",
+    ),
+    "large Hessian batch": (
+        ("--data", "digits", "--hessian-batch", "5000"),
+        "`--hessian-batch` must be from 1 to 1438",
+    ),
+    "no batch": (
+        ("--data", "digits", "--batch", "0"),
+        "`--batch` must be from 1 to 1438, the training samples; got 0.",
+    ),
+    "Hessian batch of adam": (
+        ("--data", "digits", "--optimizer", "adam", "--hessian-batch", "32"),
+        "`--hessian-batch` is lrsfn's; adam has none.",
+    ),
+    "Hessian batch of momentum": (
+        ("--data", "digits", "--optimizer", "momentum", "--hessian-batch", "32"),
+        "momentum has none.",
+    ),
 }
 
 
@@ -164,9 +215,23 @@ def test_a_run_that_diverges_ends_with_code_1(numbers):
 def test_a_table_smaller_than_the_usual_batch_is_one_batch(rows, optimizer, tmp_path):
     path = tmp_path / "small.csv"
     path.write_text("x,kind\n" + "".join(f"{i * i},{'ab'[i % 2]}\n" for i in range(rows)))
-    result = train("--data", path, "--target", "kind", "--optimizer", optimizer, "--hidden", "4", "--sweeps", "4", "--json")
+    result = train(
+        "--data",
+        path,
+        "--target",
+        "kind",
+        "--optimizer",
+        optimizer,
+        "--hidden",
+        "4",
+        "--sweeps",
+        "4",
+        "--json",
+    )
     assert result.exit_code == 0, result.stderr
-    refused = train("--data", path, "--target", "kind", "--optimizer", optimizer, "--hidden", "4", "--batch", "32")
+    refused = train(
+        "--data", path, "--target", "kind", "--optimizer", optimizer, "--hidden", "4", "--batch", "32"
+    )
     assert refused.exit_code == 2
     assert f"from 1 to {max(1, rows * 4 // 5)}, the training samples; got 32." in refused.stderr
 
@@ -182,7 +247,9 @@ def test_data_of_a_package_that_is_missing_name_the_extra(data, module, monkeypa
 
 
 def test_momentum_is_called_momentum(table, tmp_path):
-    result = train("--data", table, "--target", "kind", "--optimizer", "momentum", "--out", tmp_path / "run", *SMALL[:-1])
+    result = train(
+        "--data", table, "--target", "kind", "--optimizer", "momentum", "--out", tmp_path / "run", *SMALL[:-1]
+    )
     assert "\nSGD() with momentum 0.9 on " in result.stdout
     assert st.load(tmp_path / "run").provenance["method"] == "SGD() with momentum 0.9"
 
@@ -216,11 +283,27 @@ def ctrl_c(monkeypatch):
 @pytest.mark.parametrize("at", [1, 6])
 def test_ctrl_c_saves_what_was_done(table, tmp_path, ctrl_c, optimizer, at):
     ctrl_c(at)
-    result = train("--data", table, "--target", "kind", "--optimizer", optimizer, "--hidden", "8", "--sweeps", "20", "--out", tmp_path / "run.json")
+    result = train(
+        "--data",
+        table,
+        "--target",
+        "kind",
+        "--optimizer",
+        optimizer,
+        "--hidden",
+        "8",
+        "--sweeps",
+        "20",
+        "--out",
+        tmp_path / "run.json",
+    )
     assert result.exit_code == 1
     found = st.load(tmp_path / "run")
     assert found.status == f"interrupted after {len(found.losses)} iterations"
-    assert f"Interrupted: the {len(found.losses)} iterations that were done are in {tmp_path / 'run'}.json and .npz." in result.stderr
+    assert (
+        f"Interrupted: the {len(found.losses)} iterations that were done are in {tmp_path / 'run'}.json and "
+        ".npz." in result.stderr
+    )
     assert "Aborted" not in result.stderr
     assert "checkpoint" not in result.stderr
     assert (found.provenance["method"] == "SGD() with momentum 0.9") == (optimizer == "momentum")
@@ -228,19 +311,40 @@ def test_ctrl_c_saves_what_was_done(table, tmp_path, ctrl_c, optimizer, at):
 
 def test_ctrl_c_without_a_file_says_how_far_it_was_and_what_would_keep_it(table, ctrl_c):
     ctrl_c(6)
-    result = train("--data", table, "--target", "kind", "--optimizer", "sgd", "--hidden", "8", "--sweeps", "20")
+    result = train(
+        "--data", table, "--target", "kind", "--optimizer", "sgd", "--hidden", "8", "--sweeps", "20"
+    )
     assert result.exit_code == 1
-    assert result.stderr.strip().endswith("Interrupted after 6 iterations, which are lost: --out saves them, --checkpoint lets the run go on.")
+    assert result.stderr.strip().endswith(
+        "Interrupted after 6 iterations, which are lost: --out saves them, --checkpoint lets the run go on."
+    )
 
 
 def test_ctrl_c_with_a_checkpoint_says_that_the_run_goes_on_from_there(table, tmp_path, ctrl_c, monkeypatch):
     def run(name):
-        result = train("--data", table, "--target", "kind", "--optimizer", "sgd", "--hidden", "8", "--sweeps", "5", "--json", "--checkpoint", tmp_path / name)
+        result = train(
+            "--data",
+            table,
+            "--target",
+            "kind",
+            "--optimizer",
+            "sgd",
+            "--hidden",
+            "8",
+            "--sweeps",
+            "5",
+            "--json",
+            "--checkpoint",
+            tmp_path / name,
+        )
         return result.exit_code, {**json.loads(result.stdout or "{}"), "seconds": 0}, result.stderr
 
     ctrl_c(6)
     code, _, errors = run("state")
     assert code == 1
-    assert errors.strip() == f"Interrupted after 5 iterations. The same command goes on from the checkpoint {tmp_path / 'state'}."
+    assert (
+        errors.strip() == "Interrupted after 5 iterations. The same command goes on from the checkpoint "
+        f"{tmp_path / 'state'}."
+    )
     monkeypatch.undo()
     assert run("state") == run("other")

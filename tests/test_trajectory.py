@@ -1,4 +1,6 @@
-"""The noise along a path: against closed forms, against other roads to the same numbers, and against ensembles."""
+"""The noise along a path: against closed forms, against other roads to the same numbers, and against
+ensembles.
+"""
 
 import dataclasses
 import sys
@@ -11,7 +13,14 @@ import stability as st
 from stability.trajectories.departure import _energy, _mean_distance, _null_kernel
 from stability.trajectories.watch import Watch
 
-METHODS = [st.SGD(), st.Newton(), st.DampedNewton(damping=0.3), st.SFN(damping=0.3), st.LRSFN(rank=2, damping=0.3), st.LRSFN(rank=1, damping=0.3, tail="flat")]
+METHODS = [
+    st.SGD(),
+    st.Newton(),
+    st.DampedNewton(damping=0.3),
+    st.SFN(damping=0.3),
+    st.LRSFN(rank=2, damping=0.3),
+    st.LRSFN(rank=1, damping=0.3, tail="flat"),
+]
 NOISES = [
     st.Noise(gradient=0.3),
     st.Noise(gradient=np.diag([0.3, 0.1, 0.2]), curvature=0.2, batch=4, hessian_batch=2, coupling="nested"),
@@ -30,7 +39,11 @@ def relative(found, expected):
 class TestClosedForms:
     @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.label)
     @pytest.mark.parametrize("noise", NOISES, ids=["additive", "with-curvature"])
-    @pytest.mark.parametrize("law", [{"time": "continuous"}, {"time": "chain", "dt": 0.1}, {"time": "discrete"}], ids=lambda law: law["time"])
+    @pytest.mark.parametrize(
+        "law",
+        [{"time": "continuous"}, {"time": "chain", "dt": 0.1}, {"time": "discrete"}],
+        ids=lambda law: law["time"],
+    )
     def test_on_a_quadratic_it_is_the_linear_theory(self, method, noise, law):
         one = st.Flow(st.quadratic([1.0, -0.5, 0.1], rotation_seed=1), method, noise, step=0.2)
         start, covariance = [1.0, -0.4, 0.6], np.array([[0.1, 0.02, 0], [0.02, 0.05, 0.01], [0, 0.01, 0.2]])
@@ -49,18 +62,27 @@ class TestClosedForms:
         path = st.trajectory(one, [a], 3.0, save=6)
         u = 1 + 2 * a**2 * path.times
         np.testing.assert_allclose(path.mean[:, 0], a / np.sqrt(u), rtol=1e-9)
-        np.testing.assert_allclose(path.covariance[:, 0, 0], 0.02 * 0.49 * (u**4 - 1) / (8 * a**2 * u**3), rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(
+            path.covariance[:, 0, 0], 0.02 * 0.49 * (u**4 - 1) / (8 * a**2 * u**3), rtol=1e-9, atol=1e-15
+        )
         np.testing.assert_allclose(path.jacobian[:, 0, 0], -3 * path.mean[:, 0] ** 2, rtol=1e-12)
         np.testing.assert_allclose(path.growth, path.jacobian[:, 0, 0])
         np.testing.assert_allclose(path.amplification, 1.0)
 
     def test_newtons_mean_and_variance_where_the_gain_moves(self):
-        """Newton on ``x^4/4``: ``x' = -x/3``, gain ``1/(3 x^2)``, so ``S' = -2 S/3 + alpha sigma^2 / (9 x^4)``, ``x = a exp(-t/3)``."""
+        """Newton on ``x^4/4``: ``x' = -x/3``, gain ``1/(3 x^2)``, so ``S' = -2 S/3 + alpha sigma^2 / (9
+        x^4)``, ``x = a exp(-t/3)``.
+        """
         a, one = 1.3, flow(st.expression("x^4/4"), st.Newton(), noise=0.7, step=0.02)
         path = st.trajectory(one, [a], 2.0, save=4)
         t, strength = path.times, 0.02 * 0.49 / (9 * a**4)
         np.testing.assert_allclose(path.mean[:, 0], a * np.exp(-t / 3), rtol=1e-9)
-        np.testing.assert_allclose(path.covariance[:, 0, 0], strength * (np.exp(4 * t / 3) - np.exp(-2 * t / 3)) / 2, rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(
+            path.covariance[:, 0, 0],
+            strength * (np.exp(4 * t / 3) - np.exp(-2 * t / 3)) / 2,
+            rtol=1e-9,
+            atol=1e-15,
+        )
         np.testing.assert_allclose(path.amplification, 1 / (9 * path.mean[:, 0] ** 4), rtol=1e-9)
 
     def test_amplification_and_growth_at_a_point(self):
@@ -70,10 +92,16 @@ class TestClosedForms:
         np.testing.assert_allclose(path.growth, 0.5)
 
     def test_validity_is_what_the_linear_drift_misses(self):
-        """At ``x = 0`` of ``x^4/4 - x^2/2`` the drift is ``x - x^3``: of its change at one standard deviation s it misses ``s^2``."""
-        path = st.trajectory(flow(st.expression("x^4/4 - x^2/2")), [0.0], 1.0, covariance=[[0.04]], save=[0.0])
+        """At ``x = 0`` of ``x^4/4 - x^2/2`` the drift is ``x - x^3``: of its change at one standard deviation
+        s it misses ``s^2``.
+        """
+        path = st.trajectory(
+            flow(st.expression("x^4/4 - x^2/2")), [0.0], 1.0, covariance=[[0.04]], save=[0.0]
+        )
         np.testing.assert_allclose(path.validity, [0.04], rtol=1e-12)
-        bent = st.trajectory(flow(st.expression("x^3/3 + x^2/2")), [0.0], 1.0, covariance=[[0.04]], save=[0.0])  # -x - x^2
+        bent = st.trajectory(
+            flow(st.expression("x^3/3 + x^2/2")), [0.0], 1.0, covariance=[[0.04]], save=[0.0]
+        )  # -x - x^2
         np.testing.assert_allclose(bent.validity, [0.2 / np.sqrt(1 + 0.04)], rtol=1e-12)
 
 
@@ -90,22 +118,36 @@ class TestOtherRoads:
     @staticmethod
     def flown(one, w, start, stop):
         with np.errstate(all="ignore"):
-            return solve_ivp(lambda _, y: one.drift(y), (start, stop), w, method="DOP853", rtol=1e-9, atol=1e-11).y[:, -1]
+            return solve_ivp(
+                lambda _, y: one.drift(y), (start, stop), w, method="DOP853", rtol=1e-9, atol=1e-11
+            ).y[:, -1]
 
     @pytest.mark.parametrize(("objective", "method", "start"), CASES, ids=lambda x: getattr(x, "label", ""))
     def test_without_noise_deviations_are_carried_as_by_the_flow_itself(self, objective, method, start):
         """Columns of the flow map's derivative by central differences, and ``S = Phi S_0 Phi^T``."""
         one, end, h = st.Flow(objective, method, step=0.1), 0.3 if objective is VALLEY else 1.5, 1e-4
-        columns = [(self.flown(one, start + h * e, 0, end) - self.flown(one, start - h * e, 0, end)) / (2 * h) for e in np.eye(2)]
+        columns = [
+            (self.flown(one, start + h * e, 0, end) - self.flown(one, start - h * e, 0, end)) / (2 * h)
+            for e in np.eye(2)
+        ]
         phi, S = np.stack(columns, axis=1), np.array([[2.0, 0.3], [0.3, 1.0]])
         path = st.trajectory(one, start, end, covariance=1e-12 * S, save=1)
         assert relative(path.covariance[-1], 1e-12 * phi @ S @ phi.T) < 1e-4
 
-    @pytest.mark.parametrize(("objective", "start", "end"), [(COUPLED, [0.1, 1.0], 0.3), (WELL, [0.1, 1.0], 1.0)], ids=["coupled", "well"])
+    @pytest.mark.parametrize(
+        ("objective", "start", "end"),
+        [(COUPLED, [0.1, 1.0], 0.3), (WELL, [0.1, 1.0], 1.0)],
+        ids=["coupled", "well"],
+    )
     def test_a_jump_of_the_drift_carries_the_covariance_across(self, objective, start, end):
-        """LRSFN changes its direction on the way and the drift jumps by more than its own size: the derivative of the flow map agrees."""
+        """LRSFN changes its direction on the way and the drift jumps by more than its own size: the
+        derivative of the flow map agrees.
+        """
         one, h = st.Flow(objective, st.LRSFN(rank=1, damping=0.3), step=0.1), 1e-4
-        columns = [(self.flown(one, start + h * e, 0, end) - self.flown(one, start - h * e, 0, end)) / (2 * h) for e in np.eye(2)]
+        columns = [
+            (self.flown(one, start + h * e, 0, end) - self.flown(one, start - h * e, 0, end)) / (2 * h)
+            for e in np.eye(2)
+        ]
         phi = np.stack(columns, axis=1)
         path = st.trajectory(one, start, end, covariance=1e-12 * np.eye(2), save=1)
         assert any("carried across" in note for note in path.notes)
@@ -114,36 +156,59 @@ class TestOtherRoads:
 
     @pytest.mark.parametrize("method", [st.SGD(), st.DampedNewton(damping=2.0)], ids=lambda m: m.label)
     def test_the_covariance_is_the_integral_of_what_the_noise_adds(self, method):
-        """``S = int Phi(t, s) C(s) Phi(t, s)^T ds``: the adjoint of the last time, backward along the path, and SciPy's quadrature."""
+        """``S = int Phi(t, s) C(s) Phi(t, s)^T ds``: the adjoint of the last time, backward along the path,
+        and SciPy's quadrature.
+        """
         one, end = flow(method=method, curvature=0.0), 2.0
-        path = solve_ivp(lambda _, m: one.drift(m), (0, end), [0.2, 1.0], method="DOP853", rtol=1e-12, atol=1e-14, dense_output=True).sol
+        path = solve_ivp(
+            lambda _, m: one.drift(m),
+            (0, end),
+            [0.2, 1.0],
+            method="DOP853",
+            rtol=1e-12,
+            atol=1e-14,
+            dense_output=True,
+        ).sol
 
         def backward(s, y):  # d Phi(t, s) / ds = -Phi(t, s) J(s)
             return -(y.reshape(2, 2) @ one.jacobian(path(s))).ravel()
 
-        phi = solve_ivp(backward, (end, 0), np.eye(2).ravel(), method="DOP853", rtol=1e-12, atol=1e-14, dense_output=True).sol
+        phi = solve_ivp(
+            backward, (end, 0), np.eye(2).ravel(), method="DOP853", rtol=1e-12, atol=1e-14, dense_output=True
+        ).sol
 
         def gained(s, i, j):
             return (phi(s).reshape(2, 2) @ one.diffusion(path(s)) @ phi(s).reshape(2, 2).T)[i, j]
 
-        S = [[quad(gained, 0, end, args=(i, j), epsrel=1e-9, epsabs=0)[0] for j in range(2)] for i in range(2)]
+        S = [
+            [quad(gained, 0, end, args=(i, j), epsrel=1e-9, epsabs=0)[0] for j in range(2)] for i in range(2)
+        ]
         assert relative(st.trajectory(one, [0.2, 1.0], end, save=1).covariance[-1], np.array(S)) < 1e-8
 
     def test_the_chain_tends_to_the_sde_at_first_order(self):
         one = flow(method=st.SFN(damping=1.0))
         exact = st.trajectory(one, [0.2, 1.0], 1.0, save=1).covariance[-1]
-        errors = [np.linalg.norm(st.trajectory(one, [0.2, 1.0], 1.0, save=1, time="chain", dt=dt).covariance[-1] - exact) for dt in (0.02, 0.01, 0.005)]
+        errors = [
+            np.linalg.norm(
+                st.trajectory(one, [0.2, 1.0], 1.0, save=1, time="chain", dt=dt).covariance[-1] - exact
+            )
+            for dt in (0.02, 0.01, 0.005)
+        ]
         np.testing.assert_allclose(np.log2(np.divide(errors[:-1], errors[1:])), 1, atol=0.1)
 
     def test_a_stiff_path(self):
-        """Rosenbrock's valley with SGD: rates of a thousand, to t = 1; SciPy's implicit Radau on the plain equations."""
+        """Rosenbrock's valley with SGD: rates of a thousand, to t = 1; SciPy's implicit Radau on the plain
+        equations.
+        """
         one = flow(VALLEY, noise=1.0, step=1e-3)
 
         def rate(_, y):
             S, J = y[2:].reshape(2, 2), one.jacobian(y[:2])
             return np.concatenate([one.drift(y[:2]), (J @ S + S @ J.T + 1e3 * one.diffusion(y[:2])).ravel()])
 
-        found = solve_ivp(rate, (0, 1), [-1.0, 1.0, 0, 0, 0, 0], method="Radau", rtol=1e-7, atol=1e-10).y[:, -1]
+        found = solve_ivp(rate, (0, 1), [-1.0, 1.0, 0, 0, 0, 0], method="Radau", rtol=1e-7, atol=1e-10).y[
+            :, -1
+        ]
         path = st.trajectory(one, [-1.0, 1.0], 1.0, save=1)
         assert relative(path.mean[-1], found[:2]) < 1e-6
         assert relative(path.covariance[-1], 1e-3 * found[2:].reshape(2, 2)) < 1e-6
@@ -162,7 +227,9 @@ class TestEnsembles:
         ens = st.simulate(one, start=start, t_end=t_end, dt=dt, paths=paths, seed=seed, save=save, **options)
         return st.trajectory(one, start, t_end, time="chain", dt=dt, save=ens.times), ens
 
-    @pytest.mark.parametrize(("objective", "method", "start", "end"), CASES, ids=lambda x: getattr(x, "label", ""))
+    @pytest.mark.parametrize(
+        ("objective", "method", "start", "end"), CASES, ids=lambda x: getattr(x, "label", "")
+    )
     def test_in_small_noise_the_whole_law_agrees(self, objective, method, start, end):
         path, ens = self.pair(flow(objective, method, noise=1e-3), start, end, 0.05)
         found = st.compare(path, ens)
@@ -173,9 +240,13 @@ class TestEnsembles:
         assert path.status == "ok"
         assert not found.notes
 
-    @pytest.mark.parametrize(("objective", "method", "start", "end"), CASES, ids=lambda x: getattr(x, "label", ""))
+    @pytest.mark.parametrize(
+        ("objective", "method", "start", "end"), CASES, ids=lambda x: getattr(x, "label", "")
+    )
     def test_the_covariances_error_is_proportional_to_step(self, objective, method, start, end):
-        """The same noise at a step where only the linear response is left takes the sampling error away, as a control variate."""
+        """The same noise at a step where only the linear response is left takes the sampling error away, as a
+        control variate.
+        """
         scale = {"LRSFN(1)": 20.0, "damped Newton": 1.0}.get(method.label, 0.3)
 
         def covariance(step):
@@ -184,14 +255,19 @@ class TestEnsembles:
             blocks = np.array_split(ens.states[-1], 20)
             return np.array([np.cov(block.T) for block in blocks]) / step
 
-        predicted = st.trajectory(st.Flow(objective, method, st.Noise(gradient=scale), step=1.0), start, end, time="chain", dt=0.05).covariance[-1]
+        predicted = st.trajectory(
+            st.Flow(objective, method, st.Noise(gradient=scale), step=1.0), start, end, time="chain", dt=0.05
+        ).covariance[-1]
         linear = covariance(1e-10)
         i, j = np.unravel_index(np.abs(np.mean(covariance(0.02) - linear, axis=0)).argmax(), (2, 2))
         steps = np.array([0.01, 0.005, 0.0025])
         misses = np.array([(covariance(step) - linear)[:, i, j] for step in steps]) / predicted[i, j]
         mean = misses.mean(axis=1)
         drops = np.log(np.array([np.delete(misses, b, axis=1).mean(axis=1) for b in range(20)]) / mean[0])
-        slopes = np.log(mean[-1] / mean[0]) / np.log(steps[-1] / steps[0]), (drops[:, -1] - drops[:, 0]) / np.log(steps[-1] / steps[0])
+        slopes = (
+            np.log(mean[-1] / mean[0]) / np.log(steps[-1] / steps[0]),
+            (drops[:, -1] - drops[:, 0]) / np.log(steps[-1] / steps[0]),
+        )
         error = np.sqrt(19 * np.var(slopes[1]))
         assert abs(mean[0] / misses[0].std() * np.sqrt(20)) > 4  # there is something to see
         assert abs(slopes[0] - 1) < 0.05 + 3 * error
@@ -218,7 +294,9 @@ class TestEnsembles:
 
     def test_the_null_level_is_calibrated(self):
         """Over 40 ensembles of the predicted law itself, z has mean 0 and at most unit variance."""
-        path, ens = self.pair(flow(st.quadratic([1.0, 0.3]), noise=1.0), [0.0, 1.0], 1.0, 0.1, save=[1.0], paths=128)
+        path, ens = self.pair(
+            flow(st.quadratic([1.0, 0.3]), noise=1.0), [0.0, 1.0], 1.0, 0.1, save=[1.0], paths=128
+        )
         root = np.linalg.cholesky(path.covariance[-1])
         rng = np.random.default_rng(5)
         z = []
@@ -237,11 +315,20 @@ class TestEnsembles:
         assert st.compare(path, ens).law == "discrete along the path"
 
     def test_curvature_noise_feeds_the_tube_through_its_width(self):
-        """Without gradient noise nothing enters at the reference point: what keeps the tube open is the noise's change across it."""
+        """Without gradient noise nothing enters at the reference point: what keeps the tube open is the
+        noise's change across it.
+        """
         one = st.Flow(COUPLED, st.SGD(), st.Noise(curvature=0.9, reference=[1.0, 0.0]), step=0.1)
         path, ens = (
             st.trajectory(one, [1.0, 0.0], 1.0, covariance=1e-6 * np.eye(2), time="chain", dt=0.1, save=2),
-            st.simulate(one, start=np.random.default_rng(0).normal([1.0, 0.0], 1e-3, (20_000, 2)), t_end=1.0, paths=20_000, seed=1, save=2),
+            st.simulate(
+                one,
+                start=np.random.default_rng(0).normal([1.0, 0.0], 1e-3, (20_000, 2)),
+                t_end=1.0,
+                paths=20_000,
+                seed=1,
+                save=2,
+            ),
         )
         assert st.compare(path, ens).max_z < 4
         assert path.covariance[-1, 1, 1] > 1.05e-6 * 0.9**20  # more than its decay alone leaves
@@ -259,7 +346,9 @@ class TestEnsembles:
         lost = int(ens.diverged.sum())
         assert 0 < lost < 4000
         for notes in (st.compare(path, ens).notes, path.departure(ens).notes):
-            assert notes[0] == f"{lost} of 4000 paths diverged: what is measured is conditional on the others."
+            assert (
+                notes[0] == f"{lost} of 4000 paths diverged: what is measured is conditional on the others."
+            )
         assert "validity indicator" in st.compare(path, ens).notes[1]
 
     def test_another_flow_is_told(self):
@@ -283,7 +372,9 @@ class TestEnergyDistance:
             assert abs(found - lengths.mean()) < 4 * lengths.std() / np.sqrt(len(z))
 
     def test_of_a_shifted_normal_law_it_is_the_known_one(self):
-        """In one dimension ``2 E|Z + s - Z'| - 2 E|Z - Z'| = 4 (phi(s/sqrt 2) sqrt 2 + s Phi(s/sqrt 2) - s/2) - 4/sqrt(pi)``."""
+        """In one dimension ``2 E|Z + s - Z'| - 2 E|Z - Z'| = 4 (phi(s/sqrt 2) sqrt 2 + s Phi(s/sqrt 2) - s/2)
+        - 4/sqrt(pi)``.
+        """
         from scipy.stats import norm
 
         s, r = 0.5, 0.5 / np.sqrt(2)
@@ -296,13 +387,20 @@ class TestEnergyDistance:
         """Another million pairs, drawn apart."""
         rng = np.random.default_rng(7)
         x, y = rng.standard_normal((2, 1_000_000, 1))
-        kernel = _mean_distance(np.abs(x[:, 0]), 1.0, 1) + _mean_distance(np.abs(y[:, 0]), 1.0, 1) - np.abs(x - y)[:, 0] - _mean_distance(np.zeros(1), 2.0, 1)
+        kernel = (
+            _mean_distance(np.abs(x[:, 0]), 1.0, 1)
+            + _mean_distance(np.abs(y[:, 0]), 1.0, 1)
+            - np.abs(x - y)[:, 0]
+            - _mean_distance(np.zeros(1), 2.0, 1)
+        )
         assert _null_kernel(1) == pytest.approx(np.sqrt(np.mean(kernel**2)), rel=0.05)
 
 
 class TestWhereItIsNotSmooth:
     def test_a_pole_in_continuous_time_ends_the_path_there(self):
-        """Newton on ``x^3/3 + x``: ``x' = -(x^2 + 1)/(2 x)`` reaches 0 at ``t = log(1 + x_0^2)`` with infinite speed."""
+        """Newton on ``x^3/3 + x``: ``x' = -(x^2 + 1)/(2 x)`` reaches 0 at ``t = log(1 + x_0^2)`` with
+        infinite speed.
+        """
         path = st.trajectory(flow(st.expression("x^3/3 + x"), st.Newton()), [0.5], 5.0)
         assert path.times[-1] == pytest.approx(np.log(1.25), abs=1e-8)
         assert path.status.startswith("stopped at t = 0.223144: ")
@@ -330,7 +428,9 @@ class TestWhereItIsNotSmooth:
         assert any("steps over a pole" in note for note in path.notes)
 
     def test_a_chain_that_lands_on_a_pole(self):
-        """Damped Newton, ``H = 2 x``, damping 1: from x = 1 a step of 3.375 leads to -1/2, where the gain is infinite."""
+        """Damped Newton, ``H = 2 x``, damping 1: from x = 1 a step of 3.375 leads to -1/2, where the gain is
+        infinite.
+        """
         one = flow(st.expression("x^3/3"), st.DampedNewton(damping=1.0))
         path = st.trajectory(one, [1.0], 9.0, time="chain", dt=4.5)
         assert path.mean[-1, 0] == 1.0
@@ -344,7 +444,9 @@ class TestWhereItIsNotSmooth:
 
     @pytest.mark.parametrize(("step", "ok"), [(1e-8, True), (1e-6, False), (3e-6, False)])
     def test_a_tube_that_straddles_a_kink_for_a_whole_step_is_doubted(self, step, ok):
-        """One state of the chain lies within two standard deviations of the kink, and those on its other side take another Jacobian."""
+        """One state of the chain lies within two standard deviations of the kink, and those on its other side
+        take another Jacobian.
+        """
         bent = st.expression("x^4/4 - x^2/2 + y^2/2 + 0.3*x*y + 0.1*x^2*y")
         one = st.Flow(bent, st.SFN(damping=0.4), st.Noise(gradient=1.0), step=step)
         ens = st.simulate(one, start=[0.4, 0.9], t_end=1.0, dt=0.05, paths=20_000, seed=1)
@@ -360,18 +462,28 @@ class TestWhereItIsNotSmooth:
         assert any("does not see" in note for note in path.notes)
 
     def test_a_flat_tail_does_not_jump(self):
-        path = st.trajectory(flow(COUPLED, st.LRSFN(rank=1, damping=0.3, tail="flat"), noise=0.01), [0.1, 1.0], 1.0, save=2)
+        path = st.trajectory(
+            flow(COUPLED, st.LRSFN(rank=1, damping=0.3, tail="flat"), noise=0.01), [0.1, 1.0], 1.0, save=2
+        )
         assert any("keeps other directions; the drift does not jump" in note for note in path.notes)
 
     def test_where_the_drift_points_back_the_path_ends(self):
-        """LRSFN on ``-cos x - cos y``: the flatter direction is not kept and moves faster, until it is the steeper one; then the other is."""
+        """LRSFN on ``-cos x - cos y``: the flatter direction is not kept and moves faster, until it is the
+        steeper one; then the other is.
+        """
         method = st.LRSFN(rank=1, damping=0.3)
 
         def gap(_, w):
             return w[0] - w[1]
 
         gap.terminal = True
-        rate = solve_ivp(lambda _, w: [-np.sin(w[0]) / 0.3, -np.sin(w[1]) / (np.cos(w[1]) + 0.3)], (0, 9), [1.0, 0.8], rtol=1e-10, events=gap)
+        rate = solve_ivp(
+            lambda _, w: [-np.sin(w[0]) / 0.3, -np.sin(w[1]) / (np.cos(w[1]) + 0.3)],
+            (0, 9),
+            [1.0, 0.8],
+            rtol=1e-10,
+            events=gap,
+        )
         path = st.trajectory(flow(st.expression("-cos(x) - cos(y)"), method), [1.0, 0.8], 1.0, save=5)
         assert path.times[-1] == pytest.approx(rate.t[-1], abs=1e-6)
         assert path.status.startswith("stopped at")
@@ -395,20 +507,37 @@ class TestWhereItIsNotSmooth:
         assert path.status.endswith("the covariance overflowed")
 
     def test_the_end_of_the_domain(self):
-        path = st.trajectory(flow(st.expression("x*log(x) + 3*x"), st.SGD()), [0.5], 5.0, time="chain", dt=0.5)
+        path = st.trajectory(
+            flow(st.expression("x*log(x) + 3*x"), st.SGD()), [0.5], 5.0, time="chain", dt=0.5
+        )
         assert path.status.startswith("stopped at t = 0")
 
     CORNERS = (
         ("x + abs(x - y/2)/2 + y^2/2", st.SGD(), [0.5, 0.3], 0.7),
         ("x + abs(x - y/2)/2 + y^2/2 + x^2/3", st.SFN(damping=1.0), [0.5, 0.3], 1.2),
-        ("x*x + 1.5*x + y^2/2 + (x - y/3)*abs(x - y/3)/2", st.SFN(damping=1.0), [0.5, 0.4], 1.5),  # the Hessian jumps, the gradient does not
+        (
+            "x*x + 1.5*x + y^2/2 + (x - y/3)*abs(x - y/3)/2",
+            st.SFN(damping=1.0),
+            [0.5, 0.4],
+            1.5,
+        ),  # the Hessian jumps, the gradient does not
     )
 
     @pytest.mark.parametrize(("text", "method", "start", "end"), CORNERS)
     def test_a_corner_of_the_objective_carries_the_covariance_across(self, text, method, start, end):
         one, h = st.Flow(st.expression(text), method, step=0.1), 1e-4
-        columns = [(TestOtherRoads.flown(one, start + h * e, 0, end) - TestOtherRoads.flown(one, start - h * e, 0, end)) / (2 * h) for e in np.eye(2)]
-        phi, path = np.stack(columns, axis=1), st.trajectory(one, start, end, covariance=1e-12 * np.eye(2), save=1)
+        columns = [
+            (
+                TestOtherRoads.flown(one, start + h * e, 0, end)
+                - TestOtherRoads.flown(one, start - h * e, 0, end)
+            )
+            / (2 * h)
+            for e in np.eye(2)
+        ]
+        phi, path = (
+            np.stack(columns, axis=1),
+            st.trajectory(one, start, end, covariance=1e-12 * np.eye(2), save=1),
+        )
         assert any("carried across" in note for note in path.notes)
         assert relative(path.covariance[-1], 1e-12 * phi @ phi.T) < 1e-4
 
@@ -420,15 +549,21 @@ class TestWhereItIsNotSmooth:
         assert chain.status.startswith("the drift jumps by")
 
     def test_a_jump_of_the_gain_itself_is_doubted(self):
-        """A gain of 3 on one side of zero curvature and 1 on the other: where it jumps is not known to the path."""
+        """A gain of 3 on one side of zero curvature and 1 on the other: where it jumps is not known to the
+        path.
+        """
         one = flow(st.expression("x^3/3 + x"), st.Method(gain=lambda lam: 2 + abs(lam) / lam))
         path = st.trajectory(one, [0.3], 0.4, save=1)
         assert path.status.startswith("the drift jumps by 0.67 of itself")
         assert any("which the mean path's Jacobian does not see" in note for note in path.notes)
 
     def test_a_swap_where_the_jacobian_is_infinite(self):
-        """LRSFN on ``x^1.5 + y^2``: the solver ends exactly on eigenvalues of equal size, 0.75/sqrt(x) = 2."""
-        path = st.trajectory(flow(st.expression("x^1.5 + y^2"), st.LRSFN(rank=1, damping=0.3)), [0.5, 1.0], 0.2, save=1)
+        """LRSFN on ``x^1.5 + y^2``: the solver ends exactly on eigenvalues of equal size, 0.75/sqrt(x) =
+        2.
+        """
+        path = st.trajectory(
+            flow(st.expression("x^1.5 + y^2"), st.LRSFN(rank=1, damping=0.3)), [0.5, 1.0], 0.2, save=1
+        )
         assert path.times[-1] == 0.2
         assert "carried across" in path.notes[0]
 
@@ -441,16 +576,27 @@ class TestWhereItIsNotSmooth:
         assert wide.validity[0] == 2.0
 
     def test_a_smooth_gain_has_no_kink(self):
-        path = st.trajectory(flow(COUPLED, st.gallery.rsfn(eps=0.01)), [0.3, 1.0], 1.0, save=1, time="chain", dt=0.05)
+        path = st.trajectory(
+            flow(COUPLED, st.gallery.rsfn(eps=0.01)), [0.3, 1.0], 1.0, save=1, time="chain", dt=0.05
+        )
         assert not path.notes
 
     def test_a_pole_that_keeps_its_sign(self):
-        path = st.trajectory(flow(WELL, st.gallery.fractional(power=0.5)), [0.3, 1.0], 1.0, time="chain", dt=0.05)
-        assert path.status.startswith("the mean path steps over a pole of the gain at t = 0.55; outside validity")
+        path = st.trajectory(
+            flow(WELL, st.gallery.fractional(power=0.5)), [0.3, 1.0], 1.0, time="chain", dt=0.05
+        )
+        assert path.status.startswith(
+            "the mean path steps over a pole of the gain at t = 0.55; outside validity"
+        )
 
     def test_an_eigenvalue_that_a_truncation_does_not_read_has_no_pole(self):
         """NewSamp(1) reads the largest two of three curvatures; the third changes its sign."""
-        path = st.trajectory(flow(st.expression("x^2 + y^2/2 + z^4/4 - z^2/20"), st.gallery.newsamp(rank=1)), [0.3, 0.1, 0.1], 1.0, save=1)
+        path = st.trajectory(
+            flow(st.expression("x^2 + y^2/2 + z^4/4 - z^2/20"), st.gallery.newsamp(rank=1)),
+            [0.3, 0.1, 0.1],
+            1.0,
+            save=1,
+        )
         assert path.status == "ok"
 
     def test_equal_eigenvalues_of_a_quadratic_are_no_obstacle(self):
@@ -458,7 +604,13 @@ class TestWhereItIsNotSmooth:
         one = flow(st.quadratic([1.0, 1.0, 0.5]), st.LRSFN(rank=1, damping=0.3))
         path = st.trajectory(one, [0.3, 0.1, 0.2], 1.0, save=1)
         assert path.status == "ok"
-        assert relative(path.covariance[-1], st.linearize(one).moments(1.0, [0.3, 0.1, 0.2], np.zeros((3, 3)), time="continuous")[1]) < 1e-9
+        assert (
+            relative(
+                path.covariance[-1],
+                st.linearize(one).moments(1.0, [0.3, 0.1, 0.2], np.zeros((3, 3)), time="continuous")[1],
+            )
+            < 1e-9
+        )
 
     def test_a_fast_start_is_no_obstacle(self):
         """``x' = -exp(x)`` from 30: ``x = -log(t + exp(-30))``, first on a scale of 1e-13."""
@@ -467,7 +619,15 @@ class TestWhereItIsNotSmooth:
 
     def test_tiny_units(self):
         """The same problem in other units: without noise nothing but the mean sets the solver's tolerance."""
-        near, far = (st.trajectory(st.Flow(st.expression(f"(x/{u})^4/4 - (x/{u})^2/2"), st.SGD(), step=0.1), [0.3 * u], 3 * u**2, save=1) for u in (1.0, 1e-20))
+        near, far = (
+            st.trajectory(
+                st.Flow(st.expression(f"(x/{u})^4/4 - (x/{u})^2/2"), st.SGD(), step=0.1),
+                [0.3 * u],
+                3 * u**2,
+                save=1,
+            )
+            for u in (1.0, 1e-20)
+        )
         assert relative(far.mean, 1e-20 * near.mean) < 1e-9
 
     def test_a_solver_that_needs_too_long_says_so(self, monkeypatch):
@@ -477,7 +637,10 @@ class TestWhereItIsNotSmooth:
         assert "makes no headway" in st.trajectory(flow(), [0.3, 1.0], 1.0).status
 
     def test_rank_equal_to_the_dimension_keeps_all(self):
-        full, sfn = (st.trajectory(flow(COUPLED, m), [0.2, 1.0], 1.0, save=1) for m in (st.LRSFN(rank=2, damping=0.3), st.SFN(damping=0.3)))
+        full, sfn = (
+            st.trajectory(flow(COUPLED, m), [0.2, 1.0], 1.0, save=1)
+            for m in (st.LRSFN(rank=2, damping=0.3), st.SFN(damping=0.3))
+        )
         np.testing.assert_allclose(full.covariance, sfn.covariance, rtol=1e-9, atol=1e-15)
 
     def test_a_gain_that_passes_zero_has_no_pole(self):
@@ -515,15 +678,25 @@ class TestResult:
         assert len(st.trajectory(one, [0.3, 1.0], 1.0).times) == 101
         np.testing.assert_allclose(st.trajectory(one, [0.3, 1.0], 1.0, save=4).times, [0, 0.25, 0.5, 0.75, 1])
         np.testing.assert_allclose(st.trajectory(one, [0.3, 1.0], 1.0, save=[0.2, 0.7]).times, [0.2, 0.7])
-        np.testing.assert_allclose(st.trajectory(one, [0.3, 1.0], 1.0, time="chain", dt=0.25).times, [0, 0.25, 0.5, 0.75, 1])
-        np.testing.assert_allclose(st.trajectory(one, [0.3, 1.0], 1.0, time="chain", dt=0.1, save=[0.3, 1.0]).times, [0.3, 1.0])
+        np.testing.assert_allclose(
+            st.trajectory(one, [0.3, 1.0], 1.0, time="chain", dt=0.25).times, [0, 0.25, 0.5, 0.75, 1]
+        )
+        np.testing.assert_allclose(
+            st.trajectory(one, [0.3, 1.0], 1.0, time="chain", dt=0.1, save=[0.3, 1.0]).times, [0.3, 1.0]
+        )
 
     def test_in_between_times_are_as_accurate_as_the_last(self):
         one = flow(noise=0.1)
         path = st.trajectory(one, [0.3, 1.0], 3.0, save=7)
         np.testing.assert_allclose(path.times, np.linspace(0, 3, 8))
         for i in (1, 4):
-            assert relative(path.covariance[i], st.trajectory(one, [0.3, 1.0], float(path.times[i]), save=1).covariance[-1]) < 1e-8
+            assert (
+                relative(
+                    path.covariance[i],
+                    st.trajectory(one, [0.3, 1.0], float(path.times[i]), save=1).covariance[-1],
+                )
+                < 1e-8
+            )
 
     def test_validity_between_saved_times_is_not_lost(self):
         one = flow(WELL, st.SFN(damping=0.3), noise=0.3)
@@ -536,8 +709,12 @@ class TestResult:
         assert not path.covariance.any()
         assert np.isnan(path.amplification).all()
         assert path.status == "ok"
-        ens = st.simulate(st.Flow(COUPLED, st.SGD(), step=0.1), start=[0.2, 1.0], t_end=1.0, paths=128, seed=0)
-        quiet = st.trajectory(st.Flow(COUPLED, st.SGD(), step=0.1), [0.2, 1.0], 1.0, time="chain", save=ens.times)
+        ens = st.simulate(
+            st.Flow(COUPLED, st.SGD(), step=0.1), start=[0.2, 1.0], t_end=1.0, paths=128, seed=0
+        )
+        quiet = st.trajectory(
+            st.Flow(COUPLED, st.SGD(), step=0.1), [0.2, 1.0], 1.0, time="chain", save=ens.times
+        )
         assert np.isnan(quiet.departure(ens).distance).all()
         assert st.compare(quiet, ens).max_z == 0
 
@@ -575,10 +752,25 @@ class UnknownLaw(st.Noise):
         ({"covariance": [[1.0]]}, r"`covariance` must have shape \(2, 2\)"),
         ({"covariance": [[1.0, 0.0], [0.0, -1.0]]}, "positive semidefinite"),
         ({"flow": 3}, "`flow` must be a st.Flow"),
-        ({"flow": flow(st.expression("x^4/4 + y^2/2"), st.Newton()), "start": [0.0, 1.0]}, "curvature is singular for Newton"),
-        ({"flow": flow(st.expression("-cos(x) - cos(y)"), st.LRSFN(rank=1, damping=0.1)), "start": [0.5, 0.5]}, "has no derivative at `start`: a truncation"),
-        ({"flow": flow(st.quadratic([1.0, 1.0]), st.LRSFN(rank=1, damping=0.1), curvature=0.1)}, "linear noise of LRSFN.* has no variance at `start`"),
-        ({"flow": flow(st.expression("log(x) + y^2")), "start": [-1.0, 1.0]}, "`start` must lie in the domain"),
+        (
+            {"flow": flow(st.expression("x^4/4 + y^2/2"), st.Newton()), "start": [0.0, 1.0]},
+            "curvature is singular for Newton",
+        ),
+        (
+            {
+                "flow": flow(st.expression("-cos(x) - cos(y)"), st.LRSFN(rank=1, damping=0.1)),
+                "start": [0.5, 0.5],
+            },
+            "has no derivative at `start`: a truncation",
+        ),
+        (
+            {"flow": flow(st.quadratic([1.0, 1.0]), st.LRSFN(rank=1, damping=0.1), curvature=0.1)},
+            "linear noise of LRSFN.* has no variance at `start`",
+        ),
+        (
+            {"flow": flow(st.expression("log(x) + y^2")), "start": [-1.0, 1.0]},
+            "`start` must lie in the domain",
+        ),
         ({"flow": st.Flow(COUPLED, st.SGD(), UnknownLaw(gradient=1.0), step=0.1)}, "give the class `factors"),
         ({"flow": flow(st.quadratic(np.ones(101))), "start": np.ones(101)}, "at most 100 dimensions"),
         ({"flow": flow(st.expression("log(x) + y^2")), "start": [0.0, 1.0]}, "`gradient`"),
@@ -603,11 +795,19 @@ class TestWhatDoesNotBelongTogether:
             (made(), ens, r"another law .* Use st.trajectory\(..., time='chain', dt=0.1\)"),
             (made(time="discrete"), ens, "another law"),
             (made(time="chain", dt=0.05), ens, "another law"),
-            (path, st.simulate(one, start=[0.3, 1.0], t_end=1.0, level="iteration", paths=200, seed=0), "time='discrete'"),
+            (
+                path,
+                st.simulate(one, start=[0.3, 1.0], t_end=1.0, level="iteration", paths=200, seed=0),
+                "time='discrete'",
+            ),
             (made((0.3, 1.1), time="chain"), ens, "starts at"),
             (made(time="chain", covariance=0.1 * np.eye(2)), ens, "starts at"),
             (st.trajectory(one, [0.3, 1.0], 1.0, time="chain", save=1), ens, "not saved at t = 0.5"),
-            (st.trajectory(flow(st.quadratic([1.0]), step=0.1), [1.0], 1.0, time="chain"), ens, "2 dimensions; the trajectory has 1"),
+            (
+                st.trajectory(flow(st.quadratic([1.0]), step=0.1), [1.0], 1.0, time="chain"),
+                ens,
+                "2 dimensions; the trajectory has 1",
+            ),
         ]
         for theory, measured, message in cases:
             with pytest.raises(ValueError, match=message):
@@ -625,13 +825,17 @@ class TestWhatDoesNotBelongTogether:
         with pytest.raises(ValueError, match="at time 0 only"):
             path.departure(st.simulate(one, start=[0.3, 1.0], t_end=1.0, paths=200, seed=0, save=[0.0]))
         with pytest.raises(ValueError, match="kept its moments only"):
-            path.departure(st.simulate(one, start=[0.3, 1.0], t_end=1.0, paths=200, seed=0, save=2, keep="moments"))
+            path.departure(
+                st.simulate(one, start=[0.3, 1.0], t_end=1.0, paths=200, seed=0, save=2, keep="moments")
+            )
         with pytest.raises(ValueError, match="At least 128 paths"):
             path.departure(st.simulate(one, start=[0.3, 1.0], t_end=1.0, paths=100, seed=0, save=2))
 
 
 class TestPicturesAndTheStudy:
-    @pytest.mark.parametrize("objective", [st.quadratic([1.0]), COUPLED, st.quadratic(np.ones(5))], ids=["1-d", "2-d", "5-d"])
+    @pytest.mark.parametrize(
+        "objective", [st.quadratic([1.0]), COUPLED, st.quadratic(np.ones(5))], ids=["1-d", "2-d", "5-d"]
+    )
     def test_a_path_is_drawn_with_its_tube(self, objective):
         path = st.trajectory(flow(objective, st.SFN(damping=1.0)), np.full(objective.dim, 0.5), 1.0, save=10)
         figure = st.plot(path)
@@ -641,12 +845,16 @@ class TestPicturesAndTheStudy:
         edge = tubes[0].collections[0].get_paths()[0].vertices
         upper = path.mean[-1, 0] + 2 * np.sqrt(path.covariance[-1, 0, 0])
         assert np.isclose(edge, [path.times[-1], upper]).all(axis=1).any()
-        for axis, values in zip(bottom, (path.spread, path.amplification, path.growth, path.validity), strict=True):
+        for axis, values in zip(
+            bottom, (path.spread, path.amplification, path.growth, path.validity), strict=True
+        ):
             np.testing.assert_array_equal(axis.lines[0].get_ydata(), values)
         if objective.dim == 2:  # the ellipses lie two standard deviations away
             x, y = top[0].lines[-1].get_data()
             offset = np.stack([x, y]) - path.mean[-1][:, None]
-            np.testing.assert_allclose(np.einsum("ik,ij,jk->k", offset, np.linalg.inv(path.covariance[-1]), offset), 4)
+            np.testing.assert_allclose(
+                np.einsum("ik,ij,jk->k", offset, np.linalg.inv(path.covariance[-1]), offset), 4
+            )
         figure.canvas.draw()
 
     def test_the_studys_statements_hold_and_can_fail(self):
@@ -655,7 +863,12 @@ class TestPicturesAndTheStudy:
         study = claims.run("trajectory", quick=True, seed=0)
         checks = claims.check(study)
         assert all(check.passed for check in checks), checks
-        spoils = [(0, "small_z", lambda x: x + 5), (1, "slopes", lambda x: x - [0.6, 0.0]), (1, "linear_z", lambda x: x + 9), (2, "seen", lambda x: 0.1 * x)]
+        spoils = [
+            (0, "small_z", lambda x: x + 5),
+            (1, "slopes", lambda x: x - [0.6, 0.0]),
+            (1, "linear_z", lambda x: x + 9),
+            (2, "seen", lambda x: 0.1 * x),
+        ]
         for k, name, spoil in spoils:
             spoiled = st.Study(study.name, {**study.arrays, name: spoil(study[name])}, study.parameters)
             assert [check.passed for check in claims.check(spoiled)] == [i != k for i in range(3)]

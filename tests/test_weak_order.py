@@ -1,4 +1,6 @@
-"""How far the stochastic iteration is from its SDE: a gap of first order in the step, plus the bias ``E P(H + Eh) - P(H)`` of Hessian noise."""
+"""How far the stochastic iteration is from its SDE: a gap of first order in the step, plus the bias ``E P(H +
+Eh) - P(H)`` of Hessian noise.
+"""
 
 import itertools
 import math
@@ -18,10 +20,13 @@ def order(sizes: np.ndarray, gaps: np.ndarray) -> float:
     return np.polyfit(np.log(sizes), np.log(np.abs(gaps)), 1)[0]
 
 
-def coupled(flow: st.Flow, start: np.ndarray, t_end: float, paths: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def coupled(
+    flow: st.Flow, start: np.ndarray, t_end: float, paths: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The SDE and the iteration at `t_end`, (paths, d) each, on the same noise.
 
-    One iteration's noise is the sum of its substeps' increments; its sign turns, since the step is ``-step * P (g + zeta)``.
+    One iteration's noise is the sum of its substeps' increments; its sign turns, since the step is ``-step *
+    P (g + zeta)``.
     """
     rng = np.random.default_rng(seed)
     sde = np.tile(start, (paths, 1))
@@ -40,12 +45,20 @@ def mean_and_error(sample: np.ndarray) -> tuple[float, float]:
     return sample.mean(), sample.std(ddof=1) / math.sqrt(len(sample))
 
 
-# -- without Hessian noise: weak order one -----------------------------------------------------------------------
+# -- without Hessian noise: weak order one ---------------------------------------------------------
 
 SIGMA = [[1.0, 0.3, 0.0], [0.3, 0.5, 0.1], [0.0, 0.1, 0.4]]
 ADDITIVE, CURVED = st.Noise(gradient=SIGMA), st.Noise(gradient=0.5, curvature=0.3, hessian_batch=np.inf)
-METHODS = [st.SGD(), st.Newton(), st.DampedNewton(damping=0.5), st.SFN(damping=0.5), st.LRSFN(rank=1, damping=0.5)]
-both_noises = pytest.mark.parametrize("noise", [ADDITIVE, CURVED], ids=["additive", "gradient-batch curvature"])
+METHODS = [
+    st.SGD(),
+    st.Newton(),
+    st.DampedNewton(damping=0.5),
+    st.SFN(damping=0.5),
+    st.LRSFN(rank=1, damping=0.5),
+]
+both_noises = pytest.mark.parametrize(
+    "noise", [ADDITIVE, CURVED], ids=["additive", "gradient-batch curvature"]
+)
 all_methods = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 
 
@@ -53,16 +66,23 @@ def exact_gaps(method: st.Method, noise: st.Noise, what: str, steps: np.ndarray)
     """Iteration minus SDE on a rotated quadratic, by the exact moments of both."""
     gaps = []
     for step in steps:
-        linear = st.linearize(st.Flow(st.quadratic([1.0, 0.6, 0.3], rotation_seed=2), method, noise, step=step))
+        linear = st.linearize(
+            st.Flow(st.quadratic([1.0, 0.6, 0.3], rotation_seed=2), method, noise, step=step)
+        )
         if what == "stationary":
             discrete, chain = linear.covariance("discrete"), linear.covariance("chain", step / SUBSTEPS)
         else:
             start = [1.0, -0.5, 0.7]
-            (m, discrete), (n, chain) = linear.moments(1.0, start), linear.moments(1.0, start, time="chain", dt=step / SUBSTEPS)
+            (m, discrete), (n, chain) = (
+                linear.moments(1.0, start),
+                linear.moments(1.0, start, time="chain", dt=step / SUBSTEPS),
+            )
             if what == "second moment":
                 discrete, chain = discrete + np.outer(m, m), chain + np.outer(n, n)
         # Covariances are themselves of the order of the step: their gap is relative to them.
-        gaps.append(np.linalg.norm(discrete - chain) / (1.0 if what == "second moment" else np.linalg.norm(chain)))
+        gaps.append(
+            np.linalg.norm(discrete - chain) / (1.0 if what == "second moment" else np.linalg.norm(chain))
+        )
     return gaps
 
 
@@ -84,7 +104,10 @@ def test_the_simulated_gap_on_a_quadratic_is_the_exact_one(method, noise):
     sde, iteration = coupled(flow, start, 1.0, 8000, seed=5)
     gap, error = mean_and_error(np.sum(iteration**2, axis=1) - np.sum(sde**2, axis=1))
     linear = st.linearize(flow)
-    (m, discrete), (n, chain) = linear.moments(1.0, start), linear.moments(1.0, start, time="chain", dt=step / SUBSTEPS)
+    (m, discrete), (n, chain) = (
+        linear.moments(1.0, start),
+        linear.moments(1.0, start, time="chain", dt=step / SUBSTEPS),
+    )
     expected = np.trace(discrete - chain) + m @ m - n @ n
     assert abs(gap - expected) < 4 * error
     assert abs(expected) > 10 * error
@@ -97,7 +120,9 @@ def test_on_a_nonlinear_landscape_the_gap_halves_with_the_step(name, start, meth
     objective, gaps = st.landscape(name, dim=len(start)), []
     noise = st.Noise(gradient=0.4, curvature=curvature, hessian_batch=np.inf, reference=np.eye(len(start))[0])
     for step in STEPS:
-        sde, iteration = coupled(st.Flow(objective, method, noise, step=step), np.array(start), 1.0, 400, seed=6)
+        sde, iteration = coupled(
+            st.Flow(objective, method, noise, step=step), np.array(start), 1.0, 400, seed=6
+        )
         gap, error = mean_and_error(np.sum(iteration**2, axis=1) - np.sum(sde**2, axis=1))
         assert error < 0.03 * abs(gap)
         gaps.append(gap)
@@ -108,14 +133,16 @@ def test_the_noise_driven_variance_around_a_nonlinear_minimum_differs_at_relativ
     """Started at the minimum of the double well there is no deterministic gap to hide behind."""
     gaps = []
     for step in STEPS:
-        flow = st.Flow(st.landscape("double_well", dim=1), st.SFN(damping=0.5), st.Noise(gradient=0.4), step=step)
+        flow = st.Flow(
+            st.landscape("double_well", dim=1), st.SFN(damping=0.5), st.Noise(gradient=0.4), step=step
+        )
         sde, iteration = coupled(flow, np.array([1.0]), 2.0, 3000, seed=7)
         gap, _ = mean_and_error(np.sum((iteration - 1) ** 2, axis=1) - np.sum((sde - 1) ** 2, axis=1))
         gaps.append(gap / np.mean((sde - 1) ** 2))
     assert order(STEPS, gaps) == pytest.approx(1.0, abs=0.15)
 
 
-# -- with Hessian noise: the bias E P(H + Eh) - P(H) ----------------------------------------------------------------
+# -- with Hessian noise: the bias E P(H + Eh) - P(H) -----------------------------------------------
 
 LAM, GAMMA = 0.5, 0.2
 
@@ -127,12 +154,20 @@ def mean_gain(spread: float, lam: float = LAM) -> float:
         return math.exp(-0.5 * (e / spread) ** 2) / (math.sqrt(2 * math.pi) * spread * (abs(lam + e) + GAMMA))
 
     pieces = [-12 * spread, max(-lam, -12 * spread), 0.0, 12 * spread]
-    return sum(scipy.integrate.quad(integrand, a, b, epsabs=1e-14, epsrel=1e-12)[0] for a, b in itertools.pairwise(pieces) if b > a)
+    return sum(
+        scipy.integrate.quad(integrand, a, b, epsabs=1e-14, epsrel=1e-12)[0]
+        for a, b in itertools.pairwise(pieces)
+        if b > a
+    )
 
 
 def scalar_flow(spread: float, step: float) -> st.Flow:
-    """SFN on one mode with Hessian noise of the given standard deviation (the GOE diagonal has variance 2 tau^2)."""
-    return st.Flow(st.quadratic([LAM]), st.SFN(damping=GAMMA), st.Noise(curvature=spread / math.sqrt(2)), step=step)
+    """SFN on one mode with Hessian noise of the given standard deviation (the GOE diagonal has variance 2
+    tau^2).
+    """
+    return st.Flow(
+        st.quadratic([LAM]), st.SFN(damping=GAMMA), st.Noise(curvature=spread / math.sqrt(2)), step=step
+    )
 
 
 @pytest.mark.parametrize("spread", [0.05, 0.15, 0.4])
@@ -145,8 +180,12 @@ def test_the_iterations_mean_drift_is_that_of_the_mean_preconditioner(spread):
 
 
 def extrapolated_gap(spread: float, steps: np.ndarray, paths: int) -> tuple[float, float, list[float]]:
-    """Mean of iteration minus SDE at t = 1 as the step tends to zero (two terms of Richardson), its error, and the gaps themselves."""
-    ends = [coupled(scalar_flow(spread, step), np.ones(1), 1.0, paths, seed=9 + k) for k, step in enumerate(steps)]
+    """Mean of iteration minus SDE at t = 1 as the step tends to zero (two terms of Richardson), its error,
+    and the gaps themselves.
+    """
+    ends = [
+        coupled(scalar_flow(spread, step), np.ones(1), 1.0, paths, seed=9 + k) for k, step in enumerate(steps)
+    ]
     gaps, errors = zip(*(mean_and_error((iteration - sde)[:, 0]) for sde, iteration in ends), strict=True)
     weights = np.array([1 / 3, -2.0, 8 / 3])  # removes the first and second order of steps h, h / 2, h / 4
     return float(weights @ gaps), float(np.linalg.norm(weights * errors)), list(gaps)
@@ -179,7 +218,12 @@ def test_level_L2_holds_the_bias_up_to_the_fourth_power_of_the_noise():
 @pytest.mark.parametrize("coupling", ["independent", "nested"])
 @pytest.mark.parametrize(
     "method",
-    [st.DampedNewton(damping=GAMMA), st.SFN(damping=GAMMA), st.LRSFN(rank=1, damping=GAMMA), st.LRSFN(rank=1, damping=GAMMA, tail="flat")],
+    [
+        st.DampedNewton(damping=GAMMA),
+        st.SFN(damping=GAMMA),
+        st.LRSFN(rank=1, damping=GAMMA),
+        st.LRSFN(rank=1, damping=GAMMA, tail="flat"),
+    ],
     ids=lambda method: method.label,
 )
 def test_the_drift_of_level_L2_is_the_iterations_mean_drift_by_brute_force(method, coupling):
@@ -192,7 +236,9 @@ def test_the_drift_of_level_L2_is_the_iterations_mean_drift_by_brute_force(metho
         w = np.tile(start, (len(drawn.zeta), 1))
         moved = 0.5 * (flow.update(w, drawn) + flow.update(w, Sample(*(-part for part in drawn))))
         shift = (moved - start) / flow.step - flow.drift(start)
-        predicted = (linear.moments(flow.step, start, level="L2")[0] - linear.moments(flow.step, start, level="L")[0]) / flow.step
+        predicted = (
+            linear.moments(flow.step, start, level="L2")[0] - linear.moments(flow.step, start, level="L")[0]
+        ) / flow.step
         error = shift.std(axis=0, ddof=1) / math.sqrt(len(shift))
         z = (shift.mean(axis=0) - predicted) / error
         assert np.abs(z).max() < 4

@@ -1,7 +1,7 @@
 """Plain functions compiled by numba, once each, for one explicit signature.
 
-Without the interpreter's lock and without fused or reordered arithmetic; never with numba's own threads, which abort a
-process that has threads.
+Without the interpreter's lock and without fused or reordered arithmetic; never with numba's own threads,
+which abort a process that has threads.
 """
 
 from __future__ import annotations
@@ -27,18 +27,23 @@ def available() -> bool:
     return True
 
 
-def kernel(function: Callable[..., Any], types: str, prepare: Callable[[], None] | None = None) -> Callable[..., Any]:
+def kernel(
+    function: Callable[..., Any], types: str, prepare: Callable[[], None] | None = None
+) -> Callable[..., Any]:
     """`function` compiled; kept for the process, and on disk where a cache directory can be written.
 
-    `types` has a word for every argument: f a float; w, v, r float arrays, contiguous, strided, strided and readonly;
-    u, i words and integers, contiguous; digits are dimensions. `prepare` is called before numba reads the function.
+    `types` has a word for every argument: f a float; w, v, r float arrays, contiguous, strided, strided and
+    readonly; u, i words and integers, contiguous; digits are dimensions. `prepare` is called before numba
+    reads the function.
     """
     with _COMPILING:
         return _compiled(function, types, prepare)
 
 
 @functools.cache
-def _compiled(function: Callable[..., Any], types: str, prepare: Callable[[], None] | None) -> Callable[..., Any]:
+def _compiled(
+    function: Callable[..., Any], types: str, prepare: Callable[[], None] | None
+) -> Callable[..., Any]:
     import numba
 
     if prepare is not None:

@@ -13,11 +13,13 @@ from . import compiler
 def affine_planar(noise: np.ndarray, x: np.ndarray, a: np.ndarray, c: np.ndarray) -> None:
     """A chunk of steps ``x <- ((A_i1 x_1 + A_i2 x_2) + c_i) + noise_i``, in that order of operations.
 
-    `noise` (steps, 2, B), contiguous and already scaled, becomes the states after each step; `x` (2, B), contiguous,
-    the state before and after the chunk; `a` (2, 2); `c` (2,).
+    `noise` (steps, 2, B), contiguous and already scaled, becomes the states after each step; `x` (2, B),
+    contiguous, the state before and after the chunk; `a` (2, 2); `c` (2,).
     """
     if compiler.available():
-        compiler.kernel(_affine, KERNELS[_affine])(noise, x, float(a[0, 0]), float(a[0, 1]), float(a[1, 0]), float(a[1, 1]), float(c[0]), float(c[1]))
+        compiler.kernel(_affine, KERNELS[_affine])(
+            noise, x, float(a[0, 0]), float(a[0, 1]), float(a[1, 0]), float(a[1, 1]), float(c[0]), float(c[1])
+        )
         return
     state = x
     for rows in noise:
@@ -35,12 +37,15 @@ def _affine(noise: Any, x: Any, a11: float, a12: float, a21: float, a22: float, 
             x[1, j] = noise[k, 1, j] = ((a21 * first + a22 * second) + c2) + noise[k, 1, j]
 
 
-def planar_eigenvalues(h11: np.ndarray, h12: np.ndarray, h22: np.ndarray, lams: np.ndarray, shape: np.ndarray) -> None:
+def planar_eigenvalues(
+    h11: np.ndarray, h12: np.ndarray, h22: np.ndarray, lams: np.ndarray, shape: np.ndarray
+) -> None:
     """Eigenvalues of symmetric 2 x 2 matrices, and what `planar_step` needs of them.
 
     `h11`, `h12`, `h22` (B,) with any stride; `lams` (2, B) gets ``m + r`` and ``m - r``; `shape` (2, B) gets
-    ``g = (h11 - h22)/2`` and ``r = sqrt(g^2 + h12^2)``, with ``m = (h11 + h22)/2``. Both eigenvalues are right to
-    3 ulp of the larger one, for entries between 1e-150 and 1e150 (their squares must neither vanish nor overflow).
+    ``g = (h11 - h22)/2`` and ``r = sqrt(g^2 + h12^2)``, with ``m = (h11 + h22)/2``. Both eigenvalues are
+    right to 3 ulp of the larger one, for entries between 1e-150 and 1e150 (their squares must neither vanish
+    nor overflow).
     """
     if compiler.available():
         compiler.kernel(_planar_eigenvalues, KERNELS[_planar_eigenvalues])(h11, h12, h22, lams, shape)
@@ -48,7 +53,9 @@ def planar_eigenvalues(h11: np.ndarray, h12: np.ndarray, h22: np.ndarray, lams: 
         planar_eigenvalues_numpy(h11, h12, h22, lams, shape)
 
 
-def planar_eigenvalues_numpy(h11: np.ndarray, h12: np.ndarray, h22: np.ndarray, lams: np.ndarray, shape: np.ndarray) -> None:
+def planar_eigenvalues_numpy(
+    h11: np.ndarray, h12: np.ndarray, h22: np.ndarray, lams: np.ndarray, shape: np.ndarray
+) -> None:
     """`planar_eigenvalues` in NumPy, without temporaries."""
     g, r = shape
     with np.errstate(all="ignore"):
@@ -73,11 +80,14 @@ def _planar_eigenvalues(h11: Any, h12: Any, h22: Any, lams: Any, shape: Any) -> 
         shape[0, j], shape[1, j] = g, r
 
 
-def planar_step(h12: np.ndarray, shape: np.ndarray, phi: np.ndarray, v: np.ndarray, x: np.ndarray, work: np.ndarray) -> None:
-    """``x += P v`` for 2 x 2 matrices after `planar_eigenvalues`: ``P = (phi1 + phi2)/2 + (phi1 - phi2)/(2r) [[g, h12], [h12, -g]]``.
+def planar_step(
+    h12: np.ndarray, shape: np.ndarray, phi: np.ndarray, v: np.ndarray, x: np.ndarray, work: np.ndarray
+) -> None:
+    """``x += P v`` for 2 x 2 matrices after `planar_eigenvalues`: ``P = (phi1 + phi2)/2 + (phi1 - phi2)/(2r)
+    [[g, h12], [h12, -g]]``.
 
-    `h12` (B,) with any stride; `shape`, the gains `phi`, `v` and `x` (2, B) contiguous; `work` (4, B) is for the NumPy
-    form. Where ``r = 0`` the second term is left out. A non-finite Hessian gives nan.
+    `h12` (B,) with any stride; `shape`, the gains `phi`, `v` and `x` (2, B) contiguous; `work` (4, B) is for
+    the NumPy form. Where ``r = 0`` the second term is left out. A non-finite Hessian gives nan.
     """
     if compiler.available():
         compiler.kernel(_planar_step, KERNELS[_planar_step])(h12, shape, phi, v, x)
@@ -85,7 +95,9 @@ def planar_step(h12: np.ndarray, shape: np.ndarray, phi: np.ndarray, v: np.ndarr
         planar_step_numpy(h12, shape, phi, v, x, work)
 
 
-def planar_step_numpy(h12: np.ndarray, shape: np.ndarray, phi: np.ndarray, v: np.ndarray, x: np.ndarray, work: np.ndarray) -> None:
+def planar_step_numpy(
+    h12: np.ndarray, shape: np.ndarray, phi: np.ndarray, v: np.ndarray, x: np.ndarray, work: np.ndarray
+) -> None:
     """`planar_step` in NumPy, in the buffer `work` (4, B) alone but for one mask."""
     g, r = shape
     mean, slope, turn, part = work

@@ -23,18 +23,35 @@ class Instructions(Protocol):
     registers: int
 
 
-def planar_chunk(states: np.ndarray, x: np.ndarray, pull: float, force: Instructions, gain: Instructions | None) -> None:
+def planar_chunk(
+    states: np.ndarray, x: np.ndarray, pull: float, force: Instructions, gain: Instructions | None
+) -> None:
     """``x <- x + P(H(x)) (push - pull * gradient(x))`` for two dimensions, step by step.
 
-    `states` (steps, 2, m), contiguous, holds the pushes and gets the states after each step; `x` (2, m), contiguous,
-    the state before and after. `force` gives ``(g1, g2, h11, h12, h22)`` of both coordinates, `gain` the gain of an
-    eigenvalue (None: ``P = I``). The numbers are those of `planar_eigenvalues_numpy` and `planar_step_numpy`.
+    `states` (steps, 2, m), contiguous, holds the pushes and gets the states after each step; `x` (2, m),
+    contiguous, the state before and after. `force` gives ``(g1, g2, h11, h12, h22)`` of both coordinates,
+    `gain` the gain of an eigenvalue (None: ``P = I``). The numbers are those of `planar_eigenvalues_numpy`
+    and `planar_step_numpy`.
     """
     nothing = np.empty((0, 4), dtype=np.int64), np.empty(0), np.empty(0, dtype=np.int64)
     parts = nothing if gain is None else (gain.code, gain.constants, gain.results)
-    registers, own = np.empty((force.registers, TILE)), np.empty((1 if gain is None else gain.registers, TILE))
+    registers, own = (
+        np.empty((force.registers, TILE)),
+        np.empty((1 if gain is None else gain.registers, TILE)),
+    )
     chunk = kernel(_chunk, KERNELS[_chunk], prepare=_register)
-    chunk(states, x, float(pull), force.code, force.constants, force.results, *parts, registers, own, np.empty((6, TILE)))
+    chunk(
+        states,
+        x,
+        float(pull),
+        force.code,
+        force.constants,
+        force.results,
+        *parts,
+        registers,
+        own,
+        np.empty((6, TILE)),
+    )
 
 
 @functools.cache

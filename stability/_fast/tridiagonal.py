@@ -1,7 +1,7 @@
 """Three dimensions and more: ``P(H) v`` by Householder reflections and implicit QL.
 
-LANES paths lie side by side in every row of a table, and one line of a kernel works on the row. No path's arithmetic
-sees another path.
+LANES paths lie side by side in every row of a table, and one line of a kernel works on the row. No path's
+arithmetic sees another path.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _DONE = 1e9  # the block start of a lane that has converged
 class Tridiagonal:
     """``P(H) v`` of many small symmetric matrices without eigenvectors.
 
-    ``H = Q1 T Q1^T`` by Householder reflections and ``T = Q2 diag(lams) Q2^T`` by implicit QL; both are kept as
-    reflections and rotations and applied to the vector only. Twice `forward` then `backward` reuses all memory; an
-    object serves one thread.
+    ``H = Q1 T Q1^T`` by Householder reflections and ``T = Q2 diag(lams) Q2^T`` by implicit QL; both are kept
+    as reflections and rotations and applied to the vector only. Twice `forward` then `backward` reuses all
+    memory; an object serves one thread.
 
     Parameters
     ----------
@@ -43,9 +43,9 @@ class Tridiagonal:
 
     Notes
     -----
-    As accurate as LAPACK: the eigenvalues and the orthogonality of Q are right to a few d ulp of the norm. Only the
-    lower triangle is read. A matrix that is not finite, or takes more than ``30 + 10 dim`` QL sweeps, gives nan for
-    its own path. A path's numbers do not depend on its neighbors nor on its place.
+    As accurate as LAPACK: the eigenvalues and the orthogonality of Q are right to a few d ulp of the norm.
+    Only the lower triangle is read. A matrix that is not finite, or takes more than ``30 + 10 dim`` QL
+    sweeps, gives nan for its own path. A path's numbers do not depend on its neighbors nor on its place.
     """
 
     def __init__(self, dim: int, paths: int = SUB_BLOCK):
@@ -59,28 +59,50 @@ class Tridiagonal:
         self._reflectors = np.empty((self.groups, dim * (dim + 1) * LANES))
         self._rotations = np.empty((self.groups, self.sweeps * (dim - 1) * 2 * LANES))
         self._ranges = np.empty((self.groups, self.sweeps + 1, 2), dtype=np.int64)
-        self._lams, self._y, self._out = np.empty((dim, paths)), np.empty((dim, paths)), np.empty((dim, paths))
+        self._lams, self._y, self._out = (
+            np.empty((dim, paths)),
+            np.empty((dim, paths)),
+            np.empty((dim, paths)),
+        )
 
     def forward(self, hessian: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Eigenvalues, in no order, and ``y = Q^T v``: (B, d, d) and (B, d), any strides -> two views (B, d), overwritten by the next call."""
+        """Eigenvalues, in no order, and ``y = Q^T v``: (B, d, d) and (B, d), any strides -> two views (B, d),
+        overwritten by the next call.
+        """
         b = len(hessian)  # checked: the kernels trust their bounds
         if b > self.paths or hessian.shape[1:] != (self.dim, self.dim) or v.shape != (b, self.dim):
-            raise ValueError(f"`hessian` must be at most ({self.paths}, {self.dim}, {self.dim}) with `v` alike; got {hessian.shape} and {v.shape}.")
+            raise ValueError(
+                f"`hessian` must be at most ({self.paths}, {self.dim}, {self.dim}) with `v` alike; got "
+                f"{hessian.shape} and {v.shape}."
+            )
         lams, y = self._lams[:, :b], self._y[:, :b]
-        compiler.kernel(_forward, KERNELS[_forward], _register)(hessian, v, lams, y, self._table, self._lane, self._reflectors, self._rotations, self._ranges)
+        compiler.kernel(_forward, KERNELS[_forward], _register)(
+            hessian, v, lams, y, self._table, self._lane, self._reflectors, self._rotations, self._ranges
+        )
         return lams.T, y.T
 
     def backward(self, y: np.ndarray) -> np.ndarray:
-        """``Q y`` for the matrices of the last `forward`: (B, d), any strides -> a view (B, d), overwritten by the next call."""
+        """``Q y`` for the matrices of the last `forward`: (B, d), any strides -> a view (B, d), overwritten
+        by the next call.
+        """
         if len(y) > self.paths or y.shape[1:] != (self.dim,):
             raise ValueError(f"`y` must be at most ({self.paths}, {self.dim}); got {y.shape}.")
         out = self._out[:, : len(y)]
-        compiler.kernel(_backward, KERNELS[_backward], _register)(y, out, self._table, self._reflectors, self._rotations, self._ranges)
+        compiler.kernel(_backward, KERNELS[_backward], _register)(
+            y, out, self._table, self._reflectors, self._rotations, self._ranges
+        )
         return out.T
 
 
-def spectral_apply(hessian: np.ndarray, v: np.ndarray, gain: Callable[[np.ndarray], np.ndarray], workspace: Tridiagonal | None = None) -> np.ndarray:
-    """``P(H) v``: (B, d, d) and (B, d), any strides -> (B, d), with ``gain(lams) -> phi``, both (b, d), called once per sub-block."""
+def spectral_apply(
+    hessian: np.ndarray,
+    v: np.ndarray,
+    gain: Callable[[np.ndarray], np.ndarray],
+    workspace: Tridiagonal | None = None,
+) -> np.ndarray:
+    """``P(H) v``: (B, d, d) and (B, d), any strides -> (B, d), with ``gain(lams) -> phi``, both (b, d),
+    called once per sub-block.
+    """
     b, dim = v.shape
     work = Tridiagonal(dim) if workspace is None else workspace
     out = np.empty((b, dim))
@@ -93,7 +115,9 @@ def spectral_apply(hessian: np.ndarray, v: np.ndarray, gain: Callable[[np.ndarra
     return out
 
 
-def _forward(hessian: Any, v: Any, lams: Any, out: Any, w: Any, lane: Any, reflectors: Any, rotations: Any, ranges: Any) -> None:
+def _forward(
+    hessian: Any, v: Any, lams: Any, out: Any, w: Any, lane: Any, reflectors: Any, rotations: Any, ranges: Any
+) -> None:
     count, n = hessian.shape[0], hessian.shape[1]
     for group in range((count + LANES - 1) // LANES):
         first = group * LANES
@@ -147,7 +171,9 @@ def _pack(hessian: Any, v: Any, w: Any, lane: Any, path: int, j: int, use: bool)
 
 
 def _house(w: Any, lane: Any, kept: Any, n: int) -> None:
-    """Reduce the matrices to tridiagonal form, reflect y, and store the reflectors in `kept`: per column 1/h, then u."""
+    """Reduce the matrices to tridiagonal form, reflect y, and store the reflectors in `kept`: per column 1/h,
+    then u.
+    """
     zero, half, tiny = spread(0.0), spread(0.5), spread(_TINY)
     at = 0
     for k in range(n - 2):
@@ -204,7 +230,9 @@ def _mirror(w: Any, kept: Any, at: int, low: int, n: int) -> None:
 
 
 def _scan(w: Any, lane: Any, n: int, low: int) -> tuple[int, int]:
-    """Drop small off-diagonals and find each lane's first unreduced block; the rows that any lane works on, or high < 0."""
+    """Drop small off-diagonals and find each lane's first unreduced block; the rows that any lane works on,
+    or high < 0.
+    """
     zero, eps, nothing = spread(0.0), spread(_EPS), spread(_SMALL)
     end, end_d = spread(float(n - 1)), load(w, _D + n - 1)
     after = end_d
@@ -239,7 +267,9 @@ def _shift(lane: Any) -> None:
 
 
 def _sweep(w: Any, lane: Any, turns: Any, at: int, low: int, high: int) -> int:
-    """One implicit QL sweep of every lane's block, the rotations applied to y and stored from `at` on; returns their end."""
+    """One implicit QL sweep of every lane's block, the rotations applied to y and stored from `at` on;
+    returns their end.
+    """
     zero, one, tiny = spread(0.0), spread(1.0), spread(_TINY)
     cl, cm, shift = load(lane, _CL), load(lane, _CM), load(lane, _SH)
     c, s, g, p = one, zero, zero, zero

@@ -47,7 +47,12 @@ _CHECKS: dict[str, Callable[[Study], list[Check]]] = {
     "density": check_density,
     "trajectory": check_trajectory,
 }
-_TABLES: dict[str, Callable[[Study], str]] = {"real-data": real_data_table, "density": density_table, "escape": escape_table, "toys": toys_table}
+_TABLES: dict[str, Callable[[Study], str]] = {
+    "real-data": real_data_table,
+    "density": density_table,
+    "escape": escape_table,
+    "toys": toys_table,
+}
 
 
 def run(name: str, **options: Any) -> Study:

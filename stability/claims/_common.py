@@ -1,4 +1,6 @@
-"""What the studies share: the methods compared, a statement that holds or not, and measured numbers beside predicted ones."""
+"""What the studies share: the methods compared, a statement that holds or not, and measured numbers beside
+predicted ones.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,13 @@ class Check:
 
 def methods(damping: float, rank: int) -> list[Method]:
     """The five methods that every study compares."""
-    return [SGD(), Newton(), DampedNewton(damping=damping), SFN(damping=damping), LRSFN(rank=rank, damping=damping)]
+    return [
+        SGD(),
+        Newton(),
+        DampedNewton(damping=damping),
+        SFN(damping=damping),
+        LRSFN(rank=rank, damping=damping),
+    ]
 
 
 def method_names(compared: Iterable[Method]) -> np.ndarray:
@@ -33,7 +41,9 @@ def method_names(compared: Iterable[Method]) -> np.ndarray:
 
 
 def worst(measured: np.ndarray, keep: np.ndarray) -> tuple[float, int]:
-    """Largest ``|z|`` of measured entries (..., 3: value, error, predicted) where `keep`, and how many there are."""
+    """Largest ``|z|`` of measured entries (..., 3: value, error, predicted) where `keep`, and how many there
+    are.
+    """
     z = (measured[..., 0] - measured[..., 2]) / measured[..., 1]
     z = z[np.isfinite(z) & np.broadcast_to(keep, z.shape)]
     return float(np.max(np.abs(z))), len(z)
@@ -42,4 +52,6 @@ def worst(measured: np.ndarray, keep: np.ndarray) -> tuple[float, int]:
 def agreement(what: str, measured: np.ndarray, keep: Any) -> Check:
     """That measured entries agree with predicted ones where `keep`; see `worst`."""
     largest, count = worst(measured, np.asarray(keep))
-    return Check(f"{what} agree with theory (|z| < 4.5)", largest < 4.5, f"largest |z| of {count}: {largest:.2f}")
+    return Check(
+        f"{what} agree with theory (|z| < 4.5)", largest < 4.5, f"largest |z| of {count}: {largest:.2f}"
+    )

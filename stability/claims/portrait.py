@@ -1,4 +1,6 @@
-"""What each method does on one landscape: attracted to saddles or not, from where, and where its flow ends."""
+"""What each method does on one landscape: attracted to saddles or not, from where, and where its flow
+ends.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,16 @@ DAMPING = 0.3
 
 
 def portrait(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
-    """Phase portraits of the coupled quartic (two minima, a saddle between them) for five methods, with paths from beside the saddle."""
-    methods = [SGD(), Newton(), DampedNewton(damping=DAMPING), SFN(damping=DAMPING), LRSFN(rank=1, damping=DAMPING)]
+    """Phase portraits of the coupled quartic (two minima, a saddle between them) for five methods, with paths
+    from beside the saddle.
+    """
+    methods = [
+        SGD(),
+        Newton(),
+        DampedNewton(damping=DAMPING),
+        SFN(damping=DAMPING),
+        LRSFN(rank=1, damping=DAMPING),
+    ]
     report("portraits of the coupled quartic")
     # The number of grid points is even, so that none lies on the saddle's own stable manifold.
     seen = draw(
@@ -42,11 +52,15 @@ def portrait(*, quick: bool = False, seed: int = 0, report: Report = lambda text
 
 
 def check_portrait(study: Study) -> list[Check]:
-    """Newton's methods are drawn to the saddle from an open set, the saddle-free ones from nowhere; all but Newton's flows end at a critical point."""
+    """Newton's methods are drawn to the saddle from an open set, the saddle-free ones from nowhere; all but
+    Newton's flows end at a critical point.
+    """
     names, basins, kinds = list(study["methods"]), study["basins"], study["kinds"]
     saddles = np.flatnonzero(kinds == "saddle")
     caught = {name: float(np.isin(basins[m], saddles).mean()) for m, name in enumerate(names)}
-    lost = {name: float(np.isin(basins[m], [LEFT, SINGULAR, UNDECIDED]).mean()) for m, name in enumerate(names)}
+    lost = {
+        name: float(np.isin(basins[m], [LEFT, SINGULAR, UNDECIDED]).mean()) for m, name in enumerate(names)
+    }
     free = [name for name in names if "Newton" not in name]
     same = float(np.mean(basins[names.index("SFN")] == basins[names.index("SGD")]))
     return [
@@ -60,5 +74,9 @@ def check_portrait(study: Study) -> list[Check]:
             lost["Newton"] > 0 and max(lost[name] for name in free) == 0,
             ", ".join(f"{name} {share:.1%}" for name, share in lost.items()),
         ),
-        Check("SFN's basins are SGD's: by symmetry the same half planes", same == 1.0, f"{same:.1%} of the region"),
+        Check(
+            "SFN's basins are SGD's: by symmetry the same half planes",
+            same == 1.0,
+            f"{same:.1%} of the region",
+        ),
     ]

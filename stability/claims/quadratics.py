@@ -23,15 +23,18 @@ LEVELS = (("sde", "chain", 0.5), ("iteration", "discrete", 1.0))
 def condition_number(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
     """Condition number against noise at equal step length.
 
-    A quadratic with eigenvalues spread geometrically over ``[1/kappa, 1]``, isotropic gradient noise; once with the
-    exact Hessian, once with a subsampled one. Stationary excess risk and the variances of the stiffest and of the
-    flattest mode: theory (levels L and L2), Euler-Maruyama at ``dt = step / 2``, and the stochastic iteration.
+    A quadratic with eigenvalues spread geometrically over ``[1/kappa, 1]``, isotropic gradient noise; once
+    with the exact Hessian, once with a subsampled one. Stationary excess risk and the variances of the
+    stiffest and of the flattest mode: theory (levels L and L2), Euler-Maruyama at ``dt = step / 2``, and the
+    stochastic iteration.
     """
     dim, step, damping, rank, paths = 4, 0.2, 0.2, 2, 256 if quick else 512
     compared = methods(damping, rank)
     kappas = np.geomspace(1, 1e4, 61)
     exact, sampled = Noise(gradient=1.0), Noise(gradient=16.0, curvature=0.02, batch=256, hessian_batch=4)
-    marked: list[list[float]] = [[1, 10, 100], [1, 10, 100]] if quick else [[1, 10, 100, 1e3, 1e4], [1, 10, 100, 1e3]]
+    marked: list[list[float]] = (
+        [[1, 10, 100], [1, 10, 100]] if quick else [[1, 10, 100, 1e3, 1e4], [1, 10, 100, 1e3]]
+    )
     theory = np.full((2, len(compared), len(kappas), 2, 3), np.nan)
     validity = np.full((2, len(compared), len(kappas)), np.nan)
     shape = (2, len(compared), max(map(len, marked)))
@@ -64,7 +67,15 @@ def condition_number(*, quick: bool = False, seed: int = 0, report: Report = lam
         "measured": measured,
         "measured_validity": trusted,
     }
-    parameters = {"dim": dim, "step": step, "damping": damping, "rank": rank, "paths": paths, "seed": seed, "noise": [repr(exact), repr(sampled)]}
+    parameters = {
+        "dim": dim,
+        "step": step,
+        "damping": damping,
+        "rank": rank,
+        "paths": paths,
+        "seed": seed,
+        "noise": [repr(exact), repr(sampled)],
+    }
     return Study("condition-number", arrays, parameters, provenance())
 
 
@@ -88,7 +99,9 @@ def check_condition_number(study: Study) -> list[Check]:
 
 
 def equal_rates(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
-    """The same noise at equal *rates*: each method's step gives its slowest mode the same decay per iteration as SGD's."""
+    """The same noise at equal *rates*: each method's step gives its slowest mode the same decay per iteration
+    as SGD's.
+    """
     dim, sgd_step, damping, rank, paths = 4, 0.2, 0.2, 2, 256 if quick else 512
     compared = methods(damping, rank)
     kappas, marked = np.geomspace(1, 1e4, 61), [1.0, 10.0, 100.0] if quick else [1.0, 10.0, 100.0, 1e3]
@@ -119,22 +132,38 @@ def equal_rates(*, quick: bool = False, seed: int = 0, report: Report = lambda t
         "measured_kappa": np.array(marked),
         "measured": measured,
     }
-    parameters = {"dim": dim, "sgd_step": sgd_step, "damping": damping, "rank": rank, "paths": paths, "seed": seed, "noise": repr(noise)}
+    parameters = {
+        "dim": dim,
+        "sgd_step": sgd_step,
+        "damping": damping,
+        "rank": rank,
+        "paths": paths,
+        "seed": seed,
+        "noise": repr(noise),
+    }
     return Study("equal-rates", arrays, parameters, provenance())
 
 
 def check_equal_rates(study: Study) -> list[Check]:
-    """At equal slowest rate no full-rank method is noisier than SGD; truncated ones only at small condition numbers."""
+    """At equal slowest rate no full-rank method is noisier than SGD; truncated ones only at small condition
+    numbers.
+    """
     names, ratio = list(study["methods"]), study["theory"][:, :, 0] / study["theory"][0, :, 0]
     full, truncated = float(np.nanmax(ratio[:4])), ratio[names.index("LRSFN")]
     above = study["kappa"][truncated > 1 + 1e-9]
     return [
         agreement("ensembles", study["measured"], True),
-        Check("at equal slowest rate Newton, damped Newton and SFN have no more excess risk than SGD", full <= 1 + 1e-9, f"largest ratio {full:.6g}"),
         Check(
-            "LRSFN has more only at small condition numbers, where its tail moves faster than its slowest mode",
+            "at equal slowest rate Newton, damped Newton and SFN have no more excess risk than SGD",
+            full <= 1 + 1e-9,
+            f"largest ratio {full:.6g}",
+        ),
+        Check(
+            "LRSFN has more only at small condition numbers, where its tail moves faster than its slowest "
+            "mode",
             bool(len(above) and above.max() < 10),
-            f"ratio up to {np.nanmax(truncated):.3g}, above one for kappa <= {above.max() if len(above) else 0:.3g}",
+            f"ratio up to {np.nanmax(truncated):.3g}, above one for kappa <= "
+            f"{above.max() if len(above) else 0:.3g}",
         ),
     ]
 
@@ -153,7 +182,9 @@ def _predicted(linear: LinearFlow, level: str) -> np.ndarray:
 
 
 def _three(linear: LinearFlow, squares: np.ndarray) -> np.ndarray:
-    """Excess risk, stiffest and flattest variance (..., 3) from squared states (..., d) of a diagonal quadratic."""
+    """Excess risk, stiffest and flattest variance (..., 3) from squared states (..., d) of a diagonal
+    quadratic.
+    """
     risk = 0.5 * squares @ np.diag(linear.flow.objective.hessian(linear.at))
     return np.stack([risk, squares[..., 0], squares[..., -1]], axis=-1)
 
@@ -165,7 +196,9 @@ def stationary_steps(linear: LinearFlow) -> int:
 
 
 def _ensembles(linear: LinearFlow, *, paths: int, seed: int) -> np.ndarray:
-    """(2 levels, 3 quantities, 3): measured, its standard error, and predicted at that very time; started at the optimum."""
+    """(2 levels, 3 quantities, 3): measured, its standard error, and predicted at that very time; started at
+    the optimum.
+    """
     flow, result = linear.flow, np.full((2, 3, 3), np.nan)
     t_end = stationary_steps(linear) * flow.step
     for i, (level, law, part) in enumerate(LEVELS):
@@ -173,7 +206,10 @@ def _ensembles(linear: LinearFlow, *, paths: int, seed: int) -> np.ndarray:
         ens = simulate(flow, start=linear.at, t_end=t_end, dt=dt, paths=paths, seed=seed, level=level)
         samples = _three(linear, ens.states[-1][~ens.diverged] ** 2)
         if len(samples) > 1:
-            result[i, :, 0], result[i, :, 1] = samples.mean(axis=0), samples.std(axis=0, ddof=1) / math.sqrt(len(samples))
+            result[i, :, 0], result[i, :, 1] = (
+                samples.mean(axis=0),
+                samples.std(axis=0, ddof=1) / math.sqrt(len(samples)),
+            )
         # The iteration with a sampled Hessian is predicted at level L2, everything else exactly at level L.
         best = "L2" if level == "iteration" and linear.validity > 0 else "L"
         result[i, :, 2] = _three(linear, np.diag(linear.moments(t_end, time=law, dt=dt, level=best)[1]))

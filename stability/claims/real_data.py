@@ -24,11 +24,15 @@ REAL_SETTINGS = (
 
 
 def breast_cancer(columns: int = 30) -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's breast-cancer table, standardized, with an intercept column: X (569, columns + 1), y (569,)."""
+    """scikit-learn's breast-cancer table, standardized, with an intercept column: X (569, columns + 1), y
+    (569,).
+    """
     try:
         from sklearn.datasets import load_breast_cancer
     except ImportError:
-        raise ValueError('The breast-cancer table comes with scikit-learn: pip install "sfn-stability[data]".') from None
+        raise ValueError(
+            'The breast-cancer table comes with scikit-learn: pip install "sfn-stability[data]".'
+        ) from None
     data = load_breast_cancer()
     X = data.data[:, :columns]
     X = (X - X.mean(axis=0)) / X.std(axis=0)
@@ -36,11 +40,12 @@ def breast_cancer(columns: int = 30) -> tuple[np.ndarray, np.ndarray]:
 
 
 def real_data(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
-    """Logistic regression on the breast-cancer table: predicted against measured covariance of real minibatch steps.
+    """Logistic regression on the breast-cancer table: predicted against measured covariance of real minibatch
+    steps.
 
-    Nothing is linearised in the measurement: batches are drawn without replacement, their Hessians decomposed. The
-    excess risk compared is ``tr(H S) / 2``. Two settings: a small Hessian batch, where the validity indicator says
-    that the theory is not to be trusted, and a large one.
+    Nothing is linearised in the measurement: batches are drawn without replacement, their Hessians
+    decomposed. The excess risk compared is ``tr(H S) / 2``. Two settings: a small Hessian batch, where the
+    validity indicator says that the theory is not to be trusted, and a large one.
     """
     columns, step, l2, rank = (10 if quick else 30), 0.1, 0.1, 5
     paths, snapshots = (256, 2) if quick else (512, 4)
@@ -50,19 +55,38 @@ def real_data(*, quick: bool = False, seed: int = 0, report: Report = lambda tex
     table = np.full((len(REAL_SETTINGS), len(compared), len(fields)), np.nan)
     pairs = np.full((len(REAL_SETTINGS), len(compared), 2, objective.dim), np.nan)
     for s, setting in enumerate(REAL_SETTINGS):
-        noise = Noise.from_data(objective, None, int(setting["batch"]), hessian_batch=int(setting["hessian_batch"]))
-        for m, method in enumerate([x for x in methods(setting["damping"], rank) if not isinstance(x, Newton)]):
+        noise = Noise.from_data(
+            objective, None, int(setting["batch"]), hessian_batch=int(setting["hessian_batch"])
+        )
+        for m, method in enumerate(
+            [x for x in methods(setting["damping"], rank) if not isinstance(x, Newton)]
+        ):
             report(f"real data, batches {setting['batch']} and {setting['hessian_batch']}, {method.name}")
             linear = linearize(Flow(objective, method, noise, step=step))
             row, predicted, measured = _real_row(linear, paths, snapshots, seed)
             table[s, m], pairs[s, m] = row, (predicted, measured)
-    arrays = {"methods": method_names(compared), "fields": np.array(fields), "table": table, "variances": pairs}
+    arrays = {
+        "methods": method_names(compared),
+        "fields": np.array(fields),
+        "table": table,
+        "variances": pairs,
+    }
     arrays["settings"] = np.array([[v["batch"], v["hessian_batch"], v["damping"]] for v in REAL_SETTINGS])
-    parameters = {"columns": columns, "step": step, "l2": l2, "rank": rank, "paths": paths, "snapshots": snapshots, "seed": seed}
+    parameters = {
+        "columns": columns,
+        "step": step,
+        "l2": l2,
+        "rank": rank,
+        "paths": paths,
+        "snapshots": snapshots,
+        "seed": seed,
+    }
     return Study("real-data", arrays, parameters, provenance())
 
 
-def _real_row(linear: LinearFlow, paths: int, snapshots: int, seed: int) -> tuple[list[float], np.ndarray, np.ndarray]:
+def _real_row(
+    linear: LinearFlow, paths: int, snapshots: int, seed: int
+) -> tuple[list[float], np.ndarray, np.ndarray]:
     flow = linear.flow
     nan = np.full(flow.dim, np.nan)
     try:
@@ -76,7 +100,9 @@ def _real_row(linear: LinearFlow, paths: int, snapshots: int, seed: int) -> tupl
     rest = stationary_steps(linear)
     apart = max(1, rest // 3)  # one decay time between snapshots
     times = flow.step * (rest + apart * np.arange(snapshots))
-    ens = simulate(flow, start=linear.at, t_end=times[-1], save=times, paths=paths, seed=seed, level="iteration")
+    ens = simulate(
+        flow, start=linear.at, t_end=times[-1], save=times, paths=paths, seed=seed, level="iteration"
+    )
     offsets = (ens.states[:, ~ens.diverged] - linear.at) @ linear.vectors
     offsets = offsets - offsets.mean(axis=(0, 1))
     # Snapshots of one path are correlated: average them first, then take the error over paths.
@@ -86,7 +112,16 @@ def _real_row(linear: LinearFlow, paths: int, snapshots: int, seed: int) -> tupl
     predicted = np.diag(linear.vectors.T @ covariance @ linear.vectors)
     z = float(np.max(np.abs(variances - predicted) / errors))
     risk = float(0.5 * linear.eigenvalues @ predicted)
-    row = [linear.validity, limit, risk, second, risks.mean(), risks.std(ddof=1) / math.sqrt(len(risks)), z, ens.diverged.mean()]
+    row = [
+        linear.validity,
+        limit,
+        risk,
+        second,
+        risks.mean(),
+        risks.std(ddof=1) / math.sqrt(len(risks)),
+        z,
+        ens.diverged.mean(),
+    ]
     return [float(value) for value in row], predicted, variances
 
 
@@ -95,12 +130,16 @@ def check_real_data(study: Study) -> list[Check]:
     fields = list(study["fields"])
     column = {name: study["table"][..., fields.index(name)] for name in fields}
     trusted = column["validity"] < VALID
-    gap = (np.abs(column["measured"] / column["predicted_L2"] - 1) - 2 * column["error"] / column["measured"])[trusted]
+    gap = (
+        np.abs(column["measured"] / column["predicted_L2"] - 1) - 2 * column["error"] / column["measured"]
+    )[trusted]
     return [
         Check(
-            "within validity, the measured excess risk of real minibatch steps is within 10 % (and 2 s.e.) of level L2's",
+            "within validity, the measured excess risk of real minibatch steps is within 10 % (and 2 s.e.) "
+            "of level L2's",
             bool(np.max(gap) < 0.1),
-            f"{int(trusted.sum())} of {trusted.size} rows valid; largest gap beyond 2 s.e. {max(float(np.max(gap)), 0.0):.1%}",
+            f"{int(trusted.sum())} of {trusted.size} rows valid; largest gap beyond 2 s.e. "
+            f"{max(float(np.max(gap)), 0.0):.1%}",
         )
     ]
 
@@ -108,13 +147,23 @@ def check_real_data(study: Study) -> list[Check]:
 def real_data_table(study: Study) -> str:
     """The study's table for the terminal, where it has one."""
     head = (
-        f"{'batches':<8} {'method':<13} {'validity':>8} {'predicted':>10} {'(L2)':>10} {'measured':>10} {'+-':>8} {'variances':>9} {'|z|':>4} {'diverged':>8}"
+        f"{'batches':<8} {'method':<13} {'validity':>8} {'predicted':>10} {'(L2)':>10} {'measured':>10} "
+        f"{'+-':>8} {'variances':>9} {'|z|':>4} {'diverged':>8}"
     )
     lines = [head]
     for setting, rows, pairs in zip(study["settings"], study["table"], study["variances"], strict=True):
         for name, row, (predicted, measured) in zip(study["methods"], rows, pairs, strict=True):
             validity, _, first, second, value, error, z, lost = row
             gap = float(np.linalg.norm(measured - predicted) / np.linalg.norm(predicted))
-            cells = f"{validity:>8.2f} {first:>10.3e} {second:>10.3e} {value:>10.3e} {error:>8.1e} {gap:>9.1%} {z:>4.1f} {lost:>8.1%}"
+            cells = (
+                f"{validity:>8.2f} {first:>10.3e} {second:>10.3e} {value:>10.3e} {error:>8.1e} {gap:>9.1%} "
+                f"{z:>4.1f} {lost:>8.1%}"
+            )
             lines.append(f"{f'{setting[0]:g}, {setting[1]:g}':<8} {name:<13} {cells}")
-    return "\n".join([*lines, "variances: |measured - predicted| / |predicted| over the modes' stationary variances; |z|: the largest of them (level L)"])
+    return "\n".join(
+        [
+            *lines,
+            "variances: |measured - predicted| / |predicted| over the modes' stationary variances; |z|: the "
+            "largest of them (level L)",
+        ]
+    )

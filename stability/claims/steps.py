@@ -24,9 +24,10 @@ PRODUCTS = 20
 def step_limit(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
     """Hessian noise against the largest stable step in the plane (condition number, curvature noise).
 
-    For a two-mode quadratic ``(1, 1/kappa)`` with independent batches of equal size: the linearised chain's largest
-    mean-square step; the smaller of the two modes' limits without linearisation; the measured spectral radius of the
-    one-step second-moment map of chain and iteration (the same drawn noise everywhere); the measured almost-sure exponent.
+    For a two-mode quadratic ``(1, 1/kappa)`` with independent batches of equal size: the linearised chain's
+    largest mean-square step; the smaller of the two modes' limits without linearisation; the measured
+    spectral radius of the one-step second-moment map of chain and iteration (the same drawn noise
+    everywhere); the measured almost-sure exponent.
     """
     step, damping, rank = 0.5, 0.1, 1
     points, samples = (13, 1000) if quick else (25, 4000)
@@ -36,7 +37,8 @@ def step_limit(*, quick: bool = False, seed: int = 0, report: Report = lambda te
     limit, exact, chain, iteration, exponent, error = (np.full(shape, np.nan) for _ in range(6))
     draws = np.random.default_rng(seed).standard_normal((2, samples // 2, 2, 2))
     unit = (draws + np.swapaxes(draws, -1, -2)) / math.sqrt(2)  # GOE with unit off-diagonal variance
-    # Both signs of every draw, in a shuffled order: the sample mean of the noise is then exactly zero, as its mean is.
+    # Both signs of every draw, in a shuffled order: the sample mean of the noise is then exactly zero, as its
+    # mean is.
     order = np.random.default_rng(seed + 1).permutation(samples)
     unit = np.concatenate([unit, -unit], axis=1)[:, order]
     for m, method in enumerate(compared):
@@ -46,12 +48,23 @@ def step_limit(*, quick: bool = False, seed: int = 0, report: Report = lambda te
             for i, tau in enumerate(taus):
                 flow = Flow(objective, method, Noise(curvature=tau), step=step)
                 limit[m, i, j] = linearize(flow).step_limit()
-                exact[m, i, j] = min(_exact_limit(method, lam, tau, rank) for rank, lam in enumerate((1.0, 1.0 / kappa), 1))
+                exact[m, i, j] = min(
+                    _exact_limit(method, lam, tau, rank) for rank, lam in enumerate((1.0, 1.0 / kappa), 1)
+                )
                 sample = Sample(np.zeros((samples, 2)), tau * unit[0], tau * unit[1])
                 chain[m, i, j] = _second_moment_radius(_one_step(flow, sample, "sde"))
                 iteration[m, i, j] = _second_moment_radius(_one_step(flow, sample, "iteration"))
-                (exponent[m, i, j],), (error[m, i, j],) = top_exponents(flow, [step], iterations=samples // 25, products=PRODUCTS, seed=seed)
-    arrays = {"methods": method_names(compared), "kappa": kappas, "tau": taus, "limit": limit, "exact_limit": exact, "chain_radius": chain}
+                (exponent[m, i, j],), (error[m, i, j],) = top_exponents(
+                    flow, [step], iterations=samples // 25, products=PRODUCTS, seed=seed
+                )
+    arrays = {
+        "methods": method_names(compared),
+        "kappa": kappas,
+        "tau": taus,
+        "limit": limit,
+        "exact_limit": exact,
+        "chain_radius": chain,
+    }
     arrays |= {"iteration_radius": iteration, "exponent": exponent, "exponent_error": error}
     parameters = {"step": step, "damping": damping, "rank": rank, "samples": samples, "seed": seed}
     return Study("step-limit", arrays, parameters, provenance())
@@ -65,7 +78,8 @@ def check_step_limit(study: Study) -> list[Check]:
     share = float(agree[clear].mean())
     return [
         Check(
-            "the measured second moment grows exactly where theory says (limits within 30 % of the step left out)",
+            "the measured second moment grows exactly where theory says (limits within 30 % of the step left "
+            "out)",
             share == 1.0,
             f"{share:.4%} of {int(clear.sum())} points",
         )
@@ -74,13 +88,21 @@ def check_step_limit(study: Study) -> list[Check]:
 
 @functools.lru_cache(maxsize=4096)
 def _exact_limit(method: Method, lam: float, tau: float, rank: int) -> float:
-    """The mean-square step limit of one mode of the iteration itself, the mode's rank in the spectrum given."""
-    own = method if method.rank is None or rank <= method.rank else Method(gain=lambda x: 0 * x + method.tail_gain(lam))
+    """The mean-square step limit of one mode of the iteration itself, the mode's rank in the spectrum
+    given.
+    """
+    own = (
+        method
+        if method.rank is None or rank <= method.rank
+        else Method(gain=lambda x: 0 * x + method.tail_gain(lam))
+    )
     return exact_mode(own, curvature=lam, noise=Noise(curvature=tau)).mean_square_limit
 
 
 def _one_step(flow: Flow, sample: Sample, level: str) -> np.ndarray:
-    """The matrices (m, d, d) of one step around the reference point, measured by stepping each unit vector."""
+    """The matrices (m, d, d) of one step around the reference point, measured by stepping each unit
+    vector.
+    """
     assert flow.reference is not None
     columns = []
     for e in np.eye(flow.dim):

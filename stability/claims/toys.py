@@ -1,8 +1,9 @@
-"""The toy problems of the authors' public code, run by our own iteration: Michalewicz in 100 dimensions, Rosenbrock in 10.
+"""The toy problems of the authors' public code, run by our own iteration: Michalewicz in 100 dimensions,
+Rosenbrock in 10.
 
-Known of their protocol: Michalewicz d = 100, starts N(0, I), 100 iterations, step 1, SFN with damping 1e-4, LRSFN with damping 1e-3 and ranks
-10 to 90; Rosenbrock d = 10. All else is ours: Michalewicz's exponent (20), everything about Rosenbrock, the seeds, no stopping rule. The numbers
-are ours, not the paper's.
+Known of their protocol: Michalewicz d = 100, starts N(0, I), 100 iterations, step 1, SFN with damping 1e-4,
+LRSFN with damping 1e-3 and ranks 10 to 90; Rosenbrock d = 10. All else is ours: Michalewicz's exponent (20),
+everything about Rosenbrock, the seeds, no stopping rule. The numbers are ours, not the paper's.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ STEPS = tuple(10.0**-k * factor for k in range(2, 7) for factor in (3.0, 1.0))
 INDEFINITE = 1e-3
 """LRSFN's damping: an end with an eigenvalue below minus this is called indefinite."""
 FIELDS = ("step", "mean", "std", "median", "gradient", "smallest", "indefinite", "diverged", "size", "tail")
-"""Of one method, over the starts that did not diverge: step; mean, standard deviation and median of the value at the end; medians there of the
-gradient's norm, of the smallest eigenvalue and of the largest coordinate (size); how many ends are indefinite, how many starts diverged, and `_tail`."""
+"""Of one method, over the starts that did not diverge: step; mean, standard deviation and median of the value
+at the end; medians there of the gradient's norm, of the smallest eigenvalue and of the largest coordinate
+(size); how many ends are indefinite, how many starts diverged, and `_tail`.
+"""
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,11 @@ class _Runner:
 
 
 def toys(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
-    """Michalewicz and Rosenbrock with exact Hessians: 11 starts (seeds 0 to 10, shifted by `seed`), 100 iterations at step 1.
+    """Michalewicz and Rosenbrock with exact Hessians: 11 starts (seeds 0 to 10, shifted by `seed`), 100
+    iterations at step 1.
 
-    Gradient descent is given two steps of a grid: the largest at which no iterate of any start raises the value, and the one with the lowest median at the end.
+    Gradient descent is given two steps of a grid: the largest at which no iterate of any start raises the
+    value, and the one with the lowest median at the end.
     """
     starts = 3 if quick else 11
     arrays: dict[str, np.ndarray] = {"fields": np.array(FIELDS), "problems": np.array(list(PROBLEMS))}
@@ -52,8 +57,18 @@ def toys(*, quick: bool = False, seed: int = 0, report: Report = lambda text: No
         w = np.stack([np.random.default_rng(1000 * seed + k).standard_normal(dim) for k in range(starts)])
         runners = _second_order(ranks, dim) + _descents(objective, w)
         rows, values = zip(*(_carried_out(objective, one, w) for one in runners), strict=True)
-        arrays |= {f"{name}_methods": np.array([one.name for one in runners]), f"{name}_table": np.array(rows), f"{name}_values": np.array(values)}
-    parameters = {"iterations": ITERATIONS, "starts": starts, "seed": seed, "dims": [dim for dim, _ in PROBLEMS.values()], "indefinite": INDEFINITE}
+        arrays |= {
+            f"{name}_methods": np.array([one.name for one in runners]),
+            f"{name}_table": np.array(rows),
+            f"{name}_values": np.array(values),
+        }
+    parameters = {
+        "iterations": ITERATIONS,
+        "starts": starts,
+        "seed": seed,
+        "dims": [dim for dim, _ in PROBLEMS.values()],
+        "indefinite": INDEFINITE,
+    }
     return Study("toys", arrays, parameters, provenance())
 
 
@@ -61,7 +76,10 @@ def _second_order(ranks: tuple[int, ...], dim: int) -> list[_Runner]:
     runners = [_Runner("SFN", SFN(damping=1e-4))]
     for tail in ("damping", "flat"):
         runners += [
-            _Runner(f"LRSFN({r})" + (" flat tail" if tail == "flat" else ""), LRSFN(rank=r, damping=1e-3, tail=tail))
+            _Runner(
+                f"LRSFN({r})" + (" flat tail" if tail == "flat" else ""),
+                LRSFN(rank=r, damping=1e-3, tail=tail),
+            )
             for r in ranks
             if r < dim or tail == "damping"
         ]
@@ -86,7 +104,11 @@ def _descents(objective: Any, w: np.ndarray) -> list[_Runner]:
 
 def _run(objective: Any, method: Method, step: float, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """States (iterations + 1, starts, d), frozen where a run diverged, and which did."""
-    flow, rng, center = Flow(objective, method, step=step), np.random.default_rng(0), w.mean(axis=0)  # there is no noise to draw
+    flow, rng, center = (
+        Flow(objective, method, step=step),
+        np.random.default_rng(0),
+        w.mean(axis=0),
+    )  # there is no noise to draw
     for start in w:
         flow.drift(start)  # an error where the method is singular
     states, lost = [w], np.zeros(len(w), dtype=bool)
@@ -99,7 +121,9 @@ def _run(objective: Any, method: Method, step: float, w: np.ndarray) -> tuple[np
 
 
 def _carried_out(objective: Any, one: _Runner, w: np.ndarray) -> tuple[list[float], np.ndarray]:
-    """A row of the table and the values (iterations + 1, starts), nan from where a run diverged; all nan where the method is singular at a start."""
+    """A row of the table and the values (iterations + 1, starts), nan from where a run diverged; all nan
+    where the method is singular at a start.
+    """
     try:
         states, lost = _run(objective, one.method, one.step, w)
     except ValueError:  # the curvature is singular
@@ -109,10 +133,20 @@ def _carried_out(objective: Any, one: _Runner, w: np.ndarray) -> tuple[list[floa
     for start, still in zip(np.flatnonzero(lost), moved.T, strict=True):
         values[np.flatnonzero(still)[-1] + 2 if still.any() else 1 :, start] = np.nan
     ends = states[-1][kept]
-    gradient, spectrum = np.linalg.norm(objective.gradient(ends), axis=-1), np.linalg.eigvalsh(objective.hessian(ends))[:, 0]
+    gradient, spectrum = (
+        np.linalg.norm(objective.gradient(ends), axis=-1),
+        np.linalg.eigvalsh(objective.hessian(ends))[:, 0],
+    )
     final = values[-1, kept] if kept.any() else np.array([np.nan])
     spread = float(final.std(ddof=1)) if len(final) > 1 else np.nan
-    row = [one.step, float(final.mean()), spread, float(np.median(final)), _median(gradient), _median(spectrum)]
+    row = [
+        one.step,
+        float(final.mean()),
+        spread,
+        float(np.median(final)),
+        _median(gradient),
+        _median(spectrum),
+    ]
     row += [float(np.sum(spectrum < -INDEFINITE)), float(lost.sum()), _median(np.abs(ends).max(axis=-1))]
     return [*row, _tail(objective, one, w)], values
 
@@ -122,7 +156,9 @@ def _median(values: np.ndarray) -> float:
 
 
 def _tail(objective: Any, one: _Runner, w: np.ndarray) -> float:
-    """Step times gain times the largest positive eigenvalue off the kept ones, at the median start: gradient descent there is unstable above 2."""
+    """Step times gain times the largest positive eigenvalue off the kept ones, at the median start: gradient
+    descent there is unstable above 2.
+    """
     if one.method.rank is None or one.method.rank >= w.shape[-1]:
         return np.nan
     lams = np.linalg.eigvalsh(objective.hessian(w))
@@ -137,24 +173,41 @@ def check_toys(study: Study) -> list[Check]:
 
 
 def _checks(study: Study, problem: str) -> list[Check]:
-    """The tail is gradient descent at ``step / gamma``, stable below ``step lam / gamma = 2``; a flat tail's gain keeps it below 1 at step 1."""
+    """The tail is gradient descent at ``step / gamma``, stable below ``step lam / gamma = 2``; a flat tail's
+    gain keeps it below 1 at step 1.
+    """
     fields, starts = [str(name) for name in study["fields"]], study.parameters["starts"]
-    row = {str(name): dict(zip(fields, values, strict=True)) for name, values in zip(study[f"{problem}_methods"], study[f"{problem}_table"], strict=True)}
+    row = {
+        str(name): dict(zip(fields, values, strict=True))
+        for name, values in zip(study[f"{problem}_methods"], study[f"{problem}_table"], strict=True)
+    }
     least = PROBLEMS[problem][1][0]
     damped, flat = row[f"LRSFN({least})"], row[f"LRSFN({least}) flat tail"]
     checks = [
         Check(
-            f"{problem}: LRSFN({least}) diverges at step 1 from every start, its tail beyond gradient descent's limit 2",
+            f"{problem}: LRSFN({least}) diverges at step 1 from every start, its tail beyond gradient "
+            "descent's limit 2",
             bool(damped["diverged"] == starts and damped["tail"] > 2),
-            f"{damped['diverged']:g} of {starts} starts, step x tail's largest rate there {damped['tail']:.1g} (median)",
+            f"{damped['diverged']:g} of {starts} starts, step x tail's largest rate there "
+            f"{damped['tail']:.1g} (median)",
         ),
-        Check(f"{problem}: with the flat tail from fewer", bool(flat["diverged"] < damped["diverged"]), f"{flat['diverged']:g} of {starts} starts"),
+        Check(
+            f"{problem}: with the flat tail from fewer",
+            bool(flat["diverged"] < damped["diverged"]),
+            f"{flat['diverged']:g} of {starts} starts",
+        ),
     ]
     if problem == "michalewicz":
         sfn, newton = row["SFN"], row["damped Newton"]
-        detail = f"of {starts} ends indefinite: damped Newton {newton['indefinite']:g}, SFN {sfn['indefinite']:g}"
+        detail = (
+            f"of {starts} ends indefinite: damped Newton {newton['indefinite']:g}, SFN {sfn['indefinite']:g}"
+        )
         checks.append(
-            Check("michalewicz: damped Newton, which saddles attract, ends at more of them than SFN", bool(newton["indefinite"] > sfn["indefinite"]), detail)
+            Check(
+                "michalewicz: damped Newton, which saddles attract, ends at more of them than SFN",
+                bool(newton["indefinite"] > sfn["indefinite"]),
+                detail,
+            )
         )
     return checks
 
@@ -163,14 +216,22 @@ def toys_table(study: Study) -> str:
     """The values at the end and what kind of point it is."""
     starts, lines = study.parameters["starts"], []
     for problem, dim in zip(study["problems"], study.parameters["dims"], strict=True):
-        lines.append(f"{problem}, d = {dim}, {starts} starts, {study.parameters['iterations']} iterations (ours, not the paper's numbers)")
         lines.append(
-            f"{'method':<20} {'step':>7} {'mean':>10} {'+- std':>10} {'median':>10} {'|g|':>8} {'min. eig':>9} {'indefinite':>10} {'lost':>6} {'max |x|':>8}"
+            f"{problem}, d = {dim}, {starts} starts, {study.parameters['iterations']} iterations (ours, not "
+            "the paper's numbers)"
+        )
+        lines.append(
+            f"{'method':<20} {'step':>7} {'mean':>10} {'+- std':>10} {'median':>10} {'|g|':>8} "
+            f"{'min. eig':>9} {'indefinite':>10} {'lost':>6} {'max |x|':>8}"
         )
         for name, row in zip(study[f"{problem}_methods"], study[f"{problem}_table"], strict=True):
             lines.append(f"{name:<20} {row[0]:>7.1g} {_cells(row, starts)}")
-    lines.append("values at the end over the starts that did not diverge; |g|, min. eig, max |x|: medians there")
-    return "\n".join([*lines, f"indefinite: ends with an eigenvalue below -{INDEFINITE:g}; lost: starts that diverged"])
+    lines.append(
+        "values at the end over the starts that did not diverge; |g|, min. eig, max |x|: medians there"
+    )
+    return "\n".join(
+        [*lines, f"indefinite: ends with an eigenvalue below -{INDEFINITE:g}; lost: starts that diverged"]
+    )
 
 
 def _cells(row: np.ndarray, starts: int) -> str:
@@ -179,5 +240,8 @@ def _cells(row: np.ndarray, starts: int) -> str:
         return "singular at a start"
     if lost == starts:
         return f"{'':>60} {f'{lost:g}/{starts}':>6}"
-    kinds = f"{gradient:>8.1e} {smallest:>9.1e} {f'{indefinite:g}/{starts - lost:g}':>10} {f'{lost:g}/{starts}':>6} {size:>8.2g}"
+    kinds = (
+        f"{gradient:>8.1e} {smallest:>9.1e} {f'{indefinite:g}/{starts - lost:g}':>10} "
+        f"{f'{lost:g}/{starts}':>6} {size:>8.2g}"
+    )
     return f"{mean:>10.4g} {spread:>10.3g} {median:>10.4g} {kinds}"

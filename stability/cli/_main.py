@@ -16,7 +16,10 @@ class _Sentence(click.Group):
     """Bad input ends with one sentence and exit code 2, never a traceback."""
 
     def invoke(self, context: click.Context) -> Any:
-        shown, warnings.formatwarning = warnings.formatwarning, lambda message, *where, **more: f"Warning: {message}\n"
+        shown, warnings.formatwarning = (
+            warnings.formatwarning,
+            lambda message, *where, **more: f"Warning: {message}\n",
+        )
         try:
             return super().invoke(context)
         except (ValueError, ArithmeticError) as error:
@@ -25,7 +28,11 @@ class _Sentence(click.Group):
             warnings.formatwarning = shown
 
 
-@click.group(cls=_Sentence, epilog="Example:  stability reproduce --quick", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=_Sentence,
+    epilog="Example:  stability reproduce --quick",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(package_name="sfn-stability", prog_name="stability")
 def main() -> None:
     """Stability of stochastic optimizers: how large a step, how much noise."""

@@ -7,7 +7,18 @@ from typing import Any
 
 import click
 
-METHODS = ("sgd", "newton", "damped-newton", "sfn", "lrsfn", "lrsfn-flat", "r-sfn", "newsamp", "natural-gradient", "fractional-power")
+METHODS = (
+    "sgd",
+    "newton",
+    "damped-newton",
+    "sfn",
+    "lrsfn",
+    "lrsfn-flat",
+    "r-sfn",
+    "newsamp",
+    "natural-gradient",
+    "fractional-power",
+)
 
 
 def method_of(name: str, *, damping: float = 0.2, rank: int = 1) -> Any:
@@ -33,17 +44,45 @@ def method_of(name: str, *, damping: float = 0.2, rank: int = 1) -> Any:
 def on_a_landscape(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say which objective, noise and step."""
     options = (
-        click.option("--expression", "text", metavar="FORMULA", help='The objective, such as "x^4/4 - x^2/2 + y^2".'),
-        click.option("--landscape", "name", metavar="NAME", help="Or a known one: double_well, coupled_quartic, monkey_saddle, rosenbrock, ..."),
+        click.option(
+            "--expression", "text", metavar="FORMULA", help='The objective, such as "x^4/4 - x^2/2 + y^2".'
+        ),
+        click.option(
+            "--landscape",
+            "name",
+            metavar="NAME",
+            help="Or a known one: double_well, coupled_quartic, monkey_saddle, rosenbrock, ...",
+        ),
         click.option("--dim", type=int, default=2, show_default=True, help="Dimensions of --landscape."),
         click.option("--damping", type=float, default=0.1, show_default=True, help="Of the damped methods."),
         click.option("--rank", type=int, default=1, show_default=True, help="Of the truncated methods."),
-        click.option("--noise", type=float, default=0.1, show_default=True, help="Standard deviation of a gradient entry, per sample."),
-        click.option("--curvature", type=float, default=0.0, show_default=True, help="Of an off-diagonal Hessian entry, per sample; needs --at."),
-        click.option("--batch", type=float, default=1, show_default=True, help="Samples in a gradient batch."),
-        click.option("--hessian-batch", type=float, default=None, help="Samples in a Hessian batch; as --batch if not given."),
+        click.option(
+            "--noise",
+            type=float,
+            default=0.1,
+            show_default=True,
+            help="Standard deviation of a gradient entry, per sample.",
+        ),
+        click.option(
+            "--curvature",
+            type=float,
+            default=0.0,
+            show_default=True,
+            help="Of an off-diagonal Hessian entry, per sample; needs --at.",
+        ),
+        click.option(
+            "--batch", type=float, default=1, show_default=True, help="Samples in a gradient batch."
+        ),
+        click.option(
+            "--hessian-batch",
+            type=float,
+            default=None,
+            help="Samples in a Hessian batch; as --batch if not given.",
+        ),
         click.option("--start", metavar="X,Y,...", default=None, help="Where paths start."),
-        click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the noise."),
+        click.option(
+            "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the noise."
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -66,8 +105,12 @@ def noise_of(options: dict[str, Any], at: list[float] | None) -> Any:
 
     if options["curvature"] > 0 and at is None:
         raise ValueError("`--curvature` needs `--at`: the critical point that its noise is centred at.")
-    gradient, curvature, batch, hessian_batch = (options.pop(key) for key in ("noise", "curvature", "batch", "hessian_batch"))
-    return Noise(gradient=gradient, curvature=curvature, batch=batch, hessian_batch=hessian_batch, reference=at)
+    gradient, curvature, batch, hessian_batch = (
+        options.pop(key) for key in ("noise", "curvature", "batch", "hessian_batch")
+    )
+    return Noise(
+        gradient=gradient, curvature=curvature, batch=batch, hessian_batch=hessian_batch, reference=at
+    )
 
 
 def numbers(option: str, text: str) -> list[float]:
@@ -75,4 +118,6 @@ def numbers(option: str, text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"`{option}` must be numbers separated by commas, such as 0.5,1; got {text!r}.") from None
+        raise ValueError(
+            f"`{option}` must be numbers separated by commas, such as 0.5,1; got {text!r}."
+        ) from None

@@ -38,10 +38,22 @@ class Training:
         if self.train.loss == "cross-entropy":
             return 100 * (1 - float(part.accuracy(w)))
         with np.errstate(over="ignore", invalid="ignore"):  # of a run that diverged, which says so
-            return 2 * float(part.value(w)) - part.l2 * float(w @ w)  # the loss is half of it, averaged over samples and outputs
+            return 2 * float(part.value(w)) - part.l2 * float(
+                w @ w
+            )  # the loss is half of it, averaged over samples and outputs
 
 
-def prepare(data: str, *, model: str, hidden: tuple[int, ...] | None, activation: str, target: str | None, l2: float, dtype: str, seed: int) -> Training:
+def prepare(
+    data: str,
+    *,
+    model: str,
+    hidden: tuple[int, ...] | None,
+    activation: str,
+    target: str | None,
+    l2: float,
+    dtype: str,
+    seed: int,
+) -> Training:
     """Read the data, hold a fifth of the samples back, and build the network.
 
     Raises
@@ -58,8 +70,19 @@ def prepare(data: str, *, model: str, hidden: tuple[int, ...] | None, activation
         return Training(train, train.on(X[held]), about, "mean squared error")
     classes = int(y.max()) + 1 if y.dtype.kind in "iu" else None
     loss = "squared" if classes is None else "cross-entropy"
-    train = mlp(X[fit], y[fit], hidden or (128, 64), activation=activation, loss=loss, classes=classes, l2=l2, dtype=dtype)
-    return Training(train, train.on(X[held], y[held]), about, "mean squared error" if classes is None else "error %")
+    train = mlp(
+        X[fit],
+        y[fit],
+        hidden or (128, 64),
+        activation=activation,
+        loss=loss,
+        classes=classes,
+        l2=l2,
+        dtype=dtype,
+    )
+    return Training(
+        train, train.on(X[held], y[held]), about, "mean squared error" if classes is None else "error %"
+    )
 
 
 def _data(data: str, model: str, target: str | None) -> tuple[np.ndarray, np.ndarray, str]:
@@ -77,13 +100,27 @@ def _data(data: str, model: str, target: str | None) -> tuple[np.ndarray, np.nda
         raise ValueError("A CSV file needs `--target`: the column to predict (an autoencoder leaves it out).")
     table = read_table(data, target=target, model="network")
     what = f"{len(table.classes)} classes" if table.classes else "a number"
-    return table.X, table.y, f"{Path(data).name}: {len(table.X)} samples, {len(table.columns)} columns, {target!r} is {what}"
+    return (
+        table.X,
+        table.y,
+        f"{Path(data).name}: {len(table.X)} samples, {len(table.columns)} columns, {target!r} is {what}",
+    )
 
 
 def run(
-    training: Training, *, optimizer: str, step: str, rank: int | None, damping: float | None, batch: int | None, sweeps: float, seed: int, **options: Any
+    training: Training,
+    *,
+    optimizer: str,
+    step: str,
+    rank: int | None,
+    damping: float | None,
+    batch: int | None,
+    sweeps: float,
+    seed: int,
+    **options: Any,
 ) -> History:
-    """Train the network from its seeded start; by default on batches of 32 samples, or of all where there are fewer.
+    """Train the network from its seeded start; by default on batches of 32 samples, or of all where there are
+    fewer.
 
     Raises
     ------
@@ -98,7 +135,10 @@ def run(
     method, chosen = _method(optimizer, step, rank, damping)
     if isinstance(method, str):
         if batch is not None or hessian_batch is not None or options.pop("checkpoint", None) is not None:
-            raise ValueError(f"{optimizer} works on all samples in one go: leave --batch, --hessian-batch and --checkpoint out.")
+            raise ValueError(
+                f"{optimizer} works on all samples in one go: leave --batch, --hessian-batch and "
+                "--checkpoint out."
+            )
         return minimize(F, start, method=method, sweeps=sweeps, dtype=F.dtype)
     if optimizer != "lrsfn" and hessian_batch is not None:
         raise ValueError(f"`--hessian-batch` is lrsfn's; {optimizer} has none.")
@@ -111,14 +151,28 @@ def run(
         options["decay"] = "linear"
     size = min(BATCH, F.n_samples) if batch is None else batch
     try:
-        return _named(minimize(F, start, method=method, step=chosen, batch=size, sweeps=sweeps, seed=seed, dtype=F.dtype, **options))
+        return _named(
+            minimize(
+                F,
+                start,
+                method=method,
+                step=chosen,
+                batch=size,
+                sweeps=sweeps,
+                seed=seed,
+                dtype=F.dtype,
+                **options,
+            )
+        )
     except Interrupted as stopped:
         stopped.result = _named(stopped.result)
         raise
 
 
 def _named(history: History) -> History:
-    """The history, whose method says that it had momentum: it is an option of `minimize`, and no part of SGD."""
+    """The history, whose method says that it had momentum: it is an option of `minimize`, and no part of
+    SGD.
+    """
     about = history.provenance
     if about["method"] != "SGD()" or not about["momentum"]:
         return history
@@ -135,10 +189,14 @@ def _method(optimizer: str, step: str, rank: int | None, damping: float | None) 
         return {"lbfgs": "L-BFGS-B", "newton-cg": "Newton-CG"}[optimizer], "auto"
     number = None if step == "auto" else _number(step)
     if optimizer != "lrsfn":
-        return {"sgd": SGD(), "momentum": SGD(), "adam": Adam()}[optimizer], STEPS[optimizer] if number is None else number
+        return {"sgd": SGD(), "momentum": SGD(), "adam": Adam()}[optimizer], STEPS[
+            optimizer
+        ] if number is None else number
     if number is None:
         if damping is not None:
-            raise ValueError("With `--step auto` the damping is measured: leave `--damping` out, or give a step.")
+            raise ValueError(
+                "With `--step auto` the damping is measured: leave `--damping` out, or give a step."
+            )
         return None if rank is None else LRSFN(rank=rank, damping=1.0), "auto"
     return LRSFN(rank=20 if rank is None else rank, damping=0.1 if damping is None else damping), number
 

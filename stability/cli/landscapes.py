@@ -1,4 +1,6 @@
-"""`stability simulate` and `stability portrait`: a formula as people type it, and what a method does there."""
+"""`stability simulate` and `stability portrait`: a formula as people type it, and what a method does
+there.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +18,61 @@ from ._main import main
 from ._methods import METHODS, method_of, noise_of, numbers, objective_of, on_a_landscape
 
 
-@main.command(epilog='Example:  stability simulate --expression "x^4/4 - x^2/2 + y^2" --method sfn --start 1,0.5 --at 1,0')
+@main.command(
+    epilog='Example:  stability simulate --expression "x^4/4 - x^2/2 + y^2" --method sfn --start 1,0.5 --at '
+    "1,0"
+)
 @on_a_landscape
 @click.option("--method", type=click.Choice(METHODS), default="sfn", show_default=True, help="The optimizer.")
 @click.option("--step", type=float, default=0.1, show_default=True, help="The learning rate.")
-@click.option("--t-end", type=float, default=10.0, show_default=True, help="How long, in units of iteration x step.")
+@click.option(
+    "--t-end", type=float, default=10.0, show_default=True, help="How long, in units of iteration x step."
+)
 @click.option("--dt", type=float, default=None, help="Time step of the SDE; --step if not given.")
 @click.option("--paths", type=int, default=1000, show_default=True, help="How many.")
-@click.option("--level", type=click.Choice(["sde", "iteration"]), default="sde", show_default=True, help="The SDE, or the stochastic iteration itself.")
-@click.option("--save", "save_at", type=int, default=None, help="Equal intervals at whose ends states are kept; 20 or, if fewer, every step.")
-@click.option("--at", metavar="X,Y,...", default=None, help="A critical point: curvature noise is centred there, and the linear theory printed beside.")
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="Save the ensemble there (.json, .npz) and draw it (.png, .svg).")
+@click.option(
+    "--level",
+    type=click.Choice(["sde", "iteration"]),
+    default="sde",
+    show_default=True,
+    help="The SDE, or the stochastic iteration itself.",
+)
+@click.option(
+    "--save",
+    "save_at",
+    type=int,
+    default=None,
+    help="Equal intervals at whose ends states are kept; 20 or, if fewer, every step.",
+)
+@click.option(
+    "--at",
+    metavar="X,Y,...",
+    default=None,
+    help="A critical point: curvature noise is centred there, and the linear theory printed beside.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Save the ensemble there (.json, .npz) and draw it (.png, .svg).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for a program.")
 def simulate(
-    text: str | None, name: str | None, dim: int, method: str, step: float, at: str | None, start: str | None, out: Path | None, as_json: bool, **options: Any
+    text: str | None,
+    name: str | None,
+    dim: int,
+    method: str,
+    step: float,
+    at: str | None,
+    start: str | None,
+    out: Path | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Simulate an ensemble of paths of a method on a landscape.
 
-    Prints means and variances with their standard errors, and what diverged; with --at, predicted against measured. Paths start
-    at the origin if not told otherwise.
+    Prints means and variances with their standard errors, and what diverged; with --at, predicted against
+    measured. Paths start at the origin if not told otherwise.
     """
     from ..comparison import compare
     from ..ensembles.simulate import simulate as run
@@ -44,16 +82,32 @@ def simulate(
     objective = objective_of(text, name, dim)
     center = None if at is None else numbers("--at", at)
     noise = noise_of(options, center)
-    flow = Flow(objective, method_of(method, damping=options.pop("damping"), rank=options.pop("rank")), noise, step=step)
+    flow = Flow(
+        objective,
+        method_of(method, damping=options.pop("damping"), rank=options.pop("rank")),
+        noise,
+        step=step,
+    )
     linear = None if center is None else linearize(flow, at=center)
     out = _folder_of(out)
-    steps = round(_check.positive("--t-end", options["t_end"]) / _check.positive("--dt", options["dt"] or step))
+    steps = round(
+        _check.positive("--t-end", options["t_end"]) / _check.positive("--dt", options["dt"] or step)
+    )
     saved = options.pop("save_at")
     options["save"] = min(20, max(steps, 1)) if saved is None else saved
     try:
-        ensemble = run(flow, start=[0.0] * objective.dim if start is None else numbers("--start", start), progress=not as_json, **options)
+        ensemble = run(
+            flow,
+            start=[0.0] * objective.dim if start is None else numbers("--start", start),
+            progress=not as_json,
+            **options,
+        )
     except Interrupted as stopped:
-        click.echo(f"Interrupted: the {len(stopped.ensemble.diverged)} paths that were finished are {_kept(stopped.ensemble, out)}.", err=True)
+        click.echo(
+            f"Interrupted: the {len(stopped.ensemble.diverged)} paths that were finished are "
+            f"{_kept(stopped.ensemble, out)}.",
+            err=True,
+        )
         raise SystemExit(1) from None
     _kept(ensemble, out)
     comparison, why = None, ""
@@ -92,31 +146,86 @@ def _kept(result: Any, out: Path | None) -> str:
 
 def _moments(ensemble: Any, comparison: Any) -> dict[str, Any]:
     names = ("times", "mean", "standard_error", "covariance", "covariance_error", "level", "dt", "notes")
-    found = {name: getattr(ensemble, name) for name in names} | {"paths": len(ensemble.diverged), "diverged": int(ensemble.diverged.sum())}
+    found = {name: getattr(ensemble, name) for name in names} | {
+        "paths": len(ensemble.diverged),
+        "diverged": int(ensemble.diverged.sum()),
+    }
     if comparison is not None:
-        names = ("predicted_mean", "predicted_covariance", "mean_z", "covariance_z", "max_z", "law", "validity", "notes")
+        names = (
+            "predicted_mean",
+            "predicted_covariance",
+            "mean_z",
+            "covariance_z",
+            "max_z",
+            "law",
+            "validity",
+            "notes",
+        )
         found["comparison"] = {name: getattr(comparison, name) for name in names}
     return jsonable(found | {"provenance": ensemble.provenance})
 
 
-@main.command(epilog='Example:  stability portrait --expression "x^4/4 - x^2/2 + y^2" --method sgd --method newton --method sfn --out out/portrait')
+@main.command(
+    epilog='Example:  stability portrait --expression "x^4/4 - x^2/2 + y^2" --method sgd --method newton '
+    "--method sfn --out out/portrait"
+)
 @on_a_landscape
-@click.option("--method", "compared", multiple=True, type=click.Choice(METHODS), help="May be given more than once; sgd, newton and sfn by default.")
-@click.option("--region", metavar="R | LOW,HIGH | LOW,HIGH,LOW,HIGH", default="2", show_default=True, help="Bounds of the coordinates.")
-@click.option("--step", type=float, default=0.05, show_default=True, help="The learning rate of the sample paths.")
-@click.option("--t-end", type=float, default=10.0, show_default=True, help="How long they are, in units of iteration x step.")
+@click.option(
+    "--method",
+    "compared",
+    multiple=True,
+    type=click.Choice(METHODS),
+    help="May be given more than once; sgd, newton and sfn by default.",
+)
+@click.option(
+    "--region",
+    metavar="R | LOW,HIGH | LOW,HIGH,LOW,HIGH",
+    default="2",
+    show_default=True,
+    help="Bounds of the coordinates.",
+)
+@click.option(
+    "--step", type=float, default=0.05, show_default=True, help="The learning rate of the sample paths."
+)
+@click.option(
+    "--t-end",
+    type=float,
+    default=10.0,
+    show_default=True,
+    help="How long they are, in units of iteration x step.",
+)
 @click.option("--paths", type=int, default=None, help="How many for each method; 3, or 2000 on a line.")
-@click.option("--resolution", type=int, default=60, show_default=True, help="Points of the grid along each axis, in two dimensions.")
+@click.option(
+    "--resolution",
+    type=int,
+    default=60,
+    show_default=True,
+    help="Points of the grid along each axis, in two dimensions.",
+)
 @click.option("--at", metavar="X,Y,...", default=None, help="Where curvature noise is centred.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("out/portrait"), show_default=True, help="The picture (.png, .svg) and its numbers.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("out/portrait"),
+    show_default=True,
+    help="The picture (.png, .svg) and its numbers.",
+)
 def portrait(
-    text: str | None, name: str | None, dim: int, compared: tuple[str, ...], region: str, at: str | None, start: str | None, out: Path, **options: Any
+    text: str | None,
+    name: str | None,
+    dim: int,
+    compared: tuple[str, ...],
+    region: str,
+    at: str | None,
+    start: str | None,
+    out: Path,
+    **options: Any,
 ) -> None:
     """Draw what methods do on a landscape in one or two dimensions.
 
-    One panel for each method: level sets, flow lines, basins of attraction, sample paths, and the critical points by what
-    the method does to them; on a line the potential, the drift, and the stationary density by Fokker and Planck's equation and by
-    paths. The tables say the same in numbers.
+    One panel for each method: level sets, flow lines, basins of attraction, sample paths, and the critical
+    points by what the method does to them; on a line the potential, the drift, and the stationary density by
+    Fokker and Planck's equation and by paths. The tables say the same in numbers.
     """
     from ..portraits.critical import critical_points
     from ..portraits.line import profile as on_a_line
@@ -125,7 +234,9 @@ def portrait(
     objective = objective_of(text, name, dim)
     bounds = numbers("--region", region)
     if len(bounds) not in (1, 2, 4):
-        raise ValueError(f"`--region` must be one number, LOW,HIGH, or LOW,HIGH,LOW,HIGH; got {len(bounds)} numbers.")
+        raise ValueError(
+            f"`--region` must be one number, LOW,HIGH, or LOW,HIGH,LOW,HIGH; got {len(bounds)} numbers."
+        )
     damping, rank = options.pop("damping"), options.pop("rank")
     noise = noise_of(options, None if at is None else numbers("--at", at))
     methods = [method_of(one, damping=damping, rank=rank) for one in compared or ("sgd", "newton", "sfn")]

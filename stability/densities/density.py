@@ -1,7 +1,9 @@
-"""Stationary densities of a flow's SDE from the Fokker-Planck equation: by quadrature on a line, by jumps between cells in a plane.
+"""Stationary densities of a flow's SDE from the Fokker-Planck equation: by quadrature on a line, by jumps
+between cells in a plane.
 
-``0 = -div(f p) + (1/2) sum_ij d_i d_j (D_ij p)`` (Ito), with the flow's drift f and the covariance D that its noise gains per unit of t: a third witness
-beside linear theory and ensembles, valid far from any critical point.
+``0 = -div(f p) + (1/2) sum_ij d_i d_j (D_ij p)`` (Ito), with the flow's drift f and the covariance D that its
+noise gains per unit of t: a third witness beside linear theory and ensembles, valid far from any critical
+point.
 """
 
 from __future__ import annotations
@@ -24,25 +26,32 @@ LOST = 1e-6
 """A grid that misses more of the mass than this is said to."""
 _CELLS = {1: 400, 2: 100}
 _MOST_CELLS = {1: 10_000, 2: 500}
-_JUMPS = ", and so are drift and noise: no current crosses there in this density, but paths with a finite dt jump"
+_JUMPS = (
+    ", and so are drift and noise: no current crosses there in this density, but paths with a finite dt jump"
+)
 _HEAVY = 30.0  # a density that falls slower than this power has a tail worth a word
 
 
-def stationary_density(flow: Flow, grid: Any, *, time: str = "continuous", dt: float | None = None, cells: int | None = None) -> StationaryDensity:
+def stationary_density(
+    flow: Flow, grid: Any, *, time: str = "continuous", dt: float | None = None, cells: int | None = None
+) -> StationaryDensity:
     """The stationary density of a flow's SDE, in one or two dimensions.
 
-    On a line ``p ~ exp(int 2 f / D) / D``, by adaptive quadrature; the chain's law is the stationary solution for its Gaussian transition kernel.
-    In a plane jumps between near cells that keep densities positive: Scharfetter and Gummel's (1969) rates along the directions of Selling's decomposition of
-    the noise; nothing flows through the grid's ends. Second order in the width of the cells.
+    On a line ``p ~ exp(int 2 f / D) / D``, by adaptive quadrature; the chain's law is the stationary solution
+    for its Gaussian transition kernel. In a plane jumps between near cells that keep densities positive:
+    Scharfetter and Gummel's (1969) rates along the directions of Selling's decomposition of the noise;
+    nothing flows through the grid's ends. Second order in the width of the cells.
 
     Parameters
     ----------
     flow : Flow
         Of dimension 1 or 2.
     grid : float, (low, high) or array (n + 1,), or a pair of these
-        Ends of the grid (a number R is ``(-R, R)``), or the cells' edges, for all axes; ``[(-2, 2), (-1, 1)]`` for each.
+        Ends of the grid (a number R is ``(-R, R)``), or the cells' edges, for all axes; ``[(-2, 2), (-1,
+        1)]`` for each.
     time : {"continuous", "chain"}
-        The SDE, or its Euler-Maruyama chain with time step `dt`, whose law an ensemble of paths has (one dimension).
+        The SDE, or its Euler-Maruyama chain with time step `dt`, whose law an ensemble of paths has (one
+        dimension).
     dt : float, optional
         For ``time="chain"``, in units of t; `step` by default.
     cells : int, optional
@@ -57,8 +66,9 @@ def stationary_density(flow: Flow, grid: Any, *, time: str = "continuous", dt: f
 
     Notes
     -----
-    A density that no stationary law stands behind (the flow does not confine) is still returned, for reflecting ends: read `status`.
-    A chain's work is bounded to seconds: where its kernel would need more nodes, `status` says what the last refinement changed.
+    A density that no stationary law stands behind (the flow does not confine) is still returned, for
+    reflecting ends: read `status`. A chain's work is bounded to seconds: where its kernel would need more
+    nodes, `status` says what the last refinement changed.
 
     Examples
     --------
@@ -72,23 +82,31 @@ def stationary_density(flow: Flow, grid: Any, *, time: str = "continuous", dt: f
     if not isinstance(flow, Flow):
         raise ValueError(f"`flow` must be an st.Flow; got {flow!r:.60}.")
     if flow.dim not in (1, 2):
-        raise ValueError(f"A stationary density needs a flow of dimension 1 or 2; got {flow.dim}. Use st.linearize(flow).covariance() or st.simulate.")
+        raise ValueError(
+            f"A stationary density needs a flow of dimension 1 or 2; got {flow.dim}. Use "
+            "st.linearize(flow).covariance() or st.simulate."
+        )
     if dt is not None and time != "chain":
         raise ValueError(f"`dt` belongs to time='chain'; got dt={dt} with time={time!r}.")
     edges = _grid(grid, flow.dim, cells)
     if flow.dim == 2:
         if time == "chain":
-            raise ValueError("time='chain' is for one dimension: use time='continuous', and an ensemble with a small dt.")
+            raise ValueError(
+                "time='chain' is for one dimension: use time='continuous', and an ensemble with a small dt."
+            )
         return _in_a_plane(flow, edges)
     try:
         if time == "continuous":
             return _on_a_line(flow, edges[0])
         return _of_a_chain(flow, edges[0], flow.step if dt is None else _check.positive("dt", dt))
     except NotFinite as error:
-        raise ValueError(f"There is no stationary density on this grid: {error}. Choose a grid inside the domain, and a flow with noise.") from None
+        raise ValueError(
+            f"There is no stationary density on this grid: {error}. Choose a grid inside the domain, and a "
+            "flow with noise."
+        ) from None
 
 
-# -- one dimension -----------------------------------------------------------------------------------------------------
+# -- one dimension ---------------------------------------------------------------------------------
 
 
 def _fields(flow: Flow) -> Fields:
@@ -104,8 +122,12 @@ def _evaluated(flow: Flow, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Drift (m, d) and diffusion (m, d, d), in blocks that bound the memory."""
     blocks = np.array_split(w, max(1, len(w) // 8192))
     with np.errstate(all="ignore"):
-        drift, diffusion = (np.concatenate([of(block) for block in blocks]) for of in (flow.drift, flow.diffusion))
-    undefined = np.isnan(_values(flow, w)) if len(w) else np.zeros(0, dtype=bool)  # there may be gradients outside the domain
+        drift, diffusion = (
+            np.concatenate([of(block) for block in blocks]) for of in (flow.drift, flow.diffusion)
+        )
+    undefined = (
+        np.isnan(_values(flow, w)) if len(w) else np.zeros(0, dtype=bool)
+    )  # there may be gradients outside the domain
     return np.where(undefined[:, None], np.nan, drift), diffusion
 
 
@@ -137,16 +159,24 @@ def _on_a_line(flow: Flow, edges: np.ndarray) -> StationaryDensity:
 
 def _of_a_chain(flow: Flow, edges: np.ndarray, dt: float) -> StationaryDensity:
     if not flow.noise_model.linear:
-        raise ValueError("time='chain' needs a noise made of standard normals: st.Noise, not a class with its own `sample`.")
+        raise ValueError(
+            "time='chain' needs a noise made of standard normals: st.Noise, not a class with its own "
+            "`sample`."
+        )
     fields = _fields(flow)
     law = chain_law(fields, edges, dt)
     nodes, mass = law.kernel.nodes, law.share @ law.kernel.into(edges)
     center = float(law.share @ nodes)
     status = []
     if law.loss > LOST:
-        status.append(f"a step leaves the grid with probability {law.loss:.2g}: the law is that of a chain brought back. Take a larger grid")
+        status.append(
+            f"a step leaves the grid with probability {law.loss:.2g}: the law is that of a chain brought "
+            "back. Take a larger grid"
+        )
     if math.isinf(law.error):
-        status.append("no second resolution fits: the accuracy is not known. Take a narrower grid, or a larger `dt`")
+        status.append(
+            "no second resolution fits: the accuracy is not known. Take a narrower grid, or a larger `dt`"
+        )
     elif law.error > 1e-6:
         status.append(f"the last refinement still changed {law.error:.2g} of the mass")
     return StationaryDensity(
@@ -173,18 +203,28 @@ def _refuse_collapse(panels: Panels) -> None:
     for pole in panels.poles:
         near = finest & (np.abs(panels.edges[:-1] - pole) < 1e-9 * (panels.edges[-1] - panels.edges[0]))
         if share[near].sum() > 1e-3:
-            raise Unstable(f"There is no stationary density: the noise vanishes at w = {pole:.6g}, and all of the mass collapses onto that point.")
+            raise Unstable(
+                f"There is no stationary density: the noise vanishes at w = {pole:.6g}, and all of the mass "
+                "collapses onto that point."
+            )
 
 
-def _line_status(flow: Flow, edges: np.ndarray, tails: list[tuple[float, float]], outermost: np.ndarray, index: float) -> str:
+def _line_status(
+    flow: Flow, edges: np.ndarray, tails: list[tuple[float, float]], outermost: np.ndarray, index: float
+) -> str:
     told = []
     for (mass, decay), end, inside in zip(tails, edges[[0, -1]], outermost, strict=True):
         if mass >= 1 or decay <= 1:
-            told.append(f"no stationary law on the whole line: nothing holds the mass back beyond {end:g}. This density is for reflecting ends")
+            told.append(
+                f"no stationary law on the whole line: nothing holds the mass back beyond {end:g}. This "
+                "density is for reflecting ends"
+            )
         elif mass > LOST:
             told.append(f"{mass:.2g} of the mass lies beyond {end:g}: take a larger grid")
         elif math.isnan(decay) and inside > LOST:
-            told.append(f"the domain ends at {end:g}, and paths reach it: this density is for a reflecting end")
+            told.append(
+                f"the domain ends at {end:g}, and paths reach it: this density is for a reflecting end"
+            )
     if 0 < index < math.inf:
         told.append(f"heavy tails: moments of order {index:.4g} and more are infinite")
     poles = _gain_poles(flow, edges)
@@ -195,10 +235,16 @@ def _line_status(flow: Flow, edges: np.ndarray, tails: list[tuple[float, float]]
 
 
 def _gain_poles(flow: Flow, edges: np.ndarray) -> np.ndarray:
-    """Where on a line the gain is infinite: an edge of a cell, or the center of a cell across which it changes its sign through infinity."""
+    """Where on a line the gain is infinite: an edge of a cell, or the center of a cell across which it
+    changes its sign through infinity.
+    """
     curvature = _spectra(flow, edges[:, None])[:, 0]
     gain, jump = _through_infinity(flow, curvature)
-    return np.sort(np.concatenate([edges[~np.isfinite(gain) & np.isfinite(curvature)], 0.5 * (edges[1:] + edges[:-1])[jump]]))
+    return np.sort(
+        np.concatenate(
+            [edges[~np.isfinite(gain) & np.isfinite(curvature)], 0.5 * (edges[1:] + edges[:-1])[jump]]
+        )
+    )
 
 
 def _spectra(flow: Flow, w: np.ndarray) -> np.ndarray:
@@ -213,12 +259,16 @@ def _through_infinity(flow: Flow, curvature: np.ndarray) -> tuple[np.ndarray, np
     """The gains (m,) at these curvatures, and whether there is a pole between neighbours (m - 1,)."""
     middle = 0.5 * (curvature[1:] + curvature[:-1])
     with np.errstate(all="ignore"):
-        gain, between = (np.asarray(flow.method.gain(lam) + 0 * lam, dtype=float) for lam in (curvature, middle))
+        gain, between = (
+            np.asarray(flow.method.gain(lam) + 0 * lam, dtype=float) for lam in (curvature, middle)
+        )
     finite = np.isfinite(gain[1:]) & np.isfinite(gain[:-1])
-    return gain, finite & (np.sign(gain[1:]) != np.sign(gain[:-1])) & (np.abs(between) > np.minimum(np.abs(gain[1:]), np.abs(gain[:-1])))
+    return gain, finite & (np.sign(gain[1:]) != np.sign(gain[:-1])) & (
+        np.abs(between) > np.minimum(np.abs(gain[1:]), np.abs(gain[:-1]))
+    )
 
 
-# -- two dimensions ----------------------------------------------------------------------------------------------------
+# -- two dimensions --------------------------------------------------------------------------------
 
 
 def _in_a_plane(flow: Flow, edges: list[np.ndarray]) -> StationaryDensity:
@@ -248,7 +298,7 @@ def _in_a_plane(flow: Flow, edges: list[np.ndarray]) -> StationaryDensity:
     )
 
 
-# -- shared ------------------------------------------------------------------------------------------------------------
+# -- shared ----------------------------------------------------------------------------------------
 
 
 def _background(flow: Flow, edges: list[np.ndarray]) -> dict[str, Any]:
@@ -261,7 +311,9 @@ def _background(flow: Flow, edges: list[np.ndarray]) -> dict[str, Any]:
         "diffusion": diffusion.reshape(*points.shape, flow.dim),
         "potential": _values(flow, points),
         "flow": repr(flow),
-        "provenance": provenance(flow=repr(flow), grid=[[axis[0], axis[-1], len(axis) - 1] for axis in edges]),
+        "provenance": provenance(
+            flow=repr(flow), grid=[[axis[0], axis[-1], len(axis) - 1] for axis in edges]
+        ),
     }
 
 
@@ -299,7 +351,9 @@ def _axis(part: Any, count: int, dim: int) -> np.ndarray:
     if len(edges) == 2:
         edges = np.linspace(edges[0], edges[1], count + 1)
     if not 5 <= len(edges) <= _MOST_CELLS[dim] + 1:
-        raise ValueError(f"`grid` must be R, (low, high), or between 5 and {_MOST_CELLS[dim] + 1} edges; got {len(edges)}.")
+        raise ValueError(
+            f"`grid` must be R, (low, high), or between 5 and {_MOST_CELLS[dim] + 1} edges; got {len(edges)}."
+        )
     if not (np.diff(edges) > 0).all():
         raise ValueError("`grid` must increase: low < high, or strictly increasing edges.")
     if dim == 2 and np.ptp(np.diff(edges)) > 1e-6 * np.diff(edges).mean():

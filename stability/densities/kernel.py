@@ -1,6 +1,8 @@
-"""The Euler-Maruyama chain of a one-dimensional diffusion: its stationary law and its mean first passage times from the Gaussian transition kernel.
+"""The Euler-Maruyama chain of a one-dimensional diffusion: its stationary law and its mean first passage
+times from the Gaussian transition kernel.
 
-The law ``p(y) = int N(y; x + f dt, D dt) p(x) dx`` is smooth, so that Gauss rules on panels a few kernel widths wide converge fast (Nystrom's method).
+The law ``p(y) = int N(y; x + f dt, D dt) p(x) dx`` is smooth, so that Gauss rules on panels a few kernel
+widths wide converge fast (Nystrom's method).
 """
 
 from __future__ import annotations
@@ -60,13 +62,17 @@ class Kernel:
         return np.where(z[:, :-1] > 0, above[:, :-1] - above[:, 1:], below[:, 1:] - below[:, :-1])
 
     def moves(self, other: Kernel, stay: np.ndarray) -> np.ndarray:
-        """Probabilities (n, m) of the other's nodes after a step from each node, scaled to the sums `stay` (n,)."""
+        """Probabilities (n, m) of the other's nodes after a step from each node, scaled to the sums `stay`
+        (n,).
+        """
         return closed(self.to(other.nodes) * other.weights, other.nodes, self.mean, stay)
 
 
 @dataclass(frozen=True)
 class ChainLaw:
-    """A stationary law: its `kernel`, the probability ``share`` (n,) at every node, the loss per step and what the last refinement changed."""
+    """A stationary law: its `kernel`, the probability ``share`` (n,) at every node, the loss per step and
+    what the last refinement changed.
+    """
 
     kernel: Kernel
     share: np.ndarray
@@ -75,7 +81,9 @@ class ChainLaw:
 
 
 def chain_law(fields: Fields, edges: np.ndarray, dt: float) -> ChainLaw:
-    """The stationary law of the chain on cells with these edges; steps out of them are taken back in proportion (the `loss` says how many)."""
+    """The stationary law of the chain on cells with these edges; steps out of them are taken back in
+    proportion (the `loss` says how many).
+    """
     base = adapt(fields, edges[[0, -1]], swing=math.inf)
     ends, before, law = edges[[0, -1]], None, None
     for widths in _WIDTHS:
@@ -91,7 +99,8 @@ def chain_law(fields: Fields, edges: np.ndarray, dt: float) -> ChainLaw:
         ends = _needed(kernel, share, edges)
     if law is None:
         raise ValueError(
-            f"`dt` must be larger for time='chain' on this grid: the steps are so short that the kernel needs more than {MOST_NODES} nodes; got {dt:g}. "
+            "`dt` must be larger for time='chain' on this grid: the steps are so short that the kernel "
+            f"needs more than {MOST_NODES} nodes; got {dt:g}. "
             "Use time='continuous', a larger `dt`, or a narrower grid."
         )
     return law
@@ -106,7 +115,9 @@ def _needed(kernel: Kernel, share: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def closed(moves: np.ndarray, nodes: np.ndarray, mean: np.ndarray, stay: np.ndarray) -> np.ndarray:
-    """Rows scaled to the sums `stay`; a row from which every step leaves ends at the node nearest to where it leads."""
+    """Rows scaled to the sums `stay`; a row from which every step leaves ends at the node nearest to where it
+    leads.
+    """
     total = moves.sum(axis=1)
     moves *= (stay / np.where(total > 0, total, 1.0))[:, None]
     for k in np.flatnonzero((total == 0) & (stay > 0)):
@@ -121,7 +132,9 @@ def at_points(base: Panels, nodes: np.ndarray, weights: np.ndarray, dt: float) -
 
 
 def nystrom(base: Panels, ends: np.ndarray, dt: float, widths: float) -> Kernel | None:
-    """The kernel on panels at most `widths` of its standard deviations wide; None where that takes too many nodes."""
+    """The kernel on panels at most `widths` of its standard deviations wide; None where that takes too many
+    nodes.
+    """
     inside = base.breaks[(base.breaks > ends[0]) & (base.breaks < ends[1])]
     edges = np.unique(np.concatenate([ends, inside]))
     while ORDER * (len(edges) - 1) <= MOST_NODES:
@@ -136,17 +149,25 @@ def nystrom(base: Panels, ends: np.ndarray, dt: float, widths: float) -> Kernel 
 
 
 def passage(base: Panels, low: float, start: float, end: float, dt: float) -> float:
-    """The chain's mean time from `start` to beyond `end` > start, in units of t; steps below `low` are taken back in proportion."""
+    """The chain's mean time from `start` to beyond `end` > start, in units of t; steps below `low` are taken
+    back in proportion.
+    """
     before = change = math.nan
     for kernel in _kernels(base, np.array([low, end]), dt):
         here = at_points(base, np.array([start]), np.ones(1), dt)
         first = here.moves(kernel, _below(here, end))
-        now = dt + float(first[0] @ hitting_times(kernel.moves(kernel, _below(kernel, end)), _below(kernel, end, side=-1), dt))
+        now = dt + float(
+            first[0]
+            @ hitting_times(kernel.moves(kernel, _below(kernel, end)), _below(kernel, end, side=-1), dt)
+        )
         before, change = now, abs(now - before) / now
         if change < 1e-8:
             break
     if not change < 1e-3:
-        raise ValueError(f"`dt` must be larger for the chain's passage times: they need more than {MOST_NODES} nodes; got {dt:g}. Use time='continuous'.")
+        raise ValueError(
+            f"`dt` must be larger for the chain's passage times: they need more than {MOST_NODES} nodes; got "
+            f"{dt:g}. Use time='continuous'."
+        )
     return before
 
 

@@ -1,7 +1,8 @@
-"""One-dimensional diffusions by quadrature: a flow's drift and noise as piecewise polynomials, and what follows by integrating them.
+"""One-dimensional diffusions by quadrature: a flow's drift and noise as piecewise polynomials, and what
+follows by integrating them.
 
-With ``h = 2 f / D`` and ``q = 1 / D`` the stationary density is ``q exp(E)``, ``E' = h``. Both stay smooth where drift and noise are infinite together,
-as at a pole of Newton's gain.
+With ``h = 2 f / D`` and ``q = 1 / D`` the stationary density is ``q exp(E)``, ``E' = h``. Both stay smooth
+where drift and noise are infinite together, as at a pole of Newton's gain.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class TooSteep(ValueError):
 
 @functools.cache
 def rule() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Nodes, weights, values to Legendre coefficients, and values to their antiderivative's values (from -1)."""
+    """Nodes, weights, values to Legendre coefficients, and values to their antiderivative's values (from
+    -1).
+    """
     nodes, weights = gauss(ORDER)
     legendre = np.polynomial.legendre
     transform = (np.arange(ORDER) + 0.5)[:, None] * legendre.legvander(nodes, ORDER - 1).T * weights
@@ -118,7 +121,10 @@ class Panels:
         panel = np.clip(np.searchsorted(self.edges, x, side="right") - 1, 0, len(self.edges) - 2)
         place = (x - self.edges[panel]) / self.half[panel] - 1
         basis = np.polynomial.legendre.legvander(place, ORDER - 1)
-        h, q, rest = (np.sum(basis * (values[panel] @ rule()[2].T), axis=-1) for values in (self.h, self.q, self.exponent))
+        h, q, rest = (
+            np.sum(basis * (values[panel] @ rule()[2].T), axis=-1)
+            for values in (self.h, self.q, self.exponent)
+        )
         return h, q, rest
 
     def density(self, x: np.ndarray) -> np.ndarray:
@@ -138,10 +144,15 @@ class Panels:
         """``h'`` at a point."""
         panel = int(np.clip(np.searchsorted(self.edges, x, side="right") - 1, 0, len(self.edges) - 2))
         derivative = np.polynomial.legendre.legder(rule()[2] @ self.h[panel])
-        return float(np.polynomial.legendre.legval((x - self.edges[panel]) / self.half[panel] - 1, derivative) / self.half[panel])
+        return float(
+            np.polynomial.legendre.legval((x - self.edges[panel]) / self.half[panel] - 1, derivative)
+            / self.half[panel]
+        )
 
     def log_passage(self, start: float, end: float) -> float:
-        """Logarithm of the mean first passage time from `start` to `end`, the far end of the panels reflecting: ``2 int exp(-E) int q exp(E)``."""
+        """Logarithm of the mean first passage time from `start` to `end`, the far end of the panels
+        reflecting: ``2 int exp(-E) int q exp(E)``.
+        """
         cut = self.cut(start).cut(end)
         if start > end:
             cut = cut.mirrored()
@@ -149,11 +160,16 @@ class Panels:
         before = np.concatenate([[-np.inf], np.logaddexp.accumulate(cut.log_masses)])[:-1]
         top = cut.log_density.max(axis=1)
         with np.errstate(divide="ignore"):
-            within = top[:, None] + np.log(np.maximum(cut.half[:, None] * (np.exp(cut.log_density - top[:, None]) @ rule()[3].T), 0.0))
+            within = top[:, None] + np.log(
+                np.maximum(cut.half[:, None] * (np.exp(cut.log_density - top[:, None]) @ rule()[3].T), 0.0)
+            )
         inner = np.logaddexp(before[:, None], within) - cut.exponent
         rows = (cut.edges[:-1] >= start) & (cut.edges[1:] <= end)
         with np.errstate(divide="ignore"):
-            return float(math.log(2) + np.logaddexp.reduce((inner + np.log(cut.half[:, None] * rule()[1]))[rows], axis=None))
+            return float(
+                math.log(2)
+                + np.logaddexp.reduce((inner + np.log(cut.half[:, None] * rule()[1]))[rows], axis=None)
+            )
 
     def cut(self, x: float) -> Panels:
         """The same with an edge at `x`."""
@@ -163,12 +179,21 @@ class Panels:
         panel = int(np.searchsorted(self.edges, x)) - 1
         h, q, _ = self.at(nodes_between(edges[panel : panel + 2], edges[panel + 1 : panel + 3]).ravel())
         h, q = h.reshape(2, -1), q.reshape(2, -1)
-        h, q = (np.concatenate([old[:panel], new, old[panel + 1 :]]) for old, new in ((self.h, h), (self.q, q)))
+        h, q = (
+            np.concatenate([old[:panel], new, old[panel + 1 :]]) for old, new in ((self.h, h), (self.q, q))
+        )
         return Panels(edges, h, q, self.breaks, self.poles, self.error)
 
     def mirrored(self) -> Panels:
         """In the coordinate ``-x``."""
-        return Panels(-self.edges[::-1], -self.h[::-1, ::-1], self.q[::-1, ::-1], -self.breaks[::-1], -self.poles[::-1], self.error)
+        return Panels(
+            -self.edges[::-1],
+            -self.h[::-1, ::-1],
+            self.q[::-1, ::-1],
+            -self.breaks[::-1],
+            -self.poles[::-1],
+            self.error,
+        )
 
 
 def adapt(fields: Fields, edges: np.ndarray, *, swing: float = SWING) -> Panels:
@@ -207,7 +232,10 @@ def confined(fields: Fields, edges: np.ndarray) -> Panels:
         return adapt(fields, inner)
     except TooSteep as error:
         if len(near):
-            raise Unstable(f"There is no stationary density: the drift overwhelms the noise near w = {near[0]:.6g}, and all mass collapses there.") from error
+            raise Unstable(
+                f"There is no stationary density: the drift overwhelms the noise near w = {near[0]:.6g}, and "
+                "all mass collapses there."
+            ) from error
         raise
 
 
@@ -218,10 +246,14 @@ def _trimmed(fields: Fields, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     while True:
         places = np.concatenate([edges[:1], rough.nodes.ravel(), edges[-1:]])
         slopes = np.concatenate([rough.h[0, :1], rough.h.ravel(), rough.h[-1, -1:]])
-        changes = 0.5 * (slopes[1:] + slopes[:-1]) * np.diff(places)  # a trapezoid keeps the sign where no polynomial fits
+        changes = (
+            0.5 * (slopes[1:] + slopes[:-1]) * np.diff(places)
+        )  # a trapezoid keeps the sign where no polynomial fits
         low = max(0, int(np.argmax(_rises(changes) <= _FALL)) - 1)
         high = len(changes) - max(0, int(np.argmax(_rises(-changes[::-1]) <= _FALL)) - 1)
-        inner = np.concatenate([[places[low]], edges[(edges > places[low]) & (edges < places[high])], [places[high]]])
+        inner = np.concatenate(
+            [[places[low]], edges[(edges > places[low]) & (edges < places[high])], [places[high]]]
+        )
         if not 0.5 * np.ptp(edges) > np.ptp(inner) > _NEAR * width:
             return poles, inner
         edges = inner
@@ -229,7 +261,9 @@ def _trimmed(fields: Fields, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _rises(changes: np.ndarray) -> np.ndarray:
-    """How far E rises at most on the way from each place (n + 1,) to the last one; without differences of large numbers."""
+    """How far E rises at most on the way from each place (n + 1,) to the last one; without differences of
+    large numbers.
+    """
     rises = [0.0]
     for change in changes[::-1].tolist():
         rises.append(max(0.0, change + rises[-1]))
@@ -240,11 +274,14 @@ def _refine(fields: Fields, edges: np.ndarray, swing: float) -> Panels:
     low, high = edges[:-1], edges[1:]
     finest = _FINEST * (edges[-1] - edges[0])
     kept: list[tuple[np.ndarray, ...]] = []
-    bent = np.zeros(len(low), dtype=bool)  # split because a polynomial missed the fields, not because E swings
+    bent = np.zeros(
+        len(low), dtype=bool
+    )  # split because a polynomial missed the fields, not because E swings
     while len(low):
         if len(low) + sum(len(group[0]) for group in kept) > 2 * MOST_PANELS:
             raise TooSteep(
-                "The noise is too small for this grid: the density's exponent changes by more than it can be followed. Take a narrower grid, or more noise."
+                "The noise is too small for this grid: the density's exponent changes by more than it can be "
+                "followed. Take a narrower grid, or more noise."
             )
         h, q = (values.reshape(len(low), ORDER) for values in fields(nodes_between(low, high).ravel()))
         _refuse(h, q, low, high)
@@ -262,11 +299,21 @@ def _refine(fields: Fields, edges: np.ndarray, swing: float) -> Panels:
     low, high, h, q, rough, bent, miss = (part[order] for part in parts)
     steep = rough & (np.abs(h).max(axis=1) * (high - low) > 1e-3)
     bent &= high - low <= _BENT * (edges[-1] - edges[0])
-    return Panels(np.append(low, high[-1]), h, q, _centers(low, high, bent | rough), _centers(low, high, steep), float(np.sum(np.where(rough, 0.0, miss))))
+    return Panels(
+        np.append(low, high[-1]),
+        h,
+        q,
+        _centers(low, high, bent | rough),
+        _centers(low, high, steep),
+        float(np.sum(np.where(rough, 0.0, miss))),
+    )
 
 
-def _resolved(h: np.ndarray, q: np.ndarray, half: np.ndarray, part: np.ndarray, grain: np.ndarray, swing: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the polynomials on a `part` of the whole miss (m,), whether that is little enough, and whether E does not swing too much either.
+def _resolved(
+    h: np.ndarray, q: np.ndarray, half: np.ndarray, part: np.ndarray, grain: np.ndarray, swing: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the polynomials on a `part` of the whole miss (m,), whether that is little enough, and whether E
+    does not swing too much either.
 
     `grain` is how much of a panel's width the rounding of its points is.
     """
@@ -276,7 +323,9 @@ def _resolved(h: np.ndarray, q: np.ndarray, half: np.ndarray, part: np.ndarray, 
         share = np.abs(q @ transform[-2:].T).max(axis=1) / np.abs(q).max(axis=1)
         change = half * np.abs(h @ rule()[3].T).max(axis=1)
         miss = turn + share * part
-        smooth = (turn <= _TOLERANCE * np.maximum(1, change) + grain * change) & (share <= np.maximum(np.minimum(_LOCAL, _TOLERANCE / part), grain))
+        smooth = (turn <= _TOLERANCE * np.maximum(1, change) + grain * change) & (
+            share <= np.maximum(np.minimum(_LOCAL, _TOLERANCE / part), grain)
+        )
         smooth &= np.isfinite(h).all(axis=1) & np.isfinite(q).all(axis=1)
     return miss, smooth, smooth & (change <= swing)
 
@@ -304,10 +353,12 @@ def nodes_between(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def tail(fields: Fields, panels: Panels, side: int) -> tuple[float, float]:
-    """The mass beyond an end (side -1 or 1), as a share of the mass on the panels, and the power with which the density decays.
+    """The mass beyond an end (side -1 or 1), as a share of the mass on the panels, and the power with which
+    the density decays.
 
-    Follows the flow outwards, in steps that double or in which E changes by 30, to a density that no longer matters or 40 steps. The power is
-    ``-d log p / d log x`` at the farthest point: inf where it still grows there (exponential tails), nan where the domain ends with the panels.
+    Follows the flow outwards, in steps that double or in which E changes by 30, to a density that no longer
+    matters or 40 steps. The power is ``-d log p / d log x`` at the farthest point: inf where it still grows
+    there (exponential tails), nan where the domain ends with the panels.
     """
     own = panels if side > 0 else panels.mirrored()
 
@@ -329,16 +380,24 @@ def tail(fields: Fields, panels: Panels, side: int) -> tuple[float, float]:
         exponent += float(ahead._exponent_edges[-1])
         decay = _decay(ahead, center)
         end += width
-        if not mass < 1e3 or float(ahead.log_density[-1, -1] - ahead.exponent[-1, -1]) + exponent + math.log(width) < own.log_total - 45:
+        if (
+            not mass < 1e3
+            or float(ahead.log_density[-1, -1] - ahead.exponent[-1, -1]) + exponent + math.log(width)
+            < own.log_total - 45
+        ):
             break
         width = min(2 * width, 30 / max(abs(float(ahead.h[-1, -1])), 1e-300))
     return mass, decay
 
 
 def _decay(panels: Panels, center: float) -> float:
-    """``-d log p / d log x`` at the far end of these panels; inf where it grows with x, as it does not for a power."""
+    """``-d log p / d log x`` at the far end of these panels; inf where it grows with x, as it does not for a
+    power.
+    """
     far, level = np.log(panels.nodes.ravel() - center), panels.log_density.ravel()
     half = len(far) // 2
-    near, last = (-(level[j] - level[i]) / (far[j] - far[i]) for i, j in ((0, half - 1), (half, len(far) - 1)))
+    near, last = (
+        -(level[j] - level[i]) / (far[j] - far[i]) for i, j in ((0, half - 1), (half, len(far) - 1))
+    )
     grows = near > 0 and math.log(last / near) > 0.25 * (far[-1] - far[0]) / 2 if last > 1 else False
     return math.inf if grows else float(last)

@@ -1,8 +1,10 @@
-"""Two-dimensional diffusions on a grid of cells: a Markov chain between near cells whose stationary law is the density.
+"""Two-dimensional diffusions on a grid of cells: a Markov chain between near cells whose stationary law is
+the density.
 
-At every cell the noise is split into jumps along three directions of the grid with positive weights, ``D = sum_k r_k e_k e_k'`` (Selling 1874; for schemes
-that keep densities positive: Fehrenbach and Mirebeau 2014). Along each of them the rates are Scharfetter and Gummel's (1969): exact where drift and noise are
-constant, positive whatever the drift. Where the axes' noise is uncorrelated the directions are the axes.
+At every cell the noise is split into jumps along three directions of the grid with positive weights, ``D =
+sum_k r_k e_k e_k'`` (Selling 1874; for schemes that keep densities positive: Fehrenbach and Mirebeau 2014).
+Along each of them the rates are Scharfetter and Gummel's (1969): exact where drift and noise are constant,
+positive whatever the drift. Where the axes' noise is uncorrelated the directions are the axes.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ _FARTHEST = 10  # cells in one move
 
 @dataclass(frozen=True)
 class Plane:
-    """Masses (n1, n2), the probability current (n1, n2, 2) at the centers, the mass in the outermost cells, the error estimate and the status."""
+    """Masses (n1, n2), the probability current (n1, n2, 2) at the centers, the mass in the outermost cells,
+    the error estimate and the status.
+    """
 
     mass: np.ndarray
     current: np.ndarray
@@ -41,13 +45,28 @@ def solve(coefficients: Coefficients, edges: list[np.ndarray]) -> Plane:
     error, told = np.nan, []
     if all(len(axis) % 2 and len(axis) > 9 for axis in edges):
         coarse, _ = _stationary(_moves(coefficients, [axis[::2] for axis in edges]))
-        error = 0.5 * float(np.abs(mass.reshape(coarse.shape[0], 2, coarse.shape[1], 2).sum(axis=(1, 3)) - coarse).sum()) / 3  # second order
+        error = (
+            0.5
+            * float(
+                np.abs(mass.reshape(coarse.shape[0], 2, coarse.shape[1], 2).sum(axis=(1, 3)) - coarse).sum()
+            )
+            / 3
+        )  # second order
     if rim > _RIM:
-        told.append(f"{rim:.2g} of the mass lies in the outermost cells: take a larger grid, unless the flow does not hold it back at all")
+        told.append(
+            f"{rim:.2g} of the mass lies in the outermost cells: take a larger grid, unless the flow does "
+            "not hold it back at all"
+        )
     if doubt > _DOUBT:
-        told.append("some parts of the grid are left so rarely that rounding decides how the mass is shared among them. Take more noise, or one part alone")
+        told.append(
+            "some parts of the grid are left so rarely that rounding decides how the mass is shared among "
+            "them. Take more noise, or one part alone"
+        )
     if error > _COARSE:
-        told.append(f"the cells are too coarse: an error of {error:.2g} in total variation. Take more `cells`, or a smaller grid")
+        told.append(
+            f"the cells are too coarse: an error of {error:.2g} in total variation. Take more `cells`, or a "
+            "smaller grid"
+        )
     return Plane(mass, _current(moves, mass, edges), rim, error, "; ".join(told) or "ok")
 
 
@@ -82,7 +101,8 @@ def inside(shape: tuple[int, ...], i: int, j: int) -> tuple[tuple[slice, ...], t
 
 
 def selling(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Selling's decomposition of positive definite matrices (m, 2, 2): weights (m, 3) >= 0 and integer directions (m, 3, 2), one of each opposite pair.
+    """Selling's decomposition of positive definite matrices (m, 2, 2): weights (m, 3) >= 0 and integer
+    directions (m, 3, 2), one of each opposite pair.
 
     Raises
     ------
@@ -92,7 +112,9 @@ def selling(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     base = np.tile([[1, 0], [0, 1], [-1, -1]], (len(matrices), 1, 1))
     scale = 1e-12 * np.trace(matrices, axis1=-2, axis2=-1)
     while True:
-        products = np.einsum("mki,mij,mkj->mk", base, matrices, np.roll(base, -1, axis=1))  # of each vector with the next
+        products = np.einsum(
+            "mki,mij,mkj->mk", base, matrices, np.roll(base, -1, axis=1)
+        )  # of each vector with the next
         rows = np.flatnonzero(products.max(axis=1) > scale)
         if not len(rows):
             break
@@ -117,11 +139,17 @@ def _evaluated(coefficients: Coefficients, points: np.ndarray) -> tuple[np.ndarr
     drift, diffusion = coefficients(flat)
     bad = ~(np.isfinite(drift).all(axis=-1) & np.isfinite(diffusion).all(axis=(-2, -1)))
     if bad.any():
-        raise ValueError(f"The flow is not finite at {int(bad.sum())} points of the grid, {flat[bad][0]} among them. Choose a grid inside the domain.")
+        raise ValueError(
+            f"The flow is not finite at {int(bad.sum())} points of the grid, {flat[bad][0]} among them. "
+            "Choose a grid inside the domain."
+        )
     variance = np.linalg.eigvalsh(diffusion)
     if not (variance[:, 0] > 1e-14 * variance[:, 1]).all():
         where = flat[~(variance[:, 0] > 1e-14 * variance[:, 1])][0]
-        raise ValueError(f"A stationary density on a grid needs noise in every direction everywhere on it; at {where} there is none in one direction.")
+        raise ValueError(
+            f"A stationary density on a grid needs noise in every direction everywhere on it; at {where} "
+            "there is none in one direction."
+        )
     return drift.reshape(points.shape), diffusion.reshape(*points.shape, 2)
 
 
@@ -144,7 +172,9 @@ def _stationary(moves: Moves) -> tuple[np.ndarray, float]:
         rows.append(index.ravel()[start] + i * shape[1] + j)
         columns.append(start)
         rates.append(rate.ravel()[start])
-    flow_in = scipy.sparse.csr_matrix((np.concatenate(rates), (np.concatenate(rows), np.concatenate(columns))), shape=(size, size))
+    flow_in = scipy.sparse.csr_matrix(
+        (np.concatenate(rates), (np.concatenate(rows), np.concatenate(columns))), shape=(size, size)
+    )
     labels = scipy.sparse.csgraph.connected_components(flow_in, connection="strong")[1]
     kept = np.flatnonzero(labels == np.bincount(labels).argmax())  # no jump may fit into a corner
     mass = np.zeros(size)
@@ -153,7 +183,8 @@ def _stationary(moves: Moves) -> tuple[np.ndarray, float]:
 
 
 def _balanced(flow_in: Any) -> tuple[np.ndarray, float]:
-    """The stationary probabilities (n,) for rates (n, n) from columns to rows, and the largest relative effect of rounding on one.
+    """The stationary probabilities (n,) for rates (n, n) from columns to rows, and the largest relative
+    effect of rounding on one.
 
     First a rough guess, then the balances with the likeliest state's mass given.
     """
@@ -163,7 +194,9 @@ def _balanced(flow_in: Any) -> tuple[np.ndarray, float]:
     leaving = np.asarray(flow_in.sum(axis=0)).ravel()
     balance = (scipy.sparse.diags(leaving) - flow_in).tocsc()
     slow = 1e-8 * float(np.median(leaving))
-    guess = scipy.sparse.linalg.splu((balance + slow * scipy.sparse.identity(size)).tocsc()).solve(np.full(size, slow / size))  # one long implicit step
+    guess = scipy.sparse.linalg.splu((balance + slow * scipy.sparse.identity(size)).tocsc()).solve(
+        np.full(size, slow / size)
+    )  # one long implicit step
     top = int(np.argmax(guess))
     rest = np.delete(np.arange(size), top)
     mass = np.ones(size)
@@ -182,7 +215,11 @@ def _current(moves: Moves, mass: np.ndarray, edges: list[np.ndarray]) -> np.ndar
     current = np.zeros((*mass.shape, 2))
     for (i, j), rate in moves.items():
         start, end = inside(mass.shape, i, j)
-        net = (rate[start] * mass[start] - moves[-i, -j][end] * mass[end])[..., None] * np.array([i, j]) / width[::-1]
+        net = (
+            (rate[start] * mass[start] - moves[-i, -j][end] * mass[end])[..., None]
+            * np.array([i, j])
+            / width[::-1]
+        )
         current[start] += 0.25 * net  # each pair of cells is met twice
         current[end] += 0.25 * net
     return current

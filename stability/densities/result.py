@@ -1,4 +1,6 @@
-"""A stationary density: its masses and moments, the time it takes to pass from one place to another, and how it agrees with an ensemble."""
+"""A stationary density: its masses and moments, the time it takes to pass from one place to another, and how
+it agrees with an ensemble.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,11 @@ class TotalVariation:
     value : float
         ``sum |n_i / n - p_i| / 2`` over the bins and what fell outside them.
     expected : float
-        Its mean if the prediction is right: half the sum of the binomials' mean deviations, in De Moivre's closed form.
+        Its mean if the prediction is right: half the sum of the binomials' mean deviations, in De Moivre's
+        closed form.
     bound : float
-        ``expected + sqrt(log(1 / risk) / (2 n))`` (McDiarmid): a right prediction is beyond it with a probability below `risk`.
+        ``expected + sqrt(log(1 / risk) / (2 n))`` (McDiarmid): a right prediction is beyond it with a
+        probability below `risk`.
     risk : float
     samples, outside, bins : int
         Independent samples, those of them outside the grid, and bins.
@@ -52,7 +56,8 @@ class TotalVariation:
         out = f", {self.outside} outside the grid" if self.outside else ""
         return (
             f"total variation {self.value:.4g}: {verdict} ({self.expected:.4g} expected from sampling, "
-            f"at most {self.bound:.4g} at risk {self.risk:g}; {self.samples} samples in {self.bins} bins{out})"
+            f"at most {self.bound:.4g} at risk {self.risk:g}; {self.samples} samples in {self.bins} "
+            f"bins{out})"
         )
 
 
@@ -61,13 +66,14 @@ class TotalVariation:
 class Kramers:
     """The time over a barrier for weak noise (Eyring and Kramers); made by `StationaryDensity.kramers`.
 
-    ``2 pi sqrt(D(top) / D(well)) / sqrt(|f'(well)| f'(top)) exp(barrier)``, which is ``2 pi / sqrt(F''(well) |F''(top)|) exp(2 dF / eps)``
-    for a gradient flow with constant noise ``D = eps``.
+    ``2 pi sqrt(D(top) / D(well)) / sqrt(|f'(well)| f'(top)) exp(barrier)``, which is ``2 pi / sqrt(F''(well)
+    |F''(top)|) exp(2 dF / eps)`` for a gradient flow with constant noise ``D = eps``.
 
     Attributes
     ----------
     well, top : float
-        Where the drift vanishes: the bottom of the effective potential at the start, and the highest point of the way.
+        Where the drift vanishes: the bottom of the effective potential at the start, and the highest point of
+        the way.
     barrier : float
         ``-int 2 f / D`` from well to top.
     prefactor, mean, log_mean : float
@@ -88,13 +94,17 @@ class Kramers:
         return _exp(self.log_mean)
 
     def __str__(self) -> str:
-        return f"Kramers: from {self.well:.5g} over {self.top:.5g}, barrier {self.barrier:.5g}, prefactor {self.prefactor:.5g}: mean time {self.mean:.6g}"
+        return (
+            f"Kramers: from {self.well:.5g} over {self.top:.5g}, barrier {self.barrier:.5g}, prefactor "
+            f"{self.prefactor:.5g}: mean time {self.mean:.6g}"
+        )
 
 
 @register
 @dataclass(frozen=True)
 class StationaryDensity:
-    """A stationary density on a grid; made by `stationary_density`. Cells have shape (n,) on a line, (n1, n2) in a plane.
+    """A stationary density on a grid; made by `stationary_density`. Cells have shape (n,) on a line, (n1, n2)
+    in a plane.
 
     Attributes
     ----------
@@ -105,7 +115,8 @@ class StationaryDensity:
     mass : array, shape of the cells
         Probabilities; they sum to one.
     drift, current : arrays (..., d)
-        ``f`` and the probability current ``f p - div(D p) / 2`` at the centers; the current of a line is zero.
+        ``f`` and the probability current ``f p - div(D p) / 2`` at the centers; the current of a line is
+        zero.
     diffusion : array (..., d, d)
     potential : array
         The objective's values; inf where it has none.
@@ -115,12 +126,14 @@ class StationaryDensity:
     dt : float
         Of the chain; 0 in continuous time.
     error : float
-        Of the masses, in total variation: from the polynomials' last coefficients on a line, from the last refinement of a chain, from a grid half as
-        fine in a plane.
+        Of the masses, in total variation: from the polynomials' last coefficients on a line, from the last
+        refinement of a chain, from a grid half as fine in a plane.
     lost : float
-        Mass outside the grid over that inside (continuous, line); probability of stepping out of it (chain); mass in the outermost cells (plane).
+        Mass outside the grid over that inside (continuous, line); probability of stepping out of it (chain);
+        mass in the outermost cells (plane).
     tail_index : float
-        Moments of this order and beyond are infinite, seen far outside the grid (line, continuous time); inf where the density falls fast.
+        Moments of this order and beyond are infinite, seen far outside the grid (line, continuous time); inf
+        where the density falls fast.
     status : str
         ``"ok"``, or what must be known before the numbers are believed.
     flow : str
@@ -167,7 +180,9 @@ class StationaryDensity:
     @property
     def _panels(self) -> Panels:
         if not self.quadrature:
-            raise ValueError("Passage times are for one dimension; this density has 2. Use st.simulate(..., exit=...).")
+            raise ValueError(
+                "Passage times are for one dimension; this density has 2. Use st.simulate(..., exit=...)."
+            )
         return Panels(error=self.error, **self.quadrature)
 
     def _place(self, name: str, value: Any) -> float:
@@ -175,19 +190,26 @@ class StationaryDensity:
         place = float(_check.array(name, value, ndim=0, shape="()"))
         if not low <= place <= high:
             edges = self.edges["w1"]
-            where, remedy = ("where the density is not zero", "") if edges[0] <= place <= edges[-1] else ("on the grid", " Take a larger grid.")
+            where, remedy = (
+                ("where the density is not zero", "")
+                if edges[0] <= place <= edges[-1]
+                else ("on the grid", " Take a larger grid.")
+            )
             raise ValueError(f"`{name}` must be {where}, in [{low:g}, {high:g}]; got {place:g}.{remedy}")
         return place
 
     def passage_time(self, start: float, end: float) -> float:
-        """The mean time to first reach `end` from `start`, in units of t; inf where it overflows. See `log_passage_time`."""
+        """The mean time to first reach `end` from `start`, in units of t; inf where it overflows. See
+        `log_passage_time`.
+        """
         return _exp(self.log_passage_time(start, end))
 
     def log_passage_time(self, start: float, end: float) -> float:
         """Logarithm of the mean first passage time; the far end of the grid reflects.
 
-        In continuous time ``2 int_start^end exp(-E) int_low^y exp(E) / D dz dy``, ``E' = 2 f / D``, by quadrature. For a chain, its own mean time until a step
-        ends beyond `end`, which is what ``simulate(exit=...)`` measures at this `dt`.
+        In continuous time ``2 int_start^end exp(-E) int_low^y exp(E) / D dz dy``, ``E' = 2 f / D``, by
+        quadrature. For a chain, its own mean time until a step ends beyond `end`, which is what
+        ``simulate(exit=...)`` measures at this `dt`.
 
         Raises
         ------
@@ -205,9 +227,11 @@ class StationaryDensity:
         return math.log(passage(panels, float(panels.edges[0]), start, end, self.dt))
 
     def kramers(self, start: float, end: float) -> Kramers:
-        """Eyring's and Kramers' asymptotics, for weak noise, of the time from the well of `start` over the highest point on the way to `end`.
+        """Eyring's and Kramers' asymptotics, for weak noise, of the time from the well of `start` over the
+        highest point on the way to `end`.
 
-        With noise that depends on the state the barrier is that of ``-int 2 f / D``, not of the objective. In continuous time.
+        With noise that depends on the state the barrier is that of ``-int 2 f / D``, not of the objective. In
+        continuous time.
 
         Raises
         ------
@@ -218,11 +242,16 @@ class StationaryDensity:
         panels = self._panels if start <= end else self._panels.mirrored()
         sign = 1.0 if start <= end else -1.0
         well, top = _way(panels, sign * start, sign * end)
-        (_, (q_well, _), (low, high)), slopes = panels.at(np.array([well, top])), (panels.slope(well), panels.slope(top))
+        (_, (q_well, _), (low, high)), slopes = (
+            panels.at(np.array([well, top])),
+            (panels.slope(well), panels.slope(top)),
+        )
         if not min(-slopes[0], slopes[1]) * (top - well) ** 2 > 1:
             raise ValueError(
-                "Kramers' formula needs a well and a top that are narrow beside their distance: there is too much noise, or no curvature at one of them "
-                f"(curvatures of the effective potential {-slopes[0]:.3g} and {-slopes[1]:.3g}, distance {top - well:.3g})."
+                "Kramers' formula needs a well and a top that are narrow beside their distance: there is too "
+                "much noise, or no curvature at one of them "
+                f"(curvatures of the effective potential {-slopes[0]:.3g} and {-slopes[1]:.3g}, distance "
+                f"{top - well:.3g})."
             )
         prefactor = 2 * math.pi * 2 * q_well / math.sqrt(-slopes[0] * slopes[1])
         return Kramers(sign * well, sign * top, float(low - high), prefactor)
@@ -235,7 +264,8 @@ class StationaryDensity:
         sample : Ensemble, or array (m,) or (m, d)
             Paths that diverged count as outside the grid.
         bins : int, optional
-            About how many along each axis, of equal probability, made of whole cells; 40 on a line, 8 in a plane.
+            About how many along each axis, of equal probability, made of whole cells; 40 on a line, 8 in a
+            plane.
         risk : float
             Of the bound.
 
@@ -249,20 +279,29 @@ class StationaryDensity:
         risk = _check.positive("risk", risk)
         if risk >= 1:
             raise ValueError(f"`risk` must be a probability in (0, 1); got {risk:g}.")
-        chosen = [_grouped(self.mass.sum(axis=tuple(set(range(self.dim)) - {axis})), bins) for axis in range(self.dim)]
+        chosen = [
+            _grouped(self.mass.sum(axis=tuple(set(range(self.dim)) - {axis})), bins)
+            for axis in range(self.dim)
+        ]
         predicted = self.mass
         for axis, rows in enumerate(chosen):
             predicted = np.add.reduceat(predicted, rows[:-1], axis=axis)
         finite = states[np.isfinite(states).all(axis=1)]
-        counts = np.histogramdd(finite, [edges[rows] for edges, rows in zip(self.edges.values(), chosen, strict=True)])[0]
+        counts = np.histogramdd(
+            finite, [edges[rows] for edges, rows in zip(self.edges.values(), chosen, strict=True)]
+        )[0]
         n, p = len(states), predicted.ravel()
         outside = n - int(counts.sum())
         expected = _expected_variation(n, p)
         value = 0.5 * float(np.abs(counts.ravel() / n - p).sum() + outside / n)
-        return TotalVariation(value, expected, expected + math.sqrt(-math.log(risk) / (2 * n)), risk, n, outside, p.size)
+        return TotalVariation(
+            value, expected, expected + math.sqrt(-math.log(risk) / (2 * n)), risk, n, outside, p.size
+        )
 
     def peaks(self) -> list[tuple[tuple[int, ...], float]]:
-        """Cells (indices) whose density is above all neighbours' and at least 1e-6 of the highest, with their density; highest first."""
+        """Cells (indices) whose density is above all neighbours' and at least 1e-6 of the highest, with their
+        density; highest first.
+        """
         padded = np.pad(self.density, 1, constant_values=-1.0)
         inner = tuple(slice(1, -1) for _ in range(self.dim))
         around = [np.roll(padded, shift, axis)[inner] for axis in range(self.dim) for shift in (-1, 1)]
@@ -274,20 +313,35 @@ class StationaryDensity:
 
     def __str__(self) -> str:
         law = "continuous time" if self.time == "continuous" else f"Euler-Maruyama chain, dt = {self.dt:g}"
-        box = " x ".join(f"[{edges[0]:g}, {edges[-1]:g}] in {len(edges) - 1}" for edges in self.edges.values())
-        lines = [f"stationary density of {self.flow}", f"  {law}; grid {box} cells; error {self.error:.1e}, lost {self.lost:.1e}"]
+        box = " x ".join(
+            f"[{edges[0]:g}, {edges[-1]:g}] in {len(edges) - 1}" for edges in self.edges.values()
+        )
+        lines = [
+            f"stationary density of {self.flow}",
+            f"  {law}; grid {box} cells; error {self.error:.1e}, lost {self.lost:.1e}",
+        ]
         lines.append(f"  {'axis':<6} {'mean':>12} {'variance':>12}")
-        mean = np.where(np.abs(self.mean) < 1e-9 * np.sqrt(np.diag(self.covariance)), 0.0, self.mean)  # rounding is no news
-        lines += [f"  {name:<6} {mean[i]:>12.5g} {self.covariance[i, i]:>12.5g}" for i, name in enumerate(self.edges)]
+        mean = np.where(
+            np.abs(self.mean) < 1e-9 * np.sqrt(np.diag(self.covariance)), 0.0, self.mean
+        )  # rounding is no news
+        lines += [
+            f"  {name:<6} {mean[i]:>12.5g} {self.covariance[i, i]:>12.5g}"
+            for i, name in enumerate(self.edges)
+        ]
         lines.append(f"  {'peak at':<22} {'density':>12} {'-log p':>10} {'objective':>12}")
         for cell, height in self.peaks()[:8]:
             at = ", ".join(f"{axis[i]:.4g}" for axis, i in zip(self.centers, cell, strict=True))
-            lines.append(f"  {at:<22} {height:>12.5g} {self.effective_potential[cell]:>10.4g} {self.potential[cell]:>12.5g}")
+            lines.append(
+                f"  {at:<22} {height:>12.5g} {self.effective_potential[cell]:>10.4g} "
+                f"{self.potential[cell]:>12.5g}"
+            )
         return "\n".join([*lines, f"status: {self.status}"])
 
 
 def _way(panels: Panels, start: float, end: float) -> tuple[float, float]:
-    """The well of `start` and the highest point of the effective potential ``-E`` between it and `end` > start."""
+    """The well of `start` and the highest point of the effective potential ``-E`` between it and `end` >
+    start.
+    """
     x = np.unique(np.concatenate([panels.nodes.ravel(), [start, end]]))
     level = -panels.at(x)[2]
     top = int(np.argmax(np.where((x >= start) & (x <= end), level, -np.inf)))
@@ -295,7 +349,10 @@ def _way(panels: Panels, start: float, end: float) -> tuple[float, float]:
     left = int(before[-1]) + 1 if len(before) else 0
     well = left + int(np.argmin(level[left : top + 1]))
     if not 0 < well < top < len(x) - 1 or x[top] in (start, end):
-        raise ValueError(f"Kramers' formula needs a well and a barrier between {start:g} and {end:g}; the effective potential has none.")
+        raise ValueError(
+            f"Kramers' formula needs a well and a barrier between {start:g} and {end:g}; the effective "
+            "potential has none."
+        )
     return _zero(panels, x[well - 1], x[well + 1]), _zero(panels, x[top - 1], x[top + 1])
 
 
@@ -332,7 +389,9 @@ def _grouped(mass: np.ndarray, bins: int) -> np.ndarray:
 
 
 def _expected_variation(n: int, p: np.ndarray) -> float:
-    """Half the sum of ``E|N_i / n - p_i|``, N_i binomial: De Moivre's ``2 m (1 - p) P(N = m) / n``, ``m = floor(n p) + 1``."""
+    """Half the sum of ``E|N_i / n - p_i|``, N_i binomial: De Moivre's ``2 m (1 - p) P(N = m) / n``, ``m =
+    floor(n p) + 1``.
+    """
     import scipy
 
     m = np.floor(n * p) + 1

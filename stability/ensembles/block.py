@@ -1,7 +1,7 @@
 """Blocks of paths: their random numbers, their steps, and what is kept of them.
 
-A block is a fixed number of paths with its own random stream. Its numbers depend on the seed and its place alone:
-not on workers, on how many steps are drawn at once, or on how many other blocks there are.
+A block is a fixed number of paths with its own random stream. Its numbers depend on the seed and its place
+alone: not on workers, on how many steps are drawn at once, or on how many other blocks there are.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Track:
         self.flow, self.plan, self.count = flow, plan, count
         self.mover = plan.movers.get(id(flow)) or _mover(plan, flow)
         self.unit = self.mover.unit if isinstance(self.mover, Affine) else 1.0
-        # Matrix products round alike only for like shapes: affine blocks are always full, others in steps of 64 paths.
+        # Matrix products round alike only for like shapes: affine blocks are always full, others in steps of
+        # 64 paths.
         self.width = full if isinstance(self.mover, Affine) else min(full, math.ceil(count / 64) * 64)
         self.x = np.empty((flow.dim, self.width), dtype=plan.dtype)
         self.x[:, :count], self.x[:, count:] = start.T / self.unit, start[0][:, None] / self.unit
@@ -93,7 +94,8 @@ class Recorder:
         self.diverged_at, self.exit_times = np.full(count, np.nan), np.full(count, np.nan)
         self.lost = np.zeros(count, dtype=bool)
         self.any_lost, self.slot, self.step = False, 0, 0
-        # No path can be too far while all of them together are not: one product instead of a distance for each.
+        # No path can be too far while all of them together are not: one product instead of a distance for
+        # each.
         room = max(0.0, plan.radius - float(np.linalg.norm(plan.center)))
         self.safe = min(room * room, SQUARABLE[plan.dtype])
 
@@ -104,10 +106,14 @@ class Recorder:
         self._save(0, x)
 
     def see(self, step: int, x: np.ndarray) -> None:
-        """Take note of the states `x` (d, count) after `step`; diverged paths are put back where they were last."""
+        """Take note of the states `x` (d, count) after `step`; diverged paths are put back where they were
+        last.
+        """
         flat, probe, before = x.ravel(), x, self.lost
         if self.any_lost or not np.dot(flat, flat) <= self.safe:
-            probe = np.where(np.isfinite(x).all(axis=0), x, self.last)  # a path may leave the region at the step that loses it
+            probe = np.where(
+                np.isfinite(x).all(axis=0), x, self.last
+            )  # a path may leave the region at the step that loses it
             before = self.lost.copy()
             self._freeze(step, x)
         if self.plan.inside is not None:
@@ -117,7 +123,9 @@ class Recorder:
         self.last, self.step = x, step
 
     def skim(self, step: int, states: np.ndarray, unit: float) -> bool:
-        """Take note of a chunk of states (steps, d, width), in units, if nothing needs to be looked at step by step."""
+        """Take note of a chunk of states (steps, d, width), in units, if nothing needs to be looked at step
+        by step.
+        """
         flat = states.reshape(-1)
         if self.any_lost or self.plan.inside is not None or not np.dot(flat, flat) * unit**2 <= self.safe:
             return False
@@ -131,7 +139,9 @@ class Recorder:
     def _freeze(self, step: int, x: np.ndarray) -> None:
         offset = x - self.plan.center[:, None]
         distance = np.einsum("ij,ij->j", offset, offset)
-        new = ~((distance <= self.plan.radius * self.plan.radius) & np.isfinite(distance)) & ~self.lost  # written so that nan counts as lost
+        new = (
+            ~((distance <= self.plan.radius * self.plan.radius) & np.isfinite(distance)) & ~self.lost
+        )  # written so that nan counts as lost
         if new.any():
             self.diverged_at[new] = step * self.plan.dt
             self.lost |= new
@@ -202,7 +212,9 @@ def _noise(plan: Plan, source: Normals, full: int, steps: int) -> Any:
     return (plan.flow.draw(full, source.streams[0], level=plan.level) for _ in range(steps))
 
 
-def make_part(plan: Plan, seen: Recorder, beside: Recorder | None, signals: Signals, noise_seconds: float, began: float) -> Part:
+def make_part(
+    plan: Plan, seen: Recorder, beside: Recorder | None, signals: Signals, noise_seconds: float, began: float
+) -> Part:
     """What a recorded block leaves behind."""
     states = np.swapaxes(seen.saved, 1, 2)
     kept = states if not seen.any_lost else states[:, ~seen.lost]
@@ -213,9 +225,17 @@ def make_part(plan: Plan, seen: Recorder, beside: Recorder | None, signals: Sign
         sketch = signals.sketch.add(kept)
     controlled = None
     control = plan.control
-    if beside is not None and control is not None and not seen.any_lost and np.isfinite(beside.saved).all() and np.isfinite(control.covariance).all():
+    if (
+        beside is not None
+        and control is not None
+        and not seen.any_lost
+        and np.isfinite(beside.saved).all()
+        and np.isfinite(control.covariance).all()
+    ):
         other = np.swapaxes(beside.saved, 1, 2)
-        controlled = ControlledMoments.of(kept, other, mean=control.mean, covariance=control.covariance, gaussian=control.gaussian)
+        controlled = ControlledMoments.of(
+            kept, other, mean=control.mean, covariance=control.covariance, gaussian=control.gaussian
+        )
     return Part(
         states=states if plan.keep_states else None,
         moments=moments,
@@ -234,7 +254,10 @@ def _stopped(plan: Plan, seen: Recorder, signals: Signals, noise_seconds: float,
     """A block that was stopped: its snapshots so far, and where its paths are now."""
     done = plan.saved[: seen.slot]
     if not len(done) or done[-1] < seen.step:
-        done, seen.saved = np.append(done, seen.step), np.concatenate([seen.saved[: seen.slot], seen.last[None]])
+        done, seen.saved = (
+            np.append(done, seen.step),
+            np.concatenate([seen.saved[: seen.slot], seen.last[None]]),
+        )
     short = replace(plan, saved=done, steps=seen.step, quantiles=(), control=None)
     return make_part(short, seen, None, signals, noise_seconds, began)
 
@@ -250,7 +273,10 @@ def _observe(plan: Plan, kept: np.ndarray) -> tuple[Moments, np.ndarray] | None:
         for time_, w in enumerate(states):
             values = np.asarray(observe(w))
             if values.shape != w.shape[:1] or values.dtype.kind not in "fiub":
-                raise ValueError(f"`observables[{name!r}]` must give one real number per state; {len(w)} states gave {values.dtype} {values.shape}.")
+                raise ValueError(
+                    f"`observables[{name!r}]` must give one real number per state; {len(w)} states gave "
+                    f"{values.dtype} {values.shape}."
+                )
             found[time_, :, i] = values
     # What is not finite on some state has no mean; the others keep theirs.
     return Moments.of(np.where(np.isfinite(found), found, 0.0)), np.any(~np.isfinite(found), axis=1)

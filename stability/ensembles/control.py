@@ -15,7 +15,9 @@ from .streaming import check_finite
 MAX_CONTROLS = 64
 """Polynomials of the control up to degree four, as many as this allows; of degree two in any case."""
 MAX_FEATURES = 1500
-_quiet = np.errstate(over="ignore", invalid="ignore")  # samples too large for their fourth powers: their errors are infinite or nan
+_quiet = np.errstate(
+    over="ignore", invalid="ignore"
+)  # samples too large for their fourth powers: their errors are infinite or nan
 SAMPLES_PER_CONTROL = 8
 """Of the samples that slopes are taken from: with fewer their noise would cost more than they save."""
 
@@ -24,13 +26,15 @@ SAMPLES_PER_CONTROL = 8
 class ControlledMoments:
     """Mean and covariance of paths v by way of control paths u under the same noise; made by `of`.
 
-    The control's whitened state z has mean 0 and covariance I, so products of normalised Hermite polynomials of its
-    entries have mean zero: exactly for degrees up to two, and for all degrees where u is Gaussian. The mean of
-    ``X = v_i`` and ``X = v_i v_j`` is estimated by that of ``X - beta . h(z)``. Each half of the samples (even and odd
-    positions of every block) takes its beta from the other half, so these means are unbiased and their errors honest;
-    the covariance is biased by -Cov(mean) = O(1/n). Results are nan while a half has fewer than two samples.
+    The control's whitened state z has mean 0 and covariance I, so products of normalised Hermite polynomials
+    of its entries have mean zero: exactly for degrees up to two, and for all degrees where u is Gaussian. The
+    mean of ``X = v_i`` and ``X = v_i v_j`` is estimated by that of ``X - beta . h(z)``. Each half of the
+    samples (even and odd positions of every block) takes its beta from the other half, so these means are
+    unbiased and their errors honest; the covariance is biased by -Cov(mean) = O(1/n). Results are nan while a
+    half has fewer than two samples.
 
-    Source: Glasserman, Monte Carlo Methods in Financial Engineering (2003), 4.1; cross-fitting: Avramidis and Wilson 1993.
+    Source: Glasserman, Monte Carlo Methods in Financial Engineering (2003), 4.1; cross-fitting: Avramidis and
+    Wilson 1993.
 
     Attributes
     ----------
@@ -51,8 +55,17 @@ class ControlledMoments:
 
     @classmethod
     @_quiet
-    def of(cls, paths: np.ndarray, controls: np.ndarray, *, mean: np.ndarray, covariance: np.ndarray, gaussian: bool) -> ControlledMoments:
-        """One block: v and u, shapes (times, samples, d), and the exact moments of u, (times, d) and (times, d, d).
+    def of(
+        cls,
+        paths: np.ndarray,
+        controls: np.ndarray,
+        *,
+        mean: np.ndarray,
+        covariance: np.ndarray,
+        gaussian: bool,
+    ) -> ControlledMoments:
+        """One block: v and u, shapes (times, samples, d), and the exact moments of u, (times, d) and (times,
+        d, d).
 
         Raises ValueError where a sample is not finite or there are too many dimensions.
         """
@@ -64,7 +77,9 @@ class ControlledMoments:
         degree = polynomial_degree(x.shape[1], gaussian)
         z = np.stack([whitener @ one for whitener, one in zip(_whiteners(covariance), u, strict=True)])
         rows, columns = np.triu_indices(x.shape[1])
-        features = np.concatenate([np.ones_like(x[:, :1]), hermite(z, degree), x, x[:, rows] * x[:, columns]], axis=1)
+        features = np.concatenate(
+            [np.ones_like(x[:, :1]), hermite(z, degree), x, x[:, rows] * x[:, columns]], axis=1
+        )
         halves = [features[..., half::2] for half in (0, 1)]
         gram = np.stack([half @ np.swapaxes(half, 1, 2) for half in halves])
         return cls((halves[0].shape[-1], halves[1].shape[-1]), center, degree, gram)
@@ -76,10 +91,14 @@ class ControlledMoments:
             return other
         counts = (self.counts[0] + other.counts[0], self.counts[1] + other.counts[1])
         move = self._shift(other.center - self.center)
-        return ControlledMoments(counts, self.center, self.degree, self.gram + move @ other.gram @ np.swapaxes(move, -1, -2))
+        return ControlledMoments(
+            counts, self.center, self.degree, self.gram + move @ other.gram @ np.swapaxes(move, -1, -2)
+        )
 
     def _shift(self, by: np.ndarray) -> np.ndarray:
-        """The matrix (times, f, f) that turns features of x into those of ``x + by``: they are linear in them."""
+        """The matrix (times, f, f) that turns features of x into those of ``x + by``: they are linear in
+        them.
+        """
         d, (rows, columns) = self._dim, np.triu_indices(self._dim)
         first = math.comb(d + self.degree, self.degree)
         move = np.tile(np.eye(self.gram.shape[-1]), (len(by), 1, 1))
@@ -103,21 +122,32 @@ class ControlledMoments:
     @cached_property
     @_quiet
     def _means(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Means of the targets x_i and x_i x_j (times, t), their covariance matrix, and that of plain means, (times, t, t)."""
+        """Means of the targets x_i and x_i x_j (times, t), their covariance matrix, and that of plain means,
+        (times, t, t).
+        """
         controls = range(1, 1 + self._controls)
         first = math.comb(self._dim + self.degree, self.degree)  # after the constant and all polynomials
         targets = range(first, self.gram.shape[-1])
         count = sum(self.counts)
         if min(self.counts) < 2:
             shape = (len(self.center), len(targets))
-            return np.full(shape, np.nan), np.full((*shape, len(targets)), np.nan), np.full((*shape, len(targets)), np.nan)
+            return (
+                np.full(shape, np.nan),
+                np.full((*shape, len(targets)), np.nan),
+                np.full((*shape, len(targets)), np.nan),
+            )
         halves = []
         for half in (0, 1):
             slopes = _slopes(self.gram[1 - half], controls, targets)
             halves.append(_residual(self.gram[half] / self.counts[half], controls, targets, slopes))
-        total, spread = (sum(n / count * part for n, part in zip(self.counts, parts, strict=True)) for parts in zip(*halves, strict=True))
+        total, spread = (
+            sum(n / count * part for n, part in zip(self.counts, parts, strict=True))
+            for parts in zip(*halves, strict=True)
+        )
         whole = self.gram.sum(axis=0) / count
-        plain = _residual(whole, range(1, 1), targets, np.zeros((len(self.center), 0, len(targets))))[1] / count
+        plain = (
+            _residual(whole, range(1, 1), targets, np.zeros((len(self.center), 0, len(targets))))[1] / count
+        )
         return total, spread / count, plain
 
     @cached_property
@@ -136,7 +166,9 @@ class ControlledMoments:
         weights[:, index, rows] -= mean[:, columns]
         weights[:, index, columns] -= mean[:, rows]
         variances = np.sum((weights @ covariances) * weights, axis=-1)
-        return np.maximum(np.diagonal(covariances, axis1=1, axis2=2)[:, :d], 0.0), np.maximum(self._square(variances), 0.0)
+        return np.maximum(np.diagonal(covariances, axis1=1, axis2=2)[:, :d], 0.0), np.maximum(
+            self._square(variances), 0.0
+        )
 
     def _square(self, upper: np.ndarray) -> np.ndarray:
         rows, columns = np.triu_indices(self._dim)
@@ -168,22 +200,31 @@ class ControlledMoments:
 
     @property
     def variance_reduction(self) -> tuple[np.ndarray, np.ndarray]:
-        """Variance of the plain estimator over that of the controlled one, (times, d) and (times, d, d); nan where both vanish."""
+        """Variance of the plain estimator over that of the controlled one, (times, d) and (times, d, d); nan
+        where both vanish.
+        """
         plain, controlled = self._variances(self._means[2]), self._errors
         with np.errstate(divide="ignore", invalid="ignore"):
             return plain[0] / controlled[0], plain[1] / controlled[1]
 
 
 def feature_count(dim: int) -> int:
-    """Features of a Gaussian control: one, the polynomials, and the means and second moments that are wanted."""
+    """Features of a Gaussian control: one, the polynomials, and the means and second moments that are
+    wanted.
+    """
     degree = polynomial_degree(dim, gaussian=True)
     return math.comb(dim + degree, degree) + dim + dim * (dim + 1) // 2
 
 
 def polynomial_degree(dim: int, gaussian: bool) -> int:
-    """The largest degree whose polynomials in `dim` variables are few enough; ValueError where not even two is."""
+    """The largest degree whose polynomials in `dim` variables are few enough; ValueError where not even two
+    is.
+    """
     if math.comb(dim + 2, 2) * 2 > MAX_FEATURES:
-        raise ValueError(f"A control variate handles up to {math.isqrt(MAX_FEATURES) - 2} dimensions; got {dim}. Use control=False.")
+        raise ValueError(
+            f"A control variate handles up to {math.isqrt(MAX_FEATURES) - 2} dimensions; got {dim}. Use "
+            "control=False."
+        )
     return max([2] + [p for p in (3, 4) if gaussian and math.comb(dim + p, p) - 1 <= MAX_CONTROLS])
 
 
@@ -198,7 +239,8 @@ def _exponents(dim: int, degree: int) -> tuple[tuple[int, ...], ...]:
 
 
 def hermite(z: np.ndarray, degree: int) -> np.ndarray:
-    """Products of normalised Hermite polynomials, (times, d, samples) -> (times, k, samples): orthonormal for independent standard normals.
+    """Products of normalised Hermite polynomials, (times, d, samples) -> (times, k, samples): orthonormal for
+    independent standard normals.
 
     An entry that is zero throughout (a direction without variance) makes its polynomials zero.
     """
@@ -215,7 +257,9 @@ def hermite(z: np.ndarray, degree: int) -> np.ndarray:
 
 
 def _whiteners(covariance: np.ndarray) -> np.ndarray:
-    """Matrices (times, d, d) that turn a state of each covariance into one of covariance I; directions without variance into zero."""
+    """Matrices (times, d, d) that turn a state of each covariance into one of covariance I; directions
+    without variance into zero.
+    """
     values, vectors = np.linalg.eigh(np.asarray(covariance, dtype=float))
     alive = values > 1e-12 * np.max(np.abs(values), axis=-1, keepdims=True)
     scale = np.where(alive, 1 / np.sqrt(np.where(alive, values, 1.0)), 0.0)
@@ -227,13 +271,19 @@ def _slopes(gram: np.ndarray, controls: range, targets: range) -> np.ndarray:
     mean = gram[:, 0, :] / gram[:, 0, 0][:, None, None].reshape(-1, 1)
     centred = gram / gram[:, 0, 0][:, None, None] - mean[:, :, None] * mean[:, None, :]
     inner = centred[:, controls.start : controls.stop, controls.start : controls.stop]
-    lost = ~np.isfinite(inner).all(axis=(-2, -1))[:, None, None]  # samples too large for their powers: LAPACK would raise
+    lost = ~np.isfinite(inner).all(axis=(-2, -1))[
+        :, None, None
+    ]  # samples too large for their powers: LAPACK would raise
     inverse = np.where(lost, np.nan, np.linalg.pinv(np.where(lost, 0.0, inner), rcond=1e-10, hermitian=True))
     return inverse @ centred[:, controls.start : controls.stop, targets.start : targets.stop]
 
 
-def _residual(gram: np.ndarray, controls: range, targets: range, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (times, t) and covariance (times, t, t) of the targets less their controls, from mean products of features."""
+def _residual(
+    gram: np.ndarray, controls: range, targets: range, slopes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (times, t) and covariance (times, t, t) of the targets less their controls, from mean products of
+    features.
+    """
     c, t = slice(controls.start, controls.stop), slice(targets.start, targets.stop)
     turned = np.swapaxes(slopes, 1, 2)
     mean = gram[:, 0, t] - (turned @ gram[:, c, 0][..., None])[..., 0]

@@ -17,9 +17,11 @@ from .steps import Stepwise
 
 
 class Fleet:
-    """Blocks of paths moved together on another array library; the device is waited for only where states are saved.
+    """Blocks of paths moved together on another array library; the device is waited for only where states are
+    saved.
 
-    The device's own generator draws the normals unless `host_noise` asks for those that a run on the host has.
+    The device's own generator draws the normals unless `host_noise` asks for those that a run on the host
+    has.
     """
 
     def __init__(self, plan: Plan, backend: Backend, blocks: range, *, host_noise: bool):
@@ -36,7 +38,9 @@ class Fleet:
         self.diverged_at, self.exit_times = (backend.asarray(np.full(self.paths, np.nan)) for _ in range(2))
         if plan.inside is not None:
             outside = ~plan.inside(self.states[0])
-            self.exit_times = backend.xp.where(outside, backend.xp.zeros_like(self.exit_times), self.exit_times)
+            self.exit_times = backend.xp.where(
+                outside, backend.xp.zeros_like(self.exit_times), self.exit_times
+            )
         self.saved = [np.empty((len(plan.saved), self.paths, plan.flow.dim), dtype=plan.dtype) for _ in flows]
         self.slot = 0
         self._save(0)
@@ -54,7 +58,9 @@ class Fleet:
             signals.advance(size * len(self.blocks))
         self.times = self.backend.host(self.diverged_at), self.backend.host(self.exit_times)
         for number in self.blocks:
-            yield self._part(number, signals, began + (time.perf_counter() - began) * (1 - 1 / len(self.blocks)))
+            yield self._part(
+                number, signals, began + (time.perf_counter() - began) * (1 - 1 / len(self.blocks))
+            )
 
     def _noise(self, steps: int) -> Iterator[Any]:
         """Standard normals (k, paths) for each of the next `steps` steps."""
@@ -64,7 +70,9 @@ class Fleet:
             return
         parts = [source.draw(steps) for source in self.sources]
         for step in range(steps):
-            yield self.backend.asarray(np.concatenate([part[step] for part in parts], axis=1)[:, : self.paths])
+            yield self.backend.asarray(
+                np.concatenate([part[step] for part in parts], axis=1)[:, : self.paths]
+            )
 
     def _move(self, step: int, normals: Any) -> None:
         """One step of every flow; lost paths stay where they were."""
@@ -74,9 +82,17 @@ class Fleet:
         offset = ahead - self.center
         distance = xp.sum(offset * offset, axis=-1)
         before = ~xp.isnan(self.diverged_at)
-        lost = ~((distance <= min(plan.radius * plan.radius, SQUARABLE[plan.dtype])) & xp.isfinite(distance)) | before
-        self.diverged_at = xp.where(lost & xp.isnan(self.diverged_at), xp.full_like(self.diverged_at, now), self.diverged_at)
-        self.states = [xp.where(lost[:, None], main, ahead), *(self._stepped(i, normals) for i in range(1, 1 + len(others)))]
+        lost = (
+            ~((distance <= min(plan.radius * plan.radius, SQUARABLE[plan.dtype])) & xp.isfinite(distance))
+            | before
+        )
+        self.diverged_at = xp.where(
+            lost & xp.isnan(self.diverged_at), xp.full_like(self.diverged_at, now), self.diverged_at
+        )
+        self.states = [
+            xp.where(lost[:, None], main, ahead),
+            *(self._stepped(i, normals) for i in range(1, 1 + len(others))),
+        ]
         if plan.inside is not None:
             finite = xp.all(xp.isfinite(ahead), axis=-1)
             left = ~plan.inside(xp.where(finite[:, None], ahead, main)) & xp.isnan(self.exit_times) & ~before

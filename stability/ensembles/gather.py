@@ -1,4 +1,6 @@
-"""Running a plan's blocks on threads or on a device, and gathering what they leave, in order, until there is enough."""
+"""Running a plan's blocks on threads or on a device, and gathering what they leave, in order, until there is
+enough.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ from .plan import Plan
 from .streaming import Moments, Quantiles
 
 FIRST_GUESS = 2.0
-"""A Gaussian variance has relative standard error sqrt(2 / n): the paths predicted before any is run, times error^2."""
+"""A Gaussian variance has relative standard error sqrt(2 / n): the paths predicted before any is run, times
+error^2.
+"""
 
 DEVICE_BYTES = 2**31
 """What paths that move together on a device may take there, roughly."""
@@ -40,7 +44,9 @@ DOUBTED, MARGIN = 2000, 1.3
 
 @dataclass(frozen=True)
 class Sums:
-    """What blocks add up to; replaced as a whole, so that an interrupt finds either the sums before or those after."""
+    """What blocks add up to; replaced as a whole, so that an interrupt finds either the sums before or those
+    after.
+    """
 
     count: int
     moments: Moments
@@ -54,7 +60,16 @@ class Sums:
     @classmethod
     def of(cls, part: Part) -> Sums:
         observed, broken = part.observed or (None, None)
-        return cls(len(part.diverged_at), part.moments, part.controlled, part.sketch, observed, broken, noise_seconds=part.noise_seconds, seconds=part.seconds)
+        return cls(
+            len(part.diverged_at),
+            part.moments,
+            part.controlled,
+            part.sketch,
+            observed,
+            broken,
+            noise_seconds=part.noise_seconds,
+            seconds=part.seconds,
+        )
 
     def add(self, other: Sums) -> Sums:
         """The sums of both; the order matters for rounding."""
@@ -101,7 +116,9 @@ class Gathered:
 
     def _room(self, paths: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         plan = self.plan
-        states = np.empty((len(plan.saved), paths if plan.keep_states else 0, plan.flow.dim), dtype=plan.dtype)
+        states = np.empty(
+            (len(plan.saved), paths if plan.keep_states else 0, plan.flow.dim), dtype=plan.dtype
+        )
         return states, np.empty(paths), np.empty(paths if plan.inside else 0)
 
     def _grow(self, paths: int) -> None:
@@ -145,13 +162,17 @@ class Gathered:
 
     @property
     def best(self) -> Moments | ControlledMoments:
-        """The sharpest moments that may be trusted: with the control variate only if no path diverged, nor its own."""
+        """The sharpest moments that may be trusted: with the control variate only if no path diverged, nor
+        its own.
+        """
         assert self.sums is not None
         return self.sums.moments if self.sums.controlled is None else self.sums.controlled
 
     @property
     def reduction(self) -> tuple[np.ndarray, np.ndarray]:
-        """Factors by which the control variate cut the variances of mean (times, d) and covariance (times, d, d)."""
+        """Factors by which the control variate cut the variances of mean (times, d) and covariance (times, d,
+        d).
+        """
         best = self.best
         if isinstance(best, ControlledMoments):
             return best.variance_reduction
@@ -197,7 +218,10 @@ class Gathered:
         """Mean and standard error (times,) of every observable; nan where it was not finite on some state."""
         if self.sums is None or self.sums.observed is None or self.sums.broken is None:
             return {}
-        mean, error = (np.where(self.sums.broken, np.nan, x) for x in (self.sums.observed.mean, self.sums.observed.standard_error))
+        mean, error = (
+            np.where(self.sums.broken, np.nan, x)
+            for x in (self.sums.observed.mean, self.sums.observed.standard_error)
+        )
         return {name: (mean[:, i], error[:, i]) for i, name in enumerate(self.plan.observables)}
 
     def wanted(self) -> int:
@@ -215,18 +239,27 @@ class Gathered:
             "path_steps": work,
             "seconds": self.seconds,
             "path_steps_per_second": work / self.seconds if self.seconds else math.inf,
-            "noise_share": self.sums.noise_seconds / self.sums.seconds if self.sums and self.sums.seconds else math.nan,
+            "noise_share": self.sums.noise_seconds / self.sums.seconds
+            if self.sums and self.sums.seconds
+            else math.nan,
             "diverged": lost,
             "compiled": self.plan.compiled,
         }
         if self.goal is not None:
-            found |= {"target_error": self.goal, "error": self.error, "predicted_paths": self.predicted, "target_met": self.met}
+            found |= {
+                "target_error": self.goal,
+                "error": self.error,
+                "predicted_paths": self.predicted,
+                "target_met": self.met,
+            }
         if self.interrupted:
             found["interrupted"] = True
         return found
 
 
-def gather(plan: Plan, backend: Backend, workers: int, goal: float | None, *, host_noise: bool, progress: bool) -> Gathered:
+def gather(
+    plan: Plan, backend: Backend, workers: int, goal: float | None, *, host_noise: bool, progress: bool
+) -> Gathered:
     """Run the plan's blocks, or as many of them as `goal` needs; after Ctrl-C with those that were finished.
 
     Raises KeyboardInterrupt itself if there is nothing to give.
@@ -237,7 +270,11 @@ def gather(plan: Plan, backend: Backend, workers: int, goal: float | None, *, ho
         signals = Signals(advance=bar.advance)
         try:
             for blocks in _rounds(gathered, bar, first_alone=host and bool(plan.quantiles)):
-                for part in _host(plan, blocks, workers, signals) if host else _device(plan, backend, blocks, signals, host_noise):
+                for part in (
+                    _host(plan, blocks, workers, signals)
+                    if host
+                    else _device(plan, backend, blocks, signals, host_noise)
+                ):
                     gathered.add(part)
         except KeyboardInterrupt:
             if not gathered.count:
@@ -248,7 +285,9 @@ def gather(plan: Plan, backend: Backend, workers: int, goal: float | None, *, ho
 
 
 def _rounds(gathered: Gathered, bar: _Bar, *, first_alone: bool) -> Iterator[range]:
-    """Ranges of blocks to run next: all at once, or a first one to learn from and then the rest, or what the goal needs."""
+    """Ranges of blocks to run next: all at once, or a first one to learn from and then the rest, or what the
+    goal needs.
+    """
     plan, done, end = gathered.plan, 0, 1
     if gathered.goal is None:
         if first_alone and plan.blocks > 1:
@@ -268,12 +307,18 @@ def _rounds(gathered: Gathered, bar: _Bar, *, first_alone: bool) -> Iterator[ran
 def _host(plan: Plan, blocks: range, workers: int, signals: Signals) -> Iterator[Part]:
     """The blocks' parts, in order. After an interrupt what was done comes first, then it is raised again."""
     # Our own threads share the cores: BLAS threads under them would only compete.
-    with _blas("scipy.linalg" in sys.modules).limit(limits=1), ThreadPoolExecutor(max_workers=min(workers, len(blocks))) as pool:
+    with (
+        _blas("scipy.linalg" in sys.modules).limit(limits=1),
+        ThreadPoolExecutor(max_workers=min(workers, len(blocks))) as pool,
+    ):
         waiting, running = iter(blocks), deque[Future[Part]]()
         try:
             for _ in blocks:
                 # Few at a time: a block's states would otherwise wait in memory for their turn.
-                running += [pool.submit(run_block, plan, number, signals) for number in islice(waiting, 4 * workers - len(running))]
+                running += [
+                    pool.submit(run_block, plan, number, signals)
+                    for number in islice(waiting, 4 * workers - len(running))
+                ]
                 running[0].result()
                 yield running.popleft().result()
         except BaseException as error:  # Ctrl-C too: let the running blocks end at their next step
@@ -282,7 +327,10 @@ def _host(plan: Plan, blocks: range, workers: int, signals: Signals) -> Iterator
                 future.cancel()
             pool.shutdown(wait=True)
             if isinstance(error, KeyboardInterrupt):
-                yield from (future.result() for future in takewhile(lambda f: not f.cancelled() and f.exception() is None, running))
+                yield from (
+                    future.result()
+                    for future in takewhile(lambda f: not f.cancelled() and f.exception() is None, running)
+                )
             raise
 
 
@@ -292,9 +340,17 @@ def _blas(with_scipy: bool) -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _device(plan: Plan, backend: Backend, blocks: range, signals: Signals, host_noise: bool) -> Iterator[Part]:
-    """Fleets of as many blocks as fit in the memory that one may take; after an interrupt those that were finished stay."""
-    per_path = 8.0 * (16 * plan.flow.dim + 8 * plan.flow.dim**2 + plan.normals * (plan.chunk(plan.width(blocks[-1])) if host_noise else 2))
+def _device(
+    plan: Plan, backend: Backend, blocks: range, signals: Signals, host_noise: bool
+) -> Iterator[Part]:
+    """Fleets of as many blocks as fit in the memory that one may take; after an interrupt those that were
+    finished stay.
+    """
+    per_path = 8.0 * (
+        16 * plan.flow.dim
+        + 8 * plan.flow.dim**2
+        + plan.normals * (plan.chunk(plan.width(blocks[-1])) if host_noise else 2)
+    )
     most, start = max(1.0, DEVICE_BYTES / per_path), blocks.start
     while start < blocks.stop:
         stop = start + 1
@@ -333,7 +389,9 @@ class _Bar:
             return
         self.total = block_count(paths, self.plan.flow.dim) * self.plan.steps
         rate = gathered.sums.seconds / gathered.count if gathered.sums else math.nan
-        cost = "" if math.isnan(rate) else f", about {rate * max(0, paths - gathered.count):.3g} s of one core"
+        cost = (
+            "" if math.isnan(rate) else f", about {rate * max(0, paths - gathered.count):.3g} s of one core"
+        )
         self.bar.console.print(f"To reach {gathered.goal:g}: {paths} paths{cost}.")
         self.bar.update(self.task, total=self.total)
 

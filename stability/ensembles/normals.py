@@ -21,8 +21,13 @@ class Normals:
 
     def __init__(self, plan: Plan, number: int):
         self.shape, self.compiled = (plan.normals, plan.width(number)), plan.compiled
-        self.streams = [stream(plan.seed, number), *(stream(plan.seed, number, level) for level in range(1, plan.refine + 1))]
-        self.left = [np.empty((0, *self.shape)) for _ in self.streams]  # of every level, what is drawn and not used yet
+        self.streams = [
+            stream(plan.seed, number),
+            *(stream(plan.seed, number, level) for level in range(1, plan.refine + 1)),
+        ]
+        self.left = [
+            np.empty((0, *self.shape)) for _ in self.streams
+        ]  # of every level, what is drawn and not used yet
         self.seconds = 0.0
         self.buffer = np.empty((0 if plan.refine else plan.chunk(plan.width(number)), *self.shape))
 

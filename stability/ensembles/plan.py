@@ -26,7 +26,9 @@ LARGEST_CHUNK = 2**22  # ... unless curvature noise takes so many a step that th
 
 @dataclass(frozen=True)
 class Control:
-    """The tangent flow that runs beside, on the same noise, its exact moments at the saved times, (times, d) and (times, d, d), and whether they are all."""
+    """The tangent flow that runs beside, on the same noise, its exact moments at the saved times, (times, d)
+    and (times, d, d), and whether they are all.
+    """
 
     flow: Flow
     mean: np.ndarray
@@ -88,7 +90,9 @@ class Plan:
 
     @property
     def draws_samples(self) -> bool:
-        """Whether noise comes as samples (real minibatches, a user's own noise) instead of standard normals."""
+        """Whether noise comes as samples (real minibatches, a user's own noise) instead of standard
+        normals.
+        """
         model = self.flow.noise_model
         return not model.linear or (self.level == "iteration" and model.objective is not None)
 
@@ -116,9 +120,13 @@ def _mover(plan: Plan, flow: Flow) -> Affine | PlanarSteps | Stepwise:
 
 
 def useful_workers(plan: Plan) -> int:
-    """Threads help while NumPy and compiled code work outside the interpreter's lock for long enough at a time."""
+    """Threads help while NumPy and compiled code work outside the interpreter's lock for long enough at a
+    time.
+    """
     flow = plan.flow
     mover = plan.movers.get(id(flow)) or _mover(plan, flow)
-    fixed = flow.method.is_identity or (getattr(flow.objective, "constant_hessian", False) and not (plan.level == "iteration" and flow.bends))
+    fixed = flow.method.is_identity or (
+        getattr(flow.objective, "constant_hessian", False) and not (plan.level == "iteration" and flow.bends)
+    )
     short = type(mover) is PlanarSteps or (isinstance(mover, Stepwise) and fixed and flow.dim < 16)
     return 1 if short else os.cpu_count() or 1

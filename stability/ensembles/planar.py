@@ -1,4 +1,6 @@
-"""Two dimensions, additive noise, and an objective that gives its derivatives as one formula of both coordinates."""
+"""Two dimensions, additive noise, and an objective that gives its derivatives as one formula of both
+coordinates.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,21 @@ class PlanarSteps:
     def fit(flow: Flow, modes: Modes | None) -> bool:
         """Whether a flow's steps are of this kind."""
         model = flow.noise_model
-        return flow.dim == 2 and getattr(flow.objective, "planar", None) is not None and not model.has_curvature and model.linear and modes is None
+        return (
+            flow.dim == 2
+            and getattr(flow.objective, "planar", None) is not None
+            and not model.has_curvature
+            and model.linear
+            and modes is None
+        )
 
     def run(self, x: np.ndarray, normals: np.ndarray) -> Iterator[np.ndarray]:
         """The states (2, m) after each step from `x`; the one before stays as it was."""
         count = x.shape[1]
         last, ahead = x, np.empty_like(x)
-        self.v, self.lams, self.shape, self.work, self.cross = (np.empty(size) for size in ((2, count), (2, count), (2, count), (4, count), count))
+        self.v, self.lams, self.shape, self.work, self.cross = (
+            np.empty(size) for size in ((2, count), (2, count), (2, count), (4, count), count)
+        )
         for push in pushes(self.noise, normals, x.dtype):
             self._force(last, push)
             np.copyto(ahead, last)
@@ -47,7 +57,9 @@ class PlanarSteps:
             np.copyto(x, last)
 
     def _force(self, x: np.ndarray, push: np.ndarray) -> None:
-        """``push - pull * gradient``, and the Hessian's eigenvalues ``mean + radius`` and ``mean - radius``."""
+        """``push - pull * gradient``, and the Hessian's eigenvalues ``mean + radius`` and ``mean -
+        radius``.
+        """
         first, second, h11, h12, h22 = self.formula(x[0], x[1])
         for row, slope, noise in zip(self.v, (first, second), push, strict=True):
             np.multiply(slope, self.pull, out=row)
@@ -65,7 +77,9 @@ class PlanarSteps:
 
 
 class PlanarChunks(PlanarSteps):
-    """The same numbers from compiled code, a chunk of steps at once: it follows the formula's and the gain's instructions."""
+    """The same numbers from compiled code, a chunk of steps at once: it follows the formula's and the gain's
+    instructions.
+    """
 
     unit = 1.0
 

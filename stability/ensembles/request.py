@@ -29,7 +29,18 @@ class Request:
     """The arguments that depend on one another, checked: start, time grid, critical point."""
 
     def __init__(
-        self, flow: Flow, start: Any, t_end: float, seed: int, paths: int | None, dt: float | None, level: str, scheme: str, at: Any, refine: int, keep: str
+        self,
+        flow: Flow,
+        start: Any,
+        t_end: float,
+        seed: int,
+        paths: int | None,
+        dt: float | None,
+        level: str,
+        scheme: str,
+        at: Any,
+        refine: int,
+        keep: str,
     ):
         if not isinstance(flow, Flow):
             raise ValueError(f"`flow` must be a st.Flow(objective, method, noise, step=...); got {flow!r}.")
@@ -37,12 +48,21 @@ class Request:
         self.keep = _check.choice("keep", keep, ("states", "moments"))
         _check.choice("scheme", scheme, SCHEMES)
         self.refine = _check.count("refine", refine, least=0, most=20)
-        for name, given in (("dt", dt is not None), ("scheme", scheme != "euler"), ("refine", self.refine > 0)):
+        for name, given in (
+            ("dt", dt is not None),
+            ("scheme", scheme != "euler"),
+            ("refine", self.refine > 0),
+        ):
             if level == "iteration" and given:
-                raise ValueError(f"`{name}` is for level='sde'; the iteration's time step is the flow's `step`.")
+                raise ValueError(
+                    f"`{name}` is for level='sde'; the iteration's time step is the flow's `step`."
+                )
         self.flow, self.level, self.scheme = flow, level, scheme
         if self.refine and not flow.noise_model.linear:
-            raise ValueError("`refine` needs a noise made of standard normals: st.Noise, not a class with its own `sample`.")
+            raise ValueError(
+                "`refine` needs a noise made of standard normals: st.Noise, not a class with its own "
+                "`sample`."
+            )
         self.seed = _check.count("seed", seed, least=0)
         coarse = flow.step if dt is None else _check.positive("dt", dt)
         self.dt = coarse / 2**self.refine
@@ -52,7 +72,9 @@ class Request:
         self.common, self.chosen = start.ndim == 1, paths is not None
         paths = (MAX_PATHS if self.common else len(start)) if paths is None else _check.count("paths", paths)
         if start.shape not in ((flow.dim,), (paths, flow.dim)):
-            raise ValueError(f"`start` must have shape ({flow.dim},) or ({paths}, {flow.dim}); got {start.shape}.")
+            raise ValueError(
+                f"`start` must have shape ({flow.dim},) or ({paths}, {flow.dim}); got {start.shape}."
+            )
         self.paths = _affordable(paths, flow.dim, keep) if self.common and not self.chosen else paths
         _check_memory(1, self.paths, flow.dim, keep, 4)
         self.start = np.broadcast_to(start, (self.paths, flow.dim))
@@ -69,7 +91,10 @@ class Request:
         """The critical point (d,) to linearise at."""
         at = self.flow.reference if self._at is None else self._at
         if at is None:
-            raise ValueError(f"`at`, the critical point to linearise at, must be given: {self.flow.objective!r} has no reference point.")
+            raise ValueError(
+                f"`at`, the critical point to linearise at, must be given: {self.flow.objective!r} has no "
+                "reference point."
+            )
         return linearize(self.flow, at=at).at  # raises where it is not a critical point
 
     def _warn_beyond_limit(self) -> None:
@@ -78,12 +103,15 @@ class Request:
             places = {"at the reference point": self.flow.reference[None], **places}
         for place, states in places.items():
             hessian = self.flow.objective.hessian(states)
-            values = np.linalg.eigvalsh(hessian[np.isfinite(hessian).all(axis=(-2, -1))]).reshape(-1, self.flow.dim)
+            values = np.linalg.eigvalsh(hessian[np.isfinite(hessian).all(axis=(-2, -1))]).reshape(
+                -1, self.flow.dim
+            )
             with np.errstate(all="ignore"):
                 fastest = float(np.max(self.flow.method.gains(values) * values, initial=0.0))
             if fastest * self.dt > 2 * (1 + 1e-9):
                 warnings.warn(
-                    f"dt = {self.dt:g} is beyond the Euler scheme's stability limit {2 / fastest:.4g} (the fastest rate {place} is {fastest:.4g}): "
+                    f"dt = {self.dt:g} is beyond the Euler scheme's stability limit {2 / fastest:.4g} (the "
+                    f"fastest rate {place} is {fastest:.4g}): "
                     "its paths grow where the SDE's do not. Take a smaller dt, or scheme='exponential'.",
                     StabilityWarning,
                     stacklevel=4,
@@ -102,14 +130,26 @@ class Request:
         if whole:
             _check.count("save", save, most=self.steps)
         times = 1 if save is None else save + 1 if whole else np.size(save)
-        _check_memory(times, self.paths if self.chosen else 1, self.flow.dim, self.keep, 4 if dtype == "float32" else 8, control=control)
+        _check_memory(
+            times,
+            self.paths if self.chosen else 1,
+            self.flow.dim,
+            self.keep,
+            4 if dtype == "float32" else 8,
+            control=control,
+        )
         if save is None:
             return np.array([self.steps])
         if whole:
             return np.unique(np.round(np.linspace(0, self.steps, int(save) + 1)).astype(int))
         moments = _check.array("save", save, ndim=1, shape="(times,)")
         numbers = np.round(moments / self.dt)
-        if len(moments) == 0 or (numbers < 0).any() or (numbers > self.steps).any() or (np.diff(numbers) <= 0).any():
+        if (
+            len(moments) == 0
+            or (numbers < 0).any()
+            or (numbers > self.steps).any()
+            or (np.diff(numbers) <= 0).any()
+        ):
             raise ValueError(f"`save` must hold increasing times in [0, {self.steps * self.dt:g}].")
         if (np.abs(moments / self.dt - numbers) > 1e-9 * np.maximum(1, numbers)).any():
             raise ValueError(f"`save` must hold multiples of the time step {self.dt:g}.")
@@ -118,10 +158,14 @@ class Request:
 
 def _multiple(name: str, t: float, dt: float) -> int:
     if t / dt > MAX_STEPS:
-        raise ValueError(f"`{name}` = {t:g} is {t / dt:.2g} time steps of {dt:g}; at most {MAX_STEPS:.0e} are taken.")
+        raise ValueError(
+            f"`{name}` = {t:g} is {t / dt:.2g} time steps of {dt:g}; at most {MAX_STEPS:.0e} are taken."
+        )
     steps = round(t / dt)
     if steps < 1 or abs(t / dt - steps) > 1e-9 * steps:
-        raise ValueError(f"`{name}` must be a multiple of the time step {dt:g}; got {t:g}. Try {max(steps, 1) * dt:g}.")
+        raise ValueError(
+            f"`{name}` must be a multiple of the time step {dt:g}; got {t:g}. Try {max(steps, 1) * dt:g}."
+        )
     return steps
 
 
@@ -133,26 +177,43 @@ def _check_start(flow: Flow, w: np.ndarray, level: str) -> None:
     for name, shape in (("gradient", (many, dim)), ("hessian", (many, dim, dim))):
         found = _batched_shape(getattr(flow.objective, name), np.tile(w, (many, 1)))
         if found != shape:
-            raise ValueError(f"`{name}` must take leading axes as batch: {many} states, shape ({many}, {dim}), should give shape {shape}; got {found}.")
+            raise ValueError(
+                f"`{name}` must take leading axes as batch: {many} states, shape ({many}, {dim}), should "
+                f"give shape {shape}; got {found}."
+            )
     if dim == 2 and getattr(flow.objective, "planar", None) is not None:
         _check_planar(flow, np.tile(w, (3, 1)))
     if not flow.method.is_identity:
         values = np.linalg.eigvalsh(hessian)
         check_regular(flow.method, values)
-        if flow.bends and level == "sde":  # the iteration decomposes each sampled Hessian and linearises nothing
+        if (
+            flow.bends and level == "sde"
+        ):  # the iteration decomposes each sampled Hessian and linearises nothing
             check_cut(flow.method, values)
 
 
 def _check_planar(flow: Flow, states: np.ndarray) -> None:
     """The formula of a user's objective must say what its gradient and Hessian say."""
     found = flow.objective.planar(states[:, 0], states[:, 1])
-    if not isinstance(found, tuple) or len(found) != 5 or any(np.shape(part) not in ((), (3,)) for part in found):
-        raise ValueError("`planar` must give (g1, g2, h11, h12, h22), each a number or an array like its arguments.")
+    if (
+        not isinstance(found, tuple)
+        or len(found) != 5
+        or any(np.shape(part) not in ((), (3,)) for part in found)
+    ):
+        raise ValueError(
+            "`planar` must give (g1, g2, h11, h12, h22), each a number or an array like its arguments."
+        )
     first, second, h11, h12, h22 = (np.broadcast_to(part, 3)[0] for part in found)
     gradient, hessian = flow.objective.gradient(states[0]), flow.objective.hessian(states[0])
-    ours, theirs = np.array([first, second, h11, h12, h22]), np.array([*gradient, hessian[0, 0], hessian[0, 1], hessian[1, 1]])
+    ours, theirs = (
+        np.array([first, second, h11, h12, h22]),
+        np.array([*gradient, hessian[0, 0], hessian[0, 1], hessian[1, 1]]),
+    )
     if not np.allclose(ours, theirs, rtol=1e-6, atol=1e-6 * (1 + np.max(np.abs(theirs)))):
-        raise ValueError(f"`planar` gives (g1, g2, h11, h12, h22) = {ours} at the start, where gradient and hessian give {theirs}.")
+        raise ValueError(
+            f"`planar` gives (g1, g2, h11, h12, h22) = {ours} at the start, where gradient and hessian give "
+            f"{theirs}."
+        )
 
 
 def _batched_shape(function: Callable[[np.ndarray], np.ndarray], states: np.ndarray) -> Any:
@@ -163,14 +224,19 @@ def _batched_shape(function: Callable[[np.ndarray], np.ndarray], states: np.ndar
 
 
 def _check_noise(flow: Flow) -> None:
-    """A noise class that draws its own samples must say whether they bend the curvature: nothing asks for it else."""
+    """A noise class that draws its own samples must say whether they bend the curvature: nothing asks for it
+    else.
+    """
     noise = flow.noise_model
     if noise.linear or noise.has_curvature:
         return
     zeta, *curvature = noise.sample(np.zeros(flow.dim), 3, np.random.default_rng(0))
     _check.shaped("zeta", zeta, (3, flow.dim))
     if any(np.any(part) for part in curvature):
-        raise ValueError(f"{type(noise).__name__}.sample gives curvature noise, but its `has_curvature` is False. Set has_curvature = True in the class.")
+        raise ValueError(
+            f"{type(noise).__name__}.sample gives curvature noise, but its `has_curvature` is False. Set "
+            "has_curvature = True in the class."
+        )
 
 
 def _total_memory() -> float:
@@ -184,13 +250,18 @@ def _affordable(paths: int, dim: int, keep: str) -> int:
 
 def _check_memory(times: int, paths: int, dim: int, keep: str, width: int, *, control: bool = False) -> None:
     per_path = float(width) * times * dim * (keep == "states") + 24.0
-    working = 8.0 * (os.cpu_count() or 1) * min(paths, block_size(dim)) * (2.0 * times * dim + 8.0 * dim * dim)
+    working = (
+        8.0 * (os.cpu_count() or 1) * min(paths, block_size(dim)) * (2.0 * times * dim + 8.0 * dim * dim)
+    )
     if control:  # sums of products of all features, for blocks that wait their turn
         working += 8.0 * 2 * times * feature_count(dim) ** 2 * (4 * (os.cpu_count() or 1) + 4)
     total, needed = _total_memory(), per_path * paths + working
     if needed > 0.7 * total:
         advice = "Save fewer times or paths" + (", or use keep='moments'." if keep == "states" else ".")
-        raise ValueError(f"The states need {needed / 1e9:.1f} GB of {total / 1e9:.0f} GB: {times} times x {paths} paths x {dim}. {advice}")
+        raise ValueError(
+            f"The states need {needed / 1e9:.1f} GB of {total / 1e9:.0f} GB: {times} times x {paths} paths x "
+            f"{dim}. {advice}"
+        )
 
 
 def region(exit: Any, flow: Flow, center: np.ndarray, backend: Backend) -> Callable[[Any], Any] | None:
@@ -212,18 +283,29 @@ def _ask(name: str, function: Callable[[Any], Any], states: Any, kind: str) -> N
         answer = answer if hasattr(answer, "dtype") else np.asarray(answer)
         found = f"{answer.dtype} {tuple(answer.shape)}"
     except Exception as error:  # it may fail in any way
-        raise ValueError(f"`{name}` must take three states, shape {tuple(states.shape)}; it raised {type(error).__name__}: {error}.") from None
+        raise ValueError(
+            f"`{name}` must take three states, shape {tuple(states.shape)}; it raised "
+            f"{type(error).__name__}: {error}."
+        ) from None
     wrong = "bool" not in str(answer.dtype) if kind == "bool" else answer.dtype.kind not in "fiub"
     if tuple(answer.shape) != (3,) or wrong:
-        raise ValueError(f"`{name}` must answer {kind} once per state: three states should give shape (3,) of {kind}; got {found}.")
+        raise ValueError(
+            f"`{name}` must answer {kind} once per state: three states should give shape (3,) of {kind}; got "
+            f"{found}."
+        )
 
 
 def watched(observables: Any, w: np.ndarray) -> dict[str, Callable[[Any], Any]]:
     """The user's observables, each tried once."""
     if observables is None:
         return {}
-    if not isinstance(observables, dict) or not all(isinstance(name, str) and callable(f) for name, f in observables.items()):
-        raise ValueError(f"`observables` must be a dict of functions by name, such as {{'risk': objective.value}}; got {observables!r}.")
+    if not isinstance(observables, dict) or not all(
+        isinstance(name, str) and callable(f) for name, f in observables.items()
+    ):
+        raise ValueError(
+            "`observables` must be a dict of functions by name, such as {'risk': objective.value}; got "
+            f"{observables!r}."
+        )
     for name, function in observables.items():
         _ask(f"observables[{name!r}]", function, np.stack([w] * 3), "numbers")
     return observables
@@ -242,7 +324,9 @@ def levels(quantiles: Any) -> tuple[float, ...]:
 def arrays_of(device: Any, dtype: str) -> Backend:
     """The arrays to compute with."""
     _check.choice("dtype", dtype, ("float64", "float32"))
-    return backend_of(device if isinstance(device, Backend) else _check.choice("device", device, ("cpu", "cuda")), dtype)
+    return backend_of(
+        device if isinstance(device, Backend) else _check.choice("device", device, ("cpu", "cuda")), dtype
+    )
 
 
 def compiled(accelerate: bool | None) -> bool:
@@ -274,10 +358,14 @@ def host_noise(noise: str | None, plan: Plan, backend: Backend) -> bool:
         _check.choice("noise", noise, ("host", "device"))
     if backend.name == "numpy":
         if noise == "device":
-            raise ValueError("`noise`='device' needs a device: with device='cpu' the random numbers are the host's.")
+            raise ValueError(
+                "`noise`='device' needs a device: with device='cpu' the random numbers are the host's."
+            )
         return True
     if plan.draws_samples:
-        raise ValueError("Real minibatches and a noise class's own samples are drawn on the host: use device='cpu'.")
+        raise ValueError(
+            "Real minibatches and a noise class's own samples are drawn on the host: use device='cpu'."
+        )
     if noise == "device" and plan.refine:
         raise ValueError("`refine` bridges the host's random numbers: use noise='host'.")
     return noise == "host" or bool(plan.refine) or backend.normals(0) is None

@@ -1,4 +1,6 @@
-"""What an ensemble of paths gives: its moments with their errors, who diverged and who left, and what it cost."""
+"""What an ensemble of paths gives: its moments with their errors, who diverged and who left, and what it
+cost.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ class Ensemble:
         Time step.
     stats : dict
         Work and cost: path-steps, seconds, path-steps per second, the share of the time spent drawing random
-        numbers (``noise_share``: 1 is the limit), diverged paths; with `target_error`, what was predicted and met.
+        numbers (``noise_share``: 1 is the limit), diverged paths; with `target_error`, what was predicted and
+        met.
     provenance : dict
     scheme : {"euler", "exponential"}
     quantile_levels : array (levels,)
@@ -82,19 +85,32 @@ class Ensemble:
     def __str__(self) -> str:
         paths, lost = len(self.diverged), int(self.diverged.sum())
         scheme = "" if self.scheme == "euler" else f" ({self.scheme} scheme)"
-        lines = [f"{paths} paths of the {'SDE' if self.level == 'sde' else 'iteration'}{scheme}, dt = {self.dt:g}, to t = {self.times[-1]:g}"]
+        lines = [
+            f"{paths} paths of the {'SDE' if self.level == 'sde' else 'iteration'}{scheme}, dt = "
+            f"{self.dt:g}, to t = {self.times[-1]:g}"
+        ]
         if lost:
             first = float(np.nanmin(self.diverged_at))
-            lines.append(f"{lost} of {paths} paths diverged, the first at t = {first:g}: the moments below are conditional on the others.")
+            lines.append(
+                f"{lost} of {paths} paths diverged, the first at t = {first:g}: the moments below are "
+                "conditional on the others."
+            )
         left = int(np.isfinite(self.exit_times).sum())
         if left:
-            lines.append(f"{left} paths left the exit region, at a median t = {np.nanmedian(self.exit_times):.4g}.")
+            lines.append(
+                f"{left} paths left the exit region, at a median t = {np.nanmedian(self.exit_times):.4g}."
+            )
         return "\n".join([*lines, *self.notes, *self._table(), *self._extras()])
 
     def _table(self) -> list[str]:
         lines, dim = [f"{'axis':>4} {'mean':>12} {'+-':>9} {'variance':>12} {'+-':>9}"], self.mean.shape[-1]
         for i in range(min(dim, 12)):
-            row = (self.mean[-1, i], self.standard_error[-1, i], self.covariance[-1, i, i], self.covariance_error[-1, i, i])
+            row = (
+                self.mean[-1, i],
+                self.standard_error[-1, i],
+                self.covariance[-1, i, i],
+                self.covariance_error[-1, i, i],
+            )
             lines.append(f"{i:>4} {row[0]:>12.5g} {row[1]:>9.2g} {row[2]:>12.5g} {row[3]:>9.2g}")
         if dim > 12:
             lines.append(f" ... {dim - 12} more axes")
@@ -106,5 +122,8 @@ class Ensemble:
             lines.append(f"{name} = {values[-1]:.5g} +- {self.observable_errors[name][-1]:.2g}")
         factors = np.diagonal(self.covariance_reduction[-1]) if len(self.covariance_reduction) else np.ones(1)
         if np.any(np.isfinite(factors) & (factors != 1)):
-            lines.append(f"The control variate cut the variance of the variances {np.nanmin(factors):.3g} to {np.nanmax(factors):.3g} times.")
+            lines.append(
+                f"The control variate cut the variance of the variances {np.nanmin(factors):.3g} to "
+                f"{np.nanmax(factors):.3g} times."
+            )
         return lines

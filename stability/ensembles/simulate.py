@@ -68,30 +68,32 @@ def simulate(
     level : {"sde", "iteration"}
         The Ito equation, linear in the noise, or the true stochastic iteration.
     scheme : {"euler", "exponential"}
-        Of the SDE: Euler-Maruyama, or exponential Euler, whose linear part at the critical point `at` is exact for
-        any `dt`. With a constant Hessian and additive noise it has the SDE's own law; else its weak order is one.
+        Of the SDE: Euler-Maruyama, or exponential Euler, whose linear part at the critical point `at` is
+        exact for any `dt`. With a constant Hessian and additive noise it has the SDE's own law; else its weak
+        order is one.
     at : array (d,), optional
-        The critical point that `scheme="exponential"` and `control` linearise at; the flow's reference by default.
+        The critical point that `scheme="exponential"` and `control` linearise at; the flow's reference by
+        default.
     save : int or array of float, optional
-        How many equal intervals to save the states at, or the times to save (multiples of the time step); the final
-        time by default.
+        How many equal intervals to save the states at, or the times to save (multiples of the time step); the
+        final time by default.
     keep : {"states", "moments"}
         Keep all saved states, or only what follows from them (`ens.states` then holds no path).
     quantiles : array, optional
-        Levels in [0, 1] whose quantiles to return at every saved time, for each axis: wrong by at most 0.1 % of their
-        distance from the first block's mean.
+        Levels in [0, 1] whose quantiles to return at every saved time, for each axis: wrong by at most 0.1 %
+        of their distance from the first block's mean.
     observables : dict of callables, optional
         By name, functions of NumPy states ``(m, d) -> (m,)`` whose means to return at every saved time.
     radius : float, optional
-        A path farther than this from the ensemble's starting mean has diverged; by default a million times the
-        starts' own extent (at least 1).
+        A path farther than this from the ensemble's starting mean has diverged; by default a million times
+        the starts' own extent (at least 1).
     exit : float or callable, optional
-        A region whose first exit is timed: a ball of this radius around the flow's reference point (or the starting
-        mean), or ``inside(w)``, (m, d) -> (m,) bool, on the arrays of `device`. Paths go on after leaving; the time is
-        0 for those that start outside.
+        A region whose first exit is timed: a ball of this radius around the flow's reference point (or the
+        starting mean), or ``inside(w)``, (m, d) -> (m,) bool, on the arrays of `device`. Paths go on after
+        leaving; the time is 0 for those that start outside.
     control : bool
-        Run the flow linearised at `at` beside, on the same noise, and use its exactly known moments to make those of
-        the flow sharper (a control variate). For the SDE and one common start.
+        Run the flow linearised at `at` beside, on the same noise, and use its exactly known moments to make
+        those of the flow sharper (a control variate). For the SDE and one common start.
     target_error : float, optional
         Take as many paths as bring every variance at the last time to this relative standard error.
     refine : int
@@ -103,10 +105,11 @@ def simulate(
     dtype : {"float64", "float32"}
         Of the states. Rounding of float32 is about 1e-7 of the state a step; moments are summed in float64.
     device : {"cpu", "cuda"} or Backend
-        Where to compute: NumPy, CuPy, or any namespace of the array API standard whose arrays can be written to.
+        Where to compute: NumPy, CuPy, or any namespace of the array API standard whose arrays can be written
+        to.
     noise : {"host", "device"}, optional
-        On a device: its own random numbers (the default where it has a generator; then other numbers of paths are other
-        paths), or those of the host, bit for bit.
+        On a device: its own random numbers (the default where it has a generator; then other numbers of paths
+        are other paths), or those of the host, bit for bit.
     progress : bool
         Show a progress bar.
 
@@ -117,7 +120,8 @@ def simulate(
     Raises
     ------
     ValueError
-        If an argument is out of range, the method is singular at the start, or the states would not fit in memory.
+        If an argument is out of range, the method is singular at the start, or the states would not fit in
+        memory.
     Interrupted
         On Ctrl-C; its `ensemble` holds the paths that were finished.
 
@@ -160,13 +164,27 @@ def simulate(
     if control:
         plan = replace(plan, control=_tangent(request, plan.times()))
     workers = useful_workers(plan) if workers is None else _check.count("workers", workers)
-    gathered = gather(plan, backend, workers, goal, host_noise=host_noise(noise, plan, backend), progress=progress)
+    gathered = gather(
+        plan, backend, workers, goal, host_noise=host_noise(noise, plan, backend), progress=progress
+    )
     ensemble = _ensemble(gathered, scheme)
     if gathered.interrupted:
-        raise Interrupted(f"Interrupted: the {len(ensemble.diverged)} paths that were finished are in this exception's `.ensemble`.", ensemble)
+        raise Interrupted(
+            f"Interrupted: the {len(ensemble.diverged)} paths that were finished are in this exception's "
+            "`.ensemble`.",
+            ensemble,
+        )
     if goal is not None and not gathered.met:
-        why = f"{gathered.error:.3g} was reached. Give more `paths`." if np.isfinite(gathered.error) else "there is no finite variance. Print the ensemble."
-        warnings.warn(f"`target_error` {goal:g} was not met with {gathered.count} paths: {why}", StabilityWarning, stacklevel=2)
+        why = (
+            f"{gathered.error:.3g} was reached. Give more `paths`."
+            if np.isfinite(gathered.error)
+            else "there is no finite variance. Print the ensemble."
+        )
+        warnings.warn(
+            f"`target_error` {goal:g} was not met with {gathered.count} paths: {why}",
+            StabilityWarning,
+            stacklevel=2,
+        )
     return ensemble
 
 
@@ -178,13 +196,22 @@ def _tangent(request: Request, times: np.ndarray) -> Control:
     if not request.common:
         raise ValueError(f"`control` needs one start for all paths, shape ({flow.dim},).")
     if not flow.noise_model.linear:
-        raise ValueError("`control` needs a noise made of standard normals: st.Noise, not a class with its own `sample`.")
+        raise ValueError(
+            "`control` needs a noise made of standard normals: st.Noise, not a class with its own `sample`."
+        )
     if request.modes is not None and flow.noise_model.has_curvature:
-        raise ValueError("`control` with scheme='exponential' needs additive noise: the linear flow's law is not known else. Use scheme='euler'.")
+        raise ValueError(
+            "`control` with scheme='exponential' needs additive noise: the linear flow's law is not known "
+            "else. Use scheme='euler'."
+        )
     polynomial_degree(flow.dim, gaussian=False)  # refuses what would be too many dimensions
     linear = linearize(flow, at=request.at)
-    law: dict[str, Any] = {"time": "chain", "dt": request.dt} if request.modes is None else {"time": "continuous"}
-    with np.errstate(all="ignore"):  # of an unstable flow they may overflow: blocks then leave the control out
+    law: dict[str, Any] = (
+        {"time": "chain", "dt": request.dt} if request.modes is None else {"time": "continuous"}
+    )
+    with np.errstate(
+        all="ignore"
+    ):  # of an unstable flow they may overflow: blocks then leave the control out
         moments = [linear.moments(t, request.start[0], **law) for t in times]
     mean, covariance = (np.stack(part) for part in zip(*moments, strict=True))
     return Control(flow.tangent(linear.at), mean, covariance, gaussian=not flow.noise_model.has_curvature)
@@ -234,7 +261,11 @@ def _notes(plan: Plan, gathered: Gathered) -> tuple[str, ...]:
     if lost > UNSTABLE_SHARE * gathered.count:
         notes.append(f"More than {UNSTABLE_SHARE:.0%} diverged: the flow is unstable here. {_expected(plan)}")
     if plan.control is not None and gathered.sums is not None and gathered.sums.controlled is None:
-        why = "its moments are known only where no path diverges" if lost else "the linearised flow left all bounds"
+        why = (
+            "its moments are known only where no path diverges"
+            if lost
+            else "the linearised flow left all bounds"
+        )
         notes.append(f"The control variate was left out: {why}.")
     broken = [name for name, (mean, _) in gathered.observed().items() if np.isnan(mean).any()]
     if broken and lost < gathered.count - 1:
@@ -249,4 +280,7 @@ def _expected(plan: Plan) -> str:
         limits = linear.step_limit("mean"), linear.step_limit("mean-square")
     except (Unstable, ValueError) as error:
         return f"Theory: {error}"
-    return f"Theory: the step may be at most {limits[0]:.4g} in the mean and {limits[1]:.4g} in mean square; it is {plan.flow.step:g} and dt is {plan.dt:g}."
+    return (
+        f"Theory: the step may be at most {limits[0]:.4g} in the mean and {limits[1]:.4g} in mean square; it "
+        f"is {plan.flow.step:g} and dt is {plan.dt:g}."
+    )

@@ -51,7 +51,9 @@ class Modes:
     def diffusion(self, covariance: np.ndarray, dt: float) -> np.ndarray:
         """Covariance (d, d) of the noise collected over `dt`, per unit time: exact for additive noise."""
         turned = self.vectors.T @ covariance @ self.vectors
-        return self.vectors @ (turned * _mean_growth((self.rates[:, None] + self.rates) * dt)) @ self.vectors.T
+        return (
+            self.vectors @ (turned * _mean_growth((self.rates[:, None] + self.rates) * dt)) @ self.vectors.T
+        )
 
 
 def _mean_growth(z: np.ndarray) -> np.ndarray:
@@ -87,7 +89,10 @@ class Affine:
             return None
         origin, one = np.zeros(flow.dim), np.eye(flow.dim)
         local = flow.local(origin)
-        hessian, push = np.asarray(flow.objective.hessian(origin), dtype=float), local.apply(flow.objective.gradient(origin))
+        hessian, push = (
+            np.asarray(flow.objective.hessian(origin), dtype=float),
+            local.apply(flow.objective.gradient(origin)),
+        )
         drift = np.stack([local.apply(column) for column in hessian.T], axis=-1)
         root = np.zeros((flow.dim, 0))
         if model.normals(flow.dim):
@@ -96,23 +101,38 @@ class Affine:
             return cls(one - flow.step * drift, -flow.step * push, -flow.step * root)
         if modes is None:
             return cls(one - dt * drift, -dt * push, math.sqrt(flow.step * dt) * root)
-        return cls(modes.growth(dt), -modes.drift(dt) @ push, math.sqrt(flow.step * dt) * _exact_root(modes, root, dt))
+        return cls(
+            modes.growth(dt),
+            -modes.drift(dt) @ push,
+            math.sqrt(flow.step * dt) * _exact_root(modes, root, dt),
+        )
 
     @functools.cached_property
     def unit(self) -> float:
-        """What states are counted in: with noise ``C = unit I`` standard normals are added as they are drawn."""
+        """What states are counted in: with noise ``C = unit I`` standard normals are added as they are
+        drawn.
+        """
         noise = self.noise
-        if self.counted and noise.shape[0] == noise.shape[1] and 1e-100 < abs(noise[0, 0]) < 1e100 and np.array_equal(noise, noise[0, 0] * np.eye(len(noise))):
+        if (
+            self.counted
+            and noise.shape[0] == noise.shape[1]
+            and 1e-100 < abs(noise[0, 0]) < 1e100
+            and np.array_equal(noise, noise[0, 0] * np.eye(len(noise)))
+        ):
             return float(noise[0, 0])
         return 1.0
 
     def run(self, x: np.ndarray, normals: np.ndarray, *, compiled: bool) -> np.ndarray:
-        """The states after each step, (steps, d, m), made of the `normals` (steps, k, m), which are used up; in units, as is `x` (d, m)."""
+        """The states after each step, (steps, d, m), made of the `normals` (steps, k, m), which are used up;
+        in units, as is `x` (d, m).
+        """
         matrix, states = self.matrix.astype(x.dtype), self._pushes(x, normals)
         if compiled and len(matrix) == 2 and x.dtype == float:
             _fast.affine_planar(states, x, matrix, np.zeros(2))
             return states
-        product, factor = (np.multiply, np.diag(matrix)[:, None].copy()) if _is_diagonal(matrix) else (np.dot, matrix)  # a little quicker than matmul
+        product, factor = (
+            (np.multiply, np.diag(matrix)[:, None].copy()) if _is_diagonal(matrix) else (np.dot, matrix)
+        )  # a little quicker than matmul
         moved, last = np.empty_like(x), x
         for ahead in states:
             product(factor, last, out=moved)
@@ -128,12 +148,16 @@ class Affine:
 
 
 def pushes(noise: np.ndarray, normals: np.ndarray, dtype: Any) -> np.ndarray:
-    """``C z`` for every step: (d, k) and (steps, k, m) -> (steps, d, m), in place of the normals where that can be."""
+    """``C z`` for every step: (d, k) and (steps, k, m) -> (steps, d, m), in place of the normals where that
+    can be.
+    """
     if noise.shape[1] == 0:
         return np.zeros((normals.shape[0], noise.shape[0], normals.shape[2]), dtype=dtype)
     noise = noise.astype(dtype)
     if _is_diagonal(noise):
-        return np.multiply(normals, np.diag(noise)[:, None], out=normals if normals.flags.c_contiguous else None)
+        return np.multiply(
+            normals, np.diag(noise)[:, None], out=normals if normals.flags.c_contiguous else None
+        )
     return noise @ normals
 
 
@@ -163,7 +187,9 @@ class Stepwise:
 
     def __init__(self, flow: Flow, dt: float, level: str, modes: Modes | None):
         self.flow, self.dt, self.level = flow, dt, level
-        self.weights = None if modes is None else (modes.drift(dt), math.sqrt(flow.step * dt) * modes.noise(dt))
+        self.weights = (
+            None if modes is None else (modes.drift(dt), math.sqrt(flow.step * dt) * modes.noise(dt))
+        )
 
     def step(self, w: Any, sample: Any) -> Any:
         """One step for states (m, d), on any array library."""

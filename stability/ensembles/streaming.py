@@ -1,7 +1,8 @@
 """Statistics of samples that are seen one block at a time: moments, moments with control variates, quantiles.
 
-Every class is made from a block, `merge` joins two of them as if their samples had been one block, and nothing keeps a sample. Samples must be
-finite: the caller takes diverged paths out first, and a nan raises here, because it would turn every later number into nan. Layer 0: NumPy only.
+Every class is made from a block, `merge` joins two of them as if their samples had been one block, and
+nothing keeps a sample. Samples must be finite: the caller takes diverged paths out first, and a nan raises
+here, because it would turn every later number into nan. Layer 0: NumPy only.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ _quiet = np.errstate(over="ignore", invalid="ignore")
 class Moments:
     """Mean and covariance with their standard errors, at several times at once; made by `Moments.of`.
 
-    Exact for any split into blocks, up to rounding: sums are kept about the mean and moved to the joint mean on merging (Chan, Golub and
-    LeVeque 1983; Pebay 2008 for higher orders). All results are nan below two samples.
+    Exact for any split into blocks, up to rounding: sums are kept about the mean and moved to the joint mean
+    on merging (Chan, Golub and LeVeque 1983; Pebay 2008 for higher orders). All results are nan below two
+    samples.
 
     Attributes
     ----------
@@ -42,11 +44,17 @@ class Moments:
     @classmethod
     @_quiet
     def of(cls, states: np.ndarray) -> Moments:
-        """The moments of one block of samples, shape (times, samples, d); ValueError where one is not finite."""
+        """The moments of one block of samples, shape (times, samples, d); ValueError where one is not
+        finite.
+        """
         c = _columns(states)
         center = _subtract_mean(c)
         squares = c * c
-        return cls(c.shape[-1], center, *(a @ np.swapaxes(b, 1, 2) for a, b in ((c, c), (squares, c), (squares, squares))))
+        return cls(
+            c.shape[-1],
+            center,
+            *(a @ np.swapaxes(b, 1, 2) for a, b in ((c, c), (squares, c), (squares, squares))),
+        )
 
     @_quiet
     def merge(self, other: Moments) -> Moments:
@@ -57,7 +65,11 @@ class Moments:
         count = self.count + other.count
         apart = other.center - self.center
         back, forth = -apart * (other.count / count), apart * (self.count / count)
-        return Moments(count, self.center - back, *(a + b for a, b in zip(self._moved(back), other._moved(forth), strict=True)))
+        return Moments(
+            count,
+            self.center - back,
+            *(a + b for a, b in zip(self._moved(back), other._moved(forth), strict=True)),
+        )
 
     def _moved(self, shift: np.ndarray) -> tuple[np.ndarray, ...]:
         """The sums of the powers of ``c + shift``; sums of c itself vanish."""
@@ -90,10 +102,13 @@ class Moments:
     def covariance_error(self) -> np.ndarray:
         """Standard errors of the covariance's entries from fourth moments, shape (times, d, d).
 
-        ``Var C_ij = (E x_i^2 x_j^2 - C_ij^2 + (C_ii C_jj + C_ij^2) / (n - 1)) / n``: the last part matters where the first vanish, as for two wells.
+        ``Var C_ij = (E x_i^2 x_j^2 - C_ij^2 + (C_ii C_jj + C_ij^2) / (n - 1)) / n``: the last part matters
+        where the first vanish, as for two wells.
         """
         count = max(self.count, 1)
-        C = self.covariance * (count - 1) / count  # as the fourth moments are: without the correction for the mean's own scatter
+        C = (
+            self.covariance * (count - 1) / count
+        )  # as the fourth moments are: without the correction for the mean's own scatter
         own = np.diagonal(C, axis1=-2, axis2=-1)
         rest = (own[..., :, None] * own[..., None, :] + C**2) / max(count - 1, 1)
         return np.sqrt((np.maximum(self.m22 / count - C**2, 0.0) + rest) / count)
@@ -106,10 +121,11 @@ _NEAREST, _FARTHEST = 1e-300, 1e300
 class Quantiles:
     """A sketch of every marginal's distribution; start with `Quantiles.around`, then `add` blocks.
 
-    Counts samples in logarithmic buckets of their signed distance from a center, so quantiles are wrong by at most `tolerance` times their
-    distance from it (plus rounding), whatever the distribution; distances below 1e-300 count as none and above 1e300 as 1e300. Counts are
-    integers: merging is exact and its order is of no effect. Memory is two integers per bucket in use, at most one per sample and 1.4e6 per
-    marginal at a tolerance of 1e-3 (some 9 000 for a million Gaussian samples). Source: DDSketch, Masson, Rim and Lee 2019.
+    Counts samples in logarithmic buckets of their signed distance from a center, so quantiles are wrong by at
+    most `tolerance` times their distance from it (plus rounding), whatever the distribution; distances below
+    1e-300 count as none and above 1e300 as 1e300. Counts are integers: merging is exact and its order is of
+    no effect. Memory is two integers per bucket in use, at most one per sample and 1.4e6 per marginal at a
+    tolerance of 1e-3 (some 9 000 for a million Gaussian samples). Source: DDSketch, Masson, Rim and Lee 2019.
 
     Attributes
     ----------
@@ -118,7 +134,8 @@ class Quantiles:
     count : int
         Samples.
     keys, hits : arrays (buckets,)
-        Increasing numbers of the buckets in use (marginal by marginal, from the lowest value up), and the samples in each.
+        Increasing numbers of the buckets in use (marginal by marginal, from the lowest value up), and the
+        samples in each.
     """
 
     center: np.ndarray
@@ -131,13 +148,24 @@ class Quantiles:
     def around(cls, center: np.ndarray, *, tolerance: float = 1e-3) -> Quantiles:
         """An empty sketch around a center, shape (times, d)."""
         if not 1e-9 <= tolerance < 1:
-            raise ValueError(f"`tolerance` must be in [1e-9, 1); got {tolerance!r}. 1e-3 resolves three digits of the distance from the center.")
+            raise ValueError(
+                f"`tolerance` must be in [1e-9, 1); got {tolerance!r}. 1e-3 resolves three digits of the "
+                "distance from the center."
+            )
         check_finite(center)
-        return cls(np.array(center, dtype=float), tolerance, 0, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+        return cls(
+            np.array(center, dtype=float),
+            tolerance,
+            0,
+            np.empty(0, dtype=np.int64),
+            np.empty(0, dtype=np.int64),
+        )
 
     @property
     def _log_ratio(self) -> float:
-        """Bucket k holds distances in ``(ratio^(k-1), ratio^k]``, where ``ratio = (1 + tolerance) / (1 - tolerance)``."""
+        """Bucket k holds distances in ``(ratio^(k-1), ratio^k]``, where ``ratio = (1 + tolerance) / (1 -
+        tolerance)``.
+        """
         return math.log1p(self.tolerance) - math.log1p(-self.tolerance)
 
     @property
@@ -159,7 +187,9 @@ class Quantiles:
         distance -= self.center[..., None]
         size = np.abs(distance)
         k = np.ceil(np.log(np.clip(size, _NEAREST, _FARTHEST)) / self._log_ratio).astype(np.int64)
-        bucket = np.where(size < _NEAREST, 0, np.where(distance < 0, -1, 1) * (k + self._side)) + (2 * self._side - 1)
+        bucket = np.where(size < _NEAREST, 0, np.where(distance < 0, -1, 1) * (k + self._side)) + (
+            2 * self._side - 1
+        )
         marginal = np.arange(self.center.size).reshape(*self.center.shape, 1)
         keys, hits = np.unique(marginal * self._span + bucket, return_counts=True)
         return self.merge(Quantiles(self.center, self.tolerance, distance.shape[-1], keys, hits))
@@ -167,15 +197,25 @@ class Quantiles:
     def merge(self, other: Quantiles) -> Quantiles:
         """The sketch of both objects' samples together."""
         if not np.array_equal(self.center, other.center) or self.tolerance != other.tolerance:
-            raise ValueError("`other` must have the same center and tolerance. Merge only sketches that started alike.")
+            raise ValueError(
+                "`other` must have the same center and tolerance. Merge only sketches that started alike."
+            )
         keys, hits = np.concatenate([self.keys, other.keys]), np.concatenate([self.hits, other.hits])
         order = np.argsort(keys, kind="stable")  # linear on two sorted runs
         keys = keys[order]
         first = np.flatnonzero(np.append(True, np.diff(keys) != 0)[: len(keys)])
-        return Quantiles(self.center, self.tolerance, self.count + other.count, keys[first], np.add.reduceat(hits[order], first))
+        return Quantiles(
+            self.center,
+            self.tolerance,
+            self.count + other.count,
+            keys[first],
+            np.add.reduceat(hits[order], first),
+        )
 
     def quantile(self, levels: Any) -> np.ndarray:
-        """Values at levels in [0, 1], shape (times, levels, d), by NumPy's "inverted_cdf"; nan without samples."""
+        """Values at levels in [0, 1], shape (times, levels, d), by NumPy's "inverted_cdf"; nan without
+        samples.
+        """
         levels = np.atleast_1d(np.asarray(levels, dtype=float))
         if not ((levels >= 0) & (levels <= 1)).all():
             raise ValueError(f"`levels` must be in [0, 1]; got {levels}.")
@@ -185,12 +225,16 @@ class Quantiles:
         marginal = np.arange(self.center.size).reshape(len(self.center), 1, -1)
         place = np.searchsorted(np.cumsum(self.hits), marginal * self.count + rank[:, None], side="right")
         bucket = self.keys[place] - marginal * self._span - (2 * self._side - 1)
-        distance = (1 - self.tolerance) * np.exp((np.abs(bucket) - self._side) * self._log_ratio)  # midway in the relative sense
+        distance = (1 - self.tolerance) * np.exp(
+            (np.abs(bucket) - self._side) * self._log_ratio
+        )  # midway in the relative sense
         return self.center[:, None] + np.sign(bucket) * distance
 
 
 def _columns(states: np.ndarray) -> np.ndarray:
-    """A float64 copy, (times, d, samples): sums run along memory, and the numbers do not depend on the layout that came in."""
+    """A float64 copy, (times, d, samples): sums run along memory, and the numbers do not depend on the layout
+    that came in.
+    """
     return np.array(np.swapaxes(states, 1, 2), dtype=float, order="C")
 
 

@@ -1,8 +1,9 @@
 """Tail indices: how many moments a sample has, and whether its error bars mean anything.
 
-Under Hessian noise an optimizer's stationary law has power-law tails ``P(|x| > r) ~ r^-nu``: a mean for ``nu > 1``, a variance
-for ``nu > 2``, and error bars of that variance for ``nu > 4``. Two estimates side by side: Hill's, which looks at the largest
-values only and assumes nothing of the rest, and the likelihood of a Student-t law, which theory says one mode of the SDE has.
+Under Hessian noise an optimizer's stationary law has power-law tails ``P(|x| > r) ~ r^-nu``: a mean for ``nu
+> 1``, a variance for ``nu > 2``, and error bars of that variance for ``nu > 4``. Two estimates side by side:
+Hill's, which looks at the largest values only and assumes nothing of the rest, and the likelihood of a
+Student-t law, which theory says one mode of the SDE has.
 """
 
 from __future__ import annotations
@@ -24,11 +25,15 @@ FEWEST = 10
 LARGEST_NU = 1e3
 """Degrees of freedom up to which a Student-t law is looked for."""
 LIGHT = 5.41
-"""Twice the gain in log-likelihood over the Gaussian that a Student-t law must bring: 1 % of Gaussian samples do (half a chi-squared of one degree)."""
+"""Twice the gain in log-likelihood over the Gaussian that a Student-t law must bring: 1 % of Gaussian samples
+do (half a chi-squared of one degree).
+"""
 LUMPS = 0.01
 """Probability that a power tail has so large a gap as `TailIndex.gap`, below which it is held to be none."""
 MISFIT = (1.22, 1.9)
-"""Largest `TailIndex.misfit` at which a Student-t law is held to fit: one Student-t sample in a hundred has more of the first, one in twenty of the second."""
+"""Largest `TailIndex.misfit` at which a Student-t law is held to fit: one Student-t sample in a hundred has
+more of the first, one in twenty of the second.
+"""
 
 
 @register
@@ -50,8 +55,9 @@ class TailIndex:
     scatter, scatter_error : arrays (d, d)
         Of that law; in one dimension the square of its scale.
     misfit : array (2,)
-        ``sqrt(n)`` times the Kolmogorov-Smirnov distance between radii and that law; Hill's estimate from a twentieth of the
-        points against what that law would give, in its own standard errors: the first looks at the bulk, the second at the tail.
+        ``sqrt(n)`` times the Kolmogorov-Smirnov distance between radii and that law; Hill's estimate from a
+        twentieth of the points against what that law would give, in its own standard errors: the first looks
+        at the bulk, the second at the tail.
     gain : float
         Twice its log-likelihood over the Gaussian's.
     radii : array (n,)
@@ -59,8 +65,8 @@ class TailIndex:
     counts, indices : arrays (m,)
         Hill's estimate at other numbers of largest radii: the Hill plot.
     gap : float
-        Share of Hill's sum that the largest gap between two neighbouring radii makes up: near one where the largest radii are
-        a cluster apart, such as paths that have left for another well, and no power tail.
+        Share of Hill's sum that the largest gap between two neighbouring radii makes up: near one where the
+        largest radii are a cluster apart, such as paths that have left for another well, and no power tail.
     dim : int
         Directions in which the sample varies.
     left_out : int
@@ -105,7 +111,9 @@ class TailIndex:
 
     @property
     def lumps(self) -> bool:
-        """Whether the largest radii come in lumps, with gaps that no power tail has: the index means nothing then."""
+        """Whether the largest radii come in lumps, with gaps that no power tail has: the index means nothing
+        then.
+        """
         return _gap_probability(self.gap, self.k) < LUMPS
 
     def __str__(self) -> str:
@@ -114,7 +122,10 @@ class TailIndex:
         lines.append(f"{f'Hill, {self.k} largest':<24} {self.hill:>10.4g} {self.hill_error:>9.2g}")
         lines.append(f"{'Student-t, likelihood':<24} {self.nu:>10.4g} {self.nu_error:>9.2g}")
         bulk, tail = self.misfit
-        lines.append(f"the Student-t law {'fits' if self.fits else 'does not fit'} (misfit {bulk:.2f} in the bulk, {tail:.2f} in the tail)")
+        lines.append(
+            f"the Student-t law {'fits' if self.fits else 'does not fit'} (misfit {bulk:.2f} in the bulk, "
+            f"{tail:.2f} in the tail)"
+        )
         if self.left_out:
             lines.append(f"{self.left_out} diverged paths are left out: the true tail is heavier than this")
         return "\n".join([*lines, f"status: {self.status}"])
@@ -123,19 +134,21 @@ class TailIndex:
 def tail_index(sample: Any, *, tail: float | None = None, center: Any = None) -> TailIndex:
     """How heavy the tails of a sample are: its tail index ``nu``, below which moments are finite.
 
-    In one dimension the radii are ``|x - center|``, both tails together; in more, ``sqrt((x - center)^T V^-1 (x - center))`` with
-    Tyler's scatter matrix V, which exists whatever the tails: covariances may not.
+    In one dimension the radii are ``|x - center|``, both tails together; in more, ``sqrt((x - center)^T V^-1
+    (x - center))`` with Tyler's scatter matrix V, which exists whatever the tails: covariances may not.
 
     Parameters
     ----------
     sample : array (n,) or (n, d), or Ensemble
-        Independent points. Of an ensemble the states at the last time saved, one of each path that did not diverge: several
-        times of one path are correlated, their errors too small.
+        Independent points. Of an ensemble the states at the last time saved, one of each path that did not
+        diverge: several times of one path are correlated, their errors too small.
     tail : int or float, optional
-        How many of the largest radii Hill's estimate uses: a number, or a share below 1; ``sqrt(n)`` by default. More of them
-        have a smaller error and a larger bias, downwards: the tail is not yet a power there.
+        How many of the largest radii Hill's estimate uses: a number, or a share below 1; ``sqrt(n)`` by
+        default. More of them have a smaller error and a larger bias, downwards: the tail is not yet a power
+        there.
     center : float or array (d,), optional
-        The coordinates' medians by default. For one-sided samples such as Pareto's give 0: Hill's estimate depends on it.
+        The coordinates' medians by default. For one-sided samples such as Pareto's give 0: Hill's estimate
+        depends on it.
 
     Returns
     -------
@@ -143,19 +156,21 @@ def tail_index(sample: Any, *, tail: float | None = None, center: Any = None) ->
 
     Notes
     -----
-    The likelihood reads the index off the whole sample, the bulk included: much sharper than Hill's where the law is a
-    Student-t, as of one mode of the SDE, and wrong where it is not, by more than its error says. `TailIndex.misfit` finds that
-    out in large samples only.
+    The likelihood reads the index off the whole sample, the bulk included: much sharper than Hill's where the
+    law is a Student-t, as of one mode of the SDE, and wrong where it is not, by more than its error says.
+    `TailIndex.misfit` finds that out in large samples only.
 
     Raises
     ------
     ValueError
-        If there are too few points for their dimension, all are equal, some are not finite, or `tail` is out of range.
+        If there are too few points for their dimension, all are equal, some are not finite, or `tail` is out
+        of range.
 
     References
     ----------
-    B. M. Hill, Ann. Stat. 3 (1975) 1163-1174; D. E. Tyler, Ann. Stat. 15 (1987) 234-251; K. L. Lange, R. J. A. Little, J. M. G. Taylor, J. Am. Stat.
-    Assoc. 84 (1989) 881-896; R. A. Fisher, Proc. R. Soc. A 125 (1929) 54-59; J. T. Kent, D. E. Tyler, Y. Vardi, Commun. Stat. Simul. 23 (1994) 441-453.
+    B. M. Hill, Ann. Stat. 3 (1975) 1163-1174; D. E. Tyler, Ann. Stat. 15 (1987) 234-251; K. L. Lange, R. J.
+    A. Little, J. M. G. Taylor, J. Am. Stat. Assoc. 84 (1989) 881-896; R. A. Fisher, Proc. R. Soc. A 125
+    (1929) 54-59; J. T. Kent, D. E. Tyler, Y. Vardi, Commun. Stat. Simul. 23 (1994) 441-453.
 
     Examples
     --------
@@ -171,7 +186,10 @@ def tail_index(sample: Any, *, tail: float | None = None, center: Any = None) ->
     basis, inverse = _directions(x - middle)
     y = (x - middle) @ inverse
     if n < max(LEAST, 10 * y.shape[1]):
-        raise ValueError(f"`sample` must have at least {max(LEAST, 10 * y.shape[1])} points in {y.shape[1]} dimensions; got {n}.")
+        raise ValueError(
+            f"`sample` must have at least {max(LEAST, 10 * y.shape[1])} points in {y.shape[1]} dimensions; "
+            f"got {n}."
+        )
     radii = np.sort(_radii(y))[::-1]
     _short(float(radii[0]))
     k = _tail(tail, n)
@@ -179,7 +197,10 @@ def tail_index(sample: Any, *, tail: float | None = None, center: Any = None) ->
     try:
         nu, m, S, top = _student(y)
     except np.linalg.LinAlgError:
-        raise ValueError("`sample` must not have most of its points in a plane: its scatter is singular. Leave out directions that few points use.") from None
+        raise ValueError(
+            "`sample` must not have most of its points in a plane: its scatter is singular. Leave out "
+            "directions that few points use."
+        ) from None
     gain = 2 * (top - _gaussian_likelihood(y))
     if nu < 0.99 * LARGEST_NU and gain > 0:
         nu_error = _nu_error(y, nu, m, S, top)
@@ -220,7 +241,10 @@ def _status(index: float, error: float, gain: float, lumps: bool) -> str:
     if gain < LIGHT:
         return "light-tailed: not told from Gaussian"
     if lumps:
-        return "no power tail: the largest radii come in lumps, as of another well or of whole numbers; the index means nothing"
+        return (
+            "no power tail: the largest radii come in lumps, as of another well or of whole numbers; the "
+            "index means nothing"
+        )
     if index + 2 * error < 2:
         return "below 2: no variance"
     if index + 2 * error < 4:
@@ -234,21 +258,26 @@ def _status(index: float, error: float, gain: float, lumps: bool) -> str:
     return "whether the index exceeds 4 is within the error: error bars of covariances are not to be trusted"
 
 
-# -- the sample ------------------------------------------------------------------------------------------------------
+# -- the sample ------------------------------------------------------------------------------------
 
 
 def _points(sample: Any) -> tuple[np.ndarray, int]:
     left_out = 0
     if isinstance(sample, Ensemble):
         if not sample.states.shape[1]:
-            raise ValueError("`sample` must hold states; this ensemble kept moments only. Simulate with fewer paths, or keep the states.")
+            raise ValueError(
+                "`sample` must hold states; this ensemble kept moments only. Simulate with fewer paths, or "
+                "keep the states."
+            )
         left_out = int(sample.diverged.sum())
         sample = sample.states[-1, ~sample.diverged]
     x = _check.array("sample", sample, ndim=(1, 2), shape="(n,) or (n, d)")
     x = x[:, None] if x.ndim == 1 else x
     n, dim = x.shape
     if dim == 0 or n < max(LEAST, 2 * dim):
-        raise ValueError(f"`sample` must have at least {max(LEAST, 2 * dim)} points in {dim} dimensions; got {n}.")
+        raise ValueError(
+            f"`sample` must have at least {max(LEAST, 2 * dim)} points in {dim} dimensions; got {n}."
+        )
     return x, left_out
 
 
@@ -258,19 +287,26 @@ def _center(center: Any, dim: int) -> np.ndarray:
 
 
 def _directions(centered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Columns (d, r) that span the directions in which points differ, in units of the points' spread, and the matrix (d, r) that takes points there."""
+    """Columns (d, r) that span the directions in which points differ, in units of the points' spread, and the
+    matrix (d, r) that takes points there.
+    """
     spread = np.median(np.abs(centered), axis=0)
     spread = np.where(spread > 0, spread, np.abs(centered).max(axis=0))
     still = int(np.count_nonzero(~centered.any(axis=1)))
     if still > 0.5 * len(centered):
         raise ValueError(f"`sample` must vary; {still} of its {len(centered)} points equal its center.")
     if not 1e-140 < spread.max() < 1e140:
-        raise ValueError(f"`sample` must have a spread that floats can square; it is {spread.max():.3g}. Choose other units.")
+        raise ValueError(
+            f"`sample` must have a spread that floats can square; it is {spread.max():.3g}. Choose other "
+            "units."
+        )
     spread[spread == 0] = 1.0
     scaled = centered / spread
     _short(float(np.abs(scaled).max()))
     length = np.linalg.norm(scaled, axis=1)
-    one_each = scaled[length > 0] / length[length > 0, None]  # a direction each, however far: no point decides the rank alone
+    one_each = (
+        scaled[length > 0] / length[length > 0, None]
+    )  # a direction each, however far: no point decides the rank alone
     values, axes = np.linalg.svd(one_each, full_matrices=False)[1:]
     kept = axes[values > 1e-10 * values[0]].T
     return spread[:, None] * kept, kept / spread[:, None]
@@ -278,7 +314,10 @@ def _directions(centered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _short(reach: float) -> None:
     if reach > 1e140:
-        raise ValueError(f"`sample` must not span more than 140 decades; its largest radius is {reach:.3g} times the median one. Leave that point out.")
+        raise ValueError(
+            f"`sample` must not span more than 140 decades; its largest radius is {reach:.3g} times the "
+            "median one. Leave that point out."
+        )
 
 
 def _radii(y: np.ndarray) -> np.ndarray:
@@ -297,7 +336,7 @@ def _radii(y: np.ndarray) -> np.ndarray:
     return radii / np.median(radii)
 
 
-# -- Hill's estimate -------------------------------------------------------------------------------------------------
+# -- Hill's estimate -------------------------------------------------------------------------------
 
 
 def _hill(radii: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -309,14 +348,18 @@ def _hill(radii: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _gap(radii: np.ndarray, k: int) -> float:
-    """The largest of ``i log(r_i / r_(i+1))``, i <= k, over their sum: of a power tail they are independent and exponential (Renyi)."""
+    """The largest of ``i log(r_i / r_(i+1))``, i <= k, over their sum: of a power tail they are independent
+    and exponential (Renyi).
+    """
     logs = np.log(np.maximum(radii[: k + 1], 1e-300))
     gaps = np.arange(1, k + 1) * (logs[:-1] - logs[1:])
     return float(gaps.max() / gaps.sum()) if gaps.sum() > 0 else 1.0
 
 
 def _gap_probability(gap: float, k: int) -> float:
-    """Of a largest share beyond `gap` among k exponentials (Fisher 1929), its first term: above the whole by little where it is small."""
+    """Of a largest share beyond `gap` among k exponentials (Fisher 1929), its first term: above the whole by
+    little where it is small.
+    """
     return k * (1 - gap) ** (k - 1)
 
 
@@ -330,17 +373,24 @@ def _tail(tail: float | None, n: int) -> int:
         return max(FEWEST, math.isqrt(n))
     if isinstance(tail, float) and 0 < tail < 1:
         tail = max(FEWEST, int(tail * n))
-    return _check.count("tail", tail, least=FEWEST, most=n // 2, why="or a share of the points, between 0 and 1")
+    return _check.count(
+        "tail", tail, least=FEWEST, most=n // 2, why="or a share of the points, between 0 and 1"
+    )
 
 
-# -- the Student-t law -----------------------------------------------------------------------------------------------
+# -- the Student-t law -----------------------------------------------------------------------------
 
 
 def _log_likelihood(square: np.ndarray, nu: float, dim: int, log_det: float) -> float:
     """Of a Student-t law at squared Mahalanobis distances (n,)."""
     import scipy
 
-    constant = scipy.special.gammaln(0.5 * (nu + dim)) - scipy.special.gammaln(0.5 * nu) - 0.5 * dim * math.log(nu * math.pi) - 0.5 * log_det
+    constant = (
+        scipy.special.gammaln(0.5 * (nu + dim))
+        - scipy.special.gammaln(0.5 * nu)
+        - 0.5 * dim * math.log(nu * math.pi)
+        - 0.5 * log_det
+    )
     return float(len(square) * constant - 0.5 * (nu + dim) * np.sum(np.log1p(square / nu)))
 
 
@@ -364,15 +414,21 @@ def _squares(y: np.ndarray, m: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, f
 def _climb(
     y: np.ndarray, nu: float, m: np.ndarray, S: np.ndarray, most: int = 500, tolerance: float = 1e-7
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Location and scatter of the likeliest Student-t law of `nu` degrees of freedom, by EM with expanded parameters; distances and log det too."""
+    """Location and scatter of the likeliest Student-t law of `nu` degrees of freedom, by EM with expanded
+    parameters; distances and log det too.
+    """
     dim = y.shape[1]
     for _ in range(most):
         square, _ = _squares(y, m, S)
         weights = (nu + dim) / (nu + square)
         ahead = weights @ y / weights.sum()
         apart = y - ahead
-        spread = (apart * weights[:, None]).T @ apart / weights.sum()  # not / n: Kent, Tyler and Vardi's faster step
-        change = np.max(np.abs(spread - S)) / np.max(np.abs(S)) + np.max(np.abs(ahead - m) / np.sqrt(np.diag(S)))
+        spread = (
+            (apart * weights[:, None]).T @ apart / weights.sum()
+        )  # not / n: Kent, Tyler and Vardi's faster step
+        change = np.max(np.abs(spread - S)) / np.max(np.abs(S)) + np.max(
+            np.abs(ahead - m) / np.sqrt(np.diag(S))
+        )
         m, S = ahead, spread
         if change < tolerance:
             break
@@ -380,7 +436,9 @@ def _climb(
 
 
 def _student(y: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, float]:
-    """Degrees of freedom, location, scatter and log-likelihood of the likeliest Student-t law: the maximum of the profile over nu."""
+    """Degrees of freedom, location, scatter and log-likelihood of the likeliest Student-t law: the maximum of
+    the profile over nu.
+    """
     import scipy
 
     dim = y.shape[1]
@@ -391,13 +449,17 @@ def _student(y: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, float]:
         kept[0], kept[1], square, log_det = _climb(y, nu, kept[0], kept[1])
         return -_log_likelihood(square, nu, dim, log_det)
 
-    best = scipy.optimize.minimize_scalar(down, bounds=(math.log(0.05), math.log(LARGEST_NU)), method="bounded", options={"xatol": 1e-4})
+    best = scipy.optimize.minimize_scalar(
+        down, bounds=(math.log(0.05), math.log(LARGEST_NU)), method="bounded", options={"xatol": 1e-4}
+    )
     top = -down(best.x)
     return math.exp(best.x), kept[0], kept[1], top
 
 
 def _nu_error(y: np.ndarray, nu: float, m: np.ndarray, S: np.ndarray, top: float) -> float:
-    """From the observed information: the curvature of the profile likelihood in log nu, where it is closest to a parabola."""
+    """From the observed information: the curvature of the profile likelihood in log nu, where it is closest
+    to a parabola.
+    """
     step = 0.05
     ends = [
         _log_likelihood(square, end, y.shape[1], log_det)
@@ -409,7 +471,9 @@ def _nu_error(y: np.ndarray, nu: float, m: np.ndarray, S: np.ndarray, top: float
 
 
 def _errors(nu: float, S: np.ndarray, basis: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Standard errors of location (d,) and scatter (d, d) from the Student-t law's own information (Lange, Little and Taylor 1989)."""
+    """Standard errors of location (d,) and scatter (d, d) from the Student-t law's own information (Lange,
+    Little and Taylor 1989).
+    """
     dim = len(S)
     share = 1.0 if math.isinf(nu) else (nu + dim) / (nu + dim + 2)
     whole = basis @ S @ basis.T
@@ -432,14 +496,19 @@ def _scale_variance(nu: float, dim: int) -> float:
 
 
 def _misfit(y: np.ndarray, nu: float, m: np.ndarray, S: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """Distance of the radii's law from the fitted one, over all points and in the tail: see `TailIndex.misfit`."""
+    """Distance of the radii's law from the fitted one, over all points and in the tail: see
+    `TailIndex.misfit`.
+    """
     import scipy
 
     (n, dim), square = y.shape, np.sort(_squares(y, m, S)[0])
     if math.isinf(nu):
         law, quantile = scipy.special.chdtr(dim, square), lambda p: scipy.special.chdtri(dim, p)
     else:
-        law, quantile = scipy.special.fdtr(dim, nu, square / dim), lambda p: scipy.special.fdtri(dim, nu, 1 - p)
+        law, quantile = (
+            scipy.special.fdtr(dim, nu, square / dim),
+            lambda p: scipy.special.fdtri(dim, nu, 1 - p),
+        )
     ranks = np.arange(n)
     bulk = math.sqrt(n) * np.maximum(np.abs(law - ranks / n), np.abs(law - (ranks + 1) / n)).max()
     k = np.array([max(FEWEST, n // 20)])

@@ -1,9 +1,10 @@
 """One mode of the stochastic iteration without linearisation, by quadrature over the Hessian batch's noise.
 
-Along one eigenvector the iteration is ``delta+ = (1 - alpha X) delta - alpha phi(lam + E_h) zeta`` with the random rate
-``X = phi(lam + E_h) (lam + E_g)``. Given ``E_h = e`` the factor ``1 - alpha X`` is Gaussian, with a closed form for every
-moment; what is left is one integral over e. Poles of the gain and heavy tails are looked for first, so that a moment
-that is infinite is said to be so. Everything is kept in logarithms: no order of moment overflows.
+Along one eigenvector the iteration is ``delta+ = (1 - alpha X) delta - alpha phi(lam + E_h) zeta`` with the
+random rate ``X = phi(lam + E_h) (lam + E_g)``. Given ``E_h = e`` the factor ``1 - alpha X`` is Gaussian, with
+a closed form for every moment; what is left is one integral over e. Poles of the gain and heavy tails are
+looked for first, so that a moment that is infinite is said to be so. Everything is kept in logarithms: no
+order of moment overflows.
 """
 
 from __future__ import annotations
@@ -40,7 +41,16 @@ class ExactMode:
         Standard deviation of the gradient noise ``zeta`` of one batch.
     """
 
-    def __init__(self, method: Method, curvature: float, sigma: float, gain: Callable, follow: float, rest: float, law: Law | None):
+    def __init__(
+        self,
+        method: Method,
+        curvature: float,
+        sigma: float,
+        gain: Callable,
+        follow: float,
+        rest: float,
+        law: Law | None,
+    ):
         self.method, self.curvature, self.sigma = method, curvature, sigma
         self._gain, self._follow, self._rest, self._law = gain, follow, rest, law
 
@@ -55,7 +65,14 @@ class ExactMode:
         return 1 - step * mean, step * spread
 
     @np.errstate(all="ignore")
-    def _expect(self, value: Function, log_factor: Function | None = None, what: str = "", order: float = 0.0, extra: Any = ()) -> tuple[float, float, float]:
+    def _expect(
+        self,
+        value: Function,
+        log_factor: Function | None = None,
+        what: str = "",
+        order: float = 0.0,
+        extra: Any = (),
+    ) -> tuple[float, float, float]:
         log_factor = log_factor or (lambda x, e: 0.0 * x)
         if self._law is None:
             x = np.array([self.curvature])
@@ -79,7 +96,9 @@ class ExactMode:
 
     @np.errstate(all="ignore")
     def _constant(self, step: float, grid: np.ndarray) -> float | None:
-        """``|1 - step X|`` where it does not vary, as for Newton's method with one batch for both; 0 if within rounding of it."""
+        """``|1 - step X|`` where it does not vary, as for Newton's method with one batch for both; 0 if
+        within rounding of it.
+        """
         mean, spread = self._factor(grid, step)
         if np.any(spread > 0) or not np.nanmax(mean) - np.nanmin(mean) <= 1e-14:
             return None
@@ -87,8 +106,12 @@ class ExactMode:
         return size if size > 1e-15 else 0.0
 
     @np.errstate(all="ignore")
-    def _log_power(self, log_f: Function, what: str, order: float, grid: np.ndarray, extra: list[float]) -> tuple[float, float]:
-        """``log E exp(log_f)`` and its error, with the integrand's peak as a mark where a high order moves it."""
+    def _log_power(
+        self, log_f: Function, what: str, order: float, grid: np.ndarray, extra: list[float]
+    ) -> tuple[float, float]:
+        """``log E exp(log_f)`` and its error, with the integrand's peak as a mark where a high order moves
+        it.
+        """
         import scipy
 
         if order > 20 and self._law is not None:
@@ -96,7 +119,10 @@ class ExactMode:
             height = law.log_density(grid - self.curvature) + log_f(grid, None)
             i = int(np.argmax(height))
             bounds = (grid[max(i - 1, 0)], grid[min(i + 1, len(grid) - 1)])
-            down = lambda x: -float(law.log_density(np.array(x - self.curvature)) + log_f(np.array([x]), None)[0])  # noqa: E731
+
+            def down(x: float) -> float:
+                return -float(law.log_density(np.array(x - self.curvature)) + log_f(np.array([x]), None)[0])
+
             extra = [*extra, float(scipy.optimize.minimize_scalar(down, bounds=bounds, method="bounded").x)]
         total, error, shift = self._expect(lambda x, e: 1 + 0 * x, log_f, what, order, extra)
         return (math.log(total) + shift, error / total) if total > 0 else (-math.inf, 0.0)
@@ -106,7 +132,9 @@ class ExactMode:
         constant = self._constant(step, grid)
         if constant is not None:
             return (order * math.log(constant) if constant else -math.inf), 1e-15
-        return self._log_power(lambda x, e: gaussian_log_moment(order, *self._factor(x, step)), "rate", order, grid, zeros)
+        return self._log_power(
+            lambda x, e: gaussian_log_moment(order, *self._factor(x, step)), "rate", order, grid, zeros
+        )
 
     def _estimate(self, what: str, order: float, logarithm: Callable[[], tuple[float, float]]) -> Estimate:
         reason = self._law.reason(what, order) if self._law else ""
@@ -114,7 +142,10 @@ class ExactMode:
             return Estimate(math.inf, 0.0, reason)
         log, error = logarithm()
         if log > 700:
-            raise ArithmeticError(f"The moment of order {order:g} is finite but exp({log:.4g}), beyond the largest float. Ask for a lower `order`.")
+            raise ArithmeticError(
+                f"The moment of order {order:g} is finite but exp({log:.4g}), beyond the largest float. Ask "
+                "for a lower `order`."
+            )
         return Estimate(math.exp(log), math.exp(log) * error)
 
     def moment(self, order: float, step: float) -> Estimate:
@@ -134,10 +165,18 @@ class ExactMode:
         """``E|phi(lam + E_h)|^order``; raises as `moment` does."""
         order = _check.positive("order", order)
         grid = self._sites(1.0)[0]
-        return self._estimate("gain", order, lambda: self._log_power(lambda x, e: order * np.log(np.abs(self._gain(x))), "gain", order, grid, []))
+        return self._estimate(
+            "gain",
+            order,
+            lambda: self._log_power(
+                lambda x, e: order * np.log(np.abs(self._gain(x))), "gain", order, grid, []
+            ),
+        )
 
     def lyapunov(self, step: float) -> Estimate:
-        """``E log|1 - step X|``: the mode is almost surely stable where it is negative. Raises as `moment` does."""
+        """``E log|1 - step X|``: the mode is almost surely stable where it is negative. Raises as `moment`
+        does.
+        """
         step = _check.positive("step", step)
         grid, zeros = self._sites(step)
         constant = self._constant(step, grid)
@@ -152,7 +191,9 @@ class ExactMode:
         if self._law and self._law.reason("rate", 2):
             return 0.0, 0.0
         first, error = self._mean(lambda x, e: self._rate(x)[0], "rate")
-        log_second, relative = self._log_power(lambda x, e: 2 * np.log(np.hypot(*self._rate(x))), "rate", 2, np.zeros(0), [])
+        log_second, relative = self._log_power(
+            lambda x, e: 2 * np.log(np.hypot(*self._rate(x))), "rate", 2, np.zeros(0), []
+        )
         if first <= error or log_second == -math.inf:
             return 0.0, 0.0
         limit = 2 * first * math.exp(-log_second)
@@ -160,7 +201,9 @@ class ExactMode:
 
     @property
     def mean_square_limit(self) -> float:
-        """The largest step with ``E(1 - step X)^2 < 1``, ``2 E X / E X^2``; 0 where no step is mean-square stable."""
+        """The largest step with ``E(1 - step X)^2 < 1``, ``2 E X / E X^2``; 0 where no step is mean-square
+        stable.
+        """
         return self._mean_square[0]
 
     @property
@@ -170,7 +213,8 @@ class ExactMode:
 
     @functools.cached_property
     def almost_sure_limit(self) -> float:
-        """The smallest step at which ``E log|1 - step X|`` turns nonnegative: 0 if it is so at small steps, inf if it never does.
+        """The smallest step at which ``E log|1 - step X|`` turns nonnegative: 0 if it is so at small steps,
+        inf if it never does.
 
         Found on a geometric scan of 12 steps a decade: an unstable window narrower than that may be missed.
         """
@@ -181,7 +225,11 @@ class ExactMode:
             if mean < -error:  # E log|1 - step X| = -step E X + O(step^2)
                 return 0.0
         with np.errstate(all="ignore"):
-            x = np.array([self.curvature]) if self._law is None else self.curvature + np.array([*self._law.marks, 0.5 * self._law.unit])
+            x = (
+                np.array([self.curvature])
+                if self._law is None
+                else self.curvature + np.array([*self._law.marks, 0.5 * self._law.unit])
+            )
             size = np.hypot(*self._rate(x))
         size = size[np.isfinite(size) & (size > 0)]
         if not len(size):
@@ -189,14 +237,24 @@ class ExactMode:
         steps = 10 ** np.arange(-3, 8, 1 / 12) / np.median(size)
         for i, step in enumerate(steps):
             if self.lyapunov(step).value >= 0:
-                return float(scipy.optimize.brentq(lambda s: self.lyapunov(s).value, steps[i - 1], step, rtol=1e-12)) if i else 0.0
+                return (
+                    float(
+                        scipy.optimize.brentq(
+                            lambda s: self.lyapunov(s).value, steps[i - 1], step, rtol=1e-12
+                        )
+                    )
+                    if i
+                    else 0.0
+                )
         return math.inf
 
     def tail_index(self, step: float) -> float:
-        """The tail index of the stationary law: its moments are finite below it, infinite above (`inf`: all are finite).
+        """The tail index of the stationary law: its moments are finite below it, infinite above (`inf`: all
+        are finite).
 
-        The smaller of Kesten's root ``s > 0`` of ``E|1 - step X|^s = 1`` (Kesten 1973; Goldie 1991, Theorem 4.1) and of the
-        index of the additive term ``phi(lam + E_h) zeta``, for any nonzero gradient noise. A root beyond 1e5 counts as infinite.
+        The smaller of Kesten's root ``s > 0`` of ``E|1 - step X|^s = 1`` (Kesten 1973; Goldie 1991, Theorem
+        4.1) and of the index of the additive term ``phi(lam + E_h) zeta``, for any nonzero gradient noise. A
+        root beyond 1e5 counts as infinite.
 
         Raises
         ------
@@ -206,10 +264,14 @@ class ExactMode:
         growth = self.lyapunov(step)
         if growth.value >= 0:
             raise Unstable(
-                f"A stationary law does not exist for {self.method.name} at step {step:g}: E log|1 - step X| = {growth.value:.4g} "
-                f"(+- {growth.error:.1g}) >= 0, almost-sure stability ends at step {self.almost_sure_limit:.4g}. Take a smaller step."
+                f"A stationary law does not exist for {self.method.name} at step {step:g}: E log|1 - step X| "
+                f"= {growth.value:.4g} "
+                f"(+- {growth.error:.1g}) >= 0, almost-sure stability ends at step "
+                f"{self.almost_sure_limit:.4g}. Take a smaller step."
             )
-        additive, critical = (self._law.index("gain"), self._law.index("rate")) if self._law else (math.inf, math.inf)
+        additive, critical = (
+            (self._law.index("gain"), self._law.index("rate")) if self._law else (math.inf, math.inf)
+        )
         return min(additive, self._kesten(step, growth.value, critical))
 
     def _kesten(self, step: float, growth: float, critical: float) -> float:
@@ -217,7 +279,9 @@ class ExactMode:
 
         with np.errstate(all="ignore"):
             mean, spread = self._factor(self._sites(step)[0], step)
-        if growth == -math.inf or (not np.any(spread > 0) and np.nanmax(np.abs(mean)) <= 1 + 1e-12 and math.isinf(critical)):
+        if growth == -math.inf or (
+            not np.any(spread > 0) and np.nanmax(np.abs(mean)) <= 1 + 1e-12 and math.isinf(critical)
+        ):
             return math.inf
 
         def log_norm(order: float) -> float:  # of |1 - step X|: increasing in the order, E log at 0
@@ -231,7 +295,8 @@ class ExactMode:
         return float(scipy.optimize.brentq(log_norm, 0.0, high, rtol=1e-11))
 
     def variance(self, step: float) -> float:
-        """Stationary variance ``step^2 sigma^2 E[phi^2] / (1 - E(1 - step X)^2)``, in units of the parameter squared.
+        """Stationary variance ``step^2 sigma^2 E[phi^2] / (1 - E(1 - step X)^2)``, in units of the parameter
+        squared.
 
         Infinite where it does not exist: ``moment(2, step)`` (not below 1) or ``gain_moment(2)`` says why.
         """
@@ -241,30 +306,47 @@ class ExactMode:
         return step**2 * self.sigma**2 * self.gain_moment(2).value / (1 - square) if self.sigma else 0.0
 
     def data(self) -> Study:
-        """``E(1 - step X)^2`` and ``E log|1 - step X|`` against the step, for `stability.plot`: stable where they are below 1 and 0."""
+        """``E(1 - step X)^2`` and ``E log|1 - step X|`` against the step, for `stability.plot`: stable where
+        they are below 1 and 0.
+        """
         limits = np.array([self.mean_square_limit, self.almost_sure_limit])
         reach = max([limit for limit in limits if 0 < limit < math.inf], default=1.0)
         steps = np.linspace(0.0, 1.3 * reach, 61)[1:]
         growth = np.array([self.lyapunov(step).value for step in steps])
         square = np.array([self.moment(2, step).value for step in steps])
         about = {"method": self.method.label, "curvature": self.curvature}
-        return Study("exact-mode", {"step": steps, "growth": growth, "square": square, "limits": limits}, about, provenance())
+        return Study(
+            "exact-mode",
+            {"step": steps, "growth": growth, "square": square, "limits": limits},
+            about,
+            provenance(),
+        )
 
     def __str__(self) -> str:
-        lines = [f"{self.method.label}, one mode, lambda = {self.curvature:g}: the iteration itself, nothing linearised"]
+        lines = [
+            f"{self.method.label}, one mode, lambda = {self.curvature:g}: the iteration itself, nothing "
+            "linearised"
+        ]
         lines.append(f"{'':<24} {'value':>12} {'+-':>9}")
         noted = []
-        for name, estimate in (("E|phi|", self.gain_moment(1)), ("E phi^2", self.gain_moment(2)), ("mean-square step limit", Estimate(*self._mean_square))):
+        for name, estimate in (
+            ("E|phi|", self.gain_moment(1)),
+            ("E phi^2", self.gain_moment(2)),
+            ("mean-square step limit", Estimate(*self._mean_square)),
+        ):
             lines.append(f"{name:<24} {estimate.value:>12.6g} {estimate.error:>9.1g}")
             noted += [f"{name} is infinite: {estimate.reason}"] if estimate.reason else []
         lines.append(f"{'almost-sure step limit':<24} {self.almost_sure_limit:>12.6g}")
         reason = self._law.reason("rate", 2) if self._law else ""
-        noted += [f"no step is mean-square stable: {reason or 'E X <= 0'}"] if self.mean_square_limit == 0 else []
+        noted += (
+            [f"no step is mean-square stable: {reason or 'E X <= 0'}"] if self.mean_square_limit == 0 else []
+        )
         return "\n".join([*lines, *noted])
 
 
 def exact_mode(method: Method, *, curvature: float, noise: Noise, density: Any = None) -> ExactMode:
-    """One mode of the stochastic iteration with nothing linearised: step limits, tail index, stationary variance.
+    """One mode of the stochastic iteration with nothing linearised: step limits, tail index, stationary
+    variance.
 
     Parameters
     ----------
@@ -275,8 +357,9 @@ def exact_mode(method: Method, *, curvature: float, noise: Noise, density: Any =
     noise : Noise
         Gaussian noise, of which a diagonal entry counts: variance ``2 tau_1^2`` per sample.
     density : scipy.stats frozen distribution or callable, optional
-        The law of ``E_h`` of one Hessian batch, or its density on the real line, in place of the Gaussian. ``E_g`` stays
-        Gaussian and independent; where both batches are the same one, ``E_g = E_h`` has this law too.
+        The law of ``E_h`` of one Hessian batch, or its density on the real line, in place of the Gaussian.
+        ``E_g`` stays Gaussian and independent; where both batches are the same one, ``E_g = E_h`` has this
+        law too.
 
     Returns
     -------
@@ -286,8 +369,9 @@ def exact_mode(method: Method, *, curvature: float, noise: Noise, density: Any =
     Raises
     ------
     ValueError
-        If the gain is singular at `curvature` and nothing moves it, the noise is estimated from data or not of one dimension,
-        `density` does not integrate to one, or it comes with nested batches that are not the same.
+        If the gain is singular at `curvature` and nothing moves it, the noise is estimated from data or not
+        of one dimension, `density` does not integrate to one, or it comes with nested batches that are not
+        the same.
 
     References
     ----------
@@ -302,7 +386,9 @@ def exact_mode(method: Method, *, curvature: float, noise: Noise, density: Any =
     1.333333333
     """
     if not isinstance(method, Method):
-        raise ValueError(f"`method` must be a st.Method; got {method!r}. Use st.SFN(damping=...) or st.Method(gain=...).")
+        raise ValueError(
+            f"`method` must be a st.Method; got {method!r}. Use st.SFN(damping=...) or st.Method(gain=...)."
+        )
     lam = float(_check.array("curvature", curvature, ndim=0, shape="()"))
     sigma = _checked(noise, density)
     own, shared, other = noise.scales
@@ -326,21 +412,37 @@ def exact_mode(method: Method, *, curvature: float, noise: Noise, density: Any =
         mass, _, shift = law.expect(lambda x, e: 1 + 0 * x, lambda x, e: 0 * x)
     mass *= math.exp(shift)
     if not abs(mass - 1) <= 1e-6:
-        raise ValueError(f"`density` must integrate to 1; got {mass:.9g}. Divide it by that, or give a scipy.stats distribution.")
+        raise ValueError(
+            f"`density` must integrate to 1; got {mass:.9g}. Divide it by that, or give a scipy.stats "
+            "distribution."
+        )
     return ExactMode(method, lam, sigma, gain, follow, rest, law)
 
 
 def _checked(noise: Noise, density: Any) -> float:
     """The standard deviation of the mode's gradient noise, once the noise is seen to be of one mode."""
     if isinstance(noise, DataNoise) or not isinstance(noise, Noise):
-        raise ValueError(f"`noise` must be a st.Noise; got {noise!r}, which has no single-mode law. Give Noise(gradient=..., curvature=...).")
+        raise ValueError(
+            f"`noise` must be a st.Noise; got {noise!r}, which has no single-mode law. Give "
+            "Noise(gradient=..., curvature=...)."
+        )
     if noise.gradient.shape not in ((), (1,)):
-        raise ValueError(f"`noise` must have a gradient of one mode, a number; got shape {noise.gradient.shape}. Give that mode's standard deviation.")
+        raise ValueError(
+            f"`noise` must have a gradient of one mode, a number; got shape {noise.gradient.shape}. Give "
+            "that mode's standard deviation."
+        )
     own, shared, other = noise.scales
     same = shared > 0 and own == other
     if density is not None and (math.isinf(noise.hessian_batch) or (shared > 0 and not same)):
-        what = "with hessian_batch=inf" if math.isinf(noise.hessian_batch) else f"with nested batches {noise.batch:g} and {noise.hessian_batch:g}"
-        raise ValueError(f"`density` must come with independent batches, or one and the same; got it {what}. Change `noise`, or drop `density`.")
+        what = (
+            "with hessian_batch=inf"
+            if math.isinf(noise.hessian_batch)
+            else f"with nested batches {noise.batch:g} and {noise.hessian_batch:g}"
+        )
+        raise ValueError(
+            f"`density` must come with independent batches, or one and the same; got it {what}. Change "
+            "`noise`, or drop `density`."
+        )
     return float(noise.gradient.reshape(())) / math.sqrt(noise.batch)
 
 
@@ -357,6 +459,9 @@ def _given(density: Any) -> tuple[Callable, tuple[float, float], list[float], fl
         quantiles = [float(q) for q in density.ppf([0.1, 0.5, 0.9])]
         return density.logpdf, (float(low), float(high)), quantiles, max(abs(q) for q in quantiles)
     if not callable(density):
-        raise ValueError(f"`density` must be a frozen scipy.stats distribution or a function of E_h; got {density!r}. Give scipy.stats.norm(0, 0.1), say.")
+        raise ValueError(
+            f"`density` must be a frozen scipy.stats distribution or a function of E_h; got {density!r}. "
+            "Give scipy.stats.norm(0, 0.1), say."
+        )
     pdf = np.vectorize(density, otypes=[float])
     return lambda e: np.log(pdf(e)), (-math.inf, math.inf), [0.0], 1.0

@@ -1,4 +1,6 @@
-"""Leaving a critical point: first exits of an ensemble from a ball or a slab around it, beside the exact law where there is one."""
+"""Leaving a critical point: first exits of an ensemble from a ball or a slab around it, beside the exact law
+where there is one.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ MOST_WORK = 1e11
 LEFT = 0.999
 """A default `t_end` is the time by which the law says that so many have left."""
 FAR = 1e8
-"""A path so many radii away, yet inside its slab, is given up: rounding of its large part would move the small one."""
+"""A path so many radii away, yet inside its slab, is given up: rounding of its large part would move the
+small one.
+"""
 
 
 def escape(
@@ -46,9 +50,10 @@ def escape(
 ) -> Escape:
     """Time how an ensemble leaves a critical point, and hold that against the exact law.
 
-    Every path starts at `at` and is watched after each time step until it leaves. The law is known for a slab along an eigenvector of the
-    Hessian with additive noise, or in one dimension: the component along it is then a process of its own. On a quadratic it is the law of
-    these very paths; elsewhere of the linearised flow, and `status` says so. A ball in more dimensions is only simulated (see `Escape.bounds`).
+    Every path starts at `at` and is watched after each time step until it leaves. The law is known for a slab
+    along an eigenvector of the Hessian with additive noise, or in one dimension: the component along it is
+    then a process of its own. On a quadratic it is the law of these very paths; elsewhere of the linearised
+    flow, and `status` says so. A ball in more dimensions is only simulated (see `Escape.bounds`).
 
     Parameters
     ----------
@@ -60,12 +65,14 @@ def escape(
     paths, seed : int
         As for `simulate`, with the same numbers: the exit times are those of ``simulate(..., exit=...)``.
     t_end : float, optional
-        When to stop watching, a multiple of `dt`. By default when the law says that 99.9 % have left, but no more than about ten seconds' work.
+        When to stop watching, a multiple of `dt`. By default when the law says that 99.9 % have left, but no
+        more than about ten seconds' work.
     dt : float, optional
         Time step of the SDE; `step` by default.
     level : {"sde", "iteration"}
     along : int, "unstable" or array (d,), optional
-        A mode of ``linearize(flow, at)`` (largest ``|lam|`` first), the eigenvector of the smallest eigenvalue, or any direction.
+        A mode of ``linearize(flow, at)`` (largest ``|lam|`` first), the eigenvector of the smallest
+        eigenvalue, or any direction.
 
     Returns
     -------
@@ -74,8 +81,9 @@ def escape(
     Raises
     ------
     ValueError
-        If an argument is out of range, `at` is not critical, the gain is singular there, the noise has a `sample` of its own but no `factors`,
-        no noise moves a path that starts there, or `t_end` would take more than 1e11 path-steps.
+        If an argument is out of range, `at` is not critical, the gain is singular there, the noise has a
+        `sample` of its own but no `factors`, no noise moves a path that starts there, or `t_end` would take
+        more than 1e11 path-steps.
     Interrupted
         On Ctrl-C; its `result` holds the paths that were finished.
 
@@ -96,11 +104,23 @@ def escape(
     request = Request(flow, setting.linear.at, horizon, seed, paths, dt, level, "euler", None, 0, "moments")  # type: ignore[arg-type]
     if float(request.steps) * paths > MOST_WORK:
         raise ValueError(
-            f"`t_end` = {horizon:g} is {request.steps:.2g} time steps of {paths} paths; at most {MOST_WORK:.0e} path-steps are taken. "
+            f"`t_end` = {horizon:g} is {request.steps:.2g} time steps of {paths} paths; at most "
+            f"{MOST_WORK:.0e} path-steps are taken. "
             "Take a shorter `t_end`, fewer paths or a larger `dt`: those that stay are counted as such."
         )
     saved = np.array([request.steps])
-    plan = Plan(flow, request.start, request.steps, request.dt, saved, request.seed, level, request.center, math.inf, compiled=compiled(None))
+    plan = Plan(
+        flow,
+        request.start,
+        request.steps,
+        request.dt,
+        saved,
+        request.seed,
+        level,
+        request.center,
+        math.inf,
+        compiled=compiled(None),
+    )
     done: list[_Watch] = []
     try:
         for part in _blocks(plan, setting.direction, setting.radius):
@@ -109,7 +129,10 @@ def escape(
         if not done:
             raise
         count = sum(len(part.times) for part in done)
-        raise Interrupted(f"Interrupted: the {count} paths that were finished are in this exception's `.result`.", _result(setting, plan, done)) from None
+        raise Interrupted(
+            f"Interrupted: the {count} paths that were finished are in this exception's `.result`.",
+            _result(setting, plan, done),
+        ) from None
     return _result(setting, plan, done)
 
 
@@ -121,11 +144,18 @@ class _Setting:
         self.direction = _direction(along, linear)
         diffusion = linear.flow.diffusion(linear.at)
         if not np.trace(diffusion) > 0:
-            raise ValueError("No noise moves a path that starts at the critical point: it stays there. Give the flow st.Noise(gradient=...).")
+            raise ValueError(
+                "No noise moves a path that starts at the critical point: it stays there. Give the flow "
+                "st.Noise(gradient=...)."
+            )
         self.diffusions = np.einsum("ji,jk,ki->i", linear.vectors, diffusion, linear.vectors)
         self.rate, self.diffusion, self.reason = _projected(linear, self.direction, diffusion)
         self.known = not math.isnan(self.rate)
-        self.guess = exit_time(rate=self.rate, diffusion=self.diffusion, radius=radius) if self.known else self._first()
+        self.guess = (
+            exit_time(rate=self.rate, diffusion=self.diffusion, radius=radius)
+            if self.known
+            else self._first()
+        )
         model = linear.flow.noise_model
         self.quadratic = bool(getattr(linear.flow.objective, "constant_hessian", False))
         self.exact = self.quadratic and not model.has_curvature and model.linear
@@ -133,11 +163,16 @@ class _Setting:
     def _first(self) -> ExitTime:
         """The law of the mode that leads out first, to set the clock by."""
         modes = self.diffusions
-        overlap = np.ones(len(modes)) if self.direction is None else np.abs(self.linear.vectors.T @ self.direction)
+        overlap = (
+            np.ones(len(modes)) if self.direction is None else np.abs(self.linear.vectors.T @ self.direction)
+        )
         able = np.flatnonzero((modes > 1e-20 * modes.max()) & (overlap > 1e-6))
         if not len(able):  # noise reaches the direction only by way of others, if at all
             able, overlap = np.array([int(np.argmax(modes))]), np.ones(len(modes))
-        laws = [exit_time(rate=self.linear.rates[i], diffusion=modes[i], radius=self.radius / overlap[i]) for i in able]
+        laws = [
+            exit_time(rate=self.linear.rates[i], diffusion=modes[i], radius=self.radius / overlap[i])
+            for i in able
+        ]
         return min(laws, key=lambda law: law.log_mean)
 
     def horizon(self, paths: int, dt: float) -> float:
@@ -152,7 +187,10 @@ class _Setting:
         for side in (self.radius * self.direction, -self.radius * self.direction):
             straight = self.rate * side
             try:
-                gaps.append(float(np.linalg.norm(flow.drift(self.linear.at + side) - straight)) / max(float(np.linalg.norm(straight)), 1e-300))
+                gaps.append(
+                    float(np.linalg.norm(flow.drift(self.linear.at + side) - straight))
+                    / max(float(np.linalg.norm(straight)), 1e-300)
+                )
             except ValueError:  # the gain is singular there
                 gaps.append(math.inf)
         return max(gaps)
@@ -169,15 +207,22 @@ class _Setting:
             told.append(f"only {count} left: standard errors and z are rough")
         if lost.any():
             told.append(
-                f"{int(lost.sum())} given up before they left: not finite, or more than {FAR:.0e} radii away along other directions; counted as censored"
+                f"{int(lost.sum())} given up before they left: not finite, or more than {FAR:.0e} radii away "
+                "along other directions; counted as censored"
             )
         if self.linear.eigenvalues.min() >= 0:
             told.append("no negative eigenvalue: a minimum, or degenerate")
         if self.guess.rate < 0:
             mean = f"{self.guess.mean:.4g}" if self.guess.log_mean < 20 else f"exp({self.guess.log_mean:.4g})"
-            told.append(f"attracted at rate {-self.guess.rate:.4g}: noise alone leads out, in continuous time after {mean} in the mean")
+            told.append(
+                f"attracted at rate {-self.guess.rate:.4g}: noise alone leads out, in continuous time after "
+                f"{mean} in the mean"
+            )
         if self.known and not self.quadratic:
-            told.append(f"the law is of the linearised flow, whose drift at the region's edge is off by {self.bent():.2g} of itself")
+            told.append(
+                "the law is of the linearised flow, whose drift at the region's edge is off by "
+                f"{self.bent():.2g} of itself"
+            )
         return "; ".join(told) or "ok"
 
 
@@ -197,10 +242,16 @@ def _direction(along: Any, linear: LinearFlow) -> np.ndarray | None:
     return vector / np.linalg.norm(vector)
 
 
-def _projected(linear: LinearFlow, direction: np.ndarray | None, diffusion: np.ndarray) -> tuple[float, float, str]:
+def _projected(
+    linear: LinearFlow, direction: np.ndarray | None, diffusion: np.ndarray
+) -> tuple[float, float, str]:
     """Rate and diffusion of the component along the direction, or nan and why it has no law of its own."""
     if direction is None:
-        return math.nan, math.nan, "a ball in more than one dimension; `bounds` holds it between the modes' own laws on a quadratic"
+        return (
+            math.nan,
+            math.nan,
+            "a ball in more than one dimension; `bounds` holds it between the modes' own laws on a quadratic",
+        )
     noise, reason = linear.flow.noise_model, ""
     drift = (linear.vectors * linear.rates) @ linear.vectors.T
     rate, strength = float(direction @ drift @ direction), float(direction @ diffusion @ direction)
@@ -216,7 +267,9 @@ def _projected(linear: LinearFlow, direction: np.ndarray | None, diffusion: np.n
 
 
 def _result(setting: _Setting, plan: Plan, parts: list[_Watch]) -> Escape:
-    times, seen, exits, lost = (np.concatenate([getattr(part, name) for part in parts]) for name in ("times", "seen", "exits", "lost"))
+    times, seen, exits, lost = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("times", "seen", "exits", "lost")
+    )
     linear, flow, t_end = setting.linear, plan.flow, plan.steps * plan.dt
     return Escape(
         times=times,
@@ -239,13 +292,21 @@ def _result(setting: _Setting, plan: Plan, parts: list[_Watch]) -> Escape:
         method=flow.method.label,
         reason=setting.reason,
         status=setting.status(times, lost),
-        stats={"path_steps": int(np.sum(np.round(seen / plan.dt))), "left": int(np.isfinite(times).sum()), "lost": int(lost.sum())},
-        provenance=provenance(seed=plan.seed, paths=len(times), flow=repr(flow), radius=setting.radius, t_end=t_end, dt=plan.dt),
+        stats={
+            "path_steps": int(np.sum(np.round(seen / plan.dt))),
+            "left": int(np.isfinite(times).sum()),
+            "lost": int(lost.sum()),
+        },
+        provenance=provenance(
+            seed=plan.seed, paths=len(times), flow=repr(flow), radius=setting.radius, t_end=t_end, dt=plan.dt
+        ),
     )
 
 
 class _Watch(Recorder):
-    """A block's first exits; paths that left, or were given up, are put back to the critical point, where they are harmless."""
+    """A block's first exits; paths that left, or were given up, are put back to the critical point, where
+    they are harmless.
+    """
 
     def __init__(self, plan: Plan, count: int, direction: np.ndarray | None, radius: float):
         super().__init__(plan, count)
@@ -271,7 +332,11 @@ class _Watch(Recorder):
         rows = np.flatnonzero(self.inside)
         offset = states[:, :, rows] * unit - self.plan.center[:, None]
         squared = np.einsum("kij,kij->kj", offset, offset)
-        distance = np.sqrt(squared) if self.direction is None else np.abs(np.einsum("kij,i->kj", offset, self.direction))
+        distance = (
+            np.sqrt(squared)
+            if self.direction is None
+            else np.abs(np.einsum("kij,i->kj", offset, self.direction))
+        )
         out = (distance >= self.size) & np.isfinite(distance)
         gone = out | ~(squared < (FAR * self.size) ** 2)  # not a number is gone, and then lost
         when = np.argmax(gone, axis=0)
@@ -286,10 +351,21 @@ class _Watch(Recorder):
 
 
 def _blocks(plan: Plan, direction: np.ndarray | None, radius: float) -> Iterator[_Watch]:
-    """Blocks of paths in order, each until all have left: `run_block` with another recorder, on the same random numbers."""
+    """Blocks of paths in order, each until all have left: `run_block` with another recorder, on the same
+    random numbers.
+    """
     for number in range(plan.blocks):
-        start, full, source, never = plan.start[plan.rows(number)], plan.width(number), Normals(plan, number), threading.Event()
-        watch, track, step = _Watch(plan, len(start), direction, radius), Track(plan, plan.flow, start, full), 0
+        start, full, source, never = (
+            plan.start[plan.rows(number)],
+            plan.width(number),
+            Normals(plan, number),
+            threading.Event(),
+        )
+        watch, track, step = (
+            _Watch(plan, len(start), direction, radius),
+            Track(plan, plan.flow, start, full),
+            0,
+        )
         with np.errstate(all="ignore"):
             watch.start(start.T)
             while step < plan.steps and watch.inside.any():

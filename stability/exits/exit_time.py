@@ -1,7 +1,8 @@
-"""The first exit of one linear mode from an interval: how long noise takes to leave a saddle, or a point that attracts.
+"""The first exit of one linear mode from an interval: how long noise takes to leave a saddle, or a point that
+attracts.
 
-In units of ``R^2 / D`` the law depends on one number, ``kappa = rate R^2 / D``, the drift over the diffusion (theory, section 2,
-result 7). Below, ``s = t D / R^2``, ``y = delta / R`` and ``x = sqrt|kappa|``.
+In units of ``R^2 / D`` the law depends on one number, ``kappa = rate R^2 / D``, the drift over the diffusion
+(theory, section 2, result 7). Below, ``s = t D / R^2``, ``y = delta / R`` and ``x = sqrt|kappa|``.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from .._saving import Study, jsonable, provenance, register
 from .._special import dawson_integral, gauss
 
 _OVERSHOOT = 0.5825971579390106  # -zeta(1/2) / sqrt(2 pi)
-_FAR = 36.0  # here the spectrum's rounding, which grows like exp(kappa / 2), meets the error of the far form: 3e-10
+# Here the spectrum's rounding, which grows like exp(kappa / 2), meets the error of the far form: 3e-10.
+_FAR = 36.0
 _BASIS, _SHIFTS = 60, 5
 
 
 @register
 @dataclass(frozen=True)
 class ExitTime:
-    """The law of the first exit from ``|delta| < radius``, from 0; made by `exit_time`. Times are in units of ``t = iteration * step``.
+    """The law of the first exit from ``|delta| < radius``, from 0; made by `exit_time`. Times are in units of
+    ``t = iteration * step``.
 
     Attributes
     ----------
@@ -48,7 +51,8 @@ class ExitTime:
     def mean(self) -> float:
         """The mean exit time ``(R^2 / D) 2F2(1, 1; 3/2, 2; -kappa)``; inf where it overflows.
 
-        It solves ``D u'' / 2 + rate delta u' = -1``, ``u(+-R) = 0``. Relative error below 1e-13, or ``|kappa|`` roundings if larger.
+        It solves ``D u'' / 2 + rate delta u' = -1``, ``u(+-R) = 0``. Relative error below 1e-13, or
+        ``|kappa|`` roundings if larger.
         """
         with np.errstate(over="ignore"):
             return float(self._unit * _scaled_mean(self.kappa) * np.exp(max(0.0, -self.kappa)))
@@ -62,8 +66,9 @@ class ExitTime:
     def asymptotic(self) -> float:
         """The mean for large ``|kappa|``; the mean itself where ``rate = 0``.
 
-        Unstable: ``(log(4 kappa) + euler_gamma) / (2 rate)``, too large by ``1 / (4 rate kappa)``. Stable (Kramers):
-        ``sqrt(pi) exp(x^2) / (2 |rate| x)``, too small by the factor ``1 + 1 / (2 x^2)``; inf where it overflows.
+        Unstable: ``(log(4 kappa) + euler_gamma) / (2 rate)``, too large by ``1 / (4 rate kappa)``. Stable
+        (Kramers): ``sqrt(pi) exp(x^2) / (2 |rate| x)``, too small by the factor ``1 + 1 / (2 x^2)``; inf
+        where it overflows.
         """
         if self.rate > 0:
             return (math.log(4 * self.kappa) + np.euler_gamma) / (2 * self.rate)
@@ -78,18 +83,25 @@ class ExitTime:
         return math.log(self.asymptotic) if self.asymptotic > 0 else math.nan
 
     def forms(self) -> dict[str, float]:
-        """The mean by three roads: ``hypergeometric`` (mpmath), ``quadrature`` (of Dawson's function), ``asymptotic``; inf where it overflows."""
+        """The mean by three roads: ``hypergeometric`` (mpmath), ``quadrature`` (of Dawson's function),
+        ``asymptotic``; inf where it overflows.
+        """
         import mpmath
 
         hypergeometric = float(self._unit * mpmath.hyp2f2(1, 1, mpmath.mpf(3) / 2, 2, -self.kappa))
-        return {"hypergeometric": hypergeometric, "quadrature": self._quadrature(), "asymptotic": self.asymptotic}
+        return {
+            "hypergeometric": hypergeometric,
+            "quadrature": self._quadrature(),
+            "asymptotic": self.asymptotic,
+        }
 
     def survival(self, t: Any) -> Any:
         """``P(T > t)``, the probability of not having left by time `t`; absolute error below 1e-9.
 
-        Up to ``|kappa| = 36`` it is the eigenfunction expansion of the symmetrised generator (error 3e-10 at kappa = 36, below 1e-12 up
-        to 20). Beyond, a stable mode's exit is exponential, and an unstable mode's is a combination of
-        ``erf(x / sqrt(exp(2 rate (t + shift)) - 1))`` with the exact mean (error 3e-10 at 36, below 1e-12 from 60 on).
+        Up to ``|kappa| = 36`` it is the eigenfunction expansion of the symmetrised generator (error 3e-10 at
+        kappa = 36, below 1e-12 up to 20). Beyond, a stable mode's exit is exponential, and an unstable mode's
+        is a combination of ``erf(x / sqrt(exp(2 rate (t + shift)) - 1))`` with the exact mean (error 3e-10 at
+        36, below 1e-12 from 60 on).
 
         Parameters
         ----------
@@ -115,7 +127,8 @@ class ExitTime:
         return float(result) if result.ndim == 0 else result
 
     def quantile(self, p: float) -> float:
-        """The time by which a share `p` of the paths has left: the inverse of ``1 - survival``, to its accuracy.
+        """The time by which a share `p` of the paths has left: the inverse of ``1 - survival``, to its
+        accuracy.
 
         Raises
         ------
@@ -133,28 +146,38 @@ class ExitTime:
             low /= 2
         while self.survival(high) > 1 - p:
             high *= 2
-        return scipy.optimize.brentq(lambda t: self.survival(t) - (1 - p), low, high, xtol=1e-14 * high, rtol=1e-13)
+        return scipy.optimize.brentq(
+            lambda t: self.survival(t) - (1 - p), low, high, xtol=1e-14 * high, rtol=1e-13
+        )
 
     def monitored(self, dt: float) -> ExitTime:
-        """The exit of a path that is watched only every `dt`, such as an Euler-Maruyama path: the radius grows by ``0.5826 sqrt(D dt)``.
+        """The exit of a path that is watched only every `dt`, such as an Euler-Maruyama path: the radius
+        grows by ``0.5826 sqrt(D dt)``.
 
-        The constant, ``-zeta(1/2) / sqrt(2 pi)``, is a Gaussian walk's mean overshoot (Broadie, Glasserman, Kou 1997, "A continuity
-        correction for discrete barrier options"). What remains is O(dt) where the path is a chain of its own: see `chain`.
+        The constant, ``-zeta(1/2) / sqrt(2 pi)``, is a Gaussian walk's mean overshoot (Broadie, Glasserman,
+        Kou 1997, "A continuity correction for discrete barrier options"). What remains is O(dt) where the
+        path is a chain of its own: see `chain`.
 
         Raises
         ------
         ValueError
             If `dt` is not a finite number > 0.
         """
-        return exit_time(rate=self.rate, diffusion=self.diffusion, radius=self.radius + _OVERSHOOT * math.sqrt(self.diffusion * _check.positive("dt", dt)))
+        return exit_time(
+            rate=self.rate,
+            diffusion=self.diffusion,
+            radius=self.radius + _OVERSHOOT * math.sqrt(self.diffusion * _check.positive("dt", dt)),
+        )
 
     def chain(self, dt: float) -> ExitTime:
-        """The exit of this equation's Euler-Maruyama chain with time step `dt`, which `simulate` measures, to first order in ``sqrt(dt)``.
+        """The exit of this equation's Euler-Maruyama chain with time step `dt`, which `simulate` measures, to
+        first order in ``sqrt(dt)``.
 
-        The chain is, at its times, the Ornstein-Uhlenbeck process of rate ``log(1 + rate dt) / dt`` with the same one-step variance;
-        that process is then `monitored`. Its mean is too small: by ``dt / 4`` where noise dominates a step at the edge, up to ``dt / 2`` where
-        drift does (measured, with the drift ``rate dt radius`` at 1/2, 1, 4 and 40 times the noise ``sqrt(diffusion dt)``: 0.27, 0.29, 0.39 and
-        0.49 dt). The chain's own law is `Escape.chain`, of the result of `stability.escape`.
+        The chain is, at its times, the Ornstein-Uhlenbeck process of rate ``log(1 + rate dt) / dt`` with the
+        same one-step variance; that process is then `monitored`. Its mean is too small: by ``dt / 4`` where
+        noise dominates a step at the edge, up to ``dt / 2`` where drift does (measured, with the drift ``rate
+        dt radius`` at 1/2, 1, 4 and 40 times the noise ``sqrt(diffusion dt)``: 0.27, 0.29, 0.39 and 0.49 dt).
+        The chain's own law is `Escape.chain`, of the result of `stability.escape`.
 
         Raises
         ------
@@ -163,27 +186,48 @@ class ExitTime:
         """
         growth = self.rate * _check.positive("dt", dt)
         if growth <= -1:
-            raise ValueError(f"`dt` must be < {-1 / self.rate:.4g} for the rate {self.rate:g}: the chain overshoots at each step; got {dt:g}.")
+            raise ValueError(
+                f"`dt` must be < {-1 / self.rate:.4g} for the rate {self.rate:g}: the chain overshoots at "
+                f"each step; got {dt:g}."
+            )
         if growth == 0:
             return self.monitored(dt)
         rate = math.log1p(growth) / dt
-        return exit_time(rate=rate, diffusion=2 * self.diffusion * rate / (self.rate * (2 + growth)), radius=self.radius).monitored(dt)
+        return exit_time(
+            rate=rate, diffusion=2 * self.diffusion * rate / (self.rate * (2 + growth)), radius=self.radius
+        ).monitored(dt)
 
     def data(self) -> Study:
         """The survival function over four mean times, for `stability.plot`."""
         if not math.isfinite(self.mean):
-            raise ValueError(f"The mean exit time is exp({self.log_mean:.4g}): there is no time axis to draw it on.")
+            raise ValueError(
+                f"The mean exit time is exp({self.log_mean:.4g}): there is no time axis to draw it on."
+            )
         t = np.linspace(0.0, 4 * self.mean, 201)
-        about = {"rate": self.rate, "diffusion": self.diffusion, "radius": self.radius, "mean": self.mean, "asymptotic": self.asymptotic}
+        about = {
+            "rate": self.rate,
+            "diffusion": self.diffusion,
+            "radius": self.radius,
+            "mean": self.mean,
+            "asymptotic": self.asymptotic,
+        }
         return Study("exit-time", {"t": t, "survival": self.survival(t)}, jsonable(about), provenance())
 
     def __str__(self) -> str:
-        kind = "unstable" if self.rate > 0 else "stable: it leaves against the drift" if self.rate < 0 else "Brownian"
+        kind = (
+            "unstable"
+            if self.rate > 0
+            else "stable: it leaves against the drift"
+            if self.rate < 0
+            else "Brownian"
+        )
         rough = f"exp({self.log_asymptotic:.6g})" if math.isinf(self.asymptotic) else f"{self.asymptotic:.6g}"
         return (
-            f"first exit of d delta = {self.rate:g} delta dt + sqrt({self.diffusion:g}) dW from |delta| < {self.radius:g} ({kind})\n"
+            f"first exit of d delta = {self.rate:g} delta dt + sqrt({self.diffusion:g}) dW from |delta| < "
+            f"{self.radius:g} ({kind})\n"
             f"  kappa = rate R^2 / D   {self.kappa:.6g}\n"
-            f"  mean exit time         {f'exp({self.log_mean:.6g})' if math.isinf(self.mean) else f'{self.mean:.6g}'}\n"
+            "  mean exit time         "
+            f"{f'exp({self.log_mean:.6g})' if math.isinf(self.mean) else f'{self.mean:.6g}'}\n"
             f"  for large |kappa|      {rough}"
         )
 
@@ -204,7 +248,9 @@ class ExitTime:
         return lambda s: np.exp(-s[..., None] * rates) @ shares
 
     def _quadrature(self) -> float:
-        """``int_0^1 h(kappa z) dz``, ``h(k) = Dawson(sqrt k) / sqrt k``; for k < 0 that is ``sqrt(pi) exp(-k) erf(sqrt(-k)) / (2 sqrt(-k))``."""
+        """``int_0^1 h(kappa z) dz``, ``h(k) = Dawson(sqrt k) / sqrt k``; for k < 0 that is ``sqrt(pi) exp(-k)
+        erf(sqrt(-k)) / (2 sqrt(-k))``.
+        """
         import scipy
 
         size = abs(self.kappa)
@@ -215,30 +261,37 @@ class ExitTime:
             return scipy.special.dawsn(math.sqrt(v)) / math.sqrt(v)
 
         def stable(v: float) -> float:  # from the end z = 1, without the factor exp(size)
-            return 0.5 * math.sqrt(math.pi) * math.exp(-v) * math.erf(math.sqrt(size - v)) / math.sqrt(size - v)
+            return (
+                0.5 * math.sqrt(math.pi) * math.exp(-v) * math.erf(math.sqrt(size - v)) / math.sqrt(size - v)
+            )
 
         decades = 10.0 ** np.arange(math.ceil(math.log10(size))) if size > 1 else None
-        total = scipy.integrate.quad(stable if self.rate < 0 else unstable, 0, size, points=decades, epsabs=0, epsrel=1e-12, limit=500)[0]
+        total = scipy.integrate.quad(
+            stable if self.rate < 0 else unstable, 0, size, points=decades, epsabs=0, epsrel=1e-12, limit=500
+        )[0]
         with np.errstate(over="ignore"):
             return float(self._unit * total / size * np.exp(max(0.0, -self.kappa)))
 
 
 def exit_time(*, rate: float, diffusion: float, radius: float) -> ExitTime:
-    """The first exit of ``d delta = rate delta dt + sqrt(diffusion) dW``, started at 0, from ``|delta| < radius``.
+    """The first exit of ``d delta = rate delta dt + sqrt(diffusion) dW``, started at 0, from ``|delta| <
+    radius``.
 
     A mode of a flow has ``rate = -phi lam`` and ``diffusion = step phi^2 sigma^2``.
 
     Parameters
     ----------
     rate : float
-        Per unit of t: positive at a saddle's unstable mode, negative where the flow is attracted, 0 for Brownian motion.
+        Per unit of t: positive at a saddle's unstable mode, negative where the flow is attracted, 0 for
+        Brownian motion.
     diffusion, radius : float
         > 0; in squared length per unit of t, and length.
 
     Raises
     ------
     ValueError
-        If an argument is not such a number, or ``radius^2 / diffusion`` is 0 or infinite, or beyond 1e200 times the rate.
+        If an argument is not such a number, or ``radius^2 / diffusion`` is 0 or infinite, or beyond 1e200
+        times the rate.
 
     Examples
     --------
@@ -250,7 +303,10 @@ def exit_time(*, rate: float, diffusion: float, radius: float) -> ExitTime:
         raise ValueError(f"`rate` must be a finite number; got {rate!r:.60}.")
     found = ExitTime(float(rate), _check.positive("diffusion", diffusion), _check.positive("radius", radius))
     if not (0 < found._unit < math.inf and abs(found.kappa) <= 1e200):
-        raise ValueError(f"`radius` must give a finite radius^2 / diffusion > 0, and at most 1e200 times the rate; got {found._unit:g} and {found.kappa:g}.")
+        raise ValueError(
+            "`radius` must give a finite radius^2 / diffusion > 0, and at most 1e200 times the rate; got "
+            f"{found._unit:g} and {found.kappa:g}."
+        )
     return found
 
 
@@ -261,14 +317,19 @@ def _scaled_mean(kappa: float) -> float:
     x = math.sqrt(abs(kappa))
     if kappa > 1:
         return float(2 * dawson_integral(x)) / kappa
-    if kappa < -_FAR:  # (sqrt(pi) / x^2) (Dawson(x) - exp(-x^2) int_0^x erfcx), whose second term is below rounding here
+    if (
+        kappa < -_FAR
+    ):  # (sqrt(pi) / x^2) (Dawson(x) - exp(-x^2) int_0^x erfcx), whose second term is below rounding here
         return math.sqrt(math.pi) * float(scipy.special.dawsn(x)) / x / x
     n = np.arange(200)  # 2F2 = sum_n (-kappa)^n / ((3/2)_n (n + 1))
-    return float(np.sum(np.cumprod(np.append(1.0, -kappa / (n[:-1] + 1.5))) / (n + 1))) * math.exp(min(0.0, kappa))
+    return float(np.sum(np.cumprod(np.append(1.0, -kappa / (n[:-1] + 1.5))) / (n + 1))) * math.exp(
+        min(0.0, kappa)
+    )
 
 
 def _inside(kappa: float, s: np.ndarray) -> np.ndarray:
-    """The probability, for kappa >= 0, that a path is inside at s, whether or not it had left before: ``erf(1 / sqrt(2 v))``, v its variance.
+    """The probability, for kappa >= 0, that a path is inside at s, whether or not it had left before: ``erf(1
+    / sqrt(2 v))``, v its variance.
 
     For kappa < 0 the same of the martingale ``exp(x^2 s) y``, which is outside whenever y is.
     """
@@ -281,8 +342,9 @@ def _inside(kappa: float, s: np.ndarray) -> np.ndarray:
 def _spectrum(kappa: float) -> tuple[np.ndarray, np.ndarray]:
     """Decay rates and shares of the survival's exponentials, in units of s.
 
-    ``v = exp(kappa y^2 / 2) u`` makes the generator symmetric: ``-v'' / 2 + (kappa^2 y^2 + kappa) v / 2``. The basis of Legendre
-    polynomials, ``P_(j+2) - P_j`` with j even, vanishes at the ends and has orthogonal derivatives.
+    ``v = exp(kappa y^2 / 2) u`` makes the generator symmetric: ``-v'' / 2 + (kappa^2 y^2 + kappa) v / 2``.
+    The basis of Legendre polynomials, ``P_(j+2) - P_j`` with j even, vanishes at the ends and has orthogonal
+    derivatives.
     """
     import scipy
 
@@ -292,7 +354,9 @@ def _spectrum(kappa: float) -> tuple[np.ndarray, np.ndarray]:
     basis, center = values[:-1], values[-1]
     weighted = basis.T * weights
     # The shift by |kappa| keeps the energy well conditioned where the lowest rate is exponentially small.
-    energy = 0.5 * np.eye(_BASIS) + weighted @ (basis * (0.5 * (kappa * kappa * nodes**2 + kappa) + abs(kappa))[:, None])
+    energy = 0.5 * np.eye(_BASIS) + weighted @ (
+        basis * (0.5 * (kappa * kappa * nodes**2 + kappa) + abs(kappa))[:, None]
+    )
     inverse, vectors = scipy.linalg.eigh(weighted @ basis, energy)
     rates = 1 / inverse - abs(kappa)
     shares = (weighted @ np.exp(0.5 * kappa * nodes**2) @ vectors) * (center @ vectors) / inverse
@@ -304,9 +368,10 @@ def _spectrum(kappa: float) -> tuple[np.ndarray, np.ndarray]:
 def _shifts(kappa: float) -> tuple[np.ndarray, np.ndarray]:
     """Shifts tau (in s) and weights w such that the survival is ``sum w _inside(s + tau)``, for large kappa.
 
-    A path that is inside has not left, or left a time r ago and is back, of probability ``q(r) = erfc(x sqrt(tanh(kappa r / 2))) / 2``
-    (from the other end, below ``exp(-kappa)``): ``inside = S - S' * q``, a convolution. By the moments of q that is a power series in d/ds acting on S;
-    its inverse is matched by shifts, ``exp(tau d/ds)``, as a Gauss rule matches moments. The first moment makes the mean exact.
+    A path that is inside has not left, or left a time r ago and is back, of probability ``q(r) = erfc(x
+    sqrt(tanh(kappa r / 2))) / 2`` (from the other end, below ``exp(-kappa)``): ``inside = S - S' * q``, a
+    convolution. By the moments of q that is a power series in d/ds acting on S; its inverse is matched by
+    shifts, ``exp(tau d/ds)``, as a Gauss rule matches moments. The first moment makes the mean exact.
     """
     import scipy
 

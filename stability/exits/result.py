@@ -14,13 +14,16 @@ from .chain import ChainExit
 from .exit_time import ExitTime, exit_time
 
 FEW = 20
-"""Exits fewer than these give no standard error to rely on: that of the survival, which counts them, is itself off by a fifth then."""
+"""Exits fewer than these give no standard error to rely on: that of the survival, which counts them, is
+itself off by a fifth then.
+"""
 
 
 @register
 @dataclass(frozen=True)
 class Escape:
-    """First exits from a region around a critical point; made by `escape`. Times are in units of ``t = iteration * step``.
+    """First exits from a region around a critical point; made by `escape`. Times are in units of ``t =
+    iteration * step``.
 
     Attributes
     ----------
@@ -31,18 +34,21 @@ class Escape:
     exits : array (paths, d)
         ``w - at`` at the exit; nan for those that stayed.
     lost : array of bool (paths,)
-        Given up before they left: not finite, or far away along other directions. Censored then, as if that had nothing to do with leaving.
+        Given up before they left: not finite, or far away along other directions. Censored then, as if that
+        had nothing to do with leaving.
     at, along : arrays (d,)
         The critical point, and the slab's unit vector; zeros for a ball.
     radius, t_end, dt : float
     eigenvalues, rates, diffusions : arrays (d,)
-        Of the Hessian at `at`, largest ``|lam|`` first; of each mode, ``-phi lam`` and the variance that noise adds per unit of t.
+        Of the Hessian at `at`, largest ``|lam|`` first; of each mode, ``-phi lam`` and the variance that
+        noise adds per unit of t.
     vectors : array (d, d)
         Eigenvectors, as columns.
     rate, diffusion : float
         Of the motion along `along`; nan where it has no law of its own, and `reason` says why.
     exact : bool
-        Whether the law is that of the very paths simulated: a quadratic with additive Gaussian noise. Else of the linearised flow.
+        Whether the law is that of the very paths simulated: a quadratic with additive Gaussian noise. Else of
+        the linearised flow.
     level : {"sde", "iteration"}
     method, reason, status : str
     stats, provenance : dict
@@ -78,14 +84,22 @@ class Escape:
 
     @cached_property
     def curve(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Kaplan and Meier's survival after each exit time to `until`, and Greenwood's standard error: times, survival, errors (k,), from time 0 on."""
+        """Kaplan and Meier's survival after each exit time to `until`, and Greenwood's standard error: times,
+        survival, errors (k,), from time 0 on.
+        """
         moments, hazard, variance = self._falls
         survival = np.cumprod(1 - hazard)
-        return np.append(0.0, moments), np.append(1.0, survival), np.append(0.0, survival * np.sqrt(np.cumsum(variance)))
+        return (
+            np.append(0.0, moments),
+            np.append(1.0, survival),
+            np.append(0.0, survival * np.sqrt(np.cumsum(variance))),
+        )
 
     @cached_property
     def _falls(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Distinct exit times, the share of those still watched that left then, and what that adds to the variance of the survival's logarithm."""
+        """Distinct exit times, the share of those still watched that left then, and what that adds to the
+        variance of the survival's logarithm.
+        """
         moments, exits = np.unique(self.times[self.times <= self.until], return_counts=True)
         at_risk = len(self.seen) - np.searchsorted(np.sort(self.seen), moments, side="left")
         stay = at_risk - exits  # where none stay the survival is zero, and so is its error
@@ -99,7 +113,9 @@ class Escape:
 
     @cached_property
     def mean(self) -> tuple[float, float]:
-        """The restricted mean ``E min(T, until)``, the area under the survival curve, and its standard error."""
+        """The restricted mean ``E min(T, until)``, the area under the survival curve, and its standard
+        error.
+        """
         moments, survival, _ = self.curve
         areas = survival * np.diff(np.append(moments, self.until))
         later = np.cumsum(areas[::-1])[::-1][1:]
@@ -113,19 +129,29 @@ class Escape:
 
     @property
     def mode(self) -> ExitTime | None:
-        """The law in continuous time, of ``d x = rate x dt + sqrt(diffusion) dW``; None where there is none (see `reason`)."""
-        return exit_time(rate=self.rate, diffusion=self.diffusion, radius=self.radius) if math.isfinite(self.rate) else None
+        """The law in continuous time, of ``d x = rate x dt + sqrt(diffusion) dW``; None where there is none
+        (see `reason`).
+        """
+        return (
+            exit_time(rate=self.rate, diffusion=self.diffusion, radius=self.radius)
+            if math.isfinite(self.rate)
+            else None
+        )
 
     @cached_property
     def chain(self) -> ChainExit | None:
-        """The law that `z` and `kolmogorov_smirnov` compare with: of the very chain that was simulated, at its own times. None as `mode`."""
+        """The law that `z` and `kolmogorov_smirnov` compare with: of the very chain that was simulated, at
+        its own times. None as `mode`.
+        """
         return None if self.mode is None else ChainExit(self.mode, self.dt, self._steps)
 
     @property
     def until(self) -> float:
-        """Up to when the survival curve is used: `t_end`, or where paths were given up, as long as 20 (of fewer than 40: half of them) were watched.
+        """Up to when the survival curve is used: `t_end`, or where paths were given up, as long as 20 (of
+        fewer than 40: half of them) were watched.
 
-        Beyond, few paths would stand for the many that were given up, and neither error nor p could be relied on.
+        Beyond, few paths would stand for the many that were given up, and neither error nor p could be relied
+        on.
         """
         enough = min(FEW, (len(self.seen) + 1) // 2)
         return float(np.sort(self.seen)[-enough]) if self.lost.any() else self.t_end
@@ -141,15 +167,20 @@ class Escape:
         The error is estimated from the same exits: with few of them z is skewed (see `status`).
         """
         value, error = self.mean
-        return (value - self.chain.mean(self._steps)) / error if self.chain is not None and error > 0 else math.nan
+        return (
+            (value - self.chain.mean(self._steps)) / error
+            if self.chain is not None and error > 0
+            else math.nan
+        )
 
     @cached_property
     def kolmogorov_smirnov(self) -> tuple[float, float]:
-        """Largest distance of the survival curve from the law at the chain's own times up to `until`, and its p-value.
+        """Largest distance of the survival curve from the law at the chain's own times up to `until`, and its
+        p-value.
 
-        Where paths were given up, distances are weighted as by Hall and Wellner (1980), which makes Kolmogorov's law hold for them too; else the
-        weights are one. His law is that of a continuous time seen to its end: p is conservative for whole steps, the more the fewer they are.
-        nan without a law.
+        Where paths were given up, distances are weighted as by Hall and Wellner (1980), which makes
+        Kolmogorov's law hold for them too; else the weights are one. His law is that of a continuous time
+        seen to its end: p is conservative for whole steps, the more the fewer they are. nan without a law.
         """
         from scipy.stats import kstwo
 
@@ -158,29 +189,44 @@ class Escape:
         moments, survival, error = self.curve
         count, some = len(self.times), survival > 0
         weight = 1 / (survival[some] + count * error[some] ** 2 / survival[some])
-        weight = np.append(weight, weight[-1])[: len(survival)]  # the end, where nobody is left, has its predecessor's
+        weight = np.append(weight, weight[-1])[
+            : len(survival)
+        ]  # the end, where nobody is left, has its predecessor's
         steps = np.round(moments / self.dt).astype(int)
-        before = np.append(steps[1:], self._steps + 1) - 1  # the survival falls after these, and the law until then
-        distance = max(float(np.max(weight * np.abs(survival - self.chain.survival(k)))) for k in (steps, before))
+        before = (
+            np.append(steps[1:], self._steps + 1) - 1
+        )  # the survival falls after these, and the law until then
+        distance = max(
+            float(np.max(weight * np.abs(survival - self.chain.survival(k)))) for k in (steps, before)
+        )
         return distance, float(kstwo.sf(distance, count))
 
     @property
     def shares(self) -> np.ndarray:
-        """Of those that left a ball, the share (d, 2) that was farthest along each eigenvector, forwards and backwards; of a slab, its two sides (1, 2)."""
+        """Of those that left a ball, the share (d, 2) that was farthest along each eigenvector, forwards and
+        backwards; of a slab, its two sides (1, 2).
+        """
         axes = self.along[:, None] if self.along.any() else self.vectors
         parts = self.exits[self.left] @ axes
         if not len(parts):
             return np.full((axes.shape[1], 2), np.nan)
         widest = np.argmax(np.abs(parts), axis=1)
         forward = parts[np.arange(len(parts)), widest] > 0
-        return np.stack([[np.mean((widest == i) & (forward == side)) for side in (True, False)] for i in range(axes.shape[1])])
+        return np.stack(
+            [
+                [np.mean((widest == i) & (forward == side)) for side in (True, False)]
+                for i in range(axes.shape[1])
+            ]
+        )
 
     def bounds(self, t: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Between what the survival of a ball of a linear flow lies: lower and upper bound at times `t`, by the modes' own laws.
+        """Between what the survival of a ball of a linear flow lies: lower and upper bound at times `t`, by
+        the modes' own laws.
 
-        A path in the ball is in every mode's slab of that radius; a path in all slabs of ``radius / sqrt(d)`` is in the ball, d the number of
-        modes that noise moves. That has at least the product of their probabilities: paths are Gaussian, and a slab is a convex set of them that
-        is symmetric about 0 (the Gaussian correlation inequality, Royen 2014).
+        A path in the ball is in every mode's slab of that radius; a path in all slabs of ``radius / sqrt(d)``
+        is in the ball, d the number of modes that noise moves. That has at least the product of their
+        probabilities: paths are Gaussian, and a slab is a convex set of them that is symmetric about 0 (the
+        Gaussian correlation inequality, Royen 2014).
 
         Raises
         ------
@@ -188,13 +234,20 @@ class Escape:
             If the region is a slab, or the law is not that of a quadratic with additive Gaussian noise.
         """
         if self.along.any() and len(self.along) > 1:
-            raise ValueError("`bounds` holds for a ball; here a slab was left. Call `escape` without `along`.")
+            raise ValueError(
+                "`bounds` holds for a ball; here a slab was left. Call `escape` without `along`."
+            )
         if not self.exact:
-            raise ValueError(f"`bounds` holds for a quadratic with additive Gaussian noise; here {self.reason or 'the law is of the linearised flow'}.")
+            raise ValueError(
+                "`bounds` holds for a quadratic with additive Gaussian noise; here "
+                f"{self.reason or 'the law is of the linearised flow'}."
+            )
         steps, driven = self._whole(t), np.flatnonzero(self.diffusions > 1e-20 * self.diffusions.max())
 
         def laws(radius: float) -> list[np.ndarray]:
-            modes = (exit_time(rate=self.rates[i], diffusion=self.diffusions[i], radius=radius) for i in driven)
+            modes = (
+                exit_time(rate=self.rates[i], diffusion=self.diffusions[i], radius=radius) for i in driven
+            )
             return [ChainExit(mode, self.dt, int(steps.max(initial=1))).survival(steps) for mode in modes]
 
         return np.prod(laws(self.radius / math.sqrt(len(driven))), axis=0), np.min(laws(self.radius), axis=0)
@@ -208,8 +261,18 @@ class Escape:
         moments, survival, error = self.curve
         t = np.linspace(0, self.until, 201)
         law = np.full(201, np.nan) if self.chain is None else self.chain.survival(self._whole(t))
-        arrays = {"t": np.append(moments, self.until), "survival": np.append(survival, survival[-1]), "error": np.append(error, error[-1])}
-        about = {"method": self.method, "region": self._region, "z": self.z, "p": self.kolmogorov_smirnov[1], "exact": self.exact}
+        arrays = {
+            "t": np.append(moments, self.until),
+            "survival": np.append(survival, survival[-1]),
+            "error": np.append(error, error[-1]),
+        }
+        about = {
+            "method": self.method,
+            "region": self._region,
+            "z": self.z,
+            "p": self.kolmogorov_smirnov[1],
+            "exact": self.exact,
+        }
         return Study("exits", {**arrays, "law_t": t, "law": law}, jsonable(about), provenance())
 
     @property
@@ -222,14 +285,24 @@ class Escape:
 
     def __str__(self) -> str:
         value, error = self.mean
-        lines = [f"{self.method}, {'SDE' if self.level == 'sde' else 'iteration'}, dt = {self.dt:g}: first exits from {self._region}, to t = {self.t_end:g}"]
+        lines = [
+            f"{self.method}, {'SDE' if self.level == 'sde' else 'iteration'}, dt = {self.dt:g}: first exits "
+            f"from {self._region}, to t = {self.t_end:g}"
+        ]
         lines.append(
-            f"{int(self.left.sum())} of {len(self.times)} paths left" + (f", half of all by t = {self.median:.5g}" if math.isfinite(self.median) else "")
+            f"{int(self.left.sum())} of {len(self.times)} paths left"
+            + (f", half of all by t = {self.median:.5g}" if math.isfinite(self.median) else "")
         )
         lines.append(f"{'':<22} {'measured':>11} {'std. error':>11} {'law':>11} {'z':>6}")
         predicted = math.nan if self.chain is None else self.chain.mean(self._steps)
-        lines.append(f"{f'mean of min(T, {self.until:.5g})':<22} {value:>11.5g} {error:>11.2g} {predicted:>11.5g} {self.z:>6.2f}")
-        share, last = float(self.curve[1][-1]), math.nan if self.chain is None else float(self.chain.survival(self._steps))
+        lines.append(
+            f"{f'mean of min(T, {self.until:.5g})':<22} {value:>11.5g} {error:>11.2g} {predicted:>11.5g} "
+            f"{self.z:>6.2f}"
+        )
+        share, last = (
+            float(self.curve[1][-1]),
+            math.nan if self.chain is None else float(self.chain.survival(self._steps)),
+        )
         lines.append(f"{'share still inside':<22} {share:>11.4g} {self.curve[2][-1]:>11.2g} {last:>11.4g}")
         lines.append(self._fit())
         return "\n".join([*lines, *self._sides(), f"status: {self.status}"])
@@ -238,12 +311,27 @@ class Escape:
         if self.chain is None:
             return f"no law: {self.reason}"
         distance, p = self.kolmogorov_smirnov
-        rough = f"; the law is a closed form, off by at most {self.chain.error:.0e}" if self.chain.error > 1e-6 else ""
+        rough = (
+            f"; the law is a closed form, off by at most {self.chain.error:.0e}"
+            if self.chain.error > 1e-6
+            else ""
+        )
         return f"Kolmogorov-Smirnov distance {distance:.3g}, p = {p:.2g}{rough}"
 
     def _sides(self) -> list[str]:
         if not self.left.any():
             return []
-        named = (lambda i: "v") if self.along.any() else (lambda i: f"mode {i} (lambda = {self.eigenvalues[i]:.3g})")
+        named = (
+            (lambda i: "v")
+            if self.along.any()
+            else (lambda i: f"mode {i} (lambda = {self.eigenvalues[i]:.3g})")
+        )
         order = np.argsort(-self.shares.sum(axis=1))[:4]
-        return ["left along " + ", ".join(f"+{named(i)} {self.shares[i, 0]:.1%}, - {self.shares[i, 1]:.1%}" for i in order if self.shares[i].any())]
+        return [
+            "left along "
+            + ", ".join(
+                f"+{named(i)} {self.shares[i, 0]:.1%}, - {self.shares[i, 1]:.1%}"
+                for i in order
+                if self.shares[i].any()
+            )
+        ]

@@ -24,9 +24,11 @@ class Bound:
     ----------
     method : str
     step_limit, step_limit_L2 : float
-        The largest mean-square-stable step, at level L and corrected to second order (nan where there is none).
+        The largest mean-square-stable step, at level L and corrected to second order (nan where there is
+        none).
     amplification : float
-        The largest stationary noise amplification over SGD at equal step, ``max phi_i`` over modes with ``lam_i > 0``.
+        The largest stationary noise amplification over SGD at equal step, ``max phi_i`` over modes with
+        ``lam_i > 0``.
     excess_risk, excess_risk_L2 : float
         At the given step, in units of the objective (nan where there is none).
     validity : float
@@ -65,18 +67,33 @@ class Bounds:
     def to_json(self) -> dict[str, Any]:
         """Strict-JSON values: nan is null, infinity the string "inf"."""
         rows = [{**jsonable(vars(row)), "valid": row.valid} for row in self.rows]
-        return {"step": self.step, "eigenvalues": jsonable(self.eigenvalues), "noise": self.noise, "methods": rows}
+        return {
+            "step": self.step,
+            "eigenvalues": jsonable(self.eigenvalues),
+            "noise": self.noise,
+            "methods": rows,
+        }
 
     def __str__(self) -> str:
-        head = f"{'method':<22} {'max step':>9} {'(L2)':>9} {'noise gain':>10} {'excess risk':>11} {'(L2)':>10} {'validity':>8}  limited by"
+        head = (
+            f"{'method':<22} {'max step':>9} {'(L2)':>9} {'noise gain':>10} {'excess risk':>11} {'(L2)':>10} "
+            f"{'validity':>8}  limited by"
+        )
         lines = [head]
         for row in self.rows:
             flag = " " if row.valid else "!"
-            numbers = f"{_cell(row.step_limit):>9} {_cell(row.step_limit_L2):>9} {_cell(row.amplification):>10}"
-            risks = f"{_cell(row.excess_risk):>11} {_cell(row.excess_risk_L2):>10} {_cell(row.validity):>7}{flag}"
+            numbers = (
+                f"{_cell(row.step_limit):>9} {_cell(row.step_limit_L2):>9} {_cell(row.amplification):>10}"
+            )
+            risks = (
+                f"{_cell(row.excess_risk):>11} {_cell(row.excess_risk_L2):>10} {_cell(row.validity):>7}{flag}"
+            )
             lines.append(f"{row.method:<22} {numbers} {risks}  {row.limited_by}")
         if not all(row.valid for row in self.rows):
-            lines.append("! Hessian noise bends this method's preconditioner too much for the linearisation: read the row as a warning, not a bound.")
+            lines.append(
+                "! Hessian noise bends this method's preconditioner too much for the linearisation: read the "
+                "row as a warning, not a bound."
+            )
         lines += [f"{row.method}: {row.note}" for row in self.rows if row.note]
         return "\n".join(lines)
 
@@ -102,7 +119,8 @@ def bounds(objective: Any, noise: Noise, methods: Iterable[Method], *, step: flo
     Examples
     --------
     >>> import stability as st
-    >>> table = st.bounds(st.quadratic([1.0, 0.01]), st.Noise(gradient=0.1), [st.SGD(), st.Newton()], step=0.1)
+    >>> F, noise = st.quadratic([1.0, 0.01]), st.Noise(gradient=0.1)
+    >>> table = st.bounds(F, noise, [st.SGD(), st.Newton()], step=0.1)
     >>> [row.amplification for row in table.rows]
     [1.0, 100.0]
     """
@@ -131,7 +149,11 @@ def _row(flow: Flow, at: Any) -> Bound:
             return math.nan
 
     limit = ask(linear.limit)
-    cause = "" if limit is math.nan else f"{limit.cause}, mode {limit.mode} (lambda = {linear.eigenvalues[limit.mode]:.3g})"
+    cause = (
+        ""
+        if limit is math.nan
+        else f"{limit.cause}, mode {limit.mode} (lambda = {linear.eigenvalues[limit.mode]:.3g})"
+    )
     gains = linear.amplification
     return Bound(
         method=name,

@@ -1,8 +1,9 @@
-"""Linearised theory at a critical point: rates, covariances, excess risk, step limits, and when to trust them.
+"""Linearised theory at a critical point: rates, covariances, excess risk, step limits, and when to trust
+them.
 
 Level L is linear in the noise and exact for the Euler-Maruyama chain. Level L2 keeps the second order of
-``P(H + Eh)`` too, in drift and noise: it corrects L towards the stochastic iteration. All of it is computed in the
-Hessian's eigenbasis, where the drift ``A = -P H`` is diagonal.
+``P(H + Eh)`` too, in drift and noise: it corrects L towards the stochastic iteration. All of it is computed
+in the Hessian's eigenbasis, where the drift ``A = -P H`` is diagonal.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ class Limit:
     mode : int
         Index of the leading mode, in the order of ``LinearFlow.eigenvalues``.
     shares : dict
-        Shares of ``curvature`` (the mean dynamics), ``gradient batch`` and ``Hessian batch`` noise, summing to one;
-        the covariance of nested batches is counted with the Hessian batch and may make its share negative.
+        Shares of ``curvature`` (the mean dynamics), ``gradient batch`` and ``Hessian batch`` noise, summing
+        to one; the covariance of nested batches is counted with the Hessian batch and may make its share
+        negative.
     """
 
     step: float
@@ -92,7 +94,9 @@ class LinearFlow:
             scaled = None if kick is None else (lambda M: step * kick(M))
             return Balance(self.rates, scaled, step * self._noise.additive, dt)
         if dt != step:
-            raise ValueError("level 'L2' corrects towards the stochastic iteration: use it with time='discrete'.")
+            raise ValueError(
+                "level 'L2' corrects towards the stochastic iteration: use it with time='discrete'."
+            )
         drift, spread, additive = self._noise.second_order
         return Balance(drift, lambda M: step * spread(M), step * additive)
 
@@ -101,8 +105,10 @@ class LinearFlow:
             fastest = float(np.max(np.real(np.linalg.eigvals(balance.drift))))
             if fastest >= 0:
                 raise Unstable(
-                    f"{what} does not exist for {self.flow.method.name} at level L2: the second-order correction is larger than the drift itself "
-                    f"(its fastest direction grows at rate {fastest:.3g}; validity {self.validity:.3g}). Use larger Hessian batches or more damping.",
+                    f"{what} does not exist for {self.flow.method.name} at level L2: the second-order "
+                    "correction is larger than the drift itself "
+                    f"(its fastest direction grows at rate {fastest:.3g}; validity {self.validity:.3g}). Use "
+                    "larger Hessian batches or more damping.",
                     rates=[fastest],
                 )
         rates = self.rates
@@ -110,9 +116,12 @@ class LinearFlow:
         growing = np.flatnonzero((rates > -rounding) & (True if modes is None else modes))
         if len(growing):
             order = growing[np.argsort(-rates[growing])]
-            listed = ", ".join(f"{i} (lambda = {self.eigenvalues[i]:.4g}, rate = {rates[i]:.3g})" for i in order[:4])
+            listed = ", ".join(
+                f"{i} (lambda = {self.eigenvalues[i]:.4g}, rate = {rates[i]:.3g})" for i in order[:4]
+            )
             raise Unstable(
-                f"{what} does not exist for {self.flow.method.name}: {len(order)} of {len(rates)} modes do not decay: mode {listed}.",
+                f"{what} does not exist for {self.flow.method.name}: {len(order)} of {len(rates)} modes do "
+                f"not decay: mode {listed}.",
                 modes=order,
                 rates=rates[order],
             )
@@ -122,8 +131,10 @@ class LinearFlow:
         fast = np.flatnonzero(dt * np.abs(self.rates) >= 2)
         if len(fast):
             raise Unstable(
-                f"{what} does not exist for {self.flow.method.name}: the step {dt:.4g} is beyond the mean limit {self.step_limit('mean'):.4g}, "
-                f"set by mode {fast[0]} (lambda = {self.eigenvalues[fast[0]]:.4g}, rate = {self.rates[fast[0]]:.3g}).",
+                f"{what} does not exist for {self.flow.method.name}: the step {dt:.4g} is beyond the mean "
+                f"limit {self.step_limit('mean'):.4g}, "
+                f"set by mode {fast[0]} (lambda = {self.eigenvalues[fast[0]]:.4g}, rate = "
+                f"{self.rates[fast[0]]:.3g}).",
                 modes=fast,
                 rates=self.rates[fast],
             )
@@ -131,8 +142,10 @@ class LinearFlow:
         if radius >= 1:
             mode = int(np.argmax(np.diag(leading)))
             raise Unstable(
-                f"{what} does not exist for {self.flow.method.name}: the noise's second-moment map has relative radius {radius:.4g} >= 1 at "
-                f"step {self.flow.step:.4g}, led by mode {mode} (lambda = {self.eigenvalues[mode]:.4g}, rate = {self.rates[mode]:.3g}). "
+                f"{what} does not exist for {self.flow.method.name}: the noise's second-moment map has "
+                f"relative radius {radius:.4g} >= 1 at "
+                f"step {self.flow.step:.4g}, led by mode {mode} (lambda = {self.eigenvalues[mode]:.4g}, rate "
+                f"= {self.rates[mode]:.3g}). "
                 "Take a smaller step, more damping or larger batches.",
                 modes=[mode],
                 rates=[self.rates[mode]],
@@ -167,7 +180,14 @@ class LinearFlow:
         return float(0.5 * self.eigenvalues @ np.diag(M))
 
     def moments(
-        self, t: float, mean0: Any = None, cov0: Any = None, *, time: str = "discrete", dt: float | None = None, level: str = "L"
+        self,
+        t: float,
+        mean0: Any = None,
+        cov0: Any = None,
+        *,
+        time: str = "discrete",
+        dt: float | None = None,
+        level: str = "L",
     ) -> tuple[np.ndarray, np.ndarray]:
         """Mean (d,) and covariance (d, d) at time `t`, from any start, stable or not.
 
@@ -187,7 +207,11 @@ class LinearFlow:
         if dt and abs(t / dt - round(t / dt)) > 1e-9 * max(1.0, t / dt):
             raise ValueError(f"`t` must be a multiple of the time step {dt:g}; got {t:g}.")
         mean0 = self.at if mean0 is None else _check.shaped("mean0", mean0, self.at.shape)
-        cov0 = np.zeros((len(self.at),) * 2) if cov0 is None else _check.covariance("cov0", _check.shaped("cov0", cov0, (len(self.at),) * 2))
+        cov0 = (
+            np.zeros((len(self.at),) * 2)
+            if cov0 is None
+            else _check.covariance("cov0", _check.shaped("cov0", cov0, (len(self.at),) * 2))
+        )
         offset = self.vectors.T @ (mean0 - self.at)
         start = self._inward(cov0) + np.outer(offset, offset)
         push = self._noise.push if level == "L2" else np.zeros_like(offset)
@@ -195,7 +219,9 @@ class LinearFlow:
         return self.at + self.vectors @ mean, self._outward(M - np.outer(mean, mean))
 
     def _coupling(self, push: np.ndarray) -> Map | None:
-        """What a mean m adds to the second moment's source: correlated data noise, and at level L2 the push of nested batches."""
+        """What a mean m adds to the second moment's source: correlated data noise, and at level L2 the push
+        of nested batches.
+        """
         cross, step = self._noise.cross, self.flow.step
         if cross is None:
             return None
@@ -207,8 +233,8 @@ class LinearFlow:
         Raises
         ------
         Unstable
-            If a mode does not decay at any step: a saddle's, or a flat direction that noise enters. Flat directions
-            that no noise enters, as at an interpolating minimum, are left out.
+            If a mode does not decay at any step: a saddle's, or a flat direction that noise enters. Flat
+            directions that no noise enters, as at an interpolating minimum, are left out.
         """
         _check.choice("kind", kind, ("mean", "mean-square"))
         if kind == "mean":
@@ -219,7 +245,9 @@ class LinearFlow:
 
     @property
     def _moving(self) -> np.ndarray:
-        """Modes (d,) bool that the flow moves or the noise enters; the others (flat directions at an interpolating minimum) never change."""
+        """Modes (d,) bool that the flow moves or the noise enters; the others (flat directions at an
+        interpolating minimum) never change.
+        """
         flat = np.abs(self.rates) <= _ROUNDING * max(1.0, float(np.max(np.abs(self.rates))))
         if not flat.any():
             return ~flat
@@ -237,7 +265,11 @@ class LinearFlow:
         self._require_decay(moving)
         if not moving.any():  # nothing moves at any step
             return math.inf, np.zeros((len(moving),) * 2)
-        balance = Balance(self.rates, self._noise.kick, self._noise.additive, 1.0) if level == "L" else Balance(*self._noise.second_order)
+        balance = (
+            Balance(self.rates, self._noise.kick, self._noise.additive, 1.0)
+            if level == "L"
+            else Balance(*self._noise.second_order)
+        )
         if not moving.all():
             balance = balance.restricted(moving)
         self._require_drift(balance, "A stable step", moving)
@@ -256,17 +288,24 @@ class LinearFlow:
             gradient = self._noise.gradient_share(leading)
             hessian = total - gradient
         whole = square + gradient + hessian or 1.0
-        shares = {"curvature": square / whole, "gradient batch": gradient / whole, "Hessian batch": hessian / whole}
+        shares = {
+            "curvature": square / whole,
+            "gradient batch": gradient / whole,
+            "Hessian batch": hessian / whole,
+        }
         return Limit(step, int(np.argmax(np.diag(leading))), shares)
 
     @property
     def amplification(self) -> np.ndarray:
-        """Stationary variance over SGD's at equal step, ``phi_i`` per mode (additive noise, continuous time; nan where lam_i <= 0)."""
+        """Stationary variance over SGD's at equal step, ``phi_i`` per mode (additive noise, continuous time;
+        nan where lam_i <= 0).
+        """
         return np.where(self.eigenvalues > 0, self.gains, np.nan)
 
     @property
     def mean_shift(self) -> np.ndarray:
-        """Displacement (d,) of the stationary mean by nested batches: ``-(P H)^{-1} E[DP[Eh] zeta]``, second order in the noise.
+        """Displacement (d,) of the stationary mean by nested batches: ``-(P H)^{-1} E[DP[Eh] zeta]``, second
+        order in the noise.
 
         Zero where Hessian and gradient batches are independent, and for Gaussian noise given by its size.
         """
@@ -280,9 +319,9 @@ class LinearFlow:
     def tail_index(self) -> float:
         """Tail index ``nu`` of the stationary law of the SDE: moments below ``nu`` are finite.
 
-        ``1 + 2 |a| / (step K)`` in one dimension (a Student-t law), ``inf`` without curvature noise. Where modes
-        couple there is one joint index that this theory does not give: nan, and `tail_exceeds_two` says whether
-        the variance is finite.
+        ``1 + 2 |a| / (step K)`` in one dimension (a Student-t law), ``inf`` without curvature noise. Where
+        modes couple there is one joint index that this theory does not give: nan, and `tail_exceeds_two` says
+        whether the variance is finite.
 
         Raises
         ------
@@ -307,13 +346,16 @@ class LinearFlow:
     def validity(self) -> float:
         """How far Hessian noise bends the preconditioner: the linearisation is trusted below 0.1.
 
-        ``max_ij std(E_ij) |Phi_ij| / min(phi_i, phi_j)`` and, for a truncated method, ``std(E) / (|lam_r| - |lam_{r+1}|)``.
+        ``max_ij std(E_ij) |Phi_ij| / min(phi_i, phi_j)`` and, for a truncated method, ``std(E) / (|lam_r| -
+        |lam_{r+1}|)``.
         """
         if not self._noise.bends:
             return 0.0
         spread, size = self._noise.hessian_spread(), np.abs(self.gains)
         with np.errstate(all="ignore"):
-            bend = np.where(spread > 0, spread * np.abs(self._noise.response.divided) / np.minimum.outer(size, size), 0.0)
+            bend = np.where(
+                spread > 0, spread * np.abs(self._noise.response.divided) / np.minimum.outer(size, size), 0.0
+            )
         result = float(np.max(bend))
         if self._noise.response.truncated:
             r = int(self.flow.method.rank or 0)
@@ -338,12 +380,19 @@ class LinearFlow:
         return self.vectors.T @ M @ self.vectors
 
     def __str__(self) -> str:
-        lines = [f"{self.flow.method.name} at a critical point, step {self.flow.step:g}, validity {self.validity:.3g}"]
+        lines = [
+            f"{self.flow.method.name} at a critical point, step {self.flow.step:g}, validity "
+            f"{self.validity:.3g}"
+        ]
         lines.append(f"{'mode':>4} {'lambda':>11} {'gain':>11} {'rate':>11}")
         rows = zip(self.eigenvalues, self.gains, self.rates, strict=True)
-        lines += [f"{i:>4} {lam:>11.4g} {gain:>11.4g} {rate:>11.4g}" for i, (lam, gain, rate) in enumerate(rows)]
+        lines += [
+            f"{i:>4} {lam:>11.4g} {gain:>11.4g} {rate:>11.4g}" for i, (lam, gain, rate) in enumerate(rows)
+        ]
         try:
-            lines.append(f"step limit: mean {self.step_limit('mean'):.4g}, mean-square {self.step_limit():.4g}")
+            lines.append(
+                f"step limit: mean {self.step_limit('mean'):.4g}, mean-square {self.step_limit():.4g}"
+            )
         except (Unstable, ValueError) as error:
             lines.append(str(error))
         return "\n".join(lines)
@@ -365,8 +414,8 @@ def linearize(flow: Flow, at: Any = None) -> LinearFlow:
     Raises
     ------
     ValueError
-        If the gradient at `at` does not vanish, the Hessian is not symmetric or not finite, the gain is singular
-        there, or curvature noise is centred elsewhere.
+        If the gradient at `at` does not vanish, the Hessian is not symmetric or not finite, the gain is
+        singular there, or curvature noise is centred elsewhere.
 
     Examples
     --------
@@ -380,7 +429,9 @@ def linearize(flow: Flow, at: Any = None) -> LinearFlow:
         if at is None:
             raise ValueError(f"`at` must be given: {flow.objective!r} has no reference point.")
     at = _check.shaped("at", at, (flow.dim,))
-    hessian = _check.symmetric("hessian", _check.shaped("hessian", flow.objective.hessian(at), (flow.dim, flow.dim)))
+    hessian = _check.symmetric(
+        "hessian", _check.shaped("hessian", flow.objective.hessian(at), (flow.dim, flow.dim))
+    )
     _check_critical(flow, at, hessian)
     values, vectors = np.linalg.eigh(hessian)
     order = np.argsort(-np.abs(values), kind="stable")
@@ -401,4 +452,6 @@ def _check_critical(flow: Flow, at: np.ndarray, hessian: np.ndarray) -> None:
     if flow.noise_model.has_curvature and reference is not None:
         apart = float(np.linalg.norm(at - reference))
         if apart > 1e-6 * max(1.0, float(np.linalg.norm(at))):
-            raise ValueError(f"Curvature noise is centred {apart:.3g} away from `at`. Use Noise(..., reference=at).")
+            raise ValueError(
+                f"Curvature noise is centred {apart:.3g} away from `at`. Use Noise(..., reference=at)."
+            )

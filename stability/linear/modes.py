@@ -1,4 +1,6 @@
-"""A flow's noise at a critical point, in the Hessian's eigenbasis: the covariances that the linear theory balances."""
+"""A flow's noise at a critical point, in the Hessian's eigenbasis: the covariances that the linear theory
+balances.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ _TENSOR_DIM = 64  # largest d for which E[G (x) G] is written out: d^4 numbers
 
 
 class ModalNoise:
-    """What of the noise reaches the modes of a linearised flow: additively, through ``G = P Eg + DP[Eh] H``, and to second order.
+    """What of the noise reaches the modes of a linearised flow: additively, through ``G = P Eg + DP[Eh] H``,
+    and to second order.
 
     Attributes
     ----------
@@ -77,7 +80,9 @@ class ModalNoise:
         return lambda M: (M.reshape(*M.shape[:-2], dim**2) @ tensor).reshape(M.shape)
 
     def gradient_share(self, M: np.ndarray) -> float:
-        """``tr E[P Eg M Eg P]``: what of the kick at a diagonal-dominated M the gradient batch alone gives."""
+        """``tr E[P Eg M Eg P]``: what of the kick at a diagonal-dominated M the gradient batch alone
+        gives.
+        """
         noise = self.flow.noise_model
         if type(noise) is Noise:
             return noise.scales[0] * noise.curvature**2 * float(self.gains**2 @ (np.trace(M) + np.diag(M)))
@@ -87,8 +92,8 @@ class ModalNoise:
     def _isotropic_kick(self) -> Map:
         """The same for GOE noise, closed: diagonal entries feed diagonal ones, the others keep to themselves.
 
-        With ``E[E_ij E_kl] = tau^2 (d_ik d_jl + d_il d_jk)``; a flat tail adds ``phi_t' lam_i Eh_{r+1,r+1}`` on its
-        diagonal.
+        With ``E[E_ij E_kl] = tau^2 (d_ik d_jl + d_il d_jk)``; a flat tail adds ``phi_t' lam_i Eh_{r+1,r+1}``
+        on its diagonal.
         """
         noise, phi, lam = self.flow.noise_model, self.gains, self.eigenvalues
         own, shared, other = (scale * noise.curvature**2 for scale in noise.scales)
@@ -137,8 +142,8 @@ class ModalNoise:
     def second_order(self) -> tuple[np.ndarray, Map, np.ndarray]:
         """Level L2: drift, spread (per step) and additive covariance to second order in the noise.
 
-        With ``X = P(H+Eh)(H+Eg) = X0 + X1 + X2``, ``E[X M X^T] = X0 M X0 + E[X1 M X1^T] + X2 M X0 + X0 M X2^T``;
-        gradient noise is taken independent of ``Eh`` here.
+        With ``X = P(H+Eh)(H+Eg) = X0 + X1 + X2``, ``E[X M X^T] = X0 M X0 + E[X1 M X1^T] + X2 M X0 + X0 M
+        X2^T``; gradient noise is taken independent of ``Eh`` here.
         """
         rates, kick = self.rates, self.kick
         if kick is None:
@@ -181,9 +186,10 @@ def mode_limits(
 ) -> np.ndarray:
     """Mean-square step limits of modes taken one at a time, with heavy-ball momentum.
 
-    One mode of the linearised iteration is ``x+ = (1 + beta) x - beta x_ - step (h + e) x`` with ``h = phi lam`` and
-    ``Var e = s^2 = phi^2 gradient + (phi' lam)^2 hessian``. Its second moments shrink while
-    ``step < 2 (1 - beta^2) h / ((1 + beta) s^2 + (1 - beta) h^2)``, which without momentum is theory's ``2 h / (h^2 + s^2)``.
+    One mode of the linearised iteration is ``x+ = (1 + beta) x - beta x_ - step (h + e) x`` with ``h = phi
+    lam`` and ``Var e = s^2 = phi^2 gradient + (phi' lam)^2 hessian``. Its second moments shrink while ``step
+    < 2 (1 - beta^2) h / ((1 + beta) s^2 + (1 - beta) h^2)``, which without momentum is theory's ``2 h / (h^2
+    + s^2)``.
 
     Parameters
     ----------

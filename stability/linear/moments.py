@@ -4,10 +4,10 @@ Everything the linear theory says of moments is one balance in the Hessian's eig
 
     dM = A M + M A^T + spread(M) + source,
 
-per unit of time, where ``spread`` is the positive linear map ``step * E[G M G^T]`` plus, for a chain with time
-step ``dt``, ``dt * A M A^T``. With ``L(M) = -(A M + M A^T)`` and A stable, a stationary M exists exactly when the
-spectral radius of the positive map ``L^{-1} spread`` is below one (Krein-Rutman), so that existence, the stationary
-covariance and the largest step all come from that one map.
+per unit of time, where ``spread`` is the positive linear map ``step * E[G M G^T]`` plus, for a chain with
+time step ``dt``, ``dt * A M A^T``. With ``L(M) = -(A M + M A^T)`` and A stable, a stationary M exists exactly
+when the spectral radius of the positive map ``L^{-1} spread`` is below one (Krein-Rutman), so that existence,
+the stationary covariance and the largest step all come from that one map.
 """
 
 from __future__ import annotations
@@ -125,10 +125,17 @@ class Balance:
 
         if half.size <= DENSE:
             return half.unpack(np.linalg.solve(half.matrix(apply), half.pack(base)))
-        operator = scipy.sparse.linalg.LinearOperator((half.size,) * 2, matvec=lambda v: half.pack(apply(half.unpack(v))), dtype=float)
-        solution, failed = scipy.sparse.linalg.gmres(operator, half.pack(base), rtol=1e-12, restart=60, maxiter=200)
+        operator = scipy.sparse.linalg.LinearOperator(
+            (half.size,) * 2, matvec=lambda v: half.pack(apply(half.unpack(v))), dtype=float
+        )
+        solution, failed = scipy.sparse.linalg.gmres(
+            operator, half.pack(base), rtol=1e-12, restart=60, maxiter=200
+        )
         if failed:
-            raise ArithmeticError("The stationary second moment did not converge: the flow is too close to its mean-square limit.")
+            raise ArithmeticError(
+                "The stationary second moment did not converge: the flow is too close to its mean-square "
+                "limit."
+            )
         return half.unpack(solution)
 
 
@@ -137,19 +144,33 @@ def _leading(half: Half, apply: Map) -> tuple[float, np.ndarray]:
     import scipy
 
     if half.size > 21:  # ARPACK needs room for its basis; below, the dense answer is immediate
-        operator = scipy.sparse.linalg.LinearOperator((half.size,) * 2, matvec=lambda v: half.pack(apply(half.unpack(v))), dtype=float)
+        operator = scipy.sparse.linalg.LinearOperator(
+            (half.size,) * 2, matvec=lambda v: half.pack(apply(half.unpack(v))), dtype=float
+        )
         try:
-            values, vectors = scipy.sparse.linalg.eigs(operator, k=1, which="LM", v0=half.pack(np.eye(half.dim)), tol=1e-12)
+            values, vectors = scipy.sparse.linalg.eigs(
+                operator, k=1, which="LM", v0=half.pack(np.eye(half.dim)), tol=1e-12
+            )
             return float(abs(values[0])), np.real(vectors[:, 0])
         except scipy.sparse.linalg.ArpackError as error:
             if half.size > 4 * DENSE:
-                raise ArithmeticError(f"The second-moment map's radius did not converge in {half.dim} dimensions ({error}).") from None
+                raise ArithmeticError(
+                    f"The second-moment map's radius did not converge in {half.dim} dimensions ({error})."
+                ) from None
     values, vectors = np.linalg.eig(half.matrix(apply))
     top = int(np.argmax(np.abs(values)))
     return float(np.abs(values[top])), np.real(vectors[:, top])
 
 
-def evolve(balance: Balance, cross: Map | None, t: float, dt: float, mean: np.ndarray, M: np.ndarray, push: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def evolve(
+    balance: Balance,
+    cross: Map | None,
+    t: float,
+    dt: float,
+    mean: np.ndarray,
+    M: np.ndarray,
+    push: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean and second moment after time `t`, in steps of `dt` (0: in continuous time).
 
     Parameters
@@ -176,11 +197,17 @@ def evolve(balance: Balance, cross: Map | None, t: float, dt: float, mean: np.nd
     state = np.concatenate([[1.0], mean, half.pack(M)])
     with np.errstate(all="ignore"):  # an unstable flow may overflow: inf is its answer
         one = np.eye(len(state))
-        state = (np.linalg.matrix_power(one + dt * generator, round(t / dt)) if dt else scipy.linalg.expm(t * generator)) @ state
+        state = (
+            np.linalg.matrix_power(one + dt * generator, round(t / dt))
+            if dt
+            else scipy.linalg.expm(t * generator)
+        ) @ state
     return state[1 : 1 + dim], half.unpack(state[1 + dim :])
 
 
-def _evolve_modes(balance: Balance, t: float, dt: float, mean: np.ndarray, M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _evolve_modes(
+    balance: Balance, t: float, dt: float, mean: np.ndarray, M: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Without multiplicative noise every entry of M goes its own way, exactly, in any dimension."""
     a = balance.drift
     pair = a[:, None] + a[None, :] + dt * np.outer(a, a)
@@ -191,9 +218,13 @@ def _evolve_modes(balance: Balance, t: float, dt: float, mean: np.ndarray, M: np
             steps = round(t / dt)
             factor = (1 + dt * a) ** steps
             growth = np.outer(factor, factor)
-            # Of a pair that hardly changes, growth - 1 would be rounding alone; log1p is for steps that keep their sign.
+            # Of a pair that hardly changes, growth - 1 would be rounding alone; log1p is for steps that keep
+            # their sign.
             smooth = dt * pair > -0.5
-            gained = np.where(smooth, np.expm1(steps * np.log1p(np.where(smooth, dt * pair, 0.0))), growth - 1) / safe
+            gained = (
+                np.where(smooth, np.expm1(steps * np.log1p(np.where(smooth, dt * pair, 0.0))), growth - 1)
+                / safe
+            )
             gained = np.where(resting, t, gained)
         else:
             factor, growth = np.exp(t * a), np.exp(t * pair)
@@ -201,7 +232,15 @@ def _evolve_modes(balance: Balance, t: float, dt: float, mean: np.ndarray, M: np
         return factor * mean, growth * M + balance.source * gained
 
 
-def _evolve_large(balance: Balance, cross: Map | None, t: float, dt: float, mean: np.ndarray, M: np.ndarray, push: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _evolve_large(
+    balance: Balance,
+    cross: Map | None,
+    t: float,
+    dt: float,
+    mean: np.ndarray,
+    M: np.ndarray,
+    push: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
     """Step by step, in dimensions where the map is not written out."""
     import scipy
 

@@ -1,1 +1,3 @@
-"""Randomized eigensolvers for symmetric indefinite operators known by their block products: arrays only, no objective."""
+"""Randomized eigensolvers for symmetric indefinite operators known by their block products: arrays only, no
+objective.
+"""

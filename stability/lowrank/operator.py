@@ -14,11 +14,15 @@ from .orthogonal import combined, couplings, orthonormalize
 
 
 class BadProducts(ValueError):
-    """The products are not those of one symmetric matrix: not finite (or too large or small for their type), or not symmetric."""
+    """The products are not those of one symmetric matrix: not finite (or too large or small for their type),
+    or not symmetric.
+    """
 
 
 class NotFinite(BadProducts):
-    """Some products are nan or infinite, or have no place in the range of their type: their squares too large, themselves too small."""
+    """Some products are nan or infinite, or have no place in the range of their type: their squares too
+    large, themselves too small.
+    """
 
 
 @dataclass
@@ -30,7 +34,8 @@ class Operator:
     columns : int
         Products so far.
     scale : float
-        A power of two that the images are multiplied by, so that the squares of small ones do not underflow; 0 before the first that is not zero.
+        A power of two that the images are multiplied by, so that the squares of small ones do not underflow;
+        0 before the first that is not zero.
     """
 
     parts: Sequence[Callable[[Any], Any]]
@@ -41,11 +46,15 @@ class Operator:
     scale: float = 0.0
 
     def image(self, rows: Any, basis: Any) -> tuple[Any, np.ndarray]:
-        """``scale H`` applied to rows (k, n), and for each sub-batch how it couples with the basis (K, n): (m, K, k) on the host."""
+        """``scale H`` applied to rows (k, n), and for each sub-batch how it couples with the basis (K, n):
+        (m, K, k) on the host.
+        """
         self.columns += rows.shape[0]
         total: Any = None
         cores = []
-        against = basis if basis.shape[0] else rows[:1, :]  # one row, with nothing else to project on, still finds what is not finite
+        against = (
+            basis if basis.shape[0] else rows[:1, :]
+        )  # one row, with nothing else to project on, still finds what is not finite
         for number, part in enumerate(self.parts):
             product = self._product(part, rows.T).T
             with np.errstate(over="ignore", invalid="ignore"):  # found below
@@ -53,26 +62,47 @@ class Operator:
                 # The first product may be the caller's own array: never written.
                 total = product if number == 0 else _plus(total, product, fresh=number > 1)
         if not np.isfinite(cores).all():
-            raise NotFinite("`hvp` must give finite products; some are nan or infinite. Check the objective at this point: has the iteration diverged?")
+            raise NotFinite(
+                "`hvp` must give finite products; some are nan or infinite. Check the objective at this "
+                "point: has the iteration diverged?"
+            )
         mean = total if len(cores) == 1 else total / len(cores)
         self.scale = self.scale or self._scale_of(mean)
-        return (mean, np.stack(cores)) if self.scale in (0.0, 1.0) else (mean * self.scale, np.stack(cores) * self.scale)
+        return (
+            (mean, np.stack(cores))
+            if self.scale in (0.0, 1.0)
+            else (mean * self.scale, np.stack(cores) * self.scale)
+        )
 
     def _scale_of(self, image: Any) -> float:
-        """1 where the squares of rounding errors are far from underflow; else no more than is needed: later images may be larger."""
+        """1 where the squares of rounding errors are far from underflow; else no more than is needed: later
+        images may be larger.
+        """
         xp, limits = self.backend.xp, np.finfo(self.backend.dtype)
-        peak, tiny, eps = max(float(xp.max(image)), -float(xp.min(image))), float(limits.tiny), float(limits.eps)
+        peak, tiny, eps = (
+            max(float(xp.max(image)), -float(xp.min(image))),
+            float(limits.tiny),
+            float(limits.eps),
+        )
         if 0.0 < peak < self.n**0.5 * tiny / eps:
-            raise NotFinite(f"`hvp` must give products well above the smallest {self.backend.dtype} numbers; got {peak:.2g} at most. Scale the objective up.")
+            raise NotFinite(
+                f"`hvp` must give products well above the smallest {self.backend.dtype} numbers; got "
+                f"{peak:.2g} at most. Scale the objective up."
+            )
         enough = tiny**0.5 / eps
         return 2.0 ** math.ceil(math.log2(enough**0.5 / peak)) if 0.0 < peak < enough else float(peak > 0.0)
 
     def _product(self, part: Callable[[Any], Any], block: Any) -> Any:
         product = part(block)
         if getattr(product, "shape", None) is None or tuple(product.shape) != tuple(block.shape):
-            raise ValueError(f"`hvp` must map (n, k) to (n, k); got {_described(product)} for shape {tuple(block.shape)}.")
+            raise ValueError(
+                f"`hvp` must map (n, k) to (n, k); got {_described(product)} for shape {tuple(block.shape)}."
+            )
         if product.dtype != block.dtype:
-            raise ValueError(f"`hvp` must keep the type of its argument, {block.dtype}; got {product.dtype}. Convert the data, or choose `dtype`.")
+            raise ValueError(
+                f"`hvp` must keep the type of its argument, {block.dtype}; got {product.dtype}. Convert the "
+                "data, or choose `dtype`."
+            )
         return product
 
     def filled(self, start: Any, width: int) -> Any:
@@ -91,16 +121,23 @@ class Operator:
             raise self._too_large()
         return gram
 
-    def orthonormal(self, rows: Any, basis: Any = None, known: np.ndarray | None = None) -> tuple[Any, np.ndarray]:
+    def orthonormal(
+        self, rows: Any, basis: Any = None, known: np.ndarray | None = None
+    ) -> tuple[Any, np.ndarray]:
         """Orthonormal rows for these off the basis, and their factor."""
         try:
             with np.errstate(over="ignore", invalid="ignore"):
-                return orthonormalize(rows, rows[:0, :] if basis is None else basis, self.backend, self.normals, known)
+                return orthonormalize(
+                    rows, rows[:0, :] if basis is None else basis, self.backend, self.normals, known
+                )
         except np.linalg.LinAlgError:  # a Gram matrix that is not finite
             raise self._too_large() from None
 
     def _too_large(self) -> NotFinite:
-        return NotFinite(f"`hvp` must give products whose squares are finite in {self.backend.dtype}. Scale the objective down.")
+        return NotFinite(
+            f"`hvp` must give products whose squares are finite in {self.backend.dtype}. Scale the objective "
+            "down."
+        )
 
 
 def _plus(total: Any, product: Any, *, fresh: bool) -> Any:
@@ -135,7 +172,9 @@ class Space:
 
     def __post_init__(self) -> None:
         operator, backend = self.operator, self.operator.backend
-        self.rows = backend.xp.empty((self.size, operator.n), dtype=getattr(backend.xp, backend.dtype), device=backend.device)
+        self.rows = backend.xp.empty(
+            (self.size, operator.n), dtype=getattr(backend.xp, backend.dtype), device=backend.device
+        )
         self.cores = np.zeros((len(operator.parts), self.size, self.size))
 
     @property
@@ -149,7 +188,9 @@ class Space:
         return self.cores[:, : self.filled, : self.filled].mean(axis=0)
 
     def extend(self, block: Any, expected: np.ndarray | None = None) -> Any:
-        """Add orthonormal rows and return their image; `expected`: their couplings with the previous rows' image, from its factor."""
+        """Add orthonormal rows and return their image; `expected`: their couplings with the previous rows'
+        image, from its factor.
+        """
         before, self.filled = self.filled, self.filled + block.shape[0]
         self.rows[before : self.filled, :] = block
         del block  # freed where the caller keeps none
@@ -165,11 +206,15 @@ class Space:
         return image
 
     def next_block(self, image: Any, fill: Any = None) -> tuple[Any, np.ndarray]:
-        """Orthonormal rows for the last block's image off the basis (and `fill` below it), and the image's factor."""
+        """Orthonormal rows for the last block's image off the basis (and `fill` below it), and the image's
+        factor.
+        """
         width = image.shape[0]
         if fill is None:
             return self.operator.orthonormal(image, self.basis, self.last_couplings(width))
-        block, factor = self.operator.orthonormal(self.operator.backend.xp.concat([image, fill], axis=0), self.basis)
+        block, factor = self.operator.orthonormal(
+            self.operator.backend.xp.concat([image, fill], axis=0), self.basis
+        )
         return block, factor[:, :width]
 
     def make_room(self, more: int) -> None:
@@ -184,7 +229,9 @@ class Space:
         width, operator, backend = image.shape[0], self.operator, self.operator.backend
         along, whole = self.last_couplings(width), operator.squares(image)
         gram = whole - along.T @ along
-        if np.trace(gram) < 1e5 * np.finfo(backend.dtype).eps * np.trace(whole):  # little is left: not by a difference of squares
+        if np.trace(gram) < 1e5 * np.finfo(backend.dtype).eps * np.trace(
+            whole
+        ):  # little is left: not by a difference of squares
             rest = image - combined(self.basis, along, backend)
             gram = operator.squares(rest)
         self.loose.append((slice(self.filled - width, self.filled), gram))
@@ -195,11 +242,14 @@ class Space:
 
 
 def check_symmetric(pairs: Sequence[tuple[np.ndarray, np.ndarray]], core: np.ndarray, dtype: str) -> None:
-    """Compare blocks of ``Q.T H Q`` with what their transposes were found to be, beside the size of the whole core."""
+    """Compare blocks of ``Q.T H Q`` with what their transposes were found to be, beside the size of the whole
+    core.
+    """
     gap = max(np.max(np.abs(found - transposed), initial=0.0) for found, transposed in pairs)
     size = np.max(np.abs(core), initial=0.0)
     if gap > 20 * np.finfo(dtype).eps ** 0.5 * size:
         raise BadProducts(
-            f"`hvp` must be one symmetric operator; its products disagree with their transposes by {gap / size:.2g} of their size. "
+            "`hvp` must be one symmetric operator; its products disagree with their transposes by "
+            f"{gap / size:.2g} of their size. "
             "If it draws a new batch at every call, fix the batch; else check the derivative."
         )

@@ -1,4 +1,5 @@
-"""Orthonormal bases of tall blocks, from Gram matrices: tall products on the device, small algebra in float64 on the host.
+"""Orthonormal bases of tall blocks, from Gram matrices: tall products on the device, small algebra in float64
+on the host.
 
 Blocks of k vectors are kept as rows, (k, n): any leading part of a basis is then contiguous in every library.
 """
@@ -22,17 +23,22 @@ def couplings(basis: Any, rows: Any, backend: Backend) -> np.ndarray:
 
 
 def combined(basis: Any, weights: np.ndarray, backend: Backend) -> Any:
-    """Linear combinations of rows (K, n), one for each column of `weights` (K, k) on the host: shape (k, n)."""
+    """Linear combinations of rows (K, n), one for each column of `weights` (K, k) on the host: shape (k,
+    n).
+    """
     return backend.asarray(weights.T) @ basis
 
 
-def orthonormalize(rows: Any, basis: Any, backend: Backend, normals: Normals, known: np.ndarray | None = None) -> tuple[Any, np.ndarray]:
+def orthonormalize(
+    rows: Any, basis: Any, backend: Backend, normals: Normals, known: np.ndarray | None = None
+) -> tuple[Any, np.ndarray]:
     """Orthonormal rows W, orthogonal to the orthonormal `basis`, with ``rows = C.T basis + R.T W``.
 
-    Each pass projects and normalises at once from one Gram matrix. It squares the condition number, and is repeated
-    until what that leaves is below a hundredth of the root of the rounding unit (1e-10, or 3e-6 in float32). What lies
-    below the rounding of the first pass is only lifted, for the next to see. Directions that a second pass still cannot
-    see are not in the block; random ones take their places, and have zero rows in R.
+    Each pass projects and normalises at once from one Gram matrix. It squares the condition number, and is
+    repeated until what that leaves is below a hundredth of the root of the rounding unit (1e-10, or 3e-6 in
+    float32). What lies below the rounding of the first pass is only lifted, for the next to see. Directions
+    that a second pass still cannot see are not in the block; random ones take their places, and have zero
+    rows in R.
 
     Parameters
     ----------

@@ -31,56 +31,63 @@ def randomized_eigh(
     device: str | Backend = "cpu",
     dtype: str = "float64",
 ) -> LowRank:
-    """Leading eigenpairs, by absolute value, of a symmetric and possibly indefinite operator known by its block products.
+    """Leading eigenpairs, by absolute value, of a symmetric and possibly indefinite operator known by its
+    block products.
 
     Parameters
     ----------
     hvp : callable, or sequence of callables
-        ``H @ block``: (n, k) to (n, k), in the arrays of `device` and `dtype`; always the same H within a call. A
-        sequence stands for sub-batches: the operator is their mean, and their spread is `LowRank.std`, at no further products.
+        ``H @ block``: (n, k) to (n, k), in the arrays of `device` and `dtype`; always the same H within a
+        call. A sequence stands for sub-batches: the operator is their mean, and their spread is
+        `LowRank.std`, at no further products.
     n : int
     rank : int
         At most n; with `tolerance`, the most that may be found.
     method : {"block-krylov", "double-pass", "nystrom", "warm", "eigsh"}
-        - "block-krylov": five blocks, each the image of the one before, ``2 rank`` products; the most accurate for that
-          number. An eigenvalue is found with up to ``2 rank / 5`` vectors.
+        - "block-krylov": five blocks, each the image of the one before, ``2 rank`` products; the most
+          accurate for that number. An eigenvalue is found with up to ``2 rank / 5`` vectors.
         - "double-pass": range of a random block's image, then projection, as commonly published:
           ``(2 + power) (rank + oversampling)`` products.
         - "nystrom": a single pass, ``rank + oversampling`` products; its core is cut to the rank.
-        - "warm": the same from the vectors of a nearby operator, `start`: more accurate than a cold start at half the
-          products. Where `start` turns out to be far from the operator's eigenvectors, a second block follows, up to ``2 rank``
-          products, and `status` says so.
-        - "eigsh": SciPy's Lanczos iteration on the host, one column at a time, to convergence, as a reference.
+        - "warm": the same from the vectors of a nearby operator, `start`: more accurate than a cold start at
+          half the products. Where `start` turns out to be far from the operator's eigenvectors, a second
+          block follows, up to ``2 rank`` products, and `status` says so.
+        - "eigsh": SciPy's Lanczos iteration on the host, one column at a time, to convergence, as a
+          reference.
 
         All take n products and are exact where they would need as many.
     start : LowRank or array (n, k), optional
-        Vectors to start from; for "warm" required. Its namespace, device and type are then those of everything.
-        "block-krylov" only begins with the first ``2 rank / 5`` of them (with `tolerance`, with all up to the rank) and may do
-        worse than cold: for a nearby operator's vectors use "warm".
+        Vectors to start from; for "warm" required. Its namespace, device and type are then those of
+        everything. "block-krylov" only begins with the first ``2 rank / 5`` of them (with `tolerance`, with
+        all up to the rank) and may do worse than cold: for a nearby operator's vectors use "warm".
     oversampling : int, optional
         Columns beyond the rank: 0 for "double-pass", half the rank for "nystrom", 5 for "warm".
     power : int
         Power steps of "double-pass".
     tolerance : float, optional
-        With "block-krylov": grow the rank until H, on what fresh random vectors off the basis lead to, is below
-        `tolerance` times the largest eigenvalue; pairs below that are left out, but for the first. `status` says where
-        `rank` pairs are too few for it, and where the products were used up before this could be confirmed.
+        With "block-krylov": grow the rank until H, on what fresh random vectors off the basis lead to, is
+        below `tolerance` times the largest eigenvalue; pairs below that are left out, but for the first.
+        `status` says where `rank` pairs are too few for it, and where the products were used up before this
+        could be confirmed.
     seed : int
         Same seed, same numbers on one kind of device.
     device : {"cpu", "cuda"} or Backend
-        Products that carry a `backend` of their own, as those of `stability.torch.hessian_products` do, decide themselves.
+        Products that carry a `backend` of their own, as those of `stability.torch.hessian_products` do,
+        decide themselves.
     dtype : {"float64", "float32"}
         Of the arrays; small matrices are float64 on the host always.
 
     Returns
     -------
     LowRank
-        Exactly ``rank`` orthonormal vectors (fewer only with `tolerance`), with zero eigenvalues where H has no more.
+        Exactly ``rank`` orthonormal vectors (fewer only with `tolerance`), with zero eigenvalues where H has
+        no more.
 
     Raises
     ------
     BadProducts
-        If a product is not finite, or too large or small for its type, or the operator not symmetric (or not the same at every call).
+        If a product is not finite, or too large or small for its type, or the operator not symmetric (or not
+        the same at every call).
     ValueError
         If an argument is out of range, or `hvp` answers in another shape or type.
 
@@ -102,20 +109,43 @@ def randomized_eigh(
     _refuse_strangers(method, oversampling, power, tolerance)
     vectors = _vectors(start, n)
     parts = _parts(hvp)
-    backend = backend_for(parts[0], device, _check.choice("dtype", dtype, ("float64", "float32"))) if vectors is None else backend_like(vectors)
+    backend = (
+        backend_for(parts[0], device, _check.choice("dtype", dtype, ("float64", "float32")))
+        if vectors is None
+        else backend_like(vectors)
+    )
     operator = Operator(parts, n, backend, _normals(backend, _check.count("seed", seed, least=0)))
-    found = _solve(operator, rank, method, start if method in ("warm", "nystrom") else vectors, _extra(method, rank, oversampling), power, tolerance)
+    found = _solve(
+        operator,
+        rank,
+        method,
+        start if method in ("warm", "nystrom") else vectors,
+        _extra(method, rank, oversampling),
+        power,
+        tolerance,
+    )
     return found if operator.scale in (0.0, 1.0) else _unscaled(found, operator.scale)
 
 
-def _solve(operator: Operator, rank: int, method: str, start: Any, extra: int, power: int, tolerance: float | None) -> LowRank:
-    planned = {"block-krylov": 2 * rank, "double-pass": (2 + power) * (rank + extra), "eigsh": rank + 1}.get(method, rank + extra)
+def _solve(
+    operator: Operator, rank: int, method: str, start: Any, extra: int, power: int, tolerance: float | None
+) -> LowRank:
+    planned = {"block-krylov": 2 * rank, "double-pass": (2 + power) * (rank + extra), "eigsh": rank + 1}.get(
+        method, rank + extra
+    )
     if method == "warm" and start is None:
-        raise ValueError("`start` must be given for method='warm': the vectors of a nearby operator. Begin with method='block-krylov'.")
+        raise ValueError(
+            "`start` must be given for method='warm': the vectors of a nearby operator. Begin with "
+            "method='block-krylov'."
+        )
     if planned >= operator.n:
         return solvers.exact(operator, rank, tolerance)
     if method == "block-krylov":
-        return solvers.block_krylov(operator, rank, start) if tolerance is None else solvers.grown(operator, rank, tolerance, start)
+        return (
+            solvers.block_krylov(operator, rank, start)
+            if tolerance is None
+            else solvers.grown(operator, rank, tolerance, start)
+        )
     if method == "double-pass":
         return solvers.double_pass(operator, rank, extra, power, start)
     if method == "eigsh":
@@ -123,12 +153,20 @@ def _solve(operator: Operator, rank: int, method: str, start: Any, extra: int, p
     if method == "warm":
         return solvers.warm(operator, rank, start, extra)
     found = solvers.nystrom(operator, rank, rank + extra, start)
-    return replace(found, residual=np.full(rank, np.nan), std=None)  # the nearest multiplied vectors are random ones, not near
+    return replace(
+        found, residual=np.full(rank, np.nan), std=None
+    )  # the nearest multiplied vectors are random ones, not near
 
 
 def _unscaled(eig: LowRank, scale: float) -> LowRank:
     spread = None if eig.std is None else eig.std / scale
-    return replace(eig, eigenvalues=eig.eigenvalues / scale, residual=eig.residual / scale, std=spread, next_eigenvalue=eig.next_eigenvalue / scale)
+    return replace(
+        eig,
+        eigenvalues=eig.eigenvalues / scale,
+        residual=eig.residual / scale,
+        std=spread,
+        next_eigenvalue=eig.next_eigenvalue / scale,
+    )
 
 
 def _extra(method: str, rank: int, oversampling: int | None) -> int:
@@ -140,19 +178,28 @@ def _extra(method: str, rank: int, oversampling: int | None) -> int:
 def _refuse_strangers(method: str, oversampling: int | None, power: int, tolerance: float | None) -> None:
     """Arguments that the method would pass over in silence."""
     if oversampling is not None and method not in ("double-pass", "nystrom", "warm"):
-        raise ValueError(f"`oversampling` must be left out with method={method!r}; got {oversampling}. It is for double-pass, nystrom and warm.")
+        raise ValueError(
+            f"`oversampling` must be left out with method={method!r}; got {oversampling}. It is for "
+            "double-pass, nystrom and warm."
+        )
     if _check.count("power", power, least=0) and method != "double-pass":
         raise ValueError(f"`power` must be 0 with method={method!r}; got {power}. It is for double-pass.")
     if tolerance is not None:
         _check.positive("tolerance", tolerance)
         if method != "block-krylov":
-            raise ValueError(f"`tolerance` must be left out with method={method!r}; got {tolerance}. It is for block-krylov.")
+            raise ValueError(
+                f"`tolerance` must be left out with method={method!r}; got {tolerance}. It is for "
+                "block-krylov."
+            )
 
 
 def _parts(hvp: Any) -> tuple[Callable[[Any], Any], ...]:
     parts = (hvp,) if callable(hvp) else tuple(hvp) if isinstance(hvp, Sequence) else ()
     if not parts or not all(callable(part) for part in parts):
-        raise ValueError(f"`hvp` must be a callable (n, k) -> (n, k), or a list of them, one for each sub-batch; got {type(hvp).__name__}.")
+        raise ValueError(
+            "`hvp` must be a callable (n, k) -> (n, k), or a list of them, one for each sub-batch; got "
+            f"{type(hvp).__name__}."
+        )
     return parts
 
 
@@ -165,7 +212,10 @@ def _vectors(start: Any, n: int) -> Any:
         raise ValueError(f"`start` must have shape ({n}, k), 1 <= k <= n; got shape {shape}.")
     xp = backend_like(vectors).xp
     if not bool(xp.all(xp.isfinite(vectors))):
-        raise ValueError("`start` must be finite; some entries are nan or infinite. Begin with method='block-krylov' and no start.")
+        raise ValueError(
+            "`start` must be finite; some entries are nan or infinite. Begin with method='block-krylov' and "
+            "no start."
+        )
     return vectors
 
 

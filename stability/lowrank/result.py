@@ -26,7 +26,8 @@ def backend_like(array: Any) -> Backend:
 @register
 @dataclass(frozen=True)
 class LowRank:
-    """Leading eigenpairs of a symmetric operator, ``H_r = U diag(lambda) U.T``, and steps preconditioned by them.
+    """Leading eigenpairs of a symmetric operator, ``H_r = U diag(lambda) U.T``, and steps preconditioned by
+    them.
 
     Attributes
     ----------
@@ -37,18 +38,19 @@ class LowRank:
     columns : int
         Products used, one for each column that the operator was applied to (to all sub-batches at once).
     residual : array, shape (r,)
-        ``|H u_i - lambda_i u_i|``, so that an eigenvalue lies as near to ``lambda_i``; never given below ``eps |lambda_1|`` of
-        the arrays' type, of which rounding makes a few. It costs no products with "block-krylov", "double-pass" and
-        "exact", r of them with "eigsh"; with `tolerance` it is an upper bound, the sum over several blocks' parts. "warm"
-        multiplies no vector twice: its residual is that of the multiplied vector nearest to ``u_i``, one power step
-        behind; after a second block it is such an upper bound instead. nan for "nystrom", whose multiplied vectors are random.
+        ``|H u_i - lambda_i u_i|``, so that an eigenvalue lies as near to ``lambda_i``; never given below
+        ``eps |lambda_1|`` of the arrays' type, of which rounding makes a few. It costs no products with
+        "block-krylov", "double-pass" and "exact", r of them with "eigsh"; with `tolerance` it is an upper
+        bound, the sum over several blocks' parts. "warm" multiplies no vector twice: its residual is that of
+        the multiplied vector nearest to ``u_i``, one power step behind; after a second block it is such an
+        upper bound instead. nan for "nystrom", whose multiplied vectors are random.
     std : array, shape (r,), or None
-        Standard deviation (``ddof=1``) across the m sub-batches of the Rayleigh quotients ``u_i.T H_j u_i``; their mean
-        deviates ``sqrt(m)`` times less. For "warm" of the nearest multiplied vectors, as above. None without sub-batches
-        and for "nystrom".
+        Standard deviation (``ddof=1``) across the m sub-batches of the Rayleigh quotients ``u_i.T H_j u_i``;
+        their mean deviates ``sqrt(m)`` times less. For "warm" of the nearest multiplied vectors, as above.
+        None without sub-batches and for "nystrom".
     next_eigenvalue : float
-        Estimate of ``lambda_{r+1}``: the first Ritz value left out. 0 where there is none (r = n), nan where the method
-        has none ("double-pass" without oversampling, "nystrom", "warm", "eigsh").
+        Estimate of ``lambda_{r+1}``: the first Ritz value left out. 0 where there is none (r = n), nan where
+        the method has none ("double-pass" without oversampling, "nystrom", "warm", "eigsh").
     method : str
         What ran: "exact" where the products asked for would have reached n.
     status : str
@@ -81,10 +83,15 @@ class LowRank:
 
     def __str__(self) -> str:
         n, r = self.vectors.shape
-        lines = [f"{r} eigenpairs of {n} ({self.method}, {self.columns} products): {self.status}", "   i   eigenvalue   residual        std"]
+        lines = [
+            f"{r} eigenpairs of {n} ({self.method}, {self.columns} products): {self.status}",
+            "   i   eigenvalue   residual        std",
+        ]
         for i in range(r) if r <= 12 else [*range(10), r - 1]:
             spread = "" if self.std is None else f"{self.std[i]:11.2g}"
-            lines += ["   ..."] * (i > 10) + [f"{i + 1:4d}{self.eigenvalues[i]:13.4g}{self.residual[i]:11.2g}{spread}"]
+            lines += ["   ..."] * (i > 10) + [
+                f"{i + 1:4d}{self.eigenvalues[i]:13.4g}{self.residual[i]:11.2g}{spread}"
+            ]
         return "\n".join([*lines, f"next{self.next_eigenvalue:13.4g}"])
 
     def apply(self, g: Any) -> Any:
@@ -114,7 +121,10 @@ class LowRank:
         curvature = np.abs(self.eigenvalues)
         if _check.nonnegative("noise", noise):
             if self.std is None:
-                raise ValueError(f"`noise` must be 0 where the spread over sub-batches is not known; got {noise}. Give randomized_eigh a list of products.")
+                raise ValueError(
+                    f"`noise` must be 0 where the spread over sub-batches is not known; got {noise}. Give "
+                    "randomized_eigh a list of products."
+                )
             curvature = curvature + noise * self.std
         return self.precondition(g, 1.0 / (curvature + damping), 1.0 / off)
 
@@ -130,6 +140,9 @@ class LowRank:
         """
         vectors, g = self.vectors, as_floats(g)
         if g.ndim not in (1, 2) or g.shape[0] != vectors.shape[0]:
-            raise ValueError(f"`g` must have shape ({vectors.shape[0]},) or ({vectors.shape[0]}, k); got shape {tuple(g.shape)}.")
+            raise ValueError(
+                f"`g` must have shape ({vectors.shape[0]},) or ({vectors.shape[0]}, k); got shape "
+                f"{tuple(g.shape)}."
+            )
         gains = backend_like(vectors).asarray(_check.shaped("kept", kept, self.eigenvalues.shape) - rest)
         return rest * g + vectors @ ((gains if g.ndim == 1 else gains[:, None]) * (vectors.T @ g))

@@ -1,4 +1,6 @@
-"""The methods: block Krylov, double pass, Nystrom and its warm start, Lanczos; each a way to choose the space of a small eigenproblem."""
+"""The methods: block Krylov, double pass, Nystrom and its warm start, Lanczos; each a way to choose the space
+of a small eigenproblem.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from .result import LowRank
 
 BLOCKS = 5  # of a Krylov basis of twice the rank
 FRESH = 5  # columns beside the previous vectors in a warm start
-LEAK = 0.4  # share of the image of the previous vectors that may lie off them; 0.1 to 0.25 along a training path
+LEAK = (
+    0.4  # share of the image of the previous vectors that may lie off them; 0.1 to 0.25 along a training path
+)
 
 
 def by_size(core: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -33,8 +37,12 @@ def _spread(cores: np.ndarray, weights: np.ndarray) -> np.ndarray | None:
 
 def _status(values: np.ndarray, dtype: str, *notes: str) -> str:
     """What was found on the way, the numerical rank included."""
-    seen = int(np.count_nonzero(np.abs(values) > 100 * np.finfo(dtype).eps * np.max(np.abs(values), initial=0.0)))
-    found = [note for note in notes if note] + [f"numerical rank {seen} < {len(values)}"] * (seen < len(values))
+    seen = int(
+        np.count_nonzero(np.abs(values) > 100 * np.finfo(dtype).eps * np.max(np.abs(values), initial=0.0))
+    )
+    found = [note for note in notes if note] + [f"numerical rank {seen} < {len(values)}"] * (
+        seen < len(values)
+    )
     return "; ".join(found) or "ok"
 
 
@@ -62,11 +70,17 @@ def exact(operator: Operator, rank: int, tolerance: float | None = None) -> LowR
     """All of H, in n products."""
     space = Space(operator, operator.n)
     space.extend(operator.backend.asarray(np.eye(operator.n)))
-    return ritz(space, rank, "exact") if tolerance is None else _above(space, rank, tolerance, "exact", sure=True)
+    return (
+        ritz(space, rank, "exact")
+        if tolerance is None
+        else _above(space, rank, tolerance, "exact", sure=True)
+    )
 
 
 def _above(space: Space, rank: int, tolerance: float, method: str, *, sure: bool) -> LowRank:
-    """The pairs beyond the tolerance, and a note where these may not be all; `sure`: nothing beyond it lies off the basis."""
+    """The pairs beyond the tolerance, and a note where these may not be all; `sure`: nothing beyond it lies
+    off the basis.
+    """
     large = int(np.count_nonzero(np.abs(np.linalg.eigvalsh(space.core)) > tolerance * _largest(space)))
     short = f"reached with {rank}" if large >= rank else f"confirmed within {space.operator.columns} products"
     note = "" if sure and large <= rank else f"tolerance {tolerance:g} not {short}"
@@ -76,12 +90,14 @@ def _above(space: Space, rank: int, tolerance: float, method: str, *, sure: bool
 def block_krylov(operator: Operator, rank: int, start: Any = None) -> LowRank:
     """Five blocks, each the image of the one before; all are kept.
 
-    Smaller blocks would reach higher powers of H with the same products, but eigenvalues are only found with as many vectors
-    as a block has: two fifths of the rank is the best of both.
+    Smaller blocks would reach higher powers of H with the same products, but eigenvalues are only found with
+    as many vectors as a block has: two fifths of the rank is the best of both.
     """
     size = 2 * rank
     width = max(-(-size // BLOCKS), min(rank, 2))
-    first = size % width or width  # a first block that is narrower, so that every image but the last is in the span
+    first = (
+        size % width or width
+    )  # a first block that is narrower, so that every image but the last is in the span
     seed = operator.filled(start, width)
     space = Space(operator, size)
     block, factor = operator.orthonormal(seed[:first, :])[0], None
@@ -96,12 +112,14 @@ def block_krylov(operator: Operator, rank: int, start: Any = None) -> LowRank:
 
 
 def grown(operator: Operator, rank: int, tolerance: float, start: Any = None) -> LowRank:
-    """Chains of four small Krylov blocks from fresh random ones, until H is small on what a fresh one leads to.
+    """Chains of four small Krylov blocks from fresh random ones, until H is small on what a fresh one leads
+    to.
 
-    The second block of a chain is the image of fresh test vectors off the basis, where the approximation is zero: what H
-    makes of it is the error of the approximation after one power step, at no products beyond those of the chain. A last
-    chain without room for that step still has the error's Frobenius norm from the test vectors themselves, which is no less.
-    A `start` comes first, in a chain that is not tested: where its image lies within it, nothing new is led to.
+    The second block of a chain is the image of fresh test vectors off the basis, where the approximation is
+    zero: what H makes of it is the error of the approximation after one power step, at no products beyond
+    those of the chain. A last chain without room for that step still has the error's Frobenius norm from the
+    test vectors themselves, which is no less. A `start` comes first, in a chain that is not tested: where its
+    image lies within it, nothing new is led to.
     """
     size = 2 * rank
     width = min(max(8, -(-rank // 6)), -(-rank // 2))
@@ -109,7 +127,10 @@ def grown(operator: Operator, rank: int, tolerance: float, start: Any = None) ->
     settled = start is None or _begun(space, start[:, :rank].T, tolerance, spare=2 * width)
     while space.filled < size and not reached:
         off = operator.n - space.filled
-        block, factor = operator.orthonormal(operator.filled(None, min(width, size - space.filled)), space.basis)[0], None
+        block, factor = (
+            operator.orthonormal(operator.filled(None, min(width, size - space.filled)), space.basis)[0],
+            None,
+        )
         for step in range(4):
             image = space.extend(block, factor)
             over = step == 3 or space.filled + block.shape[0] > size
@@ -125,14 +146,18 @@ def grown(operator: Operator, rank: int, tolerance: float, start: Any = None) ->
 
 
 def _begun(space: Space, rows: Any, tolerance: float, *, spare: int) -> bool:
-    """Begin with these rows and up to three blocks of what their images have off the basis beyond the tolerance; False where room ran out first."""
+    """Begin with these rows and up to three blocks of what their images have off the basis beyond the
+    tolerance; False where room ran out first.
+    """
     operator = space.operator
     block, expected, all_followed = operator.orthonormal(rows)[0], None, True
     for step in range(4):
         image = space.extend(block, expected)
         width, whole = block.shape[0], operator.squares(image)
         along = space.last_couplings(width)
-        beyond = int(np.count_nonzero(np.linalg.eigvalsh(whole - along.T @ along) > (tolerance * _largest(space)) ** 2))
+        beyond = int(
+            np.count_nonzero(np.linalg.eigvalsh(whole - along.T @ along) > (tolerance * _largest(space)) ** 2)
+        )
         more = min(beyond, max(space.size - space.filled - spare, 0))
         if step == 3:
             break
@@ -140,7 +165,9 @@ def _begun(space: Space, rows: Any, tolerance: float, *, spare: int) -> bool:
         if more == 0:
             break
         block, expected = _following(space, image, whole, more)
-        space.loose.append((slice(space.filled - width, space.filled), whole - along.T @ along - expected.T @ expected))
+        space.loose.append(
+            (slice(space.filled - width, space.filled), whole - along.T @ along - expected.T @ expected)
+        )
     space.leave(image)
     return all_followed
 
@@ -155,18 +182,26 @@ def double_pass(operator: Operator, rank: int, oversampling: int, power: int, st
     probe = block = operator.filled(start, width)
     factor = np.zeros((0, 0))
     for _ in range(power + 1):
-        probe = operator.backend.xp.asarray(block[:2, :], copy=True)  # a view would keep the whole block alive
+        probe = operator.backend.xp.asarray(
+            block[:2, :], copy=True
+        )  # a view would keep the whole block alive
         block, factor = operator.orthonormal(operator.image(block, block[:0, :])[0])
     space = Space(operator, width)
     image = space.extend(block)
     del block
-    check_symmetric([(couplings(probe, image, operator.backend), factor[:, : probe.shape[0]].T)], space.core, operator.backend.dtype)
+    check_symmetric(
+        [(couplings(probe, image, operator.backend), factor[:, : probe.shape[0]].T)],
+        space.core,
+        operator.backend.dtype,
+    )
     space.leave(image)
     return ritz(space, rank, "double-pass")
 
 
 def _beside(operator: Operator, start: Any, rank: int, width: int) -> Any:
-    """Orthonormal rows: the leading vectors of `start`, and random ones off them. A LowRank's vectors are orthonormal as they are."""
+    """Orthonormal rows: the leading vectors of `start`, and random ones off them. A LowRank's vectors are
+    orthonormal as they are.
+    """
     if not isinstance(start, LowRank):
         return operator.orthonormal(operator.filled(None if start is None else start[:, :rank], width))[0]
     known = start.vectors[:, :rank].T
@@ -184,10 +219,11 @@ def nystrom(operator: Operator, rank: int, width: int, start: Any = None) -> Low
 
 
 def _single_pass(space: Space, image: Any, whole: np.ndarray, rank: int, *, informed: bool) -> LowRank:
-    """``Y f(C_r) Y.T`` from the image Y of an orthonormal block P, its Gram matrix `whole`, and its core ``C = P.T Y`` cut to the rank.
+    """``Y f(C_r) Y.T`` from the image Y of an orthonormal block P, its Gram matrix `whole`, and its core ``C
+    = P.T Y`` cut to the rank.
 
-    Nystrom's f is ``1 / theta``. The core of an indefinite operator may have eigenvalues near zero where Y is not small:
-    uncut, the approximation reaches many times the norm of H, and a cut does not always help.
+    Nystrom's f is ``1 / theta``. The core of an indefinite operator may have eigenvalues near zero where Y is
+    not small: uncut, the approximation reaches many times the norm of H, and a cut does not always help.
     """
     operator, backend = space.operator, space.operator.backend
     space.rows = None  # all that follows is in its core and in the image
@@ -197,27 +233,42 @@ def _single_pass(space: Space, image: Any, whole: np.ndarray, rank: int, *, info
     inverse = _inverse(theta, off if informed else np.zeros(rank), backend.dtype)
     values, rotation = by_size((factor * inverse) @ factor.T)
     values = np.clip(values, -bound, bound)  # |H| as a random block's share of it shows it, twice over
-    nearest = kept @ (factor.T @ rotation)  # of Y.T U = P.T H U, about P.T U lambda: the directions of P nearest to the vectors found
+    nearest = kept @ (
+        factor.T @ rotation
+    )  # of Y.T U = P.T H U, about P.T U lambda: the directions of P nearest to the vectors found
     nearest /= np.maximum(np.linalg.norm(nearest, axis=0), np.finfo(float).tiny)
     quotient = np.sum(nearest * (space.core @ nearest), axis=0)
     residual = np.sqrt(np.maximum(np.sum(nearest * (whole @ nearest), axis=0) - quotient**2, 0.0))
     residual = np.maximum(residual, _rounding(values, backend.dtype))
     vectors = combined(sketch, rotation, backend).T
-    return LowRank(values, vectors, operator.columns, residual, _spread(space.cores, nearest), math.nan, "nystrom", _status(values, backend.dtype))
+    return LowRank(
+        values,
+        vectors,
+        operator.columns,
+        residual,
+        _spread(space.cores, nearest),
+        math.nan,
+        "nystrom",
+        _status(values, backend.dtype),
+    )
 
 
 def _cut(core: np.ndarray, whole: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The leading eigenvalues of a block's core, their vectors, and the squared lengths of what of their images lies off the block."""
+    """The leading eigenvalues of a block's core, their vectors, and the squared lengths of what of their
+    images lies off the block.
+    """
     theta, turn = by_size(core)
     theta, kept = theta[:rank], turn[:, :rank]
     return theta, kept, np.maximum(np.sum(kept * (whole @ kept), axis=0) - theta**2, 0.0)
 
 
 def _inverse(theta: np.ndarray, off: np.ndarray, dtype: str) -> np.ndarray:
-    """``1 / theta`` where little of the image lies off the block, and never more than gives back about ``theta``.
+    """``1 / theta`` where little of the image lies off the block, and never more than gives back about
+    ``theta``.
 
     A column with image ``theta`` on P and ``rho`` off it gets the eigenvalue ``(theta^2 + rho^2) f``. With
-    ``f = theta^3 / (theta^4 + rho^4)`` that is Nystrom's to fourth order in ``rho / theta``, and at most 1.21 theta.
+    ``f = theta^3 / (theta^4 + rho^4)`` that is Nystrom's to fourth order in ``rho / theta``, and at most 1.21
+    theta.
     """
     negligible = np.abs(theta) <= np.finfo(dtype).eps * np.max(np.abs(theta))
     safe = np.where(negligible, 1.0, theta)
@@ -225,10 +276,11 @@ def _inverse(theta: np.ndarray, off: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def warm(operator: Operator, rank: int, start: Any, oversampling: int) -> LowRank:
-    """Nystrom on the previous vectors and fresh ones; where these turn out to be far from eigenvectors, a second block follows.
+    """Nystrom on the previous vectors and fresh ones; where these turn out to be far from eigenvectors, a
+    second block follows.
 
-    Along a training path both blocks together are as accurate as a cold start that costs as much, ``2 rank`` products; from
-    vectors that tell nothing, little worse than a double pass.
+    Along a training path both blocks together are as accurate as a cold start that costs as much, ``2 rank``
+    products; from vectors that tell nothing, little worse than a double pass.
     """
     width = rank + oversampling
     space = Space(operator, width)
@@ -250,7 +302,9 @@ def warm(operator: Operator, rank: int, start: Any, oversampling: int) -> LowRan
 
 
 def _following(space: Space, image: Any, whole: np.ndarray, width: int) -> tuple[Any, np.ndarray]:
-    """The leading directions of the last block's image off the basis, orthonormal, and how they couple with the image."""
+    """The leading directions of the last block's image off the basis, orthonormal, and how they couple with
+    the image.
+    """
     backend, along = space.operator.backend, space.last_couplings(image.shape[0])
     leading = np.linalg.eigh(whole - along.T @ along)[1][:, ::-1][:, :width]
     block, _ = space.operator.orthonormal(combined(image, leading, backend), space.basis, along @ leading)
@@ -258,7 +312,9 @@ def _following(space: Space, image: Any, whole: np.ndarray, width: int) -> tuple
 
 
 def lanczos(operator: Operator, rank: int) -> LowRank:
-    """SciPy's `eigsh`, one column at a time on the host; its vectors are multiplied once more for residuals and spread."""
+    """SciPy's `eigsh`, one column at a time on the host; its vectors are multiplied once more for residuals
+    and spread.
+    """
     from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
     backend, n = operator.backend, operator.n

@@ -1,4 +1,6 @@
-"""The exponents of a product of random matrices, by QR decompositions on the way, with the mean-square rate beside them."""
+"""The exponents of a product of random matrices, by QR decompositions on the way, with the mean-square rate
+beside them.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,17 @@ UNSETTLED = 4.5
 @register
 @dataclass(frozen=True)
 class LyapunovExponents:
-    """Exponents of a random matrix product, and the mean-square rate beside them; made by `lyapunov_exponents`.
+    """Exponents of a random matrix product, and the mean-square rate beside them; made by
+    `lyapunov_exponents`.
 
     Attributes
     ----------
     exponents, errors : arrays (k,)
-        Per iteration (`step` of t), largest first, and their standard errors; ``-inf`` where a product reaches zero, to working precision.
+        Per iteration (`step` of t), largest first, and their standard errors; ``-inf`` where a product
+        reaches zero, to working precision.
     mean_square, mean_square_error : float
-        ``log(spectral radius of M -> E[B M B^T]) / 2`` per iteration, on the same scale as `exponents`; inf where ``E|B|^2`` is.
+        ``log(spectral radius of M -> E[B M B^T]) / 2`` per iteration, on the same scale as `exponents`; inf
+        where ``E|B|^2`` is.
     samples : array (products, k)
         Each product's own mean growth: finite-time exponents.
     step : float
@@ -74,10 +79,18 @@ class LyapunovExponents:
         return self.errors / self.step
 
     def __str__(self) -> str:
-        what = {"iteration": "the iteration", "sde": "the SDE's chain", "matrices": "random matrices"}[self.level]
-        lines = [f"Lyapunov exponents of {what}, step {self.step:g}: {len(self.samples)} products of {self.iterations} iterations"]
+        what = {"iteration": "the iteration", "sde": "the SDE's chain", "matrices": "random matrices"}[
+            self.level
+        ]
+        lines = [
+            f"Lyapunov exponents of {what}, step {self.step:g}: {len(self.samples)} products of "
+            f"{self.iterations} iterations"
+        ]
         lines.append(f"{'':<12} {'per iteration':>13} {'+-':>9} {'per t':>12}")
-        rows = [(f"{i + 1}", value, error) for i, (value, error) in enumerate(zip(self.exponents, self.errors, strict=True))]
+        rows = [
+            (f"{i + 1}", value, error)
+            for i, (value, error) in enumerate(zip(self.exponents, self.errors, strict=True))
+        ]
         shown = rows if len(rows) <= 12 else [*rows[:11], rows[-1]]
         for name, value, error in [*shown, ("mean square", self.mean_square, self.mean_square_error)]:
             lines.append(f"{name:<12} {value:>13.6g} {error:>9.2g} {value / self.step:>12.5g}")
@@ -97,12 +110,13 @@ def lyapunov_exponents(
     products: int = 200,
     seed: int = 0,
 ) -> LyapunovExponents:
-    """Lyapunov exponents at a critical point: does a path contract, almost surely, and does its second moment?
+    """Lyapunov exponents at a critical point: does a path contract, almost surely, and does its second
+    moment?
 
-    For the iteration ``B = I - step P(H + Eh)(H + Eg)`` with nothing linearised in the noise, real minibatches where the
-    noise is estimated from data. For the SDE ``B = I + dt A + sqrt(step dt) G``, its Euler-Maruyama chain, with ``A = -P H``
-    and ``G = P Eg + DP[Eh] H`` linear in Gaussian noise; as ``dt`` goes to 0 the exponent of one mode goes to Ito's
-    ``a - step K / 2`` per unit of t.
+    For the iteration ``B = I - step P(H + Eh)(H + Eg)`` with nothing linearised in the noise, real
+    minibatches where the noise is estimated from data. For the SDE ``B = I + dt A + sqrt(step dt) G``, its
+    Euler-Maruyama chain, with ``A = -P H`` and ``G = P Eg + DP[Eh] H`` linear in Gaussian noise; as ``dt``
+    goes to 0 the exponent of one mode goes to Ito's ``a - step K / 2`` per unit of t.
 
     Parameters
     ----------
@@ -116,8 +130,8 @@ def lyapunov_exponents(
     count : int, optional
         How many exponents, largest first; all by default. One is much cheaper in many dimensions.
     iterations, products : int
-        Length and number of the independent products. The error falls like ``1 / sqrt(iterations * products)``. A fifth of
-        the iterations, at most 200, comes before them for the directions to settle.
+        Length and number of the independent products. The error falls like ``1 / sqrt(iterations *
+        products)``. A fifth of the iterations, at most 200, comes before them for the directions to settle.
     seed : int
 
     Returns
@@ -127,11 +141,13 @@ def lyapunov_exponents(
     Raises
     ------
     ValueError
-        If an argument is out of range, `at` is no critical point, the gain is singular on a drawn Hessian batch, or matrices of one's own are not finite.
+        If an argument is out of range, `at` is no critical point, the gain is singular on a drawn Hessian
+        batch, or matrices of one's own are not finite.
 
     References
     ----------
-    G. Benettin, L. Galgani, A. Giorgilli, J.-M. Strelcyn, Meccanica 15 (1980) 9-30; H. Furstenberg, H. Kesten, Ann. Math. Stat. 31 (1960) 457-469.
+    G. Benettin, L. Galgani, A. Giorgilli, J.-M. Strelcyn, Meccanica 15 (1980) 9-30; H. Furstenberg, H.
+    Kesten, Ann. Math. Stat. 31 (1960) 457-469.
 
     Examples
     --------
@@ -142,10 +158,21 @@ def lyapunov_exponents(
     >>> lyapunov_exponents(flow).exponents.round(9)  # log 0.75 and log 0.5
     array([-0.28768207, -0.69314718])
     """
-    iterations, products = _check.count("iterations", iterations, least=10), _check.count("products", products, least=10)
+    iterations, products = (
+        _check.count("iterations", iterations, least=10),
+        _check.count("products", products, least=10),
+    )
     seed = _check.count("seed", seed, least=0)
-    one = product_of_flow(flow, at, level, dt, seed) if isinstance(flow, Flow) else product_of_function(flow, at, dt)
-    count = one.dim if count is None else _check.count("count", count, most=one.dim, why="the directions that move")
+    one = (
+        product_of_flow(flow, at, level, dt, seed)
+        if isinstance(flow, Flow)
+        else product_of_function(flow, at, dt)
+    )
+    count = (
+        one.dim
+        if count is None
+        else _check.count("count", count, most=one.dim, why="the directions that move")
+    )
     burn = min(200, iterations // 5)
     samples, unsettled = _samples(one, count, iterations, products, burn, seed)
     (exponents, errors), least = means(samples), ROUNDING / one.ratio
@@ -161,7 +188,12 @@ def lyapunov_exponents(
         flat=one.flat,
         iterations=iterations,
         burn=burn,
-        verdict=_verdict(exponents[0], errors[0] + least, square, math.inf if doubt and math.isfinite(square) else square_error + least),
+        verdict=_verdict(
+            exponents[0],
+            errors[0] + least,
+            square,
+            math.inf if doubt and math.isfinite(square) else square_error + least,
+        ),
         status="; ".join(text for text in (unsettled, doubt) if text) or "ok",
         provenance=provenance(seed=seed, products=products, flow=repr(flow), **one.about),
     )
@@ -179,15 +211,24 @@ def _verdict(top: float, error: float, square: float, square_error: float) -> st
     return "paths contract; whether second moments do is undecided within the error"
 
 
-def _samples(one: Product, count: int, iterations: int, products: int, burn: int, seed: int) -> tuple[np.ndarray, str]:
-    """Mean growth per iteration (products, count), largest first, and what to say where it has not settled."""
+def _samples(
+    one: Product, count: int, iterations: int, products: int, burn: int, seed: int
+) -> tuple[np.ndarray, str]:
+    """Mean growth per iteration (products, count), largest first, and what to say where it has not
+    settled.
+    """
     if one.steady:
         return np.broadcast_to(_of_one_matrix(one)[:count] / one.ratio, (products, count)).copy(), ""
     grown, drifted = _grown(one, np.random.default_rng(seed), count, iterations, products, burn)
     if np.isfinite(grown).all():
         grown = grown[:, np.argsort(-grown.mean(axis=0), kind="stable")]
     apart = float(np.max(np.abs(drifted)))
-    unsettled = "" if apart <= UNSETTLED else f"not settled: the two halves of the run differ by {apart:.1f} standard errors; take more iterations"
+    unsettled = (
+        ""
+        if apart <= UNSETTLED
+        else f"not settled: the two halves of the run differ by {apart:.1f} standard errors; take more "
+        "iterations"
+    )
     return grown / one.ratio, unsettled
 
 
@@ -199,8 +240,12 @@ def _of_one_matrix(one: Product) -> np.ndarray:
         return np.log(np.where(sizes <= rounding, 0.0, sizes))
 
 
-def _grown(one: Product, rng: np.random.Generator, count: int, iterations: int, products: int, burn: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean growth (products, count) per factor, and by how many standard errors its halves differ (count,)."""
+def _grown(
+    one: Product, rng: np.random.Generator, count: int, iterations: int, products: int, burn: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean growth (products, count) per factor, and by how many standard errors its halves differ
+    (count,).
+    """
     Q = rng.standard_normal((products, one.dim, count))
     Q = np.linalg.qr(Q if one.start is None else one.start[:, :count] + 0.01 * Q)[0]
     halves, k = np.zeros((2, products, count)), -burn
@@ -227,7 +272,9 @@ def _drift(halves: np.ndarray, iterations: int) -> np.ndarray:
 
 
 def _step(factor: np.ndarray, Q: np.ndarray, small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Orthonormal columns (products, d, count) one factor on, and by how much each grew (products, count): zero where only rounding is left."""
+    """Orthonormal columns (products, d, count) one factor on, and by how much each grew (products, count):
+    zero where only rounding is left.
+    """
     ahead = factor @ Q
     lengths = np.linalg.norm(ahead, axis=1)
     if Q.shape[-1] == 1:
@@ -235,13 +282,18 @@ def _step(factor: np.ndarray, Q: np.ndarray, small: np.ndarray) -> tuple[np.ndar
         Q = np.where(lengths[:, None] > 0, ahead / np.where(lengths > 0, lengths, 1.0)[:, None], Q)
     else:
         Q, R = np.linalg.qr(ahead)
-        grown, lost = np.abs(np.diagonal(R, axis1=1, axis2=2)), np.maximum(small[:, None], EPS * Q.shape[1] * lengths)
+        grown, lost = (
+            np.abs(np.diagonal(R, axis1=1, axis2=2)),
+            np.maximum(small[:, None], EPS * Q.shape[1] * lengths),
+        )
         lost[:, 0] = small  # nothing is taken off the first column
     return Q, np.where(grown <= lost, 0.0, grown)
 
 
 def means(grown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard error over products (products, ...); one product that reached zero takes all with it: the others will."""
+    """Mean and standard error over products (products, ...); one product that reached zero takes all with it:
+    the others will.
+    """
     zero = np.isneginf(grown).any(axis=0)
     calm = np.where(zero, 0.0, grown)
     return np.where(zero, -math.inf, calm.mean(axis=0)), calm.std(axis=0, ddof=1) / math.sqrt(len(grown))

@@ -1,4 +1,6 @@
-"""How large a step still contracts almost every path: the top exponent at many steps, with the same random numbers at all of them."""
+"""How large a step still contracts almost every path: the top exponent at many steps, with the same random
+numbers at all of them.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,9 @@ class AlmostSureLimit:
     Attributes
     ----------
     limit, error : float
-        The smallest step at which the top exponent turns nonnegative, and its standard error: 0 where it is so at the smallest
-        steps, inf where it never does up to the largest, nan where it is never told from zero.
+        The smallest step at which the top exponent turns nonnegative, and its standard error: 0 where it is
+        so at the smallest steps, inf where it never does up to the largest, nan where it is never told from
+        zero.
     steps, exponents, errors : arrays (k,)
         The top exponent per iteration at the steps tried, with the same random numbers at all of them.
     windows : array (m, 2)
@@ -56,15 +59,26 @@ class AlmostSureLimit:
     def __str__(self) -> str:
         what = "the iteration" if self.level == "iteration" else "the SDE's chain at dt = step"
         lines = [f"almost-sure step limit of {what}: {self.limit:.6g} +- {self.error:.2g}"]
-        lines += [f"paths contract for sure between steps {low:.4g} and {high:.4g}" for low, high in self.windows]
+        lines += [
+            f"paths contract for sure between steps {low:.4g} and {high:.4g}" for low, high in self.windows
+        ]
         return "\n".join([*lines, f"status: {self.status}"])
 
 
-def almost_sure_limit(flow: Flow, at: Any = None, *, level: str = "iteration", iterations: int = 400, products: int = 200, seed: int = 0) -> AlmostSureLimit:
+def almost_sure_limit(
+    flow: Flow,
+    at: Any = None,
+    *,
+    level: str = "iteration",
+    iterations: int = 400,
+    products: int = 200,
+    seed: int = 0,
+) -> AlmostSureLimit:
     """The largest step at which paths near a critical point contract almost surely.
 
-    The first change of sign of the top exponent on a scan of 12 steps a decade over four decades, then closer in, with the
-    same random numbers at every step: the exponent is then a smooth curve, whose own error over its slope is the limit's.
+    The first change of sign of the top exponent on a scan of 12 steps a decade over four decades, then closer
+    in, with the same random numbers at every step: the exponent is then a smooth curve, whose own error over
+    its slope is the limit's.
 
     Parameters
     ----------
@@ -104,30 +118,51 @@ def almost_sure_limit(flow: Flow, at: Any = None, *, level: str = "iteration", i
     if windows.size and windows[-1, 0] > limit:
         doubts.append("paths contract again at larger steps: see windows")
     status, about = "; ".join(doubts) or "ok", provenance(flow=repr(flow), **options)
-    return AlmostSureLimit(limit, error, steps, exponents, errors, windows, level=level, status=status, provenance=about)
+    return AlmostSureLimit(
+        limit, error, steps, exponents, errors, windows, level=level, status=status, provenance=about
+    )
 
 
-def _limit(rates: Rates, steps: np.ndarray, exponents: np.ndarray, errors: np.ndarray, options: dict[str, int]) -> tuple[float, float, list[str]]:
+def _limit(
+    rates: Rates, steps: np.ndarray, exponents: np.ndarray, errors: np.ndarray, options: dict[str, int]
+) -> tuple[float, float, list[str]]:
     """The limit, its error, and what is to be said of it, from a scan of steps."""
     sure = np.flatnonzero(np.abs(exponents) > SURE * (errors + ROUNDING))
     told = int(sure[0]) if len(sure) else len(steps)  # the first step at which the exponent is told from zero
-    doubts = [f"up to step {steps[told - 1]:.3g} the exponent is not told from zero: take more iterations"] if told else []
+    doubts = (
+        [f"up to step {steps[told - 1]:.3g} the exponent is not told from zero: take more iterations"]
+        if told
+        else []
+    )
     if not len(sure):
         return math.nan, 0.0, doubts
     first = _first_crossing(exponents, told)
     if first is None:
         return math.inf, 0.0, [*doubts, f"below zero up to the largest step tried, {steps[-1]:.3g}"]
     if first == 0:
-        return 0.0, 0.0, [*doubts, f"above zero at step {steps[told]:.3g}, the smallest at which it is told from zero"]
+        return (
+            0.0,
+            0.0,
+            [*doubts, f"above zero at step {steps[told]:.3g}, the smallest at which it is told from zero"],
+        )
     return *_crossing(rates, steps[first - 1 : first + 1], exponents[first - 1 : first + 1], options), doubts
 
 
 def top_exponents(
-    flow: Flow, steps: Any, at: Any = None, *, level: str = "iteration", iterations: int = 400, products: int = 200, seed: int = 0
+    flow: Flow,
+    steps: Any,
+    at: Any = None,
+    *,
+    level: str = "iteration",
+    iterations: int = 400,
+    products: int = 200,
+    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The top exponent per iteration at many steps with the same random numbers, and its standard error: two arrays (k,).
+    """The top exponent per iteration at many steps with the same random numbers, and its standard error: two
+    arrays (k,).
 
-    Much cheaper than `lyapunov_exponents` at each: the matrices are drawn once. The SDE's chain has ``dt = step``.
+    Much cheaper than `lyapunov_exponents` at each: the matrices are drawn once. The SDE's chain has ``dt =
+    step``.
     """
     steps = _check.array("steps", steps, ndim=1, shape="(k,)")
     if not len(steps) or not (steps > 0).all():
@@ -137,31 +172,48 @@ def top_exponents(
 
 def _rates(flow: Flow, at: Any, level: str, seed: int) -> Rates:
     if not isinstance(flow, Flow):
-        raise ValueError(f"`flow` must be a st.Flow; got {flow!r}. For matrices of one's own there is st.lyapunov_exponents.")
+        raise ValueError(
+            f"`flow` must be a st.Flow; got {flow!r}. For matrices of one's own there is "
+            "st.lyapunov_exponents."
+        )
     level, seed = _check.choice("level", level, LEVELS), _check.count("seed", seed, least=0)
     return moving_rates(linearize(flow, at), level, 1.0, seed)
 
 
-def _tops(rates: Rates, steps: np.ndarray, *, iterations: int, products: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _tops(
+    rates: Rates, steps: np.ndarray, *, iterations: int, products: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The top exponent of ``I - step X`` at all steps, and its error."""
-    iterations, products = _check.count("iterations", iterations, least=10), _check.count("products", products, least=10)
+    iterations, products = (
+        _check.count("iterations", iterations, least=10),
+        _check.count("products", products, least=10),
+    )
     if not rates.steady:
         return means(_growth(rates, steps, iterations, products, seed).T)
     (X,), (reach,) = rates.draw(np.random.default_rng(seed), 1)
     sizes = np.abs(1 - steps[:, None] * np.linalg.eigvals(X)).max(axis=1)
     with np.errstate(divide="ignore"):
-        return np.log(np.where(sizes <= EPS * rates.dim * (1 + steps * reach), 0.0, sizes)), np.zeros(len(steps))
+        return np.log(np.where(sizes <= EPS * rates.dim * (1 + steps * reach), 0.0, sizes)), np.zeros(
+            len(steps)
+        )
 
 
 def _growth(rates: Rates, steps: np.ndarray, iterations: int, products: int, seed: int) -> np.ndarray:
-    """Mean growth (steps, products) of one vector per factor, at all steps at once; ``-inf`` where only rounding is left of one."""
+    """Mean growth (steps, products) of one vector per factor, at all steps at once; ``-inf`` where only
+    rounding is left of one.
+    """
     dim, rng, burn = rates.dim, np.random.default_rng(seed), min(200, iterations // 5)
-    v = rates.start[:, 0] + 0.01 * rng.standard_normal((products, dim))  # not all along it, lest noise that couples no modes never leaves it
+    v = rates.start[:, 0] + 0.01 * rng.standard_normal(
+        (products, dim)
+    )  # not all along it, lest noise that couples no modes never leaves it
     v = np.broadcast_to(v, (len(steps), products, dim))
     growth, k, scale, least = np.zeros((len(steps), products)), -burn, steps[:, None], EPS * dim
     for X, reach in blocks(rates.draw, rng, burn + iterations, products, dim):
         if steps.max() * reach.max() > LARGEST:
-            raise ValueError(f"`steps` must be so small that one step does not overflow, below {LARGEST / reach.max():.2g}; got {steps.max():.3g}.")
+            raise ValueError(
+                "`steps` must be so small that one step does not overflow, below "
+                f"{LARGEST / reach.max():.2g}; got {steps.max():.3g}."
+            )
         for rate, far in zip(X, reach, strict=True):
             v = v - scale[..., None] * np.einsum("pij,spj->spi", rate, v)
             size = np.sqrt(np.einsum("spi,spi->sp", v, v))
@@ -184,7 +236,9 @@ def _windows(steps: np.ndarray, exponents: np.ndarray, errors: np.ndarray) -> np
 
 
 def _first_crossing(exponents: np.ndarray, told: int) -> int | None:
-    """The step at which the exponent has turned nonnegative, read around the first that is told from zero: 0 if it never was below, None if it stays there."""
+    """The step at which the exponent has turned nonnegative, read around the first that is told from zero: 0
+    if it never was below, None if it stays there.
+    """
     after = told + np.flatnonzero(exponents[told:] >= 0)
     if not len(after):
         return None
@@ -192,10 +246,14 @@ def _first_crossing(exponents: np.ndarray, told: int) -> int | None:
     return int(below[-1]) + 1 if len(below) else 0
 
 
-def _crossing(rates: Rates, ends: np.ndarray, growths: np.ndarray, options: dict[str, int]) -> tuple[float, float]:
-    """Where the exponent turns nonnegative between two steps, three times closer in and then along a straight line, and its error.
+def _crossing(
+    rates: Rates, ends: np.ndarray, growths: np.ndarray, options: dict[str, int]
+) -> tuple[float, float]:
+    """Where the exponent turns nonnegative between two steps, three times closer in and then along a straight
+    line, and its error.
 
-    The error needs the slope between the two: closer in, the logarithms of the few factors that are nearly zero make it erratic.
+    The error needs the slope between the two: closer in, the logarithms of the few factors that are nearly
+    zero make it erratic.
     """
     (low, high), slope = ends, float(np.diff(growths)[0] / np.diff(ends)[0])
     for _ in range(3):

@@ -30,7 +30,9 @@ SINGULAR = 1e12
 
 
 class Product(NamedTuple):
-    """What is multiplied: draws of matrices in `dim` directions, `flat` others being at rest; one is `length` of t, `ratio` iterations."""
+    """What is multiplied: draws of matrices in `dim` directions, `flat` others being at rest; one is `length`
+    of t, `ratio` iterations.
+    """
 
     draw: Draw
     dim: int
@@ -48,9 +50,11 @@ class Product(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Draws of ``X`` in ``B = I - dt X`` in the `dim` directions that anything moves; `steady` where every draw is the same.
+    """Draws of ``X`` in ``B = I - dt X`` in the `dim` directions that anything moves; `steady` where every
+    draw is the same.
 
-    `start` (dim, dim) holds the directions that contract least without noise, in order: small steps take long to find them.
+    `start` (dim, dim) holds the directions that contract least without noise, in order: small steps take long
+    to find them.
     """
 
     draw: Draw
@@ -67,13 +71,26 @@ def product_of_flow(flow: Flow, at: Any, level: str, dt: float | None, seed: int
         raise ValueError(f"`dt` belongs to level='sde': the iteration's step is {flow.step:g}; got dt={dt}.")
     ratio, linear = 1.0 if dt is None else _check.positive("dt", dt) / flow.step, linearize(flow, at)
     rates, length = moving_rates(linear, level, ratio, seed), ratio * flow.step
-    return Product(factors(rates.draw, length), rates.dim, level, rates.flat, length, ratio, rates.steady, rates.start, linear)
+    return Product(
+        factors(rates.draw, length),
+        rates.dim,
+        level,
+        rates.flat,
+        length,
+        ratio,
+        rates.steady,
+        rates.start,
+        linear,
+    )
 
 
 def product_of_function(function: Any, at: Any, dt: Any) -> Product:
     """The product of the matrices that a user's own function draws."""
     if not callable(function):
-        raise ValueError(f"`flow` must be a st.Flow or a function draw(rng, size) of random matrices (size, d, d); got {function!r}.")
+        raise ValueError(
+            "`flow` must be a st.Flow or a function draw(rng, size) of random matrices (size, d, d); got "
+            f"{function!r}."
+        )
     if at is not None or dt is not None:
         raise ValueError("`at` and `dt` belong to a st.Flow; matrices of one's own have neither.")
     return Product(*_own(function), level="matrices")
@@ -81,19 +98,26 @@ def product_of_function(function: Any, at: Any, dt: Any) -> Product:
 
 def moving_rates(linear: LinearFlow, level: str, ratio: float, seed: int) -> Rates:
     """The draws of ``X`` on the directions that anything moves: at an interpolating minimum not all are."""
-    noise, modes = linear.flow.noise_model, linear.vectors if level == "iteration" else np.eye(linear.flow.dim)
+    noise, modes = (
+        linear.flow.noise_model,
+        linear.vectors if level == "iteration" else np.eye(linear.flow.dim),
+    )
     draw, basis = _moving(rates(linear, level, ratio), linear.flow.dim, np.random.default_rng(seed))
     modes = basis.T @ modes
     order = [i for i in np.argsort(-linear.rates, kind="stable") if np.linalg.norm(modes[:, i]) > 0.5]
     dim, steady = basis.shape[1], not noise.has_curvature or not any(noise.scales)
-    return Rates(draw, dim, linear.flow.dim - dim, steady, np.linalg.qr(np.hstack([modes[:, order], np.eye(dim)]))[0])
+    return Rates(
+        draw, dim, linear.flow.dim - dim, steady, np.linalg.qr(np.hstack([modes[:, order], np.eye(dim)]))[0]
+    )
 
 
-# -- rates -----------------------------------------------------------------------------------------------------------
+# -- rates -----------------------------------------------------------------------------------------
 
 
 def rates(linear: LinearFlow, level: str, ratio: float) -> Draw:
-    """Draws of ``X`` in ``B = I - dt X``, which does not depend on the step as long as ``dt = ratio * step``."""
+    """Draws of ``X`` in ``B = I - dt X``, which does not depend on the step as long as ``dt = ratio *
+    step``.
+    """
     return _chain_rates(linear, ratio) if level == "sde" else _iteration_rates(linear)
 
 
@@ -116,18 +140,24 @@ def _iteration_rates(linear: LinearFlow) -> Draw:
     return draw
 
 
-def _hessians(flow: Flow, at: np.ndarray, hessian: np.ndarray, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _hessians(
+    flow: Flow, at: np.ndarray, hessian: np.ndarray, rng: np.random.Generator, size: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The Hessians (size, d, d) of gradient batches, and those of Hessian batches."""
     sample = flow.draw(size, rng, level="iteration")
     if not isinstance(sample, Batches):
         return hessian + sample.Eg, hessian + sample.Eh
     w = np.broadcast_to(at, (size, len(at)))
     slope = flow.objective.hessian(w, batch=sample.gradient)
-    return slope, slope if sample.hessian is sample.gradient else flow.objective.hessian(w, batch=sample.hessian)
+    return slope, slope if sample.hessian is sample.gradient else flow.objective.hessian(
+        w, batch=sample.hessian
+    )
 
 
 def _chain_rates(linear: LinearFlow, ratio: float) -> Draw:
-    """The same of the SDE's chain, in the Hessian's eigenbasis, which changes no exponent: ``-(A + G / sqrt(ratio))``."""
+    """The same of the SDE's chain, in the Hessian's eigenbasis, which changes no exponent: ``-(A + G /
+    sqrt(ratio))``.
+    """
     flow, Q, lam, gains = linear.flow, linear.vectors, linear.eigenvalues, linear.gains
     if flow.bends:
         check_cut(flow.method, lam)
@@ -147,7 +177,9 @@ def _chain_rates(linear: LinearFlow, ratio: float) -> Draw:
 def _moving(draw: Draw, dim: int, rng: np.random.Generator) -> tuple[Draw, np.ndarray]:
     """The draws on the directions that anything moves, and those directions (d, k)."""
     X = draw(rng, PROBE)[0]
-    values, axes = np.linalg.svd(np.concatenate([X, np.swapaxes(X, 1, 2)]).reshape(-1, dim), full_matrices=False)[1:]
+    values, axes = np.linalg.svd(
+        np.concatenate([X, np.swapaxes(X, 1, 2)]).reshape(-1, dim), full_matrices=False
+    )[1:]
     kept = axes[values > 1e-12 * values[0]].T if values[0] > 0 else axes.T
     if kept.shape[1] == dim:
         return draw, np.eye(dim)
@@ -160,19 +192,24 @@ def _moving(draw: Draw, dim: int, rng: np.random.Generator) -> tuple[Draw, np.nd
 
 
 def _regular(sizes: np.ndarray) -> None:
-    """Raise where the gain times the Hessian (n,) says that the gain is infinite, up to rounding: as on a batch smaller than the dimension."""
+    """Raise where the gain times the Hessian (n,) says that the gain is infinite, up to rounding: as on a
+    batch smaller than the dimension.
+    """
     broken = int(np.count_nonzero(~(sizes < SINGULAR)))
     if broken:
         raise ValueError(
-            f"The gain is singular, to working precision, on {broken} of {len(sizes)} Hessian batches drawn. Use damping, or larger Hessian batches."
+            f"The gain is singular, to working precision, on {broken} of {len(sizes)} Hessian batches drawn. "
+            "Use damping, or larger Hessian batches."
         )
 
 
-# -- factors ---------------------------------------------------------------------------------------------------------
+# -- factors ---------------------------------------------------------------------------------------
 
 
 def factors(drawn: Draw, length: float) -> Draw:
-    """``B = I - length X``, and the size of its rounding errors; what is within them of zero is zero, as for Newton's method at step 1."""
+    """``B = I - length X``, and the size of its rounding errors; what is within them of zero is zero, as for
+    Newton's method at step 1.
+    """
 
     def draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
         X, reach = drawn(rng, size)
@@ -180,7 +217,9 @@ def factors(drawn: Draw, length: float) -> Draw:
         with np.errstate(over="ignore"):
             B, rounding = np.eye(dim) - length * X, EPS * dim * (1 + length * reach)
         if not np.isfinite(B).all():
-            raise ValueError(f"The step, or `dt`, must be so small that one step does not overflow; got {length:g}.")
+            raise ValueError(
+                f"The step, or `dt`, must be so small that one step does not overflow; got {length:g}."
+            )
         B[np.abs(B).max(axis=(1, 2)) <= rounding] = 0.0
         return B, rounding
 
@@ -191,7 +230,10 @@ def _own(function: Callable) -> tuple[Draw, int]:
     """Draws of the user's own function, and their dimension."""
     first = np.shape(function(np.random.default_rng(0), 2))
     if len(first) != 3 or first[0] != 2 or first[1] != first[2] or first[1] == 0:
-        raise ValueError(f"`flow` as a function draw(rng, size) must give matrices of shape (size, d, d); for size = 2 it gave {first}.")
+        raise ValueError(
+            "`flow` as a function draw(rng, size) must give matrices of shape (size, d, d); for size = 2 it "
+            f"gave {first}."
+        )
 
     def draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
         return _check.shaped("draw(rng, size)", function(rng, size), (size, *first[1:])), np.zeros(size)
@@ -199,7 +241,9 @@ def _own(function: Callable) -> tuple[Draw, int]:
     return draw, first[1]
 
 
-def blocks(draw: Draw, rng: np.random.Generator, steps: int, products: int, dim: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def blocks(
+    draw: Draw, rng: np.random.Generator, steps: int, products: int, dim: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Matrices (chunk, products, d, d) and their roundings (chunk, products), `steps` in all."""
     chunk = max(1, CHUNK // (products * dim**2))
     for start in range(0, steps, chunk):

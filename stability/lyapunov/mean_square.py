@@ -1,4 +1,6 @@
-"""Half the growth rate of second moments, on the scale of the exponents: from theory, by quadrature, or measured."""
+"""Half the growth rate of second moments, on the scale of the exponents: from theory, by quadrature, or
+measured.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ GROUPS = 10
 
 
 def mean_square_rate(one: Product, rng: np.random.Generator) -> tuple[float, float, str]:
-    """Half the logarithm of the second-moment map's radius per iteration, its error, and what makes it doubtful."""
+    """Half the logarithm of the second-moment map's radius per iteration, its error, and what makes it
+    doubtful.
+    """
     rate, error, doubt = _per_factor(one, rng)
     return rate / one.ratio, error / one.ratio, doubt
 
@@ -34,7 +38,11 @@ def _per_factor(one: Product, rng: np.random.Generator) -> tuple[float, float, s
     if square is not None and math.isinf(square.value):
         return math.inf, 0.0, f"no second moment: {square.reason}"
     if square is not None and one.dim == 1:
-        return (0.5 * math.log(square.value), 0.5 * square.error / square.value, "") if square.value else (-math.inf, 0.0, "")
+        return (
+            (0.5 * math.log(square.value), 0.5 * square.error / square.value, "")
+            if square.value
+            else (-math.inf, 0.0, "")
+        )
     rate, error, doubt = _measured(one.draw, one.dim, rng)
     return rate, 0.0 if one.steady else error, doubt
 
@@ -48,27 +56,43 @@ def _chain_rate(linear: LinearFlow, dt: float) -> float:
             return float(np.log(np.max(np.abs(factor))))
     size = max(float(np.max(np.abs(factor))), spread)  # of huge steps the squares would overflow
     factor, strength = factor / size, (spread / size) ** 2
-    return math.log(size) + _half_log_radius(lambda M: np.outer(factor, factor) * M + strength * kick(M), linear.flow.dim)
+    return math.log(size) + _half_log_radius(
+        lambda M: np.outer(factor, factor) * M + strength * kick(M), linear.flow.dim
+    )
 
 
 def _quadrature(linear: LinearFlow) -> Estimate | None:
     """``E(1 - step X)^2`` of the leading mode; None where no single mode has it.
 
-    That is so where the noise is no Gaussian one, of a truncated method, and of a step so large that it overflows. In more
-    dimensions it tells only whether it is infinite: a Gaussian Hessian batch reaches a pole of the gain from any spectrum.
+    That is so where the noise is no Gaussian one, of a truncated method, and of a step so large that it
+    overflows. In more dimensions it tells only whether it is infinite: a Gaussian Hessian batch reaches a
+    pole of the gain from any spectrum.
     """
     flow, noise = linear.flow, linear.flow.noise_model
-    if type(noise) is not Noise or not noise.has_curvature or (flow.method.rank is not None and flow.method.rank < flow.dim):
+    if (
+        type(noise) is not Noise
+        or not noise.has_curvature
+        or (flow.method.rank is not None and flow.method.rank < flow.dim)
+    ):
         return None
-    alone = Noise(curvature=noise.curvature, batch=noise.batch, hessian_batch=noise.hessian_batch, coupling=noise.coupling)
+    alone = Noise(
+        curvature=noise.curvature,
+        batch=noise.batch,
+        hessian_batch=noise.hessian_batch,
+        coupling=noise.coupling,
+    )
     try:
-        return exact_mode(flow.method, curvature=float(linear.eigenvalues[0]), noise=alone).moment(2, flow.step)
+        return exact_mode(flow.method, curvature=float(linear.eigenvalues[0]), noise=alone).moment(
+            2, flow.step
+        )
     except ArithmeticError:
         return None
 
 
 def _measured(draw: Draw, dim: int, rng: np.random.Generator) -> tuple[float, float, str]:
-    """From draws in ten groups, each left out in turn (jackknife): the error, and a first-order correction of the bias."""
+    """From draws in ten groups, each left out in turn (jackknife): the error, and a first-order correction of
+    the bias.
+    """
     per = max(25, min(2000, int(4e7 / dim**4)))
     B = np.stack([draw(rng, per)[0] for _ in range(GROUPS)])
     size = float(np.abs(B).max())
@@ -77,7 +101,12 @@ def _measured(draw: Draw, dim: int, rng: np.random.Generator) -> tuple[float, fl
     B = B / size  # so that squares neither overflow nor vanish
     weights = np.sum(B**2, axis=(2, 3)).ravel()
     share = float(weights.max() / weights.sum())
-    doubt = "" if share < LUMP else f"one draw of {len(weights)} makes up {share:.0%} of the second moment: the mean-square rate is not measured"
+    doubt = (
+        ""
+        if share < LUMP
+        else f"one draw of {len(weights)} makes up {share:.0%} of the second moment: the mean-square rate is "
+        "not measured"
+    )
     whole = _radius_of(B.reshape(-1, dim, dim))
     if math.isinf(whole):  # nilpotent
         return whole, 0.0, doubt
@@ -90,7 +119,9 @@ def _radius_of(B: np.ndarray) -> float:
     dim = B.shape[-1]
     if dim * (dim + 1) // 2 > DENSE:
         rows = np.ascontiguousarray(B.transpose(1, 0, 2))  # two matrix products for E[B M B^T]
-        return _half_log_radius(lambda M: (rows.reshape(-1, dim) @ M).reshape(dim, -1) @ rows.reshape(dim, -1).T / len(B), dim)
+        return _half_log_radius(
+            lambda M: (rows.reshape(-1, dim) @ M).reshape(dim, -1) @ rows.reshape(dim, -1).T / len(B), dim
+        )
     flat = B.reshape(len(B), -1)
     tensor = (flat.T @ flat / len(B)).reshape((dim,) * 4).transpose(1, 3, 0, 2).reshape(dim**2, dim**2)
     return _half_log_radius(lambda M: (M.reshape(*M.shape[:-2], dim**2) @ tensor).reshape(M.shape), dim)
@@ -104,6 +135,14 @@ def _half_log_radius(apply: Map, dim: int) -> float:
     else:
         import scipy
 
-        operator = scipy.sparse.linalg.LinearOperator((half.size,) * 2, matvec=lambda v: half.pack(apply(half.unpack(v))), dtype=float)
-        radius = float(abs(scipy.sparse.linalg.eigs(operator, k=1, which="LM", v0=half.pack(np.eye(dim)), tol=1e-8, return_eigenvectors=False)[0]))
+        operator = scipy.sparse.linalg.LinearOperator(
+            (half.size,) * 2, matvec=lambda v: half.pack(apply(half.unpack(v))), dtype=float
+        )
+        radius = float(
+            abs(
+                scipy.sparse.linalg.eigs(
+                    operator, k=1, which="LM", v0=half.pack(np.eye(dim)), tol=1e-8, return_eigenvectors=False
+                )[0]
+            )
+        )
     return 0.5 * math.log(radius) if radius > 0 else -math.inf

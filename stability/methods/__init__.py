@@ -1,1 +1,3 @@
-"""Methods as scalar gains, and all readers of a gain: divided differences, response, preconditioner, program, SymPy."""
+"""Methods as scalar gains, and all readers of a gain: divided differences, response, preconditioner, program,
+SymPy.
+"""

@@ -1,11 +1,11 @@
 """Divided differences of a formula without cancellation.
 
 A formula written in plain arithmetic can be read on a `Divided`, which stands for the function ``f`` seen at
-two or three nodes and carries ``f[x, y]`` and ``f[x, y, z]`` beside the values. Each operation has an exact rule
-(Leibniz for products, the chain rule for divided differences), so equal or nearly equal nodes need no
+two or three nodes and carries ``f[x, y]`` and ``f[x, y, z]`` beside the values. Each operation has an exact
+rule (Leibniz for products, the chain rule for divided differences), so equal or nearly equal nodes need no
 tolerance: ``f[x, x]`` comes out as the derivative. This is how a method's gain, written once, yields the
-Daleckii-Krein matrix of its preconditioner. The nodes may be arrays of any namespace: at one node the formula's
-values come out, written with NumPy's functions though it may be.
+Daleckii-Krein matrix of its preconditioner. The nodes may be arrays of any namespace: at one node the
+formula's values come out, written with NumPy's functions though it may be.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ _PAIRS = ((0, 1), (1, 2), (0, 2))
 
 
 class Divided:
-    """A function at nodes ``x[, y[, z]]``: values, first (two nodes or more) and second divided difference (three)."""
+    """A function at nodes ``x[, y[, z]]``: values, first (two nodes or more) and second divided difference
+    (three).
+    """
 
     __slots__ = ("first", "second", "value")
 
@@ -42,9 +44,13 @@ class Divided:
         return result if isinstance(result, cls) else variable * 0.0 + result
 
     def _like(self, constant: Any) -> Divided:
-        if isinstance(constant, np.generic):  # would turn float32 into float64, and other namespaces refuse it
+        if isinstance(
+            constant, np.generic
+        ):  # would turn float32 into float64, and other namespaces refuse it
             constant = constant.item()
-        return Divided((constant,) * len(self.value), (0.0,) * len(self.first), None if self.second is None else 0.0)
+        return Divided(
+            (constant,) * len(self.value), (0.0,) * len(self.first), None if self.second is None else 0.0
+        )
 
     def _compose(self, outer: Callable, outer1: Callable, outer2: Callable) -> Divided:
         f, d = self.value, self.first
@@ -96,7 +102,9 @@ class Divided:
         if 2 * power == int(2 * power):
             return self.sqrt() ** int(2 * power)
         power = float(power)
-        return self._compose(lambda a: a**power, lambda a, b: _power1(a, b, power), lambda a, b, c: _power2(a, b, c, power))
+        return self._compose(
+            lambda a: a**power, lambda a, b: _power1(a, b, power), lambda a, b, c: _power2(a, b, c, power)
+        )
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -156,11 +164,15 @@ def _power1(a: Any, b: Any, p: float) -> Any:
     return (xp.sqrt(a) * xp.sqrt(b)) ** (p - 1) * ratio
 
 
-_NODES, _WEIGHTS = (0.5 * (part + shift) for part, shift in zip(np.polynomial.legendre.leggauss(12), (1, 0), strict=True))
+_NODES, _WEIGHTS = (
+    0.5 * (part + shift) for part, shift in zip(np.polynomial.legendre.leggauss(12), (1, 0), strict=True)
+)
 
 
 def _power2(a: Any, b: Any, c: Any, p: float) -> Any:
-    """``x^p[a, b, c]`` for positive nodes (NumPy only): a difference quotient where they lie apart, Hermite and Genocchi's integral where not."""
+    """``x^p[a, b, c]`` for positive nodes (NumPy only): a difference quotient where they lie apart, Hermite
+    and Genocchi's integral where not.
+    """
     a, b, c = np.sort(np.stack(np.broadcast_arrays(a, b, c)).astype(float), axis=0)
     apart = c - a > 0.2 * c
     quotient = (_power1(b, c, p) - _power1(a, b, p)) / np.where(apart, c - a, 1.0)

@@ -33,16 +33,24 @@ class Formula:
         free = sorted(expression.free_symbols, key=str)
         if len(free) > 1:
             listed = ", ".join(map(str, free))
-            raise ValueError(f"A SymPy `gain` must have one free symbol, the eigenvalue; got {listed}. Substitute numbers for the others.")
+            raise ValueError(
+                f"A SymPy `gain` must have one free symbol, the eigenvalue; got {listed}. Substitute numbers "
+                "for the others."
+            )
         if any(symbol.is_nonnegative or symbol.is_nonpositive for symbol in free):
             raise ValueError(
-                f"The eigenvalue of a SymPy `gain` takes both signs, yet {free[0]} is assumed to have one. Use sympy.Symbol({str(free[0])!r}, real=True)."
+                f"The eigenvalue of a SymPy `gain` takes both signs, yet {free[0]} is assumed to have one. "
+                f"Use sympy.Symbol({str(free[0])!r}, real=True)."
             )
         self.expression, self.symbol = expression, free[0] if free else None
         self._check(expression)
 
     def _check(self, node: Any) -> None:
-        if not (node.is_Symbol or (node.is_number and not node.args) or type(node).__name__ in ("Add", "Mul", "Pow", "Abs")):
+        if not (
+            node.is_Symbol
+            or (node.is_number and not node.args)
+            or type(node).__name__ in ("Add", "Mul", "Pow", "Abs")
+        ):
             raise ValueError(f"A SymPy `gain` may use + - * / ** and Abs; got {type(node).__name__}.")
         if type(node).__name__ == "Pow" and not node.exp.is_number:
             raise ValueError(f"A SymPy `gain` may raise to fixed powers; got {node}.")
@@ -63,14 +71,19 @@ class Formula:
         kind = type(node).__name__
         if kind == "Pow":
             return 1 / parts[0] if node.exp == -1 else parts[0] ** float(node.exp)
-        return abs(parts[0]) if kind == "Abs" else functools.reduce(operator.add if kind == "Add" else operator.mul, parts)
+        return (
+            abs(parts[0])
+            if kind == "Abs"
+            else functools.reduce(operator.add if kind == "Add" else operator.mul, parts)
+        )
 
 
 class Symbolic:
-    """A SymPy expression that NumPy's functions can be applied to: what a gain in plain arithmetic is read on.
+    """A SymPy expression that NumPy's functions can be applied to: what a gain in plain arithmetic is read
+    on.
 
-    It counts its operations as it grows: a formula that uses an intermediate result twice doubles them, and SymPy
-    would not come back from a few dozen such doublings.
+    It counts its operations as it grows: a formula that uses an intermediate result twice doubles them, and
+    SymPy would not come back from a few dozen such doublings.
     """
 
     __slots__ = ("expression", "size")
@@ -96,14 +109,24 @@ class Symbolic:
 
 def _bounded(size: int) -> int:
     if size > LARGEST:
-        raise ValueError(f"Symbolic derivations take gains of up to {LARGEST} operations. Use st.linearize or st.exact_mode for numbers.")
+        raise ValueError(
+            f"Symbolic derivations take gains of up to {LARGEST} operations. Use st.linearize or "
+            "st.exact_mode for numbers."
+        )
     return size
 
 
 def _binary(rule: Callable[[Any, Any], Any], *, swapped: bool = False) -> Callable[[Symbolic, Any], Symbolic]:
     def apply(self: Symbolic, other: Any) -> Symbolic:
         # Before SymPy works on it; a whole power is a polynomial to be, of that degree.
-        degree = abs(int(other)) if rule is operator.pow and not swapped and isinstance(other, (int, float)) and other == int(other) else 1
+        degree = (
+            abs(int(other))
+            if rule is operator.pow
+            and not swapped
+            and isinstance(other, (int, float))
+            and other == int(other)
+            else 1
+        )
         size = _bounded(self.size + degree + (other.size if isinstance(other, Symbolic) else 0))
         pair = self.expression, exact(other)
         return Symbolic(rule(*(pair[::-1] if swapped else pair)), size)

@@ -1,4 +1,5 @@
-"""Methods from the literature beside the five of `stability.methods.method`: each is one formula, as a user would write it.
+"""Methods from the literature beside the five of `stability.methods.method`: each is one formula, as a user
+would write it.
 
 >>> import stability as st
 >>> st.gallery.fractional(power=0.5).gains([4.0, -0.25])
@@ -14,29 +15,36 @@ from .method import Method
 
 
 def rsfn(*, eps: float) -> Method:
-    """Regularised saddle-free Newton, ``phi = (lam^2 + eps)^(-1/2)``: smooth in the Hessian at ``lam = 0`` too.
+    """Regularised saddle-free Newton, ``phi = (lam^2 + eps)^(-1/2)``: smooth in the Hessian at ``lam = 0``
+    too.
 
     Raises
     ------
     ValueError
         If `eps` is not a finite number > 0.
     """
-    return Method(gain=lambda lam, eps: 1 / np.sqrt(lam**2 + eps), name="R-SFN", eps=_check.positive("eps", eps))
+    return Method(
+        gain=lambda lam, eps: 1 / np.sqrt(lam**2 + eps), name="R-SFN", eps=_check.positive("eps", eps)
+    )
 
 
 def newsamp(*, rank: int) -> Method:
-    """NewSamp (Erdogdu and Montanari 2015): Newton on the `rank` largest eigenvalues, ``1 / lam_{r+1}`` on all others.
+    """NewSamp (Erdogdu and Montanari 2015): Newton on the `rank` largest eigenvalues, ``1 / lam_{r+1}`` on
+    all others.
 
     Raises
     ------
     ValueError
         If `rank` < 1; where a spectrum has fewer than `rank` eigenvalues.
     """
-    return Method(gain=lambda lam: 1 / lam, tail_gain=lambda lam_next: 1 / lam_next, rank=rank, name="NewSamp")
+    return Method(
+        gain=lambda lam: 1 / lam, tail_gain=lambda lam_next: 1 / lam_next, rank=rank, name="NewSamp"
+    )
 
 
 def natural_gradient(*, variance: float, eps: float) -> Method:
-    """The natural gradient where the gradient covariance is ``variance * H``: ``phi = 1 / (variance * lam + eps)``.
+    """The natural gradient where the gradient covariance is ``variance * H``: ``phi = 1 / (variance * lam +
+    eps)``.
 
     Raises
     ------
@@ -44,15 +52,25 @@ def natural_gradient(*, variance: float, eps: float) -> Method:
         If `variance` or `eps` is not a finite number > 0.
     """
     variance, eps = _check.positive("variance", variance), _check.positive("eps", eps)
-    return Method(gain=lambda lam, variance, eps: 1 / (variance * lam + eps), name="natural gradient", variance=variance, eps=eps)
+    return Method(
+        gain=lambda lam, variance, eps: 1 / (variance * lam + eps),
+        name="natural gradient",
+        variance=variance,
+        eps=eps,
+    )
 
 
 def fractional(*, power: float) -> Method:
-    """A fractional power of the curvature, ``phi = |lam|^(-power)``: between SGD (0) and saddle-free Newton without damping (1).
+    """A fractional power of the curvature, ``phi = |lam|^(-power)``: between SGD (0) and saddle-free Newton
+    without damping (1).
 
     Raises
     ------
     ValueError
         If `power` is not a finite number > 0.
     """
-    return Method(gain=lambda lam, power: abs(lam) ** (-power), name="fractional power", power=_check.positive("power", power))
+    return Method(
+        gain=lambda lam, power: abs(lam) ** (-power),
+        name="fractional power",
+        power=_check.positive("power", power),
+    )

@@ -1,8 +1,8 @@
 """Methods: preconditioners that are spectral functions of the Hessian, ``P(H) = Q diag(phi) Q^T``.
 
-A method is one scalar formula, its *gain* ``phi(lam)``, written in plain arithmetic. Numbers, SymPy symbols and
-the divided differences of `stability.methods.divided` all read that same formula. A truncated method (`LRSFN`) adds a rank
-and a scalar *tail gain*.
+A method is one scalar formula, its *gain* ``phi(lam)``, written in plain arithmetic. Numbers, SymPy symbols
+and the divided differences of `stability.methods.divided` all read that same formula. A truncated method
+(`LRSFN`) adds a rank and a scalar *tail gain*.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Method:
     rank : int, optional
         Eigenpairs that `gain` applies to, largest ``|lam|`` first; all by default.
     tail_gain : callable, optional
-        With `rank`: the gain of all other directions, a formula of the first eigenvalue left out, ``lam_{r+1}``.
+        With `rank`: the gain of all other directions, a formula of the first eigenvalue left out,
+        ``lam_{r+1}``.
     **parameters : float
         Further arguments of `gain` (and of `tail_gain`), by name. Theorems then hold for them as symbols.
 
@@ -68,7 +69,9 @@ class Method:
         self.name, self.parameter_names = name, tuple(parameters)
         for key, value in parameters.items():
             if hasattr(type(self), key):
-                raise ValueError(f"A parameter of a gain may not be called {key!r}: a method has that name already.")
+                raise ValueError(
+                    f"A parameter of a gain may not be called {key!r}: a method has that name already."
+                )
             setattr(self, key, float(_check.array(key, value, ndim=0, shape="()")))
         self.rank = None if rank is None else _check.count("rank", rank)
         self._gain = self._formula("gain", gain)
@@ -79,14 +82,18 @@ class Method:
         if is_expression(formula):
             formula = Formula(formula)
         if not callable(formula):
-            raise ValueError(f"`{name}` must be a function of one eigenvalue or a SymPy expression; got {formula!r}.")
+            raise ValueError(
+                f"`{name}` must be a function of one eigenvalue or a SymPy expression; got {formula!r}."
+            )
         node = Divided.variable(np.array(1.0), np.array(2.0))
         try:
             # A constant gain forgets the type it was read with: `_spectral` broadcasts it.
             with np.errstate(all="ignore"):  # the node may be a pole
                 formula(node, **self.parameters)
         except Exception as error:  # a user's function may fail in any way
-            raise ValueError(f"`{name}` must be written in plain arithmetic (+ - * / **, abs, numpy.sqrt): {error}.") from None
+            raise ValueError(
+                f"`{name}` must be written in plain arithmetic (+ - * / **, abs, numpy.sqrt): {error}."
+            ) from None
         return formula
 
     @property
@@ -107,7 +114,9 @@ class Method:
         return self._gain(lam, **self.parameters)
 
     def tail_gain(self, lam_next: Any) -> Any:
-        """The gain off the kept eigenvectors, given the first eigenvalue left out (truncated methods only)."""
+        """The gain off the kept eigenvectors, given the first eigenvalue left out (truncated methods
+        only).
+        """
         if self._tail_gain is None:
             raise TypeError(f"{self.name} keeps every eigenvalue: it has no tail")
         return self._tail_gain(lam_next, **self.parameters)
@@ -119,7 +128,9 @@ class Method:
         return SpectralResponse(self, np.asarray(lams, dtype=float)).gains
 
     def divided_differences(self, lams: np.ndarray) -> np.ndarray:
-        """``Phi_ij = (phi_i - phi_j) / (lam_i - lam_j)``, repeated eigenvalues in the limit, (..., d) -> (..., d, d)."""
+        """``Phi_ij = (phi_i - phi_j) / (lam_i - lam_j)``, repeated eigenvalues in the limit, (..., d) ->
+        (..., d, d).
+        """
         return SpectralResponse(self, np.asarray(lams, dtype=float)).divided
 
     @property
@@ -210,13 +221,15 @@ class LRSFN(SFN):
     damping : float
         ``gamma > 0``.
     tail : {"damping", "flat"}
-        Gain off the kept eigenvectors: ``1 / damping`` (the published method), or ``1 / (|lam_{r+1}| + damping)``
-        (the idea of NewSamp, Erdogdu and Montanari 2015, damped), which lifts the truncation's step limit.
+        Gain off the kept eigenvectors: ``1 / damping`` (the published method), or ``1 / (|lam_{r+1}| +
+        damping)`` (the idea of NewSamp, Erdogdu and Montanari 2015, damped), which lifts the truncation's
+        step limit.
 
     Raises
     ------
     ValueError
-        If `rank` < 1, `damping` <= 0 or `tail` is unknown; where a spectrum has fewer than `rank` eigenvalues.
+        If `rank` < 1, `damping` <= 0 or `tail` is unknown; where a spectrum has fewer than `rank`
+        eigenvalues.
     """
 
     name = "LRSFN"

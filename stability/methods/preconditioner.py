@@ -1,4 +1,6 @@
-"""The preconditioner at many states at once: one gain, applied the cheapest way that the Hessian's form allows."""
+"""The preconditioner at many states at once: one gain, applied the cheapest way that the Hessian's form
+allows.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from .method import Method
 from .response import SpectralResponse
 
 COMPILED_DIM = _fast.MAX_DIM
-"""The compiled reduction beats LAPACK's eigenvectors in every dimension that it handles (measured: 5 to 12 times)."""
+"""The compiled reduction beats LAPACK's eigenvectors in every dimension that it handles (measured: 5 to 12
+times).
+"""
 
 
 class Identity:
@@ -45,7 +49,9 @@ class Spectral:
     def derivative(self, noise: Any, v: Any) -> Any:
         """``DP[E] v`` for noise (..., d, d)."""
         turned = transpose(self.vectors) @ noise @ self.vectors
-        return matvec(self.vectors, matvec(self.response.derivative(turned), matvec(transpose(self.vectors), v)))
+        return matvec(
+            self.vectors, matvec(self.response.derivative(turned), matvec(transpose(self.vectors), v))
+        )
 
 
 class Diagonal:
@@ -60,9 +66,11 @@ class Diagonal:
 
 
 class Planar:
-    """Two dimensions in closed form: ``P = level I + slope (H - mean I)`` through both eigenvalues ``mean -+ radius``.
+    """Two dimensions in closed form: ``P = level I + slope (H - mean I)`` through both eigenvalues ``mean -+
+    radius``.
 
-    Rounding in `slope` is divided by the radius and multiplied by it again, so nearly equal eigenvalues lose nothing.
+    Rounding in `slope` is divided by the radius and multiplied by it again, so nearly equal eigenvalues lose
+    nothing.
     """
 
     def __init__(self, method: Method, hessian: Any):
@@ -72,7 +80,8 @@ class Planar:
         self.half = 0.5 * (first - last)
         mean = 0.5 * (first + last)
         radius = xp.sqrt(self.half * self.half + self.cross * self.cross)
-        # Paths last, so that each eigenvalue's row is contiguous; ascending, as eigenvalues are everywhere else.
+        # Paths last, so that each eigenvalue's row is contiguous; ascending, as eigenvalues are everywhere
+        # else.
         self.response = SpectralResponse(method, xp.stack([mean - radius, mean + radius], axis=0).T)
         low, high = self.response.gains[..., 0], self.response.gains[..., 1]
         self.level = 0.5 * (low + high)
@@ -101,12 +110,16 @@ class CompiledPlanar:
         """``P v``, (m, 2) -> (m, 2)."""
         gains = np.ascontiguousarray(self.response.gains.T[::-1])
         out = np.zeros((2, len(v)))
-        _fast.planar_step(self.cross, self.shape, gains, np.ascontiguousarray(v.T), out, np.empty((4, len(v))))
+        _fast.planar_step(
+            self.cross, self.shape, gains, np.ascontiguousarray(v.T), out, np.empty((4, len(v)))
+        )
         return out.T
 
 
 class CompiledSpectral:
-    """A few dimensions without eigenvectors: the Hessian is reduced again for every vector, and rotations act on that alone."""
+    """A few dimensions without eigenvectors: the Hessian is reduced again for every vector, and rotations act
+    on that alone.
+    """
 
     response = None
 
@@ -115,7 +128,12 @@ class CompiledSpectral:
 
     def apply(self, v: np.ndarray) -> np.ndarray:
         """``P v``, (m, d) -> (m, d)."""
-        return _fast.spectral_apply(self.hessian, v, lambda lams: SpectralResponse(self.method, lams).gains, self._workspace(v.shape[-1]))
+        return _fast.spectral_apply(
+            self.hessian,
+            v,
+            lambda lams: SpectralResponse(self.method, lams).gains,
+            self._workspace(v.shape[-1]),
+        )
 
     _kept = threading.local()
 

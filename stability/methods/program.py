@@ -1,7 +1,8 @@
-"""A formula in plain arithmetic as a list of instructions, which compiled code can follow without knowing the formula.
+"""A formula in plain arithmetic as a list of instructions, which compiled code can follow without knowing the
+formula.
 
-A gain, or an objective's `planar`, is read once on a `Traced`; each operation becomes one instruction on numbered
-registers. Followed in order they round exactly as NumPy does on the same formula.
+A gain, or an objective's `planar`, is read once on a `Traced`; each operation becomes one instruction on
+numbered registers. Followed in order they round exactly as NumPy does on the same formula.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ LONGEST = 64
 
 
 class Untraceable(TypeError):
-    """The formula is no list of operations: it asks for a number, or uses a function that has no instruction."""
+    """The formula is no list of operations: it asks for a number, or uses a function that has no
+    instruction.
+    """
 
 
 class Program:
@@ -55,10 +58,11 @@ class Program:
         def register(name: tuple[str, int]) -> int:
             return place[name[0]] + name[1]
 
-        self.code = np.array(
-            [(kind, first + i, register(a), register(b)) for i, (kind, a, b) in enumerate(self._instructions)],  # type: ignore[arg-type]
-            dtype=np.int64,
-        ).reshape(-1, 4)
+        rows = [
+            (kind, first + i, register(a), register(b))  # type: ignore[arg-type]
+            for i, (kind, a, b) in enumerate(self._instructions)
+        ]
+        self.code = np.array(rows, dtype=np.int64).reshape(-1, 4)
         self.constants = np.array(values)
         self.results = np.array([register(name) for name in names], dtype=np.int64)
         self.registers = first + len(self._instructions)

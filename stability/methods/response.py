@@ -1,4 +1,6 @@
-"""A method at given spectra: its preconditioner ``P`` and the derivatives of ``P`` in the Hessian's eigenbasis."""
+"""A method at given spectra: its preconditioner ``P`` and the derivatives of ``P`` in the Hessian's
+eigenbasis.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +35,10 @@ class SpectralResponse:
 
     Notes
     -----
-    For `LRSFN` the preconditioner is the spectral function that is ``phi`` on the kept eigenvalues and locally
-    constant on the rest (divided differences by index), plus, with the flat tail, the motion of that constant
-    with ``lam_{r+1}``. Everything below is exact for distinct ``|lam_r| > |lam_{r+1}|``; where they coincide
-    ``Phi`` is infinite: the truncation is not differentiable there.
+    For `LRSFN` the preconditioner is the spectral function that is ``phi`` on the kept eigenvalues and
+    locally constant on the rest (divided differences by index), plus, with the flat tail, the motion of that
+    constant with ``lam_{r+1}``. Everything below is exact for distinct ``|lam_r| > |lam_{r+1}|``; where they
+    coincide ``Phi`` is infinite: the truncation is not differentiable there.
     """
 
     def __init__(self, method: Gains, lams: Any):
@@ -52,7 +54,9 @@ class SpectralResponse:
     def _gains(self) -> Any:
         """The gain at every eigenvalue, before any truncation."""
         lams = self.lams
-        if not isinstance(lams, np.ndarray):  # read on `Divided`, so that a formula with NumPy's functions is one here too
+        if not isinstance(
+            lams, np.ndarray
+        ):  # read on `Divided`, so that a formula with NumPy's functions is one here too
             return self._spread(_values(self.method.gain, lams), lams.shape)
         with np.errstate(all="ignore"):
             gains = self.method.gain(lams)
@@ -122,7 +126,9 @@ class SpectralResponse:
         return self._spread(table.first[0], (*lam.shape, lam.shape[-1]))
 
     def _first(self, values: Any, kept_pairs: Any) -> Any:
-        """Divided differences of `values` by index: given for kept pairs, quotients across the cut, 0 in the tail."""
+        """Divided differences of `values` by index: given for kept pairs, quotients across the cut, 0 in the
+        tail.
+        """
         if not self.truncated:
             return kept_pairs
         lam, xp = self.lams, namespace(self.lams)
@@ -185,7 +191,9 @@ class SpectralResponse:
 
 
 def _values(formula: Any, nodes: Any) -> Any:
-    """A formula in plain arithmetic at `nodes` of any namespace; what it gives for one number where it is constant."""
+    """A formula in plain arithmetic at `nodes` of any namespace; what it gives for one number where it is
+    constant.
+    """
     result = formula(Divided.variable(nodes))
     return result.value[0] if isinstance(result, Divided) else result
 
@@ -203,28 +211,43 @@ def singular_directions(method: Gains, lams: np.ndarray) -> int:
     lams = np.asarray(lams, dtype=float)
     nudge = 8 * np.finfo(float).eps * len(lams) * max(float(np.max(np.abs(lams), initial=0.0)), 1e-290)
 
-    lams = np.where(np.abs(lams) <= nudge, 0.0, lams)  # a pole at 0 that keeps its sign, such as |lam|^-p, is found by hitting it
+    lams = np.where(
+        np.abs(lams) <= nudge, 0.0, lams
+    )  # a pole at 0 that keeps its sign, such as |lam|^-p, is found by hitting it
     with np.errstate(all="ignore"):
-        here, right, left, far = (np.asarray(method.gain(x) + 0 * x, dtype=float) for x in (lams, lams + nudge, lams - nudge, lams + 4 * nudge))
+        here, right, left, far = (
+            np.asarray(method.gain(x) + 0 * x, dtype=float)
+            for x in (lams, lams + nudge, lams - nudge, lams + 4 * nudge)
+        )
     # A pole changes the gain's sign and is steep; a zero changes it too, but the gain grows away from it.
-    return int(np.count_nonzero(~np.isfinite(here) | ((np.sign(right) != np.sign(left)) & (np.abs(right) > np.abs(far)))))
+    return int(
+        np.count_nonzero(
+            ~np.isfinite(here) | ((np.sign(right) != np.sign(left)) & (np.abs(right) > np.abs(far)))
+        )
+    )
 
 
 def check_regular(method: Gains, lams: np.ndarray) -> None:
     """Raise where ``P(H)`` does not exist, naming the directions and a method that does."""
     count = singular_directions(method, lams)
     if count:
-        raise ValueError(f"The curvature is singular for {method.name} along {count} of {len(lams)} directions: its gain is infinite there; {method.remedy()}.")
+        raise ValueError(
+            f"The curvature is singular for {method.name} along {count} of {len(lams)} directions: its gain "
+            f"is infinite there; {method.remedy()}."
+        )
 
 
 def check_cut(method: Gains, lams: np.ndarray) -> None:
-    """Raise where a truncation cuts through eigenvalues (d,) of equal size, up to rounding: ``P`` is not differentiable there."""
+    """Raise where a truncation cuts through eigenvalues (d,) of equal size, up to rounding: ``P`` is not
+    differentiable there.
+    """
     if method.rank is None or method.rank >= len(lams):
         return
     size = np.sort(np.abs(lams))[::-1]
     kept, dropped = size[method.rank - 1], size[method.rank]
     if kept - dropped <= 8 * np.finfo(float).eps * len(lams) * size[0]:
         raise ValueError(
-            f"rank {method.rank} cuts through eigenvalues of equal size ({kept:.4g}): P(H + Eh) is not differentiable there "
+            f"rank {method.rank} cuts through eigenvalues of equal size ({kept:.4g}): P(H + Eh) is not "
+            "differentiable there "
             "and the linearised Hessian noise does not exist. Choose another rank, or hessian_batch=inf."
         )

@@ -1,4 +1,5 @@
-"""Formulas as a graph of operations in which equal parts are stored once: derivatives by the chain rule, evaluation on arrays.
+"""Formulas as a graph of operations in which equal parts are stored once: derivatives by the chain rule,
+evaluation on arrays.
 
 Nothing is ever made into text or code: a graph is differentiated into more graph, and walked to be evaluated.
 """
@@ -46,8 +47,8 @@ class Graph:
     Attributes
     ----------
     nodes : list of tuple
-        ``("number", value)``, ``("variable", i)``, ``("add" | "sub" | "mul" | "div" | "pow", a, b)``, ``("neg", a)`` or
-        ``(function, a)``.
+        ``("number", value)``, ``("variable", i)``, ``("add" | "sub" | "mul" | "div" | "pow", a, b)``,
+        ``("neg", a)`` or ``(function, a)``.
     """
 
     def __init__(self) -> None:
@@ -63,7 +64,7 @@ class Graph:
             self.nodes.append(parts)
         return place
 
-    # -- building ------------------------------------------------------------------------------------------------
+    # -- building ----------------------------------------------------------------------------------
 
     def number(self, value: float) -> int:
         return self._node("number", float(value) + 0.0)  # one zero
@@ -156,7 +157,7 @@ class Graph:
             raise Undefined(f"{what} of its constants is not a finite real number")
         return self.number(value)
 
-    # -- differentiating -----------------------------------------------------------------------------------------
+    # -- differentiating ---------------------------------------------------------------------------
 
     def reached(self, roots: Iterable[int]) -> list[int]:
         """The nodes that these are made of, themselves included, each after its parts."""
@@ -202,7 +203,9 @@ class Graph:
         if kind in ("number", "variable"):
             return []
         found = _PARTIALS[kind](self, node, *parts)
-        return [(part, partial) for part, partial in zip(parts, found, strict=True) if self.value(part) is None]
+        return [
+            (part, partial) for part, partial in zip(parts, found, strict=True) if self.value(part) is None
+        ]
 
 
 def _power(graph: Graph, node: int, a: int, b: int) -> tuple[int, int]:
@@ -243,13 +246,22 @@ _PARTIALS: dict[str, Callable[..., tuple[int, ...]]] = {
 
 
 class Evaluator:
-    """Some nodes of a graph as a function of its variables; results that no longer matter are dropped on the way."""
+    """Some nodes of a graph as a function of its variables; results that no longer matter are dropped on the
+    way.
+    """
 
     def __init__(self, graph: Graph, roots: Sequence[int]):
         self.roots = list(roots)
         order = graph.reached(roots)
         last = {part: node for node in order for part in graph._parts(node)}
-        self._steps = [(node, graph.nodes[node], [p for p in set(graph._parts(node)) if last[p] == node and p not in set(roots)]) for node in order]
+        self._steps = [
+            (
+                node,
+                graph.nodes[node],
+                [p for p in set(graph._parts(node)) if last[p] == node and p not in set(roots)],
+            )
+            for node in order
+        ]
 
     def __call__(self, variables: Sequence[Any]) -> list[Any]:
         """One result per node, of the variables' shape or a plain number."""

@@ -15,7 +15,9 @@ PIECE = 1024
 
 
 class Activation(NamedTuple):
-    """A smooth function with two derivatives: of ``z``; of ``z`` and the value ``a`` there; of both and the slope ``s``."""
+    """A smooth function with two derivatives: of ``z``; of ``z`` and the value ``a`` there; of both and the
+    slope ``s``.
+    """
 
     value: Callable[[Any], Any]
     slope: Callable[[Any, Any], Any]
@@ -29,7 +31,9 @@ def _tanh(z: Any) -> Any:
 def _sigmoid(z: Any) -> Any:
     xp = namespace(z)
     size = xp.abs(z)
-    return xp.exp(0.5 * (z - size)) / (1 + xp.exp(-size))  # without overflow, and not lost to rounding where it is small
+    return xp.exp(0.5 * (z - size)) / (
+        1 + xp.exp(-size)
+    )  # without overflow, and not lost to rounding where it is small
 
 
 def _softplus(z: Any) -> Any:
@@ -57,7 +61,8 @@ ACTIVATIONS = {
 
 
 class Errors(NamedTuple):
-    """A sample's loss at the outputs: its value (..., b), its gradient (..., b, m), and its Hessian as a map of such arrays.
+    """A sample's loss at the outputs: its value (..., b), its gradient (..., b, m), and its Hessian as a map
+    of such arrays.
 
     The map, which `curvature` prepares, may overwrite what it is given.
     """
@@ -68,10 +73,12 @@ class Errors(NamedTuple):
 
 
 def cross_entropy(z: Any, labels: Any) -> Errors:
-    """``log sum_j exp z_j - z_label``, its value and derivatives to relative rounding however well the samples are fitted.
+    """``log sum_j exp z_j - z_label``, its value and derivatives to relative rounding however well the
+    samples are fitted.
 
-    A fitted label's probability is 1 within rounding, and what is subtracted from it would be lost. So its slope is minus
-    the sum of the others', and the curvature acts on directions as they differ from the most probable class's.
+    A fitted label's probability is 1 within rounding, and what is subtracted from it would be lost. So its
+    slope is minus the sum of the others', and the curvature acts on directions as they differ from the most
+    probable class's.
     """
     xp = namespace(z)
     width = z.shape[-1]
@@ -85,7 +92,9 @@ def cross_entropy(z: Any, labels: Any) -> Errors:
     total = own + rest
 
     def losses() -> Any:
-        return (xp.log1p(rest + (own - 1)) - (chosen * z) @ one)[..., 0]  # own is 1 where the label is the most probable
+        return (xp.log1p(rest + (own - 1)) - (chosen * z) @ one)[
+            ..., 0
+        ]  # own is 1 where the label is the most probable
 
     def curvature() -> Callable[[Any], Any]:
         samples, p = z.shape[0], exponentials / total
@@ -105,7 +114,11 @@ def cross_entropy(z: Any, labels: Any) -> Errors:
 def squared(z: Any, targets: Any) -> Errors:
     """``mean_j (z_j - y_j)^2 / 2``."""
     gap, share = z - targets, 1 / z.shape[-1]
-    return Errors(lambda: (0.5 * share) * namespace(gap).sum(gap * gap, axis=-1), gap * share, lambda: lambda r: r * share)
+    return Errors(
+        lambda: (0.5 * share) * namespace(gap).sum(gap * gap, axis=-1),
+        gap * share,
+        lambda: lambda r: r * share,
+    )
 
 
 LOSSES = {"cross-entropy": cross_entropy, "squared": squared}
@@ -120,7 +133,9 @@ class Trace(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """Where a layer's numbers lie in the state: weights (inputs, outputs) row by row, then biases (outputs,)."""
+    """Where a layer's numbers lie in the state: weights (inputs, outputs) row by row, then biases
+    (outputs,).
+    """
 
     start: int
     inputs: int
@@ -136,11 +151,15 @@ class Layer(NamedTuple):
 
     def weights(self, w: Any) -> Any:
         """(..., d) -> (..., inputs, outputs)."""
-        return namespace(w).reshape(w[..., self.start : self.middle], (*w.shape[:-1], self.inputs, self.outputs))
+        return namespace(w).reshape(
+            w[..., self.start : self.middle], (*w.shape[:-1], self.inputs, self.outputs)
+        )
 
     def affine(self, w: Any) -> Any:
         """Weights and, as their last row, biases: (..., d) -> (..., inputs + 1, outputs)."""
-        return namespace(w).reshape(w[..., self.start : self.stop], (*w.shape[:-1], self.inputs + 1, self.outputs))
+        return namespace(w).reshape(
+            w[..., self.start : self.stop], (*w.shape[:-1], self.inputs + 1, self.outputs)
+        )
 
     def biases(self, w: Any) -> Any:
         """(..., d) -> (..., outputs)."""
@@ -166,22 +185,36 @@ def multiply_into(target: Any, start: int, stop: int, left: Any, right: Any) -> 
 
 
 class Linearized:
-    """The Hessian of a mean loss at one state over some rows of the data, as a map of directions (c, d) -> (c, d).
+    """The Hessian of a mean loss at one state over some rows of the data, as a map of directions (c, d) ->
+    (c, d).
 
     The pass forward and backward is done once; a product is that pass's derivative along each direction (the
-    R-operator), all directions together. They lie as rows, so that a layer's part of each is a matrix where it is.
+    R-operator), all directions together. They lie as rows, so that a layer's part of each is a matrix where
+    it is.
     """
 
-    def __init__(self, layers: tuple[Layer, ...], w: Any, trace: Trace, errors: Errors, activation: Activation, share: float):
+    def __init__(
+        self,
+        layers: tuple[Layer, ...],
+        w: Any,
+        trace: Trace,
+        errors: Errors,
+        activation: Activation,
+        share: float,
+    ):
         xp = namespace(w)
         self._layers, self._curve, self._share = layers, errors.curvature(), share
         self._weights = [layer.weights(w) for layer in layers]
         one = xp.ones((trace.outputs.shape[0], 1), dtype=w.dtype, device=w.device)
-        self._inputs = [xp.concat([a, one], axis=-1) for a in trace.inputs]  # biases are weights of a constant input
+        self._inputs = [
+            xp.concat([a, one], axis=-1) for a in trace.inputs
+        ]  # biases are weights of a constant input
         self._slopes: list[Any] = []
         self._bends: list[Any] = []
         self._deltas = [errors.slopes * share]
-        for z, a, weights in reversed(list(zip(trace.preactivations, trace.inputs[1:], self._weights[1:], strict=True))):
+        for z, a, weights in reversed(
+            list(zip(trace.preactivations, trace.inputs[1:], self._weights[1:], strict=True))
+        ):
             back, slope = self._deltas[0] @ transpose(weights), activation.slope(z, a)
             self._slopes.insert(0, slope)
             self._bends.insert(0, back * activation.bend(z, a, slope))
@@ -193,7 +226,9 @@ class Linearized:
         self._backward(directions, moved, tangents, out)
 
     def _forward(self, directions: Any) -> tuple[list[Any], list[Any]]:
-        """Derivatives, along each direction, of the inputs of layers 1, 2, ... and of every layer's preactivation."""
+        """Derivatives, along each direction, of the inputs of layers 1, 2, ... and of every layer's
+        preactivation.
+        """
         moved: list[Any] = []
         tangents: list[Any] = []
         for index, layer in enumerate(self._layers):
@@ -231,7 +266,8 @@ def _times(stack: Any, matrix: Any) -> Any:
 
 
 def tile(rows: int, width: int, *, on_host: bool) -> tuple[int, int]:
-    """Samples and columns that go through together where a network has `width` numbers per sample after its inputs.
+    """Samples and columns that go through together where a network has `width` numbers per sample after its
+    inputs.
 
     On the host a tile's intermediate arrays stay within a fast cache; on a device, within its memory.
     """
@@ -242,11 +278,17 @@ def tile(rows: int, width: int, *, on_host: bool) -> tuple[int, int]:
 
 
 def block_products(parts: list[Linearized], columns: int, l2: float, V: Any) -> Any:
-    """The sum of some linearizations' products, and ``l2 V``, on a block (d, k); the result is ordered as `V` is."""
+    """The sum of some linearizations' products, and ``l2 V``, on a block (d, k); the result is ordered as `V`
+    is.
+    """
     xp, (dim, count) = namespace(V), V.shape
     result = xp.empty_like(V)
     by_rows = isinstance(V, np.ndarray) and V.flags.f_contiguous
-    room = () if by_rows else tuple(xp.empty((min(columns, count), dim), dtype=V.dtype, device=V.device) for _ in range(2))
+    room = (
+        ()
+        if by_rows
+        else tuple(xp.empty((min(columns, count), dim), dtype=V.dtype, device=V.device) for _ in range(2))
+    )
     for start in range(0, count, columns):
         chunk = slice(start, min(start + columns, count))
         if by_rows:
@@ -270,7 +312,9 @@ def _add_up(parts: list[Linearized], l2: float, directions: Any, out: Any) -> No
 
 
 def _copy(source: Any, target: Any) -> None:
-    """Copy a tall matrix into one of the other order: on the host in pieces that are read and written within a fast cache."""
+    """Copy a tall matrix into one of the other order: on the host in pieces that are read and written within
+    a fast cache.
+    """
     height = PIECE if isinstance(target, np.ndarray) else target.shape[0]
     for start in range(0, target.shape[0], height):
         piece = slice(start, min(start + height, target.shape[0])), ...

@@ -1,6 +1,8 @@
-"""Formulas as people type them: Python's own grammar read into a tree, and of that tree only what is on a list.
+"""Formulas as people type them: Python's own grammar read into a tree, and of that tree only what is on a
+list.
 
-No text is ever run. `^` is a power, as in a notebook: in Python's grammar it would be a weaker operator than `+`.
+No text is ever run. `^` is a power, as in a notebook: in Python's grammar it would be a weaker operator than
+`+`.
 """
 
 from __future__ import annotations
@@ -23,11 +25,20 @@ MOST_VARIABLES = 200
 MOST_DIGITS = 40
 LARGEST_POWER = 100
 CONSTANTS = {"pi": math.pi, "e": math.e}
-KNOWN = {name: name for name in FUNCTIONS if name != "sign"} | {"ln": "log", "arcsin": "asin", "arccos": "acos", "arctan": "atan"}
+KNOWN = {name: name for name in FUNCTIONS if name != "sign"} | {
+    "ln": "log",
+    "arcsin": "asin",
+    "arccos": "acos",
+    "arctan": "atan",
+}
 """Functions by the names that they may be called by."""
 _STRANGE = re.compile(r"[^A-Za-z0-9_+\-*/^().\s]")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_HINTS = {"=": "Write one side only, without '='. ", ",": "Use '.' for decimals; functions take one argument. ", "[": "Use round brackets. "}
+_HINTS = {
+    "=": "Write one side only, without '='. ",
+    ",": "Use '.' for decimals; functions take one argument. ",
+    "[": "Use round brackets. ",
+}
 
 
 class Refused(ValueError):
@@ -35,7 +46,8 @@ class Refused(ValueError):
 
 
 def read(text: object, variables: Sequence[str] | None = None) -> tuple[Graph, int, tuple[str, ...]]:
-    """A formula as a graph, its node in it, and the names of the variables (those it has, sorted, where none are given).
+    """A formula as a graph, its node in it, and the names of the variables (those it has, sorted, where none
+    are given).
 
     Raises
     ------
@@ -58,24 +70,41 @@ def read(text: object, variables: Sequence[str] | None = None) -> tuple[Graph, i
 
 def _checked(text: object) -> str:
     if not isinstance(text, str):
-        raise Refused(f"The expression must be text such as 'x^4/4 - x^2/2 + y^2'; got {type(text).__name__}.")
+        raise Refused(
+            f"The expression must be text such as 'x^4/4 - x^2/2 + y^2'; got {type(text).__name__}."
+        )
     if len(text) > LONGEST:
-        raise Refused(f"The expression must have at most {LONGEST:,} characters; got {len(text):,}. Shorten it, or write an st.Objective.")
+        raise Refused(
+            f"The expression must have at most {LONGEST:,} characters; got {len(text):,}. Shorten it, or "
+            "write an st.Objective."
+        )
     if not text.strip():
         raise Refused("The expression is empty: write, for instance, x^2 + y^2.")
     strange = _STRANGE.search(text)
     if strange:
         character = strange.group()
-        told = repr(character) if character.isascii() else f"{character!r} (U+{ord(character):04X}), which is not plain ASCII"
-        hint = {"=": "Write one side only, without '='. ", ",": "Use '.' for decimals; functions take one argument. ", "[": "Use round brackets. "}.get(
-            character, ""
+        told = (
+            repr(character)
+            if character.isascii()
+            else f"{character!r} (U+{ord(character):04X}), which is not plain ASCII"
         )
-        raise Refused(f"The expression holds {told}. {hint}It may use letters, digits, + - * / ^ ** ( ) and the decimal point.")
+        hint = {
+            "=": "Write one side only, without '='. ",
+            ",": "Use '.' for decimals; functions take one argument. ",
+            "[": "Use round brackets. ",
+        }.get(character, "")
+        raise Refused(
+            f"The expression holds {told}. {hint}It may use letters, digits, + - * / ^ ** ( ) and the "
+            "decimal point."
+        )
     if re.search(rf"\d{{{MOST_DIGITS + 1},}}", text.replace("_", "")):
         raise Refused(f"The expression holds a number of more than {MOST_DIGITS} digits. Write it as 1.5e20.")
     missing = re.search(r"(?<![A-Za-z0-9_.])(\d+\.?\d*)\s*([A-DF-Za-df-z(][A-Za-z0-9_]*)", text)
     if missing:
-        raise Refused(f"A sign is missing after {missing.group(1)}: write {missing.group(1)}*{missing.group(2)} for a product.")
+        raise Refused(
+            f"A sign is missing after {missing.group(1)}: write {missing.group(1)}*{missing.group(2)} for a "
+            "product."
+        )
     return " ".join(text.split()).replace("^", "**")
 
 
@@ -84,17 +113,25 @@ def _parsed(source: str) -> ast.expr:
         with warnings.catch_warnings(action="ignore"):  # of Python's own about what is refused below
             return ast.parse(source, mode="eval").body
     except (RecursionError, MemoryError):
-        raise Refused("The expression is nested too deep, or a sum of too many terms. Shorten it, or write an st.Objective.") from None
+        raise Refused(
+            "The expression is nested too deep, or a sum of too many terms. Shorten it, or write an "
+            "st.Objective."
+        ) from None
     except (SyntaxError, ValueError) as error:
         where = f" near character {error.offset}" if isinstance(error, SyntaxError) and error.offset else ""
         shown = source if len(source) <= 60 else source[:57] + "..."
-        raise Refused(f"The expression {shown.replace('**', '^')!r} cannot be read{where}: check its brackets and signs.") from None
+        raise Refused(
+            f"The expression {shown.replace('**', '^')!r} cannot be read{where}: check its brackets and "
+            "signs."
+        ) from None
 
 
 def _names(tree: ast.expr) -> set[str]:
     """What is neither called nor a constant."""
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called} - set(CONSTANTS)
+    return {
+        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called
+    } - set(CONSTANTS)
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:
@@ -110,7 +147,11 @@ def _variables(variables: Sequence[str]) -> tuple[str, ...]:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise Refused(f"A variable's name must be letters, digits and _, a letter first; got {name!r}.")
         if name in KNOWN or name in CONSTANTS:
-            what = "a number" if name in CONSTANTS else f"a function, which needs its argument in brackets, as in {name}(x)"
+            what = (
+                "a number"
+                if name in CONSTANTS
+                else f"a function, which needs its argument in brackets, as in {name}(x)"
+            )
             raise Refused(f"A variable cannot be called {name!r}: that is {what}.")
     if len(set(names)) != len(names):
         raise Refused(f"Variables must have different names; got {', '.join(names)}.")
@@ -128,7 +169,9 @@ class _Walk:
         if depth > DEEPEST:
             raise Refused(f"The expression is nested more than {DEEPEST} deep. Simplify it.")
         if self.count > MOST_NODES:
-            raise Refused(f"The expression has more than {MOST_NODES:,} parts. Shorten it, or write an st.Objective.")
+            raise Refused(
+                f"The expression has more than {MOST_NODES:,} parts. Shorten it, or write an st.Objective."
+            )
         if isinstance(node, ast.BinOp):
             return self._chain(node, depth)
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
@@ -140,10 +183,15 @@ class _Walk:
             return self._name(node.id)
         if isinstance(node, ast.Call):
             return self._call(node, depth)
-        raise Refused(_KINDS.get(type(node).__name__, "The expression holds something that is no formula.") + " It may use + - * / ^, brackets and functions.")
+        raise Refused(
+            _KINDS.get(type(node).__name__, "The expression holds something that is no formula.")
+            + " It may use + - * / ^, brackets and functions."
+        )
 
     def _chain(self, node: ast.expr, depth: int) -> int:
-        """A sum of a thousand terms is nested a thousand deep on its left: that side is gone down in a loop."""
+        """A sum of a thousand terms is nested a thousand deep on its left: that side is gone down in a
+        loop.
+        """
         chain: list[ast.BinOp] = []
         while isinstance(node, ast.BinOp):
             chain.append(node)
@@ -183,7 +231,10 @@ class _Walk:
             raise Refused(f"{name} is a function and needs its argument in brackets, as in {name}(x).")
         near = difflib.get_close_matches(name, [*self.places, *KNOWN], n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise Refused(f"The expression uses {name!r}, which is no variable; the variables are {_listed(self.places)}.{hint}")
+        raise Refused(
+            f"The expression uses {name!r}, which is no variable; the variables are "
+            f"{_listed(self.places)}.{hint}"
+        )
 
     def _call(self, node: ast.Call, depth: int) -> int:
         if not isinstance(node.func, ast.Name):
@@ -191,9 +242,15 @@ class _Walk:
         name = node.func.id
         if name not in KNOWN:
             if name in self.places or name in CONSTANTS or len(name) == 1:
-                raise Refused(f"A sign is missing between {name} and the bracket after it: write {name}*(...) for a product.")
+                raise Refused(
+                    f"A sign is missing between {name} and the bracket after it: write {name}*(...) for a "
+                    "product."
+                )
             near = difflib.get_close_matches(name, KNOWN, n=1)
-            raise Refused(f"There is no function {name}{f'; did you mean {near[0]}?' if near else '.'} These are known: {', '.join(sorted(KNOWN))}.")
+            raise Refused(
+                f"There is no function {name}{f'; did you mean {near[0]}?' if near else '.'} These are "
+                f"known: {', '.join(sorted(KNOWN))}."
+            )
         if len(node.args) != 1 or node.keywords or isinstance(node.args[0], ast.Starred):
             raise Refused(f"{name} takes one argument, in brackets: {name}(x).")
         return self.graph.apply(KNOWN[name], self.read(node.args[0], depth + 1))

@@ -30,8 +30,9 @@ class Objective:
         True where the Hessian is diagonal at every state: give `hessian_diagonal`, and `hessian` follows. Its
         eigenvectors are then the axes, and no eigendecomposition is needed.
     planar : callable or None
-        In two dimensions, optionally: ``(x, y) -> (g1, g2, h11, h12, h22)``, gradient and Hessian in plain arithmetic
-        of both coordinates, for numbers and arrays alike. Ensembles run several times faster on it.
+        In two dimensions, optionally: ``(x, y) -> (g1, g2, h11, h12, h22)``, gradient and Hessian in plain
+        arithmetic of both coordinates, for numbers and arrays alike. Ensembles run several times faster on
+        it.
     """
 
     dim: int
@@ -59,7 +60,9 @@ class Objective:
         raise TypeError(f"{type(self).__name__} defines no hessian_diagonal")
 
     def third(self, w: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """The third derivative along `v`, ``lim (H(w + h v) - H(w)) / h``: (..., d), (..., d) -> (..., d, d)."""
+        """The third derivative along `v`, ``lim (H(w + h v) - H(w)) / h``: (..., d), (..., d) -> (..., d,
+        d).
+        """
         raise TypeError(f"{type(self).__name__} defines no third derivative")
 
     def hvp(self, w: np.ndarray, V: np.ndarray) -> np.ndarray:
@@ -93,7 +96,9 @@ class DerivativeCheck:
 
     def __str__(self) -> str:
         verdict = {True: "ok", False: "WRONG"}
-        lines = [f"{name:<10} {error:9.2e}  {verdict[error < self.tolerance]}" for name, error in self._rows()]
+        lines = [
+            f"{name:<10} {error:9.2e}  {verdict[error < self.tolerance]}" for name, error in self._rows()
+        ]
         return "derivative  rel. error\n" + "\n".join(lines)
 
 
@@ -116,7 +121,9 @@ def check_derivatives(objective: Any, at: Any) -> DerivativeCheck:
     >>> st.check_derivatives(st.landscape("rosenbrock", dim=3), [0.3, -0.2, 0.5]).ok
     True
     """
-    missing = [name for name in ("value", "gradient", "hessian", "third", "dim") if not hasattr(objective, name)]
+    missing = [
+        name for name in ("value", "gradient", "hessian", "third", "dim") if not hasattr(objective, name)
+    ]
     if missing:
         raise ValueError(f"`objective` lacks {', '.join(missing)}: there is nothing to compare.")
     w = _check.state("at", at, objective.dim)

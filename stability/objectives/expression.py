@@ -31,8 +31,9 @@ def expression(text: str, variables: Sequence[str] | str | None = None) -> Expre
     Parameters
     ----------
     text : str
-        Numbers, variables, ``+ - * / ^`` (or ``**``), brackets, ``pi``, ``e`` and the functions abs, acos, asin, atan, cos,
-        cosh, exp, log (ln), sin, sinh, sqrt, tan, tanh. ``^`` is a power: ``-x^2`` is ``-(x^2)``. Nothing of it is ever run.
+        Numbers, variables, ``+ - * / ^`` (or ``**``), brackets, ``pi``, ``e`` and the functions abs, acos,
+        asin, atan, cos, cosh, exp, log (ln), sin, sinh, sqrt, tan, tanh. ``^`` is a power: ``-x^2`` is
+        ``-(x^2)``. Nothing of it is ever run.
     variables : sequence of str, or str, optional
         Their names in the order of the state; by default those that the formula has, sorted (x2 before x10).
 
@@ -43,7 +44,8 @@ def expression(text: str, variables: Sequence[str] | str | None = None) -> Expre
     Raises
     ------
     ValueError
-        If the text is no such formula, too long, or undefined everywhere; the message says what to write instead.
+        If the text is no such formula, too long, or undefined everywhere; the message says what to write
+        instead.
 
     Examples
     --------
@@ -81,15 +83,20 @@ class Expression(Objective):
 
     def __repr__(self) -> str:
         shown = self.text if len(self.text) <= 60 else self.text[:57] + "..."
-        return f"expression {shown!r} of {', '.join(self.variables) if self.dim <= 8 else f'{self.dim} variables'}"
+        return (
+            f"expression {shown!r} of "
+            f"{', '.join(self.variables) if self.dim <= 8 else f'{self.dim} variables'}"
+        )
 
-    # -- derivation ------------------------------------------------------------------------------------------------
+    # -- derivation --------------------------------------------------------------------------------
 
     def _derived(self, what: str, derive: Any) -> Any:
         try:
             return derive()
         except TooLarge as error:
-            raise Refused(f"The {what} of this expression needs {error}. Shorten it, or write an st.Objective.") from None
+            raise Refused(
+                f"The {what} of this expression needs {error}. Shorten it, or write an st.Objective."
+            ) from None
         except Undefined as error:
             raise Refused(f"The {what} of this expression is not defined: {error}.") from None
 
@@ -102,23 +109,36 @@ class Expression(Objective):
         """The Hessian's nodes on and below the diagonal, where they are not zero."""
 
         def derive() -> dict[tuple[int, int], int]:
-            rows = [self._graph.gradient(slope, self._places[: i + 1]) for i, slope in enumerate(self._slopes)]
-            return {(i, j): node for i, row in enumerate(rows) for j, node in enumerate(row) if self._graph.value(node) != 0}
+            rows = [
+                self._graph.gradient(slope, self._places[: i + 1]) for i, slope in enumerate(self._slopes)
+            ]
+            return {
+                (i, j): node
+                for i, row in enumerate(rows)
+                for j, node in enumerate(row)
+                if self._graph.value(node) != 0
+            }
 
         return self._derived("Hessian", derive)
 
     @cached_property
     def _changes(self) -> dict[tuple[int, int], int]:
-        """The Hessian's derivatives along a direction, whose coordinates are the variables after the state's."""
+        """The Hessian's derivatives along a direction, whose coordinates are the variables after the
+        state's.
+        """
 
         def derive() -> dict[tuple[int, int], int]:
             directions = {place: self._graph.variable(self.dim + i) for i, place in enumerate(self._places)}
             found = self._graph.along(list(self._entries.values()), directions)
-            return {place: node for place, node in zip(self._entries, found, strict=True) if self._graph.value(node) != 0}
+            return {
+                place: node
+                for place, node in zip(self._entries, found, strict=True)
+                if self._graph.value(node) != 0
+            }
 
         return self._derived("third derivative", derive)
 
-    # -- evaluation ------------------------------------------------------------------------------------------------
+    # -- evaluation --------------------------------------------------------------------------------
 
     @cached_property
     def _value(self) -> Evaluator:
@@ -139,7 +159,10 @@ class Expression(Objective):
     @cached_property
     def _planar(self) -> Evaluator:
         zero = self._graph.number(0.0)
-        return Evaluator(self._graph, [*self._slopes, *(self._entries.get(place, zero) for place in ((0, 0), (1, 0), (1, 1)))])
+        return Evaluator(
+            self._graph,
+            [*self._slopes, *(self._entries.get(place, zero) for place in ((0, 0), (1, 0), (1, 1)))],
+        )
 
     @property
     def planar(self) -> Any:  # type: ignore[override]
@@ -176,7 +199,10 @@ class Expression(Objective):
     def _state(self, w: Any) -> Any:
         w = as_floats(w)
         if w.ndim == 0 or w.shape[-1] != self.dim:
-            raise ValueError(f"The state must have shape (..., {self.dim}): {', '.join(self.variables[:8])}; got shape {tuple(w.shape)}.")
+            raise ValueError(
+                f"The state must have shape (..., {self.dim}): {', '.join(self.variables[:8])}; got shape "
+                f"{tuple(w.shape)}."
+            )
         return w
 
     @staticmethod
@@ -208,14 +234,25 @@ class Expression(Objective):
         """
         w = _check.shaped("w", w, (self.dim,))
         graph = self._graph
-        inner = [(kind, parts) for kind, *parts in (graph.nodes[n] for n in graph.reached([self._root])) if kind in _EDGES or kind in ("div", "pow")]
-        found = _quietly(Evaluator(graph, [parts[0 if kind in _EDGES or kind == "pow" else 1] for kind, parts in inner]), list(w))
+        inner = [
+            (kind, parts)
+            for kind, *parts in (graph.nodes[n] for n in graph.reached([self._root]))
+            if kind in _EDGES or kind in ("div", "pow")
+        ]
+        found = _quietly(
+            Evaluator(graph, [parts[0 if kind in _EDGES or kind == "pow" else 1] for kind, parts in inner]),
+            list(w),
+        )
         for (kind, parts), argument in zip(inner, found, strict=True):
             told = self._edge(kind, graph.value(parts[1]) if kind == "pow" else None, float(argument))
             if told:
                 return told
         whole = [self.value(w), *self.gradient(w), *self.hessian(w).ravel()]
-        return "ok" if np.isfinite(whole).all() else "not finite: its value or a derivative overflows, or is not defined"
+        return (
+            "ok"
+            if np.isfinite(whole).all()
+            else "not finite: its value or a derivative overflows, or is not defined"
+        )
 
     @staticmethod
     def _edge(kind: str, power: float | None, argument: float) -> str:
@@ -227,7 +264,11 @@ class Expression(Objective):
         whole = power is not None and power == int(power)
         if whole and (power or 0) >= 0:
             return ""
-        return f"not smooth: a power that is not whole, of {argument:g}" if argument < 0 or (argument == 0) else ""
+        return (
+            f"not smooth: a power that is not whole, of {argument:g}"
+            if argument < 0 or (argument == 0)
+            else ""
+        )
 
 
 def _quietly(evaluator: Evaluator, variables: list[Any]) -> list[Any]:

@@ -26,7 +26,9 @@ class Landscape(Objective):
 
 
 class DoubleWell(Landscape):
-    """``(x_1^2 - 1)^2 / 4 + sum_{i>1} x_i^2 / 2``: minima at (+-1, 0, ...), a saddle at 0. Reference: (1, 0, ...)."""
+    """``(x_1^2 - 1)^2 / 4 + sum_{i>1} x_i^2 / 2``: minima at (+-1, 0, ...), a saddle at 0. Reference: (1, 0,
+    ...).
+    """
 
     name = "double_well"
     diagonal_hessian = True
@@ -65,10 +67,11 @@ class DoubleWell(Landscape):
 
 
 class CoupledQuartic(Landscape):
-    """``(x^2 - 1)^2 / 4 + (1 + x^2) |y|^2 / 4`` with ``w = (x, y)``: saddle at 0, minima at (+-1, 0). Reference: 0.
+    """``(x^2 - 1)^2 / 4 + (1 + x^2) |y|^2 / 4`` with ``w = (x, y)``: saddle at 0, minima at (+-1, 0).
+    Reference: 0.
 
-    The Hessian is ``diag(-1, 1/2, ...)`` at the saddle and ``diag(2, 1, ...)`` at the minima; the coupling turns its
-    eigenvectors in between.
+    The Hessian is ``diag(-1, 1/2, ...)`` at the saddle and ``diag(2, 1, ...)`` at the minima; the coupling
+    turns its eigenvectors in between.
     """
 
     name = "coupled_quartic"
@@ -170,7 +173,13 @@ class Rosenbrock(Landscape):
         """``(g1, g2, h11, h12, h22)`` in two dimensions."""
         square = x * x
         above = y - square
-        return -400.0 * (x * above) + 2.0 * x - 2.0, 200.0 * above, 800.0 * square - 400.0 * above + 2.0, -400.0 * x, 200.0
+        return (
+            -400.0 * (x * above) + 2.0 * x - 2.0,
+            200.0 * above,
+            800.0 * square - 400.0 * above + 2.0,
+            -400.0 * x,
+            200.0,
+        )
 
     def third(self, w: np.ndarray, v: np.ndarray) -> np.ndarray:
         w, v = _pair(w, v)
@@ -180,7 +189,9 @@ class Rosenbrock(Landscape):
 
 
 class Michalewicz(Landscape):
-    """``-sum_i sin(x_i) sin(i x_i^2 / pi)^20``: steep valleys, many flat and indefinite regions; no reference point."""
+    """``-sum_i sin(x_i) sin(i x_i^2 / pi)^20``: steep valleys, many flat and indefinite regions; no reference
+    point.
+    """
 
     name = "michalewicz"
     diagonal_hessian = True
@@ -203,7 +214,9 @@ class Michalewicz(Landscape):
         return diagonal_matrix(-self._term(w, 3) * v)
 
     def _term(self, w: np.ndarray, order: int) -> np.ndarray:
-        """A derivative of ``sin(x) s(u)^20`` per coordinate, ``s = sin``, ``u = i x^2 / pi``; ``u' = rate * x``."""
+        """A derivative of ``sin(x) s(u)^20`` per coordinate, ``s = sin``, ``u = i x^2 / pi``; ``u' = rate *
+        x``.
+        """
         x, rate = as_floats(w), self.rate
         xp = namespace(x)
         sine, cosine = xp.sin(x), xp.cos(x)
@@ -224,7 +237,9 @@ class Michalewicz(Landscape):
         return -cosine * p0 - 3 * sine * v1 + 3 * cosine * v2 + sine * v3
 
 
-_LANDSCAPES = {kind.name: kind for kind in (DoubleWell, CoupledQuartic, MonkeySaddle, Rosenbrock, Michalewicz)}
+_LANDSCAPES = {
+    kind.name: kind for kind in (DoubleWell, CoupledQuartic, MonkeySaddle, Rosenbrock, Michalewicz)
+}
 
 
 def landscape(name: str, *, dim: int | None = None) -> Landscape:
@@ -249,7 +264,11 @@ def landscape(name: str, *, dim: int | None = None) -> Landscape:
     """
     kind = _LANDSCAPES[_check.choice("name", name, _LANDSCAPES)]
     least, most = kind.dims
-    return kind(_check.count("dim", kind.default_dim if dim is None else dim, least=least, most=most, why=f"for {name}"))
+    return kind(
+        _check.count(
+            "dim", kind.default_dim if dim is None else dim, least=least, most=most, why=f"for {name}"
+        )
+    )
 
 
 def _pair(w: Any, v: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,6 @@
-"""Networks on arrays: fully connected layers with gradients and block Hessian products, on NumPy, CuPy and others."""
+"""Networks on arrays: fully connected layers with gradients and block Hessian products, on NumPy, CuPy and
+others.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +12,31 @@ import numpy as np
 
 from .. import _check
 from .._array import namespace, take_rows, transpose
-from ._layers import ACTIVATIONS, LOSSES, Activation, Errors, Layer, Linearized, Trace, block_products, layers_of, multiply_into, tile
+from ._layers import (
+    ACTIVATIONS,
+    LOSSES,
+    Activation,
+    Errors,
+    Layer,
+    Linearized,
+    Trace,
+    block_products,
+    layers_of,
+    multiply_into,
+    tile,
+)
 from .base import Objective
 
 LARGEST_HESSIAN = 5000
 
 
 class Network(Objective):
-    """A fully connected network's loss on data, ``F(w) = (1/n) sum_i loss(z(x_i; w), y_i) + l2 |w|^2 / 2``; see `mlp` and `autoencoder`.
+    """A fully connected network's loss on data, ``F(w) = (1/n) sum_i loss(z(x_i; w), y_i) + l2 |w|^2 / 2``;
+    see `mlp` and `autoencoder`.
 
-    The state holds each layer's weights (inputs, outputs) row by row and then its biases, layer after layer. Every
-    derivative takes ``batch=``: sample indices, shape (b,) for all states or (..., b) along with them. States and
-    directions of another width than `dtype` are converted to it.
+    The state holds each layer's weights (inputs, outputs) row by row and then its biases, layer after layer.
+    Every derivative takes ``batch=``: sample indices, shape (b,) for all states or (..., b) along with them.
+    States and directions of another width than `dtype` are converted to it.
 
     Attributes
     ----------
@@ -35,7 +50,16 @@ class Network(Objective):
     l2 : float
     """
 
-    def __init__(self, X: np.ndarray, y: np.ndarray | None, sizes: tuple[int, ...], *, activation: str, loss: str, l2: float):
+    def __init__(
+        self,
+        X: np.ndarray,
+        y: np.ndarray | None,
+        sizes: tuple[int, ...],
+        *,
+        activation: str,
+        loss: str,
+        l2: float,
+    ):
         self.X, self.y = X, y
         self.sizes, self.activation, self.loss, self.l2 = sizes, activation, loss, l2
         self._layers = layers_of(sizes)
@@ -47,7 +71,9 @@ class Network(Objective):
         return str(self.X.dtype).rpartition(".")[2]
 
     def initial(self, seed: int | np.random.Generator) -> Any:
-        """A state to start from, (d,): weights normal with variance ``2 / (inputs + outputs)`` (Glorot), biases zero."""
+        """A state to start from, (d,): weights normal with variance ``2 / (inputs + outputs)`` (Glorot),
+        biases zero.
+        """
         rng, w = np.random.default_rng(seed), np.zeros(self.dim)
         for layer in self._layers:
             scale = np.sqrt(2 / (layer.inputs + layer.outputs))
@@ -71,15 +97,21 @@ class Network(Objective):
         return self._mean(w, errors), self._slope(w, trace, errors)
 
     def products(self, w: Any, batch: Any = None) -> Callable[[Any], Any]:
-        """The Hessian at ``w`` (d,) as a map of blocks (d, k) -> (d, k): the pass over the data is done once, here.
+        """The Hessian at ``w`` (d,) as a map of blocks (d, k) -> (d, k): the pass over the data is done once,
+        here.
 
-        A block goes through in tiles of samples and columns, which change nothing but the rounding. It comes back in
-        the order (C or Fortran) it went in; Fortran order saves two transpositions.
+        A block goes through in tiles of samples and columns, which change nothing but the rounding. It comes
+        back in the order (C or Fortran) it went in; Fortran order saves two transpositions.
         """
         w, rows, targets = self._at(w, batch)
         if w.ndim != 1 or rows.ndim != 2:
-            raise ValueError(f"`products` linearizes at one state ({self.dim},) on one batch (b,); got {tuple(w.shape)}, {tuple(rows.shape[:-1])}. Use `hvp`.")
-        w = namespace(w).asarray(w, copy=True)  # whoever steps in place must not move the point under the products
+            raise ValueError(
+                f"`products` linearizes at one state ({self.dim},) on one batch (b,); got {tuple(w.shape)}, "
+                f"{tuple(rows.shape[:-1])}. Use `hvp`."
+            )
+        w = namespace(w).asarray(
+            w, copy=True
+        )  # whoever steps in place must not move the point under the products
         samples = rows.shape[0]
         height, columns = tile(samples, sum(self.sizes[1:]), on_host=isinstance(rows, np.ndarray))
         slices = [(slice(i, i + height), ...) for i in range(0, samples, height)]
@@ -100,7 +132,10 @@ class Network(Objective):
         if w.ndim == 1 and V.ndim == 2 and (batch is None or batch.ndim == 1):
             return self.products(w, batch)(V)
         if V.ndim < 2:
-            raise ValueError(f"`V` must have shape (..., {self.dim}, k); got shape {tuple(V.shape)}. Give one vector as V[:, None].")
+            raise ValueError(
+                f"`V` must have shape (..., {self.dim}, k); got shape {tuple(V.shape)}. Give one vector as "
+                "V[:, None]."
+            )
         xp = namespace(w)
         lead = np.broadcast_shapes(w.shape[:-1], V.shape[:-2], () if batch is None else batch.shape[:-1])
         states, blocks = (_along(array, lead, kept) for array, kept in ((w, 1), (V, 2)))
@@ -111,7 +146,10 @@ class Network(Objective):
     def hessian(self, w: Any, batch: Any = None) -> Any:
         """(..., d) -> (..., d, d), for small networks."""
         if self.dim > LARGEST_HESSIAN:
-            raise ValueError(f"The Hessian would have {self.dim}^2 entries; it is built up to dimension {LARGEST_HESSIAN}. Use `products` or `hvp`.")
+            raise ValueError(
+                f"The Hessian would have {self.dim}^2 entries; it is built up to dimension "
+                f"{LARGEST_HESSIAN}. Use `products` or `hvp`."
+            )
         w = self._state(w)
         return self.hvp(w, namespace(w).eye(self.dim, dtype=w.dtype, device=w.device), batch)
 
@@ -126,14 +164,20 @@ class Network(Objective):
         return xp.concat(parts, axis=-1) + self.l2 * w[..., None, :]
 
     def per_sample_hessian(self, w: Any, batch: Any = None) -> Any:
-        """Hessians of the samples' own losses, regularization included, one by one: (..., n, d, d), for small networks."""
+        """Hessians of the samples' own losses, regularization included, one by one: (..., n, d, d), for small
+        networks.
+        """
         batch = self._indices(np.arange(self.n_samples) if batch is None else batch)
-        return namespace(self.X).stack([self.hessian(w, batch[..., i : i + 1]) for i in range(batch.shape[-1])], axis=-3)
+        return namespace(self.X).stack(
+            [self.hessian(w, batch[..., i : i + 1]) for i in range(batch.shape[-1])], axis=-3
+        )
 
     # --- predictions ---
 
     def predict(self, w: Any, X: Any) -> Any:
-        """Outputs of the network, scores before the softmax for classes: (..., d), (n, sizes[0]) -> (..., n, sizes[-1])."""
+        """Outputs of the network, scores before the softmax for classes: (..., d), (n, sizes[0]) -> (..., n,
+        sizes[-1]).
+        """
         if isinstance(self.X, np.ndarray) or isinstance(X, np.ndarray | list | tuple):
             X = _data("X", X, self.dtype)
         if X.ndim != 2 or X.shape[1] != self.sizes[0]:
@@ -153,9 +197,15 @@ class Network(Objective):
         """The same network on other data, for validation, beside its own; an autoencoder takes no `y`."""
         table = _data("X", X, self.dtype)
         if table.shape[1] != self.sizes[0]:
-            raise ValueError(f"`X` must have {self.sizes[0]} columns, as the network's own; got shape {table.shape}.")
+            raise ValueError(
+                f"`X` must have {self.sizes[0]} columns, as the network's own; got shape {table.shape}."
+            )
         if (self.y is None) != (y is None):
-            raise ValueError("`y` must be given, one entry per row of `X`." if y is None else "An autoencoder's targets are its inputs. Leave out `y`.")
+            raise ValueError(
+                "`y` must be given, one entry per row of `X`."
+                if y is None
+                else "An autoencoder's targets are its inputs. Leave out `y`."
+            )
         other = copy.copy(self)
         other.X, other.n_samples = self._beside(table), len(table)
         if self.loss == "cross-entropy":
@@ -172,7 +222,9 @@ class Network(Objective):
         return w, trace, LOSSES[self.loss](trace.outputs, targets)
 
     def _at(self, w: Any, batch: Any) -> tuple[Any, Any, Any]:
-        """State, inputs and targets: (..., d), (n, p) or (..., b, p), and labels or targets of as many samples."""
+        """State, inputs and targets: (..., d), (n, p) or (..., b, p), and labels or targets of as many
+        samples.
+        """
         w, rows, targets = self._state(w), self.X, self.y
         if batch is not None:
             batch = self._indices(batch)
@@ -182,7 +234,10 @@ class Network(Objective):
     def _state(self, w: Any) -> Any:
         w = self._here(w)
         if w.ndim == 0 or w.shape[-1] != self.dim:
-            raise ValueError(f"`w` must have shape (..., {self.dim}), the last axis being the state; got shape {tuple(w.shape)}.")
+            raise ValueError(
+                f"`w` must have shape (..., {self.dim}), the last axis being the state; got shape "
+                f"{tuple(w.shape)}."
+            )
         return w
 
     def _forward(self, w: Any, rows: Any) -> Trace:
@@ -213,7 +268,9 @@ class Network(Objective):
         return gradient
 
     def _deltas(self, w: Any, trace: Trace, delta: Any) -> Iterator[tuple[Layer, Any, Any]]:
-        """Each layer with its inputs and the loss's derivative in its preactivations, from the last to the first."""
+        """Each layer with its inputs and the loss's derivative in its preactivations, from the last to the
+        first.
+        """
         for index in reversed(range(len(self._layers))):
             layer, a = self._layers[index], trace.inputs[index]
             yield layer, a, delta
@@ -223,7 +280,9 @@ class Network(Objective):
 
     def _linearized(self, w: Any, rows: Any, targets: Any, share: float) -> Linearized:
         trace = self._forward(w, rows)
-        return Linearized(self._layers, w, trace, LOSSES[self.loss](trace.outputs, targets), self._activation, share)
+        return Linearized(
+            self._layers, w, trace, LOSSES[self.loss](trace.outputs, targets), self._activation, share
+        )
 
     @property
     def _activation(self) -> Activation:
@@ -238,14 +297,20 @@ class Network(Objective):
 
     def _beside(self, host: np.ndarray) -> Any:
         """A host array beside the data, its type kept."""
-        return host if isinstance(self.X, np.ndarray) else namespace(self.X).asarray(host, device=self.X.device)
+        return (
+            host if isinstance(self.X, np.ndarray) else namespace(self.X).asarray(host, device=self.X.device)
+        )
 
     def _indices(self, batch: Any) -> Any:
-        """Sample indices beside the data. Those of the host are checked; to check a device's own would wait for it."""
+        """Sample indices beside the data. Those of the host are checked; to check a device's own would wait
+        for it.
+        """
         if isinstance(batch, np.ndarray) or not hasattr(batch, "shape"):
             batch = self._beside(self._checked(np.asarray(batch)))
         if not batch.shape or 0 in batch.shape:
-            raise ValueError(f"`batch` must be a non-empty array of sample indices; got shape {tuple(batch.shape)}.")
+            raise ValueError(
+                f"`batch` must be a non-empty array of sample indices; got shape {tuple(batch.shape)}."
+            )
         return batch
 
     def _checked(self, batch: np.ndarray) -> np.ndarray:
@@ -253,13 +318,21 @@ class Network(Objective):
             return batch
         if batch.dtype.kind not in "iu":
             raise ValueError(f"`batch` must hold sample indices, which are integers; got {batch.dtype}.")
-        if batch.astype(np.uint64).max() >= self.n_samples:  # a negative index becomes a huge one: one comparison
-            raise ValueError(f"`batch` must hold sample indices from 0 to {self.n_samples - 1}; got {batch.min()} to {batch.max()}.")
+        if (
+            batch.astype(np.uint64).max() >= self.n_samples
+        ):  # a negative index becomes a huge one: one comparison
+            raise ValueError(
+                f"`batch` must hold sample indices from 0 to {self.n_samples - 1}; got {batch.min()} to "
+                f"{batch.max()}."
+            )
         return batch
 
     def __repr__(self) -> str:
         widths = "-".join(map(str, self.sizes))
-        return f"Network {widths} ({self.activation}, {self.loss}) on {self.n_samples} samples in {self.dim} dimensions, l2={self.l2:g}"
+        return (
+            f"Network {widths} ({self.activation}, {self.loss}) on {self.n_samples} samples in {self.dim} "
+            f"dimensions, l2={self.l2:g}"
+        )
 
 
 def _along(array: Any, lead: tuple[int, ...], kept: int) -> list[Any]:
@@ -292,7 +365,8 @@ def mlp(
         Widths of the hidden layers; ``()`` is linear.
     activation : {"tanh", "sigmoid", "softplus", "silu"}
     loss : {"cross-entropy", "squared"}
-        Softmax cross-entropy in nats, or ``(z - y)^2 / 2`` averaged over the outputs; both averaged over the samples.
+        Softmax cross-entropy in nats, or ``(z - y)^2 / 2`` averaged over the outputs; both averaged over the
+        samples.
     classes : int, optional
         Number of classes, where `y` does not show the last ones; one more than its largest label by default.
     l2 : float
@@ -303,7 +377,8 @@ def mlp(
     Raises
     ------
     ValueError
-        If shapes disagree, data are not finite, labels are not whole numbers in range, or the activation is not smooth.
+        If shapes disagree, data are not finite, labels are not whole numbers in range, or the activation is
+        not smooth.
 
     Examples
     --------
@@ -320,18 +395,35 @@ def mlp(
     X, loss = _data("X", X, _dtype(dtype)), _check.choice("loss", loss, LOSSES)
     if loss == "squared":
         if classes is not None:
-            raise ValueError(f"`classes` is for cross-entropy; got {classes} with the squared loss. Leave it out.")
+            raise ValueError(
+                f"`classes` is for cross-entropy; got {classes} with the squared loss. Leave it out."
+            )
         y = _targets(y, len(X), dtype)
         outputs = y.shape[1]
     else:
         classes = None if classes is None else _check.count("classes", classes, least=2)
         y = _labels(y, len(X), classes)
         outputs = classes or _classes(y)
-    return Network(X, y, (X.shape[1], *_hidden(hidden), outputs), activation=_activation(activation), loss=loss, l2=_check.nonnegative("l2", l2))
+    return Network(
+        X,
+        y,
+        (X.shape[1], *_hidden(hidden), outputs),
+        activation=_activation(activation),
+        loss=loss,
+        l2=_check.nonnegative("l2", l2),
+    )
 
 
-def autoencoder(X: Any, hidden: Sequence[int] = (64, 16, 64), *, activation: str = "tanh", l2: float = 0.0, dtype: str = "float64") -> Network:
-    """A network that reproduces its inputs through a narrow layer: squared loss against `X` itself, linear output layer.
+def autoencoder(
+    X: Any,
+    hidden: Sequence[int] = (64, 16, 64),
+    *,
+    activation: str = "tanh",
+    l2: float = 0.0,
+    dtype: str = "float64",
+) -> Network:
+    """A network that reproduces its inputs through a narrow layer: squared loss against `X` itself, linear
+    output layer.
 
     Parameters
     ----------
@@ -362,7 +454,9 @@ def autoencoder(X: Any, hidden: Sequence[int] = (64, 16, 64), *, activation: str
     """
     X = _data("X", X, _dtype(dtype))
     sizes = (X.shape[1], *_hidden(hidden), X.shape[1])
-    return Network(X, None, sizes, activation=_activation(activation), loss="squared", l2=_check.nonnegative("l2", l2))
+    return Network(
+        X, None, sizes, activation=_activation(activation), loss="squared", l2=_check.nonnegative("l2", l2)
+    )
 
 
 def _dtype(dtype: str) -> str:
@@ -371,7 +465,10 @@ def _dtype(dtype: str) -> str:
 
 def _activation(name: str) -> str:
     if name in ("relu", "leaky_relu", "leaky-relu"):
-        raise ValueError(f"`activation` must be smooth; got {name}, which has no second derivative where it bends and a zero one elsewhere. Use softplus.")
+        raise ValueError(
+            f"`activation` must be smooth; got {name}, which has no second derivative where it bends and a "
+            "zero one elsewhere. Use softplus."
+        )
     return _check.choice("activation", name, ACTIVATIONS)
 
 
@@ -390,7 +487,9 @@ def _data(name: str, values: Any, dtype: str) -> np.ndarray:
             table = _check.array(name, values, ndim=2, shape="(n, p)").astype(dtype, order="C")
     if not np.isfinite(table).all():
         _check.array(name, values)
-        raise ValueError(f"`{name}` must fit into {dtype}; its largest entry does not. Scale it, or use dtype='float64'.")
+        raise ValueError(
+            f"`{name}` must fit into {dtype}; its largest entry does not. Scale it, or use dtype='float64'."
+        )
     if table.size == 0:
         raise ValueError(f"`{name}` must hold at least one sample and one column; got shape {table.shape}.")
     return table
@@ -401,17 +500,26 @@ def _labels(y: Any, samples: int, classes: int | None) -> np.ndarray:
     _same_length(found, samples)
     fractions = found[found != np.floor(found)]
     if fractions.size:
-        raise ValueError(f"`y` must hold whole-number labels for cross-entropy; got {fractions[0]:g}. Use loss='squared' for targets.")
+        raise ValueError(
+            f"`y` must hold whole-number labels for cross-entropy; got {fractions[0]:g}. Use loss='squared' "
+            "for targets."
+        )
     if found.min() < 0 or (classes is not None and found.max() >= classes):
         most = "classes - 1" if classes is None else classes - 1
-        raise ValueError(f"`y` must hold labels from 0 to {most}; got {found.min():g} to {found.max():g}. Number the classes from 0.")
+        raise ValueError(
+            f"`y` must hold labels from 0 to {most}; got {found.min():g} to {found.max():g}. Number the "
+            "classes from 0."
+        )
     return found.astype(np.int64)
 
 
 def _classes(labels: np.ndarray) -> int:
     most = int(labels.max())
     if most >= max(1000, len(labels)):  # a network would be built with as many outputs
-        raise ValueError(f"`y` holds the label {most} on {len(labels)} samples. Number the classes 0, 1, 2, ..., or give `classes`.")
+        raise ValueError(
+            f"`y` holds the label {most} on {len(labels)} samples. Number the classes 0, 1, 2, ..., or give "
+            "`classes`."
+        )
     return max(2, most + 1)
 
 
@@ -420,7 +528,9 @@ def _targets(y: Any, samples: int, dtype: str, outputs: int | None = None) -> np
     _same_length(found, samples)
     found = _data("y", found.reshape(samples, -1), dtype)
     if outputs not in (None, found.shape[1]):
-        raise ValueError(f"`y` must have {outputs} columns, as the network has outputs; got {found.shape[1]}.")
+        raise ValueError(
+            f"`y` must have {outputs} columns, as the network has outputs; got {found.shape[1]}."
+        )
     return found
 
 

@@ -44,7 +44,9 @@ class Quadratic(Objective):
 
     def third(self, w: np.ndarray, v: np.ndarray) -> np.ndarray:
         w, v = as_floats(w), as_floats(v)
-        return namespace(w).zeros((*np.broadcast_shapes(w.shape, v.shape), self.dim), dtype=w.dtype, device=w.device)
+        return namespace(w).zeros(
+            (*np.broadcast_shapes(w.shape, v.shape), self.dim), dtype=w.dtype, device=w.device
+        )
 
     def __repr__(self) -> str:
         return f"quadratic in {self.dim} dimensions"

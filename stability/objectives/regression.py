@@ -96,18 +96,30 @@ class Regression(Objective):
         import scipy
 
         if not isinstance(self.X, np.ndarray):
-            raise TypeError("The minimizer is found on the host: read `reference` before the objective is moved.")
+            raise TypeError(
+                "The minimizer is found on the host: read `reference` before the objective is moved."
+            )
         start = np.zeros(self.dim)
-        found = scipy.optimize.minimize(self.value, start, jac=self.gradient, hess=self.hessian, method="trust-exact", options={"gtol": 1e-8, "maxiter": 500})
+        found = scipy.optimize.minimize(
+            self.value,
+            start,
+            jac=self.gradient,
+            hess=self.hessian,
+            method="trust-exact",
+            options={"gtol": 1e-8, "maxiter": 500},
+        )
         w, shift = found.x, np.full(self.dim, np.inf)
         curvature = np.linalg.eigvalsh(self.hessian(w))
         if curvature[0] > 1e-12 * curvature[-1]:
-            for _ in range(4):  # Newton's quadratic convergence takes 1e-8 to rounding error; towards infinity it has none
+            for _ in range(
+                4
+            ):  # Newton's quadratic convergence takes 1e-8 to rounding error; towards infinity it has none
                 shift = np.linalg.solve(self.hessian(w), self.gradient(w))
                 w = w - shift
         if not np.linalg.norm(shift) <= 1e-8 * (1 + np.linalg.norm(w)):
             raise ValueError(
-                f"{type(self).__name__} has no isolated minimum on these data (smallest curvature {curvature[0]:.2g}: "
+                f"{type(self).__name__} has no isolated minimum on these data (smallest curvature "
+                f"{curvature[0]:.2g}: "
                 "collinear columns or separable classes). Use l2 > 0."
             )
         return w
@@ -181,7 +193,9 @@ def logistic(X: Any, y: Any, *, l2: float = 0.0) -> Logistic:
     y = _check.array("y", y, ndim=1, shape="(n,)")
     classes = np.unique(y)
     if len(classes) != 2:
-        raise ValueError(f"`y` must hold two classes for logistic regression; got {len(classes)} ({_preview(classes)}).")
+        raise ValueError(
+            f"`y` must hold two classes for logistic regression; got {len(classes)} ({_preview(classes)})."
+        )
     return Logistic(X, (y == classes[1]).astype(float), l2=l2)
 
 

@@ -19,7 +19,9 @@ _DEPTH = 16.0  # of the effective potential that is shown: exp(-16) of the large
 
 
 def density(result: StationaryDensity) -> Figure:
-    """On a line: objective and effective potential, drift and noise, density. In a plane: the density with its current."""
+    """On a line: objective and effective potential, drift and noise, density. In a plane: the density with
+    its current.
+    """
     return _line(result) if result.dim == 1 else _plane(result)
 
 
@@ -28,7 +30,12 @@ def _line(result: StationaryDensity) -> Figure:
     (x,), color = result.centers, COLORS["SFN"]
     shown = result.effective_potential < _DEPTH
     potential, drift, heights = axes[0]
-    potential.plot(x, np.where(shown, result.effective_potential, np.nan), color=color, label=r"$-\log p$, from its minimum")
+    potential.plot(
+        x,
+        np.where(shown, result.effective_potential, np.nan),
+        color=color,
+        label=r"$-\log p$, from its minimum",
+    )
     potential.set(xlabel="$w$", ylabel=r"effective potential")
     if np.isfinite(result.potential).any():
         other = potential.twinx()
@@ -55,9 +62,20 @@ def _plane(result: StationaryDensity) -> Figure:
     figure.colorbar(mesh, ax=axis, label="density")
     size = np.linalg.norm(result.current, axis=-1)
     carried = np.linalg.norm(result.drift, axis=-1) * result.density
-    if size.max() > 1e-2 * carried[np.isfinite(carried)].max(initial=0.0):  # what is left of balance is the grid's error
+    if size.max() > 1e-2 * carried[np.isfinite(carried)].max(
+        initial=0.0
+    ):  # what is left of balance is the grid's error
         strength = 0.3 + 1.7 * size.T / size.max()
-        axis.streamplot(x, y, result.current[..., 0].T, result.current[..., 1].T, color=COLORS["Newton"], linewidth=strength, density=0.9, arrowsize=0.8)
+        axis.streamplot(
+            x,
+            y,
+            result.current[..., 0].T,
+            result.current[..., 1].T,
+            color=COLORS["Newton"],
+            linewidth=strength,
+            density=0.9,
+            arrowsize=0.8,
+        )
     axis.set(xlabel="$w_1$", ylabel="$w_2$", xlim=(first[0], first[-1]), ylim=(second[0], second[-1]))
     _title(figure, result)
     return figure
@@ -66,7 +84,9 @@ def _plane(result: StationaryDensity) -> Figure:
 def _title(figure: Figure, result: StationaryDensity) -> None:
     law = "continuous time" if result.time == "continuous" else f"Euler-Maruyama chain, dt = {result.dt:g}"
     doubt = "" if result.status == "ok" else "; read the status"
-    figure.suptitle(f"Stationary density, {law}{', with its current' if result.dim == 2 else ''}{doubt}", fontsize=10)
+    figure.suptitle(
+        f"Stationary density, {law}{', with its current' if result.dim == 2 else ''}{doubt}", fontsize=10
+    )
 
 
 def _study(study: Study) -> Figure:
@@ -82,13 +102,17 @@ def _study(study: Study) -> Figure:
     method_legend(figure, study["methods"], extra)
     p = study.parameters
     damped = rf"SFN $\gamma = {p['damping']:g}$, damped Newton $\gamma = {p['large_damping']:g}$"
-    figure.suptitle(rf"Double well, equal step $\alpha = {p['step']:g}$ and gradient noise; {damped}", fontsize=10)
+    figure.suptitle(
+        rf"Double well, equal step $\alpha = {p['step']:g}$ and gradient noise; {damped}", fontsize=10
+    )
     return figure
 
 
 def _drifts(axis: Axes, study: Study) -> None:
     for m, name in enumerate(study["methods"]):
-        axis.plot(study["x"], np.where(np.abs(study["drift"][m]) < 3, study["drift"][m], np.nan), color=COLORS[name])
+        axis.plot(
+            study["x"], np.where(np.abs(study["drift"][m]) < 3, study["drift"][m], np.nan), color=COLORS[name]
+        )
     axis.axhline(0, color="0.5", lw=0.8)
     axis.set(xlim=(-1.7, 1.7), ylim=(-2, 2), xlabel="$x$", ylabel="drift $-P F'$")
 
@@ -111,7 +135,15 @@ def _histograms(axis: Axes, study: Study) -> None:
         filled = counts > 0
         height, error = (counts / total)[filled], (2 * np.sqrt(counts) / total)[filled]
         middle = (0.5 * (bins[1:] + bins[:-1]))[filled]
-        axis.errorbar(middle, height, [np.minimum(error, 0.9 * height), error], fmt=MARKERS[name], color=COLORS[name], ms=2.5, lw=0.7)
+        axis.errorbar(
+            middle,
+            height,
+            [np.minimum(error, 0.9 * height), error],
+            fmt=MARKERS[name],
+            color=COLORS[name],
+            ms=2.5,
+            lw=0.7,
+        )
     axis.set(yscale="log", xlim=(-1.7, 1.7), ylim=(1e-4, 10), xlabel="$x$", ylabel="density")
 
 
@@ -123,7 +155,13 @@ def _times(axis: Axes, study: Study) -> None:
         axis.plot(inverse, np.exp(study["log_kramers"][m]), color=COLORS[name], ls=":", lw=1.2)
         value, error, _ = study["measured"][m].T
         axis.errorbar(inverse, value, 2 * error, fmt=MARKERS[name], color=COLORS[name], ms=3.5, lw=0.9)
-    axis.set(xlim=(0, 21), ylim=(1, 1e7), yscale="log", xlabel=r"$1/(\alpha\sigma^2)$", ylabel="mean time from $-1$ to $1$")
+    axis.set(
+        xlim=(0, 21),
+        ylim=(1, 1e7),
+        yscale="log",
+        xlabel=r"$1/(\alpha\sigma^2)$",
+        ylabel="mean time from $-1$ to $1$",
+    )
 
 
 STUDIES: dict[str, Callable[[Study], Figure]] = {"density": _study}

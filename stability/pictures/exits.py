@@ -29,18 +29,24 @@ def _escape(study: Study) -> Figure:
     axes[0, 1].set_title(rf"$|\lambda| = {p['flat']:g}$", fontsize=9)
     _curves(axes[1, 0], study)
     _by_rank(axes[1, 1], study)
-    extra = [handle(color="0.3", marker="o", ls="", label="SDE (filled)"), handle(color="0.3", marker="x", ls="", label="iteration")]
+    extra = [
+        handle(color="0.3", marker="o", ls="", label="SDE (filled)"),
+        handle(color="0.3", marker="x", ls="", label="iteration"),
+    ]
     extra.append(handle(color="0.3", ls=":", lw=1, label="iteration's own law"))
     method_legend(figure, study["methods"], extra)
     figure.suptitle(
-        rf"First exit along the unstable mode, equal step $\alpha = {p['step']:g}$, equal gradient noise ($\gamma = {p['damping']:g}$, $R = {p['radius']:g}$)",
+        rf"First exit along the unstable mode, equal step $\alpha = {p['step']:g}$, equal gradient noise "
+        rf"($\gamma = {p['damping']:g}$, $R = {p['radius']:g}$)",
         fontsize=10,
     )
     return figure
 
 
 def _times(axis: Axes, study: Study, x: str, law: str, measured: str, label: str) -> None:
-    """Mean exit times: lines in continuous time, dotted of the iteration's own law, markers with two standard errors."""
+    """Mean exit times: lines in continuous time, dotted of the iteration's own law, markers with two standard
+    errors.
+    """
     with np.errstate(over="ignore"):
         lines = np.exp(study[law])
     for m, name in enumerate(study["methods"]):
@@ -49,7 +55,14 @@ def _times(axis: Axes, study: Study, x: str, law: str, measured: str, label: str
             rows = study[measured][m, :, level]
             if level:
                 axis.plot(study[f"measured_{x}"], rows[:, 2], color=COLORS[str(name)], ls=":", lw=1)
-            _bars(axis, study[f"measured_{x}"] * shift, rows[:, 0], rows[:, 1], COLORS[str(name)], MARKERS[str(name)] if level == 0 else "x")
+            _bars(
+                axis,
+                study[f"measured_{x}"] * shift,
+                rows[:, 0],
+                rows[:, 1],
+                COLORS[str(name)],
+                MARKERS[str(name)] if level == 0 else "x",
+            )
     axis.set(xscale="log", yscale="log", xlabel=label, ylabel=r"mean exit time, $t = k\alpha$")
     axis.set_ylim(0.02, LONGEST)
 
@@ -65,10 +78,20 @@ def _curves(axis: Axes, study: Study) -> None:
     for m, name in enumerate(study["methods"]):
         shares = study["survival"][m, 1, ::3]
         axis.plot(t, study["survival_law"][m, 1], color=COLORS[str(name)], lw=1.3)
-        _bars(axis, t[::3], shares, np.sqrt(shares * (1 - shares) / paths), COLORS[str(name)], MARKERS[str(name)])
+        _bars(
+            axis,
+            t[::3],
+            shares,
+            np.sqrt(shares * (1 - shares) / paths),
+            COLORS[str(name)],
+            MARKERS[str(name)],
+        )
     p = study.parameters
     axis.set(xlabel=r"$t = k\alpha$", ylabel="share that has not left", ylim=(-0.02, 1.05))
-    axis.set_title(rf"$|\lambda| = {p['flat']:g}$, $\sigma = {p['noise']:g}$: whole distributions (iteration)", fontsize=9)
+    axis.set_title(
+        rf"$|\lambda| = {p['flat']:g}$, $\sigma = {p['noise']:g}$: whole distributions (iteration)",
+        fontsize=9,
+    )
 
 
 def _by_rank(axis: Axes, study: Study) -> None:
@@ -80,7 +103,12 @@ def _by_rank(axis: Axes, study: Study) -> None:
     sees = 1 + int(np.argmin(study.parameters["spectrum"]))
     axis.axvline(sees, color="0.6", lw=0.8, ls=":")
     axis.set(yscale="log", xlabel="rank of LRSFN", ylabel=r"mean exit time, $t = k\alpha$")
-    axis.set_title("spectrum " + ", ".join(f"{lam:g}" for lam in study.parameters["spectrum"]) + "; dotted: sees the negative one", fontsize=9)
+    axis.set_title(
+        "spectrum "
+        + ", ".join(f"{lam:g}" for lam in study.parameters["spectrum"])
+        + "; dotted: sees the negative one",
+        fontsize=9,
+    )
     axis.legend()
 
 
@@ -95,17 +123,37 @@ def _toys(study: Study) -> Figure:
             kept = np.isfinite(values[k]).any(axis=1)
             middle = np.array([np.nanmedian(row) for row in values[k][kept]])
             style = _style(str(name), k)
-            axis.plot(np.flatnonzero(kept), np.maximum(middle, 1e-20) if positive else middle, label=str(name), **style)
+            axis.plot(
+                np.flatnonzero(kept),
+                np.maximum(middle, 1e-20) if positive else middle,
+                label=str(name),
+                **style,
+            )
             if len(middle) and len(middle) < values.shape[1]:
                 axis.plot(len(middle) - 1, middle[-1], "x", color=style["color"], ms=6, clip_on=True)
-        axis.set(xlabel="iteration", ylabel="value, median over the starts", title=f"{problem}, $d = {dim}$", xlim=(-1, study.parameters["iterations"] + 1))
+        axis.set(
+            xlabel="iteration",
+            ylabel="value, median over the starts",
+            title=f"{problem}, $d = {dim}$",
+            xlim=(-1, study.parameters["iterations"] + 1),
+        )
         if positive:
             axis.set(yscale="log", ylim=(1e-21, 1e10))
         else:
-            axis.set_ylim(1.15 * float(np.nanmin(np.nanmedian(values[:, -1], axis=-1) if np.isfinite(values[:, -1]).all() else values)), 12)
+            axis.set_ylim(
+                1.15
+                * float(
+                    np.nanmin(
+                        np.nanmedian(values[:, -1], axis=-1) if np.isfinite(values[:, -1]).all() else values
+                    )
+                ),
+                12,
+            )
         axis.legend(fontsize=6.5, ncol=4, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     figure.suptitle(
-        rf"Toy protocols at step 1, exact Hessians, {study.parameters['starts']} starts (ours, not the paper's numbers; crosses: diverged)", fontsize=10
+        rf"Toy protocols at step 1, exact Hessians, {study.parameters['starts']} starts (ours, not the "
+        r"paper's numbers; crosses: diverged)",
+        fontsize=10,
     )
     return figure
 
@@ -127,9 +175,25 @@ def _exits(study: Study) -> Figure:
     axis, p = axes[0, 0], study.parameters
     t, survival, error = study["t"], study["survival"], study["error"]
     axis.step(t, survival, where="post", color=COLORS["SFN"], label="measured (Kaplan-Meier)")
-    axis.fill_between(t, survival - 2 * error, survival + 2 * error, step="post", color=COLORS["SFN"], alpha=0.25, lw=0, label="two standard errors")
+    axis.fill_between(
+        t,
+        survival - 2 * error,
+        survival + 2 * error,
+        step="post",
+        color=COLORS["SFN"],
+        alpha=0.25,
+        lw=0,
+        label="two standard errors",
+    )
     if np.isfinite(study["law"]).any():
-        axis.plot(study["law_t"], study["law"], color=COLORS["Newton"], lw=1.2, ls="--", label="law" if p["exact"] else "law of the linearised flow")
+        axis.plot(
+            study["law_t"],
+            study["law"],
+            color=COLORS["Newton"],
+            lw=1.2,
+            ls="--",
+            label="law" if p["exact"] else "law of the linearised flow",
+        )
     axis.set(xlabel=r"$t = k\alpha$", ylabel="share that has not left", ylim=(-0.02, 1.05))
     axis.legend()
     figure.suptitle(f"{p['method']}: first exit from {p['region']}", fontsize=9)

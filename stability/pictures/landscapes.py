@@ -29,7 +29,9 @@ POINTS: dict[str, dict[str, Any]] = {
 
 
 def portrait(result: Portrait) -> Figure:
-    """A panel for each method: basins in pale colours, level sets, flow lines, sample paths, and critical points by what becomes of them."""
+    """A panel for each method: basins in pale colours, level sets, flow lines, sample paths, and critical
+    points by what becomes of them.
+    """
     columns = min(len(result.methods), 5)
     rows = -(-len(result.methods) // columns)
     figure, axes = panels(rows, columns, 3.1, 3.3, sharex=True, sharey=True)
@@ -42,18 +44,34 @@ def portrait(result: Portrait) -> Figure:
         axis.set_ylabel("$w_2$")
     told = [name for name in POINTS if (result.attracts == name).any()]
     marks = [handle(ls="", ms=6, label=name, **POINTS[name]) for name in told]
-    ends = [handle(ls="", marker="s", ms=7, mec="0.6", color=FATE_COLORS[end], label=FATES[end]) for end in FATES if (result.basins == end).any()]
+    ends = [
+        handle(ls="", marker="s", ms=7, mec="0.6", color=FATE_COLORS[end], label=FATES[end])
+        for end in FATES
+        if (result.basins == end).any()
+    ]
     figure.legend(handles=marks + ends, loc="outside lower center", ncol=4, fontsize=8)
-    figure.suptitle(result.objective if len(result.objective) <= 90 else result.objective[:87] + "...", fontsize=9)
+    figure.suptitle(
+        result.objective if len(result.objective) <= 90 else result.objective[:87] + "...", fontsize=9
+    )
     return figure
 
 
 def _panel(axis: Axes, result: Portrait, m: int) -> None:
     from matplotlib.colors import BoundaryNorm, ListedColormap
 
-    colors = [FATE_COLORS[end] for end in (-4, -3, -2, -1)] + [BASINS[k % len(BASINS)] for k in range(max(len(result.points), 1))]
+    colors = [FATE_COLORS[end] for end in (-4, -3, -2, -1)] + [
+        BASINS[k % len(BASINS)] for k in range(max(len(result.points), 1))
+    ]
     norm = BoundaryNorm(np.arange(-4.5, len(colors) - 3.5), len(colors))
-    axis.pcolormesh(result.x, result.y, result.basins[m], cmap=ListedColormap(colors), norm=norm, shading="nearest", rasterized=True)
+    axis.pcolormesh(
+        result.x,
+        result.y,
+        result.basins[m],
+        cmap=ListedColormap(colors),
+        norm=norm,
+        shading="nearest",
+        rasterized=True,
+    )
     finite = result.values[np.isfinite(result.values)]
     levels = np.unique(np.quantile(finite, np.linspace(0, 1, 18)[1:-1])) if len(finite) else np.zeros(0)
     if len(levels) > 1:
@@ -65,7 +83,12 @@ def _panel(axis: Axes, result: Portrait, m: int) -> None:
         axis.plot(*result.start, "D", color="white", mec="k", ms=5)
     for point, told in zip(result.points, result.attracts[m], strict=True):
         axis.plot(*point, ls="", ms=7, mec="white", mew=0.8, **POINTS[str(told)])
-    axis.set(xlim=(result.x[0], result.x[-1]), ylim=(result.y[0], result.y[-1]), title=str(result.methods[m]), xlabel="$w_1$")
+    axis.set(
+        xlim=(result.x[0], result.x[-1]),
+        ylim=(result.y[0], result.y[-1]),
+        title=str(result.methods[m]),
+        xlabel="$w_1$",
+    )
 
 
 def _lines(axis: Axes, result: Portrait, m: int) -> None:
@@ -78,11 +101,25 @@ def _lines(axis: Axes, result: Portrait, m: int) -> None:
     if long:
         at, ahead = np.array([line[5] for line in long]), np.array([line[6] - line[4] for line in long])
         ahead = ahead / np.maximum(np.linalg.norm(ahead, axis=1, keepdims=True), 1e-300)
-        axis.quiver(*at.T, *ahead.T, color="0.25", angles="xy", scale=60, width=0.002, headwidth=9, headlength=11, headaxislength=10, minlength=0, pivot="mid")
+        axis.quiver(
+            *at.T,
+            *ahead.T,
+            color="0.25",
+            angles="xy",
+            scale=60,
+            width=0.002,
+            headwidth=9,
+            headlength=11,
+            headaxislength=10,
+            minlength=0,
+            pivot="mid",
+        )
 
 
 def profile(result: Profile) -> Figure:
-    """The objective with its critical points above, then each method's drift, and its density by both witnesses."""
+    """The objective with its critical points above, then each method's drift, and its density by both
+    witnesses.
+    """
     columns = len(result.methods)
     figure, axes = panels(3, columns, 3.0, 1.9, sharex=True)
     for m, (top, middle, bottom) in enumerate(axes.T):
@@ -93,15 +130,29 @@ def profile(result: Profile) -> Figure:
             top.plot(at, value, {"minimum": "o", "maximum": "^"}.get(str(kind), "s"), color="k", ms=5)
         _drift(middle, result, m, color)
         total = result.counts[m].sum() + result.outside[m]
-        bottom.stairs(result.counts[m] / (total * np.diff(result.edges)), result.edges, fill=True, color="0.8", label="paths")
+        bottom.stairs(
+            result.counts[m] / (total * np.diff(result.edges)),
+            result.edges,
+            fill=True,
+            color="0.8",
+            label="paths",
+        )
         bottom.plot(result.x, result.density[m], color=color, label="Fokker-Planck")
-        told = "" if np.isnan(result.variation[m, 0]) else f": total variation {result.variation[m, 0]:.2g}, {result.variation[m, 1]:.2g} by chance"
+        told = (
+            ""
+            if np.isnan(result.variation[m, 0])
+            else f": total variation {result.variation[m, 0]:.2g}, {result.variation[m, 1]:.2g} by chance"
+        )
         top.set(title=str(result.methods[m]))
         bottom.set(xlabel="$w$" + told, ylim=(0, None))
     for axis, label in zip(axes[:, 0], ("objective $F$", "drift $-P\\,g$", "density"), strict=True):
         axis.set_ylabel(label)
-    figure.legend(handles=axes[2, 0].get_legend_handles_labels()[0], loc="outside lower center", ncol=2, fontsize=8)
-    figure.suptitle(result.objective if len(result.objective) <= 90 else result.objective[:87] + "...", fontsize=9)
+    figure.legend(
+        handles=axes[2, 0].get_legend_handles_labels()[0], loc="outside lower center", ncol=2, fontsize=8
+    )
+    figure.suptitle(
+        result.objective if len(result.objective) <= 90 else result.objective[:87] + "...", fontsize=9
+    )
     return figure
 
 
@@ -114,7 +165,9 @@ def _drift(axis: Axes, result: Profile, m: int, color: str) -> None:
 
 
 def _portrait(study: Study) -> Figure:
-    fields: dict[str, Any] = {name: study.parameters[name] for name in ("objective", "status")} | dict(study.arrays)
+    fields: dict[str, Any] = {name: study.parameters[name] for name in ("objective", "status")} | dict(
+        study.arrays
+    )
     return portrait(Portrait(**fields, provenance=dict(study.provenance)))
 
 

@@ -19,23 +19,36 @@ if TYPE_CHECKING:
 
 
 def trajectory(result: Trajectory) -> Figure:
-    """The path with its tube, in the plane and against time; below, spread, amplification, growth and validity."""
+    """The path with its tube, in the plane and against time; below, spread, amplification, growth and
+    validity.
+    """
     figure, axes = panels(2, 4, 3.0, 2.6)
-    color = next((COLORS[name] for name in sorted(COLORS, key=len, reverse=True) if result.method.startswith(name)), "C0")
+    color = next(
+        (COLORS[name] for name in sorted(COLORS, key=len, reverse=True) if result.method.startswith(name)),
+        "C0",
+    )
     dim = result.mean.shape[1]
     top = _stretched(axes[0], 3 if dim == 2 else min(dim, 4))
     if dim == 2:
         _plane(top.pop(0), result.mean, result.covariance, color)
     for i, axis in enumerate(top):
         _tube(axis, result, i, color)
-    labels = (r"spread $\sqrt{\mathrm{tr}\,S}$", "noise let in, over SGD's", "fastest growth of a deviation", "validity (trusted below 0.1)")
+    labels = (
+        r"spread $\sqrt{\mathrm{tr}\,S}$",
+        "noise let in, over SGD's",
+        "fastest growth of a deviation",
+        "validity (trusted below 0.1)",
+    )
     rows = (result.spread, result.amplification, result.growth, result.validity)
     for axis, values, label in zip(axes[1], rows, labels, strict=True):
         axis.plot(result.times, values, color=color)
         axis.set(xlabel=r"$t = k\alpha$", ylabel=label)
     axes[1, 2].axhline(0, color="0.5", lw=0.8)
     axes[1, 3].axhline(VALID, color="0.5", lw=0.8, ls="--")
-    figure.suptitle("\n".join(textwrap.wrap(f"{result.method}, step {result.step:g}: {result.status}", 150)[:3]), fontsize=9)
+    figure.suptitle(
+        "\n".join(textwrap.wrap(f"{result.method}, step {result.step:g}: {result.status}", 150)[:3]),
+        fontsize=9,
+    )
     figure.set_layout_engine("constrained", w_pad=0.1)
     return figure
 
@@ -53,7 +66,9 @@ def _ellipse(mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     """Points (2, 65) two standard deviations around a mean."""
     values, vectors = np.linalg.eigh(covariance)
     angle = np.linspace(0, 2 * np.pi, 65)
-    return mean[:, None] + 2 * (vectors * np.sqrt(np.maximum(values, 0.0))) @ np.array([np.cos(angle), np.sin(angle)])
+    return mean[:, None] + 2 * (vectors * np.sqrt(np.maximum(values, 0.0))) @ np.array(
+        [np.cos(angle), np.sin(angle)]
+    )
 
 
 def _plane(axis: Axes, mean: np.ndarray, covariance: np.ndarray, color: str, **style: Any) -> None:
@@ -79,28 +94,53 @@ def _study(study: Study) -> Figure:
         axis.plot(*study["fine_mean"][m].T, color=COLORS[name], lw=1)
         for k in range(len(study["times"])):
             axis.plot(*_ellipse(study["mean"][m, k], study["covariance"][m, k]), color=COLORS[name], lw=1)
-            axis.plot(*_ellipse(study["measured_mean"][m, k], study["measured_covariance"][m, k]), color="0.4", lw=1, ls=":")
+            axis.plot(
+                *_ellipse(study["measured_mean"][m, k], study["measured_covariance"][m, k]),
+                color="0.4",
+                lw=1,
+                ls=":",
+            )
         axis.set(xlabel="$w_1$", ylabel="$w_2$", title=name, xlim=(0.0, 1.4), ylim=(-0.15, 1.1))
     for m, name in enumerate(names):
         axes[1, 0].plot(study["fine_times"], study["fine_amplification"][m], color=COLORS[name])
         axes[1, 1].plot(study["fine_times"], study["fine_validity"][m], color=COLORS[name])
-        axes[1, 1].plot(study["times"], np.maximum(study["shift"][m], 1e-3), MARKERS[name], color=COLORS[name], ms=4)
+        axes[1, 1].plot(
+            study["times"], np.maximum(study["shift"][m], 1e-3), MARKERS[name], color=COLORS[name], ms=4
+        )
         value, error = study["errors"][m].T
         slope, own = study["slopes"][m]
         label = rf"{name}: slope {slope:.2f} $\pm$ {own:.2f}"
-        axes[1, 2].errorbar(study["steps"], value, 2 * error, fmt=MARKERS[name], color=COLORS[name], ms=4, lw=0.9, label=label)
-        axes[1, 2].plot(study["steps"], value[-1] * study["steps"] / study["steps"][-1], color=COLORS[name], lw=0.8)
+        axes[1, 2].errorbar(
+            study["steps"], value, 2 * error, fmt=MARKERS[name], color=COLORS[name], ms=4, lw=0.9, label=label
+        )
+        axes[1, 2].plot(
+            study["steps"], value[-1] * study["steps"] / study["steps"][-1], color=COLORS[name], lw=0.8
+        )
     axes[1, 0].set(xlabel=r"$t = k\alpha$", ylabel="noise let in, over SGD's", yscale="log")
     axes[1, 1].axhline(VALID, color="0.5", lw=0.8, ls="--")
-    axes[1, 1].set(xlabel=r"$t = k\alpha$", ylabel="validity; departure as a shift [sd]", yscale="log", ylim=(1e-3, 5))
-    axes[1, 2].set(xscale="log", yscale="log", xlabel=r"step $\alpha$", ylabel=rf"relative error of $S$ at $t = {p['early']:g}$")
+    axes[1, 1].set(
+        xlabel=r"$t = k\alpha$", ylabel="validity; departure as a shift [sd]", yscale="log", ylim=(1e-3, 5)
+    )
+    axes[1, 2].set(
+        xscale="log",
+        yscale="log",
+        xlabel=r"step $\alpha$",
+        ylabel=rf"relative error of $S$ at $t = {p['early']:g}$",
+    )
     axes[1, 2].set_xticks(study["steps"], [f"{step:g}" for step in study["steps"]])
     axes[1, 2].minorticks_off()
     axes[1, 2].legend(fontsize=7, loc="upper left")
-    extra = [handle(color="0.3", lw=1, label="predicted, 2 sd"), handle(color="0.4", ls=":", lw=1, label="measured, 2 sd")]
+    extra = [
+        handle(color="0.3", lw=1, label="predicted, 2 sd"),
+        handle(color="0.4", ls=":", lw=1, label="measured, 2 sd"),
+    ]
     method_legend(figure, names, [*extra, handle(color="0.3", marker="o", ls="", label="measured departure")])
     figure.set_layout_engine("constrained", w_pad=0.1)
-    figure.suptitle(rf"Noise along a path from beside a saddle: coupled quartic, $\alpha = {p['step']:g}$, $\sigma = {p['sigma']:g}$", fontsize=10)
+    figure.suptitle(
+        rf"Noise along a path from beside a saddle: coupled quartic, $\alpha = {p['step']:g}$, $\sigma = "
+        rf"{p['sigma']:g}$",
+        fontsize=10,
+    )
     return figure
 
 

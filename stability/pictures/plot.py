@@ -30,12 +30,21 @@ if TYPE_CHECKING:
 
 __all__ = ["COLORS", "MARKERS", "plot", "write"]
 
-_STUDIES = studies.STUDIES | training.STUDIES | landscapes.STUDIES | exits.STUDIES | densities.STUDIES | products.STUDIES | paths.STUDIES
+_STUDIES = (
+    studies.STUDIES
+    | training.STUDIES
+    | landscapes.STUDIES
+    | exits.STUDIES
+    | densities.STUDIES
+    | products.STUDIES
+    | paths.STUDIES
+)
 
 
 @singledispatch
 def plot(result: Any) -> Figure:
-    """Draw a result: a linear flow, an ensemble, a comparison, a study, a theorem, an optimizer's history, a phase portrait, a density, and so on.
+    """Draw a result: a linear flow, an ensemble, a comparison, a study, a theorem, an optimizer's history, a
+    phase portrait, a density, and so on.
 
     Returns
     -------
@@ -54,15 +63,22 @@ def plot(result: Any) -> Figure:
     >>> st.plot(st.linearize(flow)).axes[0].get_xscale()
     'log'
     """
-    if hasattr(result, "data") and isinstance(study := result.data(), Study):  # what has no picture of its own says what to draw of it
+    if hasattr(result, "data") and isinstance(
+        study := result.data(), Study
+    ):  # what has no picture of its own says what to draw of it
         return plot(study)
     drawn = ", ".join(sorted(kind.__name__ for kind in _PICTURES))
-    raise TypeError(f"There is no picture for a {type(result).__name__}; there is for {drawn}, Theorem, ExactMode, ExitTime and Spectrum.")
+    raise TypeError(
+        f"There is no picture for a {type(result).__name__}; there is for {drawn}, Theorem, ExactMode, "
+        "ExitTime and Spectrum."
+    )
 
 
 def _study(result: Study) -> Figure:
     if result.name not in _STUDIES:
-        raise TypeError(f"There is no picture for the study {result.name!r}; there is for {', '.join(_STUDIES)}.")
+        raise TypeError(
+            f"There is no picture for the study {result.name!r}; there is for {', '.join(_STUDIES)}."
+        )
     return _STUDIES[result.name](result)
 
 
@@ -85,7 +101,9 @@ for _kind, _draw in _PICTURES.items():
 
 
 def write(figure: Figure, base: Path) -> None:
-    """Save a picture as ``BASE.png`` and ``BASE.svg``, without dates: the same numbers give the same bytes."""
+    """Save a picture as ``BASE.png`` and ``BASE.svg``, without dates: the same numbers give the same
+    bytes.
+    """
     with context():
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
             figure.savefig(base.with_name(base.name + suffix), metadata=metadata)

@@ -27,12 +27,25 @@ def lyapunov_exponents(result: LyapunovExponents) -> Figure:
     for i in shown:
         low, high = np.quantile(result.samples[:, i], [0.05, 0.95])
         axis.plot([i + 1, i + 1], [low, high], color=COLORS["SFN"], lw=4, alpha=0.25, solid_capstyle="butt")
-    axis.errorbar(shown + 1, result.exponents[shown], 2 * result.errors[shown], fmt="o", ms=4, color=COLORS["SFN"], label=r"exponents $\pm 2$ s.e.")
+    axis.errorbar(
+        shown + 1,
+        result.exponents[shown],
+        2 * result.errors[shown],
+        fmt="o",
+        ms=4,
+        color=COLORS["SFN"],
+        label=r"exponents $\pm 2$ s.e.",
+    )
     if np.isfinite(result.mean_square):
         axis.axhline(result.mean_square, color=SQUARE, ls="--", label="mean-square rate")
     axis.axhline(0.0, color="0.5", lw=0.8)
     ticks = np.arange(1, len(result.exponents) + 1, max(1, len(result.exponents) // 8))
-    axis.set(xlabel="exponent (bar: 90 % of single products)", ylabel="per iteration", xticks=ticks, xlim=(0.4, len(result.exponents) + 0.6))
+    axis.set(
+        xlabel="exponent (bar: 90 % of single products)",
+        ylabel="per iteration",
+        xticks=ticks,
+        xlim=(0.4, len(result.exponents) + 0.6),
+    )
     axis.legend()
     infinite = "" if np.isfinite(result.mean_square) else f"; mean-square rate {result.mean_square:g}"
     figure.suptitle(result.verdict + infinite, fontsize=9)
@@ -60,12 +73,18 @@ def _what_contracts(result: AlmostSureLimit) -> str:
     if result.limit == 0:
         return "Paths contract at no small step"
     if not np.isfinite(result.limit):
-        return "Paths contract at every step tried" if result.limit > 0 else "The exponent is not told from zero at any step"
+        return (
+            "Paths contract at every step tried"
+            if result.limit > 0
+            else "The exponent is not told from zero at any step"
+        )
     return rf"Paths contract almost surely up to $\alpha = {result.limit:.4g} \pm {result.error:.1g}$"
 
 
 def tail_index(result: TailIndex) -> Figure:
-    """Hill's estimate against how many of the largest radii it uses, and the radii's survival function against the fitted power."""
+    """Hill's estimate against how many of the largest radii it uses, and the radii's survival function
+    against the fitted power.
+    """
     figure, axes = panels(1, 2, 3.8, 3.2)
     hill, survival = axes[0]
     low, high = (result.indices * (1 + sign * 2 / np.sqrt(result.counts)) for sign in (-1, 1))
@@ -73,18 +92,40 @@ def tail_index(result: TailIndex) -> Figure:
     hill.fill_between(result.counts, low, high, color=COLORS["SFN"], alpha=0.2)
     hill.errorbar([result.k], [result.hill], [2 * result.hill_error], fmt="o", ms=4, color=COLORS["SFN"])
     if np.isfinite(result.nu):
-        hill.axhline(result.nu, color=COLORS["Newton"], ls="--", label=rf"Student-t $\nu = {result.nu:.3g} \pm {result.nu_error:.1g}$")
+        hill.axhline(
+            result.nu,
+            color=COLORS["Newton"],
+            ls="--",
+            label=rf"Student-t $\nu = {result.nu:.3g} \pm {result.nu_error:.1g}$",
+        )
     for level in (2, 4):
         hill.axhline(level, color="0.5", lw=0.6)
-    hill.set(xscale="log", xlabel="largest radii used", ylabel="tail index", ylim=(0, min(20.0, 1.3 * float(np.max(high)))))
+    hill.set(
+        xscale="log",
+        xlabel="largest radii used",
+        ylabel="tail index",
+        ylim=(0, min(20.0, 1.3 * float(np.max(high)))),
+    )
     hill.legend()
     n = len(result.radii)
     seen = result.radii > 0
     share = (np.arange(n) + 0.5) / n
     survival.plot(result.radii[seen], share[seen], color=COLORS["SFN"], lw=1.2)
     reach = result.radii[[0, result.k]]
-    survival.plot(reach, share[result.k] * (reach / reach[1]) ** -result.hill, color=SURE, ls="--", label=f"power {-result.hill:.3g}")
-    survival.set(xscale="log", yscale="log", xlabel="radius, median 1", ylabel="share beyond", xlim=(0.1, 1.5 * reach[0]))
+    survival.plot(
+        reach,
+        share[result.k] * (reach / reach[1]) ** -result.hill,
+        color=SURE,
+        ls="--",
+        label=f"power {-result.hill:.3g}",
+    )
+    survival.set(
+        xscale="log",
+        yscale="log",
+        xlabel="radius, median 1",
+        ylabel="share beyond",
+        xlim=(0.1, 1.5 * reach[0]),
+    )
     survival.legend()
     figure.suptitle(result.status, fontsize=9)
     return figure
@@ -98,15 +139,27 @@ def _lyapunov(study: Study) -> Figure:
     figure, axes = panels(2, 2, 3.9, 3.0, sharex=True, sharey=True)
     for m, (axis, name) in enumerate(zip(axes.flat, names, strict=True)):
         values = np.clip(study["exponent"][m] / study["step"], -1, 1)
-        axis.pcolormesh(study["step"], study["tau"], values, norm=TwoSlopeNorm(0.0, -1.0, 1.0), cmap="PuOr_r", shading="nearest", rasterized=True)
+        axis.pcolormesh(
+            study["step"],
+            study["tau"],
+            values,
+            norm=TwoSlopeNorm(0.0, -1.0, 1.0),
+            cmap="PuOr_r",
+            shading="nearest",
+            rasterized=True,
+        )
         _band(axis, study, m)
-        axis.set(xscale="log", yscale="log", title=name, xlim=study["step"][[0, -1]], ylim=study["tau"][[0, -1]])
+        axis.set(
+            xscale="log", yscale="log", title=name, xlim=study["step"][[0, -1]], ylim=study["tau"][[0, -1]]
+        )
         axis.grid(False)
     for axis in axes[1]:
         axis.set_xlabel(r"step $\alpha$")
     for axis in axes[:, 0]:
         axis.set_ylabel(r"curvature noise $\tau$")
-    figure.colorbar(axes[0, 0].collections[0], ax=axes, label="top exponent per unit of $t$", shrink=0.7, extend="both")
+    figure.colorbar(
+        axes[0, 0].collections[0], ax=axes, label="top exponent per unit of $t$", shrink=0.7, extend="both"
+    )
     lines = [
         handle(color=LINEAR, lw=1.6, label="mean square, linearised (theory)"),
         handle(color=SQUARE, ls="--", lw=1.6, label="mean square, iteration (none: at no step)"),
@@ -115,7 +168,10 @@ def _lyapunov(study: Study) -> Figure:
     ]
     figure.legend(handles=lines, loc="outside lower center", ncol=2, fontsize=8)
     spectrum = ", ".join(f"{lam:g}" for lam in p["spectrum"])
-    figure.suptitle(rf"Almost-sure against mean-square stability: two modes $({spectrum})$, $\gamma = {p['damping']:g}$", fontsize=10)
+    figure.suptitle(
+        rf"Almost-sure against mean-square stability: two modes $({spectrum})$, $\gamma = {p['damping']:g}$",
+        fontsize=10,
+    )
     return figure
 
 
@@ -126,7 +182,9 @@ def _band(axis: Axes, study: Study, m: int) -> None:
         limit = study[key][m]
         axis.plot(np.where(limit > 0, limit, np.nan), tau, lw=1.6, color=color, ls=dash)
     if study["exponent"][m].min() < 0 < study["exponent"][m].max():
-        axis.contour(steps, tau, study["exponent"][m], levels=[0.0], colors=SURE, linewidths=1.6, linestyles="-.")
+        axis.contour(
+            steps, tau, study["exponent"][m], levels=[0.0], colors=SURE, linewidths=1.6, linestyles="-."
+        )
     inside = (study["exponent"][m] < 0) & (steps > study["square_limit"][m][:, None])
     if inside.any():
         axis.contourf(steps, tau, inside.astype(float), levels=[0.5, 1.5], colors="none", hatches=["////"])

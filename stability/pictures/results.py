@@ -21,15 +21,24 @@ def linear_flow(result: LinearFlow) -> Figure:
     figure, axes = panels(1, 2, 4.0, 3.0)
     magnitude = np.abs(result.eigenvalues)
     negative = result.eigenvalues < 0
-    for axis, values, label in zip(axes[0], (result.gains, result.rates), (r"gain $\varphi_i$", r"rate $a_i = -\varphi_i\lambda_i$"), strict=True):
+    for axis, values, label in zip(
+        axes[0],
+        (result.gains, result.rates),
+        (r"gain $\varphi_i$", r"rate $a_i = -\varphi_i\lambda_i$"),
+        strict=True,
+    ):
         axis.plot(magnitude[~negative], values[~negative], "o", color=COLORS["SFN"], label=r"$\lambda > 0$")
         if negative.any():
-            axis.plot(magnitude[negative], values[negative], "s", color=COLORS["Newton"], label=r"$\lambda < 0$")
+            axis.plot(
+                magnitude[negative], values[negative], "s", color=COLORS["Newton"], label=r"$\lambda < 0$"
+            )
         axis.set(xscale="log" if (magnitude > 0).all() else "linear", xlabel=r"$|\lambda_i|$", ylabel=label)
     axes[0, 0].set_yscale("log" if (result.gains > 0).all() else "symlog")
     axes[0, 1].axhline(0, color="0.5", lw=0.8)
     axes[0, 0].legend()
-    figure.suptitle(f"{result.flow.method.name}, step {result.flow.step:g}, validity {result.validity:.2g}", fontsize=10)
+    figure.suptitle(
+        f"{result.flow.method.name}, step {result.flow.step:g}, validity {result.validity:.2g}", fontsize=10
+    )
     return figure
 
 
@@ -44,7 +53,11 @@ def ensemble(result: Ensemble) -> Figure:
     if len(result.times) > 1:
         axes[0, 0].legend()
     lost = int(result.diverged.sum())
-    figure.suptitle(f"{len(result.diverged)} paths, {result.level}, dt = {result.dt:g}" + (f"; {lost} diverged, not drawn" if lost else ""), fontsize=10)
+    figure.suptitle(
+        f"{len(result.diverged)} paths, {result.level}, dt = {result.dt:g}"
+        + (f"; {lost} diverged, not drawn" if lost else ""),
+        fontsize=10,
+    )
     return figure
 
 
@@ -53,7 +66,14 @@ def _paths(axis: Axes, result: Ensemble, kept: np.ndarray, i: int) -> None:
     axis.plot(result.times, kept[:, :40, i], color="0.75", lw=0.5)
     axis.plot(result.times, result.mean[:, i], color=COLORS["SFN"], label="mean")
     spread = np.sqrt(result.covariance[:, i, i])
-    axis.fill_between(result.times, result.mean[:, i] - 2 * spread, result.mean[:, i] + 2 * spread, color=COLORS["SFN"], alpha=0.2, label=r"$\pm 2$ sd")
+    axis.fill_between(
+        result.times,
+        result.mean[:, i] - 2 * spread,
+        result.mean[:, i] + 2 * spread,
+        color=COLORS["SFN"],
+        alpha=0.2,
+        label=r"$\pm 2$ sd",
+    )
     axis.set(xlabel=r"$t = k\alpha$", ylabel=f"$w_{i + 1}$")
 
 
@@ -65,7 +85,9 @@ def _last_density(axis: Axes, result: Ensemble, kept: np.ndarray, i: int) -> Non
         spread = np.sqrt(result.covariance[-1, i, i])
         z = np.linspace(-4, 4, 201)
         height = np.exp(-(z**2) / 2) / (spread * np.sqrt(2 * np.pi))
-        axis.plot(result.mean[-1, i] + spread * z, height, color=COLORS["SFN"], label="Gaussian, same moments")
+        axis.plot(
+            result.mean[-1, i] + spread * z, height, color=COLORS["SFN"], label="Gaussian, same moments"
+        )
         axis.legend()
     axis.set(xlabel=f"$w_{i + 1}$", ylabel="density")
 
@@ -85,7 +107,9 @@ def comparison(result: Comparison) -> Figure:
         ),
     )
     for axis, (name, predicted, measured, error) in zip(axes[0], parts, strict=True):
-        axis.errorbar(predicted.ravel(), measured.ravel(), 2 * error.ravel(), fmt="o", ms=3, lw=0.8, color=COLORS["SFN"])
+        axis.errorbar(
+            predicted.ravel(), measured.ravel(), 2 * error.ravel(), fmt="o", ms=3, lw=0.8, color=COLORS["SFN"]
+        )
         ends = [min(predicted.min(), measured.min()), max(predicted.max(), measured.max())]
         axis.plot(ends, ends, color="0.4", lw=0.8)
         axis.set(xlabel=f"predicted {name}", ylabel=r"measured $\pm 2$ s.e.")

@@ -34,8 +34,20 @@ def _condition_number(study: Study) -> Figure:
                 axis.plot(study["kappa"], np.where(trusted[column, m], values[:, 0], np.nan), **colored(name))
                 axis.plot(study["kappa"], values[:, 0], color=COLORS[name], lw=0.8, alpha=0.5)
                 if column:
-                    axis.plot(study["kappa"], np.where(trusted[column, m], values[:, 1], np.nan), color=COLORS[name], ls=":", lw=1)
-                marks(axis, name, study["measured_kappa"][column], study["measured"][column, m, :, :, row], study["measured_validity"][column, m] < VALID)
+                    axis.plot(
+                        study["kappa"],
+                        np.where(trusted[column, m], values[:, 1], np.nan),
+                        color=COLORS[name],
+                        ls=":",
+                        lw=1,
+                    )
+                marks(
+                    axis,
+                    name,
+                    study["measured_kappa"][column],
+                    study["measured"][column, m, :, :, row],
+                    study["measured_validity"][column, m] < VALID,
+                )
             axis.set(xscale="log", yscale="log")
             if column == 0:
                 axis.set_ylabel(LABELS[quantity])
@@ -52,14 +64,17 @@ def _condition_number(study: Study) -> Figure:
     method_legend(figure, study["methods"], extra)
     p = study.parameters
     figure.suptitle(
-        rf"Equal step $\alpha = {p['step']:g}$: noise against condition number ($d = {p['dim']}$, $\gamma = {p['damping']:g}$, $r = {p['rank']}$)",
+        rf"Equal step $\alpha = {p['step']:g}$: noise against condition number ($d = {p['dim']}$, $\gamma = "
+        rf"{p['damping']:g}$, $r = {p['rank']}$)",
         fontsize=10,
     )
     return figure
 
 
 def _theory_range(theory: np.ndarray) -> list[tuple[float, float]]:
-    """Limits of the three rows: the undamped iteration outside validity has no variance, so its markers may lie far above."""
+    """Limits of the three rows: the undamped iteration outside validity has no variance, so its markers may
+    lie far above.
+    """
     rows = [theory[..., 0, row] for row in range(theory.shape[-1])]  # level L
     return [(0.3 * float(np.nanmin(row)), 5 * float(np.nanmax(row))) for row in rows]
 
@@ -73,9 +88,16 @@ def _equal_rates(study: Study) -> Figure:
             axis.plot(study["kappa"], study["theory"][m, :, row], **colored(name), **style)
             marks(axis, name, study["measured_kappa"], study["measured"][m, :, :, row], everywhere)
         axis.set(xscale="log", yscale="log", xlabel=r"condition number $\kappa$", title=LABELS[quantity])
-    extra = [handle(color="0.3", marker="x", ls="", label="iteration"), handle(color="0.3", marker="o", ls="", label="SDE")]
+    extra = [
+        handle(color="0.3", marker="x", ls="", label="iteration"),
+        handle(color="0.3", marker="o", ls="", label="SDE"),
+    ]
     method_legend(figure, study["methods"], extra)
-    figure.suptitle("Equal slowest rate instead of equal step: only the truncated tail at small condition numbers is noisier than SGD", fontsize=10)
+    figure.suptitle(
+        "Equal slowest rate instead of equal step: only the truncated tail at small condition numbers is "
+        "noisier than SGD",
+        fontsize=10,
+    )
     return figure
 
 
@@ -88,14 +110,46 @@ def _step_limit(study: Study) -> Figure:
     norm = TwoSlopeNorm(0.0, -1.0, 1.0)
     image = None
     for m, (axis, name) in enumerate(zip(axes.flat, names, strict=False)):
-        image = axis.pcolormesh(kappa, tau, np.log10(study["chain_radius"][m]), norm=norm, cmap="PuOr_r", shading="nearest", rasterized=True)
+        image = axis.pcolormesh(
+            kappa,
+            tau,
+            np.log10(study["chain_radius"][m]),
+            norm=norm,
+            cmap="PuOr_r",
+            shading="nearest",
+            rasterized=True,
+        )
         _contour(axis, kappa, tau, np.log10(study["limit"][m] / p["step"]), colors="k", linewidths=1.8)
         with np.errstate(divide="ignore"):  # no step at all is -inf: no line
-            _contour(axis, kappa, tau, np.log10(study["exact_limit"][m] / p["step"]), colors="#D55E00", linewidths=1.4, linestyles=[(0, (5, 1))])
-        _contour(axis, kappa, tau, np.log10(study["chain_radius"][m]), colors="#56B4E9", linewidths=1.5, linestyles="--")
+            _contour(
+                axis,
+                kappa,
+                tau,
+                np.log10(study["exact_limit"][m] / p["step"]),
+                colors="#D55E00",
+                linewidths=1.4,
+                linestyles=[(0, (5, 1))],
+            )
+        _contour(
+            axis,
+            kappa,
+            tau,
+            np.log10(study["chain_radius"][m]),
+            colors="#56B4E9",
+            linewidths=1.5,
+            linestyles="--",
+        )
         _contour(axis, kappa, tau, study["exponent"][m], colors="#CC3377", linewidths=1.5, linestyles="-.")
         if name in ("SGD", "SFN", "LRSFN"):  # the undamped and LM iterations have no second moment to measure
-            _contour(axis, kappa, tau, np.log10(study["iteration_radius"][m]), colors="#117733", linewidths=1.3, linestyles=":")
+            _contour(
+                axis,
+                kappa,
+                tau,
+                np.log10(study["iteration_radius"][m]),
+                colors="#117733",
+                linewidths=1.3,
+                linestyles=":",
+            )
         _smaller_limits(axis, kappa, tau, study["limit"][m])
         axis.set(xscale="log", yscale="log", title=name)
         axis.grid(False)
@@ -108,7 +162,9 @@ def _step_limit(study: Study) -> Figure:
     legend.legend(
         handles=[
             handle(color="k", lw=1.8, label=rf"theory: largest step $= {p['step']:g}$"),
-            handle(color="#D55E00", ls=(0, (5, 1)), label=rf"each mode exactly: largest step $= {p['step']:g}$"),
+            handle(
+                color="#D55E00", ls=(0, (5, 1)), label=rf"each mode exactly: largest step $= {p['step']:g}$"
+            ),
             handle(color="#56B4E9", ls="--", label="measured: chain's radius = 1"),
             handle(color="#117733", ls=":", label="measured: iteration's radius = 1"),
             handle(color="#CC3377", ls="-.", label="measured: iteration, almost sure"),
@@ -118,9 +174,18 @@ def _step_limit(study: Study) -> Figure:
         fontsize=8,
     )
     if image is not None:
-        figure.colorbar(image, ax=legend, orientation="horizontal", label=r"$\log_{10}$ measured radius, chain", shrink=0.8, extend="both")
+        figure.colorbar(
+            image,
+            ax=legend,
+            orientation="horizontal",
+            label=r"$\log_{10}$ measured radius, chain",
+            shrink=0.8,
+            extend="both",
+        )
     figure.suptitle(
-        rf"Curvature noise against the largest stable step: $\alpha = {p['step']:g}$, $\gamma = {p['damping']:g}$, two modes $(1, 1/\kappa)$", fontsize=10
+        rf"Curvature noise against the largest stable step: $\alpha = {p['step']:g}$, $\gamma = "
+        rf"{p['damping']:g}$, two modes $(1, 1/\kappa)$",
+        fontsize=10,
     )
     return figure
 
@@ -147,17 +212,32 @@ def _real_data(study: Study) -> Figure:
             predicted, measured = study["variances"][s, m]
             valid = study["table"][s, m, fields.index("validity")] < VALID
             label = f"{name} (validity {study['table'][s, m, fields.index('validity')]:.2f})"
-            axis.plot(predicted, measured, MARKERS[name], color=COLORS[name], mfc=COLORS[name] if valid else "white", ms=4, label=label)
+            axis.plot(
+                predicted,
+                measured,
+                MARKERS[name],
+                color=COLORS[name],
+                mfc=COLORS[name] if valid else "white",
+                ms=4,
+                label=label,
+            )
         finite = study["variances"][np.isfinite(study["variances"])]
         ends = [finite.min(), finite.max()]
         axis.plot(ends, ends, color="0.4", lw=0.8)
         batch, hessian_batch, damping = settings[s]
         axis.set(
-            xscale="log", yscale="log", xlabel="predicted variance of a mode", title=rf"$b = {batch:g}$, $b_h = {hessian_batch:g}$, $\gamma = {damping:g}$"
+            xscale="log",
+            yscale="log",
+            xlabel="predicted variance of a mode",
+            title=rf"$b = {batch:g}$, $b_h = {hessian_batch:g}$, $\gamma = {damping:g}$",
         )
         axis.legend(fontsize=7)
     axes[0, 0].set_ylabel("measured variance of a mode")
-    figure.suptitle("Logistic regression, breast-cancer table: real minibatch steps against theory (hollow: outside validity)", fontsize=10)
+    figure.suptitle(
+        "Logistic regression, breast-cancer table: real minibatch steps against theory (hollow: outside "
+        "validity)",
+        fontsize=10,
+    )
     return figure
 
 
@@ -165,18 +245,32 @@ def _theorem(study: Study) -> Figure:
     figure, axes = panels(1, 1, 5.0, 3.6)
     axis = axes[0, 0]
     styles = ("-", "--", "-.", ":")
-    curves = np.where(np.abs(study["y"]) < 1e30, study["y"], np.nan)  # an escape may take exponentially long: beyond any axis
+    curves = np.where(
+        np.abs(study["y"]) < 1e30, study["y"], np.nan
+    )  # an escape may take exponentially long: beyond any axis
     for k, (name, y) in enumerate(zip(study["names"], curves, strict=True)):
-        known = next((method for method in sorted(COLORS, key=len, reverse=True) if str(name).startswith(method)), None)
+        known = next(
+            (method for method in sorted(COLORS, key=len, reverse=True) if str(name).startswith(method)), None
+        )
         axis.plot(study["x"], y, styles[k % 4], color=COLORS.get(known or "", f"C{k}"), label=str(name))
     finite = curves[np.isfinite(curves)]
     positive = bool(len(finite)) and bool((finite > 0).all())
-    symbol = {"lam": r"|\lambda|", "lam_next": r"\lambda_{r+1}", "gamma": r"\gamma", "h": "h"}[study.parameters["axis"]]
-    axis.set(xscale="log", yscale="log" if positive else "symlog", xlabel=f"${symbol}$", ylabel=f"${study.parameters['quantity']}$")
+    symbol = {"lam": r"|\lambda|", "lam_next": r"\lambda_{r+1}", "gamma": r"\gamma", "h": "h"}[
+        study.parameters["axis"]
+    ]
+    axis.set(
+        xscale="log",
+        yscale="log" if positive else "symlog",
+        xlabel=f"${symbol}$",
+        ylabel=f"${study.parameters['quantity']}$",
+    )
     if not positive and len(finite):
         axis.set_yscale("symlog", linthresh=max(1e-3 * float(np.max(np.abs(finite))), 1e-12))
     axis.legend(fontsize=7)
-    axis.set_title(", ".join(f"{key} = {float(value):.3g}" for key, value in sorted(study.parameters["fixed"].items())), fontsize=7)
+    axis.set_title(
+        ", ".join(f"{key} = {float(value):.3g}" for key, value in sorted(study.parameters["fixed"].items())),
+        fontsize=7,
+    )
     figure.suptitle(study.parameters["title"], fontsize=9)
     return figure
 
@@ -188,14 +282,20 @@ def _exit_time(study: Study) -> Figure:
     axis.axvline(p["mean"], color=COLORS["Newton"], ls="--", lw=1.2, label=f"mean {p['mean']:.4g}")
     axis.set(xlabel=r"$t = k\alpha$", ylabel="share that has not left", ylim=(0, 1.03))
     axis.legend()
-    figure.suptitle(rf"First exit from $|\delta| < {p['radius']:.4g}$: rate {p['rate']:.4g}, diffusion {p['diffusion']:.4g}", fontsize=9)
+    figure.suptitle(
+        rf"First exit from $|\delta| < {p['radius']:.4g}$: rate {p['rate']:.4g}, diffusion "
+        rf"{p['diffusion']:.4g}",
+        fontsize=9,
+    )
     return figure
 
 
 def _exact_mode(study: Study) -> Figure:
     figure, axes = panels(1, 2, 3.8, 3.0, sharex=True)
     names = ("mean-square", "almost sure")
-    for axis, key, level, name, limit in zip(axes[0], ("square", "growth"), (1.0, 0.0), names, study["limits"], strict=True):
+    for axis, key, level, name, limit in zip(
+        axes[0], ("square", "growth"), (1.0, 0.0), names, study["limits"], strict=True
+    ):
         axis.plot(study["step"], np.where(np.isfinite(study[key]), study[key], np.nan), color=COLORS["SFN"])
         axis.axhline(level, color="0.5", lw=0.8)
         if 0 < limit < study["step"][-1]:
@@ -205,7 +305,11 @@ def _exact_mode(study: Study) -> Figure:
     axes[0, 1].set_ylabel(r"$E\,\log|1 - \alpha X|$")
     if not np.isfinite(study["square"]).any():
         axes[0, 0].text(0.5, 0.5, "infinite at every step", transform=axes[0, 0].transAxes, ha="center")
-    figure.suptitle(rf"{study.parameters['method']}, one mode, $\lambda = {study.parameters['curvature']:.4g}$, nothing linearised", fontsize=9)
+    figure.suptitle(
+        rf"{study.parameters['method']}, one mode, $\lambda = {study.parameters['curvature']:.4g}$, nothing "
+        r"linearised",
+        fontsize=9,
+    )
     return figure
 
 

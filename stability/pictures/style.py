@@ -1,4 +1,6 @@
-"""What all pictures share: colours and markers of the methods, a grid of axes, and measured points with their error bars."""
+"""What all pictures share: colours and markers of the methods, a grid of axes, and measured points with their
+error bars.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ if TYPE_CHECKING:
 
 STYLE = Path(__file__).parents[1] / "stability.mplstyle"
 # Okabe and Ito's colours, told apart by all common kinds of colour blindness; markers repeat the distinction.
-COLORS = {"SGD": "#000000", "Newton": "#D55E00", "damped Newton": "#E69F00", "SFN": "#0072B2", "LRSFN": "#009E73"}
+COLORS = {
+    "SGD": "#000000",
+    "Newton": "#D55E00",
+    "damped Newton": "#E69F00",
+    "SFN": "#0072B2",
+    "LRSFN": "#009E73",
+}
 MARKERS = {"SGD": "o", "Newton": "s", "damped Newton": "^", "SFN": "D", "LRSFN": "v"}
 
 
@@ -60,7 +68,9 @@ def colored(name: str) -> dict[str, Any]:
 
 
 def marks(axis: Axes, name: str, kappa: np.ndarray, measured: np.ndarray, trusted: np.ndarray) -> None:
-    """SDE (filled) and iteration (ringed) markers with two standard errors; hollow where the theory is not valid."""
+    """SDE (filled) and iteration (ringed) markers with two standard errors; hollow where the theory is not
+    valid.
+    """
     kappa = np.broadcast_to(kappa, measured.shape[:1])
     for level, shift in ((0, 0.93), (1, 1.07)):
         value, error = measured[:, level, 0], measured[:, level, 1]

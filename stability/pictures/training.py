@@ -19,12 +19,18 @@ RANKS_SHOWN = 6
 
 
 def history(result: History) -> Figure:
-    """Loss against work; beside it, where curvature was looked at, the kept eigenvalues, and the step below its predicted limit, where steps are known."""
+    """Loss against work; beside it, where curvature was looked at, the kept eigenvalues, and the step below
+    its predicted limit, where steps are known.
+    """
     from matplotlib.figure import Figure
 
     curved = len(result.refreshed_at) > 0
     figure = Figure(figsize=(8.4, 4.2) if curved else (7.6, 3.0), layout="constrained")
-    axes = figure.subplot_mosaic([["loss", "curvature"], ["loss", "step"]] if curved else [["loss"] if result.by_scipy else ["loss", "step"]])
+    axes = figure.subplot_mosaic(
+        [["loss", "curvature"], ["loss", "step"]]
+        if curved
+        else [["loss"] if result.by_scipy else ["loss", "step"]]
+    )
     _loss(axes["loss"], result)
     if "step" in axes:
         _steps(axes["step"], result)
@@ -32,7 +38,9 @@ def history(result: History) -> Figure:
         _curvature(axes["curvature"], result)
         axes["curvature"].sharex(axes["step"])
     about = result.provenance
-    figure.suptitle(f"{about.get('method', 'optimizer')}: {result.status}\n{about.get('objective', '')}", fontsize=9)
+    figure.suptitle(
+        f"{about.get('method', 'optimizer')}: {result.status}\n{about.get('objective', '')}", fontsize=9
+    )
     return figure
 
 
@@ -40,13 +48,29 @@ def _loss(axis: Axes, result: History) -> None:
     label = "all samples, after the step" if result.by_scipy else "gradient batch, before the step"
     axis.plot(result.sweeps, result.losses, color=COLORS["SFN"], lw=0.8, label=label)
     if len(result.sweeps):
-        axis.plot(result.sweeps[-1:], [result.loss], "D", color=COLORS["Newton"], label=f"whole objective, at the end: {result.loss:.4g}")
+        axis.plot(
+            result.sweeps[-1:],
+            [result.loss],
+            "D",
+            color=COLORS["Newton"],
+            label=f"whole objective, at the end: {result.loss:.4g}",
+        )
     skipped = result.skipped[result.skipped < len(result.sweeps)]
     if len(skipped):
-        axis.plot(result.sweeps[skipped], np.nan_to_num(result.losses[skipped], nan=result.loss), "x", color="k", label="step not taken")
+        axis.plot(
+            result.sweeps[skipped],
+            np.nan_to_num(result.losses[skipped], nan=result.loss),
+            "x",
+            color="k",
+            label="step not taken",
+        )
     finite = np.append(result.losses, result.loss)
     finite = finite[np.isfinite(finite)]
-    axis.set(xlabel="sweeps over the data", ylabel="loss", yscale="log" if len(finite) and finite.min() > 0 else "linear")
+    axis.set(
+        xlabel="sweeps over the data",
+        ylabel="loss",
+        yscale="log" if len(finite) and finite.min() > 0 else "linear",
+    )
     axis.legend()
 
 
@@ -55,14 +79,23 @@ def _steps(axis: Axes, result: History) -> None:
     axis.plot(result.sweeps, taken, color=COLORS["SFN"], label=r"step $\alpha$")
     limits = np.where(np.isfinite(result.step_limits), result.step_limits, np.nan)
     if np.isfinite(limits).any():
-        axis.plot(result.refreshed_at, limits, ".--", color=COLORS["Newton"], lw=1, label="predicted mean-square limit")
+        axis.plot(
+            result.refreshed_at,
+            limits,
+            ".--",
+            color=COLORS["Newton"],
+            lw=1,
+            label="predicted mean-square limit",
+        )
     positive = bool((np.append(taken, limits) > 0).any())
     axis.set(xlabel="sweeps over the data", ylabel="step", yscale="log" if positive else "linear")
     axis.legend()
 
 
 def _curvature(axis: Axes, result: History) -> None:
-    """A few of the kept eigenvalues with the noise of their batch, the rest as dots: markers, since ranks change hands."""
+    """A few of the kept eigenvalues with the noise of their batch, the rest as dots: markers, since ranks
+    change hands.
+    """
     from matplotlib import colormaps
 
     rank = result.eigenvalues.shape[1]
@@ -71,7 +104,16 @@ def _curvature(axis: Axes, result: History) -> None:
     for position, i in enumerate(shown):
         color = colormaps["cividis"](position / max(1, len(shown) - 1) * 0.9)
         noise = np.nan_to_num(result.noise[:, i]) if result.noise.size else np.zeros(len(result.refreshed_at))
-        axis.errorbar(result.refreshed_at, result.eigenvalues[:, i], noise, fmt="o", ms=2.5, lw=0.7, color=color, label=rf"$\lambda_{{{i + 1}}}$")
+        axis.errorbar(
+            result.refreshed_at,
+            result.eigenvalues[:, i],
+            noise,
+            fmt="o",
+            ms=2.5,
+            lw=0.7,
+            color=color,
+            label=rf"$\lambda_{{{i + 1}}}$",
+        )
     sizes = np.abs(result.eigenvalues[np.isfinite(result.eigenvalues) & (result.eigenvalues != 0)])
     if len(sizes):
         axis.set_yscale("symlog", linthresh=max(float(sizes.min()), 1e-6 * float(sizes.max())))
@@ -85,13 +127,26 @@ def _spectrum(study: Study) -> Figure:
     left, right = axes[0]
     p, grid, density = study.parameters, study["grid"], study["density"]
     left.plot(grid, density, color=COLORS["SFN"], label="density, smoothed")
-    low, high = np.maximum(density - study["error"], p["floor"]), np.maximum(density + study["error"], p["floor"])
+    low, high = (
+        np.maximum(density - study["error"], p["floor"]),
+        np.maximum(density + study["error"], p["floor"]),
+    )
     left.fill_between(grid, low, high, color=COLORS["SFN"], alpha=0.25, lw=0, label=r"$\pm$ standard error")
     if len(study["outliers"]):
-        left.plot(study["outliers"], np.full(len(study["outliers"]), 2 * p["floor"]), "|", color=COLORS["Newton"], ms=8, label="deflated eigenvalues")
+        left.plot(
+            study["outliers"],
+            np.full(len(study["outliers"]), 2 * p["floor"]),
+            "|",
+            color=COLORS["Newton"],
+            ms=8,
+            label="deflated eigenvalues",
+        )
     left.set_xscale("symlog", linthresh=p["scale"])
     left.set(
-        yscale="log", ylim=(p["floor"], 5 * max(float(density.max()), p["floor"])), xlabel=r"eigenvalue $\lambda$", ylabel=r"eigenvalues per unit of $\lambda$"
+        yscale="log",
+        ylim=(p["floor"], 5 * max(float(density.max()), p["floor"])),
+        xlabel=r"eigenvalue $\lambda$",
+        ylabel=r"eigenvalues per unit of $\lambda$",
     )
     decades = 10.0 ** np.arange(np.ceil(np.log10(p["scale"])), np.log10(study["sizes"][-1]) + 1)
     decades = decades[:: 1 + len(decades) // 4]
@@ -99,11 +154,26 @@ def _spectrum(study: Study) -> Figure:
     left.legend()
     for counts, sign, name in zip(study["counts"], (r"\lambda", r"-\lambda"), ("SFN", "Newton"), strict=True):
         if counts.max() >= 0.5:
-            right.plot(study["sizes"], np.where(counts >= 0.5, counts, np.nan), color=COLORS[name], label=rf"${sign} \geq x$")
-    right.set(xscale="log", yscale="log", ylim=(0.5, 2 * p["n"]), xlabel="$x$", ylabel="eigenvalues at least so large")
+            right.plot(
+                study["sizes"],
+                np.where(counts >= 0.5, counts, np.nan),
+                color=COLORS[name],
+                label=rf"${sign} \geq x$",
+            )
+    right.set(
+        xscale="log",
+        yscale="log",
+        ylim=(0.5, 2 * p["n"]),
+        xlabel="$x$",
+        ylabel="eigenvalues at least so large",
+    )
     if right.lines:
         right.legend()
-    figure.suptitle(f"{p['n']} eigenvalues from {p['products']} products: trace {p['trace']:.4g} ± {p['trace_error']:.2g}", fontsize=10)
+    figure.suptitle(
+        f"{p['n']} eigenvalues from {p['products']} products: "
+        f"trace {p['trace']:.4g} ± {p['trace_error']:.2g}",
+        fontsize=10,
+    )
     return figure
 
 

@@ -1,4 +1,6 @@
-"""Critical points in a region: found by Newton from many starts, classified, and what each method does to them."""
+"""Critical points in a region: found by Newton from many starts, classified, and what each method does to
+them.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,13 @@ from ..methods.response import SpectralResponse
 ROUNDS = 120
 """Damped Newton steps from each start."""
 NEAR = 1e-6
-"""Of the region's width: points nearer than this are one; at least a thousand times that where the Hessian is singular."""
+"""Of the region's width: points nearer than this are one; at least a thousand times that where the Hessian is
+singular.
+"""
 FLAT = 1e-6
-"""An eigenvalue this much smaller than the largest here is called zero, and so are all that are a thousandth of that of the region's usual ones."""
+"""An eigenvalue this much smaller than the largest here is called zero, and so are all that are a thousandth
+of that of the region's usual ones.
+"""
 SMALL = 1e-9
 """Of the gradient's usual size in the region: what counts as zero."""
 
@@ -65,17 +71,27 @@ class CriticalPoint:
         return float("inf") if self.degenerate else float(sizes.max() / sizes.min())
 
     def methods(self, methods: Iterable[Method] | None = None) -> str:
-        """What methods do here, as a table: attracts, slowest and fastest rate, largest noise gain, largest step.
+        """What methods do here, as a table: attracts, slowest and fastest rate, largest noise gain, largest
+        step.
 
         Parameters
         ----------
         methods : iterable of Method, optional
-            SGD, Newton, damped Newton, SFN and LRSFN by default, the damped ones with a tenth of the largest curvature.
+            SGD, Newton, damped Newton, SFN and LRSFN by default, the damped ones with a tenth of the largest
+            curvature.
         """
         scale = 0.1 * float(np.abs(self.eigenvalues).max()) or 1.0
-        default = [SGD(), Newton(), DampedNewton(damping=scale), SFN(damping=scale), LRSFN(rank=1, damping=scale, tail="flat")]
+        default = [
+            SGD(),
+            Newton(),
+            DampedNewton(damping=scale),
+            SFN(damping=scale),
+            LRSFN(rank=1, damping=scale, tail="flat"),
+        ]
         lines = [f"{'method':<20} {'attracts':<9} {'rates':>21} {'noise gain':>11} {'largest step':>13}"]
-        return "\n".join([*lines, *(self._line(method) for method in (default if methods is None else methods))])
+        return "\n".join(
+            [*lines, *(self._line(method) for method in (default if methods is None else methods))]
+        )
 
     def _line(self, method: Method) -> str:
         response = SpectralResponse(method, self.eigenvalues)
@@ -83,15 +99,27 @@ class CriticalPoint:
             gains = np.asarray(response.gains)
             rates = np.sort(0.0 - gains * self.eigenvalues)  # of the deviation along each eigenvector
             limit = float(np.min(np.where(rates < 0, -2 / rates, np.inf)))
-        attracts = "singular" if not np.isfinite(rates).all() else "yes" if rates[-1] < 0 else "no" if rates[-1] > 0 else "flat"
+        attracts = (
+            "singular"
+            if not np.isfinite(rates).all()
+            else "yes"
+            if rates[-1] < 0
+            else "no"
+            if rates[-1] > 0
+            else "flat"
+        )
         told = f"{limit:.3g}" if attracts == "yes" else "-"
-        return f"{method.label:<20} {attracts:<9} {f'{rates[0]:.3g} ... {rates[-1]:.3g}':>21} {float(np.max(np.abs(gains))):>11.3g} {told:>13}"
+        return (
+            f"{method.label:<20} {attracts:<9} {f'{rates[0]:.3g} ... {rates[-1]:.3g}':>21} "
+            f"{float(np.max(np.abs(gains))):>11.3g} {told:>13}"
+        )
 
 
 @register
 @dataclass(frozen=True)
 class CriticalPoints(Sequence):
-    """The critical points of a region, lowest value first; made by `critical_points`. A sequence of `CriticalPoint`.
+    """The critical points of a region, lowest value first; made by `critical_points`. A sequence of
+    `CriticalPoint`.
 
     Attributes
     ----------
@@ -105,8 +133,8 @@ class CriticalPoints(Sequence):
     region : array (d, 2)
         Lower and upper bounds.
     starts, undefined, left, stuck : int
-        Starting points; those where the gradient is not finite; those that ended outside the region; those that ended where
-        the gradient does not vanish.
+        Starting points; those where the gradient is not finite; those that ended outside the region; those
+        that ended where the gradient does not vanish.
     status : str
         ``"ok"``, or what is to be known before the list is believed.
     """
@@ -129,36 +157,53 @@ class CriticalPoints(Sequence):
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
             return [self[k] for k in range(*i.indices(len(self)))]
-        return CriticalPoint(self.states[i], float(self.values[i]), self.eigenvalues[i], int(self.hits[i]), bool(self.degenerate[i]))
+        return CriticalPoint(
+            self.states[i],
+            float(self.values[i]),
+            self.eigenvalues[i],
+            int(self.hits[i]),
+            bool(self.degenerate[i]),
+        )
 
     def __iter__(self) -> Iterator[CriticalPoint]:
         return (self[k] for k in range(len(self)))
 
     @property
     def unseen(self) -> float:
-        """Good and Turing's estimate of how likely one more start would have found another point; nan where none was found."""
+        """Good and Turing's estimate of how likely one more start would have found another point; nan where
+        none was found.
+        """
         return float(np.sum(self.hits == 1) / np.sum(self.hits)) if len(self) else float("nan")
 
     def __str__(self) -> str:
         lines = [f"{'kind':<11} {'index':>5} {'value':>11} {'condition':>10} {'hits':>5}  at"]
         width = self.region[:, 1] - self.region[:, 0]
         for point in self[:20]:
-            at = ", ".join(f"{x:.5g}" for x in np.where(np.abs(point.w) < NEAR * width, 0.0, point.w)[:6]) + (", ..." if len(point.w) > 6 else "")
-            lines.append(f"{point.kind:<11} {point.index:>5} {point.value:>11.5g} {point.condition:>10.3g} {point.hits:>5}  ({at})")
+            at = ", ".join(f"{x:.5g}" for x in np.where(np.abs(point.w) < NEAR * width, 0.0, point.w)[:6]) + (
+                ", ..." if len(point.w) > 6 else ""
+            )
+            lines.append(
+                f"{point.kind:<11} {point.index:>5} {point.value:>11.5g} {point.condition:>10.3g} "
+                f"{point.hits:>5}  ({at})"
+            )
         if len(self) > 20:
             lines.append(f"... and {len(self) - 20} more")
         lines.append(
-            f"{self.starts} starts: {self.hits.sum()} to {len(self)} points, {self.left} out of the region, {self.stuck} to none, {self.undefined} undefined"
+            f"{self.starts} starts: {self.hits.sum()} to {len(self)} points, {self.left} out of the region, "
+            f"{self.stuck} to none, {self.undefined} undefined"
         )
-        more = f"another start would find a new point with probability {self.unseen:.2g}\n" if len(self) else ""
+        more = (
+            f"another start would find a new point with probability {self.unseen:.2g}\n" if len(self) else ""
+        )
         return "\n".join([*lines, f"{more}status: {self.status}"])
 
 
 def critical_points(objective: Any, region: Any, *, starts: int | None = None) -> CriticalPoints:
     """Find and classify the points of a region where the gradient vanishes.
 
-    Damped Newton steps for ``grad F = 0`` (Levenberg and Marquardt on ``|grad F|^2``) from a Halton sequence of starts:
-    the same points at every call. No search can prove that it found all; `CriticalPoints.unseen` says how likely it is that it did not.
+    Damped Newton steps for ``grad F = 0`` (Levenberg and Marquardt on ``|grad F|^2``) from a Halton sequence
+    of starts: the same points at every call. No search can prove that it found all; `CriticalPoints.unseen`
+    says how likely it is that it did not.
 
     Parameters
     ----------
@@ -192,7 +237,9 @@ def critical_points(objective: Any, region: Any, *, starts: int | None = None) -
         raise ValueError(f"`objective` lacks {', '.join(missing)}; see st.Objective.")
     bounds = _region(region, int(objective.dim))
     count = min(256 * len(bounds), 4096) if starts is None else _check.count("starts", starts)
-    points = qmc.scale(qmc.Halton(len(bounds), scramble=False).random(count + 1)[1:], *bounds.T)  # the first is a corner
+    points = qmc.scale(
+        qmc.Halton(len(bounds), scramble=False).random(count + 1)[1:], *bounds.T
+    )  # the first is a corner
     with np.errstate(all="ignore"):
         return _gathered(objective, bounds, *_led(objective, points))
 
@@ -202,7 +249,9 @@ def _region(region: Any, dim: int) -> np.ndarray:
     if bounds.ndim == 0:
         bounds = np.array([-abs(float(bounds)), abs(float(bounds))])
     if bounds.shape not in ((2,), (dim, 2)):
-        raise ValueError(f"`region` must be a number, (low, high), or have shape ({dim}, 2); got shape {bounds.shape}.")
+        raise ValueError(
+            f"`region` must be a number, (low, high), or have shape ({dim}, 2); got shape {bounds.shape}."
+        )
     bounds = np.broadcast_to(bounds, (dim, 2)).copy()
     if not (bounds[:, 0] < bounds[:, 1]).all():
         raise ValueError("`region` must have low < high in every coordinate.")
@@ -210,7 +259,9 @@ def _region(region: Any, dim: int) -> np.ndarray:
 
 
 def _led(objective: Any, w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
-    """Where the starts lead: states, gradients' lengths and Hessians' eigenvalues there; the usual sizes of gradient and Hessian."""
+    """Where the starts lead: states, gradients' lengths and Hessians' eigenvalues there; the usual sizes of
+    gradient and Hessian.
+    """
     gradient, size = _slopes(objective, w)
     usual, curvature = _usual(size), _usual(np.abs(_spectra(objective, w)[0]).max(axis=1))
     damping = np.full(len(w), 1e-2)
@@ -221,13 +272,19 @@ def _led(objective: Any, w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
         ahead = w - np.einsum("kij,kj->ki", turn, np.where(lam == 0, 0.0, lam / (lam**2 + squared)) * along)
         slope, length = _slopes(objective, ahead)
         better = length < size
-        w, gradient, size = np.where(better[:, None], ahead, w), np.where(better[:, None], slope, gradient), np.where(better, length, size)
+        w, gradient, size = (
+            np.where(better[:, None], ahead, w),
+            np.where(better[:, None], slope, gradient),
+            np.where(better, length, size),
+        )
         damping = np.where(better, 0.1 * damping, np.minimum(8 * damping, 1e8))
     return w, size, _spectra(objective, w)[0], usual, curvature
 
 
 def _slopes(objective: Any, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gradients and their lengths; nan where the objective itself is not finite: there may be gradients outside its domain."""
+    """Gradients and their lengths; nan where the objective itself is not finite: there may be gradients
+    outside its domain.
+    """
     gradient = objective.gradient(w)
     return gradient, np.where(np.isfinite(objective.value(w)), np.linalg.norm(gradient, axis=-1), np.nan)
 
@@ -245,7 +302,15 @@ def _spectra(objective: Any, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(broken[:, None], np.nan, lam), turn
 
 
-def _gathered(objective: Any, bounds: np.ndarray, w: np.ndarray, size: np.ndarray, lam: np.ndarray, usual: float, curvature: float) -> CriticalPoints:
+def _gathered(
+    objective: Any,
+    bounds: np.ndarray,
+    w: np.ndarray,
+    size: np.ndarray,
+    lam: np.ndarray,
+    usual: float,
+    curvature: float,
+) -> CriticalPoints:
     width = bounds[:, 1] - bounds[:, 0]
     undefined = ~np.isfinite(size) | ~np.isfinite(lam).all(axis=1)
     zero = ~undefined & (size <= SMALL * usual)
@@ -253,7 +318,8 @@ def _gathered(objective: Any, bounds: np.ndarray, w: np.ndarray, size: np.ndarra
     sizes = np.abs(lam)
     lam = np.where(sizes <= FLAT * np.maximum(sizes.max(axis=1), 1e-3 * curvature)[:, None], 0.0, lam)
     flat = (lam == 0).any(axis=1)
-    # Where the Hessian is singular, so may the next derivatives be: a gradient of g there leaves a distance of up to g^(1/5) to the point itself.
+    # Where the Hessian is singular, so may the next derivatives be: a gradient of g there leaves a distance
+    # of up to g^(1/5) to the point itself.
     doubt = np.where(flat, np.maximum(1000 * NEAR, (size / usual) ** 0.2 if usual else 0.0), NEAR)
     members = _clusters(w / width, size, doubt, np.flatnonzero(zero & inside))
     corner = _lower_corner(objective, bounds, w[zero & inside], SMALL * usual)
@@ -278,7 +344,9 @@ def _gathered(objective: Any, bounds: np.ndarray, w: np.ndarray, size: np.ndarra
 
 
 def _clusters(w: np.ndarray, size: np.ndarray, doubt: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
-    """The rows in groups of one point each: around the one with the smallest gradient that is left those that may be it, and so on."""
+    """The rows in groups of one point each: around the one with the smallest gradient that is left those that
+    may be it, and so on.
+    """
     groups, rest = [], rows[np.argsort(size[rows], kind="stable")]
     while len(rest):
         near = np.abs(w[rest] - w[rest[0]]).max(axis=1) <= doubt[rest]
@@ -293,7 +361,9 @@ def _corners(objective: Any, states: np.ndarray) -> int:
 
 
 def _lower_corner(objective: Any, bounds: np.ndarray, found: np.ndarray, small: float) -> str:
-    """A word where descent ends below all critical points, inside the region, where the gradient does not vanish: at a corner of the objective."""
+    """A word where descent ends below all critical points, inside the region, where the gradient does not
+    vanish: at a corner of the objective.
+    """
     import scipy
     from scipy.stats import qmc
 
@@ -304,11 +374,19 @@ def _lower_corner(objective: Any, bounds: np.ndarray, found: np.ndarray, small: 
     for start in starts[np.argsort(np.where(np.isfinite(values), values, np.inf))[:4]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # at a corner the line search fails, which is what is looked for
-            end = scipy.optimize.minimize(lambda w: float(np.nan_to_num(objective.value(w), nan=np.inf)), start, method="Nelder-Mead", bounds=bounds).x
+            end = scipy.optimize.minimize(
+                lambda w: float(np.nan_to_num(objective.value(w), nan=np.inf)),
+                start,
+                method="Nelder-Mead",
+                bounds=bounds,
+            ).x
         inside = ((end > bounds[:, 0] + 1e-3 * width) & (end < bounds[:, 1] - 1e-3 * width)).all()
         drop, steep = lowest - objective.value(end), float(np.linalg.norm(objective.gradient(end)))
         if inside and not steep <= 1e6 * small and drop > 1e-6 * abs(lowest if np.isfinite(lowest) else 0.0):
-            return f"; a lower value near ({', '.join(f'{x:.3g}' for x in end[:6])}), where the gradient does not vanish: a corner?"
+            return (
+                f"; a lower value near ({', '.join(f'{x:.3g}' for x in end[:6])}), where the gradient does "
+                "not vanish: a corner?"
+            )
     return ""
 
 
@@ -324,6 +402,13 @@ def _status(hits: np.ndarray, flat: np.ndarray, starts: int, undefined: int, cor
     if rare.sum() >= 3 and rare.sum() > 0.1 * hits.sum():
         return "not isolated: there is a flat valley, of which these are some points" + told
     if flat.any():
-        return f"{int(flat.sum())} degenerate: a singular Hessian does not say what kind of point it is" + told
+        return (
+            f"{int(flat.sum())} degenerate: a singular Hessian does not say what kind of point it is" + told
+        )
     unseen = float(np.sum(hits == 1) / np.sum(hits))
-    return ("ok" if unseen <= 0.05 else f"not all: another start would find a new point with probability {unseen:.2g}; give more `starts`") + told
+    return (
+        "ok"
+        if unseen <= 0.05
+        else f"not all: another start would find a new point with probability {unseen:.2g}; give more "
+        "`starts`"
+    ) + told

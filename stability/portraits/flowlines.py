@@ -1,4 +1,6 @@
-"""Flow lines ``w' = -P(H) g`` in two dimensions, many at once, until each ends: by an L-stable Rosenbrock method with exact Jacobians."""
+"""Flow lines ``w' = -P(H) g`` in two dimensions, many at once, until each ends: by an L-stable Rosenbrock
+method with exact Jacobians.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +9,27 @@ import numpy as np
 from ..flow import Flow
 
 LEFT, SINGULAR, UNDECIDED, UNDEFINED = -1, -2, -3, -4
-"""Where a line ended if at no sink: out of the region, where the drift is infinite, nowhere yet, or where the objective is not defined."""
+"""Where a line ended if at no sink: out of the region, where the drift is infinite, nowhere yet, or where the
+objective is not defined.
+"""
 NEAREST = 1e-9
 """Of the region's width: a line this near a sink has arrived, wherever it heads."""
 Sinks = list[tuple[int, np.ndarray, float]]
-"""Points where flow lines may end: their index, where they are, and how near (in the region's width) is there."""
+"""Points where flow lines may end: their index, where they are, and how near (in the region's width) is
+there.
+"""
 _GAMMA = 1 - 0.5**0.5  # of ROS2, which is L-stable with it
 
 
-def follow(flow: Flow, starts: np.ndarray, region: np.ndarray, sinks: Sinks, *, keep: bool = False, rounds: int = 600) -> tuple[np.ndarray, np.ndarray]:
-    """Flow lines from starts (n, 2) until they end: index of the sink, or -1 to -4; and, if kept, the lines (steps, n, 2).
+def follow(
+    flow: Flow, starts: np.ndarray, region: np.ndarray, sinks: Sinks, *, keep: bool = False, rounds: int = 600
+) -> tuple[np.ndarray, np.ndarray]:
+    """Flow lines from starts (n, 2) until they end: index of the sink, or -1 to -4; and, if kept, the lines
+    (steps, n, 2).
 
-    A line ends near a sink it moves towards, a region's width out of the region, or at a pole of the gain, which no flow line
-    crosses: where a gain changes its sign, or where the line comes to a halt at full speed.
+    A line ends near a sink it moves towards, a region's width out of the region, or at a pole of the gain,
+    which no flow line crosses: where a gain changes its sign, or where the line comes to a halt at full
+    speed.
     """
     width = region[:, 1] - region[:, 0]
     w, ends = np.array(starts), np.where(_undefined(flow, starts), UNDEFINED, UNDECIDED)
@@ -53,7 +63,11 @@ def _drift(flow: Flow, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """``-P g`` (n, 2), and how many gains are negative (n,)."""
     with np.errstate(all="ignore"):
         local, gradient = flow.local(w, bends=False), flow.objective.gradient(w)
-        negative = np.zeros(len(w), dtype=int) if local.response is None else np.sum(local.response.gains + 0 * w < 0, axis=-1)
+        negative = (
+            np.zeros(len(w), dtype=int)
+            if local.response is None
+            else np.sum(local.response.gains + 0 * w < 0, axis=-1)
+        )
         return -local.apply(gradient), negative
 
 
@@ -63,24 +77,37 @@ def _ahead(flow: Flow, w: np.ndarray, drift: np.ndarray, reach: np.ndarray) -> n
         J = flow.jacobian(w)
         J = np.where(np.isfinite(J).all(axis=(1, 2), keepdims=True), J, 0.0)
         middle, product = 0.5 * (J[:, 0, 0] + J[:, 1, 1]), J[:, 0, 0] * J[:, 1, 1] - J[:, 0, 1] * J[:, 1, 0]
-        growth = np.maximum(middle + np.sqrt(np.maximum(middle**2 - product, 0.0)), 0.0)  # the largest rate at which neighbours part
-        dt = 1 / (np.linalg.norm(drift / reach, axis=1) + 4 * growth + 1e-12 * np.linalg.norm(J, axis=(1, 2)) + 1e-300)
+        growth = np.maximum(
+            middle + np.sqrt(np.maximum(middle**2 - product, 0.0)), 0.0
+        )  # the largest rate at which neighbours part
+        dt = 1 / (
+            np.linalg.norm(drift / reach, axis=1)
+            + 4 * growth
+            + 1e-12 * np.linalg.norm(J, axis=(1, 2))
+            + 1e-300
+        )
         system = np.eye(2) - _GAMMA * dt[:, None, None] * J
         first = _solve(system, drift)
         second = _solve(system, _drift(flow, w + dt[:, None] * first)[0] - 2 * first)
         move = dt[:, None] * (1.5 * first + 0.5 * second)
         move = np.where(np.isfinite(move).all(axis=1, keepdims=True), move, dt[:, None] * drift)
-        return w + move / np.maximum(np.max(np.abs(move) / reach, axis=1), 1.0)[:, None]  # a nonlinear drift may have thrown it farther
+        return (
+            w + move / np.maximum(np.max(np.abs(move) / reach, axis=1), 1.0)[:, None]
+        )  # a nonlinear drift may have thrown it farther
 
 
 def _solve(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
-    """``matrix^-1 vector`` for (n, 2, 2) and (n, 2), in closed form: a singular one gives inf, not an error for all."""
+    """``matrix^-1 vector`` for (n, 2, 2) and (n, 2), in closed form: a singular one gives inf, not an error
+    for all.
+    """
     (a, b), (c, d) = matrix[:, 0].T, matrix[:, 1].T
     x, y = vector.T
     return np.stack([d * x - b * y, a * y - c * x], axis=-1) / (a * d - b * c)[:, None]
 
 
-def _ends(w: np.ndarray, drift: np.ndarray, stopped: np.ndarray, region: np.ndarray, sinks: Sinks) -> np.ndarray:
+def _ends(
+    w: np.ndarray, drift: np.ndarray, stopped: np.ndarray, region: np.ndarray, sinks: Sinks
+) -> np.ndarray:
     """What became of states (n, 2): the sink that they have reached, or why they end, or that they go on."""
     width = region[:, 1] - region[:, 0]
     ends = np.where(stopped | ~np.isfinite(drift).all(axis=1), SINGULAR, UNDECIDED)

@@ -1,4 +1,6 @@
-"""A landscape on a line: what each method makes of its slope, and where its noise settles, by the Fokker-Planck equation and by paths."""
+"""A landscape on a line: what each method makes of its slope, and where its noise settles, by the
+Fokker-Planck equation and by paths.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,8 @@ class Profile:
     counts : array (m, bins)
         Paths that end in each bin.
     variation : array (m, 3)
-        Total variation between paths and density; what sampling alone gives; a bound that it passes with a probability of 1e-4.
+        Total variation between paths and density; what sampling alone gives; a bound that it passes with a
+        probability of 1e-4.
     outside : array of int (m,)
         Paths that end outside the region, or diverged.
     notes : tuple of str
@@ -81,13 +84,19 @@ class Profile:
         lines = [self.objective]
         for kind, at in zip(self.kinds[:12], self.points[:12], strict=True):
             lines.append(f"{kind} at {0.0 if abs(at) < 1e-6 * np.ptp(self.x) else at:.5g}")
-        lines.append(f"{'method':<20} {'mass left of 0':>14} {'outside':>8} {'paths against density':>22} {'by chance':>10} {'bound':>8}")
+        lines.append(
+            f"{'method':<20} {'mass left of 0':>14} {'outside':>8} {'paths against density':>22} "
+            f"{'by chance':>10} {'bound':>8}"
+        )
         width = self.x[1] - self.x[0]
         for m, name in enumerate(self.methods):
             left = float(np.sum(self.density[m, self.x < 0]) * width)
             value, chance, bound = self.variation[m]
             verdict = "" if np.isnan(value) else "agree" if self.agrees[m] else "DIFFER"
-            lines.append(f"{name:<20} {left:>14.3g} {self.outside[m]:>8} {f'{value:.3g} {verdict}':>22} {chance:>10.3g} {bound:>8.3g}")
+            lines.append(
+                f"{name:<20} {left:>14.3g} {self.outside[m]:>8} {f'{value:.3g} {verdict}':>22} "
+                f"{chance:>10.3g} {bound:>8.3g}"
+            )
         return "\n".join([*lines, *self.notes, f"status: {self.status}"])
 
 
@@ -103,10 +112,11 @@ def profile(
     paths: int = 2000,
     seed: int = 0,
 ) -> Profile:
-    """Draw-ready numbers of a landscape on a line: potential, drift, and the stationary density by two witnesses.
+    """Draw-ready numbers of a landscape on a line: potential, drift, and the stationary density by two
+    witnesses.
 
-    The density solves the stationary Fokker-Planck equation of each method's SDE; paths that start from it should still
-    have it at `t_end`.
+    The density solves the stationary Fokker-Planck equation of each method's SDE; paths that start from it
+    should still have it at `t_end`.
 
     Parameters
     ----------
@@ -117,8 +127,8 @@ def profile(
     methods : iterable of Method, optional
         SGD, Newton and SFN (with a damping of 0.1) by default.
     start : float or array (1,), optional
-        Where all paths start; by default they are spread as the predicted density is. From one point they may take longer than
-        `t_end` to spread over barriers.
+        Where all paths start; by default they are spread as the predicted density is. From one point they may
+        take longer than `t_end` to spread over barriers.
     noise : Noise, optional
         Gradient noise of standard deviation 1 by default.
     step : float
@@ -141,7 +151,10 @@ def profile(
     (['minimum', 'minimum', 'maximum'], [True])
     """
     if getattr(objective, "dim", None) != 1:
-        raise ValueError(f"A profile needs one dimension; {objective!r} has {getattr(objective, 'dim', 'none')}. In two, use st.portrait.")
+        raise ValueError(
+            f"A profile needs one dimension; {objective!r} has {getattr(objective, 'dim', 'none')}. In two, "
+            "use st.portrait."
+        )
     noise = Noise(gradient=1.0) if noise is None else noise
     flows = flows_of(objective, methods, noise, step)
     compared = [flow.method for flow in flows]
@@ -166,9 +179,20 @@ def profile(
         counts=np.array([np.histogram(one.last, edges[:: len(x) // BINS])[0] for one in seen]),
         variation=np.array([one.variation for one in seen]),
         outside=np.array([count - np.sum((one.last >= ends[0]) & (one.last <= ends[1])) for one in seen]),
-        notes=tuple(f"{method.label}: {note}" for method, one in zip(compared, seen, strict=True) for note in one.notes),
+        notes=tuple(
+            f"{method.label}: {note}"
+            for method, one in zip(compared, seen, strict=True)
+            for note in one.notes
+        ),
         status=found.status,
-        provenance=provenance(methods=[repr(m) for m in compared], noise=repr(noise), step=step, t_end=t_end, paths=count, seed=seed),
+        provenance=provenance(
+            methods=[repr(m) for m in compared],
+            noise=repr(noise),
+            step=step,
+            t_end=t_end,
+            paths=count,
+            seed=seed,
+        ),
     )
 
 
@@ -180,18 +204,32 @@ def _drift(flow: Flow, x: np.ndarray) -> np.ndarray:
 class _Seen:
     """One method's stationary density, and where its paths end."""
 
-    def __init__(self, flow: Flow, ends: tuple[float, float], begin: np.ndarray | None, t_end: float, paths: int, seed: int):
+    def __init__(
+        self,
+        flow: Flow,
+        ends: tuple[float, float],
+        begin: np.ndarray | None,
+        t_end: float,
+        paths: int,
+        seed: int,
+    ):
         self.notes: list[str] = []
         law = self._law(flow, ends)
         self.density = np.full(400, np.nan) if law is None else law.density
         start = begin if begin is not None or law is None else _spread(law, paths)
-        self.last = self._paths(flow, np.array([0.5 * sum(ends)]) if start is None else start, t_end, paths, seed)
+        self.last = self._paths(
+            flow, np.array([0.5 * sum(ends)]) if start is None else start, t_end, paths, seed
+        )
         lost = np.isnan(self.last)
-        compared = None if law is None else law.total_variation(np.where(lost, 1e300, self.last)[:, None], bins=BINS)  # far outside
+        compared = (
+            None if law is None else law.total_variation(np.where(lost, 1e300, self.last)[:, None], bins=BINS)
+        )  # far outside
         if compared is not None and not compared.agrees:
             told = f"paths (time step {DT_SHARE * flow.step:g}, to t = {t_end:g}) and density differ"
             self.notes.append(f"{told}; whether a smaller `step` or a longer `t_end` mends it tells why")
-        self.variation = [np.nan] * 3 if compared is None else [compared.value, compared.expected, compared.bound]
+        self.variation = (
+            [np.nan] * 3 if compared is None else [compared.value, compared.expected, compared.bound]
+        )
 
     def _law(self, flow: Flow, ends: tuple[float, float]) -> StationaryDensity | None:
         try:
@@ -209,7 +247,9 @@ class _Seen:
         steps = max(1, round(t_end / dt))
         try:
             ens = simulate(flow, start=start, t_end=steps * dt, dt=dt, paths=paths, seed=seed)
-        except ValueError as error:  # it cannot start there: the gain is singular, or the objective is not defined
+        except (
+            ValueError
+        ) as error:  # it cannot start there: the gain is singular, or the objective is not defined
             self.notes.append(f"no paths: {error}")
             return np.full(paths, np.nan)
         if ens.diverged.any():

@@ -18,16 +18,25 @@ from ..noise import Noise
 from .critical import critical_points
 from .flowlines import LEFT, NEAREST, SINGULAR, UNDECIDED, UNDEFINED, Sinks, follow
 
-FATES = {LEFT: "leaves the region", SINGULAR: "ends where the drift is infinite", UNDECIDED: "undecided", UNDEFINED: "outside the domain"}
+FATES = {
+    LEFT: "leaves the region",
+    SINGULAR: "ends where the drift is infinite",
+    UNDECIDED: "undecided",
+    UNDEFINED: "outside the domain",
+}
 MOST_SINKS = 60
 """Critical points, the lowest, at which flow lines are said to end: a valley has any number."""
-_NEAR, _NEARER = 0.02, 1e-5  # of the region's width: a line this near a point that attracts has arrived; nearer where rates do not tell
+_NEAR, _NEARER = (
+    0.02,
+    1e-5,
+)  # of the region's width: a line this near a point that attracts has arrived; nearer where rates do not tell
 
 
 @register
 @dataclass(frozen=True)
 class Portrait:
-    """Level sets, flow lines, basins and sample paths of several methods on one landscape; made by `portrait`.
+    """Level sets, flow lines, basins and sample paths of several methods on one landscape; made by
+    `portrait`.
 
     Attributes
     ----------
@@ -45,8 +54,8 @@ class Portrait:
     lines : array (m, steps, lines, 2)
         Flow lines ``w' = -P g``, nan after they end.
     basins : array of int (m, ny, nx)
-        The point that the flow leads to from there; -1 it leaves the region, -2 it ends where the drift is infinite, -3 undecided,
-        -4 the objective is not defined there, or where the flow leads.
+        The point that the flow leads to from there; -1 it leaves the region, -2 it ends where the drift is
+        infinite, -3 undecided, -4 the objective is not defined there, or where the flow leads.
     start : array (2,)
     times : array (times,)
     paths : array (m, times, paths, 2)
@@ -74,31 +83,54 @@ class Portrait:
 
     @property
     def attracts(self) -> np.ndarray:
-        """What each method does to each point (m, k): ``"attracts"``, ``"repels"``, ``"passes"`` (in along one direction, out along the other),
-        ``"flat"`` or ``"singular"``."""
+        """What each method does to each point (m, k): ``"attracts"``, ``"repels"``, ``"passes"`` (in along
+        one direction, out along the other), ``"flat"`` or ``"singular"``.
+        """
         flat = self.rates == 0
-        told = np.where((self.rates < 0).all(axis=-1), "attracts", np.where((self.rates > 0).all(axis=-1), "repels", "passes"))
-        return np.where(np.isnan(self.rates).any(axis=-1), "singular", np.where(flat.any(axis=-1), "flat", told))
+        told = np.where(
+            (self.rates < 0).all(axis=-1),
+            "attracts",
+            np.where((self.rates > 0).all(axis=-1), "repels", "passes"),
+        )
+        return np.where(
+            np.isnan(self.rates).any(axis=-1), "singular", np.where(flat.any(axis=-1), "flat", told)
+        )
 
     def share(self, method: int, end: int) -> float:
-        """The share of the grid from which a method's flow ends at a point, or in one of the other ways (-1 to -4)."""
+        """The share of the grid from which a method's flow ends at a point, or in one of the other ways (-1
+        to -4).
+        """
         return float(np.mean(self.basins[method] == end))
 
     def __str__(self) -> str:
         first = max(map(len, FATES.values())) + 2
-        lines = [self.objective, f"{'critical point':<{first}}" + "".join(f"{name:>20}" for name in self.methods)]
+        lines = [
+            self.objective,
+            f"{'critical point':<{first}}" + "".join(f"{name:>20}" for name in self.methods),
+        ]
         width = np.array([np.ptp(self.x), np.ptp(self.y)])
         shown = min(len(self.points), 12)
         for k in range(shown):
             at = np.where(np.abs(self.points[k]) < 1e-6 * width, 0.0, self.points[k])
-            cells = [f"{told} {self.share(m, k):.0%}" if self.share(m, k) else str(told) for m, told in enumerate(self.attracts[:, k])]
-            lines.append(f"{f'{self.kinds[k]} ({at[0]:.3g}, {at[1]:.3g})':<{first}}" + "".join(f"{cell:>20}" for cell in cells))
+            cells = [
+                f"{told} {self.share(m, k):.0%}" if self.share(m, k) else str(told)
+                for m, told in enumerate(self.attracts[:, k])
+            ]
+            lines.append(
+                f"{f'{self.kinds[k]} ({at[0]:.3g}, {at[1]:.3g})':<{first}}"
+                + "".join(f"{cell:>20}" for cell in cells)
+            )
         if shown < len(self.points):
             lines.append(f"... and {len(self.points) - shown} more")
         for end, told in FATES.items():
             if (self.basins == end).any():
-                lines.append(f"{told:<{first}}" + "".join(f"{self.share(m, end):>20.0%}" for m in range(len(self.methods))))
-        return "\n".join([*lines, "percentages: of the region, from where the flow leads there", f"status: {self.status}"])
+                lines.append(
+                    f"{told:<{first}}"
+                    + "".join(f"{self.share(m, end):>20.0%}" for m in range(len(self.methods)))
+                )
+        return "\n".join(
+            [*lines, "percentages: of the region, from where the flow leads there", f"status: {self.status}"]
+        )
 
 
 def portrait(
@@ -117,8 +149,9 @@ def portrait(
 ) -> Portrait:
     """Draw-ready numbers of a landscape in two dimensions and of what methods do on it.
 
-    Flow lines solve ``w' = -P(H) g`` (an L-stable Rosenbrock method of second order with exact Jacobians, steps of at most a
-    hundredth of the region); basins are where they end. Sample paths draw the same noise for all methods.
+    Flow lines solve ``w' = -P(H) g`` (an L-stable Rosenbrock method of second order with exact Jacobians,
+    steps of at most a hundredth of the region); basins are where they end. Sample paths draw the same noise
+    for all methods.
 
     Parameters
     ----------
@@ -156,7 +189,10 @@ def portrait(
     [['attracts', 'attracts', 'passes'], ['attracts', 'attracts', 'attracts']]
     """
     if getattr(objective, "dim", None) != 2:
-        raise ValueError(f"A phase portrait needs two dimensions; {objective!r} has {getattr(objective, 'dim', 'none')}. In one, use st.profile.")
+        raise ValueError(
+            f"A phase portrait needs two dimensions; {objective!r} has {getattr(objective, 'dim', 'none')}. "
+            "In one, use st.profile."
+        )
     noise = Noise(gradient=0.5) if noise is None else noise
     flows = flows_of(objective, methods, noise, step)
     compared = [flow.method for flow in flows]
@@ -169,8 +205,13 @@ def portrait(
         values = np.asarray(objective.value(grid))
     rates = np.stack([_rates(method, found.eigenvalues) for method in compared])
     sinks = [_sinks(found.states, rate) for rate in rates]
-    ends = [_followed(flow, grid.reshape(-1, 2), found.region, points)[0] for flow, points in zip(flows, sinks, strict=True)]
-    lines = [_followed(flow, seeds, found.region, points)[1] for flow, points in zip(flows, sinks, strict=True)]
+    ends = [
+        _followed(flow, grid.reshape(-1, 2), found.region, points)[0]
+        for flow, points in zip(flows, sinks, strict=True)
+    ]
+    lines = [
+        _followed(flow, seeds, found.region, points)[1] for flow, points in zip(flows, sinks, strict=True)
+    ]
     times, walked, missing = _walks(flows, start, level, t_end, paths, seed)
     return Portrait(
         objective=repr(objective),
@@ -187,13 +228,18 @@ def portrait(
         times=times,
         paths=walked,
         status=found.status + missing,
-        provenance=provenance(methods=[repr(m) for m in compared], noise=repr(noise), step=step, t_end=t_end, seed=seed),
+        provenance=provenance(
+            methods=[repr(m) for m in compared], noise=repr(noise), step=step, t_end=t_end, seed=seed
+        ),
     )
 
 
 def flows_of(objective: Any, methods: Iterable[Method] | None, noise: Noise, step: float) -> list[Flow]:
     """A flow for each method: SGD, Newton and SFN where none are named."""
-    flows = [Flow(objective, method, noise, step=step) for method in ((SGD(), Newton(), SFN(damping=0.1)) if methods is None else methods)]
+    flows = [
+        Flow(objective, method, noise, step=step)
+        for method in ((SGD(), Newton(), SFN(damping=0.1)) if methods is None else methods)
+    ]
     if not flows:
         raise ValueError("`methods` must hold at least one method.")
     return flows
@@ -205,19 +251,28 @@ def _grid(region: np.ndarray, count: int) -> np.ndarray:
 
 
 def _rates(method: Method, lam: np.ndarray) -> np.ndarray:
-    """Rates ``-phi lam`` at points with these eigenvalues (k, 2), ascending; nan where the gain is infinite."""
+    """Rates ``-phi lam`` at points with these eigenvalues (k, 2), ascending; nan where the gain is
+    infinite.
+    """
     with np.errstate(all="ignore"):
         rates = -SpectralResponse(method, lam).gains * lam if len(lam) else np.zeros((0, 2))
     return np.sort(np.where(np.isfinite(rates), rates, np.nan), axis=-1)
 
 
 def _sinks(states: np.ndarray, rates: np.ndarray) -> Sinks:
-    """The points (k, 2) with how near a line must come to be theirs: where a rate (k, 2) is not negative, only those that end there at last."""
+    """The points (k, 2) with how near a line must come to be theirs: where a rate (k, 2) is not negative,
+    only those that end there at last.
+    """
     attracts, repels = np.all(rates < 0, axis=-1), np.any(rates > 0, axis=-1)
-    return [(k, states[k], _NEAR if attracts[k] else NEAREST if repels[k] else _NEARER) for k in range(min(len(states), MOST_SINKS))]
+    return [
+        (k, states[k], _NEAR if attracts[k] else NEAREST if repels[k] else _NEARER)
+        for k in range(min(len(states), MOST_SINKS))
+    ]
 
 
-def _followed(flow: Flow, starts: np.ndarray, region: np.ndarray, sinks: Sinks) -> tuple[np.ndarray, np.ndarray]:
+def _followed(
+    flow: Flow, starts: np.ndarray, region: np.ndarray, sinks: Sinks
+) -> tuple[np.ndarray, np.ndarray]:
     """Ends and lines of `follow`; a method that is singular everywhere, as Newton is on a plane, has none."""
     try:
         return follow(flow, starts, region, sinks, keep=len(starts) < 100)
@@ -225,15 +280,21 @@ def _followed(flow: Flow, starts: np.ndarray, region: np.ndarray, sinks: Sinks) 
         return np.full(len(starts), SINGULAR), np.full((1, *starts.shape), np.nan)
 
 
-def _walks(flows: list[Flow], start: np.ndarray, level: str, t_end: float, paths: int, seed: int) -> tuple[np.ndarray, np.ndarray, str]:
-    """Times (times,), sample paths (m, times, paths, 2), nan where there are none, and a word about those that cannot start."""
+def _walks(
+    flows: list[Flow], start: np.ndarray, level: str, t_end: float, paths: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Times (times,), sample paths (m, times, paths, 2), nan where there are none, and a word about those
+    that cannot start.
+    """
     count, step, missing = _check.count("paths", paths, least=0, most=1000), flows[0].step, ""
     steps = max(1, round(_check.positive("t_end", t_end) / step))
     saved = step * np.arange(0, steps + 1, -(-steps // 1000))
     walked = np.full((len(flows), len(saved), count, 2), np.nan)
     for states, flow in zip(walked, flows, strict=True) if count else ():
         try:
-            ens = simulate(flow, start=start, t_end=steps * step, paths=count, seed=seed, save=saved, level=level)
+            ens = simulate(
+                flow, start=start, t_end=steps * step, paths=count, seed=seed, save=saved, level=level
+            )
         except ValueError as error:
             if flow.method.is_identity:
                 raise
@@ -248,4 +309,6 @@ def _walks(flows: list[Flow], start: np.ndarray, level: str, t_end: float, paths
 def _level(lines: list[np.ndarray]) -> np.ndarray:
     """Lines of several methods (steps, lines, 2) in one array, the shorter ones filled with nan."""
     longest = max(map(len, lines))
-    return np.stack([np.concatenate([part, np.full((longest - len(part), *part.shape[1:]), np.nan)]) for part in lines])
+    return np.stack(
+        [np.concatenate([part, np.full((longest - len(part), *part.shape[1:]), np.nan)]) for part in lines]
+    )

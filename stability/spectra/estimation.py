@@ -32,7 +32,8 @@ def spectrum(
     dtype: str = "float64",
     progress: bool = False,
 ) -> Spectrum:
-    """Quadrature rules for the spectrum of a Hessian, or of any symmetric operator, from block products alone.
+    """Quadrature rules for the spectrum of a Hessian, or of any symmetric operator, from block products
+    alone.
 
     Parameters
     ----------
@@ -41,20 +42,23 @@ def spectrum(
     at : array (d,), optional
         Where the objective's Hessian is taken; its reference by default.
     n : int
-        With a callable: the dimension, unless it carries that itself as `n`, as `stability.torch.hessian_products` does.
+        With a callable: the dimension, unless it carries that itself as `n`, as
+        `stability.torch.hessian_products` does.
     batch : array of int, optional
         The samples of an objective on data; all of them by default.
     probes : int
         Random vectors, at least 2. The standard error falls as ``probes ** -0.5``.
     steps : int
-        Lanczos steps from each, at least 2 (n at most): sums of polynomials of degree ``2 steps - 1`` have no quadrature error.
+        Lanczos steps from each, at least 2 (n at most): sums of polynomials of degree ``2 steps - 1`` have no
+        quadrature error.
     deflate : int
-        Eigenvectors of largest magnitude found first, by `randomized_eigh`, and summed apart. For a spectrum of a few
-        large eigenvalues and a bulk this takes most of the variance out of its sums (the idea of Hutch++), whether the
-        vectors are exact or not.
+        Eigenvectors of largest magnitude found first, by `randomized_eigh`, and summed apart. For a spectrum
+        of a few large eigenvalues and a bulk this takes most of the variance out of its sums (the idea of
+        Hutch++), whether the vectors are exact or not.
     seed : int
     device : {"cpu", "cuda"} or Backend
-        Where the arrays live that the products are given; products that carry a `backend` of their own decide themselves.
+        Where the arrays live that the products are given; products that carry a `backend` of their own decide
+        themselves.
     dtype : {"float64", "float32"}
     progress : bool
         Show a progress bar.
@@ -68,12 +72,13 @@ def spectrum(
     Raises
     ------
     ValueError
-        If an argument is out of range, there is no point or dimension, or the products have another shape, are not
-        finite or not symmetric (`BadProducts`).
+        If an argument is out of range, there is no point or dimension, or the products have another shape,
+        are not finite or not symmetric (`BadProducts`).
 
     References
     ----------
-    G. H. Golub and G. Meurant, Matrices, Moments and Quadrature with Applications, 2010; R. A. Meyer et al., Hutch++, SOSA 2021.
+    G. H. Golub and G. Meurant, Matrices, Moments and Quadrature with Applications, 2010; R. A. Meyer et al.,
+    Hutch++, SOSA 2021.
 
     Examples
     --------
@@ -87,8 +92,15 @@ def spectrum(
     """
     probes = _check.count("probes", probes, least=2, why="an error bar needs two")
     rng, started = stream(_check.count("seed", seed, least=0), 0), time.perf_counter()
-    hvp, n, backend = _products(operator, at, n, batch, device, _check.choice("dtype", dtype, ("float64", "float32")))
-    steps = min(_check.count("steps", steps, least=min(2, n), why="a quadrature error compares two rules" if n > 1 else ""), n)
+    hvp, n, backend = _products(
+        operator, at, n, batch, device, _check.choice("dtype", dtype, ("float64", "float32"))
+    )
+    steps = min(
+        _check.count(
+            "steps", steps, least=min(2, n), why="a quadrature error compares two rules" if n > 1 else ""
+        ),
+        n,
+    )
     deflate = _check.count("deflate", deflate, least=0, most=n, why="the dimension")
     probes = probes if deflate < n else 0
     products = Products(hvp, n, backend)
@@ -96,34 +108,70 @@ def spectrum(
     with _reported(_check.flag("progress", progress), probes * steps) as report:
         if deflate:
             found = randomized_eigh(hvp, n, deflate, seed=seed, device=backend, dtype=backend.dtype)
-            vectors, size, products.columns = found.vectors, float(np.abs(found.eigenvalues).max()), found.columns
+            vectors, size, products.columns = (
+                found.vectors,
+                float(np.abs(found.eigenvalues).max()),
+                found.columns,
+            )
             parts.append(lanczos(products, vectors, min(OUTLIER_STEPS, steps), size))
         if probes:
-            parts.append(lanczos(products, _unit(backend.asarray(rng.standard_normal((n, probes))), vectors, backend), steps, size, report))
-    diagonals, off_diagonals = (np.concatenate([_widened(getattr(part, name), steps) for part in parts]) for name in ("diagonals", "off_diagonals"))
+            parts.append(
+                lanczos(
+                    products,
+                    _unit(backend.asarray(rng.standard_normal((n, probes))), vectors, backend),
+                    steps,
+                    size,
+                    report,
+                )
+            )
+    diagonals, off_diagonals = (
+        np.concatenate([_widened(getattr(part, name), steps) for part in parts])
+        for name in ("diagonals", "off_diagonals")
+    )
     stats = {"hessian_products": products.columns, "seconds": time.perf_counter() - started}
-    about = provenance(operator=getattr(operator, "__qualname__", None) or repr(operator), seed=seed, dtype=backend.dtype, backend=backend.name)
+    about = provenance(
+        operator=getattr(operator, "__qualname__", None) or repr(operator),
+        seed=seed,
+        dtype=backend.dtype,
+        backend=backend.name,
+    )
     lengths = np.concatenate([part.lengths for part in parts])
-    resolution = rounding(backend, n) * float(np.abs(diagonals).max() + 2 * off_diagonals.max())  # Gershgorin's bound on all of them
+    resolution = rounding(backend, n) * float(
+        np.abs(diagonals).max() + 2 * off_diagonals.max()
+    )  # Gershgorin's bound on all of them
     return Spectrum(n, deflate, probes, diagonals, off_diagonals, lengths, resolution, stats, about)
 
 
-def _products(operator: Any, at: Any, n: int | None, batch: Any, device: str | Backend, dtype: str) -> tuple[Callable[[Any], Any], int, Backend]:
+def _products(
+    operator: Any, at: Any, n: int | None, batch: Any, device: str | Backend, dtype: str
+) -> tuple[Callable[[Any], Any], int, Backend]:
     """The Hessian's block products, the dimension, and where their arrays live."""
-    backend = backend_for(operator, device if isinstance(device, Backend) else _check.choice("device", device, ("cpu", "cuda")), dtype)
+    backend = backend_for(
+        operator,
+        device if isinstance(device, Backend) else _check.choice("device", device, ("cpu", "cuda")),
+        dtype,
+    )
     if not hasattr(operator, "hvp") and not hasattr(operator, "products"):
         if not callable(operator):
-            raise ValueError(f"`operator` must be an objective with `hvp`, or a callable (n, k) -> (n, k); got {operator!r}.")
+            raise ValueError(
+                "`operator` must be an objective with `hvp`, or a callable (n, k) -> (n, k); got "
+                f"{operator!r}."
+            )
         n = getattr(operator, "n", None) if n is None else n
         if n is None or at is not None or batch is not None:
-            raise ValueError("`n`, the dimension, must be given with a callable, and neither `at` nor `batch`: its products are all that is known.")
+            raise ValueError(
+                "`n`, the dimension, must be given with a callable, and neither `at` nor `batch`: its "
+                "products are all that is known."
+            )
         return operator, _check.count("n", n), backend
     dim = int(operator.dim)
     if n not in (None, dim):
         raise ValueError(f"`n` must be left out with an objective, whose dimension is {dim}; got {n}.")
     at = operator.reference if at is None else at
     if at is None:
-        raise ValueError(f"`at` must be given: {operator!r} has no reference point. Pass the parameters, shape ({dim},).")
+        raise ValueError(
+            f"`at` must be given: {operator!r} has no reference point. Pass the parameters, shape ({dim},)."
+        )
     w = backend.asarray(_check.shaped("at", at, (dim,)))
     there = operator if (backend.name, backend.dtype) == ("numpy", "float64") else moved(operator, backend)
     options = {} if batch is None else {"batch": batch}

@@ -33,7 +33,8 @@ class Tridiagonals:
     lengths: np.ndarray
 
     def rule(self, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Gauss rules of the first `limits` (rows,) steps: nodes and weights (rows, steps), each row's weights summing to one.
+        """Gauss rules of the first `limits` (rows,) steps: nodes and weights (rows, steps), each row's
+        weights summing to one.
 
         A shorter row repeats its last node with weight zero.
         """
@@ -41,7 +42,9 @@ class Tridiagonals:
 
         nodes, weights = np.zeros((2, *self.diagonals.shape))
         for i, length in enumerate(np.minimum(self.lengths, limits)):
-            values, vectors = eigh_tridiagonal(self.diagonals[i, :length], self.off_diagonals[i, : length - 1])
+            values, vectors = eigh_tridiagonal(
+                self.diagonals[i, :length], self.off_diagonals[i, : length - 1]
+            )
             nodes[i, :length], nodes[i, length:] = values, values[-1]
             weights[i, :length] = vectors[0] ** 2
         return nodes, weights
@@ -65,31 +68,50 @@ class Products:
         self.hvp, self.n, self.backend, self.columns = hvp, n, backend, 0
 
     def of(self, block: Any, size: np.ndarray) -> tuple[Any, np.ndarray]:
-        """``H block`` (n, k), and the diagonal of ``block.T H block`` (k,) on the host; all of that must be symmetric beside `size`."""
+        """``H block`` (n, k), and the diagonal of ``block.T H block`` (k,) on the host; all of that must be
+        symmetric beside `size`.
+        """
         image = self.hvp(block)
         self.columns += block.shape[1]
         if tuple(getattr(image, "shape", ())) != tuple(block.shape):
-            raise ValueError(f"`operator` must map (n, k) to (n, k); got shape {tuple(getattr(image, 'shape', ()))} for {tuple(block.shape)}.")
+            raise ValueError(
+                f"`operator` must map (n, k) to (n, k); got shape {tuple(getattr(image, 'shape', ()))} for "
+                f"{tuple(block.shape)}."
+            )
         if image.dtype != block.dtype:
-            raise ValueError(f"`operator` must keep the type of its argument, {block.dtype}; got {image.dtype}. Convert the data, or choose `dtype`.")
+            raise ValueError(
+                f"`operator` must keep the type of its argument, {block.dtype}; got {image.dtype}. Convert "
+                "the data, or choose `dtype`."
+            )
         core = np.asarray(self.backend.host(block.T @ image), dtype=float)
         if not np.isfinite(core).all():
-            raise BadProducts("`operator` must give finite products; some are nan or infinite. Check the objective at this point.")
+            raise BadProducts(
+                "`operator` must give finite products; some are nan or infinite. Check the objective at this "
+                "point."
+            )
         gap, size = np.abs(core - core.T).max(), np.maximum(np.abs(core).max(), size.max())
         if gap > 20 * np.finfo(self.backend.dtype).eps ** 0.5 * size:
             raise BadProducts(
-                f"`operator` must be symmetric; <u, H v> and <H u, v> differ by {gap / size:.2g} of their size. "
+                f"`operator` must be symmetric; <u, H v> and <H u, v> differ by {gap / size:.2g} of their "
+                "size. "
                 "If it draws a new batch at every call, fix the batch; else check the derivative."
             )
         return image, np.diag(core)
 
 
-def lanczos(products: Products, start: Any, steps: int, size: float = 0.0, report: Callable[[int], None] = lambda products: None) -> Tridiagonals:
+def lanczos(
+    products: Products,
+    start: Any,
+    steps: int,
+    size: float = 0.0,
+    report: Callable[[int], None] = lambda products: None,
+) -> Tridiagonals:
     """Run Lanczos from every column of `start` (n, k), unit vectors, with full reorthogonalization.
 
     Each column has its own recurrence, but the operator is applied to all of them as one block. Without
-    reorthogonalization every outlying eigenvalue is found again and again, and each time costs a step: on a spectrum of
-    ten outliers and a bulk, 256 steps were then worth 64. One pass suffices, since the recurrence has done most of it.
+    reorthogonalization every outlying eigenvalue is found again and again, and each time costs a step: on a
+    spectrum of ten outliers and a bulk, 256 steps were then worth 64. One pass suffices, since the recurrence
+    has done most of it.
 
     Parameters
     ----------
@@ -100,11 +122,21 @@ def lanczos(products: Products, start: Any, steps: int, size: float = 0.0, repor
     """
     columns, width = start.shape[1], products.n * steps * np.dtype(products.backend.dtype).itemsize
     together = max(2, BASIS_BYTES // width)
-    parts = [_advance(products, start[:, k : min(k + together, columns)], steps, size, report) for k in range(0, columns, together)]
-    return Tridiagonals(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("diagonals", "off_diagonals", "lengths")))
+    parts = [
+        _advance(products, start[:, k : min(k + together, columns)], steps, size, report)
+        for k in range(0, columns, together)
+    ]
+    return Tridiagonals(
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("diagonals", "off_diagonals", "lengths")
+        )
+    )
 
 
-def _advance(products: Products, block: Any, steps: int, size: float, report: Callable[[int], None]) -> Tridiagonals:
+def _advance(
+    products: Products, block: Any, steps: int, size: float, report: Callable[[int], None]
+) -> Tridiagonals:
     backend, columns = products.backend, block.shape[1]
     xp, tiny = backend.xp, rounding(backend, products.n)
     alphas, betas = np.zeros((2, columns, steps))

@@ -22,7 +22,9 @@ Function = Callable[[np.ndarray], Any]
 OUTLIER_STEPS = 4
 """Lanczos steps from each deflated vector: one that is an eigenvector only roughly then biases no sum."""
 SMOOTHING, RESOLVED = 0.2, 4
-"""Width of the picture's smoothing, in units of ``asinh(lam / scale)``, and how many of a rule's nodes lie within `scale` of zero."""
+"""Width of the picture's smoothing, in units of ``asinh(lam / scale)``, and how many of a rule's nodes lie
+within `scale` of zero.
+"""
 
 
 @register
@@ -75,7 +77,9 @@ class Spectrum:
 
     @property
     def nodes(self) -> np.ndarray:
-        """Where the rule looks, (deflated + probes, steps): Ritz values, all within the range of the spectrum."""
+        """Where the rule looks, (deflated + probes, steps): Ritz values, all within the range of the
+        spectrum.
+        """
         return self._rule[0]
 
     @property
@@ -99,13 +103,15 @@ class Spectrum:
         Parameters
         ----------
         f : callable
-            Of an array of eigenvalues, element by element; smooth, unlike a count, for which there is `below`.
+            Of an array of eigenvalues, element by element; smooth, unlike a count, for which there is
+            `below`.
 
         Returns
         -------
         Estimate
-            Its error is the standard error over the probes (of Student's t with ``probes - 1`` degrees of freedom)
-            and, added in squares, `quadrature_error`: where that dominates ask for more steps, else for more probes.
+            Its error is the standard error over the probes (of Student's t with ``probes - 1`` degrees of
+            freedom) and, added in squares, `quadrature_error`: where that dominates ask for more steps, else
+            for more probes.
 
         Raises
         ------
@@ -125,19 +131,29 @@ class Spectrum:
         return self._estimate(lambda nodes: _evaluated(f, nodes))
 
     def quadrature_error(self, f: Function) -> float:
-        """How much of ``tr f(H)`` the second half of the steps changed: more than they left. Raises as `sum` does."""
-        full, half = (self._samples(rule, lambda nodes: _evaluated(f, nodes)) for rule in (self._rule, self._half))
+        """How much of ``tr f(H)`` the second half of the steps changed: more than they left. Raises as `sum`
+        does.
+        """
+        full, half = (
+            self._samples(rule, lambda nodes: _evaluated(f, nodes)) for rule in (self._rule, self._half)
+        )
         return float(abs(full.mean() - half.mean()))
 
     def _estimate(self, f: Function, reason: str = "") -> Estimate:
         full, half = (self._samples(rule, f) for rule in (self._rule, self._half))
-        return Estimate(float(full.mean()), math.hypot(_standard_error(full), full.mean() - half.mean()), reason)
+        return Estimate(
+            float(full.mean()), math.hypot(_standard_error(full), full.mean() - half.mean()), reason
+        )
 
     def _samples(self, rule: tuple[np.ndarray, np.ndarray], f: Function) -> np.ndarray:
-        """What each probe makes of the sum, (probes,); the one exact number where all eigenvectors are deflated."""
+        """What each probe makes of the sum, (probes,); the one exact number where all eigenvectors are
+        deflated.
+        """
         nodes, weights = rule
         rows = (weights * f(nodes)).sum(axis=1)
-        return rows[: self.deflated].sum() + (self.probes * rows[self.deflated :] if self.probes else np.zeros(1))
+        return rows[: self.deflated].sum() + (
+            self.probes * rows[self.deflated :] if self.probes else np.zeros(1)
+        )
 
     @property
     def trace(self) -> Estimate:
@@ -152,15 +168,19 @@ class Spectrum:
     def below(self, bound: float) -> Estimate:
         """How many eigenvalues are less than `bound`.
 
-        A count is no smooth sum: where many eigenvalues lie within a node's reach of the bound it cannot be resolved, and
-        twice the steps may agree by chance. The error therefore holds the quadrature's rigorous bound, the weight of the
-        nodes beside `bound` (Chebyshev, Markov and Stieltjes), beside the standard error.
+        A count is no smooth sum: where many eigenvalues lie within a node's reach of the bound it cannot be
+        resolved, and twice the steps may agree by chance. The error therefore holds the quadrature's rigorous
+        bound, the weight of the nodes beside `bound` (Chebyshev, Markov and Stieltjes), beside the standard
+        error.
         """
         nodes, weights = self._rule
         bound = float(_check.array("bound", bound, ndim=0, shape="()"))
         rows = np.arange(len(nodes))
         left = np.count_nonzero(nodes < bound, axis=1)  # nodes ascend
-        beside = np.maximum(np.where(left > 0, weights[rows, left - 1], 0.0), weights[rows, np.minimum(left, nodes.shape[1] - 1)])
+        beside = np.maximum(
+            np.where(left > 0, weights[rows, left - 1], 0.0),
+            weights[rows, np.minimum(left, nodes.shape[1] - 1)],
+        )
         exhausted = self.off_diagonals[rows, self.lengths - 1] <= self.resolution  # such a rule is exact
         samples = self._samples(self._rule, lambda nodes: nodes < bound)
         return Estimate(float(samples.mean()), math.hypot(_standard_error(samples), beside[~exhausted].sum()))
@@ -176,8 +196,17 @@ class Spectrum:
         damping = _check.positive("damping", damping)
         return self.sum(lambda lam: np.abs(lam) / (np.abs(lam) + damping))
 
-    def variance(self, method: Method, *, step: float, noise: Noise, time: str = "continuous", stationary_only: bool = False) -> Estimate:
-        """Total stationary variance ``tr M`` under white gradient noise: ``sum step sigma^2 phi_i / (2 lam_i)``.
+    def variance(
+        self,
+        method: Method,
+        *,
+        step: float,
+        noise: Noise,
+        time: str = "continuous",
+        stationary_only: bool = False,
+    ) -> Estimate:
+        """Total stationary variance ``tr M`` under white gradient noise: ``sum step sigma^2 phi_i / (2
+        lam_i)``.
 
         Parameters
         ----------
@@ -189,7 +218,8 @@ class Spectrum:
         time : {"continuous", "discrete"}
             Discrete is the iteration's own: ``2 lam_i`` becomes ``lam_i (2 - step phi_i lam_i)``.
         stationary_only : bool
-            Sum over the directions that have a stationary law, and say in ``reason`` how many have none, instead of raising.
+            Sum over the directions that have a stationary law, and say in ``reason`` how many have none,
+            instead of raising.
 
         Raises
         ------
@@ -202,8 +232,17 @@ class Spectrum:
         gains, reason = self._stationary(method, share, stationary_only, flat_too=True)
         return self._estimate(lambda nodes: strength * _over(gains(nodes), nodes), reason)
 
-    def excess_risk(self, method: Method, *, step: float, noise: Noise, time: str = "continuous", stationary_only: bool = False) -> Estimate:
-        """Stationary excess risk ``tr(H M) / 2`` under white gradient noise: ``(step sigma^2 / 4) sum phi_i``.
+    def excess_risk(
+        self,
+        method: Method,
+        *,
+        step: float,
+        noise: Noise,
+        time: str = "continuous",
+        stationary_only: bool = False,
+    ) -> Estimate:
+        """Stationary excess risk ``tr(H M) / 2`` under white gradient noise: ``(step sigma^2 / 4) sum
+        phi_i``.
 
         Flat directions have none and are no obstacle. Parameters and what is raised are those of `variance`.
 
@@ -222,7 +261,8 @@ class Spectrum:
         return self._estimate(lambda nodes: 0.5 * strength * gains(nodes), reason)
 
     def amplification(self, method: Method, *, stationary_only: bool = False) -> Estimate:
-        """Total stationary variance over that of SGD at equal, small step: ``sum (phi_i / lam_i) / sum (1 / lam_i)``.
+        """Total stationary variance over that of SGD at equal, small step: ``sum (phi_i / lam_i) / sum (1 /
+        lam_i)``.
 
         Raises
         ------
@@ -238,13 +278,19 @@ class Spectrum:
             above = self._samples(rule, lambda nodes: _over(gains(nodes) * (plain(nodes) > 0), nodes))
             below = self._samples(rule, lambda nodes: _over(plain(nodes), nodes))
             value = above.mean() / below.mean()
-            return float(value), _standard_error(above - value * below) / float(below.mean())  # both come from the same probes
+            return float(value), _standard_error(above - value * below) / float(
+                below.mean()
+            )  # both come from the same probes
 
         (value, error), (rough, _) = ratio(self._rule), ratio(self._half)
         return Estimate(value, math.hypot(error, value - rough), reason or other)
 
-    def _stationary(self, method: Method, share: float, allowed: bool, *, flat_too: bool) -> tuple[Function, str]:
-        """``phi / (2 - share phi lam)`` as a function of nodes, 0 where there is no stationary law, and where that is."""
+    def _stationary(
+        self, method: Method, share: float, allowed: bool, *, flat_too: bool
+    ) -> tuple[Function, str]:
+        """``phi / (2 - share phi lam)`` as a function of nodes, 0 where there is no stationary law, and where
+        that is.
+        """
 
         @np.errstate(all="ignore")
         def law(nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -252,16 +298,24 @@ class Spectrum:
             rate, flat = phi * nodes, np.abs(nodes) <= self.resolution
             good = (rate > 0) & (share * rate < 2) & ~flat & np.isfinite(phi)
             # Newton's gain makes noise of the least curvature: there a flat direction is an obstacle.
-            return np.where(good, phi / (2 - share * rate), 0.0), good | (flat & (np.abs(rate) < 1e-3) & (not flat_too))
+            return np.where(good, phi / (2 - share * rate), 0.0), good | (
+                flat & (np.abs(rate) < 1e-3) & (not flat_too)
+            )
 
         nodes, weights = self._rule
         lost = ~law(nodes)[1]
         count = float(weights[lost].sum())
         if count == 0:
             return (lambda nodes: law(nodes)[0]), ""
-        what = f"{count:.3g} of {self.n} directions have no stationary law under {method.label}: curvature {nodes[lost].min():.3g} to {nodes[lost].max():.3g}"
+        what = (
+            f"{count:.3g} of {self.n} directions have no stationary law under {method.label}: curvature "
+            f"{nodes[lost].min():.3g} to {nodes[lost].max():.3g}"
+        )
         if not _check.flag("stationary_only", allowed):
-            raise Unstable(f"About {what}. Sum over the others with stationary_only=True, or ask at a minimum, with a regularized objective or a smaller step.")
+            raise Unstable(
+                f"About {what}. Sum over the others with stationary_only=True, or ask at a minimum, with a "
+                "regularized objective or a smaller step."
+            )
         return (lambda nodes: law(nodes)[0]), f"left out: {what}"
 
     def _gains(self, method: Method, nodes: np.ndarray) -> np.ndarray:
@@ -270,14 +324,16 @@ class Spectrum:
         if method.rank is not None and method.rank < self.n:
             if method.rank >= self.deflated:
                 raise ValueError(
-                    f"`deflate` must be at least {method.rank + 1} for {method.label}, whose gain tells the largest eigenvalues from the rest; "
+                    f"`deflate` must be at least {method.rank + 1} for {method.label}, whose gain tells the "
+                    "largest eigenvalues from the rest; "
                     f"got {self.deflated}. Call spectrum(..., deflate={method.rank + 1})."
                 )
             phi[method.rank :] = method.tail_gain(self.outliers[method.rank])
         return phi
 
     def density(self, grid: Any, width: float, *, scale: float | None = None) -> np.ndarray:
-        """Eigenvalues per unit of ``lam`` on a grid (k,) -> (k,), each smoothed to a Gaussian: the integral is n.
+        """Eigenvalues per unit of ``lam`` on a grid (k,) -> (k,), each smoothed to a Gaussian: the integral
+        is n.
 
         Parameters
         ----------
@@ -285,7 +341,8 @@ class Spectrum:
         width : float
             Standard deviation of the Gaussian, in units of ``lam``; with `scale`, of ``asinh(lam / scale)``.
         scale : float, optional
-            Smooth on an axis that is linear up to `scale` and logarithmic beyond, for spectra of many orders of magnitude.
+            Smooth on an axis that is linear up to `scale` and logarithmic beyond, for spectra of many orders
+            of magnitude.
 
         Raises
         ------
@@ -301,7 +358,9 @@ class Spectrum:
         slope = 1.0 if scale is None else 1 / np.hypot(grid, scale)
 
         def height(x: float) -> np.ndarray:
-            return self._samples(self._rule, lambda nodes: np.exp(-0.5 * ((x - _placed(nodes, scale)) / width) ** 2))
+            return self._samples(
+                self._rule, lambda nodes: np.exp(-0.5 * ((x - _placed(nodes, scale)) / width) ** 2)
+            )
 
         heights = [height(x) for x in _placed(grid, scale)]
         return np.stack(heights, axis=1) * slope / (width * math.sqrt(2 * math.pi))
@@ -311,28 +370,61 @@ class Spectrum:
         nearest = np.sort(np.abs(self.nodes), axis=1)[:, : RESOLVED + 1]
         largest = max(abs(end) for end in self.extremes) or 1.0
         # Nearer to zero than a few of its own nodes a rule tells no eigenvalue from another.
-        scale = float(np.clip(np.median(nearest[self.deflated % len(nearest) :, -1]), 1e-6 * largest, largest))
+        scale = float(
+            np.clip(np.median(nearest[self.deflated % len(nearest) :, -1]), 1e-6 * largest, largest)
+        )
         reach = math.asinh(largest / scale) + 4 * SMOOTHING
         grid = scale * np.sinh(np.linspace(-reach, reach, 401))
         densities = self._densities(grid, SMOOTHING, scale)
         sizes = np.geomspace(1e-2 * scale, largest, 200)
         counts = [[self.weights[sign * self.nodes >= x].sum() for x in sizes] for sign in (1, -1)]
-        error = np.zeros_like(grid) if len(densities) < 2 else densities.std(axis=0, ddof=1) / math.sqrt(len(densities))
-        arrays = {"grid": grid, "density": densities.mean(axis=0), "error": error, "outliers": self.outliers, "sizes": sizes, "counts": np.array(counts)}
-        about = {"n": self.n, "products": self.stats.get("hessian_products"), "probes": self.probes, "scale": scale, "width": SMOOTHING}
-        about["floor"] = 0.01 / (SMOOTHING * largest)  # well below the height of a single eigenvalue, the largest
-        return Study("spectrum", arrays, about | {"trace": self.trace.value, "trace_error": self.trace.error}, dict(self.provenance))
+        error = (
+            np.zeros_like(grid)
+            if len(densities) < 2
+            else densities.std(axis=0, ddof=1) / math.sqrt(len(densities))
+        )
+        arrays = {
+            "grid": grid,
+            "density": densities.mean(axis=0),
+            "error": error,
+            "outliers": self.outliers,
+            "sizes": sizes,
+            "counts": np.array(counts),
+        }
+        about = {
+            "n": self.n,
+            "products": self.stats.get("hessian_products"),
+            "probes": self.probes,
+            "scale": scale,
+            "width": SMOOTHING,
+        }
+        about["floor"] = 0.01 / (
+            SMOOTHING * largest
+        )  # well below the height of a single eigenvalue, the largest
+        return Study(
+            "spectrum",
+            arrays,
+            about | {"trace": self.trace.value, "trace_error": self.trace.error},
+            dict(self.provenance),
+        )
 
     def __str__(self) -> str:
         low, high = self.extremes
         damping = 1e-3 * max(abs(low), abs(high))
         rows = [("trace", self.trace), ("negative eigenvalues", self.negative)]
-        rows += [(f"effective dimension at damping {damping:.3g}", self.effective_dimension(damping))] if damping > 0 else []
+        rows += (
+            [(f"effective dimension at damping {damping:.3g}", self.effective_dimension(damping))]
+            if damping > 0
+            else []
+        )
         about = (
-            f"{self.probes} probes, {self.deflated} deflated, {self.stats.get('hessian_products', '?')} products, {self.stats.get('seconds', math.nan):.3g} s"
+            f"{self.probes} probes, {self.deflated} deflated, {self.stats.get('hessian_products', '?')} "
+            f"products, {self.stats.get('seconds', math.nan):.3g} s"
         )
         lines = [f"spectrum of {self.n} eigenvalues: {about}", f"{'Ritz values':<38} {low:.6g} to {high:.6g}"]
-        return "\n".join(lines + [f"{name:<38} {estimate.value:.6g} +- {estimate.error:.2g}" for name, estimate in rows])
+        return "\n".join(
+            lines + [f"{name:<38} {estimate.value:.6g} +- {estimate.error:.2g}" for name, estimate in rows]
+        )
 
 
 def _placed(lam: np.ndarray, scale: float | None) -> np.ndarray:
@@ -354,11 +446,17 @@ def _evaluated(f: Function, nodes: np.ndarray) -> np.ndarray:
     try:
         values = np.broadcast_to(np.asarray(f(nodes), dtype=float), nodes.shape)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"`f` must map an array of eigenvalues to an array of numbers; got: {error}. Write it with NumPy's functions.") from None
+        raise ValueError(
+            f"`f` must map an array of eigenvalues to an array of numbers; got: {error}. Write it with "
+            "NumPy's functions."
+        ) from None
     bad = ~np.isfinite(values)
     if bad.any():
         where = f"{bad.sum()} of {bad.size} nodes, the first {nodes[bad][0]:.6g}"
-        raise ValueError(f"`f` must be finite on the spectrum; it is not at {where}. Damp it, or say what it is there: np.where(lam > ..., ..., 0).")
+        raise ValueError(
+            f"`f` must be finite on the spectrum; it is not at {where}. Damp it, or say what it is there: "
+            "np.where(lam > ..., ..., 0)."
+        )
     return values
 
 
@@ -367,7 +465,10 @@ def _asked(method: Method, step: float, noise: Noise, time: str) -> tuple[float,
     if not isinstance(method, Method):
         raise ValueError(f"`method` must be a st.Method; got {method!r}. Use st.SFN(damping=...), say.")
     if not isinstance(noise, Noise) or noise.gradient.size != 1 or noise.has_curvature:
-        raise ValueError(f"`noise` must be of the gradient alone, one number for all entries; got {noise!r}. Give st.Noise(gradient=..., batch=...).")
+        raise ValueError(
+            f"`noise` must be of the gradient alone, one number for all entries; got {noise!r}. Give "
+            "st.Noise(gradient=..., batch=...)."
+        )
     step = _check.positive("step", step)
     discrete = _check.choice("time", time, ("continuous", "discrete")) == "discrete"
     return step * float(noise.gradient.reshape(())) ** 2 / noise.batch, step if discrete else 0.0

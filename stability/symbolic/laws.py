@@ -10,7 +10,20 @@ from sympy import Eq, Function, Rational, Symbol
 
 from ..methods.method import SFN, Method, Newton
 from .mode import Mode, alpha, delta, kick, lam, lam_negative, s_h, sigma, tidy
-from .registry import BATCHES, EXACT, GAUSSIAN, STEP, UNALIGNED, Draft, gain_step, minimum, rate_step, saddle, statement, vanishes
+from .registry import (
+    BATCHES,
+    EXACT,
+    GAUSSIAN,
+    STEP,
+    UNALIGNED,
+    Draft,
+    gain_step,
+    minimum,
+    rate_step,
+    saddle,
+    statement,
+    vanishes,
+)
 from .statement import Corollary, Hypothesis, Step, number
 
 
@@ -29,8 +42,14 @@ def student_t(mode: Mode) -> Draft:
         rate_step(mode),
         Step(Eq(K, found[K], evaluate=False), "variance of phi E_g + phi' lambda E_h, per step"),
         Step(Eq(C, found[C], evaluate=False), "variance of phi zeta"),
-        Step(Eq(Symbol("f") * Symbol("const"), density, evaluate=False), "candidate: the density of a Student t with nu = 1 + 2|a| / (alpha K)"),
-        vanishes(sympy.simplify(flux / density), "its Fokker-Planck flux a delta f - (alpha (K delta^2 + C) f)' / 2, over f, vanishes"),
+        Step(
+            Eq(Symbol("f") * Symbol("const"), density, evaluate=False),
+            "candidate: the density of a Student t with nu = 1 + 2|a| / (alpha K)",
+        ),
+        vanishes(
+            sympy.simplify(flux / density),
+            "its Fokker-Planck flux a delta f - (alpha (K delta^2 + C) f)' / 2, over f, vanishes",
+        ),
         Step(Eq(second, 0, evaluate=False), "the second moment's equation, where nu > 2"),
     ]
     degrees = nu.subs(found)
@@ -39,22 +58,38 @@ def student_t(mode: Mode) -> Draft:
     return Draft(
         Eq(Symbol("nu"), degrees, evaluate=False),
         steps,
-        "Fokker-Planck equation of the linear SDE with additive and multiplicative noise; numbers by stability.linear",
-        [STEP, *minimum(mode), GAUSSIAN, BATCHES, noisy, Hypothesis("gradient noise is independent of curvature noise")],
+        "Fokker-Planck equation of the linear SDE with additive and multiplicative noise; numbers by "
+        "stability.linear",
         [
-            Corollary("scale-squared", Eq(Symbol("s") ** 2, (alpha * C / (alpha * K + 2 * speed)).subs(found), evaluate=False)),
+            STEP,
+            *minimum(mode),
+            GAUSSIAN,
+            BATCHES,
+            noisy,
+            Hypothesis("gradient noise is independent of curvature noise"),
+        ],
+        [
+            Corollary(
+                "scale-squared",
+                Eq(Symbol("s") ** 2, (alpha * C / (alpha * K + 2 * speed)).subs(found), evaluate=False),
+            ),
             Corollary("variance", Eq(Symbol("M"), tidy(variance).subs(found), evaluate=False), (finite,)),
         ],
     )
 
 
 def poles(mode: Mode) -> list[tuple[Any, Any, Any]]:
-    """Where the gain is infinite on the real line: (place, order m, strength r), ``|phi| ~ r / |x - place|^m``."""
+    """Where the gain is infinite on the real line: (place, order m, strength r), ``|phi| ~ r / |x -
+    place|^m``.
+    """
     size, near = Symbol("y", positive=True), Symbol("z", positive=True)
     places = [(sympy.Integer(0), mode.gain(near))]
     for sign in (1, -1):
         inverse = sympy.together(1 / mode.gain(sign * size))
-        places += [(sign * root, 1 / inverse.subs(size, root + near)) for root in roots(sympy.fraction(inverse)[0], size, mode)]
+        places += [
+            (sign * root, 1 / inverse.subs(size, root + near))
+            for root in roots(sympy.fraction(inverse)[0], size, mode)
+        ]
     result = []
     for place, beside in places:
         coefficient, exponent = beside.as_leading_term(near).as_coeff_exponent(near)
@@ -71,22 +106,29 @@ def _by_derivatives(inverse: Any, near: Any, place: Any, mode: Mode) -> tuple[An
         slope = sympy.diff(inverse, near, order).subs(near, 0)
         if abs(complex(mode.at_own_values(slope).evalf())) > 1e-9:
             return place, sympy.Integer(order), sympy.factorial(order) / sympy.Abs(slope)
-    raise ValueError(f"SymPy cannot tell the order of the gain's pole at {place}. Use st.exact_mode for numbers.")
+    raise ValueError(
+        f"SymPy cannot tell the order of the gain's pole at {place}. Use st.exact_mode for numbers."
+    )
 
 
 def roots(expression: Any, symbol: Any, mode: Mode) -> list[Any]:
-    """Positive roots; one whose sign hangs on a parameter counts if it is positive at the method's own values."""
+    """Positive roots; one whose sign hangs on a parameter counts if it is positive at the method's own
+    values.
+    """
     if not expression.has(symbol):
         return []
     try:
         found = sympy.solve(expression, symbol)
     except NotImplementedError:
-        raise ValueError(f"SymPy cannot solve {expression} = 0, which this statement needs. Use st.exact_mode for numbers.") from None
+        raise ValueError(
+            f"SymPy cannot solve {expression} = 0, which this statement needs. Use st.exact_mode for numbers."
+        ) from None
     kept = []
     for root in found:
         value = complex(mode.at_own_values(root).evalf())
         if abs(value.imag) < 1e-12 * abs(value) and value.real > 0:
-            # A number without a real formula of its own (casus irreducibilis, degree five) is as well its own digits.
+            # A number without a real formula of its own (casus irreducibilis, degree five) is as well its own
+            # digits.
             formula = bool(root.free_symbols) or (root.is_real is True and not root.has(sympy.CRootOf))
             kept.append(root if formula else sympy.re(root.evalf(30)))
     return kept
@@ -98,7 +140,11 @@ def same_side(mode: Mode, places: list[Any]) -> list[Hypothesis]:
     for place in places:
         sign = 1 if complex(mode.at_own_values(place).evalf()).real > 0 else -1
         if place != 0 and (sign * place).is_positive is not True:
-            result.append(Hypothesis(f"{place} {'>' if sign > 0 else '<'} 0, as at the method's own parameters", sign * place))
+            result.append(
+                Hypothesis(
+                    f"{place} {'>' if sign > 0 else '<'} 0, as at the method's own parameters", sign * place
+                )
+            )
     return result
 
 
@@ -107,12 +153,17 @@ def _normal(offset: Any) -> Any:
 
 
 def _untruncated(method: Method) -> bool:
-    """Whether a mode's gain is a formula of its own curvature: a truncated method drops it on its way to a pole."""
+    """Whether a mode's gain is a formula of its own curvature: a truncated method drops it on its way to a
+    pole.
+    """
     return method.rank is None or not poles(Mode(method))
 
 
 @statement(
-    "heavy-tailed-newton", "Poles of the gain under a stochastic Hessian: undamped Newton takes steps without a mean", default=Newton(), applies=_untruncated
+    "heavy-tailed-newton",
+    "Poles of the gain under a stochastic Hessian: undamped Newton takes steps without a mean",
+    default=Newton(),
+    applies=_untruncated,
 )
 def heavy_tailed_newton(mode: Mode) -> Draft:
     """How much mass the Hessian noise puts near the poles of the gain."""
@@ -123,19 +174,37 @@ def heavy_tailed_newton(mode: Mode) -> Draft:
     total = sympy.Integer(0)
     density = Function("f")
     for place, m, strength in found:
-        steps.append(Step(Eq(Function("phi")(place + near), strength * near**-m, evaluate=False), f"leading term at its pole lambda = {place}"))
+        steps.append(
+            Step(
+                Eq(Function("phi")(place + near), strength * near**-m, evaluate=False),
+                f"leading term at its pole lambda = {place}",
+            )
+        )
         width = (strength / size) ** (1 / m)
         steps.append(Step(Eq(near, width, evaluate=False), "|phi| exceeds u closer than this to the pole"))
         x = Symbol("x", real=True)
         probability = sympy.Integral(density(x), (x, place - lam - width, place - lam + width))
-        steps.append(Step(Eq(Function("P")(size), probability, evaluate=False), "so its probability is an integral of the density f of E_h"))
+        steps.append(
+            Step(
+                Eq(Function("P")(size), probability, evaluate=False),
+                "so its probability is an integral of the density f of E_h",
+            )
+        )
         share = 2 * strength ** (1 / m) * _normal(place - lam)
         steps.append(
-            Step(Eq(sympy.Limit(size ** (1 / m) * Function("P")(size), size, sympy.oo), share, evaluate=False), "for Gaussian E_h, by the mean value theorem")
+            Step(
+                Eq(sympy.Limit(size ** (1 / m) * Function("P")(size), size, sympy.oo), share, evaluate=False),
+                "for Gaussian E_h, by the mean value theorem",
+            )
         )
         total += share if m == order else 0
     if not found:
-        steps.append(Step(Eq(sympy.Limit(size * Function("P")(size), size, sympy.oo), 0, evaluate=False), "the gain has no pole: large values do not occur"))
+        steps.append(
+            Step(
+                Eq(sympy.Limit(size * Function("P")(size), size, sympy.oo), 0, evaluate=False),
+                "the gain has no pole: large values do not occur",
+            )
+        )
     index = sympy.oo if order is None else 1 / order
     exponent = 1 if order is None else 1 / order
     return Draft(
@@ -156,26 +225,40 @@ def largest_gain(mode: Mode) -> Any:
     if poles(mode):
         return sympy.oo
     size = Symbol("y", positive=True)
-    formulas = [mode.gain] + ([mode.tail_gain] if mode.method is not None and mode.method.rank is not None else [])
+    formulas = [mode.gain] + (
+        [mode.tail_gain] if mode.method is not None and mode.method.rank is not None else []
+    )
     values = []
     for formula in formulas:
         for sign in (1, -1):
             gain = formula(sign * size)
             inner = roots(sympy.fraction(sympy.together(sympy.diff(gain, size)))[0], size, mode)
-            values += [sympy.limit(gain, size, 0, "+"), sympy.limit(gain, size, sympy.oo), *(gain.subs(size, root) for root in inner)]
+            values += [
+                sympy.limit(gain, size, 0, "+"),
+                sympy.limit(gain, size, sympy.oo),
+                *(gain.subs(size, root) for root in inner),
+            ]
     bound = sympy.simplify(sympy.Max(*map(sympy.Abs, values)))
     _confirm(mode, formulas, float(mode.at_own_values(bound)))
     return bound
 
 
 def _confirm(mode: Mode, formulas: list[Any], bound: float) -> None:
-    """What SymPy found is no smaller than the gain on a grid: a stationary point missed would go unnoticed otherwise."""
+    """What SymPy found is no smaller than the gain on a grid: a stationary point missed would go unnoticed
+    otherwise.
+    """
     y = Symbol("y", real=True, nonzero=True)
     size = np.geomspace(1e-9, 1e9, 4001)
     for formula in formulas:
-        values = np.abs(number(mode.at_own_values(formula(y)), {"y": np.concatenate([-size, size])}) + np.zeros(2 * len(size)))
+        values = np.abs(
+            number(mode.at_own_values(formula(y)), {"y": np.concatenate([-size, size])})
+            + np.zeros(2 * len(size))
+        )
         if not values.max() <= bound * (1 + 1e-9):
-            raise ValueError(f"SymPy finds {bound:.4g} as the gain's supremum, yet it reaches {values.max():.4g}. Use st.exact_mode for numbers.")
+            raise ValueError(
+                f"SymPy finds {bound:.4g} as the gain's supremum, yet it reaches {values.max():.4g}. Use "
+                "st.exact_mode for numbers."
+            )
 
 
 @statement("bounded-sfn-step", "A bounded gain bounds every step", default=SFN(damping=1.0))
@@ -186,7 +269,10 @@ def bounded_sfn_step(mode: Mode) -> Draft:
     x = Symbol("x", positive=True)
     steps = [
         gain_step(mode),
-        Step(Eq(sympy.Limit(Function("phi")(x), x, 0), sympy.limit(mode.gain(x), x, 0), evaluate=False), "the gain at vanishing curvature"),
+        Step(
+            Eq(sympy.Limit(Function("phi")(x), x, 0), sympy.limit(mode.gain(x), x, 0), evaluate=False),
+            "the gain at vanishing curvature",
+        ),
         Step(
             Eq(Function("sup")(Function("phi")(Symbol("x"))), bound, evaluate=False),
             "its largest size: limits at 0 and infinity, stationary points, poles",
@@ -209,14 +295,24 @@ def saddle_attraction(mode: Mode) -> Draft:
     """The sign of the drift along a direction of negative curvature."""
     time = Symbol("t", positive=True)
     mean = Function("m")
-    solution = sympy.dsolve(Eq(mean(time).diff(time), Symbol("a") * mean(time)), mean(time), ics={mean(0): delta})
-    steps = [gain_step(mode), rate_step(mode), Step(solution, "the mean of the linear flow: attracted where a < 0, repelled where a > 0")]
+    solution = sympy.dsolve(
+        Eq(mean(time).diff(time), Symbol("a") * mean(time)), mean(time), ics={mean(0): delta}
+    )
+    steps = [
+        gain_step(mode),
+        rate_step(mode),
+        Step(solution, "the mean of the linear flow: attracted where a < 0, repelled where a > 0"),
+    ]
     return Draft(
         Eq(Symbol("a"), tidy(mode.rate), evaluate=False),
         steps,
         "stability.linear",
         saddle(mode),
-        [Corollary("growth", Eq(Function("m")(time), delta * sympy.exp(tidy(mode.rate) * time), evaluate=False))],
+        [
+            Corollary(
+                "growth", Eq(Function("m")(time), delta * sympy.exp(tidy(mode.rate) * time), evaluate=False)
+            )
+        ],
     )
 
 
@@ -226,11 +322,16 @@ R, D, mu = Symbol("R", positive=True), Symbol("D", positive=True), Symbol("mu", 
 @statement("escape-time", "Mean time of escape from a saddle", branches=("tail", "kept"), at=lam_negative)
 def escape_time(mode: Mode) -> Draft:
     """The backward equation of the mean exit time, solved by a candidate, and its series."""
-    x, rate, j = Symbol("x", positive=True), Symbol("mu", positive=True), Symbol("j", integer=True, nonnegative=True)
+    x, rate, j = (
+        Symbol("x", positive=True),
+        Symbol("mu", positive=True),
+        Symbol("j", integer=True, nonnegative=True),
+    )
     z = x * sympy.sqrt(rate / D)
     slope = -2 / sympy.sqrt(rate * D) * sympy.sqrt(sympy.pi) / 2 * sympy.exp(-(z**2)) * sympy.erfi(z)
     residual = D / 2 * sympy.diff(slope, x) + rate * x * slope + 1
-    # Dawson(s) = sum_j (-2)^j s^(2j+1) / (2j+1)!!; its integral against the hypergeometric series, term over term.
+    # Dawson(s) = sum_j (-2)^j s^(2j+1) / (2j+1)!!; its integral against the hypergeometric series, term over
+    # term.
     double = sympy.factorial(2 * j + 1) / (2**j * sympy.factorial(j))
     term = (-2) ** j / double / (2 * j + 2)
     ours = sympy.combsimp(sympy.gammasimp(term.subs(j, j + 1) / term))
@@ -242,18 +343,36 @@ def escape_time(mode: Mode) -> Draft:
         gain_step(mode),
         Step(Eq(mu, tidy(mode.rate), evaluate=False), "rate of the direction of negative curvature"),
         Step(Eq(D, diffusion, evaluate=False), "diffusion: step times the variance of phi zeta"),
-        Step(Eq(Function("T'")(x), slope, evaluate=False), "candidate for the slope of the mean exit time from |delta| < R, started at x: Dawson's function"),
-        vanishes(residual, "residual of the backward equation (D / 2) T'' + mu x T' = -1; T'(0) = 0 by symmetry, T(R) = 0 by integration"),
-        vanishes(ours - series, "ratio of successive terms of int Dawson, less that of 2F2(1, 1; 3/2, 2; -z^2)"),
+        Step(
+            Eq(Function("T'")(x), slope, evaluate=False),
+            "candidate for the slope of the mean exit time from |delta| < R, started at x: Dawson's function",
+        ),
+        vanishes(
+            residual,
+            "residual of the backward equation (D / 2) T'' + mu x T' = -1; T'(0) = 0 by symmetry, T(R) = 0 "
+            "by integration",
+        ),
+        vanishes(
+            ours - series, "ratio of successive terms of int Dawson, less that of 2F2(1, 1; 3/2, 2; -z^2)"
+        ),
         Step(Eq(Symbol("T"), mean, evaluate=False), "so T(0) is this series, for mu < 0 too by continuation"),
     ]
     return Draft(
         Eq(Symbol("T"), mean.subs(found), evaluate=False),
         steps,
         "stability.escape, by Dawson quadrature",
-        [STEP, *saddle(mode), Hypothesis("the radius is positive: R > 0", R), EXACT, UNALIGNED, Hypothesis("sigma > 0", sigma)],
         [
-            Corollary("log-mean", Eq(Symbol("log_T"), sympy.log(mean, evaluate=False).subs(found), evaluate=False)),
+            STEP,
+            *saddle(mode),
+            Hypothesis("the radius is positive: R > 0", R),
+            EXACT,
+            UNALIGNED,
+            Hypothesis("sigma > 0", sigma),
+        ],
+        [
+            Corollary(
+                "log-mean", Eq(Symbol("log_T"), sympy.log(mean, evaluate=False).subs(found), evaluate=False)
+            ),
             Corollary("rate", Eq(mu, tidy(mode.rate), evaluate=False)),
             Corollary("diffusion", Eq(D, diffusion, evaluate=False)),
         ],

@@ -13,7 +13,8 @@ SECONDS = 20.0
 
 @contextmanager
 def limited(what: str, seconds: float = SECONDS) -> Iterator[None]:
-    """Stop with a sentence after some seconds, where the system has an alarm and this is the main thread; else there is no limit.
+    """Stop with a sentence after some seconds, where the system has an alarm and this is the main thread;
+    else there is no limit.
 
     Raises
     ------
@@ -25,7 +26,10 @@ def limited(what: str, seconds: float = SECONDS) -> Iterator[None]:
         return
 
     def over(number: int, frame: Any) -> None:
-        raise ValueError(f"SymPy did not derive {what} for this gain in {seconds:g} seconds. Use st.linearize or st.exact_mode for numbers.")
+        raise ValueError(
+            f"SymPy did not derive {what} for this gain in {seconds:g} seconds. Use st.linearize or "
+            "st.exact_mode for numbers."
+        )
 
     before = signal.signal(signal.SIGALRM, over)
     signal.setitimer(signal.ITIMER_REAL, seconds)

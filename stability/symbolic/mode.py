@@ -26,13 +26,20 @@ c_gh = Symbol("c_gh", real=True)
 M, t = Symbol("M", positive=True), Symbol("t", positive=True)
 # A mode's rate, its gain and phi' lambda, while squares are expanded.
 a, X, Y = sympy.symbols("a X Y", real=True)
-GIVEN = frozenset(re.findall(r"\S+", "alpha dt sigma lambda lambda_min lambda_next lambda_j s_g s_h c_gh R t delta_0 h g k V n b tau_g tau_h c Sigma_ij"))
+GIVEN = frozenset(
+    re.findall(
+        r"\S+",
+        "alpha dt sigma lambda lambda_min lambda_next lambda_j s_g s_h c_gh R t delta_0 h g k V n b tau_g "
+        "tau_h c Sigma_ij",
+    )
+)
 """Symbols that a reader has values for; others in a derivation are only names of what is derived."""
 RESERVED = GIVEN | frozenset(
     re.findall(
         r"\S+",
-        """A C D DP E E_g E_h H J K L Lambda M N P Phi S Sigma T Var X Y a const d delta f i j lag mu nu q r rate rho s u w x y z zeta
-        A_max K_ij M_ij M_i R_max c_1 x_i x_j lambda_i phi_i delta_i delta_j alpha_max alpha_method alpha_SGD Phi_ij log_T
+        """A C D DP E E_g E_h H J K L Lambda M N P Phi S Sigma T Var X Y a const d delta f i j lag mu nu
+        q r rate rho s u w x y z zeta A_max K_ij M_ij M_i R_max c_1 x_i x_j lambda_i phi_i delta_i delta_j
+        alpha_max alpha_method alpha_SGD Phi_ij log_T
         M_SGD M_Newton M_SDE M_iteration M_discrete M_continuous lam step curvature phi""",
     )
 )
@@ -42,14 +49,16 @@ zeta, E_g, E_h = sympy.symbols("zeta E_g E_h", real=True)
 
 @dataclass(frozen=True)
 class Mode:
-    """One mode of a method: its gain ``phi(lambda)`` and the derivative that Hessian noise sees, as SymPy expressions.
+    """One mode of a method: its gain ``phi(lambda)`` and the derivative that Hessian noise sees, as SymPy
+    expressions.
 
     Attributes
     ----------
     method : Method or None
         None for an undetermined gain ``phi(lambda)``.
     branch : {"kept", "tail"}
-        Of a truncated method: inside or off the kept subspace, where the gain does not follow the mode's own curvature.
+        Of a truncated method: inside or off the kept subspace, where the gain does not follow the mode's own
+        curvature.
     at : Symbol
         The curvature, with its sign among its assumptions.
     bound : bool
@@ -83,19 +92,28 @@ class Mode:
             return "any gain"
         if self.method.rank is None:
             return self.method.name
-        flat = " flat tail" if getattr(self.method, "tail", "") == "flat" else (" tail" if self.branch == "tail" else "")
+        flat = (
+            " flat tail"
+            if getattr(self.method, "tail", "") == "flat"
+            else (" tail" if self.branch == "tail" else "")
+        )
         return self.method.name + flat
 
     @property
     def parameters(self) -> dict[str, Any]:
         """The method's parameters as symbols, positive where their values are."""
         given = {} if self.method is None else self.method.parameters
-        return {key: Symbol(self.names[key], **({"positive": True} if value > 0 else {"real": True})) for key, value in given.items()}
+        return {
+            key: Symbol(self.names[key], **({"positive": True} if value > 0 else {"real": True}))
+            for key, value in given.items()
+        }
 
     def at_own_values(self, expression: Any) -> Any:
         """An expression with the method's own numbers in place of its parameters' symbols."""
         given = {} if self.method is None else self.method.parameters
-        return expression.subs({symbol: sympy.Rational(repr(float(given[key]))) for key, symbol in self.parameters.items()})
+        return expression.subs(
+            {symbol: sympy.Rational(repr(float(given[key]))) for key, symbol in self.parameters.items()}
+        )
 
     def gain(self, curvature: Any) -> Any:
         """``phi`` at a symbol or an expression: the method's own formula."""
@@ -117,8 +135,14 @@ class Mode:
 
     @property
     def slope(self) -> Any:
-        """``DP`` along a diagonal entry of the Hessian noise: the mode's own, ``phi'(lambda)``; in the tail that of ``lambda_next``."""
-        return sympy.diff(self.tail_gain(lam_next), lam_next) if self.branch == "tail" else sympy.diff(self.gain(self.at), self.at)
+        """``DP`` along a diagonal entry of the Hessian noise: the mode's own, ``phi'(lambda)``; in the tail
+        that of ``lambda_next``.
+        """
+        return (
+            sympy.diff(self.tail_gain(lam_next), lam_next)
+            if self.branch == "tail"
+            else sympy.diff(self.gain(self.at), self.at)
+        )
 
     @property
     def rate(self) -> Any:
@@ -127,7 +151,9 @@ class Mode:
 
 
 class Spectrum:
-    """A method at ``d`` symbolic curvatures ``lambda_1 > ... > lambda_d``: gains, and the derivative of ``P`` (Daleckii and Krein)."""
+    """A method at ``d`` symbolic curvatures ``lambda_1 > ... > lambda_d``: gains, and the derivative of ``P``
+    (Daleckii and Krein).
+    """
 
     def __init__(self, mode: Mode, dim: int, **assumptions: bool):
         method = mode.method
@@ -190,9 +216,18 @@ CURVATURE = {E_g**2: s_g**2, E_h**2: s_h**2, E_g * E_h: c_gh}
 
 
 def kick(mode: Mode) -> Any:
-    """``K``: the variance of ``phi E_g + phi' lambda E_h``, what curvature noise multiplies the mode by; one term per moment."""
+    """``K``: the variance of ``phi E_g + phi' lambda E_h``, what curvature noise multiplies the mode by; one
+    term per moment.
+    """
     whole = expectation((X * E_g + Y * E_h) ** 2, CURVATURE).subs({X: mode.phi, Y: mode.slope * mode.at})
-    return sympy.Add(*(sympy.factor(term) for term in sympy.Add.make_args(sympy.expand(whole, deep=False, power_base=False, power_exp=False))))
+    return sympy.Add(
+        *(
+            sympy.factor(term)
+            for term in sympy.Add.make_args(
+                sympy.expand(whole, deep=False, power_base=False, power_exp=False)
+            )
+        )
+    )
 
 
 def generator(mode: Mode, function: Any, *, diffusion: Any) -> Any:
@@ -201,11 +236,15 @@ def generator(mode: Mode, function: Any, *, diffusion: Any) -> Any:
 
 
 def one_step(mode: Mode, step: Any, *, curvature: bool) -> Any:
-    """``E (delta+)^2`` after one step of length `step` of the chain: expanded in rate, gain and slope, which are then put in."""
+    """``E (delta+)^2`` after one step of length `step` of the chain: expanded in rate, gain and slope, which
+    are then put in.
+    """
     strength = X * zeta + ((X * E_g + Y * E_h) * delta if curvature else 0)
     moved = delta * (1 + step * a) + sympy.sqrt(alpha * step) * strength
     square = expectation(moved**2, {zeta**2: sigma**2, **CURVATURE})
-    return sympy.collect(sympy.expand(square), delta, sympy.factor_terms).subs({a: mode.rate, X: mode.phi, Y: mode.slope * mode.at})
+    return sympy.collect(sympy.expand(square), delta, sympy.factor_terms).subs(
+        {a: mode.rate, X: mode.phi, Y: mode.slope * mode.at}
+    )
 
 
 def stationary(balance: Any) -> Any:
@@ -218,12 +257,17 @@ def linear_root(expression: Any, unknown: Any) -> Any:
     polynomial = sympy.Poly(sympy.expand(expression), unknown)
     slope, rest = polynomial.coeff_monomial(unknown), polynomial.coeff_monomial(1)
     if slope == 0:
-        raise ValueError("The statement does not hold for this gain: nothing decays, it needs that phi(lambda) lambda is not zero.")
+        raise ValueError(
+            "The statement does not hold for this gain: nothing decays, it needs that phi(lambda) lambda is "
+            "not zero."
+        )
     return -rest / slope
 
 
 def tidy(expression: Any) -> Any:
-    """A rational expression as one fraction, its parts factored, with no minus sign that a difference could take."""
+    """A rational expression as one fraction, its parts factored, with no minus sign that a difference could
+    take.
+    """
     top, bottom = sympy.fraction(sympy.factor(sympy.together(sympy.expand_mul(expression))))
     if not top.could_extract_minus_sign():
         return top / bottom

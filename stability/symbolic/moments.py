@@ -10,7 +10,23 @@ import sympy
 from sympy import Eq, Function, Matrix, Rational, Symbol
 
 from ..methods.method import SGD, DampedNewton, Method, Newton
-from .mode import M, Mode, Spectrum, alpha, delta, dt, generator, lam, lam_j, linear_root, one_step, sigma, stationary, symmetric, tidy
+from .mode import (
+    M,
+    Mode,
+    Spectrum,
+    alpha,
+    delta,
+    dt,
+    generator,
+    lam,
+    lam_j,
+    linear_root,
+    one_step,
+    sigma,
+    stationary,
+    symmetric,
+    tidy,
+)
 from .registry import (
     EXACT,
     OTHER,
@@ -43,7 +59,10 @@ def _continuous(mode: Mode, variance: Any) -> tuple[list[Step], Any]:
     steps = [
         gain_step(mode),
         rate_step(mode),
-        Step(Eq(Symbol("L") * delta**2, sympy.expand(change), evaluate=False), "the generator of the SDE applied to delta^2 (Ito)"),
+        Step(
+            Eq(Symbol("L") * delta**2, sympy.expand(change), evaluate=False),
+            "the generator of the SDE applied to delta^2 (Ito)",
+        ),
         Step(Eq(balance, 0, evaluate=False), "its mean vanishes in the stationary state, M = E delta^2"),
     ]
     return steps, solution
@@ -55,13 +74,26 @@ def noise_amplification(mode: Mode) -> Draft:
     steps, solution = _continuous(mode, sigma**2)
     _, sgd = _continuous(_sgd(), sigma**2)
     ratio = sympy.simplify(solution / sgd)
-    x, y, other, covariance = Symbol("delta_i"), Symbol("delta_j"), Mode(mode.method, mode.branch, lam_j).phi, Symbol("Sigma_ij", real=True)
+    x, y, other, covariance = (
+        Symbol("delta_i"),
+        Symbol("delta_j"),
+        Mode(mode.method, mode.branch, lam_j).phi,
+        Symbol("Sigma_ij", real=True),
+    )
     drift = -mode.phi * mode.at * x * sympy.diff(x * y, x) - other * lam_j * y * sympy.diff(x * y, y)
-    both = sympy.expand(drift + alpha * mode.phi * other * covariance * sympy.diff(x * y, x, y)).subs(x * y, M)
+    both = sympy.expand(drift + alpha * mode.phi * other * covariance * sympy.diff(x * y, x, y)).subs(
+        x * y, M
+    )
     coupled = stationary(both)
     steps += [
-        Step(Eq(M / Symbol("M_SGD"), ratio, evaluate=False), "the same with gain 1, at the same step, divides out the rest"),
-        Step(Eq(both, 0, evaluate=False), "two modes: the mean of the generator applied to delta_i delta_j, M = E delta_i delta_j"),
+        Step(
+            Eq(M / Symbol("M_SGD"), ratio, evaluate=False),
+            "the same with gain 1, at the same step, divides out the rest",
+        ),
+        Step(
+            Eq(both, 0, evaluate=False),
+            "two modes: the mean of the generator applied to delta_i delta_j, M = E delta_i delta_j",
+        ),
         Step(Eq(M, coupled, evaluate=False), "their covariance, from that of their gradient noises"),
     ]
     return Draft(
@@ -95,14 +127,24 @@ def _lyapunov(mode: Mode, dim: int, step: Any, reason: str) -> Draft:
     source = alpha * spectrum.P * covariance * spectrum.P
     solution = solve_symmetric(lambda X: A * X + X * A + step * A * X * A + source, dim)
     names = sympy.symbols("A M Sigma P", commutative=False)
-    balance = names[0] * names[1] + names[1] * names[0] + step * names[0] * names[1] * names[0] + alpha * names[3] * names[2] * names[3]
+    balance = (
+        names[0] * names[1]
+        + names[1] * names[0]
+        + step * names[0] * names[1] * names[0]
+        + alpha * names[3] * names[2] * names[3]
+    )
     steps = [
         Step(Eq(Symbol("P"), spectrum.P, evaluate=False), "the preconditioner in the Hessian's eigenbasis"),
         Step(Eq(balance, 0, evaluate=False), reason),
         Step(Eq(Symbol("M"), solution, evaluate=False), "a linear system for the entries of M"),
     ]
     vanishes(A * solution + solution * A + step * A * solution * A + source, "the balance at its solution")
-    hypotheses = [STEP, EXACT, *stable_matrices(spectrum, mode, dt if step == dt else None), semidefinite(covariance)]
+    hypotheses = [
+        STEP,
+        EXACT,
+        *stable_matrices(spectrum, mode, dt if step == dt else None),
+        semidefinite(covariance),
+    ]
     if step == dt:
         hypotheses.append(TIME_STEP)
     return Draft(Eq(Symbol("M"), solution, evaluate=False), steps, OU, hypotheses)
@@ -114,7 +156,11 @@ def noise_amplification_matrix(mode: Mode, dim: int) -> Draft:
     return _lyapunov(mode, dim, sympy.Integer(0), "the Lyapunov equation of the SDE's second moment")
 
 
-@statement("discrete-vs-continuous", "The chain with time step dt, and the iteration, against the SDE", branches=("tail", "kept"))
+@statement(
+    "discrete-vs-continuous",
+    "The chain with time step dt, and the iteration, against the SDE",
+    branches=("tail", "kept"),
+)
 def discrete_vs_continuous(mode: Mode) -> Draft:
     """The stationary second moment of the chain with any time step."""
     square = one_step(mode, dt, curvature=False)
@@ -126,16 +172,24 @@ def discrete_vs_continuous(mode: Mode) -> Draft:
     steps = [
         gain_step(mode),
         rate_step(mode),
-        Step(Eq(Symbol("E") * Symbol("delta^+") ** 2, square, evaluate=False), "mean square after one Euler-Maruyama step"),
+        Step(
+            Eq(Symbol("E") * Symbol("delta^+") ** 2, square, evaluate=False),
+            "mean square after one Euler-Maruyama step",
+        ),
         Step(Eq(balance, 0, evaluate=False), "stationary: it equals M = E delta^2 before the step"),
-        Step(Eq(sympy.Limit(M, dt, 0, "+"), limit, evaluate=False), "the SDE's variance, by its own generator"),
+        Step(
+            Eq(sympy.Limit(M, dt, 0, "+"), limit, evaluate=False), "the SDE's variance, by its own generator"
+        ),
         vanishes(solution.subs(dt, 0) - limit, "and the chain's at dt = 0 is the same"),
         vanishes(
             sympy.exp(-rate * alpha) - (1 + alpha * mode.rate),
-            "where alpha phi lambda < 1 an Ornstein-Uhlenbeck process of this rate has the iteration's factor",
+            "where alpha phi lambda < 1 an Ornstein-Uhlenbeck process of this rate "
+            "has the iteration's factor",
         ),
     ]
-    embedded = Hypothesis("alpha phi(lambda) lambda < 1", None if mode.method is None else 1 - alpha * mode.phi * mode.at)
+    embedded = Hypothesis(
+        "alpha phi(lambda) lambda < 1", None if mode.method is None else 1 - alpha * mode.phi * mode.at
+    )
     return Draft(
         Eq(M, solution, evaluate=False),
         steps,
@@ -143,7 +197,11 @@ def discrete_vs_continuous(mode: Mode) -> Draft:
         [STEP, TIME_STEP, *minimum(mode), mean_stable(mode, dt), EXACT],
         [
             Corollary("iteration", Eq(M, at_step, evaluate=False), (mean_stable(mode),)),
-            Corollary("ratio", Eq(Symbol("M_discrete") / Symbol("M_continuous"), tidy(at_step / limit), evaluate=False), (mean_stable(mode),)),
+            Corollary(
+                "ratio",
+                Eq(Symbol("M_discrete") / Symbol("M_continuous"), tidy(at_step / limit), evaluate=False),
+                (mean_stable(mode),),
+            ),
             Corollary("embedding", Eq(Symbol("rate"), rate, evaluate=False), (embedded,)),
         ],
     )
@@ -164,13 +222,25 @@ def excess_risk(mode: Mode) -> Draft:
     total = alpha * sigma**2 / 4 * over_spectrum(mode, lambda gain, curvature: gain)
     if not one.has(mode.at):  # SGD and the truncated tail: every mode has the same share
         whole = sympy.Derivative(Function("R")(mode.at), mode.at)
-        steps.append(Step(Eq(whole, 0, evaluate=False), "which does not depend on the curvature: conditioning does not matter"))
+        steps.append(
+            Step(
+                Eq(whole, 0, evaluate=False),
+                "which does not depend on the curvature: conditioning does not matter",
+            )
+        )
     return Draft(
         Eq(Symbol("R"), one, evaluate=False),
         steps,
         OU,
         [STEP, *minimum(mode), EXACT, UNALIGNED],
-        [Corollary("total", Eq(Symbol("R"), total, evaluate=False), (EXACT, UNALIGNED, *whole_spectrum(mode)), spectral=True)],
+        [
+            Corollary(
+                "total",
+                Eq(Symbol("R"), total, evaluate=False),
+                (EXACT, UNALIGNED, *whole_spectrum(mode)),
+                spectral=True,
+            )
+        ],
     )
 
 
@@ -191,8 +261,16 @@ def aligned_noise(mode: Mode) -> Draft:
     """The same second moment where the noise follows the curvature."""
     steps, solution = _continuous(mode, sigma**2 * mode.at)
     risk = tidy(mode.at * solution / 2)
-    steps.append(Step(Eq(mode.at * M / 2, risk, evaluate=False), "its share of the excess risk; 1 / lambda never appears in it for Newton"))
-    aligned = Hypothesis("gradient noise is aligned with curvature: variance sigma^2 lambda in the mode (Sigma = sigma^2 H, as for label noise)")
+    steps.append(
+        Step(
+            Eq(mode.at * M / 2, risk, evaluate=False),
+            "its share of the excess risk; 1 / lambda never appears in it for Newton",
+        )
+    )
+    aligned = Hypothesis(
+        "gradient noise is aligned with curvature: variance sigma^2 lambda in the mode (Sigma = sigma^2 H, "
+        "as for label noise)"
+    )
     return Draft(
         Eq(M, solution, evaluate=False),
         steps,
@@ -210,7 +288,10 @@ def aligned_noise_matrix(mode: Mode, dim: int) -> Draft:
     aligned = {covariance[i, j]: sigma**2 * curvatures[i, j] for i in range(dim) for j in range(i, dim)}
     solution = draft.statement.rhs.subs(aligned).applyfunc(sympy.factor)
     draft.hypotheses = [h for h in draft.hypotheses if "semidefinite" not in h.text]
-    draft.steps += [Step(draft.statement, "solved"), Step(Eq(Symbol("Sigma"), covariance.subs(aligned), evaluate=False), "noise aligned with curvature")]
+    draft.steps += [
+        Step(draft.statement, "solved"),
+        Step(Eq(Symbol("Sigma"), covariance.subs(aligned), evaluate=False), "noise aligned with curvature"),
+    ]
     draft.statement = Eq(Symbol("M"), solution, evaluate=False)
     return draft
 
@@ -218,7 +299,11 @@ def aligned_noise_matrix(mode: Mode, dim: int) -> Draft:
 lam_min = Symbol("lambda_min", positive=True)
 
 
-@statement("equal-rates", "Noise at equal slowest rate: none is amplified where the gain falls with curvature", branches=("tail", "kept"))
+@statement(
+    "equal-rates",
+    "Noise at equal slowest rate: none is amplified where the gain falls with curvature",
+    branches=("tail", "kept"),
+)
 def equal_rates(mode: Mode) -> Draft:
     """The mode is lambda; the slowest one is lambda_min, in the tail where the method has one."""
     own = Mode(mode.method, "kept", mode.at)
@@ -231,12 +316,18 @@ def equal_rates(mode: Mode) -> Draft:
     steps += [
         Step(Eq(ours * slow * lam_min, theirs * lam_min, evaluate=False), "equal rates of the slowest mode"),
         Step(Eq(ours, step, evaluate=False), "the method's step"),
-        Step(Eq(Symbol("M_SGD"), sgd.subs(alpha, theirs), evaluate=False), "the variance of SGD at its own step"),
+        Step(
+            Eq(Symbol("M_SGD"), sgd.subs(alpha, theirs), evaluate=False),
+            "the variance of SGD at its own step",
+        ),
     ]
     concrete = mode.method is not None
     slowest = Hypothesis(
-        "lambda_min is the slowest mode of both: lambda >= lambda_min and phi(lambda) lambda >= phi(lambda_min) lambda_min",
-        sympy.Min(mode.at - lam_min, own.phi * mode.at - slow * lam_min) + Rational(1, 10**12) if concrete else None,
+        "lambda_min is the slowest mode of both: lambda >= lambda_min and phi(lambda) lambda >= "
+        "phi(lambda_min) lambda_min",
+        sympy.Min(mode.at - lam_min, own.phi * mode.at - slow * lam_min) + Rational(1, 10**12)
+        if concrete
+        else None,
     )
     return Draft(
         Eq(M / Symbol("M_SGD"), ratio, evaluate=False),
@@ -249,20 +340,42 @@ def equal_rates(mode: Mode) -> Draft:
 def _bounding(mode: Mode, bound: Any) -> list[Step]:
     """Why the gain never exceeds its bound: it falls from there, or in the tail it is that number."""
     if mode.branch == "tail":
-        return [Step(Eq(Symbol("A_max"), bound, evaluate=False), "off the kept subspace the gain is the same for every curvature")]
+        return [
+            Step(
+                Eq(Symbol("A_max"), bound, evaluate=False),
+                "off the kept subspace the gain is the same for every curvature",
+            )
+        ]
     return [
-        Step(Eq(sympy.Limit(Function("phi")(lam), lam, 0, "+"), bound, evaluate=False), "the gain at vanishing curvature"),
-        Step(sympy.Lt(sympy.factor(sympy.diff(mode.gain(lam), lam)), 0, evaluate=False), "the gain falls with curvature: it is largest there"),
+        Step(
+            Eq(sympy.Limit(Function("phi")(lam), lam, 0, "+"), bound, evaluate=False),
+            "the gain at vanishing curvature",
+        ),
+        Step(
+            sympy.Lt(sympy.factor(sympy.diff(mode.gain(lam), lam)), 0, evaluate=False),
+            "the gain falls with curvature: it is largest there",
+        ),
     ]
 
 
 def _damped(method: Method) -> bool:
-    """Whether damping is what the method does: a gain that is finite at zero curvature and falls from there."""
+    """Whether damping is what the method does: a gain that is finite at zero curvature and falls from
+    there.
+    """
     gain = Mode(method).gain(lam)
-    return sympy.limit(gain, lam, 0, "+").is_finite is True and sympy.factor(sympy.diff(gain, lam)).is_negative is True
+    return (
+        sympy.limit(gain, lam, 0, "+").is_finite is True
+        and sympy.factor(sympy.diff(gain, lam)).is_negative is True
+    )
 
 
-@statement("damping", "Damping bounds what ill-conditioning amplifies", branches=("tail", "kept"), default=DampedNewton(damping=1.0), applies=_damped)
+@statement(
+    "damping",
+    "Damping bounds what ill-conditioning amplifies",
+    branches=("tail", "kept"),
+    default=DampedNewton(damping=1.0),
+    applies=_damped,
+)
 def damping(mode: Mode) -> Draft:
     """The variance over undamped Newton's, and the bound at vanishing curvature."""
     steps, solution = _continuous(mode, sigma**2)
@@ -270,7 +383,9 @@ def damping(mode: Mode) -> Draft:
     ratio = tidy(solution / newton)
     bound = sympy.limit(mode.phi, lam, 0, "+")
     steps += [
-        Step(Eq(Symbol("M_Newton"), newton, evaluate=False), "the same derivation for Newton, phi = 1 / lambda"),
+        Step(
+            Eq(Symbol("M_Newton"), newton, evaluate=False), "the same derivation for Newton, phi = 1 / lambda"
+        ),
         *_bounding(mode, bound),
     ]
     return Draft(

@@ -72,17 +72,25 @@ def matrix(name: str) -> Callable[[Callable[[Mode, int], Draft]], Callable[[Mode
     return keep
 
 
-# -- hypotheses and steps that several statements share ----------------------------------------------------------
+# -- hypotheses and steps that several statements share --------------------------------------------
 
 STEP = Hypothesis("the step is positive: alpha > 0", alpha)
 TIME_STEP = Hypothesis("the time step is not negative: dt >= 0", dt + sympy.Float("1e-300"))
 OTHER = Hypothesis("the other mode is at a minimum too: lambda_j > 0", lam_j)
-BATCH = Hypothesis("a batch holds at least one sample: b >= 1", sympy.Symbol("b", positive=True) - sympy.Rational(1, 2))
+BATCH = Hypothesis(
+    "a batch holds at least one sample: b >= 1", sympy.Symbol("b", positive=True) - sympy.Rational(1, 2)
+)
 TIME = Hypothesis("the time is positive: t > 0", sympy.Symbol("t", positive=True))
 EXACT = Hypothesis("the Hessian is exact: no noise in the preconditioner")
 UNALIGNED = Hypothesis("gradient noise has variance sigma^2 in the mode, whatever its curvature")
-BATCHES = Hypothesis("the covariance is one of two batches: |c_gh| <= s_g s_h", s_g * s_h - sympy.Abs(c_gh) + sympy.Rational(1, 10**12))
-GAUSSIAN = Hypothesis("curvature noise is independent from step to step, with variances s_g^2, s_h^2 and covariance c_gh in the mode")
+BATCHES = Hypothesis(
+    "the covariance is one of two batches: |c_gh| <= s_g s_h",
+    s_g * s_h - sympy.Abs(c_gh) + sympy.Rational(1, 10**12),
+)
+GAUSSIAN = Hypothesis(
+    "curvature noise is independent from step to step, with variances s_g^2, s_h^2 and covariance c_gh in "
+    "the mode"
+)
 
 
 def minimum(mode: Mode) -> list[Hypothesis]:
@@ -92,14 +100,18 @@ def minimum(mode: Mode) -> list[Hypothesis]:
 
 def decays(mode: Mode) -> Hypothesis:
     """The drift contracts."""
-    return Hypothesis("the mode decays: phi(lambda) lambda > 0", None if mode.method is None else mode.phi * mode.at)
+    return Hypothesis(
+        "the mode decays: phi(lambda) lambda > 0", None if mode.method is None else mode.phi * mode.at
+    )
 
 
 def falling(dim: int) -> Hypothesis:
     """Curvatures as a truncated method ranks them."""
     curvatures = sympy.symbols(f"lambda_1:{dim + 1}", positive=True)
     gaps = [x - y for x, y in itertools.pairwise(curvatures)]
-    return Hypothesis("curvatures are positive and fall: lambda_1 > ... > lambda_d > 0", sympy.Min(*gaps, curvatures[-1]))
+    return Hypothesis(
+        "curvatures are positive and fall: lambda_1 > ... > lambda_d > 0", sympy.Min(*gaps, curvatures[-1])
+    )
 
 
 def saddle(mode: Mode) -> list[Hypothesis]:
@@ -110,7 +122,10 @@ def saddle(mode: Mode) -> list[Hypothesis]:
 def mean_stable(mode: Mode, step: Any = alpha) -> Hypothesis:
     """The chain's mean contracts."""
     name = "dt" if step == dt else "alpha"
-    return Hypothesis(f"the mean is stable: {name} phi(lambda) lambda < 2", None if mode.method is None else 2 - step * mode.phi * mode.at)
+    return Hypothesis(
+        f"the mean is stable: {name} phi(lambda) lambda < 2",
+        None if mode.method is None else 2 - step * mode.phi * mode.at,
+    )
 
 
 def gain_step(mode: Mode) -> Step:
@@ -121,23 +136,36 @@ def gain_step(mode: Mode) -> Step:
             sympy.Eq(sympy.Function("P")(sympy.Symbol("H")), name(sympy.Symbol("H")), evaluate=False),
             "the preconditioner is a spectral function of the Hessian",
         )
-    return Step(sympy.Eq(name(mode.at), mode.phi, evaluate=False), "the method's gain, read from its own formula")
+    return Step(
+        sympy.Eq(name(mode.at), mode.phi, evaluate=False), "the method's gain, read from its own formula"
+    )
 
 
 def vanishes(expression: Any, reason: str) -> Step:
     """A step that says that an expression is zero, which SymPy must bear out."""
     entries = expression if isinstance(expression, sympy.MatrixBase) else [expression]
-    left = [entry for entry in entries if sympy.expand(sympy.fraction(sympy.together(entry))[0]) != 0 and sympy.simplify(entry) != 0]
+    left = [
+        entry
+        for entry in entries
+        if sympy.expand(sympy.fraction(sympy.together(entry))[0]) != 0 and sympy.simplify(entry) != 0
+    ]
     if left:
-        raise ArithmeticError(f"The derivation does not close for this gain: {left[0]} should vanish ({reason}).")
+        raise ArithmeticError(
+            f"The derivation does not close for this gain: {left[0]} should vanish ({reason})."
+        )
     zero = sympy.zeros(*expression.shape) if isinstance(expression, sympy.MatrixBase) else sympy.Integer(0)
     return Step(sympy.Eq(expression, zero, evaluate=False), reason)
 
 
 def over_spectrum(mode: Mode, term: Callable[[Any, Any], Any]) -> Any:
-    """``sum_i term(phi_i, lambda_i)``; for a truncated method over the kept modes, and over the tail with its own gain."""
+    """``sum_i term(phi_i, lambda_i)``; for a truncated method over the kept modes, and over the tail with its
+    own gain.
+    """
     spectrum, index = sympy.IndexedBase("lambda"), sympy.Symbol("i", integer=True)
-    count, rank = sympy.Symbol("d", integer=True, positive=True), sympy.Symbol("r", integer=True, positive=True)
+    count, rank = (
+        sympy.Symbol("d", integer=True, positive=True),
+        sympy.Symbol("r", integer=True, positive=True),
+    )
 
     def total(gain: Any, low: Any, high: Any) -> Any:
         one = term(gain, spectrum[index])
@@ -153,7 +181,9 @@ def over_spectrum(mode: Mode, term: Callable[[Any, Any], Any]) -> Any:
 
 def throughout(mode: Mode, text: str, term: Callable[[Any, Any], Any]) -> Hypothesis:
     """``term(phi_i, lambda_i) > 0`` for every mode of a spectrum, of which there are as many as are kept."""
-    failing = over_spectrum(mode, lambda gain, curvature: sympy.Piecewise((1, term(gain, curvature) <= 0), (0, True)))
+    failing = over_spectrum(
+        mode, lambda gain, curvature: sympy.Piecewise((1, term(gain, curvature) <= 0), (0, True))
+    )
     return Hypothesis(text, None if mode.method is None else sympy.Rational(1, 2) - failing)
 
 
@@ -161,37 +191,64 @@ def whole_spectrum(mode: Mode) -> list[Hypothesis]:
     """Every mode is at a minimum and decays; there are at least as many as the method keeps."""
     result = [
         throughout(mode, "every curvature is positive", lambda gain, curvature: curvature),
-        throughout(mode, "every mode decays: phi(lambda) lambda > 0", lambda gain, curvature: gain * curvature),
+        throughout(
+            mode, "every mode decays: phi(lambda) lambda > 0", lambda gain, curvature: gain * curvature
+        ),
     ]
     if mode.method is not None and mode.method.rank is not None:
-        count, rank = sympy.Symbol("d", integer=True, positive=True), sympy.Symbol("r", integer=True, positive=True)
-        result.insert(0, Hypothesis("there are at least as many curvatures as the method keeps", count - rank + sympy.Rational(1, 2)))
+        count, rank = (
+            sympy.Symbol("d", integer=True, positive=True),
+            sympy.Symbol("r", integer=True, positive=True),
+        )
+        result.insert(
+            0,
+            Hypothesis(
+                "there are at least as many curvatures as the method keeps",
+                count - rank + sympy.Rational(1, 2),
+            ),
+        )
     return result
 
 
 def stable_matrices(spectrum: Spectrum, mode: Mode, step: Any = None) -> list[Hypothesis]:
-    """Of full matrices: falling curvatures, decaying modes, a stable mean, and a covariance where there is one."""
+    """Of full matrices: falling curvatures, decaying modes, a stable mean, and a covariance where there is
+    one.
+    """
     dim = len(spectrum.curvatures)
     pulls = [phi * x for phi, x in zip(spectrum.gains, spectrum.curvatures, strict=True)]
     result = [falling(dim)]
     if mode.method is not None:
         result.append(Hypothesis("every mode decays: phi(lambda) lambda > 0", sympy.Min(*pulls)))
         if step is not None:
-            result.append(Hypothesis("the mean is stable: dt phi(lambda) lambda < 2", sympy.Min(*(2 - step * pull for pull in pulls))))
+            result.append(
+                Hypothesis(
+                    "the mean is stable: dt phi(lambda) lambda < 2",
+                    sympy.Min(*(2 - step * pull for pull in pulls)),
+                )
+            )
     return result
 
 
 def semidefinite(covariance: Any) -> Hypothesis:
     """Sigma is a covariance."""
     least = sympy.Function("lambda_min")(sympy.ImmutableMatrix(covariance))
-    return Hypothesis("Sigma is positive semidefinite", least + sympy.Rational(1, 10**12) * (1 + sympy.Trace(covariance).doit()))
+    return Hypothesis(
+        "Sigma is positive semidefinite",
+        least + sympy.Rational(1, 10**12) * (1 + sympy.Trace(covariance).doit()),
+    )
 
 
 def finite(mode: Mode) -> Hypothesis:
     """The gain exists at this curvature."""
-    return Hypothesis("the gain is finite there: no pole of phi", None if mode.method is None else sympy.cancel(1 / mode.phi**2))
+    return Hypothesis(
+        "the gain is finite there: no pole of phi",
+        None if mode.method is None else sympy.cancel(1 / mode.phi**2),
+    )
 
 
 def rate_step(mode: Mode) -> Step:
     """The linear rate."""
-    return Step(sympy.Eq(sympy.Symbol("a"), mode.rate, evaluate=False), "Jacobian of the drift -phi(lambda) lambda delta")
+    return Step(
+        sympy.Eq(sympy.Symbol("a"), mode.rate, evaluate=False),
+        "Jacobian of the drift -phi(lambda) lambda delta",
+    )

@@ -15,7 +15,13 @@ from .. import _check
 from ..methods.method import Method
 from .mode import GIVEN, RESERVED, Mode
 
-ALIASES = {"lambda": ("lam", "curvature"), "alpha": ("step",), "gamma": ("damping",), "epsilon": ("eps",), "p": ("power",)}
+ALIASES = {
+    "lambda": ("lam", "curvature"),
+    "alpha": ("step",),
+    "gamma": ("damping",),
+    "epsilon": ("eps",),
+    "p": ("power",),
+}
 """Other names under which `Statement.evaluate` takes a symbol's value; ``lambda`` is no name in Python."""
 
 
@@ -27,7 +33,9 @@ class Step(NamedTuple):
 
 
 class Hypothesis(NamedTuple):
-    """A condition in words, and the expression that must be positive for it to hold (None: not a matter of numbers)."""
+    """A condition in words, and the expression that must be positive for it to hold (None: not a matter of
+    numbers).
+    """
 
     text: str
     positive: Any = None
@@ -37,7 +45,9 @@ class Hypothesis(NamedTuple):
 
 
 class Corollary(NamedTuple):
-    """A further equation of a theorem, by name, with the hypotheses that it adds; one on a whole spectrum has its own instead."""
+    """A further equation of a theorem, by name, with the hypotheses that it adds; one on a whole spectrum has
+    its own instead.
+    """
 
     name: str
     equation: Any
@@ -83,10 +93,12 @@ class Statement:
         """The method that the statement is about; None for any gain."""
         return self.mode.method
 
-    # -- reading ---------------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
 
     def latex(self, *, derivation: bool = False) -> str:
-        """The statement as LaTeX, or with `derivation` the whole chain as an ``align*`` block with its reasons."""
+        """The statement as LaTeX, or with `derivation` the whole chain as an ``align*`` block with its
+        reasons.
+        """
         if not derivation:
             return sympy.latex(self.statement)
         rows = [(sympy.latex(step.equation), step.reason) for step in self.derivation]
@@ -101,7 +113,10 @@ class Statement:
         lines += ["", "Statement", _indent(self.statement)]
         for corollary in self.corollaries:
             extra = "; ".join(map(str, corollary.hypotheses))
-            lines += [f"  {corollary.name}" + (f" (if {extra})" if extra else ""), _indent(corollary.equation)]
+            lines += [
+                f"  {corollary.name}" + (f" (if {extra})" if extra else ""),
+                _indent(corollary.equation),
+            ]
         lines += ["", "Derivation"]
         for number, step in enumerate(self.derivation, 1):
             lines += [f"  {number}. {step.reason}", _indent(step.equation)]
@@ -115,12 +130,17 @@ class Statement:
             "method": None if self.method is None else self.mode.label,
             "hypotheses": [h.text for h in self.hypotheses],
             "statement": sympy.latex(self.statement),
-            "corollaries": {c.name: {"equation": sympy.latex(c.equation), "hypotheses": [h.text for h in c.hypotheses]} for c in self.corollaries},
-            "derivation": [{"equation": sympy.latex(step.equation), "reason": step.reason} for step in self.derivation],
+            "corollaries": {
+                c.name: {"equation": sympy.latex(c.equation), "hypotheses": [h.text for h in c.hypotheses]}
+                for c in self.corollaries
+            },
+            "derivation": [
+                {"equation": sympy.latex(step.equation), "reason": step.reason} for step in self.derivation
+            ],
             "source": self.source,
         }
 
-    # -- numbers ---------------------------------------------------------------------------------------------
+    # -- numbers -----------------------------------------------------------------------------------
 
     def equation(self, quantity: str | None = None) -> tuple[Any, tuple[Hypothesis, ...]]:
         """The statement or the corollary of that name, with all its hypotheses."""
@@ -128,15 +148,25 @@ class Statement:
             return self.statement, self.hypotheses
         for corollary in self.corollaries:
             if corollary.name == quantity:
-                return corollary.equation, (*(self._signs if corollary.spectral else self.hypotheses), *corollary.hypotheses)
+                return corollary.equation, (
+                    *(self._signs if corollary.spectral else self.hypotheses),
+                    *corollary.hypotheses,
+                )
         known = ", ".join(c.name for c in self.corollaries) or "none"
-        raise ValueError(f"`quantity` must be None for the statement or one of its corollaries ({known}); got {quantity!r}.")
+        raise ValueError(
+            f"`quantity` must be None for the statement or one of its corollaries ({known}); got "
+            f"{quantity!r}."
+        )
 
     @property
     def _signs(self) -> tuple[Hypothesis, ...]:
         """The hypotheses that are about step and parameters alone."""
         about = {"alpha", *self.mode.names.values()}
-        return tuple(h for h in self.hypotheses if h.positive is not None and {s.name for s in _symbols(h.positive)} <= about)
+        return tuple(
+            h
+            for h in self.hypotheses
+            if h.positive is not None and {s.name for s in _symbols(h.positive)} <= about
+        )
 
     def evaluate(self, quantity: str | None = None, **values: Any) -> Any:
         """The right-hand side at numbers.
@@ -146,8 +176,9 @@ class Statement:
         quantity : str, optional
             The name of a corollary; the statement itself by default.
         **values : float or array
-            One per symbol, arrays broadcast; ``lam`` or ``curvature`` for lambda, ``step`` for alpha, ``damping`` for
-            gamma. The method's own parameters are taken from the method where they are not given.
+            One per symbol, arrays broadcast; ``lam`` or ``curvature`` for lambda, ``step`` for alpha,
+            ``damping`` for gamma. The method's own parameters are taken from the method where they are not
+            given.
 
         Raises
         ------
@@ -156,7 +187,10 @@ class Statement:
         """
         equation, hypotheses = self.equation(quantity)
         if self.method is None and equation.rhs.atoms(AppliedUndef):
-            raise ValueError(f"{self.name!r} holds for any gain: choose one, st.theorem({self.name!r}, method=st.SFN(damping=0.1)).evaluate(...).")
+            raise ValueError(
+                f"{self.name!r} holds for any gain: choose one, st.theorem({self.name!r}, "
+                "method=st.SFN(damping=0.1)).evaluate(...)."
+            )
         symbols = _symbols(equation.rhs) | {s for s in equation.rhs.free_symbols if s.name == "d"}
         given = self._given(values)
         missing = sorted(_keyword(s) for s in symbols if s.name not in given)
@@ -171,19 +205,33 @@ class Statement:
 
     def _check_shapes(self, expression: Any, given: Mapping[str, np.ndarray]) -> None:
         """Spectra are lists of curvatures, matrices take single numbers, everything else broadcasts."""
-        spectral = bool(expression.atoms(sympy.IndexedBase)) or any(s.name == "d" for s in expression.free_symbols)
-        arrays = {name: value for name, value in given.items() if value.ndim and not (spectral and name == "lambda")}
+        spectral = bool(expression.atoms(sympy.IndexedBase)) or any(
+            s.name == "d" for s in expression.free_symbols
+        )
+        arrays = {
+            name: value for name, value in given.items() if value.ndim and not (spectral and name == "lambda")
+        }
         if spectral and "lambda" in given and given["lambda"].ndim > 1:
-            raise ValueError(f"`lam` must be the list of curvatures, shape (d,); got shape {given['lambda'].shape}.")
+            raise ValueError(
+                f"`lam` must be the list of curvatures, shape (d,); got shape {given['lambda'].shape}."
+            )
         if (spectral or self.dim is not None) and arrays:
-            raise ValueError(f"{self.name!r} takes single numbers beside a spectrum, and with full matrices; got arrays for {', '.join(sorted(arrays))}.")
+            raise ValueError(
+                f"{self.name!r} takes single numbers beside a spectrum, and with full matrices; got arrays "
+                f"for {', '.join(sorted(arrays))}."
+            )
         try:
             np.broadcast_shapes(*(value.shape for value in arrays.values()))
         except ValueError:
-            raise ValueError(f"The values' shapes do not go together: {', '.join(f'{k} {v.shape}' for k, v in sorted(arrays.items()))}.") from None
+            raise ValueError(
+                "The values' shapes do not go together: "
+                f"{', '.join(f'{k} {v.shape}' for k, v in sorted(arrays.items()))}."
+            ) from None
 
     def _check_kinds(self, given: Mapping[str, np.ndarray]) -> None:
-        """Symbols that stand for standard deviations, times or counts take no others, whether or not a hypothesis speaks of them."""
+        """Symbols that stand for standard deviations, times or counts take no others, whether or not a
+        hypothesis speaks of them.
+        """
         for symbol in self._all_symbols:
             value = given.get(symbol.name)
             if value is None or symbol.name.startswith("lambda"):
@@ -199,21 +247,35 @@ class Statement:
 
     @functools.cached_property
     def _all_symbols(self) -> set[Any]:
-        """Symbols that `evaluate` takes: a value that this method happens not to depend on may be given too."""
+        """Symbols that `evaluate` takes: a value that this method happens not to depend on may be given
+        too.
+        """
         equations = [self.statement, *(c.equation for c in self.corollaries)]
         hypotheses = [*self.hypotheses, *(h for c in self.corollaries for h in c.hypotheses)]
-        symbols = set().union(*(_symbols(e.rhs) for e in equations), *(_symbols(h.positive) for h in hypotheses))
-        return symbols | {s for step in self.derivation for s in step.equation.atoms(sympy.Symbol) if s.name in GIVEN}
+        symbols = set().union(
+            *(_symbols(e.rhs) for e in equations), *(_symbols(h.positive) for h in hypotheses)
+        )
+        return symbols | {
+            s for step in self.derivation for s in step.equation.atoms(sympy.Symbol) if s.name in GIVEN
+        }
 
     @functools.cached_property
     def _known(self) -> dict[str, str]:
         """What `evaluate` takes, name to keyword."""
-        names = [*self.mode.names.values(), "d", *(["lambda_next"] if self.method is not None and self.method.rank is not None else [])]
-        return {s.name: _keyword(s) for s in self._all_symbols} | {name: name.replace("lambda", "lam") for name in names}
+        names = [
+            *self.mode.names.values(),
+            "d",
+            *(["lambda_next"] if self.method is not None and self.method.rank is not None else []),
+        ]
+        return {s.name: _keyword(s) for s in self._all_symbols} | {
+            name: name.replace("lambda", "lam") for name in names
+        }
 
     def _symbol(self, key: str) -> str:
         """The symbol meant by a keyword; a method's own parameter gives way to a symbol of the theory."""
-        names = self.mode.names | {alias: name for name, aliases in ALIASES.items() for alias in aliases if name in self._known}
+        names = self.mode.names | {
+            alias: name for name, aliases in ALIASES.items() for alias in aliases if name in self._known
+        }
         if key in RESERVED - {"lam", "step", "curvature"}:
             return key
         return names.get(key, key.replace("lam_", "lambda_") if key.startswith("lam_") else key)
@@ -225,7 +287,9 @@ class Statement:
         for key, value in values.items():
             name = self._symbol(key)
             if name not in known:
-                raise ValueError(f"{self.name!r} has no {key!r}; it takes {', '.join(sorted(known.values()))}.")
+                raise ValueError(
+                    f"{self.name!r} has no {key!r}; it takes {', '.join(sorted(known.values()))}."
+                )
             if name in seen:
                 raise ValueError(f"`{seen[name]}` and `{key}` are the same value; give it once.")
             given[name], seen[name] = _check.array(key, value), key
@@ -234,33 +298,49 @@ class Statement:
         if "d" in seen:
             count = _check.count("d", values["d"])
             if "lambda" in seen and given["lambda"].size != count:
-                raise ValueError(f"`d` = {count} is not the number of curvatures, {given['lambda'].size}. Leave it out.")
+                raise ValueError(
+                    f"`d` = {count} is not the number of curvatures, {given['lambda'].size}. Leave it out."
+                )
         return given
 
     def _require(self, hypothesis: Hypothesis, given: Mapping[str, Any]) -> None:
         if hypothesis.positive is None or not {s.name for s in _symbols(hypothesis.positive)} <= set(given):
             return
         with np.errstate(all="ignore"):
-            holds = np.asarray(number(hypothesis.positive, given)) > 0  # nan, as at a pole, does not hold either
+            holds = (
+                np.asarray(number(hypothesis.positive, given)) > 0
+            )  # nan, as at a pole, does not hold either
         if not np.all(holds):
-            wanted = {s for s in hypothesis.positive.free_symbols if isinstance(s, sympy.Symbol) and s.name in given}
+            wanted = {
+                s for s in hypothesis.positive.free_symbols if isinstance(s, sympy.Symbol) and s.name in given
+            }
             shown = ", ".join(f"{_keyword(s)} = {given[s.name]}" for s in sorted(wanted, key=str))
-            raise ValueError(f"{self.name!r} does not hold here: it needs that {hypothesis.text}; got {shown}.")
+            raise ValueError(
+                f"{self.name!r} does not hold here: it needs that {hypothesis.text}; got {shown}."
+            )
 
 
 def number(expression: Any, given: Mapping[str, Any]) -> Any:
     """A SymPy expression at numbers, by name of symbol; spectra are given as arrays (d,), largest first."""
     bases = sorted(expression.atoms(sympy.IndexedBase), key=str)
     # SymPy's sums count from one; a tail of no modes still reads the curvature after the last.
-    spectra = [np.concatenate([[np.nan], np.sort(np.atleast_1d(given[str(base)]))[::-1], [1.0]]) for base in bases]
-    whole = {symbol: int(given[symbol.name]) for symbol in expression.free_symbols if symbol.name in _COUNTS and symbol.name in given}
+    spectra = [
+        np.concatenate([[np.nan], np.sort(np.atleast_1d(given[str(base)]))[::-1], [1.0]]) for base in bases
+    ]
+    whole = {
+        symbol: int(given[symbol.name])
+        for symbol in expression.free_symbols
+        if symbol.name in _COUNTS and symbol.name in given
+    }
     expression = expression.subs(whole)
     slots = sorted(_symbols(expression) - {base.label for base in bases}, key=str)
     inputs = [np.asarray(given[s.name], dtype=float) for s in slots]
     if not expression.has(sympy.hyper):
         return _compiled(expression, (*bases, *slots), "numpy")(*spectra, *inputs)
     function = _compiled(expression, tuple(slots), "mpmath")
-    with np.errstate(over="ignore"):  # an exponentially long time is infinite as a float: its logarithm is a corollary
+    with np.errstate(
+        over="ignore"
+    ):  # an exponentially long time is infinite as a float: its logarithm is a corollary
         return np.vectorize(lambda *x: float(function(*x)), otypes=[float])(*inputs)
 
 
@@ -287,7 +367,10 @@ def _least(matrix: Any) -> float:
 _NUMERIC = {"rho": _radius, "lambda_max": _largest, "lambda_min": _least}
 
 
-_COUNTS = ("d", "r")  # how many curvatures, and how many of them are kept: integers, known from the spectrum and the method
+_COUNTS = (
+    "d",
+    "r",
+)  # how many curvatures, and how many of them are kept: integers, known from the spectrum and the method
 
 
 def _symbols(expression: Any) -> set[Any]:

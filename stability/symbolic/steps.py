@@ -9,19 +9,58 @@ import sympy
 from sympy import Eq, Function, Matrix, Rational, Symbol
 
 from ..methods.method import Method
-from .mode import E_g, E_h, Mode, Spectrum, X, Y, alpha, c_gh, delta, expectation, kick, lam, lam_j, lam_next, linear_root, one_step, s_g, s_h, symmetric, tidy
-from .registry import BATCHES, EXACT, GAUSSIAN, OTHER, Draft, gain_step, matrix, minimum, rate_step, stable_matrices, statement, vanishes
+from .mode import (
+    E_g,
+    E_h,
+    Mode,
+    Spectrum,
+    X,
+    Y,
+    alpha,
+    c_gh,
+    delta,
+    expectation,
+    kick,
+    lam,
+    lam_j,
+    lam_next,
+    linear_root,
+    one_step,
+    s_g,
+    s_h,
+    symmetric,
+    tidy,
+)
+from .registry import (
+    BATCHES,
+    EXACT,
+    GAUSSIAN,
+    OTHER,
+    Draft,
+    gain_step,
+    matrix,
+    minimum,
+    rate_step,
+    stable_matrices,
+    statement,
+    vanishes,
+)
 from .statement import Corollary, Hypothesis, Step
 
 LIMIT = Symbol("alpha_max", positive=True)
 tau_g, tau_h = sympy.symbols("tau_g tau_h", nonnegative=True)
 c_tau = Symbol("c", real=True)
-SHARED = Hypothesis("the covariance is one of two batches: |c| <= tau_g tau_h", tau_g * tau_h - sympy.Abs(c_tau) + Rational(1, 10**12))
+SHARED = Hypothesis(
+    "the covariance is one of two batches: |c| <= tau_g tau_h",
+    tau_g * tau_h - sympy.Abs(c_tau) + Rational(1, 10**12),
+)
 DISTINCT = Hypothesis("the two curvatures differ", (lam - lam_j) ** 2)
 
 
 def _marginal(mode: Mode) -> tuple[list[Step], Any, Any]:
-    """The noise's strength K, and the step at which the homogeneous second moment neither grows nor decays."""
+    """The noise's strength K, and the step at which the homogeneous second moment neither grows nor
+    decays.
+    """
     square = one_step(mode, alpha, curvature=True)
     factor = square.coeff(delta, 2)
     a, K = Symbol("a", negative=True), Symbol("K", nonnegative=True)
@@ -31,8 +70,14 @@ def _marginal(mode: Mode) -> tuple[list[Step], Any, Any]:
     steps = [
         gain_step(mode),
         rate_step(mode),
-        Step(Eq(Symbol("E") * Symbol("delta^+") ** 2, square, evaluate=False), "mean square after one step of the linearised chain"),
-        Step(Eq(K, found[K], evaluate=False), "variance of phi E_g + phi' lambda E_h, the noise that multiplies the mode"),
+        Step(
+            Eq(Symbol("E") * Symbol("delta^+") ** 2, square, evaluate=False),
+            "mean square after one step of the linearised chain",
+        ),
+        Step(
+            Eq(K, found[K], evaluate=False),
+            "variance of phi E_g + phi' lambda E_h, the noise that multiplies the mode",
+        ),
         vanishes(factor - marginal.subs(found), "the factor of delta^2 is (1 + alpha a)^2 + alpha^2 K"),
         Step(Eq(marginal, 1, evaluate=False), "marginal: it is one"),
         Step(Eq(LIMIT, limit, evaluate=False), "solved for the step"),
@@ -40,7 +85,11 @@ def _marginal(mode: Mode) -> tuple[list[Step], Any, Any]:
     return steps, limit.subs(a, mode.rate), K
 
 
-@statement("mean-square-step-limit", "The largest mean-square-stable step under curvature noise", branches=("kept", "tail"))
+@statement(
+    "mean-square-step-limit",
+    "The largest mean-square-stable step under curvature noise",
+    branches=("kept", "tail"),
+)
 def mean_square_step_limit(mode: Mode) -> Draft:
     """The step at which the mean square is marginal."""
     steps, limit, K = _marginal(mode)
@@ -51,8 +100,14 @@ def mean_square_step_limit(mode: Mode) -> Draft:
     entries = {E_g**2: tau_g**2, E_h**2: tau_h**2, E_g * E_h: c_tau}
     fed = expectation((X * E_g + Y * E_h) ** 2, entries).subs({X: mode.phi, Y: quotient * lam_j})
     steps += [
-        Step(Eq(Symbol("Phi_ij"), quotient, evaluate=False), "two modes: divided difference of the gain, DP[E]_ij = Phi_ij E_ij (Daleckii and Krein)"),
-        Step(Eq(Symbol("K_ij"), fed, evaluate=False), "variance of phi_i E_g + Phi_ij lambda_j E_h: how mode j feeds mode i, for i != j"),
+        Step(
+            Eq(Symbol("Phi_ij"), quotient, evaluate=False),
+            "two modes: divided difference of the gain, DP[E]_ij = Phi_ij E_ij (Daleckii and Krein)",
+        ),
+        Step(
+            Eq(Symbol("K_ij"), fed, evaluate=False),
+            "variance of phi_i E_g + Phi_ij lambda_j E_h: how mode j feeds mode i, for i != j",
+        ),
     ]
     independent = limit.subs(K, strength.subs(c_gh, 0))
     return Draft(
@@ -63,7 +118,10 @@ def mean_square_step_limit(mode: Mode) -> Draft:
         [
             Corollary("independent-batches", Eq(LIMIT, independent, evaluate=False)),
             Corollary("coupling", Eq(Symbol("K_ij"), fed, evaluate=False), (OTHER, DISTINCT, SHARED)),
-            Corollary("exact-Hessian", Eq(LIMIT, tidy(limit.subs(K, strength.subs({c_gh: 0, s_h: 0}))), evaluate=False)),
+            Corollary(
+                "exact-Hessian",
+                Eq(LIMIT, tidy(limit.subs(K, strength.subs({c_gh: 0, s_h: 0}))), evaluate=False),
+            ),
         ],
     )
 
@@ -94,29 +152,54 @@ def _matrix_limit(mode: Mode, spectrum: Spectrum, feed: Matrix, more: list[Step]
     balance = sympy.diag(*[1 / (-2 * a) for a in rates]) * (sympy.diag(*[a**2 for a in rates]) + feed)
     a, K, M = sympy.symbols("a K M", commutative=False)
     steps = [
-        Step(Eq(Symbol("Phi"), spectrum.divided, evaluate=False), "divided differences of the gain (Daleckii and Krein): DP[E] = Phi o E"),
+        Step(
+            Eq(Symbol("Phi"), spectrum.divided, evaluate=False),
+            "divided differences of the gain (Daleckii and Krein): DP[E] = Phi o E",
+        ),
         *more,
-        Step(Eq(Symbol("K"), feed, evaluate=False), "K_ij = E G_ij^2 for G = P E_g + DP[E_h] H: the diagonal of M feeds itself only"),
-        Step(Eq(Symbol("M^+") - Symbol("M"), alpha * 2 * a * M + alpha**2 * (a**2 + K) * M, evaluate=False), "one step of the diagonal"),
+        Step(
+            Eq(Symbol("K"), feed, evaluate=False),
+            "K_ij = E G_ij^2 for G = P E_g + DP[E_h] H: the diagonal of M feeds itself only",
+        ),
+        Step(
+            Eq(Symbol("M^+") - Symbol("M"), alpha * 2 * a * M + alpha**2 * (a**2 + K) * M, evaluate=False),
+            "one step of the diagonal",
+        ),
     ]
     radius = Function("rho")(sympy.ImmutableMatrix(balance.applyfunc(sympy.factor)))
-    gaussian = Hypothesis("curvature noise is Gaussian and symmetric (GOE): variance tau^2 off the diagonal, 2 tau^2 on it, covariance c")
-    return Draft(Eq(LIMIT, 1 / radius, evaluate=False), steps, "stability.linear", [gaussian, *stable_matrices(spectrum, mode)])
+    gaussian = Hypothesis(
+        "curvature noise is Gaussian and symmetric (GOE): variance tau^2 off the diagonal, 2 tau^2 on it, "
+        "covariance c"
+    )
+    return Draft(
+        Eq(LIMIT, 1 / radius, evaluate=False),
+        steps,
+        "stability.linear",
+        [gaussian, *stable_matrices(spectrum, mode)],
+    )
 
 
-@statement("same-batch-cancellation", "The same batch for gradient and Hessian: their noises cancel in Newton's step")
+@statement(
+    "same-batch-cancellation", "The same batch for gradient and Hessian: their noises cancel in Newton's step"
+)
 def same_batch_cancellation(mode: Mode) -> Draft:
     """The same with E_h = E_g: the noise is D(P H)[E]."""
     steps, limit, K = _marginal(mode)
     product = sympy.factor(sympy.diff(mode.phi * mode.at, mode.at))
     same = product**2 * s_g**2
     steps += [
-        Step(Eq(E_h, E_g, evaluate=False), "the same batch: both noises are one, so s_h = s_g and c_gh = s_g^2"),
+        Step(
+            Eq(E_h, E_g, evaluate=False), "the same batch: both noises are one, so s_h = s_g and c_gh = s_g^2"
+        ),
         vanishes(
             mode.phi + mode.slope * mode.at - sympy.Derivative(mode.phi * mode.at, mode.at).doit(),
-            "the noise's factor phi + phi' lambda is the derivative of lambda phi(lambda): P E + DP[E] H = D(P H)[E]",
+            "the noise's factor phi + phi' lambda is the derivative of lambda phi(lambda): P E + DP[E] H = "
+            "D(P H)[E]",
         ),
-        vanishes(kick(mode).subs({s_h: s_g, c_gh: s_g**2}) - same, "so K is the square of that derivative times s_g^2"),
+        vanishes(
+            kick(mode).subs({s_h: s_g, c_gh: s_g**2}) - same,
+            "so K is the square of that derivative times s_g^2",
+        ),
         Step(Eq(K, same, evaluate=False), "it vanishes where lambda phi is constant, as for Newton"),
     ]
     return Draft(
@@ -142,7 +225,9 @@ def same_batch_matrix(mode: Mode, dim: int) -> Draft:
 
         whole = spectrum.P * E + spectrum.derivative(E) * spectrum.H
         derivative = sympy.matrix_multiply_elementwise(Matrix(dim, dim, slope), E)
-        more.append(vanishes(whole - derivative, "P E + DP[E] H = D(P H)[E]: the divided differences of lambda phi"))
+        more.append(
+            vanishes(whole - derivative, "P E + DP[E] H = D(P H)[E]: the divided differences of lambda phi")
+        )
     same = _coupling(spectrum, dim).subs({tau_h: tau_g, c_tau: tau_g**2}).applyfunc(sympy.factor)
     return _matrix_limit(mode, spectrum, same, more)
 
@@ -151,7 +236,11 @@ def _truncated(method: Method) -> bool:
     return method.rank is not None
 
 
-@statement("truncation-gap", "A truncation inside a cluster of eigenvalues amplifies Hessian noise", applies=_truncated)
+@statement(
+    "truncation-gap",
+    "A truncation inside a cluster of eigenvalues amplifies Hessian noise",
+    applies=_truncated,
+)
 def truncation_gap(mode: Mode) -> Draft:
     """The divided difference across the cut."""
     kept, tail = mode.gain(lam), mode.tail_gain(lam_next)
@@ -162,13 +251,19 @@ def truncation_gap(mode: Mode) -> Draft:
     steps = [
         gain_step(mode),
         Step(Eq(Function("phi_t")(lam_next), tail, evaluate=False), "the gain off the kept subspace"),
-        Step(Eq(D * H - H * D, V * P - P * V, evaluate=False), "P commutes with H: differentiated along H + s V at s = 0"),
+        Step(
+            Eq(D * H - H * D, V * P - P * V, evaluate=False),
+            "P commutes with H: differentiated along H + s V at s = 0",
+        ),
         Step(
             Eq(Symbol("Phi") * (lam - lam_next), sympy.factor(kept - tail), evaluate=False),
             "its entry across the cut",
         ),
     ]
-    apart = Hypothesis("the truncation separates two eigenvalues: lambda > lambda_next > 0", sympy.Min(lam - lam_next, lam_next))
+    apart = Hypothesis(
+        "the truncation separates two eigenvalues: lambda > lambda_next > 0",
+        sympy.Min(lam - lam_next, lam_next),
+    )
     return Draft(
         Eq(Symbol("Phi"), quotient, evaluate=False),
         steps,
@@ -183,10 +278,15 @@ def truncation_limit(mode: Mode) -> Draft:
     tail = mode.tail_gain(lam_next)
     rate = -tail * lam_next
     limit = tidy(linear_root(sympy.expand(((1 + alpha * rate) ** 2 - 1) / alpha), alpha))
-    decaying = Hypothesis("the tail decays: phi_t lambda_next > 0", None if mode.method is None else tail * lam_next)
+    decaying = Hypothesis(
+        "the tail decays: phi_t lambda_next > 0", None if mode.method is None else tail * lam_next
+    )
     steps = [
         Step(Eq(Function("phi_t")(lam_next), tail, evaluate=False), "the gain off the kept subspace"),
-        Step(Eq(Symbol("a"), rate, evaluate=False), "the rate of the first mode left out, the fastest of the tail"),
+        Step(
+            Eq(Symbol("a"), rate, evaluate=False),
+            "the rate of the first mode left out, the fastest of the tail",
+        ),
         Step(Eq((1 + alpha * rate) ** 2, 1, evaluate=False), "marginal, without any noise"),
     ]
     return Draft(
@@ -215,10 +315,22 @@ def finite_data_limit(mode: Mode) -> Draft:
     variance = sum(h**2 for h in samples) / 4 - mean**2
     steps = [
         gain_step(mode),
-        Step(Eq(Symbol("Cov(h_i, h_j)"), pair, evaluate=False), "two different draws without replacement: the n deviations sum to zero"),
-        Step(Eq(s_g**2, spread, evaluate=False), "variance of the mean of b draws, V the variance of one sample's curvature"),
-        vanishes(square - mean**2 - spread.subs({n: 4, b: size, V: variance}), "counted out for n = 4, b = 2 over all six batches"),
-        Step(Eq(LIMIT, limit, evaluate=False), "put into the mean-square step limit with the Hessian of all data"),
+        Step(
+            Eq(Symbol("Cov(h_i, h_j)"), pair, evaluate=False),
+            "two different draws without replacement: the n deviations sum to zero",
+        ),
+        Step(
+            Eq(s_g**2, spread, evaluate=False),
+            "variance of the mean of b draws, V the variance of one sample's curvature",
+        ),
+        vanishes(
+            square - mean**2 - spread.subs({n: 4, b: size, V: variance}),
+            "counted out for n = 4, b = 2 over all six batches",
+        ),
+        Step(
+            Eq(LIMIT, limit, evaluate=False),
+            "put into the mean-square step limit with the Hessian of all data",
+        ),
     ]
     return Draft(
         Eq(LIMIT, limit, evaluate=False),
@@ -226,7 +338,10 @@ def finite_data_limit(mode: Mode) -> Draft:
         "Ma and Ying 2021, Mulayoff and Michaeli 2024 for SGD; numbers by Noise.from_data",
         [
             *minimum(mode),
-            Hypothesis("an interpolating minimum: every sample's gradient vanishes there; the preconditioner uses all data"),
+            Hypothesis(
+                "an interpolating minimum: every sample's gradient vanishes there; the preconditioner uses "
+                "all data"
+            ),
             Hypothesis(
                 "batches of at least one and at most all of two samples or more: n >= 2, 1 <= b <= n",
                 sympy.Min(n - b + Rational(1, 2), n - Rational(3, 2), b - Rational(1, 2)),
@@ -237,20 +352,33 @@ def finite_data_limit(mode: Mode) -> Draft:
 
 @matrix("finite-data-limit")
 def finite_data_matrix(mode: Mode, dim: int) -> Draft:
-    """The whole second-moment map with a fixed preconditioner P, counted out over all batches of two from three samples."""
+    """The whole second-moment map with a fixed preconditioner P, counted out over all batches of two from
+    three samples.
+    """
     size, count = 2, 3
-    samples = [Matrix(dim, dim, lambda i, j, k=k: Symbol(f"h{k}_{min(i, j) + 1}{max(i, j) + 1}", real=True)) for k in range(1, count + 1)]
+    samples = [
+        Matrix(dim, dim, lambda i, j, k=k: Symbol(f"h{k}_{min(i, j) + 1}{max(i, j) + 1}", real=True))
+        for k in range(1, count + 1)
+    ]
     kron = sympy.kronecker_product
     mean = sum(samples, sympy.zeros(dim)) / count
     share = Rational(count - size, size * (count - 1))
     batches = [sum(batch, sympy.zeros(dim)) / size for batch in combinations(samples, size)]
     counted = sum((kron(x, x) for x in batches), sympy.zeros(dim**2)) / len(batches)
-    formula = (1 - share) * kron(mean, mean) + share / count * sum((kron(x, x) for x in samples), sympy.zeros(dim**2))
+    formula = (1 - share) * kron(mean, mean) + share / count * sum(
+        (kron(x, x) for x in samples), sympy.zeros(dim**2)
+    )
     q, C, D = sympy.symbols("q C D")
     P, K = symmetric("P", dim), sympy.Symbol("P (x) P")
     steps = [
-        Step(Eq(q, (n - b) / (b * (n - 1)), evaluate=False), "variance of a batch mean over that of one sample, without replacement"),
-        vanishes(counted - formula, "E H_B (x) H_B = (1 - q) H (x) H + (q / n) sum H_i (x) H_i, counted out for n = 3, b = 2"),
+        Step(
+            Eq(q, (n - b) / (b * (n - 1)), evaluate=False),
+            "variance of a batch mean over that of one sample, without replacement",
+        ),
+        vanishes(
+            counted - formula,
+            "E H_B (x) H_B = (1 - q) H (x) H + (q / n) sum H_i (x) H_i, counted out for n = 3, b = 2",
+        ),
         Step(
             Eq(Symbol("M^+") - Symbol("M"), -2 * alpha * C + alpha**2 * K * D, evaluate=False),
             "one step on vec M, with C = (P H (x) I + I (x) P H) / 2",
@@ -258,7 +386,21 @@ def finite_data_matrix(mode: Mode, dim: int) -> Draft:
     ]
     one, pulled = sympy.eye(dim), P * mean
     balance = sympy.ImmutableMatrix((kron(pulled, one) + kron(one, pulled)) / 2)
-    limit = 2 / Function("lambda_max")(balance, sympy.ImmutableMatrix(kron(P, P)), sympy.ImmutableMatrix(formula))
-    steps.append(Step(Eq(LIMIT, 2 / Function("lambda_max")(C**-1 * K * D), evaluate=False), "marginal; below written out for n = 3, b = 2"))
-    needs = [Hypothesis("an interpolating minimum; the preconditioner P is that of all data; C has full rank")]
-    return Draft(Eq(LIMIT, limit, evaluate=False), steps, "Ma and Ying 2021 for SGD, P = I; numbers by Noise.from_data", needs)
+    limit = 2 / Function("lambda_max")(
+        balance, sympy.ImmutableMatrix(kron(P, P)), sympy.ImmutableMatrix(formula)
+    )
+    steps.append(
+        Step(
+            Eq(LIMIT, 2 / Function("lambda_max")(C**-1 * K * D), evaluate=False),
+            "marginal; below written out for n = 3, b = 2",
+        )
+    )
+    needs = [
+        Hypothesis("an interpolating minimum; the preconditioner P is that of all data; C has full rank")
+    ]
+    return Draft(
+        Eq(LIMIT, limit, evaluate=False),
+        steps,
+        "Ma and Ying 2021 for SGD, P = I; numbers by Noise.from_data",
+        needs,
+    )

@@ -1,4 +1,6 @@
-"""One table: what each method does at a minimum, a saddle, a maximum and a flat point, read off its own gain."""
+"""One table: what each method does at a minimum, a saddle, a maximum and a flat point, read off its own
+gain.
+"""
 
 from __future__ import annotations
 
@@ -47,23 +49,49 @@ class MethodTable:
     rows: tuple[Row, ...]
 
     def __str__(self) -> str:
-        cells: list[tuple[str, ...]] = [("method", "point", "attracts", "rate a", "noise gain phi", "largest step", "with curvature noise")]
+        cells: list[tuple[str, ...]] = [
+            (
+                "method",
+                "point",
+                "attracts",
+                "rate a",
+                "noise gain phi",
+                "largest step",
+                "with curvature noise",
+            )
+        ]
         for row in self.rows:
-            cells.append((row.method, row.point, row.attracts, *(_text(x) for x in (row.rate, row.gain, row.step_limit, row.mean_square_limit))))
+            cells.append(
+                (
+                    row.method,
+                    row.point,
+                    row.attracts,
+                    *(_text(x) for x in (row.rate, row.gain, row.step_limit, row.mean_square_limit)),
+                )
+            )
         widths = [max(len(line[k]) for line in cells) for k in range(6)]
-        return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[6]]).rstrip() for line in cells)
+        return "\n".join(
+            "  ".join(
+                [*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[6]]
+            ).rstrip()
+            for line in cells
+        )
 
     def markdown(self) -> str:
         """One line per method, one column per kind of point."""
         methods = list(dict.fromkeys(row.method for row in self.rows))
-        head = ["| method | minimum, `λ > 0` | saddle, along `λ < 0` | maximum | flat, `λ → 0` |", "|---|---|---|---|---|"]
+        head = [
+            "| method | minimum, `λ > 0` | saddle, along `λ < 0` | maximum | flat, `λ → 0` |",
+            "|---|---|---|---|---|",
+        ]
         by = {(row.method, row.point): row for row in self.rows}
         lines = []
         for method in methods:
             low, high, top, flat = (by[method, point] for point in POINTS)
             trapped = f", `α < {_text(high.step_limit)}`" if high.step_limit else ""
             cells = [
-                f"attracts: {low.attracts}; `a = {_text(low.rate)}`, gain `{_text(low.gain)}`, `α < {_text(low.step_limit)}`",
+                f"attracts: {low.attracts}; `a = {_text(low.rate)}`, gain `{_text(low.gain)}`, `α < "
+                f"{_text(low.step_limit)}`",
                 f"attracts: {high.attracts}; `a = {_text(high.rate)}`, gain `{_text(high.gain)}`{trapped}",
                 f"attracts: {top.attracts}, every direction as at a saddle",
                 f"{flat.attracts}; `a = {_text(flat.rate)}`, gain `{_text(flat.gain)}`",
@@ -87,7 +115,8 @@ def method_table(methods: Iterable[Method] | None = None) -> MethodTable:
     Parameters
     ----------
     methods : iterable of Method, optional
-        The shipped ones by default. Of a truncated method the row is about its tail: kept modes are those of SFN.
+        The shipped ones by default. Of a truncated method the row is about its tail: kept modes are those of
+        SFN.
 
     Returns
     -------
@@ -134,7 +163,9 @@ def _vanishing(expression: Any, mode: Mode) -> Any:
 
 
 def _attracts(method: Method, branch: str, rate: Any) -> str:
-    """Whether a direction of negative curvature decays; where the gain changes sign at a pole, on which side."""
+    """Whether a direction of negative curvature decays; where the gain changes sign at a pole, on which
+    side.
+    """
     if rate.is_negative or rate.is_positive:
         return "yes" if rate.is_negative else "no"
     places = [place for place, _, _ in poles(Mode(method)) if branch == "kept" and place.is_negative]

@@ -1,4 +1,5 @@
-"""Theorems by name, and their checks: against the numeric theory at random admissible values, and against ensembles.
+"""Theorems by name, and their checks: against the numeric theory at random admissible values, and against
+ensembles.
 
 Each statement has a witness that knows admissible values, another way to the same number, and a simulation
 whose outcome the statement predicts. Checks read the symbolic derivation through `evaluate` alone.
@@ -27,9 +28,9 @@ from .witnesses.matrices import MatrixWitness
 
 ORDER = (
     "noise-amplification", "excess-risk", "aligned-noise", "equal-rates", "discrete-vs-continuous", "damping",
-    "mean-square-step-limit", "same-batch-cancellation", "truncation-gap", "truncation-limit", "finite-data-limit",
-    "student-t", "heavy-tailed-newton", "bounded-sfn-step", "saddle-attraction", "escape-time",
-    "trajectory-noise", "weak-order", "averaging",
+    "mean-square-step-limit", "same-batch-cancellation", "truncation-gap", "truncation-limit",
+    "finite-data-limit", "student-t", "heavy-tailed-newton", "bounded-sfn-step", "saddle-attraction",
+    "escape-time", "trajectory-noise", "weak-order", "averaging",
 )  # fmt: skip
 """The statements in the order in which they are best read."""
 
@@ -39,7 +40,9 @@ LARGEST_Z = 4.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """One method's part of a verdict: the largest deviation over the points, and the ensemble's z (nan: none asked for)."""
+    """One method's part of a verdict: the largest deviation over the points, and the ensemble's z (nan: none
+    asked for).
+    """
 
     method: str
     points: int
@@ -71,7 +74,10 @@ class Verdict:
         return [jsonable(vars(outcome)) | {"passed": outcome.passed} for outcome in self.outcomes]
 
     def __str__(self) -> str:
-        lines = [f"{self.theorem:<24} {'method':<18} {'points':>6} {'deviation':>10} {'allowed':>8} {'ensemble z':>10}"]
+        lines = [
+            f"{self.theorem:<24} {'method':<18} {'points':>6} {'deviation':>10} {'allowed':>8} "
+            f"{'ensemble z':>10}"
+        ]
         for outcome in self.outcomes:
             z = "-" if math.isnan(outcome.z) else f"{outcome.z:.2f}"
             numbers = f"{outcome.points:>6} {outcome.deviation:>10.1e} {outcome.tolerance:>8.0e} {z:>10}"
@@ -97,12 +103,19 @@ class Theorem(Statement):
         Returns
         -------
         Verdict
-            True where everything agrees; prints as a table. For any gain (``method=None``): all shipped methods.
+            True where everything agrees; prints as a table. For any gain (``method=None``): all shipped
+            methods.
         """
-        return verify(self, points=_check.count("points", points), seed=_check.count("seed", seed, least=0), ensemble=ensemble)
+        return verify(
+            self,
+            points=_check.count("points", points),
+            seed=_check.count("seed", seed, least=0),
+            ensemble=ensemble,
+        )
 
     def data(self, **values: Any) -> Study:
-        """The statement along its axis, for `stability.plot`: for this method, or for any gain one curve per shipped method.
+        """The statement along its axis, for `stability.plot`: for this method, or for any gain one curve per
+        shipped method.
 
         Parameters
         ----------
@@ -119,7 +132,9 @@ def theorems() -> tuple[str, ...]:
     return ORDER
 
 
-def theorem(name: str, *, method: Method | None = None, branch: str | None = None, dim: int | None = None) -> Theorem:
+def theorem(
+    name: str, *, method: Method | None = None, branch: str | None = None, dim: int | None = None
+) -> Theorem:
     """A theorem, derived on the spot from a method's gain.
 
     Parameters
@@ -127,12 +142,14 @@ def theorem(name: str, *, method: Method | None = None, branch: str | None = Non
     name : str
         One of `theorems()`.
     method : Method, optional
-        Whose gain; by default the statement is for an undetermined gain ``phi(lambda)``, or where only particular
-        gains have something to say (``heavy-tailed-newton``, ``bounded-sfn-step``, ``damping``) for their example.
+        Whose gain; by default the statement is for an undetermined gain ``phi(lambda)``, or where only
+        particular gains have something to say (``heavy-tailed-newton``, ``bounded-sfn-step``, ``damping``)
+        for their example.
     branch : {"kept", "tail"}, optional
         Of a truncated method: a mode inside or off the kept subspace; by default the one that sets it apart.
     dim : {1, 2, 3}, optional
-        Derive with full matrices of this size in the Hessian's eigenbasis; by default for one generic mode and its coupling.
+        Derive with full matrices of this size in the Hessian's eigenbasis; by default for one generic mode
+        and its coupling.
 
     Returns
     -------
@@ -141,8 +158,9 @@ def theorem(name: str, *, method: Method | None = None, branch: str | None = Non
     Raises
     ------
     ValueError
-        If there is no such theorem, it says nothing about this method or branch, or the derivation would be too large: a gain of
-        more than 100 operations, or more than 20 seconds of SymPy's work (where the system has an alarm).
+        If there is no such theorem, it says nothing about this method or branch, or the derivation would be
+        too large: a gain of more than 100 operations, or more than 20 seconds of SymPy's work (where the
+        system has an alarm).
 
     Examples
     --------
@@ -152,16 +170,34 @@ def theorem(name: str, *, method: Method | None = None, branch: str | None = Non
     """
     entry = STATEMENTS[_check.choice("name", name, ORDER)]
     if method is not None and not isinstance(method, Method):
-        raise ValueError(f"`method` must be a st.Method such as st.SFN(damping=0.1), or None; got {method!r}.")
+        raise ValueError(
+            f"`method` must be a st.Method such as st.SFN(damping=0.1), or None; got {method!r}."
+        )
     if method is not None and not applies(name, method):
-        raise ValueError(f"{name!r} says nothing about {method.label}: {entry.title[0].lower()}{entry.title[1:]}.")
+        raise ValueError(
+            f"{name!r} says nothing about {method.label}: {entry.title[0].lower()}{entry.title[1:]}."
+        )
     subject = entry.default if method is None else method
     mode = Mode(subject, _branch(entry, subject, branch), entry.at, bound=method is not None)
-    derive = entry.derive if dim is None else functools.partial(_matrix(entry), dim=_check.choice("dim", dim, DIMS))
+    derive = (
+        entry.derive
+        if dim is None
+        else functools.partial(_matrix(entry), dim=_check.choice("dim", dim, DIMS))
+    )
     with limited(repr(name)):
         draft = derive(mode)
     hypotheses = (*_parameters(mode), *draft.hypotheses)
-    return Theorem(name, entry.title, hypotheses, draft.statement, tuple(draft.steps), draft.source, tuple(draft.corollaries), mode, dim)
+    return Theorem(
+        name,
+        entry.title,
+        hypotheses,
+        draft.statement,
+        tuple(draft.steps),
+        draft.source,
+        tuple(draft.corollaries),
+        mode,
+        dim,
+    )
 
 
 def applies(name: str, method: Method) -> bool:
@@ -173,7 +209,10 @@ def applies(name: str, method: Method) -> bool:
 def _branch(entry: Entry, method: Method | None, branch: str | None) -> str:
     if method is None or method.rank is None:
         if branch is not None:
-            raise ValueError(f"`branch` is for truncated methods; {'any gain' if method is None else method.name} has none.")
+            raise ValueError(
+                f"`branch` is for truncated methods; {'any gain' if method is None else method.name} has "
+                "none."
+            )
         return "kept"
     return entry.branches[0] if branch is None else _check.choice("branch", branch, entry.branches)
 
@@ -205,7 +244,11 @@ def _instances(subject: Theorem) -> list[Theorem]:
     """The theorem itself, or where no method was chosen, one for every shipped method it speaks of."""
     if subject.mode.bound and subject.method is not None:
         return [subject]
-    return [theorem(subject.name, method=method, dim=subject.dim) for method in shipped() if STATEMENTS[subject.name].applies(method)]
+    return [
+        theorem(subject.name, method=method, dim=subject.dim)
+        for method in shipped()
+        if STATEMENTS[subject.name].applies(method)
+    ]
 
 
 def _outcome(theorem: Theorem, points: int, seed: int, ensemble: bool) -> Outcome:
@@ -224,7 +267,9 @@ def _outcome(theorem: Theorem, points: int, seed: int, ensemble: bool) -> Outcom
     return Outcome(theorem.mode.label, points, worst, witness.tolerance, z)
 
 
-def admissible(theorem: Statement, witness: Witness, rng: np.random.Generator, *, gentle: bool = False) -> tuple[Case, dict[str, Any]]:
+def admissible(
+    theorem: Statement, witness: Witness, rng: np.random.Generator, *, gentle: bool = False
+) -> tuple[Case, dict[str, Any]]:
     """Random values at which the hypotheses hold, the method's parameters among them."""
     for _ in range(1000):
         case = Case.drawn(theorem, rng)
@@ -237,11 +282,15 @@ def admissible(theorem: Statement, witness: Witness, rng: np.random.Generator, *
             continue
         if witness.sensible(case, values):
             return case, values
-    raise ArithmeticError(f"No admissible values were found for {theorem.name!r} and {theorem.mode.label} in a thousand draws.")
+    raise ArithmeticError(
+        f"No admissible values were found for {theorem.name!r} and {theorem.mode.label} in a thousand draws."
+    )
 
 
 def curve(theorem: Theorem, values: dict[str, Any]) -> Study:
-    """The statement along its axis (the curvature, mostly), one curve per method, the other symbols at given or typical values."""
+    """The statement along its axis (the curvature, mostly), one curve per method, the other symbols at given
+    or typical values.
+    """
     curves: dict[str, np.ndarray] = {}
     fixed: dict[str, Any] = {}
     axis, low, high = WITNESSES[theorem.name].axis
@@ -252,9 +301,16 @@ def curve(theorem: Theorem, values: dict[str, Any]) -> Study:
         own = one.method.parameters  # type: ignore[union-attr]
         given = {key: value for key, value in {**typical, **values}.items() if one.takes(key)}
         fixed |= {key: value for key, value in {**own, **given}.items() if key != axis}
-        curves[one.mode.label] = np.array([_or_nan(one, {**given, axis: witness.sign * point}) for point in x])
+        curves[one.mode.label] = np.array(
+            [_or_nan(one, {**given, axis: witness.sign * point}) for point in x]
+        )
     arrays = {"x": x, "names": np.array(list(curves)), "y": np.array(list(curves.values()))}
-    about = {"theorem": theorem.name, "title": theorem.title, "axis": axis, "quantity": sympy.latex(theorem.statement.lhs)}
+    about = {
+        "theorem": theorem.name,
+        "title": theorem.title,
+        "axis": axis,
+        "quantity": sympy.latex(theorem.statement.lhs),
+    }
     return Study("theorem", arrays, {**about, "fixed": jsonable(fixed)}, provenance())
 
 

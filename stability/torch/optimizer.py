@@ -21,14 +21,17 @@ from .report import Report, compose
 
 SUB_BATCHES = 4
 MEMORY = 0.5
-"""Share of the flat tail's scale that outlives a refresh: where a batch happens to have little curvature, the next may not."""
+"""Share of the flat tail's scale that outlives a refresh: where a batch happens to have little curvature, the
+next may not.
+"""
 
 
 class LRSFN(torch.optim.Optimizer):
-    """Low-rank saddle-free Newton: ``w+ = w - lr * v``, ``v = momentum * v + P g``, ``P = (U |Lambda| U^T + damping I)^-1``.
+    """Low-rank saddle-free Newton: ``w+ = w - lr * v``, ``v = momentum * v + P g``, ``P = (U |Lambda| U^T +
+    damping I)^-1``.
 
-    Each parameter group is an optimizer of its own on one block of the Hessian, with its own options; curvature between
-    groups is left out. Everything of the size of the parameters stays on their device.
+    Each parameter group is an optimizer of its own on one block of the Hessian, with its own options;
+    curvature between groups is left out. Everything of the size of the parameters stays on their device.
 
     Parameters
     ----------
@@ -41,34 +44,37 @@ class LRSFN(torch.optim.Optimizer):
     damping : float
         ``gamma > 0``, in units of curvature.
     hessian_batch : int, optional
-        Samples, drawn from each batch, that its Hessian is estimated from (a multiple of 4 is used, or fewer than 4); the whole batch by default.
+        Samples, drawn from each batch, that its Hessian is estimated from (a multiple of 4 is used, or fewer
+        than 4); the whole batch by default.
     refresh : int
-        Steps between eigendecompositions; all but the first start from the last one. Where larger batches went before, one of a
-        single sample is left out, unless only such ones come for as many steps again.
+        Steps between eigendecompositions; all but the first start from the last one. Where larger batches
+        went before, one of a single sample is left out, unless only such ones come for as many steps again.
     momentum : float
         In [0, 1).
     weight_decay : float
         Adds ``weight_decay |w|^2 / 2`` to the loss: to gradients and to the curvature.
     tail : {"flat", "damping"}
-        Gain off the kept eigenvectors: ``1 / (mu + damping)``, where ``mu = max(|lambda_r|, mu_before / 2)`` bounds what a small
-        batch does not show and is the least size that a kept eigenvalue counts with; or, as published, ``1 / damping``,
-        which is stable only for ``lr < 2 damping / |lambda_{r+1}|``.
+        Gain off the kept eigenvectors: ``1 / (mu + damping)``, where ``mu = max(|lambda_r|, mu_before / 2)``
+        bounds what a small batch does not show and is the least size that a kept eigenvalue counts with; or,
+        as published, ``1 / damping``, which is stable only for ``lr < 2 damping / |lambda_{r+1}|``.
     noise : float
-        Adds so many standard deviations, over gradient batches, to the size of each kept eigenvalue; Hessian batches of one sample
-        do not tell them, and go on with the last ones known.
+        Adds so many standard deviations, over gradient batches, to the size of each kept eigenvalue; Hessian
+        batches of one sample do not tell them, and go on with the last ones known.
     seed : int
         Of the Hessian's rows and of the eigensolver.
 
     Raises
     ------
     ValueError
-        If an option is out of range, a rank exceeds its group's parameters, or parameters are frozen, of several types or devices.
+        If an option is out of range, a rank exceeds its group's parameters, or parameters are frozen, of
+        several types or devices.
 
     Notes
     -----
-    Every option may be set per group, and schedulers may change it. Batch normalisation should be in eval mode, or its running
-    means move with every Hessian batch too. Attention has a second derivative only in torch's "math" kernel: compute the
-    loss under ``torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)`` inside the closure.
+    Every option may be set per group, and schedulers may change it. Batch normalisation should be in eval
+    mode, or its running means move with every Hessian batch too. Attention has a second derivative only in
+    torch's "math" kernel: compute the loss under
+    ``torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)`` inside the closure.
 
     Examples
     --------
@@ -99,8 +105,18 @@ class LRSFN(torch.optim.Optimizer):
         noise: float = 0.0,
         seed: int = 0,
     ):
-        curvature = {"rank": rank, "damping": damping, "hessian_batch": hessian_batch, "refresh": refresh, "tail": tail, "noise": noise}
-        super().__init__(trainable(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "seed": seed, **curvature})
+        curvature = {
+            "rank": rank,
+            "damping": damping,
+            "hessian_batch": hessian_batch,
+            "refresh": refresh,
+            "tail": tail,
+            "noise": noise,
+        }
+        super().__init__(
+            trainable(params),
+            {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "seed": seed, **curvature},
+        )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters with options of its own; raises as the constructor does."""
@@ -117,31 +133,43 @@ class LRSFN(torch.optim.Optimizer):
         first = self.param_groups[0]["params"][0]
         for p, name in zip(group["params"], self._names(index), strict=True):
             if not p.requires_grad:
-                raise ValueError(f"`params` must require gradients; {name} does not. Pass [p for p in ... if p.requires_grad], or the module itself.")
+                raise ValueError(
+                    f"`params` must require gradients; {name} does not. Pass [p for p in ... if "
+                    "p.requires_grad], or the module itself."
+                )
             if p.dtype not in DTYPES:
-                raise ValueError(f"`params` must be of type float32 or float64; {name} is {p.dtype}. Convert the model with .float().")
+                raise ValueError(
+                    f"`params` must be of type float32 or float64; {name} is {p.dtype}. Convert the model "
+                    "with .float()."
+                )
             if (p.device, p.dtype) != (first.device, first.dtype):
                 there = f"{name} is {p.dtype} on {p.device}, the first {first.dtype} on {first.device}"
-                raise ValueError(f"`params` must be of one type, on one device; {there}. Use one optimizer for each.")
+                raise ValueError(
+                    f"`params` must be of one type, on one device; {there}. Use one optimizer for each."
+                )
         saved.check_rank(group, _size(group))
 
     def _names(self, index: int) -> list[str]:
         group = self.param_groups[index]
-        told = group.get("param_names", [f"parameter {i} of group {index}" for i in range(len(group["params"]))])
+        told = group.get(
+            "param_names", [f"parameter {i} of group {index}" for i in range(len(group["params"]))]
+        )
         return [f"{name}, shape {tuple(p.shape)}," for name, p in zip(told, group["params"], strict=True)]
 
-    # -- the step ----------------------------------------------------------------------------------------------
+    # -- the step ----------------------------------------------------------------------------------
 
     def step(self, closure: Any = None, *, batch_size: int | None = None) -> Any:
-        """One step on one batch; a step that would not be finite, or whose curvature is not symmetric, is not taken, and counted in `skipped`.
+        """One step on one batch; a step that would not be finite, or whose curvature is not symmetric, is not
+        taken, and counted in `skipped`.
 
         Parameters
         ----------
         closure : callable
-            Returns the batch's mean loss or, better, one loss per sample, shape (b,). It neither calls ``zero_grad`` nor
-            ``backward``, as closures for ``torch.optim.LBFGS`` do. With an argument called `rows` it returns the loss of
-            those samples only: a slice for all, else a LongTensor of positions in the batch, on the CPU. Then the Hessian can
-            have a batch of its own, and the curvature's noise is known.
+            Returns the batch's mean loss or, better, one loss per sample, shape (b,). It neither calls
+            ``zero_grad`` nor ``backward``, as closures for ``torch.optim.LBFGS`` do. With an argument called
+            `rows` it returns the loss of those samples only: a slice for all, else a LongTensor of positions
+            in the batch, on the CPU. Then the Hessian can have a batch of its own, and the curvature's noise
+            is known.
         batch_size : int, optional
             Samples in the batch, where a closure with `rows` returns their mean loss.
 
@@ -153,8 +181,9 @@ class LRSFN(torch.optim.Optimizer):
         Raises
         ------
         ValueError
-            If `lr` is out of range, the loss cannot be differentiated or does not depend on a parameter, or `hessian_batch` or `noise`
-            ask for samples that the closure does not tell apart, or `noise` for more than one.
+            If `lr` is out of range, the loss cannot be differentiated or does not depend on a parameter, or
+            `hessian_batch` or `noise` ask for samples that the closure does not tell apart, or `noise` for
+            more than one.
         BadProducts
             If a group's first Hessian is not symmetric: the derivative of some operation is wrong.
         """
@@ -173,11 +202,15 @@ class LRSFN(torch.optim.Optimizer):
                 velocities.append(self._velocity(i, g, batch))
             except BadProducts as error:
                 return self._skip(loss, self._why(error, i))
-        moves = list(zip(self.param_groups, velocities, map(_ahead, self.param_groups, velocities), strict=True))
+        moves = list(
+            zip(self.param_groups, velocities, map(_ahead, self.param_groups, velocities), strict=True)
+        )
         for group, velocity, ahead in moves:
             if ahead is None or not bool(torch.isfinite(ahead).all()):
                 if bool(torch.isfinite(velocity).all()):
-                    return self._skip(loss, f"the parameters after it would be nan or infinite (lr = {group['lr']:g})")
+                    return self._skip(
+                        loss, f"the parameters after it would be nan or infinite (lr = {group['lr']:g})"
+                    )
                 return self._skip(loss, "the preconditioned step is nan or infinite")
         for group, velocity, ahead in moves:
             assert ahead is not None  # told above
@@ -185,11 +218,16 @@ class LRSFN(torch.optim.Optimizer):
         return loss.detach()
 
     def _why(self, error: BadProducts, index: int) -> str:
-        """Why a refresh failed; raises where it was the group's first and not symmetric, which is no accident of these parameters."""
+        """Why a refresh failed; raises where it was the group's first and not symmetric, which is no accident
+        of these parameters.
+        """
         if isinstance(error, NotFinite):
             return "the Hessian's products, or their squares, are nan or infinite"
         if self._state(self.param_groups[index])["vectors"] is None:
-            error.add_note("`hvp` is the Hessian of the closure's loss: check operations with derivatives of your own by torch.autograd.gradgradcheck.")
+            error.add_note(
+                "`hvp` is the Hessian of the closure's loss: check operations with derivatives of your own "
+                "by torch.autograd.gradgradcheck."
+            )
             raise error
         return "the Hessian's products are not symmetric: check operations with derivatives of your own"
 
@@ -224,7 +262,7 @@ class LRSFN(torch.optim.Optimizer):
         direction = _low_rank(state).precondition(g, kept, float(method.tail_gain(floor)))
         return direction if state["velocity"] is None else group["momentum"] * state["velocity"] + direction
 
-    # -- curvature ---------------------------------------------------------------------------------------------
+    # -- curvature ---------------------------------------------------------------------------------
 
     def _refresh(self, index: int, batch: Batch) -> None:
         group = self.param_groups[index]
@@ -235,11 +273,14 @@ class LRSFN(torch.optim.Optimizer):
         last = _last_noise(group, state)
         if group["noise"] and len(rows) < 2 and not np.isfinite(last).all():
             raise ValueError(
-                f"`noise`={group['noise']:g} needs the curvature of at least two samples; got a Hessian batch of {len(rows[0])}. "
+                f"`noise`={group['noise']:g} needs the curvature of at least two samples; got a Hessian "
+                f"batch of {len(rows[0])}. "
                 "Give batches, and a `hessian_batch`, of at least two samples."
             )
         losses = [batch.loss(r) for r in rows] if rows else [batch.loss()]
-        products = [Products(loss, params, self._names(index), shift=group["weight_decay"]) for loss in losses]
+        products = [
+            Products(loss, params, self._names(index), shift=group["weight_decay"]) for loss in losses
+        ]
         eig = randomized_eigh(
             products,
             _size(group),
@@ -249,8 +290,15 @@ class LRSFN(torch.optim.Optimizer):
             seed=int(rng.integers(2**31)),
         )
         hessian_batch = sum(map(len, rows)) or batch.size
-        spread = last if eig.std is None else eig.std * math.sqrt(len(rows[0]))  # over sub-batches, of equal size, to one sample's
-        state.update(vectors=eig.vectors, eigenvalues=eig.eigenvalues.tolist(), std=spread.tolist(), next_eigenvalue=float(eig.next_eigenvalue))
+        spread = (
+            last if eig.std is None else eig.std * math.sqrt(len(rows[0]))
+        )  # over sub-batches, of equal size, to one sample's
+        state.update(
+            vectors=eig.vectors,
+            eigenvalues=eig.eigenvalues.tolist(),
+            std=spread.tolist(),
+            next_eigenvalue=float(eig.next_eigenvalue),
+        )
         state.update(age=0, refreshes=state["refreshes"] + 1, products=state["products"] + eig.columns)
         state.update(batch=batch.size, hessian_batch=hessian_batch)
         state["scale"] = max(float(_sizes(group, state)[-1]), MEMORY * state["scale"])
@@ -262,11 +310,13 @@ class LRSFN(torch.optim.Optimizer):
             state.update(saved.FRESH)
         return state
 
-    # -- what is known -----------------------------------------------------------------------------------------
+    # -- what is known -----------------------------------------------------------------------------
 
     @property
     def skipped(self) -> int:
-        """Steps that were not taken, because they would not have been finite, or their curvature was not symmetric."""
+        """Steps that were not taken, because they would not have been finite, or their curvature was not
+        symmetric.
+        """
         return int(self._state(self.param_groups[0])["skipped"])
 
     def report(self, group: int = 0) -> Report:
@@ -281,12 +331,23 @@ class LRSFN(torch.optim.Optimizer):
         options = self.param_groups[index]
         state = self._state(options)
         if state["vectors"] is None:
-            raise ValueError(f"There is no curvature to report before the first step{self._failure and f' ({self._failure})'}. Call step(closure).")
+            raise ValueError(
+                "There is no curvature to report before the first "
+                f"step{self._failure and f' ({self._failure})'}. Call step(closure)."
+            )
         names = ("batch", "hessian_batch", "steps", "skipped", "refreshes", "products")
         counts = {**{name: state[name] for name in names}, "failure": self._failure}
-        return compose(_low_rank(state), _method(options), _sizes(options, state), _floor(options, state), np.array(state["std"]), options, counts)
+        return compose(
+            _low_rank(state),
+            _method(options),
+            _sizes(options, state),
+            _floor(options, state),
+            np.array(state["std"]),
+            options,
+            counts,
+        )
 
-    # -- saving ------------------------------------------------------------------------------------------------
+    # -- saving ------------------------------------------------------------------------------------
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned, with the same numbers as if there had been no break.
@@ -306,7 +367,8 @@ def _rows(group: dict[str, Any], batch: Batch, rng: np.random.Generator) -> list
     if not batch.takes_rows or batch.size is None:
         if asks:
             raise ValueError(
-                f"`{asks[0]}`={group[asks[0]]:g} needs single samples: let the closure take `rows` and return one loss per sample "
+                f"`{asks[0]}`={group[asks[0]]:g} needs single samples: let the closure take `rows` and "
+                "return one loss per sample "
                 "(reduction='none'), or call step(closure, batch_size=...)."
             )
         return []
@@ -318,7 +380,9 @@ def _rows(group: dict[str, Any], batch: Batch, rng: np.random.Generator) -> list
 
 def _due(group: dict[str, Any], state: dict[str, Any], batch: Batch) -> bool:
     """Whether a group's curvature is to be found anew on this batch."""
-    if state["vectors"] is None or not np.isfinite(_sizes(group, state)).all():  # `noise` may be asked for later
+    if (
+        state["vectors"] is None or not np.isfinite(_sizes(group, state)).all()
+    ):  # `noise` may be asked for later
         return True
     late = state["age"] - group["refresh"]
     # What a loader leaves over is no Hessian batch; but one sample may be all that batches have from now on.
@@ -350,13 +414,19 @@ def _method(group: dict[str, Any]) -> methods.LRSFN:
 
 def _low_rank(state: dict[str, Any]) -> LowRank:
     lam = np.array(state["eigenvalues"])
-    return LowRank(lam, state["vectors"], 0, np.full(len(lam), math.nan), next_eigenvalue=state["next_eigenvalue"])
+    return LowRank(
+        lam, state["vectors"], 0, np.full(len(lam), math.nan), next_eigenvalue=state["next_eigenvalue"]
+    )
 
 
 def _sizes(group: dict[str, Any], state: dict[str, Any]) -> np.ndarray:
     """``|lambda_i|`` (r,) with the group's margin of noise."""
     sizes = np.abs(state["eigenvalues"])
-    return sizes + group["noise"] * np.array(state["std"]) / math.sqrt(state["batch"] or math.nan) if group["noise"] else sizes
+    return (
+        sizes + group["noise"] * np.array(state["std"]) / math.sqrt(state["batch"] or math.nan)
+        if group["noise"]
+        else sizes
+    )
 
 
 def _floor(group: dict[str, Any], state: dict[str, Any]) -> float:

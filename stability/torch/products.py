@@ -15,7 +15,8 @@ from .._array import Backend
 
 _TWICE = "use operations that allow it."
 _ATTENTION = (
-    "of the kernels for attention only one allows it. Do `from torch.nn.attention import sdpa_kernel, SDPBackend`, "
+    "of the kernels for attention only one allows it. Do `from torch.nn.attention import sdpa_kernel, "
+    "SDPBackend`, "
     "and compute the loss under `with sdpa_kernel(SDPBackend.MATH):` inside the closure."
 )
 
@@ -34,7 +35,10 @@ class Batch:
 
     def __init__(self, closure: Callable[..., Any], batch_size: int | None = None):
         if not callable(closure):
-            raise ValueError(f"`closure` must be a function that returns the loss; got {closure!r}. Call step(lambda rows: ...), without backward.")
+            raise ValueError(
+                f"`closure` must be a function that returns the loss; got {closure!r}. Call step(lambda "
+                "rows: ...), without backward."
+            )
         self.closure, self.takes_rows = closure, _takes_rows(closure)
         self.size = None if batch_size is None else _check.count("batch_size", batch_size)
         self.told = self.size is not None  # by the caller, who may be wrong
@@ -49,7 +53,10 @@ class Batch:
                 if rows is None or not self.told:
                     raise
                 what = f"got {self.size}, and the closure has no such `rows`"
-                raise ValueError(f"`batch_size` must be the number of samples in the batch; {what}. Pass len(x) of this batch.") from error
+                raise ValueError(
+                    f"`batch_size` must be the number of samples in the batch; {what}. Pass len(x) of this "
+                    "batch."
+                ) from error
             self._count(losses, rows)
             return losses.mean()
 
@@ -59,7 +66,10 @@ class Batch:
             return
         if expected is not None:
             what = f"`batch_size`={expected}" if rows is None else f"{expected} `rows`"
-            raise ValueError(f"`closure` must return one loss per sample, or their mean; got {len(losses)} losses for {what}.")
+            raise ValueError(
+                f"`closure` must return one loss per sample, or their mean; got {len(losses)} losses for "
+                f"{what}."
+            )
         self.size = len(losses)
 
 
@@ -70,36 +80,55 @@ def _takes_rows(closure: Callable[..., Any]) -> bool:
         return False
     optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     # By name: `lambda x=x, y=y: ...` is how loops bind their variables, and asks for no rows.
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in optional and p.name != "rows"]
+    needed = [
+        p.name for p in parameters if p.default is p.empty and p.kind not in optional and p.name != "rows"
+    ]
     if needed:
-        raise ValueError(f"`closure` must take no argument, or one called `rows`; got one that needs {', '.join(needed)}.")
+        raise ValueError(
+            f"`closure` must take no argument, or one called `rows`; got one that needs {', '.join(needed)}."
+        )
     return any(p.name == "rows" for p in parameters)
 
 
 def _differentiable(losses: Any) -> torch.Tensor:
     if not isinstance(losses, torch.Tensor):
-        raise ValueError(f"`closure` must return the loss as a tensor; got {losses!r} of type {type(losses).__name__}. Return it without .item().")
+        raise ValueError(
+            f"`closure` must return the loss as a tensor; got {losses!r} of type {type(losses).__name__}. "
+            "Return it without .item()."
+        )
     if losses.ndim > 1 or losses.numel() == 0:
-        raise ValueError(f"`closure` must return a number, or one loss per sample, shape (b,) with b >= 1; got shape {tuple(losses.shape)}.")
+        raise ValueError(
+            "`closure` must return a number, or one loss per sample, shape (b,) with b >= 1; got shape "
+            f"{tuple(losses.shape)}."
+        )
     if not losses.requires_grad:
         raise ValueError(
-            "`closure` must return a loss that can be differentiated; got one without a graph. Compute it from the parameters, "
+            "`closure` must return a loss that can be differentiated; got one without a graph. Compute it "
+            "from the parameters, "
             "without detach(), argmax or torch.no_grad()."
         )
     return losses
 
 
-def gradient(loss: torch.Tensor, params: Sequence[torch.Tensor], names: Sequence[str], *, create_graph: bool = False) -> list[torch.Tensor]:
+def gradient(
+    loss: torch.Tensor, params: Sequence[torch.Tensor], names: Sequence[str], *, create_graph: bool = False
+) -> list[torch.Tensor]:
     """Gradients in the parameters' shapes; raises naming the parameters that the loss does not depend on."""
     try:
         parts = torch.autograd.grad(loss, params, create_graph=create_graph, allow_unused=True)
     except RuntimeError as error:
         if "second time" not in str(error):
             raise
-        raise ValueError("`closure` must return the loss and not call backward, which torch.optim.LBFGS asks for. Remove backward() from it.") from None
+        raise ValueError(
+            "`closure` must return the loss and not call backward, which torch.optim.LBFGS asks for. Remove "
+            "backward() from it."
+        ) from None
     unused = [name for name, part in zip(names, parts, strict=True) if part is None]
     if unused:
-        raise ValueError(f"The loss must depend on every parameter; it does not on {', '.join(unused[:4])}. Leave such parameters out of the optimizer.")
+        raise ValueError(
+            f"The loss must depend on every parameter; it does not on {', '.join(unused[:4])}. Leave such "
+            "parameters out of the optimizer."
+        )
     return list(parts)
 
 
@@ -109,9 +138,13 @@ def flatten(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 class Products:
-    """``V -> (H + shift I) V`` for the Hessian of one loss, on tensors (n, k): its graph is kept and read once per chunk of columns."""
+    """``V -> (H + shift I) V`` for the Hessian of one loss, on tensors (n, k): its graph is kept and read
+    once per chunk of columns.
+    """
 
-    def __init__(self, loss: torch.Tensor, params: Sequence[torch.Tensor], names: Sequence[str], *, shift: float = 0.0):
+    def __init__(
+        self, loss: torch.Tensor, params: Sequence[torch.Tensor], names: Sequence[str], *, shift: float = 0.0
+    ):
         self.params, self.shift, self.batched = list(params), shift, True
         parts = gradient(loss, self.params, names, create_graph=True)
         # Where a loss is linear in a parameter, its gradient has no graph and adds nothing to any product.
@@ -127,9 +160,14 @@ class Products:
 
     def __call__(self, block: torch.Tensor) -> torch.Tensor:
         if not isinstance(block, torch.Tensor):
-            raise ValueError(f"The Hessian's products take a tensor of shape ({self.n}, k); got type {type(block).__name__}. Convert it: torch.as_tensor(...).")
+            raise ValueError(
+                f"The Hessian's products take a tensor of shape ({self.n}, k); got type "
+                f"{type(block).__name__}. Convert it: torch.as_tensor(...)."
+            )
         if block.ndim != 2 or block.shape[0] != self.n:
-            raise ValueError(f"The Hessian's products take a block of shape ({self.n}, k); got shape {tuple(block.shape)}.")
+            raise ValueError(
+                f"The Hessian's products take a block of shape ({self.n}, k); got shape {tuple(block.shape)}."
+            )
         result = self.shift * block
         if self.parts:
             for start in range(0, block.shape[1], CHUNK):
@@ -139,7 +177,11 @@ class Products:
 
     def _add(self, block: torch.Tensor, result: torch.Tensor) -> None:
         rows = torch.split(block.detach(), [p.numel() for p in self.params])
-        seeds = [r.T.reshape(-1, *p.shape) for r, p, curved in zip(rows, self.params, self.curved, strict=True) if curved]
+        seeds = [
+            r.T.reshape(-1, *p.shape)
+            for r, p, curved in zip(rows, self.params, self.curved, strict=True)
+            if curved
+        ]
         outputs = torch.split(result, [p.numel() for p in self.params])
         for output, image in zip(outputs, self._images(seeds), strict=True):
             if image is not None:
@@ -148,13 +190,26 @@ class Products:
     def _images(self, seeds: list[torch.Tensor]) -> Sequence[torch.Tensor | None]:
         if self.batched:
             try:
-                return torch.autograd.grad(self.parts, self.params, seeds, is_grads_batched=True, retain_graph=True, allow_unused=True)
+                return torch.autograd.grad(
+                    self.parts,
+                    self.params,
+                    seeds,
+                    is_grads_batched=True,
+                    retain_graph=True,
+                    allow_unused=True,
+                )
             except RuntimeError:  # an operation that vmap cannot batch, or too little memory for a chunk
                 self.batched = False
         try:
-            images = [torch.autograd.grad(self.parts, self.params, column, retain_graph=True, allow_unused=True) for column in zip(*seeds, strict=True)]
+            images = [
+                torch.autograd.grad(self.parts, self.params, column, retain_graph=True, allow_unused=True)
+                for column in zip(*seeds, strict=True)
+            ]
         except RuntimeError as error:
-            error.add_note(f"Products with the Hessian differentiate the loss twice: {_ATTENTION if 'scaled_dot_product' in str(error) else _TWICE}")
+            error.add_note(
+                "Products with the Hessian differentiate the loss twice: "
+                f"{_ATTENTION if 'scaled_dot_product' in str(error) else _TWICE}"
+            )
             raise
         return [None if column[0] is None else torch.stack(column) for column in zip(*images, strict=True)]
 
@@ -168,14 +223,19 @@ def backend_of(p: torch.Tensor) -> Backend:
 
 
 def _check_twice(gradients: Sequence[torch.Tensor]) -> None:
-    """Raise where an operation is marked as differentiable once only: its second derivative would silently come out as zero."""
+    """Raise where an operation is marked as differentiable once only: its second derivative would silently
+    come out as zero.
+    """
     waiting, seen = [g.grad_fn for g in gradients], set()
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
             continue
         if node.name().endswith("::Error"):
-            raise ValueError("The loss must be differentiable twice; it holds an operation marked `once_differentiable`. Replace that operation.")
+            raise ValueError(
+                "The loss must be differentiable twice; it holds an operation marked `once_differentiable`. "
+                "Replace that operation."
+            )
         seen.add(node)
         waiting += [following for following, _ in node.next_functions]
 
@@ -188,7 +248,10 @@ def trainable(params: torch.nn.Module | Iterable[Any]) -> Any:
     kept = [(name, p) for name, p in named if p.requires_grad]
     if not kept:
         whose = f"{type(params).__name__}'s {len(named)} parameters"
-        raise ValueError(f"`params` must hold tensors that require gradients; none of {whose} does. Call requires_grad_() on those to train.")
+        raise ValueError(
+            f"`params` must hold tensors that require gradients; none of {whose} does. Call requires_grad_() "
+            "on those to train."
+        )
     return kept
 
 
@@ -199,13 +262,19 @@ def _named(params: Any) -> list[tuple[str, torch.Tensor]]:
     for i, item in enumerate([params] if single else trainable(params)):
         name, p = item if isinstance(item, tuple) and len(item) == 2 else ("", item)
         if not isinstance(p, torch.Tensor):
-            raise ValueError(f"`params` must be a module or tensors; got {reprlib.repr(p)}, of type {type(p).__name__}. Pass the module, or its parameters().")
+            raise ValueError(
+                f"`params` must be a module or tensors; got {reprlib.repr(p)}, of type {type(p).__name__}. "
+                "Pass the module, or its parameters()."
+            )
         named.append((name or f"parameter {i} of shape {tuple(p.shape)}", p))
     return named
 
 
-def hessian_products(params: torch.nn.Module | torch.Tensor | Iterable[torch.Tensor], closure: Callable[..., Any]) -> tuple[Products, int]:
-    """Products with the Hessian of a loss at the parameters' present values, for `stability.randomized_eigh` and `stability.spectrum`.
+def hessian_products(
+    params: torch.nn.Module | torch.Tensor | Iterable[torch.Tensor], closure: Callable[..., Any]
+) -> tuple[Products, int]:
+    """Products with the Hessian of a loss at the parameters' present values, for `stability.randomized_eigh`
+    and `stability.spectrum`.
 
     Parameters
     ----------
@@ -217,13 +286,15 @@ def hessian_products(params: torch.nn.Module | torch.Tensor | Iterable[torch.Ten
     Returns
     -------
     hvp : callable
-        Maps a tensor of shape (n, k) to one of the same shape, on the parameters' device; parameters one after the other, each flattened.
+        Maps a tensor of shape (n, k) to one of the same shape, on the parameters' device; parameters one
+        after the other, each flattened.
     n : int
 
     Raises
     ------
     ValueError
-        If `params` are no tensors that require gradients, of one type, or the loss cannot be differentiated or does not depend on one.
+        If `params` are no tensors that require gradients, of one type, or the loss cannot be differentiated
+        or does not depend on one.
 
     Examples
     --------
@@ -240,11 +311,19 @@ def hessian_products(params: torch.nn.Module | torch.Tensor | Iterable[torch.Ten
     named = _named(params)
     frozen = [name for name, p in named if not p.requires_grad]
     if frozen or not named:
-        raise ValueError(f"`params` must hold tensors that require gradients; got {f'{frozen[0]}, which does not' if frozen else 'none'}.")
+        raise ValueError(
+            "`params` must hold tensors that require gradients; got "
+            f"{f'{frozen[0]}, which does not' if frozen else 'none'}."
+        )
     other = [
-        f"{name} is {p.dtype} on {p.device}" for name, p in named if p.dtype not in DTYPES or (p.dtype, p.device) != (named[0][1].dtype, named[0][1].device)
+        f"{name} is {p.dtype} on {p.device}"
+        for name, p in named
+        if p.dtype not in DTYPES or (p.dtype, p.device) != (named[0][1].dtype, named[0][1].device)
     ]
     if other:
-        raise ValueError(f"`params` must all be float32 or all float64, on one device; {other[0]}. Convert the model with .float().")
+        raise ValueError(
+            f"`params` must all be float32 or all float64, on one device; {other[0]}. Convert the model with "
+            ".float()."
+        )
     hvp = Products(Batch(closure).loss(), [p for _, p in named], [name for name, _ in named])
     return hvp, hvp.n

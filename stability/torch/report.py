@@ -1,4 +1,6 @@
-"""What the theory says of the network in training: curvature, its noise, the largest stable step, and whether second order pays."""
+"""What the theory says of the network in training: curvature, its noise, the largest stable step, and whether
+second order pays.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ from ..lowrank.result import LowRank
 from ..methods.divided import Divided
 from ..methods.method import LRSFN
 
-_PAYS, _TIES = 1e4, 3e3  # condition numbers from which second order was measured to win, and below which to tie
+_PAYS, _TIES = (
+    1e4,
+    3e3,
+)  # condition numbers from which second order was measured to win, and below which to tie
 _DETERMINISTIC = 0.05  # s / |lambda| below which gradients hardly need a stochastic method
 
 
@@ -22,8 +27,9 @@ _DETERMINISTIC = 0.05  # s / |lambda| below which gradients hardly need a stocha
 class Report:
     """The theory at the last refresh, for one parameter group; made by `LRSFN.report`.
 
-    The limits are those of the linearised iteration, one mode at a time, with the optimizer's momentum, as if an
-    independent Hessian batch were drawn at every step. Negative eigenvalues have none: their modes are left, not approached.
+    The limits are those of the linearised iteration, one mode at a time, with the optimizer's momentum, as if
+    an independent Hessian batch were drawn at every step. Negative eigenvalues have none: their modes are
+    left, not approached.
 
     Attributes
     ----------
@@ -32,8 +38,8 @@ class Report:
     next_eigenvalue : float
         Estimate of the first one left out; nan where none was seen.
     std : array (r,)
-        Standard deviation of each over Hessian batches, from its sub-batches; of the last refresh that had some where a Hessian
-        batch is one sample; nan where samples are not known.
+        Standard deviation of each over Hessian batches, from its sub-batches; of the last refresh that had
+        some where a Hessian batch is one sample; nan where samples are not known.
     gains : array (r,)
         ``phi_i``; where ``lambda_i > 0`` this is the stationary noise over SGD's at equal `lr`.
     tail_gain : float
@@ -41,13 +47,15 @@ class Report:
     step_limits : array (r,)
         Largest mean-square-stable `lr` per mode.
     tail_limit : float
-        The same off the kept eigenvectors, for a mode of the size of `next_eigenvalue`; where that is nan, of the last kept one's.
+        The same off the kept eigenvectors, for a mode of the size of `next_eigenvalue`; where that is nan, of
+        the last kept one's.
     lr : float
     parameters : int
     batch, hessian_batch : int or None
         Samples in the last gradient and Hessian batches; None where not known.
     steps, skipped, refreshes, products : int
-        Steps taken, steps not taken because they were not finite or their curvature not symmetric, eigendecompositions and their Hessian products.
+        Steps taken, steps not taken because they were not finite or their curvature not symmetric,
+        eigendecompositions and their Hessian products.
     failure : str
         Why the last skipped step was not taken.
     """
@@ -94,7 +102,9 @@ class Report:
     def advice(self) -> str:
         """One sentence: does second order pay here, or what would serve better."""
         sizes = np.abs(self.eigenvalues)
-        told = sizes[~(self.noise_ratio > 1)]  # an eigenvalue below its own noise says nothing of the condition number
+        told = sizes[
+            ~(self.noise_ratio > 1)
+        ]  # an eigenvalue below its own noise says nothing of the condition number
         smallest = told[-1] if len(told) else sizes[0]
         spread = float(sizes[0] / smallest) if smallest > 0 else math.inf
         noise = float(np.median(self.noise_ratio))
@@ -104,47 +114,89 @@ class Report:
     def __str__(self) -> str:
         positive = int(np.sum(self.eigenvalues > 0))
         lines = [
-            f"LRSFN after {self.steps} steps ({self.skipped} skipped): {self.refreshes} refreshes, {self.products} Hessian products, "
+            f"LRSFN after {self.steps} steps ({self.skipped} skipped): {self.refreshes} refreshes, "
+            f"{self.products} Hessian products, "
             f"{self.parameters} parameters",
-            f"curvature: {positive} of {len(self.eigenvalues)} kept eigenvalues positive, next {self.next_eigenvalue:.3g}; "
+            f"curvature: {positive} of {len(self.eigenvalues)} kept eigenvalues positive, next "
+            f"{self.next_eigenvalue:.3g}; "
             f"batches: gradient {self.batch or 'unknown'}, Hessian {self.hessian_batch or 'unknown'}",
             f"{'mode':>4} {'lambda':>11} {'s/|lambda|':>11} {'gain':>9} {'largest lr':>11}",
         ]
         count = len(self.eigenvalues)
         for i in range(count) if count <= 7 else [*range(5), count - 1]:
-            lines.append(f"{i + 1:>4} {self.eigenvalues[i]:>11.3g} {self.noise_ratio[i]:>11.2g} {self.gains[i]:>9.3g} {self.step_limits[i]:>11.3g}")
-        lines.append(f"rest {self.next_eigenvalue:>11.3g} {'':>11} {self.tail_gain:>9.3g} {self.tail_limit:>11.3g}")
+            lines.append(
+                f"{i + 1:>4} {self.eigenvalues[i]:>11.3g} {self.noise_ratio[i]:>11.2g} {self.gains[i]:>9.3g} "
+                f"{self.step_limits[i]:>11.3g}"
+            )
+        lines.append(
+            f"rest {self.next_eigenvalue:>11.3g} {'':>11} {self.tail_gain:>9.3g} {self.tail_limit:>11.3g}"
+        )
         verdict = "beyond it" if self.lr > self.step_limit else "within it"
-        lines.append(f"predicted largest stable lr {self.step_limit:.3g}; lr = {self.lr:.3g} is {verdict}. Effective dimension {self.effective_dimension:.3g}.")
+        lines.append(
+            f"predicted largest stable lr {self.step_limit:.3g}; lr = {self.lr:.3g} is {verdict}. Effective "
+            f"dimension {self.effective_dimension:.3g}."
+        )
         lines += [f"Last step not taken: {self.failure}"] if self.failure else []
         return "\n".join([*lines, self.advice])
 
 
 def advice(spread: float, noise: float, share: float) -> str:
-    """One sentence from ``|lambda_1| / |lambda_r|``, the median ``s / |lambda|`` and ``d_eff / b`` (nan: not known)."""
+    """One sentence from ``|lambda_1| / |lambda_r|``, the median ``s / |lambda|`` and ``d_eff / b`` (nan: not
+    known).
+    """
     if math.isnan(noise):
-        return "The curvature's noise is not known: let the closure take `rows` and return one loss per sample."
+        return (
+            "The curvature's noise is not known: let the closure take `rows` and return one loss per sample."
+        )
     if noise > 1:
-        return f"Most eigenvalues are noise (s/|lambda| = {noise:.2g}): take a larger hessian_batch, or Adam, which needs none."
+        return (
+            f"Most eigenvalues are noise (s/|lambda| = {noise:.2g}): take a larger hessian_batch, or Adam, "
+            "which needs none."
+        )
     if share > 1:
-        return f"d_eff/b = {share:.2g}: batches are too small for full Newton steps; lower lr, average the last iterates, or use Adam."
+        return (
+            f"d_eff/b = {share:.2g}: batches are too small for full Newton steps; lower lr, average the last "
+            "iterates, or use Adam."
+        )
     if spread < _TIES:
-        return f"The kept spectrum spans only {spread:.2g}: momentum or Adam will do as well for less, unless a larger rank shows kappa > {_PAYS:g}."
+        return (
+            f"The kept spectrum spans only {spread:.2g}: momentum or Adam will do as well for less, unless a "
+            f"larger rank shows kappa > {_PAYS:g}."
+        )
     if noise < _DETERMINISTIC:
-        return f"Ill-conditioned ({spread:.2g}), little noise (s/|lambda| = {noise:.2g}): L-BFGS on large batches, or whitened inputs, may serve better."
-    return f"Ill-conditioned ({spread:.2g}): second order pays, unless curvature is aligned with the coordinates (then Adam) or inputs can be whitened."
+        return (
+            f"Ill-conditioned ({spread:.2g}), little noise (s/|lambda| = {noise:.2g}): L-BFGS on large "
+            "batches, or whitened inputs, may serve better."
+        )
+    return (
+        f"Ill-conditioned ({spread:.2g}): second order pays, unless curvature is aligned with the "
+        "coordinates (then Adam) or inputs can be whitened."
+    )
 
 
-def compose(eig: LowRank, method: LRSFN, sizes: np.ndarray, floor: float, std: np.ndarray, group: Mapping[str, Any], counts: Mapping[str, Any]) -> Report:
-    """A report from the eigenpairs, the sizes (r,) and the floor that the gains are read at, and standard deviations (r,) per sample."""
+def compose(
+    eig: LowRank,
+    method: LRSFN,
+    sizes: np.ndarray,
+    floor: float,
+    std: np.ndarray,
+    group: Mapping[str, Any],
+    counts: Mapping[str, Any],
+) -> Report:
+    """A report from the eigenpairs, the sizes (r,) and the floor that the gains are read at, and standard
+    deviations (r,) per sample.
+    """
     lam, batch, hessian_batch = eig.eigenvalues, counts["batch"], counts["hessian_batch"]
     read_at = np.maximum(sizes, floor)
     gains, tail_gain = method.gain(read_at), float(method.tail_gain(floor))
     slopes = np.where(sizes < floor, 0.0, Divided.of(method.gain, read_at, read_at).first[0])
     over = [std / math.sqrt(size) if size else np.full_like(std, np.nan) for size in (batch, hessian_batch)]
     variance = [np.nan_to_num(s) ** 2 for s in over]
-    limits = mode_limits(gains, lam, slopes=slopes, gradient=variance[0], hessian=variance[1], momentum=group["momentum"])
-    # Behind a negative eigenvalue positive ones of nearly its size may follow; behind one not seen, ones of the last kept one's.
+    limits = mode_limits(
+        gains, lam, slopes=slopes, gradient=variance[0], hessian=variance[1], momentum=group["momentum"]
+    )
+    # Behind a negative eigenvalue positive ones of nearly its size may follow; behind one not seen, ones of
+    # the last kept one's.
     following = abs(lam[-1] if math.isnan(eig.next_eigenvalue) else eig.next_eigenvalue)
     tail = mode_limits(np.array([tail_gain]), np.array([following]), momentum=group["momentum"])
     return Report(

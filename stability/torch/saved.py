@@ -51,9 +51,15 @@ def check(state_dict: Any, sizes: Sequence[int]) -> None:
             if group["params"][0] in states:
                 _check_state(states[group["params"][0]], size, group["rank"])
     except KeyError as error:
-        raise ValueError(f"`state_dict` must be what LRSFN.state_dict() returned; got one without {error}, of another optimizer or damaged.") from None
+        raise ValueError(
+            f"`state_dict` must be what LRSFN.state_dict() returned; got one without {error}, of another "
+            "optimizer or damaged."
+        ) from None
     except (TypeError, AttributeError, IndexError, ValueError) as error:
-        raise ValueError(f"`state_dict` must be what LRSFN.state_dict() returned, for the same parameters; this one is not: {error}") from None
+        raise ValueError(
+            "`state_dict` must be what LRSFN.state_dict() returned, for the same parameters; this one is "
+            f"not: {error}"
+        ) from None
 
 
 def _check_state(state: dict[str, Any], size: int, rank: int) -> None:
@@ -81,7 +87,15 @@ def _check_state(state: dict[str, Any], size: int, rank: int) -> None:
 def _check_tensor(name: str, value: Any, shape: tuple[int, ...]) -> None:
     if value is None:
         return
-    if not isinstance(value, torch.Tensor) or tuple(value.shape) != shape or not bool(torch.isfinite(value).all()):
+    if (
+        not isinstance(value, torch.Tensor)
+        or tuple(value.shape) != shape
+        or not bool(torch.isfinite(value).all())
+    ):
         raise ValueError(f"its {name} are not a finite tensor of shape {shape}")
-    if value.ndim == 2 and float((value.T @ value - torch.eye(shape[1], dtype=value.dtype, device=value.device)).abs().max()) > 1e-3:
+    if (
+        value.ndim == 2
+        and float((value.T @ value - torch.eye(shape[1], dtype=value.dtype, device=value.device)).abs().max())
+        > 1e-3
+    ):
         raise ValueError(f"its {name} are not orthonormal")

@@ -1,4 +1,6 @@
-"""The untuned rule: step, damping, rank, refresh and schedule from the curvature and its sampling noise, as measured."""
+"""The untuned rule: step, damping, rank, refresh and schedule from the curvature and its sampling noise, as
+measured.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from ..methods.method import LRSFN
 from .rules import WORTH, Curvature, LowRankRule
 
 RANKS = (5, 60)
-PASSES_PER_RANK = 120  # a cold start of rank r on 3 r samples costs 12 r^2 passes: with r = sqrt(W / 120) a tenth of the W planned ones
+# A cold start of rank r on 3 r samples costs 12 r^2 passes: with r = sqrt(W / 120) a tenth of the W planned.
+PASSES_PER_RANK = 120
 BATCH_PER_RANK, SMALLEST_BATCH = 3, 32
 START_SHARE = 0.25  # of all work, at most, for the cold start of a short run
 REFRESH_SHARE = 0.2  # of the rest, for later refreshes
@@ -26,13 +29,17 @@ FLOOR = 1e-4
 MOMENTUM = 0.9
 STEP = 0.6  # six unit steps once the velocity has gathered
 DECAY = "sqrt"
-AVERAGE = 0.2  # the step need not fall fast: the mean of the last fifth takes its noise away, and is hardly behind the last iterate
+# The step need not fall fast: the mean of the last fifth takes its noise away, and is hardly behind the last.
+AVERAGE = 0.2
 WARMUP = 0.1  # share of the run, after the cold start, in which the step grows to its full length
 SEEN = 1e-6  # of the largest eigenvalue: what is smaller is rounding, in float32 too
 PROBES = 3
 TAIL_WEIGHT = 0.5  # of what lies off the kept eigenvectors, in the noise of a step
 LOST = 0.1  # share of the way down that may be lost before the run goes back
-WATCHED, WATCHED_SAMPLES = 10, 640  # the watched loss is smoothed over at least so many iterations and samples
+WATCHED, WATCHED_SAMPLES = (
+    10,
+    640,
+)  # the watched loss is smoothed over at least so many iterations and samples
 HOPELESS = 1e3  # times the first loss: no smoothing is waited for
 OWN = ("scale", "tail", "reduction", "batch", "refreshes")
 
@@ -45,7 +52,9 @@ def auto_rank(passes: float, dim: int) -> int:
 
 
 def auto_hessian_batch(rank: int, samples: int, passes: float) -> int:
-    """Samples of a Hessian batch: where possible a multiple of four, so that four sub-batches tell its noise."""
+    """Samples of a Hessian batch: where possible a multiple of four, so that four sub-batches tell its
+    noise.
+    """
     size = max(BATCH_PER_RANK * rank, SMALLEST_BATCH)
     size = max(4, min(size, int(START_SHARE * passes / (4 * rank)), samples))
     return min(samples, size if size == samples else size - size % 4)
@@ -54,13 +63,16 @@ def auto_hessian_batch(rank: int, samples: int, passes: float) -> int:
 class AutoRule(LowRankRule):
     """Low-rank saddle-free Newton whose damping is what it measured beyond the kept eigenvalues.
 
-    A kept mode is divided by ``max(|lam_i| + 4 s_i, mu)``, everything else by ``mu = max(|lam_r| + 4 s_r, mu_before / 2,
-    1e-4 |lam_1|)``, where ``s_i`` is the sampling noise of a gradient batch: a noisy pair is damped, never dropped. Where the
-    Hessian batch has fewer than r nonzero eigenvalues, ``lam_r`` stands for the last of these: beyond lies what it does not show.
+    A kept mode is divided by ``max(|lam_i| + 4 s_i, mu)``, everything else by ``mu = max(|lam_r| + 4 s_r,
+    mu_before / 2, 1e-4 |lam_1|)``, where ``s_i`` is the sampling noise of a gradient batch: a noisy pair is
+    damped, never dropped. Where the Hessian batch has fewer than r nonzero eigenvalues, ``lam_r`` stands for
+    the last of these: beyond lies what it does not show.
     """
 
     def __init__(self, rank: int, passes: float = math.inf):
-        super().__init__(LRSFN(rank=rank, damping=1.0), every=None, warm=True, margin=NOISE_MARGIN, solver="block-krylov")
+        super().__init__(
+            LRSFN(rank=rank, damping=1.0), every=None, warm=True, margin=NOISE_MARGIN, solver="block-krylov"
+        )
         self.passes, self.batch, self.refreshes = passes, 1, 0
         self.scale = 0.0  # mu
         self.tail = 0.0  # trace of the Hessian off the kept eigenvectors
@@ -70,12 +82,17 @@ class AutoRule(LowRankRule):
     def gains(self, eig: LowRank) -> tuple[np.ndarray, float]:
         if self.scale == 0 and not eig.eigenvalues.any():
             raise ValueError(
-                "step='auto' saw no curvature at the start: every Hessian product is zero. Use st.SGD(), st.Adam() or LRSFN with a number as `step`."
+                "step='auto' saw no curvature at the start: every Hessian product is zero. Use st.SGD(), "
+                "st.Adam() or LRSFN with a number as `step`."
             )
         noise = np.where(np.isfinite(self.sampling), self.sampling, 0.0)
         size = np.abs(eig.eigenvalues) + self.margin * noise
-        seen = np.abs(eig.eigenvalues) > SEEN * abs(eig.eigenvalues[0])  # beyond the rank of a batch lies what it does not show, not flatness
-        self.scale = max(size[seen][-1], MEMORY * self.scale, FLOOR * abs(eig.eigenvalues[0]), np.finfo(float).tiny)
+        seen = np.abs(eig.eigenvalues) > SEEN * abs(
+            eig.eigenvalues[0]
+        )  # beyond the rank of a batch lies what it does not show, not flatness
+        self.scale = max(
+            size[seen][-1], MEMORY * self.scale, FLOOR * abs(eig.eigenvalues[0]), np.finfo(float).tiny
+        )
         return 1 / np.maximum(size, self.scale), 1 / self.scale
 
     def slopes(self, lam: np.ndarray) -> np.ndarray:
@@ -92,7 +109,11 @@ class AutoRule(LowRankRule):
             return True
         planned = self._rest_of_the_run
         affordable = math.floor(REFRESH_SHARE * planned / self.cost)
-        return self.refreshes <= affordable and WORTH * self.cost <= left and 1 - left / planned >= (self.refreshes / (affordable + 1)) ** EARLY
+        return (
+            self.refreshes <= affordable
+            and WORTH * self.cost <= left
+            and 1 - left / planned >= (self.refreshes / (affordable + 1)) ** EARLY
+        )
 
     def refresh(self, curvature: Curvature, iteration: int) -> int:
         columns = super().refresh(curvature, iteration)
@@ -107,21 +128,28 @@ class AutoRule(LowRankRule):
     def step(self, spent: float) -> float:
         """The step after so many passes, before the schedule: ``min(0.6 / (1 + d_r / b), limit)``.
 
-        ``d_r = sum phi_i |lam_i|`` over the kept modes; `limit` is the mean-square limit of a mode with ``P H = 1`` and the
-        relative noise ``rho`` as measured, but no larger than Gaussian inputs would have, ``rho^2 = 2 / b``: noise in one
-        direction excites all of them, and a gradient of ``P H = I`` on ``d`` directions has variance ``rho^2 (d + 1) / 2``.
+        ``d_r = sum phi_i |lam_i|`` over the kept modes; `limit` is the mean-square limit of a mode with ``P H
+        = 1`` and the relative noise ``rho`` as measured, but no larger than Gaussian inputs would have,
+        ``rho^2 = 2 / b``: noise in one direction excites all of them, and a gradient of ``P H = I`` on ``d``
+        directions has variance ``rho^2 (d + 1) / 2``.
         """
         assert self.eig is not None
         turned = np.abs(self.eig.eigenvalues) * self.kept
         known = np.isfinite(self.sampling)
-        relative = np.sum((self.sampling * self.kept)[known] ** 2) / max(np.sum(turned[known] ** 2), np.finfo(float).tiny)
-        noise = min(0.5 * relative, 1 / self.batch) * (np.sum(turned) + TAIL_WEIGHT * self.tail * self.rest + 1)
+        relative = np.sum((self.sampling * self.kept)[known] ** 2) / max(
+            np.sum(turned[known] ** 2), np.finfo(float).tiny
+        )
+        noise = min(0.5 * relative, 1 / self.batch) * (
+            np.sum(turned) + TAIL_WEIGHT * self.tail * self.rest + 1
+        )
         limit = float(mode_limits(np.ones(1), np.ones(1), gradient=noise, momentum=MOMENTUM)[0])
         warm = min(1.0, max(0.0, spent - self.first) / (WARMUP * self._rest_of_the_run))
         return warm * self.reduction * min(STEP / (1 + np.sum(turned) / self.batch), limit)
 
     def watch(self, loss: float, batch: int) -> str:
-        """What a batch's loss says of the run: "best" so far, "lost" (the step is halved from here on), or nothing."""
+        """What a batch's loss says of the run: "best" so far, "lost" (the step is halved from here on), or
+        nothing.
+        """
         said = self.guard.watch(loss, batch)
         if said == "lost":
             self.reduction *= 0.5
@@ -140,7 +168,9 @@ class AutoRule(LowRankRule):
 
 @dataclass
 class Guard:
-    """Sees from batch losses that a run is being lost: smoothed, they have doubled and risen by a tenth of the way down."""
+    """Sees from batch losses that a run is being lost: smoothed, they have doubled and risen by a tenth of
+    the way down.
+    """
 
     start: float = math.nan
     best: float = math.inf
@@ -148,13 +178,19 @@ class Guard:
     count: int = 0  # of losses since the beginning, or since it last spoke
 
     def watch(self, loss: float, batch: int) -> str:
-        """Whether the iterate is the "best" so far, or the run is "lost" and goes back to that; else nothing."""
+        """Whether the iterate is the "best" so far, or the run is "lost" and goes back to that; else
+        nothing.
+        """
         memory = max(WATCHED, WATCHED_SAMPLES // batch)
         if math.isnan(self.start):
             self.start = loss
         self.count += 1
         self.smooth += (loss - self.smooth) / min(self.count, memory)
-        if not math.isfinite(loss) or loss > HOPELESS * abs(self.start) or (self.count >= memory and self.smooth > self._bound):
+        if (
+            not math.isfinite(loss)
+            or loss > HOPELESS * abs(self.start)
+            or (self.count >= memory and self.smooth > self._bound)
+        ):
             self.count = 0
             return "lost"
         if self.count < memory or self.smooth >= self.best:

@@ -52,7 +52,15 @@ class _Counted:
         return np.asarray(self._products(v.astype(self.dtype)[:, None])[:, 0], dtype=float)
 
 
-def baseline(objective: Any, w: Any, name: str, *, sweeps: float | None, iterations: int | None, callback: Callable[[Progress], Any] | None) -> History:
+def baseline(
+    objective: Any,
+    w: Any,
+    name: str,
+    *,
+    sweeps: float | None,
+    iterations: int | None,
+    callback: Callable[[Progress], Any] | None,
+) -> History:
     """Run SciPy's `name` until the budget is spent or it stops by itself.
 
     Raises
@@ -71,7 +79,10 @@ def baseline(objective: Any, w: Any, name: str, *, sweeps: float | None, iterati
     if limit == math.inf and most is None:
         raise ValueError("Say when to stop: give `sweeps` (passes over all samples) or `iterations`.")
     if name == "Newton-CG" and not (hasattr(objective, "hvp") or hasattr(objective, "products")):
-        raise ValueError("`objective` lacks hvp, which Newton-CG needs; see st.Objective. Use method='L-BFGS-B' where there is none.")
+        raise ValueError(
+            "`objective` lacks hvp, which Newton-CG needs; see st.Objective. Use method='L-BFGS-B' where "
+            "there is none."
+        )
     counted = _Counted(Problem(objective, Backend("numpy", np, None, str(w.dtype))), limit, w)
     began, rows, last, status = time.perf_counter(), [], w.astype(float), "done"
 
@@ -79,7 +90,13 @@ def baseline(objective: Any, w: Any, name: str, *, sweeps: float | None, iterati
         nonlocal last, status
         last = np.array(intermediate_result.x)
         rows.append((float(intermediate_result.fun), counted.sweeps, time.perf_counter() - began))
-        if callback is not None and callback(Progress(len(rows) - 1, counted.sweeps, rows[-1][2], rows[-1][0], math.nan, last, None)) is True:
+        if (
+            callback is not None
+            and callback(
+                Progress(len(rows) - 1, counted.sweeps, rows[-1][2], rows[-1][0], math.nan, last, None)
+            )
+            is True
+        ):
             status = f"ended by the callback after iteration {len(rows) - 1}"
             raise _Over
         if len(rows) == most:
@@ -88,13 +105,23 @@ def baseline(objective: Any, w: Any, name: str, *, sweeps: float | None, iterati
     try:
         options: dict[str, Any] = {"maxiter": 10**9} | ({"maxfun": 10**9} if name == "L-BFGS-B" else {})
         product = {"hessp": counted.product} if name == "Newton-CG" else {}
-        found = minimize(counted.value_and_gradient, last, jac=True, method=name, callback=accepted, options=options, **product)
+        found = minimize(
+            counted.value_and_gradient,
+            last,
+            jac=True,
+            method=name,
+            callback=accepted,
+            options=options,
+            **product,
+        )
         last, status = found.x, "done" if found.success else f"ended by SciPy: {found.message}"
     except _Over:
         pass
     except KeyboardInterrupt:
         status = f"interrupted after {len(rows)} iterations"
-    losses, spent, seconds = (np.array(column) for column in zip(*rows, strict=True)) if rows else (np.zeros(0),) * 3
+    losses, spent, seconds = (
+        (np.array(column) for column in zip(*rows, strict=True)) if rows else (np.zeros(0),) * 3
+    )
     empty = np.zeros((0, 0))
     final = last.astype(w.dtype)
     history = History(
@@ -112,9 +139,16 @@ def baseline(objective: Any, w: Any, name: str, *, sweeps: float | None, iterati
         refreshed_at=np.zeros(0),
         skipped=np.zeros(0, dtype=int),
         status=status,
-        stats={"gradients": counted.gradients, "hessian_products": counted.products, "sweeps": counted.sweeps, "seconds": time.perf_counter() - began},
+        stats={
+            "gradients": counted.gradients,
+            "hessian_products": counted.products,
+            "sweeps": counted.sweeps,
+            "seconds": time.perf_counter() - began,
+        },
         provenance=provenance(method=name, objective=repr(objective)),
     )
     if status.startswith("interrupted"):
-        raise Interrupted(f"Interrupted: the history of {len(rows)} iterations is in this exception's `.result`.", history)
+        raise Interrupted(
+            f"Interrupted: the history of {len(rows)} iterations is in this exception's `.result`.", history
+        )
     return history

@@ -23,12 +23,21 @@ class Batches:
     nested : bool
         The Hessian batch is the first part of the gradient batch (of all samples: a draw of its own).
     epochs : bool
-        Gradient batches walk through a new shuffle of all samples, epoch after epoch; else each is an independent draw.
+        Gradient batches walk through a new shuffle of all samples, epoch after epoch; else each is an
+        independent draw.
     seed : int
     """
 
-    def __init__(self, samples: int, batch: int, hessian_batch: int, *, nested: bool, epochs: bool, seed: int):
-        self.samples, self.batch, self.hessian_batch, self.nested, self.epochs = samples, batch, hessian_batch, nested, epochs
+    def __init__(
+        self, samples: int, batch: int, hessian_batch: int, *, nested: bool, epochs: bool, seed: int
+    ):
+        self.samples, self.batch, self.hessian_batch, self.nested, self.epochs = (
+            samples,
+            batch,
+            hessian_batch,
+            nested,
+            epochs,
+        )
         self._gradient, self._hessian = stream(seed, 0), stream(seed, 1)
         self._queue = np.zeros(0, dtype=np.int64)
 
@@ -37,8 +46,12 @@ class Batches:
         if self.batch == self.samples:
             return None
         if not self.epochs:
-            return self._gradient.choice(self.samples, self.batch, replace=False)  # shuffled: a nested Hessian batch is its first part
-        while len(self._queue) < self.batch:  # a batch may hold the end of one epoch and the beginning of the next
+            return self._gradient.choice(
+                self.samples, self.batch, replace=False
+            )  # shuffled: a nested Hessian batch is its first part
+        while (
+            len(self._queue) < self.batch
+        ):  # a batch may hold the end of one epoch and the beginning of the next
             self._queue = np.concatenate([self._queue, self._gradient.permutation(self.samples)])
         rows, self._queue = self._queue[: self.batch], self._queue[self.batch :]
         return rows
@@ -61,7 +74,9 @@ class Batches:
 
 
 def parts(rows: np.ndarray) -> list[np.ndarray]:
-    """A Hessian batch cut into `PARTS` sub-batches of equal size (fewer samples: one each); up to three samples are left out."""
+    """A Hessian batch cut into `PARTS` sub-batches of equal size (fewer samples: one each); up to three
+    samples are left out.
+    """
     number = min(PARTS, len(rows))
     return np.split(rows[: len(rows) // number * number], number)
 
@@ -72,4 +87,7 @@ def _packed(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _unpacked(packed: dict[str, Any]) -> Any:
-    return {**packed, "state": {key: np.asarray(value, dtype=np.uint64) for key, value in packed["state"].items()}}
+    return {
+        **packed,
+        "state": {key: np.asarray(value, dtype=np.uint64) for key, value in packed["state"].items()},
+    }

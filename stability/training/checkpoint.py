@@ -45,7 +45,10 @@ def latest(path: Path) -> tuple[int, Checkpoint]:
             errors.append(error)
             continue
         if not isinstance(found, Checkpoint):
-            raise ValueError(f"{place} holds a {type(found).__name__}, not the checkpoint of a run. Choose another `checkpoint`.")
+            raise ValueError(
+                f"{place} holds a {type(found).__name__}, not the checkpoint of a run. Choose another "
+                "`checkpoint`."
+            )
         whole.append((int(found.values.get("iteration", -1)), slot, found))
     if not whole:
         raise ValueError(f"{errors[0]} Delete the checkpoint to start anew, or choose another.") from None
@@ -58,4 +61,6 @@ def _writable(path: Path) -> None:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise ValueError(f"The checkpoint {path} cannot be written ({error.strerror}). Choose another `checkpoint`.") from None
+        raise ValueError(
+            f"The checkpoint {path} cannot be written ({error.strerror}). Choose another `checkpoint`."
+        ) from None

@@ -15,8 +15,8 @@ from .._saving import register
 class History:
     """A run of `minimize`.
 
-    Work is counted in *sweeps*: a gradient passes once over its batch, a Hessian product twice over the Hessian batch,
-    a line search's value half; one sweep is one pass over all samples.
+    Work is counted in *sweeps*: a gradient passes once over its batch, a Hessian product twice over the
+    Hessian batch, a line search's value half; one sweep is one pass over all samples.
 
     Attributes
     ----------
@@ -25,9 +25,11 @@ class History:
     sweeps, seconds : arrays (iterations,)
         Work and wall time when the step had been taken.
     steps : array (iterations,)
-        The step length; 0 where the step was not taken, nan where it is not known: SciPy's optimizers keep theirs to themselves.
+        The step length; 0 where the step was not taken, nan where it is not known: SciPy's optimizers keep
+        theirs to themselves.
     final : array (d,)
-        The last iterate, or the mean of the last ones where the run averages: with ``step="auto"`` of the last fifth.
+        The last iterate, or the mean of the last ones where the run averages: with ``step="auto"`` of the
+        last fifth.
     loss : float
         The whole objective there (not charged).
     states : array (kept, d)
@@ -37,8 +39,9 @@ class History:
     noise : array (refreshes, rank)
         Standard deviation of their Rayleigh quotients due to the gradient batch's sampling (nan: not known).
     step_limits : array (refreshes,)
-        The largest mean-square-stable step that the linearised theory predicts, one mode at a time: the least over the
-        kept modes and the first one beyond them, as far as that is known; inf where nothing bounds it.
+        The largest mean-square-stable step that the linearised theory predicts, one mode at a time: the least
+        over the kept modes and the first one beyond them, as far as that is known; inf where nothing bounds
+        it.
     refreshed_at : array (refreshes,)
         When, in sweeps.
     skipped : array of int
@@ -79,20 +82,34 @@ class History:
 
     def __str__(self) -> str:
         about = self.provenance
-        lines = [f"{about.get('method', 'optimizer')} on {about.get('objective', 'an objective')}: {self.status}"]
-        spent, time = (self.stats.get(name, column[-1] if len(column) else 0.0) for name, column in (("sweeps", self.sweeps), ("seconds", self.seconds)))
+        lines = [
+            f"{about.get('method', 'optimizer')} on {about.get('objective', 'an objective')}: {self.status}"
+        ]
+        spent, time = (
+            self.stats.get(name, column[-1] if len(column) else 0.0)
+            for name, column in (("sweeps", self.sweeps), ("seconds", self.seconds))
+        )
         lines.append(
             f"{len(self.losses)} iterations, {spent:.4g} sweeps ({self.stats.get('gradients', 0)} gradients, "
             f"{self.stats.get('hessian_products', 0)} Hessian products), {time:.3g} s"
         )
         first = "loss after the first iteration" if self.by_scipy else "loss"
-        lines.append(f"{first} {self.losses[0]:.5g} -> {self.loss:.5g}" if len(self.losses) else f"loss {self.loss:.5g}")
+        lines.append(
+            f"{first} {self.losses[0]:.5g} -> {self.loss:.5g}"
+            if len(self.losses)
+            else f"loss {self.loss:.5g}"
+        )
         if len(self.eigenvalues):
             last = self.eigenvalues[-1]
             lines.append(
-                f"curvature seen last: lambda_1 = {last[0]:.3g}, lambda_{len(last)} = {last[-1]:.3g}, {int(np.sum(last < 0))} negative; "
-                f"largest step of the run {np.max(self.steps, initial=0.0):.3g}, last predicted mean-square limit {self.step_limits[-1]:.3g}"
+                f"curvature seen last: lambda_1 = {last[0]:.3g}, lambda_{len(last)} = {last[-1]:.3g}, "
+                f"{int(np.sum(last < 0))} negative; "
+                f"largest step of the run {np.max(self.steps, initial=0.0):.3g}, last predicted mean-square "
+                f"limit {self.step_limits[-1]:.3g}"
             )
         if len(self.skipped):
-            lines.append(f"{len(self.skipped)} steps were not finite and not taken, the first at iteration {self.skipped[0]}")
+            lines.append(
+                f"{len(self.skipped)} steps were not finite and not taken, the first at iteration "
+                f"{self.skipped[0]}"
+            )
         return "\n".join(lines)

@@ -65,18 +65,20 @@ def minimize(
     Parameters
     ----------
     objective : Objective
-        With ``value``, ``gradient`` and, for second-order methods, ``hvp``; with samples (``n_samples``) it is run on
-        minibatches. `st.mlp`, `st.autoencoder`, `st.logistic`, `st.least_squares`, or your own.
+        With ``value``, ``gradient`` and, for second-order methods, ``hvp``; with samples (``n_samples``) it
+        is run on minibatches. `st.mlp`, `st.autoencoder`, `st.logistic`, `st.least_squares`, or your own.
     w0 : array, shape (d,)
     method : Method, Adam or str, optional
-        The theory's own methods: `st.SGD()`, `st.LRSFN(rank=..., damping=...)` and other truncated ones matrix-free; `st.Newton()`,
-        `st.SFN(...)` and other full spectral ones with the whole Hessian, in at most 3000 dimensions. `st.Adam()`. SciPy's
-        ``"L-BFGS-B"`` and ``"Newton-CG"`` as deterministic baselines on all samples. With ``step="auto"`` LRSFN, of which only the
-        rank is read; by default the rank is chosen too.
+        The theory's own methods: `st.SGD()`, `st.LRSFN(rank=..., damping=...)` and other truncated ones
+        matrix-free; `st.Newton()`, `st.SFN(...)` and other full spectral ones with the whole Hessian, in at
+        most 3000 dimensions. `st.Adam()`. SciPy's ``"L-BFGS-B"`` and ``"Newton-CG"`` as deterministic
+        baselines on all samples. With ``step="auto"`` LRSFN, of which only the rank is read; by default the
+        rank is chosen too.
     step : float, SpectralStep, Armijo or "auto"
-        The learning rate, a rule, or ``"auto"``: rank, damping, step, momentum and refreshes from the curvature and its sampling
-        noise as measured, nothing to tune; the step falls to zero over the run, stays below the predicted mean-square limit, and
-        the mean of the last fifth of the iterates is returned.
+        The learning rate, a rule, or ``"auto"``: rank, damping, step, momentum and refreshes from the
+        curvature and its sampling noise as measured, nothing to tune; the step falls to zero over the run,
+        stays below the predicted mean-square limit, and the mean of the last fifth of the iterates is
+        returned.
     batch, hessian_batch : int, optional
         Samples per gradient and per Hessian batch; all samples, and `batch`, by default.
     sweeps, iterations : number
@@ -86,11 +88,13 @@ def minimize(
     decay : {"linear", "sqrt"}, optional
         Let the step fall to zero over the run, in proportion to what is left of it or to the root of that.
     average : bool or float
-        Return the mean of the last half of the iterates, or of this share of the run: it removes most of the noise of a constant
-        step. A run that ends sooner than planned, before any of these, returns its last iterate.
+        Return the mean of the last half of the iterates, or of this share of the run: it removes most of the
+        noise of a constant step. A run that ends sooner than planned, before any of these, returns its last
+        iterate.
     refresh : int, optional
-        Renew the curvature every so many iterations. By default a low-rank method does as soon as its Hessian products cost at most
-        15 % of the gradients so far (the first, cold start apart), a dense one at every iteration.
+        Renew the curvature every so many iterations. By default a low-rank method does as soon as its Hessian
+        products cost at most 15 % of the gradients so far (the first, cold start apart), a dense one at every
+        iteration.
     warm : bool
         Start low-rank refreshes from the eigenvectors kept so far.
     noise_margin : float
@@ -112,8 +116,8 @@ def minimize(
     callback : callable, optional
         Shown a `Progress` after every iteration; returning True ends the run.
     checkpoint : path, optional
-        Write the whole state there every `checkpoint_every` seconds, at Ctrl-C and at the end; a run that finds one goes on from it, to the
-        same result as if it had never stopped.
+        Write the whole state there every `checkpoint_every` seconds, at Ctrl-C and at the end; a run that
+        finds one goes on from it, to the same result as if it had never stopped.
     checkpoint_every : float
         Seconds.
     progress : bool
@@ -141,11 +145,25 @@ def minimize(
     w, backend = _start(objective, w0, device, dtype)
     if isinstance(method, str):
         _check.choice("method", method, BASELINES)
-        given = {"batch": batch, "hessian_batch": hessian_batch, "decay": decay, "refresh": refresh, "keep_every": keep_every, "checkpoint": checkpoint}
-        own = {name: value is not None for name, value in given.items()} | {"step": step != "auto", "momentum": momentum != 0, "average": average is not False}
+        given = {
+            "batch": batch,
+            "hessian_batch": hessian_batch,
+            "decay": decay,
+            "refresh": refresh,
+            "keep_every": keep_every,
+            "checkpoint": checkpoint,
+        }
+        own = {name: value is not None for name, value in given.items()} | {
+            "step": step != "auto",
+            "momentum": momentum != 0,
+            "average": average is not False,
+        }
         _only_defaults(f"SciPy's {method} works on all samples and chooses its own steps", **own)
         return baseline(objective, w, method, sweeps=sweeps, iterations=iterations, callback=callback)
-    problem = Problem(objective if backend.name == "numpy" and backend.dtype == "float64" else moved(objective, backend), backend)
+    problem = Problem(
+        objective if backend.name == "numpy" and backend.dtype == "float64" else moved(objective, backend),
+        backend,
+    )
     sizes = _sizes(problem, batch, hessian_batch, coupling, sampling)
     passes, most = _budget(sweeps, iterations, problem, sizes[0], w)
     seed = _check.count("seed", seed, least=0)
@@ -153,16 +171,36 @@ def minimize(
         raise ValueError(f"`callback` must be a function of a Progress; got {callback!r}.")
     automatic = isinstance(step, str)
     if automatic:
-        own = {"momentum": momentum != 0, "decay": decay is not None, "average": average is not False, "noise_margin": noise_margin != 0}
+        own = {
+            "momentum": momentum != 0,
+            "decay": decay is not None,
+            "average": average is not False,
+            "noise_margin": noise_margin != 0,
+        }
         _only_defaults("step='auto' chooses momentum, schedule and averaging", **own)
     options = _Options(refresh, warm, noise_margin, eigensolver)
     rule, hessian = _rule(method, step, problem, sizes, passes, options, hessian_batch is not None)
     plan = Plan(
         problem=problem,
         rule=rule,
-        batches=Batches(problem.samples, sizes[0], hessian, nested=coupling == "nested", epochs=sampling == "epochs", seed=seed),
-        step=auto.STEP if isinstance(step, str) else step if isinstance(step, (SpectralStep, Armijo)) else _check.positive("step", step),
-        decay=auto.DECAY if automatic else None if decay is None else _check.choice("decay", decay, tuple(DECAYS)),
+        batches=Batches(
+            problem.samples,
+            sizes[0],
+            hessian,
+            nested=coupling == "nested",
+            epochs=sampling == "epochs",
+            seed=seed,
+        ),
+        step=auto.STEP
+        if isinstance(step, str)
+        else step
+        if isinstance(step, (SpectralStep, Armijo))
+        else _check.positive("step", step),
+        decay=auto.DECAY
+        if automatic
+        else None
+        if decay is None
+        else _check.choice("decay", decay, tuple(DECAYS)),
         momentum=auto.MOMENTUM if automatic else _check.fraction("momentum", momentum),
         average=auto.AVERAGE if automatic else _averaged(average),
         passes=passes,
@@ -175,7 +213,9 @@ def minimize(
         identity={},
     )
     if isinstance(plan.step, SpectralStep) and not isinstance(rule, LowRankRule):
-        raise ValueError("SpectralStep needs the eigenvalues of a low-rank method. Use method=st.LRSFN(...), or a number.")
+        raise ValueError(
+            "SpectralStep needs the eigenvalues of a low-rank method. Use method=st.LRSFN(...), or a number."
+        )
     plan.identity.update(_identity(plan, method, w, step))
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges says so in its status
         return _history(_carried_out(plan, w, progress), method)
@@ -187,9 +227,18 @@ def _start(objective: Any, w0: Any, device: str | Backend, dtype: str | None) ->
         raise ValueError(f"`objective` lacks {', '.join(missing)}; see st.Objective.")
     own = getattr(objective, "dtype", None)
     if dtype is None:
-        dtype = own if own in ("float64", "float32") else "float32" if getattr(w0, "dtype", None) == np.float32 else "float64"
+        dtype = (
+            own
+            if own in ("float64", "float32")
+            else "float32"
+            if getattr(w0, "dtype", None) == np.float32
+            else "float64"
+        )
     elif own in ("float64", "float32") and dtype != own:
-        raise ValueError(f"`dtype` must be the objective's own, {own}; got {dtype!r}. Build the objective with the other, or leave `dtype` out.")
+        raise ValueError(
+            f"`dtype` must be the objective's own, {own}; got {dtype!r}. Build the objective with the other, "
+            "or leave `dtype` out."
+        )
     backend = backend_of(device, _check.choice("dtype", dtype, ("float64", "float32")))
     return backend.asarray(_check.shaped("w0", w0, (int(objective.dim),))), backend
 
@@ -199,7 +248,9 @@ def _averaged(average: Any) -> float:
     if isinstance(average, (bool, np.bool_)):
         return 0.5 if average else 0.0
     if not isinstance(average, (int, float)) or not 0 < average <= 1:
-        raise ValueError(f"`average` must be True or False, or a share of the run in (0, 1]; got {average!r}.")
+        raise ValueError(
+            f"`average` must be True or False, or a share of the run in (0, 1]; got {average!r}."
+        )
     return float(average)
 
 
@@ -208,21 +259,39 @@ def _need(problem: Problem, name: str) -> None:
         raise ValueError(f"`objective` lacks {name}, which this method needs; see st.Objective.")
 
 
-def _sizes(problem: Problem, batch: int | None, hessian_batch: int | None, coupling: str, sampling: str) -> tuple[int, int]:
+def _sizes(
+    problem: Problem, batch: int | None, hessian_batch: int | None, coupling: str, sampling: str
+) -> tuple[int, int]:
     _check.choice("coupling", coupling, ("independent", "nested"))
     _check.choice("sampling", sampling, ("epochs", "independent"))
     if not problem.sampled:
         if batch is not None or hessian_batch is not None:
-            raise ValueError(f"{problem.objective!r} has no samples to draw batches from. Leave `batch` and `hessian_batch` out.")
+            raise ValueError(
+                f"{problem.objective!r} has no samples to draw batches from. Leave `batch` and "
+                "`hessian_batch` out."
+            )
         return 1, 1
-    own = problem.samples if batch is None else _check.count("batch", batch, most=problem.samples, why="the samples")
-    other = own if hessian_batch is None else _check.count("hessian_batch", hessian_batch, most=problem.samples, why="the samples")
+    own = (
+        problem.samples
+        if batch is None
+        else _check.count("batch", batch, most=problem.samples, why="the samples")
+    )
+    other = (
+        own
+        if hessian_batch is None
+        else _check.count("hessian_batch", hessian_batch, most=problem.samples, why="the samples")
+    )
     if coupling == "nested" and other > own:
-        raise ValueError(f"A nested Hessian batch lies inside the gradient batch: `hessian_batch` must be <= {own}; got {other}.")
+        raise ValueError(
+            f"A nested Hessian batch lies inside the gradient batch: `hessian_batch` must be <= {own}; got "
+            f"{other}."
+        )
     return own, other
 
 
-def _budget(sweeps: float | None, iterations: int | None, problem: Problem, batch: int, w: Any) -> tuple[float, float]:
+def _budget(
+    sweeps: float | None, iterations: int | None, problem: Problem, batch: int, w: Any
+) -> tuple[float, float]:
     if sweeps is None and iterations is None:
         raise ValueError("Say when to stop: give `sweeps` (passes over all samples) or `iterations`.")
     passes = math.inf if sweeps is None else _check.positive("sweeps", sweeps) * problem.samples
@@ -251,11 +320,22 @@ class _Options(NamedTuple):
 
 
 _DEFAULTS = _Options(None, True, 0.0, "block-krylov")
-_KEPT_AS = {"refresh": "every", "warm": "warm", "noise_margin": "margin", "eigensolver": "solver"}  # names in the rules
+_KEPT_AS = {
+    "refresh": "every",
+    "warm": "warm",
+    "noise_margin": "margin",
+    "eigensolver": "solver",
+}  # names in the rules
 
 
 def _rule(
-    method: Method | Adam | None, step: Any, problem: Problem, sizes: tuple[int, int], passes: float, options: _Options, chosen: bool
+    method: Method | Adam | None,
+    step: Any,
+    problem: Problem,
+    sizes: tuple[int, int],
+    passes: float,
+    options: _Options,
+    chosen: bool,
 ) -> tuple[Rule, int]:
     """The direction rule, and the size of its Hessian batches."""
     options.check()
@@ -265,33 +345,53 @@ def _rule(
         options.refuse("step='auto' decides when and how to refresh", *_Options._fields)
         return _automatic(method, problem, sizes, passes, chosen)
     if not isinstance(method, (Method, Adam)):
-        raise ValueError(f"`method` must be a method such as st.SGD() or st.LRSFN(...), st.Adam(), or one of {', '.join(BASELINES)}; got {method!r}.")
+        raise ValueError(
+            "`method` must be a method such as st.SGD() or st.LRSFN(...), st.Adam(), or one of "
+            f"{', '.join(BASELINES)}; got {method!r}."
+        )
     if isinstance(method, Adam) or method.is_identity:
         options.refuse(f"{method.label} knows no curvature", *_Options._fields)
         return (Moments(method) if isinstance(method, Adam) else Plain()), sizes[1]
     _need(problem, "hessian" if method.rank is None else "hvp")
     if method.rank is not None:
         _check.count("rank", method.rank, most=problem.dim, why="the dimension")
-        return LowRankRule(method, every=options.refresh, warm=options.warm, margin=options.noise_margin, solver=options.eigensolver), sizes[1]
+        return LowRankRule(
+            method,
+            every=options.refresh,
+            warm=options.warm,
+            margin=options.noise_margin,
+            solver=options.eigensolver,
+        ), sizes[1]
     options.refuse(f"{method.name} uses the whole spectrum", "warm", "noise_margin", "eigensolver")
     if problem.dim > DENSE_DIM:
         raise ValueError(
-            f"{method.name} needs the whole spectrum, in at most {DENSE_DIM} dimensions; here are {problem.dim}. Use st.LRSFN(rank=..., damping=...)."
+            f"{method.name} needs the whole spectrum, in at most {DENSE_DIM} dimensions; here are "
+            f"{problem.dim}. Use st.LRSFN(rank=..., damping=...)."
         )
     return Dense(method, 1 if options.refresh is None else options.refresh), sizes[1]
 
 
-def _automatic(method: Any, problem: Problem, sizes: tuple[int, int], passes: float, chosen: bool) -> tuple[Rule, int]:
+def _automatic(
+    method: Any, problem: Problem, sizes: tuple[int, int], passes: float, chosen: bool
+) -> tuple[Rule, int]:
     if method is not None and not isinstance(method, LRSFN):
-        raise ValueError(f"step='auto' is a rule for low-rank saddle-free Newton; {getattr(method, 'label', method)!r} needs a number. Leave `method` out.")
+        raise ValueError(
+            f"step='auto' is a rule for low-rank saddle-free Newton; {getattr(method, 'label', method)!r} "
+            "needs a number. Leave `method` out."
+        )
     if math.isinf(passes):
         raise ValueError("step='auto' plans over the whole run: give `sweeps`.")
-    rank = auto.auto_rank(passes, problem.dim) if method is None else _check.count("rank", method.rank, most=problem.dim, why="the dimension")
+    rank = (
+        auto.auto_rank(passes, problem.dim)
+        if method is None
+        else _check.count("rank", method.rank, most=problem.dim, why="the dimension")
+    )
     size = sizes[1] if chosen else auto.auto_hessian_batch(rank, problem.samples, passes)
     first = 2.0 * size * min(2 * rank, problem.dim)
     if (chosen or method is not None) and first > 0.5 * passes:
         raise ValueError(
-            f"`hessian_batch` of {size} at rank {rank} spends {first / problem.samples:.3g} of {passes / problem.samples:.3g} sweeps on the first "
+            f"`hessian_batch` of {size} at rank {rank} spends {first / problem.samples:.3g} of "
+            f"{passes / problem.samples:.3g} sweeps on the first "
             "decomposition. Take fewer samples or a lower rank, more sweeps, or leave both out."
         )
     return AutoRule(rank, passes), size
@@ -307,7 +407,9 @@ def _identity(plan: Plan, method: Any, w: Any, step: Any) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
     batches = plan.batches
     return {
-        "method": f"LRSFN(rank={plan.rule.rank}), everything else measured" if isinstance(plan.rule, AutoRule) else repr(method),
+        "method": f"LRSFN(rank={plan.rule.rank}), everything else measured"
+        if isinstance(plan.rule, AutoRule)
+        else repr(method),
         "gains": _fingerprint(method),
         "objective": repr(plan.problem.objective),
         "w0": zlib.crc32(plan.problem.backend.host(w).tobytes()),
@@ -321,7 +423,12 @@ def _identity(plan: Plan, method: Any, w: Any, step: Any) -> dict[str, Any]:
         "sampling": "epochs" if batches.epochs else "independent",
         **{
             name: repr(vars(plan.rule).get(key))
-            for name, key in (("refresh", "every"), ("warm", "warm"), ("noise_margin", "margin"), ("eigensolver", "solver"))
+            for name, key in (
+                ("refresh", "every"),
+                ("warm", "warm"),
+                ("noise_margin", "margin"),
+                ("eigensolver", "solver"),
+            )
         },
         "sweeps": repr(plan.passes / plan.problem.samples),
         "iterations": repr(plan.iterations),
@@ -336,7 +443,9 @@ def _fingerprint(method: Any) -> str:
         return ""
     lam = np.array([-7.0, -0.3, -1e-3, 1e-3, 0.2, 1.0, 30.0])
     with np.errstate(all="ignore"):
-        return " ".join(f"{x:.6g}" for x in np.broadcast_to(np.asarray(method.gain(lam), dtype=float), lam.shape))
+        return " ".join(
+            f"{x:.6g}" for x in np.broadcast_to(np.asarray(method.gain(lam), dtype=float), lam.shape)
+        )
 
 
 def _base(checkpoint: str | Path) -> Path:
@@ -349,7 +458,9 @@ def _base(checkpoint: str | Path) -> Path:
 
 def _carried_out(plan: Plan, w: Any, progress: bool) -> Run:
     run = Run(plan, w)
-    if plan.checkpoint is not None and any(place.with_name(place.name + ".json").exists() for place in slots(plan.checkpoint)):
+    if plan.checkpoint is not None and any(
+        place.with_name(place.name + ".json").exists() for place in slots(plan.checkpoint)
+    ):
         run.restore()
     try:
         if _check.flag("progress", progress):
@@ -360,7 +471,10 @@ def _carried_out(plan: Plan, w: Any, progress: bool) -> Run:
         run.status = f"interrupted after {run.iteration} iterations"
         if plan.checkpoint is not None and run.whole:
             run.save()
-        raise Interrupted(f"Interrupted: the history of {run.iteration} iterations is in this exception's `.result`.", _history(run, None)) from None
+        raise Interrupted(
+            f"Interrupted: the history of {run.iteration} iterations is in this exception's `.result`.",
+            _history(run, None),
+        ) from None
     if plan.checkpoint is not None:
         run.save()
     return run
@@ -371,19 +485,31 @@ def _with_bar(run: Run) -> None:
 
     with Bar(transient=True) as bar:
         task = bar.add_task("minimize", total=1.0)
-        run.plan.report = lambda share: bar.update(task, completed=share, description=f"loss {run.log.losses[-1]:.4g}")
+        run.plan.report = lambda share: bar.update(
+            task, completed=share, description=f"loss {run.log.losses[-1]:.4g}"
+        )
         run.go()
 
 
 def _judged(run: Run) -> tuple[Any, float, str]:
-    """What a run returns, its loss and its status: whether it ended better than it began is known only now (and not charged)."""
+    """What a run returns, its loss and its status: whether it ended better than it began is known only now
+    (and not charged).
+    """
     problem, final = run.plan.problem, run.answer
     before, loss = problem.value(run.start), problem.value(final)
     rose = not loss <= before
     told = f"the loss rose from {before:.4g} to {loss:.4g}"
     if rose and isinstance(run.plan.rule, AutoRule):
-        return run.start, before, f"lost: {told}, and the start is returned; use a method with a step of your own"
-    if rose and (not math.isfinite(loss) or loss > RUNAWAY * abs(before) > 0) and not run.status.startswith("diverged"):
+        return (
+            run.start,
+            before,
+            f"lost: {told}, and the start is returned; use a method with a step of your own",
+        )
+    if (
+        rose
+        and (not math.isfinite(loss) or loss > RUNAWAY * abs(before) > 0)
+        and not run.status.startswith("diverged")
+    ):
         return final, loss, f"diverged: {told}; lower the step"
     return final, loss, f"done, but {told}" if rose and run.status == "done" else run.status
 
@@ -392,10 +518,18 @@ def _history(run: Run, method: Any) -> History:
     plan, log, host = run.plan, run.log, run.plan.problem.backend.host
     final, loss, status = _judged(run)
     rank = plan.rule.rank if isinstance(plan.rule, LowRankRule) else 0
-    stats: dict[str, Any] = {"gradients": run.work.gradients, "hessian_products": run.work.products, "values": run.work.values}
+    stats: dict[str, Any] = {
+        "gradients": run.work.gradients,
+        "hessian_products": run.work.products,
+        "values": run.work.values,
+    }
     stats |= {"sweeps": run.work.passes / plan.problem.samples, "seconds": run.work.seconds}
     if rank:
-        stats |= {"rank": rank, "hessian_batch": plan.batches.hessian_batch, "refreshes": len(log.refreshed_at)}
+        stats |= {
+            "rank": rank,
+            "hessian_batch": plan.batches.hessian_batch,
+            "refreshes": len(log.refreshed_at),
+        }
     if isinstance(plan.rule, AutoRule):
         stats["rescues"] = run.rescues
     return History(

@@ -1,8 +1,9 @@
-"""What turns a gradient into a direction, one class per kind of optimizer, and what decides how far to go along it.
+"""What turns a gradient into a direction, one class per kind of optimizer, and what decides how far to go
+along it.
 
-A *direction rule* holds the state that a checkpoint keeps; the loop in `minimize` asks it when it wants new curvature,
-hands it the curvature, and applies it to gradients. The methods are those of the theory: their gains are read, never
-written again.
+A *direction rule* holds the state that a checkpoint keeps; the loop in `minimize` asks it when it wants new
+curvature, hands it the curvature, and applies it to gradients. The methods are those of the theory: their
+gains are read, never written again.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ ASYMMETRY = {"float64": 1e-8, "float32": 1e-3}
 
 @dataclass(frozen=True)
 class Curvature:
-    """The Hessian at one point, by products on sub-batches, and the sizes of the batches that it stands beside.
+    """The Hessian at one point, by products on sub-batches, and the sizes of the batches that it stands
+    beside.
 
-    `samples` is what batches are drawn from without replacement: the mean over all of them has no sampling noise.
+    `samples` is what batches are drawn from without replacement: the mean over all of them has no sampling
+    noise.
     """
 
     parts: list[Callable[[Any], Any]]  # of equal size: their mean is the Hessian of the batch
@@ -96,14 +99,24 @@ class Moments(Plain):
         self.second *= adam.beta2
         self.second += (1 - adam.beta2) * gradient**2
         unbiased = math.sqrt(1 - adam.beta2**self.count)
-        return self.first * (unbiased / (1 - adam.beta1**self.count)) / (xp.sqrt(self.second) + adam.eps * unbiased)
+        return (
+            self.first
+            * (unbiased / (1 - adam.beta1**self.count))
+            / (xp.sqrt(self.second) + adam.eps * unbiased)
+        )
 
     def state(self) -> dict[str, Any]:
-        return {"count": self.count} if self.first is None else {"count": self.count, "first": self.first, "second": self.second}
+        return (
+            {"count": self.count}
+            if self.first is None
+            else {"count": self.count, "first": self.first, "second": self.second}
+        )
 
     def restore(self, state: dict[str, Any], backend: Backend) -> None:
         self.count = state["count"]
-        self.first, self.second = (backend.asarray(state[name]) if name in state else None for name in ("first", "second"))
+        self.first, self.second = (
+            backend.asarray(state[name]) if name in state else None for name in ("first", "second")
+        )
 
 
 class Dense(Plain):
@@ -121,7 +134,10 @@ class Dense(Plain):
         xp = namespace(self.hessian)
         gap, size = (float(xp.max(xp.abs(part))) for part in (self.hessian - self.hessian.T, self.hessian))
         if gap > ASYMMETRY[curvature.backend.dtype] * size:
-            raise ValueError(f"The Hessian must be symmetric; its largest |H_ij - H_ji| is {gap:.3g} against entries up to {size:.3g}. Check the derivative.")
+            raise ValueError(
+                f"The Hessian must be symmetric; its largest |H_ij - H_ji| is {gap:.3g} against entries up "
+                f"to {size:.3g}. Check the derivative."
+            )
         self._local = spectral(self.method, self.hessian)
         return curvature.dim
 
@@ -138,13 +154,16 @@ class Dense(Plain):
 
 
 def _of_batches(spread: np.ndarray, batch: int, samples: int) -> np.ndarray:
-    """Standard deviation over batches drawn without replacement, from that over single samples: none for all of them."""
+    """Standard deviation over batches drawn without replacement, from that over single samples: none for all
+    of them.
+    """
     share = (samples - batch) / samples
     return spread * math.sqrt(share / batch) if share > 0 else np.zeros_like(spread)
 
 
 class LowRankRule(Plain):
-    """A truncated method by a randomized eigendecomposition, refreshed every so often and started from the last one.
+    """A truncated method by a randomized eigendecomposition, refreshed every so often and started from the
+    last one.
 
     Attributes
     ----------
@@ -155,18 +174,29 @@ class LowRankRule(Plain):
 
     def __init__(self, method: Method, *, every: int | None, warm: bool, margin: float, solver: str):
         assert method.rank is not None
-        self.method, self.rank, self.every, self.warm, self.margin, self.solver = method, method.rank, every, warm, margin, solver
+        self.method, self.rank, self.every, self.warm, self.margin, self.solver = (
+            method,
+            method.rank,
+            every,
+            warm,
+            margin,
+            solver,
+        )
         self.eig: LowRank | None = None
         self.last = -1
         self.cost = self.first = 0.0  # of the next refresh and of the first one, in passes over samples
-        self.beyond = self.edge = 0.0  # the first eigenvalue left out, and the size of the last one kept, at the last refresh
+        self.beyond = self.edge = (
+            0.0  # the first eigenvalue left out, and the size of the last one kept, at the last refresh
+        )
 
     def due(self, iteration: int, gradient_work: float, hessian_work: float, left: float) -> bool:
         if self.eig is None:
             return True
         if self.every is not None:
             return iteration - self.last >= self.every
-        return hessian_work - self.first + self.cost <= LAZY_SHARE * gradient_work and WORTH * self.cost <= left
+        return (
+            hessian_work - self.first + self.cost <= LAZY_SHARE * gradient_work and WORTH * self.cost <= left
+        )
 
     def refresh(self, curvature: Curvature, iteration: int) -> int:
         warm = self.warm and self.eig is not None
@@ -184,21 +214,33 @@ class LowRankRule(Plain):
         cost = 2.0 * curvature.hessian_batch
         if self.last < 0:
             self.first = cost * self.eig.columns  # the cold start is an investment, not part of the share
-        self.last, self.cost = iteration, cost * (self.rank + FRESH if self.warm and not warm else self.eig.columns)
+        self.last, self.cost = (
+            iteration,
+            cost * (self.rank + FRESH if self.warm and not warm else self.eig.columns),
+        )
         self._read(self.eig, curvature)
         return self.eig.columns
 
     def _read(self, eig: LowRank, curvature: Curvature) -> None:
         """Sampling noise of the kept eigenvalues, from sub-batches to batches of both sizes."""
-        spread = np.full(self.rank, np.nan) if eig.std is None else eig.std * math.sqrt(curvature.hessian_batch // len(curvature.parts))
-        self.sampling, self.hessian_sampling = (_of_batches(spread, size, curvature.samples) for size in (curvature.gradient_batch, curvature.hessian_batch))
+        spread = (
+            np.full(self.rank, np.nan)
+            if eig.std is None
+            else eig.std * math.sqrt(curvature.hessian_batch // len(curvature.parts))
+        )
+        self.sampling, self.hessian_sampling = (
+            _of_batches(spread, size, curvature.samples)
+            for size in (curvature.gradient_batch, curvature.hessian_batch)
+        )
         self.beyond, self.edge = self._following(eig), abs(float(eig.eigenvalues[-1]))
         self.beyond = float(np.clip(self.beyond, -abs(eig.eigenvalues[-1]), abs(eig.eigenvalues[-1])))
         self.kept, rest = self.gains(eig)
         self.rest = float(rest)  # a NumPy scalar would turn float32 steps into float64
 
     def _following(self, eig: LowRank) -> float:
-        """The first eigenvalue left out: as seen, or in the last known proportion to the last one kept, or that itself as a bound."""
+        """The first eigenvalue left out: as seen, or in the last known proportion to the last one kept, or
+        that itself as a bound.
+        """
         if np.isfinite(eig.next_eigenvalue):
             return eig.next_eigenvalue
         return self.beyond * abs(eig.eigenvalues[-1]) / self.edge if self.edge > 0 else eig.eigenvalues[-1]
@@ -207,22 +249,32 @@ class LowRankRule(Plain):
         """Gains on the kept eigenvectors (rank,) and off them."""
         if self.margin and np.isnan(self.sampling).any():
             raise ValueError(
-                "`noise_margin` needs the eigenvalues' sampling noise, which is not known here: give a `hessian_batch` of at least two and fewer than all "
-                "samples, and an eigensolver that tells it (block-krylov, double-pass); or leave `noise_margin` out."
+                "`noise_margin` needs the eigenvalues' sampling noise, which is not known here: give a "
+                "`hessian_batch` of at least two and fewer than all "
+                "samples, and an eigensolver that tells it (block-krylov, double-pass); or leave "
+                "`noise_margin` out."
             )
-        lam = eig.eigenvalues if self.margin == 0 else np.copysign(np.abs(eig.eigenvalues) + self.margin * self.sampling, eig.eigenvalues)
+        lam = (
+            eig.eigenvalues
+            if self.margin == 0
+            else np.copysign(np.abs(eig.eigenvalues) + self.margin * self.sampling, eig.eigenvalues)
+        )
         return np.asarray(self.method.gain(lam), dtype=float), float(self.method.tail_gain(self.beyond))
 
     def slopes(self, lam: np.ndarray) -> np.ndarray:
         """Derivatives of the gain at the kept eigenvalues."""
-        return np.broadcast_to(np.asarray(Divided.of(self.method.gain, lam, lam).first[0], dtype=float), lam.shape)
+        return np.broadcast_to(
+            np.asarray(Divided.of(self.method.gain, lam, lam).first[0], dtype=float), lam.shape
+        )
 
     def direction(self, gradient: Any) -> Any:
         assert self.eig is not None
         return self.eig.precondition(gradient, self.kept, self.rest)
 
     def step_limit(self, momentum: float) -> float:
-        """The largest mean-square-stable step of the linearised theory, one mode at a time; inf where nothing is known to bound it."""
+        """The largest mean-square-stable step of the linearised theory, one mode at a time; inf where nothing
+        is known to bound it.
+        """
         assert self.eig is not None
         lam, known = self.eig.eigenvalues, np.isfinite(self.sampling)
         limits = mode_limits(
@@ -233,7 +285,9 @@ class LowRankRule(Plain):
             hessian=np.where(known, self.hessian_sampling, 0.0) ** 2,
             momentum=momentum,
         )
-        beyond = np.array([abs(self.beyond)])  # behind a negative one, positive ones of nearly its size may follow
+        beyond = np.array(
+            [abs(self.beyond)]
+        )  # behind a negative one, positive ones of nearly its size may follow
         tail = mode_limits(np.array([self.rest]), beyond, momentum=momentum)
         return float(min(limits.min(initial=np.inf), tail[0]))
 
@@ -257,7 +311,17 @@ class LowRankRule(Plain):
     def restore(self, state: dict[str, Any], backend: Backend) -> None:
         if not state:
             return
-        for name in ("sampling", "hessian_sampling", "kept", "beyond", "edge", "rest", "last", "cost", "first"):
+        for name in (
+            "sampling",
+            "hessian_sampling",
+            "kept",
+            "beyond",
+            "edge",
+            "rest",
+            "last",
+            "cost",
+            "first",
+        ):
             setattr(self, name, state[name])
         vectors = state["vectors"]
         self.eig = LowRank(

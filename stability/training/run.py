@@ -72,8 +72,13 @@ class Log:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Ctrl-C waits for the end of the iteration, so that what it leaves is whole; a second one does not wait."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    """Ctrl-C waits for the end of the iteration, so that what it leaves is whole; a second one does not
+    wait.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
         yield
         return
     pressed: list[int] = []
@@ -112,7 +117,11 @@ class Run:
         plan = self.plan
         if plan.checkpoint is not None:
             _writable(plan.checkpoint)  # found before the work, not after it
-        while self.work.passes < plan.passes * (1 - 1e-12) and self.iteration < plan.iterations and self.in_a_row < GIVE_UP:
+        while (
+            self.work.passes < plan.passes * (1 - 1e-12)
+            and self.iteration < plan.iterations
+            and self.in_a_row < GIVE_UP
+        ):
             with _undisturbed():
                 self.whole, began = False, time.perf_counter()
                 loss, step = self.iterate()
@@ -125,7 +134,10 @@ class Run:
             if plan.checkpoint is not None and time.perf_counter() - self._saved_at >= plan.checkpoint_every:
                 self.save()
         if self.in_a_row >= GIVE_UP:
-            self.status = f"diverged: {GIVE_UP} steps in a row would not have been finite, the first at iteration {self.iteration - GIVE_UP}"
+            self.status = (
+                f"diverged: {GIVE_UP} steps in a row would not have been finite, the first at iteration "
+                f"{self.iteration - GIVE_UP}"
+            )
 
     def _fingerprint(self) -> str:
         """What the objective says at the start: other data of the same shape say something else."""
@@ -148,13 +160,17 @@ class Run:
             try:
                 self._refresh(rows)
             except BadProducts as error:
-                if not (isinstance(error, NotFinite) or self.work.products):  # not symmetric from the beginning: no accident of this iterate
+                if not (
+                    isinstance(error, NotFinite) or self.work.products
+                ):  # not symmetric from the beginning: no accident of this iterate
                     raise
                 return loss, self._skip()
         direction = plan.rule.direction(gradient)
         if plan.momentum:
             direction = direction if self.velocity is None else plan.momentum * self.velocity + direction
-        step = float(self._length(loss, gradient, direction, rows))  # a NumPy scalar would turn float32 states into float64
+        step = float(
+            self._length(loss, gradient, direction, rows)
+        )  # a NumPy scalar would turn float32 states into float64
         ahead = self.w - step * direction
         if not self._finite(ahead):
             return loss, self._skip()
@@ -162,7 +178,9 @@ class Run:
         return loss, step
 
     def _lost(self, said: str) -> bool:
-        """Go back to the best iterate, with nothing of what led away from it, where the rule says that the run is lost."""
+        """Go back to the best iterate, with nothing of what led away from it, where the rule says that the
+        run is lost.
+        """
         if said == "best":
             self.best = self.w
         if said != "lost":
@@ -173,7 +191,9 @@ class Run:
 
     def _finite(self, array: Any) -> bool:
         xp = namespace(array)
-        return bool(xp.isfinite(xp.sum(array))) or bool(xp.all(xp.isfinite(array)))  # the sum is cheaper, and may overflow
+        return bool(xp.isfinite(xp.sum(array))) or bool(
+            xp.all(xp.isfinite(array))
+        )  # the sum is cheaper, and may overflow
 
     def _skip(self) -> float:
         """The iterate stays; the momentum that led here is forgotten."""
@@ -187,7 +207,11 @@ class Run:
         at = plan.batches.hessian(rows) if problem.sampled else None
         w = self.w
         pieces = [None] if at is None else parts(at) if plan.batches.hessian_batch < problem.samples else [at]
-        used = plan.batches.hessian_batch if at is None else sum(len(piece) for piece in pieces if piece is not None)
+        used = (
+            plan.batches.hessian_batch
+            if at is None
+            else sum(len(piece) for piece in pieces if piece is not None)
+        )
         curvature = Curvature(
             parts=[problem.products(w, piece) for piece in pieces],
             dense=lambda: problem.hessian(w, at),
@@ -217,12 +241,18 @@ class Run:
     def _length(self, loss: float, gradient: Any, direction: Any, rows: np.ndarray | None) -> float:
         plan = self.plan
         if isinstance(plan.step, Armijo):
-            return self._backtrack(plan.step, loss, float(namespace(gradient).sum(gradient * direction)), direction, rows)
+            return self._backtrack(
+                plan.step, loss, float(namespace(gradient).sum(gradient * direction)), direction, rows
+            )
         if isinstance(plan.step, SpectralStep):
             largest = abs(float(self.eigenvalues[0]))
             length = min(plan.step.step, plan.step.limit / largest) if largest > 0 else plan.step.step
         else:
-            length = min(plan.rule.step(self.work.passes), self.limit) if isinstance(plan.rule, AutoRule) else plan.step
+            length = (
+                min(plan.rule.step(self.work.passes), self.limit)
+                if isinstance(plan.rule, AutoRule)
+                else plan.step
+            )
         return length * (1 - self._share()) ** DECAYS[plan.decay] if plan.decay else length
 
     def _share(self) -> float:
@@ -231,7 +261,9 @@ class Run:
         spent = max((self.work.passes - plan.batches.batch) / plan.passes, self.iteration / plan.iterations)
         return min(max(spent, 0.0), 1.0)
 
-    def _backtrack(self, rule: Armijo, loss: float, slope: float, direction: Any, rows: np.ndarray | None) -> float:
+    def _backtrack(
+        self, rule: Armijo, loss: float, slope: float, direction: Any, rows: np.ndarray | None
+    ) -> float:
         length, value = rule.step, math.inf
         for _ in range(rule.trials):
             value = self.plan.problem.value(self.w - length * direction, rows)
@@ -285,7 +317,13 @@ class Run:
         if self.sum is not None:
             arrays["sum"] = host(self.sum)
         arrays.update({f"log {name}": np.asarray(values) for name, values in vars(self.log).items()})
-        arrays.update({f"rule {name}": host(value) for name, value in rule.items() if hasattr(value, "shape") and value.shape})
+        arrays.update(
+            {
+                f"rule {name}": host(value)
+                for name, value in rule.items()
+                if hasattr(value, "shape") and value.shape
+            }
+        )
         values = {
             "identity": plan.identity | {"data": self._data},
             "iteration": self.iteration,
@@ -322,19 +360,29 @@ class Run:
             self.best = asarray(arrays["best"]) if "best" in arrays else self.best
             self.rescues = values["rescues"]
             self.sum, self.gathered = asarray(arrays["sum"]) if "sum" in arrays else None, values["gathered"]
-            rule = dict(values["rule"]) | {name[5:]: array for name, array in arrays.items() if name.startswith("rule ")}
+            rule = dict(values["rule"]) | {
+                name[5:]: array for name, array in arrays.items() if name.startswith("rule ")
+            }
             plan.rule.restore(rule, plan.problem.backend)
             plan.batches.restore({"queue": arrays["queue"], "streams": values["streams"]})
             self.log = Log(**{name: list(arrays[f"log {name}"]) for name in vars(self.log)})
-            self.iteration, self.limit, self.in_a_row = values["iteration"], values["limit"], values["in_a_row"]
+            self.iteration, self.limit, self.in_a_row = (
+                values["iteration"],
+                values["limit"],
+                values["in_a_row"],
+            )
             self.work = Work(**values["work"])
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{plan.checkpoint} is not the checkpoint of a run ({type(error).__name__}: {error}). Delete it to start anew.") from None
+            raise ValueError(
+                f"{plan.checkpoint} is not the checkpoint of a run ({type(error).__name__}: {error}). Delete "
+                "it to start anew."
+            ) from None
 
     def _compare(self, identity: dict[str, Any]) -> None:
         for name, value in (self.plan.identity | {"data": self._data}).items():
             if identity.get(name) != value:
                 raise ValueError(
-                    f"The checkpoint {self.plan.checkpoint} was made with `{name}` = {identity.get(name)!r}, this run has {value!r}. "
+                    f"The checkpoint {self.plan.checkpoint} was made with `{name}` = {identity.get(name)!r}, "
+                    f"this run has {value!r}. "
                     "Use the same arguments, or another `checkpoint`."
                 )

@@ -1,4 +1,6 @@
-"""An ensemble's whole law against the predicted Gaussian, by energy distance, and whether the two belong together."""
+"""An ensemble's whole law against the predicted Gaussian, by energy distance, and whether the two belong
+together.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,13 @@ class Departure:
     ----------
     times : array (k,)
     distance, error : arrays (k,)
-        Energy distance in units of the predicted standard deviations, and its standard error from the blocks' scatter.
+        Energy distance in units of the predicted standard deviations, and its standard error from the blocks'
+        scatter.
     level : array (k,)
         What is expected of `distance` if theory is true: zero, with this standard deviation.
     shift : array (k,)
-        The shift of the mean, in standard deviations, that would give a Gaussian this distance: a size to think in.
+        The shift of the mean, in standard deviations, that would give a Gaussian this distance: a size to
+        think in.
     rank : array of int (k,)
         Dimensions in which the predicted covariance is not zero; others are left out.
     paths : int
@@ -46,7 +50,9 @@ class Departure:
 
     @property
     def z(self) -> np.ndarray:
-        """``distance / max(error, level)``, (k,): without departure the blocks' scatter is small where the distance is, by chance."""
+        """``distance / max(error, level)``, (k,): without departure the blocks' scatter is small where the
+        distance is, by chance.
+        """
         return self.distance / np.maximum(self.error, self.level)
 
     def __str__(self) -> str:
@@ -54,7 +60,8 @@ class Departure:
         lines.append(f"{'t':>9} {'distance':>11} {'+-':>9} {'if true':>10} {'z':>7}  as a shift of")
         rows = zip(self.times, self.distance, self.error, self.level, self.z, self.shift, strict=True)
         lines += [
-            f"{t:>9.4g} {distance:>11.3g} {error:>9.2g} {f'0 +- {level:.1g}':>10} {z:>7.2f}  {shift:.2g} sd" for t, distance, error, level, z, shift in rows
+            f"{t:>9.4g} {distance:>11.3g} {error:>9.2g} {f'0 +- {level:.1g}':>10} {z:>7.2f}  {shift:.2g} sd"
+            for t, distance, error, level, z, shift in rows
         ]
         return "\n".join([*lines, *self.notes])
 
@@ -62,25 +69,44 @@ class Departure:
 def departure_notes(ensemble: Ensemble) -> tuple[str, ...]:
     """What must be known of an ensemble some of whose paths diverged."""
     lost = int(ensemble.diverged.sum())
-    return (f"{lost} of {len(ensemble.diverged)} paths diverged: what is measured is conditional on the others.",) if lost else ()
+    return (
+        (
+            f"{lost} of {len(ensemble.diverged)} paths diverged: what is measured is conditional on the "
+            "others.",
+        )
+        if lost
+        else ()
+    )
 
 
 def measured(states: np.ndarray, m: np.ndarray, S: np.ndarray) -> tuple[float, float, float, float, int]:
-    """Energy distance of states (n, d) from ``N(m, S)``, its error, its error if theory is true, the shift of the same size, the rank of ``S``."""
+    """Energy distance of states (n, d) from ``N(m, S)``, its error, its error if theory is true, the shift of
+    the same size, the rank of ``S``.
+    """
     values, vectors = np.linalg.eigh(S)
     wide = values > 1e-14 * max(values[-1], 0.0)
     dim = int(wide.sum())
     if not dim:
         return math.nan, math.nan, math.nan, math.nan, 0
-    blocks = np.array_split((states - m) @ vectors[:, wide] / np.sqrt(values[wide]), max(BLOCKS, -(-len(states) // 2000)))
+    blocks = np.array_split(
+        (states - m) @ vectors[:, wide] / np.sqrt(values[wide]), max(BLOCKS, -(-len(states) // 2000))
+    )
     energies, size = [_energy(block) for block in blocks], len(states) / len(blocks)
     distance, error = float(np.mean(energies)), float(np.std(energies, ddof=1) / math.sqrt(len(blocks)))
-    return distance, error, _null_kernel(dim) * math.sqrt(2 / (size * (size - 1) * len(blocks))), _as_shift(distance, dim), dim
+    return (
+        distance,
+        error,
+        _null_kernel(dim) * math.sqrt(2 / (size * (size - 1) * len(blocks))),
+        _as_shift(distance, dim),
+        dim,
+    )
 
 
 @functools.cache
 def _null_kernel(dim: int) -> float:
-    """Root mean square of ``E|x - Z| + E|y - Z| - |x - y| - E|Z - Z'|`` over standard normal x and y, from a million fixed pairs."""
+    """Root mean square of ``E|x - Z| + E|y - Z| - |x - y| - E|Z - Z'|`` over standard normal x and y, from a
+    million fixed pairs.
+    """
     from scipy.spatial.distance import cdist
 
     x, y = np.random.default_rng(0).standard_normal((2, 1000, dim))
@@ -114,8 +140,17 @@ def _as_shift(distance: float, dim: int) -> float:
     from scipy.optimize import brentq
 
     def excess(shift: float) -> float:
-        return float(2 * (_mean_distance(np.array([shift]), 2.0, dim) - _mean_distance(np.zeros(1), 2.0, dim))[0]) - distance
+        return (
+            float(
+                2 * (_mean_distance(np.array([shift]), 2.0, dim) - _mean_distance(np.zeros(1), 2.0, dim))[0]
+            )
+            - distance
+        )
 
     if not distance > 0:
         return 0.0
-    return float(brentq(excess, 0.0, 10.0 + distance + 2 * math.sqrt(dim))) if math.isfinite(distance) else math.inf
+    return (
+        float(brentq(excess, 0.0, 10.0 + distance + 2 * math.sqrt(dim)))
+        if math.isfinite(distance)
+        else math.inf
+    )

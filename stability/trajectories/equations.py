@@ -23,7 +23,9 @@ class Stuck(Exception):
 
 
 def remembering(flow: Flow) -> Flow:
-    """A copy that decomposes the Hessian of a state once, for drift, Jacobian and diffusion: half of their time."""
+    """A copy that decomposes the Hessian of a state once, for drift, Jacobian and diffusion: half of their
+    time.
+    """
     other = copy.copy(flow)
     last: dict[Any, Any] = {}
 
@@ -38,7 +40,8 @@ def remembering(flow: Flow) -> Flow:
 
 
 def noise_rate(flow: Flow, m: np.ndarray, S: np.ndarray) -> np.ndarray:
-    """What noise adds to the covariance per unit of t: `Flow.diffusion`, and what curvature noise adds because the tube has a width.
+    """What noise adds to the covariance per unit of t: `Flow.diffusion`, and what curvature noise adds
+    because the tube has a width.
 
     The latter is ``step * sum_k G_k S G_k^T`` with ``G_k v = P Eg_k v + DP[Eh_k] H v``.
     """
@@ -47,7 +50,10 @@ def noise_rate(flow: Flow, m: np.ndarray, S: np.ndarray) -> np.ndarray:
         return diffusion
     _, Eg, Eh = flow.noise_model.factors(m)
     local, hessian = flow._checked(m), np.asarray(flow.objective.hessian(m), dtype=float)
-    columns = [local.apply(Eg[:, :, j]) + (local.derivative(Eh, hessian[:, j]) if flow.bends else 0.0) for j in range(flow.dim)]
+    columns = [
+        local.apply(Eg[:, :, j]) + (local.derivative(Eh, hessian[:, j]) if flow.bends else 0.0)
+        for j in range(flow.dim)
+    ]
     G = np.stack(columns, axis=-1)
     return diffusion + flow.step * np.tensordot(G @ S, G, axes=([0, 2], [0, 2]))
 
@@ -63,7 +69,9 @@ def chain_step(flow: Flow, m: np.ndarray, S: np.ndarray, dt: float) -> tuple[np.
 
 
 class Equations:
-    """Mean and covariance as one vector: the mean, then the covariance's upper triangle in units of its own size."""
+    """Mean and covariance as one vector: the mean, then the covariance's upper triangle in units of its own
+    size.
+    """
 
     def __init__(self, flow: Flow, begin: Place, t_end: float):
         self.flow, self.dim, self.calls = flow, flow.dim, 0
@@ -99,12 +107,16 @@ class Equations:
         return self.pack(drift, J @ S + S @ J.T + C)
 
     def derivative(self, t: float, y: np.ndarray) -> np.ndarray:
-        """The rate's Jacobian for the solver's Newton steps, without the covariance's dependence on the mean: these converge without it."""
+        """The rate's Jacobian for the solver's Newton steps, without the covariance's dependence on the mean:
+        these converge without it.
+        """
         try:
             J = self.flow.jacobian(y[: self.dim])
         except ValueError:
             return np.full((len(y), len(y)), np.nan)
         d, (rows, columns), eye = self.dim, self.upper, np.eye(self.dim)
-        pairs = J[rows][:, :, None] * eye[columns][:, None, :] + eye[rows][:, :, None] * J[columns][:, None, :]  # of S' with S's entries
+        pairs = (
+            J[rows][:, :, None] * eye[columns][:, None, :] + eye[rows][:, :, None] * J[columns][:, None, :]
+        )  # of S' with S's entries
         both = pairs[:, rows, columns] + np.where(rows != columns, pairs[:, columns, rows], 0.0)
         return np.block([[J, np.zeros((d, len(rows)))], [np.zeros((len(rows), d)), both]])

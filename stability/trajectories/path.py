@@ -27,7 +27,14 @@ MAX_STEPS = 100_000
 
 
 def trajectory(
-    flow: Flow, start: Any, t_end: float, *, covariance: Any = None, save: Any = None, time: str = "continuous", dt: float | None = None
+    flow: Flow,
+    start: Any,
+    t_end: float,
+    *,
+    covariance: Any = None,
+    save: Any = None,
+    time: str = "continuous",
+    dt: float | None = None,
 ) -> Trajectory:
     """Follow the mean path from any start, and the covariance of the noise around it.
 
@@ -41,34 +48,38 @@ def trajectory(
     covariance : array (d, d), optional
         Of the start; zero by default.
     save : int or array of float, optional
-        How many equal intervals to save, or the times to save; 100 intervals by default (fewer where there are fewer steps).
+        How many equal intervals to save, or the times to save; 100 intervals by default (fewer where there
+        are fewer steps).
     time : {"continuous", "chain", "discrete"}
-        The SDE, by an ODE solver (relative accuracy about 1e-9); its Euler-Maruyama chain with time step `dt`, by the exact recursion
-        ``m+ = m + dt f``, ``S+ = (1 + dt J) S (1 + dt J)^T + dt C``; or the same with `dt` = `step`, the iteration.
+        The SDE, by an ODE solver (relative accuracy about 1e-9); its Euler-Maruyama chain with time step
+        `dt`, by the exact recursion ``m+ = m + dt f``, ``S+ = (1 + dt J) S (1 + dt J)^T + dt C``; or the same
+        with `dt` = `step`, the iteration.
     dt : float, optional
         For ``time="chain"``; `step` by default.
 
     Returns
     -------
     Trajectory
-        A path that diverges (a million times the start's size, or of 1), meets a pole of the gain or leaves the objective's domain ends
-        there: its `status` says so.
+        A path that diverges (a million times the start's size, or of 1), meets a pole of the gain or leaves
+        the objective's domain ends there: its `status` says so.
 
     Raises
     ------
     ValueError
-        If an argument is out of range, the drift has no value or no Jacobian at `start`, or a noise class that draws its own samples
-        does not give their `factors`.
+        If an argument is out of range, the drift has no value or no Jacobian at `start`, or a noise class
+        that draws its own samples does not give their `factors`.
 
     Notes
     -----
-    Curvature noise also feeds the tube through its width: ``sum_k G_k S G_k^T`` with ``G_k`` the noise's change with the deviation,
-    the preconditioner held as on the mean path. With it the moments are exact on a quadratic with any noise; elsewhere it is one term of
-    the next order, and without curvature noise it is zero.
+    Curvature noise also feeds the tube through its width: ``sum_k G_k S G_k^T`` with ``G_k`` the noise's
+    change with the deviation, the preconditioner held as on the mean path. With it the moments are exact on a
+    quadratic with any noise; elsewhere it is one term of the next order, and without curvature noise it is
+    zero.
 
-    Where a truncation changes its directions, or the objective has a corner, the drift may jump. In continuous time the covariance is
-    then carried across by the saltation matrix ``1 + (f_after - f_before) n^T / (n . f_before)``, ``n`` normal to the place of the jump (Leine and Nijmeijer,
-    Dynamics and Bifurcations of Non-Smooth Mechanical Systems, section 7).
+    Where a truncation changes its directions, or the objective has a corner, the drift may jump. In
+    continuous time the covariance is then carried across by the saltation matrix ``1 + (f_after - f_before)
+    n^T / (n . f_before)``, ``n`` normal to the place of the jump (Leine and Nijmeijer, Dynamics and
+    Bifurcations of Non-Smooth Mechanical Systems, section 7).
 
     Examples
     --------
@@ -109,7 +120,11 @@ def _times(t_end: float, dt: float, save: Any) -> np.ndarray:
     steps = _steps(t_end, dt) if dt else MAX_STEPS
     if save is None or (isinstance(save, numbers.Integral) and not isinstance(save, bool)):
         intervals = min(100, steps) if save is None else _check.count("save", save, most=steps)
-        return np.unique(np.round(np.linspace(0, steps, intervals + 1))) * dt if dt else np.linspace(0, t_end, intervals + 1)
+        return (
+            np.unique(np.round(np.linspace(0, steps, intervals + 1))) * dt
+            if dt
+            else np.linspace(0, t_end, intervals + 1)
+        )
     times = _check.array("save", save, ndim=1, shape="(times,)")
     if not len(times) or times[0] < 0 or times[-1] > t_end * (1 + 1e-12) or (np.diff(times) <= 0).any():
         raise ValueError(f"`save` must hold increasing times in [0, {t_end:g}].")
@@ -124,10 +139,15 @@ def _times(t_end: float, dt: float, save: Any) -> np.ndarray:
 def _steps(t_end: float, dt: float) -> int:
     """How many steps of a chain lead to `t_end`."""
     if t_end / dt > MAX_STEPS + 0.5:
-        raise ValueError(f"`t_end` = {t_end:g} is {t_end / dt:.2g} time steps of {dt:g}; at most {MAX_STEPS:.0e} are taken. Use time='continuous'.")
+        raise ValueError(
+            f"`t_end` = {t_end:g} is {t_end / dt:.2g} time steps of {dt:g}; at most {MAX_STEPS:.0e} are "
+            "taken. Use time='continuous'."
+        )
     steps = round(t_end / dt)
     if steps < 1 or abs(t_end / dt - steps) > 1e-9 * steps:
-        raise ValueError(f"`t_end` must be a multiple of the time step {dt:g}; got {t_end:g}. Try {max(steps, 1) * dt:g}.")
+        raise ValueError(
+            f"`t_end` must be a multiple of the time step {dt:g}; got {t_end:g}. Try {max(steps, 1) * dt:g}."
+        )
     return steps
 
 
@@ -135,26 +155,50 @@ def _begin(flow: Flow, start: Any, covariance: Any) -> Place:
     """The start, checked: everything that is asked for along the path must exist there."""
     dim, noise, objective = flow.dim, flow.noise_model, flow.objective
     if dim > MAX_DIM:
-        raise ValueError(f"`trajectory` takes at most {MAX_DIM} dimensions (a covariance and d third derivatives at every step); got {dim}.")
+        raise ValueError(
+            f"`trajectory` takes at most {MAX_DIM} dimensions (a covariance and d third derivatives at every "
+            f"step); got {dim}."
+        )
     if not noise.linear and type(noise).factors is Noise.factors:
-        raise ValueError(f"{type(noise).__name__} draws its own samples: give the class `factors(w)`, samples s_k with E[s (x) s] = sum_k s_k (x) s_k.")
+        raise ValueError(
+            f"{type(noise).__name__} draws its own samples: give the class `factors(w)`, samples s_k with "
+            "E[s (x) s] = sum_k s_k (x) s_k."
+        )
     start = _check.shaped("start", start, (dim,))
-    spread = np.zeros((dim, dim)) if covariance is None else _check.covariance("covariance", _check.shaped("covariance", covariance, (dim, dim)))
+    spread = (
+        np.zeros((dim, dim))
+        if covariance is None
+        else _check.covariance("covariance", _check.shaped("covariance", covariance, (dim, dim)))
+    )
     _check.shaped("gradient", objective.gradient(start), (dim,))
     _check.symmetric("hessian", _check.shaped("hessian", objective.hessian(start), (dim, dim)))
     if outside(flow, start).any():
-        raise ValueError(f"`start` must lie in the domain of the objective, which has no value at {start}. Start elsewhere.")
+        raise ValueError(
+            f"`start` must lie in the domain of the objective, which has no value at {start}. Start "
+            "elsewhere."
+        )
     _require_smooth(flow, start)
     return 0.0, start, spread
 
 
 def _require_smooth(flow: Flow, start: np.ndarray) -> None:
-    """Raise where the drift has no Jacobian or the noise no linear law; where the gain is singular, `Flow.drift` raises."""
-    cut = "a truncation cuts through eigenvalues of equal size" if flow.method.rank is not None else "the objective or the gain is not smooth there"
+    """Raise where the drift has no Jacobian or the noise no linear law; where the gain is singular,
+    `Flow.drift` raises.
+    """
+    cut = (
+        "a truncation cuts through eigenvalues of equal size"
+        if flow.method.rank is not None
+        else "the objective or the gain is not smooth there"
+    )
     if not (np.isfinite(flow.drift(start)).all() and np.isfinite(flow.jacobian(start)).all()):
-        raise ValueError(f"The drift of {flow.method.label} has no derivative at `start`: {cut}. Start elsewhere.")
+        raise ValueError(
+            f"The drift of {flow.method.label} has no derivative at `start`: {cut}. Start elsewhere."
+        )
     if not np.isfinite(flow.diffusion(start)).all():
-        raise ValueError(f"The linear noise of {flow.method.label} has no variance at `start`: {cut}. Start elsewhere, or use hessian_batch=inf.")
+        raise ValueError(
+            f"The linear noise of {flow.method.label} has no variance at `start`: {cut}. Start elsewhere, or "
+            "use hessian_batch=inf."
+        )
 
 
 def _result(flow: Flow, places: list[Place], watch: Watch, time: str, dt: float, t_end: float) -> Trajectory:
@@ -185,7 +229,9 @@ def _result(flow: Flow, places: list[Place], watch: Watch, time: str, dt: float,
 
 
 def _remembered(seen: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Validity at the times to save (k,), from steps' times, instantaneous validities and rates (n, 3): the largest since the time before."""
+    """Validity at the times to save (k,), from steps' times, instantaneous validities and rates (n, 3): the
+    largest since the time before.
+    """
     at, values, rates = seen.T
     mean = values.copy()
     for i in range(1, len(at)):
@@ -202,5 +248,8 @@ def _status(times: np.ndarray, validity: np.ndarray, watch: Watch) -> str:
         return watch.stopped or "ok"
     said = [watch.doubt] if watch.doubt else []
     if len(beyond):
-        said += [f"outside validity from t = {times[beyond[0]]:.4g} (up to {np.max(validity):.2g}): the drift is not linear across the tube"]
+        said += [
+            f"outside validity from t = {times[beyond[0]]:.4g} (up to {np.max(validity):.2g}): the drift is "
+            "not linear across the tube"
+        ]
     return "; ".join(said) + ". Compare with an ensemble."

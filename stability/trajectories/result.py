@@ -26,13 +26,15 @@ class Trajectory:
     jacobian : array (k, d, d)
         Of the drift, at the mean.
     amplification : array (k,)
-        The noise that the method lets in here over what SGD would: ``tr C_method(m) / tr C_SGD(m)``; nan without noise.
+        The noise that the method lets in here over what SGD would: ``tr C_method(m) / tr C_SGD(m)``; nan
+        without noise.
     growth : array (k,)
         The largest eigenvalue of ``(J + J^T) / 2``: the fastest that any deviation grows here.
     validity : array (k,)
-        How nonlinear the drift is across the tube: at the 2 d points one standard deviation away along the covariance's axes, what
-        ``f(m) + J delta`` misses, over the change of ``f`` itself (root mean squares), averaged over the last ``1 / |J|`` of time: what is
-        missed for a shorter while moves deviations little. The largest since the time saved before. Trusted below 0.1.
+        How nonlinear the drift is across the tube: at the 2 d points one standard deviation away along the
+        covariance's axes, what ``f(m) + J delta`` misses, over the change of ``f`` itself (root mean
+        squares), averaged over the last ``1 / |J|`` of time: what is missed for a shorter while moves
+        deviations little. The largest since the time saved before. Trusted below 0.1.
     start : array (d,)
     start_covariance : array (d, d)
     time : {"continuous", "chain", "discrete"}
@@ -71,21 +73,26 @@ class Trajectory:
 
     @property
     def valid(self) -> bool:
-        """Whether the path came to its end with `validity` below 0.1 all the way, and nothing was jumped over."""
+        """Whether the path came to its end with `validity` below 0.1 all the way, and nothing was jumped
+        over.
+        """
         return self.status == "ok"
 
     def departure(self, ensemble: Ensemble) -> Departure:
-        """How far an ensemble's whole law is from the Gaussian ``N(m, S)`` that is predicted, at each of its times.
+        """How far an ensemble's whole law is from the Gaussian ``N(m, S)`` that is predicted, at each of its
+        times.
 
-        The energy distance of Szekely and Rizzo (J. Stat. Plann. Inference 143, 1249 (2013)), in the coordinates where ``S`` is one:
-        ``2 E|X - Z| - E|X - X'| - E|Z - Z'|``, zero for equal laws only. The Gaussian's part is in closed form; the paths' is an
-        unbiased average over pairs within each of 32 blocks of paths (more where there are many paths), whose scatter gives the error.
-        If theory is true, 0 is expected, give or take `level`.
+        The energy distance of Szekely and Rizzo (J. Stat. Plann. Inference 143, 1249 (2013)), in the
+        coordinates where ``S`` is one: ``2 E|X - Z| - E|X - X'| - E|Z - Z'|``, zero for equal laws only. The
+        Gaussian's part is in closed form; the paths' is an unbiased average over pairs within each of 32
+        blocks of paths (more where there are many paths), whose scatter gives the error. If theory is true, 0
+        is expected, give or take `level`.
 
         Parameters
         ----------
         ensemble : Ensemble
-            Of the same law and start, with its states, at times that the trajectory was saved at; at least 128 paths.
+            Of the same law and start, with its states, at times that the trajectory was saved at; at least
+            128 paths.
 
         Raises
         ------
@@ -95,13 +102,22 @@ class Trajectory:
         return departed(self, ensemble)
 
     def __str__(self) -> str:
-        law = "the SDE" if self.time == "continuous" else f"its Euler-Maruyama chain, dt = {self.dt:g}" if self.time == "chain" else "the iteration"
+        law = (
+            "the SDE"
+            if self.time == "continuous"
+            else f"its Euler-Maruyama chain, dt = {self.dt:g}"
+            if self.time == "chain"
+            else "the iteration"
+        )
         lines = [f"{self.method} along a path, step {self.step:g}: {law}, to t = {self.times[-1]:g}"]
         lines.append(f"{'t':>9} {'spread':>10} {'amplification':>13} {'growth':>10} {'validity':>9}  mean")
         for i in np.unique(np.linspace(0, len(self.times) - 1, 9).round().astype(int)):
             at = ", ".join(f"{x:.4g}" for x in self.mean[i, :5]) + (", ..." if self.mean.shape[1] > 5 else "")
             row = (self.spread[i], self.amplification[i], self.growth[i], self.validity[i])
-            lines.append(f"{self.times[i]:>9.4g} {row[0]:>10.3g} {row[1]:>13.4g} {row[2]:>10.3g} {row[3]:>9.2g}  ({at})")
+            lines.append(
+                f"{self.times[i]:>9.4g} {row[0]:>10.3g} {row[1]:>13.4g} {row[2]:>10.3g} {row[3]:>9.2g}  "
+                f"({at})"
+            )
         return "\n".join([*lines, *self.notes, f"status: {self.status}"])
 
 
@@ -109,50 +125,86 @@ def departed(path: Trajectory, ensemble: Ensemble) -> Departure:
     """What `Trajectory.departure` returns."""
     rows, times = shared(path, ensemble)
     if not ensemble.states.shape[1]:
-        raise ValueError("The ensemble kept its moments only; simulate with keep='states' to compare its whole law.")
+        raise ValueError(
+            "The ensemble kept its moments only; simulate with keep='states' to compare its whole law."
+        )
     states = ensemble.states[times][:, ~ensemble.diverged]
     if states.shape[1] < 4 * BLOCKS:
-        raise ValueError(f"At least {4 * BLOCKS} paths that did not diverge are needed; got {states.shape[1]}. Simulate more.")
+        raise ValueError(
+            f"At least {4 * BLOCKS} paths that did not diverge are needed; got {states.shape[1]}. Simulate "
+            "more."
+        )
     found = [measured(w, path.mean[i], path.covariance[i]) for i, w in zip(rows, states, strict=True)]
     distance, error, level, shift, rank = (np.array(part) for part in zip(*found, strict=True))
-    return Departure(path.times[rows], distance, error, level, shift, rank, states.shape[1], departure_notes(ensemble))
+    return Departure(
+        path.times[rows], distance, error, level, shift, rank, states.shape[1], departure_notes(ensemble)
+    )
 
 
 def shared(path: Trajectory, ensemble: Ensemble) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of a trajectory and of an ensemble at the ensemble's times after 0; raises where the two do not belong together."""
+    """The rows of a trajectory and of an ensemble at the ensemble's times after 0; raises where the two do
+    not belong together.
+    """
     dim = path.mean.shape[1]
     if ensemble.states.shape[-1] != dim:
-        raise ValueError(f"The ensemble has {ensemble.states.shape[-1]} dimensions; the trajectory has {dim}.")
+        raise ValueError(
+            f"The ensemble has {ensemble.states.shape[-1]} dimensions; the trajectory has {dim}."
+        )
     _require_law(path, ensemble)
     _require_start(path, ensemble)
     kept = np.flatnonzero(ensemble.times > 0)
     if not len(kept):
-        raise ValueError("The ensemble was saved at time 0 only: there is nothing to compare. Save a later time.")
+        raise ValueError(
+            "The ensemble was saved at time 0 only: there is nothing to compare. Save a later time."
+        )
     rows = np.abs(path.times[:, None] - ensemble.times[kept]).argmin(axis=0)
     missing = ~np.isclose(path.times[rows], ensemble.times[kept], rtol=1e-9, atol=0)
     if missing.any():
         told = "" if path.status == "ok" else f" (its status: {path.status})"
-        raise ValueError(f"The trajectory was not saved at t = {ensemble.times[kept][missing][0]:g}{told}. Use st.trajectory(..., save=ensemble.times).")
+        raise ValueError(
+            f"The trajectory was not saved at t = {ensemble.times[kept][missing][0]:g}{told}. Use "
+            "st.trajectory(..., save=ensemble.times)."
+        )
     return rows, kept
 
 
 def _require_law(path: Trajectory, ensemble: Ensemble) -> None:
-    followed = "discrete" if ensemble.level == "iteration" else "chain" if ensemble.scheme == "euler" else "continuous"
+    followed = (
+        "discrete"
+        if ensemble.level == "iteration"
+        else "chain"
+        if ensemble.scheme == "euler"
+        else "continuous"
+    )
     if path.time != followed or (path.dt and not np.isclose(path.dt, ensemble.dt)):
         wanted = f"time={followed!r}" + (f", dt={ensemble.dt:g}" if followed == "chain" else "")
         ours = f"time={path.time!r}" + (f", dt={path.dt:g}" if path.dt else "")
-        raise ValueError(f"The ensemble's paths follow another law (dt = {ensemble.dt:g}) than the trajectory ({ours}). Use st.trajectory(..., {wanted}).")
+        raise ValueError(
+            f"The ensemble's paths follow another law (dt = {ensemble.dt:g}) than the trajectory ({ours}). "
+            f"Use st.trajectory(..., {wanted})."
+        )
 
 
 def _require_start(path: Trajectory, ensemble: Ensemble) -> None:
-    """One common start must be the trajectory's; scattered ones must be a sample of its law, within five standard errors."""
+    """One common start must be the trajectory's; scattered ones must be a sample of its law, within five
+    standard errors.
+    """
     starts, n = ensemble.start, len(ensemble.start)
     common = starts.strides[0] == 0 or n == 1
     variance = np.diag(path.start_covariance)
     mean = starts[0] if common else starts.mean(axis=0)
-    spread = np.zeros_like(path.start_covariance) if common else np.cov(starts.T).reshape(path.start_covariance.shape)
+    spread = (
+        np.zeros_like(path.start_covariance)
+        if common
+        else np.cov(starts.T).reshape(path.start_covariance.shape)
+    )
     error = np.sqrt((np.outer(variance, variance) + path.start_covariance**2) / n)
     near = np.abs(mean - path.start) <= 5 * np.sqrt(variance / n) + 1e-9 * (1 + np.abs(path.start))
-    alike = np.abs(spread - path.start_covariance) <= 5 * error + 1e-12 * (1 + np.max(np.abs(path.start)) ** 2)
+    alike = np.abs(spread - path.start_covariance) <= 5 * error + 1e-12 * (
+        1 + np.max(np.abs(path.start)) ** 2
+    )
     if not near.all() or not alike.all():
-        raise ValueError(f"The ensemble starts at {mean} (variances {np.diag(spread)}); the trajectory at {path.start} (variances {variance}).")
+        raise ValueError(
+            f"The ensemble starts at {mean} (variances {np.diag(spread)}); the trajectory at {path.start} "
+            f"(variances {variance})."
+        )

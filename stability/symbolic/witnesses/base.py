@@ -1,4 +1,6 @@
-"""Witnesses: for every statement, admissible values, another way to the number, and a simulation that it predicts."""
+"""Witnesses: for every statement, admissible values, another way to the number, and a simulation that it
+predicts.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,11 @@ class Case:
         assert theorem.method is not None
         scaled = {key: value * rng.uniform(0.5, 2.0) for key, value in theorem.method.parameters.items()}
         case = cls(theorem.method.with_parameters(**scaled), theorem.mode.branch, theorem.dim)
-        return case if theorem.dim is None else cls(case.ranked(min(case.method.rank or 1, theorem.dim)), case.branch, theorem.dim)
+        return (
+            case
+            if theorem.dim is None
+            else cls(case.ranked(min(case.method.rank or 1, theorem.dim)), case.branch, theorem.dim)
+        )
 
     def ranked(self, rank: int) -> Method:
         """The method keeping so many modes, where it is one that keeps only some."""
@@ -62,21 +68,34 @@ class Case:
         return Case(self.ranked(1), self.branch, self.dim)
 
     def spectrum(self, values: Values) -> list[float]:
-        """Curvatures of a quadratic whose last mode is the one spoken of: it is kept, or all that are kept are above it."""
+        """Curvatures of a quadratic whose last mode is the one spoken of: it is kept, or all that are kept
+        are above it.
+        """
         lam, kept = float(values["lam"]), self.method.rank or 1
         if self.branch == "kept":
             return [lam * (1 + 0.1 * k) for k in range(kept - 1, 0, -1)] + [lam]
         following = float(values.get("lam_next", lam))
         top = 1.5 * max(following, abs(lam))
-        return [*(top * (1 + 0.1 * k) for k in range(kept - 1, -1, -1)), *([following] if following != lam else []), lam]
+        return [
+            *(top * (1 + 0.1 * k) for k in range(kept - 1, -1, -1)),
+            *([following] if following != lam else []),
+            lam,
+        ]
 
     def flow(self, values: Values, *, aligned: bool = False, step: float | None = None, **noise: Any) -> Flow:
         """The flow on that quadratic, with gradient noise of the mode's sigma."""
         spectrum = np.array(self.spectrum(values))
         sigma = float(values.get("sigma", 0.0))
-        gradient = np.diag(sigma**2 * np.abs(spectrum)) if aligned else np.diag(np.full(len(spectrum), sigma**2))
+        gradient = (
+            np.diag(sigma**2 * np.abs(spectrum)) if aligned else np.diag(np.full(len(spectrum), sigma**2))
+        )
         batch = noise.get("batch", 1)
-        return Flow(quadratic(spectrum), self.method, Noise(gradient=gradient * batch, **noise), step=float(values["step"]) if step is None else step)
+        return Flow(
+            quadratic(spectrum),
+            self.method,
+            Noise(gradient=gradient * batch, **noise),
+            step=float(values["step"]) if step is None else step,
+        )
 
     def linear(self, values: Values, **options: Any) -> tuple[LinearFlow, int]:
         """The linearised flow and the index of the mode among its eigenvalues."""
@@ -99,7 +118,11 @@ def simulated(flow: Flow, steps: int, seed: int, *, dt: float | None = None, sta
 def z_of_mean(sample: np.ndarray, predicted: float) -> float:
     """How many standard errors a sample's mean is off."""
     error = float(np.std(sample, ddof=1)) / math.sqrt(len(sample))
-    return (float(np.mean(sample)) - predicted) / error if error else (0.0 if np.isclose(np.mean(sample), predicted, rtol=1e-9) else math.inf)
+    return (
+        (float(np.mean(sample)) - predicted) / error
+        if error
+        else (0.0 if np.isclose(np.mean(sample), predicted, rtol=1e-9) else math.inf)
+    )
 
 
 def value(theorem: Statement, case: Case, values: Values, quantity: str | None = None) -> Any:
@@ -124,7 +147,11 @@ class Witness(abc.ABC):
 
     def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
         """Random values; with `gentle`, such that a short simulation shows something."""
-        values = {"lam": self.sign * rng.uniform(0.3, 2.0), "step": rng.uniform(0.05, 0.3), "sigma": rng.uniform(0.2, 2.0)}
+        values = {
+            "lam": self.sign * rng.uniform(0.3, 2.0),
+            "step": rng.uniform(0.05, 0.3),
+            "sigma": rng.uniform(0.2, 2.0),
+        }
         if case.branch == "tail":
             values["lam_next"] = abs(values["lam"]) * rng.uniform(1.0, 1.5)
         return self.wanted(case, values)
@@ -138,7 +165,10 @@ class Witness(abc.ABC):
     def sensible(self, case: Case, values: Values) -> bool:
         """Whether the number can be reached the other way too: away from poles and stiff chains."""
         gains = case.method.gain(np.array(case.spectrum(values)))
-        return bool(np.all(np.abs(gains) < 50) and np.all(np.abs(gains * np.array(case.spectrum(values))) * values.get("step", 0.0) < 1.8))
+        return bool(
+            np.all(np.abs(gains) < 50)
+            and np.all(np.abs(gains * np.array(case.spectrum(values))) * values.get("step", 0.0) < 1.8)
+        )
 
     @abc.abstractmethod
     def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
@@ -159,7 +189,9 @@ class Recomputed(Witness):
     def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
         """Relative to the number itself."""
         pairs = [(value(theorem, case, values), self.numeric(case, values))]
-        pairs += [(value(theorem, case, values, name), theirs) for name, theirs in self.also(case, values).items()]
+        pairs += [
+            (value(theorem, case, values, name), theirs) for name, theirs in self.also(case, values).items()
+        ]
         return max(apart(ours, theirs) for ours, theirs in pairs)
 
     def also(self, case: Case, values: Values) -> dict[str, float]:
@@ -192,14 +224,23 @@ def curvature_noise(rng: np.random.Generator) -> Values:
     """Batches and the noise they make in one mode: a diagonal GOE entry has variance ``2 tau^2``."""
     batch, hessian_batch = float(rng.integers(1, 20)), float(rng.integers(1, 20))
     coupling = rng.choice(["independent", "nested"]) if hessian_batch <= batch else "independent"
-    return {"curvature": rng.uniform(0.05, 0.5), "batch": batch, "hessian_batch": hessian_batch, "coupling": str(coupling)}
+    return {
+        "curvature": rng.uniform(0.05, 0.5),
+        "batch": batch,
+        "hessian_batch": hessian_batch,
+        "coupling": str(coupling),
+    }
 
 
 def strengths(noise: Values) -> Values:
     """Standard deviations of the two curvature noises in one mode, and their covariance."""
     tau = 2 * noise["curvature"] ** 2
     shared = tau / noise["batch"] if noise["coupling"] == "nested" else 0.0
-    return {"s_g": math.sqrt(tau / noise["batch"]), "s_h": math.sqrt(tau / noise["hessian_batch"]), "c_gh": shared}
+    return {
+        "s_g": math.sqrt(tau / noise["batch"]),
+        "s_h": math.sqrt(tau / noise["hessian_batch"]),
+        "c_gh": shared,
+    }
 
 
 def doubled(flow: Flow, seed: int, *, level: str = "sde", draws: int = 20_000) -> np.ndarray:

@@ -19,7 +19,19 @@ from ...noise import Noise
 from ...objectives.quadratic import quadratic
 from ..laws import poles
 from ..statement import Statement, number
-from .base import Case, Recomputed, Values, Witness, curvature_noise, simulated, strengths, value, variance, witness, z_of_mean
+from .base import (
+    Case,
+    Recomputed,
+    Values,
+    Witness,
+    curvature_noise,
+    simulated,
+    strengths,
+    value,
+    variance,
+    witness,
+    z_of_mean,
+)
 
 
 @witness("student-t")
@@ -29,7 +41,12 @@ class StudentT(Recomputed):
     def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
         self.noise = curvature_noise(rng)
         # The noise is that of the draws: sigma is of the batch, as s_g is.
-        return {"lam": rng.uniform(0.3, 2.0), "step": rng.uniform(0.05, 0.3), "sigma": 1.0, **strengths(self.noise)}
+        return {
+            "lam": rng.uniform(0.3, 2.0),
+            "step": rng.uniform(0.05, 0.3),
+            "sigma": 1.0,
+            **strengths(self.noise),
+        }
 
     def numeric(self, case: Case, values: Values) -> float:
         return linearize(case.alone().flow(values, **self.noise)).tail_index
@@ -49,7 +66,9 @@ class StudentT(Recomputed):
         rate = abs(linearize(flow).rates[0])
         dt = min(0.02 / rate, values["step"])
         ens = simulated(flow, math.ceil(6 / rate / dt), seed, dt=dt)
-        return z_of_mean((np.abs(ens.states[-1][:, 0]) < scale * scipy.stats.t.ppf(0.75, nu)).astype(float), 0.5)
+        return z_of_mean(
+            (np.abs(ens.states[-1][:, 0]) < scale * scipy.stats.t.ppf(0.75, nu)).astype(float), 0.5
+        )
 
 
 @witness("heavy-tailed-newton")
@@ -66,32 +85,54 @@ class HeavyTailedNewton(Witness):
         """``P(|phi(lambda + E_h)| > level)``: edges around each pole, found on the numeric gain."""
         total = 0.0
         for place, _, _ in poles(theorem.mode):
-            x = float(number(place, {name: np.asarray(case.method.parameters[key]) for key, name in theorem.mode.names.items()}))
+            x = float(
+                number(
+                    place,
+                    {
+                        name: np.asarray(case.method.parameters[key])
+                        for key, name in theorem.mode.names.items()
+                    },
+                )
+            )
             near, far = (self._edge(case.method, x, side, level) for side in (-1, 1))
             density = scipy.stats.norm(values["lam"], values["s_h"])
             # Edges far below rounding of x: the density times the width is then exact.
-            total += (density.cdf(x + far) - density.cdf(x - near)) if far > 1e-8 else density.pdf(x) * (near + far)
+            total += (
+                (density.cdf(x + far) - density.cdf(x - near))
+                if far > 1e-8
+                else density.pdf(x) * (near + far)
+            )
         return float(total)
 
     @staticmethod
     def _edge(method: Method, place: float, side: int, level: float) -> float:
         def below(log_distance: float) -> float:
-            return math.log(level) - math.log(abs(method.gain(np.float64(place + side * math.exp(log_distance)))))
+            return math.log(level) - math.log(
+                abs(method.gain(np.float64(place + side * math.exp(log_distance))))
+            )
 
-        return math.exp(scipy.optimize.brentq(below, math.log(1e-15 * abs(place) if place else 1e-290), 0.0, xtol=1e-13))
+        return math.exp(
+            scipy.optimize.brentq(below, math.log(1e-15 * abs(place) if place else 1e-290), 0.0, xtol=1e-13)
+        )
 
     def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
-        mode = exact_mode(case.method, curvature=values["lam"], noise=Noise(curvature=values["s_h"] / math.sqrt(2)))
+        mode = exact_mode(
+            case.method, curvature=values["lam"], noise=Noise(curvature=values["s_h"] / math.sqrt(2))
+        )
         index = value(theorem, case, values, "tail-index")
         limit = value(theorem, case, values)
         if math.isinf(index):
             return 0.0 if limit == 0 and math.isfinite(mode.gain_moment(3.0).value) else math.inf
-        agreed = math.isfinite(mode.gain_moment(0.9 * index).value) and math.isinf(mode.gain_moment(1.1 * index).value)
+        agreed = math.isfinite(mode.gain_moment(0.9 * index).value) and math.isinf(
+            mode.gain_moment(1.1 * index).value
+        )
         place, _, _ = poles(theorem.mode)[0]
         own = {name: np.asarray(case.method.parameters[key]) for key, name in theorem.mode.names.items()}
         # As large as the gain is this close to a pole: the limit is reached to the square of the distance.
         level = abs(float(case.method.gain(np.float64(number(place, own) + 1e-4 * values["s_h"]))))
-        return abs(self.exceeds(theorem, case, values, level) * level**index / limit - 1) if agreed else math.inf
+        return (
+            abs(self.exceeds(theorem, case, values, level) * level**index / limit - 1) if agreed else math.inf
+        )
 
     def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         index = value(theorem, case, values, "tail-index")
@@ -99,7 +140,9 @@ class HeavyTailedNewton(Witness):
             return math.nan
         limit = value(theorem, case, values)
         level = (limit / 0.02) ** (1 / index)  # exceeded two times in a hundred
-        gains = case.method.gain(values["lam"] + values["s_h"] * np.random.default_rng(seed).standard_normal(50_000))
+        gains = case.method.gain(
+            values["lam"] + values["s_h"] * np.random.default_rng(seed).standard_normal(50_000)
+        )
         return z_of_mean((np.abs(gains) > level).astype(float), 0.02)
 
 
@@ -114,8 +157,16 @@ class BoundedStep(Recomputed):
         return True
 
     def numeric(self, case: Case, values: Values) -> float:
-        """The largest gain on a grid of both signs, narrowed around its maximum again and again; beyond 10^8 it has no bound."""
-        return max(self._largest(formula) for formula in (case.method.gain, *([case.method.tail_gain] if case.method.rank is not None else [])))
+        """The largest gain on a grid of both signs, narrowed around its maximum again and again; beyond 10^8
+        it has no bound.
+        """
+        return max(
+            self._largest(formula)
+            for formula in (
+                case.method.gain,
+                *([case.method.tail_gain] if case.method.rank is not None else []),
+            )
+        )
 
     @staticmethod
     def _largest(gain: Callable[[np.ndarray], Any]) -> float:
@@ -147,7 +198,9 @@ class SaddleAttraction(Recomputed):
     sign = -1.0
 
     def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
-        drawn = {key: value for key, value in super().draw(case, rng, gentle).items() if key in ("lam", "lam_next")}
+        drawn = {
+            key: value for key, value in super().draw(case, rng, gentle).items() if key in ("lam", "lam_next")
+        }
         return {**drawn, "t": rng.uniform(0.1, 1.0), "delta": rng.normal()}
 
     def numeric(self, case: Case, values: Values) -> float:
@@ -176,11 +229,16 @@ class EscapeTime(Recomputed):
         values = super().draw(case, rng, gentle)
         self.rate, self.diffusion = self._law(case, values)
         # Up to the size at which a stable method's exits still happen: |mu| R^2 / D below 3.
-        return {**values, "R": math.sqrt(self.diffusion / abs(self.rate) * rng.uniform(0.5, 2.0 if gentle else 3.0))}
+        return {
+            **values,
+            "R": math.sqrt(self.diffusion / abs(self.rate) * rng.uniform(0.5, 2.0 if gentle else 3.0)),
+        }
 
     def _law(self, case: Case, values: Values) -> tuple[float, float]:
         linear, index = case.linear(values)
-        return float(linear.rates[index]), values["step"] * float(linear.gains[index]) ** 2 * values["sigma"] ** 2
+        return float(linear.rates[index]), values["step"] * float(linear.gains[index]) ** 2 * values[
+            "sigma"
+        ] ** 2
 
     def numeric(self, case: Case, values: Values) -> float:
         rate, diffusion = self._law(case, values)
@@ -188,7 +246,11 @@ class EscapeTime(Recomputed):
 
     def also(self, case: Case, values: Values) -> dict[str, float]:
         rate, diffusion = self._law(case, values)
-        return {"rate": rate, "diffusion": diffusion, "log-mean": exit_time(rate=rate, diffusion=diffusion, radius=values["R"]).log_mean}
+        return {
+            "rate": rate,
+            "diffusion": diffusion,
+            "log-mean": exit_time(rate=rate, diffusion=diffusion, radius=values["R"]).log_mean,
+        }
 
     def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         """Exits of the chain, watched every dt: corrected for that."""

@@ -35,16 +35,30 @@ class MatrixWitness(Witness):
         self.step = rng.uniform(0.02, 0.1)
         own = 1 / self.noise["batch"]
         tau = self.noise["curvature"]
-        values = {f"lam_{i + 1}": x for i, x in enumerate(self.curvatures)} | {"step": self.step, "sigma": 1.0, "dt": self.step}
+        values = {f"lam_{i + 1}": x for i, x in enumerate(self.curvatures)} | {
+            "step": self.step,
+            "sigma": 1.0,
+            "dt": self.step,
+        }
         values |= {f"Sigma_{i + 1}{j + 1}": self.sigma[i, j] for i in range(dim) for j in range(i, dim)}
         values |= {f"g_{i + 1}": x for i, x in enumerate(self.gradient)}
-        values |= {f"k_{i + 1}{j + 1}{k + 1}": self.third[i, j, k] for i in range(dim) for j in range(i, dim) for k in range(j, dim)}
+        values |= {
+            f"k_{i + 1}{j + 1}{k + 1}": self.third[i, j, k]
+            for i in range(dim)
+            for j in range(i, dim)
+            for k in range(j, dim)
+        }
         self.rows = rng.normal(size=(3, dim))
         samples = self.rows[:, :, None] * self.rows[:, None, :]
         curvatures, Q = np.linalg.eigh(samples.mean(axis=0))
         P = Q * case.method.gains(curvatures) @ Q.T
         values |= {f"P_{i + 1}{j + 1}": P[i, j] for i in range(dim) for j in range(i, dim)}
-        values |= {f"h{k + 1}_{i + 1}{j + 1}": samples[k, i, j] for k in range(3) for i in range(dim) for j in range(i, dim)}
+        values |= {
+            f"h{k + 1}_{i + 1}{j + 1}": samples[k, i, j]
+            for k in range(3)
+            for i in range(dim)
+            for j in range(i, dim)
+        }
         self.batch = {"tau_g": tau * math.sqrt(own), "tau_h": tau / math.sqrt(self.noise["hessian_batch"])}
         return values | self.batch | {"c": tau**2 * own if self.noise["coupling"] == "nested" else 0.0}
 
@@ -52,11 +66,21 @@ class MatrixWitness(Witness):
         return bool(np.all(np.abs(case.method.gains(self.curvatures)) < 50))
 
     def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
-        ours, theirs = np.asarray(value(theorem, case, values)), np.asarray(getattr(self, "_" + theorem.name.replace("-", "_"))(case))
+        ours, theirs = (
+            np.asarray(value(theorem, case, values)),
+            np.asarray(getattr(self, "_" + theorem.name.replace("-", "_"))(case)),
+        )
         return float(np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs)))
 
     def _linear(self, case: Case, **noise: Any) -> LinearFlow:
-        return linearize(Flow(quadratic(self.curvatures), case.method, Noise(**(noise or {"gradient": self.sigma})), step=self.step))
+        return linearize(
+            Flow(
+                quadratic(self.curvatures),
+                case.method,
+                Noise(**(noise or {"gradient": self.sigma})),
+                step=self.step,
+            )
+        )
 
     def _noise_amplification(self, case: Case) -> np.ndarray:
         return self._linear(case).covariance("continuous")
@@ -74,7 +98,9 @@ class MatrixWitness(Witness):
         return self._linear(case, **self.noise).step_limit()
 
     def _same_batch_cancellation(self, case: Case) -> float:
-        return self._linear(case, **{**self.noise, "hessian_batch": self.noise["batch"], "coupling": "nested"}).step_limit()
+        return self._linear(
+            case, **{**self.noise, "hessian_batch": self.noise["batch"], "coupling": "nested"}
+        ).step_limit()
 
     def _trajectory_noise(self, case: Case) -> np.ndarray:
         objective = Cubic(self.gradient, np.diag(self.curvatures), self.third)
@@ -83,4 +109,6 @@ class MatrixWitness(Witness):
     def _finite_data_limit(self, case: Case) -> float:
         objective = least_squares(self.rows, self.rows @ np.ones(self.rows.shape[1]))
         noise = Noise.from_data(objective, np.ones(self.rows.shape[1]), 2, hessian_batch=3)
-        return linearize(Flow(objective, case.method, noise, step=1.0), at=np.ones(self.rows.shape[1])).step_limit()
+        return linearize(
+            Flow(objective, case.method, noise, step=1.0), at=np.ones(self.rows.shape[1])
+        ).step_limit()

@@ -12,7 +12,18 @@ from ...methods.method import SGD, Newton
 from ...noise import Noise
 from ...objectives.quadratic import quadratic
 from ..statement import Statement
-from .base import Case, Recomputed, StationaryVariance, Values, apart, simulated, value, variance, witness, z_of_mean
+from .base import (
+    Case,
+    Recomputed,
+    StationaryVariance,
+    Values,
+    apart,
+    simulated,
+    value,
+    variance,
+    witness,
+    z_of_mean,
+)
 
 
 @witness("noise-amplification")
@@ -25,7 +36,9 @@ class NoiseAmplification(StationaryVariance):
         method = case.ranked(len(spectrum) if case.branch == "kept" else case.method.rank or 1)
         covariance = np.eye(len(spectrum))
         covariance[-1, -2] = covariance[-2, -1] = 0.4
-        theirs = linearize(Flow(quadratic(spectrum), method, Noise(gradient=covariance), step=values["step"])).covariance("continuous")
+        theirs = linearize(
+            Flow(quadratic(spectrum), method, Noise(gradient=covariance), step=values["step"])
+        ).covariance("continuous")
         ours = value(theorem, case, {**values, "lam_j": spectrum[-1], "Sigma_ij": 0.4}, "coupling")
         return max(worst, apart(ours, float(theirs[-1, -2])))
 
@@ -52,7 +65,11 @@ class ExcessRisk(StationaryVariance):
 
     def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
         linear, _ = case.linear(values)
-        total = abs(value(theorem, case, {**values, "lam": linear.eigenvalues}, "total") / linear.excess_risk("continuous") - 1)
+        total = abs(
+            value(theorem, case, {**values, "lam": linear.eigenvalues}, "total")
+            / linear.excess_risk("continuous")
+            - 1
+        )
         return max(total, super().deviation(theorem, case, values))
 
 
@@ -60,10 +77,17 @@ class ExcessRisk(StationaryVariance):
 class EqualRates(Recomputed):
     def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
         lam_min = math.exp(rng.uniform(-4.0, 0.0))
-        values = {"lam": lam_min * math.exp(rng.uniform(0.0, 3.0)), "lam_min": lam_min, "step": 0.1, "sigma": 1.0}
+        values = {
+            "lam": lam_min * math.exp(rng.uniform(0.0, 3.0)),
+            "lam_min": lam_min,
+            "step": 0.1,
+            "sigma": 1.0,
+        }
         if case.branch == "tail":
             values["lam_next"] = lam_min
-        return {key: value for key, value in self.wanted(case, values).items() if key not in ("step", "sigma")}
+        return {
+            key: value for key, value in self.wanted(case, values).items() if key not in ("step", "sigma")
+        }
 
     def sensible(self, case: Case, values: Values) -> bool:
         return True
@@ -107,7 +131,9 @@ class DiscreteVsContinuous(StationaryVariance):
 
     def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         linear, index = case.linear(values)
-        ens = simulated(linear.flow, math.ceil(6 / abs(linear.rates[index]) / values["dt"]), seed, dt=values["dt"])
+        ens = simulated(
+            linear.flow, math.ceil(6 / abs(linear.rates[index]) / values["dt"]), seed, dt=values["dt"]
+        )
         return z_of_mean((ens.states[-1] @ linear.vectors[:, index]) ** 2, value(theorem, case, values))
 
 
@@ -119,8 +145,15 @@ class Damping(StationaryVariance):
 
     def also(self, case: Case, values: Values) -> dict[str, float]:
         size = np.array([1e-14, 1e-7, *np.geomspace(1e-3, 1e3, 200)])
-        gains = case.method.tail_gain(values.get("lam_next", 1.0)) if case.branch == "tail" else case.method.gain(size)
-        return {"largest-gain": float(np.max(gains)), "excess-risk-bound": values["step"] * values["sigma"] ** 2 / 4 * float(np.max(gains))}
+        gains = (
+            case.method.tail_gain(values.get("lam_next", 1.0))
+            if case.branch == "tail"
+            else case.method.gain(size)
+        )
+        return {
+            "largest-gain": float(np.max(gains)),
+            "excess-risk-bound": values["step"] * values["sigma"] ** 2 / 4 * float(np.max(gains)),
+        }
 
     def predicted(self, theorem: Statement, case: Case, values: Values) -> float:
         newton = 0.5 * values["step"] * values["sigma"] ** 2 / values["lam"] ** 2

@@ -12,7 +12,19 @@ from ...flow import Flow
 from ...noise import Noise
 from ...objectives.base import Objective
 from ..statement import Statement
-from .base import PATHS, Case, Recomputed, StationaryVariance, Values, Witness, apart, value, variance, witness, z_of_mean
+from .base import (
+    PATHS,
+    Case,
+    Recomputed,
+    StationaryVariance,
+    Values,
+    Witness,
+    apart,
+    value,
+    variance,
+    witness,
+    z_of_mean,
+)
 
 
 class Cubic(Objective):
@@ -25,7 +37,11 @@ class Cubic(Objective):
 
     def value(self, w: Any) -> np.ndarray:
         w = np.asarray(w, dtype=float)
-        return w @ self.g + np.einsum("...i,ij,...j->...", w, self.h, w) / 2 + np.einsum("...i,...j,...k,ijk->...", w, w, w, self.k) / 6
+        return (
+            w @ self.g
+            + np.einsum("...i,ij,...j->...", w, self.h, w) / 2
+            + np.einsum("...i,...j,...k,ijk->...", w, w, w, self.k) / 6
+        )
 
     def gradient(self, w: Any) -> np.ndarray:
         w = np.asarray(w, dtype=float)
@@ -43,7 +59,14 @@ class TrajectoryNoise(Recomputed):
     axis = ("h", 1e-2, 10.0)
 
     def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
-        return {"h": rng.choice([-1, 1]) * rng.uniform(0.3, 2.0), "g": rng.normal(), "k": rng.normal(), "S": 0.3, "step": 0.1, "sigma": 1.5}
+        return {
+            "h": rng.choice([-1, 1]) * rng.uniform(0.3, 2.0),
+            "g": rng.normal(),
+            "k": rng.normal(),
+            "S": 0.3,
+            "step": 0.1,
+            "sigma": 1.5,
+        }
 
     def wanted(self, case: Case, values: Values) -> Values:
         return values
@@ -57,13 +80,20 @@ class TrajectoryNoise(Recomputed):
 
     def also(self, case: Case, values: Values) -> dict[str, float]:
         gain = float(case.method.gain(values["h"]))
-        return {"noise-growth": 2 * self.numeric(case, values) * values["S"] + values["step"] * (gain * values["sigma"]) ** 2}
+        return {
+            "noise-growth": 2 * self.numeric(case, values) * values["S"]
+            + values["step"] * (gain * values["sigma"]) ** 2
+        }
 
     def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
-        """The variance after two steps away from equilibrium: the first step's noise has been carried along by J."""
+        """The variance after two steps away from equilibrium: the first step's noise has been carried along
+        by J.
+        """
         dt, sigma = 0.2, 1e-3
         first = -dt * case.method.gain(values["h"]) * values["g"]
-        k = values["k"] * min(1.0, 0.3 * abs(values["h"] / (values["k"] * first)))  # the path stays clear of the kink
+        k = values["k"] * min(
+            1.0, 0.3 * abs(values["h"] / (values["k"] * first))
+        )  # the path stays clear of the kink
         objective = Cubic(np.array([values["g"]]), np.array([[values["h"]]]), np.array([[[k]]]))
         there = {"g": float(objective.gradient(np.array([first]))[0]), "h": values["h"] + k * first, "k": k}
         carried = case.method.gain(values["h"]) * (1 + dt * value(theorem, case, there))
@@ -83,7 +113,11 @@ class WeakOrder(Witness):
         return {**values, "t": 1.0, "delta_0": rng.uniform(1.0, 2.0)}
 
     def sensible(self, case: Case, values: Values) -> bool:
-        gain = case.method.tail_gain(values.get("lam_next", 1.0)) if case.branch == "tail" else case.method.gain(values["lam"])
+        gain = (
+            case.method.tail_gain(values.get("lam_next", 1.0))
+            if case.branch == "tail"
+            else case.method.gain(values["lam"])
+        )
         # At rate 2 / t ... the next order happens to vanish; stiff modes have decayed by then.
         return bool(0.1 < gain * values["lam"] < 1.2)
 
@@ -91,7 +125,10 @@ class WeakOrder(Witness):
         """Second moment of iteration minus SDE at time t over the step, by the exact moments of both."""
         linear, index = case.linear(values, step=step)
         q = linear.vectors[:, index]
-        found = [linear.moments(values["t"], linear.at + values["delta_0"] * q, time=time) for time in ("discrete", "continuous")]
+        found = [
+            linear.moments(values["t"], linear.at + values["delta_0"] * q, time=time)
+            for time in ("discrete", "continuous")
+        ]
         (m, S), (n, C) = found
         return float(q @ (S - C) @ q + (q @ m) ** 2 - (q @ n) ** 2) / step
 
@@ -100,7 +137,9 @@ class WeakOrder(Witness):
         limit = value(theorem, case, values)
         steps = np.array([0.01, 0.005])
         rest = np.array([abs(self.gap(case, values, step) - limit) for step in steps])
-        if rest.max() < 1e-3 * abs(limit):  # the second order happens to vanish: the limit is met all the better
+        if rest.max() < 1e-3 * abs(
+            limit
+        ):  # the second order happens to vanish: the limit is met all the better
             return 0.0
         return abs(float(np.log(rest[0] / rest[1]) / math.log(2)) - 1)
 
@@ -132,15 +171,21 @@ class Averaging(StationaryVariance):
         self.spectrum = values["lam"] * np.geomspace(1.0, 0.1, 3 + (case.method.rank or 0))
         spectrum, batch = self.spectrum, self.batch
         pull = values["step"] * case.method.gains(spectrum) * spectrum
-        system = np.diag(2 * pull - pull**2 * (1 + 1 / batch)) - np.outer(pull**2 / spectrum, spectrum) / batch
-        risk = float(0.5 * spectrum @ np.linalg.solve(system, pull**2 / spectrum * values["sigma"] ** 2 / batch))
+        system = (
+            np.diag(2 * pull - pull**2 * (1 + 1 / batch)) - np.outer(pull**2 / spectrum, spectrum) / batch
+        )
+        risk = float(
+            0.5 * spectrum @ np.linalg.solve(system, pull**2 / spectrum * values["sigma"] ** 2 / batch)
+        )
         # Beyond streaming's own limit there is no risk to compare; the factor keeps clear of the pole there.
         return {"streaming-risk": risk} if 0 < risk < 10 * values["sigma"] ** 2 else {}
 
     def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
         streaming = self.also(case, values)
         given = {**values, "lam": self.spectrum, "b": self.batch}
-        worst = max((apart(value(theorem, case, given, name), risk) for name, risk in streaming.items()), default=0.0)
+        worst = max(
+            (apart(value(theorem, case, given, name), risk) for name, risk in streaming.items()), default=0.0
+        )
         return max(worst, apart(value(theorem, case, values), self.numeric(case, values)))
 
     def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
@@ -149,8 +194,18 @@ class Averaging(StationaryVariance):
         slow = values["step"] * abs(float(linear.rates[index]))
         count = math.ceil(100 / slow)
         times = values["step"] * np.arange(count + 1, 2 * count + 1)
-        ens = simulate(linear.flow, start=linear.at, t_end=times[-1], save=times, paths=PATHS, seed=seed, level="iteration")
+        ens = simulate(
+            linear.flow,
+            start=linear.at,
+            t_end=times[-1],
+            save=times,
+            paths=PATHS,
+            seed=seed,
+            level="iteration",
+        )
         means = (ens.states @ linear.vectors[:, index]).mean(axis=0)
         rho = 1 - slow
-        end = 1 - 2 * rho * (1 - rho**count) / (count * (1 - rho**2))  # what N iterates are short of the limit
+        end = 1 - 2 * rho * (1 - rho**count) / (
+            count * (1 - rho**2)
+        )  # what N iterates are short of the limit
         return z_of_mean(count * means**2, end * value(theorem, case, values))

@@ -15,7 +15,18 @@ from ...noise import Noise
 from ...objectives.quadratic import quadratic
 from ...objectives.regression import least_squares
 from ..statement import Statement
-from .base import Case, Recomputed, Values, curvature_noise, doubled, simulated, strengths, value, witness, z_of_mean
+from .base import (
+    Case,
+    Recomputed,
+    Values,
+    curvature_noise,
+    doubled,
+    simulated,
+    strengths,
+    value,
+    witness,
+    z_of_mean,
+)
 
 
 @witness("mean-square-step-limit")
@@ -43,13 +54,18 @@ class MeanSquareStepLimit(Recomputed):
         """``E[G M G^T]`` of a unit variance in one mode, from the numeric gains and derivatives."""
         lams, unit = response.lams, np.zeros((len(response.lams),) * 2)
         unit[source, source] = 1.0
-        return Noise(**noise).second_moment(lambda Eg, Eh: response.gains[:, None] * Eg + response.derivative(Eh) * lams, unit)
+        return Noise(**noise).second_moment(
+            lambda Eg, Eh: response.gains[:, None] * Eg + response.derivative(Eh) * lams, unit
+        )
 
     def also(self, case: Case, values: Values) -> dict[str, float]:
         """Other batches, and how a second mode feeds this one."""
         quiet = {**self.noise, "hessian_batch": math.inf, "coupling": "independent"}
         apart = {**self.noise, "coupling": "independent"}
-        return {"independent-batches": self.limit(case, values, apart), "exact-Hessian": self.limit(case, values, quiet)}
+        return {
+            "independent-batches": self.limit(case, values, apart),
+            "exact-Hessian": self.limit(case, values, quiet),
+        }
 
     def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
         worst = super().deviation(theorem, case, values)
@@ -57,9 +73,16 @@ class MeanSquareStepLimit(Recomputed):
             return worst
         response = SpectralResponse(case.ranked(2), np.array([values["lam"], 0.7 * values["lam"]]))
         own, tau = 1 / self.noise["batch"], self.noise["curvature"]
-        given = {"tau_g": tau * math.sqrt(own), "tau_h": tau / math.sqrt(self.noise["hessian_batch"]), "lam_j": 0.7 * values["lam"]}
+        given = {
+            "tau_g": tau * math.sqrt(own),
+            "tau_h": tau / math.sqrt(self.noise["hessian_batch"]),
+            "lam_j": 0.7 * values["lam"],
+        }
         given["c"] = tau**2 * own if self.noise["coupling"] == "nested" else 0.0
-        ours, theirs = value(theorem, case, {**values, **given}, "coupling"), float(self.fed(response, self.noise)[0, 0])
+        ours, theirs = (
+            value(theorem, case, {**values, **given}, "coupling"),
+            float(self.fed(response, self.noise)[0, 0]),
+        )
         return max(worst, abs(ours - theirs) / max(abs(theirs), 1e-6))
 
     def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
@@ -73,7 +96,12 @@ class MeanSquareStepLimit(Recomputed):
 @witness("same-batch-cancellation")
 class SameBatchCancellation(MeanSquareStepLimit):
     def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
-        self.noise = {"curvature": rng.uniform(0.05, 0.5), "batch": 4.0, "hessian_batch": 4.0, "coupling": "nested"}
+        self.noise = {
+            "curvature": rng.uniform(0.05, 0.5),
+            "batch": 4.0,
+            "hessian_batch": 4.0,
+            "coupling": "nested",
+        }
         return {"lam": rng.uniform(0.3, 2.0), "s_g": strengths(self.noise)["s_g"]}
 
     def also(self, case: Case, values: Values) -> dict[str, float]:
@@ -96,7 +124,9 @@ class TruncationGap(Recomputed):
         return float(case.ranked(1).divided_differences(np.array([values["lam"], values["lam_next"]]))[0, 1])
 
     def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
-        """Hessian noise turns a gradient along the last kept mode into the first one left out: ``Phi E lambda``."""
+        """Hessian noise turns a gradient along the last kept mode into the first one left out: ``Phi E
+        lambda``.
+        """
         noise = Noise(curvature=0.1, batch=math.inf, hessian_batch=1)
         flow = Flow(quadratic([values["lam"], values["lam_next"]]), case.ranked(1), noise, step=0.1)
         sample = noise.sample(np.zeros(2), 20_000, np.random.default_rng(seed))
@@ -122,10 +152,14 @@ class TruncationLimit(Recomputed):
         return 2 / abs(float(linear.rates[1]))
 
     def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
-        """At the limit the tail's mode turns its sign at every step: undamped, its noise adds up, ``M_k = k step^2 phi^2 sigma^2``."""
+        """At the limit the tail's mode turns its sign at every step: undamped, its noise adds up, ``M_k = k
+        step^2 phi^2 sigma^2``.
+        """
         limit = value(theorem, case, values)
         flow = self.flow(case, values, limit)
-        with warnings.catch_warnings():  # the kept mode may be beyond its own limit here: only the tail's is looked at
+        with (
+            warnings.catch_warnings()
+        ):  # the kept mode may be beyond its own limit here: only the tail's is looked at
             warnings.simplefilter("ignore", StabilityWarning)
             ens, steps = simulated(flow, 21, seed), 21
         gain = 2 / limit / values["lam_next"]
@@ -152,6 +186,8 @@ class FiniteDataLimit(Recomputed):
         return linearize(self.flow(case, values, 1.0), at=[0.7]).step_limit()
 
     def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
-        """Real minibatch steps at the limit, nothing linearised: the objective is quadratic and the Hessian that of all data."""
+        """Real minibatch steps at the limit, nothing linearised: the objective is quadratic and the Hessian
+        that of all data.
+        """
         flow = self.flow(case, values, value(theorem, case, values))
         return z_of_mean(doubled(flow, seed, level="iteration"), 1.0)
