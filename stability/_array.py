@@ -45,9 +45,7 @@ class Backend:
         return values.copy() if self.name == "torch" and not values.flags.writeable else values
 
     def normals(self, seed: int) -> Callable[[tuple[int, ...]], Any] | None:
-        """The device's own generator of standard normals, by shape; None where the library has none of its
-        own.
-        """
+        """The device's own standard normals, by shape; None where the library has no generator."""
         if self.name == "cupy":
             import cupy
 
@@ -86,22 +84,18 @@ def backend_of(device: str | Backend, dtype: str) -> Backend:
 
 
 def backend_for(products: Any, device: str | Backend, dtype: str) -> Backend:
-    """The arrays that block products carry with them as their `backend`; where they carry none, those that
-    `device` and `dtype` name.
-    """
+    """The `backend` that block products carry; where they carry none, the one named by `device`, `dtype`."""
     own = getattr(products, "backend", None)
     return own if isinstance(own, Backend) else backend_of(device, dtype)
 
 
 def _cupy() -> Any:
-    """CuPy's namespace; importing it succeeds without a GPU, so the GPU is asked for before anything is
-    allocated.
-    """
+    """CuPy's namespace, or an error that says what is missing."""
     try:
         import cupy
     except ImportError:
         raise ValueError("`device`='cuda' needs CuPy: pip install sfn-stability[cupy].") from None
-    if not cupy.is_available():
+    if not cupy.is_available():  # CuPy imports without a GPU too, and fails at the first allocation
         raise ValueError("`device`='cuda' needs a CUDA device, and CuPy finds none. Use device='cpu'.")
     import array_api_compat.cupy
 
@@ -119,9 +113,7 @@ def namespace(*arrays: Any) -> Any:
 
 
 def as_floats(values: Any) -> Any:
-    """Values as a floating-point array: one that already is stays as it is, wherever it lives and however
-    wide.
-    """
+    """Values as a floating-point array; one that is already stays as it is, wherever it lives."""
     if isinstance(values, (np.ndarray, np.generic)):
         return values if values.dtype.kind == "f" else values.astype(float)
     return values if _is_foreign(values) else np.asarray(values, dtype=float)
@@ -132,14 +124,14 @@ def like(constant: np.ndarray, array: Any) -> Any:
     whole = constant.dtype.kind != "f"
     if isinstance(array, np.ndarray):
         return constant if whole else constant.astype(array.dtype, copy=False)
+    # Constants are asked for at every step: without the copies each would cross to the device again.
     key = (id(constant), type(array), array.dtype, str(array.device))
     if key not in _COPIES:
         if len(_COPIES) > 64:
             _COPIES.clear()
         xp = namespace(array)
-        copied = xp.asarray(
-            np.ascontiguousarray(constant), dtype=xp.int64 if whole else array.dtype, device=array.device
-        )
+        dtype = xp.int64 if whole else array.dtype
+        copied = xp.asarray(np.ascontiguousarray(constant), dtype=dtype, device=array.device)
         _COPIES[key] = constant, copied  # the original is kept, so that its id stays its own
     return _COPIES[key][1]
 
@@ -149,29 +141,24 @@ _COPIES: dict[tuple[Any, ...], tuple[np.ndarray, Any]] = {}
 
 def _is_foreign(values: Any) -> bool:
     # torch does not name the namespace on its arrays, nor does every CuPy.
-    return hasattr(values, "__array_namespace__") or type(values).__module__.split(".")[0] in (
-        "torch",
-        "cupy",
-    )
+    library = type(values).__module__.split(".")[0]
+    return hasattr(values, "__array_namespace__") or library in ("torch", "cupy")
 
 
 def moved(thing: Any, backend: Backend) -> Any:
-    """A copy of an objective or a noise whose arrays live on `backend`, once, instead of moving them at every
-    step.
-    """
+    """A copy of an objective or a noise whose arrays live on `backend`, moved once instead of every step."""
     other = copy.copy(thing)
     for name, value in vars(thing).items():
         if isinstance(value, np.ndarray):
             if value.dtype.kind == "f":
                 other.__dict__[name] = backend.asarray(value)
             elif backend.name != "numpy":
+                whole = value.dtype.kind in "iu"
                 other.__dict__[name] = (
-                    backend.indices(value)
-                    if value.dtype.kind in "iu"
-                    else backend.xp.asarray(value, device=backend.device)
+                    backend.indices(value) if whole else backend.xp.asarray(value, device=backend.device)
                 )
         elif isinstance(getattr(type(thing), name, None), functools.cached_property):
-            del other.__dict__[name]
+            del other.__dict__[name]  # made from the host's arrays: to be made again from the moved ones
     return other
 
 
@@ -184,11 +171,9 @@ def matvec(matrix: Any, vector: Any) -> Any:
 
 def transpose(matrix: Any) -> Any:
     """The last two axes exchanged."""
-    return (
-        np.swapaxes(matrix, -1, -2)
-        if isinstance(matrix, np.ndarray)
-        else namespace(matrix).matrix_transpose(matrix)
-    )
+    if isinstance(matrix, np.ndarray):
+        return np.swapaxes(matrix, -1, -2)
+    return namespace(matrix).matrix_transpose(matrix)
 
 
 def diagonal_matrix(values: Any) -> Any:
@@ -204,5 +189,7 @@ def take_rows(array: Any, index: Any) -> Any:
     """Rows of `array` at whole-number positions: (n, ...), (...) -> (..., ...)."""
     if isinstance(array, np.ndarray):
         return array[index]
+    # The standard's `take` knows flat positions only.
     xp = namespace(array)
-    return xp.reshape(xp.take(array, xp.reshape(index, (-1,)), axis=0), (*index.shape, *array.shape[1:]))
+    rows = xp.take(array, xp.reshape(index, (-1,)), axis=0)
+    return xp.reshape(rows, (*index.shape, *array.shape[1:]))

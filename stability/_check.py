@@ -31,9 +31,7 @@ class Unstable(ArithmeticError):
 
 
 class StabilityWarning(UserWarning):
-    """A number came out, but not the one that was wanted: a time step beyond its limit, an accuracy not
-    reached.
-    """
+    """A number came out, but not as wanted: a time step beyond its limit, an accuracy not reached."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -113,11 +111,8 @@ def positive(name: str, value: Any, *, infinite: bool = False) -> float:
 
 def nonnegative(name: str, value: Any) -> float:
     """`value` as a finite float >= 0."""
-    if (
-        isinstance(value, (bool, np.bool_))
-        or not isinstance(value, numbers.Real)
-        or not 0 <= float(value) < math.inf
-    ):
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
+    if not is_number or not 0 <= float(value) < math.inf:
         raise ValueError(f"`{name}` must be a finite number >= 0; got {_short(value)}.")
     return float(value)
 

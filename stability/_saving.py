@@ -1,5 +1,6 @@
-"""Results: provenance, saving and loading. Arrays go to an npz, everything else to a JSON beside it; never a
-pickle.
+"""Results: provenance, saving and loading.
+
+Arrays go to an npz, everything else to a JSON beside it; never a pickle, which would run what it holds.
 """
 
 from __future__ import annotations
@@ -74,10 +75,8 @@ def provenance(**parameters: Any) -> dict[str, Any]:
 
 @functools.cache  # reading the metadata of a package takes milliseconds
 def _version(name: str) -> str:
-    from importlib.metadata import (
-        PackageNotFoundError,
-        version,
-    )  # slow to import, and wanted only with a result
+    # Slow to import, and wanted only with a result.
+    from importlib.metadata import PackageNotFoundError, version
 
     try:
         return version(name)
@@ -86,9 +85,7 @@ def _version(name: str) -> str:
 
 
 def jsonable(value: Any) -> Any:
-    """`value` in strict JSON's terms: numpy to Python, nan to null, infinities to the strings "inf" and
-    "-inf".
-    """
+    """`value` in strict JSON's terms: numpy to Python, nan to null, infinities to "inf" and "-inf"."""
     if isinstance(value, Mapping):
         return {str(k): jsonable(v) for k, v in value.items()}
     if isinstance(value, np.ndarray):
@@ -148,8 +145,8 @@ def load(path: str | Path) -> Any:
     Raises
     ------
     ValueError
-        If a file is missing, damaged, of an unknown kind or of a newer format, or the two were not written
-        together.
+        If a file is missing, damaged, of an unknown kind or of a newer format, or if the two were not
+        written together.
     """
     base = _base(path)
     try:
@@ -163,7 +160,7 @@ def load(path: str | Path) -> Any:
     try:
         record = json.loads(text)
         newer = record["format"] > FORMAT
-        if not newer:
+        if not newer:  # else what follows the format may mean something else
             kind, values, checksum = _KINDS[record["kind"]], dict(_decode(record["values"])), record["crc32"]
             with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
@@ -199,7 +196,7 @@ def _build(base: Path, kind: type, values: dict[str, Any], arrays: Mapping[str, 
             values.setdefault(head, {})[key] = value
         else:
             values[head] = value
-    for item in dataclasses.fields(kind):
+    for item in dataclasses.fields(kind):  # JSON has no tuples
         if str(item.type).startswith("tuple") and isinstance(values.get(item.name), list):
             values[item.name] = tuple(values[item.name])
     try:

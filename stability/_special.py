@@ -20,8 +20,8 @@ def gauss(count: int) -> tuple[np.ndarray, np.ndarray]:
 def dawson_integral(x: Any) -> np.ndarray:
     """``int_0^x Dawson(s) ds``, even in x, relative error about 1e-14; shape of `x`.
 
-    It is ``(x^2 / 2) 2F2(1, 1; 3/2, 2; -x^2)`` and, for Gaussian Z, ``E log|u + Z| = (log 2 + digamma(1/2)) /
-    2 + 2 * dawson_integral(u / sqrt 2)``.
+    It is ``(x^2 / 2) 2F2(1, 1; 3/2, 2; -x^2)``, and for a standard normal Z
+    ``E log|u + Z| = (log 2 + digamma(1/2)) / 2 + 2 dawson_integral(u / sqrt 2)``.
     """
     import scipy
 
@@ -34,9 +34,7 @@ def dawson_integral(x: Any) -> np.ndarray:
 
 
 def _far(x: np.ndarray) -> np.ndarray:
-    """The integral's asymptotic series: ``(log 4x^2 + euler) / 4 - sum_k (2k - 1)!! / (2^(k+1) 2k
-    x^(2k))``.
-    """
+    """Its asymptotic series ``(log 4x^2 + euler) / 4 - sum_k (2k - 1)!! / (2^(k+1) 2k x^(2k))``."""
     total, term = 0.5 * np.log(2 * x) + 0.25 * np.euler_gamma, 0.5 * np.ones_like(x)
     for k in range(1, 30):
         term = term * (2 * k - 1) / (2 * x * x)
@@ -51,34 +49,33 @@ def gaussian_log_moment(order: float, mean: Any, spread: Any) -> np.ndarray:
     mean, spread = np.broadcast_arrays(np.abs(mean), np.abs(spread))
     if order == 2:
         return 2 * np.log(np.hypot(mean, spread))
-    sharp = spread <= 1e-150 * mean
+    sharp = spread <= 1e-150 * mean  # the square of the ratio would overflow, and the spread is no news
     ratio = np.where(sharp, 0.0, mean / np.where(sharp, 1.0, spread))
     wide = ~sharp & (ratio > 14 + 3 * order)
     near = ~sharp & (ratio < 14) & (order <= 60)
     far = ~sharp & ~near & ~wide
     result = order * np.log(np.where(sharp, mean, spread))
+
+    # Kummer's function grows as exp(z), which is taken back in the logarithm.
     z, a = 0.5 * ratio[near] ** 2, 0.5 * (1 + order)
-    result[near] += (
-        0.5 * order * math.log(2)
-        + scipy.special.gammaln(a)
-        - 0.5 * math.log(math.pi)
-        + np.log(scipy.special.hyp1f1(a, 0.5, z))
-        - z
-    )
+    constant = 0.5 * order * math.log(2) + scipy.special.gammaln(a) - 0.5 * math.log(math.pi)
+    result[near] += constant + np.log(scipy.special.hyp1f1(a, 0.5, z)) - z
+
     result[far] += _log_moment_far(order, ratio[far])
-    term, total = np.ones(int(np.sum(wide))), np.ones(int(np.sum(wide)))
-    for j in range(
-        0, 32, 2
-    ):  # sum over even j of binomial(order, j) (j - 1)!! / ratio^j, an asymptotic series
+
+    # The sum over even j of binomial(order, j) (j - 1)!! / ratio^j, an asymptotic series.
+    term = total = np.ones(int(np.sum(wide)))
+    for j in range(0, 32, 2):
         term = term * (order - j) * (order - j - 1) / ((j + 2) * ratio[wide] ** 2)
-        total += term
+        total = total + term
     result[wide] += order * np.log(ratio[wide]) + np.log(total)
     return result
 
 
 def _log_moment_far(order: float, ratio: np.ndarray) -> np.ndarray:
-    """``log E|ratio + Z|^order`` for large orders or ratios: the trapezoidal rule in log u, exact to rounding
-    for this entire integrand.
+    """``log E|ratio + Z|^order`` for large orders or ratios, by the trapezoidal rule in log u.
+
+    The integrand is entire, and the rule on it exact to rounding.
     """
     import scipy
 
@@ -89,12 +86,10 @@ def _log_moment_far(order: float, ratio: np.ndarray) -> np.ndarray:
     y = low + (np.log1p(9 / peak) - low) * np.linspace(0, 1, 129)
     u = peak * np.exp(y)
     offset = (order + 1) / peak + peak * np.expm1(y)  # u - ratio without cancellation
+    # log1p adds the other sign of u, so that the integral is over u > 0 alone.
     heights = (order + 1) * (np.log(peak) + y) - 0.5 * offset**2 + np.log1p(np.exp(-2 * u * ratio))
-    return (
-        scipy.special.logsumexp(heights, axis=-1)
-        + np.log(y[..., 1] - y[..., 0])
-        - 0.5 * math.log(2 * math.pi)
-    )
+    spacing = np.log(y[..., 1] - y[..., 0])
+    return scipy.special.logsumexp(heights, axis=-1) + spacing - 0.5 * math.log(2 * math.pi)
 
 
 def gaussian_mean_log(mean: Any, spread: Any) -> np.ndarray:
@@ -102,9 +97,8 @@ def gaussian_mean_log(mean: Any, spread: Any) -> np.ndarray:
     import scipy
 
     mean, spread = np.broadcast_arrays(np.abs(mean), np.abs(spread))
-    sharp = spread <= 1e-10 * np.maximum(
-        mean, 1e-17
-    )  # the difference is 5e-21; a mean is 1 minus something: below 1e-17 it is rounding
+    # Here the two differ by 5e-21. A mean is 1 less something: what is below 1e-17 is rounding.
+    sharp = spread <= 1e-10 * np.maximum(mean, 1e-17)
     width = np.where(sharp, 1.0, spread)
     smooth = np.log(width) + 0.5 * (math.log(2) + scipy.special.digamma(0.5))
     near = ~sharp

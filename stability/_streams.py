@@ -6,8 +6,7 @@ import numpy as np
 
 
 def block_size(dim: int) -> int:
-    """Paths per random stream in `dim` dimensions: a power of two that keeps a block's state within a fast
-    cache.
+    """Paths per random stream in `dim` dimensions: a power of two whose state fits a fast cache.
 
     A stored constant: changing it changes every seeded number.
     """
