@@ -17,6 +17,7 @@ from conftest import GAMMA, LITERAL, all_methods, assert_close, label, smooth_me
 
 import stability as st
 from stability._array import Backend
+from stability.linear.kept import KeptModes
 from stability.linear.modes import mode_limits
 from stability.lowrank.result import LowRank
 from stability.training.auto import AutoRule, Guard, auto_hessian_batch, auto_rank
@@ -516,6 +517,43 @@ def heavy_ball_radius(step, mean, variance, momentum):
         [[a**2 + step**2 * variance, -2 * a * momentum, momentum**2], [a, -momentum, 0.0], [1.0, 0.0, 0.0]],
     )
     return np.abs(np.linalg.eigvals(second_moments)).max()
+
+
+class TestKeptModes:
+    """Eigenvalues 4, -2, 1 with noise 0, 0.5, nothing known of the third; the margin is 2, the floor 1.75."""
+
+    method = st.LRSFN(rank=3, damping=GAMMA, tail="flat")
+
+    def modes(self, eigenvalues=(4.0, -2.0, 1.0), beyond=-0.5, method=method, **options):
+        sampling, hessian = np.array([0.0, 0.5, 0.25]), np.array([0.1, 0.2, np.nan])
+        return KeptModes(method, np.array(eigenvalues), beyond, sampling, hessian, **options)
+
+    def test_noise_raises_sizes_and_nothing_counts_with_less_than_the_floor(self):
+        assert_close(self.modes(margin=2.0, floor=1.75).sizes, [4.0, 3.0, 1.5])
+        assert_close(self.modes(margin=2.0, floor=1.75).gains, 1 / (np.array([4.0, 3.0, 1.75]) + GAMMA))
+        assert self.modes(floor=1.75).tail_gain == pytest.approx(1 / (1.75 + GAMMA))
+        assert self.modes().tail_gain == pytest.approx(1 / (0.5 + GAMMA))
+
+    def test_a_gain_that_tells_signs_is_read_with_them(self):
+        method = st.Method(gain=lambda lam: 3 + lam, rank=3, tail_gain=lambda lam: 5 + lam)
+        modes = self.modes(method=method, margin=2.0)
+        assert_close(modes.gains, [7.0, 0.0, 4.5])
+        assert modes.tail_gain == pytest.approx(4.5)
+
+    @pytest.mark.parametrize("options", [{}, {"margin": 2.0}, {"margin": 2.0, "floor": 1.75}], ids=repr)
+    def test_slopes_are_how_the_gains_follow_the_eigenvalues(self, options):
+        lam, h = np.array([4.0, -2.0, 1.0]), 1e-6
+        ahead, behind = (self.modes(lam + s * h, **options).gains for s in (1, -1))
+        assert_close(self.modes(**options).slopes, (ahead - behind) / (2 * h), rtol=1e-6)
+
+    def test_limits_are_those_of_single_modes_and_noise_not_known_counts_as_none(self):
+        lam = np.array([4.0, 2.0, 1.0])
+        phi = 1 / (lam + GAMMA)
+        variance = (phi * [0.0, 0.5, 0.25]) ** 2 + (lam * phi**2 * [0.1, 0.2, 0.0]) ** 2
+        expected = 2 * phi * lam / (variance + (phi * lam) ** 2)
+        assert_close(self.modes(lam).step_limits(0.0), expected)
+        assert self.modes().step_limits(0.0)[1] == np.inf
+        assert self.modes().tail_limit(0.0) == pytest.approx(2 * (0.5 + GAMMA) / 0.5)
 
 
 class TestModeLimits:
@@ -1407,12 +1445,12 @@ class TestAuto:
             LowRank(values, vectors, 6, np.zeros(3), std=np.array([0.0, noise, 0.0]), next_eigenvalue=0.1),
             seen,
         )
-        assert (rule.kept <= rule.rest * (1 + 1e-15)).all()
-        assert (rule.kept > 0).all()
-        assert rule.kept[1] <= 1 / (2 + noise)
+        assert (rule.modes.gains <= rule.modes.tail_gain * (1 + 1e-15)).all()
+        assert (rule.modes.gains > 0).all()
+        assert rule.modes.gains[1] <= 1 / (2 + noise)
         clean = AutoRule(3)
         clean._read(LowRank(values, vectors, 6, np.zeros(3), std=np.zeros(3), next_eigenvalue=0.1), seen)
-        assert rule.kept[0] == clean.kept[0]
+        assert rule.modes.gains[0] == clean.modes.gains[0]
 
     def test_the_gains_along_a_run_never_exceed_that_of_the_complement(self, monkeypatch):
         gains, before = [], LowRank.precondition

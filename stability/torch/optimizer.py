@@ -11,6 +11,7 @@ import torch
 
 from .. import _check
 from .._streams import stream
+from ..linear.kept import KeptModes, over_batches
 from ..lowrank.operator import BadProducts, NotFinite
 from ..lowrank.randomized import randomized_eigh
 from ..lowrank.result import LowRank
@@ -257,9 +258,8 @@ class LRSFN(torch.optim.Optimizer):
             self._refresh(index, batch)
         if group["weight_decay"]:
             g = g + group["weight_decay"] * flatten(p.detach() for p in group["params"])
-        method, floor = _method(group), _floor(group, state)
-        kept = method.gain(np.maximum(_sizes(group, state), floor))
-        direction = _low_rank(state).precondition(g, kept, float(method.tail_gain(floor)))
+        modes = _modes(group, state)
+        direction = _low_rank(state).precondition(g, modes.gains, modes.tail_gain)
         return direction if state["velocity"] is None else group["momentum"] * state["velocity"] + direction
 
     # -- curvature ---------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ class LRSFN(torch.optim.Optimizer):
         )
         state.update(age=0, refreshes=state["refreshes"] + 1, products=state["products"] + eig.columns)
         state.update(batch=batch.size, hessian_batch=hessian_batch)
-        state["scale"] = max(float(_sizes(group, state)[-1]), MEMORY * state["scale"])
+        state["scale"] = max(float(_modes(group, state).sizes[-1]), MEMORY * state["scale"])
 
     def _state(self, group: dict[str, Any]) -> dict[str, Any]:
         """A group's state, kept with its first parameter: tensors, numbers and lists of numbers."""
@@ -337,15 +337,7 @@ class LRSFN(torch.optim.Optimizer):
             )
         names = ("batch", "hessian_batch", "steps", "skipped", "refreshes", "products")
         counts = {**{name: state[name] for name in names}, "failure": self._failure}
-        return compose(
-            _low_rank(state),
-            _method(options),
-            _sizes(options, state),
-            _floor(options, state),
-            np.array(state["std"]),
-            options,
-            counts,
-        )
+        return compose(_low_rank(state), _modes(options, state), options, counts)
 
     # -- saving ------------------------------------------------------------------------------------
 
@@ -380,9 +372,9 @@ def _rows(group: dict[str, Any], batch: Batch, rng: np.random.Generator) -> list
 
 def _due(group: dict[str, Any], state: dict[str, Any], batch: Batch) -> bool:
     """Whether a group's curvature is to be found anew on this batch."""
-    if (
-        state["vectors"] is None or not np.isfinite(_sizes(group, state)).all()
-    ):  # `noise` may be asked for later
+    if state["vectors"] is None:
+        return True
+    if not np.isfinite(_modes(group, state).sizes).all():  # `noise` may be asked for later
         return True
     late = state["age"] - group["refresh"]
     # What a loader leaves over is no Hessian batch; but one sample may be all that batches have from now on.
@@ -408,10 +400,6 @@ def _size(group: dict[str, Any]) -> int:
     return sum(p.numel() for p in group["params"])
 
 
-def _method(group: dict[str, Any]) -> methods.LRSFN:
-    return methods.LRSFN(rank=group["rank"], damping=group["damping"], tail=group["tail"])
-
-
 def _low_rank(state: dict[str, Any]) -> LowRank:
     lam = np.array(state["eigenvalues"])
     return LowRank(
@@ -419,16 +407,16 @@ def _low_rank(state: dict[str, Any]) -> LowRank:
     )
 
 
-def _sizes(group: dict[str, Any], state: dict[str, Any]) -> np.ndarray:
-    """``|lambda_i|`` (r,) with the group's margin of noise."""
-    sizes = np.abs(state["eigenvalues"])
-    return (
-        sizes + group["noise"] * np.array(state["std"]) / math.sqrt(state["batch"] or math.nan)
-        if group["noise"]
-        else sizes
+def _modes(group: dict[str, Any], state: dict[str, Any]) -> KeptModes:
+    """What the group's method makes of the eigenpairs in its state."""
+    lam, std = np.array(state["eigenvalues"]), np.array(state["std"])
+    seen = not math.isnan(state["next_eigenvalue"])
+    return KeptModes(
+        methods.LRSFN(rank=len(lam), damping=group["damping"], tail=group["tail"]),
+        lam,
+        state["next_eigenvalue"] if seen else lam[-1],
+        over_batches(std, state["batch"]),
+        over_batches(std, state["hessian_batch"]),
+        margin=group["noise"],
+        floor=float(state["scale"]) if group["tail"] == "flat" else 0.0,
     )
-
-
-def _floor(group: dict[str, Any], state: dict[str, Any]) -> float:
-    """The size that everything off the kept eigenvectors counts with, and the least that anything does."""
-    return float(state["scale"]) if group["tail"] == "flat" else 0.0

@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..linear.modes import mode_limits
+from ..linear.kept import KeptModes
 from ..lowrank.result import LowRank
-from ..methods.divided import Divided
-from ..methods.method import LRSFN
 
 _PAYS, _TIES = (
     1e4,
@@ -176,37 +174,19 @@ def advice(spread: float, noise: float, share: float) -> str:
 
 def compose(
     eig: LowRank,
-    method: LRSFN,
-    sizes: np.ndarray,
-    floor: float,
-    std: np.ndarray,
+    modes: KeptModes,
     group: Mapping[str, Any],
     counts: Mapping[str, Any],
 ) -> Report:
-    """A report from the eigenpairs, the sizes (r,) and the floor that the gains are read at, and standard
-    deviations (r,) per sample.
-    """
-    lam, batch, hessian_batch = eig.eigenvalues, counts["batch"], counts["hessian_batch"]
-    read_at = np.maximum(sizes, floor)
-    gains, tail_gain = method.gain(read_at), float(method.tail_gain(floor))
-    slopes = np.where(sizes < floor, 0.0, Divided.of(method.gain, read_at, read_at).first[0])
-    over = [std / math.sqrt(size) if size else np.full_like(std, np.nan) for size in (batch, hessian_batch)]
-    variance = [np.nan_to_num(s) ** 2 for s in over]
-    limits = mode_limits(
-        gains, lam, slopes=slopes, gradient=variance[0], hessian=variance[1], momentum=group["momentum"]
-    )
-    # Behind a negative eigenvalue positive ones of nearly its size may follow; behind one not seen, ones of
-    # the last kept one's.
-    following = abs(lam[-1] if math.isnan(eig.next_eigenvalue) else eig.next_eigenvalue)
-    tail = mode_limits(np.array([tail_gain]), np.array([following]), momentum=group["momentum"])
+    """A report from the eigenpairs, the account of their modes, the options and what was counted."""
     return Report(
-        eigenvalues=lam,
+        eigenvalues=eig.eigenvalues,
         next_eigenvalue=eig.next_eigenvalue,
-        std=over[1],
-        gains=gains,
-        tail_gain=tail_gain,
-        step_limits=limits,
-        tail_limit=float(tail[0]),
+        std=modes.hessian_sampling,
+        gains=modes.gains,
+        tail_gain=modes.tail_gain,
+        step_limits=modes.step_limits(group["momentum"]),
+        tail_limit=modes.tail_limit(group["momentum"]),
         lr=float(group["lr"]),
         parameters=int(eig.vectors.shape[0]),
         **counts,

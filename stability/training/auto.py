@@ -5,15 +5,16 @@ measured.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from .._streams import stream
+from ..linear.kept import KeptModes
 from ..linear.modes import mode_limits
 from ..lowrank.result import LowRank
-from ..methods.method import LRSFN
+from ..methods.method import Method
 from .rules import WORTH, Curvature, LowRankRule
 
 RANKS = (5, 60)
@@ -60,6 +61,10 @@ def auto_hessian_batch(rank: int, samples: int, passes: float) -> int:
     return min(samples, size if size == samples else size - size % 4)
 
 
+def _undamped(lam: Any) -> Any:
+    return 1 / abs(lam)
+
+
 class AutoRule(LowRankRule):
     """Low-rank saddle-free Newton whose damping is what it measured beyond the kept eigenvalues.
 
@@ -70,33 +75,30 @@ class AutoRule(LowRankRule):
     """
 
     def __init__(self, rank: int, passes: float = math.inf):
-        super().__init__(
-            LRSFN(rank=rank, damping=1.0), every=None, warm=True, margin=NOISE_MARGIN, solver="block-krylov"
-        )
+        saddle_free = Method(gain=_undamped, rank=rank, tail_gain=_undamped)
+        super().__init__(saddle_free, every=None, warm=True, margin=NOISE_MARGIN, solver="block-krylov")
         self.passes, self.batch, self.refreshes = passes, 1, 0
         self.scale = 0.0  # mu
         self.tail = 0.0  # trace of the Hessian off the kept eigenvectors
         self.reduction = 1.0
         self.guard = Guard()
 
-    def gains(self, eig: LowRank) -> tuple[np.ndarray, float]:
+    def _rescale(self, eig: LowRank) -> None:
         if self.scale == 0 and not eig.eigenvalues.any():
             raise ValueError(
                 "step='auto' saw no curvature at the start: every Hessian product is zero. Use st.SGD(), "
                 "st.Adam() or LRSFN with a number as `step`."
             )
-        noise = np.where(np.isfinite(self.sampling), self.sampling, 0.0)
-        size = np.abs(eig.eigenvalues) + self.margin * noise
+        size = self._account(eig).sizes
         seen = np.abs(eig.eigenvalues) > SEEN * abs(
             eig.eigenvalues[0]
         )  # beyond the rank of a batch lies what it does not show, not flatness
         self.scale = max(
             size[seen][-1], MEMORY * self.scale, FLOOR * abs(eig.eigenvalues[0]), np.finfo(float).tiny
         )
-        return 1 / np.maximum(size, self.scale), 1 / self.scale
 
-    def slopes(self, lam: np.ndarray) -> np.ndarray:
-        return np.where(self.kept < 1 / self.scale, -np.sign(lam) * self.kept**2, 0.0)
+    def _account(self, eig: LowRank) -> KeptModes:
+        return replace(super()._account(eig), sampling=np.nan_to_num(self.sampling))
 
     @property
     def _rest_of_the_run(self) -> float:
@@ -134,13 +136,14 @@ class AutoRule(LowRankRule):
         directions has variance ``rho^2 (d + 1) / 2``.
         """
         assert self.eig is not None
-        turned = np.abs(self.eig.eigenvalues) * self.kept
+        kept = self.modes.gains
+        turned = np.abs(self.eig.eigenvalues) * kept
         known = np.isfinite(self.sampling)
-        relative = np.sum((self.sampling * self.kept)[known] ** 2) / max(
+        relative = np.sum((self.sampling * kept)[known] ** 2) / max(
             np.sum(turned[known] ** 2), np.finfo(float).tiny
         )
         noise = min(0.5 * relative, 1 / self.batch) * (
-            np.sum(turned) + TAIL_WEIGHT * self.tail * self.rest + 1
+            np.sum(turned) + TAIL_WEIGHT * self.tail * self.modes.tail_gain + 1
         )
         limit = float(mode_limits(np.ones(1), np.ones(1), gradient=noise, momentum=MOMENTUM)[0])
         warm = min(1.0, max(0.0, spent - self.first) / (WARMUP * self._rest_of_the_run))

@@ -16,11 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from .._array import Backend, namespace
-from ..linear.modes import mode_limits
+from ..linear.kept import KeptModes, over_batches
 from ..lowrank.randomized import randomized_eigh
 from ..lowrank.result import LowRank
 from ..lowrank.solvers import FRESH
-from ..methods.divided import Divided
 from ..methods.method import Method
 from ..methods.preconditioner import spectral
 from .options import Adam
@@ -153,14 +152,6 @@ class Dense(Plain):
             self._local = spectral(self.method, self.hessian)
 
 
-def _of_batches(spread: np.ndarray, batch: int, samples: int) -> np.ndarray:
-    """Standard deviation over batches drawn without replacement, from that over single samples: none for all
-    of them.
-    """
-    share = (samples - batch) / samples
-    return spread * math.sqrt(share / batch) if share > 0 else np.zeros_like(spread)
-
-
 class LowRankRule(Plain):
     """A truncated method by a randomized eigendecomposition, refreshed every so often and started from the
     last one.
@@ -170,7 +161,11 @@ class LowRankRule(Plain):
     eig : LowRank or None
     sampling : array (rank,)
         Standard deviation of the Rayleigh quotients over gradient batches (nan: not known).
+    modes : KeptModes
+        What the method does with them, since the last refresh.
     """
+
+    scale = 0.0  # the least size that anything counts with
 
     def __init__(self, method: Method, *, every: int | None, warm: bool, margin: float, solver: str):
         assert method.rank is not None
@@ -229,13 +224,13 @@ class LowRankRule(Plain):
             else eig.std * math.sqrt(curvature.hessian_batch // len(curvature.parts))
         )
         self.sampling, self.hessian_sampling = (
-            _of_batches(spread, size, curvature.samples)
+            over_batches(spread, size, curvature.samples)
             for size in (curvature.gradient_batch, curvature.hessian_batch)
         )
         self.beyond, self.edge = self._following(eig), abs(float(eig.eigenvalues[-1]))
         self.beyond = float(np.clip(self.beyond, -abs(eig.eigenvalues[-1]), abs(eig.eigenvalues[-1])))
-        self.kept, rest = self.gains(eig)
-        self.rest = float(rest)  # a NumPy scalar would turn float32 steps into float64
+        self._rescale(eig)
+        self.modes = self._account(eig)
 
     def _following(self, eig: LowRank) -> float:
         """The first eigenvalue left out: as seen, or in the last known proportion to the last one kept, or
@@ -245,8 +240,8 @@ class LowRankRule(Plain):
             return eig.next_eigenvalue
         return self.beyond * abs(eig.eigenvalues[-1]) / self.edge if self.edge > 0 else eig.eigenvalues[-1]
 
-    def gains(self, eig: LowRank) -> tuple[np.ndarray, float]:
-        """Gains on the kept eigenvectors (rank,) and off them."""
+    def _rescale(self, eig: LowRank) -> None:
+        """Choose `scale` anew; here, where it is none, the noise that a margin needs must be known."""
         if self.margin and np.isnan(self.sampling).any():
             raise ValueError(
                 "`noise_margin` needs the eigenvalues' sampling noise, which is not known here: give a "
@@ -254,55 +249,39 @@ class LowRankRule(Plain):
                 "samples, and an eigensolver that tells it (block-krylov, double-pass); or leave "
                 "`noise_margin` out."
             )
-        lam = (
-            eig.eigenvalues
-            if self.margin == 0
-            else np.copysign(np.abs(eig.eigenvalues) + self.margin * self.sampling, eig.eigenvalues)
-        )
-        return np.asarray(self.method.gain(lam), dtype=float), float(self.method.tail_gain(self.beyond))
 
-    def slopes(self, lam: np.ndarray) -> np.ndarray:
-        """Derivatives of the gain at the kept eigenvalues."""
-        return np.broadcast_to(
-            np.asarray(Divided.of(self.method.gain, lam, lam).first[0], dtype=float), lam.shape
+    def _account(self, eig: LowRank) -> KeptModes:
+        return KeptModes(
+            self.method,
+            eig.eigenvalues,
+            self.beyond,
+            self.sampling,
+            self.hessian_sampling,
+            margin=self.margin,
+            floor=self.scale,
         )
 
     def direction(self, gradient: Any) -> Any:
         assert self.eig is not None
-        return self.eig.precondition(gradient, self.kept, self.rest)
+        return self.eig.precondition(gradient, self.modes.gains, self.modes.tail_gain)
 
     def step_limit(self, momentum: float) -> float:
         """The largest mean-square-stable step of the linearised theory, one mode at a time; inf where nothing
         is known to bound it.
         """
-        assert self.eig is not None
-        lam, known = self.eig.eigenvalues, np.isfinite(self.sampling)
-        limits = mode_limits(
-            self.kept,
-            lam,
-            slopes=self.slopes(lam),
-            gradient=np.where(known, self.sampling, 0.0) ** 2,
-            hessian=np.where(known, self.hessian_sampling, 0.0) ** 2,
-            momentum=momentum,
-        )
-        beyond = np.array(
-            [abs(self.beyond)]
-        )  # behind a negative one, positive ones of nearly its size may follow
-        tail = mode_limits(np.array([self.rest]), beyond, momentum=momentum)
-        return float(min(limits.min(initial=np.inf), tail[0]))
+        return float(min(self.modes.step_limits(momentum).min(), self.modes.tail_limit(momentum)))
 
     def state(self) -> dict[str, Any]:
         if self.eig is None:
             return {}
-        names = ("sampling", "hessian_sampling", "kept")
         return {
-            **{name: getattr(self, name) for name in names},
+            "sampling": self.sampling,
+            "hessian_sampling": self.hessian_sampling,
             "vectors": self.eig.vectors,
             "eigenvalues": self.eig.eigenvalues,
             "next_eigenvalue": self.eig.next_eigenvalue,
             "beyond": self.beyond,
             "edge": self.edge,
-            "rest": self.rest,
             "last": self.last,
             "cost": self.cost,
             "first": self.first,
@@ -311,17 +290,7 @@ class LowRankRule(Plain):
     def restore(self, state: dict[str, Any], backend: Backend) -> None:
         if not state:
             return
-        for name in (
-            "sampling",
-            "hessian_sampling",
-            "kept",
-            "beyond",
-            "edge",
-            "rest",
-            "last",
-            "cost",
-            "first",
-        ):
+        for name in ("sampling", "hessian_sampling", "beyond", "edge", "last", "cost", "first"):
             setattr(self, name, state[name])
         vectors = state["vectors"]
         self.eig = LowRank(
@@ -332,3 +301,4 @@ class LowRankRule(Plain):
             residual=np.full(self.rank, np.nan),
             next_eigenvalue=state["next_eigenvalue"],
         )
+        self.modes = self._account(self.eig)
