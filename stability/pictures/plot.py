@@ -23,7 +23,8 @@ from ..portraits.plane import Portrait
 from ..training.history import History
 from ..trajectories.result import Trajectory
 from . import densities, exits, landscapes, paths, products, results, studies, training
-from .style import COLORS, MARKERS, context, styled
+from .style import COLORS, MARKERS
+from .theme import context, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,7 +50,8 @@ def plot(result: Any) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Save it with ``savefig``, as PNG, SVG or PDF.
+        A notebook displays it, ``show()`` opens a window from a script, ``savefig`` writes PNG, SVG or PDF.
+        No other reference to it is kept.
 
     Raises
     ------

@@ -4,10 +4,6 @@ error bars.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-STYLE = Path(__file__).parents[1] / "stability.mplstyle"
 # Okabe and Ito's colours, told apart by all common kinds of colour blindness; markers repeat the distinction.
 COLORS = {
     "SGD": "#000000",
@@ -29,29 +24,11 @@ COLORS = {
 MARKERS = {"SGD": "o", "Newton": "s", "damped Newton": "^", "SFN": "D", "LRSFN": "v"}
 
 
-def context() -> AbstractContextManager[None]:
-    """The house style, for as long as a picture is drawn or saved: the user's own is left alone."""
-    import matplotlib.style
-
-    return matplotlib.style.context(STYLE)
-
-
-def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """`draw` within the house style."""
-
-    @functools.wraps(draw)
-    def drawn(result: Any) -> Figure:
-        with context():
-            return draw(result)
-
-    return drawn
-
-
 def panels(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
     """A figure of (rows, columns) axes, each of this size in inches; outside pyplot, which would keep it."""
-    from matplotlib.figure import Figure
+    from .figure import Picture
 
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    figure = Picture(figsize=(width * columns, height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 

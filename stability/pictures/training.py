@@ -22,10 +22,10 @@ def history(result: History) -> Figure:
     """Loss against work; beside it, where curvature was looked at, the kept eigenvalues, and the step below
     its predicted limit, where steps are known.
     """
-    from matplotlib.figure import Figure
+    from .figure import Picture
 
     curved = len(result.refreshed_at) > 0
-    figure = Figure(figsize=(8.4, 4.2) if curved else (7.6, 3.0), layout="constrained")
+    figure = Picture(figsize=(8.4, 4.2) if curved else (7.6, 3.0), layout="constrained")
     axes = figure.subplot_mosaic(
         [["loss", "curvature"], ["loss", "step"]]
         if curved
