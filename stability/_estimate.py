@@ -4,12 +4,29 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ._display import number
+from ._saving import Result
 
-class Estimate(NamedTuple):
-    """A number, an estimate of its error, and a reason where it is infinite or holds for a part only (else
-    "").
-    """
 
+class _Pair(NamedTuple):
     value: float
     error: float
     reason: str = ""
+
+
+class Estimate(_Pair, Result):
+    """A number, an estimate of its error, and why it is infinite or holds for a part only (else "").
+
+    Unpacks as ``value, error, reason``.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> mode = st.exact_mode(st.SGD(), curvature=1.0, noise=st.Noise())
+    >>> mode.moment(2, step=0.5)
+    0.25 +- 2.5e-16
+    """
+
+    def __str__(self) -> str:
+        because = f" ({self.reason})" if self.reason else ""
+        return f"{number(self.value, '.6g')} +- {number(self.error, '.2g')}{because}"

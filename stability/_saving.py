@@ -21,19 +21,40 @@ from typing import Any
 
 import numpy as np
 
+from ._display import Shown
+
 FORMAT = 1
-_KINDS: dict[str, type] = {}
+_INSIDE = ":"  # begins the names of arrays that lie deeper than a field
+_KINDS: dict[str, type[Kept]] = {}
 
 
-def register(kind: type) -> type:
-    """Class decorator: a frozen dataclass whose instances `save` writes and `load` reads back."""
-    _KINDS[kind.__name__] = kind
-    return kind
+class Kept:
+    """What `save` can write, by itself or inside a result: a dataclass, or a class with these two methods."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _KINDS.setdefault(cls.__name__, cls)  # a user's subclass does not take over one of ours
+
+    def _kept(self) -> dict[str, Any]:
+        """What is written: arrays, JSON's values, and other kept objects, by name."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def _restored(cls, **values: Any) -> Any:
+        """The object that was kept as these values."""
+        return cls(**values)
 
 
-@register
+class Result(Shown, Kept):
+    """A result that shows itself, saves itself, and is read back by `load`."""
+
+    def save(self, path: str | Path) -> Path:
+        """Write this result as ``PATH.npz`` and ``PATH.json``; `stability.load` reads it back."""
+        return save(self, path)
+
+
 @dataclass(frozen=True)
-class Study:
+class Study(Result):
     """The numbers behind one picture.
 
     Attributes
@@ -111,19 +132,16 @@ def save(result: Any, path: str | Path) -> Path:
     ValueError
         If the result is of a kind that cannot be saved, or the place cannot be written.
     """
-    kind = type(result).__name__
-    if _KINDS.get(kind) is not type(result):
-        raise ValueError(f"A {kind} cannot be saved; these can: {', '.join(sorted(_KINDS))}.")
     arrays: dict[str, np.ndarray] = {}
     values: dict[str, Any] = {}
-    for name in (f.name for f in dataclasses.fields(_KINDS[kind])):
-        value = getattr(result, name)
+    kind = _kind(result)
+    for name, value in result._kept().items():
         if isinstance(value, np.ndarray):
             arrays[name] = value
         elif isinstance(value, Mapping) and value and all(isinstance(v, np.ndarray) for v in value.values()):
             arrays.update({f"{name}/{key}": v for key, v in value.items()})
         else:
-            values[name] = _encode(value)
+            values[name] = _encode(value, arrays)
     stream = io.BytesIO()
     np.savez_compressed(stream, allow_pickle=False, **arrays)
     packed = stream.getvalue()
@@ -137,6 +155,17 @@ def save(result: Any, path: str | Path) -> Path:
     except OSError as error:
         raise ValueError(f"{base} cannot be written ({error.strerror}). Choose another place.") from None
     return _beside(base, ".json")
+
+
+def _kind(value: Any) -> str:
+    """The name under which a kept object is read back."""
+    kind = type(value).__name__
+    if _KINDS.get(kind) is not type(value):
+        raise ValueError(
+            f"`result` must be one of this package's results; got a {kind}, which cannot be saved. Save its "
+            "numbers: st.save(st.Study(name, arrays, parameters), path)."
+        )
+    return kind
 
 
 def load(path: str | Path) -> Any:
@@ -161,9 +190,10 @@ def load(path: str | Path) -> Any:
         record = json.loads(text)
         newer = record["format"] > FORMAT
         if not newer:  # else what follows the format may mean something else
-            kind, values, checksum = _KINDS[record["kind"]], dict(_decode(record["values"])), record["crc32"]
+            kind, checksum = _KINDS[record["kind"]], record["crc32"]
             with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
+            values = dict(_decode(record["values"], arrays))
     except (
         KeyError,
         TypeError,
@@ -186,42 +216,63 @@ def load(path: str | Path) -> Any:
             f"{base}.npz and {base}.json do not belong together: a write was cut off, or a file was changed. "
             "Save the result again."
         )
-    return _build(base, kind, values, arrays)
-
-
-def _build(base: Path, kind: type, values: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Any:
     for name, value in arrays.items():
         head, _, key = name.partition("/")
         if key:
             values.setdefault(head, {})[key] = value
-        else:
+        elif not name.startswith(_INSIDE):
             values[head] = value
-    for item in dataclasses.fields(kind):  # JSON has no tuples
-        if str(item.type).startswith("tuple") and isinstance(values.get(item.name), list):
-            values[item.name] = tuple(values[item.name])
     try:
-        return kind(**values)
+        return _build(kind, values)
     except TypeError as error:
         raise ValueError(f"{base} is not a saved {kind.__name__} ({error}).") from None
 
 
-def _encode(value: Any) -> Any:
-    """`value` in strict JSON's terms, with nan and infinities kept as ``{"float": "nan"}``."""
+def _build(kind: type[Kept], values: dict[str, Any]) -> Any:
+    fields: tuple[dataclasses.Field, ...] = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    for item in fields:  # JSON has no tuples
+        if str(item.type).startswith("tuple") and isinstance(values.get(item.name), list):
+            values[item.name] = tuple(values[item.name])
+    return kind._restored(**values)
+
+
+def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """`value` in strict JSON's terms: nan and infinities as ``{"float": "nan"}``, arrays by their name among
+    the arrays, kept objects as their kind and values.
+    """
+    if isinstance(value, Kept):
+        return {"kept": _kind(value), "values": {k: _encode(v, arrays) for k, v in value._kept().items()}}
+    if isinstance(value, np.ndarray):
+        name = f"{_INSIDE}{len(arrays)}"
+        arrays[name] = value
+        return {"array": name}
     if isinstance(value, Mapping):
-        return {str(k): _encode(v) for k, v in value.items()}
+        return {str(k): _encode(v, arrays) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_encode(v) for v in value]
+        return [_encode(v, arrays) for v in value]
     if isinstance(value, (float, np.floating)) and not math.isfinite(value):
         return {"float": str(float(value))}
+    if not (value is None or isinstance(value, (bool, int, float, str, np.generic))):
+        raise ValueError(
+            f"A result that holds a {type(value).__name__} cannot be saved: a file keeps numbers, text and "
+            "arrays. Save its numbers: st.save(st.Study(name, arrays, parameters), path)."
+        )
     return jsonable(value)
 
 
-def _decode(value: Any) -> Any:
-    if isinstance(value, dict):
-        if value.keys() == {"float"} and value["float"] in ("nan", "inf", "-inf"):
-            return float(value["float"])
-        return {k: _decode(v) for k, v in value.items()}
-    return [_decode(v) for v in value] if isinstance(value, list) else value
+def _decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    if isinstance(value, list):
+        return [_decode(v, arrays) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"float"} and value["float"] in ("nan", "inf", "-inf"):
+        return float(value["float"])
+    if value.keys() == {"array"} and value["array"] in arrays:
+        return arrays[value["array"]]
+    inside = {k: _decode(v, arrays) for k, v in value.items() if k != "kept"}
+    if value.keys() == {"kept", "values"}:
+        return _build(_KINDS[value["kept"]], inside["values"])
+    return value | inside
 
 
 def _base(path: str | Path) -> Path:

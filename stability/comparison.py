@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import _check
-from ._saving import register
+from ._saving import Result
 from .ensembles.result import Ensemble
 from .ensembles.tails import TailIndex, tail_index
 from .exact.mode import exact_mode
@@ -21,9 +21,8 @@ TAIL_PATHS = 4000
 """Paths from which the tail index is measured: more would not change what is said of it."""
 
 
-@register
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Result):
     """Predicted and measured moments of an ensemble; made by `compare`.
 
     Attributes

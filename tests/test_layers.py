@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "stability"
 FLOORS = (
-    ("_array", "_check", "_estimate", "_fast", "_saving", "_special", "_streams"),
+    ("_display",),
+    ("_saving",),
+    ("_array", "_check", "_estimate", "_fast", "_special", "_streams"),
     ("methods", "objectives", "datasets", "noise", "lowrank"),
     ("flow", "spectra", "exact"),
     ("linear",),
@@ -115,6 +117,8 @@ def test_importing_the_package_loads_nothing_heavy():
         "sdeint",
         "torch",
         "numba",
+        "xarray",
+        "IPython",
     ]
     code = f"import sys, stability; print(sorted(m for m in sys.modules if m.split('.')[0] in {heavy}))"
     assert (

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from .._saving import register
+from .._saving import Result
 from .unpickle import read_pickle
 
 INSTALL = "Install the extra: pip install 'sfn-stability[data]'."
@@ -23,9 +23,8 @@ MAX_ROWS = 100_000
 """Most images of one CIFAR file: twice as many as its longest has."""
 
 
-@register
 @dataclass(frozen=True)
-class Dataset:
+class Dataset(Result):
     """Samples and their classes.
 
     Attributes

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
+from .._saving import Result
 
 MAX_CELLS = 200_000_000
 """Largest table read, rows x columns: 1.6 GB of float64, about three times that while it is worked on."""
@@ -22,7 +23,7 @@ MAX_CLASSES = 20
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Result):
     """A standardized design matrix with an intercept column, and its target.
 
     Attributes

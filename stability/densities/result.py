@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from .._saving import register
+from .._saving import Result
 from ..ensembles.result import Ensemble
 from .kernel import passage
 from .panels import Panels
 
 
-@register
 @dataclass(frozen=True)
-class TotalVariation:
+class TotalVariation(Result):
     """A sample's histogram against predicted probabilities; made by `StationaryDensity.total_variation`.
 
     Attributes
@@ -61,9 +60,8 @@ class TotalVariation:
         )
 
 
-@register
 @dataclass(frozen=True)
-class Kramers:
+class Kramers(Result):
     """The time over a barrier for weak noise (Eyring and Kramers); made by `StationaryDensity.kramers`.
 
     ``2 pi sqrt(D(top) / D(well)) / sqrt(|f'(well)| f'(top)) exp(barrier)``, which is ``2 pi / sqrt(F''(well)
@@ -100,9 +98,8 @@ class Kramers:
         )
 
 
-@register
 @dataclass(frozen=True)
-class StationaryDensity:
+class StationaryDensity(Result):
     """A stationary density on a grid; made by `stationary_density`. Cells have shape (n,) on a line, (n1, n2)
     in a plane.
 

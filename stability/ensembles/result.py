@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from .._saving import register
+from .._saving import Result
 
 UNSTABLE_SHARE = 0.1
 """Where more than this share of the paths diverged, the summary calls the flow unstable."""
 
 
-@register
 @dataclass(frozen=True)
-class Ensemble:
+class Ensemble(Result):
     """Paths of a flow and their moments; made by `simulate`.
 
     Attributes

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from .._saving import provenance, register
+from .._saving import Result, provenance
 from .result import Ensemble
 
 LEAST = 50
@@ -36,9 +36,8 @@ more of the first, one in twenty of the second.
 """
 
 
-@register
 @dataclass(frozen=True)
-class TailIndex:
+class TailIndex(Result):
     """How heavy a sample's tails are; made by `tail_index`.
 
     Attributes

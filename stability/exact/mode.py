@@ -19,7 +19,7 @@ import numpy as np
 from .. import _check
 from .._check import Unstable
 from .._estimate import Estimate
-from .._saving import Study, provenance
+from .._saving import Result, Study, provenance
 from .._special import gaussian_log_moment, gaussian_mean_log
 from ..methods.method import Method
 from ..methods.response import check_regular
@@ -29,7 +29,7 @@ from .law import Function, Law, small_points
 _MANY = 1e5  # a Kesten root beyond this order is reported as infinite
 
 
-class ExactMode:
+class ExactMode(Result):
     """One mode of the stochastic iteration, nothing linearised; made by `exact_mode`.
 
     Attributes

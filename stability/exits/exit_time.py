@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from .._saving import Study, jsonable, provenance, register
+from .._saving import Result, Study, jsonable, provenance
 from .._special import dawson_integral, gauss
 
 _OVERSHOOT = 0.5825971579390106  # -zeta(1/2) / sqrt(2 pi)
@@ -26,9 +26,8 @@ _FAR = 36.0
 _BASIS, _SHIFTS = 60, 5
 
 
-@register
 @dataclass(frozen=True)
-class ExitTime:
+class ExitTime(Result):
     """The law of the first exit from ``|delta| < radius``, from 0; made by `exit_time`. Times are in units of
     ``t = iteration * step``.
 

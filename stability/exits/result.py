@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .._saving import Study, jsonable, provenance, register
+from .._saving import Result, Study, jsonable, provenance
 from .chain import ChainExit
 from .exit_time import ExitTime, exit_time
 
@@ -19,9 +19,8 @@ itself off by a fifth then.
 """
 
 
-@register
 @dataclass(frozen=True)
-class Escape:
+class Escape(Result):
     """First exits from a region around a critical point; made by `escape`. Times are in units of ``t =
     iteration * step``.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .._saving import jsonable
+from .._saving import Result, jsonable
 from ..flow import Flow
 from ..methods.method import SGD, Method
 from ..noise import Noise
@@ -17,7 +17,7 @@ from .linearize import VALID, linearize
 
 
 @dataclass(frozen=True)
-class Bound:
+class Bound(Result):
     """What the linear theory says of one method at one critical point.
 
     Attributes
@@ -56,7 +56,7 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class Bounds:
+class Bounds(Result):
     """The bounds of several methods; made by `bounds`. Prints as a table; `to_json` for programs."""
 
     rows: tuple[Bound, ...]

@@ -17,6 +17,7 @@ import numpy as np
 from .. import _check
 from .._array import transpose
 from .._check import Unstable
+from .._saving import Result
 from ..flow import Flow
 from ..methods.response import check_regular
 from .modes import ModalNoise
@@ -28,7 +29,7 @@ _ROUNDING = 1e-13  # a rate below this share of the largest is a flat direction
 
 
 @dataclass(frozen=True)
-class Limit:
+class Limit(Result):
     """What limits the step: the leading mode of the mean-square instability and the share of each cause.
 
     Attributes
@@ -53,7 +54,7 @@ class Limit:
         return max(self.shares, key=lambda name: self.shares[name])
 
 
-class LinearFlow:
+class LinearFlow(Result):
     """A flow linearised at a critical point; made by `linearize`.
 
     Attributes

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _check
 from .._array import Backend, as_floats, namespace
-from .._saving import register
+from .._saving import Result
 
 
 def backend_like(array: Any) -> Backend:
@@ -23,9 +23,8 @@ def backend_like(array: Any) -> Backend:
     return Backend(name, xp, None if name in ("numpy", "cupy") else array.device, wide[0])
 
 
-@register
 @dataclass(frozen=True)
-class LowRank:
+class LowRank(Result):
     """Leading eigenpairs of a symmetric operator, ``H_r = U diag(lambda) U.T``, and steps preconditioned by
     them.
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from .._saving import provenance, register
+from .._saving import Result, provenance
 from ..flow import Flow
 from .matrices import EPS, Product, blocks, product_of_flow, product_of_function
 from .mean_square import mean_square_rate
@@ -25,9 +25,8 @@ UNSETTLED = 4.5
 """Standard errors between the two halves of the run beyond which exponents are said not to have settled."""
 
 
-@register
 @dataclass(frozen=True)
-class LyapunovExponents:
+class LyapunovExponents(Result):
     """Exponents of a random matrix product, and the mean-square rate beside them; made by
     `lyapunov_exponents`.
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from .._saving import provenance, register
+from .._saving import Result, provenance
 from ..flow import Flow
 from ..linear.linearize import linearize
 from .exponents import ROUNDING, SURE, means
@@ -25,9 +25,8 @@ ZOOM = 9
 """Steps between the two that a change of sign was found between, tried next."""
 
 
-@register
 @dataclass(frozen=True)
-class AlmostSureLimit:
+class AlmostSureLimit(Result):
     """How large a step still contracts almost every path; made by `almost_sure_limit`.
 
     Attributes

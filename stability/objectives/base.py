@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _check
 from .._array import diagonal_matrix, transpose
+from .._saving import Result
 
 
 class Objective:
@@ -71,7 +72,7 @@ class Objective:
 
 
 @dataclass(frozen=True)
-class DerivativeCheck:
+class DerivativeCheck(Result):
     """Relative errors of an objective's derivatives against central differences, best over step sizes.
 
     ``print`` it for a table; ``ok`` is the verdict.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from .._saving import register
+from .._saving import Result
 from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from ..methods.response import SpectralResponse
 
@@ -31,7 +31,7 @@ SMALL = 1e-9
 
 
 @dataclass(frozen=True)
-class CriticalPoint:
+class CriticalPoint(Result):
     """One point where the gradient vanishes.
 
     Attributes
@@ -115,9 +115,8 @@ class CriticalPoint:
         )
 
 
-@register
 @dataclass(frozen=True)
-class CriticalPoints(Sequence):
+class CriticalPoints(Result, Sequence):
     """The critical points of a region, lowest value first; made by `critical_points`. A sequence of
     `CriticalPoint`.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import _check
 from .._check import Unstable
-from .._saving import provenance, register
+from .._saving import Result, provenance
 from ..densities.density import stationary_density
 from ..densities.result import StationaryDensity
 from ..ensembles.simulate import simulate
@@ -25,9 +25,8 @@ from .plane import flows_of
 BINS, DT_SHARE = 40, 0.125
 
 
-@register
 @dataclass(frozen=True)
-class Profile:
+class Profile(Result):
     """Potential, drift and stationary density of several methods on a line; made by `profile`.
 
     Attributes

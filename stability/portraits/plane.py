@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from .._saving import provenance, register
+from .._saving import Result, provenance
 from ..ensembles.simulate import simulate
 from ..flow import Flow
 from ..methods.method import SFN, SGD, Method, Newton
@@ -32,9 +32,8 @@ _NEAR, _NEARER = (
 )  # of the region's width: a line this near a point that attracts has arrived; nearer where rates do not tell
 
 
-@register
 @dataclass(frozen=True)
-class Portrait:
+class Portrait(Result):
     """Level sets, flow lines, basins and sample paths of several methods on one landscape; made by
     `portrait`.
 

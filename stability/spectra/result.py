@@ -13,7 +13,7 @@ import numpy as np
 from .. import _check
 from .._check import Unstable
 from .._estimate import Estimate
-from .._saving import Study, register
+from .._saving import Result, Study
 from ..methods.method import SGD, Method
 from ..noise import Noise
 from .lanczos import Tridiagonals
@@ -27,9 +27,8 @@ within `scale` of zero.
 """
 
 
-@register
 @dataclass(frozen=True)
-class Spectrum:
+class Spectrum(Result):
     """A quadrature rule for sums over the eigenvalues of a symmetric operator H; made by `spectrum`.
 
     Attributes

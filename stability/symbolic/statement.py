@@ -12,6 +12,7 @@ import sympy
 from sympy.core.function import AppliedUndef
 
 from .. import _check
+from .._saving import Result
 from ..methods.method import Method
 from .mode import GIVEN, RESERVED, Mode
 
@@ -56,7 +57,7 @@ class Corollary(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Statement:
+class Statement(Result):
     """A statement derived from a method's own gain: to read, and to evaluate at numbers.
 
     Attributes

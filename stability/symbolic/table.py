@@ -10,6 +10,7 @@ from typing import Any
 
 import sympy
 
+from .._saving import Result
 from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from .laws import poles
 from .limit import limited
@@ -20,7 +21,7 @@ POINTS = ("minimum", "saddle", "maximum", "flat")
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Result):
     """A method at a kind of critical point; expressions in the curvature, None where there is nothing.
 
     Attributes
@@ -43,7 +44,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class MethodTable:
+class MethodTable(Result):
     """Rows of `method_table`; prints as text, or as Markdown."""
 
     rows: tuple[Row, ...]

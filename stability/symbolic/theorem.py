@@ -16,7 +16,7 @@ import numpy as np
 import sympy
 
 from .. import _check
-from .._saving import Study, jsonable, provenance
+from .._saving import Result, Study, jsonable, provenance
 from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from . import laws, moments, paths, steps  # noqa: F401 - importing them registers their statements
 from .limit import limited
@@ -39,7 +39,7 @@ LARGEST_Z = 4.0
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Result):
     """One method's part of a verdict: the largest deviation over the points, and the ensemble's z (nan: none
     asked for).
     """
@@ -56,7 +56,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Result):
     """What `Theorem.check` found; true where everything agrees."""
 
     theorem: str

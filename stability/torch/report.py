@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .._saving import Result
 from ..linear.kept import KeptModes
 from ..lowrank.result import LowRank
 
@@ -22,7 +23,7 @@ _DETERMINISTIC = 0.05  # s / |lambda| below which gradients hardly need a stocha
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Result):
     """The theory at the last refresh, for one parameter group; made by `LRSFN.report`.
 
     The limits are those of the linearised iteration, one mode at a time, with the optimizer's momentum, as if

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from .._saving import load, register
+from .._saving import Kept, load
 
 
-@register
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Kept):
     """A run in the middle: `minimize` writes and reads it."""
 
     arrays: dict[str, np.ndarray]

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .._saving import register
+from .._saving import Result
 
 
-@register
 @dataclass(frozen=True)
-class History:
+class History(Result):
     """A run of `minimize`.
 
     Work is counted in *sweeps*: a gradient passes once over its batch, a Hessian product twice over the

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._array import Backend
+from .._display import Shown
 
 VALUE_COST = 0.5
 """Passes that a value costs; a gradient costs one, a Hessian product two."""
@@ -71,7 +72,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Progress:
+class Progress(Shown):
     """What a callback is shown after every iteration; returning True ends the run.
 
     Attributes

@@ -10,16 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._saving import register
+from .._saving import Result
 from ..ensembles.result import Ensemble
 
 BLOCKS = 32
 """Blocks of paths whose scatter gives the error of a `Departure`."""
 
 
-@register
 @dataclass(frozen=True)
-class Departure:
+class Departure(Result):
     """How far the paths' law is from the predicted Gaussian; made by `Trajectory.departure`.
 
     Attributes

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from .._saving import register
+from .._saving import Result
 from ..ensembles.result import Ensemble
 from .departure import BLOCKS, Departure, departure_notes, measured
 
 
-@register
 @dataclass(frozen=True)
-class Trajectory:
+class Trajectory(Result):
     """The mean path and the covariance around it; made by `trajectory`.
 
     Attributes
