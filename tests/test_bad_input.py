@@ -612,6 +612,21 @@ class TestNoiseAndPlace:
         without = st.Noise(curvature=0.1, hessian_batch=INF)
         assert np.isfinite(st.linearize(flow(lrsfn, tied, without)).moments(1.0)[1]).all()
 
+    def test_a_loop_over_spectra_that_catches_unstable_survives_a_tie_and_a_pole(self):
+        answers = []
+        for kappa, method in (
+            (10.0, st.LRSFN(rank=1, damping=0.1)),
+            (1.0, st.LRSFN(rank=1, damping=0.1)),
+            (np.inf, st.Newton()),
+        ):
+            try:
+                here = flow(method, st.quadratic([1.0, 1 / kappa]), st.Noise(curvature=0.01))
+                answers.append(st.linearize(here).step_limit())
+            except st.Unstable as error:
+                answers.append(error.modes)
+        assert answers[0] > 0
+        assert answers[1:] == [(0, 1), (1,)]
+
     def test_the_sde_cannot_start_on_such_a_cut_but_the_iteration_linearises_nothing_and_can(self):
         tied = flow(st.LRSFN(rank=1, damping=0.1), st.quadratic([1.0, 1.0, 0.5]), st.Noise(curvature=0.01))
         with pytest.raises(ValueError, match="rank 1 cuts through eigenvalues of equal size"):

@@ -479,6 +479,33 @@ class TestReading:
         study = st.theorem("noise-amplification", method=st.Newton()).data(step=0.5, sigma=2.0)
         np.testing.assert_allclose(study["y"][0], 0.5 * 4 / (2 * study["x"] ** 2))
 
+    def test_a_picture_takes_every_name_that_evaluate_takes(self):
+        named = st.theorem("noise-amplification", method=st.SFN(damping=0.5)).data(alpha=0.5, gamma=0.2)
+        usual = st.theorem("noise-amplification", method=st.SFN(damping=0.2)).data(step=0.5)
+        np.testing.assert_array_equal(named["y"], usual["y"])
+        assert np.isfinite(named["y"]).all()
+        assert "step" not in named.parameters["fixed"]
+        assert "damping" not in named.parameters["fixed"]
+
+    def test_a_picture_takes_what_one_of_its_methods_takes(self):
+        plain, held = (st.theorem("noise-amplification").data(**given) for given in ({}, {"damping": 0.7}))
+        differs = (plain["y"] != held["y"]).any(axis=1)
+        assert dict(zip(held["names"], differs, strict=True))["SFN"]
+        assert not dict(zip(held["names"], differs, strict=True))["SGD"]
+
+    def test_a_picture_refuses_what_evaluate_refuses(self):
+        theorem = st.theorem("noise-amplification", method=st.SFN(damping=0.5))
+        with pytest.raises(ValueError, match=r"has no 'beta' to hold fixed; it takes .*alpha, .*gamma"):
+            theorem.data(beta=0.5)
+        with pytest.raises(ValueError, match=r"`curvature` runs along the axis.*use `evaluate`"):
+            theorem.data(curvature=0.5)
+        with pytest.raises(ValueError, match="`step` and `alpha` are the same value"):
+            theorem.data(step=0.5, alpha=0.4)
+        with pytest.raises(ValueError, match=r"`step` must have shape \(\), one number"):
+            theorem.data(step=[0.1, 0.2])
+        with pytest.raises(ValueError, match=r"`sigma` must be >= 0; got -1\.0"):
+            theorem.data(sigma=-1.0)
+
 
 class TestTable:
     def test_its_rates_are_those_of_the_numeric_theory(self):

@@ -115,7 +115,9 @@ def simulate(
         try:
             comparison = compare(linear, ensemble)
         except Unstable as error:  # at a saddle: the paths are what there is to see
-            why = f"{error} Use st.escape for how paths leave."
+            why = (
+                f"{error}" if isinstance(error, ValueError) else f"{error} Use st.escape for how paths leave."
+            )
     if as_json:
         click.echo(json.dumps(_moments(ensemble, comparison), indent=1, allow_nan=False))
         return

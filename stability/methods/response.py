@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .._array import as_floats, namespace
+from .._check import Unstable
 from .divided import Divided
 
 
@@ -22,6 +23,10 @@ class Gains(Protocol):
     def gain(self, lam: Any) -> Any: ...
     def tail_gain(self, lam_next: Any) -> Any: ...
     def remedy(self) -> str: ...
+
+
+class NotSmooth(Unstable, ValueError):
+    """The preconditioner has a pole at this spectrum, or no derivative: its truncation cuts through a tie."""
 
 
 class SpectralResponse:
@@ -208,46 +213,45 @@ def _moves(method: Gains) -> bool:
 
 def singular_directions(method: Gains, lams: np.ndarray) -> int:
     """How many eigenvalues (d,) lie on a pole of the gain, up to rounding of the spectrum."""
+    return int(np.count_nonzero(_on_poles(method, lams)))
+
+
+def _on_poles(method: Gains, lams: np.ndarray) -> np.ndarray:
     lams = np.asarray(lams, dtype=float)
     nudge = 8 * np.finfo(float).eps * len(lams) * max(float(np.max(np.abs(lams), initial=0.0)), 1e-290)
-
-    lams = np.where(
-        np.abs(lams) <= nudge, 0.0, lams
-    )  # a pole at 0 that keeps its sign, such as |lam|^-p, is found by hitting it
+    # A pole at 0 that keeps its sign, such as |lam|^-p, is found by hitting it.
+    lams = np.where(np.abs(lams) <= nudge, 0.0, lams)
     with np.errstate(all="ignore"):
         here, right, left, far = (
             np.asarray(method.gain(x) + 0 * x, dtype=float)
             for x in (lams, lams + nudge, lams - nudge, lams + 4 * nudge)
         )
     # A pole changes the gain's sign and is steep; a zero changes it too, but the gain grows away from it.
-    return int(
-        np.count_nonzero(
-            ~np.isfinite(here) | ((np.sign(right) != np.sign(left)) & (np.abs(right) > np.abs(far)))
-        )
-    )
+    return ~np.isfinite(here) | ((np.sign(right) != np.sign(left)) & (np.abs(right) > np.abs(far)))
 
 
 def check_regular(method: Gains, lams: np.ndarray) -> None:
     """Raise where ``P(H)`` does not exist, naming the directions and a method that does."""
-    count = singular_directions(method, lams)
-    if count:
-        raise ValueError(
-            f"The curvature is singular for {method.name} along {count} of {len(lams)} directions: its gain "
-            f"is infinite there; {method.remedy()}."
+    poles = np.flatnonzero(_on_poles(method, lams))
+    if len(poles):
+        raise NotSmooth(
+            f"The curvature is singular for {method.name} along {len(poles)} of {len(lams)} directions: its "
+            f"gain is infinite there; {method.remedy()}.",
+            modes=poles,
         )
 
 
 def check_cut(method: Gains, lams: np.ndarray) -> None:
-    """Raise where a truncation cuts through eigenvalues (d,) of equal size, up to rounding: ``P`` is not
-    differentiable there.
-    """
+    """Raise where a truncation cuts through eigenvalues (d,) of equal size, up to rounding."""
     if method.rank is None or method.rank >= len(lams):
         return
-    size = np.sort(np.abs(lams))[::-1]
-    kept, dropped = size[method.rank - 1], size[method.rank]
-    if kept - dropped <= 8 * np.finfo(float).eps * len(lams) * size[0]:
-        raise ValueError(
+    order = np.argsort(-np.abs(lams), kind="stable")
+    last, following = order[method.rank - 1], order[method.rank]
+    size, kept = float(np.max(np.abs(lams))), float(np.abs(lams[last]))
+    if kept - abs(lams[following]) <= 8 * np.finfo(float).eps * len(lams) * size:
+        raise NotSmooth(
             f"rank {method.rank} cuts through eigenvalues of equal size ({kept:.4g}): P(H + Eh) is not "
-            "differentiable there "
-            "and the linearised Hessian noise does not exist. Choose another rank, or hessian_batch=inf."
+            "differentiable there and the linearised Hessian noise does not exist. Choose another rank, or "
+            "hessian_batch=inf.",
+            modes=(last, following),
         )

@@ -26,6 +26,10 @@ ALIASES = {
 """Other names under which `Statement.evaluate` takes a symbol's value; ``lambda`` is no name in Python."""
 
 
+class DoesNotHold(ValueError):
+    """A hypothesis of the statement fails at the values given."""
+
+
 class Step(NamedTuple):
     """One step of a derivation: a SymPy equation and the reason for it."""
 
@@ -184,7 +188,7 @@ class Statement(Result):
         Raises
         ------
         ValueError
-            If a value is missing or unknown, or a hypothesis fails: the error names it.
+            If a value is missing or unknown, or a hypothesis fails (`DoesNotHold`): the error names it.
         """
         equation, hypotheses = self.equation(quantity)
         if self.method is None and equation.rhs.atoms(AppliedUndef):
@@ -244,7 +248,12 @@ class Statement(Result):
 
     def takes(self, key: str) -> bool:
         """Whether `evaluate` takes a value under this name."""
-        return self._symbol(key) in self._known
+        return self.symbol(key) in self._known
+
+    @property
+    def keywords(self) -> tuple[str, ...]:
+        """The names under which `evaluate` takes values, each symbol's own."""
+        return tuple(sorted(self._known.values()))
 
     @functools.cached_property
     def _all_symbols(self) -> set[Any]:
@@ -272,7 +281,7 @@ class Statement(Result):
             name: name.replace("lambda", "lam") for name in names
         }
 
-    def _symbol(self, key: str) -> str:
+    def symbol(self, key: str) -> str:
         """The symbol meant by a keyword; a method's own parameter gives way to a symbol of the theory."""
         names = self.mode.names | {
             alias: name for name, aliases in ALIASES.items() for alias in aliases if name in self._known
@@ -286,11 +295,9 @@ class Statement(Result):
         known, given = self._known, dict(self.mode.values)
         seen: dict[str, str] = {}
         for key, value in values.items():
-            name = self._symbol(key)
+            name = self.symbol(key)
             if name not in known:
-                raise ValueError(
-                    f"{self.name!r} has no {key!r}; it takes {', '.join(sorted(known.values()))}."
-                )
+                raise ValueError(f"{self.name!r} has no {key!r}; it takes {', '.join(self.keywords)}.")
             if name in seen:
                 raise ValueError(f"`{seen[name]}` and `{key}` are the same value; give it once.")
             given[name], seen[name] = _check.array(key, value), key
@@ -316,7 +323,7 @@ class Statement(Result):
                 s for s in hypothesis.positive.free_symbols if isinstance(s, sympy.Symbol) and s.name in given
             }
             shown = ", ".join(f"{_keyword(s)} = {given[s.name]}" for s in sorted(wanted, key=str))
-            raise ValueError(
+            raise DoesNotHold(
                 f"{self.name!r} does not hold here: it needs that {hypothesis.text}; got {shown}."
             )
 

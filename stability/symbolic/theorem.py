@@ -22,7 +22,7 @@ from . import laws, moments, paths, steps  # noqa: F401 - importing them registe
 from .limit import limited
 from .mode import Mode
 from .registry import DIMS, STATEMENTS, Entry
-from .statement import Hypothesis, Statement
+from .statement import DoesNotHold, Hypothesis, Statement
 from .witnesses.base import WITNESSES, Case, Witness, value
 from .witnesses.matrices import MatrixWitness
 
@@ -120,7 +120,12 @@ class Theorem(Statement):
         Parameters
         ----------
         **values : float
-            Symbols to hold fixed, as `evaluate` takes them; typical values by default.
+            Symbols to hold fixed, under any name that `evaluate` takes; typical values by default.
+
+        Raises
+        ------
+        ValueError
+            If no method of the curve takes such a value, it runs along the axis, or `dim` was given.
         """
         if self.dim is not None:
             raise ValueError("A statement with full matrices has no curve to draw. Leave out `dim`.")
@@ -276,9 +281,7 @@ def admissible(
         values = witness.draw(case, rng, gentle)
         try:
             value(theorem, case, values)
-        except ValueError as error:
-            if "does not hold" not in str(error):
-                raise
+        except DoesNotHold:
             continue
         if witness.sensible(case, values):
             return case, values
@@ -294,16 +297,16 @@ def curve(theorem: Theorem, values: dict[str, Any]) -> Study:
     curves: dict[str, np.ndarray] = {}
     fixed: dict[str, Any] = {}
     axis, low, high = WITNESSES[theorem.name].axis
-    x = np.geomspace(low, high, 121)
-    for one in _instances(theorem):
+    x, instances = np.geomspace(low, high, 121), _instances(theorem)
+    _require_known(theorem, instances, values, axis)
+    for one in instances:
         witness = WITNESSES[one.name]()
         _, typical = admissible(one, witness, np.random.default_rng(0))
-        own = one.method.parameters  # type: ignore[union-attr]
-        given = {key: value for key, value in {**typical, **values}.items() if one.takes(key)}
-        fixed |= {key: value for key, value in {**own, **given}.items() if key != axis}
-        curves[one.mode.label] = np.array(
-            [_or_nan(one, {**given, axis: witness.sign * point}) for point in x]
-        )
+        given = _chosen(one, typical, values, axis)
+        fixed |= given
+        points = witness.sign * x if one.takes(axis) else x[:0]  # a parameter that this method does not have
+        curves[one.mode.label] = np.full(len(x), math.nan)
+        curves[one.mode.label][: len(points)] = [_or_nan(one, {**given, axis: point}) for point in points]
     arrays = {"x": x, "names": np.array(list(curves)), "y": np.array(list(curves.values()))}
     about = {
         "theorem": theorem.name,
@@ -314,8 +317,34 @@ def curve(theorem: Theorem, values: dict[str, Any]) -> Study:
     return Study("theorem", arrays, {**about, "fixed": jsonable(fixed)}, provenance())
 
 
+def _require_known(theorem: Theorem, instances: list[Theorem], values: dict[str, Any], axis: str) -> None:
+    """Every value is a number that some of the methods takes, and none runs along the axis."""
+    for key, given in values.items():
+        takers = [one for one in instances if one.takes(key)]
+        if not takers:
+            known = sorted({name for one in instances for name in one.keywords} - {axis})
+            raise ValueError(f"{theorem.name!r} has no {key!r} to hold fixed; it takes {', '.join(known)}.")
+        if any(one.symbol(key) == one.symbol(axis) for one in takers):
+            raise ValueError(
+                f"`{key}` runs along the axis of {theorem.name!r}. Leave it out, or use `evaluate`."
+            )
+        _check.array(key, given, ndim=0, shape="(), one number")
+
+
+def _chosen(theorem: Theorem, typical: dict[str, Any], values: dict[str, Any], axis: str) -> dict[str, Any]:
+    """What stays fixed, by keyword: the method's own values, or typical ones, or those that were given."""
+    assert theorem.method is not None
+    kept: dict[str, tuple[str, Any]] = {}
+    for source in (theorem.method.parameters, typical):
+        kept |= {theorem.symbol(key): (key, v) for key, v in source.items() if theorem.takes(key)}
+    given = {key: v for key, v in values.items() if theorem.takes(key)}
+    for key in (*given, axis):  # of a symbol's two names, `evaluate` takes one
+        kept.pop(theorem.symbol(key), None)
+    return {**dict(kept.values()), **given}
+
+
 def _or_nan(theorem: Theorem, values: dict[str, Any]) -> float:
     try:
         return float(theorem.evaluate(**values))
-    except ValueError:
+    except DoesNotHold:
         return math.nan
