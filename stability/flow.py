@@ -14,7 +14,7 @@ from ._array import Backend, like, matvec, moved, transpose
 from .methods.method import Method
 from .methods.preconditioner import Diagonal, Identity, Spectral, preconditioner, spectral
 from .methods.response import check_regular
-from .noise import Batches, Noise, Sample
+from .noise import Minibatches, Noise, Sample
 from .objectives.quadratic import QuadraticModel
 
 
@@ -250,7 +250,7 @@ class Flow:
             self.noise_model.has_curvature and self.noise_model.scales[2] > 0 and not self.method.is_identity
         )
 
-    def draw(self, size: int, rng: np.random.Generator, *, level: str) -> Sample | Batches:
+    def draw(self, size: int, rng: np.random.Generator, *, level: str) -> Sample | Minibatches:
         """The noise of `size` steps of the SDE (``level="sde"``) or of the iteration
         (``level="iteration"``).
         """
@@ -273,11 +273,11 @@ class Flow:
         force = local.apply(self._force(w, sample))
         return -local.apply(gradient), force + local.derivative(sample[2], gradient) if self.bends else force
 
-    def update(self, w: Any, sample: Sample | Batches) -> Any:
+    def update(self, w: Any, sample: Sample | Minibatches) -> Any:
         """One step of the true stochastic iteration for states (m, d), with the noise given: nothing
         linearised.
         """
-        if isinstance(sample, Batches):
+        if isinstance(sample, Minibatches):
             gradient = self.objective.gradient(w, batch=sample.gradient)
             local = (
                 Identity()

@@ -30,7 +30,7 @@ class Sample(NamedTuple):
     Eh: np.ndarray
 
 
-class Batches(NamedTuple):
+class Minibatches(NamedTuple):
     """Sample indices of the gradient batches (m, b) and the Hessian batches (m, b_h)."""
 
     gradient: np.ndarray
@@ -372,12 +372,14 @@ class DataNoise(Noise):
         shift = self._zeta + matvec(self._curvature, np.asarray(w, dtype=float) - self.reference)
         return self.scales[0] * shift.T @ shift
 
-    def draw_batches(self, size: int, rng: np.random.Generator) -> Batches:
+    def draw_batches(self, size: int, rng: np.random.Generator) -> Minibatches:
         """Index sets of `size` real minibatches: gradient (size, b), Hessian (size, b_h)."""
         b, h = int(self.batch), int(self.hessian_batch)
         gradient = self._draw(size, b, rng)
         # An unordered draw's first h entries are themselves a uniform sub-batch: that is the nested batch.
-        return Batches(gradient, gradient[:, :h] if self.coupling == "nested" else self._draw(size, h, rng))
+        return Minibatches(
+            gradient, gradient[:, :h] if self.coupling == "nested" else self._draw(size, h, rng)
+        )
 
     def _draw(self, size: int, count: int, rng: np.random.Generator) -> np.ndarray:
         n = self.objective.n_samples  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ import pytest
 from conftest import assert_close, blocks_of, merged, results
 
 from stability.ensembles.control import ControlledMoments, hermite, polynomial_degree
-from stability.ensembles.streaming import Moments
+from stability.ensembles.streaming import SampleMoments
 
 COVARIANCE = np.array([[1.0, 0.3], [0.3, 1.0]])
 ROOT = np.linalg.cholesky(COVARIANCE)
@@ -126,7 +126,7 @@ class TestControlledMoments:
             covariance=np.zeros((1, 2, 2)),
             gaussian=True,
         )
-        plain = Moments.of(paths)
+        plain = SampleMoments.of(paths)
         assert_close(found.mean, plain.mean)
         assert_close(found.covariance, plain.m11 / 301)
         np.testing.assert_allclose(found.standard_error, plain.standard_error, rtol=0.02)

@@ -72,7 +72,7 @@ class TestSameNumbers:
     @pytest.mark.parametrize("chunk", [1, 7, 2000])
     def test_however_many_steps_are_drawn_at_once(self, flow, chunk, monkeypatch):
         whole = run(flow, save=5)
-        monkeypatch.setattr(plans.Plan, "chunk", lambda self, width: chunk)
+        monkeypatch.setattr(plans.EnsemblePlan, "chunk", lambda self, width: chunk)
         np.testing.assert_array_equal(run(flow, save=5).states, whole.states)
 
     @pytest.mark.parametrize("paths", [1, 100, 2100])
@@ -731,7 +731,7 @@ class TestOddRequests:
     @pytest.mark.parametrize("chunk", [1, 5, 64])
     def test_bridged_paths_do_not_depend_on_chunks(self, chunk, monkeypatch):
         whole = run(quadratic_flow(), refine=3)
-        monkeypatch.setattr(plans.Plan, "chunk", lambda self, width: chunk)
+        monkeypatch.setattr(plans.EnsemblePlan, "chunk", lambda self, width: chunk)
         np.testing.assert_array_equal(run(quadratic_flow(), refine=3).states, whole.states)
 
     def test_many_halvings_take_little_memory_and_not_too_many_steps(self):

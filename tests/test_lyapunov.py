@@ -16,7 +16,7 @@ import stability as st
 from stability import claims
 from stability.lyapunov import exponents, limit, matrices, mean_square
 from stability.lyapunov.limit import top_exponents
-from stability.noise import Batches, Sample
+from stability.noise import Minibatches, Sample
 
 METHODS = pytest.mark.parametrize(
     "method", [st.SGD(), st.SFN(damping=0.1), st.DampedNewton(damping=0.1), st.Newton()], ids=lambda m: m.name
@@ -416,7 +416,7 @@ class TestData:
         flow = st.Flow(F, st.SFN(damping=0.1), st.Noise.from_data(F, batch=4, hessian_batch=6), step=0.5)
         X, _ = matrices.rates(st.linearize(flow), "iteration", 1.0)(np.random.default_rng(2), 6)
         batches = flow.draw(6, np.random.default_rng(2), level="iteration")
-        assert isinstance(batches, Batches)
+        assert isinstance(batches, Minibatches)
         for x, gradient, hessian in zip(X, *batches, strict=True):
             lam, Q = np.linalg.eigh(F.hessian(F.reference, batch=hessian))
             np.testing.assert_allclose(

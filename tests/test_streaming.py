@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import assert_close, blocks_of, merged, results
 
-from stability.ensembles.streaming import Moments, Quantiles
+from stability.ensembles.streaming import Quantiles, SampleMoments
 
 
 def skewed(*shape, seed=0):
@@ -37,7 +37,7 @@ class TestMoments:
     @pytest.mark.parametrize("sizes", [(), (500,), (1, 998), (0, 3, 0, 990), tuple([1] * 40)], ids=str)
     def test_any_split_gives_numpys_moments_of_all_samples(self, sizes):
         states = skewed(3, 1000, 4)
-        found = merged(Moments.of(block) for block in blocks_of(states, *sizes))
+        found = merged(SampleMoments.of(block) for block in blocks_of(states, *sizes))
         assert found.count == 1000
         for time in range(3):
             for ours, expected in zip(results(found), numpy_moments(states[time]), strict=True):
@@ -49,17 +49,19 @@ class TestMoments:
         """
         samples = rng.choice([-1.0, 1.0], size=(2000, 400))
         variances = samples.var(axis=1, ddof=1)
-        found = np.array([Moments.of(one[None, :, None]).covariance_error[0, 0, 0] for one in samples[:50]])
+        found = np.array(
+            [SampleMoments.of(one[None, :, None]).covariance_error[0, 0, 0] for one in samples[:50]]
+        )
         true = float(np.sqrt(np.mean((variances - 1) ** 2)))
         assert true == pytest.approx(np.sqrt(2) / 400, rel=0.1)
         assert true < np.mean(found) < 2 * true  # each sample's own skewness adds to it
         balanced = np.repeat([-1.0, 1.0], 200)  # has none, and no first order at all
-        assert Moments.of(balanced[None, :, None]).covariance_error[0, 0, 0] == pytest.approx(
+        assert SampleMoments.of(balanced[None, :, None]).covariance_error[0, 0, 0] == pytest.approx(
             np.sqrt(2) / 400, rel=0.01
         )
 
     def test_merging_is_associative_and_commutative_to_rounding(self):
-        a, b, c = (Moments.of(block) for block in blocks_of(skewed(2, 600, 3), 7, 400))
+        a, b, c = (SampleMoments.of(block) for block in blocks_of(skewed(2, 600, 3), 7, 400))
         first = dataclasses.astuple(a.merge(b).merge(c))
         for other in (a.merge(b.merge(c)), c.merge(a).merge(b)):
             for ours, theirs in zip(first, dataclasses.astuple(other), strict=True):
@@ -70,7 +72,7 @@ class TestMoments:
     )
     def test_a_mean_far_larger_than_the_spread_costs_no_digits_but_its_own(self, sizes, rtol):
         small = np.round(skewed(1, 4000, 2) * 2**20) / 2**20  # so that adding 1e8 is exact
-        found = merged(Moments.of(block + 1e8) for block in blocks_of(small, *sizes))
+        found = merged(SampleMoments.of(block + 1e8) for block in blocks_of(small, *sizes))
         _, error, covariance, covariance_error = numpy_moments(small[0])
         assert_close(found.mean[0] - 1e8, small[0].mean(axis=0), rtol=3e-8)  # the spacing of numbers near 1e8
         for ours, expected in (
@@ -81,7 +83,7 @@ class TestMoments:
             assert_close(ours[0], expected, rtol=rtol)
 
     def test_known_answer_by_hand(self):
-        found = Moments.of(np.array([[[0.0, 0.0], [2.0, 4.0]]]))
+        found = SampleMoments.of(np.array([[[0.0, 0.0], [2.0, 4.0]]]))
         np.testing.assert_array_equal(found.mean, [[1.0, 2.0]])
         np.testing.assert_array_equal(found.covariance, [[[2.0, 4.0], [4.0, 8.0]]])
         np.testing.assert_array_equal(found.standard_error, [[1.0, 2.0]])
@@ -92,12 +94,14 @@ class TestMoments:
         states = skewed(2, 900, 3).astype(np.float32)
         transposed = np.swapaxes(np.ascontiguousarray(np.swapaxes(states, 1, 2)), 1, 2)
         for other in (transposed, states.astype(float)):
-            for ours, theirs in zip(results(Moments.of(states)), results(Moments.of(other)), strict=True):
+            for ours, theirs in zip(
+                results(SampleMoments.of(states)), results(SampleMoments.of(other)), strict=True
+            ):
                 np.testing.assert_array_equal(ours, theirs)
 
     @pytest.mark.parametrize("count", [0, 1])
     def test_less_than_two_samples_are_nan_and_harmless_in_a_merge(self, count):
-        few, many = Moments.of(skewed(2, count, 3)), Moments.of(skewed(2, 50, 3))
+        few, many = SampleMoments.of(skewed(2, count, 3)), SampleMoments.of(skewed(2, 50, 3))
         for ours, shape in zip(results(few), [(2, 3), (2, 3), (2, 3, 3), (2, 3, 3)], strict=True):
             assert ours.shape == shape
             assert np.isnan(ours).all()
@@ -105,28 +109,28 @@ class TestMoments:
         assert few.merge(many).count == many.merge(few).count == 50 + count
 
     def test_constant_samples_have_no_spread(self):
-        found = merged([Moments.of(np.full((1, 9, 2), 0.1))] * 3)
+        found = merged([SampleMoments.of(np.full((1, 9, 2), 0.1))] * 3)
         np.testing.assert_array_equal(found.mean, [[0.1, 0.1]])
         assert max(np.abs(result).max() for result in results(found)[1:]) < 1e-16
 
     def test_fourth_powers_too_large_for_a_float_are_an_infinite_error(self):
-        found = merged(Moments.of(block * 1e100) for block in blocks_of(skewed(1, 50, 2), 20))
+        found = merged(SampleMoments.of(block * 1e100) for block in blocks_of(skewed(1, 50, 2), 20))
         assert np.isfinite(found.covariance).all()
         assert not np.isfinite(found.covariance_error).any()
 
     def test_misuse_is_named(self):
         for bad in ([0.0, np.nan], [np.inf, 0.0], [np.inf, -np.inf], [1.7e308, 1.7e308]):
             with pytest.raises(ValueError, match="finite"):
-                Moments.of(np.array(bad)[None, :, None])
+                SampleMoments.of(np.array(bad)[None, :, None])
         with pytest.raises(ValueError, match="shape"):
-            Moments.of(np.zeros((1, 3, 2))).merge(Moments.of(np.zeros((2, 3, 2))))
+            SampleMoments.of(np.zeros((1, 3, 2))).merge(SampleMoments.of(np.zeros((2, 3, 2))))
 
     def test_high_dimension_needs_a_few_matrices(self):
         import tracemalloc
 
         states = np.random.default_rng(0).standard_normal((1, 64, 400))
         tracemalloc.start()
-        one = Moments.of(states)
+        one = SampleMoments.of(states)
         one.merge(one)
         assert tracemalloc.get_traced_memory()[1] < 14 * 8 * 400**2
         tracemalloc.stop()

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from ..flow import Flow
-from ..noise import Batches, Sample
+from ..noise import Minibatches, Sample
 from .control import ControlledMoments
 from .normals import Normals
-from .plan import Plan, _mover
+from .plan import EnsemblePlan, _mover
 from .planar import PlanarChunks, PlanarSteps
 from .steps import Affine, Stepwise
-from .streaming import Moments, Quantiles
+from .streaming import Quantiles, SampleMoments
 
 SQUARABLE = {"float64": 1e300, "float32": 1e36}  # squared distances that are far from overflow
 
@@ -30,7 +30,7 @@ SQUARABLE = {"float64": 1e300, "float32": 1e36}  # squared distances that are fa
 class Track:
     """A block's paths being moved: affine flows by whole chunks of normals, others step by step."""
 
-    def __init__(self, plan: Plan, flow: Flow, start: np.ndarray, full: int):
+    def __init__(self, plan: EnsemblePlan, flow: Flow, start: np.ndarray, full: int):
         count = len(start)
         self.flow, self.plan, self.count = flow, plan, count
         self.mover = plan.movers.get(id(flow)) or _mover(plan, flow)
@@ -81,14 +81,14 @@ class Track:
             if isinstance(one, np.ndarray):
                 yield model.combine(one[:, : self.width].astype(dtype, copy=False), self.flow.dim)
             else:
-                kind = Batches if isinstance(one, Batches) else Sample
+                kind = Minibatches if isinstance(one, Minibatches) else Sample
                 yield kind(*(part[: self.width] for part in one))
 
 
 class Recorder:
     """Watches a block of paths: snapshots, divergence, first exits."""
 
-    def __init__(self, plan: Plan, count: int):
+    def __init__(self, plan: EnsemblePlan, count: int):
         self.plan = plan
         self.saved = np.empty((len(plan.saved), plan.flow.dim, count), dtype=plan.dtype)
         self.diverged_at, self.exit_times = np.full(count, np.nan), np.full(count, np.nan)
@@ -160,15 +160,15 @@ class Part:
     """What one block leaves behind; states (times, m, d) only where they are kept."""
 
     states: np.ndarray | None
-    moments: Moments
+    moments: SampleMoments
     controlled: ControlledMoments | None
     sketch: Quantiles | None
-    observed: tuple[Moments, np.ndarray] | None
+    observed: tuple[SampleMoments, np.ndarray] | None
     diverged_at: np.ndarray
     exit_times: np.ndarray
     noise_seconds: float
     seconds: float
-    plan: Plan  # the one that was asked for, or what of it was done when the block was stopped
+    plan: EnsemblePlan  # the one that was asked for, or what of it was done when the block was stopped
 
 
 @dataclass
@@ -180,7 +180,7 @@ class Signals:
     sketch: Quantiles | None = None  # empty, around the first block's mean
 
 
-def run_block(plan: Plan, number: int, signals: Signals) -> Part:
+def run_block(plan: EnsemblePlan, number: int, signals: Signals) -> Part:
     """Simulate one block of paths, or as much of it as there is time for before `signals.stop`."""
     began, rows = time.perf_counter(), plan.rows(number)
     start = plan.start[rows]
@@ -206,19 +206,24 @@ def run_block(plan: Plan, number: int, signals: Signals) -> Part:
         return make_part(plan, seen, seen_beside if beside else None, signals, source.seconds, began)
 
 
-def _noise(plan: Plan, source: Normals, full: int, steps: int) -> Any:
+def _noise(plan: EnsemblePlan, source: Normals, full: int, steps: int) -> Any:
     if not plan.draws_samples:
         return source.draw(steps)
     return (plan.flow.draw(full, source.streams[0], level=plan.level) for _ in range(steps))
 
 
 def make_part(
-    plan: Plan, seen: Recorder, beside: Recorder | None, signals: Signals, noise_seconds: float, began: float
+    plan: EnsemblePlan,
+    seen: Recorder,
+    beside: Recorder | None,
+    signals: Signals,
+    noise_seconds: float,
+    began: float,
 ) -> Part:
     """What a recorded block leaves behind."""
     states = np.swapaxes(seen.saved, 1, 2)
     kept = states if not seen.any_lost else states[:, ~seen.lost]
-    moments, sketch = Moments.of(kept), None
+    moments, sketch = SampleMoments.of(kept), None
     if plan.quantiles:
         if signals.sketch is None:  # the first block, which runs alone
             signals.sketch = Quantiles.around(moments.center)
@@ -250,7 +255,9 @@ def make_part(
     )
 
 
-def _stopped(plan: Plan, seen: Recorder, signals: Signals, noise_seconds: float, began: float) -> Part:
+def _stopped(
+    plan: EnsemblePlan, seen: Recorder, signals: Signals, noise_seconds: float, began: float
+) -> Part:
     """A block that was stopped: its snapshots so far, and where its paths are now."""
     done = plan.saved[: seen.slot]
     if not len(done) or done[-1] < seen.step:
@@ -262,7 +269,7 @@ def _stopped(plan: Plan, seen: Recorder, signals: Signals, noise_seconds: float,
     return make_part(short, seen, None, signals, noise_seconds, began)
 
 
-def _observe(plan: Plan, kept: np.ndarray) -> tuple[Moments, np.ndarray] | None:
+def _observe(plan: EnsemblePlan, kept: np.ndarray) -> tuple[SampleMoments, np.ndarray] | None:
     """Moments of the observables (times, k), and where (times, k) they were not finite on some state."""
     if not plan.observables:
         return None
@@ -279,4 +286,4 @@ def _observe(plan: Plan, kept: np.ndarray) -> tuple[Moments, np.ndarray] | None:
                 )
             found[time_, :, i] = values
     # What is not finite on some state has no mean; the others keep theirs.
-    return Moments.of(np.where(np.isfinite(found), found, 0.0)), np.any(~np.isfinite(found), axis=1)
+    return SampleMoments.of(np.where(np.isfinite(found), found, 0.0)), np.any(~np.isfinite(found), axis=1)

@@ -12,7 +12,7 @@ import numpy as np
 from .._array import Backend
 from .block import SQUARABLE, Part, Recorder, Signals, make_part
 from .normals import Normals
-from .plan import Plan
+from .plan import EnsemblePlan
 from .steps import Stepwise
 
 
@@ -24,7 +24,7 @@ class Fleet:
     has.
     """
 
-    def __init__(self, plan: Plan, backend: Backend, blocks: range, *, host_noise: bool):
+    def __init__(self, plan: EnsemblePlan, backend: Backend, blocks: range, *, host_noise: bool):
         self.plan, self.backend, self.blocks = plan, backend, blocks
         self.offset = plan.rows(blocks[0]).start
         self.paths = plan.rows(blocks[-1]).stop - self.offset

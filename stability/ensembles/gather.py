@@ -25,8 +25,8 @@ from .._streams import block_count
 from .block import Part, Signals, run_block
 from .control import ControlledMoments
 from .fleet import Fleet
-from .plan import Plan
-from .streaming import Moments, Quantiles
+from .plan import EnsemblePlan
+from .streaming import Quantiles, SampleMoments
 
 FIRST_GUESS = 2.0
 """A Gaussian variance has relative standard error sqrt(2 / n): the paths predicted before any is run, times
@@ -49,10 +49,10 @@ class Sums:
     """
 
     count: int
-    moments: Moments
+    moments: SampleMoments
     controlled: ControlledMoments | None  # None: not asked for, or not to be trusted
     sketch: Quantiles | None
-    observed: Moments | None
+    observed: SampleMoments | None
     broken: np.ndarray | None  # (times, k): observables that were not finite on some state
     noise_seconds: float
     seconds: float
@@ -103,12 +103,12 @@ class Gathered:
     interrupted : bool
     """
 
-    def __init__(self, plan: Plan, goal: float | None):
+    def __init__(self, plan: EnsemblePlan, goal: float | None):
         self.goal, self.interrupted, self.closed, self.seconds = goal, False, False, 0.0
         self.predicted: list[int] = []
         self._prepare(plan)
 
-    def _prepare(self, plan: Plan) -> None:
+    def _prepare(self, plan: EnsemblePlan) -> None:
         self.plan, self.sums = plan, None
         self._states, self._diverged_at, self._exit_times = self._room(plan.paths if self.goal is None else 0)
 
@@ -161,7 +161,7 @@ class Gathered:
         self.sums = new if self.sums is None else self.sums.add(new)
 
     @property
-    def best(self) -> Moments | ControlledMoments:
+    def best(self) -> SampleMoments | ControlledMoments:
         """The sharpest moments that may be trusted: with the control variate only if no path diverged, nor
         its own.
         """
@@ -258,7 +258,13 @@ class Gathered:
 
 
 def gather(
-    plan: Plan, backend: Backend, workers: int, goal: float | None, *, host_noise: bool, progress: bool
+    plan: EnsemblePlan,
+    backend: Backend,
+    workers: int,
+    goal: float | None,
+    *,
+    host_noise: bool,
+    progress: bool,
 ) -> Gathered:
     """Run the plan's blocks, or as many of them as `goal` needs; after Ctrl-C with those that were finished.
 
@@ -304,7 +310,7 @@ def _rounds(gathered: Gathered, bar: _Bar, *, first_alone: bool) -> Iterator[ran
             end = min(plan.blocks, max(done + 1, block_count(gathered.wanted(), plan.flow.dim)))
 
 
-def _host(plan: Plan, blocks: range, workers: int, signals: Signals) -> Iterator[Part]:
+def _host(plan: EnsemblePlan, blocks: range, workers: int, signals: Signals) -> Iterator[Part]:
     """The blocks' parts, in order. After an interrupt what was done comes first, then it is raised again."""
     # Our own threads share the cores: BLAS threads under them would only compete.
     with (
@@ -341,7 +347,7 @@ def _blas(with_scipy: bool) -> ThreadpoolController:
 
 
 def _device(
-    plan: Plan, backend: Backend, blocks: range, signals: Signals, host_noise: bool
+    plan: EnsemblePlan, backend: Backend, blocks: range, signals: Signals, host_noise: bool
 ) -> Iterator[Part]:
     """Fleets of as many blocks as fit in the memory that one may take; after an interrupt those that were
     finished stay.
@@ -363,7 +369,7 @@ def _device(
 class _Bar:
     """A progress bar over blocks and steps, or nothing."""
 
-    def __init__(self, plan: Plan, shown: bool):
+    def __init__(self, plan: EnsemblePlan, shown: bool):
         self.plan, self.lock, self.done, self.drawn = plan, threading.Lock(), 0, 0
         self.total = plan.blocks * plan.steps
         self.bar: Any = None
@@ -397,7 +403,7 @@ class _Bar:
 
 
 @contextmanager
-def _bar(shown: bool, plan: Plan) -> Iterator[_Bar]:
+def _bar(shown: bool, plan: EnsemblePlan) -> Iterator[_Bar]:
     bar = _Bar(plan, shown)
     if bar.bar is None:
         yield bar

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _fast
 from .._streams import stream
-from .plan import Plan
+from .plan import EnsemblePlan
 
 
 class Normals:
@@ -19,7 +19,7 @@ class Normals:
     ``(z + xi) / sqrt 2`` and ``(z - xi) / sqrt 2``, whose sum is the coarse path's increment.
     """
 
-    def __init__(self, plan: Plan, number: int):
+    def __init__(self, plan: EnsemblePlan, number: int):
         self.shape, self.compiled = (plan.normals, plan.width(number)), plan.compiled
         self.streams = [
             stream(plan.seed, number),

@@ -37,7 +37,7 @@ class Control:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EnsemblePlan:
     """A checked simulation: what every block of paths is told."""
 
     flow: Flow
@@ -105,7 +105,7 @@ class Plan:
         return self.saved * self.dt
 
 
-def _mover(plan: Plan, flow: Flow) -> Affine | PlanarSteps | Stepwise:
+def _mover(plan: EnsemblePlan, flow: Flow) -> Affine | PlanarSteps | Stepwise:
     """The quickest way to move paths of a flow."""
     terms = (plan.dt, plan.level, plan.modes)
     affine = Affine.of(flow, *terms)
@@ -119,7 +119,7 @@ def _mover(plan: Plan, flow: Flow) -> Affine | PlanarSteps | Stepwise:
     return Stepwise(flow.on(Backend("numpy", np, None, plan.dtype), compiled=plan.compiled), *terms)
 
 
-def useful_workers(plan: Plan) -> int:
+def useful_workers(plan: EnsemblePlan) -> int:
     """Threads help while NumPy and compiled code work outside the interpreter's lock for long enough at a
     time.
     """

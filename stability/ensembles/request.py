@@ -17,7 +17,7 @@ from ..flow import Flow
 from ..linear.linearize import linearize
 from ..methods.response import check_cut, check_regular
 from .control import feature_count
-from .plan import Plan
+from .plan import EnsemblePlan
 from .steps import SCHEMES, Modes
 
 MAX_STEPS = 10**9
@@ -352,7 +352,7 @@ def wanted_error(target_error: Any, paths: int | None) -> float | None:
     return error
 
 
-def host_noise(noise: str | None, plan: Plan, backend: Backend) -> bool:
+def host_noise(noise: str | None, plan: EnsemblePlan, backend: Backend) -> bool:
     """Whether random numbers come from the host, and whether a device can run this plan at all."""
     if noise is not None:
         _check.choice("noise", noise, ("host", "device"))

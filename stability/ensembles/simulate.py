@@ -18,7 +18,7 @@ from ..flow import Flow
 from ..linear.linearize import linearize
 from .control import polynomial_degree
 from .gather import Gathered, gather
-from .plan import Control, Plan, useful_workers
+from .plan import Control, EnsemblePlan, useful_workers
 from .request import Request, arrays_of, compiled, host_noise, levels, region, wanted_error, watched
 from .result import UNSTABLE_SHARE, Ensemble
 
@@ -142,7 +142,7 @@ def simulate(
         _check.flag(name, value)
     backend, goal = arrays_of(device, dtype), wanted_error(target_error, paths)
     request = Request(flow, start, t_end, seed, paths, dt, level, scheme, at, refine, keep)
-    plan = Plan(
+    plan = EnsemblePlan(
         flow=flow,
         start=request.start,
         steps=request.steps,
@@ -256,7 +256,7 @@ def _ensemble(gathered: Gathered, scheme: str) -> Ensemble:
     )
 
 
-def _notes(plan: Plan, gathered: Gathered) -> tuple[str, ...]:
+def _notes(plan: EnsemblePlan, gathered: Gathered) -> tuple[str, ...]:
     notes, lost = [], int(np.isfinite(gathered.diverged_at).sum())
     if lost > UNSTABLE_SHARE * gathered.count:
         notes.append(f"More than {UNSTABLE_SHARE:.0%} diverged: the flow is unstable here. {_expected(plan)}")
@@ -273,7 +273,7 @@ def _notes(plan: Plan, gathered: Gathered) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _expected(plan: Plan) -> str:
+def _expected(plan: EnsemblePlan) -> str:
     """What the linear theory says about the stability of a flow that lost many paths."""
     try:
         linear = linearize(plan.flow)

@@ -19,8 +19,8 @@ _quiet = np.errstate(over="ignore", invalid="ignore")
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Mean and covariance with their standard errors, at several times at once; made by `Moments.of`.
+class SampleMoments:
+    """Mean and covariance with their standard errors, at several times at once; made by `SampleMoments.of`.
 
     Exact for any split into blocks, up to rounding: sums are kept about the mean and moved to the joint mean
     on merging (Chan, Golub and LeVeque 1983; Pebay 2008 for higher orders). All results are nan below two
@@ -43,7 +43,7 @@ class Moments:
 
     @classmethod
     @_quiet
-    def of(cls, states: np.ndarray) -> Moments:
+    def of(cls, states: np.ndarray) -> SampleMoments:
         """The moments of one block of samples, shape (times, samples, d); ValueError where one is not
         finite.
         """
@@ -57,7 +57,7 @@ class Moments:
         )
 
     @_quiet
-    def merge(self, other: Moments) -> Moments:
+    def merge(self, other: SampleMoments) -> SampleMoments:
         """The moments of both objects' samples together."""
         _check_same("shape", self.center.shape, other.center.shape)
         if not self.count or not other.count:
@@ -65,7 +65,7 @@ class Moments:
         count = self.count + other.count
         apart = other.center - self.center
         back, forth = -apart * (other.count / count), apart * (self.count / count)
-        return Moments(
+        return SampleMoments(
             count,
             self.center - back,
             *(a + b for a, b in zip(self._moved(back), other._moved(forth), strict=True)),

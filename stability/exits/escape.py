@@ -16,7 +16,7 @@ from .._check import Interrupted
 from .._saving import provenance
 from ..ensembles.block import Recorder, Track, _noise
 from ..ensembles.normals import Normals
-from ..ensembles.plan import Plan
+from ..ensembles.plan import EnsemblePlan
 from ..ensembles.request import Request, compiled
 from ..flow import Flow
 from ..linear.linearize import LinearFlow, linearize
@@ -109,7 +109,7 @@ def escape(
             "Take a shorter `t_end`, fewer paths or a larger `dt`: those that stay are counted as such."
         )
     saved = np.array([request.steps])
-    plan = Plan(
+    plan = EnsemblePlan(
         flow,
         request.start,
         request.steps,
@@ -266,7 +266,7 @@ def _projected(
     return (math.nan, math.nan, reason) if reason else (rate, strength, "")
 
 
-def _result(setting: _Setting, plan: Plan, parts: list[_Watch]) -> Escape:
+def _result(setting: _Setting, plan: EnsemblePlan, parts: list[_Watch]) -> Escape:
     times, seen, exits, lost = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("times", "seen", "exits", "lost")
     )
@@ -308,7 +308,7 @@ class _Watch(Recorder):
     they are harmless.
     """
 
-    def __init__(self, plan: Plan, count: int, direction: np.ndarray | None, radius: float):
+    def __init__(self, plan: EnsemblePlan, count: int, direction: np.ndarray | None, radius: float):
         super().__init__(plan, count)
         self.direction, self.size = direction, radius
         self.inside = np.ones(count, dtype=bool)
@@ -350,7 +350,7 @@ class _Watch(Recorder):
         self.inside[rows[moved]] = False
 
 
-def _blocks(plan: Plan, direction: np.ndarray | None, radius: float) -> Iterator[_Watch]:
+def _blocks(plan: EnsemblePlan, direction: np.ndarray | None, radius: float) -> Iterator[_Watch]:
     """Blocks of paths in order, each until all have left: `run_block` with another recorder, on the same
     random numbers.
     """

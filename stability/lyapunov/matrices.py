@@ -13,7 +13,7 @@ from ..flow import Flow
 from ..linear.linearize import LinearFlow, linearize
 from ..methods.preconditioner import preconditioner
 from ..methods.response import SpectralResponse, check_cut
-from ..noise import Batches
+from ..noise import Minibatches
 
 Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
 """Random matrices (size, d, d) and what their rounding errors are in proportion to (size,)."""
@@ -145,7 +145,7 @@ def _hessians(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The Hessians (size, d, d) of gradient batches, and those of Hessian batches."""
     sample = flow.draw(size, rng, level="iteration")
-    if not isinstance(sample, Batches):
+    if not isinstance(sample, Minibatches):
         return hessian + sample.Eg, hessian + sample.Eh
     w = np.broadcast_to(at, (size, len(at)))
     slope = flow.objective.hessian(w, batch=sample.gradient)
