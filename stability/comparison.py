@@ -94,8 +94,8 @@ def compare(theory: LinearFlow | Trajectory, ensemble: Ensemble, *, level: str =
 
     The law is that of what was simulated: the Euler-Maruyama chain at its `dt` for the SDE, the discrete
     iteration for the iteration. A linear flow's moments start from the ensemble's actual start; a trajectory
-    must have been made for that start, that law and those times: ``st.trajectory(..., time="chain",
-    dt=ensemble.dt, save=ensemble.times)``.
+    must have been made for that start, that law and those times: ``st.trajectory(..., time=ensemble.law,
+    save=ensemble.times)``.
 
     Parameters
     ----------
@@ -181,18 +181,16 @@ def _around(linear: LinearFlow, ensemble: Ensemble, level: str) -> Prediction:
             "level 'L2' corrects towards the iteration; compare the SDE with level 'L', which is exact for "
             "it."
         )
-    time, dt = _law(ensemble)
-    linear.covariance(
-        time, dt, level=level
-    )  # raises Unstable where moments mean nothing: before paths are counted, as an unstable flow loses them
+    # Raises Unstable where moments mean nothing: before paths are counted, as an unstable flow loses them.
+    linear.covariance(time=ensemble.law, level=level)
     kept = _comparable(ensemble)
     start_mean, start_covariance = _start(ensemble.start)
     predicted = [
-        linear.moments(t, start_mean, start_covariance, time=time, dt=dt, level=level)
+        linear.moments(t, start_mean, start_covariance, time=ensemble.law, level=level)
         for t in ensemble.times[kept]
     ]
     mean, covariance = (np.stack(part) for part in zip(*predicted, strict=True))
-    return mean, covariance, f"{time}, level {level}", linear.validity, _notes(linear, ensemble)
+    return mean, covariance, f"{ensemble.law.time}, level {level}", linear.validity, _notes(linear, ensemble)
 
 
 def _along(path: Trajectory, ensemble: Ensemble, level: str) -> Prediction:
@@ -231,15 +229,6 @@ def _path_notes(path: Trajectory, ensemble: Ensemble, validity: float) -> tuple[
             f"{path.provenance.get('flow')}."
         )
     return tuple(notes)
-
-
-def _law(ensemble: Ensemble) -> tuple[str, float | None]:
-    """Time of the linear theory that an ensemble's paths follow: the exponential scheme has the SDE's own law
-    at any dt.
-    """
-    if ensemble.level == "iteration":
-        return "discrete", None
-    return ("chain", ensemble.dt) if ensemble.scheme == "euler" else ("continuous", None)
 
 
 def _start(start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

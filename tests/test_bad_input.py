@@ -455,7 +455,7 @@ class TestNames:
         (
             "time",
             lambda: linear().covariance("x"),
-            "`time` must be one of discrete, continuous, chain; got 'x'",
+            "`time` must be one of continuous, chain, discrete; got 'x'",
         ),
         ("theory level", lambda: linear().covariance(level="x"), "`level` must be one of L, L2; got 'x'"),
         ("limit", lambda: linear().step_limit("x"), "`kind` must be one of mean, mean-square; got 'x'"),

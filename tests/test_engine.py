@@ -752,3 +752,55 @@ class TestOddRequests:
     def test_accuracies_out_of_reach_are_refused(self, error):
         with pytest.raises(ValueError, match="`target_error` is relative"):
             run(quadratic_flow(), paths=None, target_error=error)
+
+
+class TestLaw:
+    """What an ensemble's paths follow is told by the ensemble; theory takes it as it is."""
+
+    FLOW = quadratic_flow((1.0,), step=0.2)
+
+    @pytest.mark.parametrize(
+        ("options", "law", "words"),
+        [
+            ({"dt": 0.1}, ("chain", 0.1), {"time": "chain", "dt": 0.1}),
+            ({"scheme": "exponential", "dt": 0.1}, ("continuous", 0.0), {"time": "continuous"}),
+            ({"level": "iteration"}, ("discrete", 0.2), {"time": "discrete"}),
+        ],
+        ids=["chain", "continuous", "discrete"],
+    )
+    def test_every_time_of_the_theory_takes_it(self, options, law, words, tmp_path):
+        ens, lin = run(self.FLOW, **options), st.linearize(self.FLOW)
+        assert ens.law == law
+        assert st.load(st.save(ens, tmp_path / "ens")).law == law
+        assert lin.covariance(time=ens.law) == lin.covariance(**words)
+        assert lin.excess_risk(time=ens.law) == lin.excess_risk(**words)
+        assert lin.moments(1.0, [0.5], time=ens.law) == lin.moments(1.0, [0.5], **words)
+        ours, theirs = (
+            st.trajectory(self.FLOW, [0.5], 4.0, save=[4.0], **how) for how in ({"time": ens.law}, words)
+        )
+        assert ours.law == theirs.law == law
+        np.testing.assert_array_equal(ours.covariance, theirs.covariance)
+        assert st.compare(ours, ens).law == f"{law[0]} along the path"
+        if law[0] != "discrete":
+            one, other = (
+                st.stationary_density(self.FLOW, 2, cells=40, **how) for how in ({"time": ens.law}, words)
+            )
+            assert one.covariance == other.covariance
+        if law[0] != "chain":
+            s, asked = (
+                st.spectrum(st.quadratic([1.0, 0.5])),
+                {"method": st.SGD(), "step": 0.2, "noise": st.Noise(gradient=0.3)},
+            )
+            assert s.variance(time=ens.law, **asked) == s.variance(time=law[0], **asked)
+
+    def test_what_does_not_belong_together_is_refused(self):
+        lin = st.linearize(self.FLOW)
+        other = run(quadratic_flow((1.0,), step=0.1), level="iteration", t_end=1.0)
+        with pytest.raises(ValueError, match=r"iteration at step 0\.1; the flow has step 0\.2"):
+            lin.covariance(time=other.law)
+        with pytest.raises(
+            ValueError, match=r"`dt` is part of the law that `time` names \(time='chain', dt=0\.2"
+        ):
+            lin.covariance(time=run(self.FLOW).law, dt=0.2)
+        with pytest.raises(ValueError, match="`time` must be one of continuous, chain; got 'discrete'"):
+            st.stationary_density(self.FLOW, 2, time=run(self.FLOW, level="iteration").law)

@@ -13,7 +13,7 @@ FLOORS = (
     ("_display",),
     ("_saving",),
     ("_array", "_check", "_estimate", "_fast", "_special", "_streams"),
-    ("methods", "objectives", "datasets", "noise", "lowrank"),
+    ("methods", "objectives", "datasets", "noise", "lowrank", "_law"),
     ("flow", "spectra", "exact"),
     ("linear",),
     (),

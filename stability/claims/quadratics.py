@@ -16,8 +16,8 @@ from ..noise import Noise
 from ..objectives.quadratic import quadratic
 from ._common import Check, Report, agreement, method_names, methods
 
-LEVELS = (("sde", "chain", 0.5), ("iteration", "discrete", 1.0))
-"""Level of simulation, the law it follows, and its time step over `step`."""
+LEVELS = (("sde", 0.5), ("iteration", 1.0))
+"""Level of simulation, and its time step over `step`."""
 
 
 def condition_number(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
@@ -201,7 +201,7 @@ def _ensembles(linear: LinearFlow, *, paths: int, seed: int) -> np.ndarray:
     """
     flow, result = linear.flow, np.full((2, 3, 3), np.nan)
     t_end = stationary_steps(linear) * flow.step
-    for i, (level, law, part) in enumerate(LEVELS):
+    for i, (level, part) in enumerate(LEVELS):
         dt = None if level == "iteration" else part * flow.step
         ens = simulate(flow, start=linear.at, t_end=t_end, dt=dt, paths=paths, seed=seed, level=level)
         samples = _three(linear, ens.states[-1][~ens.diverged] ** 2)
@@ -212,5 +212,5 @@ def _ensembles(linear: LinearFlow, *, paths: int, seed: int) -> np.ndarray:
             )
         # The iteration with a sampled Hessian is predicted at level L2, everything else exactly at level L.
         best = "L2" if level == "iteration" and linear.validity > 0 else "L"
-        result[i, :, 2] = _three(linear, np.diag(linear.moments(t_end, time=law, dt=dt, level=best)[1]))
+        result[i, :, 2] = _three(linear, np.diag(linear.moments(t_end, time=ens.law, level=best)[1]))
     return result

@@ -113,7 +113,7 @@ def _both(
 ) -> tuple[Ensemble, Trajectory]:
     flow = _flow(method, step)
     ensemble = simulate(flow, start=START, t_end=t_end, dt=DT, paths=paths, seed=seed, save=save)
-    return ensemble, trajectory(flow, START, t_end, time="chain", dt=DT, save=ensemble.times)
+    return ensemble, trajectory(flow, START, t_end, time=ensemble.law, save=ensemble.times)
 
 
 def _errors(

@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import _check
 from .._check import Unstable
+from .._law import Law, law_of
 from .._saving import provenance
 from ..flow import Flow
 from .kernel import chain_law
@@ -33,7 +34,12 @@ _HEAVY = 30.0  # a density that falls slower than this power has a tail worth a 
 
 
 def stationary_density(
-    flow: Flow, grid: Any, *, time: str = "continuous", dt: float | None = None, cells: int | None = None
+    flow: Flow,
+    grid: Any,
+    *,
+    time: str | Law = "continuous",
+    dt: float | None = None,
+    cells: int | None = None,
 ) -> StationaryDensity:
     """The stationary density of a flow's SDE, in one or two dimensions.
 
@@ -49,9 +55,9 @@ def stationary_density(
     grid : float, (low, high) or array (n + 1,), or a pair of these
         Ends of the grid (a number R is ``(-R, R)``), or the cells' edges, for all axes; ``[(-2, 2), (-1,
         1)]`` for each.
-    time : {"continuous", "chain"}
-        The SDE, or its Euler-Maruyama chain with time step `dt`, whose law an ensemble of paths has (one
-        dimension).
+    time : {"continuous", "chain"} or Law
+        The SDE, or its Euler-Maruyama chain with time step `dt` (one dimension); ``time=ens.law`` is the law
+        of an ensemble's paths.
     dt : float, optional
         For ``time="chain"``, in units of t; `step` by default.
     cells : int, optional
@@ -78,27 +84,23 @@ def stationary_density(
     >>> bool(abs(found.covariance[0, 0] - 0.1 / 4) < 1e-12)  # alpha sigma^2 / (2 lambda)
     True
     """
-    _check.choice("time", time, ("continuous", "chain"))
     if not isinstance(flow, Flow):
         raise ValueError(f"`flow` must be an st.Flow; got {flow!r:.60}.")
+    law = law_of(time, dt, flow.step, ("continuous", "chain"))
     if flow.dim not in (1, 2):
         raise ValueError(
             f"A stationary density needs a flow of dimension 1 or 2; got {flow.dim}. Use "
             "st.linearize(flow).covariance() or st.simulate."
         )
-    if dt is not None and time != "chain":
-        raise ValueError(f"`dt` belongs to time='chain'; got dt={dt} with time={time!r}.")
     edges = _grid(grid, flow.dim, cells)
     if flow.dim == 2:
-        if time == "chain":
+        if law.dt:
             raise ValueError(
                 "time='chain' is for one dimension: use time='continuous', and an ensemble with a small dt."
             )
         return _in_a_plane(flow, edges)
     try:
-        if time == "continuous":
-            return _on_a_line(flow, edges[0])
-        return _of_a_chain(flow, edges[0], flow.step if dt is None else _check.positive("dt", dt))
+        return _of_a_chain(flow, edges[0], law.dt) if law.dt else _on_a_line(flow, edges[0])
     except NotFinite as error:
         raise ValueError(
             f"There is no stationary density on this grid: {error}. Choose a grid inside the domain, and a "

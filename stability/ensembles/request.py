@@ -12,6 +12,7 @@ import numpy as np
 from .. import _check, _fast
 from .._array import Backend, backend_of
 from .._check import StabilityWarning
+from .._law import Law
 from .._streams import block_size
 from ..flow import Flow
 from ..linear.linearize import linearize
@@ -85,6 +86,11 @@ class Request:
         self.modes = Modes.at(flow, self.at) if scheme == "exponential" else None
         if level == "sde" and scheme == "euler":
             self._warn_beyond_limit()
+
+    @property
+    def law(self) -> Law:
+        """The law of the paths that are asked for."""
+        return Law.simulated(self.level, self.scheme, self.dt)
 
     @property
     def at(self) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .._law import Law
 from .._saving import Result
 
 UNSTABLE_SHARE = 0.1
@@ -75,6 +76,11 @@ class Ensemble(Result):
     mean_reduction: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     covariance_reduction: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0)))
     notes: tuple[str, ...] = ()
+
+    @property
+    def law(self) -> Law:
+        """The law that the paths follow, for ``time=`` of the theory: ``lin.covariance(time=ens.law)``."""
+        return Law.simulated(self.level, self.scheme, self.dt)
 
     @property
     def conditional(self) -> bool:

@@ -206,13 +206,10 @@ def _tangent(request: Request, times: np.ndarray) -> Control:
         )
     polynomial_degree(flow.dim, gaussian=False)  # refuses what would be too many dimensions
     linear = linearize(flow, at=request.at)
-    law: dict[str, Any] = (
-        {"time": "chain", "dt": request.dt} if request.modes is None else {"time": "continuous"}
-    )
     with np.errstate(
         all="ignore"
     ):  # of an unstable flow they may overflow: blocks then leave the control out
-        moments = [linear.moments(t, request.start[0], **law) for t in times]
+        moments = [linear.moments(t, request.start[0], time=request.law) for t in times]
     mean, covariance = (np.stack(part) for part in zip(*moments, strict=True))
     return Control(flow.tangent(linear.at), mean, covariance, gaussian=not flow.noise_model.has_curvature)
 

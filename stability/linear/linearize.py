@@ -17,6 +17,7 @@ import numpy as np
 from .. import _check
 from .._array import transpose
 from .._check import Unstable
+from .._law import Law, law_of
 from .._saving import Result
 from ..flow import Flow
 from ..methods.response import check_regular
@@ -78,15 +79,6 @@ class LinearFlow(Result):
         self.rates = self._noise.rates
 
     # -- balances --------------------------------------------------------------------------------------------
-
-    def _time(self, time: str, dt: float | None) -> float:
-        """The chain's time step: 0 in continuous time, `step` for the iteration, `dt` for Euler-Maruyama."""
-        _check.choice("time", time, ("discrete", "continuous", "chain"))
-        if time != "chain" and dt is not None:
-            raise ValueError(f"`dt` belongs to time='chain'; got dt={dt} with time={time!r}.")
-        if time == "continuous":
-            return 0.0
-        return self.flow.step if dt is None else _check.positive("dt", dt)
 
     def _balance(self, dt: float, level: str) -> Balance:
         _check.choice("level", level, ("L", "L2"))
@@ -154,13 +146,16 @@ class LinearFlow(Result):
 
     # -- results ---------------------------------------------------------------------------------------------
 
-    def covariance(self, time: str = "discrete", dt: float | None = None, *, level: str = "L") -> np.ndarray:
+    def covariance(
+        self, time: str | Law = "discrete", dt: float | None = None, *, level: str = "L"
+    ) -> np.ndarray:
         """Stationary covariance (d, d), in the original coordinates.
 
         Parameters
         ----------
-        time : {"discrete", "continuous", "chain"}
-            Of the iteration, of the SDE, or of its Euler-Maruyama chain with time step `dt`.
+        time : {"continuous", "chain", "discrete"} or Law
+            Of the SDE, of its Euler-Maruyama chain with time step `dt`, or of the iteration; ``time=ens.law``
+            is the law of an ensemble's paths.
         dt : float, optional
             For ``time="chain"``, in units of t; `step` by default.
         level : {"L", "L2"}
@@ -170,12 +165,14 @@ class LinearFlow(Result):
         Unstable
             If there is none: a mode does not decay, or the noise's second moment grows.
         """
-        dt = self._time(time, dt)
+        dt = law_of(time, dt, self.flow.step).dt
         balance = self._balance(dt, level)
         self._require_stable(balance, dt, "A stationary covariance")
         return self._outward(balance.stationary())
 
-    def excess_risk(self, time: str = "discrete", dt: float | None = None, *, level: str = "L") -> float:
+    def excess_risk(
+        self, time: str | Law = "discrete", dt: float | None = None, *, level: str = "L"
+    ) -> float:
         """Stationary excess risk ``tr(H M) / 2``, in units of the objective; raises as `covariance` does."""
         M = self._inward(self.covariance(time, dt, level=level))
         return float(0.5 * self.eigenvalues @ np.diag(M))
@@ -186,7 +183,7 @@ class LinearFlow(Result):
         mean0: Any = None,
         cov0: Any = None,
         *,
-        time: str = "discrete",
+        time: str | Law = "discrete",
         dt: float | None = None,
         level: str = "L",
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -200,10 +197,12 @@ class LinearFlow(Result):
             Mean at time 0; the critical point by default.
         cov0 : array (d, d), optional
             Covariance at time 0; zero by default.
+        time, dt
+            As for `covariance`.
         level : {"L", "L2"}
             L2 also follows the mean shift that nested batches cause.
         """
-        dt = self._time(time, dt)
+        dt = law_of(time, dt, self.flow.step).dt
         t = _check.nonnegative("t", t)
         if dt and abs(t / dt - round(t / dt)) > 1e-9 * max(1.0, t / dt):
             raise ValueError(f"`t` must be a multiple of the time step {dt:g}; got {t:g}.")

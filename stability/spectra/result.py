@@ -13,6 +13,7 @@ import numpy as np
 from .. import _check
 from .._check import Unstable
 from .._estimate import Estimate
+from .._law import Law, law_of
 from .._saving import Result, Study
 from ..methods.method import SGD, Method
 from ..noise import Noise
@@ -201,7 +202,7 @@ class Spectrum(Result):
         *,
         step: float,
         noise: Noise,
-        time: str = "continuous",
+        time: str | Law = "continuous",
         stationary_only: bool = False,
     ) -> Estimate:
         """Total stationary variance ``tr M`` under white gradient noise: ``sum step sigma^2 phi_i / (2
@@ -214,7 +215,7 @@ class Spectrum(Result):
         step : float
         noise : Noise
             Of the gradient alone, one standard deviation for all entries; ``sigma`` is that of a batch.
-        time : {"continuous", "discrete"}
+        time : {"continuous", "discrete"} or Law
             Discrete is the iteration's own: ``2 lam_i`` becomes ``lam_i (2 - step phi_i lam_i)``.
         stationary_only : bool
             Sum over the directions that have a stationary law, and say in ``reason`` how many have none,
@@ -237,7 +238,7 @@ class Spectrum(Result):
         *,
         step: float,
         noise: Noise,
-        time: str = "continuous",
+        time: str | Law = "continuous",
         stationary_only: bool = False,
     ) -> Estimate:
         """Stationary excess risk ``tr(H M) / 2`` under white gradient noise: ``(step sigma^2 / 4) sum
@@ -459,7 +460,7 @@ def _evaluated(f: Function, nodes: np.ndarray) -> np.ndarray:
     return values
 
 
-def _asked(method: Method, step: float, noise: Noise, time: str) -> tuple[float, float]:
+def _asked(method: Method, step: float, noise: Noise, time: str | Law) -> tuple[float, float]:
     """``step sigma^2``, and the step itself where time is discrete."""
     if not isinstance(method, Method):
         raise ValueError(f"`method` must be a st.Method; got {method!r}. Use st.SFN(damping=...), say.")
@@ -469,5 +470,5 @@ def _asked(method: Method, step: float, noise: Noise, time: str) -> tuple[float,
             "st.Noise(gradient=..., batch=...)."
         )
     step = _check.positive("step", step)
-    discrete = _check.choice("time", time, ("continuous", "discrete")) == "discrete"
-    return step * float(noise.gradient.reshape(())) ** 2 / noise.batch, step if discrete else 0.0
+    share = law_of(time, None, step, ("continuous", "discrete")).dt
+    return step * float(noise.gradient.reshape(())) ** 2 / noise.batch, share

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
+from .._law import Law, law_of
 from .._saving import provenance
 from ..flow import Flow
 from ..linear.linearize import VALID
@@ -33,7 +34,7 @@ def trajectory(
     *,
     covariance: Any = None,
     save: Any = None,
-    time: str = "continuous",
+    time: str | Law = "continuous",
     dt: float | None = None,
 ) -> Trajectory:
     """Follow the mean path from any start, and the covariance of the noise around it.
@@ -50,10 +51,10 @@ def trajectory(
     save : int or array of float, optional
         How many equal intervals to save, or the times to save; 100 intervals by default (fewer where there
         are fewer steps).
-    time : {"continuous", "chain", "discrete"}
+    time : {"continuous", "chain", "discrete"} or Law
         The SDE, by an ODE solver (relative accuracy about 1e-9); its Euler-Maruyama chain with time step
         `dt`, by the exact recursion ``m+ = m + dt f``, ``S+ = (1 + dt J) S (1 + dt J)^T + dt C``; or the same
-        with `dt` = `step`, the iteration.
+        with `dt` = `step`, the iteration. ``time=ens.law`` is the law of an ensemble's paths.
     dt : float, optional
         For ``time="chain"``; `step` by default.
 
@@ -93,26 +94,16 @@ def trajectory(
     """
     if not isinstance(flow, Flow):
         raise ValueError(f"`flow` must be a st.Flow(objective, method, noise, step=...); got {flow!r}.")
-    dt = _time_step(flow, time, dt)
-    times = _times(_check.positive("t_end", t_end), dt, save)
+    law = law_of(time, dt, flow.step)
+    times = _times(_check.positive("t_end", t_end), law.dt, save)
     flow = remembering(flow)
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # LSODA's own words: the status has ours
         begin = _begin(flow, start, covariance)
-        watch = Watch(flow, begin, continuous=time == "continuous")
-        walk = stepped(flow, begin, times, dt) if dt else solved(flow, begin, times, watch)
+        watch = Watch(flow, begin, continuous=not law.dt)
+        walk = stepped(flow, begin, times, law.dt) if law.dt else solved(flow, begin, times, watch)
         places = kept(walk, times, watch)
-        return _result(flow, places, watch, time, dt, float(t_end))
-
-
-def _time_step(flow: Flow, time: str, dt: float | None) -> float:
-    """The chain's time step; 0 in continuous time."""
-    _check.choice("time", time, ("continuous", "chain", "discrete"))
-    if time != "chain" and dt is not None:
-        raise ValueError(f"`dt` belongs to time='chain'; got dt={dt} with time={time!r}.")
-    if time == "continuous":
-        return 0.0
-    return flow.step if dt is None else _check.positive("dt", dt)
+        return _result(flow, places, watch, law, float(t_end))
 
 
 def _times(t_end: float, dt: float, save: Any) -> np.ndarray:
@@ -201,7 +192,7 @@ def _require_smooth(flow: Flow, start: np.ndarray) -> None:
         )
 
 
-def _result(flow: Flow, places: list[Place], watch: Watch, time: str, dt: float, t_end: float) -> Trajectory:
+def _result(flow: Flow, places: list[Place], watch: Watch, law: Law, t_end: float) -> Trajectory:
     times, mean, covariance = (np.stack(part) for part in zip(*places, strict=True))
     jacobian = np.stack([flow.jacobian(m) for m in mean])
     validity = _remembered(np.array(watch.seen), times)
@@ -218,13 +209,13 @@ def _result(flow: Flow, places: list[Place], watch: Watch, time: str, dt: float,
         validity=validity,
         start=start,
         start_covariance=spread,
-        time=time,
-        dt=dt,
+        time=law.time,
+        dt=law.dt,
         step=flow.step,
         method=flow.method.label,
         status=_status(times, validity, watch),
         notes=tuple(watch.notes),
-        provenance=provenance(flow=repr(flow), time=time, dt=dt, t_end=t_end),
+        provenance=provenance(flow=repr(flow), **law._asdict(), t_end=t_end),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .._law import Law
 from .._saving import Result
 from ..ensembles.result import Ensemble
 from .departure import BLOCKS, Departure, departure_notes, measured
@@ -64,6 +65,11 @@ class Trajectory(Result):
     status: str
     notes: tuple[str, ...]
     provenance: dict[str, Any]
+
+    @property
+    def law(self) -> Law:
+        """The law of `time` and `dt`, as an ensemble has one."""
+        return Law(self.time, self.dt)
 
     @property
     def spread(self) -> np.ndarray:
@@ -168,19 +174,11 @@ def shared(path: Trajectory, ensemble: Ensemble) -> tuple[np.ndarray, np.ndarray
 
 
 def _require_law(path: Trajectory, ensemble: Ensemble) -> None:
-    followed = (
-        "discrete"
-        if ensemble.level == "iteration"
-        else "chain"
-        if ensemble.scheme == "euler"
-        else "continuous"
-    )
-    if path.time != followed or (path.dt and not np.isclose(path.dt, ensemble.dt)):
-        wanted = f"time={followed!r}" + (f", dt={ensemble.dt:g}" if followed == "chain" else "")
+    if path.time != ensemble.law.time or not np.isclose(path.dt, ensemble.law.dt):
         ours = f"time={path.time!r}" + (f", dt={path.dt:g}" if path.dt else "")
         raise ValueError(
             f"The ensemble's paths follow another law (dt = {ensemble.dt:g}) than the trajectory ({ours}). "
-            f"Use st.trajectory(..., {wanted})."
+            f"Use st.trajectory(..., {ensemble.law}), or time=ensemble.law."
         )
 
 
