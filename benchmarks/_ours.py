@@ -50,7 +50,7 @@ def contender(problem: Problem, engine: str, workers: int) -> Contender:
     return Contender(engine, f"{workers} thread{'s' * (workers > 1)}", run, problem.paths, problem.steps)
 
 
-def simulate(flow, start, problem: Problem, seed: int, engine: str, workers: int) -> st.Ensemble:
+def simulate(flow, start, problem: Problem, seed: int, engine: str, workers: int) -> st.results.Ensemble:
     return st.simulate(
         flow,
         start=start,

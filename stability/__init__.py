@@ -6,105 +6,65 @@ take?
 
 from typing import TYPE_CHECKING, Any
 
-from . import datasets
+from . import _check, datasets, results
 from ._array import Backend
 from ._check import Interrupted, StabilityWarning, Unstable
-from ._estimate import Estimate
 from ._saving import Study, load, save
-from .comparison import Comparison, compare
-from .datasets.table import Table, read_table
+from .comparison import compare
+from .datasets.table import read_table
 from .densities.density import stationary_density
-from .densities.result import Kramers, StationaryDensity, TotalVariation
-from .ensembles.result import Ensemble
 from .ensembles.simulate import simulate
-from .ensembles.tails import TailIndex, tail_index
-from .exact.mode import ExactMode, exact_mode
+from .ensembles.tails import tail_index
+from .exact.mode import exact_mode
 from .exits.escape import escape
-from .exits.exit_time import ExitTime, exit_time
-from .exits.result import Escape
+from .exits.exit_time import exit_time
 from .flow import Flow
-from .linear.bounds import Bound, Bounds, bounds
-from .linear.linearize import Limit, LinearFlow, linearize
+from .linear.bounds import bounds
+from .linear.linearize import linearize
 from .lowrank.operator import BadProducts
 from .lowrank.randomized import randomized_eigh
-from .lowrank.result import LowRank
-from .lyapunov.exponents import LyapunovExponents, lyapunov_exponents
-from .lyapunov.limit import AlmostSureLimit, almost_sure_limit
+from .lyapunov.exponents import lyapunov_exponents
+from .lyapunov.limit import almost_sure_limit
 from .methods import gallery
 from .methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from .noise import Noise
-from .objectives.base import DerivativeCheck, Objective, check_derivatives
+from .objectives.base import Objective, check_derivatives
 from .objectives.expression import expression
 from .objectives.landscapes import landscape
-from .objectives.network import Network, autoencoder, mlp
+from .objectives.network import autoencoder, mlp
 from .objectives.quadratic import quadratic
 from .objectives.regression import least_squares, logistic
 from .pictures.plot import plot
-from .portraits.critical import CriticalPoints, critical_points
-from .portraits.line import Profile, profile
-from .portraits.plane import Portrait, portrait
+from .portraits.critical import critical_points
+from .portraits.line import profile
+from .portraits.plane import portrait
 from .spectra.estimation import spectrum
-from .spectra.result import Spectrum
-from .training.history import History
 from .training.minimize import minimize
 from .training.options import Adam, Armijo, SpectralStep
-from .training.problem import Progress
-from .trajectories.departure import Departure
 from .trajectories.path import trajectory
-from .trajectories.result import Trajectory
 
 if TYPE_CHECKING:
-    from .symbolic.table import MethodTable, method_table
-    from .symbolic.theorem import Theorem, theorem, theorems
+    from .symbolic.table import method_table
+    from .symbolic.theorem import theorem, theorems
 
 __all__ = [
     "LRSFN",
     "SFN",
     "SGD",
     "Adam",
-    "AlmostSureLimit",
     "Armijo",
     "Backend",
     "BadProducts",
-    "Bound",
-    "Bounds",
-    "Comparison",
-    "CriticalPoints",
     "DampedNewton",
-    "Departure",
-    "DerivativeCheck",
-    "Ensemble",
-    "Escape",
-    "Estimate",
-    "ExactMode",
-    "ExitTime",
     "Flow",
-    "History",
     "Interrupted",
-    "Kramers",
-    "Limit",
-    "LinearFlow",
-    "LowRank",
-    "LyapunovExponents",
     "Method",
-    "MethodTable",
-    "Network",
     "Newton",
     "Noise",
     "Objective",
-    "Portrait",
-    "Profile",
-    "Progress",
     "SpectralStep",
-    "Spectrum",
     "StabilityWarning",
-    "StationaryDensity",
     "Study",
-    "Table",
-    "TailIndex",
-    "Theorem",
-    "TotalVariation",
-    "Trajectory",
     "Unstable",
     "almost_sure_limit",
     "autoencoder",
@@ -133,6 +93,7 @@ __all__ = [
     "quadratic",
     "randomized_eigh",
     "read_table",
+    "results",
     "save",
     "simulate",
     "spectrum",
@@ -143,15 +104,18 @@ __all__ = [
     "trajectory",
 ]
 
-_SYMBOLIC = ("MethodTable", "Theorem", "method_table", "theorem", "theorems")
+_SYMBOLIC = {"method_table": "table", "theorem": "theorem", "theorems": "theorem"}
 
 
 def __getattr__(name: str) -> Any:
-    """SymPy is heavy: what needs it is imported when it is first asked for."""
+    """SymPy is heavy: what needs it is imported when it is first asked for; classes of results have moved."""
     if name in _SYMBOLIC:
-        from .symbolic import table, theorem
+        from importlib import import_module
 
-        return getattr(table if name in ("MethodTable", "method_table") else theorem, name)
+        return getattr(import_module(f".symbolic.{_SYMBOLIC[name]}", __name__), name)
+    if name in results.__all__:
+        _check.deprecated(f"`st.{name}` is called `st.results.{name}` now")
+        return getattr(results, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 T = TypeVar("T", str, int)
+P, R = ParamSpec("P"), TypeVar("R")
 
 
 class Unstable(ArithmeticError):
@@ -195,6 +198,40 @@ def folder(path: str | Path) -> Path:
             f"The output folder {path} cannot be written ({error.strerror}). Choose another one."
         ) from None
     return path
+
+
+def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorator: old keywords are accepted for one version, with a warning: ``@renamed(old="new")``."""
+
+    def accept(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            for old in names.keys() & kwargs.keys():
+                new = names[old]
+                if new in kwargs:
+                    raise TypeError(f"`{old}` is the old name of `{new}`; give `{new}` alone.")
+                deprecated(f"`{old}` is called `{new}` now")
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call
+
+    return accept
+
+
+def renamed_attribute(old: str, new: str) -> property:
+    """An attribute under its old name, for one version: reading it warns and gives the new one."""
+
+    def read(self: Any) -> Any:
+        deprecated(f"`.{old}` is called `.{new}` now")
+        return getattr(self, new)
+
+    return property(read, doc=f"The old name of `{new}`.")
+
+
+def deprecated(what: str) -> None:
+    """Warn that a name is going, at the line that called the caller."""
+    warnings.warn(f"{what}; the old name goes in the next version.", DeprecationWarning, stacklevel=3)
 
 
 def _short(value: Any) -> str:

@@ -206,7 +206,7 @@ def preconditioners() -> dict[str, tuple[st.Method, np.ndarray]]:
 
 
 @pytest.fixture(params=preconditioners())
-def preconditioned(request) -> tuple[st.LinearFlow, np.ndarray]:
+def preconditioned(request) -> tuple[st.results.LinearFlow, np.ndarray]:
     method, P = preconditioners()[request.param]
     flow = st.Flow(st.quadratic(HESSIAN), method, st.Noise(gradient=SIGMA, batch=2), step=STEP)
     return st.linearize(flow), P

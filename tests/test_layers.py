@@ -21,7 +21,7 @@ FLOORS = (
     ("trajectories", "densities", "exits"),
     ("symbolic", "portraits", "comparison"),
     ("pictures",),
-    ("claims",),
+    ("claims", "results"),
     ("__init__", "cli"),
     ("__main__",),
 )

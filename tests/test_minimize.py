@@ -821,7 +821,7 @@ class TestHistory:
             callback=lambda p: seen.append((p, p.w.copy(), p.eigenvalues is not None)) or "go on",
         )
         shown = [p for p, _, _ in seen]
-        assert all(isinstance(p, st.Progress) for p in shown)
+        assert all(isinstance(p, st.results.Progress) for p in shown)
         assert [p.iteration for p in shown] == list(range(len(found.losses)))
         for name, kept in (
             ("loss", found.losses),

@@ -179,7 +179,7 @@ class Measured:
     averaged before errors are taken.
     """
 
-    def __init__(self, linear: st.LinearFlow, *, paths: int = 512, seed: int = 33):
+    def __init__(self, linear: st.results.LinearFlow, *, paths: int = 512, seed: int = 33):
         slowest = np.abs(linear.rates).min() * linear.flow.step
         rest, apart = (
             int(np.ceil(2.5 / slowest)),
@@ -207,7 +207,7 @@ class Measured:
     def _average(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(len(values))
 
-    def z(self, linear: st.LinearFlow, **law) -> np.ndarray:
+    def z(self, linear: st.results.LinearFlow, **law) -> np.ndarray:
         return (self.covariance - linear.vectors.T @ linear.covariance(**law) @ linear.vectors) / self.error
 
 
@@ -219,7 +219,7 @@ def trained(
     step: float,
     objective=logistic,
     coupling: str = "independent",
-) -> st.LinearFlow:
+) -> st.results.LinearFlow:
     F = objective(COLUMNS)
     noise = st.Noise.from_data(F, None, batch, hessian_batch=hessian_batch, coupling=coupling)
     return st.linearize(st.Flow(F, method, noise, step=step))

@@ -114,7 +114,7 @@ def test_the_history_is_saved_and_drawn(table, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert "LRSFN" in result.stdout
     assert "on those held back" in result.stdout
-    assert isinstance(st.load(tmp_path / "run"), st.History)
+    assert isinstance(st.load(tmp_path / "run"), st.results.History)
     assert (tmp_path / "run.png").stat().st_size > 5000
     assert (tmp_path / "run.svg").exists()
 

@@ -1,0 +1,74 @@
+"""What `dir(st)` shows, what has moved to `st.results`, and how old names are told."""
+
+import warnings
+
+import pytest
+
+import stability as st
+from stability import _check
+
+NAMES = {
+    "methods": "SGD Newton DampedNewton SFN LRSFN Method Adam gallery",
+    "objectives": "quadratic expression landscape logistic least_squares mlp autoencoder read_table datasets "
+    "Objective check_derivatives",
+    "flows": "Flow Noise",
+    "theory": "linearize bounds exact_mode exit_time theorem theorems method_table trajectory "
+    "stationary_density almost_sure_limit lyapunov_exponents",
+    "measurement": "simulate escape compare tail_index critical_points portrait profile",
+    "solver": "minimize randomized_eigh spectrum SpectralStep Armijo Backend",
+    "results": "plot save load results Study",
+    "what goes wrong": "Interrupted StabilityWarning Unstable BadProducts",
+}
+
+
+def listed():
+    return {name for group in NAMES.values() for name in group.split()}
+
+
+def test_the_public_names_are_these_and_no_more_than_55():
+    assert set(dir(st)) == set(st.__all__) == listed()
+    assert len(listed()) <= 55
+
+
+def test_every_class_of_results_is_there():
+    for name in dir(st.results):
+        assert isinstance(getattr(st.results, name), type), name
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = st.results.Nothing
+
+
+@pytest.mark.parametrize("name", sorted(set(st.results.__all__) - {"Dataset", "Study", "Verdict"}))
+def test_a_class_of_results_under_its_old_name_warns(name):
+    with pytest.warns(DeprecationWarning, match=rf"`st\.{name}` is called `st\.results\.{name}` now") as told:
+        assert getattr(st, name) is getattr(st.results, name)
+    assert told[0].filename == __file__  # the line that is to be changed
+
+
+def test_what_never_was_a_name_is_none():
+    with pytest.raises(AttributeError, match="module 'stability' has no attribute 'Nothing'"):
+        _ = st.Nothing
+
+
+class TestRenamed:
+    def test_an_old_keyword_is_accepted_and_told(self):
+        @_check.renamed(old="new")
+        def double(*, new):
+            return 2 * new
+
+        with pytest.warns(DeprecationWarning, match="`old` is called `new` now; the old name goes") as told:
+            assert double(old=3) == 6
+        assert told[0].filename == __file__
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert double(new=3) == 6
+        with pytest.raises(TypeError, match="`old` is the old name of `new`; give `new` alone"):
+            double(old=1, new=2)
+
+    def test_an_old_attribute_is_read_and_told(self):
+        class Thing:
+            new = 5
+            old = _check.renamed_attribute("old", "new")
+
+        with pytest.warns(DeprecationWarning, match=r"`\.old` is called `\.new` now") as told:
+            assert Thing().old == 5
+        assert told[0].filename == __file__
