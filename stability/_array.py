@@ -1,4 +1,4 @@
-"""Arrays and random streams: the one file that knows NumPy from other array libraries."""
+"""Arrays: the one file that knows NumPy from other array libraries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A number with its error."""
+"""An estimate: a number with its error."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Noise of the gradient and of the Hessian: its law per sample, batch sizes, and the coupling of the two
-batches.
+"""Noise of gradient and Hessian: its law per sample, batch sizes, coupling of the two batches.
 
 One noise sample is ``(zeta, Eg, Eh)``: the gradient noise at the reference point, the curvature noise of the
 gradient batch, and the curvature noise of the Hessian batch. Whatever is asked of second moments follows from

@@ -1,4 +1,7 @@
-"""The house: imports go down the floors only, no circle at any level, and heavy parts load on first use."""
+"""The house: imports go down the floors only, no circle at any level, and heavy parts load on first use.
+
+`python tests/test_layers.py` writes the table of floors in CONTRIBUTING.md anew.
+"""
 
 import ast
 import subprocess
@@ -9,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "stability"
+CONTRIBUTING = ROOT.parent / "CONTRIBUTING.md"
 FLOORS = (
     ("_display",),
     ("_saving",),
@@ -67,6 +71,36 @@ def imports(path):
 
 def room(path):
     return module(path)[0]
+
+
+def purpose(name):
+    """What a room says of itself: the first line of its face, or of the module."""
+    face = ROOT / name / "__init__.py"
+    path = face if face.exists() else ROOT / f"{name}.py"
+    return ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
+
+
+def in_words():
+    """The floors as a table, from the top down, each room in its own words."""
+    lines = ["| floor | room | what lives there |", "|---|---|---|"]
+    for floor in reversed(range(len(FLOORS))):
+        for name in FLOORS[floor]:
+            path = f"{name}/" if (ROOT / name).is_dir() else f"{name}.py"
+            lines.append(f"| {floor + 1} | `{path}` | {purpose(name)} |")
+    return "\n".join(lines) + "\n"
+
+
+def around_the_table():
+    """What stands in CONTRIBUTING.md before the table, and from its end."""
+    text = CONTRIBUTING.read_text(encoding="utf-8")
+    begin, end = "<!-- floors -->\n", "<!-- /floors -->"
+    return text[: text.index(begin) + len(begin)], text[text.index(end) :]
+
+
+def test_contributing_describes_the_house_as_it_is():
+    before, after = around_the_table()
+    written = CONTRIBUTING.read_text(encoding="utf-8") == before + in_words() + after
+    assert written, "CONTRIBUTING.md is behind the code: python tests/test_layers.py writes its table anew"
 
 
 def test_every_room_has_a_floor():
@@ -142,3 +176,8 @@ def test_public_names_are_documented():
 
     for name in stability.__all__:
         assert (getattr(stability, name).__doc__ or "").strip(), name
+
+
+if __name__ == "__main__":
+    before, after = around_the_table()
+    CONTRIBUTING.write_text(before + in_words() + after, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The optional accelerator: kernels compiled by numba on first use, and what stands in where it is absent.
+"""The optional accelerator: kernels compiled by Numba on first use, and what stands in for them.
 
 Nothing here is needed for a result: every kernel has a NumPy form with the same bits (`fill`, `planar_*`,
 `affine_planar`) or a LAPACK route with the same accuracy (`Tridiagonal`). Importing this package imports no

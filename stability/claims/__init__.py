@@ -1,4 +1,4 @@
-"""The claims as runnable studies: each returns the numbers behind one picture, draws nothing.
+"""The claims as runnable studies: each returns the numbers behind one picture, and draws nothing.
 
 Every study runs the public pieces (`Flow`, `linearize`, `simulate`) and nothing else, and records theory and
 measurement side by side. ``quick=True`` is the small form of the same computation.

@@ -1,4 +1,5 @@
-"""Data with names: images that come with installed packages or lie in a folder, and tables of a user's own.
+"""Data: images that come with installed packages or lie in a folder, tables of a user's own.
+
 Nothing is downloaded.
 """
 

@@ -1,3 +1,1 @@
-"""Paths of a flow by the million: requests, plans, blocks with their own random streams, and what is gathered
-of them.
-"""
+"""Ensembles: paths by the million, in blocks with their own random streams, and their moments."""

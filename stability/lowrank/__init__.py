@@ -1,3 +1,4 @@
-"""Randomized eigensolvers for symmetric indefinite operators known by their block products: arrays only, no
-objective.
+"""Randomized eigensolvers for symmetric indefinite operators known by their block products.
+
+Arrays only: no objective is known here.
 """

@@ -1,5 +1,4 @@
-"""Almost-sure stability: Lyapunov exponents of the random matrix products that a stochastic optimizer
-multiplies near a critical point.
+"""Almost-sure stability: Lyapunov exponents of the random matrix products near a critical point.
 
 Near a critical point one iteration is ``delta+ = B delta`` up to the additive noise, with ``B = I - step X``
 drawn anew each time. Paths contract where the top exponent ``lim log|B_n ... B_1| / n`` is negative, second

@@ -1,3 +1,4 @@
-"""Methods as scalar gains, and all readers of a gain: divided differences, response, preconditioner, program,
-SymPy.
+"""Methods as scalar gains, and all readers of a gain.
+
+Divided differences, response, preconditioner, program and SymPy read one formula.
 """

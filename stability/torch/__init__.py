@@ -1,6 +1,4 @@
-"""The PyTorch front end: low-rank saddle-free Newton as an optimizer that reports the theory of the network
-it trains.
-"""
+"""The PyTorch front end: an optimizer that reports the theory of the network it trains."""
 
 try:
     import torch as _torch  # noqa: F401 - asked for here, so that its absence is told in one sentence

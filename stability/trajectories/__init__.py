@@ -1,5 +1,4 @@
-"""Noise along a whole path: a mean that follows the drift and, around it, a tube whose covariance the noise
-feeds.
+"""Noise along a path: a mean that follows the drift, and a tube around it that the noise feeds.
 
 The linear noise approximation (theory, section 2, result 8): ``m' = f(m)`` with ``f = -P g``, and ``S' = J S
 + S J^T + C(m)`` with ``J`` the exact Jacobian of ``f`` and ``C = flow.diffusion``, which holds the factor
