@@ -13,7 +13,8 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 T = TypeVar("T", str, int)
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Unstable(ArithmeticError):
