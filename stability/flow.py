@@ -71,6 +71,11 @@ class Flow:
         self.dim = int(objective.dim)
         self._check_noise()
 
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """What the formula calls the state's coordinates; empty where there is no formula."""
+        return getattr(self.objective, "variables", ())
+
     def _check_noise(self) -> None:
         noise = self.noise_model
         if not isinstance(noise, Noise):

@@ -138,10 +138,8 @@ class TestPortrait:
         np.testing.assert_array_equal(again.lines, wells.lines)
 
     def test_paths_are_simulates(self, wells):
-        flow = st.Flow(st.landscape("double_well"), METHODS[3], st.Noise(gradient=0.5), step=0.05)
-        ens = st.simulate(
-            flow, start=wells.start, t_end=2.0, paths=2, seed=0, save=wells.times, level="iteration"
-        )
+        flow = st.Flow(st.landscape("double_well"), METHODS[3], st.Noise(gradient=1.0), step=0.05)
+        ens = st.simulate(flow, start=wells.start, t_end=2.0, dt=0.05 / 8, paths=2, seed=0, save=wells.times)
         np.testing.assert_array_equal(wells.paths[3], ens.states)
 
     def test_it_is_drawn(self, wells):
@@ -173,6 +171,12 @@ class TestPortrait:
         assert (seen.basins[[0, 2]] == LEFT).all()
         assert "no paths of Newton: The curvature is singular" in seen.status
         st.plot(seen)
+
+    def test_a_step_beyond_the_scheme_is_told_in_the_status_and_hides_nothing(self):
+        seen = st.portrait(st.landscape("rosenbrock"), 2, [st.SGD(), st.SFN(damping=0.1)], resolution=8)
+        assert "paths of SGD grow where the flow does not: give a smaller `step`" in seen.status
+        assert "SFN" not in seen.status
+        assert np.isfinite(seen.paths[1]).all()
 
     def test_lines_to_points_just_outside_leave(self):
         seen = st.portrait(st.expression("cos(x)*cos(y)"), 6, [st.SGD()], resolution=12, paths=0)

@@ -1,6 +1,4 @@
-"""What the studies share: the methods compared, a statement that holds or not, and measured numbers beside
-predicted ones.
-"""
+"""What the studies share: the methods compared, a statement that holds or not, largest z-scores."""
 
 from __future__ import annotations
 
@@ -41,9 +39,7 @@ def method_names(compared: Iterable[Method]) -> np.ndarray:
 
 
 def worst(measured: np.ndarray, keep: np.ndarray) -> tuple[float, int]:
-    """Largest ``|z|`` of measured entries (..., 3: value, error, predicted) where `keep`, and how many there
-    are.
-    """
+    """Largest ``|z|`` of entries (..., 3: value, error, predicted) where `keep`, and how many there are."""
     z = (measured[..., 0] - measured[..., 2]) / measured[..., 1]
     z = z[np.isfinite(z) & np.broadcast_to(keep, z.shape)]
     return float(np.max(np.abs(z))), len(z)

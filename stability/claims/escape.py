@@ -1,6 +1,4 @@
-"""Leaving a saddle: how long, against flatness, noise, method and rank; whole distributions, and saddles that
-are not quadratic.
-"""
+"""Leaving a saddle: how long, by flatness, noise, method and rank; distributions; other saddles."""
 
 from __future__ import annotations
 
@@ -49,8 +47,7 @@ SURE = 4.0
 
 
 def escape_study(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
-    """First exits from a saddle at equal step and equal gradient noise: theory, SDE (at ``dt = step / 2``)
-    and stochastic iteration.
+    """First exits from a saddle at equal step and noise: theory, SDE (``dt = step / 2``) and iteration.
 
     Two modes, stiff and unstable, and a slab along the unstable one: mean exit time against its flatness and
     against the noise, and whole survival curves. LRSFN has rank 1, which keeps the stiff mode. Six modes:
@@ -222,8 +219,9 @@ def _objective(name: str) -> Objective:
 
 
 def _landscapes(compared: list[Method], paths: int, seed: int) -> dict[str, np.ndarray]:
-    """From a ball of radius 1/2 around saddles that are not quadratic, by the iteration: mean of min(T, 20),
-    its error, share that left, share lost.
+    """From a ball around saddles that are no quadratics, by the iteration.
+
+    Mean of min(T, 20) from radius 1/2, its error, share that left, share lost.
 
     All are given the same noise, so that small changes of the landscape show.
     """
@@ -271,8 +269,7 @@ def _check_laws(study: Study) -> list[Check]:
 
 
 def _check_slopes(study: Study) -> list[Check]:
-    """The exponent of the iteration's mean exit time in ``|lam|``: as the exact law's at the same points, and
-    where theory puts it.
+    """The iteration's exit time goes as the same power of ``|lam|`` as its exact law, where theory puts it.
 
     SGD: ``E T = (2 / lam) int_0^x Dawson``, x growing with lam: falling, but no faster than ``1 / lam``. SFN:
     by the asymptotic ``(log 4 kappa + 0.577) / (2 rate)``, the exponent is ``-gamma / (lam + gamma)``, from
@@ -315,9 +312,7 @@ def _check_slope(study: Study, name: str, kept: np.ndarray, low: float, high: fl
 
 
 def _check_trapped(study: Study) -> Check:
-    """What the law expects is next to nobody, and no more left than that may be by chance (binomial, p >
-    1e-4).
-    """
+    """Next to nobody leaves by the law; no more than by chance did (binomial, p > 1e-4)."""
     from scipy.stats import binom
 
     newton, paths = list(study["methods"]).index("Newton"), int(study["survival_paths"])
@@ -336,8 +331,9 @@ def _check_trapped(study: Study) -> Check:
 
 
 def _check_flattest(study: Study) -> Check:
-    """Not what the attraction suggests: noise is preconditioned too, ``R^2 / D = lam^2 R^2 / (step sigma^2)``
-    is short where lam is small.
+    """Not what the attraction suggests, since noise is preconditioned too.
+
+    ``R^2 / D = lam^2 R^2 / (step sigma^2)`` is short where lam is small.
     """
     names, first = list(study["methods"]), study["flatness"][:, 0, 1]
     newton, sgd = first[names.index("Newton")], first[names.index("SGD")]
@@ -358,9 +354,10 @@ def _longer(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _check_rank(study: Study) -> list[Check]:
-    """A rank below five does not see the negative direction. It leaves at ``|lam| / gamma`` with the damping
-    tail, ``|lam| / (|lam_(r+1)| + gamma)`` with the flat one, against ``|lam| / (|lam| + gamma)`` once it is
-    seen: one more than that, the other less and rising with the rank.
+    """What a rank below five, which does not see the negative direction, does to the exit.
+
+    It leaves at ``|lam| / gamma`` with the damping tail, ``|lam| / (|lam_(r+1)| + gamma)`` with the flat one,
+    against ``|lam| / (|lam| + gamma)`` once it is seen: one more than that, the other less, rising with rank.
     """
     sees = 1 + int(np.argmin(study.parameters["spectrum"]))
     damped, flat = study["rank"][:, :, 1]
@@ -383,9 +380,7 @@ def _check_rank(study: Study) -> list[Check]:
 
 
 def _check_tie(study: Study) -> list[Check]:
-    """A gain that is continuous in the Hessian cannot tell the tilted landscapes apart; the truncation
-    can.
-    """
+    """A gain continuous in the Hessian cannot tell the tilted landscapes apart; the truncation can."""
     names, saddles = list(study["methods"]), list(study.parameters["saddles"])
     up, down = (study["landscapes"][saddles.index(name)] for name in ("tilted up", "tilted down"))
     same = [

@@ -1,6 +1,4 @@
-"""Almost-sure stability against mean-square stability: the band where paths contract and second moments
-explode.
-"""
+"""Almost-sure against mean-square stability: where paths contract and second moments explode."""
 
 from __future__ import annotations
 
@@ -22,8 +20,7 @@ LINE = 0.3
 
 
 def lyapunov(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
-    """The plane (step, curvature noise) of a two-mode quadratic: where paths contract, and where their second
-    moment does.
+    """Two modes in the plane (step, curvature noise): where paths contract, where their second moment does.
 
     The iteration's top exponent, with the same random numbers at every step; the mean-square limit of the
     linearised chain from theory, and that of the iteration from a measured second-moment map (none where the
@@ -80,9 +77,7 @@ def lyapunov(*, quick: bool = False, seed: int = 0, report: Report = lambda text
 
 
 def _mean_square_limit(flow: Flow, samples: int, seed: int) -> float:
-    """The smallest step at which the iteration's second-moment map, measured, has radius one; 0 where it is
-    infinite.
-    """
+    """The least step at which the iteration's measured second-moment map has radius one; 0 where infinite."""
     noise = flow.noise_model
     if exact_mode(flow.method, curvature=SPECTRUM[0], noise=noise).moment(2, 0.5).reason:
         return 0.0
@@ -97,9 +92,7 @@ def _mean_square_limit(flow: Flow, samples: int, seed: int) -> float:
 
 
 def _step_rates(flow: Flow, samples: int, seed: int) -> np.ndarray:
-    """Draws (samples, d, d) of ``X`` in ``w+ = w - step X w``, both signs of each, from the flow's own
-    steps.
-    """
+    """Draws (samples, d, d) of ``X`` in ``w+ = w - step X w``, both signs of each, by the flow."""
     half = flow.draw(samples // 2, np.random.default_rng(seed), level="iteration")
     assert isinstance(half, Sample)
     sample = Sample(*(np.concatenate([part, -part]) for part in half))
@@ -108,9 +101,7 @@ def _step_rates(flow: Flow, samples: int, seed: int) -> np.ndarray:
 
 
 def check_lyapunov(study: Study) -> list[Check]:
-    """Exponents agree with quadrature; between the two limits lies a band, and where noise is strong the
-    linearised limit is not the cautious one.
-    """
+    """Exponents agree with quadrature, a band lies between the limits, the linearised one is no bound."""
     names, steps = list(study["methods"]), study["step"]
     largest, count = worst(study["line"], np.array(True))
     surely = study["exponent"] < -3 * study["error"]

@@ -1,6 +1,4 @@
-"""What each method does on one landscape: attracted to saddles or not, from where, and where its flow
-ends.
-"""
+"""What each method does on one landscape: what attracts it, from where, and where its flow ends."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ DAMPING = 0.3
 
 
 def portrait(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
-    """Phase portraits of the coupled quartic (two minima, a saddle between them) for five methods, with paths
-    from beside the saddle.
-    """
+    """Portraits of the coupled quartic for five methods, with paths from beside its saddle."""
     methods = [
         SGD(),
         Newton(),
@@ -52,9 +48,7 @@ def portrait(*, quick: bool = False, seed: int = 0, report: Report = lambda text
 
 
 def check_portrait(study: Study) -> list[Check]:
-    """Newton's methods are drawn to the saddle from an open set, the saddle-free ones from nowhere; all but
-    Newton's flows end at a critical point.
-    """
+    """Newton's methods end at the saddle from an open set, others nowhere; only Newton's flows get lost."""
     names, basins, kinds = list(study["methods"]), study["basins"], study["kinds"]
     saddles = np.flatnonzero(kinds == "saddle")
     caught = {name: float(np.isin(basins[m], saddles).mean()) for m, name in enumerate(names)}

@@ -99,9 +99,7 @@ def check_condition_number(study: Study) -> list[Check]:
 
 
 def equal_rates(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
-    """The same noise at equal *rates*: each method's step gives its slowest mode the same decay per iteration
-    as SGD's.
-    """
+    """The same noise at equal *rates*: each method's slowest mode has SGD's decay per iteration."""
     dim, sgd_step, damping, rank, paths = 4, 0.2, 0.2, 2, 256 if quick else 512
     compared = methods(damping, rank)
     kappas, marked = np.geomspace(1, 1e4, 61), [1.0, 10.0, 100.0] if quick else [1.0, 10.0, 100.0, 1e3]
@@ -145,9 +143,7 @@ def equal_rates(*, quick: bool = False, seed: int = 0, report: Report = lambda t
 
 
 def check_equal_rates(study: Study) -> list[Check]:
-    """At equal slowest rate no full-rank method is noisier than SGD; truncated ones only at small condition
-    numbers.
-    """
+    """At equal slowest rate only truncated methods are noisier than SGD, at small condition numbers."""
     names, ratio = list(study["methods"]), study["theory"][:, :, 0] / study["theory"][0, :, 0]
     full, truncated = float(np.nanmax(ratio[:4])), ratio[names.index("LRSFN")]
     above = study["kappa"][truncated > 1 + 1e-9]
@@ -182,9 +178,7 @@ def _predicted(linear: LinearFlow, level: str) -> np.ndarray:
 
 
 def _three(linear: LinearFlow, squares: np.ndarray) -> np.ndarray:
-    """Excess risk, stiffest and flattest variance (..., 3) from squared states (..., d) of a diagonal
-    quadratic.
-    """
+    """Excess risk, stiffest and flattest variance (..., 3) from squared states (..., d) of a diagonal one."""
     risk = 0.5 * squares @ np.diag(linear.flow.objective.hessian(linear.at))
     return np.stack([risk, squares[..., 0], squares[..., -1]], axis=-1)
 
@@ -196,9 +190,7 @@ def stationary_steps(linear: LinearFlow) -> int:
 
 
 def _ensembles(linear: LinearFlow, *, paths: int, seed: int) -> np.ndarray:
-    """(2 levels, 3 quantities, 3): measured, its standard error, and predicted at that very time; started at
-    the optimum.
-    """
+    """(2 levels, 3 quantities, 3): measured from the optimum, its standard error, and predicted for then."""
     flow, result = linear.flow, np.full((2, 3, 3), np.nan)
     t_end = stationary_steps(linear) * flow.step
     for i, (level, part) in enumerate(LEVELS):

@@ -24,9 +24,7 @@ REAL_SETTINGS = (
 
 
 def breast_cancer(columns: int = 30) -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's breast-cancer table, standardized, with an intercept column: X (569, columns + 1), y
-    (569,).
-    """
+    """scikit-learn's breast-cancer table, standardized, with intercept: X (569, columns + 1), y (569,)."""
     try:
         from sklearn.datasets import load_breast_cancer
     except ImportError:
@@ -40,8 +38,7 @@ def breast_cancer(columns: int = 30) -> tuple[np.ndarray, np.ndarray]:
 
 
 def real_data(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
-    """Logistic regression on the breast-cancer table: predicted against measured covariance of real minibatch
-    steps.
+    """Logistic regression on the breast-cancer table: covariance of minibatch steps against the predicted.
 
     Nothing is linearised in the measurement: batches are drawn without replacement, their Hessians
     decomposed. The excess risk compared is ``tr(H S) / 2``. Two settings: a small Hessian batch, where the

@@ -88,9 +88,7 @@ def check_step_limit(study: Study) -> list[Check]:
 
 @functools.lru_cache(maxsize=4096)
 def _exact_limit(method: Method, lam: float, tau: float, rank: int) -> float:
-    """The mean-square step limit of one mode of the iteration itself, the mode's rank in the spectrum
-    given.
-    """
+    """The mean-square step limit of one mode of the iteration itself, given its rank in the spectrum."""
     own = (
         method
         if method.rank is None or rank <= method.rank
@@ -100,9 +98,7 @@ def _exact_limit(method: Method, lam: float, tau: float, rank: int) -> float:
 
 
 def _one_step(flow: Flow, sample: Sample, level: str) -> np.ndarray:
-    """The matrices (m, d, d) of one step around the reference point, measured by stepping each unit
-    vector.
-    """
+    """The matrices (m, d, d) of one step around the reference point, by stepping each unit vector."""
     assert flow.reference is not None
     columns = []
     for e in np.eye(flow.dim):

@@ -1,5 +1,4 @@
-"""The toy problems of the authors' public code, run by our own iteration: Michalewicz in 100 dimensions,
-Rosenbrock in 10.
+"""The toy problems of the authors' public code, by our own iteration: Michalewicz and Rosenbrock.
 
 Known of their protocol: Michalewicz d = 100, starts N(0, I), 100 iterations, step 1, SFN with damping 1e-4,
 LRSFN with damping 1e-3 and ranks 10 to 90; Rosenbrock d = 10. All else is ours: Michalewicz's exponent (20),
@@ -43,9 +42,9 @@ class _Runner:
 
 
 def toys(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
-    """Michalewicz and Rosenbrock with exact Hessians: 11 starts (seeds 0 to 10, shifted by `seed`), 100
-    iterations at step 1.
+    """Michalewicz and Rosenbrock with exact Hessians: 11 starts, 100 iterations at step 1.
 
+    Starts have the seeds 0 to 10, shifted by `seed`.
     Gradient descent is given two steps of a grid: the largest at which no iterate of any start raises the
     value, and the one with the lowest median at the end.
     """
@@ -121,8 +120,9 @@ def _run(objective: Any, method: Method, step: float, w: np.ndarray) -> tuple[np
 
 
 def _carried_out(objective: Any, one: _Runner, w: np.ndarray) -> tuple[list[float], np.ndarray]:
-    """A row of the table and the values (iterations + 1, starts), nan from where a run diverged; all nan
-    where the method is singular at a start.
+    """A row of the table and the values (iterations + 1, starts), nan from where a run diverged.
+
+    All nan where the method is singular at a start.
     """
     try:
         states, lost = _run(objective, one.method, one.step, w)
@@ -156,8 +156,9 @@ def _median(values: np.ndarray) -> float:
 
 
 def _tail(objective: Any, one: _Runner, w: np.ndarray) -> float:
-    """Step times gain times the largest positive eigenvalue off the kept ones, at the median start: gradient
-    descent there is unstable above 2.
+    """Step times gain times the largest positive eigenvalue off the kept ones, at the median start.
+
+    Gradient descent there is unstable above 2.
     """
     if one.method.rank is None or one.method.rank >= w.shape[-1]:
         return np.nan
@@ -173,8 +174,9 @@ def check_toys(study: Study) -> list[Check]:
 
 
 def _checks(study: Study, problem: str) -> list[Check]:
-    """The tail is gradient descent at ``step / gamma``, stable below ``step lam / gamma = 2``; a flat tail's
-    gain keeps it below 1 at step 1.
+    """The tail is gradient descent at ``step / gamma``: which ranks diverge at step 1, and which do not.
+
+    Stable below ``step lam / gamma = 2``; a flat tail's gain keeps it below 1 at step 1.
     """
     fields, starts = [str(name) for name in study["fields"]], study.parameters["starts"]
     row = {

@@ -1,8 +1,8 @@
-"""Noise along a path, beside ensembles: the tube, how much noise each method lets in, and how the error falls
-with the step.
-"""
+"""Noise along a path, beside ensembles: the tube, the noise each method lets in, the error by step."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,8 +30,7 @@ BATCHES = 20
 
 
 def trajectory_study(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
-    """From beside a saddle of the coupled quartic to its minimum: the predicted tube against ensembles of the
-    SDE's Euler chain.
+    """From beside the coupled quartic's saddle to its minimum: the tube against ensembles of the SDE's chain.
 
     Four measurements for each method: mean and covariance along the path at a step where noise is large;
     z-scores at a step where it is small; the whole law's departure; and the relative error of the covariance
@@ -70,10 +69,10 @@ def trajectory_study(*, quick: bool = False, seed: int = 0, report: Report = lam
         small.append(
             np.concatenate([still.mean_z.ravel(), still.covariance_z[:, *np.triu_indices(2)].ravel()])
         )
-        error, slope, linear_z = _errors(method, steps, 10 * paths, seed + 2)
-        linear.append(linear_z)
-        errors.append(error)
-        slopes.append(slope)
+        order = _order(method, steps, 10 * paths, seed + 2)
+        linear.append(order.linear_z)
+        errors.append(order.errors)
+        slopes.append(order.slope)
     arrays = {
         "methods": method_names(compared),
         "times": path.times[1:],
@@ -116,13 +115,15 @@ def _both(
     return ensemble, trajectory(flow, START, t_end, time=ensemble.law, save=ensemble.times)
 
 
-def _errors(
-    method: Method, steps: np.ndarray, paths: int, seed: int
-) -> tuple[np.ndarray, tuple[float, float], np.ndarray]:
-    """Relative error of the covariance at each step (steps, 2: value, error), its slope on the three
-    smallest, with its error, and z (3,) of the linear response's covariance, which all are measured from,
-    against theory.
-    """
+class _Order(NamedTuple):
+    """How the covariance's relative error falls with the step."""
+
+    errors: np.ndarray  # (steps, 2): value, standard error
+    slope: tuple[float, float]  # on the three smallest steps, and its standard error
+    linear_z: np.ndarray  # (3,) of the linear response's covariance, which all are measured from
+
+
+def _order(method: Method, steps: np.ndarray, paths: int, seed: int) -> _Order:
     predicted: Trajectory = trajectory(_flow(method, 1.0), START, EARLY, time="chain", dt=DT, save=1)
 
     def covariances(step: float) -> np.ndarray:
@@ -140,7 +141,7 @@ def _errors(
     value, error = np.abs(misses.mean(axis=1)), misses.std(axis=1, ddof=1) / np.sqrt(BATCHES)
     left_out = np.abs([_slope(steps, np.delete(misses, b, axis=1).mean(axis=1)) for b in range(BATCHES)])
     slope = _slope(steps, value), float(np.sqrt((BATCHES - 1) * np.var(left_out)))
-    return np.stack([value, error], axis=1), slope, (gap / spread)[np.triu_indices(2)]
+    return _Order(np.stack([value, error], axis=1), slope, (gap / spread)[np.triu_indices(2)])
 
 
 def _slope(steps: np.ndarray, values: np.ndarray) -> float:
@@ -148,9 +149,7 @@ def _slope(steps: np.ndarray, values: np.ndarray) -> float:
 
 
 def check_trajectory(study: Study) -> list[Check]:
-    """Theory along the path in small noise, its error's order in the step, and the validity indicator where
-    the law departs.
-    """
+    """Theory along the path in small noise, its error's order, validity where the law departs."""
     worst = float(np.max(np.abs(study["small_z"])))
     (slope, error), anchor = study["slopes"].T, float(np.max(np.abs(study["linear_z"])))
     gone = (study["shift_z"] > 4) & (study["shift"] > 0.1)

@@ -314,7 +314,9 @@ def _background(flow: Flow, edges: list[np.ndarray]) -> dict[str, Any]:
         "potential": _values(flow, points),
         "flow": repr(flow),
         "provenance": provenance(
-            flow=repr(flow), grid=[[axis[0], axis[-1], len(axis) - 1] for axis in edges]
+            flow=repr(flow),
+            variables=flow.variables,
+            grid=[[axis[0], axis[-1], len(axis) - 1] for axis in edges],
         ),
     }
 

@@ -235,6 +235,7 @@ def _ensemble(gathered: Gathered, scheme: str) -> Ensemble:
             seed=plan.seed,
             block=block_size(plan.flow.dim),
             flow=repr(plan.flow),
+            variables=plan.flow.variables,
             paths=paths,
             t_end=plan.steps * plan.dt,
             dt=plan.dt,

@@ -19,9 +19,7 @@ _DEPTH = 16.0  # of the effective potential that is shown: exp(-16) of the large
 
 
 def density(result: StationaryDensity) -> Figure:
-    """On a line: objective and effective potential, drift and noise, density. In a plane: the density with
-    its current.
-    """
+    """On a line potentials, drift with noise, and density; in a plane the density with its current."""
     return _line(result) if result.dim == 1 else _plane(result)
 
 

@@ -44,9 +44,7 @@ def _escape(study: Study) -> Figure:
 
 
 def _times(axis: Axes, study: Study, x: str, law: str, measured: str, label: str) -> None:
-    """Mean exit times: lines in continuous time, dotted of the iteration's own law, markers with two standard
-    errors.
-    """
+    """Mean exit times: in continuous time (lines), of the iteration's law (dotted), measured (markers)."""
     with np.errstate(over="ignore"):
         lines = np.exp(study[law])
     for m, name in enumerate(study["methods"]):

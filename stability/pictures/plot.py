@@ -44,8 +44,7 @@ _STUDIES = (
 
 @singledispatch
 def plot(result: Any) -> Figure:
-    """Draw a result: a linear flow, an ensemble, a comparison, a study, a theorem, an optimizer's history, a
-    phase portrait, a density, and so on.
+    """Draw a result: whatever this package computes and prints has a picture, but for a few.
 
     Returns
     -------
@@ -103,9 +102,7 @@ for _kind, _draw in _PICTURES.items():
 
 
 def write(figure: Figure, base: Path) -> None:
-    """Save a picture as ``BASE.png`` and ``BASE.svg``, without dates: the same numbers give the same
-    bytes.
-    """
+    """Save a picture as ``BASE.png`` and ``BASE.svg``; the same numbers give the same bytes."""
     with context():
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
             figure.savefig(base.with_name(base.name + suffix), metadata=metadata)

@@ -82,9 +82,7 @@ def _what_contracts(result: AlmostSureLimit) -> str:
 
 
 def tail_index(result: TailIndex) -> Figure:
-    """Hill's estimate against how many of the largest radii it uses, and the radii's survival function
-    against the fitted power.
-    """
+    """Hill's estimate by how many of the largest radii it uses; beside it the radii and the fitted power."""
     figure, axes = panels(1, 2, 3.8, 3.2)
     hill, survival = axes[0]
     low, high = (result.indices * (1 + sign * 2 / np.sqrt(result.counts)) for sign in (-1, 1))

@@ -72,9 +72,7 @@ def _condition_number(study: Study) -> Figure:
 
 
 def _theory_range(theory: np.ndarray) -> list[tuple[float, float]]:
-    """Limits of the three rows: the undamped iteration outside validity has no variance, so its markers may
-    lie far above.
-    """
+    """Limits of the rows by theory: an iteration outside validity has no variance, and may lie far above."""
     rows = [theory[..., 0, row] for row in range(theory.shape[-1])]  # level L
     return [(0.3 * float(np.nanmin(row)), 5 * float(np.nanmax(row))) for row in rows]
 

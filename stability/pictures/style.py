@@ -1,6 +1,4 @@
-"""What all pictures share: colours and markers of the methods, a grid of axes, and measured points with their
-error bars.
-"""
+"""What all pictures share: methods' colours and markers, axes, legends, measured points with their bars."""
 
 from __future__ import annotations
 
@@ -45,9 +43,7 @@ def colored(name: str) -> dict[str, Any]:
 
 
 def marks(axis: Axes, name: str, kappa: np.ndarray, measured: np.ndarray, trusted: np.ndarray) -> None:
-    """SDE (filled) and iteration (ringed) markers with two standard errors; hollow where the theory is not
-    valid.
-    """
+    """SDE (filled) and iteration (crosses) with two standard errors; hollow where theory is not valid."""
     kappa = np.broadcast_to(kappa, measured.shape[:1])
     for level, shift in ((0, 0.93), (1, 1.07)):
         value, error = measured[:, level, 0], measured[:, level, 1]

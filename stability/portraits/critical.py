@@ -1,13 +1,11 @@
-"""Critical points in a region: found by Newton from many starts, classified, and what each method does to
-them.
-"""
+"""Critical points in a region: found by Newton's method, classified, and what methods do to them."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,8 +69,7 @@ class CriticalPoint(Result):
         return float("inf") if self.degenerate else float(sizes.max() / sizes.min())
 
     def methods(self, methods: Iterable[Method] | None = None) -> str:
-        """What methods do here, as a table: attracts, slowest and fastest rate, largest noise gain, largest
-        step.
+        """What methods do here, as a table: attracts, range of rates, largest noise gain, largest step.
 
         Parameters
         ----------
@@ -117,8 +114,9 @@ class CriticalPoint(Result):
 
 @dataclass(frozen=True)
 class CriticalPoints(Result, Sequence):
-    """The critical points of a region, lowest value first; made by `critical_points`. A sequence of
-    `CriticalPoint`.
+    """The critical points of a region, lowest value first; made by `critical_points`.
+
+    A sequence of `CriticalPoint`.
 
     Attributes
     ----------
@@ -169,9 +167,7 @@ class CriticalPoints(Result, Sequence):
 
     @property
     def unseen(self) -> float:
-        """Good and Turing's estimate of how likely one more start would have found another point; nan where
-        none was found.
-        """
+        """Good and Turing's estimate that one more start finds another point; nan where none was found."""
         return float(np.sum(self.hits == 1) / np.sum(self.hits)) if len(self) else float("nan")
 
     def __str__(self) -> str:
@@ -240,7 +236,7 @@ def critical_points(objective: Any, region: Any, *, starts: int | None = None) -
         qmc.Halton(len(bounds), scramble=False).random(count + 1)[1:], *bounds.T
     )  # the first is a corner
     with np.errstate(all="ignore"):
-        return _gathered(objective, bounds, *_led(objective, points))
+        return _gathered(objective, bounds, _led(objective, points))
 
 
 def _region(region: Any, dim: int) -> np.ndarray:
@@ -257,10 +253,17 @@ def _region(region: Any, dim: int) -> np.ndarray:
     return bounds
 
 
-def _led(objective: Any, w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
-    """Where the starts lead: states, gradients' lengths and Hessians' eigenvalues there; the usual sizes of
-    gradient and Hessian.
-    """
+class _Ends(NamedTuple):
+    """Where the starts lead."""
+
+    w: np.ndarray  # (starts, d)
+    size: np.ndarray  # of the gradient there
+    lam: np.ndarray  # (starts, d), the Hessian's eigenvalues there
+    usual: float  # size of the gradient at the starts
+    curvature: float  # largest of the Hessian's eigenvalues at the usual start
+
+
+def _led(objective: Any, w: np.ndarray) -> _Ends:
     gradient, size = _slopes(objective, w)
     usual, curvature = _usual(size), _usual(np.abs(_spectra(objective, w)[0]).max(axis=1))
     damping = np.full(len(w), 1e-2)
@@ -277,13 +280,11 @@ def _led(objective: Any, w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
             np.where(better, length, size),
         )
         damping = np.where(better, 0.1 * damping, np.minimum(8 * damping, 1e8))
-    return w, size, _spectra(objective, w)[0], usual, curvature
+    return _Ends(w, size, _spectra(objective, w)[0], usual, curvature)
 
 
 def _slopes(objective: Any, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gradients and their lengths; nan where the objective itself is not finite: there may be gradients
-    outside its domain.
-    """
+    """Gradients and their lengths, nan where the objective is not finite, outside its domain."""
     gradient = objective.gradient(w)
     return gradient, np.where(np.isfinite(objective.value(w)), np.linalg.norm(gradient, axis=-1), np.nan)
 
@@ -301,15 +302,8 @@ def _spectra(objective: Any, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(broken[:, None], np.nan, lam), turn
 
 
-def _gathered(
-    objective: Any,
-    bounds: np.ndarray,
-    w: np.ndarray,
-    size: np.ndarray,
-    lam: np.ndarray,
-    usual: float,
-    curvature: float,
-) -> CriticalPoints:
+def _gathered(objective: Any, bounds: np.ndarray, ends: _Ends) -> CriticalPoints:
+    w, size, lam, usual, curvature = ends
     width = bounds[:, 1] - bounds[:, 0]
     undefined = ~np.isfinite(size) | ~np.isfinite(lam).all(axis=1)
     zero = ~undefined & (size <= SMALL * usual)
@@ -343,9 +337,7 @@ def _gathered(
 
 
 def _clusters(w: np.ndarray, size: np.ndarray, doubt: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
-    """The rows in groups of one point each: around the one with the smallest gradient that is left those that
-    may be it, and so on.
-    """
+    """The rows in groups of one point each, by what may be one with the smallest gradient that is left."""
     groups, rest = [], rows[np.argsort(size[rows], kind="stable")]
     while len(rest):
         near = np.abs(w[rest] - w[rest[0]]).max(axis=1) <= doubt[rest]
@@ -360,9 +352,7 @@ def _corners(objective: Any, states: np.ndarray) -> int:
 
 
 def _lower_corner(objective: Any, bounds: np.ndarray, found: np.ndarray, small: float) -> str:
-    """A word where descent ends below all critical points, inside the region, where the gradient does not
-    vanish: at a corner of the objective.
-    """
+    """A word where descent ends below all critical points at a corner: inside, where no gradient vanishes."""
     import scipy
     from scipy.stats import qmc
 

@@ -1,6 +1,4 @@
-"""Flow lines ``w' = -P(H) g`` in two dimensions, many at once, until each ends: by an L-stable Rosenbrock
-method with exact Jacobians.
-"""
+"""Flow lines ``w' = -P(H) g`` in a plane, many at once, by an L-stable Rosenbrock method."""
 
 from __future__ import annotations
 
@@ -24,8 +22,7 @@ _GAMMA = 1 - 0.5**0.5  # of ROS2, which is L-stable with it
 def follow(
     flow: Flow, starts: np.ndarray, region: np.ndarray, sinks: Sinks, *, keep: bool = False, rounds: int = 600
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Flow lines from starts (n, 2) until they end: index of the sink, or -1 to -4; and, if kept, the lines
-    (steps, n, 2).
+    """Flow lines from starts (n, 2) to their ends (sink, or -1 to -4) and, if kept, lines (steps, n, 2).
 
     A line ends near a sink it moves towards, a region's width out of the region, or at a pole of the gain,
     which no flow line crosses: where a gain changes its sign, or where the line comes to a halt at full
@@ -97,9 +94,7 @@ def _ahead(flow: Flow, w: np.ndarray, drift: np.ndarray, reach: np.ndarray) -> n
 
 
 def _solve(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
-    """``matrix^-1 vector`` for (n, 2, 2) and (n, 2), in closed form: a singular one gives inf, not an error
-    for all.
-    """
+    """``matrix^-1 vector`` for (n, 2, 2) and (n, 2), in closed form: singular ones alone give inf."""
     (a, b), (c, d) = matrix[:, 0].T, matrix[:, 1].T
     x, y = vector.T
     return np.stack([d * x - b * y, a * y - c * x], axis=-1) / (a * d - b * c)[:, None]

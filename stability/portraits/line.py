@@ -1,6 +1,4 @@
-"""A landscape on a line: what each method makes of its slope, and where its noise settles, by the
-Fokker-Planck equation and by paths.
-"""
+"""A landscape on a line: the methods' drift, and where noise settles, by Fokker-Planck and by paths."""
 
 from __future__ import annotations
 
@@ -20,9 +18,9 @@ from ..flow import Flow
 from ..methods.method import Method
 from ..noise import Noise
 from .critical import critical_points
-from .plane import flows_of
+from .plane import DT_SHARE, flows_of
 
-BINS, DT_SHARE = 40, 0.125
+BINS = 40
 
 
 @dataclass(frozen=True)
@@ -111,8 +109,7 @@ def profile(
     paths: int = 2000,
     seed: int = 0,
 ) -> Profile:
-    """Draw-ready numbers of a landscape on a line: potential, drift, and the stationary density by two
-    witnesses.
+    """Numbers of a landscape on a line: potential, drift, and the stationary density by two witnesses.
 
     The density solves the stationary Fokker-Planck equation of each method's SDE; paths that start from it
     should still have it at `t_end`.
@@ -136,6 +133,8 @@ def profile(
         In units of ``t = iteration * step``.
     paths : int
         At least 100.
+    seed : int
+        Of the noise; 0 by default.
 
     Raises
     ------
@@ -154,7 +153,6 @@ def profile(
             f"A profile needs one dimension; {objective!r} has {getattr(objective, 'dim', 'none')}. In two, "
             "use st.portrait."
         )
-    noise = Noise(gradient=1.0) if noise is None else noise
     flows = flows_of(objective, methods, noise, step)
     compared = [flow.method for flow in flows]
     found, count = critical_points(objective, region), _check.count("paths", paths, least=100, most=1_000_000)
@@ -185,8 +183,9 @@ def profile(
         ),
         status=found.status,
         provenance=provenance(
-            methods=[repr(m) for m in compared],
-            noise=repr(noise),
+            methods=[repr(flow.method) for flow in flows],
+            variables=flows[0].variables,
+            noise=repr(flows[0].noise_model),
             step=step,
             t_end=t_end,
             paths=count,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
+from .._check import StabilityWarning
 from .._saving import Result, provenance
 from ..ensembles.simulate import simulate
 from ..flow import Flow
@@ -24,6 +26,8 @@ FATES = {
     UNDECIDED: "undecided",
     UNDEFINED: "outside the domain",
 }
+DT_SHARE = 0.125
+"""Of the step: the time step of an SDE's paths."""
 MOST_SINKS = 60
 """Critical points, the lowest, at which flow lines are said to end: a valley has any number."""
 _NEAR, _NEARER = (
@@ -34,8 +38,7 @@ _NEAR, _NEARER = (
 
 @dataclass(frozen=True)
 class Portrait(Result):
-    """Level sets, flow lines, basins and sample paths of several methods on one landscape; made by
-    `portrait`.
+    """Level sets, flow lines, basins and sample paths of methods on one landscape; made by `portrait`.
 
     Attributes
     ----------
@@ -82,8 +85,10 @@ class Portrait(Result):
 
     @property
     def attracts(self) -> np.ndarray:
-        """What each method does to each point (m, k): ``"attracts"``, ``"repels"``, ``"passes"`` (in along
-        one direction, out along the other), ``"flat"`` or ``"singular"``.
+        """What each method does to each point (m, k).
+
+        ``"attracts"``, ``"repels"``, ``"passes"`` (in along one direction, out along the other),
+        ``"flat"`` or ``"singular"``.
         """
         flat = self.rates == 0
         told = np.where(
@@ -96,9 +101,7 @@ class Portrait(Result):
         )
 
     def share(self, method: int, end: int) -> float:
-        """The share of the grid from which a method's flow ends at a point, or in one of the other ways (-1
-        to -4).
-        """
+        """The share of the grid from which a method's flow ends at a point, or otherwise (-1 to -4)."""
         return float(np.mean(self.basins[method] == end))
 
     def __str__(self) -> str:
@@ -142,7 +145,7 @@ def portrait(
     step: float = 0.05,
     t_end: float = 10.0,
     paths: int = 3,
-    level: str = "iteration",
+    level: str = "sde",
     seed: int = 0,
     resolution: int = 60,
 ) -> Portrait:
@@ -163,15 +166,17 @@ def portrait(
     start : array (2,), optional
         Of the sample paths; three quarters of the way to the region's upper corner by default.
     noise : Noise, optional
-        Gradient noise of standard deviation 0.5 by default.
+        Gradient noise of standard deviation 1 by default.
     step : float
-        The learning rate, also the time step of the paths.
+        The learning rate.
     t_end : float
         How long the paths are, in units of ``t = iteration * step``.
     paths : int
         Sample paths for each method; 0 for none.
-    level : {"iteration", "sde"}
-        What they are paths of.
+    level : {"sde", "iteration"}
+        What they are paths of: the SDE, with an eighth of `step` as its time step, or the iteration.
+    seed : int
+        Of the noise; 0 by default.
     resolution : int
         Points of the grid along each axis, from 8 to 400.
 
@@ -192,7 +197,6 @@ def portrait(
             f"A phase portrait needs two dimensions; {objective!r} has {getattr(objective, 'dim', 'none')}. "
             "In one, use st.profile."
         )
-    noise = Noise(gradient=0.5) if noise is None else noise
     flows = flows_of(objective, methods, noise, step)
     compared = [flow.method for flow in flows]
     count = _check.count("resolution", resolution, least=8, most=400)
@@ -228,13 +232,22 @@ def portrait(
         paths=walked,
         status=found.status + missing,
         provenance=provenance(
-            methods=[repr(m) for m in compared], noise=repr(noise), step=step, t_end=t_end, seed=seed
+            methods=[repr(flow.method) for flow in flows],
+            variables=flows[0].variables,
+            noise=repr(flows[0].noise_model),
+            step=step,
+            t_end=t_end,
+            level=level,
+            seed=seed,
         ),
     )
 
 
-def flows_of(objective: Any, methods: Iterable[Method] | None, noise: Noise, step: float) -> list[Flow]:
-    """A flow for each method: SGD, Newton and SFN where none are named."""
+def flows_of(
+    objective: Any, methods: Iterable[Method] | None, noise: Noise | None, step: float
+) -> list[Flow]:
+    """A flow for each method: SGD, Newton and SFN where none are named; in unit noise where none is given."""
+    noise = Noise(gradient=1.0) if noise is None else noise
     flows = [
         Flow(objective, method, noise, step=step)
         for method in ((SGD(), Newton(), SFN(damping=0.1)) if methods is None else methods)
@@ -250,18 +263,14 @@ def _grid(region: np.ndarray, count: int) -> np.ndarray:
 
 
 def _rates(method: Method, lam: np.ndarray) -> np.ndarray:
-    """Rates ``-phi lam`` at points with these eigenvalues (k, 2), ascending; nan where the gain is
-    infinite.
-    """
+    """Rates ``-phi lam`` at points with eigenvalues (k, 2), ascending; nan where the gain is infinite."""
     with np.errstate(all="ignore"):
         rates = -SpectralResponse(method, lam).gains * lam if len(lam) else np.zeros((0, 2))
     return np.sort(np.where(np.isfinite(rates), rates, np.nan), axis=-1)
 
 
 def _sinks(states: np.ndarray, rates: np.ndarray) -> Sinks:
-    """The points (k, 2) with how near a line must come to be theirs: where a rate (k, 2) is not negative,
-    only those that end there at last.
-    """
+    """The points (k, 2) with how near a line must come to be theirs: the less its rates (k, 2) tell."""
     attracts, repels = np.all(rates < 0, axis=-1), np.any(rates > 0, axis=-1)
     return [
         (k, states[k], _NEAR if attracts[k] else NEAREST if repels[k] else _NEARER)
@@ -282,23 +291,35 @@ def _followed(
 def _walks(
     flows: list[Flow], start: np.ndarray, level: str, t_end: float, paths: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """Times (times,), sample paths (m, times, paths, 2), nan where there are none, and a word about those
-    that cannot start.
-    """
+    """Times (times,), paths (m, times, paths, 2), nan where there are none, and who cannot start."""
     count, step, missing = _check.count("paths", paths, least=0, most=1000), flows[0].step, ""
-    steps = max(1, round(_check.positive("t_end", t_end) / step))
+    steps, dt = (
+        max(1, round(_check.positive("t_end", t_end) / step)),
+        DT_SHARE * step if level == "sde" else step,
+    )
     saved = step * np.arange(0, steps + 1, -(-steps // 1000))
     walked = np.full((len(flows), len(saved), count, 2), np.nan)
     for states, flow in zip(walked, flows, strict=True) if count else ():
         try:
-            ens = simulate(
-                flow, start=start, t_end=steps * step, paths=count, seed=seed, save=saved, level=level
-            )
+            with warnings.catch_warnings(record=True) as doubts:
+                warnings.simplefilter("always", StabilityWarning)
+                ens = simulate(
+                    flow,
+                    start=start,
+                    t_end=steps * step,
+                    dt=dt,
+                    paths=count,
+                    seed=seed,
+                    save=saved,
+                    level=level,
+                )
         except ValueError as error:
             if flow.method.is_identity:
                 raise
             missing += f"; no paths of {flow.method.label}: {error}"
             continue
+        if doubts:
+            missing += f"; paths of {flow.method.label} grow where the flow does not: give a smaller `step`"
         with np.errstate(all="ignore"):
             gone = (ens.diverged_at <= ens.times[:, None]) | np.isnan(flow.objective.value(ens.states))
         states[:] = np.where(np.logical_or.accumulate(gone)[..., None], np.nan, ens.states)

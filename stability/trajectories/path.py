@@ -215,7 +215,7 @@ def _result(flow: Flow, places: list[Place], watch: Watch, law: Law, t_end: floa
         method=flow.method.label,
         status=_status(times, validity, watch),
         notes=tuple(watch.notes),
-        provenance=provenance(flow=repr(flow), **law._asdict(), t_end=t_end),
+        provenance=provenance(flow=repr(flow), variables=flow.variables, **law._asdict(), t_end=t_end),
     )
 
 
