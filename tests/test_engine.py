@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import stability as st
 from stability import _fast
+from stability._progress import Bar
 from stability._streams import block_count, block_rows, block_size, stream
 from stability.ensembles import block, gather, normals
 from stability.ensembles import plan as plans
@@ -343,6 +345,54 @@ class TestTargetError:
     def test_says_what_it_expects_first(self, capsys):
         run(quadratic_flow(), paths=None, target_error=0.05, progress=True)
         assert "To reach 0.05: 800 paths" in capsys.readouterr().out
+
+
+class TestProgress:
+    """One bar for ensembles, training and spectra."""
+
+    @staticmethod
+    def work(name, progress=True):
+        if name == "paths":
+            return run(quadratic_flow(), paths=20, progress=progress)
+        if name == "loss":
+            return st.minimize(
+                st.quadratic([1.0]), [1.0], method=st.SGD(), step=0.1, iterations=9, progress=progress
+            )
+        return st.spectrum(st.quadratic([1.0, 2.0]), progress=progress)
+
+    @pytest.mark.parametrize("name", ["paths", "loss", "Hessian products"])
+    def test_is_shown_in_a_terminal(self, name, capsys, monkeypatch):
+        monkeypatch.setenv("TTY_COMPATIBLE", "1")
+        monkeypatch.setenv("TERM", "xterm")
+        self.work(name)
+        shown = capsys.readouterr().out
+        assert name in shown
+        assert "100%" in shown
+
+    @pytest.mark.parametrize("name", ["paths", "loss", "Hessian products"])
+    def test_leaves_nothing_in_a_pipe(self, name, capsys, monkeypatch):
+        for variable in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+            monkeypatch.delenv(variable, raising=False)
+        self.work(name)
+        assert capsys.readouterr() == ("", "")
+
+    def test_loads_rich_only_if_it_is_asked_for(self):
+        code = (
+            "import sys, stability as st\n"
+            "for progress in (False, True):\n"
+            "    st.spectrum(st.quadratic([1.0, 2.0]), progress=progress)\n"
+            "    print('rich' in sys.modules)\n"
+        )
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert found.stdout.split() == ["False", "True"]
+
+    def test_is_drawn_two_hundred_times_at_most_whatever_the_threads(self):
+        drawn = []
+        bar = Bar(10_000, lambda completed, total: drawn.append(completed))
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(10_000):
+                pool.submit(bar.advance, 1)
+        assert drawn == list(range(50, 10_001, 50))
 
 
 class TestGathering:

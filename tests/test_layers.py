@@ -16,7 +16,7 @@ CONTRIBUTING = ROOT.parent / "CONTRIBUTING.md"
 FLOORS = (
     ("_display",),
     ("_saving",),
-    ("_array", "_check", "_estimate", "_fast", "_special", "_streams"),
+    ("_array", "_check", "_estimate", "_fast", "_progress", "_special", "_streams"),
     ("methods", "objectives", "datasets", "noise", "lowrank", "_law"),
     ("flow", "spectra", "exact"),
     ("linear",),

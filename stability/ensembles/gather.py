@@ -7,12 +7,10 @@ from __future__ import annotations
 import functools
 import math
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import Any
@@ -21,6 +19,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from .._array import Backend
+from .._progress import Bar, progress_bar
 from .._streams import block_count
 from .block import Part, Signals, run_block
 from .control import ControlledMoments
@@ -272,10 +271,10 @@ def gather(
     """
     gathered, began = Gathered(plan, goal), time.perf_counter()
     host = backend.name == "numpy"
-    with _bar(progress, plan) as bar:
+    with progress_bar(progress, "paths", plan.blocks * plan.steps) as bar:
         signals = Signals(advance=bar.advance)
         try:
-            for blocks in _rounds(gathered, bar, first_alone=host and bool(plan.quantiles)):
+            for blocks in _rounds(gathered, bar, first_alone=host and bool(plan.quantiles), told=progress):
                 for part in (
                     _host(plan, blocks, workers, signals)
                     if host
@@ -290,7 +289,7 @@ def gather(
     return gathered
 
 
-def _rounds(gathered: Gathered, bar: _Bar, *, first_alone: bool) -> Iterator[range]:
+def _rounds(gathered: Gathered, bar: Bar, *, first_alone: bool, told: bool) -> Iterator[range]:
     """Ranges of blocks to run next: all at once, or a first one to learn from and then the rest, or what the
     goal needs.
     """
@@ -303,11 +302,22 @@ def _rounds(gathered: Gathered, bar: _Bar, *, first_alone: bool) -> Iterator[ran
         return
     while done < end:
         gathered.predicted.append(min(gathered.wanted(), plan.paths))
-        bar.expect(gathered.predicted[-1], gathered)
+        bar.total = block_count(gathered.predicted[-1], plan.flow.dim) * plan.steps
+        if told:
+            print(_expected(gathered))
         yield range(done, end)
         done = end
         if not gathered.met and gathered.wanted() > gathered.count:
             end = min(plan.blocks, max(done + 1, block_count(gathered.wanted(), plan.flow.dim)))
+
+
+def _expected(gathered: Gathered) -> str:
+    """How many paths will be needed, before they are run."""
+    paths, said = gathered.predicted[-1], ""
+    if gathered.sums:
+        rate = gathered.sums.seconds / gathered.count
+        said = f", about {rate * max(0, paths - gathered.count):.3g} s of one core"
+    return f"To reach {gathered.goal:g}: {paths} paths{said}."
 
 
 def _host(plan: EnsemblePlan, blocks: range, workers: int, signals: Signals) -> Iterator[Part]:
@@ -364,49 +374,3 @@ def _device(
             stop += 1
         yield from Fleet(plan, backend, range(start, stop), host_noise=host_noise).run(signals)
         start = stop
-
-
-class _Bar:
-    """A progress bar over blocks and steps, or nothing."""
-
-    def __init__(self, plan: EnsemblePlan, shown: bool):
-        self.plan, self.lock, self.done, self.drawn = plan, threading.Lock(), 0, 0
-        self.total = plan.blocks * plan.steps
-        self.bar: Any = None
-        if shown:
-            from rich.progress import Progress
-
-            self.bar = Progress(transient=True)
-            self.task = self.bar.add_task("paths", total=self.total)
-
-    def advance(self, steps: int) -> None:
-        """One block took `steps` steps."""
-        if self.bar is None:
-            return
-        with self.lock:
-            self.done += steps
-            if self.done - self.drawn >= self.total / 200:
-                self.bar.update(self.task, completed=self.done)
-                self.drawn = self.done
-
-    def expect(self, paths: int, gathered: Gathered) -> None:
-        """Say how many paths will be needed, before they are run."""
-        if self.bar is None:
-            return
-        self.total = block_count(paths, self.plan.flow.dim) * self.plan.steps
-        rate = gathered.sums.seconds / gathered.count if gathered.sums else math.nan
-        cost = (
-            "" if math.isnan(rate) else f", about {rate * max(0, paths - gathered.count):.3g} s of one core"
-        )
-        self.bar.console.print(f"To reach {gathered.goal:g}: {paths} paths{cost}.")
-        self.bar.update(self.task, total=self.total)
-
-
-@contextmanager
-def _bar(shown: bool, plan: EnsemblePlan) -> Iterator[_Bar]:
-    bar = _Bar(plan, shown)
-    if bar.bar is None:
-        yield bar
-    else:
-        with bar.bar:
-            yield bar

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .. import _check
 from .._array import Backend, backend_for, moved
+from .._progress import progress_bar
 from .._saving import provenance
 from .._streams import stream
 from ..lowrank.randomized import randomized_eigh
@@ -105,7 +105,7 @@ def spectrum(
     probes = probes if deflate < n else 0
     products = Products(hvp, n, backend)
     vectors, parts, size = None, [], 0.0
-    with _reported(_check.flag("progress", progress), probes * steps) as report:
+    with progress_bar(_check.flag("progress", progress), "Hessian products", probes * steps) as bar:
         if deflate:
             found = randomized_eigh(hvp, n, deflate, seed=seed, device=backend, dtype=backend.dtype)
             vectors, size, products.columns = (
@@ -121,7 +121,7 @@ def spectrum(
                     _unit(backend.asarray(rng.standard_normal((n, probes))), vectors, backend),
                     steps,
                     size,
-                    report,
+                    bar.advance,
                 )
             )
     diagonals, off_diagonals = (
@@ -189,16 +189,3 @@ def _unit(block: Any, vectors: Any, backend: Backend) -> Any:
 
 def _widened(rows: np.ndarray, steps: int) -> np.ndarray:
     return np.pad(rows, ((0, 0), (0, steps - rows.shape[1])))
-
-
-@contextmanager
-def _reported(shown: bool, products: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar over products, or nothing."""
-    if not shown:
-        yield lambda columns: None
-        return
-    from rich.progress import Progress
-
-    with Progress(transient=True) as bar:
-        task = bar.add_task("Hessian products", total=products)
-        yield lambda columns: bar.advance(task, columns)

@@ -13,6 +13,7 @@ import numpy as np
 from .. import _check
 from .._array import Backend, backend_of, moved
 from .._check import Interrupted
+from .._progress import progress_bar
 from .._saving import provenance
 from ..methods.method import LRSFN, Method
 from . import auto
@@ -463,9 +464,9 @@ def _carried_out(plan: Plan, w: Any, progress: bool) -> Run:
     ):
         run.restore()
     try:
-        if _check.flag("progress", progress):
-            _with_bar(run)
-        else:
+        with progress_bar(_check.flag("progress", progress), "minimize") as bar:
+            if progress:
+                run.plan.report = lambda share: bar.show(share, f"loss {run.log.losses[-1]:.4g}")
             run.go()
     except KeyboardInterrupt:
         run.status = f"interrupted after {run.iteration} iterations"
@@ -478,17 +479,6 @@ def _carried_out(plan: Plan, w: Any, progress: bool) -> Run:
     if plan.checkpoint is not None:
         run.save()
     return run
-
-
-def _with_bar(run: Run) -> None:
-    from rich.progress import Progress as Bar
-
-    with Bar(transient=True) as bar:
-        task = bar.add_task("minimize", total=1.0)
-        run.plan.report = lambda share: bar.update(
-            task, completed=share, description=f"loss {run.log.losses[-1]:.4g}"
-        )
-        run.go()
 
 
 def _judged(run: Run) -> tuple[Any, float, str]:
