@@ -2,6 +2,7 @@
 every library.
 """
 
+import signal
 from dataclasses import dataclass
 from functools import reduce
 
@@ -28,6 +29,14 @@ LITERAL = {
         lambda x: 2 / (np.abs(x) + GAMMA) ** 3,
     ),
 }
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ctrl_c_is_heard():
+    """What a shell starts in the background has Ctrl-C ignored: tests that press it would wait in vain."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def smooth_methods():

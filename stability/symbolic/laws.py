@@ -360,7 +360,7 @@ def escape_time(mode: Mode) -> Draft:
     return Draft(
         Eq(Symbol("T"), mean.subs(found), evaluate=False),
         steps,
-        "stability.escape, by Dawson quadrature",
+        "stability.exits, by Dawson quadrature",
         [
             STEP,
             *saddle(mode),
