@@ -766,6 +766,26 @@ class TestHistory:
         assert not found.diverged
         assert found.provenance["seed"] == 0
 
+    @pytest.mark.parametrize(
+        ("method", "every"),
+        [(st.SFN(damping=0.1), 3), (st.LRSFN(rank=2, damping=0.1), None), (st.SGD(), None)],
+    )
+    def test_refreshes_are_the_iterations_whose_work_has_products_in_it(self, method, every):
+        found = st.minimize(
+            logistic(),
+            np.zeros(8),
+            method=method,
+            refresh=every,
+            step=0.1,
+            batch=8,
+            hessian_batch=16,
+            sweeps=80,
+        )
+        work = np.diff(found.sweeps, prepend=0.0) * 64
+        assert found.refreshes.tolist() == np.flatnonzero(work > 8.5).tolist()
+        assert (len(found.refreshes) > 1) == (method.name != "SGD")
+        np.testing.assert_array_equal(found.sweeps[found.refreshes], found.refreshed_at)
+
     def test_losses_are_of_the_batch_before_the_step(self):
         F = Watched(logistic())
         found = st.minimize(F, np.zeros(8), method=st.SGD(), step=0.5, batch=8, iterations=4, keep_every=1)

@@ -24,7 +24,7 @@ def history(result: History) -> Figure:
     """
     from .figure import Picture
 
-    curved = len(result.refreshed_at) > 0
+    curved = result.eigenvalues.size > 0
     figure = Picture(figsize=(8.4, 4.2) if curved else (7.6, 3.0), layout="constrained")
     axes = figure.subplot_mosaic(
         [["loss", "curvature"], ["loss", "step"]]

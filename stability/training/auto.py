@@ -15,7 +15,8 @@ from ..linear.kept import KeptModes
 from ..linear.modes import mode_limits
 from ..lowrank.result import LowRank
 from ..methods.method import Method
-from .rules import WORTH, Curvature, LowRankRule
+from .options import Here
+from .rules import WORTH, Course, Curvature, LowRankRule
 
 RANKS = (5, 60)
 # A cold start of rank r on 3 r samples costs 12 r^2 passes: with r = sqrt(W / 120) a tenth of the W planned.
@@ -73,6 +74,8 @@ class AutoRule(LowRankRule):
     damped, never dropped. Where the Hessian batch has fewer than r nonzero eigenvalues, ``lam_r`` stands for
     the last of these: beyond lies what it does not show.
     """
+
+    untuned = True
 
     def __init__(self, rank: int, passes: float = math.inf):
         saddle_free = Method(gain=_undamped, rank=rank, tail_gain=_undamped)
@@ -149,13 +152,14 @@ class AutoRule(LowRankRule):
         warm = min(1.0, max(0.0, spent - self.first) / (WARMUP * self._rest_of_the_run))
         return warm * self.reduction * min(STEP / (1 + np.sum(turned) / self.batch), limit)
 
-    def watch(self, loss: float, batch: int) -> str:
-        """What a batch's loss says of the run: "best" so far, "lost" (the step is halved from here on), or
-        nothing.
-        """
+    def length(self, here: Here) -> float:
+        """The step length at an iterate."""
+        return min(self.step(here.passes), here.limit) * here.share
+
+    def watch(self, loss: float, batch: int) -> Course:
         said = self.guard.watch(loss, batch)
-        if said == "lost":
-            self.reduction *= 0.5
+        if said is Course.LOST:
+            self.reduction *= 0.5  # of every step from here on
         return said
 
     def state(self) -> dict[str, Any]:
@@ -180,10 +184,8 @@ class Guard:
     smooth: float = 0.0
     count: int = 0  # of losses since the beginning, or since it last spoke
 
-    def watch(self, loss: float, batch: int) -> str:
-        """Whether the iterate is the "best" so far, or the run is "lost" and goes back to that; else
-        nothing.
-        """
+    def watch(self, loss: float, batch: int) -> Course:
+        """Whether the iterate is the best so far, or the run is lost and goes back to that."""
         memory = max(WATCHED, WATCHED_SAMPLES // batch)
         if math.isnan(self.start):
             self.start = loss
@@ -195,11 +197,11 @@ class Guard:
             or (self.count >= memory and self.smooth > self._bound)
         ):
             self.count = 0
-            return "lost"
+            return Course.LOST
         if self.count < memory or self.smooth >= self.best:
-            return ""
+            return Course.UNTOLD
         self.best = self.smooth
-        return "best"
+        return Course.BEST
 
     @property
     def _bound(self) -> float:

@@ -34,7 +34,7 @@ class History(Result):
     states : array (kept, d)
         Iterates kept by ``keep_every``, and their iterations in `kept_at`.
     eigenvalues : array (refreshes, rank)
-        Kept Hessian eigenvalues, largest magnitude first, at each refresh.
+        Kept Hessian eigenvalues, largest magnitude first, at each refresh; rank 0 with a whole Hessian.
     noise : array (refreshes, rank)
         Standard deviation of their Rayleigh quotients due to the gradient batch's sampling (nan: not known).
     step_limits : array (refreshes,)
@@ -75,6 +75,15 @@ class History(Result):
         return self.status.startswith("diverged")
 
     @property
+    def refreshes(self) -> np.ndarray:
+        """The iterations that began with renewed curvature (refreshes,).
+
+        Their work jumps by that of the refresh: a line across it would tell of steps that nobody took. Past
+        the end where a run was interrupted between the refresh and its step.
+        """
+        return np.searchsorted(self.sweeps, self.refreshed_at)
+
+    @property
     def by_scipy(self) -> bool:
         """Whether an optimizer of SciPy's ran, whose steps are not known."""
         return len(self.steps) > 0 and bool(np.isnan(self.steps).all())
@@ -98,7 +107,7 @@ class History(Result):
             if len(self.losses)
             else f"loss {self.loss:.5g}"
         )
-        if len(self.eigenvalues):
+        if self.eigenvalues.size:
             last = self.eigenvalues[-1]
             lines.append(
                 f"curvature seen last: lambda_1 = {last[0]:.3g}, lambda_{len(last)} = {last[-1]:.3g}, "

@@ -22,10 +22,10 @@ from .baselines import BASELINES, baseline
 from .batches import Batches
 from .checkpoint import slots
 from .history import History
-from .options import Adam, Armijo, SpectralStep
+from .options import Adam, Armijo, FixedStep, SpectralStep
 from .problem import Problem, Progress
-from .rules import Dense, LowRankRule, Moments, Plain, Rule
-from .run import DECAYS, Plan, Run
+from .rules import AdamRule, DenseRule, LowRankRule, Rule
+from .run import DECAYS, Run, RunPlan
 
 RUNAWAY = 100.0
 """A run whose loss ends so many times what it began with has diverged."""
@@ -181,7 +181,7 @@ def minimize(
         _only_defaults("step='auto' chooses momentum, schedule and averaging", **own)
     options = _Options(refresh, warm, noise_margin, eigensolver)
     rule, hessian = _rule(method, step, problem, sizes, passes, options, hessian_batch is not None)
-    plan = Plan(
+    plan = RunPlan(
         problem=problem,
         rule=rule,
         batches=Batches(
@@ -192,11 +192,11 @@ def minimize(
             epochs=sampling == "epochs",
             seed=seed,
         ),
-        step=auto.STEP
-        if isinstance(step, str)
+        step=rule
+        if isinstance(rule, AutoRule)
         else step
         if isinstance(step, (SpectralStep, Armijo))
-        else _check.positive("step", step),
+        else FixedStep(_check.positive("step", step)),
         decay=auto.DECAY
         if automatic
         else None
@@ -213,7 +213,7 @@ def minimize(
         checkpoint_every=_check.nonnegative("checkpoint_every", checkpoint_every),
         identity={},
     )
-    if isinstance(plan.step, SpectralStep) and not isinstance(rule, LowRankRule):
+    if isinstance(step, SpectralStep) and not rule.rank:
         raise ValueError(
             "SpectralStep needs the eigenvalues of a low-rank method. Use method=st.LRSFN(...), or a number."
         )
@@ -321,12 +321,6 @@ class _Options(NamedTuple):
 
 
 _DEFAULTS = _Options(None, True, 0.0, "block-krylov")
-_KEPT_AS = {
-    "refresh": "every",
-    "warm": "warm",
-    "noise_margin": "margin",
-    "eigensolver": "solver",
-}  # names in the rules
 
 
 def _rule(
@@ -352,7 +346,7 @@ def _rule(
         )
     if isinstance(method, Adam) or method.is_identity:
         options.refuse(f"{method.label} knows no curvature", *_Options._fields)
-        return (Moments(method) if isinstance(method, Adam) else Plain()), sizes[1]
+        return (AdamRule(method) if isinstance(method, Adam) else Rule()), sizes[1]
     _need(problem, "hessian" if method.rank is None else "hvp")
     if method.rank is not None:
         _check.count("rank", method.rank, most=problem.dim, why="the dimension")
@@ -369,7 +363,7 @@ def _rule(
             f"{method.name} needs the whole spectrum, in at most {DENSE_DIM} dimensions; here are "
             f"{problem.dim}. Use st.LRSFN(rank=..., damping=...)."
         )
-    return Dense(method, 1 if options.refresh is None else options.refresh), sizes[1]
+    return DenseRule(method, 1 if options.refresh is None else options.refresh), sizes[1]
 
 
 def _automatic(
@@ -404,12 +398,12 @@ def _only_defaults(reason: str, **given: bool) -> None:
             raise ValueError(f"{reason}: leave `{name}` out.")
 
 
-def _identity(plan: Plan, method: Any, w: Any, step: Any) -> dict[str, Any]:
+def _identity(plan: RunPlan, method: Any, w: Any, step: Any) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
     batches = plan.batches
     return {
         "method": f"LRSFN(rank={plan.rule.rank}), everything else measured"
-        if isinstance(plan.rule, AutoRule)
+        if plan.rule.untuned
         else repr(method),
         "gains": _fingerprint(method),
         "objective": repr(plan.problem.objective),
@@ -422,15 +416,10 @@ def _identity(plan: Plan, method: Any, w: Any, step: Any) -> dict[str, Any]:
         "hessian_batch": batches.hessian_batch,
         "coupling": "nested" if batches.nested else "independent",
         "sampling": "epochs" if batches.epochs else "independent",
-        **{
-            name: repr(vars(plan.rule).get(key))
-            for name, key in (
-                ("refresh", "every"),
-                ("warm", "warm"),
-                ("noise_margin", "margin"),
-                ("eigensolver", "solver"),
-            )
-        },
+        "refresh": repr(getattr(plan.rule, "every", None)),  # None where a rule has no such option
+        "warm": repr(getattr(plan.rule, "warm", None)),
+        "noise_margin": repr(getattr(plan.rule, "margin", None)),
+        "eigensolver": repr(getattr(plan.rule, "solver", None)),
         "sweeps": repr(plan.passes / plan.problem.samples),
         "iterations": repr(plan.iterations),
         "seed": plan.seed,
@@ -457,7 +446,7 @@ def _base(checkpoint: str | Path) -> Path:
     return path
 
 
-def _carried_out(plan: Plan, w: Any, progress: bool) -> Run:
+def _carried_out(plan: RunPlan, w: Any, progress: bool) -> Run:
     run = Run(plan, w)
     if plan.checkpoint is not None and any(
         place.with_name(place.name + ".json").exists() for place in slots(plan.checkpoint)
@@ -489,7 +478,7 @@ def _judged(run: Run) -> tuple[Any, float, str]:
     before, loss = problem.value(run.start), problem.value(final)
     rose = not loss <= before
     told = f"the loss rose from {before:.4g} to {loss:.4g}"
-    if rose and isinstance(run.plan.rule, AutoRule):
+    if rose and run.plan.rule.untuned:
         return (
             run.start,
             before,
@@ -507,7 +496,7 @@ def _judged(run: Run) -> tuple[Any, float, str]:
 def _history(run: Run, method: Any) -> History:
     plan, log, host = run.plan, run.log, run.plan.problem.backend.host
     final, loss, status = _judged(run)
-    rank = plan.rule.rank if isinstance(plan.rule, LowRankRule) else 0
+    rank = plan.rule.rank
     stats: dict[str, Any] = {
         "gradients": run.work.gradients,
         "hessian_products": run.work.products,
@@ -520,7 +509,7 @@ def _history(run: Run, method: Any) -> History:
             "hessian_batch": plan.batches.hessian_batch,
             "refreshes": len(log.refreshed_at),
         }
-    if isinstance(plan.rule, AutoRule):
+    if plan.rule.untuned:
         stats["rescues"] = run.rescues
     return History(
         losses=np.array(log.losses),

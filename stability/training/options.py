@@ -1,8 +1,11 @@
-"""Options of the optimizer that users construct."""
+"""Options of the optimizer that users construct, the rules for the length of a step among them."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from .. import _check
 
@@ -39,6 +42,53 @@ class Adam:
 
 
 @dataclass(frozen=True)
+class Here:
+    """What a step rule may ask before a step is taken.
+
+    Attributes
+    ----------
+    loss : float
+        Of the gradient's batch, at the iterate.
+    slope : callable
+        How steeply that loss falls along the direction, ``<g, p>``.
+    value : callable
+        That loss after a step of a length; charged.
+    largest : float
+        ``|lambda_1|`` as seen last; nan where no eigenvalues are kept.
+    limit : float
+        The largest stable step that was predicted then.
+    passes : float
+        Work so far.
+    share : float
+        What a decaying step has left of its length; 1 where none decays.
+    """
+
+    loss: float
+    slope: Callable[[], float]
+    value: Callable[[float], float]
+    largest: float
+    limit: float
+    passes: float
+    share: float
+
+
+class StepRule(Protocol):
+    """How far to go along a direction."""
+
+    def length(self, here: Here) -> float: ...
+
+
+@dataclass(frozen=True)
+class FixedStep:
+    """The learning rate."""
+
+    step: float
+
+    def length(self, here: Here) -> float:
+        return self.step * here.share
+
+
+@dataclass(frozen=True)
 class SpectralStep:
     """The step rule ``min(step, limit / |lambda_1|)``, from the largest curvature seen at the last refresh.
 
@@ -54,6 +104,11 @@ class SpectralStep:
     def __post_init__(self) -> None:
         _check.positive("step", self.step)
         _check.positive("limit", self.limit)
+
+    def length(self, here: Here) -> float:
+        """The step length at an iterate."""
+        length = min(self.step, self.limit / here.largest) if here.largest > 0 else self.step
+        return length * here.share
 
 
 @dataclass(frozen=True)
@@ -88,3 +143,14 @@ class Armijo:
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be in (0, 1); got {getattr(self, name)!r}.")
         _check.count("trials", self.trials)
+
+    def length(self, here: Here) -> float:
+        """The step length at an iterate; a schedule does not shorten what was searched for."""
+        length, value = self.step, math.inf
+        fall = self.slope * max(here.slope(), 0.0)  # uphill directions ask for no rise
+        for _ in range(self.trials):
+            value = here.value(length)
+            if value <= here.loss - fall * length:
+                return length
+            length *= self.shrink
+        return length / self.shrink if value <= here.loss else 0.0

@@ -1,7 +1,6 @@
-"""What turns a gradient into a direction, one class per kind of optimizer, and what decides how far to go
-along it.
+"""What turns a gradient into a direction, one class per kind of optimizer.
 
-A *direction rule* holds the state that a checkpoint keeps; the loop in `minimize` asks it when it wants new
+A *direction rule* holds the state that a checkpoint keeps; the loop in `run` asks it when it wants new
 curvature, hands it the curvature, and applies it to gradients. The methods are those of the theory: their
 gains are read, never written again.
 """
@@ -11,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
@@ -51,36 +51,68 @@ class Curvature:
     seed: int
 
 
-class Rule(Protocol):
-    """A direction rule; `state` and `restore` are what a checkpoint keeps of it."""
+class Course(StrEnum):
+    """What a batch's loss says of the run."""
 
-    def due(self, iteration: int, gradient_work: float, hessian_work: float, left: float) -> bool: ...
-    def refresh(self, curvature: Curvature, iteration: int) -> int: ...
-    def direction(self, gradient: Any) -> Any: ...
-    def state(self) -> dict[str, Any]: ...
-    def restore(self, state: dict[str, Any], backend: Backend) -> None: ...
+    UNTOLD = ""
+    BEST = "best"  # the iterate is the best so far
+    LOST = "lost"  # the run goes back to the best one
 
 
-class Plain:
-    """``p = g``."""
+class Rule:
+    """What the loop asks of a direction rule; by itself ``p = g``, which knows no curvature.
+
+    Attributes
+    ----------
+    rank : int
+        Eigenpairs kept; 0 where curvature is not kept as eigenpairs.
+    untuned : bool
+        Whether everything was chosen by the rule, which then answers for a loss that rose: the start is
+        returned.
+    """
+
+    rank = 0
+    untuned = False
+
+    @property
+    def eigenvalues(self) -> np.ndarray:
+        """The kept eigenvalues (rank,); none before there are some."""
+        return np.zeros(0)
+
+    @property
+    def noise(self) -> np.ndarray:
+        """Their standard deviations over gradient batches (rank,); nan where not known."""
+        return np.zeros(0)
 
     def due(self, iteration: int, gradient_work: float, hessian_work: float, left: float) -> bool:
+        """Whether curvature is to be renewed, after so much work and with so much `left`."""
         return False
 
     def refresh(self, curvature: Curvature, iteration: int) -> int:
+        """Renew the curvature; returns the Hessian products that it took."""
         return 0
 
     def direction(self, gradient: Any) -> Any:
+        """The direction ``p`` (d,): the step goes along ``-p``."""
         return gradient
 
+    def step_limit(self, momentum: float) -> float:
+        """The largest stable step that the curvature seen last predicts; inf where none does."""
+        return math.inf
+
+    def watch(self, loss: float, batch: int) -> Course:
+        """What a batch's loss says of the run."""
+        return Course.UNTOLD
+
     def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: arrays and numbers."""
         return {}
 
     def restore(self, state: dict[str, Any], backend: Backend) -> None:
-        pass
+        """Go on where `state` was taken."""
 
 
-class Moments(Plain):
+class AdamRule(Rule):
     """Adam's two running means of the gradient."""
 
     def __init__(self, adam: Adam):
@@ -118,7 +150,7 @@ class Moments(Plain):
         )
 
 
-class Dense(Plain):
+class DenseRule(Rule):
     """Exact gains on the whole Hessian of a batch: small dimensions."""
 
     def __init__(self, method: Method, every: int):
@@ -152,7 +184,7 @@ class Dense(Plain):
             self._local = spectral(self.method, self.hessian)
 
 
-class LowRankRule(Plain):
+class LowRankRule(Rule):
     """A truncated method by a randomized eigendecomposition, refreshed every so often and started from the
     last one.
 
@@ -183,6 +215,14 @@ class LowRankRule(Plain):
         self.beyond = self.edge = (
             0.0  # the first eigenvalue left out, and the size of the last one kept, at the last refresh
         )
+
+    @property
+    def eigenvalues(self) -> np.ndarray:
+        return np.zeros(0) if self.eig is None else self.eig.eigenvalues
+
+    @property
+    def noise(self) -> np.ndarray:
+        return self.sampling
 
     def due(self, iteration: int, gradient_work: float, hessian_work: float, left: float) -> bool:
         if self.eig is None:

@@ -18,12 +18,11 @@ from .. import _check
 from .._array import namespace
 from .._saving import save
 from ..lowrank.operator import BadProducts, NotFinite
-from .auto import AutoRule
 from .batches import Batches, parts
 from .checkpoint import Checkpoint, _writable, latest, slots
-from .options import Armijo, SpectralStep
+from .options import Here, StepRule
 from .problem import VALUE_COST, Problem, Progress, Work
-from .rules import Curvature, LowRankRule, Rule
+from .rules import Course, Curvature, Rule
 
 GIVE_UP = 10
 """Steps in a row that would not have been finite before a run is called diverged."""
@@ -32,13 +31,13 @@ DECAYS = {"linear": 1.0, "sqrt": 0.5}
 
 
 @dataclass
-class Plan:
+class RunPlan:
     """What a run was asked to do."""
 
     problem: Problem
     rule: Rule
     batches: Batches
-    step: float | SpectralStep | Armijo
+    step: StepRule
     decay: str | None
     momentum: float
     average: float  # share of the run, at its end, whose mean iterate is returned; 0 for the last one
@@ -100,7 +99,7 @@ def _undisturbed() -> Iterator[None]:
 class Run:
     """The loop and its state."""
 
-    def __init__(self, plan: Plan, w: Any):
+    def __init__(self, plan: RunPlan, w: Any):
         self.plan, self.start, self.w = plan, w, w
         self.velocity: Any = None
         self.gathered, self.sum = 0, None  # of the iterates that the mean is taken of
@@ -151,39 +150,28 @@ class Run:
         loss, gradient = problem.loss_and_gradient(self.w, rows)
         self.work.gradients += 1
         self.work.gradient_passes += plan.batches.batch
-        if isinstance(plan.rule, AutoRule) and self._lost(plan.rule.watch(loss, plan.batches.batch)):
+        if self._lost(plan.rule.watch(loss, plan.batches.batch)):
             return loss, 0.0
         if not (math.isfinite(loss) and self._finite(gradient)):
             return loss, self._skip()
-        left = plan.passes - self.work.passes
-        if plan.rule.due(self.iteration, self.work.gradient_passes, self.work.hessian_passes, left):
-            try:
-                self._refresh(rows)
-            except BadProducts as error:
-                if not (
-                    isinstance(error, NotFinite) or self.work.products
-                ):  # not symmetric from the beginning: no accident of this iterate
-                    raise
-                return loss, self._skip()
+        if not self._has_curvature(rows):
+            return loss, self._skip()
         direction = plan.rule.direction(gradient)
         if plan.momentum:
             direction = direction if self.velocity is None else plan.momentum * self.velocity + direction
-        step = float(
-            self._length(loss, gradient, direction, rows)
-        )  # a NumPy scalar would turn float32 states into float64
+        here = self._here(loss, gradient, direction, rows)
+        step = float(plan.step.length(here))  # a NumPy scalar would turn float32 states into float64
         ahead = self.w - step * direction
         if not self._finite(ahead):
             return loss, self._skip()
         self.w, self.velocity, self.in_a_row = ahead, direction if plan.momentum else None, 0
         return loss, step
 
-    def _lost(self, said: str) -> bool:
-        """Go back to the best iterate, with nothing of what led away from it, where the rule says that the
-        run is lost.
-        """
-        if said == "best":
+    def _lost(self, said: Course) -> bool:
+        """Go back to the best iterate, with nothing of what led away from it, where the run is lost."""
+        if said is Course.BEST:
             self.best = self.w
-        if said != "lost":
+        if said is not Course.LOST:
             return False
         self.w, self.velocity, self.sum, self.gathered = self.best, None, None, 0
         self.rescues += 1
@@ -191,9 +179,8 @@ class Run:
 
     def _finite(self, array: Any) -> bool:
         xp = namespace(array)
-        return bool(xp.isfinite(xp.sum(array))) or bool(
-            xp.all(xp.isfinite(array))
-        )  # the sum is cheaper, and may overflow
+        # The sum is cheaper, but may overflow where no entry does.
+        return bool(xp.isfinite(xp.sum(array))) or bool(xp.all(xp.isfinite(array)))
 
     def _skip(self) -> float:
         """The iterate stays; the momentum that led here is forgotten."""
@@ -201,6 +188,21 @@ class Run:
         self.in_a_row += 1
         self.log.skipped.append(self.iteration)
         return 0.0
+
+    def _has_curvature(self, rows: np.ndarray | None) -> bool:
+        """Renew the curvature where that is due; False where what came out can not be used here."""
+        work = self.work
+        left = self.plan.passes - work.passes
+        if not self.plan.rule.due(self.iteration, work.gradient_passes, work.hessian_passes, left):
+            return True
+        try:
+            self._refresh(rows)
+        except BadProducts as error:
+            # Products that are not symmetric from the beginning are no accident of this iterate.
+            if not (isinstance(error, NotFinite) or work.products):
+                raise
+            return False
+        return True
 
     def _refresh(self, rows: np.ndarray | None) -> None:
         plan, problem = self.plan, self.plan.problem
@@ -225,54 +227,36 @@ class Run:
         products = plan.rule.refresh(curvature, self.iteration)
         self.work.products += products
         self.work.hessian_passes += 2.0 * products * used
-        if isinstance(plan.rule, LowRankRule):
-            self.limit = plan.rule.step_limit(plan.momentum)
-            self.log.eigenvalues.append(self.eigenvalues.copy())
-            self.log.noise.append(plan.rule.sampling.copy())
-            self.log.step_limits.append(self.limit)
-            self.log.refreshed_at.append(self.work.passes / problem.samples)
+        self.limit = plan.rule.step_limit(plan.momentum)
+        self.log.eigenvalues.append(plan.rule.eigenvalues.copy())
+        self.log.noise.append(plan.rule.noise.copy())
+        self.log.step_limits.append(self.limit)
+        self.log.refreshed_at.append(self.work.passes / problem.samples)
 
-    @property
-    def eigenvalues(self) -> Any:
-        """The kept eigenvalues, or None."""
-        eig = getattr(self.plan.rule, "eig", None)
-        return None if eig is None else eig.eigenvalues
+    def _here(self, loss: float, gradient: Any, direction: Any, rows: np.ndarray | None) -> Here:
+        """What the step rule may ask."""
+        plan, eigenvalues = self.plan, self.plan.rule.eigenvalues
 
-    def _length(self, loss: float, gradient: Any, direction: Any, rows: np.ndarray | None) -> float:
-        plan = self.plan
-        if isinstance(plan.step, Armijo):
-            return self._backtrack(
-                plan.step, loss, float(namespace(gradient).sum(gradient * direction)), direction, rows
-            )
-        if isinstance(plan.step, SpectralStep):
-            largest = abs(float(self.eigenvalues[0]))
-            length = min(plan.step.step, plan.step.limit / largest) if largest > 0 else plan.step.step
-        else:
-            length = (
-                min(plan.rule.step(self.work.passes), self.limit)
-                if isinstance(plan.rule, AutoRule)
-                else plan.step
-            )
-        return length * (1 - self._share()) ** DECAYS[plan.decay] if plan.decay else length
+        def value(length: float) -> float:
+            self.work.values += 1
+            self.work.gradient_passes += VALUE_COST * plan.batches.batch
+            return plan.problem.value(self.w - length * direction, rows)
+
+        return Here(
+            loss=loss,
+            slope=lambda: float(namespace(gradient).sum(gradient * direction)),
+            value=value,
+            largest=abs(float(eigenvalues[0])) if len(eigenvalues) else math.nan,
+            limit=self.limit,
+            passes=self.work.passes,
+            share=(1 - self._share()) ** DECAYS[plan.decay] if plan.decay else 1.0,
+        )
 
     def _share(self) -> float:
         """How much of the run is over."""
         plan = self.plan
         spent = max((self.work.passes - plan.batches.batch) / plan.passes, self.iteration / plan.iterations)
         return min(max(spent, 0.0), 1.0)
-
-    def _backtrack(
-        self, rule: Armijo, loss: float, slope: float, direction: Any, rows: np.ndarray | None
-    ) -> float:
-        length, value = rule.step, math.inf
-        for _ in range(rule.trials):
-            value = self.plan.problem.value(self.w - length * direction, rows)
-            self.work.values += 1
-            self.work.gradient_passes += VALUE_COST * self.plan.batches.batch
-            if value <= loss - rule.slope * length * max(slope, 0.0):  # uphill directions ask for no rise
-                return length
-            length *= rule.shrink
-        return length / rule.shrink if value <= loss else 0.0
 
     def _record(self, loss: float, step: float) -> None:
         log, plan = self.log, self.plan
@@ -302,8 +286,9 @@ class Run:
         return self.w if self.sum is None else self.sum / self.gathered
 
     def _progress(self, loss: float, step: float) -> Progress:
-        sweeps = self.work.passes / self.plan.problem.samples
-        return Progress(self.iteration - 1, sweeps, self.work.seconds, loss, step, self.w, self.eigenvalues)
+        sweeps, eigenvalues = self.work.passes / self.plan.problem.samples, self.plan.rule.eigenvalues
+        seen = eigenvalues if len(eigenvalues) else None
+        return Progress(self.iteration - 1, sweeps, self.work.seconds, loss, step, self.w, seen)
 
     def save(self) -> None:
         """Write a checkpoint, as a whole or not at all."""
@@ -312,7 +297,7 @@ class Run:
         arrays = {"w": host(self.w), "queue": batches.pop("queue")}
         if self.velocity is not None:
             arrays["velocity"] = host(self.velocity)
-        if isinstance(plan.rule, AutoRule):
+        if self.best is not self.start:
             arrays["best"] = host(self.best)
         if self.sum is not None:
             arrays["sum"] = host(self.sum)
