@@ -21,7 +21,7 @@ JUMP = 1e-6
 """Of the drift itself: a smaller jump is rounding."""
 MAX_NOTES = 8
 
-Spectrum = tuple[np.ndarray, np.ndarray]  # eigenvalues (d,), vectors (d, d)
+Eigenpairs = tuple[np.ndarray, np.ndarray]  # eigenvalues (d,), vectors (d, d)
 
 
 class Here(NamedTuple):
@@ -29,7 +29,7 @@ class Here(NamedTuple):
 
     drift: np.ndarray
     jacobian: np.ndarray
-    spectrum: Spectrum | None  # None where the preconditioner does not move
+    spectrum: Eigenpairs | None  # None where the preconditioner does not move
 
 
 class Watch:
@@ -227,7 +227,7 @@ class Watch:
             return None
         return normal if normal @ self.flow.drift(w) > 0 else -normal
 
-    def _swapped(self, before: Spectrum | None, after: Spectrum | None) -> bool:
+    def _swapped(self, before: Eigenpairs | None, after: Eigenpairs | None) -> bool:
         """Whether a truncation keeps other directions: some kept one turned by more than 60 degrees."""
         rank = self.flow.method.rank or self.flow.dim
         if before is None or after is None or rank == self.flow.dim:
@@ -290,7 +290,7 @@ def _differ(before: np.ndarray, after: np.ndarray, further: np.ndarray) -> bool:
     )
 
 
-def _space(spectrum: Spectrum, rank: int) -> np.ndarray:
+def _space(spectrum: Eigenpairs, rank: int) -> np.ndarray:
     """The directions (d, rank) that a truncation keeps."""
     lams, vectors = spectrum
     return vectors[:, np.argsort(-np.abs(lams), kind="stable")[:rank]]
@@ -339,7 +339,7 @@ def _pole_between(formula: Callable[[np.ndarray], np.ndarray], start: float, sto
     return float(between[1:-1][np.nanargmax(inside)])
 
 
-def _swap_normal(flow: Flow, w: np.ndarray, spectrum: Spectrum) -> np.ndarray:
+def _swap_normal(flow: Flow, w: np.ndarray, spectrum: Eigenpairs) -> np.ndarray:
     """Gradient of ``|lam_new| - |lam_old|``, of the direction that is kept from now on and of the one that
     was: normal to the place of the swap.
     """
