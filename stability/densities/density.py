@@ -1,9 +1,7 @@
-"""Stationary densities of a flow's SDE from the Fokker-Planck equation: by quadrature on a line, by jumps
-between cells in a plane.
+"""Stationary densities of a flow's SDE: by quadrature on a line, by jumps between cells in a plane.
 
-``0 = -div(f p) + (1/2) sum_ij d_i d_j (D_ij p)`` (Ito), with the flow's drift f and the covariance D that its
-noise gains per unit of t: a third witness beside linear theory and ensembles, valid far from any critical
-point.
+They solve the Fokker-Planck equation ``0 = -div(f p) + (1/2) sum_ij d_i d_j (D_ij p)`` (Ito), with the flow's
+drift f and the covariance D that its noise gains per unit of t.
 """
 
 from __future__ import annotations
@@ -53,8 +51,8 @@ def stationary_density(
     flow : Flow
         Of dimension 1 or 2.
     grid : float, (low, high) or array (n + 1,), or a pair of these
-        Ends of the grid (a number R is ``(-R, R)``), or the cells' edges, for all axes; ``[(-2, 2), (-1,
-        1)]`` for each.
+        Ends of the grid (a number R is ``(-R, R)``), or the cells' edges, for all axes; a list such as
+        ``[(-2, 2), (-1, 1)]`` has one for each.
     time : {"continuous", "chain"} or Law
         The SDE, or its Euler-Maruyama chain with time step `dt` (one dimension); ``time=ens.law`` is the law
         of an ensemble's paths.
@@ -127,9 +125,8 @@ def _evaluated(flow: Flow, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         drift, diffusion = (
             np.concatenate([of(block) for block in blocks]) for of in (flow.drift, flow.diffusion)
         )
-    undefined = (
-        np.isnan(_values(flow, w)) if len(w) else np.zeros(0, dtype=bool)
-    )  # there may be gradients outside the domain
+    # Formulas may have gradients outside the domain, where their values are nan.
+    undefined = np.isnan(_values(flow, w)) if len(w) else np.zeros(0, dtype=bool)
     return np.where(undefined[:, None], np.nan, drift), diffusion
 
 
@@ -139,6 +136,7 @@ def _on_a_line(flow: Flow, edges: np.ndarray) -> StationaryDensity:
     _refuse_collapse(panels)
     center = panels.mean(panels.nodes)
     tails = [tail(fields, panels, side) for side in (-1, 1)]
+    # A density like |x|^-decay has its moments of orders below decay - 1.
     index = min([decay for _, decay in tails if not math.isnan(decay)], default=math.inf) - 1
     index = index if index < _HEAVY else math.inf
     mass = panels.shares(edges)
@@ -183,6 +181,7 @@ def _of_a_chain(flow: Flow, edges: np.ndarray, dt: float) -> StationaryDensity:
         status.append(f"the last refinement still changed {law.error:.2g} of the mass")
     return StationaryDensity(
         **_background(flow, [edges]),
+        # A chain's passage times need drift and noise, not the exponent: it may swing as it will.
         **_kept(adapt(fields, edges[[0, -1]], swing=math.inf)),
         density=law.share @ law.kernel.to(0.5 * (edges[1:] + edges[:-1])) / mass.sum(),
         mass=mass / mass.sum(),
@@ -199,11 +198,13 @@ def _of_a_chain(flow: Flow, edges: np.ndarray, dt: float) -> StationaryDensity:
 
 
 def _refuse_collapse(panels: Panels) -> None:
-    """A pole of 2 f / D at which the density is not integrable: all mass falls on it."""
-    finest = np.diff(panels.edges) < 1e-12 * (panels.edges[-1] - panels.edges[0])
+    """Raise where the density is not integrable at a pole of 2 f / D: all mass falls on it."""
+    width = panels.edges[-1] - panels.edges[0]
+    finest = np.diff(panels.edges) < 1e-12 * width
     share = np.exp(panels.log_masses - panels.log_total)
     for pole in panels.poles:
-        near = finest & (np.abs(panels.edges[:-1] - pole) < 1e-9 * (panels.edges[-1] - panels.edges[0]))
+        # Where an integral exists, panels as narrow as bisection makes them at the pole hold nothing.
+        near = finest & (np.abs(panels.edges[:-1] - pole) < 1e-9 * width)
         if share[near].sum() > 1e-3:
             raise Unstable(
                 f"There is no stationary density: the noise vanishes at w = {pole:.6g}, and all of the mass "
@@ -237,16 +238,12 @@ def _line_status(
 
 
 def _gain_poles(flow: Flow, edges: np.ndarray) -> np.ndarray:
-    """Where on a line the gain is infinite: an edge of a cell, or the center of a cell across which it
-    changes its sign through infinity.
-    """
+    """Where on a line the gain is infinite: edges of cells, or centers of those that it jumps across."""
     curvature = _spectra(flow, edges[:, None])[:, 0]
     gain, jump = _through_infinity(flow, curvature)
-    return np.sort(
-        np.concatenate(
-            [edges[~np.isfinite(gain) & np.isfinite(curvature)], 0.5 * (edges[1:] + edges[:-1])[jump]]
-        )
-    )
+    at_edges = edges[~np.isfinite(gain) & np.isfinite(curvature)]
+    between = 0.5 * (edges[1:] + edges[:-1])[jump]
+    return np.sort(np.concatenate([at_edges, between]))
 
 
 def _spectra(flow: Flow, w: np.ndarray) -> np.ndarray:
@@ -264,10 +261,11 @@ def _through_infinity(flow: Flow, curvature: np.ndarray) -> tuple[np.ndarray, np
         gain, between = (
             np.asarray(flow.method.gain(lam) + 0 * lam, dtype=float) for lam in (curvature, middle)
         )
+    size = np.abs(gain)
     finite = np.isfinite(gain[1:]) & np.isfinite(gain[:-1])
-    return gain, finite & (np.sign(gain[1:]) != np.sign(gain[:-1])) & (
-        np.abs(between) > np.minimum(np.abs(gain[1:]), np.abs(gain[:-1]))
-    )
+    turns = np.sign(gain[1:]) != np.sign(gain[:-1])
+    # Through zero the gain would be smaller in the middle than at both ends.
+    return gain, finite & turns & (np.abs(between) > np.minimum(size[1:], size[:-1]))
 
 
 # -- two dimensions --------------------------------------------------------------------------------
@@ -279,6 +277,7 @@ def _in_a_plane(flow: Flow, edges: list[np.ndarray]) -> StationaryDensity:
     points = _points(edges)
     mean = np.einsum("ij,ijk->k", plane.mass, points)
     told = [] if plane.status == "ok" else [plane.status]
+    # The gain is one function of all eigenvalues: its poles are sought on their range, not in the plane.
     curvature = _spectra(flow, points.reshape(-1, 2))
     between = np.linspace(np.nanmin(curvature), np.nanmax(curvature), 4098)
     jump = _through_infinity(flow, between)[1]
@@ -360,6 +359,7 @@ def _axis(part: Any, count: int, dim: int) -> np.ndarray:
         )
     if not (np.diff(edges) > 0).all():
         raise ValueError("`grid` must increase: low < high, or strictly increasing edges.")
+    # Jumps to cells two or more away displace by whole widths.
     if dim == 2 and np.ptp(np.diff(edges)) > 1e-6 * np.diff(edges).mean():
         raise ValueError("`grid` must have equal cells in two dimensions. Give (low, high) and `cells`.")
     return edges

@@ -1,8 +1,8 @@
-"""Stationary laws and hitting times of Markov chains without a subtraction, so that the rarest passage keeps
-its digits.
+"""Stationary laws and hitting times of Markov chains without a subtraction.
 
-Grassmann, Taksar and Heyman (1985): Gaussian elimination of ``1 - moves`` in which the pivots are sums of
-what leaves a state, not one less what stays. In blocks, so that the work is matrix products.
+The rarest passage keeps its digits. Grassmann, Taksar and Heyman (1985): Gaussian elimination of
+``1 - moves`` in which the pivots are sums of what leaves a state, not one less what stays. In blocks, so that
+the work is matrix products.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ def stationary(moves: np.ndarray) -> np.ndarray:
     law = np.ones(1)
     for rest, block in _blocks(len(moves), 1):
         law = np.concatenate([law, law @ moves[rest, block]])
-        law /= law.max()
+        law /= law.max()  # only ratios count, and a rare first state would let the others overflow
     share = np.empty(len(moves))
     share[order] = law / law.sum()
     return share
 
 
 def hitting_times(moves: np.ndarray, leaving: np.ndarray, dt: float) -> np.ndarray:
-    """Mean times (n,) until a chain with these moves (n, n) leaves, in steps of `dt`; `leaving` (n,) is one
-    less the rows' sums, with its own digits.
+    """Mean times (n,) until a chain with these moves (n, n) leaves, in steps of `dt`.
+
+    `leaving` (n,) is one less the rows' sums, with its own digits.
     """
     order = _by_visits(moves)
     moves = moves[np.ix_(order, order)]
@@ -46,8 +47,9 @@ def hitting_times(moves: np.ndarray, leaving: np.ndarray, dt: float) -> np.ndarr
 
 
 def _by_visits(moves: np.ndarray) -> np.ndarray:
-    """States, those first where the chain is most of the time: eliminated last, they are where every other
-    state leads.
+    """States, those first where the chain is most of the time.
+
+    Eliminated last, they are where every other state leads.
     """
     visits = here = np.full(len(moves), 1 / len(moves))
     for _ in range(_LOOKS):
@@ -63,8 +65,7 @@ def _blocks(size: int, keep: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _eliminate(moves: np.ndarray, leaving: np.ndarray, waited: np.ndarray, keep: int) -> list[np.ndarray]:
-    """Take out all states but the first `keep`, last block first; the blocks' ``(1 - moves)^-1`` in that
-    order.
+    """Take out all states but the first `keep`, last block first; ``(1 - moves)^-1`` of each, in that order.
 
     In place: above a block stand the expected visits to it before a return, and `leaving` and `waited` count
     what happens on the way.
@@ -82,8 +83,9 @@ def _eliminate(moves: np.ndarray, leaving: np.ndarray, waited: np.ndarray, keep:
 
 
 def _inverse(moves: np.ndarray, leaving: np.ndarray) -> np.ndarray:
-    """``(1 - moves)^-1`` of a block (b, b) whose rows sum to one with `leaving` (b,): ``(D - L)^-1 (1 -
-    U)^-1`` with positive terms throughout.
+    """``(1 - moves)^-1`` of a block (b, b) whose rows sum to one with `leaving` (b,).
+
+    As ``(D - L)^-1 (1 - U)^-1``, with positive terms throughout.
     """
     import scipy
 

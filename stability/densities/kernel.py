@@ -1,8 +1,7 @@
-"""The Euler-Maruyama chain of a one-dimensional diffusion: its stationary law and its mean first passage
-times from the Gaussian transition kernel.
+"""The Euler-Maruyama chain of a one-dimensional diffusion: stationary law and mean first passage times.
 
-The law ``p(y) = int N(y; x + f dt, D dt) p(x) dx`` is smooth, so that Gauss rules on panels a few kernel
-widths wide converge fast (Nystrom's method).
+Both from the Gaussian transition kernel. The law ``p(y) = int N(y; x + f dt, D dt) p(x) dx`` is smooth, so
+that Gauss rules on panels a few kernel widths wide converge fast (Nystrom's method).
 """
 
 from __future__ import annotations
@@ -62,16 +61,23 @@ class Kernel:
         return np.where(z[:, :-1] > 0, above[:, :-1] - above[:, 1:], below[:, 1:] - below[:, :-1])
 
     def moves(self, other: Kernel, stay: np.ndarray) -> np.ndarray:
-        """Probabilities (n, m) of the other's nodes after a step from each node, scaled to the sums `stay`
-        (n,).
-        """
+        """Probabilities (n, m) of the other's nodes after a step, scaled to the sums `stay` (n,)."""
         return closed(self.to(other.nodes) * other.weights, other.nodes, self.mean, stay)
 
 
 @dataclass(frozen=True)
 class ChainLaw:
-    """A stationary law: its `kernel`, the probability ``share`` (n,) at every node, the loss per step and
-    what the last refinement changed.
+    """A stationary law.
+
+    Attributes
+    ----------
+    kernel : Kernel
+    share : array (n,)
+        The probability at every node.
+    loss : float
+        Of a step that leaves the cells.
+    error : float
+        What the last refinement changed.
     """
 
     kernel: Kernel
@@ -81,8 +87,9 @@ class ChainLaw:
 
 
 def chain_law(fields: Fields, edges: np.ndarray, dt: float) -> ChainLaw:
-    """The stationary law of the chain on cells with these edges; steps out of them are taken back in
-    proportion (the `loss` says how many).
+    """The stationary law of the chain on cells with these edges.
+
+    Steps out of them are taken back in proportion; the `loss` says how many.
     """
     base = adapt(fields, edges[[0, -1]], swing=math.inf)
     ends, before, law = edges[[0, -1]], None, None
@@ -96,7 +103,7 @@ def chain_law(fields: Fields, edges: np.ndarray, dt: float) -> ChainLaw:
         before, law = masses, ChainLaw(kernel, share, max(0.0, 1 - float(masses.sum())), error)
         if error < CLOSE:
             break
-        ends = _needed(kernel, share, edges)
+        ends = _needed(kernel, share, edges)  # no nodes are spent on empty ends when panels are halved
     if law is None:
         raise ValueError(
             "`dt` must be larger for time='chain' on this grid: the steps are so short that the kernel "
@@ -115,9 +122,7 @@ def _needed(kernel: Kernel, share: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def closed(moves: np.ndarray, nodes: np.ndarray, mean: np.ndarray, stay: np.ndarray) -> np.ndarray:
-    """Rows scaled to the sums `stay`; a row from which every step leaves ends at the node nearest to where it
-    leads.
-    """
+    """Rows scaled to the sums `stay`; one from which every step leaves ends at the node nearest its aim."""
     total = moves.sum(axis=1)
     moves *= (stay / np.where(total > 0, total, 1.0))[:, None]
     for k in np.flatnonzero((total == 0) & (stay > 0)):
@@ -132,9 +137,7 @@ def at_points(base: Panels, nodes: np.ndarray, weights: np.ndarray, dt: float) -
 
 
 def nystrom(base: Panels, ends: np.ndarray, dt: float, widths: float) -> Kernel | None:
-    """The kernel on panels at most `widths` of its standard deviations wide; None where that takes too many
-    nodes.
-    """
+    """The kernel on panels at most `widths` of its deviations wide; None where that takes too many nodes."""
     inside = base.breaks[(base.breaks > ends[0]) & (base.breaks < ends[1])]
     edges = np.unique(np.concatenate([ends, inside]))
     while ORDER * (len(edges) - 1) <= MOST_NODES:
@@ -149,17 +152,16 @@ def nystrom(base: Panels, ends: np.ndarray, dt: float, widths: float) -> Kernel 
 
 
 def passage(base: Panels, low: float, start: float, end: float, dt: float) -> float:
-    """The chain's mean time from `start` to beyond `end` > start, in units of t; steps below `low` are taken
-    back in proportion.
+    """The chain's mean time from `start` to beyond `end` > start, in units of t.
+
+    Steps below `low` are taken back in proportion.
     """
     before = change = math.nan
     for kernel in _kernels(base, np.array([low, end]), dt):
         here = at_points(base, np.array([start]), np.ones(1), dt)
         first = here.moves(kernel, _below(here, end))
-        now = dt + float(
-            first[0]
-            @ hitting_times(kernel.moves(kernel, _below(kernel, end)), _below(kernel, end, side=-1), dt)
-        )
+        moves, leaving = kernel.moves(kernel, _below(kernel, end)), _below(kernel, end, side=-1)
+        now = dt + float(first[0] @ hitting_times(moves, leaving, dt))
         before, change = now, abs(now - before) / now
         if change < 1e-8:
             break

@@ -1,5 +1,4 @@
-"""One-dimensional diffusions by quadrature: a flow's drift and noise as piecewise polynomials, and what
-follows by integrating them.
+"""One-dimensional diffusions by quadrature: drift and noise as piecewise polynomials, integrated.
 
 With ``h = 2 f / D`` and ``q = 1 / D`` the stationary density is ``q exp(E)``, ``E' = h``. Both stay smooth
 where drift and noise are infinite together, as at a pole of Newton's gain.
@@ -11,6 +10,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,16 +41,22 @@ class TooSteep(ValueError):
     """E changes by more than can be followed."""
 
 
+class Rule(NamedTuple):
+    """The Gauss rule on [-1, 1], with the matrices of what is done to values (ORDER,) at its nodes."""
+
+    nodes: np.ndarray
+    weights: np.ndarray
+    to_legendre: np.ndarray  # the polynomial's Legendre coefficients
+    integral: np.ndarray  # the values of its antiderivative from -1
+
+
 @functools.cache
-def rule() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Nodes, weights, values to Legendre coefficients, and values to their antiderivative's values (from
-    -1).
-    """
+def rule() -> Rule:
     nodes, weights = gauss(ORDER)
     legendre = np.polynomial.legendre
     transform = (np.arange(ORDER) + 0.5)[:, None] * legendre.legvander(nodes, ORDER - 1).T * weights
     integrated = legendre.legint(np.eye(ORDER), lbnd=-1)
-    return nodes, weights, transform, legendre.legvander(nodes, ORDER) @ integrated @ transform
+    return Rule(nodes, weights, transform, legendre.legvander(nodes, ORDER) @ integrated @ transform)
 
 
 @dataclass(frozen=True)
@@ -88,11 +94,11 @@ class Panels:
     @functools.cached_property
     def exponent(self) -> np.ndarray:
         """E at the nodes (k, ORDER), zero at the first edge."""
-        return self._exponent_edges[:-1, None] + self.half[:, None] * (self.h @ rule()[3].T)
+        return self._exponent_edges[:-1, None] + self.half[:, None] * (self.h @ rule().integral.T)
 
     @functools.cached_property
     def _exponent_edges(self) -> np.ndarray:
-        return np.concatenate([[0.0], np.cumsum(self.half * (self.h @ rule()[1]))])
+        return np.concatenate([[0.0], np.cumsum(self.half * (self.h @ rule().weights))])
 
     @functools.cached_property
     def log_density(self) -> np.ndarray:
@@ -105,7 +111,7 @@ class Panels:
         """Logarithms of the panels' masses (k,), not normalised."""
         top = self.log_density.max(axis=1)
         with np.errstate(divide="ignore"):
-            return top + np.log(self.half * (np.exp(self.log_density - top[:, None]) @ rule()[1]))
+            return top + np.log(self.half * (np.exp(self.log_density - top[:, None]) @ rule().weights))
 
     @functools.cached_property
     def log_total(self) -> float:
@@ -113,7 +119,7 @@ class Panels:
 
     def mean(self, values: np.ndarray) -> float:
         """The mean under the density of a function's values (k, ORDER) at the nodes."""
-        weights = self.half[:, None] * rule()[1] * np.exp(self.log_density - self.log_total)
+        weights = self.half[:, None] * rule().weights * np.exp(self.log_density - self.log_total)
         return float(np.sum(weights * values) / np.sum(weights))
 
     def at(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -121,17 +127,18 @@ class Panels:
         panel = np.clip(np.searchsorted(self.edges, x, side="right") - 1, 0, len(self.edges) - 2)
         place = (x - self.edges[panel]) / self.half[panel] - 1
         basis = np.polynomial.legendre.legvander(place, ORDER - 1)
-        h, q, rest = (
-            np.sum(basis * (values[panel] @ rule()[2].T), axis=-1)
+        h, q, exponent = (
+            np.sum(basis * (values[panel] @ rule().to_legendre.T), axis=-1)
             for values in (self.h, self.q, self.exponent)
         )
-        return h, q, rest
+        return h, q, exponent
 
     def density(self, x: np.ndarray) -> np.ndarray:
         """The density normalised on the panels, at points (m,); 0 outside."""
         inside = (x >= self.edges[0]) & (x <= self.edges[-1])
         _, q, exponent = self.at(x[inside])
         density = np.zeros_like(x)
+        # Where q spans many powers of ten on a panel, its polynomial may dip below zero by a rounding.
         density[inside] = np.maximum(q, 0.0) * np.exp(exponent - self.log_total)
         return density
 
@@ -143,33 +150,31 @@ class Panels:
     def slope(self, x: float) -> float:
         """``h'`` at a point."""
         panel = int(np.clip(np.searchsorted(self.edges, x, side="right") - 1, 0, len(self.edges) - 2))
-        derivative = np.polynomial.legendre.legder(rule()[2] @ self.h[panel])
-        return float(
-            np.polynomial.legendre.legval((x - self.edges[panel]) / self.half[panel] - 1, derivative)
-            / self.half[panel]
-        )
+        half = self.half[panel]
+        derivative = np.polynomial.legendre.legder(rule().to_legendre @ self.h[panel])
+        return float(np.polynomial.legendre.legval((x - self.edges[panel]) / half - 1, derivative) / half)
 
     def log_passage(self, start: float, end: float) -> float:
-        """Logarithm of the mean first passage time from `start` to `end`, the far end of the panels
-        reflecting: ``2 int exp(-E) int q exp(E)``.
+        """Logarithm of the mean first passage time ``2 int_start^end exp(-E) int q exp(E)``.
+
+        The far end of the panels reflects.
         """
         cut = self.cut(start).cut(end)
         if start > end:
             cut = cut.mirrored()
             start, end = -start, -end
+
+        # The inner integral up to every node: whole panels before it, and a part of its own. In logarithms
+        # throughout, as times over high barriers overflow.
         before = np.concatenate([[-np.inf], np.logaddexp.accumulate(cut.log_masses)])[:-1]
         top = cut.log_density.max(axis=1)
-        with np.errstate(divide="ignore"):
-            within = top[:, None] + np.log(
-                np.maximum(cut.half[:, None] * (np.exp(cut.log_density - top[:, None]) @ rule()[3].T), 0.0)
-            )
-        inner = np.logaddexp(before[:, None], within) - cut.exponent
+        part = cut.half[:, None] * (np.exp(cut.log_density - top[:, None]) @ rule().integral.T)
         rows = (cut.edges[:-1] >= start) & (cut.edges[1:] <= end)
         with np.errstate(divide="ignore"):
-            return float(
-                math.log(2)
-                + np.logaddexp.reduce((inner + np.log(cut.half[:, None] * rule()[1]))[rows], axis=None)
-            )
+            within = top[:, None] + np.log(np.maximum(part, 0.0))
+            inner = np.logaddexp(before[:, None], within) - cut.exponent
+            outer = inner + np.log(cut.half[:, None] * rule().weights)
+        return float(math.log(2) + np.logaddexp.reduce(outer[rows], axis=None))
 
     def cut(self, x: float) -> Panels:
         """The same with an edge at `x`."""
@@ -178,10 +183,8 @@ class Panels:
         edges = np.insert(self.edges, np.searchsorted(self.edges, x), x)
         panel = int(np.searchsorted(self.edges, x)) - 1
         h, q, _ = self.at(nodes_between(edges[panel : panel + 2], edges[panel + 1 : panel + 3]).ravel())
-        h, q = h.reshape(2, -1), q.reshape(2, -1)
-        h, q = (
-            np.concatenate([old[:panel], new, old[panel + 1 :]]) for old, new in ((self.h, h), (self.q, q))
-        )
+        h = np.concatenate([self.h[:panel], h.reshape(2, -1), self.h[panel + 1 :]])
+        q = np.concatenate([self.q[:panel], q.reshape(2, -1), self.q[panel + 1 :]])
         return Panels(edges, h, q, self.breaks, self.poles, self.error)
 
     def mirrored(self) -> Panels:
@@ -207,6 +210,7 @@ def adapt(fields: Fields, edges: np.ndarray, *, swing: float = SWING) -> Panels:
         If E changes by more than can be followed.
     """
     first = _refine(fields, edges, swing)
+    # Bisection closes in on a kink without meeting it: with an edge there, polynomials fit on either side.
     inside = first.breaks[(first.breaks > edges[0]) & (first.breaks < edges[-1])]
     apart = np.abs(np.subtract.outer(inside, edges)).min(axis=1) > 4 * _FINEST * (edges[-1] - edges[0])
     if not apart.any():
@@ -227,7 +231,8 @@ def confined(fields: Fields, edges: np.ndarray) -> Panels:
         return adapt(fields, edges)
     except TooSteep:
         poles, inner = _trimmed(fields, edges)
-    near = poles[(poles > inner[0] - _NEAR * np.ptp(edges)) & (poles < inner[-1] + _NEAR * np.ptp(edges))]
+    room = _NEAR * np.ptp(edges)
+    near = poles[(poles > inner[0] - room) & (poles < inner[-1] + room)]
     try:
         return adapt(fields, inner)
     except TooSteep as error:
@@ -246,14 +251,12 @@ def _trimmed(fields: Fields, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     while True:
         places = np.concatenate([edges[:1], rough.nodes.ravel(), edges[-1:]])
         slopes = np.concatenate([rough.h[0, :1], rough.h.ravel(), rough.h[-1, -1:]])
-        changes = (
-            0.5 * (slopes[1:] + slopes[:-1]) * np.diff(places)
-        )  # a trapezoid keeps the sign where no polynomial fits
-        low = max(0, int(np.argmax(_rises(changes) <= _FALL)) - 1)
-        high = len(changes) - max(0, int(np.argmax(_rises(-changes[::-1]) <= _FALL)) - 1)
-        inner = np.concatenate(
-            [[places[low]], edges[(edges > places[low]) & (edges < places[high])], [places[high]]]
-        )
+        # A trapezoid keeps the sign where no polynomial fits.
+        changes = 0.5 * (slopes[1:] + slopes[:-1]) * np.diff(places)
+        low = places[max(0, int(np.argmax(_rises(changes) <= _FALL)) - 1)]
+        high = places[len(changes) - max(0, int(np.argmax(_rises(-changes[::-1]) <= _FALL)) - 1)]
+        inner = np.concatenate([[low], edges[(edges > low) & (edges < high)], [high]])
+        # What is left is looked at again, more closely, as long as half or more of it falls away.
         if not 0.5 * np.ptp(edges) > np.ptp(inner) > _NEAR * width:
             return poles, inner
         edges = inner
@@ -261,10 +264,8 @@ def _trimmed(fields: Fields, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _rises(changes: np.ndarray) -> np.ndarray:
-    """How far E rises at most on the way from each place (n + 1,) to the last one; without differences of
-    large numbers.
-    """
-    rises = [0.0]
+    """How far E rises at most on the way from each place (n + 1,) to the last one."""
+    rises = [0.0]  # summed from the end: differences of sums from the start would lose the digits
     for change in changes[::-1].tolist():
         rises.append(max(0.0, change + rises[-1]))
     return np.array(rises[::-1])
@@ -274,9 +275,7 @@ def _refine(fields: Fields, edges: np.ndarray, swing: float) -> Panels:
     low, high = edges[:-1], edges[1:]
     finest = _FINEST * (edges[-1] - edges[0])
     kept: list[tuple[np.ndarray, ...]] = []
-    bent = np.zeros(
-        len(low), dtype=bool
-    )  # split because a polynomial missed the fields, not because E swings
+    bent = np.zeros(len(low), dtype=bool)  # split where a polynomial missed the fields, not where E swings
     while len(low):
         if len(low) + sum(len(group[0]) for group in kept) > 2 * MOST_PANELS:
             raise TooSteep(
@@ -286,6 +285,7 @@ def _refine(fields: Fields, edges: np.ndarray, swing: float) -> Panels:
         h, q = (values.reshape(len(low), ORDER) for values in fields(nodes_between(low, high).ravel()))
         _refuse(h, q, low, high)
         half = 0.5 * (high - low)
+        # On tiny panels the nodes themselves are rounded, and no halving makes the fields smoother.
         grain = 1e-15 * np.maximum(np.abs(low), np.abs(high)) / half
         miss, smooth, resolved = _resolved(h, q, half, half / (edges[-1] - edges[0]), grain, swing)
         last = (high - low <= finest) & ~resolved
@@ -312,20 +312,19 @@ def _refine(fields: Fields, edges: np.ndarray, swing: float) -> Panels:
 def _resolved(
     h: np.ndarray, q: np.ndarray, half: np.ndarray, part: np.ndarray, grain: np.ndarray, swing: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the polynomials on a `part` of the whole miss (m,), whether that is little enough, and whether E
-    does not swing too much either.
+    """What the polynomials miss (m,), whether that is little enough, and whether E swings little enough too.
 
-    `grain` is how much of a panel's width the rounding of its points is.
+    Each is on a `part` of the whole; `grain` is how much of a panel's width the rounding of its points is.
     """
-    transform = rule()[2]
+    # The last two coefficients stand for all that are left out: one alone may vanish by symmetry.
+    last = rule().to_legendre[-2:].T
     with np.errstate(all="ignore"):
-        turn = half * np.abs(h @ transform[-2:].T).max(axis=1)
-        share = np.abs(q @ transform[-2:].T).max(axis=1) / np.abs(q).max(axis=1)
-        change = half * np.abs(h @ rule()[3].T).max(axis=1)
+        turn = half * np.abs(h @ last).max(axis=1)
+        share = np.abs(q @ last).max(axis=1) / np.abs(q).max(axis=1)
+        change = half * np.abs(h @ rule().integral.T).max(axis=1)
         miss = turn + share * part
-        smooth = (turn <= _TOLERANCE * np.maximum(1, change) + grain * change) & (
-            share <= np.maximum(np.minimum(_LOCAL, _TOLERANCE / part), grain)
-        )
+        smooth = turn <= _TOLERANCE * np.maximum(1, change) + grain * change
+        smooth &= share <= np.maximum(np.minimum(_LOCAL, _TOLERANCE / part), grain)
         smooth &= np.isfinite(h).all(axis=1) & np.isfinite(q).all(axis=1)
     return miss, smooth, smooth & (change <= swing)
 
@@ -349,12 +348,11 @@ def _centers(low: np.ndarray, high: np.ndarray, chosen: np.ndarray) -> np.ndarra
 
 def nodes_between(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """The rule's nodes (panels, nodes) within panels from `low` to `high`, each (panels,)."""
-    return 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * rule()[0]
+    return 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * rule().nodes
 
 
 def tail(fields: Fields, panels: Panels, side: int) -> tuple[float, float]:
-    """The mass beyond an end (side -1 or 1), as a share of the mass on the panels, and the power with which
-    the density decays.
+    """The mass beyond an end (side -1 or 1), over that on the panels, and the power of the density's decay.
 
     Follows the flow outwards, in steps that double or in which E changes by 30, to a density that no longer
     matters or 40 steps. The power is ``-d log p / d log x`` at the farthest point: inf where it still grows
@@ -380,24 +378,21 @@ def tail(fields: Fields, panels: Panels, side: int) -> tuple[float, float]:
         exponent += float(ahead._exponent_edges[-1])
         decay = _decay(ahead, center)
         end += width
-        if (
-            not mass < 1e3
-            or float(ahead.log_density[-1, -1] - ahead.exponent[-1, -1]) + exponent + math.log(width)
-            < own.log_total - 45
-        ):
+        log_q = float(ahead.log_density[-1, -1] - ahead.exponent[-1, -1])
+        # exp(-45) is below rounding; a mass that outgrows the panels' has no end.
+        if not mass < 1e3 or log_q + exponent + math.log(width) < own.log_total - 45:
             break
         width = min(2 * width, 30 / max(abs(float(ahead.h[-1, -1])), 1e-300))
     return mass, decay
 
 
 def _decay(panels: Panels, center: float) -> float:
-    """``-d log p / d log x`` at the far end of these panels; inf where it grows with x, as it does not for a
-    power.
-    """
+    """``-d log p / d log x`` at the far end of these panels; inf where it grows, as for no power."""
     far, level = np.log(panels.nodes.ravel() - center), panels.log_density.ravel()
     half = len(far) // 2
     near, last = (
         -(level[j] - level[i]) / (far[j] - far[i]) for i, j in ((0, half - 1), (half, len(far) - 1))
     )
-    grows = near > 0 and math.log(last / near) > 0.25 * (far[-1] - far[0]) / 2 if last > 1 else False
+    # The middles of the two halves are half the whole apart; exp(-x^a) grows as x^a, here with a > 1/4.
+    grows = last > 1 and near > 0 and math.log(last / near) > 0.25 * (far[-1] - far[0]) / 2
     return math.inf if grows else float(last)

@@ -1,10 +1,9 @@
-"""Two-dimensional diffusions on a grid of cells: a Markov chain between near cells whose stationary law is
-the density.
+"""Two-dimensional diffusions on a grid: a Markov chain between near cells, whose law is the density.
 
-At every cell the noise is split into jumps along three directions of the grid with positive weights, ``D =
-sum_k r_k e_k e_k'`` (Selling 1874; for schemes that keep densities positive: Fehrenbach and Mirebeau 2014).
-Along each of them the rates are Scharfetter and Gummel's (1969): exact where drift and noise are constant,
-positive whatever the drift. Where the axes' noise is uncorrelated the directions are the axes.
+At every cell the noise is split into jumps along three directions of the grid with positive weights,
+``D = sum_k r_k e_k e_k'`` (Selling 1874; for schemes that keep densities positive: Fehrenbach and Mirebeau
+2014). Along each of them the rates are Scharfetter and Gummel's (1969): exact where drift and noise are
+constant, positive whatever the drift. Where the axes' noise is uncorrelated the directions are the axes.
 """
 
 from __future__ import annotations
@@ -26,8 +25,9 @@ _FARTHEST = 10  # cells in one move
 
 @dataclass(frozen=True)
 class Plane:
-    """Masses (n1, n2), the probability current (n1, n2, 2) at the centers, the mass in the outermost cells,
-    the error estimate and the status.
+    """Masses (n1, n2), probability current (n1, n2, 2) at the centers, and what the numbers are worth.
+
+    `rim` is the mass in the outermost cells.
     """
 
     mass: np.ndarray
@@ -43,15 +43,11 @@ def solve(coefficients: Coefficients, edges: list[np.ndarray]) -> Plane:
     mass, doubt = _stationary(moves)
     rim = 1.0 - float(mass[1:-1, 1:-1].sum())
     error, told = np.nan, []
-    if all(len(axis) % 2 and len(axis) > 9 for axis in edges):
+    if all(len(axis) % 2 and len(axis) > 9 for axis in edges):  # even numbers of cells pair up
         coarse, _ = _stationary(_moves(coefficients, [axis[::2] for axis in edges]))
-        error = (
-            0.5
-            * float(
-                np.abs(mass.reshape(coarse.shape[0], 2, coarse.shape[1], 2).sum(axis=(1, 3)) - coarse).sum()
-            )
-            / 3
-        )  # second order
+        pairs = mass.reshape(coarse.shape[0], 2, coarse.shape[1], 2).sum(axis=(1, 3))
+        # Of second order: the coarse grid errs four times as much, and the two differ by three errors.
+        error = 0.5 * float(np.abs(pairs - coarse).sum()) / 3
     if rim > _RIM:
         told.append(
             f"{rim:.2g} of the mass lies in the outermost cells: take a larger grid, unless the flow does "
@@ -81,9 +77,11 @@ def _moves(coefficients: Coefficients, edges: list[np.ndarray]) -> Moves:
     weights, directions = selling(noise.reshape(-1, 2, 2))
     moves: Moves = {}
     for i, j in np.unique(directions[weights > 0], axis=0):
+        # The same direction may stand first in one cell and third in another.
         strength = np.sum(weights * (directions == [i, j]).all(axis=-1), axis=-1).reshape(points.shape[:-1])
         start, end = inside(strength.shape, i, j)
         used = (strength[start] > 0) | (strength[end] > 0)
+        # Drift and noise halfway serve both ways, so that without a current the two balance.
         drift, between = _evaluated(coefficients, 0.5 * (points[start] + points[end])[used])
         turn = np.zeros(used.shape)
         turn[used] = 2 * np.linalg.solve(between, drift[..., None])[..., 0] @ (width * [i, j])
@@ -101,8 +99,9 @@ def inside(shape: tuple[int, ...], i: int, j: int) -> tuple[tuple[slice, ...], t
 
 
 def selling(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Selling's decomposition of positive definite matrices (m, 2, 2): weights (m, 3) >= 0 and integer
-    directions (m, 3, 2), one of each opposite pair.
+    """Selling's decomposition of positive definite matrices (m, 2, 2) into dyads of integer directions.
+
+    Weights (m, 3) >= 0 and directions (m, 3, 2), one of each opposite pair.
 
     Raises
     ------
@@ -112,9 +111,8 @@ def selling(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     base = np.tile([[1, 0], [0, 1], [-1, -1]], (len(matrices), 1, 1))
     scale = 1e-12 * np.trace(matrices, axis1=-2, axis2=-1)
     while True:
-        products = np.einsum(
-            "mki,mij,mkj->mk", base, matrices, np.roll(base, -1, axis=1)
-        )  # of each vector with the next
+        # The products of each vector with the next: none is positive once the basis is obtuse.
+        products = np.einsum("mki,mij,mkj->mk", base, matrices, np.roll(base, -1, axis=1))
         rows = np.flatnonzero(products.max(axis=1) > scale)
         if not len(rows):
             break
@@ -144,11 +142,11 @@ def _evaluated(coefficients: Coefficients, points: np.ndarray) -> tuple[np.ndarr
             "Choose a grid inside the domain."
         )
     variance = np.linalg.eigvalsh(diffusion)
-    if not (variance[:, 0] > 1e-14 * variance[:, 1]).all():
-        where = flat[~(variance[:, 0] > 1e-14 * variance[:, 1])][0]
+    flat_noise = ~(variance[:, 0] > 1e-14 * variance[:, 1])
+    if flat_noise.any():
         raise ValueError(
-            f"A stationary density on a grid needs noise in every direction everywhere on it; at {where} "
-            "there is none in one direction."
+            "A stationary density on a grid needs noise in every direction everywhere on it; at "
+            f"{flat[flat_noise][0]} there is none in one direction."
         )
     return drift.reshape(points.shape), diffusion.reshape(*points.shape, 2)
 
@@ -157,7 +155,7 @@ def _bernoulli(z: np.ndarray) -> np.ndarray:
     """``z / (exp(z) - 1)``."""
     import scipy
 
-    return 1 / scipy.special.exprel(np.minimum(z, 700.0))
+    return 1 / scipy.special.exprel(np.minimum(z, 700.0))  # beyond, exp overflows
 
 
 def _stationary(moves: Moves) -> tuple[np.ndarray, float]:
@@ -165,39 +163,40 @@ def _stationary(moves: Moves) -> tuple[np.ndarray, float]:
     import scipy
 
     shape = next(iter(moves.values())).shape
-    size, index = shape[0] * shape[1], np.arange(shape[0] * shape[1]).reshape(shape)
+    size = shape[0] * shape[1]
     rows, columns, rates = [], [], []
     for (i, j), rate in moves.items():
         start = np.flatnonzero(rate.ravel() > 0)
-        rows.append(index.ravel()[start] + i * shape[1] + j)
+        rows.append(start + i * shape[1] + j)
         columns.append(start)
         rates.append(rate.ravel()[start])
-    flow_in = scipy.sparse.csr_matrix(
-        (np.concatenate(rates), (np.concatenate(rows), np.concatenate(columns))), shape=(size, size)
-    )
+    places = np.concatenate(rows), np.concatenate(columns)
+    flow_in = scipy.sparse.csr_matrix((np.concatenate(rates), places), shape=(size, size))
+
+    # No jump may fit into a corner: the largest set of cells that all lead to one another is kept.
     labels = scipy.sparse.csgraph.connected_components(flow_in, connection="strong")[1]
-    kept = np.flatnonzero(labels == np.bincount(labels).argmax())  # no jump may fit into a corner
+    kept = np.flatnonzero(labels == np.bincount(labels).argmax())
     mass = np.zeros(size)
     mass[kept], doubt = _balanced(flow_in[kept][:, kept])
     return mass.reshape(shape), doubt
 
 
 def _balanced(flow_in: Any) -> tuple[np.ndarray, float]:
-    """The stationary probabilities (n,) for rates (n, n) from columns to rows, and the largest relative
-    effect of rounding on one.
+    """The stationary probabilities (n,) for rates (n, n) from columns to rows, and what rounding does.
 
-    First a rough guess, then the balances with the likeliest state's mass given.
+    The latter is its largest relative effect on one of them. First a rough guess, then the balances with the
+    likeliest state's mass given.
     """
     import scipy
 
     size = flow_in.shape[0]
     leaving = np.asarray(flow_in.sum(axis=0)).ravel()
     balance = (scipy.sparse.diags(leaving) - flow_in).tocsc()
+    # One long implicit step. The balances alone are singular; divided by a rare state's mass instead of the
+    # likeliest one's, all others would carry its rounding.
     slow = 1e-8 * float(np.median(leaving))
-    guess = scipy.sparse.linalg.splu((balance + slow * scipy.sparse.identity(size)).tocsc()).solve(
-        np.full(size, slow / size)
-    )  # one long implicit step
-    top = int(np.argmax(guess))
+    step = scipy.sparse.linalg.splu((balance + slow * scipy.sparse.identity(size)).tocsc())
+    top = int(np.argmax(step.solve(np.full(size, slow / size))))
     rest = np.delete(np.arange(size), top)
     mass = np.ones(size)
     inflow = -np.asarray(balance[rest, top].todense()).ravel()
@@ -215,11 +214,8 @@ def _current(moves: Moves, mass: np.ndarray, edges: list[np.ndarray]) -> np.ndar
     current = np.zeros((*mass.shape, 2))
     for (i, j), rate in moves.items():
         start, end = inside(mass.shape, i, j)
-        net = (
-            (rate[start] * mass[start] - moves[-i, -j][end] * mass[end])[..., None]
-            * np.array([i, j])
-            / width[::-1]
-        )
+        net = (rate[start] * mass[start] - moves[-i, -j][end] * mass[end])[..., None]
+        net = net * np.array([i, j]) / width[::-1]  # what crosses a side, over the side's length
         current[start] += 0.25 * net  # each pair of cells is met twice
         current[end] += 0.25 * net
     return current

@@ -1,6 +1,4 @@
-"""A stationary density: its masses and moments, the time it takes to pass from one place to another, and how
-it agrees with an ensemble.
-"""
+"""A stationary density: masses, moments, passage times, and how it agrees with an ensemble."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ class TotalVariation(Result):
         Its mean if the prediction is right: half the sum of the binomials' mean deviations, in De Moivre's
         closed form.
     bound : float
-        ``expected + sqrt(log(1 / risk) / (2 n))`` (McDiarmid): a right prediction is beyond it with a
+        ``expected + sqrt(log(1 / risk) / (2 n))`` (McDiarmid): a right prediction is beyond it with
         probability below `risk`.
     risk : float
     samples, outside, bins : int
@@ -64,14 +62,14 @@ class TotalVariation(Result):
 class Kramers(Result):
     """The time over a barrier for weak noise (Eyring and Kramers); made by `StationaryDensity.kramers`.
 
-    ``2 pi sqrt(D(top) / D(well)) / sqrt(|f'(well)| f'(top)) exp(barrier)``, which is ``2 pi / sqrt(F''(well)
-    |F''(top)|) exp(2 dF / eps)`` for a gradient flow with constant noise ``D = eps``.
+    ``2 pi sqrt(D(top) / D(well)) / sqrt(|f'(well)| f'(top)) exp(barrier)``; for a gradient flow with constant
+    noise ``D = eps`` this is ``2 pi / sqrt(F''(well) |F''(top)|) exp(2 dF / eps)``.
 
     Attributes
     ----------
     well, top : float
-        Where the drift vanishes: the bottom of the effective potential at the start, and the highest point of
-        the way.
+        Where the drift vanishes: the bottom of the effective potential at the start, and the highest point
+        on the way.
     barrier : float
         ``-int 2 f / D`` from well to top.
     prefactor, mean, log_mean : float
@@ -100,8 +98,9 @@ class Kramers(Result):
 
 @dataclass(frozen=True)
 class StationaryDensity(Result):
-    """A stationary density on a grid; made by `stationary_density`. Cells have shape (n,) on a line, (n1, n2)
-    in a plane.
+    """A stationary density on a grid; made by `stationary_density`.
+
+    Cells have shape (n,) on a line, (n1, n2) in a plane.
 
     Attributes
     ----------
@@ -112,8 +111,7 @@ class StationaryDensity(Result):
     mass : array, shape of the cells
         Probabilities; they sum to one.
     drift, current : arrays (..., d)
-        ``f`` and the probability current ``f p - div(D p) / 2`` at the centers; the current of a line is
-        zero.
+        ``f`` and the probability current ``f p - div(D p) / 2`` at the centers; zero on a line.
     diffusion : array (..., d, d)
     potential : array
         The objective's values; inf where it has none.
@@ -187,17 +185,16 @@ class StationaryDensity(Result):
         place = float(_check.array(name, value, ndim=0, shape="()"))
         if not low <= place <= high:
             edges = self.edges["w1"]
-            where, remedy = (
-                ("where the density is not zero", "")
-                if edges[0] <= place <= edges[-1]
-                else ("on the grid", " Take a larger grid.")
-            )
+            where, remedy = "on the grid", " Take a larger grid."
+            if edges[0] <= place <= edges[-1]:
+                where, remedy = "where the density is not zero", ""
             raise ValueError(f"`{name}` must be {where}, in [{low:g}, {high:g}]; got {place:g}.{remedy}")
         return place
 
     def passage_time(self, start: float, end: float) -> float:
-        """The mean time to first reach `end` from `start`, in units of t; inf where it overflows. See
-        `log_passage_time`.
+        """The mean time to first reach `end` from `start`, in units of t; inf where it overflows.
+
+        See `log_passage_time`.
         """
         return _exp(self.log_passage_time(start, end))
 
@@ -224,11 +221,10 @@ class StationaryDensity(Result):
         return math.log(passage(panels, float(panels.edges[0]), start, end, self.dt))
 
     def kramers(self, start: float, end: float) -> Kramers:
-        """Eyring's and Kramers' asymptotics, for weak noise, of the time from the well of `start` over the
-        highest point on the way to `end`.
+        """Eyring's and Kramers' asymptotics, for weak noise, of the time over a barrier in continuous time.
 
-        With noise that depends on the state the barrier is that of ``-int 2 f / D``, not of the objective. In
-        continuous time.
+        From the well of `start` over the highest point on the way to `end`. With noise that depends on the
+        state the barrier is that of ``-int 2 f / D``, not of the objective.
 
         Raises
         ------
@@ -239,10 +235,9 @@ class StationaryDensity(Result):
         panels = self._panels if start <= end else self._panels.mirrored()
         sign = 1.0 if start <= end else -1.0
         well, top = _way(panels, sign * start, sign * end)
-        (_, (q_well, _), (low, high)), slopes = (
-            panels.at(np.array([well, top])),
-            (panels.slope(well), panels.slope(top)),
-        )
+        _, (q_well, _), (low, high) = panels.at(np.array([well, top]))
+        slopes = panels.slope(well), panels.slope(top)
+        # Each Gaussian that the formula puts in place of an integral must be narrower than their distance.
         if not min(-slopes[0], slopes[1]) * (top - well) ** 2 > 1:
             raise ValueError(
                 "Kramers' formula needs a well and a top that are narrow beside their distance: there is too "
@@ -261,8 +256,8 @@ class StationaryDensity(Result):
         sample : Ensemble, or array (m,) or (m, d)
             Paths that diverged count as outside the grid.
         bins : int, optional
-            About how many along each axis, of equal probability, made of whole cells; 40 on a line, 8 in a
-            plane.
+            About how many along each axis, of equal probability, made of whole cells; by default 40 on a
+            line, 8 in a plane.
         risk : float
             Of the bound.
 
@@ -284,25 +279,25 @@ class StationaryDensity(Result):
         for axis, rows in enumerate(chosen):
             predicted = np.add.reduceat(predicted, rows[:-1], axis=axis)
         finite = states[np.isfinite(states).all(axis=1)]
-        counts = np.histogramdd(
-            finite, [edges[rows] for edges, rows in zip(self.edges.values(), chosen, strict=True)]
-        )[0]
+        edges = [edges[rows] for edges, rows in zip(self.edges.values(), chosen, strict=True)]
+        counts = np.histogramdd(finite, edges)[0]
         n, p = len(states), predicted.ravel()
         outside = n - int(counts.sum())
         expected = _expected_variation(n, p)
         value = 0.5 * float(np.abs(counts.ravel() / n - p).sum() + outside / n)
-        return TotalVariation(
-            value, expected, expected + math.sqrt(-math.log(risk) / (2 * n)), risk, n, outside, p.size
-        )
+        bound = expected + math.sqrt(-math.log(risk) / (2 * n))
+        return TotalVariation(value, expected, bound, risk, n, outside, p.size)
 
     def peaks(self) -> list[tuple[tuple[int, ...], float]]:
-        """Cells (indices) whose density is above all neighbours' and at least 1e-6 of the highest, with their
-        density; highest first.
+        """Cells (indices) whose density is above their neighbours', with the density; highest first.
+
+        Those below 1e-6 of the highest are left out.
         """
         padded = np.pad(self.density, 1, constant_values=-1.0)
         inner = tuple(slice(1, -1) for _ in range(self.dim))
         around = [np.roll(padded, shift, axis)[inner] for axis in range(self.dim) for shift in (-1, 1)]
         top = (self.density > around[0]) & (self.density >= 1e-6 * self.density.max())
+        # Strictly above on one side of each axis only, so that of two equal cells one is a peak.
         for k, other in enumerate(around[1:], 1):
             top &= self.density >= other if k % 2 else self.density > other
         cells = [tuple(int(i) for i in cell) for cell in np.argwhere(top)]
@@ -318,9 +313,8 @@ class StationaryDensity(Result):
             f"  {law}; grid {box} cells; error {self.error:.1e}, lost {self.lost:.1e}",
         ]
         lines.append(f"  {'axis':<6} {'mean':>12} {'variance':>12}")
-        mean = np.where(
-            np.abs(self.mean) < 1e-9 * np.sqrt(np.diag(self.covariance)), 0.0, self.mean
-        )  # rounding is no news
+        rounding = np.abs(self.mean) < 1e-9 * np.sqrt(np.diag(self.covariance))
+        mean = np.where(rounding, 0.0, self.mean)
         lines += [
             f"  {name:<6} {mean[i]:>12.5g} {self.covariance[i, i]:>12.5g}"
             for i, name in enumerate(self.edges)
@@ -336,9 +330,7 @@ class StationaryDensity(Result):
 
 
 def _way(panels: Panels, start: float, end: float) -> tuple[float, float]:
-    """The well of `start` and the highest point of the effective potential ``-E`` between it and `end` >
-    start.
-    """
+    """The well of `start` and the highest point of the effective potential ``-E`` on to `end` > start."""
     x = np.unique(np.concatenate([panels.nodes.ravel(), [start, end]]))
     level = -panels.at(x)[2]
     top = int(np.argmax(np.where((x >= start) & (x <= end), level, -np.inf)))
@@ -386,8 +378,9 @@ def _grouped(mass: np.ndarray, bins: int) -> np.ndarray:
 
 
 def _expected_variation(n: int, p: np.ndarray) -> float:
-    """Half the sum of ``E|N_i / n - p_i|``, N_i binomial: De Moivre's ``2 m (1 - p) P(N = m) / n``, ``m =
-    floor(n p) + 1``.
+    """Half the sum of ``E|N_i / n - p_i|`` for binomial N_i.
+
+    De Moivre: ``E|N / n - p| = 2 m (1 - p) P(N = m) / n`` with ``m = floor(n p) + 1``.
     """
     import scipy
 

@@ -1,6 +1,4 @@
-"""The exponents of a product of random matrices, by QR decompositions on the way, with the mean-square rate
-beside them.
-"""
+"""The exponents of a product of random matrices, by QR decompositions on the way."""
 
 from __future__ import annotations
 
@@ -27,8 +25,7 @@ UNSETTLED = 4.5
 
 @dataclass(frozen=True)
 class LyapunovExponents(Result):
-    """Exponents of a random matrix product, and the mean-square rate beside them; made by
-    `lyapunov_exponents`.
+    """Exponents of a random matrix product and its mean-square rate; made by `lyapunov_exponents`.
 
     Attributes
     ----------
@@ -78,18 +75,14 @@ class LyapunovExponents(Result):
         return self.errors / self.step
 
     def __str__(self) -> str:
-        what = {"iteration": "the iteration", "sde": "the SDE's chain", "matrices": "random matrices"}[
-            self.level
-        ]
+        names = {"iteration": "the iteration", "sde": "the SDE's chain", "matrices": "random matrices"}
         lines = [
-            f"Lyapunov exponents of {what}, step {self.step:g}: {len(self.samples)} products of "
-            f"{self.iterations} iterations"
+            f"Lyapunov exponents of {names[self.level]}, step {self.step:g}: {len(self.samples)} products of "
+            f"{self.iterations} iterations",
+            f"{'':<12} {'per iteration':>13} {'+-':>9} {'per t':>12}",
         ]
-        lines.append(f"{'':<12} {'per iteration':>13} {'+-':>9} {'per t':>12}")
-        rows = [
-            (f"{i + 1}", value, error)
-            for i, (value, error) in enumerate(zip(self.exponents, self.errors, strict=True))
-        ]
+        pairs = zip(self.exponents, self.errors, strict=True)
+        rows = [(f"{i}", value, error) for i, (value, error) in enumerate(pairs, 1)]
         shown = rows if len(rows) <= 12 else [*rows[:11], rows[-1]]
         for name, value, error in [*shown, ("mean square", self.mean_square, self.mean_square_error)]:
             lines.append(f"{name:<12} {value:>13.6g} {error:>9.2g} {value / self.step:>12.5g}")
@@ -109,8 +102,7 @@ def lyapunov_exponents(
     products: int = 200,
     seed: int = 0,
 ) -> LyapunovExponents:
-    """Lyapunov exponents at a critical point: does a path contract, almost surely, and does its second
-    moment?
+    """Lyapunov exponents at a critical point: do paths contract almost surely, and their second moments?
 
     For the iteration ``B = I - step P(H + Eh)(H + Eg)`` with nothing linearised in the noise, real
     minibatches where the noise is estimated from data. For the SDE ``B = I + dt A + sqrt(step dt) G``, its
@@ -129,8 +121,9 @@ def lyapunov_exponents(
     count : int, optional
         How many exponents, largest first; all by default. One is much cheaper in many dimensions.
     iterations, products : int
-        Length and number of the independent products. The error falls like ``1 / sqrt(iterations *
-        products)``. A fifth of the iterations, at most 200, comes before them for the directions to settle.
+        Length and number of the independent products; the error falls like
+        ``1 / sqrt(iterations * products)``. A fifth of the iterations, at most 200, comes before them for the
+        directions to settle.
     seed : int
 
     Returns
@@ -157,25 +150,22 @@ def lyapunov_exponents(
     >>> lyapunov_exponents(flow).exponents.round(9)  # log 0.75 and log 0.5
     array([-0.28768207, -0.69314718])
     """
-    iterations, products = (
-        _check.count("iterations", iterations, least=10),
-        _check.count("products", products, least=10),
-    )
+    iterations = _check.count("iterations", iterations, least=10)
+    products = _check.count("products", products, least=10)
     seed = _check.count("seed", seed, least=0)
-    one = (
-        product_of_flow(flow, at, level, dt, seed)
-        if isinstance(flow, Flow)
-        else product_of_function(flow, at, dt)
-    )
-    count = (
-        one.dim
-        if count is None
-        else _check.count("count", count, most=one.dim, why="the directions that move")
-    )
+    if isinstance(flow, Flow):
+        one = product_of_flow(flow, at, level, dt, seed)
+    else:
+        one = product_of_function(flow, at, dt)
+    if count is None:
+        count = one.dim
+    _check.count("count", count, most=one.dim, why="the directions that move")
     burn = min(200, iterations // 5)
     samples, unsettled = _samples(one, count, iterations, products, burn, seed)
     (exponents, errors), least = means(samples), ROUNDING / one.ratio
     square, square_error, doubt = mean_square_rate(one, np.random.default_rng([seed, 1]))
+    # A rate that is finite but doubtful decides nothing; that it is infinite is known, whatever the doubt.
+    told = math.inf if doubt and math.isfinite(square) else square_error + least
     return LyapunovExponents(
         exponents=exponents,
         errors=errors,
@@ -187,12 +177,7 @@ def lyapunov_exponents(
         flat=one.flat,
         iterations=iterations,
         burn=burn,
-        verdict=_verdict(
-            exponents[0],
-            errors[0] + least,
-            square,
-            math.inf if doubt and math.isfinite(square) else square_error + least,
-        ),
+        verdict=_verdict(exponents[0], errors[0] + least, square, told),
         status="; ".join(text for text in (unsettled, doubt) if text) or "ok",
         provenance=provenance(seed=seed, products=products, flow=repr(flow), **one.about),
     )
@@ -213,22 +198,18 @@ def _verdict(top: float, error: float, square: float, square_error: float) -> st
 def _samples(
     one: Product, count: int, iterations: int, products: int, burn: int, seed: int
 ) -> tuple[np.ndarray, str]:
-    """Mean growth per iteration (products, count), largest first, and what to say where it has not
-    settled.
-    """
+    """Mean growth per iteration (products, count), largest first, and what to say if it is not settled."""
     if one.steady:
         return np.broadcast_to(_of_one_matrix(one)[:count] / one.ratio, (products, count)).copy(), ""
     grown, drifted = _grown(one, np.random.default_rng(seed), count, iterations, products, burn)
     if np.isfinite(grown).all():
         grown = grown[:, np.argsort(-grown.mean(axis=0), kind="stable")]
     apart = float(np.max(np.abs(drifted)))
-    unsettled = (
-        ""
-        if apart <= UNSETTLED
-        else f"not settled: the two halves of the run differ by {apart:.1f} standard errors; take more "
-        "iterations"
+    if apart <= UNSETTLED:
+        return grown / one.ratio, ""
+    return grown / one.ratio, (
+        f"not settled: the two halves of the run differ by {apart:.1f} standard errors; take more iterations"
     )
-    return grown / one.ratio, unsettled
 
 
 def _of_one_matrix(one: Product) -> np.ndarray:
@@ -242,10 +223,9 @@ def _of_one_matrix(one: Product) -> np.ndarray:
 def _grown(
     one: Product, rng: np.random.Generator, count: int, iterations: int, products: int, burn: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean growth (products, count) per factor, and by how many standard errors its halves differ
-    (count,).
-    """
+    """Mean growth (products, count) per factor; by how many standard errors its halves differ (count,)."""
     Q = rng.standard_normal((products, one.dim, count))
+    # Not all along the given directions, lest noise that couples no modes never leaves them.
     Q = np.linalg.qr(Q if one.start is None else one.start[:, :count] + 0.01 * Q)[0]
     halves, k = np.zeros((2, products, count)), -burn
     for B, rounding in blocks(one.draw, rng, burn + iterations, products, one.dim):
@@ -266,13 +246,15 @@ def _drift(halves: np.ndarray, iterations: int) -> np.ndarray:
     with np.errstate(all="ignore"):
         gap = halves[1] / (iterations - first) - halves[0] / first
         spread = np.std(gap, axis=0, ddof=1) / math.sqrt(halves.shape[1])
+        # Where all products grow alike, the spread is rounding, and so is the gap.
         drift = np.where(spread > 1e-9, np.mean(gap, axis=0) / spread, 0.0)
     return np.nan_to_num(drift, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _step(factor: np.ndarray, Q: np.ndarray, small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Orthonormal columns (products, d, count) one factor on, and by how much each grew (products, count):
-    zero where only rounding is left.
+    """Orthonormal columns (products, d, count) one factor on, and by how much each grew (products, count).
+
+    The growth is zero where only rounding is left.
     """
     ahead = factor @ Q
     lengths = np.linalg.norm(ahead, axis=1)
@@ -281,18 +263,14 @@ def _step(factor: np.ndarray, Q: np.ndarray, small: np.ndarray) -> tuple[np.ndar
         Q = np.where(lengths[:, None] > 0, ahead / np.where(lengths > 0, lengths, 1.0)[:, None], Q)
     else:
         Q, R = np.linalg.qr(ahead)
-        grown, lost = (
-            np.abs(np.diagonal(R, axis1=1, axis2=2)),
-            np.maximum(small[:, None], EPS * Q.shape[1] * lengths),
-        )
+        grown = np.abs(np.diagonal(R, axis1=1, axis2=2))
+        lost = np.maximum(small[:, None], EPS * Q.shape[1] * lengths)
         lost[:, 0] = small  # nothing is taken off the first column
     return Q, np.where(grown <= lost, 0.0, grown)
 
 
 def means(grown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard error over products (products, ...); one product that reached zero takes all with it:
-    the others will.
-    """
-    zero = np.isneginf(grown).any(axis=0)
+    """Mean and standard error over products (products, ...); ``-inf`` where one has reached zero."""
+    zero = np.isneginf(grown).any(axis=0)  # what has happened to one will happen to all
     calm = np.where(zero, 0.0, grown)
     return np.where(zero, -math.inf, calm.mean(axis=0)), calm.std(axis=0, ddof=1) / math.sqrt(len(grown))

@@ -1,6 +1,4 @@
-"""How large a step still contracts almost every path: the top exponent at many steps, with the same random
-numbers at all of them.
-"""
+"""How large a step still contracts almost every path: the top exponent at many steps."""
 
 from __future__ import annotations
 
@@ -76,8 +74,8 @@ def almost_sure_limit(
     """The largest step at which paths near a critical point contract almost surely.
 
     The first change of sign of the top exponent on a scan of 12 steps a decade over four decades, then closer
-    in, with the same random numbers at every step: the exponent is then a smooth curve, whose own error over
-    its slope is the limit's.
+    in. With the same random numbers at every step the exponent is a smooth curve, whose own error over its
+    slope is the limit's.
 
     Parameters
     ----------
@@ -109,6 +107,7 @@ def almost_sure_limit(
     """
     rates = _rates(flow, at, level, seed)
     options = {"iterations": iterations, "products": products, "seed": seed}
+    # A median, as near a pole of the gain the mean may be infinite.
     size = float(np.median(np.linalg.norm(rates.draw(np.random.default_rng(seed), PROBE)[0], axis=(1, 2))))
     steps = SCAN / size if size > 0 else SCAN
     exponents, errors = _tops(rates, steps, **options)
@@ -128,22 +127,19 @@ def _limit(
     """The limit, its error, and what is to be said of it, from a scan of steps."""
     sure = np.flatnonzero(np.abs(exponents) > SURE * (errors + ROUNDING))
     told = int(sure[0]) if len(sure) else len(steps)  # the first step at which the exponent is told from zero
-    doubts = (
-        [f"up to step {steps[told - 1]:.3g} the exponent is not told from zero: take more iterations"]
-        if told
-        else []
-    )
+    doubts = []
+    if told:
+        doubts = [
+            f"up to step {steps[told - 1]:.3g} the exponent is not told from zero: take more iterations"
+        ]
     if not len(sure):
         return math.nan, 0.0, doubts
     first = _first_crossing(exponents, told)
     if first is None:
         return math.inf, 0.0, [*doubts, f"below zero up to the largest step tried, {steps[-1]:.3g}"]
     if first == 0:
-        return (
-            0.0,
-            0.0,
-            [*doubts, f"above zero at step {steps[told]:.3g}, the smallest at which it is told from zero"],
-        )
+        smallest = f"above zero at step {steps[told]:.3g}, the smallest at which it is told from zero"
+        return 0.0, 0.0, [*doubts, smallest]
     return *_crossing(rates, steps[first - 1 : first + 1], exponents[first - 1 : first + 1], options), doubts
 
 
@@ -157,11 +153,10 @@ def top_exponents(
     products: int = 200,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The top exponent per iteration at many steps with the same random numbers, and its standard error: two
-    arrays (k,).
+    """The top exponent per iteration at many steps, and its standard error: two arrays (k,).
 
-    Much cheaper than `lyapunov_exponents` at each: the matrices are drawn once. The SDE's chain has ``dt =
-    step``.
+    With the same random numbers at all of them; much cheaper than `lyapunov_exponents` at each, as the
+    matrices are drawn once. The SDE's chain has ``dt = step``.
     """
     steps = _check.array("steps", steps, ndim=1, shape="(k,)")
     if not len(steps) or not (steps > 0).all():
@@ -183,28 +178,22 @@ def _tops(
     rates: Rates, steps: np.ndarray, *, iterations: int, products: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The top exponent of ``I - step X`` at all steps, and its error."""
-    iterations, products = (
-        _check.count("iterations", iterations, least=10),
-        _check.count("products", products, least=10),
-    )
+    iterations = _check.count("iterations", iterations, least=10)
+    products = _check.count("products", products, least=10)
     if not rates.steady:
         return means(_growth(rates, steps, iterations, products, seed).T)
     (X,), (reach,) = rates.draw(np.random.default_rng(seed), 1)
     sizes = np.abs(1 - steps[:, None] * np.linalg.eigvals(X)).max(axis=1)
+    sizes[sizes <= EPS * rates.dim * (1 + steps * reach)] = 0.0
     with np.errstate(divide="ignore"):
-        return np.log(np.where(sizes <= EPS * rates.dim * (1 + steps * reach), 0.0, sizes)), np.zeros(
-            len(steps)
-        )
+        return np.log(sizes), np.zeros(len(steps))
 
 
 def _growth(rates: Rates, steps: np.ndarray, iterations: int, products: int, seed: int) -> np.ndarray:
-    """Mean growth (steps, products) of one vector per factor, at all steps at once; ``-inf`` where only
-    rounding is left of one.
-    """
+    """Mean growth (steps, products) of one vector per factor; ``-inf`` where only rounding is left of it."""
     dim, rng, burn = rates.dim, np.random.default_rng(seed), min(200, iterations // 5)
-    v = rates.start[:, 0] + 0.01 * rng.standard_normal(
-        (products, dim)
-    )  # not all along it, lest noise that couples no modes never leaves it
+    # Not all along the first direction, lest noise that couples no modes never leaves it.
+    v = rates.start[:, 0] + 0.01 * rng.standard_normal((products, dim))
     v = np.broadcast_to(v, (len(steps), products, dim))
     growth, k, scale, least = np.zeros((len(steps), products)), -burn, steps[:, None], EPS * dim
     for X, reach in blocks(rates.draw, rng, burn + iterations, products, dim):
@@ -235,8 +224,9 @@ def _windows(steps: np.ndarray, exponents: np.ndarray, errors: np.ndarray) -> np
 
 
 def _first_crossing(exponents: np.ndarray, told: int) -> int | None:
-    """The step at which the exponent has turned nonnegative, read around the first that is told from zero: 0
-    if it never was below, None if it stays there.
+    """Index of the step at which the exponent has turned nonnegative; 0 if never below, None if always.
+
+    Read around the first step at which it is `told` from zero.
     """
     after = told + np.flatnonzero(exponents[told:] >= 0)
     if not len(after):
@@ -248,12 +238,11 @@ def _first_crossing(exponents: np.ndarray, told: int) -> int | None:
 def _crossing(
     rates: Rates, ends: np.ndarray, growths: np.ndarray, options: dict[str, int]
 ) -> tuple[float, float]:
-    """Where the exponent turns nonnegative between two steps, three times closer in and then along a straight
-    line, and its error.
+    """Where the exponent turns nonnegative between two steps, and its error.
 
-    The error needs the slope between the two: closer in, the logarithms of the few factors that are nearly
-    zero make it erratic.
+    Three times closer in, then along a straight line.
     """
+    # The slope is that between the two ends: closer in, the few factors that are nearly zero make it erratic.
     (low, high), slope = ends, float(np.diff(growths)[0] / np.diff(ends)[0])
     for _ in range(3):
         steps = np.linspace(low, high, ZOOM)

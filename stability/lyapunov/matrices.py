@@ -30,8 +30,9 @@ SINGULAR = 1e12
 
 
 class Product(NamedTuple):
-    """What is multiplied: draws of matrices in `dim` directions, `flat` others being at rest; one is `length`
-    of t, `ratio` iterations.
+    """What is multiplied: draws of matrices in `dim` directions, `flat` others being at rest.
+
+    One of them is `length` of t, `ratio` iterations.
     """
 
     draw: Draw
@@ -50,11 +51,10 @@ class Product(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Draws of ``X`` in ``B = I - dt X`` in the `dim` directions that anything moves; `steady` where every
-    draw is the same.
+    """Draws of ``X`` in ``B = I - dt X`` in the `dim` directions that anything moves.
 
-    `start` (dim, dim) holds the directions that contract least without noise, in order: small steps take long
-    to find them.
+    `steady` says that every draw is the same. `start` (dim, dim) holds the directions that contract least
+    without noise, in order: small steps take long to find them.
     """
 
     draw: Draw
@@ -69,19 +69,10 @@ def product_of_flow(flow: Flow, at: Any, level: str, dt: float | None, seed: int
     _check.choice("level", level, LEVELS)
     if level == "iteration" and dt is not None:
         raise ValueError(f"`dt` belongs to level='sde': the iteration's step is {flow.step:g}; got dt={dt}.")
-    ratio, linear = 1.0 if dt is None else _check.positive("dt", dt) / flow.step, linearize(flow, at)
-    rates, length = moving_rates(linear, level, ratio, seed), ratio * flow.step
-    return Product(
-        factors(rates.draw, length),
-        rates.dim,
-        level,
-        rates.flat,
-        length,
-        ratio,
-        rates.steady,
-        rates.start,
-        linear,
-    )
+    ratio = 1.0 if dt is None else _check.positive("dt", dt) / flow.step
+    linear, length = linearize(flow, at), ratio * flow.step
+    draw, dim, flat, steady, start = moving_rates(linear, level, ratio, seed)
+    return Product(factors(draw, length), dim, level, flat, length, ratio, steady, start, linear)
 
 
 def product_of_function(function: Any, at: Any, dt: Any) -> Product:
@@ -98,26 +89,22 @@ def product_of_function(function: Any, at: Any, dt: Any) -> Product:
 
 def moving_rates(linear: LinearFlow, level: str, ratio: float, seed: int) -> Rates:
     """The draws of ``X`` on the directions that anything moves: at an interpolating minimum not all are."""
-    noise, modes = (
-        linear.flow.noise_model,
-        linear.vectors if level == "iteration" else np.eye(linear.flow.dim),
-    )
+    noise = linear.flow.noise_model
+    steady = not noise.has_curvature or not any(noise.scales)
     draw, basis = _moving(rates(linear, level, ratio), linear.flow.dim, np.random.default_rng(seed))
-    modes = basis.T @ modes
+    dim = basis.shape[1]
+    # The chain's rates are in the eigenbasis already.
+    modes = basis.T @ (linear.vectors if level == "iteration" else np.eye(linear.flow.dim))
     order = [i for i in np.argsort(-linear.rates, kind="stable") if np.linalg.norm(modes[:, i]) > 0.5]
-    dim, steady = basis.shape[1], not noise.has_curvature or not any(noise.scales)
-    return Rates(
-        draw, dim, linear.flow.dim - dim, steady, np.linalg.qr(np.hstack([modes[:, order], np.eye(dim)]))[0]
-    )
+    start = np.linalg.qr(np.hstack([modes[:, order], np.eye(dim)]))[0]
+    return Rates(draw, dim, linear.flow.dim - dim, steady, start)
 
 
 # -- rates -----------------------------------------------------------------------------------------
 
 
 def rates(linear: LinearFlow, level: str, ratio: float) -> Draw:
-    """Draws of ``X`` in ``B = I - dt X``, which does not depend on the step as long as ``dt = ratio *
-    step``.
-    """
+    """Draws of ``X`` in ``B = I - dt X``, which do not depend on the step while ``dt = ratio * step``."""
     return _chain_rates(linear, ratio) if level == "sde" else _iteration_rates(linear)
 
 
@@ -149,14 +136,15 @@ def _hessians(
         return hessian + sample.Eg, hessian + sample.Eh
     w = np.broadcast_to(at, (size, len(at)))
     slope = flow.objective.hessian(w, batch=sample.gradient)
-    return slope, slope if sample.hessian is sample.gradient else flow.objective.hessian(
-        w, batch=sample.hessian
-    )
+    if sample.hessian is sample.gradient:
+        return slope, slope
+    return slope, flow.objective.hessian(w, batch=sample.hessian)
 
 
 def _chain_rates(linear: LinearFlow, ratio: float) -> Draw:
-    """The same of the SDE's chain, in the Hessian's eigenbasis, which changes no exponent: ``-(A + G /
-    sqrt(ratio))``.
+    """The same of the SDE's chain, ``-(A + G / sqrt(ratio))``.
+
+    In the Hessian's eigenbasis, which changes no exponent.
     """
     flow, Q, lam, gains = linear.flow, linear.vectors, linear.eigenvalues, linear.gains
     if flow.bends:
@@ -177,9 +165,9 @@ def _chain_rates(linear: LinearFlow, ratio: float) -> Draw:
 def _moving(draw: Draw, dim: int, rng: np.random.Generator) -> tuple[Draw, np.ndarray]:
     """The draws on the directions that anything moves, and those directions (d, k)."""
     X = draw(rng, PROBE)[0]
-    values, axes = np.linalg.svd(
-        np.concatenate([X, np.swapaxes(X, 1, 2)]).reshape(-1, dim), full_matrices=False
-    )[1:]
+    # Both sides: what a direction at rest neither moves nor is moved by.
+    rows = np.concatenate([X, np.swapaxes(X, 1, 2)]).reshape(-1, dim)
+    _, values, axes = np.linalg.svd(rows, full_matrices=False)
     kept = axes[values > 1e-12 * values[0]].T if values[0] > 0 else axes.T
     if kept.shape[1] == dim:
         return draw, np.eye(dim)
@@ -192,8 +180,9 @@ def _moving(draw: Draw, dim: int, rng: np.random.Generator) -> tuple[Draw, np.nd
 
 
 def _regular(sizes: np.ndarray) -> None:
-    """Raise where the gain times the Hessian (n,) says that the gain is infinite, up to rounding: as on a
-    batch smaller than the dimension.
+    """Raise where gain times Hessian (n,) says that the gain is infinite, up to rounding.
+
+    As on a batch smaller than the dimension.
     """
     broken = int(np.count_nonzero(~(sizes < SINGULAR)))
     if broken:
@@ -207,15 +196,17 @@ def _regular(sizes: np.ndarray) -> None:
 
 
 def factors(drawn: Draw, length: float) -> Draw:
-    """``B = I - length X``, and the size of its rounding errors; what is within them of zero is zero, as for
-    Newton's method at step 1.
+    """``B = I - length X``, and the size of its rounding errors.
+
+    What is within them of zero is zero, as for Newton's method at step 1.
     """
 
     def draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
         X, reach = drawn(rng, size)
         dim = X.shape[-1]
         with np.errstate(over="ignore"):
-            B, rounding = np.eye(dim) - length * X, EPS * dim * (1 + length * reach)
+            B = np.eye(dim) - length * X
+            rounding = EPS * dim * (1 + length * reach)
         if not np.isfinite(B).all():
             raise ValueError(
                 f"The step, or `dt`, must be so small that one step does not overflow; got {length:g}."

@@ -1,6 +1,4 @@
-"""Half the growth rate of second moments, on the scale of the exponents: from theory, by quadrature, or
-measured.
-"""
+"""Half the growth rate of second moments, on the exponents' scale: by theory, quadrature or measurement."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ GROUPS = 10
 
 
 def mean_square_rate(one: Product, rng: np.random.Generator) -> tuple[float, float, str]:
-    """Half the logarithm of the second-moment map's radius per iteration, its error, and what makes it
-    doubtful.
-    """
+    """Half the log of the second-moment map's radius per iteration, its error, and what makes it doubtful."""
     rate, error, doubt = _per_factor(one, rng)
     return rate / one.ratio, error / one.ratio, doubt
 
@@ -38,11 +34,9 @@ def _per_factor(one: Product, rng: np.random.Generator) -> tuple[float, float, s
     if square is not None and math.isinf(square.value):
         return math.inf, 0.0, f"no second moment: {square.reason}"
     if square is not None and one.dim == 1:
-        return (
-            (0.5 * math.log(square.value), 0.5 * square.error / square.value, "")
-            if square.value
-            else (-math.inf, 0.0, "")
-        )
+        if not square.value:
+            return -math.inf, 0.0, ""
+        return 0.5 * math.log(square.value), 0.5 * square.error / square.value, ""
     rate, error, doubt = _measured(one.draw, one.dim, rng)
     return rate, 0.0 if one.steady else error, doubt
 
@@ -55,10 +49,8 @@ def _chain_rate(linear: LinearFlow, dt: float) -> float:
         with np.errstate(divide="ignore"):
             return float(np.log(np.max(np.abs(factor))))
     size = max(float(np.max(np.abs(factor))), spread)  # of huge steps the squares would overflow
-    factor, strength = factor / size, (spread / size) ** 2
-    return math.log(size) + _half_log_radius(
-        lambda M: np.outer(factor, factor) * M + strength * kick(M), linear.flow.dim
-    )
+    squares, strength = np.outer(factor / size, factor / size), (spread / size) ** 2
+    return math.log(size) + _half_log_radius(lambda M: squares * M + strength * kick(M), linear.flow.dim)
 
 
 def _quadrature(linear: LinearFlow) -> Estimate | None:
@@ -69,44 +61,34 @@ def _quadrature(linear: LinearFlow) -> Estimate | None:
     pole of the gain from any spectrum.
     """
     flow, noise = linear.flow, linear.flow.noise_model
-    if (
-        type(noise) is not Noise
-        or not noise.has_curvature
-        or (flow.method.rank is not None and flow.method.rank < flow.dim)
-    ):
+    truncated = flow.method.rank is not None and flow.method.rank < flow.dim
+    if type(noise) is not Noise or not noise.has_curvature or truncated:
         return None
-    alone = Noise(
-        curvature=noise.curvature,
-        batch=noise.batch,
-        hessian_batch=noise.hessian_batch,
-        coupling=noise.coupling,
-    )
+    # Without the gradient's own noise, which adds to the second moment and does not multiply it.
+    options = ("curvature", "batch", "hessian_batch", "coupling")
+    alone = Noise(**{name: getattr(noise, name) for name in options})
     try:
-        return exact_mode(flow.method, curvature=float(linear.eigenvalues[0]), noise=alone).moment(
-            2, flow.step
-        )
+        mode = exact_mode(flow.method, curvature=float(linear.eigenvalues[0]), noise=alone)
+        return mode.moment(2, flow.step)
     except ArithmeticError:
         return None
 
 
 def _measured(draw: Draw, dim: int, rng: np.random.Generator) -> tuple[float, float, str]:
-    """From draws in ten groups, each left out in turn (jackknife): the error, and a first-order correction of
-    the bias.
-    """
-    per = max(25, min(2000, int(4e7 / dim**4)))
+    """From draws in ten groups, each left out in turn: the rate less its bias, and its error (jackknife)."""
+    per = max(25, min(2000, int(4e7 / dim**4)))  # a radius of the dense map takes dim^4 numbers
     B = np.stack([draw(rng, per)[0] for _ in range(GROUPS)])
     size = float(np.abs(B).max())
     if size == 0:
         return -math.inf, 0.0, ""
     B = B / size  # so that squares neither overflow nor vanish
     weights = np.sum(B**2, axis=(2, 3)).ravel()
-    share = float(weights.max() / weights.sum())
-    doubt = (
-        ""
-        if share < LUMP
-        else f"one draw of {len(weights)} makes up {share:.0%} of the second moment: the mean-square rate is "
-        "not measured"
-    )
+    share, doubt = float(weights.max() / weights.sum()), ""
+    if not share < LUMP:
+        doubt = (
+            f"one draw of {len(weights)} makes up {share:.0%} of the second moment: the mean-square rate is "
+            "not measured"
+        )
     whole = _radius_of(B.reshape(-1, dim, dim))
     if math.isinf(whole):  # nilpotent
         return whole, 0.0, doubt
@@ -118,10 +100,10 @@ def _measured(draw: Draw, dim: int, rng: np.random.Generator) -> tuple[float, fl
 def _radius_of(B: np.ndarray) -> float:
     dim = B.shape[-1]
     if dim * (dim + 1) // 2 > DENSE:
-        rows = np.ascontiguousarray(B.transpose(1, 0, 2))  # two matrix products for E[B M B^T]
-        return _half_log_radius(
-            lambda M: (rows.reshape(-1, dim) @ M).reshape(dim, -1) @ rows.reshape(dim, -1).T / len(B), dim
-        )
+        # E[B M B^T] as two matrix products, whatever the number of draws.
+        rows = np.ascontiguousarray(B.transpose(1, 0, 2))
+        tall, wide = rows.reshape(-1, dim), rows.reshape(dim, -1).T
+        return _half_log_radius(lambda M: (tall @ M).reshape(dim, -1) @ wide / len(B), dim)
     flat = B.reshape(len(B), -1)
     tensor = (flat.T @ flat / len(B)).reshape((dim,) * 4).transpose(1, 3, 0, 2).reshape(dim**2, dim**2)
     return _half_log_radius(lambda M: (M.reshape(*M.shape[:-2], dim**2) @ tensor).reshape(M.shape), dim)
@@ -138,11 +120,7 @@ def _half_log_radius(apply: Map, dim: int) -> float:
         operator = scipy.sparse.linalg.LinearOperator(
             (half.size,) * 2, matvec=lambda v: half.pack(apply(half.unpack(v))), dtype=float
         )
-        radius = float(
-            abs(
-                scipy.sparse.linalg.eigs(
-                    operator, k=1, which="LM", v0=half.pack(np.eye(dim)), tol=1e-8, return_eigenvectors=False
-                )[0]
-            )
-        )
+        # The leading eigenvector is a positive matrix, which the identity is never orthogonal to.
+        options = {"which": "LM", "v0": half.pack(np.eye(dim)), "tol": 1e-8, "return_eigenvectors": False}
+        radius = float(abs(scipy.sparse.linalg.eigs(operator, k=1, **options)[0]))
     return 0.5 * math.log(radius) if radius > 0 else -math.inf
