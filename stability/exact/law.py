@@ -1,9 +1,9 @@
-"""The law of a curvature seen through noise, ``x = lam + E_h``, and integrals over it that know where they
-diverge.
+"""The law of a curvature seen through noise, and integrals over it that know where they diverge.
 
-Near every point where gain or density may be singular, and far out, the integrand's factors follow powers of
-the distance; these powers are measured first and decide whether a moment exists. Integrals are taken in the
-logarithm of the distance to those points, so that an integrable singularity is a smooth decay.
+The curvature is ``x = lam + E_h``. Near every point where gain or density may be singular, and far out, the
+integrand's factors follow powers of the distance; these are measured first and decide whether a moment
+exists. Integrals are taken in the logarithm of the distance to those points, so that an integrable
+singularity is a smooth decay.
 """
 
 from __future__ import annotations
@@ -15,21 +15,17 @@ from typing import Any
 
 import numpy as np
 
-Function = Callable[
-    [Any, Any], Any
-]  # of x = lam + e and of e: near each of their zeros one of the two is exact
+Function = Callable[[Any, Any], Any]  # of x = lam + e and e: near the zeros of each, that one is exact
 
 _TOLERANCE = 1e-6  # a quadrature that claims less raises
 _FAR = 1e40  # where a heavy tail is handed over to its power law, in units of the problem
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
-_GRID = 10 ** np.linspace(-16, 16, 801)
+_GRID = 10 ** np.linspace(-16, 16, 801)  # distances, in units of the problem, from rounding to far out
 
 
 @dataclass(frozen=True)
 class Powers:
-    """How density, gain and rate behave at one end: powers of the distance to a point, or of ``|e|`` at
-    infinity.
-    """
+    """How density, gain and rate behave at an end: powers of the distance to it, or of ``|e|`` far out."""
 
     density: float = 0.0
     gain: float = 0.0
@@ -38,11 +34,9 @@ class Powers:
     def room(self, what: str, order: float, outward: bool) -> float:
         """By how much the end's integral of the moment converges: <= 0 where it does not."""
         power = getattr(self, what) if what else 0.0
-        return (
-            -self.density - order * max(power, 0.0) - 1
-            if outward
-            else 1 + self.density + order * min(power, 0.0)
-        )
+        if outward:
+            return -self.density - order * max(power, 0.0) - 1
+        return 1 + self.density + order * min(power, 0.0)
 
     def index(self, what: str, outward: bool) -> float:
         """The smallest order whose moment is infinite."""
@@ -66,10 +60,10 @@ class Law:
         self.lam, self.log_density, self.support, self.marks = lam, log_density, support, marks
         self.unit = max(abs(lam), spread)
         ends = [end for end in support if math.isfinite(end)]
+        # A gain's poles are zeros of its reciprocal, which can be bracketed.
         found = small_points(lambda x: 1 / gain(x), self.grid([0.0, lam, *(lam + e for e in self.marks)]))
-        self.anchors = self._inside(
-            [(0.0, -lam), *((lam + e, e) for e in (*self.marks, *ends)), *((x, x - lam) for x in found)]
-        )
+        known = [(lam + e, e) for e in (*self.marks, *ends)]
+        self.anchors = self._inside([(0.0, -lam), *known, *((x, x - lam) for x in found)])
         functions = (
             lambda x, e: log_density(e),
             lambda x, e: np.log(np.abs(gain(x))),
@@ -97,15 +91,11 @@ class Law:
         return kept
 
     def resolution(self, x: float, e: float) -> float:
-        """The size whose rounding blurs the distance to an anchor: 0 at a pole in x = 0 and at the centre of
-        the law.
-        """
+        """The size whose rounding blurs the distance to an anchor: 0 at x = 0 and at the law's center."""
         return 0.0 if e == 0 or (x == 0 and e not in self.support) else max(abs(x), abs(e))
 
     def _power(self, log_f: Function, x: float, e: float, side: int, distance: float = 0.0) -> float:
-        """The power of the distance that a function follows near a point, or far out; 0 where it follows
-        none.
-        """
+        """The power of the distance that a function follows near a point, or far out; 0 where none."""
         step = distance or 1e-12 * self.resolution(x, e) or 1e-42 * self.unit
         t = side * step * np.array([1.0, 100.0, 10_000.0])
         heights = np.asarray(log_f(x + t, e + t), dtype=float) + 0 * t
@@ -114,7 +104,7 @@ class Law:
         power, other = (float(gap) / math.log(100) for gap in np.diff(heights))
         if not distance and abs(power - other) > 0.05:  # steep, yet smooth
             return 0.0
-        fraction = round(24 * power) / 24
+        fraction = round(24 * power) / 24  # a power in a formula is a simple fraction: then it is exact
         return fraction if abs(power - fraction) < 1e-3 else power
 
     def _outward_power(self, log_f: Function, side: int) -> float:
@@ -142,27 +132,17 @@ class Law:
         for powers, outward, x in self.ends():
             if powers.room(what, order, outward) > 1e-9:
                 continue
-            power, first = (
-                getattr(powers, what),
-                f"moments from {powers.index(what, outward):.4g} up are infinite",
-            )
+            power = getattr(powers, what)
+            first = f"moments from {powers.index(what, outward):.4g} up are infinite"
             name = {"gain": "phi", "rate": "X"}[what]
             if outward:
                 return (
                     f"the density of E_h falls like |E_h|^{powers.density:.4g} while {name} grows like "
                     f"|E_h|^{power:.4g}: {first}"
                 )
-            height = float(self.log_density(x - self.lam))
-            density = (
-                "0"
-                if height == -math.inf
-                else f"{math.exp(height):.3g}"
-                if abs(height) < 700
-                else f"10^{height / math.log(10):.0f}"
-            )
             return (
                 f"{name} has a pole of order {-power:.4g} at lambda = {x:.4g}, where the density of lambda + "
-                f"E_h is {density}: {first}"
+                f"E_h is {_from_log(float(self.log_density(x - self.lam)))}: {first}"
             )
         return ""
 
@@ -189,43 +169,33 @@ class Law:
         panels = [np.linspace(a, b, 2 + int((b - a) / 3)) for a, b in zip(start, stop, strict=True)]
         k = np.repeat(np.arange(len(panels)), [len(edges) - 1 for edges in panels])
         a, b = (np.concatenate([edges[cut] for edges in panels]) for cut in (slice(None, -1), slice(1, None)))
+        # The integrand's largest exponent goes into the result's: no moment overflows on the way.
         shift = float(np.max(log_weight(a[:, None] + (b - a)[:, None] * (0.5 + 0.5 * _NODES), k[:, None])[2]))
         shift = max(shift, -1e300)
 
         def integrand(y: np.ndarray, k: np.ndarray) -> np.ndarray:
             x, e, weight = log_weight(y, k)
-            return np.where(
-                weight - shift > -100, value(x, e) * np.exp(np.minimum(weight - shift, 600.0)), 0.0
-            )
+            height = value(x, e) * np.exp(np.minimum(weight - shift, 600.0))
+            return np.where(weight - shift > -100, height, 0.0)
 
         total, error = _adapt(integrand, a, b, k)
         every = np.arange(len(x0))
         for edge, turn, rooms in ((start, math.log(2), room), (stop, -math.log(2), far)):
-            first, second = (
-                integrand(edge, every),
-                integrand(edge + turn, every) * np.exp2(-np.minimum(rooms, 1e3)),
-            )
-            tail = np.where(
-                np.isfinite(rooms), (2 * first - second) / rooms + (second - first) / (rooms + 1), 0.0
-            )
+            # What lies beyond an edge, by the integrand there and at twice (or half) the distance: its power
+            # law times 1 + c t, integrated term by term.
+            first = integrand(edge, every)
+            second = integrand(edge + turn, every) * np.exp2(-np.minimum(rooms, 1e3))
+            open_end = np.isfinite(rooms)
+            tail = np.where(open_end, (2 * first - second) / rooms + (second - first) / (rooms + 1), 0.0)
             total += float(np.sum(tail))
             # The linear term's relative size, squared, stands for the quadratic term that is left out.
-            error += float(
-                np.sum(
-                    np.divide(
-                        (tail - first / rooms) ** 2,
-                        np.abs(tail),
-                        out=np.zeros_like(tail),
-                        where=(tail != 0) & np.isfinite(rooms),
-                    )
-                )
-            )
+            used = (tail != 0) & open_end
+            left_out = (tail - first / rooms) ** 2
+            error += float(np.sum(np.divide(left_out, np.abs(tail), out=np.zeros_like(tail), where=used)))
         return total, error, shift
 
     def _halves(self, what: str, order: float, extra: Iterable[float]) -> np.ndarray:
-        """Rows (x, e, side, log of the nearest and of the farthest distance, convergence near and far), one
-        per half.
-        """
+        """One row per half: x, e, side, logs of the nearest and farthest distance, room near and far."""
         anchors = sorted(self._inside([*self.anchors, *((x, x - self.lam) for x in extra)]))
         rows = []
         for i, (x, e) in enumerate(anchors):
@@ -236,29 +206,30 @@ class Law:
                 room = self.powers.get((x, e, side), Powers()).room(what, order, False)
                 inner = 0 <= j < len(anchors)
                 far = math.inf if inner else self.outward[side].room(what, order, True)
-                reach = (
-                    0.5 * abs(anchors[j][0] - x)
-                    if inner
-                    else self.unit * (_FAR if math.isfinite(far) else 1e6)
-                )
-                # Singular ends are followed as far down as rounding lets them; regular ones need no more than
-                # their constant.
+                if inner:
+                    reach = 0.5 * abs(anchors[j][0] - x)
+                else:
+                    reach = self.unit * (_FAR if math.isfinite(far) else 1e6)
+                # Singular ends are followed as far down as rounding lets them; regular ones need no more
+                # than their constant.
                 size = self.resolution(x, e)
-                start = (
-                    max(1e-13 * min(reach, self.unit), 1e-14 * size)
-                    if room >= 1
-                    else size * 10 ** (-6.3 - 6 * room)
-                    if size
-                    else 1e-100 * self.unit
-                )
+                if room >= 1:
+                    start = max(1e-13 * min(reach, self.unit), 1e-14 * size)
+                else:
+                    start = size * 10 ** (-6.3 - 6 * room) if size else 1e-100 * self.unit
                 rows.append((x, e, side, math.log(min(start, 1e-3 * reach)), math.log(reach), room, far))
         return np.array(rows)
 
 
+def _from_log(height: float) -> str:
+    """``exp(height)`` in words that neither overflow nor vanish."""
+    if height == -math.inf:
+        return "0"
+    return f"{math.exp(height):.3g}" if abs(height) < 700 else f"10^{height / math.log(10):.0f}"
+
+
 def _adapt(f: Callable, a: np.ndarray, b: np.ndarray, k: np.ndarray) -> tuple[float, float]:
-    """Integral and error estimate of ``f(y, piece)`` over panels [a, b] of pieces k: bisect until 16-point
-    Gauss rules agree.
-    """
+    """Integral of ``f(y, piece)`` over panels [a, b] of pieces k and its error: 16-point Gauss, bisected."""
 
     def gauss(a: np.ndarray, b: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         half = 0.5 * (b - a)
@@ -273,8 +244,8 @@ def _adapt(f: Callable, a: np.ndarray, b: np.ndarray, k: np.ndarray) -> tuple[fl
         parts, size = gauss(a, b, k)
         left, right = np.split(parts, 2)
         gap = np.abs(left + right - whole)
-        # A panel's own size counts too: where the integrand is only known to so many digits, halving does not
-        # help.
+        # A panel's own size counts too: where the integrand is known to so many digits only, halving does
+        # not help.
         done = gap <= 1e-13 * scale + 1e-11 * (size[: len(gap)] + size[len(gap) :])
         done |= (depth == 59) | (len(gap) > 20_000)
         total, error = total + float(np.sum((left + right)[done])), error + float(np.sum(gap[done]))
@@ -297,30 +268,23 @@ def small_points(f: Callable, grid: np.ndarray) -> list[float]:
     values = np.asarray(f(grid), dtype=float) + 0 * grid
     values[~np.isfinite(values)] = np.nan
     size, signs = np.abs(values), np.sign(values)
-    crossing = np.flatnonzero(signs[1:] * signs[:-1] < 0)
     points = [
         scipy.optimize.brentq(f, grid[i], grid[i + 1], xtol=1e-300, rtol=1e-15, maxiter=1000)
-        for i in crossing
+        for i in np.flatnonzero(signs[1:] * signs[:-1] < 0)
     ]
+    # Zeros on the grid itself, but none of a stretch on which the function vanishes.
     points += list(grid[1:-1][(size[1:-1] == 0) & (size[2:] != 0) & (size[:-2] != 0)])
+    # Minima of the size without a change of sign, by a tenth or more: else they are rounding.
     middle = size[2:-2]
-    low = (
-        (middle <= size[1:-3])
-        & (middle <= size[3:-1])
-        & (middle < 0.9 * size[:-4])
-        & (middle < 0.9 * size[4:])
-        & (middle > 0)
-    )
+    low = (middle > 0) & (middle <= size[1:-3]) & (middle <= size[3:-1])
+    low &= (middle < 0.9 * size[:-4]) & (middle < 0.9 * size[4:])
     low &= (signs[1:-3] == signs[2:-2]) & (signs[3:-1] == signs[2:-2])
-    return [float(x) for x in points] + [
-        _lowest(f, grid[i - 1], grid[i + 1]) for i in np.flatnonzero(low) + 2
-    ]
+    touching = [_lowest(f, grid[i - 1], grid[i + 1]) for i in np.flatnonzero(low) + 2]
+    return [float(x) for x in points] + touching
 
 
 def _lowest(f: Callable, a: float, b: float) -> float:
-    """Where ``|f|`` is smallest in [a, b]: to rounding where it is a cusp, which SciPy's bounded search is
-    not.
-    """
+    """Where ``|f|`` is smallest in [a, b]: to rounding at a cusp too, which SciPy's bounded search is not."""
     for _ in range(40):
         x = np.linspace(a, b, 9)
         i = int(np.nanargmin(np.abs(f(x))))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -91,13 +91,18 @@ class ExactMode(Result):
             return np.array([self.curvature]), []
         grid = self._law.grid(x for x, _ in self._law.anchors)
         grid = grid[self._law.log_density(grid - self.curvature) > -math.inf]
-        mean = lambda x: (m := self._factor(x, step)[0]) * (np.abs(m) > 4e-16)  # noqa: E731 - rounding has no zeros worth finding
+
+        def mean(x: Any) -> Any:
+            value = self._factor(x, step)[0]
+            return value * (np.abs(value) > 4e-16)  # rounding has no zeros worth finding
+
         return grid, small_points(mean, grid)
 
     @np.errstate(all="ignore")
     def _constant(self, step: float, grid: np.ndarray) -> float | None:
-        """``|1 - step X|`` where it does not vary, as for Newton's method with one batch for both; 0 if
-        within rounding of it.
+        """``|1 - step X|`` where it does not vary; 0 if within rounding of it.
+
+        As for Newton's method with one batch for both.
         """
         mean, spread = self._factor(grid, step)
         if np.any(spread > 0) or not np.nanmax(mean) - np.nanmin(mean) <= 1e-14:
@@ -109,11 +114,10 @@ class ExactMode(Result):
     def _log_power(
         self, log_f: Function, what: str, order: float, grid: np.ndarray, extra: list[float]
     ) -> tuple[float, float]:
-        """``log E exp(log_f)`` and its error, with the integrand's peak as a mark where a high order moves
-        it.
-        """
+        """``log E exp(log_f)`` and its error."""
         import scipy
 
+        # A high order moves the integrand's peak far from every mark, and makes it narrow: it gets its own.
         if order > 20 and self._law is not None:
             law = self._law
             height = law.log_density(grid - self.curvature) + log_f(grid, None)
@@ -165,17 +169,16 @@ class ExactMode(Result):
         """``E|phi(lam + E_h)|^order``; raises as `moment` does."""
         order = _check.positive("order", order)
         grid = self._sites(1.0)[0]
-        return self._estimate(
-            "gain",
-            order,
-            lambda: self._log_power(
-                lambda x, e: order * np.log(np.abs(self._gain(x))), "gain", order, grid, []
-            ),
-        )
+
+        def log_gain(x: Any, e: Any) -> Any:
+            return order * np.log(np.abs(self._gain(x)))
+
+        return self._estimate("gain", order, lambda: self._log_power(log_gain, "gain", order, grid, []))
 
     def lyapunov(self, step: float) -> Estimate:
-        """``E log|1 - step X|``: the mode is almost surely stable where it is negative. Raises as `moment`
-        does.
+        """``E log|1 - step X|``: the mode is almost surely stable where it is negative.
+
+        Raises as `moment` does.
         """
         step = _check.positive("step", step)
         grid, zeros = self._sites(step)
@@ -201,9 +204,7 @@ class ExactMode(Result):
 
     @property
     def mean_square_limit(self) -> float:
-        """The largest step with ``E(1 - step X)^2 < 1``, ``2 E X / E X^2``; 0 where no step is mean-square
-        stable.
-        """
+        """The largest step with ``E(1 - step X)^2 < 1``, ``2 E X / E X^2``; 0 where there is none."""
         return self._mean_square[0]
 
     @property
@@ -213,10 +214,10 @@ class ExactMode(Result):
 
     @functools.cached_property
     def almost_sure_limit(self) -> float:
-        """The smallest step at which ``E log|1 - step X|`` turns nonnegative: 0 if it is so at small steps,
-        inf if it never does.
+        """The smallest step at which ``E log|1 - step X|`` turns nonnegative.
 
-        Found on a geometric scan of 12 steps a decade: an unstable window narrower than that may be missed.
+        0 if it is so at small steps, inf if it never does. Found on a geometric scan of 12 steps a decade: an
+        unstable window narrower than that may be missed.
         """
         import scipy
 
@@ -224,37 +225,30 @@ class ExactMode(Result):
             mean, error = self._mean(lambda x, e: self._rate(x)[0], "rate")
             if mean < -error:  # E log|1 - step X| = -step E X + O(step^2)
                 return 0.0
+        around = [0.0] if self._law is None else [*self._law.marks, 0.5 * self._law.unit]
         with np.errstate(all="ignore"):
-            x = (
-                np.array([self.curvature])
-                if self._law is None
-                else self.curvature + np.array([*self._law.marks, 0.5 * self._law.unit])
-            )
-            size = np.hypot(*self._rate(x))
+            size = np.hypot(*self._rate(self.curvature + np.array(around)))
         size = size[np.isfinite(size) & (size > 0)]
         if not len(size):
             return 0.0
         steps = 10 ** np.arange(-3, 8, 1 / 12) / np.median(size)
-        for i, step in enumerate(steps):
-            if self.lyapunov(step).value >= 0:
-                return (
-                    float(
-                        scipy.optimize.brentq(
-                            lambda s: self.lyapunov(s).value, steps[i - 1], step, rtol=1e-12
-                        )
-                    )
-                    if i
-                    else 0.0
-                )
-        return math.inf
+
+        def growth(step: float) -> float:
+            return self.lyapunov(step).value
+
+        first = next((i for i, step in enumerate(steps) if growth(step) >= 0), None)
+        if first is None:
+            return math.inf
+        return (
+            float(scipy.optimize.brentq(growth, *steps[first - 1 : first + 1], rtol=1e-12)) if first else 0.0
+        )
 
     def tail_index(self, step: float) -> float:
-        """The tail index of the stationary law: its moments are finite below it, infinite above (`inf`: all
-        are finite).
+        """The tail index of the stationary law: its moments are finite below it, infinite above.
 
         The smaller of Kesten's root ``s > 0`` of ``E|1 - step X|^s = 1`` (Kesten 1973; Goldie 1991, Theorem
-        4.1) and of the index of the additive term ``phi(lam + E_h) zeta``, for any nonzero gradient noise. A
-        root beyond 1e5 counts as infinite.
+        4.1) and of the index of the additive term ``phi(lam + E_h) zeta``, for any nonzero gradient noise.
+        Where all moments are finite it is infinite; a root beyond 1e5 counts as such.
 
         Raises
         ------
@@ -265,13 +259,10 @@ class ExactMode(Result):
         if growth.value >= 0:
             raise Unstable(
                 f"A stationary law does not exist for {self.method.name} at step {step:g}: E log|1 - step X| "
-                f"= {growth.value:.4g} "
-                f"(+- {growth.error:.1g}) >= 0, almost-sure stability ends at step "
+                f"= {growth.value:.4g} (+- {growth.error:.1g}) >= 0, almost-sure stability ends at step "
                 f"{self.almost_sure_limit:.4g}. Take a smaller step."
             )
-        additive, critical = (
-            (self._law.index("gain"), self._law.index("rate")) if self._law else (math.inf, math.inf)
-        )
+        additive, critical = (self._law.index(what) if self._law else math.inf for what in ("gain", "rate"))
         return min(additive, self._kesten(step, growth.value, critical))
 
     def _kesten(self, step: float, growth: float, critical: float) -> float:
@@ -279,9 +270,9 @@ class ExactMode(Result):
 
         with np.errstate(all="ignore"):
             mean, spread = self._factor(self._sites(step)[0], step)
-        if growth == -math.inf or (
-            not np.any(spread > 0) and np.nanmax(np.abs(mean)) <= 1 + 1e-12 and math.isinf(critical)
-        ):
+        # A factor that never exceeds one has no moment above one: the root is at infinity.
+        bounded = not np.any(spread > 0) and np.nanmax(np.abs(mean)) <= 1 + 1e-12
+        if growth == -math.inf or (bounded and math.isinf(critical)):
             return math.inf
 
         def log_norm(order: float) -> float:  # of |1 - step X|: increasing in the order, E log at 0
@@ -295,8 +286,7 @@ class ExactMode(Result):
         return float(scipy.optimize.brentq(log_norm, 0.0, high, rtol=1e-11))
 
     def variance(self, step: float) -> float:
-        """Stationary variance ``step^2 sigma^2 E[phi^2] / (1 - E(1 - step X)^2)``, in units of the parameter
-        squared.
+        """Stationary variance ``step^2 sigma^2 E[phi^2] / (1 - E(1 - step X)^2)``, in the parameter's units.
 
         Infinite where it does not exist: ``moment(2, step)`` (not below 1) or ``gain_moment(2)`` says why.
         """
@@ -306,28 +296,25 @@ class ExactMode(Result):
         return step**2 * self.sigma**2 * self.gain_moment(2).value / (1 - square) if self.sigma else 0.0
 
     def data(self) -> Study:
-        """``E(1 - step X)^2`` and ``E log|1 - step X|`` against the step, for `stability.plot`: stable where
-        they are below 1 and 0.
+        """``E(1 - step X)^2`` and ``E log|1 - step X|`` against the step, for `stability.plot`.
+
+        The mode is stable where they are below 1 and 0.
         """
         limits = np.array([self.mean_square_limit, self.almost_sure_limit])
         reach = max([limit for limit in limits if 0 < limit < math.inf], default=1.0)
         steps = np.linspace(0.0, 1.3 * reach, 61)[1:]
         growth = np.array([self.lyapunov(step).value for step in steps])
         square = np.array([self.moment(2, step).value for step in steps])
+        arrays = {"step": steps, "growth": growth, "square": square, "limits": limits}
         about = {"method": self.method.label, "curvature": self.curvature}
-        return Study(
-            "exact-mode",
-            {"step": steps, "growth": growth, "square": square, "limits": limits},
-            about,
-            provenance(),
-        )
+        return Study("exact-mode", arrays, about, provenance())
 
     def __str__(self) -> str:
         lines = [
             f"{self.method.label}, one mode, lambda = {self.curvature:g}: the iteration itself, nothing "
-            "linearised"
+            "linearised",
+            f"{'':<24} {'value':>12} {'+-':>9}",
         ]
-        lines.append(f"{'':<24} {'value':>12} {'+-':>9}")
         noted = []
         for name, estimate in (
             ("E|phi|", self.gain_moment(1)),
@@ -337,16 +324,14 @@ class ExactMode(Result):
             lines.append(f"{name:<24} {estimate.value:>12.6g} {estimate.error:>9.1g}")
             noted += [f"{name} is infinite: {estimate.reason}"] if estimate.reason else []
         lines.append(f"{'almost-sure step limit':<24} {self.almost_sure_limit:>12.6g}")
-        reason = self._law.reason("rate", 2) if self._law else ""
-        noted += (
-            [f"no step is mean-square stable: {reason or 'E X <= 0'}"] if self.mean_square_limit == 0 else []
-        )
+        if self.mean_square_limit == 0:
+            reason = self._law.reason("rate", 2) if self._law else ""
+            noted.append(f"no step is mean-square stable: {reason or 'E X <= 0'}")
         return "\n".join([*lines, *noted])
 
 
 def exact_mode(method: Method, *, curvature: float, noise: Noise, density: Any = None) -> ExactMode:
-    """One mode of the stochastic iteration with nothing linearised: step limits, tail index, stationary
-    variance.
+    """One mode of the stochastic iteration, nothing linearised: step limits, tail index, variance.
 
     Parameters
     ----------
@@ -409,6 +394,7 @@ def exact_mode(method: Method, *, curvature: float, noise: Noise, density: Any =
         return ExactMode(method, lam, sigma, gain, follow, rest, None)
     with np.errstate(all="ignore"):
         law = Law(lam, *(_gaussian(spread) if density is None else _given(density)), gain, rate)
+        # The law's own mass is a check of the user's density, and of the marks by which it is integrated.
         mass, _, shift = law.expect(lambda x, e: 1 + 0 * x, lambda x, e: 0 * x)
     mass *= math.exp(shift)
     if not abs(mass - 1) <= 1e-6:
@@ -434,11 +420,9 @@ def _checked(noise: Noise, density: Any) -> float:
     own, shared, other = noise.scales
     same = shared > 0 and own == other
     if density is not None and (math.isinf(noise.hessian_batch) or (shared > 0 and not same)):
-        what = (
-            "with hessian_batch=inf"
-            if math.isinf(noise.hessian_batch)
-            else f"with nested batches {noise.batch:g} and {noise.hessian_batch:g}"
-        )
+        what = f"with nested batches {noise.batch:g} and {noise.hessian_batch:g}"
+        if math.isinf(noise.hessian_batch):
+            what = "with hessian_batch=inf"
         raise ValueError(
             f"`density` must come with independent batches, or one and the same; got it {what}. Change "
             "`noise`, or drop `density`."
@@ -446,22 +430,31 @@ def _checked(noise: Noise, density: Any) -> float:
     return float(noise.gradient.reshape(())) / math.sqrt(noise.batch)
 
 
-def _gaussian(spread: float) -> tuple[Callable, tuple[float, float], list[float], float]:
-    """Log density, support and marks of the Gaussian law."""
+class _Shape(NamedTuple):
+    """The law of ``E_h``: its marks are points near which much of it lies, its spread their distance."""
+
+    log_density: Callable
+    support: tuple[float, float]
+    marks: list[float]
+    spread: float
+
+
+def _gaussian(spread: float) -> _Shape:
     height = -math.log(spread * math.sqrt(2 * math.pi))
-    return lambda e: height - 0.5 * (e / spread) ** 2, (-math.inf, math.inf), [0.0], spread
+    return _Shape(lambda e: height - 0.5 * (e / spread) ** 2, (-math.inf, math.inf), [0.0], spread)
 
 
-def _given(density: Any) -> tuple[Callable, tuple[float, float], list[float], float]:
-    """The same of a law that the user gives."""
+def _given(density: Any) -> _Shape:
+    """The law that the user gives."""
     if hasattr(density, "logpdf") and hasattr(density, "support"):
         low, high = density.support()
         quantiles = [float(q) for q in density.ppf([0.1, 0.5, 0.9])]
-        return density.logpdf, (float(low), float(high)), quantiles, max(abs(q) for q in quantiles)
+        spread = max(abs(q) for q in quantiles)
+        return _Shape(density.logpdf, (float(low), float(high)), quantiles, spread)
     if not callable(density):
         raise ValueError(
             f"`density` must be a frozen scipy.stats distribution or a function of E_h; got {density!r}. "
             "Give scipy.stats.norm(0, 0.1), say."
         )
     pdf = np.vectorize(density, otypes=[float])
-    return lambda e: np.log(pdf(e)), (-math.inf, math.inf), [0.0], 1.0
+    return _Shape(lambda e: np.log(pdf(e)), (-math.inf, math.inf), [0.0], 1.0)

@@ -153,13 +153,13 @@ def lyapunov_exponents(
     iterations = _check.count("iterations", iterations, least=10)
     products = _check.count("products", products, least=10)
     seed = _check.count("seed", seed, least=0)
-    if isinstance(flow, Flow):
-        one = product_of_flow(flow, at, level, dt, seed)
-    else:
-        one = product_of_function(flow, at, dt)
-    if count is None:
-        count = one.dim
-    _check.count("count", count, most=one.dim, why="the directions that move")
+    one = (
+        product_of_flow(flow, at, level, dt, seed)
+        if isinstance(flow, Flow)
+        else product_of_function(flow, at, dt)
+    )
+    every = one.dim if count is None else count
+    count = _check.count("count", every, most=one.dim, why="the directions that move")
     burn = min(200, iterations // 5)
     samples, unsettled = _samples(one, count, iterations, products, burn, seed)
     (exponents, errors), least = means(samples), ROUNDING / one.ratio

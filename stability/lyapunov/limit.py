@@ -30,9 +30,9 @@ class AlmostSureLimit(Result):
     Attributes
     ----------
     limit, error : float
-        The smallest step at which the top exponent turns nonnegative, and its standard error: 0 where it is
-        so at the smallest steps, inf where it never does up to the largest, nan where it is never told from
-        zero.
+        The smallest step at which the top exponent turns nonnegative, and its standard error. 0 where it
+        is so at the smallest steps, inf where it stays negative up to the largest, nan where it is never
+        told from zero.
     steps, exponents, errors : arrays (k,)
         The top exponent per iteration at the steps tried, with the same random numbers at all of them.
     windows : array (m, 2)

@@ -205,8 +205,7 @@ def factors(drawn: Draw, length: float) -> Draw:
         X, reach = drawn(rng, size)
         dim = X.shape[-1]
         with np.errstate(over="ignore"):
-            B = np.eye(dim) - length * X
-            rounding = EPS * dim * (1 + length * reach)
+            B, rounding = np.eye(dim) - length * X, EPS * dim * (1 + length * reach)
         if not np.isfinite(B).all():
             raise ValueError(
                 f"The step, or `dt`, must be so small that one step does not overflow; got {length:g}."

@@ -65,8 +65,12 @@ def _quadrature(linear: LinearFlow) -> Estimate | None:
     if type(noise) is not Noise or not noise.has_curvature or truncated:
         return None
     # Without the gradient's own noise, which adds to the second moment and does not multiply it.
-    options = ("curvature", "batch", "hessian_batch", "coupling")
-    alone = Noise(**{name: getattr(noise, name) for name in options})
+    alone = Noise(
+        curvature=noise.curvature,
+        batch=noise.batch,
+        hessian_batch=noise.hessian_batch,
+        coupling=noise.coupling,
+    )
     try:
         mode = exact_mode(flow.method, curvature=float(linear.eigenvalues[0]), noise=alone)
         return mode.moment(2, flow.step)
