@@ -150,7 +150,7 @@ class Mode:
         return sympy.diff(-self.phi * self.at * delta, delta)
 
 
-class Modes:
+class SymbolicModes:
     """A method at ``d`` symbolic curvatures ``lambda_1 > ... > lambda_d``: gains, and the derivative of ``P``
     (Daleckii and Krein).
     """

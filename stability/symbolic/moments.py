@@ -13,7 +13,7 @@ from ..methods.method import SGD, DampedNewton, Method, Newton
 from .mode import (
     M,
     Mode,
-    Modes,
+    SymbolicModes,
     alpha,
     delta,
     dt,
@@ -122,7 +122,7 @@ def solve_symmetric(residual: Callable[[Matrix], Matrix], dim: int) -> Matrix:
 
 
 def _lyapunov(mode: Mode, dim: int, step: Any, reason: str) -> Draft:
-    spectrum, covariance = Modes(mode, dim), symmetric("Sigma", dim)
+    spectrum, covariance = SymbolicModes(mode, dim), symmetric("Sigma", dim)
     A = -spectrum.P * spectrum.H
     source = alpha * spectrum.P * covariance * spectrum.P
     solution = solve_symmetric(lambda X: A * X + X * A + step * A * X * A + source, dim)
@@ -248,7 +248,7 @@ def excess_risk(mode: Mode) -> Draft:
 def excess_risk_matrix(mode: Mode, dim: int) -> Draft:
     """Half the trace of H M."""
     draft = noise_amplification_matrix(mode, dim)
-    H, solution = Modes(mode, dim).H, draft.statement.rhs
+    H, solution = SymbolicModes(mode, dim).H, draft.statement.rhs
     risk = sympy.Add(*(tidy(H[i, i] * solution[i, i] / 2) for i in range(dim)))
     whole = sympy.Trace(sympy.MatrixSymbol("H", dim, dim) * sympy.MatrixSymbol("M", dim, dim)) / 2
     draft.steps.append(Step(Eq(Symbol("R"), whole, evaluate=False), "excess risk"))
@@ -284,7 +284,7 @@ def aligned_noise(mode: Mode) -> Draft:
 def aligned_noise_matrix(mode: Mode, dim: int) -> Draft:
     """The Lyapunov equation with Sigma proportional to H."""
     draft = noise_amplification_matrix(mode, dim)
-    curvatures, covariance = Modes(mode, dim).H, symmetric("Sigma", dim)
+    curvatures, covariance = SymbolicModes(mode, dim).H, symmetric("Sigma", dim)
     aligned = {covariance[i, j]: sigma**2 * curvatures[i, j] for i in range(dim) for j in range(i, dim)}
     solution = draft.statement.rhs.subs(aligned).applyfunc(sympy.factor)
     draft.hypotheses = [h for h in draft.hypotheses if "semidefinite" not in h.text]

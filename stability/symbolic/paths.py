@@ -8,7 +8,19 @@ from typing import Any
 import sympy
 from sympy import Eq, Function, Matrix, Sum, Symbol
 
-from .mode import M, Mode, Modes, alpha, delta, expectation, one_step, sigma, stationary, symmetric, tidy
+from .mode import (
+    M,
+    Mode,
+    SymbolicModes,
+    alpha,
+    delta,
+    expectation,
+    one_step,
+    sigma,
+    stationary,
+    symmetric,
+    tidy,
+)
 from .registry import (
     BATCH,
     EXACT,
@@ -72,7 +84,7 @@ def trajectory_noise(mode: Mode) -> Draft:
 @matrix("trajectory-noise")
 def trajectory_matrix(mode: Mode, dim: int) -> Draft:
     """The derivative of P by divided differences, and the Jacobian column by column."""
-    spectrum, direction = Modes(mode, dim, real=True, nonzero=True), symmetric("V", dim)
+    spectrum, direction = SymbolicModes(mode, dim, real=True, nonzero=True), symmetric("V", dim)
     gradient = sympy.symbols(f"g_1:{dim + 1}", real=True)
     H, P, DP = spectrum.H, spectrum.P, spectrum.derivative(direction)
     third = [

@@ -10,7 +10,7 @@ from typing import Any
 import sympy
 
 from ..methods.method import Method
-from .mode import Mode, Modes, alpha, c_gh, dt, lam, lam_j, lam_next, s_g, s_h
+from .mode import Mode, SymbolicModes, alpha, c_gh, dt, lam, lam_j, lam_next, s_g, s_h
 from .statement import Corollary, Hypothesis, Step
 
 DIMS = (1, 2, 3)
@@ -210,7 +210,7 @@ def whole_spectrum(mode: Mode) -> list[Hypothesis]:
     return result
 
 
-def stable_matrices(spectrum: Modes, mode: Mode, step: Any = None) -> list[Hypothesis]:
+def stable_matrices(spectrum: SymbolicModes, mode: Mode, step: Any = None) -> list[Hypothesis]:
     """Of full matrices: falling curvatures, decaying modes, a stable mean, and a covariance where there is
     one.
     """

@@ -13,7 +13,7 @@ from .mode import (
     E_g,
     E_h,
     Mode,
-    Modes,
+    SymbolicModes,
     X,
     Y,
     alpha,
@@ -126,7 +126,7 @@ def mean_square_step_limit(mode: Mode) -> Draft:
     )
 
 
-def _coupling(spectrum: Modes, dim: int) -> Matrix:
+def _coupling(spectrum: SymbolicModes, dim: int) -> Matrix:
     """``K_ij = E G_ij^2`` for ``G = P E_g + DP[E_h] H`` and GOE noise: how the diagonal of M feeds itself."""
     first, second = symmetric("Eg", dim), symmetric("Eh", dim)
     G = spectrum.P * first + spectrum.derivative(second) * spectrum.H
@@ -141,13 +141,13 @@ def _coupling(spectrum: Modes, dim: int) -> Matrix:
 @matrix("mean-square-step-limit")
 def mean_square_matrix(mode: Mode, dim: int) -> Draft:
     """The matrix K that couples the variances of the modes."""
-    spectrum = Modes(mode, dim)
+    spectrum = SymbolicModes(mode, dim)
     draft = _matrix_limit(mode, spectrum, _coupling(spectrum, dim), [])
     draft.hypotheses.append(SHARED)
     return draft
 
 
-def _matrix_limit(mode: Mode, spectrum: Modes, feed: Matrix, more: list[Step]) -> Draft:
+def _matrix_limit(mode: Mode, spectrum: SymbolicModes, feed: Matrix, more: list[Step]) -> Draft:
     rates = [-phi * x for phi, x in zip(spectrum.gains, spectrum.curvatures, strict=True)]
     balance = sympy.diag(*[1 / (-2 * a) for a in rates]) * (sympy.diag(*[a**2 for a in rates]) + feed)
     a, K, M = sympy.symbols("a K M", commutative=False)
@@ -214,7 +214,7 @@ def same_batch_cancellation(mode: Mode) -> Draft:
 @matrix("same-batch-cancellation")
 def same_batch_matrix(mode: Mode, dim: int) -> Draft:
     """K of the derivative of P H."""
-    spectrum, E = Modes(mode, dim), symmetric("E", dim)
+    spectrum, E = SymbolicModes(mode, dim), symmetric("E", dim)
     more = []
     if spectrum.rank == dim:
         products = [phi * x for phi, x in zip(spectrum.gains, spectrum.curvatures, strict=True)]
