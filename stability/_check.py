@@ -34,6 +34,10 @@ class Unstable(ArithmeticError):
         self.rates = tuple(float(a) for a in rates)
 
 
+class Lacking(ValueError, TypeError):
+    """An object lacks a member that was asked of it."""
+
+
 class StabilityWarning(UserWarning):
     """A number came out, but not as wanted: a time step beyond its limit, an accuracy not reached."""
 
@@ -233,6 +237,11 @@ def renamed_attribute(old: str, new: str) -> property:
 def deprecated(what: str) -> None:
     """Warn that a name is going, at the line that called the caller."""
     warnings.warn(f"{what}; the old name goes in the next version.", DeprecationWarning, stacklevel=3)
+
+
+def lacking(name: str, value: Any, members: Iterable[str], who: str, advice: str) -> Lacking:
+    """The one wording for an object without the members that `who` needs."""
+    return Lacking(f"`{name}` lacks {', '.join(members)}, which {who} needs; got {_short(value)}. {advice}")
 
 
 def _short(value: Any) -> str:

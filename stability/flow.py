@@ -15,6 +15,7 @@ from .methods.method import Method
 from .methods.preconditioner import Diagonal, Identity, Spectral, preconditioner, spectral
 from .methods.response import check_regular
 from .noise import Minibatches, Noise, Sample
+from .objectives.base import require, trait
 from .objectives.quadratic import QuadraticModel
 
 
@@ -37,7 +38,7 @@ class Flow:
     Raises
     ------
     ValueError
-        If `step` is not > 0, the objective lacks a part of the protocol, the rank exceeds its dimension, or
+        If `step` is not > 0, the objective has no gradient or Hessian, the rank exceeds its dimension, or
         curvature noise has no reference point.
 
     Examples
@@ -49,12 +50,7 @@ class Flow:
     """
 
     def __init__(self, objective: Any, method: Method, noise: Noise | None = None, *, step: float):
-        missing = [name for name in ("gradient", "hessian", "third", "dim") if not hasattr(objective, name)]
-        if missing:
-            raise ValueError(
-                f"`objective` lacks {', '.join(missing)}; subclass st.Objective or use st.quadratic, "
-                "st.landscape, st.logistic."
-            )
+        require(objective, "st.Flow", "dim", "gradient", "hessian")
         if not isinstance(method, Method):
             known = (
                 "st.SGD(), st.Newton(), st.DampedNewton(damping=...), st.SFN(damping=...), "
@@ -108,7 +104,12 @@ class Flow:
     def reference(self) -> np.ndarray | None:
         """The noise's reference point ``w*`` (d,): its own, or else the objective's."""
         own = self.noise_model.reference
-        return getattr(self.objective, "reference", None) if own is None else own
+        return trait(self.objective, "reference") if own is None else own
+
+    @property
+    def constant_hessian(self) -> bool:
+        """Whether the objective is a quadratic: its spectrum is then computed once."""
+        return bool(trait(self.objective, "constant_hessian"))
 
     def local(self, w: Any, *, bends: bool = True) -> Any:
         """The preconditioner at states (..., d); where its derivative is not asked for (`bends`), the
@@ -116,9 +117,9 @@ class Flow:
         """
         if self.method.is_identity:
             return Identity()
-        if getattr(self.objective, "constant_hessian", False):
+        if self.constant_hessian:
             return self._constant
-        if not bends and getattr(self.objective, "diagonal_hessian", False):
+        if not bends and trait(self.objective, "diagonal_hessian"):
             return Diagonal(self.method, self.objective.hessian_diagonal(w))
         return self._applied(self.objective.hessian(w), bends=bends)
 
@@ -173,8 +174,12 @@ class Flow:
         return -self._checked(w).apply(self.objective.gradient(w))
 
     def jacobian(self, w: Any) -> np.ndarray:
-        """Jacobian of the drift, ``v -> -P H v - DP[third(w, v)] g``, at any state: (..., d) -> (..., d,
-        d).
+        """Jacobian of the drift, ``v -> -P H v - DP[third(w, v)] g``: (..., d) -> (..., d, d).
+
+        Raises
+        ------
+        ValueError
+            If ``P`` moves with the state and the objective has no `third`; where the gain is singular.
         """
         w = np.asarray(w, dtype=float)
         hessian = np.asarray(self.objective.hessian(w), dtype=float)
@@ -184,10 +189,14 @@ class Flow:
         assert local.vectors is not None
         assert local.response is not None
         preconditioner = (local.vectors * local.response.gains[..., None, :]) @ transpose(local.vectors)
-        if getattr(
-            self.objective, "constant_hessian", False
-        ):  # P does not move, even where a truncation has no derivative
+        if self.constant_hessian:  # P does not move, even where a truncation has no derivative
             return -preconditioner @ hessian
+        require(
+            self.objective,
+            "the Jacobian of the drift (st.trajectory, Flow.jacobian)",
+            "third",
+            advice=", or use st.SGD, whose preconditioner does not move",
+        )
         gradient = np.asarray(self.objective.gradient(w), dtype=float)
         columns = [
             local.derivative(self.objective.third(w, np.broadcast_to(e, w.shape)), gradient)

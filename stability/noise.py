@@ -312,10 +312,10 @@ class DataNoise(Noise):
     def __init__(
         self, F: Any, at: Any, batch: int, *, hessian_batch: int | None, replacement: bool, coupling: str
     ):
-        if not all(hasattr(F, name) for name in ("per_sample_gradient", "per_sample_hessian", "n_samples")):
-            raise ValueError(
-                "Noise.from_data needs an objective with per-sample derivatives (st.logistic, "
-                f"st.least_squares); got {F!r}."
+        wanted = ("per_sample_gradient", "per_sample_hessian", "n_samples")
+        if missing := [name for name in wanted if getattr(F, name, None) is None]:
+            raise _check.lacking(
+                "F", F, missing, "Noise.from_data", "Use st.logistic, st.least_squares or st.mlp."
             )
         most = None if replacement else F.n_samples
         batch = _check.count("batch", batch, most=most, why="drawn without replacement" if most else "")

@@ -183,7 +183,7 @@ def test_bad_regions(region, message):
 
 
 def test_bad_objectives():
-    with pytest.raises(ValueError, match="lacks value, gradient, hessian, dim"):
+    with pytest.raises(ValueError, match=r"lacks dim, value, gradient, hessian, which st\.critical_points"):
         st.critical_points(object(), 1)
     with pytest.raises(ValueError, match="`starts`"):
         found("x^2", 1, starts=0)

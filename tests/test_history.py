@@ -120,7 +120,7 @@ def test_ctrl_c_in_scipys_optimizers_leaves_the_history_so_far(name, stop_at):
 def test_newton_cg_says_what_the_objective_lacks_before_any_work():
     F = Plain()
     with pytest.raises(
-        ValueError, match=r"`objective` lacks hvp, which Newton-CG needs.*Use method='L-BFGS-B'"
+        ValueError, match=r"`objective` lacks hvp, which Newton-CG needs.*or use method='L-BFGS-B'"
     ):
         st.minimize(F, np.zeros(F.dim), method="Newton-CG", sweeps=5)
     assert F.gradients == 0

@@ -98,6 +98,106 @@ class TestWrongDerivativesAreFound:
         assert st.check_derivatives(self.Wrong(), [0.5, -0.7]).asymmetry > 1e-5
 
 
+class Bare:
+    """A double well with what a flow needs and nothing else: no base class, no value, no third derivative."""
+
+    dim = 2
+
+    def gradient(self, w):
+        w = np.asarray(w)
+        return np.stack([w[..., 0] ** 3 - w[..., 0], w[..., 1]], axis=-1)
+
+    def hessian(self, w):
+        w = np.asarray(w)
+        zero = 0 * w[..., 0]
+        rows = (3 * w[..., 0] ** 2 - 1, zero), (zero, zero + 1)
+        return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+class Valued(Bare):
+    def value(self, w):
+        w = np.asarray(w)
+        return w[..., 0] ** 4 / 4 - w[..., 0] ** 2 / 2 + w[..., 1] ** 2 / 2
+
+
+def bare_flow(method=None, objective=None):
+    method = st.SFN(damping=0.1) if method is None else method
+    return st.Flow(objective or Bare(), method, st.Noise(gradient=0.1), step=0.1)
+
+
+class TestMembersThatAreNotThere:
+    """What an objective lacks is asked for only where it is needed, and then named."""
+
+    def test_theory_and_ensembles_ask_for_two_derivatives(self):
+        well, known = [1.0, 0.0], st.landscape("double_well")
+        found = st.linearize(bare_flow(), at=well)
+        expected = st.linearize(bare_flow(objective=known), at=well)
+        np.testing.assert_allclose(found.covariance(), expected.covariance(), rtol=1e-12)
+        assert st.bounds(Bare(), st.Noise(gradient=0.1), [st.SGD()], step=0.1, at=well).rows[0].valid
+        options = {"start": well, "t_end": 1.0, "paths": 64, "seed": 3}
+        ours, theirs = (st.simulate(bare_flow(objective=F), **options) for F in (Bare(), known))
+        np.testing.assert_allclose(ours.states, theirs.states, rtol=1e-9)
+        noisy = [st.Flow(F, st.SGD(), st.Noise(gradient=2.0), step=0.2) for F in (Bare(), known)]
+        laws = [st.stationary_density(one, 2.0, cells=30) for one in noisy]
+        np.testing.assert_allclose(laws[0].density, laws[1].density, rtol=1e-9)
+
+    def test_descent_and_pictures_of_the_plane_ask_for_a_value_too(self):
+        found = st.minimize(Valued(), [0.7, 0.3], method=st.SFN(damping=0.1), step=0.5, iterations=60)
+        np.testing.assert_allclose(found.final, [1.0, 0.0], atol=1e-6)
+        assert len(st.critical_points(Valued(), 2)) == 3
+        options = {"methods": [st.SGD(), st.SFN(damping=0.1)], "resolution": 24}
+        ours, theirs = (st.portrait(F, 1.5, **options) for F in (Valued(), st.landscape("double_well")))
+        np.testing.assert_array_equal(ours.attracts, theirs.attracts)
+        np.testing.assert_array_equal(ours.basins, theirs.basins)
+        with pytest.raises(ValueError, match=r"lacks value, which st\.minimize needs.*value\(w\) of shape"):
+            st.minimize(Bare(), [0.7, 0.3], method=st.SGD(), step=0.5, iterations=1)
+
+    def test_only_a_moving_preconditioner_asks_for_the_third_derivative(self):
+        path = st.trajectory(bare_flow(st.SGD()), [1.2, 0.3], 1.0)
+        expected = st.trajectory(bare_flow(st.SGD(), st.landscape("double_well")), [1.2, 0.3], 1.0)
+        np.testing.assert_allclose(path.covariance, expected.covariance, rtol=1e-10)
+        with pytest.raises(ValueError, match=r"lacks third, which .*st\.trajectory.*third\(w, v\).*st\.SGD"):
+            st.trajectory(bare_flow(), [1.2, 0.3], 1.0)
+
+    def test_a_subclass_lacks_what_it_does_not_define(self):
+        class Plain(Bare, st.Objective):
+            pass
+
+        with pytest.raises(ValueError, match="lacks value, which"):
+            st.critical_points(Plain(), 2)
+        with pytest.raises(ValueError, match="lacks third, which"):
+            bare_flow(objective=Plain()).jacobian([0.5, 0.5])
+        assert st.linearize(bare_flow(objective=Plain()), at=[1.0, 0.0]).valid
+        np.testing.assert_array_equal(Plain().hvp(np.ones(2), np.eye(2)), [[2.0, 0.0], [0.0, 1.0]])
+
+    def test_a_check_compares_what_there_is_and_names_the_rest(self):
+        found = st.check_derivatives(Valued(), [0.4, -0.3])
+        assert found.ok
+        assert sorted(found.absent) == ["hvp", "third"]
+        assert np.isnan(found.third)
+        assert "third" in str(found)
+        assert "not compared: the objective has no third" in str(found)
+        assert sorted(st.check_derivatives(Bare(), [0.4, -0.3]).absent) == ["gradient", "hvp", "third"]
+        with pytest.raises(ValueError, match=r"lacks gradient, which st\.check_derivatives needs"):
+            st.check_derivatives(type("Flat", (), {"dim": 2, "hessian": Bare.hessian})(), [0.4, -0.3])
+
+    def test_a_network_and_products_without_a_hessian_can_be_checked(self):
+        X = np.random.default_rng(0).standard_normal((6, 2))
+        net = st.mlp(X, X.sum(axis=1), hidden=(3,), loss="squared", activation="tanh")
+        found = st.check_derivatives(net, net.initial(0))
+        assert found.ok
+        assert list(found.absent) == ["third"]
+        products = type("Products", (), {"dim": net.dim, "gradient": net.gradient, "hvp": net.hvp})()
+        assert st.check_derivatives(products, net.initial(0)).hvp < 1e-6
+        products.hvp = lambda w, V: 1.001 * net.hvp(w, V)
+        assert not st.check_derivatives(products, net.initial(0)).ok
+
+    def test_a_derivative_that_is_nan_is_wrong_not_absent(self):
+        F = Valued()
+        F.third = lambda w, v: np.full((2, 2), np.nan)
+        assert not st.check_derivatives(F, [0.4, -0.3]).ok
+
+
 def test_quadratics_have_the_chosen_spectrum():
     lam = np.array([3.0, 1.0, -0.2])
     H = st.quadratic(lam, rotation_seed=4).hessian(np.zeros(3))

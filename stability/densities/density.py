@@ -16,6 +16,7 @@ from .._check import Unstable
 from .._law import Law, law_of
 from .._saving import provenance
 from ..flow import Flow
+from ..objectives.base import defines
 from .kernel import chain_law
 from .panels import Fields, Panels, Undefined, adapt, confined, tail
 from .plane import solve
@@ -330,11 +331,10 @@ def _points(edges: list[np.ndarray]) -> np.ndarray:
 
 
 def _values(flow: Flow, points: np.ndarray) -> np.ndarray:
+    if not defines(flow.objective, "value"):  # a flow needs derivatives only
+        return np.full(points.shape[:-1], np.inf)  # no values is not the same as undefined ones
     with np.errstate(all="ignore"):
-        try:
-            return np.asarray(flow.objective.value(points), dtype=float)
-        except (AttributeError, TypeError):  # a flow needs derivatives only
-            return np.full(points.shape[:-1], np.inf)  # no values is not the same as undefined ones
+        return np.asarray(flow.objective.value(points), dtype=float)
 
 
 def _grid(grid: Any, dim: int, cells: int | None) -> list[np.ndarray]:

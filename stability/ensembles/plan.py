@@ -126,7 +126,7 @@ def useful_workers(plan: EnsemblePlan) -> int:
     flow = plan.flow
     mover = plan.movers.get(id(flow)) or _mover(plan, flow)
     fixed = flow.method.is_identity or (
-        getattr(flow.objective, "constant_hessian", False) and not (plan.level == "iteration" and flow.bends)
+        flow.constant_hessian and not (plan.level == "iteration" and flow.bends)
     )
     short = type(mover) is PlanarSteps or (isinstance(mover, Stepwise) and fixed and flow.dim < 16)
     return 1 if short else os.cpu_count() or 1

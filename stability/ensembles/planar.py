@@ -13,6 +13,7 @@ from .. import _fast
 from ..flow import Flow
 from ..methods.program import Program, Untraceable
 from ..methods.response import SpectralResponse
+from ..objectives.base import trait
 from .steps import Modes, noise_root, pushes
 
 
@@ -31,7 +32,7 @@ class PlanarSteps:
         model = flow.noise_model
         return (
             flow.dim == 2
-            and getattr(flow.objective, "planar", None) is not None
+            and trait(flow.objective, "planar") is not None
             and not model.has_curvature
             and model.linear
             and modes is None

@@ -17,6 +17,7 @@ from .._streams import block_size
 from ..flow import Flow
 from ..linear.linearize import linearize
 from ..methods.response import check_cut, check_regular
+from ..objectives.base import trait
 from .control import feature_count
 from .plan import EnsemblePlan
 from .steps import SCHEMES, Modes
@@ -187,7 +188,7 @@ def _check_start(flow: Flow, w: np.ndarray, level: str) -> None:
                 f"`{name}` must take leading axes as batch: {many} states, shape ({many}, {dim}), should "
                 f"give shape {shape}; got {found}."
             )
-    if dim == 2 and getattr(flow.objective, "planar", None) is not None:
+    if dim == 2 and trait(flow.objective, "planar") is not None:
         _check_planar(flow, np.tile(w, (3, 1)))
     if not flow.method.is_identity:
         values = np.linalg.eigvalsh(hessian)

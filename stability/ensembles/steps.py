@@ -85,7 +85,7 @@ class Affine:
     def of(cls, flow: Flow, dt: float, level: str, modes: Modes | None) -> Affine | None:
         """The coefficients, or None where a step is not affine in state and noise."""
         model = flow.noise_model
-        if not getattr(flow.objective, "constant_hessian", False) or model.has_curvature or not model.linear:
+        if not flow.constant_hessian or model.has_curvature or not model.linear:
             return None
         origin, one = np.zeros(flow.dim), np.eye(flow.dim)
         local = flow.local(origin)

@@ -157,7 +157,7 @@ class _Setting:
             else self._first()
         )
         model = linear.flow.noise_model
-        self.quadratic = bool(getattr(linear.flow.objective, "constant_hessian", False))
+        self.quadratic = linear.flow.constant_hessian
         self.exact = self.quadratic and not model.has_curvature and model.linear
 
     def _first(self) -> ExitTime:

@@ -21,6 +21,7 @@ from .._law import Law, law_of
 from .._saving import Result
 from ..flow import Flow
 from ..methods.response import check_regular
+from ..objectives.base import trait
 from .modes import ModalNoise
 from .moments import Balance, Map, evolve
 
@@ -425,7 +426,7 @@ def linearize(flow: Flow, at: Any = None) -> LinearFlow:
     array([  1., 100.])
     """
     if at is None:
-        at = getattr(flow.objective, "reference", None)
+        at = trait(flow.objective, "reference")
         if at is None:
             raise ValueError(f"`at` must be given: {flow.objective!r} has no reference point.")
     at = _check.shaped("at", at, (flow.dim,))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +17,10 @@ from .._saving import Result
 class Objective:
     """What a flow needs of a function ``F: R^d -> R``. Subclass it, or bring any object with these members.
 
-    Every method takes ``w`` of shape (..., d): leading axes are batch, the last axis is the state. Give
-    `value`, `gradient`, `hessian` and `third`; `hvp` follows.
+    Every method takes ``w`` of shape (..., d): leading axes are batch, the last axis is the state. A flow
+    asks for `dim`, `gradient` and `hessian`; pictures, critical points and `minimize` for `value`; the noise
+    along a path (`trajectory`) for `third`, where the preconditioner moves. `hvp` follows from `hessian`.
+    Where something is asked for that is not there, a ``ValueError`` names it.
 
     Attributes
     ----------
@@ -30,6 +33,10 @@ class Objective:
     diagonal_hessian : bool
         True where the Hessian is diagonal at every state: give `hessian_diagonal`, and `hessian` follows. Its
         eigenvectors are then the axes, and no eigendecomposition is needed.
+    n_samples : int or None
+        Of an objective that is a mean over samples: its methods then take ``batch=``, indices of samples.
+    dtype : {"float64", "float32"} or None
+        Where all its arithmetic is of one width.
     planar : callable or None
         In two dimensions, optionally: ``(x, y) -> (g1, g2, h11, h12, h22)``, gradient and Hessian in plain
         arithmetic of both coordinates, for numbers and arrays alike. Ensembles run several times faster on
@@ -40,35 +47,94 @@ class Objective:
     reference: np.ndarray | None = None
     constant_hessian: bool = False
     diagonal_hessian: bool = False
+    n_samples: int | None = None
+    dtype: str | None = None
     planar: Callable[[Any, Any], tuple[Any, ...]] | None = None
 
     def value(self, w: np.ndarray) -> np.ndarray:
         """``F(w)``, (..., d) -> (...)."""
-        raise TypeError(f"{type(self).__name__} defines no value")
+        raise _undefined(self, "value")
 
     def gradient(self, w: np.ndarray) -> np.ndarray:
         """(..., d) -> (..., d)."""
-        raise TypeError(f"{type(self).__name__} defines no gradient")
+        raise _undefined(self, "gradient")
 
     def hessian(self, w: np.ndarray) -> np.ndarray:
         """(..., d) -> (..., d, d)."""
         if self.diagonal_hessian:
             return diagonal_matrix(self.hessian_diagonal(w))
-        raise TypeError(f"{type(self).__name__} defines no hessian")
+        raise _undefined(self, "hessian")
 
     def hessian_diagonal(self, w: np.ndarray) -> np.ndarray:
         """The Hessian's diagonal, where `diagonal_hessian` is true: (..., d) -> (..., d)."""
-        raise TypeError(f"{type(self).__name__} defines no hessian_diagonal")
+        raise _undefined(self, "hessian_diagonal")
 
     def third(self, w: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """The third derivative along `v`, ``lim (H(w + h v) - H(w)) / h``: (..., d), (..., d) -> (..., d,
-        d).
-        """
-        raise TypeError(f"{type(self).__name__} defines no third derivative")
+        """``lim (H(w + h v) - H(w)) / h`` as h vanishes: (..., d), (..., d) -> (..., d, d)."""
+        raise _undefined(self, "third")
 
     def hvp(self, w: np.ndarray, V: np.ndarray) -> np.ndarray:
         """Block Hessian product ``H(w) V``: (..., d), (..., d, k) -> (..., d, k)."""
         return self.hessian(w) @ V
+
+
+_FORMS = {
+    "dim": "dim, a whole number",
+    "value": "value(w) of shape (...)",
+    "gradient": "gradient(w) of shape (..., d)",
+    "hessian": "hessian(w) of shape (..., d, d)",
+    "hessian_diagonal": "hessian_diagonal(w) of shape (..., d)",
+    "third": "third(w, v) of shape (..., d, d)",
+    "hvp": "hvp(w, V) of the shape of V, (..., d, k)",
+}
+_FOLLOWS = {"hvp": "hessian", "hessian": "hessian_diagonal"}
+"""Of a subclass of `Objective`: what a member is made from where the class does not define it."""
+
+
+def defines(objective: Any, name: str) -> bool:
+    """Whether an objective has a member: its own, or one that follows from others of its own."""
+    if not hasattr(objective, name):
+        return False
+    inherited = vars(Objective).get(name)
+    if inherited is None or getattr(getattr(objective, name), "__func__", None) is not inherited:
+        return True
+    if name == "hessian" and not objective.diagonal_hessian:
+        return False
+    return name in _FOLLOWS and defines(objective, _FOLLOWS[name])
+
+
+def trait(objective: Any, name: str) -> Any:
+    """An optional attribute of an objective, or the default that `Objective` has for it."""
+    return getattr(objective, name, getattr(Objective, name))
+
+
+def require(objective: Any, who: str, *names: str, advice: str = "") -> None:
+    """Raise unless an objective has these members; the error says who needs them and what to do."""
+    missing = [name for name in names if not defines(objective, name)]
+    if missing:
+        raise _check.lacking("objective", objective, missing, who, _define(missing, advice))
+
+
+def _define(missing: Sequence[str], advice: str = "") -> str:
+    forms = ", ".join(_FORMS[name] for name in missing)
+    return (
+        f"Give it {forms} (see st.Objective){advice or ', or use st.quadratic, st.landscape, st.logistic'}."
+    )
+
+
+def _undefined(objective: Objective, name: str) -> Exception:
+    return _check.lacking("objective", objective, [name], "this call", _define([name]))
+
+
+_STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
+_COMPARED = {
+    "gradient": ("value",),
+    "hessian": ("hessian",),
+    "third": ("hessian", "third"),
+    "hvp": ("hvp",),
+    "asymmetry": ("hessian",),
+}
+"""What `check_derivatives` compares, and what it takes beside the gradient."""
 
 
 @dataclass(frozen=True)
@@ -84,37 +150,46 @@ class DerivativeCheck(Result):
     hvp: float
     asymmetry: float
     tolerance: float = 1e-6
-    steps: tuple[float, ...] = field(default=(1e-3, 1e-4, 1e-5, 1e-6))
+    steps: tuple[float, ...] = _STEPS
+    absent: dict[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
-        """Whether every error is below `tolerance` (nan is not)."""
+        """Whether every error of what could be compared is below `tolerance` (nan is not)."""
         return all(error < self.tolerance for _, error in self._rows())
 
     def _rows(self) -> list[tuple[str, float]]:
         names = ("gradient", "hessian", "third", "hvp", "asymmetry")
-        return [(name, getattr(self, name)) for name in names]
+        return [(name, getattr(self, name)) for name in names if name not in self.absent]
 
     def __str__(self) -> str:
         verdict = {True: "ok", False: "WRONG"}
         lines = [
             f"{name:<10} {error:9.2e}  {verdict[error < self.tolerance]}" for name, error in self._rows()
         ]
+        lines += [f"{name:<10} {'-':>9}  {why}" for name, why in self.absent.items()]
         return "derivative  rel. error\n" + "\n".join(lines)
 
 
 def check_derivatives(objective: Any, at: Any) -> DerivativeCheck:
-    """Compare gradient, Hessian, third derivative and block products with central differences at a point.
+    """Compare an objective's derivatives with central differences at a point.
 
     Parameters
     ----------
     objective : Objective
+        With a gradient, and a value, a Hessian or block products to compare with it.
     at : array, shape (d,)
 
     Returns
     -------
     DerivativeCheck
         Relative errors, each the smallest over the step sizes 1e-3 ... 1e-6, and the Hessian's asymmetry.
+        What the objective does not have is nan, and named in ``absent``.
+
+    Raises
+    ------
+    ValueError
+        If the objective has no dimension or gradient, or nothing to compare the gradient with.
 
     Examples
     --------
@@ -122,31 +197,41 @@ def check_derivatives(objective: Any, at: Any) -> DerivativeCheck:
     >>> st.check_derivatives(st.landscape("rosenbrock", dim=3), [0.3, -0.2, 0.5]).ok
     True
     """
-    missing = [
-        name for name in ("value", "gradient", "hessian", "third", "dim") if not hasattr(objective, name)
-    ]
-    if missing:
-        raise ValueError(f"`objective` lacks {', '.join(missing)}: there is nothing to compare.")
-    w = _check.state("at", at, objective.dim)
-    eye, steps = np.eye(objective.dim), DerivativeCheck(0, 0, 0, 0, 0).steps
-    gradient, hessian = objective.gradient(w), objective.hessian(w)
-    third = np.stack([objective.third(w, e) for e in eye])
-    direction = np.stack([np.cos(np.arange(objective.dim)), np.sin(1.0 + np.arange(objective.dim))], axis=-1)
+    beside = [name for name in ("hessian", "hvp") if defines(objective, name)]
+    require(objective, "st.check_derivatives", "dim", "gradient", *([] if beside else ["value"]))
+    w, eye = _check.state("at", at, objective.dim), np.eye(objective.dim)
+    absent = {
+        name: f"not compared: the objective has no {' and no '.join(missing)}"
+        for name, parts in _COMPARED.items()
+        if (missing := [part for part in parts if not defines(objective, part)])
+    }
+    measures = {
+        "gradient": lambda: _against(objective.value, w, objective.gradient(w)),
+        "hessian": lambda: _against(objective.gradient, w, transpose(objective.hessian(w))),
+        "third": lambda: _against(objective.hessian, w, np.stack([objective.third(w, e) for e in eye])),
+        "hvp": lambda: _products_error(objective, w),
+        "asymmetry": lambda: _relative(objective.hessian(w), transpose(objective.hessian(w))),
+    }
+    found = {name: math.nan if name in absent else measure() for name, measure in measures.items()}
+    return DerivativeCheck(**found, absent=absent)  # type: ignore[arg-type]
 
-    def best(function: Any, exact: np.ndarray) -> float:
-        errors = []
-        for h in steps:
-            slopes = np.stack([(function(w + h * e) - function(w - h * e)) / (2 * h) for e in eye])
-            errors.append(_relative(slopes, exact))
-        return float(np.min(errors))
 
-    return DerivativeCheck(
-        gradient=best(objective.value, gradient),
-        hessian=best(objective.gradient, transpose(hessian)),
-        third=best(objective.hessian, third),
-        hvp=_relative(objective.hvp(w, direction), hessian @ direction) if hasattr(objective, "hvp") else 0.0,
-        asymmetry=_relative(hessian, transpose(hessian)),
-    )
+def _against(function: Any, w: np.ndarray, exact: np.ndarray) -> float:
+    """The exact derivatives (d, ...) against central differences of a function."""
+    errors = []  # points far apart are crude, near ones noisy: the best distance counts
+    for h in _STEPS:
+        offsets = h * np.eye(len(w))
+        slopes = np.stack([(function(w + e) - function(w - e)) / (2 * h) for e in offsets])
+        errors.append(_relative(slopes, exact))
+    return float(np.min(errors))
+
+
+def _products_error(objective: Any, w: np.ndarray) -> float:
+    if not defines(objective, "hessian"):
+        return _against(objective.gradient, w, transpose(objective.hvp(w, np.eye(len(w)))))
+    turns = np.arange(len(w))
+    block = np.stack([np.cos(turns), np.sin(1.0 + turns)], axis=-1)  # two directions without zeros
+    return _relative(objective.hvp(w, block), objective.hessian(w) @ block)
 
 
 def _relative(found: np.ndarray, exact: np.ndarray) -> float:

@@ -50,6 +50,8 @@ class Network(Objective):
     l2 : float
     """
 
+    n_samples: int
+
     def __init__(
         self,
         X: np.ndarray,
@@ -66,7 +68,7 @@ class Network(Objective):
         self.dim, self.n_samples = self._layers[-1].stop, len(X)
 
     @property
-    def dtype(self) -> str:
+    def dtype(self) -> str:  # type: ignore[override]
         """``"float64"`` or ``"float32"``: of the data, and so of all arithmetic."""
         return str(self.X.dtype).rpartition(".")[2]
 

@@ -25,6 +25,8 @@ class Regression(Objective):
         The minimizer, found on first use.
     """
 
+    n_samples: int
+
     def __init__(self, X: Any, y: Any, *, l2: float):
         self.X = _check.array("X", X, ndim=2, shape="(n, d)")
         self.y = _check.array("y", y, ndim=1, shape="(n,)")

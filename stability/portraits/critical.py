@@ -13,6 +13,7 @@ from .. import _check
 from .._saving import Result
 from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from ..methods.response import SpectralResponse
+from ..objectives.base import defines, require
 
 ROUNDS = 120
 """Damped Newton steps from each start."""
@@ -227,9 +228,7 @@ def critical_points(objective: Any, region: Any, *, starts: int | None = None) -
     """
     from scipy.stats import qmc
 
-    missing = [name for name in ("value", "gradient", "hessian", "dim") if not hasattr(objective, name)]
-    if missing:
-        raise ValueError(f"`objective` lacks {', '.join(missing)}; see st.Objective.")
+    require(objective, "st.critical_points", "dim", "value", "gradient", "hessian")
     bounds = _region(region, int(objective.dim))
     count = min(256 * len(bounds), 4096) if starts is None else _check.count("starts", starts)
     points = qmc.scale(
@@ -348,7 +347,7 @@ def _clusters(w: np.ndarray, size: np.ndarray, doubt: np.ndarray, rows: np.ndarr
 
 def _corners(objective: Any, states: np.ndarray) -> int:
     """How many of these the objective itself says not to be smooth at."""
-    return sum(objective.status(w) != "ok" for w in states) if hasattr(objective, "status") else 0
+    return sum(objective.status(w) != "ok" for w in states) if defines(objective, "status") else 0
 
 
 def _lower_corner(objective: Any, bounds: np.ndarray, found: np.ndarray, small: float) -> str:

@@ -17,6 +17,7 @@ from ..ensembles.simulate import simulate
 from ..flow import Flow
 from ..methods.method import Method
 from ..noise import Noise
+from ..objectives.base import require
 from .critical import critical_points
 from .plane import DT_SHARE, flows_of
 
@@ -148,10 +149,10 @@ def profile(
     >>> seen.kinds.tolist(), seen.agrees.tolist()
     (['minimum', 'minimum', 'maximum'], [True])
     """
-    if getattr(objective, "dim", None) != 1:
+    require(objective, "st.profile", "dim")
+    if objective.dim != 1:
         raise ValueError(
-            f"A profile needs one dimension; {objective!r} has {getattr(objective, 'dim', 'none')}. In two, "
-            "use st.portrait."
+            f"A profile needs one dimension; {objective!r} has {objective.dim}. In two, use st.portrait."
         )
     flows = flows_of(objective, methods, noise, step)
     compared = [flow.method for flow in flows]

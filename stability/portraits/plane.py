@@ -17,6 +17,7 @@ from ..flow import Flow
 from ..methods.method import SFN, SGD, Method, Newton
 from ..methods.response import SpectralResponse
 from ..noise import Noise
+from ..objectives.base import require
 from .critical import critical_points
 from .flowlines import LEFT, NEAREST, SINGULAR, UNDECIDED, UNDEFINED, Sinks, follow
 
@@ -192,9 +193,10 @@ def portrait(
     >>> seen.attracts.tolist()
     [['attracts', 'attracts', 'passes'], ['attracts', 'attracts', 'attracts']]
     """
-    if getattr(objective, "dim", None) != 2:
+    require(objective, "st.portrait", "dim")
+    if objective.dim != 2:
         raise ValueError(
-            f"A phase portrait needs two dimensions; {objective!r} has {getattr(objective, 'dim', 'none')}. "
+            f"A phase portrait needs two dimensions; {objective!r} has {objective.dim}. "
             "In one, use st.profile."
         )
     flows = flows_of(objective, methods, noise, step)

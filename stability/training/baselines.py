@@ -13,6 +13,7 @@ from .. import _check
 from .._array import Backend
 from .._check import Interrupted
 from .._saving import provenance
+from ..objectives.base import defines, require
 from .history import History
 from .problem import Problem, Progress
 
@@ -78,11 +79,8 @@ def baseline(
     most = None if iterations is None else _check.count("iterations", iterations)
     if limit == math.inf and most is None:
         raise ValueError("Say when to stop: give `sweeps` (passes over all samples) or `iterations`.")
-    if name == "Newton-CG" and not (hasattr(objective, "hvp") or hasattr(objective, "products")):
-        raise ValueError(
-            "`objective` lacks hvp, which Newton-CG needs; see st.Objective. Use method='L-BFGS-B' where "
-            "there is none."
-        )
+    if name == "Newton-CG" and not defines(objective, "products"):
+        require(objective, name, "hvp", advice=", or use method='L-BFGS-B'")
     counted = _Counted(Problem(objective, Backend("numpy", np, None, str(w.dtype))), limit, w)
     began, rows, last, status = time.perf_counter(), [], w.astype(float), "done"
 

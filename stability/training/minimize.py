@@ -16,6 +16,7 @@ from .._check import Interrupted
 from .._progress import progress_bar
 from .._saving import provenance
 from ..methods.method import LRSFN, Method
+from ..objectives.base import require, trait
 from . import auto
 from .auto import AutoRule
 from .baselines import BASELINES, baseline
@@ -223,10 +224,8 @@ def minimize(
 
 
 def _start(objective: Any, w0: Any, device: str | Backend, dtype: str | None) -> tuple[Any, Backend]:
-    missing = [name for name in ("value", "gradient", "dim") if not hasattr(objective, name)]
-    if missing:
-        raise ValueError(f"`objective` lacks {', '.join(missing)}; see st.Objective.")
-    own = getattr(objective, "dtype", None)
+    require(objective, "st.minimize", "dim", "value", "gradient")
+    own = trait(objective, "dtype")
     if dtype is None:
         dtype = (
             own
@@ -253,11 +252,6 @@ def _averaged(average: Any) -> float:
             f"`average` must be True or False, or a share of the run in (0, 1]; got {average!r}."
         )
     return float(average)
-
-
-def _need(problem: Problem, name: str) -> None:
-    if not hasattr(problem.objective, name):
-        raise ValueError(f"`objective` lacks {name}, which this method needs; see st.Objective.")
 
 
 def _sizes(
@@ -336,7 +330,7 @@ def _rule(
     options.check()
     if isinstance(step, str):
         _check.choice("step", step, ("auto",))
-        _need(problem, "hvp")
+        require(problem.objective, "step='auto'", "hvp")
         options.refuse("step='auto' decides when and how to refresh", *_Options._fields)
         return _automatic(method, problem, sizes, passes, chosen)
     if not isinstance(method, (Method, Adam)):
@@ -347,7 +341,7 @@ def _rule(
     if isinstance(method, Adam) or method.is_identity:
         options.refuse(f"{method.label} knows no curvature", *_Options._fields)
         return (AdamRule(method) if isinstance(method, Adam) else Rule()), sizes[1]
-    _need(problem, "hessian" if method.rank is None else "hvp")
+    require(problem.objective, method.label, "hessian" if method.rank is None else "hvp")
     if method.rank is not None:
         _check.count("rank", method.rank, most=problem.dim, why="the dimension")
         return LowRankRule(

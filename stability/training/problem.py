@@ -10,6 +10,7 @@ import numpy as np
 
 from .._array import Backend
 from .._display import Shown
+from ..objectives.base import defines, trait
 
 VALUE_COST = 0.5
 """Passes that a value costs; a gradient costs one, a Hessian product two."""
@@ -37,7 +38,7 @@ class Problem:
 
     def __init__(self, objective: Any, backend: Backend):
         self.objective, self.backend = objective, backend
-        self.sampled = getattr(objective, "n_samples", None) is not None
+        self.sampled = trait(objective, "n_samples") is not None
         self.samples = int(objective.n_samples) if self.sampled else 1
         self.dim = int(objective.dim)
 
@@ -49,7 +50,7 @@ class Problem:
     def loss_and_gradient(self, w: Any, rows: np.ndarray | None) -> tuple[float, Any]:
         """Of a batch; all samples where `rows` is None."""
         options = self._options(rows)
-        if hasattr(self.objective, "value_and_gradient"):
+        if defines(self.objective, "value_and_gradient"):
             value, gradient = self.objective.value_and_gradient(w, **options)
         else:
             value, gradient = self.objective.value(w, **options), self.objective.gradient(w, **options)
@@ -62,7 +63,7 @@ class Problem:
     def products(self, w: Any, rows: np.ndarray | None) -> Callable[[Any], Any]:
         """Block Hessian products of a batch at `w`."""
         options = self._options(rows)
-        if hasattr(self.objective, "products"):
+        if defines(self.objective, "products"):
             return self.objective.products(w, **options)
         return lambda V: self.objective.hvp(w, V, **options)
 

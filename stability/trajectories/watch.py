@@ -15,6 +15,7 @@ from ..flow import Flow
 from ..linear.linearize import VALID
 from ..methods.method import Method
 from ..methods.response import SpectralResponse
+from ..objectives.base import defines
 from .equations import Place
 
 JUMP = 1e-6
@@ -59,7 +60,7 @@ class Watch:
             self.notes.append(text)
 
     def _at(self, w: np.ndarray) -> Here:
-        still = self.flow.method.is_identity or getattr(self.flow.objective, "constant_hessian", False)
+        still = self.flow.method.is_identity or self.flow.constant_hessian
         spectrum = None if still else np.linalg.eigh(_check.array("hessian", self.flow.objective.hessian(w)))
         return Here(self.flow.drift(w), self.flow.jacobian(w), spectrum)
 
@@ -260,10 +261,9 @@ def outside(flow: Flow, w: np.ndarray) -> np.ndarray:
     """Whether states (..., d) lie outside the objective's domain, where a derivative may still have a value:
     bool (...).
     """
-    try:
-        return np.isnan(flow.objective.value(w))
-    except (AttributeError, TypeError):  # an objective need not have a value
+    if not defines(flow.objective, "value"):  # an objective need not have one
         return np.zeros(w.shape[:-1], dtype=bool)
+    return np.isnan(flow.objective.value(w))
 
 
 def nonlinearity(flow: Flow, m: np.ndarray, S: np.ndarray, J: np.ndarray) -> float:
