@@ -216,7 +216,7 @@ def _path_notes(path: Trajectory, ensemble: Ensemble, validity: float) -> tuple[
             f"The validity indicator is up to {validity:.3g}, above 0.1: the drift is not linear across the "
             "tube."
         )
-    if not (path.valid or path.status.startswith("outside")):
+    if not path.followed:
         notes.append(f"The path: {path.status}.")
     notes.extend(path.notes)
     if ensemble.scheme == "exponential":

@@ -1,5 +1,6 @@
 """What a run leaves behind: its words and its picture, and what SciPy's optimizers do not tell."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -149,6 +150,57 @@ def test_a_stop_by_the_callback_reads_the_same_for_every_optimizer(name):
     )
     assert found.status == "ended by the callback after iteration 1"
     assert len(found.losses) == 2
+
+
+class Wrong(Plain):
+    """Its gradient points the other way: SciPy's line search finds nothing."""
+
+    def gradient(self, w):
+        return -self.inner.gradient(w)
+
+
+def interrupted():
+    with pytest.raises(st.Interrupted) as stopped:
+        st.minimize(Plain(3), np.zeros(3), method=st.SGD(), step=0.1, iterations=9)
+    return stopped.value.result
+
+
+def from_the_minimum(**options):
+    rng = np.random.default_rng(0)
+    F = st.least_squares(rng.standard_normal((60, 4)), rng.standard_normal(60))
+    return st.minimize(F, F.reference, batch=2, sweeps=20, **options)
+
+
+ENDINGS = {
+    "done": lrsfn,
+    "ended by the callback": lambda: lrsfn(callback=lambda progress: True),
+    "ended by SciPy": lambda: st.minimize(Wrong(), np.ones(3), method="L-BFGS-B", sweeps=200),
+    "interrupted": interrupted,
+    "diverged": lambda: st.minimize(
+        st.quadratic([1.0, 2.0]), np.ones(2), method=st.SGD(), step=3.0, iterations=30
+    ),
+    "lost": from_the_minimum,
+    "done, but": lambda: from_the_minimum(method=st.SGD(), step=1e-3),
+}
+
+
+@pytest.mark.parametrize("status", ENDINGS)
+def test_how_a_run_ended_is_told_in_words_and_to_programs(status, tmp_path):
+    found = ENDINGS[status]()
+    assert found.status.startswith(status)
+    end = status.removesuffix(", but")
+    file = st.save(found, tmp_path / "run")
+    record = json.loads(file.read_text())
+    assert record["values"].pop("end") == end
+    now = st.load(file)
+    file.write_text(json.dumps(record))  # as it was saved when a history had its status alone
+    for one in (found, now, st.load(file)):
+        assert (one.end, one.done, one.diverged, one.lost) == (
+            end,
+            end == "done",
+            end == "diverged",
+            end == "lost",
+        )
 
 
 @pytest.mark.parametrize("module", ["stability.training.baselines", "stability.spectra.lanczos"])

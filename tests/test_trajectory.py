@@ -3,6 +3,7 @@ ensembles.
 """
 
 import dataclasses
+import json
 import sys
 
 import numpy as np
@@ -672,6 +673,34 @@ class TestResult:
         path, ens = TestEnsembles.pair(flow(noise=0.01), [0.3, 1.0], 1.0, 0.1)
         again = st.load(st.save(path, tmp_path / "path"))
         assert st.compare(again, ens).max_z == st.compare(path, ens).max_z
+
+    @pytest.mark.parametrize(
+        ("seen", "start", "followed"),
+        [
+            (flow(noise=0.01), [0.3, 1.0], True),
+            (flow(WELL, noise=0.3, step=0.1), [0.0, 1.0], True),  # outside validity
+            (flow(st.expression("abs(x) + y^2")), [0.5, 1.0], False),  # stopped
+        ],
+    )
+    def test_what_speaks_against_a_path_is_known_of_those_saved_before_it_was_told_apart(
+        self, seen, start, followed, tmp_path
+    ):
+        path = st.trajectory(seen, start, 3.0, save=3)
+        assert path.followed is followed
+        assert path.valid is (path.status == "ok")
+        file = st.save(path, tmp_path / "path")
+        record = json.loads(file.read_text())
+        del record["values"]["followed"]
+        file.write_text(json.dumps(record))
+        assert st.load(file).followed is followed
+
+    def test_the_comparison_says_why_a_path_is_doubted_unless_it_is_validity_alone(self):
+        path, ens = TestEnsembles.pair(flow(WELL, noise=0.3, step=0.1), [0.0, 1.0], 3.0, 0.1, save=3)
+        assert path.followed
+        assert not path.valid
+        assert not any(note.startswith("The path:") for note in st.compare(path, ens).notes)
+        doubted = dataclasses.replace(path, followed=False, status="doubted.")
+        assert "The path: doubted.." in st.compare(doubted, ens).notes
 
     def test_times_to_save(self):
         one = flow(WELL)

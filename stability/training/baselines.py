@@ -14,7 +14,7 @@ from .._array import Backend
 from .._check import Interrupted
 from .._saving import provenance
 from ..objectives.base import defines, require
-from .history import History
+from .history import End, Ending, History
 from .problem import Problem, Progress
 
 BASELINES = ("L-BFGS-B", "Newton-CG")
@@ -82,10 +82,11 @@ def baseline(
     if name == "Newton-CG" and not defines(objective, "products"):
         require(objective, name, "hvp", advice=", or use method='L-BFGS-B'")
     counted = _Counted(Problem(objective, Backend("numpy", np, None, str(w.dtype))), limit, w)
-    began, rows, last, status = time.perf_counter(), [], w.astype(float), "done"
+    began, rows, last = time.perf_counter(), [], w.astype(float)
+    ending = Ending(End.DONE, "done")
 
     def accepted(intermediate_result: Any) -> None:
-        nonlocal last, status
+        nonlocal last, ending
         last = np.array(intermediate_result.x)
         rows.append((float(intermediate_result.fun), counted.sweeps, time.perf_counter() - began))
         if (
@@ -95,7 +96,7 @@ def baseline(
             )
             is True
         ):
-            status = f"ended by the callback after iteration {len(rows) - 1}"
+            ending = Ending(End.STOPPED, f"ended by the callback after iteration {len(rows) - 1}")
             raise _Over
         if len(rows) == most:
             raise _Over
@@ -112,11 +113,13 @@ def baseline(
             options=options,
             **product,
         )
-        last, status = found.x, "done" if found.success else f"ended by SciPy: {found.message}"
+        last = found.x
+        if not found.success:
+            ending = Ending(End.GAVE_UP, f"ended by SciPy: {found.message}")
     except _Over:
         pass
     except KeyboardInterrupt:
-        status = f"interrupted after {len(rows)} iterations"
+        ending = Ending(End.INTERRUPTED, f"interrupted after {len(rows)} iterations")
     losses, spent, seconds = (
         (np.array(column) for column in zip(*rows, strict=True)) if rows else (np.zeros(0),) * 3
     )
@@ -136,7 +139,7 @@ def baseline(
         step_limits=np.zeros(0),
         refreshed_at=np.zeros(0),
         skipped=np.zeros(0, dtype=int),
-        status=status,
+        status=ending.status,
         stats={
             "gradients": counted.gradients,
             "hessian_products": counted.products,
@@ -144,8 +147,9 @@ def baseline(
             "seconds": time.perf_counter() - began,
         },
         provenance=provenance(method=name, objective=repr(objective)),
+        end=ending.end,
     )
-    if status.startswith("interrupted"):
+    if ending.end is End.INTERRUPTED:
         raise Interrupted(
             f"Interrupted: the history of {len(rows)} iterations is in this exception's `.result`.", history
         )

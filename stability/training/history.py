@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from enum import StrEnum
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._saving import Result
+
+
+class End(StrEnum):
+    """How a run came to its end: the words that its status begins with."""
+
+    DONE = "done"
+    STOPPED = "ended by the callback"
+    GAVE_UP = "ended by SciPy"
+    INTERRUPTED = "interrupted"
+    DIVERGED = "diverged"
+    LOST = "lost"  # the untuned rule's, whose start is returned
+
+
+class Ending(NamedTuple):
+    """How a run came to its end, for programs and for people."""
+
+    end: End
+    status: str
 
 
 @dataclass(frozen=True)
@@ -46,10 +65,12 @@ class History(Result):
     skipped : array of int
         Iterations whose step would not have been finite: it was not taken.
     status : str
-        ``"done"``, or why the run ended early.
+        ``"done"``, or why the run ended early, in words; programs ask `end`, `done`, `diverged`, `lost`.
     stats : dict
         Gradients, Hessian products, sweeps, seconds, and what a rule decided by itself.
     provenance : dict
+    end : End
+        The kind of ending.
     """
 
     losses: np.ndarray
@@ -68,11 +89,28 @@ class History(Result):
     status: str
     stats: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    end: End = End.DONE
+
+    @classmethod
+    def _restored(cls, **values: Any) -> Any:
+        # Histories were once saved with their status alone, which begins with what `end` is now.
+        told = next((end for end in End if str(values.get("status")).startswith(end)), End.DONE)
+        return cls(**values | {"end": End(values.get("end", told))})
+
+    @property
+    def done(self) -> bool:
+        """Whether the run went as far as it was asked to, wherever the loss went."""
+        return self.end is End.DONE
 
     @property
     def diverged(self) -> bool:
         """Whether nothing finite was left to do, or the loss ended far above its start."""
-        return self.status.startswith("diverged")
+        return self.end is End.DIVERGED
+
+    @property
+    def lost(self) -> bool:
+        """Whether the untuned rule found nothing better than the start, which is returned."""
+        return self.end is End.LOST
 
     @property
     def refreshes(self) -> np.ndarray:

@@ -22,7 +22,7 @@ from .auto import AutoRule
 from .baselines import BASELINES, baseline
 from .batches import Batches
 from .checkpoint import slots
-from .history import History
+from .history import End, Ending, History
 from .options import Adam, Armijo, FixedStep, SpectralStep
 from .problem import Problem, Progress
 from .rules import AdamRule, DenseRule, LowRankRule, Rule
@@ -452,7 +452,7 @@ def _carried_out(plan: RunPlan, w: Any, progress: bool) -> Run:
                 run.plan.report = lambda share: bar.show(share, f"loss {run.log.losses[-1]:.4g}")
             run.go()
     except KeyboardInterrupt:
-        run.status = f"interrupted after {run.iteration} iterations"
+        run.ending = Ending(End.INTERRUPTED, f"interrupted after {run.iteration} iterations")
         if plan.checkpoint is not None and run.whole:
             run.save()
         raise Interrupted(
@@ -464,32 +464,27 @@ def _carried_out(plan: RunPlan, w: Any, progress: bool) -> Run:
     return run
 
 
-def _judged(run: Run) -> tuple[Any, float, str]:
-    """What a run returns, its loss and its status: whether it ended better than it began is known only now
-    (and not charged).
+def _judged(run: Run) -> tuple[Any, float, Ending]:
+    """What a run returns, its loss, and how it ended: whether that is better than the start is known only
+    now (and not charged).
     """
     problem, final = run.plan.problem, run.answer
     before, loss = problem.value(run.start), problem.value(final)
-    rose = not loss <= before
+    if loss <= before:
+        return final, loss, run.ending
     told = f"the loss rose from {before:.4g} to {loss:.4g}"
-    if rose and run.plan.rule.untuned:
-        return (
-            run.start,
-            before,
-            f"lost: {told}, and the start is returned; use a method with a step of your own",
-        )
-    if (
-        rose
-        and (not math.isfinite(loss) or loss > RUNAWAY * abs(before) > 0)
-        and not run.status.startswith("diverged")
-    ):
-        return final, loss, f"diverged: {told}; lower the step"
-    return final, loss, f"done, but {told}" if rose and run.status == "done" else run.status
+    if run.plan.rule.untuned:
+        advice = "and the start is returned; use a method with a step of your own"
+        return run.start, before, Ending(End.LOST, f"lost: {told}, {advice}")
+    far = not math.isfinite(loss) or loss > RUNAWAY * abs(before) > 0
+    if far and run.ending.end is not End.DIVERGED:  # which says more
+        return final, loss, Ending(End.DIVERGED, f"diverged: {told}; lower the step")
+    return final, loss, Ending(End.DONE, f"done, but {told}") if run.ending.end is End.DONE else run.ending
 
 
 def _history(run: Run, method: Any) -> History:
     plan, log, host = run.plan, run.log, run.plan.problem.backend.host
-    final, loss, status = _judged(run)
+    final, loss, ending = _judged(run)
     rank = plan.rule.rank
     stats: dict[str, Any] = {
         "gradients": run.work.gradients,
@@ -519,7 +514,8 @@ def _history(run: Run, method: Any) -> History:
         step_limits=np.array(log.step_limits),
         refreshed_at=np.array(log.refreshed_at),
         skipped=np.array(log.skipped, dtype=int),
-        status=status,
+        status=ending.status,
         stats=stats,
         provenance=provenance(**plan.identity),
+        end=ending.end,
     )

@@ -20,6 +20,7 @@ from .._saving import save
 from ..lowrank.operator import BadProducts, NotFinite
 from .batches import Batches, parts
 from .checkpoint import Checkpoint, _writable, latest, slots
+from .history import End, Ending
 from .options import Here, StepRule
 from .problem import VALUE_COST, Problem, Progress, Work
 from .rules import Course, Curvature, Rule
@@ -103,7 +104,8 @@ class Run:
         self.plan, self.start, self.w = plan, w, w
         self.velocity: Any = None
         self.gathered, self.sum = 0, None  # of the iterates that the mean is taken of
-        self.iteration, self.work, self.log, self.status = 0, Work(), Log(), "done"
+        self.iteration, self.work, self.log = 0, Work(), Log()
+        self.ending = Ending(End.DONE, "done")
         self.limit, self.in_a_row = math.inf, 0
         self.best: Any = w  # of what the untuned rule has watched, and how often it went back there
         self.rescues = 0
@@ -128,15 +130,14 @@ class Run:
                 self._record(loss, step)
                 self.whole = True
             if plan.callback is not None and plan.callback(self._progress(loss, step)) is True:
-                self.status = f"ended by the callback after iteration {self.iteration - 1}"
+                told = f"ended by the callback after iteration {self.iteration - 1}"
+                self.ending = Ending(End.STOPPED, told)
                 return
             if plan.checkpoint is not None and time.perf_counter() - self._saved_at >= plan.checkpoint_every:
                 self.save()
         if self.in_a_row >= GIVE_UP:
-            self.status = (
-                f"diverged: {GIVE_UP} steps in a row would not have been finite, the first at iteration "
-                f"{self.iteration - GIVE_UP}"
-            )
+            told = f"diverged: {GIVE_UP} steps in a row would not have been finite, the first at iteration "
+            self.ending = Ending(End.DIVERGED, f"{told}{self.iteration - GIVE_UP}")
 
     def _fingerprint(self) -> str:
         """What the objective says at the start: other data of the same shape say something else."""

@@ -216,6 +216,7 @@ def _result(flow: Flow, places: list[Place], watch: Watch, law: Law, t_end: floa
         status=_status(times, validity, watch),
         notes=tuple(watch.notes),
         provenance=provenance(flow=repr(flow), variables=flow.variables, **law._asdict(), t_end=t_end),
+        followed=not (watch.stopped or watch.doubt),
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from .._law import Law
 from .._saving import Result
 from ..ensembles.result import Ensemble
+from ..linear.linearize import VALID
 from .departure import BLOCKS, Departure, departure_notes, measured
 
 
@@ -47,6 +48,9 @@ class Trajectory(Result):
     notes : tuple of str
         Where the preconditioner was not smooth, and what that means.
     provenance : dict
+    followed : bool
+        Whether the path came to its end, over nothing that it could not follow: only `validity` may speak
+        against it.
     """
 
     times: np.ndarray
@@ -65,6 +69,13 @@ class Trajectory(Result):
     status: str
     notes: tuple[str, ...]
     provenance: dict[str, Any]
+    followed: bool = True
+
+    @classmethod
+    def _restored(cls, **values: Any) -> Any:
+        # Paths were once saved with their status alone, in which doubts of validity came last.
+        status = str(values.get("status"))
+        return cls(**{"followed": status == "ok" or status.startswith("outside validity"), **values})
 
     @property
     def law(self) -> Law:
@@ -81,7 +92,7 @@ class Trajectory(Result):
         """Whether the path came to its end with `validity` below 0.1 all the way, and nothing was jumped
         over.
         """
-        return self.status == "ok"
+        return self.followed and bool((self.validity < VALID).all())
 
     def departure(self, ensemble: Ensemble) -> Departure:
         """How far an ensemble's whole law is from the Gaussian ``N(m, S)`` that is predicted, at each of its
@@ -165,7 +176,7 @@ def shared(path: Trajectory, ensemble: Ensemble) -> tuple[np.ndarray, np.ndarray
     rows = np.abs(path.times[:, None] - ensemble.times[kept]).argmin(axis=0)
     missing = ~np.isclose(path.times[rows], ensemble.times[kept], rtol=1e-9, atol=0)
     if missing.any():
-        told = "" if path.status == "ok" else f" (its status: {path.status})"
+        told = "" if path.valid else f" (its status: {path.status})"
         raise ValueError(
             f"The trajectory was not saved at t = {ensemble.times[kept][missing][0]:g}{told}. Use "
             "st.trajectory(..., save=ensemble.times)."
