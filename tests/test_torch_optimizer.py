@@ -1024,6 +1024,20 @@ def test_closures_that_return_no_loss(name):
     assert torch.equal(flat(net.parameters()), before)
 
 
+def test_a_graph_that_is_broken_otherwise_is_torchs_to_tell():
+    w = nn.Parameter(torch.ones(3))
+
+    def closure():
+        scaled = w * 2
+        loss = scaled.square().sum()
+        with torch.no_grad():
+            scaled.zero_()
+        return loss
+
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        LRSFN([w], rank=2).step(closure)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [({"hessian_batch": 8}, "`hessian_batch`=8 needs single samples"), ({"noise": 1.0}, "`noise`=1 needs")],

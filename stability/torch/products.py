@@ -13,11 +13,10 @@ import torch
 from .. import _check
 from .._array import Backend
 
-_TWICE = "use operations that allow it."
-_ATTENTION = (
-    "of the kernels for attention only one allows it. Do `from torch.nn.attention import sdpa_kernel, "
-    "SDPBackend`, "
-    "and compute the loss under `with sdpa_kernel(SDPBackend.MATH):` inside the closure."
+_TWICE = (
+    "Products with the Hessian differentiate the loss twice: use operations that allow it. Of the kernels "
+    "for attention only one does: `from torch.nn.attention import sdpa_kernel, SDPBackend`, and compute the "
+    "loss under `with sdpa_kernel(SDPBackend.MATH):` inside the closure."
 )
 
 CHUNK = 8
@@ -117,12 +116,13 @@ def gradient(
     try:
         parts = torch.autograd.grad(loss, params, create_graph=create_graph, allow_unused=True)
     except RuntimeError as error:
-        if "second time" not in str(error):
+        # A backward leaves gradients in the parameters, where nothing here puts any, and has freed the graph.
+        if all(p.grad is None for p in params):
             raise
         raise ValueError(
             "`closure` must return the loss and not call backward, which torch.optim.LBFGS asks for. Remove "
             "backward() from it."
-        ) from None
+        ) from error
     unused = [name for name, part in zip(names, parts, strict=True) if part is None]
     if unused:
         raise ValueError(
@@ -206,10 +206,7 @@ class Products:
                 for column in zip(*seeds, strict=True)
             ]
         except RuntimeError as error:
-            error.add_note(
-                "Products with the Hessian differentiate the loss twice: "
-                f"{_ATTENTION if 'scaled_dot_product' in str(error) else _TWICE}"
-            )
+            error.add_note(_TWICE)
             raise
         return [None if column[0] is None else torch.stack(column) for column in zip(*images, strict=True)]
 
