@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -31,6 +31,8 @@ _KINDS: dict[str, type[Kept]] = {}
 class Kept:
     """What `save` can write, by itself or inside a result: a dataclass, or a class with these two methods."""
 
+    _RENAMED: ClassVar[Mapping[str, str]] = {}
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         _KINDS.setdefault(cls.__name__, cls)  # a user's subclass does not take over one of ours
@@ -41,8 +43,8 @@ class Kept:
 
     @classmethod
     def _restored(cls, **values: Any) -> Any:
-        """The object that was kept as these values."""
-        return cls(**values)
+        """The object that was kept as these values, some under the names of an earlier version."""
+        return cls(**{cls._RENAMED.get(name, name): value for name, value in values.items()})
 
 
 class Result(Shown, Kept):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -28,9 +29,10 @@ class Comparison(Result):
     Attributes
     ----------
     times : array (times,)
-    predicted_mean, measured_mean, mean_error, mean_z : arrays (times, d)
+    predicted_mean, measured_mean, standard_error, mean_z : arrays (times, d)
     predicted_covariance, measured_covariance, covariance_error, covariance_z : arrays (times, d, d)
-        ``z = (measured - predicted) / error``, the error being the measurement's standard error.
+        ``z = (measured - predicted) / error``: `standard_error` of the mean, `covariance_error` of the
+        covariance, as an ensemble has them.
     law : str
         The law that was predicted: ``"chain"`` (Euler-Maruyama) or ``"discrete"`` (iteration), and its level.
     validity : float
@@ -42,7 +44,7 @@ class Comparison(Result):
     times: np.ndarray
     predicted_mean: np.ndarray
     measured_mean: np.ndarray
-    mean_error: np.ndarray
+    standard_error: np.ndarray
     mean_z: np.ndarray
     predicted_covariance: np.ndarray
     measured_covariance: np.ndarray
@@ -51,6 +53,9 @@ class Comparison(Result):
     law: str
     validity: float
     notes: tuple[str, ...] = ()
+
+    _RENAMED: ClassVar = {"mean_error": "standard_error"}
+    mean_error = _check.renamed_attribute("mean_error", "standard_error")
 
     @property
     def max_z(self) -> float:
@@ -68,7 +73,7 @@ class Comparison(Result):
                 f"mean[{i}]",
                 self.predicted_mean[-1, i],
                 self.measured_mean[-1, i],
-                self.mean_error[-1, i],
+                self.standard_error[-1, i],
                 self.mean_z[-1, i],
             )
             for i in range(dim)
@@ -133,7 +138,7 @@ def compare(theory: LinearFlow | Trajectory, ensemble: Ensemble, *, level: str =
         times=ensemble.times[kept],
         predicted_mean=mean,
         measured_mean=measured[0],
-        mean_error=measured[1],
+        standard_error=measured[1],
         mean_z=_z(measured[0] - mean, measured[1]),
         predicted_covariance=covariance,
         measured_covariance=measured[2],

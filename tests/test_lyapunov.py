@@ -170,7 +170,7 @@ class TestPublished:
         assert z(found.exponents, found.errors, exact) < 4
         assert z(found.mean_square, found.mean_square_error, 0.5 * math.log(dim)) < 4
         few = st.lyapunov_exponents(
-            lambda rng, size: rng.standard_normal((size, dim, dim)), count=1, iterations=300, seed=2
+            lambda rng, size: rng.standard_normal((size, dim, dim)), rank=1, iterations=300, seed=2
         )
         assert len(few.exponents) == 1
         assert z(few.exponents, few.errors, exact[:1]) < 4
@@ -218,7 +218,7 @@ class TestPublished:
         """Squares of such entries are no floats."""
         small, large = (
             st.lyapunov_exponents(
-                lambda rng, size, c=c: c * rng.standard_normal((size, 2, 2)), count=count, iterations=50
+                lambda rng, size, c=c: c * rng.standard_normal((size, 2, 2)), rank=count, iterations=50
             )
             for c in (1.0, unit)
         )
@@ -393,7 +393,7 @@ class TestFlows:
 
     def test_many_dimensions(self):
         flow = st.Flow(st.quadratic(np.linspace(0.5, 1, 35)), st.SGD(), st.Noise(curvature=0.02), step=0.5)
-        found = st.lyapunov_exponents(flow, count=1, iterations=20, products=10)
+        found = st.lyapunov_exponents(flow, rank=1, iterations=20, products=10)
         linear = 0.5 * math.log(1 - 2 * 0.5 * 0.5 + 0.25 * 0.25)
         assert found.exponents[0] < found.mean_square + 3 * found.mean_square_error
         assert abs(found.mean_square - linear) < 0.05
@@ -484,7 +484,7 @@ class TestLimit:
         values, errors = top_exponents(flow, [0.5, 0.6], seed=3)
         alone, _ = top_exponents(flow, [0.6], seed=3)
         assert values[1] == alone[0]
-        single = st.lyapunov_exponents(flow, count=1, seed=9)
+        single = st.lyapunov_exponents(flow, rank=1, seed=9)
         assert abs(values[0] - single.exponents[0]) < 4 * math.hypot(errors[0], single.errors[0])
 
     def test_at_the_limit_the_exponent_is_zero(self):
@@ -625,7 +625,7 @@ class TestBadInput:
             ({"iterations": 5}, "`iterations` must be an integer >= 10"),
             ({"products": 1}, "`products` must be an integer >= 10"),
             ({"seed": -1}, "`seed` must be an integer >= 0"),
-            ({"count": 3}, "`count` must be an integer >= 1 and <= 2"),
+            ({"rank": 3}, "`rank` must be an integer >= 1 and <= 2"),
             ({"level": "chain"}, "`level` must be one of iteration, sde"),
             ({"dt": 0.1}, "`dt` belongs to level='sde'"),
             ({"dt": -1.0, "level": "sde"}, "`dt` must be a finite number > 0"),

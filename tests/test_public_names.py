@@ -72,3 +72,30 @@ class TestRenamed:
         with pytest.warns(DeprecationWarning, match=r"`\.old` is called `\.new` now") as told:
             assert Thing().old == 5
         assert told[0].filename == __file__
+
+
+NEWTON = st.Flow(st.quadratic([1.0, 0.5]), st.Newton(), st.Noise(gradient=0.1), step=0.5)
+OLD_KEYWORDS = {
+    "lyapunov_exponents(count=)": (
+        lambda: st.lyapunov_exponents(NEWTON, count=1),
+        "`count` is called `rank`",
+    ),
+}
+
+
+@pytest.mark.parametrize("call", OLD_KEYWORDS)
+def test_a_keyword_under_its_old_name_works_and_warns(call):
+    run, told = OLD_KEYWORDS[call]
+    with pytest.warns(DeprecationWarning, match=told):
+        run()
+
+
+def test_a_saved_comparison_of_an_earlier_version_is_read(tmp_path):
+    ensemble = st.simulate(NEWTON, start=[0, 0], t_end=2, paths=50, seed=0)
+    found = st.compare(st.linearize(NEWTON), ensemble)
+    found.save(tmp_path / "new")
+    with pytest.warns(DeprecationWarning, match=r"`\.mean_error` is called `\.standard_error`"):
+        assert found.mean_error is found.standard_error
+    kept = found._kept()
+    kept["mean_error"] = kept.pop("standard_error")
+    assert st.results.Comparison._restored(**kept).standard_error is found.standard_error

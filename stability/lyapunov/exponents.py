@@ -91,18 +91,19 @@ class LyapunovExponents(Result):
         return "\n".join([*lines, self.verdict, f"status: {self.status}"])
 
 
+@_check.renamed(count="rank")
 def lyapunov_exponents(
     flow: Flow | Callable[[np.random.Generator, int], np.ndarray],
     at: Any = None,
     *,
     level: str = "iteration",
     dt: float | None = None,
-    count: int | None = None,
+    rank: int | None = None,
     iterations: int = 1000,
     products: int = 200,
     seed: int = 0,
 ) -> LyapunovExponents:
-    """Lyapunov exponents at a critical point: do paths contract almost surely, and their second moments?
+    """Lyapunov exponents at a critical point: do paths contract, almost surely and in mean square?
 
     For the iteration ``B = I - step P(H + Eh)(H + Eg)`` with nothing linearised in the noise, real
     minibatches where the noise is estimated from data. For the SDE ``B = I + dt A + sqrt(step dt) G``, its
@@ -118,7 +119,7 @@ def lyapunov_exponents(
     level : {"iteration", "sde"}
     dt : float, optional
         Of the SDE's chain, in units of t; `step` by default.
-    count : int, optional
+    rank : int, optional
         How many exponents, largest first; all by default. One is much cheaper in many dimensions.
     iterations, products : int
         Length and number of the independent products; the error falls like
@@ -147,19 +148,19 @@ def lyapunov_exponents(
 
     >>> import stability as st
     >>> flow = st.Flow(st.quadratic([1.0, 0.5]), st.SGD(), step=0.5)
-    >>> lyapunov_exponents(flow).exponents.round(9)  # log 0.75 and log 0.5
+    >>> st.lyapunov_exponents(flow).exponents.round(9)  # log 0.75 and log 0.5
     array([-0.28768207, -0.69314718])
     """
     iterations = _check.count("iterations", iterations, least=10)
     products = _check.count("products", products, least=10)
     seed = _check.count("seed", seed, least=0)
-    one = (
-        product_of_flow(flow, at, level, dt, seed)
-        if isinstance(flow, Flow)
-        else product_of_function(flow, at, dt)
-    )
-    every = one.dim if count is None else count
-    count = _check.count("count", every, most=one.dim, why="the directions that move")
+    if isinstance(flow, Flow):
+        one = product_of_flow(flow, at, level, dt, seed)
+    else:
+        one = product_of_function(flow, at, dt)
+    count = one.dim
+    if rank is not None:
+        count = _check.count("rank", rank, most=one.dim, why="the directions that move")
     burn = min(200, iterations // 5)
     samples, unsettled = _samples(one, count, iterations, products, burn, seed)
     (exponents, errors), least = means(samples), ROUNDING / one.ratio

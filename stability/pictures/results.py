@@ -98,7 +98,7 @@ def comparison(result: Comparison) -> Figure:
     dim = result.mean_z.shape[1]
     rows, columns = np.triu_indices(dim)
     parts = (
-        ("mean", result.predicted_mean, result.measured_mean, result.mean_error),
+        ("mean", result.predicted_mean, result.measured_mean, result.standard_error),
         (
             "covariance",
             result.predicted_covariance[:, rows, columns],
