@@ -24,8 +24,7 @@ class Bound(Result):
     ----------
     method : str
     step_limit, step_limit_L2 : float
-        The largest mean-square-stable step, at level L and corrected to second order (nan where there is
-        none).
+        The largest mean-square-stable step, at level L and corrected to second order; nan where none is.
     amplification : float
         The largest stationary noise amplification over SGD at equal step, ``max phi_i`` over modes with
         ``lam_i > 0``.
@@ -82,13 +81,12 @@ class Bounds(Result):
         lines = [head]
         for row in self.rows:
             flag = " " if row.valid else "!"
-            numbers = (
-                f"{_cell(row.step_limit):>9} {_cell(row.step_limit_L2):>9} {_cell(row.amplification):>10}"
+            limits = f"{_cell(row.step_limit):>9} {_cell(row.step_limit_L2):>9}"
+            risks = f"{_cell(row.excess_risk):>11} {_cell(row.excess_risk_L2):>10}"
+            lines.append(
+                f"{row.method:<22} {limits} {_cell(row.amplification):>10} {risks} "
+                f"{_cell(row.validity):>7}{flag}  {row.limited_by}"
             )
-            risks = (
-                f"{_cell(row.excess_risk):>11} {_cell(row.excess_risk_L2):>10} {_cell(row.validity):>7}{flag}"
-            )
-            lines.append(f"{row.method:<22} {numbers} {risks}  {row.limited_by}")
         if not all(row.valid for row in self.rows):
             lines.append(
                 "! Hessian noise bends this method's preconditioner too much for the linearisation: read the "
@@ -149,11 +147,9 @@ def _row(flow: Flow, at: Any) -> Bound:
             return math.nan
 
     limit = ask(linear.limit)
-    cause = (
-        ""
-        if limit is math.nan
-        else f"{limit.cause}, mode {limit.mode} (lambda = {linear.eigenvalues[limit.mode]:.3g})"
-    )
+    cause = ""
+    if limit is not math.nan:
+        cause = f"{limit.cause}, mode {limit.mode} (lambda = {linear.eigenvalues[limit.mode]:.3g})"
     gains = linear.amplification
     return Bound(
         method=name,

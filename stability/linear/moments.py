@@ -103,10 +103,11 @@ class Balance:
         """Spectral radius of ``L^{-1} spread`` and its leading matrix (positive semidefinite, unit trace)."""
         half = self.half
         if self.kick is None and self.drift.ndim == 1:
+            # Diagonal matrices stay so, each entry with its ratio dt a^2 / (-2 a).
             fastest = int(np.argmax(np.abs(self.drift)))
             return 0.5 * self.dt * abs(float(self.drift[fastest])), np.diag(np.eye(half.dim)[fastest])
         value, vector = _leading(half, lambda M: self.undecay(self.spread(M)))
-        leading = half.unpack(vector)
+        leading = half.unpack(vector)  # of either sign; unit trace makes it positive
         trace = np.trace(leading)
         return value, leading / trace if trace else leading
 
@@ -187,6 +188,7 @@ def evolve(
     half, dim = balance.half, len(mean)
     if half.size > DENSE:
         return _evolve_large(balance, cross, t, dt, mean, M, push)
+    # One linear system for 1, the mean and the second moment: constants are its first column.
     generator = np.zeros((1 + dim + half.size,) * 2)
     generator[1 : 1 + dim, 1 : 1 + dim] = np.diag(balance.drift) if balance.drift.ndim == 1 else balance.drift
     generator[1 : 1 + dim, 0] = -push
@@ -196,12 +198,11 @@ def evolve(
     generator[1 + dim :, 1 + dim :] = half.matrix(lambda X: balance.spread(X) - balance.decay(X))
     state = np.concatenate([[1.0], mean, half.pack(M)])
     with np.errstate(all="ignore"):  # an unstable flow may overflow: inf is its answer
-        one = np.eye(len(state))
-        state = (
-            np.linalg.matrix_power(one + dt * generator, round(t / dt))
-            if dt
-            else scipy.linalg.expm(t * generator)
-        ) @ state
+        if dt:
+            flow = np.linalg.matrix_power(np.eye(len(state)) + dt * generator, round(t / dt))
+        else:
+            flow = scipy.linalg.expm(t * generator)
+        state = flow @ state
     return state[1 : 1 + dim], half.unpack(state[1 + dim :])
 
 
@@ -221,11 +222,8 @@ def _evolve_modes(
             # Of a pair that hardly changes, growth - 1 would be rounding alone; log1p is for steps that keep
             # their sign.
             smooth = dt * pair > -0.5
-            gained = (
-                np.where(smooth, np.expm1(steps * np.log1p(np.where(smooth, dt * pair, 0.0))), growth - 1)
-                / safe
-            )
-            gained = np.where(resting, t, gained)
+            slow = np.expm1(steps * np.log1p(np.where(smooth, dt * pair, 0.0)))
+            gained = np.where(resting, t, np.where(smooth, slow, growth - 1) / safe)
         else:
             factor, growth = np.exp(t * a), np.exp(t * pair)
             gained = np.where(resting, t, np.expm1(t * pair) / safe)

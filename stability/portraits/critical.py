@@ -18,13 +18,9 @@ from ..objectives.base import defines, require
 ROUNDS = 120
 """Damped Newton steps from each start."""
 NEAR = 1e-6
-"""Of the region's width: points nearer than this are one; at least a thousand times that where the Hessian is
-singular.
-"""
+"""Of the region's width: points this near are one, and a thousand times farther at a singular Hessian."""
 FLAT = 1e-6
-"""An eigenvalue this much smaller than the largest here is called zero, and so are all that are a thousandth
-of that of the region's usual ones.
-"""
+"""Of the largest eigenvalue here, or of a thousandth of the region's usual one: what is called zero."""
 SMALL = 1e-9
 """Of the gradient's usual size in the region: what counts as zero."""
 
@@ -75,8 +71,7 @@ class CriticalPoint(Result):
         Parameters
         ----------
         methods : iterable of Method, optional
-            SGD, Newton, damped Newton, SFN and LRSFN by default, the damped ones with a tenth of the largest
-            curvature.
+            SGD, Newton, damped Newton, SFN and LRSFN by default; damping is a tenth of the largest curvature.
         """
         scale = 0.1 * float(np.abs(self.eigenvalues).max()) or 1.0
         default = [
@@ -86,26 +81,17 @@ class CriticalPoint(Result):
             SFN(damping=scale),
             LRSFN(rank=1, damping=scale, tail="flat"),
         ]
-        lines = [f"{'method':<20} {'attracts':<9} {'rates':>21} {'noise gain':>11} {'largest step':>13}"]
-        return "\n".join(
-            [*lines, *(self._line(method) for method in (default if methods is None else methods))]
-        )
+        head = f"{'method':<20} {'attracts':<9} {'rates':>21} {'noise gain':>11} {'largest step':>13}"
+        return "\n".join([head, *map(self._line, default if methods is None else methods)])
 
     def _line(self, method: Method) -> str:
         response = SpectralResponse(method, self.eigenvalues)
         with np.errstate(all="ignore"):
             gains = np.asarray(response.gains)
             rates = np.sort(0.0 - gains * self.eigenvalues)  # of the deviation along each eigenvector
-            limit = float(np.min(np.where(rates < 0, -2 / rates, np.inf)))
-        attracts = (
-            "singular"
-            if not np.isfinite(rates).all()
-            else "yes"
-            if rates[-1] < 0
-            else "no"
-            if rates[-1] > 0
-            else "flat"
-        )
+            limit = float(np.min(np.where(rates < 0, -2 / rates, np.inf)))  # where |1 + step rate| = 1
+        verdicts = {-1: "yes", 0: "flat", 1: "no"}
+        attracts = verdicts[int(np.sign(rates[-1]))] if np.isfinite(rates).all() else "singular"
         told = f"{limit:.3g}" if attracts == "yes" else "-"
         return (
             f"{method.label:<20} {attracts:<9} {f'{rates[0]:.3g} ... {rates[-1]:.3g}':>21} "
@@ -175,9 +161,8 @@ class CriticalPoints(Result, Sequence):
         lines = [f"{'kind':<11} {'index':>5} {'value':>11} {'condition':>10} {'hits':>5}  at"]
         width = self.region[:, 1] - self.region[:, 0]
         for point in self[:20]:
-            at = ", ".join(f"{x:.5g}" for x in np.where(np.abs(point.w) < NEAR * width, 0.0, point.w)[:6]) + (
-                ", ..." if len(point.w) > 6 else ""
-            )
+            seen = np.where(np.abs(point.w) < NEAR * width, 0.0, point.w)[:6]
+            at = ", ".join(f"{x:.5g}" for x in seen) + (", ..." if len(point.w) > 6 else "")
             lines.append(
                 f"{point.kind:<11} {point.index:>5} {point.value:>11.5g} {point.condition:>10.3g} "
                 f"{point.hits:>5}  ({at})"
@@ -188,10 +173,9 @@ class CriticalPoints(Result, Sequence):
             f"{self.starts} starts: {self.hits.sum()} to {len(self)} points, {self.left} out of the region, "
             f"{self.stuck} to none, {self.undefined} undefined"
         )
-        more = (
-            f"another start would find a new point with probability {self.unseen:.2g}\n" if len(self) else ""
-        )
-        return "\n".join([*lines, f"{more}status: {self.status}"])
+        if len(self):
+            lines.append(f"another start would find a new point with probability {self.unseen:.2g}")
+        return "\n".join([*lines, f"status: {self.status}"])
 
 
 def critical_points(objective: Any, region: Any, *, starts: int | None = None) -> CriticalPoints:
@@ -231,9 +215,8 @@ def critical_points(objective: Any, region: Any, *, starts: int | None = None) -
     require(objective, "st.critical_points", "dim", "value", "gradient", "hessian")
     bounds = _region(region, int(objective.dim))
     count = min(256 * len(bounds), 4096) if starts is None else _check.count("starts", starts)
-    points = qmc.scale(
-        qmc.Halton(len(bounds), scramble=False).random(count + 1)[1:], *bounds.T
-    )  # the first is a corner
+    halton = qmc.Halton(len(bounds), scramble=False).random(count + 1)[1:]  # the first is a corner
+    points = qmc.scale(halton, *bounds.T)
     with np.errstate(all="ignore"):
         return _gathered(objective, bounds, _led(objective, points))
 
@@ -270,14 +253,13 @@ def _led(objective: Any, w: np.ndarray) -> _Ends:
         lam, turn = _spectra(objective, w)
         along = np.einsum("kji,kj->ki", turn, gradient)
         squared = damping[:, None] * np.max(lam**2, axis=1, keepdims=True)
+        # Newton's step on |grad F|^2, not on F: it goes to saddles and maxima as to minima.
         ahead = w - np.einsum("kij,kj->ki", turn, np.where(lam == 0, 0.0, lam / (lam**2 + squared)) * along)
         slope, length = _slopes(objective, ahead)
         better = length < size
-        w, gradient, size = (
-            np.where(better[:, None], ahead, w),
-            np.where(better[:, None], slope, gradient),
-            np.where(better, length, size),
-        )
+        w = np.where(better[:, None], ahead, w)
+        gradient = np.where(better[:, None], slope, gradient)
+        size = np.where(better, length, size)
         damping = np.where(better, 0.1 * damping, np.minimum(8 * damping, 1e8))
     return _Ends(w, size, _spectra(objective, w)[0], usual, curvature)
 
@@ -390,13 +372,9 @@ def _status(hits: np.ndarray, flat: np.ndarray, starts: int, undefined: int, cor
     if rare.sum() >= 3 and rare.sum() > 0.1 * hits.sum():
         return "not isolated: there is a flat valley, of which these are some points" + told
     if flat.any():
-        return (
-            f"{int(flat.sum())} degenerate: a singular Hessian does not say what kind of point it is" + told
-        )
+        return f"{flat.sum()} degenerate: a singular Hessian does not say what kind of point it is" + told
     unseen = float(np.sum(hits == 1) / np.sum(hits))
-    return (
-        "ok"
-        if unseen <= 0.05
-        else f"not all: another start would find a new point with probability {unseen:.2g}; give more "
-        "`starts`"
-    ) + told
+    if unseen <= 0.05:
+        return "ok" + told
+    more = f"not all: another start would find a new point with probability {unseen:.2g}; give more `starts`"
+    return more + told

@@ -8,15 +8,11 @@ from ..flow import Flow
 from ..objectives.base import defines
 
 LEFT, SINGULAR, UNDECIDED, UNDEFINED = -1, -2, -3, -4
-"""Where a line ended if at no sink: out of the region, where the drift is infinite, nowhere yet, or where the
-objective is not defined.
-"""
+"""Ends that are no sink: out of the region, at an infinite drift, nowhere yet, where F is not defined."""
 NEAREST = 1e-9
 """Of the region's width: a line this near a sink has arrived, wherever it heads."""
 Sinks = list[tuple[int, np.ndarray, float]]
-"""Points where flow lines may end: their index, where they are, and how near (in the region's width) is
-there.
-"""
+"""Points where flow lines may end: index, place, and how near (in the region's width) a line has arrived."""
 _GAMMA = 1 - 0.5**0.5  # of ROS2, which is L-stable with it
 
 
@@ -26,8 +22,7 @@ def follow(
     """Flow lines from starts (n, 2) to their ends (sink, or -1 to -4) and, if kept, lines (steps, n, 2).
 
     A line ends near a sink it moves towards, a region's width out of the region, or at a pole of the gain,
-    which no flow line crosses: where a gain changes its sign, or where the line comes to a halt at full
-    speed.
+    which no flow line crosses: where a gain changes its sign, or where the line halts at full speed.
     """
     width = region[:, 1] - region[:, 0]
     w, ends = np.array(starts), np.where(_undefined(flow, starts), UNDEFINED, UNDECIDED)
@@ -61,12 +56,8 @@ def _drift(flow: Flow, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """``-P g`` (n, 2), and how many gains are negative (n,)."""
     with np.errstate(all="ignore"):
         local, gradient = flow.local(w, bends=False), flow.objective.gradient(w)
-        negative = (
-            np.zeros(len(w), dtype=int)
-            if local.response is None
-            else np.sum(local.response.gains + 0 * w < 0, axis=-1)
-        )
-        return -local.apply(gradient), negative
+        gains = 1.0 if local.response is None else local.response.gains
+        return -local.apply(gradient), np.sum(gains + 0 * w < 0, axis=-1)
 
 
 def _ahead(flow: Flow, w: np.ndarray, drift: np.ndarray, reach: np.ndarray) -> np.ndarray:
@@ -74,24 +65,19 @@ def _ahead(flow: Flow, w: np.ndarray, drift: np.ndarray, reach: np.ndarray) -> n
     with np.errstate(all="ignore"):
         J = flow.jacobian(w) if defines(flow.objective, "third") else _differenced(flow, w, reach)
         J = np.where(np.isfinite(J).all(axis=(1, 2), keepdims=True), J, 0.0)
+        # The larger eigenvalue of J: the rate at which neighbours part. Decay needs no short steps: the
+        # method is L-stable.
         middle, product = 0.5 * (J[:, 0, 0] + J[:, 1, 1]), J[:, 0, 0] * J[:, 1, 1] - J[:, 0, 1] * J[:, 1, 0]
-        growth = np.maximum(
-            middle + np.sqrt(np.maximum(middle**2 - product, 0.0)), 0.0
-        )  # the largest rate at which neighbours part
-        dt = 1 / (
-            np.linalg.norm(drift / reach, axis=1)
-            + 4 * growth
-            + 1e-12 * np.linalg.norm(J, axis=(1, 2))
-            + 1e-300
-        )
+        growth = np.maximum(middle + np.sqrt(np.maximum(middle**2 - product, 0.0)), 0.0)
+        pace = np.linalg.norm(drift / reach, axis=1) + 4 * growth
+        dt = 1 / (pace + 1e-12 * np.linalg.norm(J, axis=(1, 2)) + 1e-300)  # finite where nothing moves
         system = np.eye(2) - _GAMMA * dt[:, None, None] * J
         first = _solve(system, drift)
         second = _solve(system, _drift(flow, w + dt[:, None] * first)[0] - 2 * first)
         move = dt[:, None] * (1.5 * first + 0.5 * second)
         move = np.where(np.isfinite(move).all(axis=1, keepdims=True), move, dt[:, None] * drift)
-        return (
-            w + move / np.maximum(np.max(np.abs(move) / reach, axis=1), 1.0)[:, None]
-        )  # a nonlinear drift may have thrown it farther
+        # A nonlinear drift may have thrown it farther than `reach`.
+        return w + move / np.maximum(np.max(np.abs(move) / reach, axis=1), 1.0)[:, None]
 
 
 def _differenced(flow: Flow, w: np.ndarray, reach: np.ndarray) -> np.ndarray:

@@ -215,20 +215,18 @@ class _Seen:
         self.notes: list[str] = []
         law = self._law(flow, ends)
         self.density = np.full(400, np.nan) if law is None else law.density
-        start = begin if begin is not None or law is None else _spread(law, paths)
-        self.last = self._paths(
-            flow, np.array([0.5 * sum(ends)]) if start is None else start, t_end, paths, seed
-        )
-        lost = np.isnan(self.last)
-        compared = (
-            None if law is None else law.total_variation(np.where(lost, 1e300, self.last)[:, None], bins=BINS)
-        )  # far outside
-        if compared is not None and not compared.agrees:
+        self.variation = [np.nan] * 3
+        start = np.array([0.5 * sum(ends)]) if law is None else _spread(law, paths)
+        self.last = self._paths(flow, start if begin is None else begin, t_end, paths, seed)
+        if law is None:
+            return
+        # Paths that diverged are far outside, so that they count against the density.
+        last = np.where(np.isnan(self.last), 1e300, self.last)[:, None]
+        compared = law.total_variation(last, bins=BINS)
+        self.variation = [compared.value, compared.expected, compared.bound]
+        if not compared.agrees:
             told = f"paths (time step {DT_SHARE * flow.step:g}, to t = {t_end:g}) and density differ"
             self.notes.append(f"{told}; whether a smaller `step` or a longer `t_end` mends it tells why")
-        self.variation = (
-            [np.nan] * 3 if compared is None else [compared.value, compared.expected, compared.bound]
-        )
 
     def _law(self, flow: Flow, ends: tuple[float, float]) -> StationaryDensity | None:
         try:
@@ -246,9 +244,7 @@ class _Seen:
         steps = max(1, round(t_end / dt))
         try:
             ens = simulate(flow, start=start, t_end=steps * dt, dt=dt, paths=paths, seed=seed)
-        except (
-            ValueError
-        ) as error:  # it cannot start there: the gain is singular, or the objective is not defined
+        except ValueError as error:  # at the start the gain is singular, or the objective not defined
             self.notes.append(f"no paths: {error}")
             return np.full(paths, np.nan)
         if ens.diverged.any():

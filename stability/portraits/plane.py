@@ -34,7 +34,7 @@ MOST_SINKS = 60
 _NEAR, _NEARER = (
     0.02,
     1e-5,
-)  # of the region's width: a line this near a point that attracts has arrived; nearer where rates do not tell
+)  # of the region's width: how near a line arrives at a point, where rates tell or not
 
 
 @dataclass(frozen=True)
@@ -91,15 +91,14 @@ class Portrait(Result):
         ``"attracts"``, ``"repels"``, ``"passes"`` (in along one direction, out along the other),
         ``"flat"`` or ``"singular"``.
         """
-        flat = self.rates == 0
-        told = np.where(
-            (self.rates < 0).all(axis=-1),
-            "attracts",
-            np.where((self.rates > 0).all(axis=-1), "repels", "passes"),
-        )
-        return np.where(
-            np.isnan(self.rates).any(axis=-1), "singular", np.where(flat.any(axis=-1), "flat", told)
-        )
+        rates = self.rates
+        cases = {
+            "singular": np.isnan(rates).any(axis=-1),
+            "flat": (rates == 0).any(axis=-1),
+            "attracts": (rates < 0).all(axis=-1),
+            "repels": (rates > 0).all(axis=-1),
+        }
+        return np.select(list(cases.values()), list(cases), default="passes")
 
     def share(self, method: int, end: int) -> float:
         """The share of the grid from which a method's flow ends at a point, or otherwise (-1 to -4)."""
@@ -210,13 +209,9 @@ def portrait(
         values = np.asarray(objective.value(grid))
     rates = np.stack([_rates(method, found.eigenvalues) for method in compared])
     sinks = [_sinks(found.states, rate) for rate in rates]
-    ends = [
-        _followed(flow, grid.reshape(-1, 2), found.region, points)[0]
-        for flow, points in zip(flows, sinks, strict=True)
-    ]
-    lines = [
-        _followed(flow, seeds, found.region, points)[1] for flow, points in zip(flows, sinks, strict=True)
-    ]
+    pairs = list(zip(flows, sinks, strict=True))
+    ends = [_followed(flow, grid.reshape(-1, 2), found.region, points)[0] for flow, points in pairs]
+    lines = [_followed(flow, seeds, found.region, points)[1] for flow, points in pairs]
     times, walked, missing = _walks(flows, start, level, t_end, paths, seed)
     return Portrait(
         objective=repr(objective),
@@ -295,10 +290,8 @@ def _walks(
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """Times (times,), paths (m, times, paths, 2), nan where there are none, and who cannot start."""
     count, step, missing = _check.count("paths", paths, least=0, most=1000), flows[0].step, ""
-    steps, dt = (
-        max(1, round(_check.positive("t_end", t_end) / step)),
-        DT_SHARE * step if level == "sde" else step,
-    )
+    steps = max(1, round(_check.positive("t_end", t_end) / step))
+    dt = DT_SHARE * step if level == "sde" else step
     saved = step * np.arange(0, steps + 1, -(-steps // 1000))
     walked = np.full((len(flows), len(saved), count, 2), np.nan)
     for states, flow in zip(walked, flows, strict=True) if count else ():

@@ -1,12 +1,11 @@
-"""An ensemble's whole law against the predicted Gaussian, by energy distance, and whether the two belong
-together.
-"""
+"""An ensemble's whole law against the predicted Gaussian, by energy distance."""
 
 from __future__ import annotations
 
 import functools
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,8 +24,7 @@ class Departure(Result):
     ----------
     times : array (k,)
     distance, error : arrays (k,)
-        Energy distance in units of the predicted standard deviations, and its standard error from the blocks'
-        scatter.
+        Energy distance in units of the predicted standard deviations; standard error from blocks' scatter.
     level : array (k,)
         What is expected of `distance` if theory is true: zero, with this standard deviation.
     shift : array (k,)
@@ -49,9 +47,8 @@ class Departure(Result):
 
     @property
     def z(self) -> np.ndarray:
-        """``distance / max(error, level)``, (k,): without departure the blocks' scatter is small where the
-        distance is, by chance.
-        """
+        """``distance / max(error, level)``, (k,)."""
+        # Without departure the blocks' scatter is small where, by chance, the distance is.
         return self.distance / np.maximum(self.error, self.level)
 
     def __str__(self) -> str:
@@ -68,43 +65,43 @@ class Departure(Result):
 def departure_notes(ensemble: Ensemble) -> tuple[str, ...]:
     """What must be known of an ensemble some of whose paths diverged."""
     lost = int(ensemble.diverged.sum())
-    return (
-        (
-            f"{lost} of {len(ensemble.diverged)} paths diverged: what is measured is conditional on the "
-            "others.",
-        )
-        if lost
-        else ()
+    told = (
+        f"{lost} of {len(ensemble.diverged)} paths diverged: what is measured is conditional on the others."
     )
+    return (told,) if lost else ()
 
 
-def measured(states: np.ndarray, m: np.ndarray, S: np.ndarray) -> tuple[float, float, float, float, int]:
-    """Energy distance of states (n, d) from ``N(m, S)``, its error, its error if theory is true, the shift of
-    the same size, the rank of ``S``.
-    """
+class Measured(NamedTuple):
+    """What a `Departure` tells of one time."""
+
+    distance: float
+    error: float
+    level: float
+    shift: float
+    rank: int
+
+
+def measured(states: np.ndarray, m: np.ndarray, S: np.ndarray) -> Measured:
+    """How far states (n, d) are from ``N(m, S)``."""
     values, vectors = np.linalg.eigh(S)
     wide = values > 1e-14 * max(values[-1], 0.0)
     dim = int(wide.sum())
     if not dim:
-        return math.nan, math.nan, math.nan, math.nan, 0
-    blocks = np.array_split(
-        (states - m) @ vectors[:, wide] / np.sqrt(values[wide]), max(BLOCKS, -(-len(states) // 2000))
-    )
+        return Measured(math.nan, math.nan, math.nan, math.nan, 0)
+    scaled = (states - m) @ vectors[:, wide] / np.sqrt(values[wide])
+    # Pairs within blocks only: of 2000 paths each, they neither fill the memory nor take all day.
+    blocks = np.array_split(scaled, max(BLOCKS, -(-len(states) // 2000)))
     energies, size = [_energy(block) for block in blocks], len(states) / len(blocks)
     distance, error = float(np.mean(energies)), float(np.std(energies, ddof=1) / math.sqrt(len(blocks)))
-    return (
-        distance,
-        error,
-        _null_kernel(dim) * math.sqrt(2 / (size * (size - 1) * len(blocks))),
-        _as_shift(distance, dim),
-        dim,
-    )
+    level = _null_kernel(dim) * math.sqrt(2 / (size * (size - 1) * len(blocks)))
+    return Measured(distance, error, level, _as_shift(distance, dim), dim)
 
 
 @functools.cache
 def _null_kernel(dim: int) -> float:
-    """Root mean square of ``E|x - Z| + E|y - Z| - |x - y| - E|Z - Z'|`` over standard normal x and y, from a
-    million fixed pairs.
+    """Root mean square of ``E|x - Z| + E|y - Z| - |x - y| - E|Z - Z'|`` over standard normal x and y.
+
+    From a million fixed pairs.
     """
     from scipy.spatial.distance import cdist
 
@@ -139,17 +136,9 @@ def _as_shift(distance: float, dim: int) -> float:
     from scipy.optimize import brentq
 
     def excess(shift: float) -> float:
-        return (
-            float(
-                2 * (_mean_distance(np.array([shift]), 2.0, dim) - _mean_distance(np.zeros(1), 2.0, dim))[0]
-            )
-            - distance
-        )
+        shifted, centered = _mean_distance(np.array([shift, 0.0]), 2.0, dim)
+        return 2 * float(shifted - centered) - distance
 
-    if not distance > 0:
-        return 0.0
-    return (
-        float(brentq(excess, 0.0, 10.0 + distance + 2 * math.sqrt(dim)))
-        if math.isfinite(distance)
-        else math.inf
-    )
+    if not 0 < distance < math.inf:
+        return math.inf if distance > 0 else 0.0
+    return float(brentq(excess, 0.0, 10.0 + distance + 2 * math.sqrt(dim)))

@@ -23,9 +23,7 @@ class Stuck(Exception):
 
 
 def remembering(flow: Flow) -> Flow:
-    """A copy that decomposes the Hessian of a state once, for drift, Jacobian and diffusion: half of their
-    time.
-    """
+    """A copy that decomposes a state's Hessian once, for drift, Jacobian and diffusion: half their time."""
     other = copy.copy(flow)
     last: dict[Any, Any] = {}
 
@@ -40,10 +38,10 @@ def remembering(flow: Flow) -> Flow:
 
 
 def noise_rate(flow: Flow, m: np.ndarray, S: np.ndarray) -> np.ndarray:
-    """What noise adds to the covariance per unit of t: `Flow.diffusion`, and what curvature noise adds
-    because the tube has a width.
+    """What noise adds to the covariance per unit of t.
 
-    The latter is ``step * sum_k G_k S G_k^T`` with ``G_k v = P Eg_k v + DP[Eh_k] H v``.
+    `Flow.diffusion`, and what curvature noise adds because the tube has a width: ``step * sum_k G_k S G_k^T``
+    with ``G_k v = P Eg_k v + DP[Eh_k] H v``.
     """
     diffusion = flow.diffusion(m)
     if not flow.noise_model.has_curvature or not S.any():
@@ -65,18 +63,17 @@ def chain_step(flow: Flow, m: np.ndarray, S: np.ndarray, dt: float) -> tuple[np.
     except ValueError:
         return np.full_like(m, np.nan), np.full_like(S, np.nan)
     S = J @ S @ J.T + dt * C
-    return ahead, 0.5 * (S + S.T)
+    return ahead, 0.5 * (S + S.T)  # over many steps rounding would make it lopsided
 
 
 class Equations:
-    """Mean and covariance as one vector: the mean, then the covariance's upper triangle in units of its own
-    size.
-    """
+    """Mean and covariance as one vector: the mean, then the upper triangle in units of its own size."""
 
     def __init__(self, flow: Flow, begin: Place, t_end: float):
         self.flow, self.dim, self.calls = flow, flow.dim, 0
         self.upper = np.triu_indices(flow.dim)
         _, m, S = begin
+        # Sizes that both are going to have: at the start the covariance, or the mean, may be zero.
         fastest = float(np.max(np.abs(flow.jacobian(m)))) or 1e-300
         soon = min(t_end, 1 / fastest)
         self.size = max(float(np.max(np.abs(S))), soon * float(np.max(np.abs(flow.diffusion(m))))) or 1.0
@@ -107,16 +104,17 @@ class Equations:
         return self.pack(drift, J @ S + S @ J.T + C)
 
     def derivative(self, t: float, y: np.ndarray) -> np.ndarray:
-        """The rate's Jacobian for the solver's Newton steps, without the covariance's dependence on the mean:
-        these converge without it.
+        """The rate's Jacobian for the solver's Newton steps.
+
+        Without the covariance's dependence on the mean: they converge without it.
         """
         try:
             J = self.flow.jacobian(y[: self.dim])
         except ValueError:
             return np.full((len(y), len(y)), np.nan)
         d, (rows, columns), eye = self.dim, self.upper, np.eye(self.dim)
-        pairs = (
-            J[rows][:, :, None] * eye[columns][:, None, :] + eye[rows][:, :, None] * J[columns][:, None, :]
-        )  # of S' with S's entries
+        # How S' depends on S's entries. Each off the diagonal stands for two.
+        left = J[rows][:, :, None] * eye[columns][:, None, :]
+        pairs = left + eye[rows][:, :, None] * J[columns][:, None, :]
         both = pairs[:, rows, columns] + np.where(rows != columns, pairs[:, columns, rows], 0.0)
         return np.block([[J, np.zeros((d, len(rows)))], [np.zeros((len(rows), d)), both]])

@@ -73,14 +73,13 @@ def trajectory(
     Notes
     -----
     Curvature noise also feeds the tube through its width: ``sum_k G_k S G_k^T`` with ``G_k`` the noise's
-    change with the deviation, the preconditioner held as on the mean path. With it the moments are exact on a
-    quadratic with any noise; elsewhere it is one term of the next order, and without curvature noise it is
-    zero.
+    change with the deviation, the preconditioner held as on the mean path. With it the moments are exact on
+    a quadratic with any noise; elsewhere it is one term of the next order.
 
     Where a truncation changes its directions, or the objective has a corner, the drift may jump. In
-    continuous time the covariance is then carried across by the saltation matrix ``1 + (f_after - f_before)
-    n^T / (n . f_before)``, ``n`` normal to the place of the jump (Leine and Nijmeijer, Dynamics and
-    Bifurcations of Non-Smooth Mechanical Systems, section 7).
+    continuous time the covariance is then carried across by the saltation matrix
+    ``1 + (f_after - f_before) n^T / (n . f_before)``, ``n`` normal to the place of the jump (Leine and
+    Nijmeijer, Dynamics and Bifurcations of Non-Smooth Mechanical Systems, section 7).
 
     Examples
     --------
@@ -111,11 +110,9 @@ def _times(t_end: float, dt: float, save: Any) -> np.ndarray:
     steps = _steps(t_end, dt) if dt else MAX_STEPS
     if save is None or (isinstance(save, numbers.Integral) and not isinstance(save, bool)):
         intervals = min(100, steps) if save is None else _check.count("save", save, most=steps)
-        return (
-            np.unique(np.round(np.linspace(0, steps, intervals + 1))) * dt
-            if dt
-            else np.linspace(0, t_end, intervals + 1)
-        )
+        if not dt:
+            return np.linspace(0, t_end, intervals + 1)
+        return np.unique(np.round(np.linspace(0, steps, intervals + 1))) * dt
     times = _check.array("save", save, ndim=1, shape="(times,)")
     if not len(times) or times[0] < 0 or times[-1] > t_end * (1 + 1e-12) or (np.diff(times) <= 0).any():
         raise ValueError(f"`save` must hold increasing times in [0, {t_end:g}].")
@@ -155,12 +152,9 @@ def _begin(flow: Flow, start: Any, covariance: Any) -> Place:
             f"{type(noise).__name__} draws its own samples: give the class `factors(w)`, samples s_k with "
             "E[s (x) s] = sum_k s_k (x) s_k."
         )
-    start = _check.shaped("start", start, (dim,))
-    spread = (
-        np.zeros((dim, dim))
-        if covariance is None
-        else _check.covariance("covariance", _check.shaped("covariance", covariance, (dim, dim)))
-    )
+    start, spread = _check.shaped("start", start, (dim,)), np.zeros((dim, dim))
+    if covariance is not None:
+        spread = _check.covariance("covariance", _check.shaped("covariance", covariance, (dim, dim)))
     _check.shaped("gradient", objective.gradient(start), (dim,))
     _check.symmetric("hessian", _check.shaped("hessian", objective.hessian(start), (dim, dim)))
     if outside(flow, start).any():
@@ -173,14 +167,10 @@ def _begin(flow: Flow, start: Any, covariance: Any) -> Place:
 
 
 def _require_smooth(flow: Flow, start: np.ndarray) -> None:
-    """Raise where the drift has no Jacobian or the noise no linear law; where the gain is singular,
-    `Flow.drift` raises.
-    """
-    cut = (
-        "a truncation cuts through eigenvalues of equal size"
-        if flow.method.rank is not None
-        else "the objective or the gain is not smooth there"
-    )
+    """Raise where the drift has no Jacobian or the noise no linear law (`Flow.drift` does at a pole)."""
+    cut = "the objective or the gain is not smooth there"
+    if flow.method.rank is not None:
+        cut = "a truncation cuts through eigenvalues of equal size"
     if not (np.isfinite(flow.drift(start)).all() and np.isfinite(flow.jacobian(start)).all()):
         raise ValueError(
             f"The drift of {flow.method.label} has no derivative at `start`: {cut}. Start elsewhere."
@@ -221,11 +211,12 @@ def _result(flow: Flow, places: list[Place], watch: Watch, law: Law, t_end: floa
 
 
 def _remembered(seen: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Validity at the times to save (k,), from steps' times, instantaneous validities and rates (n, 3): the
-    largest since the time before.
+    """Validity at the times to save (k,): the largest since the time before.
+
+    From the steps' times, instantaneous validities and rates (n, 3).
     """
     at, values, rates = seen.T
-    mean = values.copy()
+    mean = values.copy()  # over the past, which is forgotten at the path's own rate
     for i in range(1, len(at)):
         forgotten = -math.expm1(-rates[i] * (at[i] - at[i - 1]))
         mean[i] = mean[i - 1] + forgotten * (values[i] - mean[i - 1])

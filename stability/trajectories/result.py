@@ -89,20 +89,17 @@ class Trajectory(Result):
 
     @property
     def valid(self) -> bool:
-        """Whether the path came to its end with `validity` below 0.1 all the way, and nothing was jumped
-        over.
-        """
+        """Whether the path came to its end with `validity` below 0.1, and nothing was jumped over."""
         return self.followed and bool((self.validity < VALID).all())
 
     def departure(self, ensemble: Ensemble) -> Departure:
-        """How far an ensemble's whole law is from the Gaussian ``N(m, S)`` that is predicted, at each of its
-        times.
+        """How far an ensemble's whole law is, at each of its times, from the predicted ``N(m, S)``.
 
         The energy distance of Szekely and Rizzo (J. Stat. Plann. Inference 143, 1249 (2013)), in the
         coordinates where ``S`` is one: ``2 E|X - Z| - E|X - X'| - E|Z - Z'|``, zero for equal laws only. The
         Gaussian's part is in closed form; the paths' is an unbiased average over pairs within each of 32
-        blocks of paths (more where there are many paths), whose scatter gives the error. If theory is true, 0
-        is expected, give or take `level`.
+        blocks of paths (more where there are many paths), whose scatter gives the error. If theory is true,
+        0 is expected, give or take `level`.
 
         Parameters
         ----------
@@ -118,15 +115,12 @@ class Trajectory(Result):
         return departed(self, ensemble)
 
     def __str__(self) -> str:
-        law = (
-            "the SDE"
-            if self.time == "continuous"
-            else f"its Euler-Maruyama chain, dt = {self.dt:g}"
-            if self.time == "chain"
-            else "the iteration"
-        )
-        lines = [f"{self.method} along a path, step {self.step:g}: {law}, to t = {self.times[-1]:g}"]
-        lines.append(f"{'t':>9} {'spread':>10} {'amplification':>13} {'growth':>10} {'validity':>9}  mean")
+        laws = {"continuous": "the SDE", "discrete": "the iteration"}
+        law = laws.get(self.time, f"its Euler-Maruyama chain, dt = {self.dt:g}")
+        lines = [
+            f"{self.method} along a path, step {self.step:g}: {law}, to t = {self.times[-1]:g}",
+            f"{'t':>9} {'spread':>10} {'amplification':>13} {'growth':>10} {'validity':>9}  mean",
+        ]
         for i in np.unique(np.linspace(0, len(self.times) - 1, 9).round().astype(int)):
             at = ", ".join(f"{x:.4g}" for x in self.mean[i, :5]) + (", ..." if self.mean.shape[1] > 5 else "")
             row = (self.spread[i], self.amplification[i], self.growth[i], self.validity[i])
@@ -152,14 +146,14 @@ def departed(path: Trajectory, ensemble: Ensemble) -> Departure:
         )
     found = [measured(w, path.mean[i], path.covariance[i]) for i, w in zip(rows, states, strict=True)]
     distance, error, level, shift, rank = (np.array(part) for part in zip(*found, strict=True))
-    return Departure(
-        path.times[rows], distance, error, level, shift, rank, states.shape[1], departure_notes(ensemble)
-    )
+    paths, notes = states.shape[1], departure_notes(ensemble)
+    return Departure(path.times[rows], distance, error, level, shift, rank, paths, notes)
 
 
 def shared(path: Trajectory, ensemble: Ensemble) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of a trajectory and of an ensemble at the ensemble's times after 0; raises where the two do
-    not belong together.
+    """The rows of a trajectory and of an ensemble at the ensemble's times after 0.
+
+    Raises where the two do not belong together.
     """
     dim = path.mean.shape[1]
     if ensemble.states.shape[-1] != dim:
@@ -194,23 +188,17 @@ def _require_law(path: Trajectory, ensemble: Ensemble) -> None:
 
 
 def _require_start(path: Trajectory, ensemble: Ensemble) -> None:
-    """One common start must be the trajectory's; scattered ones must be a sample of its law, within five
-    standard errors.
-    """
-    starts, n = ensemble.start, len(ensemble.start)
+    """One common start must be the trajectory's; scattered ones a sample of its law, within five errors."""
+    starts, n, predicted = ensemble.start, len(ensemble.start), path.start_covariance
     common = starts.strides[0] == 0 or n == 1
-    variance = np.diag(path.start_covariance)
     mean = starts[0] if common else starts.mean(axis=0)
-    spread = (
-        np.zeros_like(path.start_covariance)
-        if common
-        else np.cov(starts.T).reshape(path.start_covariance.shape)
-    )
-    error = np.sqrt((np.outer(variance, variance) + path.start_covariance**2) / n)
+    spread = np.zeros_like(predicted) if common else np.cov(starts.T).reshape(predicted.shape)
+
+    variance = np.diag(predicted)
+    error = np.sqrt((np.outer(variance, variance) + predicted**2) / n)  # of a Gaussian sample's covariance
     near = np.abs(mean - path.start) <= 5 * np.sqrt(variance / n) + 1e-9 * (1 + np.abs(path.start))
-    alike = np.abs(spread - path.start_covariance) <= 5 * error + 1e-12 * (
-        1 + np.max(np.abs(path.start)) ** 2
-    )
+    rounding = 1e-12 * (1 + np.max(np.abs(path.start)) ** 2)
+    alike = np.abs(spread - predicted) <= 5 * error + rounding
     if not near.all() or not alike.all():
         raise ValueError(
             f"The ensemble starts at {mean} (variances {np.diag(spread)}); the trajectory at {path.start} "

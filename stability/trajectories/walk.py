@@ -24,9 +24,8 @@ CROSSINGS = 50
 FAR = 1e6
 """Times the start's size (at least 1): a mean path that is further away has diverged."""
 
-Walk = Iterator[
-    tuple[Place, Callable[[float], Place] | None]
-]  # a place and, where they are known, the places since the one before
+Walk = Iterator[tuple[Place, Callable[[float], Place] | None]]
+"""Places, each with those since the one before where they are known."""
 
 
 def stepped(flow: Flow, begin: Place, times: np.ndarray, dt: float) -> Walk:
@@ -51,13 +50,9 @@ def solved(flow: Flow, begin: Place, times: np.ndarray, watch: Watch) -> Walk:
             if watch.edge(before[1], place[1]) is not None:
                 yield place, None
             if watch.across is None:
-                return (
-                    None
-                    if watch.stopped
-                    else watch.stop(
-                        before[0], f"the ODE solver makes no headway: {watch.obstacle(before[1])}"
-                    )
-                )
+                if not watch.stopped:
+                    watch.stop(before[0], f"the ODE solver makes no headway: {watch.obstacle(before[1])}")
+                return
         t, m, S = place
         place, watch.across = (t, m, watch.across @ S @ watch.across.T), None
     watch.stop(place[0], f"the drift has jumped {CROSSINGS} times")
@@ -68,15 +63,8 @@ def _leg(equations: Equations, begin: Place, t_end: float, watch: Watch) -> Walk
     from scipy.integrate import LSODA
 
     t, m, S = begin
-    solver = LSODA(
-        equations.rate,
-        t,
-        equations.pack(m, S),
-        t_end,
-        rtol=RTOL,
-        atol=equations.atol,
-        jac=equations.derivative,
-    )
+    options = {"rtol": RTOL, "atol": equations.atol, "jac": equations.derivative}
+    solver = LSODA(equations.rate, t, equations.pack(m, S), t_end, **options)
     marks = [-math.inf] * CREEP  # the times of the last steps
     for _ in range(SOLVER_STEPS):
         equations.calls = 0
@@ -84,11 +72,8 @@ def _leg(equations: Equations, begin: Place, t_end: float, watch: Watch) -> Walk
             solver.step()
         except Stuck:
             return
-        if (
-            solver.status == "failed"
-            or np.isnan(solver.y).any()
-            or solver.t - marks[-CREEP] <= 1e-9 * solver.t
-        ):
+        creeps = solver.t - marks[-CREEP] <= 1e-9 * solver.t
+        if solver.status == "failed" or np.isnan(solver.y).any() or creeps:
             return
         marks.append(solver.t)
         yield equations.place(solver.t, solver.y), equations.between(solver.dense_output())
@@ -115,9 +100,8 @@ def kept(walk: Walk, times: np.ndarray, watch: Watch) -> list[Place]:
             watch.stop(last[0], watch.why(last[1], m, far))
         elif watch.passes(last, place):
             while following < len(times) and times[following] <= t * (1 + 1e-12):
-                saved.append(
-                    place if between is None or times[following] >= t else between(float(times[following]))
-                )
+                when = float(times[following])
+                saved.append(place if between is None or when >= t else between(when))
                 following += 1
             last = place
         if watch.stopped:

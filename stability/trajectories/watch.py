@@ -1,5 +1,6 @@
-"""Where a path meets places that are not smooth: jumps of the drift, poles and kinks of the gain, truncations
-that change their directions.
+"""Where a path meets places that are not smooth.
+
+Jumps of the drift, poles and kinks of the gain, truncations that change their directions.
 """
 
 from __future__ import annotations
@@ -45,10 +46,8 @@ class Watch:
         self.here = self._at(begin[1])
         self.fastest = max(float(np.linalg.norm(self.here.drift)), 1e-10 * self._steepness(begin[1]))
         self.kinked = not flow.method.is_identity and flow.method.rank is None and _kinked(flow)
-        hessian = np.asarray(flow.objective.hessian(begin[1]), dtype=float)
-        self.usual = float(
-            np.median(np.abs(SpectralResponse(flow.method, np.linalg.eigvalsh(hessian)).gains))
-        )
+        lams = np.linalg.eigvalsh(np.asarray(flow.objective.hessian(begin[1]), dtype=float))
+        self.usual = float(np.median(np.abs(SpectralResponse(flow.method, lams).gains)))
         self._look(begin)
 
     def stop(self, t: float, why: str) -> None:
@@ -96,15 +95,10 @@ class Watch:
         t, ahead, before, after = last[0], place[0], behind.spectrum[0], self.here.spectrum[0]
         if (pole := _pole(self.flow.method, before, after)) is not None:
             if self.continuous:
-                return self.stop(
-                    t,
-                    f"the path meets a pole of {self.flow.method.label}'s gain, at the eigenvalue "
-                    f"{pole:.3g}: the drift has no value there",
-                )
-            text = f"the mean path steps over a pole of the gain at t = {ahead:.4g}"
-            self._note(
-                f"{text[0].upper()}{text[1:]}: deviations do not follow the Jacobian there.", doubt=text
-            )
+                whose = f"{self.flow.method.label}'s gain, at the eigenvalue {pole:.3g}"
+                return self.stop(t, f"the path meets a pole of {whose}: the drift has no value there")
+            met = f"mean path steps over a pole of the gain at t = {ahead:.4g}"
+            self._note(f"The {met}: deviations do not follow the Jacobian there.", doubt=f"the {met}")
         for i in np.flatnonzero((np.sign(before) != np.sign(after)) & self.kinked):
             off = self._straddled(last, place, behind, int(i))
             text = (
@@ -118,44 +112,37 @@ class Watch:
             self._note(told, doubt=text if off > VALID else "")
 
     def _straddled(self, last: Place, place: Place, behind: Here, i: int) -> float:
-        """How far, relative to itself, the covariance may be off because paths meet a kink earlier or later
-        than the mean does.
+        """How far the covariance may be off, relative to itself, as paths meet a kink not when the mean does.
 
-        ``2 |J+ - J-|`` times by how much: in continuous time one standard deviation over the speed; of a
-        chain one step, for the share of the paths that are on the other side.
+        ``2 |J+ - J-|`` times by how much earlier or later: in continuous time one standard deviation over the
+        speed; of a chain one step, for the share of the paths that are on the other side.
         """
         assert behind.spectrum is not None
         assert self.here.spectrum is not None
         jump, times = float(np.linalg.norm(self.here.jacobian - behind.jacobian, 2)), []
-        for (_, w, S), here, lam in (
-            (last, behind, behind.spectrum[0][i]),
-            (place, self.here, self.here.spectrum[0][i]),
-        ):
-            u = here.spectrum[1][:, i]  # type: ignore[index]
+        sides = ((last, behind.drift, behind.spectrum), (place, self.here.drift, self.here.spectrum))
+        for (_, w, S), drift, (lams, vectors) in sides:
+            u = vectors[:, i]
+            # The eigenvalue's gradient: by it the tube and the drift are read along the eigenvalue.
             slope = np.array([u @ self.flow.objective.third(w, e) @ u for e in np.eye(self.flow.dim)])
-            spread, speed = math.sqrt(max(float(slope @ S @ slope), 0.0)), abs(float(slope @ here.drift))
+            spread, speed = math.sqrt(max(float(slope @ S @ slope), 0.0)), abs(float(slope @ drift))
             if self.continuous:
                 times.append(spread / speed if speed > 0 else math.inf)
             else:
-                times.append(
-                    (place[0] - last[0])
-                    * 0.5
-                    * math.erfc(abs(float(lam)) / max(spread, 1e-300) / math.sqrt(2))
-                )
+                beyond = 0.5 * math.erfc(abs(float(lams[i])) / max(spread, 1e-300) / math.sqrt(2))
+                times.append((place[0] - last[0]) * beyond)
         return 2 * jump * (min(times) if self.continuous else sum(times))
 
     def _jump(self, last: Place, place: Place, behind: Here) -> None:
-        """A jump of the drift between two places and, in continuous time, how deviations are carried across
-        it.
-        """
+        """A jump of the drift between two places; in continuous time, how deviations are carried across."""
         if self.stopped:
             return
         t, move, change = f"t = {place[0]:.4g}", place[1] - last[1], self.here.drift - behind.drift
         missed = change - 0.5 * (behind.jacobian + self.here.jacobian) @ move
         self.fastest = max(self.fastest, float(np.linalg.norm(self.here.drift)))
-        sides = (
-            self.edge(last[1], place[1]) if np.linalg.norm(missed) > 1e-3 * np.linalg.norm(change) else None
-        )
+        # Bisection is dear: only where the drift changes as its Jacobians do not say.
+        strange = np.linalg.norm(missed) > 1e-3 * np.linalg.norm(change)
+        sides = self.edge(last[1], place[1]) if strange else None
         swapped = self._swapped(behind.spectrum, self.here.spectrum)
         if sides is None:
             if swapped:
@@ -172,17 +159,13 @@ class Watch:
                 doubt=f"the drift jumps by {size} at {t}",
             )
         if not normal @ first > 0 < normal @ then:
-            return self.stop(
-                last[0],
-                "the drift jumps here and points back on both sides: no path goes on, one slides along",
-            )
+            why = "the drift jumps here and points back on both sides: no path goes on, one slides along"
+            return self.stop(last[0], why)
         self.across = np.eye(self.flow.dim) + np.outer(then - first, normal) / (normal @ first)
         self._note(f"{why} jumps by {size}, and the covariance was carried across.")
 
     def edge(self, w: np.ndarray, ahead: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """The last state before a jump of the drift and the first behind it, by bisection; None where it does
-        not jump.
-        """
+        """The last state before a jump of the drift and the first behind it; None where it does not jump."""
         first, then = self.flow.drift(w), self.flow.drift(ahead)
         rounding = min(1e-12 * self._steepness(w), 1e-3 * self.fastest) + 1e-9 * self.fastest
         for _ in range(100):
@@ -205,8 +188,7 @@ class Watch:
     def _normal(
         self, w: np.ndarray, ahead: np.ndarray, place: np.ndarray, *, swapped: bool
     ) -> np.ndarray | None:
-        """Normal to the place of a jump between two states, in the path's direction; None where the cause is
-        not known.
+        """Normal to the place of a jump, in the path's direction; None where the cause is not known.
 
         A gradient that jumps does so along the normal, for the objective is continuous; a Hessian's jump is
         ``a n n^T`` where the gradient is. A swap's normal is read at `place`, further on: where two
@@ -258,18 +240,14 @@ class Watch:
 
 
 def outside(flow: Flow, w: np.ndarray) -> np.ndarray:
-    """Whether states (..., d) lie outside the objective's domain, where a derivative may still have a value:
-    bool (...).
-    """
+    """Whether states (..., d) lie outside the objective's domain, though a derivative may have a value."""
     if not defines(flow.objective, "value"):  # an objective need not have one
         return np.zeros(w.shape[:-1], dtype=bool)
     return np.isnan(flow.objective.value(w))
 
 
 def nonlinearity(flow: Flow, m: np.ndarray, S: np.ndarray, J: np.ndarray) -> float:
-    """What the linearised drift misses one standard deviation away, over the drift's change there: 2 at
-    most.
-    """
+    """What the linearised drift misses one standard deviation away, over its change there: 2 at most."""
     values, vectors = np.linalg.eigh(S)
     offsets = (vectors * np.sqrt(np.maximum(values, 0.0))).T
     offsets = np.concatenate([offsets, -offsets])
@@ -282,12 +260,10 @@ def nonlinearity(flow: Flow, m: np.ndarray, S: np.ndarray, J: np.ndarray) -> flo
 
 
 def _differ(before: np.ndarray, after: np.ndarray, further: np.ndarray) -> bool:
-    """Whether a derivative jumps between two states; both may be zero but for rounding, hence its size
-    further on.
-    """
-    return float(np.linalg.norm(after - before)) > JUMP * max(
-        float(np.linalg.norm(part)) for part in (before, after, further)
-    )
+    """Whether a derivative jumps between two states."""
+    # Both may be zero but for rounding, hence its size further on.
+    size = max(float(np.linalg.norm(part)) for part in (before, after, further))
+    return float(np.linalg.norm(after - before)) > JUMP * size
 
 
 def _space(spectrum: Eigenpairs, rank: int) -> np.ndarray:
@@ -309,9 +285,7 @@ def _kinked(flow: Flow) -> bool:
 
 
 def _pole(method: Method, before: np.ndarray, after: np.ndarray) -> float | None:
-    """An eigenvalue at which the gain has a pole, passed between two spectra, among those that the method
-    reads at both.
-    """
+    """An eigenvalue at which the gain has a pole, passed between two spectra and read at both."""
     spectra = [SpectralResponse(method, lams) for lams in (before, after)]
     if spectra[0].truncated:
         read: list[tuple[Callable[[Any], Any], int]] = [
@@ -325,9 +299,7 @@ def _pole(method: Method, before: np.ndarray, after: np.ndarray) -> float | None
 
 
 def _pole_between(formula: Callable[[np.ndarray], np.ndarray], start: float, stop: float) -> float | None:
-    """Where a gain has a pole: infinite at a zero that is passed, or of another sign behind and larger in
-    between.
-    """
+    """Where a gain has a pole: infinite at a passed zero, or of another sign behind and larger between."""
     between = np.linspace(start, stop, 35)
     with np.errstate(all="ignore"):
         gains, at_zero = (np.asarray(formula(lam) + 0 * lam) for lam in (between, np.zeros(1)))
@@ -340,16 +312,15 @@ def _pole_between(formula: Callable[[np.ndarray], np.ndarray], start: float, sto
 
 
 def _swap_normal(flow: Flow, w: np.ndarray, spectrum: Eigenpairs) -> np.ndarray:
-    """Gradient of ``|lam_new| - |lam_old|``, of the direction that is kept from now on and of the one that
-    was: normal to the place of the swap.
+    """Gradient of ``|lam_new| - |lam_old|``, normal to the place where a truncation swaps directions.
+
+    Of the direction that is kept from now on, and of the one that was.
     """
     lams, vectors = spectrum
     rank, order = int(flow.method.rank or 0), np.argsort(-np.abs(lams), kind="stable")
+    third = [flow.objective.third(w, e) for e in np.eye(flow.dim)]
     new, old = (
-        [
-            np.sign(lams[i]) * vectors[:, i] @ flow.objective.third(w, e) @ vectors[:, i]
-            for e in np.eye(flow.dim)
-        ]
+        np.array([np.sign(lams[i]) * vectors[:, i] @ T @ vectors[:, i] for T in third])
         for i in order[rank - 1 : rank + 1]
     )
-    return np.array(new) - np.array(old)
+    return new - old
