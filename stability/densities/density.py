@@ -18,7 +18,7 @@ from .._saving import provenance
 from ..flow import Flow
 from ..objectives.base import defines
 from .kernel import chain_law
-from .panels import Fields, Panels, Undefined, adapt, confined, tail
+from .panels import Fields, NoDensity, Panels, adapt, confined, tail
 from .plane import solve
 from .result import StationaryDensity
 
@@ -100,7 +100,7 @@ def stationary_density(
         return _in_a_plane(flow, edges)
     try:
         return _of_a_chain(flow, edges[0], law.dt) if law.dt else _on_a_line(flow, edges[0])
-    except Undefined as error:
+    except NoDensity as error:
         raise ValueError(
             f"There is no stationary density on this grid: {error}. Choose a grid inside the domain, and a "
             "flow with noise."

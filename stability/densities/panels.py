@@ -33,7 +33,7 @@ Fields = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """States (m,) to ``h`` and ``q`` (m,)."""
 
 
-class Undefined(ValueError):
+class NoDensity(ValueError):
     """A whole panel where the flow is not finite, or has no noise."""
 
 
@@ -204,7 +204,7 @@ def adapt(fields: Fields, edges: np.ndarray, *, swing: float = SWING) -> Panels:
 
     Raises
     ------
-    Undefined
+    NoDensity
         If there is a stretch where a field is not finite.
     TooSteep
         If E changes by more than can be followed.
@@ -332,10 +332,10 @@ def _resolved(
 def _refuse(h: np.ndarray, q: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
     silent = np.isposinf(q).all(axis=1)
     if silent.any():
-        raise Undefined(f"there is no noise near w = {0.5 * (low + high)[silent][0]:.6g}")
+        raise NoDensity(f"there is no noise near w = {0.5 * (low + high)[silent][0]:.6g}")
     lost = ~(np.isfinite(h) & np.isfinite(q)).any(axis=1)
     if lost.any():
-        raise Undefined(f"the flow is not finite near w = {0.5 * (low + high)[lost][0]:.6g}")
+        raise NoDensity(f"the flow is not finite near w = {0.5 * (low + high)[lost][0]:.6g}")
 
 
 def _centers(low: np.ndarray, high: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -370,7 +370,7 @@ def tail(fields: Fields, panels: Panels, side: int) -> tuple[float, float]:
     for _ in range(40):
         try:
             ahead = adapt(outward, np.array([end, end + width]))
-        except Undefined:
+        except NoDensity:
             return mass, decay
         except TooSteep:  # the density falls too fast to matter
             return mass, math.inf
