@@ -146,10 +146,12 @@ class TestExactCases:
         assert s.sum(smooth).value == pytest.approx(smooth(NETWORK[:12]).sum(), rel=1e-10)
         assert s.sum(smooth).error < 1e-9
 
-    def test_low_rank_operator_with_all_of_it_deflated(self):
+    @pytest.mark.parametrize("unit", [1.0, 2.0**-600])
+    def test_low_rank_operator_with_all_of_it_deflated(self, unit):
         lams = np.concatenate([[5.0, -4.0, 3.0], np.zeros(N - 3)])
-        s = sampled(lams, deflate=3)
-        assert s.sum(np.exp).value == pytest.approx(np.exp(lams).sum(), rel=1e-9)
+        s = sampled(unit * lams, deflate=3)
+        assert s.sum(lambda lam: np.exp(lam / unit)).value == pytest.approx(np.exp(lams).sum(), rel=1e-9)
+        assert s.lengths[3:].max() == 1  # what is left is rounding
 
     def test_extremes_lie_within_the_spectrum_and_reach_its_ends(self):
         low, high = sampled(INDEFINITE).extremes
@@ -364,6 +366,21 @@ class TestSources:
     def test_progress_shows_and_changes_nothing(self, capsys):
         assert sampled(POSITIVE, progress=True).trace == sampled(POSITIVE).trace
 
+    @pytest.mark.parametrize(("dtype", "factor"), [("float64", 2.0**-600), ("float32", 2.0**-80)])
+    @pytest.mark.parametrize("deflate", [0, 3])
+    def test_of_an_operator_whose_squares_underflow(self, dtype, factor, deflate):
+        options = {"n": 60, "dtype": dtype, "deflate": deflate, "steps": 20}
+        lam = np.concatenate([[9.0, -7.0, 5.0], np.linspace(0.1, 1.0, 57)]).astype(dtype)[:, None]
+        small, s = (
+            spectrum(lambda V, c=c: (lam * np.asarray(c, dtype)) * V, **options) for c in (factor, 1.0)
+        )
+        assert small.trace.value == pytest.approx(s.trace.value * factor, rel=1e-4)
+        assert small.trace.error == pytest.approx(s.trace.error * factor, rel=1e-4)
+
+    def test_the_old_name_of_its_products_is_accepted_for_one_version(self):
+        with pytest.warns(DeprecationWarning, match="`operator` is called `hvp` now"):
+            assert spectrum(operator=lambda V: V, n=20).trace.value == pytest.approx(20)
+
 
 class TestResult:
     def test_is_saved_and_loaded(self, tmp_path):
@@ -392,7 +409,7 @@ class TestResult:
         assert s.stats["hessian_products"] == sum(calls)
 
 
-IDENTITY = {"operator": lambda V: V, "n": 20}
+IDENTITY = {"hvp": lambda V: V, "n": 20}
 
 
 @pytest.mark.parametrize(
@@ -418,35 +435,35 @@ IDENTITY = {"operator": lambda V: V, "n": 20}
         ({"n": None}, ValueError, "`n`, the dimension, must be given with a callable"),
         ({"batch": [1]}, ValueError, "neither `at` nor `batch`"),
         ({"n": 0}, ValueError, "`n` must be an integer >= 1; got 0"),
-        ({"operator": 3}, ValueError, "`operator` must be an objective with `hvp`, or a callable .* got 3"),
+        ({"hvp": 3}, ValueError, "`hvp` must be an objective with `hvp`, or a callable .* got 3"),
         (
-            {"operator": lambda V: V[:5]},
+            {"hvp": lambda V: V[:5]},
             ValueError,
-            r"`operator` must map \(n, k\) to \(n, k\); got shape \(5, 8\) for \(20, 8\)",
+            r"`hvp` must map \(n, k\) to \(n, k\); got shape \(5, 8\) for shape \(20, 8\)",
         ),
         (
-            {"operator": lambda V: V.astype("f4")},
+            {"hvp": lambda V: V.astype("f4")},
             ValueError,
-            "`operator` must keep the type of its argument, float64; got float32",
+            "`hvp` must keep the type of its argument, float64; got float32",
         ),
-        ({"operator": lambda V: V * np.nan}, BadProducts, "`operator` must give finite products"),
+        ({"hvp": lambda V: V * np.nan}, BadProducts, "`hvp` must give finite products"),
         (
-            {"operator": lambda V: np.triu(np.ones((20, 20))) @ V},
+            {"hvp": lambda V: np.triu(np.ones((20, 20))) @ V},
             BadProducts,
-            r"`operator` must be symmetric; <u, H v> and <H u, v> differ by",
+            "`hvp` must be one symmetric operator; its products disagree with their transposes by",
         ),
         (
-            {"operator": st.quadratic(np.ones(4)), "n": 5},
+            {"hvp": st.quadratic(np.ones(4)), "n": 5},
             ValueError,
             "`n` must be left out with an objective, whose dimension is 4; got 5",
         ),
         (
-            {"operator": st.quadratic(np.ones(4)), "n": None, "at": np.ones(3)},
+            {"hvp": st.quadratic(np.ones(4)), "n": None, "at": np.ones(3)},
             ValueError,
             r"`at` must have shape \(4,\); got shape \(3,\)",
         ),
         (
-            {"operator": st.landscape("rosenbrock", dim=3), "n": None, "at": [np.inf, 0, 0]},
+            {"hvp": st.landscape("rosenbrock", dim=3), "n": None, "at": [np.inf, 0, 0]},
             ValueError,
             "`at` must be finite",
         ),
@@ -456,7 +473,7 @@ IDENTITY = {"operator": lambda V: V, "n": 20}
 def test_bad_input_is_refused(options, error, message):
     options = {**IDENTITY, **options}
     with pytest.raises(error, match=message):
-        spectrum(options.pop("operator"), **options)
+        spectrum(options.pop("hvp"), **options)
 
 
 def test_an_objective_without_a_reference_needs_a_point():

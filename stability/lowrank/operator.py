@@ -68,11 +68,14 @@ class Operator:
             )
         mean = total if len(cores) == 1 else total / len(cores)
         self.scale = self.scale or self._scale_of(mean)
-        return (
-            (mean, np.stack(cores))
-            if self.scale in (0.0, 1.0)
-            else (mean * self.scale, np.stack(cores) * self.scale)
-        )
+        if self.factor == 1.0:
+            return mean, np.stack(cores)
+        return mean * self.scale, np.stack(cores) * self.scale
+
+    @property
+    def factor(self) -> float:
+        """What the images are multiplied by so far."""
+        return self.scale or 1.0
 
     def _scale_of(self, image: Any) -> float:
         """1 where the squares of rounding errors are far from underflow; else no more than is needed: later
@@ -241,12 +244,10 @@ class Space:
         return self.core[:, self.filled - width :]
 
 
-def check_symmetric(pairs: Sequence[tuple[np.ndarray, np.ndarray]], core: np.ndarray, dtype: str) -> None:
-    """Compare blocks of ``Q.T H Q`` with what their transposes were found to be, beside the size of the whole
-    core.
-    """
+def check_symmetric(pairs: Sequence[tuple[np.ndarray, np.ndarray]], beside: np.ndarray, dtype: str) -> None:
+    """Compare blocks of ``Q.T H Q`` with what their transposes were found to be: equal, for their size."""
     gap = max(np.max(np.abs(found - transposed), initial=0.0) for found, transposed in pairs)
-    size = np.max(np.abs(core), initial=0.0)
+    size = np.max(np.abs(beside), initial=0.0)
     if gap > 20 * np.finfo(dtype).eps ** 0.5 * size:
         raise BadProducts(
             "`hvp` must be one symmetric operator; its products disagree with their transposes by "

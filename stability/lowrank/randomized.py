@@ -124,7 +124,7 @@ def randomized_eigh(
         power,
         tolerance,
     )
-    return found if operator.scale in (0.0, 1.0) else _unscaled(found, operator.scale)
+    return found if operator.factor == 1.0 else _unscaled(found, operator.factor)
 
 
 def _solve(

@@ -13,13 +13,15 @@ from .._array import Backend, backend_for, moved
 from .._progress import progress_bar
 from .._saving import provenance
 from .._streams import stream
+from ..lowrank.operator import Operator
 from ..lowrank.randomized import randomized_eigh
-from .lanczos import Products, lanczos, rounding
+from .lanczos import lanczos, rounding
 from .result import OUTLIER_STEPS, Spectrum
 
 
+@_check.renamed(operator="hvp")
 def spectrum(
-    operator: Any,
+    hvp: Any,
     at: Any = None,
     *,
     n: int | None = None,
@@ -37,7 +39,7 @@ def spectrum(
 
     Parameters
     ----------
-    operator : Objective or callable
+    hvp : Objective or callable
         An objective with ``dim`` and ``hvp`` or ``products``, or the products themselves: (n, k) -> (n, k).
     at : array (d,), optional
         Where the objective's Hessian is taken; its reference by default.
@@ -92,8 +94,8 @@ def spectrum(
     """
     probes = _check.count("probes", probes, least=2, why="an error bar needs two")
     rng, started = stream(_check.count("seed", seed, least=0), 0), time.perf_counter()
-    hvp, n, backend = _products(
-        operator, at, n, batch, device, _check.choice("dtype", dtype, ("float64", "float32"))
+    products, n, backend = _products(
+        hvp, at, n, batch, device, _check.choice("dtype", dtype, ("float64", "float32"))
     )
     steps = min(
         _check.count(
@@ -103,34 +105,24 @@ def spectrum(
     )
     deflate = _check.count("deflate", deflate, least=0, most=n, why="the dimension")
     probes = probes if deflate < n else 0
-    products = Products(hvp, n, backend)
+    operator = Operator((products,), n, backend, lambda shape: backend.asarray(rng.standard_normal(shape)))
     vectors, parts, size = None, [], 0.0
     with progress_bar(_check.flag("progress", progress), "Hessian products", probes * steps) as bar:
         if deflate:
-            found = randomized_eigh(hvp, n, deflate, seed=seed, device=backend, dtype=backend.dtype)
-            vectors, size, products.columns = (
-                found.vectors,
-                float(np.abs(found.eigenvalues).max()),
-                found.columns,
-            )
-            parts.append(lanczos(products, vectors, min(OUTLIER_STEPS, steps), size))
+            found = randomized_eigh(products, n, deflate, seed=seed, device=backend, dtype=backend.dtype)
+            vectors, size = found.vectors, float(np.abs(found.eigenvalues).max())
+            operator.columns = found.columns
+            parts.append(lanczos(operator, vectors.T, min(OUTLIER_STEPS, steps), size))
         if probes:
-            parts.append(
-                lanczos(
-                    products,
-                    _unit(backend.asarray(rng.standard_normal((n, probes))), vectors, backend),
-                    steps,
-                    size,
-                    bar.advance,
-                )
-            )
+            start = _unit(operator.normals((n, probes)), vectors, backend)
+            parts.append(lanczos(operator, start.T, steps, size, bar.advance))
     diagonals, off_diagonals = (
         np.concatenate([_widened(getattr(part, name), steps) for part in parts])
         for name in ("diagonals", "off_diagonals")
     )
-    stats = {"hessian_products": products.columns, "seconds": time.perf_counter() - started}
+    stats = {"hessian_products": operator.columns, "seconds": time.perf_counter() - started}
     about = provenance(
-        operator=getattr(operator, "__qualname__", None) or repr(operator),
+        operator=getattr(hvp, "__qualname__", None) or repr(hvp),
         seed=seed,
         dtype=backend.dtype,
         backend=backend.name,
@@ -143,37 +135,36 @@ def spectrum(
 
 
 def _products(
-    operator: Any, at: Any, n: int | None, batch: Any, device: str | Backend, dtype: str
+    source: Any, at: Any, n: int | None, batch: Any, device: str | Backend, dtype: str
 ) -> tuple[Callable[[Any], Any], int, Backend]:
     """The Hessian's block products, the dimension, and where their arrays live."""
     backend = backend_for(
-        operator,
+        source,
         device if isinstance(device, Backend) else _check.choice("device", device, ("cpu", "cuda")),
         dtype,
     )
-    if not hasattr(operator, "hvp") and not hasattr(operator, "products"):
-        if not callable(operator):
+    if not hasattr(source, "hvp") and not hasattr(source, "products"):
+        if not callable(source):
             raise ValueError(
-                "`operator` must be an objective with `hvp`, or a callable (n, k) -> (n, k); got "
-                f"{operator!r}."
+                f"`hvp` must be an objective with `hvp`, or a callable (n, k) -> (n, k); got {source!r}."
             )
-        n = getattr(operator, "n", None) if n is None else n
+        n = getattr(source, "n", None) if n is None else n
         if n is None or at is not None or batch is not None:
             raise ValueError(
                 "`n`, the dimension, must be given with a callable, and neither `at` nor `batch`: its "
                 "products are all that is known."
             )
-        return operator, _check.count("n", n), backend
-    dim = int(operator.dim)
+        return source, _check.count("n", n), backend
+    dim = int(source.dim)
     if n not in (None, dim):
         raise ValueError(f"`n` must be left out with an objective, whose dimension is {dim}; got {n}.")
-    at = operator.reference if at is None else at
+    at = source.reference if at is None else at
     if at is None:
         raise ValueError(
-            f"`at` must be given: {operator!r} has no reference point. Pass the parameters, shape ({dim},)."
+            f"`at` must be given: {source!r} has no reference point. Pass the parameters, shape ({dim},)."
         )
     w = backend.asarray(_check.shaped("at", at, (dim,)))
-    there = operator if (backend.name, backend.dtype) == ("numpy", "float64") else moved(operator, backend)
+    there = source if (backend.name, backend.dtype) == ("numpy", "float64") else moved(source, backend)
     options = {} if batch is None else {"batch": batch}
     if hasattr(there, "products"):
         return there.products(w, **options), dim, backend

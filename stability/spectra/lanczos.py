@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._array import Backend
-from ..lowrank.operator import BadProducts
+from ..lowrank.operator import Operator, check_symmetric
 
 BASIS_BYTES = 2**30
 """Largest set of Lanczos bases held at a time: more start vectors take turns, at least two by two."""
@@ -55,60 +55,16 @@ def rounding(backend: Backend, n: int) -> float:
     return 10 * math.sqrt(n) * float(np.finfo(backend.dtype).eps)
 
 
-class Products:
-    """The operator: its products counted and checked.
-
-    Attributes
-    ----------
-    columns : int
-        Products so far.
-    """
-
-    def __init__(self, hvp: Callable[[Any], Any], n: int, backend: Backend):
-        self.hvp, self.n, self.backend, self.columns = hvp, n, backend, 0
-
-    def of(self, block: Any, size: np.ndarray) -> tuple[Any, np.ndarray]:
-        """``H block`` (n, k), and the diagonal of ``block.T H block`` (k,) on the host; all of that must be
-        symmetric beside `size`.
-        """
-        image = self.hvp(block)
-        self.columns += block.shape[1]
-        if tuple(getattr(image, "shape", ())) != tuple(block.shape):
-            raise ValueError(
-                f"`operator` must map (n, k) to (n, k); got shape {tuple(getattr(image, 'shape', ()))} for "
-                f"{tuple(block.shape)}."
-            )
-        if image.dtype != block.dtype:
-            raise ValueError(
-                f"`operator` must keep the type of its argument, {block.dtype}; got {image.dtype}. Convert "
-                "the data, or choose `dtype`."
-            )
-        core = np.asarray(self.backend.host(block.T @ image), dtype=float)
-        if not np.isfinite(core).all():
-            raise BadProducts(
-                "`operator` must give finite products; some are nan or infinite. Check the objective at this "
-                "point."
-            )
-        gap, size = np.abs(core - core.T).max(), np.maximum(np.abs(core).max(), size.max())
-        if gap > 20 * np.finfo(self.backend.dtype).eps ** 0.5 * size:
-            raise BadProducts(
-                f"`operator` must be symmetric; <u, H v> and <H u, v> differ by {gap / size:.2g} of their "
-                "size. "
-                "If it draws a new batch at every call, fix the batch; else check the derivative."
-            )
-        return image, np.diag(core)
-
-
 def lanczos(
-    products: Products,
-    start: Any,
+    operator: Operator,
+    rows: Any,
     steps: int,
     size: float = 0.0,
     report: Callable[[int], None] = lambda products: None,
 ) -> Tridiagonals:
-    """Run Lanczos from every column of `start` (n, k), unit vectors, with full reorthogonalization.
+    """Run Lanczos from every one of the rows (k, n), unit vectors, with full reorthogonalization.
 
-    Each column has its own recurrence, but the operator is applied to all of them as one block. Without
+    Each row has its own recurrence, but the operator is applied to all of them as one block. Without
     reorthogonalization every outlying eigenvalue is found again and again, and each time costs a step: on a
     spectrum of ten outliers and a bulk, 256 steps were then worth 64. One pass suffices, since the recurrence
     has done most of it.
@@ -120,11 +76,11 @@ def lanczos(
     report : callable
         Told of the products, block by block.
     """
-    columns, width = start.shape[1], products.n * steps * np.dtype(products.backend.dtype).itemsize
+    count, width = rows.shape[0], operator.n * steps * np.dtype(operator.backend.dtype).itemsize
     together = max(2, BASIS_BYTES // width)
     parts = [
-        _advance(products, start[:, k : min(k + together, columns)], steps, size, report)
-        for k in range(0, columns, together)
+        _advance(operator, rows[k : min(k + together, count), :], steps, size, report)
+        for k in range(0, count, together)
     ]
     return Tridiagonals(
         *(
@@ -135,33 +91,43 @@ def lanczos(
 
 
 def _advance(
-    products: Products, block: Any, steps: int, size: float, report: Callable[[int], None]
+    operator: Operator, rows: Any, steps: int, size: float, report: Callable[[int], None]
 ) -> Tridiagonals:
-    backend, columns = products.backend, block.shape[1]
-    xp, tiny = backend.xp, rounding(backend, products.n)
-    alphas, betas = np.zeros((2, columns, steps))
-    lengths, scale = np.full(columns, steps), np.full(columns, size)
-    basis = xp.zeros((columns, steps, products.n), dtype=block.dtype, device=backend.device)
-    last = xp.zeros_like(block)
+    backend, count = operator.backend, rows.shape[0]
+    xp, tiny = backend.xp, rounding(backend, operator.n)
+    alphas, betas = np.zeros((2, count, steps))
+    lengths, sizes = np.full(count, steps), np.zeros(count)
+    basis = xp.zeros((count, steps, operator.n), dtype=rows.dtype, device=backend.device)
+    last = xp.zeros_like(rows)
     for k in range(steps):
-        basis[:, k, :] = block.T
-        image, alphas[:, k] = products.of(block, scale)
-        scale = np.maximum(scale, np.abs(alphas[:, k]))
-        rest = image - backend.asarray(alphas[:, k]) * block - backend.asarray(betas[:, k - 1]) * last
+        basis[:, k, :] = rows
+        image, (core,) = operator.image(rows, rows)
+        if k == 0:  # only now the images' scale is known
+            sizes += size * operator.factor
+        check_symmetric([(core, core.T)], np.append(core, sizes), backend.dtype)
+        alphas[:, k] = np.diag(core)
+        sizes = np.maximum(sizes, np.abs(alphas[:, k]))
+        rest = image - _each(alphas[:, k], backend) * rows - _each(betas[:, k - 1], backend) * last
         rest = _orthogonal(rest, basis[:, : k + 1, :], xp)
-        betas[:, k] = backend.host(xp.sqrt(xp.sum(rest * rest, axis=0)))
-        scale = np.maximum(scale, betas[:, k])
-        over = betas[:, k] <= tiny * scale
+        betas[:, k] = backend.host(xp.sqrt(xp.sum(rest * rest, axis=1)))
+        sizes = np.maximum(sizes, betas[:, k])
+        over = betas[:, k] <= tiny * sizes
         lengths = np.where(over, np.minimum(lengths, k + 1), lengths)
-        report(columns)
+        report(count)
         if over.all():
             break
-        # A column that is done goes on as zeros: the block keeps its shape.
-        last, block = block, rest * backend.asarray(np.where(over, 0.0, 1 / np.where(over, 1.0, betas[:, k])))
-    return Tridiagonals(alphas, betas, lengths)
+        # A row that is done goes on as zeros: the block keeps its shape.
+        grown = np.where(over, 0.0, 1 / np.where(over, 1.0, betas[:, k]))
+        last, rows = rows, rest * _each(grown, backend)
+    return Tridiagonals(alphas / operator.factor, betas / operator.factor, lengths)
 
 
-def _orthogonal(block: Any, basis: Any, xp: Any) -> Any:
-    """Each column of `block` (n, k) without what lies in its own basis (k, steps, n)."""
-    along = basis @ block.T[:, :, None]
-    return block - (xp.matrix_transpose(basis) @ along)[:, :, 0].T
+def _each(numbers: np.ndarray, backend: Backend) -> Any:
+    """One number for each row (k, 1)."""
+    return backend.asarray(numbers[:, None])
+
+
+def _orthogonal(rows: Any, basis: Any, xp: Any) -> Any:
+    """Each of the rows (k, n) without what lies in its own basis (k, steps, n)."""
+    along = basis @ rows[:, :, None]
+    return rows - (xp.matrix_transpose(basis) @ along)[:, :, 0]
