@@ -270,7 +270,8 @@ class Flow:
         """
         if level == "iteration" and self.noise_model.objective is not None:
             return self.noise_model.draw_batches(size, rng)
-        return self.noise_model.sample(np.zeros(self.dim), size, rng)
+        # A noise class of one's own may give a plain tuple.
+        return Sample(*self.noise_model.sample(np.zeros(self.dim), size, rng))
 
     def euler(self, w: Any, sample: Sample, dt: float) -> Any:
         """One Euler-Maruyama step of length `dt` for states (m, d): one preconditioner serves drift and

@@ -399,7 +399,7 @@ class TestGathering:
     @staticmethod
     def parts(count):
         plan = _plan(quadratic_flow(), paths=5000)
-        return plan, [block.run_block(plan, number, block.Signals()) for number in range(count)]
+        return plan, [block.simulated_block(plan, number, block.Signals()) for number in range(count)]
 
     def test_nothing_is_taken_after_a_block_that_was_stopped(self):
         """Paths would no longer be the first ones of a larger ensemble."""

@@ -3,6 +3,10 @@ SciPy, and every refusal.
 """
 
 import math
+import os
+import signal
+import sys
+import time
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
@@ -13,7 +17,7 @@ import scipy.stats
 from scipy.integrate import quad
 
 import stability as st
-from stability.ensembles.block import Track
+from stability.ensembles.block import run_block
 from stability.exits import escape as exits
 from stability.exits.chain import ChainExit, _returns
 from stability.exits.exit_time import exit_time
@@ -710,29 +714,54 @@ class TestResult:
         )
         np.testing.assert_array_equal(many.times[:300], few.times)
 
+    @pytest.mark.parametrize("objective", [st.quadratic([1.0, -0.5]), st.landscape("coupled_quartic")])
+    def test_workers_change_nothing(self, objective):
+        flow = st.Flow(objective, st.SFN(damping=0.1), st.Noise(gradient=0.2), step=0.1)
+        one, *others = (
+            st.escape(flow, radius=0.3, paths=3000, t_end=20.0, workers=workers, **seed)
+            for workers, seed in [(1, {"seed": 0}), (2, {}), (3, {}), (None, {})]  # seed 0 is the default
+        )
+        for name in ("times", "seen", "exits", "lost"):
+            for other in others:
+                np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+    def test_a_block_that_an_interrupt_stopped_is_left_out(self, monkeypatch):
+        """What it has seen so far is not what it would have seen."""
+        options = {"radius": 0.5, "along": "unstable", "paths": 3000, "seed": 1, "t_end": 10.0}
+        whole = st.escape(saddle("SFN", 2), **options)
+
+        def stopped(plan, number, signals, recorder):
+            if number == 1:
+                time.sleep(0.3)  # the first block is taken
+                os.kill(os.getpid(), signal.SIGINT)
+                assert signals.stop.wait(60)
+            return run_block(plan, number, signals, recorder)
+
+        monkeypatch.setattr(sys.modules["stability.exits.escape"], "run_block", stopped)
+        with pytest.raises(st.Interrupted) as error:
+            st.escape(saddle("SFN", 2), workers=1, **options)
+        np.testing.assert_array_equal(error.value.result.times, whole.times[:256])
+
     def test_ctrl_c_keeps_what_was_finished(self, monkeypatch):
         flow, options = (
             saddle("SFN", 2),
             {"radius": 0.5, "along": "unstable", "paths": 700, "seed": 1, "t_end": 10.0},
         )
-        whole, made = st.escape(flow, **options), []
-        init = Track.__init__
+        whole = st.escape(flow, **options)
 
-        def interrupted(self, *arguments):
-            made.append(1)
-            if len(made) == stop:
+        def interrupted(plan, number, *rest):
+            if number == stop:
                 raise KeyboardInterrupt
-            init(self, *arguments)
+            return run_block(plan, number, *rest)
 
-        monkeypatch.setattr(Track, "__init__", interrupted)
-        stop = 2
+        monkeypatch.setattr(sys.modules["stability.exits.escape"], "run_block", interrupted)
+        stop = 1
         with pytest.raises(
             st.Interrupted, match=r"the 256 paths that were finished are in this exception's `\.result`"
         ) as error:
             st.escape(flow, **options)
         np.testing.assert_array_equal(error.value.result.times, whole.times[:256])
-        made.clear()
-        stop = 1
+        stop = 0
         with pytest.raises(KeyboardInterrupt) as error:
             st.escape(flow, **options)
         assert type(error.value) is KeyboardInterrupt
@@ -767,6 +796,7 @@ class TestMessages:
             ({"along": [0.0, 0.0]}, "`along` must be a direction, not the zero vector"),
             ({"along": [1.0]}, r"`along` must have shape \(2,\)"),
             ({"along": True}, r"`along` must have shape \(2,\)"),
+            ({"workers": 0}, "`workers` must be an integer >= 1; got 0"),
         ],
         ids=str,
     )

@@ -9,84 +9,72 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..flow import Flow
-from ..noise import Minibatches, Sample
 from .control import ControlledMoments
-from .normals import Normals
-from .plan import EnsemblePlan, _mover
-from .planar import PlanarChunks, PlanarSteps
-from .steps import Affine, Stepwise
+from .normals import noise_of
+from .plan import EnsemblePlan
 from .streaming import Quantiles, SampleMoments
 
 SQUARABLE = {"float64": 1e300, "float32": 1e36}  # squared distances that are far from overflow
 
 
+class Recorder:
+    """What watches a block's paths as they are moved.
+
+    Attributes
+    ----------
+    done : bool
+        Whether nothing is left to be seen: the block may end early.
+    """
+
+    done = False
+
+    def start(self, x: np.ndarray) -> None:
+        """Take note of the states (d, count) at time 0."""
+
+    def follow(self, step: int, states: np.ndarray, unit: float) -> None:
+        """Take note of the states (steps, d, width), in units, after `step`.
+
+        What is put into the last of them stays: the paths go on from there.
+        """
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Copy what is still needed of states: their memory is about to be used again."""
+
+
 class Track:
-    """A block's paths being moved: affine flows by whole chunks of normals, others step by step."""
+    """A block's paths being moved, under a recorder's eyes."""
 
-    def __init__(self, plan: EnsemblePlan, flow: Flow, start: np.ndarray, full: int):
+    def __init__(self, plan: EnsemblePlan, flow: Flow, number: int, recorder: Recorder):
+        self.mover, self.recorder = plan.mover(flow), recorder
+        start, full, unit = plan.start[plan.rows(number)], plan.width(number), self.mover.unit
         count = len(start)
-        self.flow, self.plan, self.count = flow, plan, count
-        self.mover = plan.movers.get(id(flow)) or _mover(plan, flow)
-        self.unit = self.mover.unit if isinstance(self.mover, Affine) else 1.0
-        # Matrix products round alike only for like shapes: affine blocks are always full, others in steps of
-        # 64 paths.
-        self.width = full if isinstance(self.mover, Affine) else min(full, math.ceil(count / 64) * 64)
-        self.x = np.empty((flow.dim, self.width), dtype=plan.dtype)
-        self.x[:, :count], self.x[:, count:] = start.T / self.unit, start[0][:, None] / self.unit
+        # Compiled and vector code rounds alike for widths in steps of 64 paths.
+        width = full if self.mover.full else min(full, math.ceil(count / 64) * 64)
+        self.x = np.empty((flow.dim, width), dtype=plan.dtype)
+        self.x[:, :count], self.x[:, count:] = start.T / unit, start[0][:, None] / unit
+        recorder.start(start.T)
 
-    def follow(self, noise: Any, step: int, recorder: Recorder, stop: threading.Event) -> bool:
+    def follow(self, noise: Any, step: int, stop: threading.Event) -> bool:
         """Move through a chunk that starts at `step`; False if it was stopped."""
-        if isinstance(self.mover, (Affine, PlanarChunks)):
-            self._whole(self._chunk(noise), step, recorder)
-            return not stop.is_set()
-        for ahead, x in enumerate(self._each(noise), start=step + 1):
-            recorder.see(ahead, x[:, : self.count])
+        for states in self.mover.run(self.x, noise):
+            self.recorder.follow(step, states, self.mover.unit)
+            step += len(states)
             if stop.is_set():
                 return False
-        recorder.last = recorder.last.copy()  # the next chunk's buffers may be these
+        self.recorder.settle()
         return True
 
-    def _chunk(self, noise: np.ndarray) -> np.ndarray:
-        noise = noise[:, :, : self.width].astype(self.plan.dtype, copy=False)
-        if isinstance(self.mover, Affine):
-            return self.mover.run(self.x, noise, compiled=self.plan.compiled)
-        assert isinstance(self.mover, PlanarChunks)
-        return self.mover.whole(self.x, noise)
 
-    def _whole(self, states: np.ndarray, step: int, recorder: Recorder) -> None:
-        if recorder.skim(step, states, self.unit):
-            return
-        for ahead, x in enumerate(states, start=step + 1):
-            recorder.see(ahead, x[:, : self.count] * self.unit)
-        if recorder.any_lost:  # so that they do not overflow; what they are is the recorder's to say
-            self.x[:, : self.count][:, recorder.lost] = recorder.last[:, recorder.lost] / self.unit
-
-    def _each(self, noise: Any) -> Iterator[np.ndarray]:
-        """The states (d, width) after each step; what is written into them stays."""
-        if isinstance(self.mover, PlanarSteps):
-            return self.mover.run(self.x, noise[:, :, : self.width])
-        assert isinstance(self.mover, Stepwise)
-        return self.mover.run(self.x, self._samples(noise))
-
-    def _samples(self, noise: Iterable[Any]) -> Iterator[Any]:
-        model, dtype = self.flow.noise_model, self.plan.dtype
-        for one in noise:
-            if isinstance(one, np.ndarray):
-                yield model.combine(one[:, : self.width].astype(dtype, copy=False), self.flow.dim)
-            else:
-                kind = Minibatches if isinstance(one, Minibatches) else Sample
-                yield kind(*(part[: self.width] for part in one))
-
-
-class Recorder:
-    """Watches a block of paths: snapshots, divergence, first exits."""
+class Snapshots(Recorder):
+    """Watches the paths of an ensemble: their states at the saved times, divergence, first exits."""
 
     def __init__(self, plan: EnsemblePlan, count: int):
         self.plan = plan
@@ -105,15 +93,37 @@ class Recorder:
             self.exit_times[~self.plan.inside(self.last.T)] = 0.0
         self._save(0, x)
 
-    def see(self, step: int, x: np.ndarray) -> None:
-        """Take note of the states `x` (d, count) after `step`; diverged paths are put back where they were
-        last.
-        """
+    def follow(self, step: int, states: np.ndarray, unit: float) -> None:
+        if self._skim(step, states, unit):
+            return
+        for ahead, x in enumerate(states[:, :, : self.lost.size], start=step + 1):
+            self._see(ahead, x if unit == 1.0 else x * unit)
+        if self.any_lost:  # so that they do not overflow in the next stretch
+            states[-1, :, : self.lost.size][:, self.lost] = self.last[:, self.lost] / unit
+
+    def settle(self) -> None:
+        self.last = self.last.copy()
+
+    def _skim(self, step: int, states: np.ndarray, unit: float) -> bool:
+        """Take note of a stretch as a whole, if nothing needs to be looked at step by step."""
+        flat = states.reshape(-1)
+        if self.any_lost or self.plan.inside is not None or not np.dot(flat, flat) * unit**2 <= self.safe:
+            return False
+        count, ahead = self.lost.size, step + len(states)
+        while self.slot < len(self.plan.saved) and self.plan.saved[self.slot] <= ahead:
+            now = self.plan.saved[self.slot]
+            self._save(now, states[now - step - 1, :, :count] * unit)
+        self.last, self.step = states[-1, :, :count], ahead
+        if unit != 1.0:
+            self.last = self.last * unit
+        return True
+
+    def _see(self, step: int, x: np.ndarray) -> None:
+        """Take note of the states `x` (d, count) after `step`; lost ones are put back where they were."""
         flat, probe, before = x.ravel(), x, self.lost
         if self.any_lost or not np.dot(flat, flat) <= self.safe:
-            probe = np.where(
-                np.isfinite(x).all(axis=0), x, self.last
-            )  # a path may leave the region at the step that loses it
+            # A path may leave the region at the step that loses it.
+            probe = np.where(np.isfinite(x).all(axis=0), x, self.last)
             before = self.lost.copy()
             self._freeze(step, x)
         if self.plan.inside is not None:
@@ -122,26 +132,11 @@ class Recorder:
         self._save(step, x)
         self.last, self.step = x, step
 
-    def skim(self, step: int, states: np.ndarray, unit: float) -> bool:
-        """Take note of a chunk of states (steps, d, width), in units, if nothing needs to be looked at step
-        by step.
-        """
-        flat = states.reshape(-1)
-        if self.any_lost or self.plan.inside is not None or not np.dot(flat, flat) * unit**2 <= self.safe:
-            return False
-        count, ahead = self.lost.size, step + len(states)
-        while self.slot < len(self.plan.saved) and self.plan.saved[self.slot] <= ahead:
-            now = self.plan.saved[self.slot]
-            self._save(now, states[now - step - 1, :, :count] * unit)
-        self.last, self.step = states[-1, :, :count] * unit, ahead
-        return True
-
     def _freeze(self, step: int, x: np.ndarray) -> None:
         offset = x - self.plan.center[:, None]
         distance = np.einsum("ij,ij->j", offset, offset)
-        new = (
-            ~((distance <= self.plan.radius * self.plan.radius) & np.isfinite(distance)) & ~self.lost
-        )  # written so that nan counts as lost
+        near = (distance <= self.plan.radius * self.plan.radius) & np.isfinite(distance)
+        new = ~near & ~self.lost  # nan is not near
         if new.any():
             self.diverged_at[new] = step * self.plan.dt
             self.lost |= new
@@ -154,6 +149,14 @@ class Recorder:
             self.saved[self.slot] = x
             self.slot += 1
 
+    def cut_short(self) -> EnsemblePlan:
+        """The plan of what was done so far; where the paths are now becomes the last snapshot."""
+        done = self.plan.saved[: self.slot]
+        self.saved = self.saved[: self.slot]
+        if not len(done) or done[-1] < self.step:
+            done, self.saved = np.append(done, self.step), np.concatenate([self.saved, self.last[None]])
+        return replace(self.plan, saved=done, steps=self.step, quantiles=(), control=None)
+
 
 @dataclass
 class Part:
@@ -163,12 +166,19 @@ class Part:
     moments: SampleMoments
     controlled: ControlledMoments | None
     sketch: Quantiles | None
-    observed: tuple[SampleMoments, np.ndarray] | None
+    observed: Observed | None
     diverged_at: np.ndarray
     exit_times: np.ndarray
     noise_seconds: float
     seconds: float
     plan: EnsemblePlan  # the one that was asked for, or what of it was done when the block was stopped
+
+
+class Observed(NamedTuple):
+    """Moments of the observables (times, k), and where (times, k) one was not finite on some state."""
+
+    moments: SampleMoments
+    broken: np.ndarray
 
 
 @dataclass
@@ -180,45 +190,51 @@ class Signals:
     sketch: Quantiles | None = None  # empty, around the first block's mean
 
 
-def run_block(plan: EnsemblePlan, number: int, signals: Signals) -> Part:
-    """Simulate one block of paths, or as much of it as there is time for before `signals.stop`."""
-    began, rows = time.perf_counter(), plan.rows(number)
-    start = plan.start[rows]
-    count, full, source = len(start), plan.width(number), Normals(plan, number)
-    main = Track(plan, plan.flow, start, full)
-    beside = Track(plan, plan.control.flow, start, full) if plan.control else None
-    # The control's law is known for all its paths: none may be stopped, and none is watched.
-    seen, seen_beside = Recorder(plan, count), Recorder(replace(plan, radius=math.inf, inside=None), count)
-    with np.errstate(all="ignore"):
-        for track, recorder in ((main, seen), (beside, seen_beside)):
-            if track is not None:
-                recorder.start(start.T)
+class Run(NamedTuple):
+    """How a block went: whether to its end, when it began, and the seconds spent on its noise."""
+
+    finished: bool
+    began: float
+    noise_seconds: float
+
+
+def run_block(
+    plan: EnsemblePlan, number: int, signals: Signals, recorder: Recorder, beside: Recorder | None = None
+) -> Run:
+    """Move one block's paths as long as its recorder has something to see and `signals.stop` is not set.
+
+    The control's paths go `beside`, on the same noise, under a recorder of their own.
+    """
+    began, source, width = time.perf_counter(), noise_of(plan, number), plan.width(number)
+    with np.errstate(all="ignore"):  # paths that overflow are the recorder's to notice
+        main = Track(plan, plan.flow, number, recorder)
+        other = Track(plan, plan.control.flow, number, beside) if plan.control and beside else None
         step = 0
-        while step < plan.steps:
-            size = min(plan.chunk(full), plan.steps - step)
-            noise = _noise(plan, source, full, size)
-            if beside is not None:
-                beside.follow(noise.copy(), step, seen_beside, signals.stop)
-            if not main.follow(noise, step, seen, signals.stop):
-                return _stopped(plan, seen, signals, source.seconds, began)
+        while step < plan.steps and not recorder.done:
+            size = min(plan.chunk(width), plan.steps - step)
+            noise: Any = source.draw(size)
+            if other is not None:
+                other.follow(noise.copy(), step, signals.stop)  # a mover may use its noise up
+            if not main.follow(noise, step, signals.stop):
+                return Run(False, began, source.seconds)
             step += size
             signals.advance(size)
-        return make_part(plan, seen, seen_beside if beside else None, signals, source.seconds, began)
+    return Run(True, began, source.seconds)
 
 
-def _noise(plan: EnsemblePlan, source: Normals, full: int, steps: int) -> Any:
-    if not plan.draws_samples:
-        return source.draw(steps)
-    return (plan.flow.draw(full, source.streams[0], level=plan.level) for _ in range(steps))
+def simulated_block(plan: EnsemblePlan, number: int, signals: Signals) -> Part:
+    """Simulate one block of paths, or as much of it as there is time for before `signals.stop`."""
+    seen, beside = Snapshots(plan, plan.count(number)), None
+    if plan.control:  # its law is known for all its paths: none may be stopped, and none is watched
+        beside = Snapshots(replace(plan, radius=math.inf, inside=None), plan.count(number))
+    run = run_block(plan, number, signals, seen, beside)
+    if run.finished:
+        return make_part(plan, seen, beside, signals, run)
+    return make_part(seen.cut_short(), seen, None, signals, run)
 
 
 def make_part(
-    plan: EnsemblePlan,
-    seen: Recorder,
-    beside: Recorder | None,
-    signals: Signals,
-    noise_seconds: float,
-    began: float,
+    plan: EnsemblePlan, seen: Snapshots, beside: Snapshots | None, signals: Signals, run: Run
 ) -> Part:
     """What a recorded block leaves behind."""
     states = np.swapaxes(seen.saved, 1, 2)
@@ -228,49 +244,38 @@ def make_part(
         if signals.sketch is None:  # the first block, which runs alone
             signals.sketch = Quantiles.around(moments.center)
         sketch = signals.sketch.add(kept)
-    controlled = None
-    control = plan.control
-    if (
-        beside is not None
-        and control is not None
-        and not seen.any_lost
-        and np.isfinite(beside.saved).all()
-        and np.isfinite(control.covariance).all()
-    ):
-        other = np.swapaxes(beside.saved, 1, 2)
-        controlled = ControlledMoments.of(
-            kept, other, mean=control.mean, covariance=control.covariance, gaussian=control.gaussian
-        )
     return Part(
         states=states if plan.keep_states else None,
         moments=moments,
-        controlled=controlled,
+        controlled=None if seen.any_lost else _controlled(plan, kept, beside),
         sketch=sketch,
         observed=_observe(plan, kept),
         diverged_at=seen.diverged_at,
         exit_times=seen.exit_times,
-        noise_seconds=noise_seconds,
-        seconds=time.perf_counter() - began,
+        noise_seconds=run.noise_seconds,
+        seconds=time.perf_counter() - run.began,
         plan=plan,
     )
 
 
-def _stopped(
-    plan: EnsemblePlan, seen: Recorder, signals: Signals, noise_seconds: float, began: float
-) -> Part:
-    """A block that was stopped: its snapshots so far, and where its paths are now."""
-    done = plan.saved[: seen.slot]
-    if not len(done) or done[-1] < seen.step:
-        done, seen.saved = (
-            np.append(done, seen.step),
-            np.concatenate([seen.saved[: seen.slot], seen.last[None]]),
-        )
-    short = replace(plan, saved=done, steps=seen.step, quantiles=(), control=None)
-    return make_part(short, seen, None, signals, noise_seconds, began)
+def _controlled(plan: EnsemblePlan, kept: np.ndarray, beside: Snapshots | None) -> ControlledMoments | None:
+    """The moments by way of the control; None without one, or where it left all bounds."""
+    control = plan.control
+    if beside is None or control is None:
+        return None
+    if not (np.isfinite(beside.saved).all() and np.isfinite(control.covariance).all()):
+        return None
+    return ControlledMoments.of(
+        kept,
+        np.swapaxes(beside.saved, 1, 2),
+        mean=control.mean,
+        covariance=control.covariance,
+        gaussian=control.gaussian,
+    )
 
 
-def _observe(plan: EnsemblePlan, kept: np.ndarray) -> tuple[SampleMoments, np.ndarray] | None:
-    """Moments of the observables (times, k), and where (times, k) they were not finite on some state."""
+def _observe(plan: EnsemblePlan, kept: np.ndarray) -> Observed | None:
+    """What is measured of the kept states (times, m, d); each observable is asked once per saved time."""
     if not plan.observables:
         return None
     found = np.empty((*kept.shape[:2], len(plan.observables)))
@@ -286,4 +291,6 @@ def _observe(plan: EnsemblePlan, kept: np.ndarray) -> tuple[SampleMoments, np.nd
                 )
             found[time_, :, i] = values
     # What is not finite on some state has no mean; the others keep theirs.
-    return SampleMoments.of(np.where(np.isfinite(found), found, 0.0)), np.any(~np.isfinite(found), axis=1)
+    return Observed(
+        SampleMoments.of(np.where(np.isfinite(found), found, 0.0)), np.any(~np.isfinite(found), axis=1)
+    )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._array import Backend
-from .block import SQUARABLE, Part, Recorder, Signals, make_part
+from .block import SQUARABLE, Part, Run, Signals, Snapshots, make_part
 from .normals import Normals
 from .plan import EnsemblePlan
 from .steps import Stepwise
@@ -31,7 +31,7 @@ class Fleet:
         seed = int(np.random.SeedSequence(plan.seed, spawn_key=(blocks[0],)).generate_state(1)[0])
         self.draw = None if host_noise else backend.normals(seed)
         self.sources = [] if self.draw else [Normals(plan, number) for number in blocks]
-        flows = [plan.flow] + ([plan.control.flow] if plan.control else [])
+        flows = plan.flows
         self.movers = [Stepwise(flow.on(backend), plan.dt, plan.level, plan.modes) for flow in flows]
         self.states = [backend.asarray(plan.start[self.offset : self.offset + self.paths]) for _ in flows]
         self.center = backend.asarray(plan.center)
@@ -101,7 +101,7 @@ class Fleet:
 
     def _stepped(self, which: int, normals: Any) -> Any:
         mover = self.movers[which]
-        return mover.step(self.states[which], mover.flow.noise_model.combine(normals, self.plan.flow.dim))
+        return mover.step(self.states[which], mover.sample(normals))
 
     def _save(self, step: int) -> None:
         if self.slot < len(self.plan.saved) and self.plan.saved[self.slot] == step:
@@ -113,11 +113,12 @@ class Fleet:
         """What block `number` leaves behind, as if it had been run alone."""
         rows = self.plan.rows(number)
         place = slice(rows.start - self.offset, rows.stop - self.offset)
-        seen, beside = (Recorder(self.plan, rows.stop - rows.start) for _ in range(2))
+        seen, beside = (Snapshots(self.plan, rows.stop - rows.start) for _ in range(2))
         seen.saved = np.swapaxes(self.saved[0][:, place], 1, 2)
         seen.diverged_at, seen.exit_times = (x[place].astype(float) for x in self.times)
         seen.lost = np.isfinite(seen.diverged_at)
         seen.any_lost = bool(seen.lost.any())
         if self.plan.control:
             beside.saved = np.swapaxes(self.saved[1][:, place], 1, 2)
-        return make_part(self.plan, seen, beside if self.plan.control else None, signals, math.nan, began)
+        run = Run(True, began, math.nan)
+        return make_part(self.plan, seen, beside if self.plan.control else None, signals, run)

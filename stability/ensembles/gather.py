@@ -6,26 +6,22 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice, takewhile
 from typing import Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from .._array import Backend
 from .._progress import Bar, progress_bar
 from .._streams import block_count
-from .block import Part, Signals, run_block
+from .block import Part, Signals, simulated_block
 from .control import ControlledMoments
 from .fleet import Fleet
 from .plan import EnsemblePlan
 from .streaming import Quantiles, SampleMoments
+from .threads import in_order
 
 FIRST_GUESS = 2.0
 """A Gaussian variance has relative standard error sqrt(2 / n): the paths predicted before any is run, times
@@ -273,13 +269,14 @@ def gather(
     host = backend.name == "numpy"
     with progress_bar(progress, "paths", plan.blocks * plan.steps) as bar:
         signals = Signals(advance=bar.advance)
+        block = functools.partial(simulated_block, plan, signals=signals)
         try:
             for blocks in _rounds(gathered, bar, first_alone=host and bool(plan.quantiles), told=progress):
-                for part in (
-                    _host(plan, blocks, workers, signals)
-                    if host
-                    else _device(plan, backend, blocks, signals, host_noise)
-                ):
+                if host:
+                    parts = in_order(block, blocks, workers, signals.stop)
+                else:
+                    parts = _device(plan, backend, blocks, signals, host_noise)
+                for part in parts:
                     gathered.add(part)
         except KeyboardInterrupt:
             if not gathered.count:
@@ -318,42 +315,6 @@ def _expected(gathered: Gathered) -> str:
         rate = gathered.sums.seconds / gathered.count
         said = f", about {rate * max(0, paths - gathered.count):.3g} s of one core"
     return f"To reach {gathered.goal:g}: {paths} paths{said}."
-
-
-def _host(plan: EnsemblePlan, blocks: range, workers: int, signals: Signals) -> Iterator[Part]:
-    """The blocks' parts, in order. After an interrupt what was done comes first, then it is raised again."""
-    # Our own threads share the cores: BLAS threads under them would only compete.
-    with (
-        _blas("scipy.linalg" in sys.modules).limit(limits=1),
-        ThreadPoolExecutor(max_workers=min(workers, len(blocks))) as pool,
-    ):
-        waiting, running = iter(blocks), deque[Future[Part]]()
-        try:
-            for _ in blocks:
-                # Few at a time: a block's states would otherwise wait in memory for their turn.
-                running += [
-                    pool.submit(run_block, plan, number, signals)
-                    for number in islice(waiting, 4 * workers - len(running))
-                ]
-                running[0].result()
-                yield running.popleft().result()
-        except BaseException as error:  # Ctrl-C too: let the running blocks end at their next step
-            signals.stop.set()
-            for future in running:
-                future.cancel()
-            pool.shutdown(wait=True)
-            if isinstance(error, KeyboardInterrupt):
-                yield from (
-                    future.result()
-                    for future in takewhile(lambda f: not f.cancelled() and f.exception() is None, running)
-                )
-            raise
-
-
-@functools.cache
-def _blas(with_scipy: bool) -> ThreadpoolController:
-    """The BLAS libraries that are loaded; SciPy brings its own. Looking for them takes milliseconds."""
-    return ThreadpoolController()
 
 
 def _device(

@@ -1,9 +1,11 @@
-"""Normal numbers of a block, drawn ahead in chunks of steps."""
+"""The noise of a block, drawn ahead in chunks of steps: standard normals, or samples."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -58,3 +60,22 @@ class Normals:
         else:
             rng.standard_normal(out=out)
         return out
+
+
+class Samples:
+    """A block's noise as samples, one a step: real minibatches, or what a noise class draws itself."""
+
+    seconds = 0.0  # drawn where the steps are taken, and not timed apart
+
+    def __init__(self, plan: EnsemblePlan, number: int):
+        self.flow, self.level, self.width = plan.flow, plan.level, plan.width(number)
+        self.rng = stream(plan.seed, number)
+
+    def draw(self, steps: int) -> Iterator[Any]:
+        """Samples of the next `steps` steps, drawn when they are asked for."""
+        return (self.flow.draw(self.width, self.rng, level=self.level) for _ in range(steps))
+
+
+def noise_of(plan: EnsemblePlan, number: int) -> Normals | Samples:
+    """The noise that moves a block's paths."""
+    return Samples(plan, number) if plan.draws_samples else Normals(plan, number)

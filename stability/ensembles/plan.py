@@ -16,11 +16,9 @@ from .._streams import block_count, block_rows
 from ..flow import Flow
 from ..methods.program import Untraceable
 from .planar import PlanarChunks, PlanarSteps
-from .steps import Affine, Modes, Stepwise
+from .steps import Affine, Modes, Mover, Stepwise
 
 CHUNK = 2**17  # normals drawn at once: about a megabyte, between 16 and 256 steps, ...
-
-
 LARGEST_CHUNK = 2**22  # ... unless curvature noise takes so many a step that they would not fit
 
 
@@ -71,6 +69,11 @@ class EnsemblePlan:
         """Paths of a block when it is full."""
         return len(block_rows(number, self.flow.dim))
 
+    def count(self, number: int) -> int:
+        """How many of a block's paths are asked for."""
+        rows = self.rows(number)
+        return rows.stop - rows.start
+
     def rows(self, number: int) -> slice:
         """The paths of a block that are asked for."""
         rows = block_rows(number, self.flow.dim)
@@ -81,12 +84,19 @@ class EnsemblePlan:
         """Standard normals of one path's step."""
         return self.flow.noise_model.normals(self.flow.dim)
 
+    @property
+    def flows(self) -> list[Flow]:
+        """The flow, and the control that runs beside it."""
+        return [self.flow] + ([self.control.flow] if self.control else [])
+
+    def mover(self, flow: Flow) -> Mover:
+        """What moves the paths of one of the flows: the same for all blocks, where they can share it."""
+        return self._shared.get(id(flow)) or _mover(self, flow)
+
     @functools.cached_property
-    def movers(self) -> dict[int, Affine | PlanarChunks]:
-        """By the flow's id, what moves its paths, where blocks can share it: it keeps nothing of them."""
-        flows = [self.flow] + ([self.control.flow] if self.control else [])
-        found = {id(flow): _mover(self, flow) for flow in flows}
-        return {key: mover for key, mover in found.items() if isinstance(mover, (Affine, PlanarChunks))}
+    def _shared(self) -> dict[int, Mover]:
+        found = {id(flow): _mover(self, flow) for flow in self.flows}
+        return {key: mover for key, mover in found.items() if mover.shared}
 
     @property
     def draws_samples(self) -> bool:
@@ -105,28 +115,24 @@ class EnsemblePlan:
         return self.saved * self.dt
 
 
-def _mover(plan: EnsemblePlan, flow: Flow) -> Affine | PlanarSteps | Stepwise:
+def _mover(plan: EnsemblePlan, flow: Flow) -> Mover:
     """The quickest way to move paths of a flow."""
     terms = (plan.dt, plan.level, plan.modes)
     affine = Affine.of(flow, *terms)
     if affine is not None:
-        return affine if plan.dtype == "float64" else replace(affine, counted=False)
+        unit = affine.noise_unit() if plan.dtype == "float64" else 1.0
+        return replace(affine, unit=unit, compiled=plan.compiled)
     if plan.dtype == "float64" and PlanarSteps.fit(flow, plan.modes):
         if plan.compiled:
             with suppress(Untraceable):
                 return PlanarChunks(flow, plan.dt, plan.level)
         return PlanarSteps(flow, plan.dt, plan.level)
-    return Stepwise(flow.on(Backend("numpy", np, None, plan.dtype), compiled=plan.compiled), *terms)
+    here = flow.on(Backend("numpy", np, None, plan.dtype), compiled=plan.compiled)
+    return Stepwise(here, *terms, samples=plan.draws_samples)
 
 
 def useful_workers(plan: EnsemblePlan) -> int:
     """Threads help while NumPy and compiled code work outside the interpreter's lock for long enough at a
     time.
     """
-    flow = plan.flow
-    mover = plan.movers.get(id(flow)) or _mover(plan, flow)
-    fixed = flow.method.is_identity or (
-        flow.constant_hessian and not (plan.level == "iteration" and flow.bends)
-    )
-    short = type(mover) is PlanarSteps or (isinstance(mover, Stepwise) and fixed and flow.dim < 16)
-    return 1 if short else os.cpu_count() or 1
+    return 1 if plan.mover(plan.flow).brief else os.cpu_count() or 1

@@ -14,11 +14,13 @@ from ..flow import Flow
 from ..methods.program import Program, Untraceable
 from ..methods.response import SpectralResponse
 from ..objectives.base import trait
-from .steps import Modes, noise_root, pushes
+from .steps import Modes, Mover, cut, noise_root, pushes
 
 
-class PlanarSteps:
+class PlanarSteps(Mover):
     """Steps of ``x+ = x + P (C z - pull * gradient)`` in NumPy, with every array reused."""
+
+    brief = True
 
     def __init__(self, flow: Flow, dt: float, level: str):
         self.method, self.formula = flow.method, flow.objective.planar
@@ -38,21 +40,21 @@ class PlanarSteps:
             and modes is None
         )
 
-    def run(self, x: np.ndarray, normals: np.ndarray) -> Iterator[np.ndarray]:
-        """The states (2, m) after each step from `x`; the one before stays as it was."""
+    def run(self, x: np.ndarray, noise: np.ndarray) -> Iterator[np.ndarray]:
+        """The states, step by step; the one before stays as it was."""
         count = x.shape[1]
         last, ahead = x, np.empty_like(x)
         self.v, self.lams, self.shape, self.work, self.cross = (
             np.empty(size) for size in ((2, count), (2, count), (2, count), (4, count), count)
         )
-        for push in pushes(self.noise, normals, x.dtype):
+        for push in pushes(self.noise, cut(noise, x), x.dtype):
             self._force(last, push)
             np.copyto(ahead, last)
             if self.method.is_identity:
                 ahead += self.v
             else:
                 _fast.planar_step_numpy(self.cross, self.shape, self._gains(), self.v, ahead, self.work)
-            yield ahead
+            yield ahead[None]
             last, ahead = ahead, last
         if last is not x:
             np.copyto(x, last)
@@ -82,7 +84,7 @@ class PlanarChunks(PlanarSteps):
     instructions.
     """
 
-    unit = 1.0
+    shared, brief = True, False
 
     def __init__(self, flow: Flow, dt: float, level: str):
         super().__init__(flow, dt, level)
@@ -93,11 +95,12 @@ class PlanarChunks(PlanarSteps):
         if len(self.force.results) != 5:
             raise Untraceable("`planar` gives five numbers")
 
-    def whole(self, x: np.ndarray, normals: np.ndarray) -> np.ndarray:
-        """The states (steps, 2, m) after each step from `x` (2, m), which is moved to the last."""
-        states = pushes(self.noise, normals, x.dtype)
+    def run(self, x: np.ndarray, noise: np.ndarray) -> Iterator[np.ndarray]:
+        """The states after all steps at once."""
+        states = pushes(self.noise, cut(noise, x), x.dtype)
         _fast.planar_chunk(states, x, self.pull, self.force, self.gain)
-        return states
+        yield states
+        np.copyto(x, states[-1])
 
 
 def _whole(method: object) -> bool:

@@ -5,7 +5,6 @@ States are (d, m), paths last, so that every coordinate's row is contiguous.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,8 +15,41 @@ import numpy as np
 from .. import _fast
 from .._array import like, matvec
 from ..flow import Flow
+from ..noise import Sample
 
 SCHEMES = ("euler", "exponential")
+
+
+class Mover:
+    """What moves a block's paths.
+
+    Attributes
+    ----------
+    unit : float
+        What states are counted in.
+    full : bool
+        Whether every block must be moved at its full width: matrix products round alike only for like shapes.
+    shared : bool
+        Whether blocks on several threads may have the same one: it keeps nothing of their paths.
+    brief : bool
+        Whether its steps are too short for threads to help.
+    """
+
+    unit: float = 1.0
+    full = shared = brief = False
+
+    def run(self, x: np.ndarray, noise: Any) -> Iterator[np.ndarray]:
+        """The states (steps, d, width) from `x` (d, width) on, stretch by stretch; `x` ends as the last.
+
+        What is written into the last state of a stretch stays: the next one starts there. `noise` is that of
+        a block at its full width, and may be used up.
+        """
+        raise NotImplementedError
+
+
+def cut(normals: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Normals (steps, k, full) as wide, and of the type, that states `x` (d, width) need."""
+    return normals[:, :, : x.shape[1]].astype(x.dtype, copy=False)
 
 
 @dataclass(frozen=True)
@@ -63,7 +95,7 @@ def _mean_growth(z: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Affine:
+class Affine(Mover):
     """``x+ = A x + c + C z``: one step of a flow whose Hessian is constant and whose noise is additive.
 
     Attributes
@@ -72,14 +104,18 @@ class Affine:
     shift : array (d,)
     noise : array (d, k)
         Applied to k standard normals.
-    counted : bool
-        Whether states may be counted in units of the noise.
+    unit : float
+        What states are counted in, see `noise_unit`.
+    compiled : bool
     """
 
     matrix: np.ndarray
     shift: np.ndarray
     noise: np.ndarray
-    counted: bool = True
+    unit: float = 1.0
+    compiled: bool = False
+
+    full = shared = True
 
     @classmethod
     def of(cls, flow: Flow, dt: float, level: str, modes: Modes | None) -> Affine | None:
@@ -107,29 +143,30 @@ class Affine:
             math.sqrt(flow.step * dt) * _exact_root(modes, root, dt),
         )
 
-    @functools.cached_property
-    def unit(self) -> float:
-        """What states are counted in: with noise ``C = unit I`` standard normals are added as they are
-        drawn.
-        """
+    def noise_unit(self) -> float:
+        """The unit for ``C = unit I``, in which standard normals are added as they are drawn; else 1."""
         noise = self.noise
         if (
-            self.counted
-            and noise.shape[0] == noise.shape[1]
+            noise.shape[0] == noise.shape[1]
             and 1e-100 < abs(noise[0, 0]) < 1e100
             and np.array_equal(noise, noise[0, 0] * np.eye(len(noise)))
         ):
             return float(noise[0, 0])
         return 1.0
 
-    def run(self, x: np.ndarray, normals: np.ndarray, *, compiled: bool) -> np.ndarray:
-        """The states after each step, (steps, d, m), made of the `normals` (steps, k, m), which are used up;
-        in units, as is `x` (d, m).
-        """
-        matrix, states = self.matrix.astype(x.dtype), self._pushes(x, normals)
-        if compiled and len(matrix) == 2 and x.dtype == float:
+    def run(self, x: np.ndarray, noise: np.ndarray) -> Iterator[np.ndarray]:
+        """The states after all steps at once, made in place of the normals; in units, as is `x`."""
+        states = self._pushes(x, cut(noise, x))
+        self._move(x, states)
+        yield states
+        np.copyto(x, states[-1])
+
+    def _move(self, x: np.ndarray, states: np.ndarray) -> None:
+        """Turn pushes (steps, d, m) into the states that they lead to from `x`."""
+        matrix = self.matrix.astype(x.dtype)
+        if self.compiled and len(matrix) == 2 and x.dtype == float:
             _fast.affine_planar(states, x, matrix, np.zeros(2))
-            return states
+            return
         product, factor = (
             (np.multiply, np.diag(matrix)[:, None].copy()) if _is_diagonal(matrix) else (np.dot, matrix)
         )  # a little quicker than matmul
@@ -138,8 +175,6 @@ class Affine:
             product(factor, last, out=moved)
             np.add(ahead, moved, out=ahead)
             last = ahead
-        x[...] = last
-        return states
 
     def _pushes(self, x: np.ndarray, normals: np.ndarray) -> np.ndarray:
         pushed = normals if self.unit != 1.0 else pushes(self.noise, normals, x.dtype)
@@ -182,14 +217,21 @@ def _exact_root(modes: Modes, root: np.ndarray, dt: float) -> np.ndarray:
     return vectors * np.sqrt(np.maximum(values, 0.0))
 
 
-class Stepwise:
+class Stepwise(Mover):
     """Steps that must ask the objective at every state."""
 
-    def __init__(self, flow: Flow, dt: float, level: str, modes: Modes | None):
-        self.flow, self.dt, self.level = flow, dt, level
+    def __init__(self, flow: Flow, dt: float, level: str, modes: Modes | None, *, samples: bool = False):
+        self.flow, self.dt, self.level, self.samples = flow, dt, level, samples
+        # In few dimensions, with no Hessian to decompose, threads would wait for the interpreter.
+        steady = flow.constant_hessian and not (level == "iteration" and flow.bends)
+        self.brief = flow.dim < 16 and bool(flow.method.is_identity or steady)
         self.weights = (
             None if modes is None else (modes.drift(dt), math.sqrt(flow.step * dt) * modes.noise(dt))
         )
+
+    def sample(self, normals: Any) -> Sample:
+        """The noise of one step, from its standard normals (k, m) on any array library."""
+        return self.flow.noise_model.combine(normals, self.flow.dim)
 
     def step(self, w: Any, sample: Any) -> Any:
         """One step for states (m, d), on any array library."""
@@ -200,12 +242,17 @@ class Stepwise:
         drift, force = self.flow.parts(w, sample)
         return w + matvec(like(self.weights[0], w), drift) + matvec(like(self.weights[1], w), force)
 
-    def run(self, x: np.ndarray, samples: Iterable[Any]) -> Iterator[np.ndarray]:
-        """The states (d, m) after each step from `x`; the one before stays as it was."""
+    def run(self, x: np.ndarray, noise: Any) -> Iterator[np.ndarray]:
+        """The states, step by step; the one before stays as it was."""
         last, ahead = x, np.empty_like(x)
-        for sample in samples:
+        for sample in self._cut(noise, x.shape[1]) if self.samples else map(self.sample, cut(noise, x)):
             np.copyto(ahead, self.step(last.T, sample).T)
-            yield ahead
+            yield ahead[None]
             last, ahead = ahead, last
         if last is not x:
             np.copyto(x, last)
+
+    @staticmethod
+    def _cut(noise: Iterable[Any], width: int) -> Iterator[Any]:
+        """Samples or minibatches of a full block, for its first paths."""
+        return (one._make(part[:width] for part in one) for one in noise)

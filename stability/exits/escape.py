@@ -5,7 +5,6 @@ where there is one.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,10 +13,10 @@ import numpy as np
 from .. import _check
 from .._check import Interrupted
 from .._saving import provenance
-from ..ensembles.block import Recorder, Track, _noise
-from ..ensembles.normals import Normals
-from ..ensembles.plan import EnsemblePlan
+from ..ensembles.block import Recorder, Signals, run_block
+from ..ensembles.plan import EnsemblePlan, useful_workers
 from ..ensembles.request import Request, compiled
+from ..ensembles.threads import in_order
 from ..flow import Flow
 from ..linear.linearize import LinearFlow, linearize
 from .chain import watched
@@ -42,11 +41,12 @@ def escape(
     *,
     radius: float,
     paths: int,
-    seed: int,
+    seed: int = 0,
     t_end: float | None = None,
     dt: float | None = None,
     level: str = "sde",
     along: Any = None,
+    workers: int | None = None,
 ) -> Escape:
     """Time how an ensemble leaves a critical point, and hold that against the exact law.
 
@@ -62,8 +62,10 @@ def escape(
         The critical point; the objective's reference by default.
     radius : float
         The region is ``|w - at| < radius``, or with `along` ``|v.(w - at)| < radius``.
-    paths, seed : int
-        As for `simulate`, with the same numbers: the exit times are those of ``simulate(..., exit=...)``.
+    paths : int
+    seed : int
+        0 by default. As for `simulate`, with the same numbers whatever the number of workers: the exit times
+        are those of ``simulate(..., exit=...)``.
     t_end : float, optional
         When to stop watching, a multiple of `dt`. By default when the law says that 99.9 % have left, but no
         more than about ten seconds' work.
@@ -73,6 +75,8 @@ def escape(
     along : int, "unstable" or array (d,), optional
         A mode of ``linearize(flow, at)`` (largest ``|lam|`` first), the eigenvector of the smallest
         eigenvalue, or any direction.
+    workers : int, optional
+        Threads; by default one per core where a step is long enough to share, else one.
 
     Returns
     -------
@@ -108,22 +112,22 @@ def escape(
             f"{MOST_WORK:.0e} path-steps are taken. "
             "Take a shorter `t_end`, fewer paths or a larger `dt`: those that stay are counted as such."
         )
-    saved = np.array([request.steps])
     plan = EnsemblePlan(
-        flow,
-        request.start,
-        request.steps,
-        request.dt,
-        saved,
-        request.seed,
-        level,
-        request.center,
-        math.inf,
+        flow=flow,
+        start=request.start,
+        steps=request.steps,
+        dt=request.dt,
+        saved=np.array([request.steps]),
+        seed=request.seed,
+        level=level,
+        center=request.center,
+        radius=math.inf,
         compiled=compiled(None),
     )
+    workers = useful_workers(plan) if workers is None else _check.count("workers", workers)
     done: list[_Watch] = []
     try:
-        for part in _blocks(plan, setting.direction, setting.radius):
+        for part in _blocks(setting, plan, workers):
             done.append(part)
     except KeyboardInterrupt:
         if not done:
@@ -309,25 +313,17 @@ class _Watch(Recorder):
     """
 
     def __init__(self, plan: EnsemblePlan, count: int, direction: np.ndarray | None, radius: float):
-        super().__init__(plan, count)
-        self.direction, self.size = direction, radius
-        self.inside = np.ones(count, dtype=bool)
+        self.plan, self.direction, self.size = plan, direction, radius
+        self.inside, self.lost = np.ones(count, dtype=bool), np.zeros(count, dtype=bool)
         self.times, self.seen = np.full(count, np.nan), np.full(count, plan.steps * plan.dt)
         self.exits = np.full((count, plan.flow.dim), np.nan)
 
-    def start(self, x: np.ndarray) -> None:
-        self.last = x
+    def follow(self, step: int, states: np.ndarray, unit: float) -> None:
+        states = states[:, :, : len(self.inside)]
+        self._look(step + 1, states, unit)
+        states[-1][:, ~self.inside] = self.plan.center[:, None] / unit
 
-    def see(self, step: int, x: np.ndarray) -> None:
-        self._look(step, x[None])
-        x[:, ~self.inside] = self.plan.center[:, None]
-        self.last = x
-
-    def skim(self, step: int, states: np.ndarray, unit: float) -> bool:
-        self._look(step + 1, states[:, :, : len(self.inside)], unit)
-        return True
-
-    def _look(self, step: int, states: np.ndarray, unit: float = 1.0) -> None:
+    def _look(self, step: int, states: np.ndarray, unit: float) -> None:
         """Take note of who left in states (steps, d, count), the first of them after `step`."""
         rows = np.flatnonzero(self.inside)
         offset = states[:, :, rows] * unit - self.plan.center[:, None]
@@ -348,29 +344,17 @@ class _Watch(Recorder):
         self.exits[rows[left]] = offset[when[left], :, column[left]]
         self.lost[rows[given_up]] = True
         self.inside[rows[moved]] = False
+        self.done = not self.inside.any()
 
 
-def _blocks(plan: EnsemblePlan, direction: np.ndarray | None, radius: float) -> Iterator[_Watch]:
-    """Blocks of paths in order, each until all have left: `run_block` with another recorder, on the same
-    random numbers.
-    """
-    for number in range(plan.blocks):
-        start, full, source, never = (
-            plan.start[plan.rows(number)],
-            plan.width(number),
-            Normals(plan, number),
-            threading.Event(),
-        )
-        watch, track, step = (
-            _Watch(plan, len(start), direction, radius),
-            Track(plan, plan.flow, start, full),
-            0,
-        )
-        with np.errstate(all="ignore"):
-            watch.start(start.T)
-            while step < plan.steps and watch.inside.any():
-                size = min(plan.chunk(full), plan.steps - step)
-                track.follow(_noise(plan, source, full, size), step, watch, never)
-                track.x[:, : len(start)][:, ~watch.inside] = plan.center[:, None] / track.unit
-                step += size
-        yield watch
+def _blocks(setting: _Setting, plan: EnsemblePlan, workers: int) -> Iterator[_Watch]:
+    """Blocks of paths in order, each until all have left; those that an interrupt stopped are left out."""
+    signals = Signals()
+
+    def watched_block(number: int) -> tuple[_Watch, bool]:
+        watch = _Watch(plan, plan.count(number), setting.direction, setting.radius)
+        return watch, run_block(plan, number, signals, watch).finished
+
+    for watch, finished in in_order(watched_block, range(plan.blocks), workers, signals.stop):
+        if finished:
+            yield watch
