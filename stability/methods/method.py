@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from .divided import Divided
+from .divided import READ, Condition, Divided, Unreadable
 from .formula import Formula, is_expression
 from .response import SpectralResponse
 
@@ -25,8 +25,9 @@ class Method:
     Parameters
     ----------
     gain : callable or SymPy expression
-        ``phi(lam)`` in plain arithmetic (``+ - * / **``, ``abs``, ``numpy.sqrt``); read on floats, arrays,
-        SymPy symbols and divided differences alike. A SymPy expression has one free symbol.
+        ``phi(lam)`` in plain arithmetic: ``+ - * / **``, ``abs``, comparisons, and NumPy's sqrt, exp, log,
+        tanh, sign, maximum, minimum, clip and where. Floats, arrays, SymPy symbols and divided differences
+        read the same formula. A SymPy expression has one free symbol beside the parameters.
     name : str, optional
         How the method is called in tables.
     rank : int, optional
@@ -57,8 +58,8 @@ class Method:
 
     def __init__(
         self,
-        *,
         gain: Callable[..., Any] | Any,
+        *,
         name: str = "method",
         rank: int | None = None,
         tail_gain: Callable[..., Any] | None = None,
@@ -76,25 +77,51 @@ class Method:
         self.rank = None if rank is None else _check.count("rank", rank)
         self._gain = self._formula("gain", gain)
         self._tail_gain = None if tail_gain is None else self._formula("tail_gain", tail_gain)
+        self._require_used()
+
+    def _require_used(self) -> None:
+        """A misspelt parameter of a SymPy gain would be ignored without a word."""
+        formulas = [one for one in (self._gain, self._tail_gain) if one is not None]
+        if not all(isinstance(one, Formula) for one in formulas):
+            return  # a function takes its parameters by name, or says that it does not
+        known = {name for one in formulas for name in one.parameters}  # type: ignore[attr-defined]
+        for name in self.parameter_names:
+            if name not in known:
+                raise ValueError(f"`{name}` must be a symbol of the gain; got {formulas[0].expression}.")  # type: ignore[attr-defined]
 
     def _formula(self, name: str, formula: Any) -> Callable[..., Any]:
         """`formula` as a function that the divided differences can read, or an error that says why not."""
         if is_expression(formula):
-            formula = Formula(formula)
+            formula = Formula(formula, self.parameters)
         if not callable(formula):
             raise ValueError(
                 f"`{name}` must be a function of one eigenvalue or a SymPy expression; got {formula!r}."
             )
         node = Divided.variable(np.array(1.0), np.array(2.0))
-        try:
-            # A constant gain forgets the type it was read with: `_spectral` broadcasts it.
-            with np.errstate(all="ignore"):  # the node may be a pole
-                formula(node, **self.parameters)
-        except Exception as error:  # a user's function may fail in any way
-            raise ValueError(
-                f"`{name}` must be written in plain arithmetic (+ - * / **, abs, numpy.sqrt): {error}."
-            ) from None
+        why = None
+        with np.errstate(all="ignore"):  # the node may be a pole
+            try:
+                # A constant gain forgets the type it was read with: `SpectralResponse` broadcasts it.
+                found = formula(node, **self.parameters)
+            except Unreadable as error:
+                why = str(error)
+            except Exception as error:  # a user's function may fail in any way
+                why = self._failed(formula, error)
+        if why is not None:
+            raise ValueError(f"`{name}` must be written in {READ}; {why}.")
+        if not isinstance(found, (Divided, int, float, np.number)):
+            got = "a comparison" if isinstance(found, Condition) else type(found).__name__
+            raise ValueError(f"`{name}` must give a number; got {got}.")
         return formula
+
+    def _failed(self, formula: Any, error: Exception) -> str:
+        """What went wrong in a user's formula: with numbers too, or only where it is read."""
+        try:
+            formula(np.array([1.0, 2.0]), **self.parameters)
+        except Exception as own:
+            return f"with the eigenvalues 1 and 2 it raises {type(own).__name__}: {own}"
+        asked = f"it asks the eigenvalue for `.{error.name}`" if isinstance(error, AttributeError) else ""
+        return asked or f"it works on numbers, but not as a formula ({type(error).__name__})"
 
     @property
     def parameters(self) -> dict[str, Any]:

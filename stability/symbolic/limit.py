@@ -13,14 +13,29 @@ SECONDS = 20.0
 
 @contextmanager
 def limited(what: str, seconds: float = SECONDS) -> Iterator[None]:
-    """Stop with a sentence after some seconds, where the system has an alarm and this is the main thread;
-    else there is no limit.
+    """Stop with a sentence after some seconds, or where SymPy fails on what it was given.
+
+    There is a limit where the system has an alarm and this is the main thread.
 
     Raises
     ------
     ValueError
-        If the time is over.
+        If the time is over, or SymPy raised something else than a sentence of ours.
     """
+    try:
+        with _alarm(what, seconds):
+            yield
+    except (ValueError, ArithmeticError):
+        raise
+    except Exception as error:  # SymPy's algorithms fail in many ways on gains with poles and switches
+        raise ValueError(
+            f"SymPy cannot derive {what} for this gain ({type(error).__name__}: {error}). Use st.linearize "
+            "or st.exact_mode for numbers."
+        ) from error
+
+
+@contextmanager
+def _alarm(what: str, seconds: float) -> Iterator[None]:
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -355,6 +355,7 @@ def number(expression: Any, given: Mapping[str, Any]) -> Any:
 @functools.lru_cache(maxsize=1024)
 def _compiled(expression: Any, slots: tuple[Any, ...], module: str) -> Callable[..., Any]:
     """The expression as a function; SymPy prints it from its own tree, no text of a user's is in it."""
+    expression = expression.xreplace({sympy.zoo: sympy.nan})  # a branch at a pole: no hypothesis holds there
     return sympy.lambdify(slots, expression, modules="mpmath" if module == "mpmath" else [_NUMERIC, "numpy"])
 
 
