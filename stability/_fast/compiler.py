@@ -17,14 +17,14 @@ _COMPILING = threading.Lock()
 
 @functools.cache
 def available() -> bool:
-    """Whether numba can be imported."""
+    """Whether numba can be imported and compiles: as plain Python the kernels would be slow, and have no vector instructions."""
     try:
         if importlib.util.find_spec("numba") is None:
             return False
-        import numba  # noqa: F401
+        import numba
     except Exception:  # present but refusing this Python or NumPy: the NumPy forms serve
         return False
-    return True
+    return not numba.config.DISABLE_JIT
 
 
 def kernel(
