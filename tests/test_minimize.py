@@ -1503,22 +1503,29 @@ class TestAuto:
         with pytest.raises(ValueError, match="sweeps on the first decomposition"):
             st.minimize(logistic(dim=12), np.full(12, 0.5), batch=8, sweeps=3, **options)
 
-    def test_rare_large_samples_that_the_hessian_batch_misses_leave_nothing_worse_than_the_start(self):
-        """Columns of a few ones, standardised: each sample knows a few of them, and shows none of the others'
-        curvature.
-        """
+    @staticmethod
+    def ones_in_columns(share):
+        """Standardised, so that each sample knows a few of them, and shows none of the others' curvature."""
         rng = np.random.default_rng(0)
-        X = (rng.random((4000, 80)) < 0.005).astype(float)
+        X = (rng.random((4000, 80)) < share).astype(float)
         X = (X - X.mean(axis=0)) / X.std(axis=0)
-        F = st.least_squares(X, X @ rng.standard_normal(80))
+        return st.least_squares(X, X @ rng.standard_normal(80))
+
+    def test_rare_large_samples_that_the_hessian_batch_misses_leave_nothing_worse_than_the_start(self):
+        """Rescued again and again a run is chaotic: rounding decides whether it is lost, not what is returned then."""
+        F = self.ones_in_columns(0.002)
         start = F.value(np.zeros(80))
-        found = [st.minimize(F, np.zeros(80), batch=32, sweeps=15, seed=seed) for seed in range(6)]
+        found = [st.minimize(F, np.zeros(80), batch=32, sweeps=10, seed=seed) for seed in range(4)]
         assert all(run.stats["rescues"] > 0 for run in found)
         assert all(run.loss <= start for run in found)
-        assert min(run.loss for run in found) < 0.01 * start
         lost = [run for run in found if run.status.startswith("lost: the loss rose")]
         assert lost
         assert all((run.final == 0).all() and run.loss == start for run in lost)
+
+    def test_a_few_rescues_do_not_keep_a_run_from_the_minimum(self):
+        F = self.ones_in_columns(0.1)  # of which every Hessian batch sees enough
+        found = [st.minimize(F, np.zeros(80), batch=32, sweeps=10, seed=seed) for seed in range(2)]
+        assert all(run.loss < 1e-4 * F.value(np.zeros(80)) for run in found)
 
     def test_a_good_start_is_not_destroyed(self):
         digits = st.datasets.digits()

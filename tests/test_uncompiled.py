@@ -25,11 +25,19 @@ def eigenvalues(dim):
 FLOWS = {
     "affine": lambda dim: st.Flow(st.quadratic(eigenvalues(dim), rotation_seed=1), SFN, SPREAD, step=0.1),
     "diagonal": lambda dim: st.Flow(st.quadratic(eigenvalues(dim)), SFN, SPREAD, step=0.1),
-    "planar": lambda dim: st.Flow(st.expression("x**4/4 - x**2/2 + y**2 + x*y/2", ["x", "y"]), SFN, SPREAD, step=0.1),
+    "planar": lambda dim: st.Flow(
+        st.expression("x**4/4 - x**2/2 + y**2 + x*y/2", ["x", "y"]), SFN, SPREAD, step=0.1
+    ),
     "stepwise": lambda dim: st.Flow(st.quadratic(eigenvalues(dim), rotation_seed=1), SFN, BENT, step=0.1),
 }
-WAYS = {"sde": {"level": "sde"}, "exponential": {"scheme": "exponential"}, "iteration": {"level": "iteration"}}
-CASES = [(kind, dim, way) for kind in FLOWS for dim in (2, 3, 16) for way in WAYS if kind != "planar" or dim == 2]
+WAYS = {
+    "sde": {"level": "sde"},
+    "exponential": {"scheme": "exponential"},
+    "iteration": {"level": "iteration"},
+}
+CASES = [
+    (kind, dim, way) for kind in FLOWS for dim in (2, 3, 16) for way in WAYS if kind != "planar" or dim == 2
+]
 
 
 def case(kind, dim, way, accelerate):
@@ -54,7 +62,9 @@ def uncompiled():
     return json.loads(done.stdout)
 
 
-pytestmark = pytest.mark.skipif(not _fast.available(), reason="Numba is not installed, or does not compile here")
+pytestmark = pytest.mark.skipif(
+    not _fast.available(), reason="Numba is not installed, or does not compile here"
+)
 
 
 def test_the_accelerator_says_that_it_is_not_there():
