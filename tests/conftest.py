@@ -12,6 +12,9 @@ import pytest
 import stability as st
 from stability._array import Backend
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in its background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 GAMMA = 0.3
 
 # The literal closed forms, written a second time on purpose: gain, its derivative and its second derivative.
