@@ -1,4 +1,4 @@
-"""Numba without its compiler (NUMBA_DISABLE_JIT=1, as debuggers and coverage set it): every kind of step still runs."""
+"""Numba without its compiler (NUMBA_DISABLE_JIT=1, as some debuggers set it): every kind of step still runs."""
 
 import functools
 import json

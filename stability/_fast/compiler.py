@@ -17,7 +17,7 @@ _COMPILING = threading.Lock()
 
 @functools.cache
 def available() -> bool:
-    """Whether numba can be imported and compiles: as plain Python the kernels would be slow, and have no vector instructions."""
+    """Whether numba can be imported, and compiles: the kernels' vector instructions are no plain Python."""
     try:
         if importlib.util.find_spec("numba") is None:
             return False

@@ -343,7 +343,9 @@ def compiled(accelerate: bool | None) -> bool:
     if accelerate is None:
         return _fast.available()
     if accelerate and not _fast.available():
-        raise ValueError("`accelerate` needs Numba: pip install sfn-stability[fast] (and no NUMBA_DISABLE_JIT).")
+        raise ValueError(
+            "`accelerate` needs Numba: pip install sfn-stability[fast] (and no NUMBA_DISABLE_JIT)."
+        )
     return bool(accelerate)
 
 
