@@ -1,4 +1,4 @@
-"""Numba without its compiler (NUMBA_DISABLE_JIT=1, as some debuggers set it): every kind of step still runs."""
+"""Numba that does not compile (NUMBA_DISABLE_JIT=1, as some debuggers set): every kind of step still runs."""
 
 import functools
 import json
