@@ -161,8 +161,8 @@ class TestControlledMoments:
     def test_paths_far_from_the_control_cost_no_digits(self):
         """A nonlinear flow can drift away from its control by many standard deviations.
 
-        Squared errors are differences of mean products: `bent` is a polynomial of the control, so that nothing
-        is left of the variance of x_i, and the rounding of what was cancelled decides what is found.
+        Squared errors are differences of mean products: `bent` is a polynomial of the control, so nothing is
+        left of the variance of x_i, and what is found is the rounding of what was cancelled.
         """
         rng = np.random.default_rng(2)
         u = rng.standard_normal((1, 1000, 2)) @ ROOT.T

@@ -1512,7 +1512,7 @@ class TestAuto:
         return st.least_squares(X, X @ rng.standard_normal(80))
 
     def test_rare_large_samples_that_the_hessian_batch_misses_leave_nothing_worse_than_the_start(self):
-        """Rescued again and again a run is chaotic: rounding decides whether it is lost, not what it then returns."""
+        """A run that is rescued again and again is chaotic: rounding decides whether it ends well."""
         F = self.ones_in_columns(0.002)
         start = F.value(np.zeros(80))
         found = [st.minimize(F, np.zeros(80), batch=32, sweeps=10, seed=seed) for seed in range(4)]
