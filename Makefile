@@ -7,13 +7,14 @@ QUICK  ?=
 ONLY   ?=
 STAMP  := $(VENV)/.installed
 
-.PHONY: help reproduce figures test test-all test-gpu bench bench-solver clean
+.PHONY: help reproduce figures test test-all test-everywhere test-gpu bench bench-solver clean
 
 help:
 	@echo "make reproduce          install, run the main job, leave pictures and numbers in out/ (about 6 minutes)"
 	@echo "make reproduce QUICK=1  the small form (about 2 minutes)"
 	@echo "make test               install, run the tests, ruff and mypy (about 7 minutes)"
-	@echo "make test-all           the same with PyTorch installed too; ONLY=torch for the tests that need it"
+	@echo "make test-all           with PyTorch installed too, and the long studies; ONLY='torch or slow' for these alone"
+	@echo "make test-everywhere    under every kernel of OpenBLAS, two threads, without Numba (an hour; QUICK=1: a minute)"
 	@echo "make test-gpu           install CuPy too and run the tests that need a GPU"
 	@echo "make bench              install the peers and measure ensembles beside them (about 20 minutes; QUICK=1: a few)"
 	@echo "make bench-solver       the eigensolver, a step's costs, and training at equal work (about 40 minutes; QUICK=1: some)"
@@ -38,11 +39,14 @@ test: $(STAMP)
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
-	OPENBLAS_NUM_THREADS=1 $(RUN)/python -m pytest -n auto
+	OPENBLAS_NUM_THREADS=1 $(RUN)/python -m pytest -n auto -m 'not slow'
 
 test-all: $(STAMP)
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,torch]'
-	OPENBLAS_NUM_THREADS=1 $(RUN)/python -m pytest -n auto $(if $(ONLY),-k $(ONLY) tests)
+	OPENBLAS_NUM_THREADS=1 $(RUN)/python -m pytest -n auto $(if $(ONLY),-k '$(ONLY)' tests)
+
+test-everywhere: $(STAMP)
+	$(RUN)/python tests/everywhere.py $(if $(QUICK),--quick)
 
 test-gpu: $(STAMP)
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,cupy]'

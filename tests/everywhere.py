@@ -1,9 +1,10 @@
-"""The tests under every linear-algebra kernel that this processor has, with one and two threads, without Numba.
+"""The tests under every linear-algebra kernel that this processor has, with two threads, without Numba.
 
-A number that rounds otherwise on another processor is no error; a test that then fails is. OpenBLAS chooses its
-kernel by the processor, and `OPENBLAS_CORETYPE` asks for another one; NumPy's own loops have several forms too.
-Run as ``python tests/everywhere.py [--quick] [pytest's arguments]``: a line for each setting; what the tests of a
-setting printed is kept in out/everywhere/. The exit status is the number of settings that failed.
+OpenBLAS chooses its kernel by the processor, and `OPENBLAS_CORETYPE` asks for another; NumPy's own loops have
+several forms too. Each rounds in its own way: what a test asserts has to hold for all of them.
+
+Run as ``python tests/everywhere.py [--quick] [pytest's arguments]``: a line for each setting; what its tests
+printed is kept in out/everywhere/. The exit status is the number of settings that failed.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Setting:
 
 
 def kernels() -> Iterator[tuple[str, str]]:
-    """Kernels that this processor runs, OpenBLAS's choice first: what to ask for, and what NumPy and SciPy run."""
+    """Kernels that this processor runs, OpenBLAS's choice first: what is asked for, and what then runs."""
     seen: dict[str, str] = {}
     for kernel in ("", *KERNELS):
         found = Setting("", kernel).ask(PROBE)
@@ -97,7 +98,9 @@ def settings(hidden: str, quick: bool) -> Iterator[Setting]:
         return
     for kernel, ran in found:
         for threads in (1, 2):
-            yield Setting(f"asked {kernel or 'own choice'}, ran {ran}, threads {threads}, Numba", kernel, threads)
+            yield Setting(
+                f"asked {kernel or 'own choice'}, ran {ran}, threads {threads}, Numba", kernel, threads
+            )
     own = f"asked own choice, ran {found[0][1]}, threads 1"
     path = os.pathsep.join(filter(None, [hidden, os.environ.get("PYTHONPATH", "")]))
     yield Setting(f"{own}, no Numba", extra={"PYTHONPATH": path})
@@ -120,7 +123,8 @@ def passes(setting: Setting, arguments: list[str]) -> bool:
     log.write_text(done.stdout + done.stderr)
     lines = [line for line in done.stdout.splitlines() if line.strip()] or ["no output"]
     verdict = "passed" if done.returncode == 0 else f"FAILED, see {log.relative_to(ROOT)}"
-    say(setting.name, f"{verdict}: {lines[-1].strip('= ')} ({time.monotonic() - began:.0f} s)")
+    seconds = time.monotonic() - began
+    say(setting.name, f"{verdict}: {lines[-1].strip('= ')} ({seconds:.0f} s)")
     for line in lines:
         if line.startswith(("FAILED", "ERROR")):
             print("   ", line)
@@ -129,7 +133,9 @@ def passes(setting: Setting, arguments: list[str]) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="the tests marked delicate, under a second kernel")
+    parser.add_argument(
+        "--quick", action="store_true", help="the tests marked delicate, under a second kernel"
+    )
     chosen, arguments = parser.parse_known_args()
     LOGS.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as hidden:

@@ -11,6 +11,8 @@ from conftest import assert_close, blocks_of, merged, results
 from stability.ensembles.control import ControlledMoments, hermite, polynomial_degree
 from stability.ensembles.streaming import SampleMoments
 
+pytestmark = pytest.mark.delicate
+
 COVARIANCE = np.array([[1.0, 0.3], [0.3, 1.0]])
 ROOT = np.linalg.cholesky(COVARIANCE)
 

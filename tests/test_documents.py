@@ -61,6 +61,7 @@ def test_the_readmes_examples_run(tmp_path, monkeypatch):
     assert (tmp_path / "portrait.png").exists()
 
 
+@pytest.mark.slow
 def test_the_readmes_torch_example_runs():
     pytest.importorskip("torch", reason="torch is not installed")
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")

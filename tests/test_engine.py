@@ -463,6 +463,7 @@ class TestStreaming:
         with pytest.raises(ValueError, match=message):
             run(quadratic_flow(), **options)
 
+    @pytest.mark.slow
     def test_ten_million_paths_fit_in_a_gigabyte(self):
         code = (
             "import resource, stability as st\n"

@@ -12,7 +12,10 @@ import stability as st
 from stability import _fast
 from stability._fast import compiler, normals, planar, programs, tridiagonal
 
-pytestmark = pytest.mark.skipif(not _fast.available(), reason="numba is not installed")
+pytestmark = [
+    pytest.mark.delicate,
+    pytest.mark.skipif(not _fast.available(), reason="numba is not installed, or does not compile"),
+]
 
 GAINS = {
     "SFN": st.SFN(damping=0.3).gain,

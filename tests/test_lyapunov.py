@@ -18,6 +18,8 @@ from stability.lyapunov import exponents, limit, matrices, mean_square
 from stability.lyapunov.limit import top_exponents
 from stability.noise import Minibatches, Sample
 
+pytestmark = pytest.mark.delicate
+
 METHODS = pytest.mark.parametrize(
     "method", [st.SGD(), st.SFN(damping=0.1), st.DampedNewton(damping=0.1), st.Newton()], ids=lambda m: m.name
 )

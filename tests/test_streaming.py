@@ -10,6 +10,8 @@ from conftest import assert_close, blocks_of, merged, results
 
 from stability.ensembles.streaming import Quantiles, SampleMoments
 
+pytestmark = pytest.mark.delicate
+
 
 def skewed(*shape, seed=0):
     """Samples whose third moments do not vanish, and whose axes are correlated."""

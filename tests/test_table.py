@@ -346,6 +346,7 @@ class TestBound:
             assert any(line.startswith(name) for line in rest)
         assert "nan" not in result.stdout
 
+    @pytest.mark.slow
     def test_a_million_rows_work_end_to_end(self, write):
         rng = np.random.default_rng(0)
         X = rng.standard_normal((1000, 3)).round(3)

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import json
 import math
 import time
@@ -353,7 +354,7 @@ class TestChecks:
         assert {outcome.points for outcome in verdict.outcomes} == {50}
         assert len(verdict.outcomes) == sum(applies(name, method) for method in shipped())
 
-    @pytest.mark.parametrize("dim", [1, 2, 3])
+    @pytest.mark.parametrize("dim", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
     @pytest.mark.parametrize("name", [name for name in NAMES if STATEMENTS[name].matrix])
     def test_full_matrices_agree_with_the_numeric_theory(self, name, dim):
         for method in shipped() if dim < 3 else [METHODS["SFN"], METHODS["LRSFN flat"]]:
@@ -386,7 +387,7 @@ class TestChecks:
         assert kept.check(points=5)
 
     @pytest.mark.parametrize("tail", ["damping", "flat"])
-    @pytest.mark.parametrize("rank", [2, 5])
+    @pytest.mark.parametrize("rank", [2, pytest.param(5, marks=pytest.mark.slow)])
     def test_whatever_the_rank(self, rank, tail):
         method = st.LRSFN(rank=rank, damping=GAMMA, tail=tail)
         for name in NAMES:
@@ -466,7 +467,10 @@ class TestReading:
         )
         np.testing.assert_allclose(theorem.evaluate(curvature=np.array([0.5, 1.5]), step=0.1), [0.5, 0.75])
 
-    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize(
+        "name",
+        [pytest.param(name, marks=[pytest.mark.slow] if i % 4 else []) for i, name in enumerate(NAMES)],
+    )
     def test_pictures(self, name, tmp_path):
         theorem = st.theorem(name)
         study = theorem.data()
@@ -853,6 +857,12 @@ def named(key):
     return st.Method(gain=lambda lam, **given: 1 / (abs(lam) + given[key]), **{key: 0.1})
 
 
+@functools.cache
+def saddle_free(name):
+    """What `named` is compared with, derived once."""
+    return st.theorem(name, method=st.SFN(damping=0.1))
+
+
 class TestUsersGains:
     KEYS = (
         "alpha",
@@ -894,7 +904,7 @@ class TestUsersGains:
             "trajectory-noise",
         ):
             drawn = values(name, rng)
-            theirs, ours = st.theorem(name, method=st.SFN(damping=0.1)), st.theorem(name, method=named(key))
+            theirs, ours = saddle_free(name), st.theorem(name, method=named(key))
             assert evaluated(ours, {k: v for k, v in drawn.items() if theirs.takes(k)}) == pytest.approx(
                 evaluated(theirs, drawn), rel=1e-12
             )

@@ -886,6 +886,7 @@ class TestPicturesAndTheStudy:
             )
         figure.canvas.draw()
 
+    @pytest.mark.slow
     def test_the_studys_statements_hold_and_can_fail(self):
         from stability import claims
 
