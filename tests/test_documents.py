@@ -2,6 +2,7 @@
 name exists.
 """
 
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import stability as st
 from stability import claims, cli
@@ -123,3 +126,30 @@ def test_links_lead_somewhere():
 def test_no_document_has_a_gap_left_to_fill():
     for path in [*ROOT.glob("*.md"), *ROOT.glob("*/README.md")]:
         assert not re.search(r"@[A-Z]+@|TODO|FIXME", path.read_text()), path
+
+
+def needed(name, extras):
+    """Names of all installed distributions that one needs, as far as they can be known here."""
+    found, ahead = set(), [(name, tuple(extras))]
+    while ahead:
+        one = ahead.pop()
+        if one in found:
+            continue
+        try:
+            lines = importlib.metadata.requires(one[0]) or []
+        except importlib.metadata.PackageNotFoundError:  # of an extra that is not installed
+            continue
+        found.add(one)
+        for requirement in map(Requirement, lines):
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *one[1])):
+                ahead.append((canonicalize_name(requirement.name), tuple(requirement.extras)))
+    return {name for name, _ in found}
+
+
+def test_every_version_that_make_installs_is_pinned():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {canonicalize_name(line.split("==")[0]) for line in lines if "==" in line}
+    wanted = needed("sfn-stability", ("all", "torch")) - {"sfn-stability"}
+    assert len(wanted) > 25
+    assert wanted <= pinned
