@@ -10,6 +10,7 @@ printed is kept in out/everywhere/. The exit status is the number of settings th
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -91,11 +92,11 @@ def kernels() -> Iterator[tuple[str, str]]:
 
 def settings(hidden: str, quick: bool) -> Iterator[Setting]:
     """What to run; with `quick`, a second kernel alone."""
-    found = list(kernels())
     if quick:
-        if len(found) > 1:
-            yield Setting(f"asked {found[1][0]}, ran {found[1][1]}", found[1][0])
+        for kernel, ran in itertools.islice(kernels(), 1, 2):
+            yield Setting(f"asked {kernel}, ran {ran}", kernel)
         return
+    found = list(kernels())
     for kernel, ran in found:
         for threads in (1, 2):
             yield Setting(

@@ -91,7 +91,8 @@ class TestDoubts:
     def test_a_point_that_is_approached_slowly_is_one(self):
         points = found("x^4 - 3*x*y + y^3 + z^2*x", 2)
         assert [point.kind for point in points] == ["minimum", "degenerate"]
-        assert np.abs(points[1].w).max() < 1e-8
+        # On the curve x = y^2, y = z^2 / 3 the gradient is 2 z^5 / 9 along z: below eps it tells nothing of z.
+        assert np.abs(points[1].w).max() < (4.5 * np.finfo(float).eps) ** 0.2
         assert points[1].hits > 300
 
     @pytest.mark.parametrize("text", ["(x*y - 1)^2", "x^2 + 0*y", "(x^2 + y^2 - 1)^2", "x^2*y^2"])

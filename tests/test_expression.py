@@ -281,13 +281,13 @@ class TestRefusals:
             st.expression(text)
 
     def test_derivatives_that_explode_are_refused_soon(self):
-        began = time.perf_counter()
+        began = time.process_time()
         text = "sin(" + "*".join(f"(1 + x{i}^2*x{i + 1})" for i in range(150)) + ")"
         with pytest.raises(
             ValueError, match=f"Hessian of this expression needs more than {LARGEST:,} operations"
         ):
             st.expression(text)
-        assert time.perf_counter() - began < 5
+        assert time.process_time() - began < 5
 
     def test_a_state_of_another_dimension(self):
         with pytest.raises(ValueError, match=r"shape \(\.\.\., 2\): x, y"):
