@@ -91,7 +91,7 @@ class TestDoubts:
     def test_a_point_that_is_approached_slowly_is_one(self):
         points = found("x^4 - 3*x*y + y^3 + z^2*x", 2)
         assert [point.kind for point in points] == ["minimum", "degenerate"]
-        # On the curve x = y^2, y = z^2 / 3 the gradient is 2 z^5 / 9 along z: below eps it tells nothing of z.
+        # On the curve x = y^2, y = z^2 / 3 the gradient is 2 z^5 / 9 along z: below eps it says nothing.
         assert np.abs(points[1].w).max() < (4.5 * np.finfo(float).eps) ** 0.2
         assert points[1].hits > 300
 

@@ -250,10 +250,10 @@ REFUSED = {
 class TestRefusals:
     @pytest.mark.parametrize("text", REFUSED, ids=lambda text: text[:20])
     def test_in_a_sentence_and_at_once(self, text):
-        began = time.perf_counter()
+        began = time.process_time()
         with pytest.raises(ValueError, match=REFUSED[text]) as caught:
             st.expression(text)
-        assert time.perf_counter() - began < 1
+        assert time.process_time() - began < 1
         assert len(str(caught.value)) < 400
 
     @pytest.mark.parametrize(
