@@ -24,7 +24,7 @@ def available() -> bool:
         import numba
     except Exception:  # present but refusing this Python or NumPy: the NumPy forms serve
         return False
-    return not numba.config.DISABLE_JIT
+    return not getattr(numba.config, "DISABLE_JIT", False)
 
 
 def kernel(
