@@ -22,6 +22,7 @@ from stability.linear.modes import mode_limits
 from stability.lowrank.result import LowRank
 from stability.training.auto import AutoRule, Guard, auto_hessian_batch, auto_rank
 from stability.training.batches import Batches, parts
+from stability.training.checkpoint import slots
 from stability.training.problem import Work
 from stability.training.rules import LAZY_SHARE, Curvature, LowRankRule
 from stability.training.run import GIVE_UP
@@ -1065,6 +1066,15 @@ class TestCheckpoints:
         )
         assert seen[0] == 21
 
+    def test_one_that_calls_the_start_w0_is_of_the_same_run(self, tmp_path):
+        with pytest.raises(st.Interrupted):
+            run_of("Adam", callback=stop_at(17), checkpoint=tmp_path / "state")
+        slot = next(place for place in slots(tmp_path / "state") if Path(f"{place}.json").exists())
+        found = st.load(slot)
+        found.values["identity"]["w0"] = found.values["identity"].pop("start")
+        st.save(found, slot)
+        assert_same_run(run_of("Adam", checkpoint=tmp_path / "state"), run_of("Adam"))
+
     @pytest.mark.skipif(os.name != "posix", reason="signals are sent to this process")
     def test_ctrl_c_in_the_middle_of_an_iteration_waits_for_its_end(self, tmp_path):
         class Pressed(Watched):
@@ -1172,7 +1182,7 @@ class TestCheckpoints:
             "checkpoint": tmp_path / "state",
         }
         st.minimize(logistic(), np.zeros(8), **options)
-        with pytest.raises(ValueError, match="`w0`"):
+        with pytest.raises(ValueError, match="`start`"):
             st.minimize(logistic(), np.ones(8), **options)
         with pytest.raises(ValueError, match="`objective`"):
             st.minimize(logistic(l2=0.2), np.zeros(8), **options)
@@ -1818,18 +1828,18 @@ class TestBadInput:
             st.minimize(logistic(), np.zeros(8), **{"method": st.SGD(), "step": 0.1, "sweeps": 2, **options})
 
     @pytest.mark.parametrize(
-        ("w0", "message"),
+        ("start", "message"),
         [
-            (np.zeros(7), r"`w0` must have shape \(8,\)"),
-            (np.zeros((1, 8)), "`w0` must have shape"),
-            (np.full(8, np.nan), "`w0` must be finite"),
-            ("0", "`w0`"),
+            (np.zeros(7), r"`start` must have shape \(8,\)"),
+            (np.zeros((1, 8)), "`start` must have shape"),
+            (np.full(8, np.nan), "`start` must be finite"),
+            ("0", "`start`"),
         ],
         ids=["short", "batch", "nan", "text"],
     )
-    def test_a_start_that_does_not_fit_is_refused(self, w0, message):
+    def test_a_start_that_does_not_fit_is_refused(self, start, message):
         with pytest.raises(ValueError, match=message):
-            st.minimize(logistic(), w0, method=st.SGD(), step=0.1, sweeps=1)
+            st.minimize(logistic(), start, method=st.SGD(), step=0.1, sweeps=1)
 
     @pytest.mark.parametrize(
         "make",
@@ -1853,6 +1863,16 @@ class TestBadInput:
             ValueError, match=r"`(damping|rank|beta1|beta2|eps|step|limit|shrink|slope|trials)` must be"
         ):
             make()
+
+    def test_an_option_that_there_is_not_is_refused_with_those_that_there_are(self):
+        with pytest.raises(TypeError, match=r"`refersh` is no option of st\.minimize\. .* are refresh, warm"):
+            st.minimize(logistic(), np.zeros(8), method=st.SGD(), step=0.1, sweeps=1, refersh=3)
+
+    def test_the_start_by_its_old_name_is_taken_with_a_warning(self):
+        options = {"method": st.SGD(), "step": 0.1, "sweeps": 1}
+        with pytest.warns(DeprecationWarning, match="`w0` is called `start` now"):
+            found = st.minimize(logistic(), w0=np.ones(8), **options)
+        assert_same_run(found, st.minimize(logistic(), start=np.ones(8), **options))
 
     def test_an_objective_without_samples_has_no_batches(self):
         for option in ({"batch": 1}, {"hessian_batch": 1}):

@@ -13,12 +13,10 @@ from .._check import Interrupted
 from ..datasets.table import read_table
 from ..methods.method import LRSFN, SGD
 from ..objectives.network import Network, autoencoder, mlp
-from ..training.checkpoint import slots
 from ..training.history import History
-from ..training.minimize import _base, minimize
+from ..training.minimize import minimize
 from ..training.options import Adam
 
-OPTIMIZERS = ("lrsfn", "sgd", "momentum", "adam", "lbfgs", "newton-cg")
 STEPS = {"sgd": 0.1, "momentum": 0.01, "adam": 1e-3}
 """The field's usual steps, where none is given; lrsfn then measures its own."""
 BATCH, HELD_OUT, MOMENTUM = 32, 0.2, 0.9
@@ -206,8 +204,3 @@ def _number(step: str) -> float:
         return _check.positive("--step", float(step))
     except ValueError:
         raise ValueError(f"`--step` must be a number > 0 or auto; got {step!r}.") from None
-
-
-def has_checkpoint(path: Path) -> bool:
-    """Whether a run that is given this checkpoint would go on from it."""
-    return any(place.with_name(place.name + ".json").exists() for place in slots(_base(path)))

@@ -162,9 +162,9 @@ def _keep(history: History, out: Path) -> None:
 
 def _left_behind(history: History, out: Path | None, checkpoint: Path | None) -> str:
     """What Ctrl-C leaves, once it has been saved."""
-    from ._training import has_checkpoint
+    from ..training.checkpoint import exists
 
-    goes_on = checkpoint is not None and has_checkpoint(checkpoint)
+    goes_on = checkpoint is not None and exists(checkpoint)
     done = len(history.losses)
     if out is not None:
         _keep(history, out)

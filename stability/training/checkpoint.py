@@ -25,6 +25,28 @@ def slots(path: Path) -> tuple[Path, Path]:
     return path.with_name(path.name + ".a"), path.with_name(path.name + ".b")
 
 
+def base(checkpoint: str | Path) -> Path:
+    """What the checkpoint's files have in common, where one of them was named."""
+    path = Path(checkpoint)
+    for endings in ((".json", ".npz"), (".a", ".b")):
+        path = path.with_suffix("") if path.suffix in endings else path
+    return path
+
+
+def _written(path: Path) -> list[tuple[int, Path]]:
+    """The slots that hold something."""
+    return [
+        (slot, place)
+        for slot, place in enumerate(slots(path))
+        if place.with_name(place.name + ".json").exists()
+    ]
+
+
+def exists(checkpoint: str | Path) -> bool:
+    """Whether a run that is given this checkpoint goes on from it."""
+    return bool(_written(base(checkpoint)))
+
+
 def latest(path: Path) -> tuple[int, Checkpoint]:
     """The whole checkpoint that went furthest, and its slot.
 
@@ -35,9 +57,7 @@ def latest(path: Path) -> tuple[int, Checkpoint]:
     """
     whole: list[tuple[int, int, Checkpoint]] = []
     errors: list[ValueError] = []
-    for slot, place in enumerate(slots(path)):
-        if not place.with_name(place.name + ".json").exists():
-            continue
+    for slot, place in _written(path):
         try:
             found = load(place)
         except ValueError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypedDict
 
 from .. import _check
 
@@ -39,6 +39,36 @@ class Adam:
     def label(self) -> str:
         """How tables call it."""
         return "Adam"
+
+
+class Rare(TypedDict, total=False):
+    """The options of `minimize` that few runs need; described there."""
+
+    refresh: int | None
+    warm: bool
+    noise_margin: float
+    eigensolver: str
+    coupling: str
+    sampling: str
+    device: Any
+    dtype: str | None
+    keep_every: int | None
+    checkpoint_every: float
+
+
+RARE: Rare = {
+    "refresh": None,
+    "warm": True,
+    "noise_margin": 0.0,
+    "eigensolver": "block-krylov",
+    "coupling": "independent",
+    "sampling": "epochs",
+    "device": "cpu",
+    "dtype": None,
+    "keep_every": None,
+    "checkpoint_every": 60.0,
+}
+"""Their defaults."""
 
 
 @dataclass(frozen=True)

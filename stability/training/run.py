@@ -365,10 +365,11 @@ class Run:
             ) from None
 
     def _compare(self, identity: dict[str, Any]) -> None:
+        made = {"start": identity.get("w0"), **identity}  # its name in older checkpoints
         for name, value in (self.plan.identity | {"data": self._data}).items():
-            if identity.get(name) != value:
+            if made.get(name) != value:
                 raise ValueError(
-                    f"The checkpoint {self.plan.checkpoint} was made with `{name}` = {identity.get(name)!r}, "
+                    f"The checkpoint {self.plan.checkpoint} was made with `{name}` = {made.get(name)!r}, "
                     f"this run has {value!r}. "
                     "Use the same arguments, or another `checkpoint`."
                 )

@@ -1,0 +1,208 @@
+"""What a user asks of `minimize`, checked and turned into what decides each step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import _check
+from ..methods.method import LRSFN, Method
+from ..objectives.base import require
+from . import auto
+from .auto import AutoRule
+from .baselines import BASELINES
+from .options import RARE, Adam, Armijo, FixedStep, Rare, SpectralStep, StepRule
+from .problem import Problem
+from .rules import AdamRule, DenseRule, LowRankRule, Rule
+from .run import DECAYS
+
+DENSE_DIM = 3000
+"""Largest dimension in which a method that needs the whole spectrum is run: one Hessian takes 72 MB there."""
+DEFAULTS: dict[str, Any] = {
+    **RARE,
+    "step": "auto",
+    "batch": None,
+    "hessian_batch": None,
+    "momentum": 0.0,
+    "decay": None,
+    "average": False,
+    "checkpoint": None,
+}
+"""Of what some methods have no use for, and refuse where it was given."""
+
+
+class Choice(NamedTuple):
+    """What decides the steps, and the samples in its Hessian batches."""
+
+    hessian_batch: int
+    rule: Rule
+    step: StepRule
+    momentum: float
+    decay: str | None
+    average: float
+
+
+def known(rare: Rare) -> Rare:
+    """All the rare options, with the defaults of those that were not given."""
+    for name in rare:
+        if name not in RARE:
+            raise TypeError(f"`{name}` is no option of st.minimize. The rarer ones are {', '.join(RARE)}.")
+    return {**RARE, **rare}
+
+
+def refuse(reason: str, **given: Any) -> None:
+    """Raise where one of these is not the default, and would have been ignored."""
+    for name, value in given.items():
+        if value != DEFAULTS[name]:
+            raise ValueError(f"{reason}: leave `{name}` out.")
+
+
+def sizes(problem: Problem, batch: int | None, hessian_batch: int | None, options: Rare) -> tuple[int, int]:
+    """Samples in the gradient and Hessian batches, which `coupling` may bind to each other."""
+    _check.choice("coupling", options["coupling"], ("independent", "nested"))
+    _check.choice("sampling", options["sampling"], ("epochs", "independent"))
+    if not problem.sampled:
+        if batch is not None or hessian_batch is not None:
+            raise ValueError(
+                f"{problem.objective!r} has no samples to draw batches from. Leave `batch` and "
+                "`hessian_batch` out."
+            )
+        return 1, 1
+    limit: dict[str, Any] = {"most": problem.samples, "why": "the samples"}
+    own = problem.samples if batch is None else _check.count("batch", batch, **limit)
+    other = own if hessian_batch is None else _check.count("hessian_batch", hessian_batch, **limit)
+    if options["coupling"] == "nested" and other > own:
+        raise ValueError(
+            f"A nested Hessian batch lies inside the gradient batch: `hessian_batch` must be <= {own}; got "
+            f"{other}."
+        )
+    return own, other
+
+
+def budget(sweeps: float | None, iterations: int | None, problem: Problem) -> tuple[float, float]:
+    """When to stop: work in passes over single samples, and iterations; one of them may be inf."""
+    if sweeps is None and iterations is None:
+        raise ValueError("Say when to stop: give `sweeps` (passes over all samples) or `iterations`.")
+    passes = math.inf if sweeps is None else _check.positive("sweeps", sweeps) * problem.samples
+    return passes, math.inf if iterations is None else _check.count("iterations", iterations, least=0)
+
+
+def choose(
+    method: Any,
+    step: Any,
+    own: dict[str, Any],
+    options: Rare,
+    problem: Problem,
+    *,
+    hessian_batch: int,
+    told: bool,
+    passes: float,
+) -> Choice:
+    """The rules of a run: measured with ``step="auto"``, else as asked for.
+
+    Parameters
+    ----------
+    own : dict
+        `momentum`, `decay` and `average`.
+    hessian_batch, told : int, bool
+        Samples, and whether so many were asked for.
+    passes : float
+        The budget, over single samples.
+    """
+    refresh = _refresh(options)
+    if isinstance(step, str):
+        _check.choice("step", step, ("auto",))
+        refuse("step='auto' chooses momentum, schedule, averaging and refreshes", **own, **refresh)
+        return _automatic(method, problem, hessian_batch if told else None, passes)
+    rule = _rule(method, problem, refresh)
+    if isinstance(step, SpectralStep) and not rule.rank:
+        raise ValueError(
+            "SpectralStep needs the eigenvalues of a low-rank method. Use method=st.LRSFN(...), or a number."
+        )
+    return Choice(
+        hessian_batch,
+        rule,
+        step if isinstance(step, (SpectralStep, Armijo)) else FixedStep(_check.positive("step", step)),
+        _check.fraction("momentum", own["momentum"]),
+        None if own["decay"] is None else _check.choice("decay", own["decay"], tuple(DECAYS)),
+        _averaged(own["average"]),
+    )
+
+
+def _refresh(options: Rare) -> dict[str, Any]:
+    """How curvature is to be renewed, checked for every method."""
+    if options["refresh"] is not None:
+        _check.count("refresh", options["refresh"])
+    _check.flag("warm", options["warm"])
+    _check.nonnegative("noise_margin", options["noise_margin"])
+    _check.choice("eigensolver", options["eigensolver"], ("block-krylov", "double-pass", "nystrom"))
+    return {name: options[name] for name in ("refresh", "warm", "noise_margin", "eigensolver")}
+
+
+def _rule(method: Any, problem: Problem, refresh: dict[str, Any]) -> Rule:
+    """The direction rule of a method."""
+    if not isinstance(method, (Method, Adam)):
+        raise ValueError(
+            "`method` must be a method such as st.SGD() or st.LRSFN(...), st.Adam(), or one of "
+            f"{', '.join(BASELINES)}; got {method!r}."
+        )
+    if isinstance(method, Adam) or method.is_identity:
+        refuse(f"{method.label} knows no curvature", **refresh)
+        return AdamRule(method) if isinstance(method, Adam) else Rule()
+    require(problem.objective, method.label, "hessian" if method.rank is None else "hvp")
+    every = refresh.pop("refresh")
+    if method.rank is not None:
+        _check.count("rank", method.rank, most=problem.dim, why="the dimension")
+        return LowRankRule(
+            method,
+            every=every,
+            warm=refresh["warm"],
+            margin=refresh["noise_margin"],
+            solver=refresh["eigensolver"],
+        )
+    refuse(f"{method.name} uses the whole spectrum", **refresh)
+    if problem.dim > DENSE_DIM:
+        raise ValueError(
+            f"{method.name} needs the whole spectrum, in at most {DENSE_DIM} dimensions; here are "
+            f"{problem.dim}. Use st.LRSFN(rank=..., damping=...)."
+        )
+    return DenseRule(method, 1 if every is None else every)
+
+
+def _automatic(method: Any, problem: Problem, hessian_batch: int | None, passes: float) -> Choice:
+    """The untuned rule: of a method only the rank is read."""
+    require(problem.objective, "step='auto'", "hvp")
+    if method is not None and not isinstance(method, LRSFN):
+        raise ValueError(
+            f"step='auto' is a rule for low-rank saddle-free Newton; {getattr(method, 'label', method)!r} "
+            "needs a number. Leave `method` out."
+        )
+    if math.isinf(passes):
+        raise ValueError("step='auto' plans over the whole run: give `sweeps`.")
+    if method is None:
+        rank = auto.auto_rank(passes, problem.dim)
+    else:
+        rank = _check.count("rank", method.rank, most=problem.dim, why="the dimension")
+    size = hessian_batch or auto.auto_hessian_batch(rank, problem.samples, passes)
+    first = 2.0 * size * min(2 * rank, problem.dim)
+    if (hessian_batch or method is not None) and first > 0.5 * passes:
+        raise ValueError(
+            f"`hessian_batch` of {size} at rank {rank} spends {first / problem.samples:.3g} of "
+            f"{passes / problem.samples:.3g} sweeps on the first "
+            "decomposition. Take fewer samples or a lower rank, more sweeps, or leave both out."
+        )
+    rule = AutoRule(rank, passes)
+    return Choice(size, rule, rule, auto.MOMENTUM, auto.DECAY, auto.AVERAGE)
+
+
+def _averaged(average: Any) -> float:
+    """The share of the run whose mean is returned."""
+    if isinstance(average, (bool, np.bool_)):
+        return 0.5 if average else 0.0
+    if not isinstance(average, (int, float)) or not 0 < average <= 1:
+        raise ValueError(
+            f"`average` must be True or False, or a share of the run in (0, 1]; got {average!r}."
+        )
+    return float(average)
