@@ -1,8 +1,8 @@
 """The optional accelerator: kernels compiled by Numba on first use, and what stands in for them.
 
 Nothing here is needed for a result: every kernel has a NumPy form with the same bits (`fill`, `planar_*`,
-`affine_planar`) or a LAPACK route with the same accuracy (`Tridiagonal`). Importing this package imports no
-numba.
+`affine_planar`) or a LAPACK route with the same accuracy (`Tridiagonal`). Importing this package does not
+import numba.
 """
 
 from .compiler import available

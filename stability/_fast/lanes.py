@@ -16,8 +16,9 @@ LANES = 8  # paths that go through one QL iteration side by side: two AVX2 regis
 
 
 def spread(x: Any) -> Any:
-    """A row of equal numbers. This and the next six are instructions, given by `register`; rows are also
-    added, compared, ...
+    """A row of equal numbers.
+
+    This and the next six are instructions, given by `register`; rows are also added, compared, ...
     """
 
 
@@ -78,9 +79,8 @@ def _register_rows(pack: Any, vector: Any) -> None:
 
     def equal(context: Any, builder: Any, signature: Any, x: Any) -> Any:
         one = builder.insert_element(ir.Constant(vector, ir.Undefined), x, ir.Constant(ir.IntType(32), 0))
-        return builder.shuffle_vector(
-            one, one, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        )
+        first = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        return builder.shuffle_vector(one, one, first)
 
     def read(context: Any, builder: Any, signature: Any, array: Any, row: Any) -> Any:
         return builder.load(place(context, builder, signature.args[0], array, row), align=8)
@@ -100,9 +100,8 @@ def _register_arithmetic(pack: Any, truth: Any, vector: Any) -> None:
     def library(name: str) -> Callable[..., Any]:
         def emit(context: Any, builder: Any, signature: Any, *values: Any) -> Any:
             kind = ir.FunctionType(vector, [vector] * len(values))
-            return builder.call(
-                get_or_insert_function(builder.module, kind, f"llvm.{name}.v{LANES}f64"), values
-            )
+            function = get_or_insert_function(builder.module, kind, f"llvm.{name}.v{LANES}f64")
+            return builder.call(function, values)
 
         return emit
 
@@ -115,12 +114,8 @@ def _register_arithmetic(pack: Any, truth: Any, vector: Any) -> None:
     _define(select, (truth, pack, pack), pack, instruction("select"))
     for function, name, count in ((root, "sqrt", 1), (magnitude, "fabs", 1), (signed, "copysign", 2)):
         _define(function, (pack,) * count, pack, library(name))
-    for symbol, name in (
-        (operator.add, "fadd"),
-        (operator.sub, "fsub"),
-        (operator.mul, "fmul"),
-        (operator.truediv, "fdiv"),
-    ):
+    arithmetic = {operator.add: "fadd", operator.sub: "fsub", operator.mul: "fmul", operator.truediv: "fdiv"}
+    for symbol, name in arithmetic.items():
         _define(symbol, (pack, pack), pack, instruction(name))
     for symbol, name in ((operator.lt, "<"), (operator.le, "<="), (operator.eq, "==")):
         _define(symbol, (pack, pack), truth, comparison(name))
@@ -140,6 +135,7 @@ def _define(function: Any, arguments: tuple[Any, ...], result: Any, emit: Callab
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return emit(context, builder, signature, *values)
 
+    # numba reads the number of arguments off the function's own signature.
     if len(arguments) == 1:
         one = make(lambda typing, a: (result(a), code))
         overload(function)(lambda a: (lambda a: one(a)) if fits(a) else None)

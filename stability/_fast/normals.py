@@ -13,17 +13,14 @@ from . import compiler
 _ONE, _THREE, _EIGHT, _NINE, _ELEVEN, _LEFT, _RIGHT = (np.uint64(n) for n in (1, 3, 8, 9, 11, 24, 40))
 _INDEX, _SIGNED, _MANTISSA = np.uint64(0xFF), np.uint64(0x1FF), np.uint64(0x000FFFFFFFFFFFFF)
 _UNIT = 2.0**-53
-_TAIL, _TAIL_INVERSE = (
-    3.6541528853610087963519472518,
-    0.27366123732975827203338247596,
-)  # where NumPy's ziggurat ends
+_TAIL, _TAIL_INVERSE = 3.6541528853610087963519472518, 0.27366123732975827203338247596
+"""Where NumPy's ziggurat ends."""
 
 
 def fill(rng: np.random.Generator, out: np.ndarray) -> None:
-    """Fill C-contiguous `out` (float64, any shape) with standard normals: ``rng.standard_normal(out=out)``,
-    bits and state.
+    """Fill C-contiguous `out` (float64, any shape) with standard normals.
 
-    Other bit generators than SFC64 are left to NumPy.
+    As ``rng.standard_normal(out=out)`` does, bits and state. Other bit generators than SFC64 are left to it.
     """
     if out.dtype != np.float64 or not out.flags.c_contiguous:
         raise ValueError(
@@ -46,9 +43,7 @@ def _fill(rng: np.random.Generator, out: np.ndarray) -> None:
 
 @functools.cache
 def _trusted() -> bool:
-    """Whether the compiled normals are this NumPy's, tails included: another NumPy, or another `log1p`, may
-    differ one day.
-    """
+    """Whether the compiled normals are this NumPy's: another one, or another `log1p`, may differ one day."""
     ours, theirs = (np.random.Generator(np.random.SFC64(0)) for _ in range(2))
     out = np.empty(1 << 16)  # about 18 of them from the tail
     try:
@@ -60,23 +55,17 @@ def _trusted() -> bool:
 
 @functools.cache
 def _ziggurat() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """NumPy's tables as numba carries them: widths with their sign (512,), bounds (256,), densities
-    (256,).
-    """
+    """NumPy's tables as numba has them: widths with their sign (512,), bounds (256,), densities (256,)."""
     from numba.np.random import _constants as tables
 
     width = np.array(tables.wi_double)
-    return (
-        np.concatenate([width, -width]),
-        np.array(tables.ki_double, dtype=np.uint64),
-        np.array(tables.fi_double),
-    )
+    bound = np.array(tables.ki_double, dtype=np.uint64)
+    return np.concatenate([width, -width]), bound, np.array(tables.fi_double)
 
 
 def _normals(state: Any, out: Any, width: Any, bound: Any, density: Any) -> None:
-    """NumPy's ziggurat on SFC64 words; `state` (4,) is advanced. The generator is repeated inline: a call
-    would keep it out of registers.
-    """
+    """NumPy's ziggurat on SFC64 words; `state` (4,) is advanced."""
+    # The generator is repeated inline: a call would keep it out of registers.
     a, b, c, count = state[0], state[1], state[2], state[3]
     i = 0
     while i < out.size:
@@ -87,9 +76,8 @@ def _normals(state: Any, out: Any, width: Any, bound: Any, density: Any) -> None
         c = ((c << _LEFT) | (c >> _RIGHT)) + word
         index = word & _INDEX
         mantissa = (word >> _NINE) & _MANTISSA
-        x = (
-            np.float64(np.int64(mantissa)) * width[word & _SIGNED]
-        )  # the sign from the table: a branch on it is mispredicted half the time
+        # The sign from the table: a branch on it is mispredicted half the time.
+        x = np.float64(np.int64(mantissa)) * width[word & _SIGNED]
         out[i] = x
         if mantissa < bound[index]:
             i += 1

@@ -83,11 +83,11 @@ def _planar_eigenvalues(h11: Any, h12: Any, h22: Any, lams: Any, shape: Any) -> 
 def planar_step(
     h12: np.ndarray, shape: np.ndarray, phi: np.ndarray, v: np.ndarray, x: np.ndarray, work: np.ndarray
 ) -> None:
-    """``x += P v`` for 2 x 2 matrices after `planar_eigenvalues`: ``P = (phi1 + phi2)/2 + (phi1 - phi2)/(2r)
-    [[g, h12], [h12, -g]]``.
+    """``x += P v`` for 2 x 2 matrices after `planar_eigenvalues`.
 
-    `h12` (B,) with any stride; `shape`, the gains `phi`, `v` and `x` (2, B) contiguous; `work` (4, B) is for
-    the NumPy form. Where ``r = 0`` the second term is left out. A non-finite Hessian gives nan.
+    ``P = (phi1 + phi2)/2 + (phi1 - phi2)/(2r) [[g, h12], [h12, -g]]``; where ``r = 0`` the second term is
+    left out. `h12` (B,) with any stride; `shape`, the gains `phi`, `v` and `x` (2, B) contiguous; `work`
+    (4, B) is for the NumPy form. A non-finite Hessian gives nan.
     """
     if compiler.available():
         compiler.kernel(_planar_step, KERNELS[_planar_step])(h12, shape, phi, v, x)

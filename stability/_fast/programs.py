@@ -34,24 +34,11 @@ def planar_chunk(
     and `planar_step_numpy`.
     """
     nothing = np.empty((0, 4), dtype=np.int64), np.empty(0), np.empty(0, dtype=np.int64)
+    read = force.code, force.constants, force.results
     parts = nothing if gain is None else (gain.code, gain.constants, gain.results)
-    registers, own = (
-        np.empty((force.registers, TILE)),
-        np.empty((1 if gain is None else gain.registers, TILE)),
-    )
+    counts = force.registers, 1 if gain is None else gain.registers, 6  # six rows of work
     chunk = kernel(_chunk, KERNELS[_chunk], prepare=_register)
-    chunk(
-        states,
-        x,
-        float(pull),
-        force.code,
-        force.constants,
-        force.results,
-        *parts,
-        registers,
-        own,
-        np.empty((6, TILE)),
-    )
+    chunk(states, x, float(pull), *read, *parts, *(np.empty((count, TILE)) for count in counts))
 
 
 @functools.cache

@@ -59,15 +59,12 @@ class Tridiagonal:
         self._reflectors = np.empty((self.groups, dim * (dim + 1) * LANES))
         self._rotations = np.empty((self.groups, self.sweeps * (dim - 1) * 2 * LANES))
         self._ranges = np.empty((self.groups, self.sweeps + 1, 2), dtype=np.int64)
-        self._lams, self._y, self._out = (
-            np.empty((dim, paths)),
-            np.empty((dim, paths)),
-            np.empty((dim, paths)),
-        )
+        self._lams, self._y, self._out = (np.empty((dim, paths)) for _ in range(3))
 
     def forward(self, hessian: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Eigenvalues, in no order, and ``y = Q^T v``: (B, d, d) and (B, d), any strides -> two views (B, d),
-        overwritten by the next call.
+        """Eigenvalues, in no order, and ``y = Q^T v`` of matrices (B, d, d) and vectors (B, d), any strides.
+
+        Two views (B, d), overwritten by the next call.
         """
         b = len(hessian)  # checked: the kernels trust their bounds
         if b > self.paths or hessian.shape[1:] != (self.dim, self.dim) or v.shape != (b, self.dim):
@@ -82,8 +79,9 @@ class Tridiagonal:
         return lams.T, y.T
 
     def backward(self, y: np.ndarray) -> np.ndarray:
-        """``Q y`` for the matrices of the last `forward`: (B, d), any strides -> a view (B, d), overwritten
-        by the next call.
+        """``Q y`` for the matrices of the last `forward`, with y (B, d) of any strides.
+
+        A view (B, d), overwritten by the next call.
         """
         if len(y) > self.paths or y.shape[1:] != (self.dim,):
             raise ValueError(f"`y` must be at most ({self.paths}, {self.dim}); got {y.shape}.")
@@ -100,8 +98,9 @@ def spectral_apply(
     gain: Callable[[np.ndarray], np.ndarray],
     workspace: Tridiagonal | None = None,
 ) -> np.ndarray:
-    """``P(H) v``: (B, d, d) and (B, d), any strides -> (B, d), with ``gain(lams) -> phi``, both (b, d),
-    called once per sub-block.
+    """``P(H) v`` (B, d) for matrices (B, d, d) and vectors (B, d) of any strides.
+
+    ``gain(lams) -> phi``, both (b, d), is called once per sub-block.
     """
     b, dim = v.shape
     work = Tridiagonal(dim) if workspace is None else workspace
@@ -171,9 +170,7 @@ def _pack(hessian: Any, v: Any, w: Any, lane: Any, path: int, j: int, use: bool)
 
 
 def _house(w: Any, lane: Any, kept: Any, n: int) -> None:
-    """Reduce the matrices to tridiagonal form, reflect y, and store the reflectors in `kept`: per column 1/h,
-    then u.
-    """
+    """Reduce the matrices to tridiagonal form, reflect y, and keep the reflectors: per column 1/h, then u."""
     zero, half, tiny = spread(0.0), spread(0.5), spread(_TINY)
     at = 0
     for k in range(n - 2):
@@ -230,8 +227,9 @@ def _mirror(w: Any, kept: Any, at: int, low: int, n: int) -> None:
 
 
 def _scan(w: Any, lane: Any, n: int, low: int) -> tuple[int, int]:
-    """Drop small off-diagonals and find each lane's first unreduced block; the rows that any lane works on,
-    or high < 0.
+    """Drop small off-diagonals and find each lane's first unreduced block.
+
+    Returns the rows that any lane works on, or high < 0 where all are done.
     """
     zero, eps, nothing = spread(0.0), spread(_EPS), spread(_SMALL)
     end, end_d = spread(float(n - 1)), load(w, _D + n - 1)
@@ -267,8 +265,9 @@ def _shift(lane: Any) -> None:
 
 
 def _sweep(w: Any, lane: Any, turns: Any, at: int, low: int, high: int) -> int:
-    """One implicit QL sweep of every lane's block, the rotations applied to y and stored from `at` on;
-    returns their end.
+    """One implicit QL sweep of every lane's block.
+
+    Applies the rotations to y and stores them from `at` on; returns their end.
     """
     zero, one, tiny = spread(0.0), spread(1.0), spread(_TINY)
     cl, cm, shift = load(lane, _CL), load(lane, _CM), load(lane, _SH)

@@ -20,12 +20,9 @@ _STEP, _DAMPING, _LARGE = 0.1, 0.3, 1.5
 _GRID, _CELLS = 2.4, 480
 _FAR = 2.8  # where SFN's steps from the inflection points, wide as they are at the largest noise, still end
 _METHODS = (SGD(), SFN(damping=_DAMPING), DampedNewton(damping=_LARGE), Newton())
-"""Damped Newton with a damping beyond the largest negative curvature, 1: else its gain has a pole, as
-Newton's has.
-"""
-_PATHWISE = (
-    3  # Newton's paths jump from its poles, where no grid can hold them: only the first three are simulated
-)
+"""Damped Newton's damping is beyond the largest negative curvature, 1: else its gain has a pole."""
+_PATHWISE = 3
+"""Only the first are simulated: Newton's paths jump from its poles, where no grid can hold them."""
 
 
 def density(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
@@ -50,12 +47,8 @@ def density(*, quick: bool = False, seed: int = 0, report: Report = lambda text:
 
 def _flow(method: int, noise: float) -> Flow:
     """With diffusion `noise` under SGD: ``D = noise phi^2``."""
-    return Flow(
-        landscape("double_well", dim=1),
-        _METHODS[method],
-        Noise(gradient=math.sqrt(noise / _STEP)),
-        step=_STEP,
-    )
+    amplitude = math.sqrt(noise / _STEP)
+    return Flow(landscape("double_well", dim=1), _METHODS[method], Noise(gradient=amplitude), step=_STEP)
 
 
 def _laws(paths: int, seed: int, report: Report) -> dict[str, np.ndarray]:
@@ -107,12 +100,9 @@ def _passages(quick: bool, paths: int, seed: int, report: Report) -> dict[str, n
             report(f"time over the barrier, {_METHODS[m].name}, noise {noise:.3g}")
             one = stationary_density(_flow(m, noise), _GRID, cells=100)
             formula = one.kramers(-1, 1)
-            exact[m, k], kramers[m, k], barrier[m, k], prefactor[m, k] = (
-                one.log_passage_time(-1, 1),
-                formula.log_mean,
-                formula.barrier,
-                formula.prefactor,
-            )
+            exact[m, k], kramers[m, k] = one.log_passage_time(-1, 1), formula.log_mean
+            barrier[m, k], prefactor[m, k] = formula.barrier, formula.prefactor
+            # Longer waits would take the study's time, not its point.
             if exact[m, k] < math.log(45.0 if quick else 110.0):
                 measured[m, k] = _measured(m, float(noise), paths, seed + 100 * m + k)
     return {

@@ -26,9 +26,7 @@ from ._common import Check, Report, method_names, methods
 LEVELS = (("sde", 0.5), ("iteration", 1.0))
 """Level of simulation and its time step over `step`."""
 FIELDS = ("mean", "error", "predicted", "p", "left", "t_end")
-"""Of one ensemble: the mean of min(T, t_end), its standard error and the exact law's, Kolmogorov and
-Smirnov's p, the share that left, and t_end.
-"""
+"""Of one ensemble: mean of min(T, t_end), its error, the exact law's, Kolmogorov-Smirnov p, share left."""
 STEP, DAMPING, STIFF, RADIUS, SIGMA = 0.05, 0.05, 2.0, 1.0, 0.05
 FLAT, NOISE = 0.3, 0.3
 """The unstable mode of the panels against noise and of the survival curves; the noise of the latter."""
@@ -37,9 +35,8 @@ AFFORDABLE = 1e5
 """Time steps that a mean exit time may take to be simulated."""
 SADDLES = ("double_well", "coupled_quartic", "monkey_saddle", "tilted up", "tilted down")
 TILT = 1e-6
-"""The monkey saddle plus or minus ``TILT |w|^2 / 2``. Its Hessian has the eigenvalues ``+-6 |w|``, equal in
-size: which one rank 1 keeps, the tilt decides.
-"""
+"""The monkey saddle plus or minus ``TILT |w|^2 / 2``."""
+# Its Hessian has the eigenvalues +-6 |w|, equal in size: which one rank 1 keeps, the tilt decides.
 WATCHED = 20.0
 """Until when the landscapes are watched."""
 SURE = 4.0
@@ -59,12 +56,7 @@ def escape_study(*, quick: bool = False, seed: int = 0, report: Report = lambda 
     marked = [1e-2, 0.1, 1.0] if quick else [1e-3, 3e-3, 1e-2, 0.03, 0.1, 0.3, 1.0]
     noisy = [0.1, 0.7] if quick else [0.03, 0.1, 0.3, 0.5, 0.7, 1.0]
     report("escape, flatness")
-    arrays: dict[str, np.ndarray] = {
-        "methods": method_names(compared),
-        "fields": np.array(FIELDS),
-        "lam": lams,
-        "sigma": sigmas,
-    }
+    arrays = {"methods": method_names(compared), "fields": np.array(FIELDS), "lam": lams, "sigma": sigmas}
     arrays |= {"measured_lam": np.array(marked), "measured_sigma": np.array(noisy)}
     laws = [[_law(_saddle(lam, SIGMA, method)) for lam in lams] for method in compared]
     arrays |= {
@@ -74,9 +66,7 @@ def escape_study(*, quick: bool = False, seed: int = 0, report: Report = lambda 
     arrays["noise_log_mean"] = np.array(
         [[_law(_saddle(FLAT, sigma, method)).log_mean for sigma in sigmas] for method in compared]
     )
-    seeds = itertools.count(
-        1000 * seed
-    )  # a different one for every ensemble: their z-scores are then independent
+    seeds = itertools.count(1000 * seed)  # one for every ensemble: their z-scores are then independent
     arrays["flatness"] = np.array(
         [[_both(_saddle(lam, SIGMA, method), paths, next(seeds)) for lam in marked] for method in compared]
     )
@@ -125,28 +115,16 @@ def _both(flow: Flow, paths: int, seed: int) -> list[list[float]]:
         if law.log_mean - math.log(dt) > math.log(AFFORDABLE):
             rows.append([math.nan] * len(FIELDS))
             continue
-        t_end = dt * (
-            50 + math.ceil(law.quantile(0.999) / dt)
-        )  # beyond the continuous law's where steps are coarse
-        rows.append(
-            _row(
-                escape(
-                    flow,
-                    radius=RADIUS,
-                    along="unstable",
-                    paths=paths,
-                    seed=2 * seed + k,
-                    level=level,
-                    dt=_dt(level, dt),
-                    t_end=t_end,
-                )
-            )
-        )
+        # Where steps are coarse the chain takes longer than the continuous law.
+        t_end = dt * (50 + math.ceil(law.quantile(0.999) / dt))
+        rows.append(_row(_escaped(flow, level, dt, t_end, paths, 2 * seed + k)))
     return rows
 
 
-def _dt(level: str, dt: float) -> float | None:
-    return dt if level == "sde" else None
+def _escaped(flow: Flow, level: str, dt: float, t_end: float, paths: int, seed: int) -> Escape:
+    """First exits from the slab; the iteration takes no `dt`, its own is `step`."""
+    when = {"t_end": t_end} | ({"dt": dt} if level == "sde" else {})
+    return escape(flow, radius=RADIUS, along="unstable", paths=paths, seed=seed, level=level, **when)
 
 
 def _row(found: Escape) -> list[float]:
@@ -157,29 +135,15 @@ def _row(found: Escape) -> list[float]:
 def _survivals(compared: list[Method], paths: int, seeds: Iterator[int]) -> dict[str, np.ndarray]:
     """Survival curves on a common time grid: measured (methods, levels, times), and the law of each level."""
     t = np.linspace(0.0, 20.0, 101)
-    measured, law, rows = (
-        np.empty((len(compared), 2, len(t))),
-        np.empty((len(compared), 2, len(t))),
-        np.empty((len(compared), 2, len(FIELDS))),
-    )
+    measured, law = np.empty((2, len(compared), 2, len(t)))
+    rows = np.empty((len(compared), 2, len(FIELDS)))
     for m, method in enumerate(compared):
+        flow = _saddle(FLAT, NOISE, method)
         for k, (level, part) in enumerate(LEVELS):
-            flow, dt = _saddle(FLAT, NOISE, method), _dt(level, part * STEP)
-            found = escape(
-                flow,
-                radius=RADIUS,
-                along="unstable",
-                paths=paths,
-                seed=2 * next(seeds) + k,
-                level=level,
-                dt=dt,
-                t_end=t[-1],
-            )
+            found = _escaped(flow, level, part * STEP, t[-1], paths, 2 * next(seeds) + k)
             assert found.chain is not None  # a quadratic, additive noise, an eigenvector
-            measured[m, k], law[m, k] = (
-                found.survival(t),
-                found.chain.survival(np.round(t / found.dt).astype(int)),
-            )
+            measured[m, k] = found.survival(t)
+            law[m, k] = found.chain.survival(np.round(t / found.dt).astype(int))
             rows[m, k] = _row(found)
     return {
         "survival_t": t,
@@ -195,12 +159,8 @@ def _ranks(paths: int, seeds: Iterator[int]) -> dict[str, np.ndarray]:
     ranks = np.arange(1, len(SPECTRUM) + 1)
 
     def flow(rank: int, tail: str) -> Flow:
-        return Flow(
-            quadratic(SPECTRUM),
-            LRSFN(rank=rank, damping=DAMPING, tail=tail),
-            Noise(gradient=SIGMA),
-            step=STEP,
-        )
+        method = LRSFN(rank=rank, damping=DAMPING, tail=tail)
+        return Flow(quadratic(SPECTRUM), method, Noise(gradient=SIGMA), step=STEP)
 
     found = [
         [_both(flow(int(rank), tail), paths, next(seeds)) for rank in ranks] for tail in ("damping", "flat")
@@ -211,11 +171,9 @@ def _ranks(paths: int, seeds: Iterator[int]) -> dict[str, np.ndarray]:
 
 def _objective(name: str) -> Objective:
     sign = {"tilted up": "+", "tilted down": "-"}.get(name)
-    return (
-        landscape(name)
-        if sign is None
-        else expression(f"x**3 - 3*x*y**2 {sign} {TILT}*(x**2 + y**2)/2", ["x", "y"])
-    )
+    if sign is None:
+        return landscape(name)
+    return expression(f"x**3 - 3*x*y**2 {sign} {TILT}*(x**2 + y**2)/2", ["x", "y"])
 
 
 def _landscapes(compared: list[Method], paths: int, seed: int) -> dict[str, np.ndarray]:
@@ -275,24 +233,16 @@ def _check_slopes(study: Study) -> list[Check]:
     by the asymptotic ``(log 4 kappa + 0.577) / (2 rate)``, the exponent is ``-gamma / (lam + gamma)``, from
     the rate, and at most ``2 / (log 4 kappa + 0.577)``, from kappa.
     """
-    lam, gamma = study["measured_lam"], study.parameters["damping"]
-    least = 2 * gamma
-    kappa = (
-        least
-        * (least + gamma)
-        * study.parameters["radius"] ** 2
-        / (study.parameters["step"] * study.parameters["sigma"] ** 2)
-    )
-    told = {
-        "SGD": (lam > 0, -1.0, 0.0, "SGD's exit time grows with flatness, no faster than 1/|lam|"),
-        "SFN": (
-            lam >= least,
-            -gamma / (least + gamma),
-            2 / (math.log(4 * kappa) + np.euler_gamma),
-            "SFN's hardly depends on it from |lam| = 2 gamma on",
-        ),
-    }
-    return [_check_slope(study, name, *rest) for name, rest in told.items()]
+    about, lam = study.parameters, study["measured_lam"]
+    gamma, least = about["damping"], 2 * about["damping"]
+    kappa = least * (least + gamma) * about["radius"] ** 2 / (about["step"] * about["sigma"] ** 2)
+    most = 2 / (math.log(4 * kappa) + np.euler_gamma)
+    sgd = "SGD's exit time grows with flatness, no faster than 1/|lam|"
+    sfn = "SFN's hardly depends on it from |lam| = 2 gamma on"
+    return [
+        _check_slope(study, "SGD", lam > 0, -1.0, 0.0, sgd),
+        _check_slope(study, "SFN", lam >= least, -gamma / (least + gamma), most, sfn),
+    ]
 
 
 def _check_slope(study: Study, name: str, kept: np.ndarray, low: float, high: float, statement: str) -> Check:
@@ -316,10 +266,8 @@ def _check_trapped(study: Study) -> Check:
     from scipy.stats import binom
 
     newton, paths = list(study["methods"]).index("Newton"), int(study["survival_paths"])
-    left, expected = (
-        np.round(study["survival_rows"][newton, :, 4] * paths),
-        1 - study["survival_law"][newton, :, -1],
-    )
+    left = np.round(study["survival_rows"][newton, :, 4] * paths)
+    expected = 1 - study["survival_law"][newton, :, -1]
     right = np.all(expected < 0.01) and np.all(binom.sf(left - 1, paths, expected) > 1e-4)
     detail = (
         f"{left.sum():g} of {2 * paths} left by t = {study['survival_t'][-1]:g}, where the law expects "
@@ -418,14 +366,10 @@ def escape_table(study: Study) -> str:
                 else f"{'singular there':>18}"
             )
             lines.append(f"{name:<16} {method:<14} {cells}")
-    lines.append(
+    lines += [
         "ball of radius 1/2, iteration, simulated only: the law of a ball in two dimensions is not known in "
-        "closed form"
-    )
-    return "\n".join(
-        [
-            *lines,
-            f"tilted: the monkey saddle with +-{TILT:g} |w|^2 / 2 added. LRSFN has rank 1: untilted, a tie "
-            "decides what it keeps",
-        ]
-    )
+        "closed form",
+        f"tilted: the monkey saddle with +-{TILT:g} |w|^2 / 2 added. LRSFN has rank 1: untilted, a tie "
+        "decides what it keeps",
+    ]
+    return "\n".join(lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .._saving import Study, provenance
@@ -26,10 +28,9 @@ def lyapunov(*, quick: bool = False, seed: int = 0, report: Report = lambda text
     linearised chain from theory, and that of the iteration from a measured second-moment map (none where the
     gain has a pole). And one mode, against quadrature.
     """
-    damping, points, products, iterations, samples = (
-        0.1,
-        *((13, 60, 120, 4000) if quick else (29, 150, 250, 40_000)),
-    )
+    damping = 0.1
+    points, products, iterations, samples = (13, 60, 120, 4000) if quick else (29, 150, 250, 40_000)
+    size: dict[str, Any] = {"iterations": iterations, "products": products}
     compared: list[Method] = [SGD(), Newton(), DampedNewton(damping=damping), SFN(damping=damping)]
     steps, taus = np.geomspace(0.03, 6.0, 2 * points - 1), np.geomspace(3e-3, 1.0, points)
     shape = (len(compared), len(taus))
@@ -41,19 +42,12 @@ def lyapunov(*, quick: bool = False, seed: int = 0, report: Report = lambda text
         report(f"almost-sure stability, {method.name}")
         for i, tau in enumerate(taus):
             flow = Flow(quadratic(SPECTRUM), method, Noise(curvature=tau), step=0.5)
-            exponent[m, i], error[m, i] = top_exponents(
-                flow, steps, iterations=iterations, products=products, seed=seed
-            )
+            exponent[m, i], error[m, i] = top_exponents(flow, steps, seed=seed, **size)
             linear[m, i], square[m, i] = linearize(flow).step_limit(), _mean_square_limit(flow, samples, seed)
         for i, tau in enumerate(line_taus):
             noise = Noise(curvature=tau)
-            measured = top_exponents(
-                Flow(quadratic([LINE]), method, noise, step=0.5),
-                line_steps,
-                iterations=iterations,
-                products=products,
-                seed=seed + 1,
-            )
+            flow = Flow(quadratic([LINE]), method, noise, step=0.5)
+            measured = top_exponents(flow, line_steps, seed=seed + 1, **size)
             exact = exact_mode(method, curvature=LINE, noise=noise)
             line[m, i] = np.stack([*measured, [exact.lyapunov(step).value for step in line_steps]], axis=-1)
     arrays = {

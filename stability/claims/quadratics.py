@@ -32,9 +32,9 @@ def condition_number(*, quick: bool = False, seed: int = 0, report: Report = lam
     compared = methods(damping, rank)
     kappas = np.geomspace(1, 1e4, 61)
     exact, sampled = Noise(gradient=1.0), Noise(gradient=16.0, curvature=0.02, batch=256, hessian_batch=4)
-    marked: list[list[float]] = (
-        [[1, 10, 100], [1, 10, 100]] if quick else [[1, 10, 100, 1e3, 1e4], [1, 10, 100, 1e3]]
-    )
+    marked: list[list[float]] = [[1, 10, 100], [1, 10, 100]]
+    if not quick:
+        marked = [[1, 10, 100, 1e3, 1e4], [1, 10, 100, 1e3]]
     theory = np.full((2, len(compared), len(kappas), 2, 3), np.nan)
     validity = np.full((2, len(compared), len(kappas)), np.nan)
     shape = (2, len(compared), max(map(len, marked)))
@@ -198,10 +198,8 @@ def _ensembles(linear: LinearFlow, *, paths: int, seed: int) -> np.ndarray:
         ens = simulate(flow, start=linear.at, t_end=t_end, dt=dt, paths=paths, seed=seed, level=level)
         samples = _three(linear, ens.states[-1][~ens.diverged] ** 2)
         if len(samples) > 1:
-            result[i, :, 0], result[i, :, 1] = (
-                samples.mean(axis=0),
-                samples.std(axis=0, ddof=1) / math.sqrt(len(samples)),
-            )
+            result[i, :, 0] = samples.mean(axis=0)
+            result[i, :, 1] = samples.std(axis=0, ddof=1) / math.sqrt(len(samples))
         # The iteration with a sampled Hessian is predicted at level L2, everything else exactly at level L.
         best = "L2" if level == "iteration" and linear.validity > 0 else "L"
         result[i, :, 2] = _three(linear, np.diag(linear.moments(t_end, time=ens.law, level=best)[1]))

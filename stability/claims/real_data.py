@@ -52,12 +52,10 @@ def real_data(*, quick: bool = False, seed: int = 0, report: Report = lambda tex
     table = np.full((len(REAL_SETTINGS), len(compared), len(fields)), np.nan)
     pairs = np.full((len(REAL_SETTINGS), len(compared), 2, objective.dim), np.nan)
     for s, setting in enumerate(REAL_SETTINGS):
-        noise = Noise.from_data(
-            objective, None, int(setting["batch"]), hessian_batch=int(setting["hessian_batch"])
-        )
-        for m, method in enumerate(
-            [x for x in methods(setting["damping"], rank) if not isinstance(x, Newton)]
-        ):
+        batch, hessian_batch = int(setting["batch"]), int(setting["hessian_batch"])
+        noise = Noise.from_data(objective, None, batch, hessian_batch=hessian_batch)
+        damped = [method for method in methods(setting["damping"], rank) if not isinstance(method, Newton)]
+        for m, method in enumerate(damped):
             report(f"real data, batches {setting['batch']} and {setting['hessian_batch']}, {method.name}")
             linear = linearize(Flow(objective, method, noise, step=step))
             row, predicted, measured = _real_row(linear, paths, snapshots, seed)
@@ -101,7 +99,7 @@ def _real_row(
         flow, start=linear.at, t_end=times[-1], save=times, paths=paths, seed=seed, level="iteration"
     )
     offsets = (ens.states[:, ~ens.diverged] - linear.at) @ linear.vectors
-    offsets = offsets - offsets.mean(axis=(0, 1))
+    offsets = offsets - offsets.mean(axis=(0, 1))  # the loss is no quadratic: noise shifts the mean
     # Snapshots of one path are correlated: average them first, then take the error over paths.
     squares = np.mean(offsets**2, axis=0)
     risks = 0.5 * squares @ linear.eigenvalues
@@ -109,16 +107,8 @@ def _real_row(
     predicted = np.diag(linear.vectors.T @ covariance @ linear.vectors)
     z = float(np.max(np.abs(variances - predicted) / errors))
     risk = float(0.5 * linear.eigenvalues @ predicted)
-    row = [
-        linear.validity,
-        limit,
-        risk,
-        second,
-        risks.mean(),
-        risks.std(ddof=1) / math.sqrt(len(risks)),
-        z,
-        ens.diverged.mean(),
-    ]
+    error = risks.std(ddof=1) / math.sqrt(len(risks))
+    row = [linear.validity, limit, risk, second, risks.mean(), error, z, ens.diverged.mean()]
     return [float(value) for value in row], predicted, variances
 
 
@@ -127,9 +117,8 @@ def check_real_data(study: Study) -> list[Check]:
     fields = list(study["fields"])
     column = {name: study["table"][..., fields.index(name)] for name in fields}
     trusted = column["validity"] < VALID
-    gap = (
-        np.abs(column["measured"] / column["predicted_L2"] - 1) - 2 * column["error"] / column["measured"]
-    )[trusted]
+    off = np.abs(column["measured"] / column["predicted_L2"] - 1)
+    gap = (off - 2 * column["error"] / column["measured"])[trusted]
     return [
         Check(
             "within validity, the measured excess risk of real minibatch steps is within 10 % (and 2 s.e.) "
@@ -157,10 +146,8 @@ def real_data_table(study: Study) -> str:
                 f"{z:>4.1f} {lost:>8.1%}"
             )
             lines.append(f"{f'{setting[0]:g}, {setting[1]:g}':<8} {name:<13} {cells}")
-    return "\n".join(
-        [
-            *lines,
-            "variances: |measured - predicted| / |predicted| over the modes' stationary variances; |z|: the "
-            "largest of them (level L)",
-        ]
+    lines.append(
+        "variances: |measured - predicted| / |predicted| over the modes' stationary variances; |z|: the "
+        "largest of them (level L)"
     )
+    return "\n".join(lines)

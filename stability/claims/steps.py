@@ -89,12 +89,11 @@ def check_step_limit(study: Study) -> list[Check]:
 @functools.lru_cache(maxsize=4096)
 def _exact_limit(method: Method, lam: float, tau: float, rank: int) -> float:
     """The mean-square step limit of one mode of the iteration itself, given its rank in the spectrum."""
-    own = (
-        method
-        if method.rank is None or rank <= method.rank
-        else Method(gain=lambda x: 0 * x + method.tail_gain(lam))
-    )
-    return exact_mode(own, curvature=lam, noise=Noise(curvature=tau)).mean_square_limit
+    if method.rank is not None and rank > method.rank:
+        # A mode of the tail: its gain is a number, whatever the noise does to this mode.
+        tail = method.tail_gain(lam)
+        method = Method(gain=lambda x: 0 * x + tail)
+    return exact_mode(method, curvature=lam, noise=Noise(curvature=tau)).mean_square_limit
 
 
 def _one_step(flow: Flow, sample: Sample, level: str) -> np.ndarray:

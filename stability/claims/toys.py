@@ -103,11 +103,8 @@ def _descents(objective: Any, w: np.ndarray) -> list[_Runner]:
 
 def _run(objective: Any, method: Method, step: float, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """States (iterations + 1, starts, d), frozen where a run diverged, and which did."""
-    flow, rng, center = (
-        Flow(objective, method, step=step),
-        np.random.default_rng(0),
-        w.mean(axis=0),
-    )  # there is no noise to draw
+    flow, center = Flow(objective, method, step=step), w.mean(axis=0)
+    rng = np.random.default_rng(0)  # there is no noise to draw
     for start in w:
         flow.drift(start)  # an error where the method is singular
     states, lost = [w], np.zeros(len(w), dtype=bool)
@@ -133,21 +130,13 @@ def _carried_out(objective: Any, one: _Runner, w: np.ndarray) -> tuple[list[floa
     for start, still in zip(np.flatnonzero(lost), moved.T, strict=True):
         values[np.flatnonzero(still)[-1] + 2 if still.any() else 1 :, start] = np.nan
     ends = states[-1][kept]
-    gradient, spectrum = (
-        np.linalg.norm(objective.gradient(ends), axis=-1),
-        np.linalg.eigvalsh(objective.hessian(ends))[:, 0],
-    )
+    gradient = np.linalg.norm(objective.gradient(ends), axis=-1)
+    smallest = np.linalg.eigvalsh(objective.hessian(ends))[:, 0]
     final = values[-1, kept] if kept.any() else np.array([np.nan])
     spread = float(final.std(ddof=1)) if len(final) > 1 else np.nan
-    row = [
-        one.step,
-        float(final.mean()),
-        spread,
-        float(np.median(final)),
-        _median(gradient),
-        _median(spectrum),
-    ]
-    row += [float(np.sum(spectrum < -INDEFINITE)), float(lost.sum()), _median(np.abs(ends).max(axis=-1))]
+    row = [one.step, float(final.mean()), spread, float(np.median(final))]
+    row += [_median(gradient), _median(smallest), float(np.sum(smallest < -INDEFINITE))]
+    row += [float(lost.sum()), _median(np.abs(ends).max(axis=-1))]
     return [*row, _tail(objective, one, w)], values
 
 

@@ -20,11 +20,8 @@ from ..trajectories.result import Trajectory
 from ._common import Check, Report, method_names
 
 START, DT, SIGMA = (0.3, 1.0), 0.05, 0.3
-LARGE, SMALL, LINEAR = (
-    0.05,
-    1e-6,
-    1e-10,
-)  # steps: of the picture, of the comparison, and where only the linear response is left
+LARGE, SMALL, LINEAR = 0.05, 1e-6, 1e-10
+"""Steps: of the picture, of the comparison, and where only the linear response is left."""
 EARLY = 1.0  # before any curvature changes its sign: SFN's kink would add an error that falls more slowly
 BATCHES = 20
 
@@ -54,32 +51,22 @@ def trajectory_study(*, quick: bool = False, seed: int = 0, report: Report = lam
         report(f"trajectory, {method.name}")
         ensemble, path = _both(method, LARGE, t_end, times, paths, seed)
         departure = path.departure(ensemble)
-        rows: tuple[np.ndarray, ...] = (
-            path.mean[1:],
-            path.covariance[1:],
-            ensemble.mean[1:],
-            ensemble.covariance[1:],
-        )
-        rows += (departure.shift, departure.z, np.maximum.accumulate(path.validity[1:]))
+        moments = path.mean, path.covariance, ensemble.mean, ensemble.covariance
+        rows = [part[1:] for part in moments]
+        rows += [departure.shift, departure.z, np.maximum.accumulate(path.validity[1:])]
         for name, values in zip(tube, rows, strict=True):
             tube[name][m] = values
         fine.append(trajectory(_flow(method, LARGE), START, t_end, time="chain", dt=DT))
         quiet, narrow = _both(method, SMALL, t_end, times, paths, seed + 1)
         still = compare(narrow, quiet)
-        small.append(
-            np.concatenate([still.mean_z.ravel(), still.covariance_z[:, *np.triu_indices(2)].ravel()])
-        )
+        covariance_z = still.covariance_z[:, *np.triu_indices(2)]
+        small.append(np.concatenate([still.mean_z.ravel(), covariance_z.ravel()]))
         order = _order(method, steps, 10 * paths, seed + 2)
         linear.append(order.linear_z)
         errors.append(order.errors)
         slopes.append(order.slope)
-    arrays = {
-        "methods": method_names(compared),
-        "times": path.times[1:],
-        **tube,
-        "fine_times": fine[0].times,
-        "steps": steps,
-    }
+    arrays = {"methods": method_names(compared), "times": path.times[1:], **tube}
+    arrays |= {"fine_times": fine[0].times, "steps": steps}
     arrays |= {
         f"fine_{name}": np.stack([getattr(one, name) for one in fine])
         for name in ("mean", "covariance", "amplification", "growth", "validity")
@@ -131,10 +118,9 @@ def _order(method: Method, steps: np.ndarray, paths: int, seed: int) -> _Order:
         return np.stack([np.cov(part.T) for part in np.array_split(ensemble.states[-1], BATCHES)]) / step
 
     linear = covariances(LINEAR)
-    gap, spread = (
-        linear.mean(axis=0) - predicted.covariance[-1],
-        linear.std(axis=0, ddof=1) / np.sqrt(BATCHES),
-    )
+    gap = linear.mean(axis=0) - predicted.covariance[-1]
+    spread = linear.std(axis=0, ddof=1) / np.sqrt(BATCHES)
+    # The same noise at every step: in the difference the sampling error is of the order of the step too.
     misses = np.stack([covariances(step) - linear for step in steps])
     i, j = np.unravel_index(np.abs(misses[0].mean(axis=0)).argmax(), (2, 2))
     misses = misses[:, :, i, j] / np.linalg.norm(predicted.covariance[-1])

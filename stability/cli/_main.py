@@ -16,10 +16,8 @@ class _Sentence(click.Group):
     """Bad input ends with one sentence and exit code 2, never a traceback."""
 
     def invoke(self, context: click.Context) -> Any:
-        shown, warnings.formatwarning = (
-            warnings.formatwarning,
-            lambda message, *where, **more: f"Warning: {message}\n",
-        )
+        shown = warnings.formatwarning
+        warnings.formatwarning = lambda message, *where, **more: f"Warning: {message}\n"
         try:
             return super().invoke(context)
         except (ValueError, ArithmeticError) as error:

@@ -84,7 +84,7 @@ def on_a_landscape(command: Callable[..., Any]) -> Callable[..., Any]:
             "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the noise."
         ),
     )
-    for option in reversed(options):
+    for option in reversed(options):  # as decorators, of which the last is applied first
         command = option(command)
     return command
 
@@ -105,12 +105,8 @@ def noise_of(options: dict[str, Any], at: list[float] | None) -> Any:
 
     if options["curvature"] > 0 and at is None:
         raise ValueError("`--curvature` needs `--at`: the critical point that its noise is centred at.")
-    gradient, curvature, batch, hessian_batch = (
-        options.pop(key) for key in ("noise", "curvature", "batch", "hessian_batch")
-    )
-    return Noise(
-        gradient=gradient, curvature=curvature, batch=batch, hessian_batch=hessian_batch, reference=at
-    )
+    keywords = {key: options.pop(key) for key in ("curvature", "batch", "hessian_batch")}
+    return Noise(gradient=options.pop("noise"), reference=at, **keywords)
 
 
 def numbers(option: str, text: str) -> list[float]:

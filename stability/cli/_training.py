@@ -35,10 +35,9 @@ class Training:
         """The metric on one part, lower is better."""
         if self.train.loss == "cross-entropy":
             return 100 * (1 - float(part.accuracy(w)))
+        # The loss is half the squared error, averaged over samples and outputs, and has the ridge in it.
         with np.errstate(over="ignore", invalid="ignore"):  # of a run that diverged, which says so
-            return 2 * float(part.value(w)) - part.l2 * float(
-                w @ w
-            )  # the loss is half of it, averaged over samples and outputs
+            return 2 * float(part.value(w)) - part.l2 * float(w @ w)
 
 
 def prepare(
@@ -66,21 +65,16 @@ def prepare(
     if model == "autoencoder":
         train = autoencoder(X[fit], hidden or (64, 16, 64), activation=activation, l2=l2, dtype=dtype)
         return Training(train, train.on(X[held]), about, "mean squared error")
-    classes = int(y.max()) + 1 if y.dtype.kind in "iu" else None
-    loss = "squared" if classes is None else "cross-entropy"
-    train = mlp(
-        X[fit],
-        y[fit],
-        hidden or (128, 64),
-        activation=activation,
-        loss=loss,
-        classes=classes,
-        l2=l2,
-        dtype=dtype,
-    )
-    return Training(
-        train, train.on(X[held], y[held]), about, "mean squared error" if classes is None else "error %"
-    )
+    options: dict[str, Any] = {"activation": activation, "l2": l2, "dtype": dtype}
+    wanted = "mean squared error"
+    if y.dtype.kind in "iu":
+        # From all samples: a rare class may be among those held back alone.
+        options |= {"loss": "cross-entropy", "classes": int(y.max()) + 1}
+        wanted = "error %"
+    else:
+        options |= {"loss": "squared", "classes": None}
+    train = mlp(X[fit], y[fit], hidden or (128, 64), **options)
+    return Training(train, train.on(X[held], y[held]), about, wanted)
 
 
 def _data(data: str, model: str, target: str | None) -> tuple[np.ndarray, np.ndarray, str]:
@@ -98,11 +92,8 @@ def _data(data: str, model: str, target: str | None) -> tuple[np.ndarray, np.nda
         raise ValueError("A CSV file needs `--target`: the column to predict (an autoencoder leaves it out).")
     table = read_table(data, target=target, model="network")
     what = f"{len(table.classes)} classes" if table.classes else "a number"
-    return (
-        table.X,
-        table.y,
-        f"{Path(data).name}: {len(table.X)} samples, {len(table.columns)} columns, {target!r} is {what}",
-    )
+    size = f"{len(table.X)} samples, {len(table.columns)} columns"
+    return table.X, table.y, f"{Path(data).name}: {size}, {target!r} is {what}"
 
 
 def run(
@@ -117,8 +108,7 @@ def run(
     seed: int,
     **options: Any,
 ) -> History:
-    """Train the network from its seeded start; by default on batches of 32 samples, or of all where there are
-    fewer.
+    """Train the network from its seeded start, by default on batches of 32 samples, or of all if fewer.
 
     Raises
     ------
@@ -168,9 +158,7 @@ def run(
 
 
 def _named(history: History) -> History:
-    """The history, whose method says that it had momentum: it is an option of `minimize`, and no part of
-    SGD.
-    """
+    """The history, whose method says that it had momentum: an option of `minimize`, and no part of SGD."""
     about = history.provenance
     if about["method"] != "SGD()" or not about["momentum"]:
         return history
@@ -187,9 +175,8 @@ def _method(optimizer: str, step: str, rank: int | None, damping: float | None) 
         return {"lbfgs": "L-BFGS-B", "newton-cg": "Newton-CG"}[optimizer], "auto"
     number = None if step == "auto" else _number(step)
     if optimizer != "lrsfn":
-        return {"sgd": SGD(), "momentum": SGD(), "adam": Adam()}[optimizer], STEPS[
-            optimizer
-        ] if number is None else number
+        method = Adam() if optimizer == "adam" else SGD()
+        return method, STEPS[optimizer] if number is None else number
     if number is None:
         if damping is not None:
             raise ValueError(

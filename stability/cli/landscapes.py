@@ -1,6 +1,4 @@
-"""`stability simulate` and `stability portrait`: a formula as people type it, and what a method does
-there.
-"""
+"""`stability simulate` and `stability portrait`: what a method does on a formula as people type it."""
 
 from __future__ import annotations
 
@@ -82,19 +80,13 @@ def simulate(
     objective = objective_of(text, name, dim)
     center = None if at is None else numbers("--at", at)
     noise = noise_of(options, center)
-    flow = Flow(
-        objective,
-        method_of(method, damping=options.pop("damping"), rank=options.pop("rank")),
-        noise,
-        step=step,
-    )
+    chosen = method_of(method, damping=options.pop("damping"), rank=options.pop("rank"))
+    flow = Flow(objective, chosen, noise, step=step)
     linear = None if center is None else linearize(flow, at=center)
     out = _folder_of(out)
-    steps = round(
-        _check.positive("--t-end", options["t_end"]) / _check.positive("--dt", options["dt"] or step)
-    )
+    t_end, dt = _check.positive("--t-end", options["t_end"]), _check.positive("--dt", options["dt"] or step)
     saved = options.pop("save_at")
-    options["save"] = min(20, max(steps, 1)) if saved is None else saved
+    options["save"] = min(20, max(round(t_end / dt), 1)) if saved is None else saved
     try:
         ensemble = run(
             flow,

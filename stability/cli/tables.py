@@ -101,19 +101,10 @@ def bound(
             "samples": objective.n_samples,
             "columns": list(table.columns),
             "classes": list(table.classes),
+            "l2": l2,
+            "minimum": float(objective.value(objective.reference)),
         }
-        click.echo(
-            json.dumps(
-                {
-                    **about,
-                    "l2": l2,
-                    "minimum": float(objective.value(objective.reference)),
-                    **result.to_json(),
-                },
-                indent=1,
-                allow_nan=False,
-            )
-        )
+        click.echo(json.dumps(about | result.to_json(), indent=1, allow_nan=False))
         return
     lam = result.eigenvalues
     click.echo(

@@ -42,15 +42,8 @@ def theorems(name: str | None, method: str | None, dim: int | None, form: str | 
     subject = None if method is None else method_of(method)
     if name is None and method is None and not check:
         if form == "json":
-            click.echo(
-                json.dumps(
-                    {
-                        "theorems": [theorem(one).to_json() for one in names()],
-                        "table": method_table().to_json(),
-                    },
-                    indent=1,
-                )
-            )
+            sheets = [theorem(one).to_json() for one in names()]
+            click.echo(json.dumps({"theorems": sheets, "table": method_table().to_json()}, indent=1))
             return
         for one in names():
             click.echo(theorem(one).latex() if form == "latex" else f"{one:<24} {theorem(one).title}")
@@ -66,14 +59,10 @@ def theorems(name: str | None, method: str | None, dim: int | None, form: str | 
         click.echo(json.dumps(sheets if name is None else sheets[0], indent=1, allow_nan=False))
     else:
         for sheet, verdict in zip(found, verdicts, strict=True):
-            shown = sheet.latex(derivation=True) if form == "latex" else str(sheet)
-            click.echo(
-                str(verdict)
-                if verdict is not None and name is None
-                else shown
-                if verdict is None
-                else f"{shown}\n\n{verdict}"
-            )
+            shown = [sheet.latex(derivation=True) if form == "latex" else str(sheet)]
+            if verdict is not None:
+                shown = [str(verdict)] if name is None else [*shown, str(verdict)]
+            click.echo("\n\n".join(shown))
     failed = sum(verdict is not None and not verdict for verdict in verdicts)
     if failed:
         raise SystemExit(1)

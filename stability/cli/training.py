@@ -129,18 +129,11 @@ def train(
         raise SystemExit(1) from None
     if out is not None:
         _keep(history, out)
-    scores = {
-        name: training.score(history.final, part)
-        for name, part in (("train", training.train), ("test", training.test))
-    }
+    parts = {"train": training.train, "test": training.test}
+    scores = {name: training.score(history.final, part) for name, part in parts.items()}
     if as_json:
-        about = {
-            "metric": training.wanted,
-            **scores,
-            "status": history.status,
-            "loss": history.loss,
-            **history.stats,
-        }
+        about = {"metric": training.wanted, **scores, "status": history.status, "loss": history.loss}
+        about |= history.stats
         click.echo(json.dumps(jsonable(about), indent=1, allow_nan=False))
     else:
         click.echo(
