@@ -123,7 +123,7 @@ def _both(flow: Flow, paths: int, seed: int) -> list[list[float]]:
 
 def _escaped(flow: Flow, level: str, dt: float, t_end: float, paths: int, seed: int) -> Escape:
     """First exits from the slab; the iteration takes no `dt`, its own is `step`."""
-    when = {"t_end": t_end} | ({"dt": dt} if level == "sde" else {})
+    when: dict[str, Any] = {"t_end": t_end} | ({"dt": dt} if level == "sde" else {})
     return escape(flow, radius=RADIUS, along="unstable", paths=paths, seed=seed, level=level, **when)
 
 
