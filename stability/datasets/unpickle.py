@@ -1,5 +1,6 @@
-"""Plain data out of a pickle file without unpickling it: dictionaries, lists, numbers, text and arrays of
-integers, nothing else.
+"""Plain data out of a pickle file without unpickling it.
+
+Dictionaries, lists, numbers, text and arrays of integers, nothing else.
 
 The file's instructions are listed by `pickletools`, which runs none of them, and the few that such data need
 are carried out here. A name in the file is compared with a short list and never looked up, so that nothing of
@@ -189,8 +190,9 @@ class _Machine:
         raise ValueError("it calls what is no function of plain data")
 
     def fill(self, target: Any, state: Any) -> None:
-        """The state of a type, ``(version, byte order, ...)``, or of an array, ``(version, shape, type, by
-        columns, bytes)``.
+        """The state of a type, ``(version, byte order, ...)``, or of an array.
+
+        That is ``(version, shape, type, by columns, bytes)``.
         """
         if isinstance(target, _Type):
             target.order = {"<": "<", ">": ">", "|": "="}[_kind(state[1], str)]

@@ -14,15 +14,21 @@ from .orthogonal import combined, couplings, orthonormalize
 
 
 class BadProducts(ValueError):
-    """The products are not those of one symmetric matrix: not finite (or too large or small for their type),
-    or not symmetric.
+    """The products are not those of one symmetric matrix, or not finite numbers of their type.
+
+    Examples
+    --------
+    >>> import numpy as np, stability as st
+    >>> try:
+    ...     st.randomized_eigh(lambda V: np.triu(np.ones((9, 9))) @ V, 9, 2)
+    ... except st.BadProducts as error:
+    ...     print(str(error)[:36])
+    `hvp` must be one symmetric operator
     """
 
 
 class NotFinite(BadProducts):
-    """Some products are nan or infinite, or have no place in the range of their type: their squares too
-    large, themselves too small.
-    """
+    """Some products are nan or infinite, too small for their type, or have squares too large for it."""
 
 
 @dataclass
@@ -46,8 +52,9 @@ class Operator:
     scale: float = 0.0
 
     def image(self, rows: Any, basis: Any) -> tuple[Any, np.ndarray]:
-        """``scale H`` applied to rows (k, n), and for each sub-batch how it couples with the basis (K, n):
-        (m, K, k) on the host.
+        """``scale H`` applied to rows (k, n), and each sub-batch's couplings with the basis (K, n).
+
+        These are of shape (m, K, k), on the host.
         """
         self.columns += rows.shape[0]
         total: Any = None
@@ -78,9 +85,7 @@ class Operator:
         return self.scale or 1.0
 
     def _scale_of(self, image: Any) -> float:
-        """1 where the squares of rounding errors are far from underflow; else no more than is needed: later
-        images may be larger.
-        """
+        """1 where the squares of rounding errors are far from underflow; else no more than is needed."""
         xp, limits = self.backend.xp, np.finfo(self.backend.dtype)
         peak, tiny, eps = (
             max(float(xp.max(image)), -float(xp.min(image))),
@@ -191,8 +196,9 @@ class Space:
         return self.cores[:, : self.filled, : self.filled].mean(axis=0)
 
     def extend(self, block: Any, expected: np.ndarray | None = None) -> Any:
-        """Add orthonormal rows and return their image; `expected`: their couplings with the previous rows'
-        image, from its factor.
+        """Add orthonormal rows and return their image.
+
+        `expected` are their couplings with the previous rows' image, known from its factor.
         """
         before, self.filled = self.filled, self.filled + block.shape[0]
         self.rows[before : self.filled, :] = block
@@ -209,9 +215,7 @@ class Space:
         return image
 
     def next_block(self, image: Any, fill: Any = None) -> tuple[Any, np.ndarray]:
-        """Orthonormal rows for the last block's image off the basis (and `fill` below it), and the image's
-        factor.
-        """
+        """Orthonormal rows for the last image (and `fill` below it) off the basis, and the image's factor."""
         width = image.shape[0]
         if fill is None:
             return self.operator.orthonormal(image, self.basis, self.last_couplings(width))

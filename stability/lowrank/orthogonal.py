@@ -1,5 +1,6 @@
-"""Orthonormal bases of tall blocks, from Gram matrices: tall products on the device, small algebra in float64
-on the host.
+"""Orthonormal bases of tall blocks, from their Gram matrices.
+
+Tall products are taken on the device, small algebra in float64 on the host.
 
 Blocks of k vectors are kept as rows, (k, n): any leading part of a basis is then contiguous in every library.
 """
@@ -23,9 +24,7 @@ def couplings(basis: Any, rows: Any, backend: Backend) -> np.ndarray:
 
 
 def combined(basis: Any, weights: np.ndarray, backend: Backend) -> Any:
-    """Linear combinations of rows (K, n), one for each column of `weights` (K, k) on the host: shape (k,
-    n).
-    """
+    """Combinations (k, n) of rows (K, n), one for each column of `weights` (K, k) on the host."""
     return backend.asarray(weights.T) @ basis
 
 

@@ -31,8 +31,9 @@ def randomized_eigh(
     device: str | Backend = "cpu",
     dtype: str = "float64",
 ) -> LowRank:
-    """Leading eigenpairs, by absolute value, of a symmetric and possibly indefinite operator known by its
-    block products.
+    """Leading eigenpairs, by absolute value, of a symmetric operator known by its block products.
+
+    The operator may be indefinite.
 
     Parameters
     ----------
@@ -70,7 +71,7 @@ def randomized_eigh(
         `status` says where `rank` pairs are too few for it, and where the products were used up before this
         could be confirmed.
     seed : int
-        Same seed, same numbers on one kind of device.
+        0 if left out. Same seed, same numbers on one kind of device.
     device : {"cpu", "cuda"} or Backend
         Products that carry a `backend` of their own, as those of `stability.torch.hessian_products` do,
         decide themselves.
@@ -97,9 +98,9 @@ def randomized_eigh(
 
     Examples
     --------
-    >>> import numpy as np
+    >>> import numpy as np, stability as st
     >>> curvature = 0.5 ** np.arange(300) * np.where(np.arange(300) % 2, -1, 1)
-    >>> eig = randomized_eigh(lambda block: curvature[:, None] * block, 300, 4)
+    >>> eig = st.randomized_eigh(lambda block: curvature[:, None] * block, 300, 4)
     >>> eig.columns, eig.eigenvalues.round(2)
     (8, array([ 1.  , -0.5 ,  0.25, -0.12]))
     """

@@ -25,8 +25,7 @@ def backend_like(array: Any) -> Backend:
 
 @dataclass(frozen=True)
 class LowRank(Result):
-    """Leading eigenpairs of a symmetric operator, ``H_r = U diag(lambda) U.T``, and steps preconditioned by
-    them.
+    """Leading eigenpairs, ``H_r = U diag(lambda) U.T``, and steps preconditioned by them.
 
     Attributes
     ----------
@@ -57,10 +56,9 @@ class LowRank(Result):
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from stability.lowrank.randomized import randomized_eigh
+    >>> import numpy as np, stability as st
     >>> curvature = np.array([3.0, -2.0, 0.1, 0.0])
-    >>> eig = randomized_eigh(lambda block: curvature[:, None] * block, 4, 2)
+    >>> eig = st.randomized_eigh(lambda block: curvature[:, None] * block, 4, 2)
     >>> print(eig)
     2 eigenpairs of 4 (exact, 4 products): ok
        i   eigenvalue   residual        std

@@ -1,6 +1,4 @@
-"""The methods: block Krylov, double pass, Nystrom and its warm start, Lanczos; each a way to choose the space
-of a small eigenproblem.
-"""
+"""The eigensolvers: each is a way to choose the space of a small eigenproblem."""
 
 from __future__ import annotations
 
@@ -78,8 +76,9 @@ def exact(operator: Operator, rank: int, tolerance: float | None = None) -> LowR
 
 
 def _above(space: Space, rank: int, tolerance: float, method: str, *, sure: bool) -> LowRank:
-    """The pairs beyond the tolerance, and a note where these may not be all; `sure`: nothing beyond it lies
-    off the basis.
+    """The pairs beyond the tolerance, and a note where these may not be all.
+
+    `sure` says that nothing beyond it lies off the basis.
     """
     large = int(np.count_nonzero(np.abs(np.linalg.eigvalsh(space.core)) > tolerance * _largest(space)))
     short = f"reached with {rank}" if large >= rank else f"confirmed within {space.operator.columns} products"
@@ -112,8 +111,7 @@ def block_krylov(operator: Operator, rank: int, start: Any = None) -> LowRank:
 
 
 def grown(operator: Operator, rank: int, tolerance: float, start: Any = None) -> LowRank:
-    """Chains of four small Krylov blocks from fresh random ones, until H is small on what a fresh one leads
-    to.
+    """Chains of four Krylov blocks from fresh random ones, until H is small on what one leads to.
 
     The second block of a chain is the image of fresh test vectors off the basis, where the approximation is
     zero: what H makes of it is the error of the approximation after one power step, at no products beyond
@@ -146,8 +144,9 @@ def grown(operator: Operator, rank: int, tolerance: float, start: Any = None) ->
 
 
 def _begun(space: Space, rows: Any, tolerance: float, *, spare: int) -> bool:
-    """Begin with these rows and up to three blocks of what their images have off the basis beyond the
-    tolerance; False where room ran out first.
+    """Begin with these rows and up to three blocks of what their images have off the basis.
+
+    Only what is beyond the tolerance is followed; False where room ran out first.
     """
     operator = space.operator
     block, expected, all_followed = operator.orthonormal(rows)[0], None, True
@@ -199,8 +198,9 @@ def double_pass(operator: Operator, rank: int, oversampling: int, power: int, st
 
 
 def _beside(operator: Operator, start: Any, rank: int, width: int) -> Any:
-    """Orthonormal rows: the leading vectors of `start`, and random ones off them. A LowRank's vectors are
-    orthonormal as they are.
+    """Orthonormal rows: the leading vectors of `start`, and random ones off them.
+
+    A LowRank's vectors are orthonormal as they are.
     """
     if not isinstance(start, LowRank):
         return operator.orthonormal(operator.filled(None if start is None else start[:, :rank], width))[0]
@@ -219,8 +219,9 @@ def nystrom(operator: Operator, rank: int, width: int, start: Any = None) -> Low
 
 
 def _single_pass(space: Space, image: Any, whole: np.ndarray, rank: int, *, informed: bool) -> LowRank:
-    """``Y f(C_r) Y.T`` from the image Y of an orthonormal block P, its Gram matrix `whole`, and its core ``C
-    = P.T Y`` cut to the rank.
+    """``Y f(C_r) Y.T`` from the image Y of an orthonormal block P and the core ``C = P.T Y``.
+
+    The core is cut to the rank; `whole` is the image's Gram matrix.
 
     Nystrom's f is ``1 / theta``. The core of an indefinite operator may have eigenvalues near zero where Y is
     not small: uncut, the approximation reaches many times the norm of H, and a cut does not always help.
@@ -254,17 +255,14 @@ def _single_pass(space: Space, image: Any, whole: np.ndarray, rank: int, *, info
 
 
 def _cut(core: np.ndarray, whole: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The leading eigenvalues of a block's core, their vectors, and the squared lengths of what of their
-    images lies off the block.
-    """
+    """The leading pairs of a block's core, and how much of their images lies off the block, squared."""
     theta, turn = by_size(core)
     theta, kept = theta[:rank], turn[:, :rank]
     return theta, kept, np.maximum(np.sum(kept * (whole @ kept), axis=0) - theta**2, 0.0)
 
 
 def _inverse(theta: np.ndarray, off: np.ndarray, dtype: str) -> np.ndarray:
-    """``1 / theta`` where little of the image lies off the block, and never more than gives back about
-    ``theta``.
+    """``1 / theta``, and less where much of the image lies off the block.
 
     A column with image ``theta`` on P and ``rho`` off it gets the eigenvalue ``(theta^2 + rho^2) f``. With
     ``f = theta^3 / (theta^4 + rho^4)`` that is Nystrom's to fourth order in ``rho / theta``, and at most 1.21
@@ -276,8 +274,7 @@ def _inverse(theta: np.ndarray, off: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def warm(operator: Operator, rank: int, start: Any, oversampling: int) -> LowRank:
-    """Nystrom on the previous vectors and fresh ones; where these turn out to be far from eigenvectors, a
-    second block follows.
+    """Nystrom on the previous vectors and fresh ones, with a second block where these are far off.
 
     Along a training path both blocks together are as accurate as a cold start that costs as much, ``2 rank``
     products; from vectors that tell nothing, little worse than a double pass.
@@ -302,9 +299,7 @@ def warm(operator: Operator, rank: int, start: Any, oversampling: int) -> LowRan
 
 
 def _following(space: Space, image: Any, whole: np.ndarray, width: int) -> tuple[Any, np.ndarray]:
-    """The leading directions of the last block's image off the basis, orthonormal, and how they couple with
-    the image.
-    """
+    """Orthonormal leading directions of the last image off the basis, and their couplings with it."""
     backend, along = space.operator.backend, space.last_couplings(image.shape[0])
     leading = np.linalg.eigh(whole - along.T @ along)[1][:, ::-1][:, :width]
     block, _ = space.operator.orthonormal(combined(image, leading, backend), space.basis, along @ leading)
@@ -312,8 +307,9 @@ def _following(space: Space, image: Any, whole: np.ndarray, width: int) -> tuple
 
 
 def lanczos(operator: Operator, rank: int) -> LowRank:
-    """SciPy's `eigsh`, one column at a time on the host; its vectors are multiplied once more for residuals
-    and spread.
+    """SciPy's `eigsh`, one column at a time on the host.
+
+    Its vectors are multiplied once more, for residuals and spread.
     """
     from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 

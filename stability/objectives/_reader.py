@@ -34,11 +34,6 @@ KNOWN = {name: name for name in FUNCTIONS if name != "sign"} | {
 """Functions by the names that they may be called by."""
 _STRANGE = re.compile(r"[^A-Za-z0-9_+\-*/^().\s]")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_HINTS = {
-    "=": "Write one side only, without '='. ",
-    ",": "Use '.' for decimals; functions take one argument. ",
-    "[": "Use round brackets. ",
-}
 
 
 class Refused(ValueError):

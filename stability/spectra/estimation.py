@@ -34,8 +34,7 @@ def spectrum(
     dtype: str = "float64",
     progress: bool = False,
 ) -> Spectrum:
-    """Quadrature rules for the spectrum of a Hessian, or of any symmetric operator, from block products
-    alone.
+    """Quadrature rules for the spectrum of a Hessian, or any symmetric operator, by block products.
 
     Parameters
     ----------
@@ -58,6 +57,7 @@ def spectrum(
         of a few large eigenvalues and a bulk this takes most of the variance out of its sums (the idea of
         Hutch++), whether the vectors are exact or not.
     seed : int
+        0 if left out. Same seed, same numbers.
     device : {"cpu", "cuda"} or Backend
         Where the arrays live that the products are given; products that carry a `backend` of their own decide
         themselves.
@@ -86,7 +86,7 @@ def spectrum(
     --------
     >>> import numpy as np, stability as st
     >>> curvature = np.concatenate([[100.0, 50.0], np.linspace(-0.1, 1.0, 498)])
-    >>> s = spectrum(st.quadratic(curvature), deflate=2)
+    >>> s = st.spectrum(st.quadratic(curvature), deflate=2)
     >>> s.outliers.round(-1)
     array([100.,  50.])
     >>> bool(abs(s.trace.value - curvature.sum()) < 3 * s.trace.error)

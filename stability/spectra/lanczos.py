@@ -33,8 +33,7 @@ class Tridiagonals:
     lengths: np.ndarray
 
     def rule(self, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Gauss rules of the first `limits` (rows,) steps: nodes and weights (rows, steps), each row's
-        weights summing to one.
+        """Gauss rules of the first `limits` (rows,) steps: nodes and weights (rows, steps) that sum to one.
 
         A shorter row repeats its last node with weight zero.
         """

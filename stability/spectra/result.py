@@ -48,6 +48,13 @@ class Spectrum(Result):
     stats : dict
         ``hessian_products`` and ``seconds``.
     provenance : dict
+
+    Examples
+    --------
+    >>> import numpy as np, stability as st
+    >>> s = st.spectrum(st.quadratic(np.linspace(1.0, 2.0, 40)), steps=40)
+    >>> [round(end, 6) for end in s.extremes], bool(abs(s.trace.value - 60.0) < 3 * s.trace.error)
+    ([1.0, 2.0], True)
     """
 
     n: int
@@ -77,9 +84,7 @@ class Spectrum(Result):
 
     @property
     def nodes(self) -> np.ndarray:
-        """Where the rule looks, (deflated + probes, steps): Ritz values, all within the range of the
-        spectrum.
-        """
+        """Where the rule looks, (deflated + probes, steps): Ritz values, none beyond the spectrum."""
         return self._rule[0]
 
     @property
@@ -120,10 +125,9 @@ class Spectrum(Result):
 
         Examples
         --------
-        >>> import numpy as np
-        >>> from stability.spectra.estimation import spectrum
+        >>> import numpy as np, stability as st
         >>> curvature = np.linspace(1.0, 2.0, 50)
-        >>> s = spectrum(lambda V: curvature[:, None] * V, n=50)
+        >>> s = st.spectrum(lambda V: curvature[:, None] * V, n=50)
         >>> value, error, _ = s.sum(np.log)
         >>> bool(abs(value - np.log(curvature).sum()) < 3 * error)
         True
@@ -131,9 +135,7 @@ class Spectrum(Result):
         return self._estimate(lambda nodes: _evaluated(f, nodes))
 
     def quadrature_error(self, f: Function) -> float:
-        """How much of ``tr f(H)`` the second half of the steps changed: more than they left. Raises as `sum`
-        does.
-        """
+        """How much of ``tr f(H)`` the last half of the steps changed: more than was left to change."""
         full, half = (
             self._samples(rule, lambda nodes: _evaluated(f, nodes)) for rule in (self._rule, self._half)
         )
@@ -146,9 +148,7 @@ class Spectrum(Result):
         )
 
     def _samples(self, rule: tuple[np.ndarray, np.ndarray], f: Function) -> np.ndarray:
-        """What each probe makes of the sum, (probes,); the one exact number where all eigenvectors are
-        deflated.
-        """
+        """What each probe makes of the sum, (probes,); one exact number where every vector is deflated."""
         nodes, weights = rule
         rows = (weights * f(nodes)).sum(axis=1)
         return rows[: self.deflated].sum() + (
@@ -205,8 +205,7 @@ class Spectrum(Result):
         time: str | Law = "continuous",
         stationary_only: bool = False,
     ) -> Estimate:
-        """Total stationary variance ``tr M`` under white gradient noise: ``sum step sigma^2 phi_i / (2
-        lam_i)``.
+        """Stationary ``tr M`` under white gradient noise: ``sum step sigma^2 phi_i / (2 lam_i)``.
 
         Parameters
         ----------
@@ -241,8 +240,7 @@ class Spectrum(Result):
         time: str | Law = "continuous",
         stationary_only: bool = False,
     ) -> Estimate:
-        """Stationary excess risk ``tr(H M) / 2`` under white gradient noise: ``(step sigma^2 / 4) sum
-        phi_i``.
+        """Stationary ``tr(H M) / 2`` under white gradient noise: ``(step sigma^2 / 4) sum phi_i``.
 
         Flat directions have none and are no obstacle. Parameters and what is raised are those of `variance`.
 
@@ -251,8 +249,7 @@ class Spectrum(Result):
         For SGD ``step sigma^2 d / 4``, whatever the spectrum:
 
         >>> import numpy as np, stability as st
-        >>> from stability.spectra.estimation import spectrum
-        >>> s = spectrum(lambda V: np.geomspace(1e-3, 1.0, 40)[:, None] * V, n=40)
+        >>> s = st.spectrum(lambda V: np.geomspace(1e-3, 1.0, 40)[:, None] * V, n=40)
         >>> round(s.excess_risk(st.SGD(), step=0.1, noise=st.Noise(gradient=1.0)).value, 9)
         1.0
         """
@@ -261,8 +258,7 @@ class Spectrum(Result):
         return self._estimate(lambda nodes: 0.5 * strength * gains(nodes), reason)
 
     def amplification(self, method: Method, *, stationary_only: bool = False) -> Estimate:
-        """Total stationary variance over that of SGD at equal, small step: ``sum (phi_i / lam_i) / sum (1 /
-        lam_i)``.
+        """Stationary variance over SGD's at equal, small step: ``sum (phi_i / lam_i) / sum (1 / lam_i)``.
 
         Raises
         ------
@@ -288,9 +284,7 @@ class Spectrum(Result):
     def _stationary(
         self, method: Method, share: float, allowed: bool, *, flat_too: bool
     ) -> tuple[Function, str]:
-        """``phi / (2 - share phi lam)`` as a function of nodes, 0 where there is no stationary law, and where
-        that is.
-        """
+        """``phi / (2 - share phi lam)`` of nodes, 0 where there is no stationary law, and where that is."""
 
         @np.errstate(all="ignore")
         def law(nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -332,8 +326,7 @@ class Spectrum(Result):
         return phi
 
     def density(self, grid: Any, width: float, *, scale: float | None = None) -> np.ndarray:
-        """Eigenvalues per unit of ``lam`` on a grid (k,) -> (k,), each smoothed to a Gaussian: the integral
-        is n.
+        """Eigenvalues per unit of ``lam`` on a grid (k,) -> (k,), each as a Gaussian: the integral is n.
 
         Parameters
         ----------
