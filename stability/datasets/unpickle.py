@@ -93,9 +93,8 @@ class _Machine:
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
-        self.left = (
-            4 * size
-        )  # bytes that arrays may still take: repetition must not unfold a small file into a large one
+        # Bytes that arrays may still take: repetition must not unfold a small file into a large one.
+        self.left = 4 * size
 
     def run(self, content: bytes) -> dict[str, Any]:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(io.BytesIO(content))):

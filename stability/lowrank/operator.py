@@ -59,9 +59,8 @@ class Operator:
         self.columns += rows.shape[0]
         total: Any = None
         cores = []
-        against = (
-            basis if basis.shape[0] else rows[:1, :]
-        )  # one row, with nothing else to project on, still finds what is not finite
+        # Where there is nothing to project on, one row still finds what is not finite.
+        against = basis if basis.shape[0] else rows[:1, :]
         for number, part in enumerate(self.parts):
             product = self._product(part, rows.T).T
             with np.errstate(over="ignore", invalid="ignore"):  # found below
@@ -87,17 +86,15 @@ class Operator:
     def _scale_of(self, image: Any) -> float:
         """1 where the squares of rounding errors are far from underflow; else no more than is needed."""
         xp, limits = self.backend.xp, np.finfo(self.backend.dtype)
-        peak, tiny, eps = (
-            max(float(xp.max(image)), -float(xp.min(image))),
-            float(limits.tiny),
-            float(limits.eps),
-        )
+        tiny, eps = float(limits.tiny), float(limits.eps)
+        peak = max(float(xp.max(image)), -float(xp.min(image)))
         if 0.0 < peak < self.n**0.5 * tiny / eps:
             raise NotFinite(
                 f"`hvp` must give products well above the smallest {self.backend.dtype} numbers; got "
                 f"{peak:.2g} at most. Scale the objective up."
             )
         enough = tiny**0.5 / eps
+        # Half way to 1 only, in powers of two: later images may be larger, and their squares overflow.
         return 2.0 ** math.ceil(math.log2(enough**0.5 / peak)) if 0.0 < peak < enough else float(peak > 0.0)
 
     def _product(self, part: Callable[[Any], Any], block: Any) -> Any:
@@ -236,9 +233,8 @@ class Space:
         width, operator, backend = image.shape[0], self.operator, self.operator.backend
         along, whole = self.last_couplings(width), operator.squares(image)
         gram = whole - along.T @ along
-        if np.trace(gram) < 1e5 * np.finfo(backend.dtype).eps * np.trace(
-            whole
-        ):  # little is left: not by a difference of squares
+        if np.trace(gram) < 1e5 * np.finfo(backend.dtype).eps * np.trace(whole):
+            # So little is left that a difference of squares would be rounding.
             rest = image - combined(self.basis, along, backend)
             gram = operator.squares(rest)
         self.loose.append((slice(self.filled - width, self.filled), gram))

@@ -131,9 +131,8 @@ def randomized_eigh(
 def _solve(
     operator: Operator, rank: int, method: str, start: Any, extra: int, power: int, tolerance: float | None
 ) -> LowRank:
-    planned = {"block-krylov": 2 * rank, "double-pass": (2 + power) * (rank + extra), "eigsh": rank + 1}.get(
-        method, rank + extra
-    )
+    several = {"block-krylov": 2 * rank, "double-pass": (2 + power) * (rank + extra), "eigsh": rank + 1}
+    planned = several.get(method, rank + extra)
     if method == "warm" and start is None:
         raise ValueError(
             "`start` must be given for method='warm': the vectors of a nearby operator. Begin with "
@@ -142,11 +141,9 @@ def _solve(
     if planned >= operator.n:
         return solvers.exact(operator, rank, tolerance)
     if method == "block-krylov":
-        return (
-            solvers.block_krylov(operator, rank, start)
-            if tolerance is None
-            else solvers.grown(operator, rank, tolerance, start)
-        )
+        if tolerance is None:
+            return solvers.block_krylov(operator, rank, start)
+        return solvers.grown(operator, rank, tolerance, start)
     if method == "double-pass":
         return solvers.double_pass(operator, rank, extra, power, start)
     if method == "eigsh":
@@ -154,9 +151,8 @@ def _solve(
     if method == "warm":
         return solvers.warm(operator, rank, start, extra)
     found = solvers.nystrom(operator, rank, rank + extra, start)
-    return replace(
-        found, residual=np.full(rank, np.nan), std=None
-    )  # the nearest multiplied vectors are random ones, not near
+    # The nearest multiplied vectors are random ones: not near.
+    return replace(found, residual=np.full(rank, np.nan), std=None)
 
 
 def _unscaled(eig: LowRank, scale: float) -> LowRank:

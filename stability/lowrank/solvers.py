@@ -14,9 +14,8 @@ from .result import LowRank
 
 BLOCKS = 5  # of a Krylov basis of twice the rank
 FRESH = 5  # columns beside the previous vectors in a warm start
-LEAK = (
-    0.4  # share of the image of the previous vectors that may lie off them; 0.1 to 0.25 along a training path
-)
+LEAK = 0.4
+"""Share of the previous vectors' image that may lie off them; along a training path it is 0.1 to 0.25."""
 
 
 def by_size(core: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -35,13 +34,10 @@ def _spread(cores: np.ndarray, weights: np.ndarray) -> np.ndarray | None:
 
 def _status(values: np.ndarray, dtype: str, *notes: str) -> str:
     """What was found on the way, the numerical rank included."""
-    seen = int(
-        np.count_nonzero(np.abs(values) > 100 * np.finfo(dtype).eps * np.max(np.abs(values), initial=0.0))
-    )
-    found = [note for note in notes if note] + [f"numerical rank {seen} < {len(values)}"] * (
-        seen < len(values)
-    )
-    return "; ".join(found) or "ok"
+    sizes = np.abs(values)
+    seen = int(np.count_nonzero(sizes > 100 * np.finfo(dtype).eps * np.max(sizes, initial=0.0)))
+    rank = f"numerical rank {seen} < {len(values)}" if seen < len(values) else ""
+    return "; ".join(note for note in (*notes, rank) if note) or "ok"
 
 
 def ritz(space: Space, rank: int, method: str, note: str = "") -> LowRank:
@@ -68,11 +64,9 @@ def exact(operator: Operator, rank: int, tolerance: float | None = None) -> LowR
     """All of H, in n products."""
     space = Space(operator, operator.n)
     space.extend(operator.backend.asarray(np.eye(operator.n)))
-    return (
-        ritz(space, rank, "exact")
-        if tolerance is None
-        else _above(space, rank, tolerance, "exact", sure=True)
-    )
+    if tolerance is None:
+        return ritz(space, rank, "exact")
+    return _above(space, rank, tolerance, "exact", sure=True)
 
 
 def _above(space: Space, rank: int, tolerance: float, method: str, *, sure: bool) -> LowRank:
@@ -94,9 +88,8 @@ def block_krylov(operator: Operator, rank: int, start: Any = None) -> LowRank:
     """
     size = 2 * rank
     width = max(-(-size // BLOCKS), min(rank, 2))
-    first = (
-        size % width or width
-    )  # a first block that is narrower, so that every image but the last is in the span
+    # The first block is the narrower one, so that every image but the last is in the span.
+    first = size % width or width
     seed = operator.filled(start, width)
     space = Space(operator, size)
     block, factor = operator.orthonormal(seed[:first, :])[0], None
@@ -125,10 +118,8 @@ def grown(operator: Operator, rank: int, tolerance: float, start: Any = None) ->
     settled = start is None or _begun(space, start[:, :rank].T, tolerance, spare=2 * width)
     while space.filled < size and not reached:
         off = operator.n - space.filled
-        block, factor = (
-            operator.orthonormal(operator.filled(None, min(width, size - space.filled)), space.basis)[0],
-            None,
-        )
+        fresh = operator.filled(None, min(width, size - space.filled))
+        block, factor = operator.orthonormal(fresh, space.basis)[0], None
         for step in range(4):
             image = space.extend(block, factor)
             over = step == 3 or space.filled + block.shape[0] > size
@@ -154,9 +145,8 @@ def _begun(space: Space, rows: Any, tolerance: float, *, spare: int) -> bool:
         image = space.extend(block, expected)
         width, whole = block.shape[0], operator.squares(image)
         along = space.last_couplings(width)
-        beyond = int(
-            np.count_nonzero(np.linalg.eigvalsh(whole - along.T @ along) > (tolerance * _largest(space)) ** 2)
-        )
+        squares = np.linalg.eigvalsh(whole - along.T @ along)  # of what lies off the basis
+        beyond = int(np.count_nonzero(squares > (tolerance * _largest(space)) ** 2))
         more = min(beyond, max(space.size - space.filled - spare, 0))
         if step == 3:
             break
@@ -181,18 +171,14 @@ def double_pass(operator: Operator, rank: int, oversampling: int, power: int, st
     probe = block = operator.filled(start, width)
     factor = np.zeros((0, 0))
     for _ in range(power + 1):
-        probe = operator.backend.xp.asarray(
-            block[:2, :], copy=True
-        )  # a view would keep the whole block alive
+        # A view would keep the whole block alive.
+        probe = operator.backend.xp.asarray(block[:2, :], copy=True)
         block, factor = operator.orthonormal(operator.image(block, block[:0, :])[0])
     space = Space(operator, width)
     image = space.extend(block)
     del block
-    check_symmetric(
-        [(couplings(probe, image, operator.backend), factor[:, : probe.shape[0]].T)],
-        space.core,
-        operator.backend.dtype,
-    )
+    pair = couplings(probe, image, operator.backend), factor[:, : probe.shape[0]].T
+    check_symmetric([pair], space.core, operator.backend.dtype)
     space.leave(image)
     return ritz(space, rank, "double-pass")
 
@@ -234,9 +220,8 @@ def _single_pass(space: Space, image: Any, whole: np.ndarray, rank: int, *, info
     inverse = _inverse(theta, off if informed else np.zeros(rank), backend.dtype)
     values, rotation = by_size((factor * inverse) @ factor.T)
     values = np.clip(values, -bound, bound)  # |H| as a random block's share of it shows it, twice over
-    nearest = kept @ (
-        factor.T @ rotation
-    )  # of Y.T U = P.T H U, about P.T U lambda: the directions of P nearest to the vectors found
+    # Y.T U = P.T H U is about P.T U lambda: the directions of P nearest to the vectors found.
+    nearest = kept @ (factor.T @ rotation)
     nearest /= np.maximum(np.linalg.norm(nearest, axis=0), np.finfo(float).tiny)
     quotient = np.sum(nearest * (space.core @ nearest), axis=0)
     residual = np.sqrt(np.maximum(np.sum(nearest * (whole @ nearest), axis=0) - quotient**2, 0.0))

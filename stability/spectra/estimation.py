@@ -94,15 +94,10 @@ def spectrum(
     """
     probes = _check.count("probes", probes, least=2, why="an error bar needs two")
     rng, started = stream(_check.count("seed", seed, least=0), 0), time.perf_counter()
-    products, n, backend = _products(
-        hvp, at, n, batch, device, _check.choice("dtype", dtype, ("float64", "float32"))
-    )
-    steps = min(
-        _check.count(
-            "steps", steps, least=min(2, n), why="a quadrature error compares two rules" if n > 1 else ""
-        ),
-        n,
-    )
+    dtype = _check.choice("dtype", dtype, ("float64", "float32"))
+    products, n, backend = _products(hvp, at, n, batch, device, dtype)
+    why = "a quadrature error compares two rules" if n > 1 else ""
+    steps = min(_check.count("steps", steps, least=min(2, n), why=why), n)
     deflate = _check.count("deflate", deflate, least=0, most=n, why="the dimension")
     probes = probes if deflate < n else 0
     operator = Operator((products,), n, backend, lambda shape: backend.asarray(rng.standard_normal(shape)))
@@ -128,9 +123,8 @@ def spectrum(
         backend=backend.name,
     )
     lengths = np.concatenate([part.lengths for part in parts])
-    resolution = rounding(backend, n) * float(
-        np.abs(diagonals).max() + 2 * off_diagonals.max()
-    )  # Gershgorin's bound on all of them
+    bound = float(np.abs(diagonals).max() + 2 * off_diagonals.max())  # Gershgorin's, on all eigenvalues
+    resolution = rounding(backend, n) * bound
     return Spectrum(n, deflate, probes, diagonals, off_diagonals, lengths, resolution, stats, about)
 
 

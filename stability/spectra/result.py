@@ -274,9 +274,8 @@ class Spectrum(Result):
             above = self._samples(rule, lambda nodes: _over(gains(nodes) * (plain(nodes) > 0), nodes))
             below = self._samples(rule, lambda nodes: _over(plain(nodes), nodes))
             value = above.mean() / below.mean()
-            return float(value), _standard_error(above - value * below) / float(
-                below.mean()
-            )  # both come from the same probes
+            # Both come from the same probes: their errors are one.
+            return float(value), _standard_error(above - value * below) / float(below.mean())
 
         (value, error), (rough, _) = ratio(self._rule), ratio(self._half)
         return Estimate(value, math.hypot(error, value - rough), reason or other)
@@ -391,9 +390,8 @@ class Spectrum(Result):
             "scale": scale,
             "width": SMOOTHING,
         }
-        about["floor"] = 0.01 / (
-            SMOOTHING * largest
-        )  # well below the height of a single eigenvalue, the largest
+        # Well below the height of a single eigenvalue, the largest.
+        about["floor"] = 0.01 / (SMOOTHING * largest)
         return Study(
             "spectrum",
             arrays,
