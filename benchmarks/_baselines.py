@@ -84,13 +84,13 @@ def run(task: Task, configuration: Configuration, seed: int) -> Outcome:
         options["batch"] = task.batch
     with np.errstate(all="ignore"):
         try:
-            history = st.minimize(objective, problem.w0, callback=best, **options)
+            history = st.minimize(objective, problem.start, callback=best, **options)
         except BadProducts:  # far from anything sensible, where a Hessian is rounding errors
             return Outcome(math.inf, math.inf, math.nan, 0, math.nan, True)
         if best is not None:
             best.look(history.final)
         w = history.final if best is None else best.w
-        validation, test, start = problem.validation(w), problem.test(w), problem.test(problem.w0)
+        validation, test, start = problem.validation(w), problem.test(w), problem.test(problem.start)
     diverged = history.diverged or not math.isfinite(test) or test > 1.001 * start
     return Outcome(
         validation=validation if math.isfinite(validation) else math.inf,
@@ -109,7 +109,7 @@ class _Best:
 
     def __init__(self, problem: Problem):
         self.problem, self.next = problem, 0.0
-        self.w, self.value = problem.w0, math.inf
+        self.w, self.value = problem.start, math.inf
 
     def __call__(self, progress: Any) -> None:
         if progress.sweeps >= self.next:

@@ -36,7 +36,7 @@ class Problem:
     ----------
     objective : Objective
         On the training samples.
-    w0 : array (d,)
+    start : array (d,)
     validation, test : callable
         ``w -> float``, lower is better.
     portion : callable
@@ -45,7 +45,7 @@ class Problem:
     """
 
     objective: Any
-    w0: np.ndarray
+    start: np.ndarray
     validation: Callable[[np.ndarray], float]
     test: Callable[[np.ndarray], float]
     portion: Callable[[float], Any]
@@ -113,7 +113,7 @@ def _classifier(
     *,
     seed: int,
     hidden: tuple[int, ...],
-    w0: Any = None,
+    start: Any = None,
     **options: Any,
 ) -> Problem:
     objective = mlp(train.X, train.y, hidden, classes=len(train.classes), **options)
@@ -124,7 +124,7 @@ def _classifier(
 
     return Problem(
         objective,
-        objective.initial(seed) if w0 is None else w0(objective),
+        objective.initial(seed) if start is None else start(objective),
         lambda w: error(others[0], w) + TIE * float(others[0].value(w)),
         lambda w: error(others[1], w),
         lambda share: objective.on(train.X[: _few(share, len(train))], train.y[: _few(share, len(train))]),
@@ -195,7 +195,7 @@ def _transfer(seed: int) -> Problem:
         return np.concatenate([learned[:-output], objective.initial(seed)[-output:]])
 
     train, valid, test = second.split((0.4, 0.2, 0.4), seed=seed)
-    return _classifier(train, valid, test, seed=seed, hidden=hidden, w0=start, dtype="float32")
+    return _classifier(train, valid, test, seed=seed, hidden=hidden, start=start, dtype="float32")
 
 
 # -- linear models on data whose law is known ------------------------------------------------------

@@ -248,7 +248,8 @@ class LRSFN(SFN):
     damping : float
         ``gamma > 0``.
     tail : {"damping", "flat"}
-        Gain off the kept eigenvectors: ``1 / damping`` (the published method), or ``1 / (|lam_{r+1}| +
+        Gain off the kept eigenvectors: ``1 / damping`` (the published method, and the default here, while
+        `stability.torch.LRSFN` has "flat"), or ``1 / (|lam_{r+1}| +
         damping)`` (the idea of NewSamp, Erdogdu and Montanari 2015, damped), which lifts the truncation's
         step limit.
 

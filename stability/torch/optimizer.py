@@ -28,11 +28,24 @@ next may not.
 
 
 class LRSFN(torch.optim.Optimizer):
-    """Low-rank saddle-free Newton: ``w+ = w - lr * v``, ``v = momentum * v + P g``, ``P = (U |Lambda| U^T +
-    damping I)^-1``.
+    """Low-rank saddle-free Newton: ``w+ = w - lr * v`` with ``v = momentum * v + P g``.
 
-    Each parameter group is an optimizer of its own on one block of the Hessian, with its own options;
-    curvature between groups is left out. Everything of the size of the parameters stays on their device.
+    Examples
+    --------
+    >>> import torch
+    >>> from stability.torch import LRSFN
+    >>> model = torch.nn.Linear(3, 1).double()
+    >>> x = torch.randn(64, 3).double() * torch.tensor([1.0, 0.1, 0.01])  # condition number 1e4
+    >>> y = x.sum(dim=1, keepdim=True)
+    >>> opt = LRSFN(model, lr=1.0, rank=4, damping=1e-8)
+    >>> before = opt.step(lambda rows: ((model(x[rows]) - y[rows]) ** 2).mean(dim=1))
+    >>> bool(((model(x) - y) ** 2).mean() < 1e-6 * before)  # one step, where gradient descent takes thousands
+    True
+
+    On the kept eigenvectors ``U`` of the Hessian the preconditioner is ``P = U (|Lambda| + damping)^-1 U^T``;
+    `tail` says what it is off them. Each parameter group is an optimizer of its own on one block of the
+    Hessian, with its own options; curvature between groups is left out. Everything of the size of the
+    parameters stays on their device.
 
     Parameters
     ----------
@@ -57,7 +70,8 @@ class LRSFN(torch.optim.Optimizer):
     tail : {"flat", "damping"}
         Gain off the kept eigenvectors: ``1 / (mu + damping)``, where ``mu = max(|lambda_r|, mu_before / 2)``
         bounds what a small batch does not show and is the least size that a kept eigenvalue counts with; or,
-        as published, ``1 / damping``, which is stable only for ``lr < 2 damping / |lambda_{r+1}|``.
+        as published, ``1 / damping``, which is stable only for ``lr < 2 damping / |lambda_{r+1}|``. The
+        default of `stability.LRSFN`, the published method, is ``"damping"``.
     noise : float
         Adds so many standard deviations, over gradient batches, to the size of each kept eigenvalue; Hessian
         batches of one sample do not tell them, and go on with the last ones known.
@@ -76,17 +90,6 @@ class LRSFN(torch.optim.Optimizer):
     mode, or its running means move with every Hessian batch too. Attention has a second derivative only in
     torch's "math" kernel: compute the loss under
     ``torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)`` inside the closure.
-
-    Examples
-    --------
-    >>> import torch
-    >>> model = torch.nn.Linear(3, 1).double()
-    >>> x = torch.randn(64, 3).double() * torch.tensor([1.0, 0.1, 0.01])  # condition number 1e4
-    >>> y = x.sum(dim=1, keepdim=True)
-    >>> opt = LRSFN(model, lr=1.0, rank=4, damping=1e-8)
-    >>> before = opt.step(lambda rows: ((model(x[rows]) - y[rows]) ** 2).mean(dim=1))
-    >>> bool(((model(x) - y) ** 2).mean() < 1e-6 * before)  # one step, where gradient descent takes thousands
-    True
     """
 
     _failure = ""
@@ -160,8 +163,10 @@ class LRSFN(torch.optim.Optimizer):
     # -- the step ----------------------------------------------------------------------------------
 
     def step(self, closure: Any = None, *, batch_size: int | None = None) -> Any:
-        """One step on one batch; a step that would not be finite, or whose curvature is not symmetric, is not
-        taken, and counted in `skipped`.
+        """One step on one batch.
+
+        A step that would not be finite, or whose curvature is not symmetric, is not taken, and counted in
+        `skipped`.
 
         Parameters
         ----------
@@ -219,11 +224,10 @@ class LRSFN(torch.optim.Optimizer):
         return loss.detach()
 
     def _why(self, error: BadProducts, index: int) -> str:
-        """Why a refresh failed; raises where it was the group's first and not symmetric, which is no accident
-        of these parameters.
-        """
+        """Why a refresh failed; raises where the group's first Hessian was not symmetric."""
         if isinstance(error, NotFinite):
             return "the Hessian's products, or their squares, are nan or infinite"
+        # Not symmetric from the beginning: that is no accident of these parameters, a derivative is wrong.
         if self._state(self.param_groups[index])["vectors"] is None:
             error.add_note(
                 "`hvp` is the Hessian of the closure's loss: check operations with derivatives of your own "
@@ -290,9 +294,8 @@ class LRSFN(torch.optim.Optimizer):
             seed=int(rng.integers(2**31)),
         )
         hessian_batch = sum(map(len, rows)) or batch.size
-        spread = (
-            last if eig.std is None else eig.std * math.sqrt(len(rows[0]))
-        )  # over sub-batches, of equal size, to one sample's
+        # From the spread over sub-batches, which are of equal size, to that over samples.
+        spread = last if eig.std is None else eig.std * math.sqrt(len(rows[0]))
         state.update(
             vectors=eig.vectors,
             eigenvalues=eig.eigenvalues.tolist(),
@@ -314,9 +317,7 @@ class LRSFN(torch.optim.Optimizer):
 
     @property
     def skipped(self) -> int:
-        """Steps that were not taken, because they would not have been finite, or their curvature was not
-        symmetric.
-        """
+        """Steps that were not taken: they would not have been finite, or their curvature not symmetric."""
         return int(self._state(self.param_groups[0])["skipped"])
 
     def report(self, group: int = 0) -> Report:

@@ -138,8 +138,9 @@ def flatten(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 class Products:
-    """``V -> (H + shift I) V`` for the Hessian of one loss, on tensors (n, k): its graph is kept and read
-    once per chunk of columns.
+    """``V -> (H + shift I) V`` for the Hessian of one loss, on tensors (n, k).
+
+    The loss's graph is kept, and read once per chunk of columns.
     """
 
     def __init__(
@@ -220,9 +221,7 @@ def backend_of(p: torch.Tensor) -> Backend:
 
 
 def _check_twice(gradients: Sequence[torch.Tensor]) -> None:
-    """Raise where an operation is marked as differentiable once only: its second derivative would silently
-    come out as zero.
-    """
+    """Raise where an operation is marked as differentiable once: its second would come out as 0."""
     waiting, seen = [g.grad_fn for g in gradients], set()
     while waiting:
         node = waiting.pop()
@@ -270,8 +269,9 @@ def _named(params: Any) -> list[tuple[str, torch.Tensor]]:
 def hessian_products(
     params: torch.nn.Module | torch.Tensor | Iterable[torch.Tensor], closure: Callable[..., Any]
 ) -> tuple[Products, int]:
-    """Products with the Hessian of a loss at the parameters' present values, for `stability.randomized_eigh`
-    and `stability.spectrum`.
+    """Products with the Hessian of a loss at the parameters' present values.
+
+    For `stability.randomized_eigh` and `stability.spectrum`.
 
     Parameters
     ----------
@@ -296,6 +296,7 @@ def hessian_products(
     Examples
     --------
     >>> import torch
+    >>> from stability.torch import hessian_products
     >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
     >>> hvp, n = hessian_products([w], lambda: (torch.tensor([3.0, -1.0]) * w**2).sum() / 2)
     >>> hvp(torch.eye(n))

@@ -1,6 +1,4 @@
-"""What the theory says of the network in training: curvature, its noise, the largest stable step, and whether
-second order pays.
-"""
+"""What the theory says of a network in training: curvature and its noise, the largest stable step."""
 
 from __future__ import annotations
 
@@ -140,9 +138,7 @@ class Report(Result):
 
 
 def advice(spread: float, noise: float, share: float) -> str:
-    """One sentence from ``|lambda_1| / |lambda_r|``, the median ``s / |lambda|`` and ``d_eff / b`` (nan: not
-    known).
-    """
+    """One sentence from ``|lambda_1| / |lambda_r|``, the median ``s / |lambda|`` and ``d_eff / b``."""
     if math.isnan(noise):
         return (
             "The curvature's noise is not known: let the closure take `rows` and return one loss per sample."

@@ -1,6 +1,4 @@
-"""The untuned rule: step, damping, rank, refresh and schedule from the curvature and its sampling noise, as
-measured.
-"""
+"""The untuned rule: everything from the curvature and its sampling noise, as measured."""
 
 from __future__ import annotations
 
@@ -38,10 +36,7 @@ SEEN = 1e-6  # of the largest eigenvalue: what is smaller is rounding, in float3
 PROBES = 3
 TAIL_WEIGHT = 0.5  # of what lies off the kept eigenvectors, in the noise of a step
 LOST = 0.1  # share of the way down that may be lost before the run goes back
-WATCHED, WATCHED_SAMPLES = (
-    10,
-    640,
-)  # the watched loss is smoothed over at least so many iterations and samples
+WATCHED, WATCHED_SAMPLES = 10, 640  # iterations and samples that the watched loss is smoothed over, at least
 HOPELESS = 1e3  # times the first loss: no smoothing is waited for
 OWN = ("scale", "tail", "reduction", "batch", "refreshes")
 
@@ -54,9 +49,7 @@ def auto_rank(passes: float, dim: int) -> int:
 
 
 def auto_hessian_batch(rank: int, samples: int, passes: float) -> int:
-    """Samples of a Hessian batch: where possible a multiple of four, so that four sub-batches tell its
-    noise.
-    """
+    """Samples of a Hessian batch, where possible in four equal parts, whose spread tells its noise."""
     size = max(BATCH_PER_RANK * rank, SMALLEST_BATCH)
     size = max(4, min(size, int(START_SHARE * passes / (4 * rank)), samples))
     return min(samples, size if size == samples else size - size % 4)
@@ -93,9 +86,8 @@ class AutoRule(LowRankRule):
                 "st.Adam() or LRSFN with a number as `step`."
             )
         size = self._account(eig).sizes
-        seen = np.abs(eig.eigenvalues) > SEEN * abs(
-            eig.eigenvalues[0]
-        )  # beyond the rank of a batch lies what it does not show, not flatness
+        # Beyond the rank of a batch lies what it does not show, not flatness.
+        seen = np.abs(eig.eigenvalues) > SEEN * abs(eig.eigenvalues[0])
         self.scale = max(
             size[seen][-1], MEMORY * self.scale, FLOOR * abs(eig.eigenvalues[0]), np.finfo(float).tiny
         )
@@ -175,8 +167,9 @@ class AutoRule(LowRankRule):
 
 @dataclass
 class Guard:
-    """Sees from batch losses that a run is being lost: smoothed, they have doubled and risen by a tenth of
-    the way down.
+    """Sees from batch losses that a run is being lost.
+
+    Smoothed, they have then doubled, and risen by a tenth of the way down.
     """
 
     start: float = math.nan

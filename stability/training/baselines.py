@@ -24,13 +24,15 @@ class _Over(Exception):
     """The budget is used up, or the callback says so."""
 
 
-class _Counted:
-    """Value, gradient and Hessian products on the host in float64, counted in sweeps."""
+class _Watched:
+    """The problem as SciPy sees it, on the host in float64: work is counted, iterations are written down."""
 
-    def __init__(self, problem: Problem, sweeps: float, like: np.ndarray):
-        self.problem, self.limit, self.dtype = problem, sweeps, like.dtype
+    def __init__(self, problem: Problem, w: np.ndarray, sweeps: float, iterations: int | None, callback: Any):
+        self.problem, self.limit, self.most, self.callback = problem, sweeps, iterations, callback
+        self.dtype, self.last, self.ending = w.dtype, w.astype(float), Ending(End.DONE, "done")
         self.sweeps, self.gradients, self.products = 0.0, 0, 0
-        self.loss = math.nan
+        self.rows: list[tuple[float, float, float]] = []  # loss, sweeps and seconds of each iteration
+        self.began = time.perf_counter()
         self._at = np.zeros(0)
         self._products: Callable[[Any], Any] = lambda v: v
 
@@ -42,8 +44,8 @@ class _Counted:
     def value_and_gradient(self, w: np.ndarray) -> tuple[float, np.ndarray]:
         self._charge(1.0)
         self.gradients += 1
-        self.loss, gradient = self.problem.loss_and_gradient(w.astype(self.dtype), None)
-        return self.loss, np.asarray(gradient, dtype=float)
+        loss, gradient = self.problem.loss_and_gradient(w.astype(self.dtype), None)
+        return loss, np.asarray(gradient, dtype=float)
 
     def product(self, w: np.ndarray, v: np.ndarray) -> np.ndarray:
         self._charge(2.0)
@@ -51,6 +53,43 @@ class _Counted:
         if not np.array_equal(w, self._at):
             self._at, self._products = w.copy(), self.problem.products(w.astype(self.dtype), None)
         return np.asarray(self._products(v.astype(self.dtype)[:, None])[:, 0], dtype=float)
+
+    def accepted(self, intermediate_result: Any) -> None:
+        """What SciPy calls after an iteration, with this argument by name."""
+        self.last, number = np.array(intermediate_result.x), len(self.rows)
+        row = float(intermediate_result.fun), self.sweeps, time.perf_counter() - self.began
+        self.rows.append(row)
+        shown = Progress(number, row[1], row[2], row[0], math.nan, self.last, None)
+        if self.callback is not None and self.callback(shown) is True:
+            self.ending = Ending(End.STOPPED, f"ended by the callback after iteration {number}")
+            raise _Over
+        if len(self.rows) == self.most:
+            raise _Over
+
+    def run(self, name: str) -> None:
+        """Let SciPy's `name` run until it stops by itself, or is stopped."""
+        from scipy.optimize import minimize
+
+        newton = name == "Newton-CG"
+        try:
+            found = minimize(
+                self.value_and_gradient,
+                self.last,
+                jac=True,
+                method=name,
+                callback=self.accepted,
+                options={"maxiter": 10**9} | ({} if newton else {"maxfun": 10**9}),
+                **({"hessp": self.product} if newton else {}),
+            )
+        except _Over:
+            return
+        except KeyboardInterrupt:
+            told = f"interrupted after {len(self.rows)} iterations"
+            self.ending = Ending(End.INTERRUPTED, told)
+            return
+        self.last = found.x
+        if not found.success:
+            self.ending = Ending(End.GAVE_UP, f"ended by SciPy: {found.message}")
 
 
 def baseline(
@@ -71,8 +110,6 @@ def baseline(
     Interrupted
         At Ctrl-C, with the history so far in ``.result``.
     """
-    from scipy.optimize import minimize
-
     if not isinstance(w, np.ndarray):
         raise ValueError(f"SciPy's {name} works on the host. Use device='cpu'.")
     limit = math.inf if sweeps is None else _check.positive("sweeps", sweeps)
@@ -81,76 +118,41 @@ def baseline(
         raise ValueError("Say when to stop: give `sweeps` (passes over all samples) or `iterations`.")
     if name == "Newton-CG" and not defines(objective, "products"):
         require(objective, name, "hvp", advice=", or use method='L-BFGS-B'")
-    counted = _Counted(Problem(objective, Backend("numpy", np, None, str(w.dtype))), limit, w)
-    began, rows, last = time.perf_counter(), [], w.astype(float)
-    ending = Ending(End.DONE, "done")
+    seen = _Watched(Problem(objective, Backend("numpy", np, None, str(w.dtype))), w, limit, most, callback)
+    seen.run(name)
+    history = _history(seen, provenance(method=name, objective=repr(objective)))
+    if seen.ending.end is End.INTERRUPTED:
+        told = f"Interrupted: the history of {len(seen.rows)} iterations is in this exception's `.result`."
+        raise Interrupted(told, history)
+    return history
 
-    def accepted(intermediate_result: Any) -> None:
-        nonlocal last, ending
-        last = np.array(intermediate_result.x)
-        rows.append((float(intermediate_result.fun), counted.sweeps, time.perf_counter() - began))
-        if (
-            callback is not None
-            and callback(
-                Progress(len(rows) - 1, counted.sweeps, rows[-1][2], rows[-1][0], math.nan, last, None)
-            )
-            is True
-        ):
-            ending = Ending(End.STOPPED, f"ended by the callback after iteration {len(rows) - 1}")
-            raise _Over
-        if len(rows) == most:
-            raise _Over
 
-    try:
-        options: dict[str, Any] = {"maxiter": 10**9} | ({"maxfun": 10**9} if name == "L-BFGS-B" else {})
-        product = {"hessp": counted.product} if name == "Newton-CG" else {}
-        found = minimize(
-            counted.value_and_gradient,
-            last,
-            jac=True,
-            method=name,
-            callback=accepted,
-            options=options,
-            **product,
-        )
-        last = found.x
-        if not found.success:
-            ending = Ending(End.GAVE_UP, f"ended by SciPy: {found.message}")
-    except _Over:
-        pass
-    except KeyboardInterrupt:
-        ending = Ending(End.INTERRUPTED, f"interrupted after {len(rows)} iterations")
-    losses, spent, seconds = (
-        (np.array(column) for column in zip(*rows, strict=True)) if rows else (np.zeros(0),) * 3
-    )
-    empty = np.zeros((0, 0))
-    final = last.astype(w.dtype)
-    history = History(
+def _history(seen: _Watched, about: dict[str, Any]) -> History:
+    """What is known of the run; SciPy keeps its steps to itself."""
+    losses, sweeps, seconds = np.array(seen.rows).reshape(-1, 3).T.copy()
+    final, none, empty = seen.last.astype(seen.dtype), np.zeros(0), np.zeros((0, 0))
+    stats = {
+        "gradients": seen.gradients,
+        "hessian_products": seen.products,
+        "sweeps": seen.sweeps,
+        "seconds": time.perf_counter() - seen.began,
+    }
+    return History(
         losses=losses,
-        sweeps=spent,
+        sweeps=sweeps,
         seconds=seconds,
         steps=np.full(len(losses), np.nan),
         final=final,
-        loss=float(objective.value(final)),
-        states=np.zeros((0, len(w))),
+        loss=seen.problem.value(final),
+        states=np.zeros((0, len(final))),
         kept_at=np.zeros(0, dtype=int),
         eigenvalues=empty,
         noise=empty,
-        step_limits=np.zeros(0),
-        refreshed_at=np.zeros(0),
+        step_limits=none,
+        refreshed_at=none,
         skipped=np.zeros(0, dtype=int),
-        status=ending.status,
-        stats={
-            "gradients": counted.gradients,
-            "hessian_products": counted.products,
-            "sweeps": counted.sweeps,
-            "seconds": time.perf_counter() - began,
-        },
-        provenance=provenance(method=name, objective=repr(objective)),
-        end=ending.end,
+        status=seen.ending.status,
+        stats=stats,
+        provenance=about,
+        end=seen.ending.end,
     )
-    if ending.end is End.INTERRUPTED:
-        raise Interrupted(
-            f"Interrupted: the history of {len(rows)} iterations is in this exception's `.result`.", history
-        )
-    return history

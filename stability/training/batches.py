@@ -31,13 +31,8 @@ class Batches:
     def __init__(
         self, samples: int, batch: int, hessian_batch: int, *, nested: bool, epochs: bool, seed: int
     ):
-        self.samples, self.batch, self.hessian_batch, self.nested, self.epochs = (
-            samples,
-            batch,
-            hessian_batch,
-            nested,
-            epochs,
-        )
+        self.samples, self.batch, self.hessian_batch = samples, batch, hessian_batch
+        self.nested, self.epochs = nested, epochs
         self._gradient, self._hessian = stream(seed, 0), stream(seed, 1)
         self._queue = np.zeros(0, dtype=np.int64)
 
@@ -46,12 +41,10 @@ class Batches:
         if self.batch == self.samples:
             return None
         if not self.epochs:
-            return self._gradient.choice(
-                self.samples, self.batch, replace=False
-            )  # shuffled: a nested Hessian batch is its first part
-        while (
-            len(self._queue) < self.batch
-        ):  # a batch may hold the end of one epoch and the beginning of the next
+            # In random order: a nested Hessian batch is its first part.
+            return self._gradient.choice(self.samples, self.batch, replace=False)
+        # A batch may hold the end of one epoch and the beginning of the next.
+        while len(self._queue) < self.batch:
             self._queue = np.concatenate([self._queue, self._gradient.permutation(self.samples)])
         rows, self._queue = self._queue[: self.batch], self._queue[self.batch :]
         return rows
@@ -74,9 +67,7 @@ class Batches:
 
 
 def parts(rows: np.ndarray) -> list[np.ndarray]:
-    """A Hessian batch cut into `PARTS` sub-batches of equal size (fewer samples: one each); up to three
-    samples are left out.
-    """
+    """A Hessian batch in `PARTS` equal parts, up to three samples left out; fewer samples: one each."""
     number = min(PARTS, len(rows))
     return np.split(rows[: len(rows) // number * number], number)
 

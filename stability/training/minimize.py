@@ -26,6 +26,7 @@ from .options import Adam, Armijo, Rare, SpectralStep
 from .problem import Problem, Progress
 from .run import Run, RunPlan
 
+DTYPES = ("float64", "float32")
 RUNAWAY = 100.0
 """A run whose loss ends so many times what it began with has diverged."""
 
@@ -204,20 +205,16 @@ def _start(objective: Any, start: Any, options: Rare) -> tuple[Any, Backend]:
     """The start (d,) among the arrays of its device and type."""
     require(objective, "st.minimize", "dim", "value", "gradient")
     own, dtype = trait(objective, "dtype"), options["dtype"]
+    typed = own in DTYPES  # as networks are; others take what they are given
     if dtype is None:
-        dtype = (
-            own
-            if own in ("float64", "float32")
-            else "float32"
-            if getattr(start, "dtype", None) == np.float32
-            else "float64"
-        )
-    elif own in ("float64", "float32") and dtype != own:
+        single = getattr(start, "dtype", None) == np.float32
+        dtype = own if typed else "float32" if single else "float64"
+    elif typed and dtype != own:
         raise ValueError(
             f"`dtype` must be the objective's own, {own}; got {dtype!r}. Build the objective with the other, "
             "or leave `dtype` out."
         )
-    backend = backend_of(options["device"], _check.choice("dtype", dtype, ("float64", "float32")))
+    backend = backend_of(options["device"], _check.choice("dtype", dtype, DTYPES))
     return backend.asarray(_check.shaped("start", start, (int(objective.dim),))), backend
 
 
@@ -284,10 +281,9 @@ def _carried_out(plan: RunPlan, w: Any, progress: bool) -> Run:
 
 
 def _judged(run: Run) -> tuple[Any, float, Ending]:
-    """What a run returns, its loss, and how it ended: whether that is better than the start is known only
-    now (and not charged).
-    """
+    """What a run returns, its loss, and how it ended."""
     problem, final = run.plan.problem, run.answer
+    # Batch losses do not tell whether it is better than the start; the whole objective does, uncharged.
     before, loss = problem.value(run.start), problem.value(final)
     if loss <= before:
         return final, loss, run.ending

@@ -126,6 +126,13 @@ class SpectralStep:
     ------
     ValueError
         If a number is not finite and > 0.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> F, method = st.quadratic([4.0, 1.0]), st.LRSFN(rank=2, damping=0.1)
+    >>> st.minimize(F, [1.0, 1.0], method=method, step=st.SpectralStep(1.0, limit=2.0), iterations=2).steps
+    array([0.5, 0.5])
     """
 
     step: float
@@ -160,6 +167,13 @@ class Armijo:
     ------
     ValueError
         If a number is outside its range.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> F = st.quadratic([6.0, 1.0])
+    >>> st.minimize(F, [1.0, 1.0], method=st.SGD(), step=st.Armijo(), iterations=2).steps
+    array([0.25, 0.25])
     """
 
     step: float = 1.0

@@ -34,8 +34,7 @@ ASYMMETRY = {"float64": 1e-8, "float32": 1e-3}
 
 @dataclass(frozen=True)
 class Curvature:
-    """The Hessian at one point, by products on sub-batches, and the sizes of the batches that it stands
-    beside.
+    """The Hessian at one point, by products on sub-batches, and the sizes of the batches in use.
 
     `samples` is what batches are drawn from without replacement: the mean over all of them has no sampling
     noise.
@@ -185,8 +184,7 @@ class DenseRule(Rule):
 
 
 class LowRankRule(Rule):
-    """A truncated method by a randomized eigendecomposition, refreshed every so often and started from the
-    last one.
+    """A truncated method by a randomized eigendecomposition, refreshed from the last one.
 
     Attributes
     ----------
@@ -201,20 +199,13 @@ class LowRankRule(Rule):
 
     def __init__(self, method: Method, *, every: int | None, warm: bool, margin: float, solver: str):
         assert method.rank is not None
-        self.method, self.rank, self.every, self.warm, self.margin, self.solver = (
-            method,
-            method.rank,
-            every,
-            warm,
-            margin,
-            solver,
-        )
+        self.method, self.rank = method, method.rank
+        self.every, self.warm, self.margin, self.solver = every, warm, margin, solver
         self.eig: LowRank | None = None
         self.last = -1
         self.cost = self.first = 0.0  # of the next refresh and of the first one, in passes over samples
-        self.beyond = self.edge = (
-            0.0  # the first eigenvalue left out, and the size of the last one kept, at the last refresh
-        )
+        # The first eigenvalue left out, and the size of the last one kept, at the last refresh.
+        self.beyond = self.edge = 0.0
 
     @property
     def eigenvalues(self) -> np.ndarray:
@@ -249,20 +240,16 @@ class LowRankRule(Rule):
         cost = 2.0 * curvature.hessian_batch
         if self.last < 0:
             self.first = cost * self.eig.columns  # the cold start is an investment, not part of the share
-        self.last, self.cost = (
-            iteration,
-            cost * (self.rank + FRESH if self.warm and not warm else self.eig.columns),
-        )
+        # After a cold start the next one will be warm, which takes fewer products.
+        self.cost = cost * (self.rank + FRESH if self.warm and not warm else self.eig.columns)
+        self.last = iteration
         self._read(self.eig, curvature)
         return self.eig.columns
 
     def _read(self, eig: LowRank, curvature: Curvature) -> None:
         """Sampling noise of the kept eigenvalues, from sub-batches to batches of both sizes."""
-        spread = (
-            np.full(self.rank, np.nan)
-            if eig.std is None
-            else eig.std * math.sqrt(curvature.hessian_batch // len(curvature.parts))
-        )
+        samples = curvature.hessian_batch // len(curvature.parts)  # in each of the parts that spread
+        spread = np.full(self.rank, np.nan) if eig.std is None else eig.std * math.sqrt(samples)
         self.sampling, self.hessian_sampling = (
             over_batches(spread, size, curvature.samples)
             for size in (curvature.gradient_batch, curvature.hessian_batch)
@@ -273,11 +260,10 @@ class LowRankRule(Rule):
         self.modes = self._account(eig)
 
     def _following(self, eig: LowRank) -> float:
-        """The first eigenvalue left out: as seen, or in the last known proportion to the last one kept, or
-        that itself as a bound.
-        """
+        """The first eigenvalue left out, or what is known of it."""
         if np.isfinite(eig.next_eigenvalue):
             return eig.next_eigenvalue
+        # A warm start does not look further: as it was to the last one kept, or at most that itself.
         return self.beyond * abs(eig.eigenvalues[-1]) / self.edge if self.edge > 0 else eig.eigenvalues[-1]
 
     def _rescale(self, eig: LowRank) -> None:
@@ -306,9 +292,7 @@ class LowRankRule(Rule):
         return self.eig.precondition(gradient, self.modes.gains, self.modes.tail_gain)
 
     def step_limit(self, momentum: float) -> float:
-        """The largest mean-square-stable step of the linearised theory, one mode at a time; inf where nothing
-        is known to bound it.
-        """
+        """The largest mean-square-stable step of the linearised theory, one mode at a time."""
         return float(min(self.modes.step_limits(momentum).min(), self.modes.tail_limit(momentum)))
 
     def state(self) -> dict[str, Any]:

@@ -27,6 +27,9 @@ from .rules import Course, Curvature, Rule
 
 GIVE_UP = 10
 """Steps in a row that would not have been finite before a run is called diverged."""
+VECTORS = ("w", "velocity", "best", "sum")
+"""What a checkpoint keeps of a run, where there is any, beside its log, rule and batches; and numbers."""
+NUMBERS = ("iteration", "gathered", "limit", "in_a_row", "rescues")
 DECAYS = {"linear": 1.0, "sqrt": 0.5}
 """Powers of what is left of the run that a decaying step is proportional to."""
 
@@ -72,9 +75,7 @@ class Log:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Ctrl-C waits for the end of the iteration, so that what it leaves is whole; a second one does not
-    wait.
-    """
+    """Ctrl-C waits for the end of the iteration, and leaves a whole one; a second one does not wait."""
     if (
         threading.current_thread() is not threading.main_thread()
         or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
@@ -107,8 +108,8 @@ class Run:
         self.iteration, self.work, self.log = 0, Work(), Log()
         self.ending = Ending(End.DONE, "done")
         self.limit, self.in_a_row = math.inf, 0
-        self.best: Any = w  # of what the untuned rule has watched, and how often it went back there
-        self.rescues = 0
+        self.best: Any = None  # of what the rule has watched; none before, where it is the start
+        self.rescues = 0  # how often the run went back there
         self.whole = True  # between iterations: what a checkpoint may keep
         self._data = "" if plan.checkpoint is None else self._fingerprint()
         self._saved_at, self._slot = time.perf_counter(), 0
@@ -174,7 +175,8 @@ class Run:
             self.best = self.w
         if said is not Course.LOST:
             return False
-        self.w, self.velocity, self.sum, self.gathered = self.best, None, None, 0
+        self.w = self.start if self.best is None else self.best
+        self.velocity, self.sum, self.gathered = None, None, 0
         self.rescues += 1
         return True
 
@@ -209,12 +211,9 @@ class Run:
         plan, problem = self.plan, self.plan.problem
         at = plan.batches.hessian(rows) if problem.sampled else None
         w = self.w
-        pieces = [None] if at is None else parts(at) if plan.batches.hessian_batch < problem.samples else [at]
-        used = (
-            plan.batches.hessian_batch
-            if at is None
-            else sum(len(piece) for piece in pieces if piece is not None)
-        )
+        # The Hessian of all samples has no sampling noise: there is nothing for parts to tell.
+        pieces: list[Any] = [at] if at is None or len(at) == problem.samples else parts(at)
+        used = plan.batches.hessian_batch if at is None else sum(map(len, pieces))
         curvature = Curvature(
             parts=[problem.products(w, piece) for piece in pieces],
             dense=lambda: problem.hessian(w, at),
@@ -295,31 +294,17 @@ class Run:
         """Write a checkpoint, as a whole or not at all."""
         plan, host = self.plan, self.plan.problem.backend.host
         rule, batches = plan.rule.state(), plan.batches.state()
-        arrays = {"w": host(self.w), "queue": batches.pop("queue")}
-        if self.velocity is not None:
-            arrays["velocity"] = host(self.velocity)
-        if self.best is not self.start:
-            arrays["best"] = host(self.best)
-        if self.sum is not None:
-            arrays["sum"] = host(self.sum)
-        arrays.update({f"log {name}": np.asarray(values) for name, values in vars(self.log).items()})
-        arrays.update(
-            {
-                f"rule {name}": host(value)
-                for name, value in rule.items()
-                if hasattr(value, "shape") and value.shape
-            }
-        )
+        vectors = {name: getattr(self, name) for name in VECTORS}
+        arrays = {name: host(value) for name, value in vectors.items() if value is not None}
+        arrays["queue"] = batches.pop("queue")
+        arrays |= {f"log {name}": np.asarray(values) for name, values in vars(self.log).items()}
+        arrays |= {f"rule {name}": host(value) for name, value in rule.items() if np.shape(value)}
         values = {
             "identity": plan.identity | {"data": self._data},
-            "iteration": self.iteration,
             "work": vars(self.work),
             "streams": batches["streams"],
             "rule": {name: value for name, value in rule.items() if f"rule {name}" not in arrays},
-            "gathered": self.gathered,
-            "limit": self.limit,
-            "in_a_row": self.in_a_row,
-            "rescues": self.rescues,
+            **{name: getattr(self, name) for name in NUMBERS},
         }
         assert plan.checkpoint is not None
         # Two files in turn: one killed in the middle of writing leaves the other.
@@ -341,22 +326,16 @@ class Run:
         arrays, values = found.arrays, found.values
         try:
             self._compare(values["identity"])
-            self.w = asarray(_check.shaped("w", arrays["w"], (plan.problem.dim,)))
-            self.velocity = asarray(arrays["velocity"]) if "velocity" in arrays else None
-            self.best = asarray(arrays["best"]) if "best" in arrays else self.best
-            self.rescues = values["rescues"]
-            self.sum, self.gathered = asarray(arrays["sum"]) if "sum" in arrays else None, values["gathered"]
-            rule = dict(values["rule"]) | {
-                name[5:]: array for name, array in arrays.items() if name.startswith("rule ")
-            }
+            _check.shaped("w", arrays["w"], (plan.problem.dim,))
+            for name in VECTORS:
+                setattr(self, name, asarray(arrays[name]) if name in arrays else None)
+            for name in NUMBERS:
+                setattr(self, name, values[name])
+            held = {name[5:]: array for name, array in arrays.items() if name.startswith("rule ")}
+            rule = dict(values["rule"]) | held
             plan.rule.restore(rule, plan.problem.backend)
             plan.batches.restore({"queue": arrays["queue"], "streams": values["streams"]})
             self.log = Log(**{name: list(arrays[f"log {name}"]) for name in vars(self.log)})
-            self.iteration, self.limit, self.in_a_row = (
-                values["iteration"],
-                values["limit"],
-                values["in_a_row"],
-            )
             self.work = Work(**values["work"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
