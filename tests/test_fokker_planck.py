@@ -914,16 +914,16 @@ class TestStudy:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"grid": 0}, "`grid` must be a finite number > 0; got 0"),
-        ({"grid": (1, -1)}, "`grid` must increase"),
-        ({"grid": [0.0, 1.0, 1.0, 2.0, 3.0]}, "`grid` must increase"),
-        ({"grid": [0.0, 1.0, 2.0]}, "between 5 and 10001 edges; got 3"),
-        ({"grid": "wide"}, "`grid` must be an array of numbers"),
-        ({"grid": [(-1, 1), (-1, 1)]}, "one entry for each of the 1 axes; got 2"),
-        ({"grid": 2, "cells": 2}, "`cells` must be an integer >= 4"),
-        ({"grid": 2, "time": "discrete"}, "`time` must be one of continuous, chain"),
-        ({"grid": 2, "dt": 0.1}, "`dt` belongs to time='chain'"),
-        ({"grid": 2, "time": "chain", "dt": -1}, "`dt` must be a finite number > 0"),
+        ({"region": 0}, "`region` must be a finite number > 0; got 0"),
+        ({"region": (1, -1)}, "`region` must increase"),
+        ({"region": [0.0, 1.0, 1.0, 2.0, 3.0]}, "`region` must increase"),
+        ({"region": [0.0, 1.0, 2.0]}, "between 5 and 10001 edges; got 3"),
+        ({"region": "wide"}, "`region` must be an array of numbers"),
+        ({"region": [(-1, 1), (-1, 1)]}, "one entry for each of the 1 axes; got 2"),
+        ({"region": 2, "cells": 2}, "`cells` must be an integer >= 4"),
+        ({"region": 2, "time": "discrete"}, "`time` must be one of continuous, chain"),
+        ({"region": 2, "dt": 0.1}, "`dt` belongs to time='chain'"),
+        ({"region": 2, "time": "chain", "dt": -1}, "`dt` must be a finite number > 0"),
     ],
     ids=str,
 )
@@ -939,7 +939,7 @@ def test_bad_flows():
         st.stationary_density(WELL, 2)
     with pytest.raises(ValueError, match="time='chain' is for one dimension"):
         st.stationary_density(flow(PLANE), 2, time="chain")
-    with pytest.raises(ValueError, match="`grid` must have equal cells in two dimensions"):
+    with pytest.raises(ValueError, match="`region` must have equal cells in two dimensions"):
         st.stationary_density(flow(PLANE), [2, np.geomspace(1, 3, 20)])
 
     class Uniform(st.Noise):
@@ -972,3 +972,9 @@ def test_an_ensemble_without_states():
     ens = st.simulate(flow(), start=[1.0], t_end=1.0, paths=10, seed=0, keep="moments")
     with pytest.raises(ValueError, match="kept no states"):
         st.stationary_density(flow(), 2).total_variation(ens)
+
+
+def test_the_old_name_of_the_region_warns():
+    with pytest.warns(DeprecationWarning, match="`grid` is called `region` now"):
+        found = st.stationary_density(flow(), grid=1)
+    assert found.edges["w1"][[0, -1]].tolist() == [-1, 1]

@@ -32,9 +32,10 @@ _JUMPS = (
 _HEAVY = 30.0  # a density that falls slower than this power has a tail worth a word
 
 
+@_check.renamed(grid="region")
 def stationary_density(
     flow: Flow,
-    grid: Any,
+    region: Any,
     *,
     time: str | Law = "continuous",
     dt: float | None = None,
@@ -51,8 +52,8 @@ def stationary_density(
     ----------
     flow : Flow
         Of dimension 1 or 2.
-    grid : float, (low, high) or array (n + 1,), or a pair of these
-        Ends of the grid (a number R is ``(-R, R)``), or the cells' edges, for all axes; a list such as
+    region : float, (low, high) or array (n + 1,), or a pair of these
+        Bounds (a number R is ``(-R, R)``), or the edges of the grid's cells, for all axes; a list such as
         ``[(-2, 2), (-1, 1)]`` has one for each.
     time : {"continuous", "chain"} or Law
         The SDE, or its Euler-Maruyama chain with time step `dt` (one dimension); ``time=ens.law`` is the law
@@ -91,7 +92,7 @@ def stationary_density(
             f"A stationary density needs a flow of dimension 1 or 2; got {flow.dim}. Use "
             "st.linearize(flow).covariance() or st.simulate."
         )
-    edges = _grid(grid, flow.dim, cells)
+    edges = _edges(region, flow.dim, cells)
     if flow.dim == 2:
         if law.dt:
             raise ValueError(
@@ -337,29 +338,30 @@ def _values(flow: Flow, points: np.ndarray) -> np.ndarray:
         return np.asarray(flow.objective.value(points), dtype=float)
 
 
-def _grid(grid: Any, dim: int, cells: int | None) -> list[np.ndarray]:
+def _edges(region: Any, dim: int, cells: int | None) -> list[np.ndarray]:
     """The cells' edges along each axis."""
     count = _CELLS[dim] if cells is None else _check.count("cells", cells, least=4, most=_MOST_CELLS[dim])
-    each = isinstance(grid, (list, tuple)) and any(np.ndim(part) for part in grid)
-    parts = list(grid) if each else [grid] * dim
+    each = isinstance(region, (list, tuple)) and any(np.ndim(part) for part in region)
+    parts = list(region) if each else [region] * dim
     if len(parts) != dim:
-        raise ValueError(f"`grid` must have one entry for each of the {dim} axes; got {len(parts)}.")
+        raise ValueError(f"`region` must have one entry for each of the {dim} axes; got {len(parts)}.")
     return [_axis(part, count, dim) for part in parts]
 
 
 def _axis(part: Any, count: int, dim: int) -> np.ndarray:
-    edges = _check.array("grid", part, ndim=(0, 1), shape="(), (2,) or (edges,)")
+    edges = _check.array("region", part, ndim=(0, 1), shape="(), (2,) or (edges,)")
     if edges.ndim == 0:
-        edges = np.array([-_check.positive("grid", float(edges)), float(edges)])
+        edges = np.array([-_check.positive("region", float(edges)), float(edges)])
     if len(edges) == 2:
         edges = np.linspace(edges[0], edges[1], count + 1)
     if not 5 <= len(edges) <= _MOST_CELLS[dim] + 1:
         raise ValueError(
-            f"`grid` must be R, (low, high), or between 5 and {_MOST_CELLS[dim] + 1} edges; got {len(edges)}."
+            f"`region` must be R, (low, high), or between 5 and {_MOST_CELLS[dim] + 1} edges; "
+            f"got {len(edges)}."
         )
     if not (np.diff(edges) > 0).all():
-        raise ValueError("`grid` must increase: low < high, or strictly increasing edges.")
+        raise ValueError("`region` must increase: low < high, or strictly increasing edges.")
     # Jumps to cells two or more away displace by whole widths.
     if dim == 2 and np.ptp(np.diff(edges)) > 1e-6 * np.diff(edges).mean():
-        raise ValueError("`grid` must have equal cells in two dimensions. Give (low, high) and `cells`.")
+        raise ValueError("`region` must have equal cells in two dimensions. Give (low, high) and `cells`.")
     return edges
