@@ -119,6 +119,28 @@ def test_the_history_is_saved_and_drawn(table, tmp_path):
     assert (tmp_path / "run.svg").exists()
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "lrsfn", "lbfgs"])
+def test_the_history_has_the_loss_of_the_samples_held_back(table, optimizer):
+    """At even distances of work, which it is not charged for, and at the end."""
+    training = _training.prepare(
+        str(table),
+        model="mlp",
+        hidden=(8,),
+        activation="tanh",
+        target="kind",
+        l2=0.0,
+        dtype="float64",
+        seed=0,
+    )
+    plain = {"step": "auto", "rank": None, "damping": None, "batch": None, "sweeps": 20.0, "seed": 0}
+    history = _training.run(training, optimizer=optimizer, **plain)
+    at, losses = history.held_back.T
+    assert losses[-1] == training.test.value(history.final)
+    assert 5 < len(at) <= _training.CHECKS + 1
+    assert np.isin(at, history.sweeps).all()
+    assert at[-1] == history.sweeps[-1] <= 20
+
+
 def test_a_finished_checkpoint_is_gone_on_from(table, tmp_path):
     options = ("--data", table, "--target", "kind", "--checkpoint", tmp_path / "state", *SMALL)
     first, again = (json.loads(train(*options).stdout) for _ in range(2))

@@ -16,10 +16,13 @@ from ..objectives.network import Network, autoencoder, mlp
 from ..training.history import History
 from ..training.minimize import minimize
 from ..training.options import Adam
+from ..training.problem import Progress
 
 STEPS = {"sgd": 0.1, "momentum": 0.01, "adam": 1e-3}
 """The field's usual steps, where none is given; lrsfn then measures its own."""
 BATCH, HELD_OUT, MOMENTUM = 32, 0.2, 0.9
+CHECKS = 20
+"""How often in a run the loss of the samples held back is looked at."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ def run(
                 f"{optimizer} works on all samples in one go: leave --batch, --hessian-batch and "
                 "--checkpoint out."
             )
-        return minimize(F, start, method=method, sweeps=sweeps, dtype=F.dtype)
+        watch = _Watch(training.test, sweeps)
+        return watch.kept(minimize(F, start, method=method, sweeps=sweeps, dtype=F.dtype, callback=watch))
     if optimizer != "lrsfn" and hessian_batch is not None:
         raise ValueError(f"`--hessian-batch` is lrsfn's; {optimizer} has none.")
     for name, size in (("--batch", batch), ("--hessian-batch", hessian_batch)):
@@ -137,9 +141,9 @@ def run(
         options["momentum"] = MOMENTUM
     if not isinstance(chosen, str):
         options["decay"] = "linear"
-    size = min(BATCH, F.n_samples) if batch is None else batch
+    size, watch = min(BATCH, F.n_samples) if batch is None else batch, _Watch(training.test, sweeps)
     try:
-        return _named(
+        return watch.kept(
             minimize(
                 F,
                 start,
@@ -149,18 +153,42 @@ def run(
                 sweeps=sweeps,
                 seed=seed,
                 dtype=F.dtype,
+                callback=watch,
                 **options,
             )
         )
     except Interrupted as stopped:
-        stopped.result = _named(stopped.result)
+        stopped.result = watch.kept(stopped.result)
         raise
+
+
+class _Watch:
+    """A callback that looks at the loss of the samples held back, at even distances of work."""
+
+    def __init__(self, part: Network, sweeps: float):
+        self.part, self.every = part, sweeps / CHECKS
+        self.next = self.every
+        self.seen: list[tuple[float, float]] = []
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.sweeps >= self.next:
+            self.seen.append((progress.sweeps, self._loss(progress.w)))
+            self.next = progress.sweeps + self.every
+
+    def _loss(self, w: np.ndarray) -> float:
+        with np.errstate(all="ignore"):  # of a run that diverges, which says so
+            return float(self.part.value(w))
+
+    def kept(self, history: History) -> History:
+        """The history with what was seen, and with the loss of where the run ended."""
+        ends = [(history.sweeps[-1], self._loss(history.final))] if len(history.sweeps) else []
+        return replace(_named(history), held_back=np.array(self.seen + ends).reshape(-1, 2))
 
 
 def _named(history: History) -> History:
     """The history, whose method says that it had momentum: an option of `minimize`, and no part of SGD."""
     about = history.provenance
-    if about["method"] != "SGD()" or not about["momentum"]:
+    if about["method"] != "SGD()" or not about.get("momentum"):
         return history
     return replace(history, provenance={**about, "method": f"SGD() with momentum {MOMENTUM:g}"})
 

@@ -71,6 +71,8 @@ class History(Result):
     provenance : dict
     end : End
         The kind of ending.
+    held_back : array (checks, 2)
+        Sweeps, and the loss then of samples held back, where there were some (not charged).
     """
 
     losses: np.ndarray
@@ -90,6 +92,7 @@ class History(Result):
     stats: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     end: End = End.DONE
+    held_back: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
 
     @classmethod
     def _restored(cls, **values: Any) -> Any:
