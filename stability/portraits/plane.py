@@ -291,7 +291,7 @@ def _walks(
     """Times (times,), paths (m, times, paths, 2), nan where there are none, and who cannot start."""
     count, step, missing = _check.count("paths", paths, least=0, most=1000), flows[0].step, ""
     steps = max(1, round(_check.positive("t_end", t_end) / step))
-    dt = DT_SHARE * step if level == "sde" else step
+    dt = DT_SHARE * step if level == "sde" else None
     saved = step * np.arange(0, steps + 1, -(-steps // 1000))
     walked = np.full((len(flows), len(saved), count, 2), np.nan)
     for states, flow in zip(walked, flows, strict=True) if count else ():
