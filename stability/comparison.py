@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -18,6 +18,8 @@ from .noise import Noise
 from .trajectories.departure import departure_notes
 from .trajectories.result import Trajectory, shared
 
+BINS, DRAWN = 60, 4
+"""Of the histograms; of how many coordinates there are some."""
 TAIL_PATHS = 4000
 """Paths from which the tail index is measured: more would not change what is said of it."""
 
@@ -39,6 +41,10 @@ class Comparison(Result):
         The linearisation's validity indicator; trusted below 0.1.
     notes : tuple of str
         What a reader must know: diverged paths, a linearisation outside its validity.
+    edges, counts : arrays (drawn, bins + 1) and (drawn, bins)
+        Paths in bins of each of the first coordinates at the last time; empty where no states were kept.
+    variables : tuple of str
+        What the formula calls the coordinates, where there is one.
     """
 
     times: np.ndarray
@@ -53,6 +59,9 @@ class Comparison(Result):
     law: str
     validity: float
     notes: tuple[str, ...] = ()
+    edges: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+    counts: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+    variables: tuple[str, ...] = ()
 
     _RENAMED: ClassVar = {"mean_error": "standard_error"}
     mean_error = _check.renamed_attribute("mean_error", "standard_error")
@@ -147,7 +156,18 @@ def compare(theory: LinearFlow | Trajectory, ensemble: Ensemble, *, level: str =
         law=law,
         validity=validity,
         notes=notes,
+        **_histograms(ensemble),
+        variables=tuple(ensemble.provenance.get("variables", ())),
     )
+
+
+def _histograms(ensemble: Ensemble) -> dict[str, np.ndarray]:
+    """Paths in bins of the first coordinates at the last time, of those that did not diverge."""
+    if not ensemble.states.shape[1]:
+        return {}
+    last = ensemble.states[-1, ~ensemble.diverged, :DRAWN]
+    counts, edges = zip(*(np.histogram(column, bins=BINS) for column in last.T), strict=True)
+    return {"edges": np.array(edges), "counts": np.array(counts)}
 
 
 Prediction = tuple[

@@ -227,6 +227,13 @@ class TestToys:
         assert "3/3" in table
         assert max(map(len, table.splitlines())) <= 120
         figure = st.plot(toys)
+        for problem, curves, table in zip(toys["problems"], figure.axes[:2], figure.axes[2:], strict=True):
+            shown = [line.get_label() for line in curves.lines if not line.get_label().startswith("_")]
+            assert shown == list(toys[f"{problem}_shown"])
+            assert len(shown) <= 5
+            cells = table.tables[0].get_celld()
+            rest = [cells[row, 0].get_text().get_text() for row in range(1, max(r for r, _ in cells) + 1)]
+            assert sorted(rest + shown) == sorted(toys[f"{problem}_methods"])
         assert [axis.get_title() for axis in figure.axes] == [
             "michalewicz, $d = 100$",
             "rosenbrock, $d = 10$",

@@ -4,10 +4,12 @@ import io
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 import stability as st
 from stability.linear.linearize import VALID
-from stability.pictures.style import COLORS, MARKERS
+from stability.pictures.curves import apart
+from stability.pictures.style import COLORS, MARKERS, SIZES
 from stability.spectra.estimation import spectrum
 from stability.training.history import History
 
@@ -40,6 +42,11 @@ def holds(axis, x, y):
     return any(
         found.shape == wanted.shape and np.array_equal(found, wanted, equal_nan=True) for found in drawn(axis)
     )
+
+
+def texts(legend):
+    """What a legend says."""
+    return [text.get_text() for text in legend.get_texts()]
 
 
 def assert_draws(figure):
@@ -154,7 +161,7 @@ class TestComparison:
         a_flow = flow()
         comparison = st.compare(st.linearize(a_flow), ensemble(a_flow, save=save))
         figure = st.plot(comparison)
-        mean, covariance = figure.axes
+        mean, covariance, z, *densities = figure.axes
         assert holds(mean, comparison.predicted_mean.ravel(), comparison.measured_mean.ravel())
         upper = np.triu_indices(2)
         predicted, measured = (
@@ -168,7 +175,35 @@ class TestComparison:
             [part[:, 1] for part in segments], np.column_stack([measured - 2 * error, measured + 2 * error])
         )
         assert f"largest |z| = {comparison.max_z:.2f}" in figure.get_suptitle()
+        assert holds(z, [1, 2], comparison.mean_z[-1])
+        assert holds(z, [3, 4, 5], comparison.covariance_z[-1, *upper])
+        if save:
+            earlier = comparison.covariance_z[:-1, *upper]
+            assert holds(z, np.tile([3, 4, 5], len(earlier)), earlier.ravel())
+        assert len(densities) == 2
         assert_saves(figure)
+
+    def test_shows_the_predicted_density_over_the_paths(self):
+        a_flow = st.Flow(st.expression("x^2/2 + y^2/20"), st.SGD(), st.Noise(gradient=1.0), step=0.1)
+        ens = ensemble(a_flow, start=[1.0, 0.0], paths=400)
+        comparison = st.compare(st.linearize(a_flow, at=[0, 0]), ens)
+        figure = st.plot(comparison)
+        for i, axis in enumerate(figure.axes[3:]):
+            heights, edges = np.histogram(ens.states[-1, :, i], bins=60, density=True)
+            bars = axis.patches[0].get_data()
+            np.testing.assert_allclose(bars.values, heights)
+            np.testing.assert_allclose(bars.edges, edges)
+            (curve,) = drawn(axis)
+            mean, variance = comparison.predicted_mean[-1, i], comparison.predicted_covariance[-1, i, i]
+            np.testing.assert_allclose(curve[:, 1], norm.pdf(curve[:, 0], mean, np.sqrt(variance)))
+            assert axis.get_xlabel() == ("$x$", "$y$")[i]
+        assert texts(figure.axes[3].get_legend()) == ["paths", "predicted"]
+
+    def test_where_only_moments_were_kept_there_is_no_density(self):
+        a_flow = flow()
+        figure = st.plot(st.compare(st.linearize(a_flow), ensemble(a_flow, keep="moments")))
+        assert len(figure.axes) == 3
+        assert_draws(figure)
 
 
 @pytest.fixture
@@ -365,7 +400,7 @@ class TestStudies:
             assert st.plot(study).axes
 
     def test_colours_and_markers_tell_all_methods_apart(self):
-        assert set(COLORS) == set(MARKERS) == set(NAMES)
+        assert set(COLORS) == set(MARKERS) == set(SIZES) == set(NAMES)
         assert len(set(COLORS.values())) == len(set(MARKERS.values())) == 5
 
 
@@ -401,7 +436,13 @@ class TestHistory:
         assert holds(loss, history.sweeps[-1:], history.loss)
         assert (loss.get_yscale(), step.get_yscale(), curvature.get_yscale()) == ("log", "log", "symlog")
         assert holds(step, history.sweeps, history.steps)
-        assert holds(step, history.refreshed_at, history.step_limits)
+        until = history.sweeps[-1:]  # the last limit holds until the end
+        assert holds(
+            step,
+            np.append(history.refreshed_at, until),
+            np.append(history.step_limits, history.step_limits[-1]),
+        )
+        assert step.lines[1].get_drawstyle() == "steps-post"
         for i, bar in enumerate(curvature.containers):
             values, noise = history.eigenvalues[:, i], history.noise[:, i]
             np.testing.assert_array_equal(bar.lines[0].get_ydata(), values)
@@ -410,6 +451,17 @@ class TestHistory:
         assert len(curvature.containers) == 3
         assert "LRSFN(3): done" in figure.get_suptitle()
         assert_saves(figure)
+
+    def test_no_line_crosses_the_work_of_a_refresh(self):
+        """At 3 of 6 sweeps curvature costs 2 sweeps, at 1 it costs none to speak of."""
+        sweeps = np.concatenate([np.linspace(0.3, 3.0, 10), np.linspace(5.3, 8.0, 10)])
+        held = np.array([[0.9, 0.5], [2.7, 0.4], [5.6, 0.3], [8.0, 0.2]])
+        history = run(sweeps=sweeps, refreshed_at=np.array([1.0, 5.0, 5.1]), held_back=held)
+        loss, _, step = st.plot(history).axes
+        for axis, values in ((loss, history.losses), (step, history.steps)):
+            assert holds(axis, np.insert(sweeps, 10, np.nan), np.insert(values, 10, np.nan))
+        assert holds(loss, np.insert(held[:, 0], 2, np.nan), np.insert(held[:, 1], 2, np.nan))
+        assert "samples held back" in texts(loss.get_legend())
 
     def test_of_first_order_has_no_curvature(self):
         figure = st.plot(run(refreshes=0))
@@ -477,6 +529,106 @@ class TestSpectrum:
     @pytest.mark.parametrize("scale", [0.0, 1.0, -1e-12])
     def test_operators_of_one_eigenvalue_are_drawn_without_a_warning(self, scale):
         assert_draws(st.plot(spectrum(lambda V: scale * V, n=9)))
+
+
+class TestCurvesThatCoincide:
+    def axis(self, *curves, **style):
+        from matplotlib.figure import Figure
+
+        axis = Figure().subplots()
+        for k, (x, y) in enumerate(curves):
+            axis.plot(x, y, color=f"C{k}", **style)
+        apart(axis)
+        return axis
+
+    def styles(self, axis):
+        return [line.get_linestyle() for line in axis.lines]
+
+    def test_are_dashed_so_that_each_shows_its_part(self):
+        x = np.linspace(0, 1, 9)
+        lines = self.axis((x, x**2), (x, x**2), (x, x**2 + 1e-4), lw=2.0).lines
+        dashes = [line._unscaled_dash_pattern for line in lines]
+        assert dashes == [(0, None), (0, (4.0, 2.0)), (0, (2.0, 4.0))]
+        assert lines[0].zorder < lines[1].zorder < lines[2].zorder
+
+    @pytest.mark.parametrize("scale", ["linear", "log"])
+    def test_are_told_from_those_that_only_meet(self, scale):
+        x = np.linspace(0.01, 1, 50)
+        from matplotlib.figure import Figure
+
+        axis = Figure().subplots()
+        axis.set(yscale=scale)
+        for k, y in enumerate((x, 1.01 - x, x + 0.1, 0.9 * x)):
+            axis.plot(x, y, color=f"C{k}")
+        apart(axis)
+        assert self.styles(axis) == ["-"] * 4
+
+    def test_the_one_that_goes_its_own_way_for_longest_stays_whole(self):
+        x = np.linspace(0, 1, 100)
+        axis = self.axis((x, 0 * x), (x, 0 * x), (x, np.maximum(0.5 - x, 0)))
+        assert self.styles(axis) == ["--", "--", "-"]
+        assert axis.lines[2].zorder < axis.lines[0].zorder < axis.lines[1].zorder
+
+    def test_one_colour_is_one_curve_and_marks_are_none(self):
+        x = np.linspace(0, 1, 9)
+        axis = self.axis((x, x))
+        axis.plot(x, x, color="C0")  # the same method's
+        axis.plot(x, x, "o", color="C1")
+        axis.plot(x, np.full(9, np.nan), color="C2")
+        axis.plot(x, 1 - x, color="C3")
+        axis.axhline(0.5, color="C4")
+        axis.axvline(0.5, color="C5")
+        apart(axis)
+        assert self.styles(axis) == ["-", "-", "None", "-", "-", "-", "-"]
+
+    def test_damped_newton_is_seen_below_sfn(self, numbers):
+        """As at equal rates, where both gains differ by a factor that the step takes back."""
+        study = equal_rates(numbers)
+        study["theory"][...] *= 10.0 ** np.arange(5)[:, None, None]
+        study["theory"][2] = study["theory"][3]
+        for axis in st.plot(study).axes:
+            dashed = {line.get_color() for line in axis.lines if line.get_linestyle() == "--"}
+            assert dashed == {COLORS["SFN"]}
+
+
+WELL = st.expression("x1^4/4 - x1^2/2 + slow^2/8")
+
+
+@pytest.mark.parametrize(
+    ("result", "labels"),
+    [
+        (lambda flow: st.portrait(flow.objective, 2, [st.SGD()], resolution=8, paths=0), {"$x_{1}$", "slow"}),
+        (lambda flow: st.trajectory(flow, [1.0, 0.5], 1.0), {"$x_{1}$", "slow"}),
+        (lambda flow: st.stationary_density(flow, 2, cells=20), {"$x_{1}$", "slow"}),
+        (lambda flow: ensemble(flow, save=2), {"$x_{1}$", "slow"}),
+        (lambda flow: ensemble(flow), {"$x_{1}$", "slow"}),
+        (
+            lambda flow: st.profile(st.expression("u^2"), 1, [st.SGD()], paths=100, t_end=1.0),
+            {"$u$"},
+        ),
+        (
+            lambda flow: st.stationary_density(
+                st.Flow(st.expression("u^2"), st.SGD(), st.Noise(gradient=1.0), step=0.1), 1
+            ),
+            {"$u$"},
+        ),
+        (
+            lambda flow: st.portrait(st.landscape("double_well"), 2, [st.SGD()], resolution=8, paths=0),
+            {"$w_{1}$", "$w_{2}$"},
+        ),
+    ],
+    ids=["portrait", "trajectory", "density", "paths", "last", "profile", "line", "no formula"],
+)
+def test_axes_carry_the_formulas_own_names(result, labels, tmp_path):
+    made = result(st.Flow(WELL, st.SGD(), st.Noise(gradient=0.3), step=0.1))
+    for one in (made, st.load(st.save(made, tmp_path / "kept"))):
+        found = {
+            label.split("\n")[0]
+            for axis in st.plot(one).axes
+            for label in (axis.get_xlabel(), axis.get_ylabel())
+        }
+        assert labels <= found
+        assert not {"$w$", "$w_{1}$", "$w_{2}$"} & found - labels
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,34 @@ class TestPortrait:
         figure = st.plot(wells)
         shown = [axis for axis in figure.axes if axis.axison]
         assert [axis.get_title() for axis in shown] == list(wells.methods)
-        assert {text.get_text() for text in figure.legends[0].get_texts()} >= {"attracts", "passes"}
+        assert len(shown) == 5
+        told = {text.get_text() for text in figure.axes[5].get_legend().get_texts()}
+        assert told == {
+            "critical point that attracts",
+            "passes: in one way, out another",
+            "leads to (-1, 0)",
+            "leads to (1, 0)",
+            "leads to (0, 0)",
+            "flow lines",
+            "level sets",
+            "noisy paths of the SDE",
+            "where they start",
+        }
+
+    def test_the_legend_names_what_is_there(self):
+        seen = st.portrait(st.expression("x + y^2"), 1, [st.SGD()], resolution=8, level="iteration")
+        told = [text.get_text() for text in st.plot(seen).legends[0].get_texts()]
+        assert told == [
+            "leaves the region",
+            "flow lines",
+            "level sets",
+            "noisy paths of the iteration",
+            "where they start",
+        ]
+        many = st.portrait(st.expression("cos(x)*cos(y)"), 6, [st.SGD()], resolution=12, paths=0)
+        told = [text.get_text() for text in st.plot(many).legends[0].get_texts()]
+        assert "colours: to the point among them" in told
+        assert not [entry for entry in told if entry.startswith("leads to") or "paths" in entry]
 
     def test_a_landscape_without_points_is_drawn_too(self):
         seen = st.portrait(st.expression("x + y^2"), 1, [st.SGD()], resolution=8)

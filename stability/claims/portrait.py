@@ -44,7 +44,7 @@ def portrait(*, quick: bool = False, seed: int = 0, report: Report = lambda text
     arrays = {name: value for name, value in fields.items() if isinstance(value, np.ndarray)}
     arrays["lines"] = arrays["lines"][:, ::3].astype(np.float32)  # as fine as a picture shows
     about = {name: value for name, value in fields.items() if isinstance(value, str)}
-    return Study("portrait", arrays, about | {"damping": DAMPING, "seed": seed}, provenance())
+    return Study("portrait", arrays, about | {"damping": DAMPING, "seed": seed, "level": "sde"}, provenance())
 
 
 def check_portrait(study: Study) -> list[Check]:

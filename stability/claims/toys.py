@@ -7,6 +7,7 @@ everything about Rosenbrock, the seeds, no stopping rule. The numbers are ours, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from ..objectives.landscapes import landscape
 from ._common import Check, Report
 
+CURVES = 5
+"""That a picture of one problem has at most."""
 ITERATIONS, FAR = 100, 1e6
 """How many; a run farther than this from the mean start has diverged."""
 PROBLEMS = {"michalewicz": (100, (10, 30, 50, 70, 90)), "rosenbrock": (10, (2, 5, 8, 10))}
@@ -60,6 +63,7 @@ def toys(*, quick: bool = False, seed: int = 0, report: Report = lambda text: No
             f"{name}_methods": np.array([one.name for one in runners]),
             f"{name}_table": np.array(rows),
             f"{name}_values": np.array(values),
+            f"{name}_shown": np.array(_shown(runners, rows, dim)),
         }
     parameters = {
         "iterations": ITERATIONS,
@@ -69,6 +73,17 @@ def toys(*, quick: bool = False, seed: int = 0, report: Report = lambda text: No
         "indefinite": INDEFINITE,
     }
     return Study("toys", arrays, parameters, provenance())
+
+
+def _shown(runners: list[_Runner], rows: Sequence[list[float]], dim: int) -> list[str]:
+    """The methods that a picture has curves for: of each kind the lowest median that some start reached."""
+    medians = {one: row[FIELDS.index("median")] for one, row in zip(runners, rows, strict=True)}
+    truncated = [one for one in runners if one.method.rank is not None and one.method.rank < dim]
+    kinds = [[one] for one in runners if one.name in ("SFN", "Newton", "damped Newton", "SGD, best step")]
+    for flat in (False, True):
+        kinds.append([one for one in truncated if one.name.endswith("flat tail") is flat])
+    reached = [[one for one in kind if np.isfinite(medians[one])] for kind in kinds]
+    return [min(kind, key=lambda one: medians[one]).name for kind in reached if kind][:CURVES]
 
 
 def _second_order(ranks: tuple[int, ...], dim: int) -> list[_Runner]:

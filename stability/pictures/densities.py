@@ -9,7 +9,7 @@ import numpy as np
 
 from .._saving import Study
 from ..densities.result import StationaryDensity
-from .style import COLORS, MARKERS, handle, method_legend, panels
+from .style import COLORS, MARKERS, SIZES, coordinates, handle, method_legend, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +34,8 @@ def _line(result: StationaryDensity) -> Figure:
         color=color,
         label=r"$-\log p$, from its minimum",
     )
-    potential.set(xlabel="$w$", ylabel=r"effective potential")
+    (name,) = coordinates(result.provenance, 1)
+    potential.set(xlabel=name, ylabel=r"effective potential")
     if np.isfinite(result.potential).any():
         other = potential.twinx()
         other.plot(x, np.where(shown, result.potential, np.nan), color="0.5", ls="--")
@@ -43,11 +44,11 @@ def _line(result: StationaryDensity) -> Figure:
     spread = np.sqrt(result.diffusion[:, 0, 0])
     drift.plot(x, np.where(shown, spread, np.nan), color=COLORS["Newton"], label=r"noise $\sqrt{D}$")
     drift.axhline(0, color="0.5", lw=0.8)
-    drift.set(xlabel="$w$")
+    drift.set(xlabel=name)
     drift.legend()
     heights.fill_between(x, result.density, color=color, alpha=0.25)
     heights.plot(x, result.density, color=color)
-    heights.set(xlabel="$w$", ylabel="density", ylim=(0, None))
+    heights.set(xlabel=name, ylabel="density", ylim=(0, None))
     _title(figure, result)
     return figure
 
@@ -74,7 +75,9 @@ def _plane(result: StationaryDensity) -> Figure:
             density=0.9,
             arrowsize=0.8,
         )
-    axis.set(xlabel="$w_1$", ylabel="$w_2$", xlim=(first[0], first[-1]), ylim=(second[0], second[-1]))
+        axis.legend(handles=[handle(color=COLORS["Newton"], label="current")], loc="upper right")
+    across, up = coordinates(result.provenance, 2)
+    axis.set(xlabel=across, ylabel=up, xlim=(first[0], first[-1]), ylim=(second[0], second[-1]))
     _title(figure, result)
     return figure
 
@@ -139,7 +142,7 @@ def _histograms(axis: Axes, study: Study) -> None:
             [np.minimum(error, 0.9 * height), error],
             fmt=MARKERS[name],
             color=COLORS[name],
-            ms=2.5,
+            ms=0.6 * SIZES[name],
             lw=0.7,
         )
     axis.set(yscale="log", xlim=(-1.7, 1.7), ylim=(1e-4, 10), xlabel="$x$", ylabel="density")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._saving import Study
-from .style import COLORS, MARKERS, colored, handle, method_legend, panels
+from .style import COLORS, MARKERS, SIZES, colored, handle, method_legend, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 LONGEST = 3e4
 """Exit times beyond this are off the picture: they are exponentials of anything."""
+CURVES = 5
+"""At most in a panel of the toys; the rest stand in a table."""
 TAILS = (("damping", "#009E73", "v"), ("flat", "#CC79A7", "P"))
 
 
@@ -59,7 +61,7 @@ def _times(axis: Axes, study: Study, x: str, law: str, measured: str, label: str
                 rows[:, 0],
                 rows[:, 1],
                 COLORS[str(name)],
-                MARKERS[str(name)] if level == 0 else "x",
+                "x" if level else str(name),
             )
     axis.set(xscale="log", yscale="log", xlabel=label, ylabel=r"mean exit time, $t = k\alpha$")
     axis.set_ylim(0.02, LONGEST)
@@ -67,7 +69,8 @@ def _times(axis: Axes, study: Study, x: str, law: str, measured: str, label: str
 
 def _bars(axis: Axes, x: np.ndarray, value: np.ndarray, error: np.ndarray, color: str, marker: str) -> None:
     keep = np.isfinite(value)
-    axis.errorbar(x[keep], value[keep], 2 * error[keep], fmt=marker, color=color, ms=4, lw=0.9, ls="")
+    fmt, size = MARKERS.get(marker, marker), SIZES.get(marker, 4)
+    axis.errorbar(x[keep], value[keep], 2 * error[keep], fmt=fmt, ms=size, color=color, lw=0.9, ls="")
 
 
 def _curves(axis: Axes, study: Study) -> None:
@@ -82,7 +85,7 @@ def _curves(axis: Axes, study: Study) -> None:
             shares,
             np.sqrt(shares * (1 - shares) / paths),
             COLORS[str(name)],
-            MARKERS[str(name)],
+            str(name),
         )
     p = study.parameters
     axis.set(xlabel=r"$t = k\alpha$", ylabel="share that has not left", ylim=(-0.02, 1.05))
@@ -112,13 +115,14 @@ def _by_rank(axis: Axes, study: Study) -> None:
 
 def _toys(study: Study) -> Figure:
     problems = [str(name) for name in study["problems"]]
-    figure, axes = panels(1, len(problems), 5.6, 4.6)
-    for axis, problem, dim in zip(axes[0], problems, study.parameters["dims"], strict=True):
-        names, values = study[f"{problem}_methods"], study[f"{problem}_values"]
+    figure, axes = panels(2, len(problems), 4.7, 3.0)
+    for column, problem, dim in zip(axes.T, problems, study.parameters["dims"], strict=True):
+        names, values, axis = study[f"{problem}_methods"], study[f"{problem}_values"], column[0]
+        shown = study.arrays.get(f"{problem}_shown", names[:CURVES])  # older studies do not say
         positive = np.nanmin(values) >= 0
         # A median over the starts still there; one that diverges leaves the picture with a cross.
-        for k, name in enumerate(names):
-            kept = np.isfinite(values[k]).any(axis=1)
+        for k in (list(names).index(name) for name in shown):
+            name, kept = names[k], np.isfinite(values[k]).any(axis=1)
             middle = np.array([np.nanmedian(row) for row in values[k][kept]])
             style = _style(str(name), k)
             axis.plot(
@@ -145,15 +149,37 @@ def _toys(study: Study) -> Figure:
                         np.nanmedian(values[:, -1], axis=-1) if np.isfinite(values[:, -1]).all() else values
                     )
                 ),
-                12,
+                16,
             )
-        axis.legend(fontsize=6.5, ncol=4, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+        axis.legend(fontsize=7, ncol=2, loc="upper right")
+        _others(column[1], study, problem, [str(name) for name in names if name not in shown])
     figure.suptitle(
         rf"Toy protocols at step 1, exact Hessians, {study.parameters['starts']} starts (ours, not the "
         r"paper's numbers; crosses: diverged)",
         fontsize=10,
     )
     return figure
+
+
+def _others(axis: Axes, study: Study, problem: str, names: list[str]) -> None:
+    """What became of the methods that have no curve, as a table."""
+    rows = dict(zip(map(str, study[f"{problem}_methods"]), study[f"{problem}_table"], strict=True))
+    fields, starts = [str(name) for name in study["fields"]], study.parameters["starts"]
+    cells = []
+    for name in names:
+        row = dict(zip(fields, rows[name], strict=True))
+        left = starts - row["diverged"]
+        ends = [f"{row['median']:.4g}", f"{row['indefinite']:g} of {left:g}"] if left > 0 else ["", ""]
+        lost = "singular at a start" if np.isnan(left) else f"{row['diverged']:g} of {starts}"
+        cells.append([name, *ends, lost])
+    axis.set_axis_off()
+    heads = ["other methods", "median at the end", "end at a saddle", "diverge"]
+    table = axis.table(cells, colLabels=heads, loc="upper center", edges="horizontal", cellLoc="center")
+    table.auto_set_font_size(False)
+    table.set_fontsize(7)
+    for cell in table.get_celld().values():
+        cell.set(edgecolor="0.8", linewidth=0.6)
+    table.auto_set_column_width(list(range(len(heads))))
 
 
 def _style(name: str, k: int) -> dict[str, Any]:

@@ -10,11 +10,12 @@ import numpy as np
 from .._saving import Study
 from ..portraits.line import Profile
 from ..portraits.plane import FATES, Portrait
-from .style import COLORS, handle, panels
+from .style import COLORS, coordinates, handle, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 BASINS = ("#cfe3f3", "#fbe3c2", "#d3ecd9", "#f3d9e6", "#e4dcf1", "#f6f2bd")
 FATE_COLORS = {-1: "#f2f2f2", -2: "#bdbdbd", -3: "#ffffff", -4: "#5a5a5a"}
@@ -26,34 +27,77 @@ POINTS: dict[str, dict[str, Any]] = {
     "singular": {"marker": "*", "color": "#000000"},
 }
 """Critical points by what a method does to them: colour and shape say the same."""
+TOLD = {
+    "attracts": "critical point that attracts",
+    "passes": "passes: in one way, out another",
+    "repels": "critical point that repels",
+    "flat": "flat critical point",
+    "singular": "singular: infinite gain",
+}
+PATH = "#CC3377"
+KINDS = {"minimum": "o", "maximum": "^"}
 
 
 def portrait(result: Portrait) -> Figure:
-    """A panel for each method: basins in pale colours, level sets, flow lines, sample paths, and critical
-    points by what becomes of them.
-    """
-    columns = min(len(result.methods), 5)
+    """A panel for each method: basins, level sets, flow lines, sample paths, and critical points."""
+    columns = min(len(result.methods), 3)
     rows = -(-len(result.methods) // columns)
-    figure, axes = panels(rows, columns, 3.1, 3.3, sharex=True, sharey=True)
+    figure, axes = panels(rows, columns, 3.1, 3.1, sharex=True, sharey=True)
+    x, y = coordinates(result.provenance, 2)
     for m, axis in enumerate(axes.ravel()):
         if m < len(result.methods):
             _panel(axis, result, m)
+            axis.set_xlabel(x)
         else:
             axis.set_axis_off()
     for axis in axes[:, 0]:
-        axis.set_ylabel("$w_2$")
-    told = [name for name in POINTS if (result.attracts == name).any()]
-    marks = [handle(ls="", ms=6, label=name, **POINTS[name]) for name in told]
-    ends = [
-        handle(ls="", marker="s", ms=7, mec="0.6", color=FATE_COLORS[end], label=FATES[end])
-        for end in FATES
-        if (result.basins == end).any()
-    ]
-    figure.legend(handles=marks + ends, loc="outside lower center", ncol=4, fontsize=8)
+        axis.set_ylabel(y)
+    _explain(figure, axes.ravel()[len(result.methods) :], _legend(result))
     figure.suptitle(
         result.objective if len(result.objective) <= 90 else result.objective[:87] + "...", fontsize=9
     )
     return figure
+
+
+def _explain(figure: Figure, free: np.ndarray, entries: list[Line2D]) -> None:
+    """A legend in a place that no panel takes, or below all."""
+    if len(free):
+        free[0].legend(handles=entries, loc="center", fontsize=8)
+    else:
+        figure.legend(handles=entries, loc="outside lower center", ncol=3, fontsize=8)
+
+
+def _legend(result: Portrait) -> list[Line2D]:
+    """What colours and marks mean, of those that are there."""
+    patch = {"ls": "", "marker": "s", "ms": 8, "mec": "0.6"}
+    entries = [
+        handle(ls="", ms=6, label=TOLD[name], **POINTS[name])
+        for name in POINTS
+        if (result.attracts == name).any()
+    ]
+    reached = [k for k in range(len(result.points)) if (result.basins == k).any()]
+    if len(reached) > len(BASINS):
+        entries.append(handle(**patch, color=BASINS[0], label="colours: to the point among them"))
+        reached = []
+    for k in reached:
+        at = ", ".join(f"{0.0 if abs(x) < 1e-9 else x:.3g}" for x in result.points[k])
+        entries.append(handle(**patch, color=BASINS[k % len(BASINS)], label=f"leads to ({at})"))
+    entries += [
+        handle(**patch, color=FATE_COLORS[end], label=FATES[end])
+        for end in FATES
+        if (result.basins == end).any()
+    ]
+    entries += [
+        handle(color="0.25", lw=0.8, label="flow lines"),
+        handle(color="0.6", lw=0.6, label="level sets"),
+    ]
+    if result.paths.shape[2]:
+        what = "the SDE" if result.provenance.get("level") == "sde" else "the iteration"
+        entries += [
+            handle(color=PATH, lw=1, label=f"noisy paths of {what}"),
+            handle(ls="", marker="D", color="white", mec="k", ms=5, label="where they start"),
+        ]
+    return entries
 
 
 def _panel(axis: Axes, result: Portrait, m: int) -> None:
@@ -78,7 +122,7 @@ def _panel(axis: Axes, result: Portrait, m: int) -> None:
         axis.contour(result.x, result.y, result.values, levels=levels, colors="0.45", linewidths=0.4)
     _lines(axis, result, m)
     for path in np.moveaxis(result.paths[m], 1, 0):
-        axis.plot(path[:, 0], path[:, 1], color=COLORS["LRSFN"], lw=0.9, alpha=0.9)
+        axis.plot(path[:, 0], path[:, 1], color=PATH, lw=0.9, alpha=0.9)
     if result.paths.shape[2]:
         axis.plot(*result.start, "D", color="white", mec="k", ms=5)
     for point, told in zip(result.points, result.attracts[m], strict=True):
@@ -87,7 +131,6 @@ def _panel(axis: Axes, result: Portrait, m: int) -> None:
         xlim=(result.x[0], result.x[-1]),
         ylim=(result.y[0], result.y[-1]),
         title=str(result.methods[m]),
-        xlabel="$w_1$",
     )
 
 
@@ -117,17 +160,16 @@ def _lines(axis: Axes, result: Portrait, m: int) -> None:
 
 
 def profile(result: Profile) -> Figure:
-    """The objective with its critical points above, then each method's drift, and its density by both
-    witnesses.
-    """
+    """The objective with its critical points, each method's drift, and its density by both witnesses."""
     columns = len(result.methods)
-    figure, axes = panels(3, columns, 3.0, 1.9, sharex=True)
+    figure, axes = panels(3, columns, max(2.2, min(3.6, 9.3 / columns)), 1.9, sharex=True)
+    (x,) = coordinates(result.provenance, 1)
     for m, (top, middle, bottom) in enumerate(axes.T):
         color = COLORS.get(str(result.methods[m]), COLORS["SFN"])
         top.plot(result.x, result.values, color="0.3")
         inside = np.interp(result.points, result.x, result.values)
         for kind, at, value in zip(result.kinds, result.points, inside, strict=True):
-            top.plot(at, value, {"minimum": "o", "maximum": "^"}.get(str(kind), "s"), color="k", ms=5)
+            top.plot(at, value, KINDS.get(str(kind), "s"), color="k", ms=5)
         _drift(middle, result, m, color)
         total = result.counts[m].sum() + result.outside[m]
         bottom.stairs(
@@ -135,21 +177,24 @@ def profile(result: Profile) -> Figure:
             result.edges,
             fill=True,
             color="0.8",
-            label="paths",
+            label="paths, at the end",
         )
-        bottom.plot(result.x, result.density[m], color=color, label="Fokker-Planck")
+        bottom.plot(result.x, result.density[m], color=color, label="stationary density (Fokker-Planck)")
         told = (
             ""
             if np.isnan(result.variation[m, 0])
-            else f": total variation {result.variation[m, 0]:.2g}, {result.variation[m, 1]:.2g} by chance"
+            else f"\ntotal variation {result.variation[m, 0]:.2g}, {result.variation[m, 1]:.2g} by chance"
         )
         top.set(title=str(result.methods[m]))
-        bottom.set(xlabel="$w$" + told, ylim=(0, None))
+        bottom.set(xlabel=x + told, ylim=(0, None))
     for axis, label in zip(axes[:, 0], ("objective $F$", "drift $-P\\,g$", "density"), strict=True):
         axis.set_ylabel(label)
-    figure.legend(
-        handles=axes[2, 0].get_legend_handles_labels()[0], loc="outside lower center", ncol=2, fontsize=8
-    )
+    entries = [
+        handle(ls="", marker=KINDS.get(kind, "s"), color="k", ms=5, label=kind)
+        for kind in dict.fromkeys(map(str, result.kinds))
+    ]
+    entries += axes[2, 0].get_legend_handles_labels()[0]
+    figure.legend(handles=entries, loc="outside lower center", ncol=len(entries), fontsize=8)
     figure.suptitle(
         result.objective if len(result.objective) <= 90 else result.objective[:87] + "...", fontsize=9
     )
@@ -159,7 +204,7 @@ def profile(result: Profile) -> Figure:
 def _drift(axis: Axes, result: Profile, m: int, color: str) -> None:
     """A method's drift, cut off where it grows beyond all others'."""
     finite = np.abs(result.drift[m][np.isfinite(result.drift[m])])
-    largest = 4 * float(np.median(finite)) if len(finite) else 1.0
+    largest = 3 * float(np.quantile(finite, 0.9)) if len(finite) else 1.0
     axis.plot(result.x, np.where(np.abs(result.drift[m]) <= largest, result.drift[m], np.nan), color=color)
     axis.axhline(0, color="0.5", lw=0.8)
 
@@ -168,7 +213,8 @@ def _portrait(study: Study) -> Figure:
     fields: dict[str, Any] = {name: study.parameters[name] for name in ("objective", "status")} | dict(
         study.arrays
     )
-    return portrait(Portrait(**fields, provenance=dict(study.provenance)))
+    about = {"level": study.parameters.get("level", "iteration")}  # what older studies' paths are of
+    return portrait(Portrait(**fields, provenance=about | dict(study.provenance)))
 
 
 STUDIES: dict[str, Callable[[Study], Figure]] = {"portrait": _portrait}

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._saving import Study
 from ..linear.linearize import VALID
 from ..trajectories.result import Trajectory
-from .style import COLORS, MARKERS, handle, method_legend, panels
+from .style import COLORS, MARKERS, SIZES, coordinates, handle, method_legend, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
+MEASURED = "#CC3377"
+
+
 def trajectory(result: Trajectory) -> Figure:
-    """The path with its tube, in the plane and against time; below, spread, amplification, growth and
-    validity.
-    """
-    figure, axes = panels(2, 4, 3.0, 2.6)
+    """The path with its tube; below, spread, amplification, growth and validity against time."""
+    figure, axes = panels(2, 4, 2.5, 2.3)
     color = next(
         (COLORS[name] for name in sorted(COLORS, key=len, reverse=True) if result.method.startswith(name)),
         "C0",
@@ -30,9 +31,10 @@ def trajectory(result: Trajectory) -> Figure:
     dim = result.mean.shape[1]
     top = _stretched(axes[0], 3 if dim == 2 else min(dim, 4))
     if dim == 2:
-        _plane(top.pop(0), result.mean, result.covariance, color)
+        _plane(top.pop(0), result, color)
     for i, axis in enumerate(top):
         _tube(axis, result, i, color)
+    top[0].legend()
     labels = (
         r"spread $\sqrt{\mathrm{tr}\,S}$",
         "noise let in, over SGD's",
@@ -71,20 +73,23 @@ def _ellipse(mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     )
 
 
-def _plane(axis: Axes, mean: np.ndarray, covariance: np.ndarray, color: str, **style: Any) -> None:
+def _plane(axis: Axes, result: Trajectory, color: str) -> None:
     """A path in the plane with some of its ellipses."""
-    axis.plot(*mean.T, color=color)
-    for i in np.unique(np.linspace(0, len(mean) - 1, 12).round().astype(int)):
-        axis.plot(*_ellipse(mean[i], covariance[i]), color=color, lw=0.8, alpha=0.7, **style)
-    axis.set(xlabel="$w_1$", ylabel="$w_2$")
+    axis.plot(*result.mean.T, color=color)
+    for i in np.unique(np.linspace(0, len(result.mean) - 1, 12).round().astype(int)):
+        axis.plot(*_ellipse(result.mean[i], result.covariance[i]), color=color, lw=0.8, alpha=0.7)
+    x, y = coordinates(result.provenance, 2)
+    axis.set(xlabel=x, ylabel=y)
 
 
 def _tube(axis: Axes, result: Trajectory, i: int, color: str) -> None:
     """Coordinate `i` against time, with two standard deviations."""
     mean, spread = result.mean[:, i], np.sqrt(result.covariance[:, i, i])
-    axis.plot(result.times, mean, color=color)
-    axis.fill_between(result.times, mean - 2 * spread, mean + 2 * spread, color=color, alpha=0.2)
-    axis.set(xlabel=r"$t = k\alpha$", ylabel=rf"$w_{{{i + 1}}} \pm 2$ sd")
+    axis.plot(result.times, mean, color=color, label="mean")
+    axis.fill_between(
+        result.times, mean - 2 * spread, mean + 2 * spread, color=color, alpha=0.2, label=r"$\pm 2$ sd"
+    )
+    axis.set(xlabel=r"$t = k\alpha$", ylabel=coordinates(result.provenance, result.mean.shape[1])[i])
 
 
 def _study(study: Study) -> Figure:
@@ -96,7 +101,7 @@ def _study(study: Study) -> Figure:
             axis.plot(*_ellipse(study["mean"][m, k], study["covariance"][m, k]), color=COLORS[name], lw=1)
             axis.plot(
                 *_ellipse(study["measured_mean"][m, k], study["measured_covariance"][m, k]),
-                color="0.4",
+                color=MEASURED,
                 lw=1,
                 ls=":",
             )
@@ -105,13 +110,24 @@ def _study(study: Study) -> Figure:
         axes[1, 0].plot(study["fine_times"], study["fine_amplification"][m], color=COLORS[name])
         axes[1, 1].plot(study["fine_times"], study["fine_validity"][m], color=COLORS[name])
         axes[1, 1].plot(
-            study["times"], np.maximum(study["shift"][m], 1e-3), MARKERS[name], color=COLORS[name], ms=4
+            study["times"],
+            np.maximum(study["shift"][m], 1e-3),
+            MARKERS[name],
+            color=COLORS[name],
+            ms=SIZES[name],
         )
         value, error = study["errors"][m].T
         slope, own = study["slopes"][m]
         label = rf"{name}: slope {slope:.2f} $\pm$ {own:.2f}"
         axes[1, 2].errorbar(
-            study["steps"], value, 2 * error, fmt=MARKERS[name], color=COLORS[name], ms=4, lw=0.9, label=label
+            study["steps"],
+            value,
+            2 * error,
+            fmt=MARKERS[name],
+            color=COLORS[name],
+            ms=SIZES[name],
+            lw=0.9,
+            label=label,
         )
         axes[1, 2].plot(
             study["steps"], value[-1] * study["steps"] / study["steps"][-1], color=COLORS[name], lw=0.8
@@ -132,7 +148,7 @@ def _study(study: Study) -> Figure:
     axes[1, 2].legend(fontsize=7, loc="upper left")
     extra = [
         handle(color="0.3", lw=1, label="predicted, 2 sd"),
-        handle(color="0.4", ls=":", lw=1, label="measured, 2 sd"),
+        handle(color=MEASURED, ls=":", lw=1, label="measured, 2 sd"),
     ]
     method_legend(figure, names, [*extra, handle(color="0.3", marker="o", ls="", label="measured departure")])
     figure.set_layout_engine("constrained", w_pad=0.1)

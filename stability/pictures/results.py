@@ -9,7 +9,7 @@ import numpy as np
 from ..comparison import Comparison
 from ..ensembles.result import Ensemble
 from ..linear.linearize import LinearFlow
-from .style import COLORS, panels
+from .style import COLORS, coordinates, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,8 @@ def ensemble(result: Ensemble) -> Figure:
 
 def _paths(axis: Axes, result: Ensemble, kept: np.ndarray, i: int) -> None:
     """Coordinate `i` against time: paths, mean and spread."""
-    axis.plot(result.times, kept[:, :40, i], color="0.75", lw=0.5)
+    for k, path in enumerate(kept[:, :40, i].T):
+        axis.plot(result.times, path, color="0.75", lw=0.5, label=None if k else "paths")
     axis.plot(result.times, result.mean[:, i], color=COLORS["SFN"], label="mean")
     spread = np.sqrt(result.covariance[:, i, i])
     axis.fill_between(
@@ -74,7 +75,7 @@ def _paths(axis: Axes, result: Ensemble, kept: np.ndarray, i: int) -> None:
         alpha=0.2,
         label=r"$\pm 2$ sd",
     )
-    axis.set(xlabel=r"$t = k\alpha$", ylabel=f"$w_{i + 1}$")
+    axis.set(xlabel=r"$t = k\alpha$", ylabel=coordinates(result.provenance, result.mean.shape[-1])[i])
 
 
 def _last_density(axis: Axes, result: Ensemble, kept: np.ndarray, i: int) -> None:
@@ -82,21 +83,21 @@ def _last_density(axis: Axes, result: Ensemble, kept: np.ndarray, i: int) -> Non
     if kept.shape[1]:
         axis.hist(kept[-1, :, i], bins=60, density=True, color=COLORS["SFN"], alpha=0.7)
     elif result.covariance[-1, i, i] > 0:
-        spread = np.sqrt(result.covariance[-1, i, i])
-        z = np.linspace(-4, 4, 201)
-        height = np.exp(-(z**2) / 2) / (spread * np.sqrt(2 * np.pi))
-        axis.plot(
-            result.mean[-1, i] + spread * z, height, color=COLORS["SFN"], label="Gaussian, same moments"
-        )
+        curve = _gaussian(result.mean[-1, i], result.covariance[-1, i, i])
+        axis.plot(*curve, color=COLORS["SFN"], label="Gaussian, same moments")
         axis.legend()
-    axis.set(xlabel=f"$w_{i + 1}$", ylabel="density")
+    axis.set(xlabel=coordinates(result.provenance, result.mean.shape[-1])[i], ylabel="density")
 
 
 def comparison(result: Comparison) -> Figure:
-    """Measured against predicted moments, and their z-scores."""
-    figure, axes = panels(1, 2, 3.6, 3.2)
-    dim = result.mean_z.shape[1]
-    rows, columns = np.triu_indices(dim)
+    """Measured against predicted moments, their z-scores, and the last time's predicted density."""
+    from .figure import Picture
+
+    drawn = len(result.counts)
+    figure = Picture(figsize=(9.0, 5.4 if drawn else 3.0), layout="constrained")
+    grid = figure.add_gridspec(2 if drawn else 1, 1)
+    *moments, scores = grid[0].subgridspec(1, 3).subplots(squeeze=False)[0]
+    rows, columns = np.triu_indices(result.mean_z.shape[1])
     parts = (
         ("mean", result.predicted_mean, result.measured_mean, result.standard_error),
         (
@@ -106,12 +107,70 @@ def comparison(result: Comparison) -> Figure:
             result.covariance_error[:, rows, columns],
         ),
     )
-    for axis, (name, predicted, measured, error) in zip(axes[0], parts, strict=True):
+    for axis, (name, predicted, measured, error) in zip(moments, parts, strict=True):
         axis.errorbar(
             predicted.ravel(), measured.ravel(), 2 * error.ravel(), fmt="o", ms=3, lw=0.8, color=COLORS["SFN"]
         )
         ends = [min(predicted.min(), measured.min()), max(predicted.max(), measured.max())]
-        axis.plot(ends, ends, color="0.4", lw=0.8)
+        axis.plot(ends, ends, color="0.4", lw=0.8, label="equal")
         axis.set(xlabel=f"predicted {name}", ylabel=r"measured $\pm 2$ s.e.")
+        axis.locator_params(nbins=5)
+        axis.legend()
+    _z_scores(scores, result.mean_z, result.covariance_z[:, rows, columns])
+    densities = grid[1].subgridspec(1, drawn).subplots(squeeze=False)[0] if drawn else []
+    for i, axis in enumerate(densities):
+        _predicted_density(axis, result, i)
     figure.suptitle(f"{result.law}; largest |z| = {result.max_z:.2f}", fontsize=10)
     return figure
+
+
+def _z_scores(axis: Axes, mean: np.ndarray, covariance: np.ndarray) -> None:
+    """z of every moment at every time, the last one's filled; by chance 95 % lie within the band."""
+    axis.axhspan(-2, 2, color="0.92", lw=0, label=r"$|z| < 2$")
+    axis.axhline(0, color="0.5", lw=0.8)
+    begin = 0
+    for name, z, color in (("mean", mean, "SFN"), ("covariance", covariance, "Newton")):
+        at = np.arange(begin, begin + z.shape[1]) + 1
+        axis.plot(
+            np.broadcast_to(at, z.shape)[:-1].ravel(),
+            z[:-1].ravel(),
+            "o",
+            mfc="none",
+            ms=3,
+            color=COLORS[color],
+        )
+        axis.plot(at, z[-1], "o", ms=4, color=COLORS[color], label=name)
+        begin += z.shape[1]
+    axis.set(
+        xlabel="moment, in the table's order", ylabel="z" + (" (last time filled)" if len(mean) > 1 else "")
+    )
+    finite = np.abs(np.concatenate([mean.ravel(), covariance.ravel()]))
+    reach = 1.4 * max(3.0, float(np.max(finite[np.isfinite(finite)], initial=0.0)))
+    axis.set(ylim=(-reach, reach), xticks=np.arange(1, begin + 1) if begin <= 12 else [])
+    axis.legend(ncol=3, loc="upper center", columnspacing=1.0, handletextpad=0.4)
+
+
+def _predicted_density(axis: Axes, result: Comparison, i: int) -> None:
+    """The paths' histogram of coordinate `i` at the last time, below the predicted Gaussian."""
+    edges, counts = result.edges[i], result.counts[i]
+    axis.stairs(
+        counts / (counts.sum() * np.diff(edges)),
+        edges,
+        fill=True,
+        color=COLORS["SFN"],
+        alpha=0.4,
+        label="paths",
+    )
+    mean, variance = result.predicted_mean[-1, i], result.predicted_covariance[-1, i, i]
+    if variance > 0:
+        axis.plot(*_gaussian(mean, variance), color=COLORS["Newton"], label="predicted")
+    axis.set(xlabel=coordinates({"variables": result.variables}, result.mean_z.shape[1])[i], ylim=(0, None))
+    if i == 0:
+        axis.set_ylabel(f"density at t = {result.times[-1]:g}")
+        axis.legend()
+
+
+def _gaussian(mean: float, variance: float) -> tuple[np.ndarray, np.ndarray]:
+    """Points of a density with these moments, four standard deviations to each side."""
+    z = np.linspace(-4, 4, 201)
+    return mean + np.sqrt(variance) * z, np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi * variance)

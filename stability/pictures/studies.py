@@ -9,7 +9,7 @@ import numpy as np
 
 from .._saving import Study
 from ..linear.linearize import VALID
-from .style import COLORS, MARKERS, colored, handle, marks, method_legend, panels
+from .style import COLORS, MARKERS, SIZES, colored, handle, marks, method_legend, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ def _condition_number(study: Study) -> Figure:
             for m, name in enumerate(study["methods"]):
                 values = study["theory"][column, m, :, :, row]
                 axis.plot(study["kappa"], np.where(trusted[column, m], values[:, 0], np.nan), **colored(name))
-                axis.plot(study["kappa"], values[:, 0], color=COLORS[name], lw=0.8, alpha=0.5)
+                axis.plot(study["kappa"], values[:, 0], color=COLORS[name], lw=0.8, alpha=0.5, zorder=1.5)
                 if column:
                     axis.plot(
                         study["kappa"],
@@ -82,8 +82,7 @@ def _equal_rates(study: Study) -> Figure:
     everywhere = np.ones(len(study["measured_kappa"]), dtype=bool)
     for row, (axis, quantity) in enumerate(zip(axes[0], ("excess", "stiffest", "flattest"), strict=True)):
         for m, name in enumerate(study["methods"]):
-            style = {"ls": "--", "dashes": (4, 4)} if name in ("SFN",) else {}
-            axis.plot(study["kappa"], study["theory"][m, :, row], **colored(name), **style)
+            axis.plot(study["kappa"], study["theory"][m, :, row], **colored(name))
             marks(axis, name, study["measured_kappa"], study["measured"][m, :, :, row], everywhere)
         axis.set(xscale="log", yscale="log", xlabel=r"condition number $\kappa$", title=LABELS[quantity])
     extra = [
@@ -216,7 +215,7 @@ def _real_data(study: Study) -> Figure:
                 MARKERS[name],
                 color=COLORS[name],
                 mfc=COLORS[name] if valid else "white",
-                ms=4,
+                ms=SIZES[name],
                 label=label,
             )
         finite = study["variances"][np.isfinite(study["variances"])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,8 @@ COLORS = {
     "LRSFN": "#009E73",
 }
 MARKERS = {"SGD": "o", "Newton": "s", "damped Newton": "^", "SFN": "D", "LRSFN": "v"}
+# The later one is drawn, the smaller it is: where several lie on one point, all are seen.
+SIZES = {"SGD": 5.5, "Newton": 5.0, "damped Newton": 6.5, "SFN": 4.5, "LRSFN": 3.5}
 
 
 def panels(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
@@ -35,6 +38,22 @@ def handle(**style: Any) -> Line2D:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], **style)
+
+
+def coordinates(about: Mapping[str, Any], dim: int) -> list[str]:
+    """What to call the state's coordinates: as the formula does, if the result's provenance has its names."""
+    names = list(about.get("variables") or [])[:dim]
+    if not names and dim == 1:
+        return ["$w$"]
+    return [_typeset(name) for name in names] + [f"$w_{{{i + 1}}}$" for i in range(len(names), dim)]
+
+
+def _typeset(name: str) -> str:
+    """A variable's name: a letter, with a number after it or not, in italics; a word as it stands."""
+    letter, number = name[:1], name[1:].lstrip("_")
+    if letter.isalpha() and number.isdecimal():
+        return f"${letter}_{{{number}}}$"
+    return f"${name}$" if len(name) == 1 else name
 
 
 def colored(name: str) -> dict[str, Any]:
@@ -57,7 +76,7 @@ def marks(axis: Axes, name: str, kappa: np.ndarray, measured: np.ndarray, truste
                 fmt=MARKERS[name] if level == 0 else "x",
                 color=COLORS[name],
                 mfc=face,
-                ms=4.5,
+                ms=4.5 if level else SIZES[name],
                 lw=0.9,
                 alpha=1.0 if trusted[k] else 0.45,
             )
@@ -65,5 +84,5 @@ def marks(axis: Axes, name: str, kappa: np.ndarray, measured: np.ndarray, truste
 
 def method_legend(figure: Figure, names: np.ndarray, extra: list[Line2D]) -> None:
     """One legend for all panels, below them."""
-    lines = [handle(color=COLORS[n], marker=MARKERS[n], label=n) for n in names]
+    lines = [handle(color=COLORS[n], marker=MARKERS[n], ms=SIZES[n], label=n) for n in names]
     figure.legend(handles=lines + extra, loc="outside lower center", ncol=5, fontsize=8)

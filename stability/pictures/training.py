@@ -19,9 +19,7 @@ RANKS_SHOWN = 6
 
 
 def history(result: History) -> Figure:
-    """Loss against work; beside it, where curvature was looked at, the kept eigenvalues, and the step below
-    its predicted limit, where steps are known.
-    """
+    """Loss against work; beside it the kept eigenvalues, and the step below its predicted limit."""
     from .figure import Picture
 
     curved = result.eigenvalues.size > 0
@@ -46,7 +44,15 @@ def history(result: History) -> Figure:
 
 def _loss(axis: Axes, result: History) -> None:
     label = "all samples, after the step" if result.by_scipy else "gradient batch, before the step"
-    axis.plot(result.sweeps, result.losses, color=COLORS["SFN"], lw=0.8, label=label)
+    axis.plot(*_broken(result, result.sweeps, result.losses), color=COLORS["SFN"], lw=0.8, label=label)
+    if len(result.held_back):
+        axis.plot(
+            *_broken(result, *result.held_back.T),
+            ".-",
+            color=COLORS["damped Newton"],
+            lw=1.2,
+            label="samples held back",
+        )
     if len(result.sweeps):
         axis.plot(
             result.sweeps[-1:],
@@ -64,7 +70,7 @@ def _loss(axis: Axes, result: History) -> None:
             color="k",
             label="step not taken",
         )
-    finite = np.append(result.losses, result.loss)
+    finite = np.concatenate([result.losses, [result.loss], *result.held_back[:, 1:].T])
     finite = finite[np.isfinite(finite)]
     axis.set(
         xlabel="sweeps over the data",
@@ -74,15 +80,30 @@ def _loss(axis: Axes, result: History) -> None:
     axis.legend()
 
 
+def _broken(result: History, sweeps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points of a line, with nan where curvature was looked at: no step was taken on the way over there.
+
+    Where curvature is looked at before every step, the line is whole.
+    """
+    gaps = np.diff(result.sweeps, prepend=0.0)
+    usual = float(np.median(gaps)) if len(gaps) else 0.0
+    before = np.searchsorted(result.sweeps, result.refreshed_at)  # the iterations that followed
+    before = before[(before > 0) & (before < len(gaps))]
+    at = np.searchsorted(sweeps, result.sweeps[before[gaps[before] > 2 * usual]])
+    at = np.unique(at[(at > 0) & (at < len(sweeps))])
+    return np.insert(sweeps, at, np.nan), np.insert(values, at, np.nan)
+
+
 def _steps(axis: Axes, result: History) -> None:
     taken = np.where(result.steps > 0, result.steps, np.nan)
-    axis.plot(result.sweeps, taken, color=COLORS["SFN"], label=r"step $\alpha$")
+    axis.plot(*_broken(result, result.sweeps, taken), color=COLORS["SFN"], label=r"step $\alpha$")
     limits = np.where(np.isfinite(result.step_limits), result.step_limits, np.nan)
     if np.isfinite(limits).any():
         axis.plot(
-            result.refreshed_at,
-            limits,
+            np.append(result.refreshed_at, result.sweeps[-1:]),
+            np.append(limits, limits[-1:][: len(result.sweeps)]),
             ".--",
+            drawstyle="steps-post",  # known when curvature was looked at, and used until the next time
             color=COLORS["Newton"],
             lw=1,
             label="predicted mean-square limit",
@@ -93,14 +114,14 @@ def _steps(axis: Axes, result: History) -> None:
 
 
 def _curvature(axis: Axes, result: History) -> None:
-    """A few of the kept eigenvalues with the noise of their batch, the rest as dots: markers, since ranks
-    change hands.
-    """
+    """A few of the kept eigenvalues with their batch's noise, the rest as dots, since ranks change hands."""
     from matplotlib import colormaps
 
     rank = result.eigenvalues.shape[1]
     shown = np.unique(np.geomspace(1, rank, min(RANKS_SHOWN, rank)).round().astype(int)) - 1
     axis.plot(result.refreshed_at, result.eigenvalues, ".", color="0.8", ms=2)
+    if rank > len(shown):
+        axis.lines[0].set_label("the others")
     for position, i in enumerate(shown):
         color = colormaps["cividis"](position / max(1, len(shown) - 1) * 0.9)
         noise = np.nan_to_num(result.noise[:, i]) if result.noise.size else np.zeros(len(result.refreshed_at))
