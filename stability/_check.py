@@ -26,6 +26,16 @@ class Unstable(ArithmeticError):
         Indices of the offending modes, in the order of ``LinearFlow.eigenvalues``.
     rates : tuple of float
         Their linear rates ``a_i = -phi_i lambda_i`` (per unit of ``t = iteration * step``).
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> flow = st.Flow(st.quadratic([1.0, -0.5]), st.SGD(), st.Noise(gradient=0.1), step=0.1)
+    >>> try:
+    ...     st.linearize(flow).covariance()
+    ... except st.Unstable as error:
+    ...     print(error.modes, error.rates)
+    (1,) (0.5,)
     """
 
     def __init__(self, message: str, *, modes: Iterable[int] = (), rates: Iterable[float] = ()):
@@ -39,7 +49,18 @@ class Lacking(ValueError, TypeError):
 
 
 class StabilityWarning(UserWarning):
-    """A number came out, but not as wanted: a time step beyond its limit, an accuracy not reached."""
+    """A number came out, but not as wanted: a time step beyond its limit, an accuracy not reached.
+
+    Examples
+    --------
+    >>> import warnings, stability as st
+    >>> flow = st.Flow(st.quadratic([1.0]), st.SGD(), step=0.1)
+    >>> with warnings.catch_warnings(record=True) as told:
+    ...     warnings.simplefilter("always")
+    ...     ens = st.simulate(flow, start=[1.0], t_end=30.0, dt=3.0, paths=2, seed=0)
+    >>> [warning.category is st.StabilityWarning for warning in told]
+    [True]
+    """
 
 
 class Interrupted(KeyboardInterrupt):
@@ -49,6 +70,17 @@ class Interrupted(KeyboardInterrupt):
     ----------
     result : Ensemble or History
         Of the blocks of paths that had reached the end; of the iterations so far.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> flow = st.Flow(st.quadratic([1.0]), st.SGD(), st.Noise(gradient=0.1), step=0.1)
+    >>> try:
+    ...     ens = st.simulate(flow, start=[1.0], t_end=1.0, paths=100, seed=0)
+    ... except st.Interrupted as stopped:  # Ctrl-C
+    ...     ens = stopped.result
+    >>> len(ens.diverged)
+    100
     """
 
     def __init__(self, message: str, result: Any):

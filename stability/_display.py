@@ -104,9 +104,6 @@ class Shown:
 
     def _page(self) -> Iterator[str | Grid]:
         """Lines and tables, top to bottom; by itself the fields, arrays by their shape."""
-        if type(self).__str__ is not Shown.__str__:
-            yield str(self)
-            return
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
         yield Grid(
             ((type(self).__name__, ""), ("", "")), [(f.name, _short(getattr(self, f.name))) for f in fields]

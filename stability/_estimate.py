@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from ._display import number
+from ._display import Grid, number
 from ._saving import Result
 
 
@@ -27,6 +28,6 @@ class Estimate(_Pair, Result):
     0.25 +- 2.5e-16
     """
 
-    def __str__(self) -> str:
+    def _page(self) -> Iterator[str | Grid]:
         because = f" ({self.reason})" if self.reason else ""
-        return f"{number(self.value, '.6g')} +- {number(self.error, '.2g')}{because}"
+        yield f"{number(self.value, '.6g')} +- {number(self.error, '.2g')}{because}"

@@ -14,14 +14,14 @@ import os
 import platform
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ._display import Shown
+from ._display import Grid, Shown
 
 FORMAT = 1
 _INSIDE = ":"  # begins the names of arrays that lie deeper than a field
@@ -68,6 +68,14 @@ class Study(Result):
         What was asked for, seed included.
     provenance : dict
         Versions and platform.
+
+    Examples
+    --------
+    >>> import numpy as np, stability as st
+    >>> st.Study("decay", {"t": np.arange(3.0)}, {"seed": 0})
+    study 'decay': seed=0
+    array  kind and shape
+    t      float64 (3,)
     """
 
     name: str
@@ -78,11 +86,17 @@ class Study(Result):
     def __getitem__(self, key: str) -> np.ndarray:
         return self.arrays[key]
 
-    def __str__(self) -> str:
-        lines = [f"study {self.name!r}: " + ", ".join(f"{k}={v}" for k, v in self.parameters.items())]
-        return "\n".join(
-            lines + [f"  {key:<28} {value.dtype} {value.shape}" for key, value in self.arrays.items()]
-        )
+    def _page(self) -> Iterator[str | Grid]:
+        given = ", ".join(f"{key}={_brief(value)}" for key, value in self.parameters.items())
+        yield f"study {self.name!r}" + (f": {given}" if given else "")
+        rows = [(key, f"{value.dtype} {value.shape}") for key, value in self.arrays.items()]
+        yield Grid([("array", ""), ("kind and shape", "")], rows)
+
+
+def _brief(value: Any) -> str:
+    """A parameter on one line."""
+    shown = str(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def provenance(**parameters: Any) -> dict[str, Any]:
@@ -133,6 +147,15 @@ def save(result: Any, path: str | Path) -> Path:
     ------
     ValueError
         If the result is of a kind that cannot be saved, or the place cannot be written.
+
+    Examples
+    --------
+    >>> import os, tempfile, numpy as np, stability as st
+    >>> study = st.Study("decay", {"t": np.arange(3.0)}, {"seed": 0})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = st.save(study, os.path.join(folder, "decay"))
+    ...     st.load(path)["t"]
+    array([0., 1., 2.])
     """
     arrays: dict[str, np.ndarray] = {}
     values: dict[str, Any] = {}
@@ -178,6 +201,15 @@ def load(path: str | Path) -> Any:
     ValueError
         If a file is missing, damaged, of an unknown kind or of a newer format, or if the two were not
         written together.
+
+    Examples
+    --------
+    >>> import os, tempfile, stability as st
+    >>> time = st.exit_time(rate=0.5, diffusion=0.01, radius=1.0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = time.save(os.path.join(folder, "exit"))
+    ...     st.load(path) == time
+    True
     """
     base = _base(path)
     try:

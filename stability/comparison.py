@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from . import _check
+from ._display import Grid, settled
+from ._frames import Framed, Labelled
 from ._saving import Result
 from .ensembles.result import Ensemble
 from .ensembles.tails import TailIndex, tail_index
@@ -25,7 +28,7 @@ TAIL_PATHS = 4000
 
 
 @dataclass(frozen=True)
-class Comparison(Result):
+class Comparison(Result, Framed, Labelled):
     """Predicted and measured moments of an ensemble; made by `compare`.
 
     Attributes
@@ -73,34 +76,48 @@ class Comparison(Result):
         """
         return float(max(np.max(np.abs(self.mean_z)), np.max(np.abs(self.covariance_z))))
 
-    def __str__(self) -> str:
-        dim = self.mean_z.shape[1]
-        lines = [f"theory ({self.law}) against measurement at t = {self.times[-1]:g}"]
-        lines.append(f"{'moment':<12} {'predicted':>12} {'measured':>12} {'std. error':>10} {'z':>6}")
-        rows = [
-            (
-                f"mean[{i}]",
-                self.predicted_mean[-1, i],
-                self.measured_mean[-1, i],
-                self.standard_error[-1, i],
-                self.mean_z[-1, i],
-            )
-            for i in range(dim)
-        ]
-        for i, j in zip(*np.triu_indices(dim), strict=True):
-            entry = (
-                self.predicted_covariance,
-                self.measured_covariance,
-                self.covariance_error,
-                self.covariance_z,
-            )
-            rows.append((f"cov[{i},{j}]", *(part[-1, i, j] for part in entry)))
+    def _columns(self) -> Mapping[str, Any]:
+        rows = [(t, *row) for k, t in enumerate(self.times) for row in self._rows(k)]
+        names = ("time", "moment", "predicted", "measured", "error", "z")
+        return dict(zip(names, zip(*rows, strict=True), strict=True))
+
+    def _labels(self) -> Mapping[str, np.ndarray]:
+        return {"time": self.times}
+
+    def _variables(self) -> Mapping[str, tuple[tuple[str, ...], np.ndarray]]:
+        means = ("predicted_mean", "measured_mean", "standard_error", "mean_z")
+        covariances = ("predicted_covariance", "measured_covariance", "covariance_error", "covariance_z")
+        return {name: (("time", "coordinate"), getattr(self, name)) for name in means} | {
+            name: (("time", "coordinate", "other"), getattr(self, name)) for name in covariances
+        }
+
+    def _page(self) -> Iterator[str | Grid]:
+        yield f"theory ({self.law}) against measurement at t = {self.times[-1]:g}"
+        rows = self._rows(len(self.times) - 1)
         shown = rows if len(rows) <= 24 else sorted(rows, key=lambda row: -abs(row[-1]))[:24]
-        lines += [f"{name:<12} {p:>12.5g} {m:>12.5g} {e:>10.2g} {z:>6.2f}" for name, p, m, e, z in shown]
+        numbers = (("predicted", ".5g"), ("measured", ".5g"), ("std. error", ".2g"), ("z", ".2f"))
+        yield Grid([("moment", ""), *numbers], shown)
         if len(rows) > len(shown):
-            lines.append(f"(the {len(shown)} largest |z| of {len(rows)} moments)")
-        lines.append(f"largest |z| of {len(rows) * len(self.times)}: {self.max_z:.2f}")
-        return "\n".join([*lines, *self.notes])
+            yield f"(the {len(shown)} largest |z| of {len(rows)} moments)"
+        yield f"largest |z| of {len(rows) * len(self.times)}: {self.max_z:.2f}"
+        yield from self.notes
+
+    def _rows(self, k: int) -> list[tuple[Any, ...]]:
+        """Moments at one time: name, predicted, measured, standard error and z."""
+        means = (self.predicted_mean[k], self.measured_mean[k], self.standard_error[k], self.mean_z[k])
+        covariances = (
+            self.predicted_covariance[k],
+            self.measured_covariance[k],
+            self.covariance_error[k],
+            self.covariance_z[k],
+        )
+        spread = np.sqrt(np.maximum(np.diagonal(self.measured_covariance[k]), np.diagonal(covariances[0])))
+        of = np.maximum(spread, np.max(np.abs(self.predicted_mean), axis=0))
+        means = (settled(means[0], of), settled(means[1], of), *means[2:])
+        covariances = (settled(covariances[0], np.outer(spread, spread)), *covariances[1:])
+        rows = [(f"mean[{i}]", *row) for i, row in enumerate(zip(*means, strict=True))]
+        pairs = zip(*np.triu_indices(len(of)), strict=True)
+        return rows + [(f"cov[{i},{j}]", *(part[i, j] for part in covariances)) for i, j in pairs]
 
 
 def compare(theory: LinearFlow | Trajectory, ensemble: Ensemble, *, level: str = "L") -> Comparison:
@@ -125,6 +142,17 @@ def compare(theory: LinearFlow | Trajectory, ensemble: Ensemble, *, level: str =
         nothing.
     ValueError
         If the two do not belong together, or fewer than two paths did not diverge.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> flow = st.Flow(st.quadratic([1.0]), st.SGD(), st.Noise(gradient=0.1), step=0.1)
+    >>> ens = st.simulate(flow, start=[0.0], t_end=50.0, paths=1000, seed=0)
+    >>> found = st.compare(st.linearize(flow), ens)
+    >>> found.to_frame()["moment"].tolist()
+    ['mean[0]', 'cov[0,0]']
+    >>> bool(found.max_z < 4)
+    True
     """
     _check.choice("level", level, ("L", "L2"))
     if not isinstance(theory, (LinearFlow, Trajectory)):

@@ -2,7 +2,7 @@
 
 >>> import stability as st
 >>> mode = st.exact_mode(st.SFN(damping=0.1), curvature=0.5, noise=st.Noise(curvature=0.1))
->>> isinstance(mode.mean_square_limit, st.results.Estimate)
+>>> isinstance(mode.moment(2, step=0.5), st.results.Estimate)
 True
 """
 

@@ -142,7 +142,7 @@ def test_it_prints_in_a_line_and_survives_saving(tmp_path):
         == f"small: 12 samples of 2 x 2 pixels (float64, {data.X.min():.3g} to {data.X.max():.3g}), 3 "
         "classes of 4 to 4 samples"
     )
-    assert repr(data) == f"<{data}>"
+    assert repr(data) == str(data)
     back = load(save(data, tmp_path / "small"))
     np.testing.assert_array_equal(back.X, data.X)
     assert (back.classes, back.image_shape, len(back)) == (data.classes, data.image_shape, 12)

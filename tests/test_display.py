@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import stability as st
-from stability._display import Grid, number, point, settled
+from stability._display import Grid, Shown, number, point, settled
 
 
 def parsed(page):
@@ -69,6 +69,12 @@ class TestResult:
         assert repr(table) == str(table)
         assert "Bounds(" not in repr(table)
 
+    def test_every_result_does_so(self):
+        for name in st.results.__all__:
+            kind = getattr(st.results, name)
+            assert issubclass(kind, Shown) or name == "Network", name
+            assert kind.__repr__ is Shown.__repr__ or name == "Network", name
+
     def test_fields_are_shown_where_there_is_no_table(self):
         (row,) = st.bounds(st.quadratic([1.0]), st.Noise(), [st.SGD()], step=0.1).rows
         assert repr(row).splitlines()[:3] == ["Bound", "method          SGD", "step_limit      2"]
@@ -87,7 +93,7 @@ class TestResult:
         assert len(repr(Large("s", {}, {}))) < 500
 
     def test_an_estimate_reads_as_a_number_and_unpacks(self):
-        value, error, reason = estimate = st.Estimate(2.0, 0.5)
+        value, error, reason = estimate = st.results.Estimate(2.0, 0.5)
         assert (value, error, reason) == (2.0, 0.5, "")
         assert repr(estimate) == "2 +- 0.5"
-        assert repr(st.Estimate(np.inf, 0.0, "a pole")) == "inf +- 0 (a pole)"
+        assert repr(st.results.Estimate(np.inf, 0.0, "a pole")) == "inf +- 0 (a pole)"

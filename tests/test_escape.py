@@ -337,10 +337,9 @@ class TestMessages:
 def test_it_prints_what_a_teacher_would_read():
     text = str(exit_time(rate=-1.0, diffusion=1e-4, radius=1.0))
     assert "stable: it leaves against the drift" in text
-    assert "mean exit time         exp(9995.27)" in text
-    assert "kappa = rate R^2 / D   4\n  mean exit time         1.59237" in str(
-        exit_time(rate=1.0, diffusion=0.25, radius=1.0)
-    )
+    assert "mean exit time        exp(9995.27)" in text
+    lines = str(exit_time(rate=1.0, diffusion=0.25, radius=1.0)).splitlines()
+    assert [line.split()[-1] for line in lines[2:4]] == ["4", "1.59237"]
     assert "(Brownian)" in str(exit_time(rate=0.0, diffusion=1.0, radius=1.0))
 
 

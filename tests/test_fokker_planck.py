@@ -470,7 +470,7 @@ class TestEnsembles:
         exact = st.stationary_density(CASES["SGD"], 2.6)
         result = exact.total_variation(np.array([0.9, 1.1, 50.0, -1.0]))
         assert (result.outside, result.samples) == (1, 4)
-        assert "1 outside the grid" in str(result)
+        assert str(result).splitlines()[-1].split() == ["samples", "outside", "the", "grid", "1"]
 
 
 class TestPassage:
@@ -791,7 +791,8 @@ class TestResult:
         assert sum(abs(float(line.split()[0])) in (0.995, 1.005) for line in text.splitlines()[5:7]) == 2
         assert text.splitlines()[-1] == "status: ok"
         assert "Euler-Maruyama chain, dt = 0.1" in str(st.stationary_density(flow(), 2, time="chain"))
-        assert "Kramers: from -1 over " in str(st.stationary_density(flow(), 2).kramers(-1, 1))
+        kramers = str(st.stationary_density(flow(), 2).kramers(-1, 1))
+        assert [line.split()[-1] for line in kramers.splitlines()[1:3]] == ["-1", "0"]  # no 5e-18
 
     def test_it_is_saved_and_still_answers(self, tmp_path):
         for number, found in enumerate(

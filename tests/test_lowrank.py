@@ -587,7 +587,7 @@ def test_print_shows_the_first_pairs_and_the_last():
     text = str(randomized_eigh(products(matrix(SPECTRA["harmonic"])), N, 30))
     assert text.startswith("30 eigenpairs of 240 (block-krylov, 60 products): ok")
     assert len(text.splitlines()) == 2 + 12 + 1
-    assert "  30  " in text
+    assert text.splitlines()[-2].split()[0] == "30"
     assert "std" in str(eight())
 
 

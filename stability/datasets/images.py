@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
+from .._display import Grid
 from .._saving import Result
 from .unpickle import read_pickle
 
@@ -42,9 +43,9 @@ class Dataset(Result):
     Examples
     --------
     >>> import numpy as np, stability as st
-    >>> corners = [[0.0, 0.0], [1.0, 1.0]] * 5
-    >>> data = st.datasets.Dataset("corners", corners, [0, 1] * 5, ("low", "high"), (1, 2))
-    >>> print(data)
+    >>> X, y = [[0.0, 0.0], [1.0, 1.0]] * 5, [0, 1] * 5
+    >>> data = st.results.Dataset("corners", X, y, ("low", "high"), (1, 2))
+    >>> data
     corners: 10 samples of 1 x 2 pixels (float64, 0 to 1), 2 classes of 5 to 5 samples
     >>> train, test = data.split((0.6, 0.4), seed=0)
     >>> train.X.shape, np.bincount(test.y).tolist()
@@ -171,17 +172,14 @@ class Dataset(Result):
         scaled = (self.X - model.X.mean(axis=0, dtype=np.float64)) / np.maximum(spread, 0.1 * spread.max())
         return replace(self, X=scaled.astype(self.X.dtype))
 
-    def __str__(self) -> str:
+    def _page(self) -> Iterator[str | Grid]:
         counts = np.bincount(self.y, minlength=len(self.classes))
         shape = " x ".join(map(str, self.image_shape))
-        return (
+        yield (
             f"{self.name}: {len(self):,} samples of {shape} pixels ({self.X.dtype}, {self.X.min():.3g} to "
             f"{self.X.max():.3g}), "
             f"{len(self.classes)} classes of {counts.min():,} to {counts.max():,} samples"
         )
-
-    def __repr__(self) -> str:
-        return f"<{self}>"
 
 
 def digits(*, dtype: Any = np.float64) -> Dataset:

@@ -80,7 +80,7 @@ def stationary_density(
     --------
     >>> import stability as st
     >>> flow = st.Flow(st.quadratic([2.0]), st.SGD(), st.Noise(gradient=1.0), step=0.1)
-    >>> found = stationary_density(flow, 2)
+    >>> found = st.stationary_density(flow, 2)
     >>> bool(abs(found.covariance[0, 0] - 0.1 / 4) < 1e-12)  # alpha sigma^2 / (2 lambda)
     True
     """

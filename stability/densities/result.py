@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from .. import _check
+from .._display import Grid, number, settled
+from .._frames import Labelled
 from .._saving import Result
 from ..ensembles.result import Ensemble
 from .kernel import passage
@@ -48,14 +50,15 @@ class TotalVariation(Result):
         """Whether the sample is within the bound."""
         return self.value <= self.bound
 
-    def __str__(self) -> str:
+    def _page(self) -> Iterator[str | Grid]:
         verdict = "agrees" if self.agrees else "DISAGREES"
-        out = f", {self.outside} outside the grid" if self.outside else ""
-        return (
-            f"total variation {self.value:.4g}: {verdict} ({self.expected:.4g} expected from sampling, "
-            f"at most {self.bound:.4g} at risk {self.risk:g}; {self.samples} samples in {self.bins} "
-            f"bins{out})"
-        )
+        yield f"total variation {self.value:.4g}: {verdict} ({self.samples} samples in {self.bins} bins)"
+        rows = [
+            ("expected from sampling", self.expected),
+            (f"at most, at risk {self.risk:g}", self.bound),
+            ("samples outside the grid", self.outside),
+        ]
+        yield Grid([("", ""), ("value", ".4g")], rows)
 
 
 @dataclass(frozen=True)
@@ -89,15 +92,19 @@ class Kramers(Result):
     def mean(self) -> float:
         return _exp(self.log_mean)
 
-    def __str__(self) -> str:
-        return (
-            f"Kramers: from {self.well:.5g} over {self.top:.5g}, barrier {self.barrier:.5g}, prefactor "
-            f"{self.prefactor:.5g}: mean time {self.mean:.6g}"
-        )
+    def _page(self) -> Iterator[str | Grid]:
+        rows = [
+            ("from the well at", self.well),
+            ("over the top at", settled(self.top, self.well)),
+            ("barrier", self.barrier),
+            ("prefactor", self.prefactor),
+            ("mean time", self.mean),
+        ]
+        yield Grid([("Kramers", ""), ("value", ".6g")], rows)
 
 
 @dataclass(frozen=True)
-class StationaryDensity(Result):
+class StationaryDensity(Result, Labelled):
     """A stationary density on a grid; made by `stationary_density`.
 
     Cells have shape (n,) on a line, (n1, n2) in a plane.
@@ -303,30 +310,39 @@ class StationaryDensity(Result):
         cells = [tuple(int(i) for i in cell) for cell in np.argwhere(top)]
         return sorted(((cell, float(self.density[cell])) for cell in cells), key=lambda pair: -pair[1])
 
-    def __str__(self) -> str:
+    def _labels(self) -> Mapping[str, np.ndarray]:
+        return dict(zip(self.edges, self.centers, strict=True))
+
+    def _variables(self) -> Mapping[str, tuple[tuple[str, ...], np.ndarray]]:
+        axes = tuple(self.edges)
+        scalars = ("density", "mass", "potential", "effective_potential")
+        vectors = {name: ((*axes, "coordinate"), getattr(self, name)) for name in ("drift", "current")}
+        matrix = {"diffusion": ((*axes, "coordinate", "other"), self.diffusion)}
+        return {name: (axes, getattr(self, name)) for name in scalars} | vectors | matrix
+
+    def _page(self) -> Iterator[str | Grid]:
         law = "continuous time" if self.time == "continuous" else f"Euler-Maruyama chain, dt = {self.dt:g}"
         box = " x ".join(
             f"[{edges[0]:g}, {edges[-1]:g}] in {len(edges) - 1}" for edges in self.edges.values()
         )
-        lines = [
-            f"stationary density of {self.flow}",
-            f"  {law}; grid {box} cells; error {self.error:.1e}, lost {self.lost:.1e}",
-        ]
-        lines.append(f"  {'axis':<6} {'mean':>12} {'variance':>12}")
-        rounding = np.abs(self.mean) < 1e-9 * np.sqrt(np.diag(self.covariance))
-        mean = np.where(rounding, 0.0, self.mean)
-        lines += [
-            f"  {name:<6} {mean[i]:>12.5g} {self.covariance[i, i]:>12.5g}"
-            for i, name in enumerate(self.edges)
-        ]
-        lines.append(f"  {'peak at':<22} {'density':>12} {'-log p':>10} {'objective':>12}")
-        for cell, height in self.peaks()[:8]:
-            at = ", ".join(f"{axis[i]:.4g}" for axis, i in zip(self.centers, cell, strict=True))
-            lines.append(
-                f"  {at:<22} {height:>12.5g} {self.effective_potential[cell]:>10.4g} "
-                f"{self.potential[cell]:>12.5g}"
+        yield f"stationary density of {self.flow}"
+        lost = number(settled(self.lost, 1.0), ".1e")
+        yield f"{law}; grid {box} cells; error {self.error:.1e}, lost {lost}"
+        variance = np.diag(self.covariance)
+        mean = settled(self.mean, np.sqrt(variance), 1e-9)  # the grid's own error
+        axes = list(zip(self.edges, mean, variance, strict=True))
+        yield Grid([("axis", ""), ("mean", ".5g"), ("variance", ".5g")], axes)
+        rows = [
+            (
+                ", ".join(f"{axis[i]:.4g}" for axis, i in zip(self.centers, cell, strict=True)),
+                height,
+                settled(self.effective_potential[cell], 1.0, 1e-9),
+                self.potential[cell],
             )
-        return "\n".join([*lines, f"status: {self.status}"])
+            for cell, height in self.peaks()[:8]
+        ]
+        yield Grid([("peak at", ""), ("density", ".5g"), ("-log p", ".4g"), ("objective", ".5g")], rows)
+        yield f"status: {self.status}"
 
 
 def _way(panels: Panels, start: float, end: float) -> tuple[float, float]:

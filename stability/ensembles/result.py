@@ -4,11 +4,14 @@ cost.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from .._display import Grid, settled
+from .._frames import Framed, Labelled
 from .._law import Law
 from .._saving import Result
 
@@ -17,7 +20,7 @@ UNSTABLE_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class Ensemble(Result):
+class Ensemble(Result, Framed, Labelled):
     """Paths of a flow and their moments; made by `simulate`.
 
     Attributes
@@ -87,39 +90,67 @@ class Ensemble(Result):
         """Whether the moments are conditional on not having diverged."""
         return bool(self.diverged.any())
 
-    def __str__(self) -> str:
+    def _columns(self) -> Mapping[str, Any]:
+        count, dim = self.mean.shape
+        return {
+            "time": np.repeat(self.times, dim),
+            "axis": np.tile(np.arange(dim), count),
+            "mean": self.mean.ravel(),
+            "mean_error": self.standard_error.ravel(),
+            "variance": np.diagonal(self.covariance, axis1=1, axis2=2).ravel(),
+            "variance_error": np.diagonal(self.covariance_error, axis1=1, axis2=2).ravel(),
+        }
+
+    def _labels(self) -> Mapping[str, np.ndarray]:
+        return {"time": self.times} | ({"level": self.quantile_levels} if len(self.quantile_levels) else {})
+
+    def _variables(self) -> Mapping[str, tuple[tuple[str, ...], np.ndarray]]:
+        axes = {
+            ("time", "coordinate"): ("mean", "standard_error"),
+            ("time", "coordinate", "other"): ("covariance", "covariance_error"),
+            ("path",): ("diverged", "diverged_at", "exit_times"),
+            ("path", "coordinate"): ("start",),
+        }
+        if self.states.shape[1]:
+            axes["time", "path", "coordinate"] = ("states",)
+        if len(self.quantile_levels):
+            axes["time", "level", "coordinate"] = ("quantiles",)
+        named = {name: (dims, getattr(self, name)) for dims, names in axes.items() for name in names}
+        for name, values in self.observables.items():
+            named |= {name: (("time",), values), f"{name}_error": (("time",), self.observable_errors[name])}
+        return named
+
+    def _page(self) -> Iterator[str | Grid]:
         paths, lost = len(self.diverged), int(self.diverged.sum())
         scheme = "" if self.scheme == "euler" else f" ({self.scheme} scheme)"
-        lines = [
-            f"{paths} paths of the {'SDE' if self.level == 'sde' else 'iteration'}{scheme}, dt = "
-            f"{self.dt:g}, to t = {self.times[-1]:g}"
-        ]
+        law = "SDE" if self.level == "sde" else "iteration"
+        yield f"{paths} paths of the {law}{scheme}, dt = {self.dt:g}, to t = {self.times[-1]:g}"
         if lost:
-            first = float(np.nanmin(self.diverged_at))
-            lines.append(
-                f"{lost} of {paths} paths diverged, the first at t = {first:g}: the moments below are "
-                "conditional on the others."
+            yield (
+                f"{lost} of {paths} paths diverged, the first at t = {np.nanmin(self.diverged_at):g}: the "
+                "moments below are conditional on the others."
             )
         left = int(np.isfinite(self.exit_times).sum())
         if left:
-            lines.append(
-                f"{left} paths left the exit region, at a median t = {np.nanmedian(self.exit_times):.4g}."
-            )
-        return "\n".join([*lines, *self.notes, *self._table(), *self._extras()])
+            yield f"{left} paths left the exit region, at a median t = {np.nanmedian(self.exit_times):.4g}."
+        yield from self.notes
+        yield self._table()
+        yield from self._extras()
 
-    def _table(self) -> list[str]:
-        lines, dim = [f"{'axis':>4} {'mean':>12} {'+-':>9} {'variance':>12} {'+-':>9}"], self.mean.shape[-1]
-        for i in range(min(dim, 12)):
-            row = (
-                self.mean[-1, i],
-                self.standard_error[-1, i],
-                self.covariance[-1, i, i],
-                self.covariance_error[-1, i, i],
-            )
-            lines.append(f"{i:>4} {row[0]:>12.5g} {row[1]:>9.2g} {row[2]:>12.5g} {row[3]:>9.2g}")
-        if dim > 12:
-            lines.append(f" ... {dim - 12} more axes")
-        return lines
+    def _table(self) -> Grid:
+        mean, variance = self.mean[-1], np.diagonal(self.covariance[-1])
+        of = np.max(np.abs(self.start), axis=0, initial=0.0) + np.sqrt(np.maximum(variance, 0.0))
+        columns = (
+            settled(mean, of, 1e-15),
+            self.standard_error[-1],
+            settled(variance, of**2, 1e-30),
+            np.diagonal(self.covariance_error[-1]),
+        )
+        rows: list[tuple[Any, ...]] = [(str(i), *row) for i, row in enumerate(zip(*columns, strict=True))]
+        if len(rows) > 12:
+            rows = [*rows[:12], (f"... {len(rows) - 12} more axes", *[None] * 4)]
+        numbers = (("mean", ".5g"), ("+-", ".2g"), ("variance", ".5g"), ("+-", ".2g"))
+        return Grid([("axis", ""), *numbers], rows)
 
     def _extras(self) -> list[str]:
         lines = []

@@ -9,12 +9,14 @@ Student-t law, which theory says one mode of the SDE has.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import _check
+from .._display import Grid
 from .._saving import Result, provenance
 from .result import Ensemble
 
@@ -115,19 +117,19 @@ class TailIndex(Result):
         """
         return _gap_probability(self.gap, self.k) < LUMPS
 
-    def __str__(self) -> str:
-        lines = [f"tail index of {len(self.radii)} points in {self.dim} dimension{'s' * (self.dim > 1)}"]
-        lines.append(f"{'':<24} {'index':>10} {'+-':>9}")
-        lines.append(f"{f'Hill, {self.k} largest':<24} {self.hill:>10.4g} {self.hill_error:>9.2g}")
-        lines.append(f"{'Student-t, likelihood':<24} {self.nu:>10.4g} {self.nu_error:>9.2g}")
+    def _page(self) -> Iterator[str | Grid]:
+        yield f"tail index of {len(self.radii)} points in {self.dim} dimension{'s' * (self.dim > 1)}"
+        rows = [
+            (f"Hill, {self.k} largest", self.hill, self.hill_error),
+            ("Student-t, likelihood", self.nu, self.nu_error),
+        ]
+        yield Grid([("estimate", ""), ("index", ".4g"), ("+-", ".2g")], rows)
         bulk, tail = self.misfit
-        lines.append(
-            f"the Student-t law {'fits' if self.fits else 'does not fit'} (misfit {bulk:.2f} in the bulk, "
-            f"{tail:.2f} in the tail)"
-        )
+        fits = "fits" if self.fits else "does not fit"
+        yield f"the Student-t law {fits} (misfit {bulk:.2f} in the bulk, {tail:.2f} in the tail)"
         if self.left_out:
-            lines.append(f"{self.left_out} diverged paths are left out: the true tail is heavier than this")
-        return "\n".join([*lines, f"status: {self.status}"])
+            yield f"{self.left_out} diverged paths are left out: the true tail is heavier than this"
+        yield f"status: {self.status}"
 
 
 def tail_index(sample: Any, *, tail: float | None = None, center: Any = None) -> TailIndex:
@@ -173,11 +175,13 @@ def tail_index(sample: Any, *, tail: float | None = None, center: Any = None) ->
 
     Examples
     --------
-    >>> import numpy as np
+    >>> import numpy as np, stability as st
     >>> sample = np.random.default_rng(0).standard_t(3, 20_000)
-    >>> found = tail_index(sample)
-    >>> abs(found.nu - 3) < 4 * found.nu_error, found.status
-    (True, 'below 4: covariances exist, but their error bars mean nothing')
+    >>> found = st.tail_index(sample)
+    >>> bool(abs(found.nu - 3) < 4 * found.nu_error)
+    True
+    >>> print(found.status)
+    below 4: covariances exist, but their error bars mean nothing
     """
     x, left_out = _points(sample)
     n, full = x.shape

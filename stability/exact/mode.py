@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import _check
 from .._check import Unstable
+from .._display import Grid
 from .._estimate import Estimate
 from .._saving import Result, Study, provenance
 from .._special import gaussian_log_moment, gaussian_mean_log
@@ -309,25 +310,23 @@ class ExactMode(Result):
         about = {"method": self.method.label, "curvature": self.curvature}
         return Study("exact-mode", arrays, about, provenance())
 
-    def __str__(self) -> str:
-        lines = [
+    def _page(self) -> Iterator[str | Grid]:
+        yield (
             f"{self.method.label}, one mode, lambda = {self.curvature:g}: the iteration itself, nothing "
-            "linearised",
-            f"{'':<24} {'value':>12} {'+-':>9}",
-        ]
-        noted = []
-        for name, estimate in (
+            "linearised"
+        )
+        estimates = [
             ("E|phi|", self.gain_moment(1)),
             ("E phi^2", self.gain_moment(2)),
             ("mean-square step limit", Estimate(*self._mean_square)),
-        ):
-            lines.append(f"{name:<24} {estimate.value:>12.6g} {estimate.error:>9.1g}")
-            noted += [f"{name} is infinite: {estimate.reason}"] if estimate.reason else []
-        lines.append(f"{'almost-sure step limit':<24} {self.almost_sure_limit:>12.6g}")
+        ]
+        rows = [(name, estimate.value, estimate.error) for name, estimate in estimates]
+        found = ("almost-sure step limit", self.almost_sure_limit, None)
+        yield Grid([("", ""), ("value", ".6g"), ("+-", ".1g")], [*rows, found])
+        yield from (f"{name} is infinite: {one.reason}" for name, one in estimates if one.reason)
         if self.mean_square_limit == 0:
             reason = self._law.reason("rate", 2) if self._law else ""
-            noted.append(f"no step is mean-square stable: {reason or 'E X <= 0'}")
-        return "\n".join([*lines, *noted])
+            yield f"no step is mean-square stable: {reason or 'E X <= 0'}"
 
 
 def exact_mode(method: Method, *, curvature: float, noise: Noise, density: Any = None) -> ExactMode:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
+from .._display import Grid
 from .._saving import Result, Study, jsonable, provenance
 from .._special import dawson_integral, gauss
 
@@ -212,7 +213,7 @@ class ExitTime(Result):
         }
         return Study("exit-time", {"t": t, "survival": self.survival(t)}, jsonable(about), provenance())
 
-    def __str__(self) -> str:
+    def _page(self) -> Iterator[str | Grid]:
         kind = (
             "unstable"
             if self.rate > 0
@@ -220,15 +221,16 @@ class ExitTime(Result):
             if self.rate < 0
             else "Brownian"
         )
-        rough = f"exp({self.log_asymptotic:.6g})" if math.isinf(self.asymptotic) else f"{self.asymptotic:.6g}"
-        return (
+        yield (
             f"first exit of d delta = {self.rate:g} delta dt + sqrt({self.diffusion:g}) dW from |delta| < "
-            f"{self.radius:g} ({kind})\n"
-            f"  kappa = rate R^2 / D   {self.kappa:.6g}\n"
-            "  mean exit time         "
-            f"{f'exp({self.log_mean:.6g})' if math.isinf(self.mean) else f'{self.mean:.6g}'}\n"
-            f"  for large |kappa|      {rough}"
+            f"{self.radius:g} ({kind})"
         )
+        rows = [
+            ("kappa = rate R^2 / D", self.kappa),
+            ("mean exit time", _long(self.mean, self.log_mean)),
+            ("for large |kappa|", _long(self.asymptotic, self.log_asymptotic)),
+        ]
+        yield Grid([("", ""), ("value", ".6g")], rows)
 
     @property
     def _unit(self) -> float:
@@ -270,6 +272,11 @@ class ExitTime(Result):
         )[0]
         with np.errstate(over="ignore"):
             return float(self._unit * total / size * np.exp(max(0.0, -self.kappa)))
+
+
+def _long(time: float, logarithm: float) -> float | str:
+    """A time as a cell: by its logarithm where it overflows."""
+    return f"exp({logarithm:.6g})" if math.isinf(time) else time
 
 
 def exit_time(*, rate: float, diffusion: float, radius: float) -> ExitTime:

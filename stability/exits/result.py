@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from .._display import Grid
 from .._saving import Result, Study, jsonable, provenance
 from .chain import ChainExit
 from .exit_time import ExitTime, exit_time
@@ -282,29 +284,29 @@ class Escape(Result):
         mode = f"mode {np.argmax(overlap)}" if overlap.max() > 1 - 1e-9 else "the given direction"
         return f"|v.(w - at)| < {self.radius:g} along {mode}"
 
-    def __str__(self) -> str:
+    def _page(self) -> Iterator[str | Grid]:
+        level = "SDE" if self.level == "sde" else "iteration"
+        yield (
+            f"{self.method}, {level}, dt = {self.dt:g}: first exits from {self._region}, to t = "
+            f"{self.t_end:g}"
+        )
+        half = f", half of all by t = {self.median:.5g}" if math.isfinite(self.median) else ""
+        yield f"{int(self.left.sum())} of {len(self.times)} paths left{half}"
         value, error = self.mean
-        lines = [
-            f"{self.method}, {'SDE' if self.level == 'sde' else 'iteration'}, dt = {self.dt:g}: first exits "
-            f"from {self._region}, to t = {self.t_end:g}"
+        predicted, last = (
+            (math.nan, math.nan)
+            if self.chain is None
+            else (self.chain.mean(self._steps), float(self.chain.survival(self._steps)))
+        )
+        rows = [
+            (f"mean of min(T, {self.until:.5g})", value, error, predicted, self.z),
+            ("share still inside", self.curve[1][-1], self.curve[2][-1], last, None),
         ]
-        lines.append(
-            f"{int(self.left.sum())} of {len(self.times)} paths left"
-            + (f", half of all by t = {self.median:.5g}" if math.isfinite(self.median) else "")
-        )
-        lines.append(f"{'':<22} {'measured':>11} {'std. error':>11} {'law':>11} {'z':>6}")
-        predicted = math.nan if self.chain is None else self.chain.mean(self._steps)
-        lines.append(
-            f"{f'mean of min(T, {self.until:.5g})':<22} {value:>11.5g} {error:>11.2g} {predicted:>11.5g} "
-            f"{self.z:>6.2f}"
-        )
-        share, last = (
-            float(self.curve[1][-1]),
-            math.nan if self.chain is None else float(self.chain.survival(self._steps)),
-        )
-        lines.append(f"{'share still inside':<22} {share:>11.4g} {self.curve[2][-1]:>11.2g} {last:>11.4g}")
-        lines.append(self._fit())
-        return "\n".join([*lines, *self._sides(), f"status: {self.status}"])
+        numbers = (("measured", ".5g"), ("std. error", ".2g"), ("law", ".5g"), ("z", ".2f"))
+        yield Grid([("", ""), *numbers], rows)
+        yield self._fit()
+        yield from self._sides()
+        yield f"status: {self.status}"
 
     def _fit(self) -> str:
         if self.chain is None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from .._display import Grid, number
+from .._frames import Framed
 from .._saving import Result, jsonable
 from ..flow import Flow
 from ..methods.method import SGD, Method
@@ -55,7 +58,7 @@ class Bound(Result):
 
 
 @dataclass(frozen=True)
-class Bounds(Result):
+class Bounds(Result, Framed):
     """The bounds of several methods; made by `bounds`. Prints as a table; `to_json` for programs."""
 
     rows: tuple[Bound, ...]
@@ -73,27 +76,26 @@ class Bounds(Result):
             "methods": rows,
         }
 
-    def __str__(self) -> str:
-        head = (
-            f"{'method':<22} {'max step':>9} {'(L2)':>9} {'noise gain':>10} {'excess risk':>11} {'(L2)':>10} "
-            f"{'validity':>8}  limited by"
-        )
-        lines = [head]
-        for row in self.rows:
-            flag = " " if row.valid else "!"
-            limits = f"{_cell(row.step_limit):>9} {_cell(row.step_limit_L2):>9}"
-            risks = f"{_cell(row.excess_risk):>11} {_cell(row.excess_risk_L2):>10}"
-            lines.append(
-                f"{row.method:<22} {limits} {_cell(row.amplification):>10} {risks} "
-                f"{_cell(row.validity):>7}{flag}  {row.limited_by}"
-            )
+    def _columns(self) -> Mapping[str, Any]:
+        names = [field.name for field in dataclasses.fields(Bound)]
+        return {name: [getattr(row, name) for row in self.rows] for name in [*names, "valid"]}
+
+    def _page(self) -> Iterator[str | Grid]:
+        numbers = ("max step", "(L2)", "noise gain", "excess risk", "(L2)")
+        columns = [("method", ""), *((name, ".3g") for name in (*numbers, "validity")), ("limited by", "")]
+        yield Grid(columns, [self._cells(row) for row in self.rows])
         if not all(row.valid for row in self.rows):
-            lines.append(
+            yield (
                 "! Hessian noise bends this method's preconditioner too much for the linearisation: read the "
                 "row as a warning, not a bound."
             )
-        lines += [f"{row.method}: {row.note}" for row in self.rows if row.note]
-        return "\n".join(lines)
+        yield from (f"{row.method}: {row.note}" for row in self.rows if row.note)
+
+    @staticmethod
+    def _cells(row: Bound) -> tuple[Any, ...]:
+        limits = (row.step_limit, row.step_limit_L2, row.amplification)
+        trusted = number(row.validity, ".3g") + (" " if row.valid else "!")
+        return (row.method, *limits, row.excess_risk, row.excess_risk_L2, trusted, row.limited_by)
 
 
 def bounds(objective: Any, noise: Noise, methods: Iterable[Method], *, step: float, at: Any = None) -> Bounds:
@@ -162,9 +164,3 @@ def _row(flow: Flow, at: Any) -> Bound:
         limited_by=cause,
         note=notes[0] if notes else "",
     )
-
-
-def _cell(value: float) -> str:
-    if math.isnan(value):
-        return "-"
-    return f"{value:.3g}"

@@ -9,6 +9,7 @@ in the Hessian's eigenbasis, where the drift ``A = -P H`` is diagonal.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ import numpy as np
 from .. import _check
 from .._array import transpose
 from .._check import Unstable
+from .._display import Grid, settled
+from .._frames import Framed
 from .._law import Law, law_of
 from .._saving import Result
 from ..flow import Flow
@@ -27,6 +30,7 @@ from .moments import Balance, Map, evolve
 
 VALID = 0.1
 """The linearisation is trusted where the validity indicator is below this."""
+_MOST_MODES = 12  # rows of the table that a linearised flow shows
 _ROUNDING = 1e-13  # a rate below this share of the largest is a flat direction
 
 
@@ -56,7 +60,7 @@ class Limit(Result):
         return max(self.shares, key=lambda name: self.shares[name])
 
 
-class LinearFlow(Result):
+class LinearFlow(Result, Framed):
     """A flow linearised at a critical point; made by `linearize`.
 
     Attributes
@@ -380,23 +384,24 @@ class LinearFlow(Result):
     def _inward(self, M: np.ndarray) -> np.ndarray:
         return self.vectors.T @ M @ self.vectors
 
-    def __str__(self) -> str:
-        lines = [
-            f"{self.flow.method.name} at a critical point, step {self.flow.step:g}, validity "
-            f"{self.validity:.3g}"
+    def _columns(self) -> Mapping[str, Any]:
+        return {"eigenvalue": self.eigenvalues, "gain": self.gains, "rate": self.rates}
+
+    def _page(self) -> Iterator[str | Grid]:
+        flow = self.flow
+        yield f"{flow.method.name} at a critical point, step {flow.step:g}, validity {self.validity:.3g}"
+        columns = [
+            settled(values, np.max(np.abs(values), initial=0.0), 1e-15)
+            for values in (self.eigenvalues, self.gains, self.rates)
         ]
-        lines.append(f"{'mode':>4} {'lambda':>11} {'gain':>11} {'rate':>11}")
-        rows = zip(self.eigenvalues, self.gains, self.rates, strict=True)
-        lines += [
-            f"{i:>4} {lam:>11.4g} {gain:>11.4g} {rate:>11.4g}" for i, (lam, gain, rate) in enumerate(rows)
-        ]
+        rows: list[tuple[Any, ...]] = [(str(i), *row) for i, row in enumerate(zip(*columns, strict=True))]
+        if len(rows) > _MOST_MODES:
+            rows = [*rows[: _MOST_MODES - 2], ("...", None, None, None), rows[-1]]
+        yield Grid([("mode", ""), ("lambda", ".4g"), ("gain", ".4g"), ("rate", ".4g")], rows)
         try:
-            lines.append(
-                f"step limit: mean {self.step_limit('mean'):.4g}, mean-square {self.step_limit():.4g}"
-            )
+            yield f"step limit: mean {self.step_limit('mean'):.4g}, mean-square {self.step_limit():.4g}"
         except (Unstable, ValueError) as error:
-            lines.append(str(error))
-        return "\n".join(lines)
+            yield str(error)
 
 
 def linearize(flow: Flow, at: Any = None) -> LinearFlow:

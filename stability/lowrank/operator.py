@@ -251,6 +251,6 @@ def check_symmetric(pairs: Sequence[tuple[np.ndarray, np.ndarray]], beside: np.n
     if gap > 20 * np.finfo(dtype).eps ** 0.5 * size:
         raise BadProducts(
             "`hvp` must be one symmetric operator; its products disagree with their transposes by "
-            f"{gap / size:.2g} of their size. "
+            f"{gap / size if size else math.inf:.2g} of their size. "
             "If it draws a new batch at every call, fix the batch; else check the derivative."
         )

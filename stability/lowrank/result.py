@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from .. import _check
 from .._array import Backend, as_floats, namespace
+from .._display import Grid
+from .._frames import Framed
 from .._saving import Result
 
 
@@ -24,7 +27,7 @@ def backend_like(array: Any) -> Backend:
 
 
 @dataclass(frozen=True)
-class LowRank(Result):
+class LowRank(Result, Framed):
     """Leading eigenpairs, ``H_r = U diag(lambda) U.T``, and steps preconditioned by them.
 
     Attributes
@@ -59,12 +62,12 @@ class LowRank(Result):
     >>> import numpy as np, stability as st
     >>> curvature = np.array([3.0, -2.0, 0.1, 0.0])
     >>> eig = st.randomized_eigh(lambda block: curvature[:, None] * block, 4, 2)
-    >>> print(eig)
+    >>> eig
     2 eigenpairs of 4 (exact, 4 products): ok
-       i   eigenvalue   residual        std
-       1            3    6.7e-16
-       2           -2    6.7e-16
-    next          0.1
+    i     eigenvalue  residual  std
+    1              3   6.7e-16
+    2             -2   6.7e-16
+    next         0.1
     >>> eig.solve(np.ones(4), damping=1.0)  # 1 / (|lambda| + 1) along the pairs, 1 off them
     array([0.25      , 0.33333333, 1.        , 1.        ])
     """
@@ -78,18 +81,20 @@ class LowRank(Result):
     method: str = "block-krylov"
     status: str = "ok"
 
-    def __str__(self) -> str:
+    def _columns(self) -> Mapping[str, Any]:
+        spread = {} if self.std is None else {"std": self.std}
+        return {"eigenvalue": self.eigenvalues, "residual": self.residual} | spread
+
+    def _page(self) -> Iterator[str | Grid]:
         n, r = self.vectors.shape
-        lines = [
-            f"{r} eigenpairs of {n} ({self.method}, {self.columns} products): {self.status}",
-            "   i   eigenvalue   residual        std",
-        ]
+        yield f"{r} eigenpairs of {n} ({self.method}, {self.columns} products): {self.status}"
+        rows: list[tuple[Any, ...]] = []
         for i in range(r) if r <= 12 else [*range(10), r - 1]:
-            spread = "" if self.std is None else f"{self.std[i]:11.2g}"
-            lines += ["   ..."] * (i > 10) + [
-                f"{i + 1:4d}{self.eigenvalues[i]:13.4g}{self.residual[i]:11.2g}{spread}"
-            ]
-        return "\n".join([*lines, f"next{self.next_eigenvalue:13.4g}"])
+            rows += [("...", None, None, None)] * (i > 10)
+            spread = None if self.std is None else self.std[i]
+            rows.append((str(i + 1), self.eigenvalues[i], self.residual[i], spread))
+        rows.append(("next", self.next_eigenvalue, None, None))
+        yield Grid([("i", ""), ("eigenvalue", ".4g"), ("residual", ".2g"), ("std", ".2g")], rows)
 
     def apply(self, g: Any) -> Any:
         """``H_r g = U diag(lambda) U.T g``, for g of shape (n,) or (n, k)."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import _check
+from .._display import Grid
+from .._frames import Framed
 from .._saving import Result, provenance
 from ..flow import Flow
 from .matrices import EPS, Product, blocks, product_of_flow, product_of_function
@@ -24,7 +26,7 @@ UNSETTLED = 4.5
 
 
 @dataclass(frozen=True)
-class LyapunovExponents(Result):
+class LyapunovExponents(Result, Framed):
     """Exponents of a random matrix product and its mean-square rate; made by `lyapunov_exponents`.
 
     Attributes
@@ -74,21 +76,29 @@ class LyapunovExponents(Result):
         """`errors` per unit of t, (k,)."""
         return self.errors / self.step
 
-    def __str__(self) -> str:
-        names = {"iteration": "the iteration", "sde": "the SDE's chain", "matrices": "random matrices"}
-        lines = [
-            f"Lyapunov exponents of {names[self.level]}, step {self.step:g}: {len(self.samples)} products of "
-            f"{self.iterations} iterations",
-            f"{'':<12} {'per iteration':>13} {'+-':>9} {'per t':>12}",
+    def _columns(self) -> Mapping[str, Any]:
+        per_t = self.exponents / self.step
+        return {"exponent": self.exponents, "error": self.errors, "per_t": per_t}
+
+    def _page(self) -> Iterator[str | Grid]:
+        what = {"iteration": "the iteration", "sde": "the SDE's chain", "matrices": "random matrices"}[
+            self.level
         ]
-        pairs = zip(self.exponents, self.errors, strict=True)
-        rows = [(f"{i}", value, error) for i, (value, error) in enumerate(pairs, 1)]
-        shown = rows if len(rows) <= 12 else [*rows[:11], rows[-1]]
-        for name, value, error in [*shown, ("mean square", self.mean_square, self.mean_square_error)]:
-            lines.append(f"{name:<12} {value:>13.6g} {error:>9.2g} {value / self.step:>12.5g}")
+        yield (
+            f"Lyapunov exponents of {what}, step {self.step:g}: {len(self.samples)} products of "
+            f"{self.iterations} iterations"
+        )
+        rows = list(
+            zip(map(str, range(1, len(self.exponents) + 1)), self.exponents, self.errors, strict=True)
+        )
+        rows = rows if len(rows) <= 12 else [*rows[:11], rows[-1]]
+        rows.append(("mean square", self.mean_square, self.mean_square_error))
+        columns = [("exponent", ""), ("per iteration", ".6g"), ("+-", ".2g"), ("per t", ".5g")]
+        yield Grid(columns, [(*row, row[1] / self.step) for row in rows])
         if self.flat:
-            lines.append(f"{self.flat} flat directions, which nothing moves, are left out")
-        return "\n".join([*lines, self.verdict, f"status: {self.status}"])
+            yield f"{self.flat} flat directions, which nothing moves, are left out"
+        yield self.verdict
+        yield f"status: {self.status}"
 
 
 @_check.renamed(count="rank")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import _check
+from .._display import Grid
 from .._saving import Result, provenance
 from ..flow import Flow
 from ..linear.linearize import linearize
@@ -53,13 +55,12 @@ class AlmostSureLimit(Result):
     status: str
     provenance: dict[str, Any]
 
-    def __str__(self) -> str:
+    def _page(self) -> Iterator[str | Grid]:
         what = "the iteration" if self.level == "iteration" else "the SDE's chain at dt = step"
-        lines = [f"almost-sure step limit of {what}: {self.limit:.6g} +- {self.error:.2g}"]
-        lines += [
-            f"paths contract for sure between steps {low:.4g} and {high:.4g}" for low, high in self.windows
-        ]
-        return "\n".join([*lines, f"status: {self.status}"])
+        yield f"almost-sure step limit of {what}: {self.limit:.6g} +- {self.error:.2g}"
+        if len(self.windows):
+            yield Grid([("paths contract for sure from step", ".4g"), ("to", ".4g")], self.windows)
+        yield f"status: {self.status}"
 
 
 def almost_sure_limit(
@@ -102,7 +103,7 @@ def almost_sure_limit(
     Without noise it is ``2 / max lam``:
 
     >>> import stability as st
-    >>> round(almost_sure_limit(st.Flow(st.quadratic([4.0, 0.5]), st.SGD(), step=0.1)).limit, 4)
+    >>> round(st.almost_sure_limit(st.Flow(st.quadratic([4.0, 0.5]), st.SGD(), step=0.1)).limit, 4)
     0.5
     """
     rates = _rates(flow, at, level, seed)

@@ -176,7 +176,14 @@ class Method:
 
 
 class SGD(Method):
-    """Stochastic gradient descent: ``phi = 1``."""
+    """Stochastic gradient descent: ``phi = 1``.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> st.SGD().gains([1.0, 0.1, -0.5])
+    array([1., 1., 1.])
+    """
 
     name = "SGD"
     is_identity = True
@@ -189,7 +196,14 @@ class SGD(Method):
 
 
 class Newton(Method):
-    """Newton's method: ``phi = 1 / lam``; singular where the Hessian is, and attracted to saddles."""
+    """Newton's method: ``phi = 1 / lam``; singular where the Hessian is, and attracted to saddles.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> st.Newton().gains([1.0, 0.1, -0.5])
+    array([ 1., 10., -2.])
+    """
 
     name = "Newton"
 
@@ -207,6 +221,12 @@ class DampedNewton(Method):
     ------
     ValueError
         If `damping` is not a finite number > 0.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> st.DampedNewton(damping=0.25).gains([0.75, -0.5])
+    array([ 1., -4.])
     """
 
     name = "damped Newton"
@@ -226,6 +246,12 @@ class SFN(Method):
     ------
     ValueError
         If `damping` is not a finite number > 0.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> st.SFN(damping=0.25).gains([0.75, -0.75, 0.0])
+    array([1., 1., 4.])
     """
 
     name = "SFN"
@@ -258,6 +284,14 @@ class LRSFN(SFN):
     ValueError
         If `rank` < 1, `damping` <= 0 or `tail` is unknown; where a spectrum has fewer than `rank`
         eigenvalues.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> st.LRSFN(rank=1, damping=0.25).gains([0.75, 0.25, 0.0])
+    array([1., 4., 4.])
+    >>> st.LRSFN(rank=1, damping=0.25, tail="flat").gains([0.75, 0.25, 0.0])
+    array([1., 2., 2.])
     """
 
     name = "LRSFN"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 
 from .. import _check
 from .._array import diagonal_matrix, transpose
+from .._display import Grid
+from .._frames import Framed
 from .._saving import Result
 
 
@@ -41,6 +43,18 @@ class Objective:
         In two dimensions, optionally: ``(x, y) -> (g1, g2, h11, h12, h22)``, gradient and Hessian in plain
         arithmetic of both coordinates, for numbers and arrays alike. Ensembles run several times faster on
         it.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> class Quartic(st.Objective):
+    ...     dim = 1
+    ...     def gradient(self, w):
+    ...         return w**3
+    ...     def hessian(self, w):
+    ...         return 3 * w[..., None] ** 2
+    >>> st.Flow(Quartic(), st.Newton(), step=0.1).drift([2.0])  # -w / 3
+    array([-0.66666667])
     """
 
     dim: int
@@ -138,7 +152,7 @@ _COMPARED = {
 
 
 @dataclass(frozen=True)
-class DerivativeCheck(Result):
+class DerivativeCheck(Result, Framed):
     """Relative errors of an objective's derivatives against central differences, best over step sizes.
 
     ``print`` it for a table; ``ok`` is the verdict.
@@ -162,13 +176,14 @@ class DerivativeCheck(Result):
         names = ("gradient", "hessian", "third", "hvp", "asymmetry")
         return [(name, getattr(self, name)) for name in names if name not in self.absent]
 
-    def __str__(self) -> str:
-        verdict = {True: "ok", False: "WRONG"}
-        lines = [
-            f"{name:<10} {error:9.2e}  {verdict[error < self.tolerance]}" for name, error in self._rows()
-        ]
-        lines += [f"{name:<10} {'-':>9}  {why}" for name, why in self.absent.items()]
-        return "derivative  rel. error\n" + "\n".join(lines)
+    def _columns(self) -> Mapping[str, Any]:
+        names, errors = zip(*self._rows(), strict=True)
+        return {"derivative": names, "error": errors, "ok": [error < self.tolerance for error in errors]}
+
+    def _page(self) -> Iterator[str | Grid]:
+        rows = [(name, error, "ok" if error < self.tolerance else "WRONG") for name, error in self._rows()]
+        absent = [(name, "-", why) for name, why in self.absent.items()]
+        yield Grid([("derivative", ""), ("rel. error", ".2e"), ("", "")], [*rows, *absent])
 
 
 def check_derivatives(objective: Any, at: Any) -> DerivativeCheck:

@@ -49,7 +49,8 @@ def expression(text: str, variables: Sequence[str] | str | None = None) -> Expre
 
     Examples
     --------
-    >>> F = expression("x^4/4 - x^2/2 + y^2")
+    >>> import stability as st
+    >>> F = st.expression("x^4/4 - x^2/2 + y^2")
     >>> F.gradient([2.0, 1.0])
     array([6., 2.])
     >>> F.hessian([0.0, 0.0])

@@ -386,8 +386,8 @@ def mlp(
     --------
     Without hidden layers and with one output it is linear least squares with an intercept:
 
-    >>> import numpy as np
-    >>> F = mlp([[0.0], [1.0], [2.0]], [1.0, 3.0, 5.0], hidden=(), loss="squared")
+    >>> import stability as st
+    >>> F = st.mlp([[0.0], [1.0], [2.0]], [1.0, 3.0, 5.0], hidden=(), loss="squared")
     >>> print(F.value([2.0, 1.0]), F.gradient([2.0, 0.0]))
     0.0 [-1. -1.]
     >>> print(F.hessian([0.0, 0.0]).round(3))
@@ -449,8 +449,8 @@ def autoencoder(
 
     Examples
     --------
-    >>> import numpy as np
-    >>> F = autoencoder(np.eye(4), hidden=(2,))
+    >>> import numpy as np, stability as st
+    >>> F = st.autoencoder(np.eye(4), hidden=(2,))
     >>> F.sizes, F.dim, float(F.value(np.zeros(F.dim)))
     ((4, 2, 4), 22, 0.125)
     """

@@ -171,6 +171,13 @@ def least_squares(X: Any, y: Any, *, l2: float = 0.0) -> LeastSquares:
     ------
     ValueError
         If shapes disagree, entries are not finite, or `l2` < 0.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> F = st.least_squares([[1.0], [1.0], [2.0]], [1.0, 1.0, 2.0])
+    >>> F.reference, F.hessian([0.0])  # the minimizer, and the mean of x^2
+    (array([1.]), array([[2.]]))
     """
     return LeastSquares(X, y, l2=l2)
 
@@ -191,6 +198,13 @@ def logistic(X: Any, y: Any, *, l2: float = 0.0) -> Logistic:
     ------
     ValueError
         If `y` does not hold exactly two classes, shapes disagree, entries are not finite, or `l2` < 0.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> F = st.logistic([[1.0], [-1.0]], [1, 0], l2=0.5)
+    >>> F.hessian([0.0])  # 1/4 + l2
+    array([[0.75]])
     """
     y = _check.array("y", y, ndim=1, shape="(n,)")
     classes = np.unique(y)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import _check
+from .._display import Grid, point, settled
+from .._frames import Framed
 from .._saving import Result
 from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from ..methods.response import SpectralResponse
@@ -100,7 +102,7 @@ class CriticalPoint(Result):
 
 
 @dataclass(frozen=True)
-class CriticalPoints(Result, Sequence):
+class CriticalPoints(Result, Framed, Sequence):
     """The critical points of a region, lowest value first; made by `critical_points`.
 
     A sequence of `CriticalPoint`.
@@ -157,25 +159,36 @@ class CriticalPoints(Result, Sequence):
         """Good and Turing's estimate that one more start finds another point; nan where none was found."""
         return float(np.sum(self.hits == 1) / np.sum(self.hits)) if len(self) else float("nan")
 
-    def __str__(self) -> str:
-        lines = [f"{'kind':<11} {'index':>5} {'value':>11} {'condition':>10} {'hits':>5}  at"]
+    def _columns(self) -> Mapping[str, Any]:
+        names = ("kind", "index", "value", "condition", "hits")
+        where = {f"w[{i}]": [one.w[i] for one in self] for i in range(len(self.region))}
+        return {name: [getattr(one, name) for one in self] for name in names} | where
+
+    def _page(self) -> Iterator[str | Grid]:
         width = self.region[:, 1] - self.region[:, 0]
-        for point in self[:20]:
-            seen = np.where(np.abs(point.w) < NEAR * width, 0.0, point.w)[:6]
-            at = ", ".join(f"{x:.5g}" for x in seen) + (", ..." if len(point.w) > 6 else "")
-            lines.append(
-                f"{point.kind:<11} {point.index:>5} {point.value:>11.5g} {point.condition:>10.3g} "
-                f"{point.hits:>5}  ({at})"
+        height = np.max(np.abs(self.eigenvalues), initial=0.0) * np.max(width) ** 2  # what values differ by
+        rows = [
+            (
+                one.kind,
+                one.index,
+                settled(one.value, height),
+                one.condition,
+                one.hits,
+                point(settled(one.w, width, NEAR), ".5g"),
             )
+            for one in self
+        ]
+        numbers = (("index", "g"), ("value", ".5g"), ("condition", ".3g"), ("hits", "g"))
+        yield Grid([("kind", ""), *numbers, ("at", "")], rows[:20])
         if len(self) > 20:
-            lines.append(f"... and {len(self) - 20} more")
-        lines.append(
+            yield f"... and {len(self) - 20} more"
+        yield (
             f"{self.starts} starts: {self.hits.sum()} to {len(self)} points, {self.left} out of the region, "
             f"{self.stuck} to none, {self.undefined} undefined"
         )
         if len(self):
-            lines.append(f"another start would find a new point with probability {self.unseen:.2g}")
-        return "\n".join([*lines, f"status: {self.status}"])
+            yield f"another start would find a new point with probability {self.unseen:.2g}"
+        yield f"status: {self.status}"
 
 
 def critical_points(objective: Any, region: Any, *, starts: int | None = None) -> CriticalPoints:
@@ -206,7 +219,7 @@ def critical_points(objective: Any, region: Any, *, starts: int | None = None) -
     Examples
     --------
     >>> import stability as st
-    >>> found = critical_points(st.landscape("double_well"), 2)
+    >>> found = st.critical_points(st.landscape("double_well"), 2)
     >>> [(point.kind, point.w.round(6).tolist()) for point in found]
     [('minimum', [-1.0, 0.0]), ('minimum', [1.0, 0.0]), ('saddle', [0.0, 0.0])]
     """

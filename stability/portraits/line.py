@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,8 @@ import numpy as np
 
 from .. import _check
 from .._check import Unstable
+from .._display import Grid, settled
+from .._frames import Framed, Labelled
 from .._saving import Result, provenance
 from ..densities.density import stationary_density
 from ..densities.result import StationaryDensity
@@ -25,7 +27,7 @@ BINS = 40
 
 
 @dataclass(frozen=True)
-class Profile(Result):
+class Profile(Result, Framed, Labelled):
     """Potential, drift and stationary density of several methods on a line; made by `profile`.
 
     Attributes
@@ -78,24 +80,35 @@ class Profile(Result):
         """Whether paths and density agree, within the bound from sampling (m,)."""
         return self.variation[:, 0] <= self.variation[:, 2]
 
-    def __str__(self) -> str:
-        lines = [self.objective]
+    def _columns(self) -> Mapping[str, Any]:
+        value, chance, bound = self.variation.T
+        agrees = [None if np.isnan(v) else bool(a) for v, a in zip(value, self.agrees, strict=True)]
+        told = {"outside": self.outside, "variation": value, "by_chance": chance, "bound": bound}
+        return {"method": self.methods, **told, "agrees": agrees}
+
+    def _labels(self) -> Mapping[str, np.ndarray]:
+        return {"method": self.methods, "x": self.x}
+
+    def _variables(self) -> Mapping[str, tuple[tuple[str, ...], np.ndarray]]:
+        curves = {name: (("method", "x"), getattr(self, name)) for name in ("drift", "density")}
+        return {"values": (("x",), self.values)} | curves
+
+    def _page(self) -> Iterator[str | Grid]:
+        yield self.objective
         for kind, at in zip(self.kinds[:12], self.points[:12], strict=True):
-            lines.append(f"{kind} at {0.0 if abs(at) < 1e-6 * np.ptp(self.x) else at:.5g}")
-        lines.append(
-            f"{'method':<20} {'mass left of 0':>14} {'outside':>8} {'paths against density':>22} "
-            f"{'by chance':>10} {'bound':>8}"
-        )
+            yield f"{kind} at {settled(at, np.ptp(self.x), 1e-6):.5g}"
         width = self.x[1] - self.x[0]
+        rows = []
         for m, name in enumerate(self.methods):
-            left = float(np.sum(self.density[m, self.x < 0]) * width)
             value, chance, bound = self.variation[m]
-            verdict = "" if np.isnan(value) else "agree" if self.agrees[m] else "DIFFER"
-            lines.append(
-                f"{name:<20} {left:>14.3g} {self.outside[m]:>8} {f'{value:.3g} {verdict}':>22} "
-                f"{chance:>10.3g} {bound:>8.3g}"
-            )
-        return "\n".join([*lines, *self.notes, f"status: {self.status}"])
+            verdict = None if np.isnan(value) else "agree" if self.agrees[m] else "DIFFER"
+            left = float(np.sum(self.density[m, self.x < 0]) * width)
+            rows.append((str(name), left, self.outside[m], value, verdict, chance, bound))
+        numbers = (("mass left of 0", ".3g"), ("outside", "g"), ("paths against density", ".3g"))
+        chances = (("", ""), ("by chance", ".3g"), ("bound", ".3g"))
+        yield Grid([("method", ""), *numbers, *chances], rows)
+        yield from self.notes
+        yield f"status: {self.status}"
 
 
 def profile(
@@ -145,7 +158,7 @@ def profile(
     Examples
     --------
     >>> import stability as st
-    >>> seen = profile(st.expression("x^4/4 - x^2/2"), 2, [st.SGD()], paths=500, t_end=1.0)
+    >>> seen = st.profile(st.expression("x^4/4 - x^2/2"), 2, [st.SGD()], paths=500, t_end=1.0)
     >>> seen.kinds.tolist(), seen.agrees.tolist()
     (['minimum', 'minimum', 'maximum'], [True])
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 
 from .. import _check
 from .._check import StabilityWarning
+from .._display import Grid, point, settled
+from .._frames import Framed, Labelled
 from .._saving import Result, provenance
 from ..ensembles.simulate import simulate
 from ..flow import Flow
@@ -38,7 +40,7 @@ _NEAR, _NEARER = (
 
 
 @dataclass(frozen=True)
-class Portrait(Result):
+class Portrait(Result, Framed, Labelled):
     """Level sets, flow lines, basins and sample paths of methods on one landscape; made by `portrait`.
 
     Attributes
@@ -104,35 +106,49 @@ class Portrait(Result):
         """The share of the grid from which a method's flow ends at a point, or otherwise (-1 to -4)."""
         return float(np.mean(self.basins[method] == end))
 
-    def __str__(self) -> str:
-        first = max(map(len, FATES.values())) + 2
-        lines = [
-            self.objective,
-            f"{'critical point':<{first}}" + "".join(f"{name:>20}" for name in self.methods),
-        ]
+    def _columns(self) -> Mapping[str, Any]:
+        points = {"kind": self.kinds, "x": self.points[:, 0], "y": self.points[:, 1]}
+        return points | {
+            f"{name} {what}": column
+            for m, name in enumerate(self.methods)
+            for what, column in (
+                ("does", self.attracts[m]),
+                ("share", [self.share(m, k) for k in range(len(self.points))]),
+            )
+        }
+
+    def _labels(self) -> Mapping[str, np.ndarray]:
+        return {"method": self.methods, "x": self.x, "y": self.y, "time": self.times}
+
+    def _variables(self) -> Mapping[str, tuple[tuple[str, ...], np.ndarray]]:
+        return {
+            "values": (("y", "x"), self.values),
+            "basins": (("method", "y", "x"), self.basins),
+            "paths": (("method", "time", "path", "coordinate"), self.paths),
+            "lines": (("method", "step", "line", "coordinate"), self.lines),
+        }
+
+    def _page(self) -> Iterator[str | Grid]:
+        yield self.objective
+        rows: list[tuple[str, ...]] = []
         width = np.array([np.ptp(self.x), np.ptp(self.y)])
         shown = min(len(self.points), 12)
         for k in range(shown):
-            at = np.where(np.abs(self.points[k]) < 1e-6 * width, 0.0, self.points[k])
-            cells = [
+            at = point(settled(self.points[k], width, 1e-6), ".3g")
+            cells = (
                 f"{told} {self.share(m, k):.0%}" if self.share(m, k) else str(told)
                 for m, told in enumerate(self.attracts[:, k])
-            ]
-            lines.append(
-                f"{f'{self.kinds[k]} ({at[0]:.3g}, {at[1]:.3g})':<{first}}"
-                + "".join(f"{cell:>20}" for cell in cells)
             )
+            rows.append((f"{self.kinds[k]} {at}", *cells))
         if shown < len(self.points):
-            lines.append(f"... and {len(self.points) - shown} more")
+            rows.append((f"... and {len(self.points) - shown} more", *[""] * len(self.methods)))
         for end, told in FATES.items():
             if (self.basins == end).any():
-                lines.append(
-                    f"{told:<{first}}"
-                    + "".join(f"{self.share(m, end):>20.0%}" for m in range(len(self.methods)))
-                )
-        return "\n".join(
-            [*lines, "percentages: of the region, from where the flow leads there", f"status: {self.status}"]
-        )
+                shares = (f"{self.share(m, end):.0%}" for m in range(len(self.methods)))
+                rows.append((told, *shares))
+        yield Grid([("critical point", ""), *((str(name), "") for name in self.methods)], rows)
+        yield "percentages: of the region, from where the flow leads there"
+        yield f"status: {self.status}"
 
 
 def portrait(
@@ -188,7 +204,7 @@ def portrait(
     Examples
     --------
     >>> import stability as st
-    >>> seen = portrait(st.landscape("double_well"), 1.5, [st.SGD(), st.Newton()], resolution=20)
+    >>> seen = st.portrait(st.landscape("double_well"), 1.5, [st.SGD(), st.Newton()], resolution=20)
     >>> seen.attracts.tolist()
     [['attracts', 'attracts', 'passes'], ['attracts', 'attracts', 'attracts']]
     """

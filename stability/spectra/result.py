@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import _check
 from .._check import Unstable
+from .._display import Grid, settled
 from .._estimate import Estimate
 from .._law import Law, law_of
 from .._saving import Result, Study
@@ -399,23 +400,20 @@ class Spectrum(Result):
             dict(self.provenance),
         )
 
-    def __str__(self) -> str:
+    def _page(self) -> Iterator[str | Grid]:
         low, high = self.extremes
         damping = 1e-3 * max(abs(low), abs(high))
-        rows = [("trace", self.trace), ("negative eigenvalues", self.negative)]
-        rows += (
-            [(f"effective dimension at damping {damping:.3g}", self.effective_dimension(damping))]
-            if damping > 0
-            else []
+        low = settled(low, damping, 1e-11)
+        yield (
+            f"spectrum of {self.n} eigenvalues: {self.probes} probes, {self.deflated} deflated, "
+            f"{self.stats.get('hessian_products', '?')} products, {self.stats.get('seconds', math.nan):.3g} s"
         )
-        about = (
-            f"{self.probes} probes, {self.deflated} deflated, {self.stats.get('hessian_products', '?')} "
-            f"products, {self.stats.get('seconds', math.nan):.3g} s"
-        )
-        lines = [f"spectrum of {self.n} eigenvalues: {about}", f"{'Ritz values':<38} {low:.6g} to {high:.6g}"]
-        return "\n".join(
-            lines + [f"{name:<38} {estimate.value:.6g} +- {estimate.error:.2g}" for name, estimate in rows]
-        )
+        rows: list[tuple[Any, ...]] = [("Ritz values", f"{low:.6g} to {high:.6g}", None)]
+        asked = [("trace", self.trace), ("negative eigenvalues", self.negative)]
+        if damping > 0:
+            asked.append((f"effective dimension at damping {damping:.3g}", self.effective_dimension(damping)))
+        rows += [(name, estimate.value, estimate.error) for name, estimate in asked]
+        yield Grid([("", ""), ("value", ".6g"), ("+-", ".2g")], rows)
 
 
 def _placed(lam: np.ndarray, scale: float | None) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import sympy
 from sympy.core.function import AppliedUndef
 
 from .. import _check
+from .._display import Grid
 from .._saving import Result
 from ..methods.method import Method
 from .mode import GIVEN, RESERVED, Mode
@@ -111,21 +112,20 @@ class Statement(Result):
         body = " \\\\\n".join(f"& {equation} && \\text{{{_plain(reason)}}}" for equation, reason in rows)
         return f"\\begin{{align*}}\n{body}\n\\end{{align*}}"
 
-    def __str__(self) -> str:
+    def _page(self) -> Iterator[str | Grid]:
         about = "any gain" if self.method is None else self.mode.label
-        lines = [f"{self.name}: {self.title} ({about})", "", "Hypotheses"]
-        lines += [f"  - {hypothesis}" for hypothesis in self.hypotheses]
-        lines += ["", "Statement", _indent(self.statement)]
+        yield f"{self.name}: {self.title} ({about})"
+        yield from ("", "Hypotheses", *(f"  - {hypothesis}" for hypothesis in self.hypotheses))
+        yield from ("", "Statement", _indent(self.statement))
         for corollary in self.corollaries:
             extra = "; ".join(map(str, corollary.hypotheses))
-            lines += [
-                f"  {corollary.name}" + (f" (if {extra})" if extra else ""),
-                _indent(corollary.equation),
-            ]
-        lines += ["", "Derivation"]
+            yield f"  {corollary.name}" + (f" (if {extra})" if extra else "")
+            yield _indent(corollary.equation)
+        yield from ("", "Derivation")
         for number, step in enumerate(self.derivation, 1):
-            lines += [f"  {number}. {step.reason}", _indent(step.equation)]
-        return "\n".join([*lines, "", f"Source: {self.source}"])
+            yield f"  {number}. {step.reason}"
+            yield _indent(step.equation)
+        yield from ("", f"Source: {self.source}")
 
     def to_json(self) -> dict[str, Any]:
         """All of it in JSON's terms; equations as LaTeX."""

@@ -4,12 +4,14 @@ gain.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import sympy
 
+from .._display import Grid
+from .._frames import Framed
 from .._saving import Result
 from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from .laws import poles
@@ -44,39 +46,27 @@ class Row(Result):
 
 
 @dataclass(frozen=True)
-class MethodTable(Result):
+class MethodTable(Result, Framed):
     """Rows of `method_table`; prints as text, or as Markdown."""
 
     rows: tuple[Row, ...]
 
-    def __str__(self) -> str:
-        cells: list[tuple[str, ...]] = [
+    def _columns(self) -> Mapping[str, Any]:
+        names = ("method", "point", "attracts", "rate", "gain", "step_limit", "mean_square_limit")
+        return {name: [getattr(row, name) for row in self.rows] for name in names}
+
+    def _page(self) -> Iterator[str | Grid]:
+        heads = ("method", "point", "attracts", "rate a", "noise gain phi", "largest step")
+        rows = [
             (
-                "method",
-                "point",
-                "attracts",
-                "rate a",
-                "noise gain phi",
-                "largest step",
-                "with curvature noise",
+                row.method,
+                row.point,
+                row.attracts,
+                *(_text(x) for x in (row.rate, row.gain, row.step_limit, row.mean_square_limit)),
             )
+            for row in self.rows
         ]
-        for row in self.rows:
-            cells.append(
-                (
-                    row.method,
-                    row.point,
-                    row.attracts,
-                    *(_text(x) for x in (row.rate, row.gain, row.step_limit, row.mean_square_limit)),
-                )
-            )
-        widths = [max(len(line[k]) for line in cells) for k in range(6)]
-        return "\n".join(
-            "  ".join(
-                [*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[6]]
-            ).rstrip()
-            for line in cells
-        )
+        yield Grid(((head, "") for head in (*heads, "with curvature noise")), rows)
 
     def markdown(self) -> str:
         """One line per method, one column per kind of point."""

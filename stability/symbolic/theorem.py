@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy as np
 import sympy
 
 from .. import _check
+from .._display import Grid
+from .._frames import Framed
 from .._saving import Result, Study, jsonable, provenance
 from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from . import laws, moments, paths, steps  # noqa: F401 - importing them registers their statements
@@ -56,7 +59,7 @@ class Outcome(Result):
 
 
 @dataclass(frozen=True)
-class Verdict(Result):
+class Verdict(Result, Framed):
     """What `Theorem.check` found; true where everything agrees."""
 
     theorem: str
@@ -73,16 +76,24 @@ class Verdict(Result):
         """The outcomes in JSON's terms."""
         return [jsonable(vars(outcome)) | {"passed": outcome.passed} for outcome in self.outcomes]
 
-    def __str__(self) -> str:
-        lines = [
-            f"{self.theorem:<24} {'method':<18} {'points':>6} {'deviation':>10} {'allowed':>8} "
-            f"{'ensemble z':>10}"
+    def _columns(self) -> Mapping[str, Any]:
+        names = ("method", "passed", "points", "deviation", "tolerance", "z")
+        return {name: [getattr(outcome, name) for outcome in self.outcomes] for name in names}
+
+    def _page(self) -> Iterator[str | Grid]:
+        rows = [
+            (
+                "ok" if outcome.passed else "FAILED",
+                outcome.method,
+                outcome.points,
+                outcome.deviation,
+                outcome.tolerance,
+                outcome.z,
+            )
+            for outcome in self.outcomes
         ]
-        for outcome in self.outcomes:
-            z = "-" if math.isnan(outcome.z) else f"{outcome.z:.2f}"
-            numbers = f"{outcome.points:>6} {outcome.deviation:>10.1e} {outcome.tolerance:>8.0e} {z:>10}"
-            lines.append(f"{'ok' if outcome.passed else 'FAILED':<24} {outcome.method:<18} {numbers}")
-        return "\n".join(lines)
+        numbers = (("points", "g"), ("deviation", ".1e"), ("allowed", ".0e"), ("ensemble z", ".2f"))
+        yield Grid([(self.theorem, ""), ("method", ""), *numbers], rows)
 
 
 @dataclass(frozen=True)
@@ -133,7 +144,14 @@ class Theorem(Statement):
 
 
 def theorems() -> tuple[str, ...]:
-    """The names that `theorem` knows, in the order in which they are best read."""
+    """The names that `theorem` knows, in the order in which they are best read.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> len(st.theorems()), st.theorems()[0]
+    (19, 'noise-amplification')
+    """
     return ORDER
 
 

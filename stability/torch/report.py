@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from .._display import Grid
+from .._frames import Framed
 from .._saving import Result
 from ..linear.kept import KeptModes
 from ..lowrank.result import LowRank
@@ -21,7 +23,7 @@ _DETERMINISTIC = 0.05  # s / |lambda| below which gradients hardly need a stocha
 
 
 @dataclass(frozen=True)
-class Report(Result):
+class Report(Result, Framed):
     """The theory at the last refresh, for one parameter group; made by `LRSFN.report`.
 
     The limits are those of the linearised iteration, one mode at a time, with the optimizer's momentum, as if
@@ -108,33 +110,39 @@ class Report(Result):
         share = self.effective_dimension / self.batch if self.batch else math.nan
         return advice(spread, noise, share)
 
-    def __str__(self) -> str:
-        positive = int(np.sum(self.eigenvalues > 0))
-        lines = [
-            f"LRSFN after {self.steps} steps ({self.skipped} skipped): {self.refreshes} refreshes, "
-            f"{self.products} Hessian products, "
-            f"{self.parameters} parameters",
-            f"curvature: {positive} of {len(self.eigenvalues)} kept eigenvalues positive, next "
-            f"{self.next_eigenvalue:.3g}; "
-            f"batches: gradient {self.batch or 'unknown'}, Hessian {self.hessian_batch or 'unknown'}",
-            f"{'mode':>4} {'lambda':>11} {'s/|lambda|':>11} {'gain':>9} {'largest lr':>11}",
-        ]
+    def _columns(self) -> Mapping[str, Any]:
+        return {
+            "eigenvalue": self.eigenvalues,
+            "std": self.std,
+            "gain": self.gains,
+            "step_limit": self.step_limits,
+        }
+
+    def _page(self) -> Iterator[str | Grid]:
         count = len(self.eigenvalues)
-        for i in range(count) if count <= 7 else [*range(5), count - 1]:
-            lines.append(
-                f"{i + 1:>4} {self.eigenvalues[i]:>11.3g} {self.noise_ratio[i]:>11.2g} {self.gains[i]:>9.3g} "
-                f"{self.step_limits[i]:>11.3g}"
-            )
-        lines.append(
-            f"rest {self.next_eigenvalue:>11.3g} {'':>11} {self.tail_gain:>9.3g} {self.tail_limit:>11.3g}"
+        yield (
+            f"LRSFN after {self.steps} steps ({self.skipped} skipped): {self.refreshes} refreshes, "
+            f"{self.products} Hessian products, {self.parameters} parameters"
         )
+        yield (
+            f"curvature: {int(np.sum(self.eigenvalues > 0))} of {count} kept eigenvalues positive, next "
+            f"{self.next_eigenvalue:.3g}; "
+            f"batches: gradient {self.batch or 'unknown'}, Hessian {self.hessian_batch or 'unknown'}"
+        )
+        columns = (self.eigenvalues, self.noise_ratio, self.gains, self.step_limits)
+        shown = range(count) if count <= 7 else [*range(5), count - 1]
+        rows = [(str(i + 1), *(column[i] for column in columns)) for i in shown]
+        rows.append(("rest", self.next_eigenvalue, None, self.tail_gain, self.tail_limit))
+        numbers = (("lambda", ".3g"), ("s/|lambda|", ".2g"), ("gain", ".3g"), ("largest lr", ".3g"))
+        yield Grid([("mode", ""), *numbers], rows)
         verdict = "beyond it" if self.lr > self.step_limit else "within it"
-        lines.append(
+        yield (
             f"predicted largest stable lr {self.step_limit:.3g}; lr = {self.lr:.3g} is {verdict}. Effective "
             f"dimension {self.effective_dimension:.3g}."
         )
-        lines += [f"Last step not taken: {self.failure}"] if self.failure else []
-        return "\n".join([*lines, self.advice])
+        if self.failure:
+            yield f"Last step not taken: {self.failure}"
+        yield self.advice
 
 
 def advice(spread: float, noise: float, share: float) -> str:

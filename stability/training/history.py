@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._display import Grid
+from .._frames import Framed
 from .._saving import Result
 
 
@@ -30,7 +33,7 @@ class Ending(NamedTuple):
 
 
 @dataclass(frozen=True)
-class History(Result):
+class History(Result, Framed):
     """A run of `minimize`.
 
     Work is counted in *sweeps*: a gradient passes once over its batch, a Hessian product twice over the
@@ -129,36 +132,43 @@ class History(Result):
         """Whether an optimizer of SciPy's ran, whose steps are not known."""
         return len(self.steps) > 0 and bool(np.isnan(self.steps).all())
 
-    def __str__(self) -> str:
+    def _columns(self) -> Mapping[str, Any]:
+        names = {"sweeps": self.sweeps, "seconds": self.seconds, "loss": self.losses, "step": self.steps}
+        return {"iteration": np.arange(1, len(self.losses) + 1)} | names
+
+    def _page(self) -> Iterator[str | Grid]:
         about = self.provenance
-        lines = [
-            f"{about.get('method', 'optimizer')} on {about.get('objective', 'an objective')}: {self.status}"
-        ]
+        yield f"{about.get('method', 'optimizer')} on {about.get('objective', 'an objective')}: {self.status}"
         spent, time = (
             self.stats.get(name, column[-1] if len(column) else 0.0)
             for name, column in (("sweeps", self.sweeps), ("seconds", self.seconds))
         )
-        lines.append(
+        yield (
             f"{len(self.losses)} iterations, {spent:.4g} sweeps ({self.stats.get('gradients', 0)} gradients, "
             f"{self.stats.get('hessian_products', 0)} Hessian products), {time:.3g} s"
         )
         first = "loss after the first iteration" if self.by_scipy else "loss"
-        lines.append(
-            f"{first} {self.losses[0]:.5g} -> {self.loss:.5g}"
-            if len(self.losses)
-            else f"loss {self.loss:.5g}"
-        )
+        came = f"{self.losses[0]:.5g} -> " if len(self.losses) else ""
+        yield f"{first if came else 'loss'} {came}{self.loss:.5g}"
+        if len(self.steps) > 1:
+            yield self._course()
         if self.eigenvalues.size:
             last = self.eigenvalues[-1]
-            lines.append(
+            yield (
                 f"curvature seen last: lambda_1 = {last[0]:.3g}, lambda_{len(last)} = {last[-1]:.3g}, "
                 f"{int(np.sum(last < 0))} negative; "
                 f"largest step of the run {np.max(self.steps, initial=0.0):.3g}, last predicted mean-square "
                 f"limit {self.step_limits[-1]:.3g}"
             )
         if len(self.skipped):
-            lines.append(
+            yield (
                 f"{len(self.skipped)} steps were not finite and not taken, the first at iteration "
                 f"{self.skipped[0]}"
             )
-        return "\n".join(lines)
+
+    def _course(self) -> Grid:
+        """A few iterations from the first to the last."""
+        columns = (self.sweeps, self.losses, self.steps)
+        shown = np.unique(np.linspace(0, min(map(len, columns)) - 1, 5).round().astype(int))
+        rows = [(i + 1, *(column[i] for column in columns)) for i in shown]
+        return Grid([("iteration", "g"), ("sweeps", ".4g"), ("loss", ".5g"), ("step", ".3g")], rows)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._display import Grid
+from .._frames import Framed
 from .._saving import Result
 from ..ensembles.result import Ensemble
 
@@ -17,7 +20,7 @@ BLOCKS = 32
 
 
 @dataclass(frozen=True)
-class Departure(Result):
+class Departure(Result, Framed):
     """How far the paths' law is from the predicted Gaussian; made by `Trajectory.departure`.
 
     Attributes
@@ -51,15 +54,24 @@ class Departure(Result):
         # Without departure the blocks' scatter is small where, by chance, the distance is.
         return self.distance / np.maximum(self.error, self.level)
 
-    def __str__(self) -> str:
-        lines = [f"law of {self.paths} paths against the predicted Gaussian"]
-        lines.append(f"{'t':>9} {'distance':>11} {'+-':>9} {'if true':>10} {'z':>7}  as a shift of")
-        rows = zip(self.times, self.distance, self.error, self.level, self.z, self.shift, strict=True)
-        lines += [
-            f"{t:>9.4g} {distance:>11.3g} {error:>9.2g} {f'0 +- {level:.1g}':>10} {z:>7.2f}  {shift:.2g} sd"
-            for t, distance, error, level, z, shift in rows
-        ]
-        return "\n".join([*lines, *self.notes])
+    def _columns(self) -> Mapping[str, Any]:
+        names = ("distance", "error", "level", "z", "shift")
+        return {"time": self.times} | {name: getattr(self, name) for name in names}
+
+    def _page(self) -> Iterator[str | Grid]:
+        yield f"law of {self.paths} paths against the predicted Gaussian"
+        rows = zip(
+            self.times,
+            self.distance,
+            self.error,
+            [f"0 +- {level:.1g}" for level in self.level],
+            self.z,
+            [f"{shift:.2g} sd" for shift in self.shift],
+            strict=True,
+        )
+        numbers = (("t", ".4g"), ("distance", ".3g"), ("+-", ".2g"), ("if true", ".2g"), ("z", ".2f"))
+        yield Grid([*numbers, ("as a shift of", ".2g")], rows)
+        yield from self.notes
 
 
 def departure_notes(ensemble: Ensemble) -> tuple[str, ...]:

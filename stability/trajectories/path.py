@@ -87,7 +87,7 @@ def trajectory(
 
     >>> import stability as st
     >>> flow = st.Flow(st.quadratic([1.0]), st.SGD(), st.Noise(gradient=1.0), step=0.1)
-    >>> path = trajectory(flow, [2.0], 1.0)
+    >>> path = st.trajectory(flow, [2.0], 1.0)
     >>> print(round(float(path.covariance[-1, 0, 0]), 9), path.status)
     0.043233236 ok
     """

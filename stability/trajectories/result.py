@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from .._display import Grid, point, settled
+from .._frames import Framed, Labelled
 from .._law import Law
 from .._saving import Result
 from ..ensembles.result import Ensemble
@@ -15,7 +18,7 @@ from .departure import BLOCKS, Departure, departure_notes, measured
 
 
 @dataclass(frozen=True)
-class Trajectory(Result):
+class Trajectory(Result, Framed, Labelled):
     """The mean path and the covariance around it; made by `trajectory`.
 
     Attributes
@@ -114,21 +117,37 @@ class Trajectory(Result):
         """
         return departed(self, ensemble)
 
-    def __str__(self) -> str:
-        laws = {"continuous": "the SDE", "discrete": "the iteration"}
-        law = laws.get(self.time, f"its Euler-Maruyama chain, dt = {self.dt:g}")
-        lines = [
-            f"{self.method} along a path, step {self.step:g}: {law}, to t = {self.times[-1]:g}",
-            f"{'t':>9} {'spread':>10} {'amplification':>13} {'growth':>10} {'validity':>9}  mean",
-        ]
-        for i in np.unique(np.linspace(0, len(self.times) - 1, 9).round().astype(int)):
-            at = ", ".join(f"{x:.4g}" for x in self.mean[i, :5]) + (", ..." if self.mean.shape[1] > 5 else "")
-            row = (self.spread[i], self.amplification[i], self.growth[i], self.validity[i])
-            lines.append(
-                f"{self.times[i]:>9.4g} {row[0]:>10.3g} {row[1]:>13.4g} {row[2]:>10.3g} {row[3]:>9.2g}  "
-                f"({at})"
-            )
-        return "\n".join([*lines, *self.notes, f"status: {self.status}"])
+    def _columns(self) -> Mapping[str, Any]:
+        names = ("spread", "amplification", "growth", "validity")
+        mean = {f"mean[{i}]": column for i, column in enumerate(self.mean.T)}
+        return {"time": self.times} | {name: getattr(self, name) for name in names} | mean
+
+    def _labels(self) -> Mapping[str, np.ndarray]:
+        return {"time": self.times}
+
+    def _variables(self) -> Mapping[str, tuple[tuple[str, ...], np.ndarray]]:
+        axes = {
+            ("time",): ("spread", "amplification", "growth", "validity"),
+            ("time", "coordinate"): ("mean",),
+            ("time", "coordinate", "other"): ("covariance", "jacobian"),
+        }
+        return {name: (dims, getattr(self, name)) for dims, names in axes.items() for name in names}
+
+    def _page(self) -> Iterator[str | Grid]:
+        law = {
+            "continuous": "the SDE",
+            "chain": f"its Euler-Maruyama chain, dt = {self.dt:g}",
+            "discrete": "the iteration",
+        }[self.time]
+        yield f"{self.method} along a path, step {self.step:g}: {law}, to t = {self.times[-1]:g}"
+        mean = settled(self.mean, np.max(np.abs(self.mean), axis=0), 1e-15)
+        shown = np.unique(np.linspace(0, len(self.times) - 1, 9).round().astype(int))
+        columns = (self.times, self.spread, self.amplification, self.growth, self.validity)
+        rows = [(*(column[i] for column in columns), point(mean[i])) for i in shown]
+        numbers = (("t", ".4g"), ("spread", ".3g"), ("amplification", ".4g"), ("growth", ".3g"))
+        yield Grid([*numbers, ("validity", ".2g"), ("mean", "")], rows)
+        yield from self.notes
+        yield f"status: {self.status}"
 
 
 def departed(path: Trajectory, ensemble: Ensemble) -> Departure:

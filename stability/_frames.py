@@ -1,0 +1,53 @@
+"""Results as pandas frames and as labelled arrays; both libraries are loaded when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+
+class Framed:
+    """A result that is a table: `to_frame`."""
+
+    def _columns(self) -> Mapping[str, Any]:
+        """Columns of equal length, by name."""
+        raise NotImplementedError
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The table that `print` shows as a pandas frame: every row, nothing rounded."""
+        import pandas
+
+        return pandas.DataFrame(self._columns())
+
+
+class Labelled:
+    """A result whose arrays have axes with names: `to_xarray`."""
+
+    def _labels(self) -> Mapping[str, np.ndarray]:
+        """Positions along the axes that have some, by the axis's name."""
+        raise NotImplementedError
+
+    def _variables(self) -> Mapping[str, tuple[tuple[str, ...], np.ndarray]]:
+        """Arrays by name, each with the names of its axes."""
+        raise NotImplementedError
+
+    def to_xarray(self) -> xarray.Dataset:
+        """The arrays with named axes, as an xarray dataset; needs the extra ``sweep``.
+
+        Raises
+        ------
+        ValueError
+            If xarray is not installed.
+        """
+        try:
+            import xarray
+        except ImportError:
+            raise ValueError("`to_xarray` needs xarray: pip install 'sfn-stability[sweep]'.") from None
+        about = {key: value for key, value in vars(self).items() if isinstance(value, (str, int, float))}
+        return xarray.Dataset(dict(self._variables()), coords=dict(self._labels()), attrs=about)
