@@ -6,7 +6,8 @@ from stability.cli._main import main
 
 
 def draw(study: str) -> None:
-    """Run one study; further arguments (``--quick``, ``--out FOLDER``, ``--seed N``) are those of ``stability
-    reproduce``.
+    """Run one study; further arguments are those of ``stability reproduce``.
+
+    ``--quick``, ``--out FOLDER``, ``--seed N``.
     """
     main(["reproduce", "--only", study, *sys.argv[1:]], prog_name=sys.argv[0])

@@ -1,6 +1,4 @@
-"""Write scikit-learn's breast-cancer table as a CSV, to try `stability bound` on: ``python
-breast_cancer_csv.py FILE``.
-"""
+"""scikit-learn's breast-cancer table as a CSV for `stability bound`: python breast_cancer_csv.py FILE."""
 
 import sys
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""The contenders of the study at equal work: what is tried of each, how the best is chosen, and how it is
-then judged.
-"""
+"""The contenders at equal work: what is tried of each, how the best is chosen, how it is judged."""
 
 from __future__ import annotations
 
@@ -68,9 +66,7 @@ class Outcome:
 
 
 def run(task: Task, configuration: Configuration, seed: int) -> Outcome:
-    """One run on one seed; a run that ends anywhere but at finite numbers, or worse than it began, has
-    diverged.
-    """
+    """One run on one seed; one that ends at no finite numbers, or worse than it began, has diverged."""
     problem = task.make(seed)
     objective = problem.objective if configuration.share == 1 else problem.portion(configuration.share)
     options: dict[str, Any] = {
@@ -103,9 +99,7 @@ def run(task: Task, configuration: Configuration, seed: int) -> Outcome:
 
 
 class _Best:
-    """A callback that keeps the iterate with the lowest validation value, looked at more rarely as the run
-    goes on.
-    """
+    """A callback that keeps the iterate with the lowest validation value, looked at ever more rarely."""
 
     def __init__(self, problem: Problem):
         self.problem, self.next = problem, 0.0
@@ -167,8 +161,9 @@ def _published() -> list[Configuration]:
 
 
 def _lazy() -> list[Configuration]:
-    """The library's defaults: refreshes within 15 % of the gradient work, warm starts; the schedule of
-    `auto`; damping and step tuned.
+    """The library's defaults: refreshes within 15 % of the gradient work, warm starts; damping, step tuned.
+
+    With the schedule of `auto`.
     """
     return [
         Configuration(
@@ -207,9 +202,7 @@ CONTENDERS: dict[str, Callable[[Task], list[Configuration]]] = {
 def measured(
     task: Task, contender: str, seeds: Sequence[int], *, tried: slice = slice(None)
 ) -> dict[str, Any]:
-    """The configuration chosen on validation values, of those `tried`, and its test values on seeds that it
-    was not chosen on.
-    """
+    """The configuration chosen on validation values of those `tried`, and its test values on other seeds."""
     grid = CONTENDERS[contender](task)
     grid = grid[tried] or grid
     chosen, tuning = _chosen(task, grid)
@@ -234,9 +227,7 @@ def measured(
 
 
 def _at_an_edge(chosen: Configuration, grid: list[Configuration]) -> bool:
-    """Whether a tuned number is the smallest or largest that was tried; more than all samples there are
-    not.
-    """
+    """Whether a tuned number is the smallest or largest tried; more than all samples there are not."""
     for name, value in chosen.tuned.items():
         tried = {configuration.tuned[name] for configuration in grid}
         if value in (min(tried), max(tried)) and (name, value) != ("share", 1.0):

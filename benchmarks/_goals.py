@@ -1,6 +1,4 @@
-"""The goals, the rows that a measurement makes of them, and the table; needs nothing but the measured
-document.
-"""
+"""The goals, a measurement's rows, and the table; needs nothing but the measured document."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ class Goal:
 
 
 def goals() -> list[Goal]:
-    """Every row, in the order of the table. Where a goal does not say NumPy only, it is for the library with
-    its extra `fast`.
-    """
+    """Every row, in the table's order; unless it says NumPy only, for the library with its extra `fast`."""
     return [*_against_draw(), *_against_threads(), *_against_peers(), *_against_itself()]
 
 

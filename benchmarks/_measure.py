@@ -32,8 +32,9 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 @dataclass(frozen=True)
 class Contender:
-    """Something that simulates (or draws) an ensemble: `run(seed)` returns the final states (paths, d), or
-    None where there are none to check.
+    """Something that simulates (or draws) an ensemble.
+
+    `run(seed)` returns the final states (paths, d), or None where there are none to check.
     """
 
     name: str
@@ -53,8 +54,9 @@ class Contender:
 def screened(
     variants: Iterable[Contender], near: float = 1.15, most: int = 2
 ) -> tuple[list[Contender], dict[str, float]]:
-    """The variants of one library worth measuring (those near its best in one run after warm-up), and every
-    variant's cost in that run.
+    """The variants of one library worth measuring, and every variant's cost in one run after warm-up.
+
+    Those near its best in that run.
     """
     costs, kept = {}, []
     variants = list(variants)
@@ -118,9 +120,7 @@ def summary(values: list[float]) -> dict:
 
 
 def pin(cores: int) -> None:
-    """Confine this process to `cores` cores, XLA's and everybody else's threads with it; to be called before
-    NumPy's pools start.
-    """
+    """Confine this process, XLA's threads too, to `cores` cores; call it before NumPy's pools start."""
     if hasattr(os, "sched_setaffinity"):
         available = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, set(available[-cores:]))

@@ -26,9 +26,7 @@ def takes(argument: str) -> bool:
 
 
 def unavailable(engine: str) -> str | None:
-    """Why an engine cannot be measured, as a sentence; None if it can. Without `accelerate` there is NumPy
-    only.
-    """
+    """Why an engine cannot be measured; None if it can. Without `accelerate` there is NumPy only."""
     if engine == "numba" and not takes("accelerate"):
         return "st.simulate has no `accelerate` yet: there is the NumPy engine only."
     if engine == "numba" and find_spec("numba") is None:
@@ -67,9 +65,7 @@ def simulate(flow, start, problem: Problem, seed: int, engine: str, workers: int
 
 
 def covariance_race(step: float, target: float, rounds: int) -> dict:
-    """Seconds until the variances of a weakly nonlinear flow are known to `target`, with and without the
-    control variate.
-    """
+    """Seconds until a weakly nonlinear flow's variances are known to `target`, with and without control."""
     control = takes("control")
     minimum = [1.0, 0.0]
     linearized = {"control": True} | (
@@ -103,9 +99,7 @@ def _variances(
 
 
 def _paths_needed(run, target: float) -> int:
-    """Paths that bring the median standard error to the target, whichever seed: from 128 on, more until they
-    do.
-    """
+    """Paths that bring the median standard error to the target, whatever the seed: from 128 on."""
     paths = 128
     while True:
         error = float(
@@ -132,9 +126,7 @@ def _covered(rows: list, paths: int) -> dict:
 
 
 def _agree(plain: list, controlled: list) -> bool:
-    """Whether every controlled estimate is within its error, and the pooled plain one's, of the pooled plain
-    estimate.
-    """
+    """Whether every controlled estimate agrees, within both errors, with the pooled plain estimate."""
     truth, doubt = (
         np.mean([row[1] for row in plain], axis=0),
         np.linalg.norm([row[2] for row in plain], axis=0) / len(plain),

@@ -17,8 +17,7 @@ MAX_Z = 5.0
 
 @dataclass(frozen=True)
 class Problem:
-    """An ensemble: ``dW = -P g dt + sqrt(dt) sigma P dB`` (step = dt), `paths` paths of `steps` steps from
-    `start`.
+    """An ensemble: `paths` paths of `steps` steps of ``dW = -P g dt + sqrt(dt) sigma P dB`` (step = dt).
 
     `kind` is "ou" (SGD on a quadratic with eigenvalues logspace(0, -2, dim), in a rotated basis unless
     `diagonal`) or "sfn" (saddle-free Newton, damping 0.1, on the coupled quartic).
@@ -45,9 +44,7 @@ class Problem:
 
     @property
     def start(self) -> np.ndarray:
-        """Off the critical point, so that a wrong drift shows; for SFN where the Hessian is indefinite (d =
-        2).
-        """
+        """Off the critical point, so that a wrong drift shows; SFN's where the Hessian is indefinite."""
         if self.kind == "ou":
             return np.full(self.dim, 0.05)
         return np.append(0.3, np.full(self.dim - 1, 0.3 / np.sqrt(self.dim - 1)))
@@ -73,8 +70,9 @@ class Problem:
         return np.array(self.flow().objective.matrix)
 
     def smaller(self) -> Problem:
-        """About a fifth of the work; whole multiples of 4096 paths, as everywhere here, so that nobody's
-        blocks or threads go half empty.
+        """About a fifth of the work.
+
+        Whole multiples of 4096 paths, as everywhere here, so that nobody's blocks or threads go half empty.
         """
         if self.paths <= 4096:
             return replace(self, steps=self.steps // 3)
@@ -82,9 +80,7 @@ class Problem:
 
 
 def expected(problem: Problem) -> dict:
-    """The law that final states must follow: closed form of the Euler-Maruyama chain, or an ensemble by plain
-    NumPy.
-    """
+    """The law of the final states: the chain's closed form, or an ensemble by plain NumPy."""
     return _chain(problem) if problem.kind == "ou" else _reference(problem)
 
 
@@ -141,9 +137,7 @@ def moments(states: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def largest_z(states: np.ndarray, law: dict) -> float:
-    """The largest deviation of mean and variance from the law, in standard errors; inf for states that are
-    not finite.
-    """
+    """Largest deviation of mean and variance from the law, in standard errors; inf if not finite."""
     if not np.isfinite(states).all():
         return float("inf")
     mean, variance, mean_error, variance_error = moments(states @ law["vectors"])

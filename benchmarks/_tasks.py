@@ -1,6 +1,4 @@
-"""The training tasks of the study at equal work: what is trained, for how long, and by which number it is
-judged.
-"""
+"""The training tasks at equal work: what is trained, for how long, and by which number it is judged."""
 
 from __future__ import annotations
 
@@ -29,8 +27,9 @@ NOISE = 0.3
 
 @dataclass(frozen=True)
 class Problem:
-    """One seed of a task: data, start and judges. Another seed has other data or another split, another
-    start, other batches.
+    """One seed of a task: data, start and judges.
+
+    Another seed has other data or another split, another start, other batches.
 
     Attributes
     ----------
@@ -138,9 +137,7 @@ def _few(share: float, samples: int) -> int:
 def _reproduction(
     parts: list[tuple[np.ndarray, np.ndarray | None]], objective: Any, spread: float, seed: int
 ) -> Problem:
-    """Squared error of training, validation and test samples, as a share of the variance of what is to be
-    found.
-    """
+    """Squared error of training, validation and test samples, over the variance of what is to be found."""
     (X, Y), valid, test = parts
     judges = [objective.on(*part) for part in (valid, test)]
 
@@ -203,8 +200,9 @@ def _transfer(seed: int) -> Problem:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Inputs ``x ~ N(0, Sigma)`` with chosen eigenvalues; the same signal in every eigendirection, its total
-    variance `signal`^2.
+    """Inputs ``x ~ N(0, Sigma)`` of chosen eigenvalues, the same signal in every eigendirection.
+
+    Its total variance is `signal`^2.
     """
 
     eigenvalues: tuple[float, ...]
@@ -212,9 +210,7 @@ class Gaussian:
     signal: float
 
     def draw(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A root of Sigma (d, d), the true weights (d,), and inputs (n, d): training samples, then those for
-        validation.
-        """
+        """A root of Sigma (d, d), true weights (d,), and inputs (n, d): for training, then for validation."""
         rng, d = np.random.default_rng([seed, 5]), len(self.eigenvalues)
         spread = np.sqrt(self.eigenvalues)
         basis = np.linalg.qr(rng.standard_normal((d, d)))[0] if self.rotated else np.eye(d)
@@ -246,9 +242,7 @@ def logistic(law: Gaussian, seed: int) -> Problem:
 
 
 def error_probability(found: np.ndarray, truth: np.ndarray) -> float:
-    """In percent: how often the sign of ``found . e`` is not the label that ``truth . e`` gives, ``e`` a
-    standard normal vector.
-    """
+    """In percent: how often the sign of ``found . e`` is not that of ``truth . e``, e standard normal."""
     size, signal = float(np.linalg.norm(found)), float(np.linalg.norm(truth))
     cosine = float(found @ truth) / (size * signal) if size > 0 else 0.0
     z = np.linspace(0, 9 * signal, 20_001)
@@ -352,9 +346,7 @@ TASKS = (
 
 
 def crossover(condition: float, model: str) -> Task:
-    """A rotated linear task of any condition number: eigenvalues ``i^-p`` in 50 dimensions, with the ``p``
-    that gives it.
-    """
+    """A rotated linear task of any condition number: eigenvalues ``i^-p`` in 50 dimensions, p to fit."""
     build = {"least-squares": least_squares, "logistic": logistic}[model]
     law = Gaussian(
         powers(math.log(condition, 50), 50), rotated=True, signal=1.0 if model == "least-squares" else 10.0

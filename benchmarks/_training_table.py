@@ -70,9 +70,7 @@ def _value(cell: dict[str, Any] | None, best: float | None) -> str:
 
 
 def ratios(document: dict[str, Any]) -> dict[tuple[str, str], tuple[float, int]]:
-    """Geometric means over a group's tasks of our untuned mean over a contender's tuned one, and the number
-    of tasks.
-    """
+    """Geometric means over a group's tasks of our untuned mean over a tuned one; the number of tasks."""
     found = {}
     for group, belongs in GROUPS.items():
         rows = [_cells(document, task["name"]) for task in document["tasks"] if belongs(task)]

@@ -1,6 +1,4 @@
-"""The picture of when second order pays, from its numbers alone: python benchmarks/draw_training.py [JSON]
-[PNG].
-"""
+"""The picture of when second order pays, from its numbers: benchmarks/draw_training.py [JSON] [PNG]."""
 
 from __future__ import annotations
 
@@ -39,9 +37,7 @@ def main() -> None:
 
 
 def picture(points: list[dict[str, Any]]) -> plt.Figure:
-    """Test values at equal work against the condition number, one panel a model; bars are standard deviations
-    over seeds.
-    """
+    """Test values at equal work against the condition number, a panel a model; bars: over the seeds."""
     if STYLE.exists():
         plt.style.use(STYLE)
     models = [model for model in MEASURES if any(point["model"] == model for point in points)]

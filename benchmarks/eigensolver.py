@@ -1,5 +1,6 @@
-"""The low-rank eigensolver against a double pass without oversampling (a common default) at the same number
-of products.
+"""The low-rank eigensolver against a double pass without oversampling, at equal products.
+
+The latter is a common default.
 
 python benchmarks/eigensolver.py [--quick] [--out FILE]
 
@@ -146,8 +147,9 @@ def norm(h: np.ndarray, eig) -> float:
 
 
 def path_cells(seeds: int, refreshes: int, rank: int = 20) -> dict[str, dict]:
-    """A perceptron on the digits, trained by SGD; Hessian of a fresh batch of 256 every ten steps, each warm
-    start from the one before.
+    """A perceptron on the digits, trained by SGD, its Hessian on a fresh batch of 256 every ten steps.
+
+    Each warm start is from the one before.
     """
     from sklearn.datasets import load_digits
 
@@ -180,8 +182,9 @@ def path_cells(seeds: int, refreshes: int, rank: int = 20) -> dict[str, dict]:
 
 
 def beyond_cell(width: str, rounds: int, rank: int = 20) -> dict:
-    """CPU seconds in the products and beyond them, of a 784-128-64-5 perceptron (n = 109,061) with a Hessian
-    batch of 256.
+    """CPU seconds in the products and beyond them, of a 784-128-64-5 perceptron and 256 samples.
+
+    It has n = 109,061 weights.
     """
     from stability.lowrank.randomized import randomized_eigh
     from stability.objectives.network import mlp

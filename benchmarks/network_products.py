@@ -28,9 +28,7 @@ TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 
 
 def goals() -> list[Goal]:
-    """Shares of JAX's time. The goals are for blocks (n, 40) as an eigensolver holds them; "by rows" is
-    Fortran order.
-    """
+    """Shares of JAX's time, for blocks (n, 40) as an eigensolver holds them; "by rows" is Fortran order."""
     cells = [(dtype, batch) for batch in BATCHES for dtype in TOLERANCE]
     return [
         Goal(f"{dtype}/batch-{batch}", "numpy", "jax", GOALS.get((dtype, batch)), "most")
@@ -122,9 +120,7 @@ def _ours(dtype: str, batch: int) -> dict[str, Callable[[], np.ndarray]]:
 
 
 def _jax(dtype: str, batch: int) -> dict[str, Callable[[], np.ndarray]]:
-    """The same products by `linearize` and `vmap`, compiled as one, over columns and over rows of the
-    block.
-    """
+    """The same by `linearize` and `vmap`, compiled as one, over columns and over rows of the block."""
     import jax
     import jax.numpy as jnp
 

@@ -1,6 +1,4 @@
-"""The peers, each in the forms that its own users would call fast; which form is fastest here is measured,
-not assumed.
-"""
+"""The peers in the forms that their users would call fast; which is fastest here is measured."""
 
 from __future__ import annotations
 
@@ -35,9 +33,7 @@ def missing(name: str) -> str | None:
 
 
 def contenders(name: str, problem: Problem, threads: int, most: int | None = None) -> list[Contender]:
-    """The variants of one peer on one problem; with `most`, only the first ones (those that won in full runs
-    stand first).
-    """
+    """The variants of a peer on a problem; with `most`, the first ones, which won in full runs."""
     variants = {
         "draw": _draw,
         "diffrax": _diffrax,
@@ -224,8 +220,9 @@ def _diffrax_sfn(problem: Problem) -> dict:
 
 
 def _torchsde(problem: Problem, threads: int) -> list:
-    """torchsde as it ships: BrownianInterval, which can answer any query again, as it comes and with the
-    steps told in advance.
+    """torchsde as it ships: BrownianInterval, which can answer any query again.
+
+    As it comes, and with the steps told in advance.
     """
     import torch
     import torchsde
@@ -298,9 +295,7 @@ def _torch_run(problem: Problem, sde, noise: Callable, threads: int) -> Callable
 
 @functools.cache
 def _fresh_normals() -> type:
-    """The counterpart of diffrax's UnsafeBrownianPath: new normals at every query, good for fixed steps
-    only.
-    """
+    """Like diffrax's UnsafeBrownianPath: new normals at every query, good for fixed steps only."""
     import torch
     import torchsde
 

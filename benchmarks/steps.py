@@ -1,5 +1,4 @@
-"""What a step of the solver costs beside its gradient and its Hessian products: seconds, memory, a million
-parameters.
+"""What a step of the solver costs beside its gradient and products: seconds, memory, a million parameters.
 
 python benchmarks/steps.py [--quick] [--out FILE]
 

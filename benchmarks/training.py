@@ -1,5 +1,4 @@
-"""Optimizers at equal work: every gradient and Hessian product charged, steps tuned on validation for all but
-`auto`.
+"""Optimizers at equal work: every gradient and product charged, steps tuned for all but `auto`.
 
 python benchmarks/training.py [--quick] [--only PATTERN] [--again] [--jobs 2] [--out FILE]
 

@@ -1,6 +1,4 @@
-"""Shared by the tests: the methods with literal closed forms, matrices with chosen eigenvalues, and arrays of
-every library.
-"""
+"""Shared by the tests: methods with literal closed forms, chosen matrices, arrays of every library."""
 
 import signal
 from dataclasses import dataclass

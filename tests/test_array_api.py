@@ -1,6 +1,4 @@
-"""Objectives, gains and divided differences on the arrays of every library: NumPy's numbers, in the same
-type, on the same device.
-"""
+"""Objectives, gains and divided differences on every library's arrays: NumPy's numbers, type and device."""
 
 import operator
 from dataclasses import replace

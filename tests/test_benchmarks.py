@@ -1,6 +1,4 @@
-"""The committed benchmark numbers: complete, consistent with their own goals, and readable; nothing is timed
-here.
-"""
+"""The committed benchmark numbers: complete, consistent with their goals, readable; nothing is timed here."""
 
 import importlib.util
 import json

@@ -1,6 +1,4 @@
-"""The studies "escape" and "toys": their statements hold on their own numbers, and fail when these are
-spoilt.
-"""
+"""The studies "escape" and "toys": their statements hold on their numbers, and fail when these are spoilt."""
 
 import numpy as np
 import pytest
@@ -132,8 +130,9 @@ class TestEscape:
         assert spoilt(escapes, landscapes=lrsfn) == [9]
 
     def test_the_tie_by_hand(self):
-        """The Hessian of x^3 - 3 x y^2 has the eigenvalues +-6 |w|; its tilt adds the same to both, and rank
-        1 keeps the larger in size.
+        """The Hessian of x^3 - 3 x y^2 has the eigenvalues +-6 |w|.
+
+        Its tilt adds the same to both, and rank 1 keeps the larger in size.
         """
         for name, sign in (("tilted up", 1), ("tilted down", -1)):
             H = _objective(name).hessian(np.array([0.3, 0.4]))

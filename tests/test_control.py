@@ -1,6 +1,4 @@
-"""Control variates: unbiased, with honest errors, exact where the control is everything, harmless where it is
-nothing.
-"""
+"""Control variates: unbiased, honest errors, exact where the control is everything, no harm where nothing."""
 
 from functools import reduce
 
@@ -23,8 +21,9 @@ def bent(u):
 
 
 def expectation(spread):
-    """Mean and covariance of `bent` for a Gaussian u of covariance spread^2 COVARIANCE, by Gauss-Hermite
-    quadrature (exact for cubics).
+    """Mean and covariance of `bent` for a Gaussian u of covariance spread^2 COVARIANCE.
+
+    By Gauss-Hermite quadrature, exact for cubics.
     """
     nodes, weights = np.polynomial.hermite_e.hermegauss(8)
     grid = np.stack(np.meshgrid(nodes, nodes, indexing="ij"), axis=-1).reshape(-1, 2) @ ROOT.T * spread
@@ -72,8 +71,7 @@ def worst(scores):
 
 
 class TestControlledMoments:
-    # Residuals of cubics have heavy tails: scores of covariances need many samples to look normal where u is
-    # wide.
+    # Residuals of cubics have heavy tails: where u is wide, covariances need many samples to look normal.
     @pytest.mark.parametrize(
         ("kind", "spread", "samples"), [("bent", 0.5, 12_000), ("independent", 0.5, 4000)]
     )
@@ -96,8 +94,9 @@ class TestControlledMoments:
             )
 
     def test_a_mean_stays_unbiased_with_few_samples(self):
-        """A beta from the samples it is used on would bias it by -24/n: slope and mean of u^2 are correlated
-        where v = u^4 (E v = 3).
+        """A beta from the samples that it is used on would bias the mean by -24/n.
+
+        Slope and mean of u^2 are correlated where v = u^4 (E v = 3).
         """
         u = np.random.default_rng(8).standard_normal((4000, 40, 2)) @ ROOT.T
         wrong = controlled(u**4, u).mean - 3
@@ -225,9 +224,7 @@ class TestPolynomials:
             polynomial_degree(60, gaussian=True)
 
     def test_degrees_beyond_two_are_not_used_where_the_control_is_not_gaussian(self):
-        """A control of the right mean and variance but with a skewed law: its cubes have another mean than a
-        Gaussian's.
-        """
+        """A control of the right mean and variance, but skewed: its cubes' mean is not a Gaussian's."""
         u = np.random.default_rng(0).exponential(size=(300, 400, 1)) - 1
         found = {
             g: ControlledMoments.of(

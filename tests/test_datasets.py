@@ -230,9 +230,7 @@ def images(count, seed=0):
 
 
 def old_pickle(value):
-    """`value` as Python 2's pickle module writes it in protocol 2: byte strings, NumPy under its old
-    names.
-    """
+    """`value` as Python 2's pickle writes it in protocol 2: byte strings, NumPy under its old names."""
     out = io.BytesIO(b"")
     out.write(b"\x80\x02")
     _old(value, out)

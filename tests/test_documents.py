@@ -1,6 +1,4 @@
-"""What the documents say was measured: their tables are the tracked numbers, their examples run, what they
-name exists.
-"""
+"""The documents: their tables are the tracked numbers, their examples run, what they name exists."""
 
 import importlib.metadata
 import json

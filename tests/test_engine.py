@@ -1,6 +1,4 @@
-"""The engine: chunks, schemes, refined paths, control variates, wanted accuracy, streaming, interrupts,
-devices.
-"""
+"""The engine: chunks, schemes, refined paths, controls, wanted accuracy, streaming, interrupts, devices."""
 
 import dataclasses
 import itertools

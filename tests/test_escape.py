@@ -1,6 +1,4 @@
-"""Exit times: mpmath's 2F2, a collocation of the backward equation, and simulated exits with their
-z-scores.
-"""
+"""Exit times: mpmath's 2F2, a collocation of the backward equation, simulated exits with their z-scores."""
 
 from functools import cache
 
@@ -30,8 +28,9 @@ def exact_mean(one):
 
 
 def collocated_survival(one, times, n=60):
-    """u(0, t) of ``u_t = D u'' / 2 + rate y u'``, ``u(+-R) = 0``, ``u = 1`` at first: Chebyshev collocation
-    and a matrix exponential.
+    """u(0, t) of ``u_t = D u'' / 2 + rate y u'``, ``u(+-R) = 0``, ``u = 1`` at first.
+
+    By Chebyshev collocation and a matrix exponential.
     """
     y = np.cos(np.pi * np.arange(n + 1) / n)
     c = np.r_[2, np.ones(n - 1), 2] * (-1.0) ** np.arange(n + 1)
@@ -44,8 +43,9 @@ def collocated_survival(one, times, n=60):
 
 
 def inverted_survival(one, times):
-    """Talbot's inversion of ``(1 - E exp(-p T)) / p``, ``E exp(-p T) = 1 / 1F1(-p / (2 rate); 1/2; -kappa)``
-    (Darling and Siegert 1953).
+    """Talbot's inversion of ``(1 - E exp(-p T)) / p``.
+
+    ``E exp(-p T) = 1 / 1F1(-p / (2 rate); 1/2; -kappa)`` (Darling and Siegert 1953).
     """
     rate, kappa = mpmath.mpf(one.rate), mpmath.mpf(one.kappa)
 
@@ -222,9 +222,7 @@ CASES += [("Newton", 0.3, 0.15), ("Newton", 0.25, 0.15), ("Newton", 0.2, 0.15)]
 
 @cache
 def simulated(name, sigma, radius):
-    """Exit times of a simulated ensemble, the diffusion that its Euler-Maruyama chain samples exactly, and
-    the time step.
-    """
+    """A simulated ensemble's exit times, the diffusion that its chain samples exactly, and the time step."""
     method, gain, dt, t_end = METHODS[name]
     flow = st.Flow(st.quadratic([-LAM]), method, st.Noise(gradient=sigma), step=STEP)
     ens = st.simulate(

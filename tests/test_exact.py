@@ -1,6 +1,4 @@
-"""One mode without linearisation: closed forms, direct sampling of the random factor, and the iteration
-itself.
-"""
+"""One mode without linearisation: closed forms, direct samples of the random factor, the iteration itself."""
 
 import itertools
 import math
@@ -37,9 +35,7 @@ SHIFTED = st.Method(gain=lambda lam: 1 / abs(lam - 0.4) ** 0.5, name="shifted in
 
 
 def noise(spread=0.3, **options):
-    """Noise whose curvature has the given standard deviation along one mode (the GOE diagonal has variance 2
-    tau^2).
-    """
+    """Noise whose curvature has this standard deviation along a mode (the GOE diagonal's is 2 tau^2)."""
     return st.Noise(**{"gradient": 1.0, "curvature": spread / math.sqrt(2), **options})
 
 
@@ -399,9 +395,7 @@ def test_linearisation_can_promise_twice_the_limit():
 
 
 def test_the_known_variance():
-    """SFN, lambda = .5, damping = .1, Hessian noise .15 only, step .2: .445 where the linearisation gives
-    .366.
-    """
+    """SFN, lambda .5, damping .1, Hessian noise .15 only, step .2: .445, .366 by the linearisation."""
     found = exact_mode(
         st.SFN(damping=0.1), curvature=0.5, noise=noise(0.0), density=scipy.stats.norm(0, 0.15)
     )

@@ -371,8 +371,7 @@ def test_the_function_is_the_one_that_was_written(formula, x, y):
     except Refused as error:
         assert "not a finite real number" in str(error)  # noqa: PT017
         return
-    # Sums that cancel lose digits where folding takes another order of operations: none is taken, so none are
-    # lost.
+    # Sums that cancel would lose digits if folding took another order of operations: it takes none.
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-9 * max(1.0, abs(expected)))
 
 

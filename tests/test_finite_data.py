@@ -1,5 +1,6 @@
-"""Finite data and non-commuting noise: the linear theory against closed forms of the literature and brute
-force over all minibatches.
+"""Finite data and noise that does not commute: the linear theory against closed forms and brute force.
+
+Closed forms of the literature; brute force over all minibatches.
 """
 
 import itertools
@@ -97,9 +98,7 @@ def test_a_larger_table_with_many_directions_has_the_same_closed_form():
 def brute_force_covariance(
     X: np.ndarray, y: np.ndarray, batch: int, replacement: bool, step: float
 ) -> np.ndarray:
-    """Stationary covariance of minibatch SGD from all minibatches: ``M = E[B M B^T] + step^2 E[g_B
-    g_B^T]``.
-    """
+    """Stationary covariance of SGD from all minibatches: ``M = E[B M B^T] + step^2 E[g_B g_B^T]``."""
     w, chosen = np.linalg.lstsq(X, y)[0], minibatches(batch, replacement)
     gradients = np.mean((X[chosen] @ w - y[chosen])[..., None] * X[chosen], axis=1)
     factors = np.eye(DIM) - step * batch_hessians(X, batch, replacement)

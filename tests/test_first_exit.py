@@ -1,5 +1,6 @@
-"""Leaving a critical point: simulated exits against the exact law of the chain, censoring by hand and against
-SciPy, and every refusal.
+"""Leaving a critical point: simulated exits against the chain's exact law, censoring, every refusal.
+
+Censoring is checked by hand and against SciPy.
 """
 
 import math
@@ -242,9 +243,7 @@ class TestChainExit:
 
     @pytest.mark.parametrize("rate", [-0.4, 0.0, 0.6])
     def test_it_tends_to_the_continuous_law_and_the_correction_misses_a_quarter_of_a_step(self, rate):
-        """Wald: ``E T = ((R + rho s)^2 + s^2 / 4) / D`` for a random walk, where `ExitTime.monitored` keeps
-        the square alone.
-        """
+        """Wald: ``E T = ((R + rho s)^2 + s^2 / 4) / D`` for a walk; `ExitTime.monitored` keeps the square."""
         mode, gaps = exit_time(rate=rate, diffusion=0.5, radius=1.0), []
         for dt in (0.04, 0.02, 0.01):
             found = ChainExit(mode, dt, 10**6)
@@ -280,8 +279,9 @@ class TestChainExit:
 
     @pytest.mark.parametrize(("push", "gap"), [(0.55, 4e-4), (1.0, 1e-4), (2.0, 1e-5), (10.0, 1e-9)])
     def test_a_path_that_is_driven_out_seldom_comes_back(self, monkeypatch, push, gap):
-        """Rate 1, radius 1, noise of a step 1/59 and drift at the edge `push` times that: off by `gap`, where
-        the continuity correction is off by more.
+        """Rate 1, radius 1, noise of a step 1/59 and drift at the edge `push` times that.
+
+        Off by `gap`, where the continuity correction is off by more.
         """
         dt = push / 59
         exact, close = in_closed_form(
@@ -344,8 +344,9 @@ def watched(times, seen, t_end, dt=1.0):
 
 class TestKaplanMeier:
     def test_seven_paths_by_hand(self):
-        """Exits at 1, 2, 2 and 4; given up at 2 and 3; one watched to 5. The one given up at 2 was there when
-        two left. Of each twenty.
+        """Exits at 1, 2, 2 and 4; given up at 2 and 3; one watched to 5. Of each twenty.
+
+        The one given up at 2 was there when two left.
         """
         gone, kept = [1, 2, 2, 4], [2, 3, 5]
         found = watched(np.tile(gone + [math.nan] * 3, 20), np.tile(gone + kept, 20), 5.0)
@@ -464,8 +465,9 @@ def groups(found, size):
 
 
 class TestCalibration:
-    """Under the law itself z has mean 0 and deviation 1, and p is not below its level more often than it
-    says: 150 ensembles of 100 paths.
+    """Under the law itself z has mean 0 and deviation 1, and p is no smaller than it says.
+
+    From 150 ensembles of 100 paths.
     """
 
     CASES = (
@@ -482,9 +484,7 @@ class TestCalibration:
         calibrated(st.escape(flow, paths=15000, seed=11, **options))
 
     def test_given_up_at_random(self):
-        """Every path is given up at an exponential time of 60 % of the mean, if it has not left: three of
-        four are.
-        """
+        """Those that have not left are given up at an exponential time, 60 % of the mean: three of four."""
         found = st.escape(saddle("SGD", 1), radius=0.5, paths=15000, seed=12)
         end = found.dt * np.ceil(np.random.default_rng(0).exponential(0.6 * found.mean[0], 15000) / found.dt)
         lost = end < found.times

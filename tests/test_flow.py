@@ -216,9 +216,7 @@ def test_noise_that_draws_its_own_samples_must_say_its_law():
 
 @pytest.mark.parametrize("tail", ["damping", "flat"])
 def test_the_jacobian_on_a_quadratic_needs_no_derivative_of_the_truncation(tail):
-    """Rank 1 of two equal eigenvalues: ``P`` is not differentiable in the Hessian, but the Hessian does not
-    move.
-    """
+    """Rank 1 of two equal eigenvalues: ``P`` is not differentiable, but the Hessian does not move."""
     flow = st.Flow(st.quadratic([1.0, 1.0, 0.5]), st.LRSFN(rank=1, damping=0.1, tail=tail), step=0.1)
     w = np.array([[0.3, -0.2, 0.5], [1.0, 2.0, 3.0]])
     slopes = np.stack([flow.drift(w + e) - flow.drift(w) for e in np.eye(3)], axis=-1)  # the drift is linear

@@ -1,6 +1,4 @@
-"""Stationary densities: closed forms, SciPy's quadrature, and ensembles held against the exact law of their
-own chain.
-"""
+"""Stationary densities: closed forms, SciPy's quadrature, ensembles against their own chain's exact law."""
 
 import itertools
 from functools import cache
@@ -63,8 +61,9 @@ class TestContinuousOnALine:
         assert f"moments of order {found.tail_index:.4g} and more are infinite" in found.status
 
     def test_hessian_noise_too(self):
-        """Newton with a subsampled Hessian: D = step (sigma^2 + (s_g^2 + s_h^2) x^2) / lambda^2, so nu = 1 +
-        2 / (step s^2 / lambda^2).
+        """Newton with a subsampled Hessian: D = step (sigma^2 + (s_g^2 + s_h^2) x^2) / lambda^2.
+
+        So nu = 1 + 2 / (step s^2 / lambda^2).
         """
         one = flow(st.quadratic([2.0]), st.Newton(), st.Noise(gradient=1.0, curvature=1.0, hessian_batch=2))
         degrees = 1 + 2 / (STEP * 3 / 4)
@@ -82,8 +81,9 @@ class TestContinuousOnALine:
         ids=["SGD", "damped Newton", "Newton"],
     )
     def test_double_well_in_closed_form(self, method, potential, power):
-        """With constant gradient noise 1-D damped Newton's density is ``(F'' + gamma)^2 exp(-2 (gamma F +
-        F'^2 / 2) / eps)``.
+        """Damped Newton's density is ``(F'' + gamma)^2 exp(-2 (gamma F + F'^2 / 2) / eps)``.
+
+        In one dimension, with constant gradient noise.
         """
 
         def density(x):
@@ -189,8 +189,9 @@ class TestDoubts:
         assert st.stationary_density(flow(st.expression("x - log(x)")), (1e-3, 4)).status == "ok"
 
     def test_noise_that_lets_paths_through_one_way(self):
-        """D vanishes at 3, where the drift is -24: whatever was beyond has left. Below, ``p ~ exp(2 int f /
-        D) / D`` with D = c (x - 3)^2, c = 2 / 40.
+        """D vanishes at 3, where the drift is -24: whatever was beyond has left.
+
+        Below, ``p ~ exp(2 int f / D) / D`` with D = c (x - 3)^2, c = 2 / 40.
         """
         one = flow(st.expression("x^4/4 - x^2/2"), noise=st.Noise(curvature=0.5, reference=[3.0]))
 
@@ -214,9 +215,7 @@ class TestDoubts:
             )
 
     def test_exponential_tails_are_not_heavy(self):
-        """``p ~ x^(2 a / eps) exp(-2 x / eps)``: the logarithmic slope, 27 where the density is 1e-20, still
-        grows.
-        """
+        """``p ~ x^(2 a / eps) exp(-2 x / eps)``: the slope, 27 where the density is 1e-20, still grows."""
         assert st.stationary_density(flow(st.expression("x - 0.2*log(x)")), (0, 3)).tail_index == np.inf
 
     def test_an_end_of_the_domain_that_paths_reach(self):
@@ -304,9 +303,7 @@ class TestChain:
         assert abs(orders[0] - 1) < 0.25
 
     def test_rare_passages_keep_the_masses_of_two_wells(self):
-        """A tilted well with a barrier of 20: the masses of the wells are those of the continuous law up to
-        O(dt), by elimination without subtraction.
-        """
+        """A barrier of 20: the wells' masses are the continuous law's up to O(dt), without a subtraction."""
         one = flow(st.expression("(x^2 - 1)^2/4 + x/100"), step=0.025)
         chain, limit = (
             st.stationary_density(one, 2, cells=20, **law) for law in ({"time": "chain", "dt": 0.01}, {})
@@ -316,9 +313,7 @@ class TestChain:
         assert left[0] == pytest.approx(left[1], rel=0.05)
 
     def test_passages_as_rare_as_exp_minus_40(self):
-        """Tilted: the wells weigh 3:1 in continuous time. Where linear solvers lose both the weights and the
-        times to rounding.
-        """
+        """Tilted: the wells weigh 3:1. Linear solvers lose weights and times to rounding there."""
         one = flow(st.expression("x^4/4 - x^2/2 + 0.00335*x"), noise=st.Noise(gradient=0.5), step=0.05)
         chain, limit = (st.stationary_density(one, 1.9, cells=20, **law) for law in ({"time": "chain"}, {}))
         left = [found.mass[:10].sum() for found in (chain, limit)]
@@ -358,8 +353,9 @@ class TestChain:
         np.testing.assert_allclose(hitting_times(stay, 1 - stay.sum(axis=1), 0.1), times, rtol=1e-12)
 
     def test_elimination_keeps_small_numbers(self):
-        """Two states that swap with 1e-30 and 2e-30: thirds, where subtractions would leave rounding. From
-        the first the second takes 1e30 steps.
+        """Two states that swap with 1e-30 and 2e-30: thirds, where subtractions would leave rounding.
+
+        From the first the second takes 1e30 steps.
         """
         moves = np.array([[1 - 1e-30, 1e-30], [2e-30, 1 - 2e-30]])
         np.testing.assert_allclose(stationary(moves), [2 / 3, 1 / 3], rtol=1e-14)
@@ -498,8 +494,11 @@ class TestPassage:
         assert one.passage_time(1, 2) == pytest.approx(3 / 0.5, rel=1e-12)
 
     def test_kramers_is_reached_with_the_known_correction(self):
-        """``T / T_K = 1 + 3 eps / 4 + O(eps^2)``: a quarter (5 V3^2 / 3 V2^3 - V4 / V2^2) at the well,
-        likewise at the top, times eps / 4.
+        """``T / T_K = 1 + 3 eps / 4 + O(eps^2)``.
+
+        A quarter (5 V3^2 / 3 V2^3 - V4 / V2^2) at the well, likewise at the top, times eps / 4.
+
+        At the well a quarter of (5 V3^2 / 3 V2^3 - V4 / V2^2), likewise at the top, times eps.
         """
         ratios = []
         for eps in (0.02, 0.01, 0.005):
@@ -559,9 +558,7 @@ class TestPassage:
         assert exact.passage_time(0.3, 1) == pytest.approx(0.4 + weights @ times / weights.sum(), rel=5e-3)
 
     def test_a_chain_watched_at_its_steps_overshoots_as_a_gaussian_walk(self):
-        """Broadie, Glasserman and Kou's 0.5826 sqrt(D dt) takes out the half order: what remains is first
-        order.
-        """
+        """Broadie, Glasserman and Kou's 0.5826 sqrt(D dt) takes out the half order; the first remains."""
         one = flow(step=0.2)
         limit = st.stationary_density(one, 3)
         left, bare = [], []
@@ -623,9 +620,7 @@ class TestPlane:
 
     @pytest.mark.parametrize("correlated", [False, True], ids=["diagonal noise", "correlated noise"])
     def test_a_linear_flow_has_its_gaussian_and_its_current(self, correlated):
-        """P and the noise do not commute with the Hessian: a current ``(A + D S^-1 / 2) w p`` turns around
-        the minimum.
-        """
+        """P and noise do not commute with H: a current ``(A + D S^-1 / 2) w p`` turns around the minimum."""
         covariance = np.array([[1.0, 0.6], [0.6, 2.0]]) if correlated else np.diag([1.0, 3.0])
         one = flow(st.quadratic([1.0, 0.4], rotation_seed=3), noise=st.Noise(gradient=covariance), step=0.1)
         linear = st.linearize(one)
@@ -665,8 +660,9 @@ class TestPlane:
         assert "the cells are too coarse" in found.status
 
     def test_wells_that_rounding_weighs(self):
-        """Tilted so that the left well holds 0.6; for a barrier of 22 to five digits, for one of 45 (a
-        passage in 1e20) it is not known, and said so.
+        """Tilted so that the left well holds 0.6; for a barrier of 22 that is found to five digits.
+
+        For one of 45 (a passage in 1e20) it is not known, and said so.
         """
         grid = [(-1.9, 1.9), (-1.5, 1.5)]
         left = [st.expression(f"x^4/4 - x^2/2 + y^2/2 + x*y/4 + {tilt}*x") for tilt in (0.0025, 0.00125)]
@@ -707,8 +703,9 @@ class TestPlane:
 
     @pytest.mark.parametrize("damping", [0.3, 0.7])
     def test_moments_that_do_not_change(self, damping):
-        """``E[f . grad phi + D : Hess phi / 2] = 0`` for any phi: the Ito equation's own balance, with noise
-        that depends on the state and is correlated.
+        """``E[f . grad phi + D : Hess phi / 2] = 0`` for any phi: the Ito equation's own balance.
+
+        With noise that depends on the state and is correlated.
         """
         one = flow(st.landscape("coupled_quartic", dim=2), st.SFN(damping=damping), step=0.2)
         left = []

@@ -170,9 +170,7 @@ PAIRS = [  # the same gain as a function and as a SymPy expression
 
 @pytest.mark.parametrize(("function", "expression"), PAIRS, ids=["root", "power", "rational", "abs"])
 class TestTwoLanguages:
-    """A formula in plain arithmetic read on a symbol, and a SymPy expression read on numbers, are the same
-    gain.
-    """
+    """A formula in arithmetic read on a symbol, and a SymPy expression on numbers, are the same gain."""
 
     def test_the_function_reads_as_the_expression(self, function, expression):
         assert sympy.simplify(read(st.Method(gain=function).gain, X) - expression) == 0

@@ -48,9 +48,7 @@ MODULES = {module(path): path for path in files()}
 
 
 def imports(path):
-    """The modules inside `stability` that a file imports, those inside functions and for type checkers
-    included.
-    """
+    """The modules of `stability` that a file imports, also inside functions and for type checkers."""
     package = path.relative_to(ROOT).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

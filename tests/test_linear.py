@@ -348,9 +348,7 @@ class TestSecondOrder:
     )
     @pytest.mark.parametrize("coupling", ["independent", "nested"])
     def test_the_map_is_the_iterations_to_second_order(self, method, coupling):
-        """The exact mean of X M X over drawn noise, minus level L2, falls with the fourth power of the
-        noise.
-        """
+        """The mean of X M X over drawn noise, less level L2, falls with the noise's fourth power."""
         M, gaps = np.diag([0.5, 1.0, 2.0]), []
         draws = st.Noise(curvature=1.0, batch=2, hessian_batch=1, coupling=coupling).sample(
             np.zeros(3), 150_000, np.random.default_rng(2)

@@ -366,8 +366,9 @@ def test_a_start_with_no_columns_beside_it(method):
 
 
 def test_eigenvalues_of_a_warm_start_stay_below_the_norm():
-    """A direction in which +-1 nearly cancel: small in the core, not in its image, so that uncut and
-    unclipped it would count 25.
+    """A direction in which +-1 nearly cancel: small in the core, not in its image.
+
+    Uncut and unclipped it would count 25.
     """
     q = basis()
     h = matrix(np.concatenate([[3, 2.5, -2, 1, -1], np.zeros(N - 5)]))
@@ -477,8 +478,9 @@ def test_what_could_not_be_tested_is_not_said_to_be_reached():
 
 @pytest.mark.parametrize("rank", [5, 60])
 def test_a_converged_start_does_not_pass_for_the_whole_operator(rank):
-    """Nothing new in the image of the start: what is tested has to be led to from fresh vectors, and the
-    start's columns are all used.
+    """Nothing new in the image of the start: what is tested has to be led to from fresh vectors.
+
+    The start's columns are all used.
     """
     rng = np.random.default_rng(0)
     n, large = 2000, rank // 2
@@ -509,9 +511,7 @@ def test_a_useless_start_still_grows_to_the_tolerance_or_says_so(rank):
 
 
 def test_what_a_start_leaves_unfollowed_is_not_confirmed():
-    """H swaps the start with as many vectors off it, more than there is room for; off the start it is
-    nothing.
-    """
+    """H swaps the start with as many vectors off it, more than there is room for; else it is nothing."""
 
     def swapped(block):
         answer = 0 * block

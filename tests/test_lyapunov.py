@@ -1,6 +1,4 @@
-"""Lyapunov exponents: quadrature in one mode, published 2x2 values, exact identities, and the mean-square
-rate above them all.
-"""
+"""Lyapunov exponents: quadrature in one mode, published values, exact identities, the mean-square rate."""
 
 import importlib
 import math
@@ -124,9 +122,7 @@ class TestOneMode:
         assert z(found.exponents[0], found.errors[0], exact * 0.5 / dt) < 4
 
     def test_as_dt_goes_to_zero_it_is_itos(self):
-        """``a - step K / 2`` with ``K = s^2``: the chain's is that plus O(dt), which halving dt and
-        extrapolating takes away.
-        """
+        """``a - step K / 2``, ``K = s^2``: the chain's is that plus O(dt), taken away by extrapolation."""
         flow = one_mode(st.SGD(), lam=1.0, noise=st.Noise(curvature=0.5))
         coarse, fine = (
             st.lyapunov_exponents(flow, level="sde", dt=dt, iterations=3000, seed=3)
@@ -147,8 +143,9 @@ class TestOneMode:
 
 class TestPublished:
     def test_random_fibonacci(self):
-        """Viswanath, Math. Comp. 69 (2000) 1131: 1.13198824...; signs on one entry, and ``log golden ratio /
-        2`` for the mean square.
+        """Viswanath, Math. Comp. 69 (2000) 1131: 1.13198824...
+
+        Signs on one entry, and ``log golden ratio / 2`` for the mean square.
         """
 
         def draw(rng, size):
@@ -285,9 +282,7 @@ class TestFlows:
         assert np.isneginf([alone.exponents[0], alone.mean_square]).all()
 
     def test_one_step_to_a_subspace(self):
-        """Newton's gain on the larger of two eigenvalues, one batch for both: that direction is gone at step
-        1, up to rounding; the other stays.
-        """
+        """Newton's gain on the larger eigenvalue, one batch for both: gone at step 1; the other stays."""
         method = st.Method(gain=lambda lam: 1 / lam, rank=1, tail_gain=lambda lam: 1 + 0 * lam)
         found = st.lyapunov_exponents(
             two_modes(method, st.Noise(curvature=0.02, coupling="nested"), step=1.0), iterations=10
@@ -343,8 +338,9 @@ class TestFlows:
         )
 
     def test_a_pole_kicks_across_at_every_small_step(self):
-        """Newton's method, equal curvatures h: per unit of t the exponent goes to ``-h PV E tr (H + Eh)^-1 /
-        2 + pi rho(0) E|u (H + Eg) v| sin(u, v)``.
+        """Newton's method, equal curvatures h: what the pole adds to the exponent per unit of t.
+
+        It goes to ``-h PV E tr (H + Eh)^-1 / 2 + pi rho(0) E|u (H + Eg) v| sin(u, v)``.
 
         The gain has Cauchy's tails, ``rho`` eigenvalues of ``H + Eh`` per unit at zero: kicks of all sizes up
         to the reciprocal of the step, whose part across the path, ``PV int log|v - y u| dy / y^2 = pi sin(u,
@@ -428,9 +424,7 @@ class TestData:
             )
 
     def test_the_mean_square_limit_of_ma_and_ying(self):
-        """SGD without replacement: the measured second moment against the exact one of the Gaussian chain
-        with the same covariances.
-        """
+        """SGD without replacement: the measured second moment against the exact one of its Gaussian chain."""
         F = regression()
         flow = st.Flow(F, st.SGD(), st.Noise.from_data(F, batch=3), step=0.4)
         found = st.lyapunov_exponents(flow, iterations=200, seed=3)
@@ -539,8 +533,9 @@ class TestLimit:
         assert st.almost_sure_limit(flow).limit == pytest.approx(2e9)
 
     def test_a_window_of_steps(self):
-        """Rates 1 and 30 half of the time each: ``log|1 - s| + log|1 - 30 s|`` is negative, positive, and
-        negative again near s = 1.
+        """Rates 1 and 30, each half of the time: two ranges of steps contract.
+
+        ``log|1 - s| + log|1 - 30 s|`` is negative, positive, and negative again near s = 1.
         """
         rate = np.array([[1.0], [30.0]])
 

@@ -1,6 +1,4 @@
-"""Minimizing on minibatches: the theory's methods step for step, exact accounts, stopping and going on, and
-what is refused.
-"""
+"""Minimizing on minibatches: methods step for step, exact accounts, stopping, going on, refusals."""
 
 import dataclasses
 import json
@@ -76,9 +74,7 @@ def least_squares(samples=60, dim=6, seed=5, condition=100.0):
 
 
 def one_hot(sizes=(3.0, 1.0, 0.3), copies=40, seed=2):
-    """Least squares whose samples each see one coordinate: every batch's Hessian is diagonal, its noise known
-    per axis.
-    """
+    """Least squares whose samples each see one coordinate: Hessians are diagonal, noise known per axis."""
     rng = np.random.default_rng(seed)
     rows = [
         size * (1 + 0.5 * rng.standard_normal(copies))[:, None] * np.eye(len(sizes))[axis]
@@ -510,9 +506,7 @@ class TestCurvature:
 
 
 def heavy_ball_radius(step, mean, variance, momentum):
-    """Spectral radius of the map of E[(x^2, x x_, x_^2)] under ``x+ = (1 + beta) x - beta x_ - step (h + e)
-    x``.
-    """
+    """Spectral radius of the map of second moments under ``x+ = (1 + beta) x - beta x_ - step (h + e) x``."""
     a = 1 + momentum - step * mean
     second_moments = np.array(
         [[a**2 + step**2 * variance, -2 * a * momentum, momentum**2], [a, -momentum, 0.0], [1.0, 0.0, 0.0]],
@@ -1229,9 +1223,7 @@ def rotated(samples, dim, condition, seed=0):
 
 
 class TwoWells(st.Objective):
-    """``sum_i k_i (x_i^2 - 1)^2 / 4``: a flat-bottomed saddle or maximum at 0, minima of value 0 at (+-1,
-    ...).
-    """
+    """``sum_i k_i (x_i^2 - 1)^2 / 4``: a saddle or maximum at 0, minima of value 0 at (+-1, ...)."""
 
     def __init__(self, weights):
         self.weights = np.asarray(weights, dtype=float)
@@ -1328,9 +1320,7 @@ class TestWhatIsNotKnown:
         assert found.loss < 0.1 * F.value(np.ones(40))
 
     def test_a_warm_tail_grows_with_the_curvature(self):
-        """``F = x^4``-like curvature: both kept and left-out eigenvalues grow along the run, and the limit
-        must fall with them.
-        """
+        """Like ``F = x^4``: kept and left-out eigenvalues grow on the way, and the limit falls with them."""
         weights = np.array([9.0, 4.0, 2.0, 1.0, 0.9, 0.8])
 
         class Growing(st.Objective):

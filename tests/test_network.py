@@ -1,6 +1,4 @@
-"""Networks on arrays: derivatives against differences and autodiff, block products, every array library, bad
-input.
-"""
+"""Networks on arrays: derivatives by differences and autodiff, block products, array libraries, bad input."""
 
 from dataclasses import replace
 
@@ -260,9 +258,7 @@ LOSSES = (1e-6, 1e-9, 1e-12)
 
 
 def fitted(loss, hidden, classes, *, activation="tanh", dtype="float64", samples=None, reach=1.0):
-    """A classifier and a state at which every sample has about this loss: an output layer that interpolates
-    scores.
-    """
+    """A classifier and a state at which every sample has about this loss: outputs interpolate scores."""
     rng = np.random.default_rng(7)
     samples = samples or hidden + 1
     labels = np.arange(samples) % classes

@@ -18,8 +18,9 @@ NOISES = {
 
 
 def problems() -> dict[str, tuple[st.Objective, int, np.ndarray]]:
-    """Objective, rank, and starts (paths, d): the quadratic has a saddle direction, the double well starts
-    where it is convex.
+    """Objective, rank, and starts (paths, d).
+
+    The quadratic has a saddle direction, the double well starts where it is convex.
     """
     rng = np.random.default_rng(21)
     well = np.stack([rng.uniform(0.9, 1.5, PATHS), rng.uniform(-0.5, 0.5, PATHS)], axis=1)
@@ -71,9 +72,7 @@ def euler_paths(flow: st.Flow, factors: Sample, starts: np.ndarray, dW: np.ndarr
 
 @pytest.fixture(scope="module")
 def comparisons() -> Callable[[str, str, str], tuple[np.ndarray, np.ndarray]]:
-    """Clearance and largest relative difference (paths,) of one problem, noise and method, each computed
-    once.
-    """
+    """Clearance and largest relative difference (paths,) of a problem, noise and method, each found once."""
     sdeint, cache = pytest.importorskip("sdeint"), {}
 
     def run(problem: str, noise: str, method: str) -> tuple[np.ndarray, np.ndarray]:
@@ -129,8 +128,7 @@ def test_hardly_any_path_comes_near_a_singular_or_rank_swapping_surface(comparis
 
 # -- strong order: against sdeint's SRI2, of strong order 1 in general, at a much smaller step -----
 #
-# The reference integrates literal formulas of the SDE, so that drift and noise map are checked along with the
-# order.
+# The reference integrates literal formulas of the SDE: drift and noise map are checked with the order.
 
 FINE, COARSE = 256, np.array([8, 16, 32, 64])
 
@@ -147,8 +145,9 @@ def coarser(increments: np.ndarray, steps: int) -> np.ndarray:
 def strong_errors(
     flow: st.Flow, drift: Callable, columns: list[Callable], start: np.ndarray, t_end: float, paths: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """SRI2 minus ours at `t_end` for each of `COARSE` (4, paths, d); the reference (times, paths, d), its
-    increments and iterated integrals.
+    """SRI2 minus ours at `t_end` for each of `COARSE` (4, paths, d), and what it is made from.
+
+    The reference (times, paths, d), its increments and iterated integrals.
     """
     sdeint, rng, h = pytest.importorskip("sdeint"), np.random.default_rng(23), t_end / FINE
     dW = math.sqrt(h) * rng.standard_normal((FINE, paths, len(columns)))
@@ -184,9 +183,7 @@ def test_with_additive_noise_the_strong_order_is_one():
 
 
 class Slope:
-    """SFN on logistic regression with one weight, literally: gradient, gain and the SDE's three noise
-    columns.
-    """
+    """SFN on logistic regression with one weight, literally: gradient, gain, the SDE's noise columns."""
 
     l2, damping, sigma, tau, step = 0.05, 0.3, 1.0, 0.6, 0.25
 
@@ -220,9 +217,7 @@ class Slope:
         return np.array([-math.sqrt(2 * self.step) * self.tau * gain**2 * gradient])
 
     def left_out(self, reference: np.ndarray, dW: np.ndarray, areas: np.ndarray, steps: int) -> np.ndarray:
-        """What Euler-Maruyama leaves out first, ``sum_ij g_j' g_i I_ij`` over its steps, for each path
-        (paths,).
-        """
+        """What Euler-Maruyama leaves out first, ``sum_ij g_j' g_i I_ij`` over a path's steps, (paths,)."""
         W = np.cumsum(dW.reshape(steps, -1, *dW.shape[1:]), axis=1)
         before = np.concatenate([np.zeros_like(W[:, :1]), W[:, :-1]], axis=1).reshape(dW.shape)
         inside = (
@@ -240,8 +235,9 @@ class Slope:
 
 @pytest.mark.parametrize("curvature", [False, True], ids=["one noise", "three noises that do not commute"])
 def test_with_multiplicative_noise_the_error_is_the_missing_iterated_integral(curvature):
-    """One dimension. Gradient noise alone is multiplicative through ``P(H(w))``; with curvature noise sdeint
-    supplies the Levy areas.
+    """One dimension, where gradient noise alone is multiplicative through ``P(H(w))``.
+
+    With curvature noise sdeint supplies the Levy areas.
 
     Path by path: the time is so short that an error is hardly changed once made; what remains is of relative
     order sqrt(dt).
@@ -257,8 +253,9 @@ def test_with_multiplicative_noise_the_error_is_the_missing_iterated_integral(cu
 
 
 def test_with_hessian_noise_the_strong_order_is_one_half_against_the_exact_solution():
-    """SFN on one mode, both curvatures from the same batch: geometric Brownian motion, ``(phi + phi' lam) E
-    w`` being its noise.
+    """SFN on one mode, both curvatures from the same batch: geometric Brownian motion.
+
+    Its noise is ``(phi + phi' lam) E w``.
     """
     lam, damping, step, tau, paths = 0.1, 0.1, 0.5, 0.4, 4000
     noise = st.Noise(curvature=tau, coupling="nested")

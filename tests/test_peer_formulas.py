@@ -1,5 +1,4 @@
-"""The peers' own formulas, implemented here a second time from the mathematics alone, against the linear
-theory and the theorems.
+"""The peers' own formulas, written here a second time, against the linear theory and the theorems.
 
 Liu, Ziyin and Ueda 2021 (discrete covariance), Mandt, Hoffman and Blei 2017 (Ornstein-Uhlenbeck model), the
 Student t of a Pearson diffusion, Polyak and Juditsky 1992 (averages), streaming least squares, and the exact
@@ -121,9 +120,7 @@ def theorem(statement, name, dim=None, **more):
 
 
 def in_eigenbasis(d):
-    """What a theorem with full matrices is told: curvatures, and the noise covariance turned into their
-    basis.
-    """
+    """What a theorem with full matrices is told: curvatures, and the noise covariance in their basis."""
     Q, _, Sigma = problem(d)
     turned = Q.T @ Sigma @ Q
     values = {
@@ -181,8 +178,9 @@ class TestLiuZiyinUeda:
 
 
 def settled(A, source, t, cov0):
-    """``e^{-At} S0 e^{-A^T t} + int_0^t e^{-As} source e^{-A^T s} ds``, both from one block exponential (Van
-    Loan 1978).
+    """``e^{-At} S0 e^{-A^T t} + int_0^t e^{-As} source e^{-A^T s} ds``.
+
+    Both from one block exponential (Van Loan 1978).
     """
     d = len(A)
     block = scipy.linalg.expm(t * np.block([[-A, source], [np.zeros((d, d)), A.T]]))
@@ -232,8 +230,9 @@ class TestMandtHoffmanBlei:
     @each_method
     @each_dim
     def test_the_excess_risk_is_the_trace_of_their_equation(self, name, d):
-        """Times ``P^-1``, its trace says ``2 tr(H S) = alpha tr(P Sigma)``: for SGD ``alpha tr(Sigma) / 4``,
-        whatever the curvature.
+        """Times ``P^-1``, its trace says ``2 tr(H S) = alpha tr(P Sigma)``.
+
+        For SGD ``tr(H S) / 2 = alpha tr(Sigma) / 4``, whatever the curvature.
         """
         lin, P, _, _ = setting(name, d)
         assert lin.excess_risk("continuous") == pytest.approx(
@@ -250,8 +249,9 @@ class TestMandtHoffmanBlei:
     @each_method
     @each_dim
     def test_noise_proportional_to_curvature_leaves_the_preconditioner_itself(self, name, d):
-        """``Sigma = c H`` gives ``S = (alpha c / 2) P``: for SGD a sphere, for Newton the shape ``H^-1`` of
-        the posterior.
+        """``Sigma = c H`` gives ``S = (alpha c / 2) P``: SGD's a sphere, Newton's of shape ``H^-1``.
+
+        The latter is the posterior's.
         """
         _, H, _ = problem(d)
         c, P = 0.8, PEERS[name][1](H)
@@ -266,8 +266,9 @@ class TestMandtHoffmanBlei:
         assert_close(found, STEP * 0.81 / 2 * Q.T @ PEERS[name][1](H) @ Q)
 
     def test_the_inverse_of_the_noise_is_the_preconditioner_that_samples_the_posterior(self):
-        """Their optimal preconditioner ``P = k Sigma^-1`` gives ``S = (alpha k / 2) H^-1``; a gain expresses
-        it for ``Sigma = H^2``.
+        """Their optimal preconditioner ``P = k Sigma^-1`` gives ``S = (alpha k / 2) H^-1``.
+
+        A gain expresses it for ``Sigma = H^2``.
         """
         _, H, _ = problem(3)
         k = 0.02
@@ -313,17 +314,16 @@ class TestEnsembles:
 
 
 class TestStudentT:
-    """One mode: ``d delta = a delta dt + sqrt(alpha (C + K delta^2)) dW`` is Student t, ``nu = 1 + 2|a| /
-    (alpha K)``.
+    """``d delta = a delta dt + sqrt(alpha (C + K delta^2)) dW`` is Student t.
+
+    Its degrees of freedom are ``nu = 1 + 2|a| / (alpha K)``.
     """
 
     LAM, SIGMA, B, BH, PATHS = 0.8, 0.5, 5.0, 2.0, 2560
     METHODS = (SGD, NEWTON, SFN)
 
     def case(self, method, nu):
-        """A flow whose law has this `nu`, its scale, and what the theorem is told. Gain and slope are
-        literal.
-        """
+        """A flow whose law has this `nu`, its scale, and what the theorem is told; gain and slope literal."""
         lam, g = self.LAM, self.LAM + GAMMA
         phi, slope = {"SGD": (1.0, 0.0), "Newton": (1 / lam, -1 / lam**2), "SFN": (1 / g, -1 / g**2)}[
             method.name
@@ -390,8 +390,7 @@ class TestStudentT:
 
     @staticmethod
     def euler_distance(nu, h):
-        """Largest distance of the stationary distribution of Euler's chain from the t's, by iterating its
-        transition density.
+        """Largest distance between Euler's stationary distribution and the t's, by iterating transitions.
 
         In units of the scale and the relaxation time one step is ``N((1 - h) x, h k (nu + x^2))``, ``k = 2 /
         (nu - 1)``.
@@ -415,8 +414,9 @@ class TestStudentT:
     @pytest.mark.parametrize("method", METHODS, ids=label)
     @pytest.mark.parametrize("nu", [1.5, 3.0])
     def test_the_sde_has_this_law_and_no_gaussian(self, method, nu):
-        """Independent paths at one late time: 8 relaxation times from rest. Euler's own law is within 0.004
-        of the t's (the test before); 2560 paths reject at a distance of 0.038.
+        """Independent paths at one late time: 8 relaxation times from rest.
+
+        Euler's own law is within 0.004 of the t's (the test before); 2560 paths reject at 0.038.
         """
         flow, _, values, rate = self.case(method, nu)
         theorem = derived("student-t", method=method)
@@ -441,8 +441,9 @@ def weights_of_last_half(gain, lam, step, N):
 
 
 class TestAveraging:
-    """Polyak and Juditsky: the mean of many iterates forgets the preconditioner; and the last iterate in
-    streaming least squares.
+    """Polyak and Juditsky: the mean of many iterates forgets the preconditioner.
+
+    And the last iterate in streaming least squares.
     """
 
     LAM, SIGMA, B = np.array([1.0, 0.4, 0.1]), 0.7, 4
@@ -474,9 +475,7 @@ class TestAveraging:
 
     @streams
     def test_the_streaming_risk_solves_the_moment_equation_of_gaussian_inputs(self, method, step):
-        """``E[H_B M H_B] = H M H + (H M H + tr(H M) H) / b`` by Isserlis, in full matrices, by
-        vectorisation.
-        """
+        """``E[H_B M H_B] = H M H + (H M H + tr(H M) H) / b`` by Isserlis, in full matrices."""
         H, P = self.matrices(method)
         A, one, b = P @ H, np.eye(3), self.B
         noise = (P @ H @ P).ravel()
@@ -556,9 +555,7 @@ class TestAveraging:
 
 
 class TestExactEmbedding:
-    """An Ornstein-Uhlenbeck process of rate ``-log(1 - alpha phi lambda) / alpha``, seen at every step, is
-    the iteration.
-    """
+    """A process of rate ``-log(1 - alpha phi lambda) / alpha``, seen at every step, is the iteration."""
 
     METHODS = (SGD, NEWTON, SFN, RSFN)
     modes = pytest.mark.parametrize("method", METHODS, ids=label)
@@ -571,9 +568,7 @@ class TestExactEmbedding:
 
     @modes
     def test_its_autocorrelation_is_the_iterations(self, method):
-        """The OU process's by its power spectrum ``r / pi / (r^2 + w^2)`` (Wiener and Khinchin), at multiples
-        of the step.
-        """
+        """The process's by its power spectrum ``r / pi / (r^2 + w^2)`` (Wiener, Khinchin), at the steps."""
         lam, step = 0.6, 0.4
         rate = derived("discrete-vs-continuous", method=method).evaluate(
             "embedding", lam=lam, step=step, sigma=1.0
@@ -604,9 +599,7 @@ class TestExactEmbedding:
         assert_close(generator, np.diag(np.diag(generator)))
 
     def test_simulated_steps_are_correlated_as_it_says_and_not_as_at_the_linear_rate(self):
-        """Products of one path's states k steps apart; their mean is ``M e^(-r k alpha)`` in every mode of a
-        dense quadratic.
-        """
+        """Products of a path's states k steps apart have mean ``M e^(-r k alpha)``, in all modes."""
         Q, H, Sigma = problem(3)
         step, k, method = 1.1, 2, SFN
         end = 40 * step

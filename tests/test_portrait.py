@@ -1,6 +1,4 @@
-"""Phase portraits: where flow lines end, held against SciPy's integrators and against what is known of each
-landscape.
-"""
+"""Phase portraits: where flow lines end, by SciPy's integrators and by what is known of each landscape."""
 
 import numpy as np
 import pytest
@@ -49,9 +47,7 @@ class TestFlowLines:
             assert np.linalg.norm(states[end] - far) < 1e-3
 
     def test_a_line_is_the_solution(self):
-        """Newton's flow on a quadratic goes straight to the minimum; gradient flow bends as exp(-H t)
-        does.
-        """
+        """Newton's flow on a quadratic goes straight to the minimum; gradient flow bends as exp(-H t)."""
         F, region = st.quadratic([1.0, 0.25]), np.array([[-2.0, 2.0]] * 2)
         for method, power in ((st.Newton(), 1.0), (st.SGD(), 4.0)):
             _, lines = follow(

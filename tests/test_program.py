@@ -1,6 +1,4 @@
-"""Formulas as instructions: the same numbers as NumPy's, bit for bit, or a refusal that costs nothing but
-speed.
-"""
+"""Formulas as instructions: NumPy's numbers, bit for bit, or a refusal that costs nothing but speed."""
 
 import numpy as np
 import pytest

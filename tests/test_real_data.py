@@ -1,6 +1,4 @@
-"""Real minibatches of scikit-learn's breast-cancer table: the moments of their noise, and the stationary law
-of the actual iteration.
-"""
+"""Real minibatches of scikit-learn's breast-cancer table: their noise, and the iteration's stationary law."""
 
 import functools
 import itertools
@@ -37,9 +35,7 @@ def flatten(sample: Sample) -> np.ndarray:
 
 
 def deviations(noise: DataNoise, gradient: np.ndarray, hessian: np.ndarray) -> Sample:
-    """What the given minibatches (m, b) and (m, b_h) do to gradient and Hessians at the reference, from the
-    per-sample derivatives.
-    """
+    """What minibatches (m, b) and (m, b_h) do to gradient and Hessians at the reference, per sample."""
     F, w = noise.objective, noise.reference
     each, curvature = F.per_sample_gradient(w) - F.gradient(w), F.per_sample_hessian(w) - F.hessian(w)
     return Sample(
@@ -155,8 +151,7 @@ def test_without_replacement_every_minibatch_is_equally_likely_and_none_holds_a_
     drawn = noise.draw_batches(20_000, np.random.default_rng(32))
     ordered = np.sort(drawn.gradient, axis=1)
     assert (np.diff(ordered, axis=1) > 0).all()
-    # All pairs (first, second) of places: n (n - 1) equally likely outcomes, in the nested Hessian batch as
-    # well.
+    # All pairs (first, second) of places: n (n - 1) equally likely outcomes, in the nested Hessian batch too.
     for pair in (drawn.gradient[:, :2], drawn.gradient[:, -2:], drawn.hessian):
         counts = np.bincount(n * pair[:, 0] + pair[:, 1], minlength=n * n).reshape(n, n)
         assert (np.diag(counts) == 0).all()
@@ -168,15 +163,15 @@ def test_without_replacement_every_minibatch_is_equally_likely_and_none_holds_a_
 
 # -- the stationary law of the actual iteration ----------------------------------------------------
 #
-# The first four columns and an intercept: curvatures 0.29, 0.24, 0.22, 0.101, 0.100, so that rank 3 ends at a
-# gap.
+# The first four columns and an intercept: curvatures 0.29, 0.24, 0.22, 0.101, 0.100: rank 3 ends at a gap.
 
 COLUMNS = 4
 
 
 class Measured:
-    """Moments of the real minibatch iteration in the eigenbasis at equilibrium, each path's snapshots
-    averaged before errors are taken.
+    """Moments of the real minibatch iteration at equilibrium, in the eigenbasis.
+
+    Each path's snapshots are averaged before errors are taken.
     """
 
     def __init__(self, linear: st.results.LinearFlow, *, paths: int = 512, seed: int = 33):
@@ -272,8 +267,9 @@ def test_where_validity_fails_the_indicator_says_so_and_the_discrepancy_is_real(
 
 
 def test_where_the_theory_sees_no_stationary_law_at_all_real_steps_bounded_by_the_damping_may_have_one():
-    """Four samples cannot tell the kept directions: to first order the noise diverges, while a true step is
-    at most ``|g| / damping``.
+    """Four samples cannot tell the kept directions: to first order the noise diverges.
+
+    A true step is at most ``|g| / damping``.
     """
     linear = trained(st.LRSFN(rank=2, damping=0.1), 16, 4, 0.2)
     assert linear.validity > 1

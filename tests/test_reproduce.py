@@ -1,6 +1,4 @@
-"""`stability reproduce` leaves pictures with the numbers they are drawn from; what would stop it is found
-before it computes.
-"""
+"""`stability reproduce` leaves pictures with their numbers; what would stop it is found beforehand."""
 
 import json
 import sys

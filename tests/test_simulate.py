@@ -1,6 +1,4 @@
-"""Ensembles: the laws of theory by z-scores, the same numbers whatever the workers, divergence and exits as
-data.
-"""
+"""Ensembles: laws of theory by z-scores, the same numbers with any workers, divergence and exits as data."""
 
 import numpy as np
 import pytest

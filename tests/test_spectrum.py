@@ -1,6 +1,4 @@
-"""Spectral sums from products alone, against matrices of known eigenvalues; what cannot be summed is
-refused.
-"""
+"""Spectral sums from products alone, by matrices of known eigenvalues; what cannot be summed is refused."""
 
 import math
 from dataclasses import replace

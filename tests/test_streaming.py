@@ -1,6 +1,4 @@
-"""Streaming statistics: the same numbers as with all samples in memory, errors that are honest, quantiles
-within the promised distance.
-"""
+"""Streaming statistics: the numbers of all samples in memory, honest errors, quantiles as promised."""
 
 import dataclasses
 
@@ -46,8 +44,9 @@ class TestMoments:
                 assert_close(ours[time], expected)
 
     def test_the_error_of_a_variance_does_not_vanish_with_its_first_order(self, rng):
-        """At +-1 with equal chance ``x^4 = (x^2)^2``: the sample variance varies at second order, by
-        ``sqrt(2) / n``.
+        """At +-1 with equal chance ``x^4 = (x^2)^2``: the variance varies at second order.
+
+        By ``sqrt(2) / n``.
         """
         samples = rng.choice([-1.0, 1.0], size=(2000, 400))
         variances = samples.var(axis=1, ddof=1)

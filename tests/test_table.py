@@ -1,6 +1,4 @@
-"""`stability bound` on a user's own table: good ones give the library's numbers, bad ones one sentence and
-exit code 2.
-"""
+"""`stability bound` on a user's table: the library's numbers, or one sentence and exit code 2."""
 
 import gzip
 import json

@@ -1,6 +1,4 @@
-"""Tail indices: SciPy's fits, samples whose index is known, Kesten's root of what was simulated, and no false
-alarm.
-"""
+"""Tail indices: SciPy's fits, samples of known index, Kesten's root of what was simulated, no false alarm."""
 
 import dataclasses
 import functools
@@ -27,8 +25,9 @@ def joint(nu, n=3000, seed=0, dim=3):
 
 @functools.cache
 def chain(share, paths=20_000, curvature=0.8, gradient=0.3):
-    """One SGD mode at ``dt = share * step``, long after its start: linear theory, ensemble, tail index, and
-    Kesten's root for this chain.
+    """One SGD mode at ``dt = share * step``, long after its start.
+
+    Linear theory, ensemble, tail index, and Kesten's root for this chain.
     """
     flow = st.Flow(st.quadratic([1.0]), st.SGD(), st.Noise(gradient=gradient, curvature=curvature), step=0.5)
     dt, spread = 0.5 * share, curvature * math.sqrt(2)
@@ -182,9 +181,7 @@ class TestStatus:
 class TestLumps:
     @pytest.mark.parametrize(("share", "n"), [(0.05, 300), (0.01, 2000)])
     def test_paths_in_another_well_are_no_tail(self, share, n):
-        """Five in a hundred have left: Hill's estimate from the 17 largest is then 1.5 or so, of a law with
-        all moments.
-        """
+        """Five in a hundred have left: Hill's 17 largest then say 1.5 or so, of a law with all moments."""
         rng = np.random.default_rng(6)
         found = [
             st.tail_index(np.where(rng.random(n) < share, 2, 0) + 0.2 * rng.standard_normal(n))
@@ -203,9 +200,7 @@ class TestLumps:
         assert sum(tails._gap_probability(gap, 17) < tails.LUMPS for gap in gaps) <= 6
 
     def test_the_probability_of_a_gap(self):
-        """Fisher's whole sum, ``sum_j (-1)^(j-1) C(k, j) (1 - j g)^(k-1)``, against its first term, and the
-        share itself.
-        """
+        """Fisher's sum ``sum_j (-1)^(j-1) C(k, j) (1 - j g)^(k-1)``, its first term, and the share itself."""
         for k, g in ((10, 0.55), (44, 0.2)):
             whole = sum(
                 (-1) ** (j - 1) * math.comb(k, j) * (1 - j * g) ** (k - 1) for j in range(1, int(1 / g) + 1)
@@ -230,9 +225,7 @@ class TestTheorems:
         assert abs(found.hill - root) < 4 * found.hill_error
 
     def test_at_dt_equal_to_step_the_student_t_law_misleads(self):
-        """The chain's law is none there: the likelihood's index is off by many of its own errors, Hill's by
-        one.
-        """
+        """The chain's law is none there: the likelihood's index is many errors off, Hill's one."""
         _, _, found, root = chain(1)
         assert abs(found.nu - root) > 4 * found.nu_error
         assert abs(found.hill - root) < 2 * found.hill_error

@@ -1,6 +1,4 @@
-"""The command line's sheets, and the documents' table and list of theorems: generated, and held to what they
-are generated from.
-"""
+"""The command line's sheets and the documents' lists of theorems: generated, and held to their sources."""
 
 import json
 import re

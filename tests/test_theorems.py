@@ -59,8 +59,7 @@ def pole_density(v, place):
     return 2 * scipy.stats.norm.pdf(place - v["lam"], scale=v["s_h"])
 
 
-# Per theorem: the closed form from the literal gain p and slope d (of the tail where the theorem is about
-# it).
+# Per theorem: the closed form from the literal gain p and slope d (the tail's where it is about the tail).
 CLOSED = {
     "noise-amplification": lambda m, v, p, d: v["step"] * v["sigma"] ** 2 * p / (2 * v["lam"]),
     "excess-risk": lambda m, v, p, d: v["step"] * v["sigma"] ** 2 * p / 4,
@@ -343,9 +342,7 @@ class TestTheyCanFail:
 
 
 class TestChecks:
-    """Fifty random admissible values against the numeric theory, and an ensemble, for every shipped method at
-    once.
-    """
+    """Fifty random admissible values against the numeric theory and an ensemble, for every method at once."""
 
     @pytest.mark.parametrize("name", NAMES)
     def test_every_theorem_holds_for_every_shipped_method(self, name):
@@ -957,9 +954,7 @@ class TestUsersGains:
             theorem.evaluate(lam=1.0, s_h=0.5, c_phi=0.5)
 
     def test_a_truncated_method_has_no_pole_of_its_own(self):
-        """A mode on its way to the pole is dropped first; simulated, the share of large gains falls faster
-        than 1 / t.
-        """
+        """A mode on its way to the pole is dropped first; large gains are rarer than 1 / t, simulated."""
         with pytest.raises(ValueError, match="'heavy-tailed-newton' says nothing about NewSamp"):
             st.theorem("heavy-tailed-newton", method=st.gallery.newsamp(rank=1))
 

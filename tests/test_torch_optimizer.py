@@ -1,6 +1,4 @@
-"""The PyTorch optimizer against dense Hessians, closed forms and the theory; what it saves, skips and
-refuses.
-"""
+"""The PyTorch optimizer against dense Hessians, closed forms, the theory; what it saves, skips, refuses."""
 
 import copy
 import dataclasses

@@ -1,6 +1,4 @@
-"""The noise along a path: against closed forms, against other roads to the same numbers, and against
-ensembles.
-"""
+"""The noise along a path: against closed forms, other roads to the same numbers, and ensembles."""
 
 import dataclasses
 import json
@@ -71,8 +69,9 @@ class TestClosedForms:
         np.testing.assert_allclose(path.amplification, 1.0)
 
     def test_newtons_mean_and_variance_where_the_gain_moves(self):
-        """Newton on ``x^4/4``: ``x' = -x/3``, gain ``1/(3 x^2)``, so ``S' = -2 S/3 + alpha sigma^2 / (9
-        x^4)``, ``x = a exp(-t/3)``.
+        """Newton on ``x^4/4``: ``x' = -x/3``, gain ``1/(3 x^2)``, ``x = a exp(-t/3)``.
+
+        So ``S' = -2 S/3 + alpha sigma^2 / (9 x^4)``.
         """
         a, one = 1.3, flow(st.expression("x^4/4"), st.Newton(), noise=0.7, step=0.02)
         path = st.trajectory(one, [a], 2.0, save=4)
@@ -93,8 +92,9 @@ class TestClosedForms:
         np.testing.assert_allclose(path.growth, 0.5)
 
     def test_validity_is_what_the_linear_drift_misses(self):
-        """At ``x = 0`` of ``x^4/4 - x^2/2`` the drift is ``x - x^3``: of its change at one standard deviation
-        s it misses ``s^2``.
+        """At ``x = 0`` of ``x^4/4 - x^2/2`` the drift is ``x - x^3``.
+
+        Of its change at one standard deviation s the linear one misses ``s^2``.
         """
         path = st.trajectory(
             flow(st.expression("x^4/4 - x^2/2")), [0.0], 1.0, covariance=[[0.04]], save=[0.0]
@@ -141,8 +141,9 @@ class TestOtherRoads:
         ids=["coupled", "well"],
     )
     def test_a_jump_of_the_drift_carries_the_covariance_across(self, objective, start, end):
-        """LRSFN changes its direction on the way and the drift jumps by more than its own size: the
-        derivative of the flow map agrees.
+        """LRSFN changes its direction, and the drift jumps by more than its size.
+
+        The derivative of the flow map agrees.
         """
         one, h = st.Flow(objective, st.LRSFN(rank=1, damping=0.3), step=0.1), 1e-4
         columns = [
@@ -157,9 +158,7 @@ class TestOtherRoads:
 
     @pytest.mark.parametrize("method", [st.SGD(), st.DampedNewton(damping=2.0)], ids=lambda m: m.label)
     def test_the_covariance_is_the_integral_of_what_the_noise_adds(self, method):
-        """``S = int Phi(t, s) C(s) Phi(t, s)^T ds``: the adjoint of the last time, backward along the path,
-        and SciPy's quadrature.
-        """
+        """``S = int Phi(t, s) C(s) Phi(t, s)^T ds``, by the adjoint backward in time and by quadrature."""
         one, end = flow(method=method, curvature=0.0), 2.0
         path = solve_ivp(
             lambda _, m: one.drift(m),
@@ -198,9 +197,7 @@ class TestOtherRoads:
         np.testing.assert_allclose(np.log2(np.divide(errors[:-1], errors[1:])), 1, atol=0.1)
 
     def test_a_stiff_path(self):
-        """Rosenbrock's valley with SGD: rates of a thousand, to t = 1; SciPy's implicit Radau on the plain
-        equations.
-        """
+        """Rosenbrock's valley with SGD, rates of a thousand, to t = 1, by SciPy's implicit Radau."""
         one = flow(VALLEY, noise=1.0, step=1e-3)
 
         def rate(_, y):
@@ -245,9 +242,7 @@ class TestEnsembles:
         ("objective", "method", "start", "end"), CASES, ids=lambda x: getattr(x, "label", "")
     )
     def test_the_covariances_error_is_proportional_to_step(self, objective, method, start, end):
-        """The same noise at a step where only the linear response is left takes the sampling error away, as a
-        control variate.
-        """
+        """The same noise at a step that leaves the linear response alone is the control variate."""
         scale = {"LRSFN(1)": 20.0, "damped Newton": 1.0}.get(method.label, 0.3)
 
         def covariance(step):
@@ -316,9 +311,7 @@ class TestEnsembles:
         assert st.compare(path, ens).law == "discrete along the path"
 
     def test_curvature_noise_feeds_the_tube_through_its_width(self):
-        """Without gradient noise nothing enters at the reference point: what keeps the tube open is the
-        noise's change across it.
-        """
+        """Without gradient noise nothing enters at the reference point: its change keeps the tube open."""
         one = st.Flow(COUPLED, st.SGD(), st.Noise(curvature=0.9, reference=[1.0, 0.0]), step=0.1)
         path, ens = (
             st.trajectory(one, [1.0, 0.0], 1.0, covariance=1e-6 * np.eye(2), time="chain", dt=0.1, save=2),
@@ -373,8 +366,9 @@ class TestEnergyDistance:
             assert abs(found - lengths.mean()) < 4 * lengths.std() / np.sqrt(len(z))
 
     def test_of_a_shifted_normal_law_it_is_the_known_one(self):
-        """In one dimension ``2 E|Z + s - Z'| - 2 E|Z - Z'| = 4 (phi(s/sqrt 2) sqrt 2 + s Phi(s/sqrt 2) - s/2)
-        - 4/sqrt(pi)``.
+        """In one dimension ``4 (phi(s/sqrt 2) sqrt 2 + s Phi(s/sqrt 2) - s/2) - 4/sqrt(pi)``.
+
+        That is ``2 E|Z + s - Z'| - 2 E|Z - Z'|``.
         """
         from scipy.stats import norm
 
@@ -399,8 +393,9 @@ class TestEnergyDistance:
 
 class TestWhereItIsNotSmooth:
     def test_a_pole_in_continuous_time_ends_the_path_there(self):
-        """Newton on ``x^3/3 + x``: ``x' = -(x^2 + 1)/(2 x)`` reaches 0 at ``t = log(1 + x_0^2)`` with
-        infinite speed.
+        """Newton on ``x^3/3 + x`` reaches 0 at ``t = log(1 + x_0^2)`` with infinite speed.
+
+        ``x' = -(x^2 + 1)/(2 x)``.
         """
         path = st.trajectory(flow(st.expression("x^3/3 + x"), st.Newton()), [0.5], 5.0)
         assert path.times[-1] == pytest.approx(np.log(1.25), abs=1e-8)
@@ -429,9 +424,7 @@ class TestWhereItIsNotSmooth:
         assert any("steps over a pole" in note for note in path.notes)
 
     def test_a_chain_that_lands_on_a_pole(self):
-        """Damped Newton, ``H = 2 x``, damping 1: from x = 1 a step of 3.375 leads to -1/2, where the gain is
-        infinite.
-        """
+        """Damped Newton, ``H = 2 x``, damping 1: from 1 a step of 3.375 leads to the pole at -1/2."""
         one = flow(st.expression("x^3/3"), st.DampedNewton(damping=1.0))
         path = st.trajectory(one, [1.0], 9.0, time="chain", dt=4.5)
         assert path.mean[-1, 0] == 1.0
@@ -445,9 +438,7 @@ class TestWhereItIsNotSmooth:
 
     @pytest.mark.parametrize(("step", "ok"), [(1e-8, True), (1e-6, False), (3e-6, False)])
     def test_a_tube_that_straddles_a_kink_for_a_whole_step_is_doubted(self, step, ok):
-        """One state of the chain lies within two standard deviations of the kink, and those on its other side
-        take another Jacobian.
-        """
+        """A state lies within two deviations of the kink; paths on its other side take another Jacobian."""
         bent = st.expression("x^4/4 - x^2/2 + y^2/2 + 0.3*x*y + 0.1*x^2*y")
         one = st.Flow(bent, st.SFN(damping=0.4), st.Noise(gradient=1.0), step=step)
         ens = st.simulate(one, start=[0.4, 0.9], t_end=1.0, dt=0.05, paths=20_000, seed=1)
@@ -469,8 +460,9 @@ class TestWhereItIsNotSmooth:
         assert any("keeps other directions; the drift does not jump" in note for note in path.notes)
 
     def test_where_the_drift_points_back_the_path_ends(self):
-        """LRSFN on ``-cos x - cos y``: the flatter direction is not kept and moves faster, until it is the
-        steeper one; then the other is.
+        """LRSFN on ``-cos x - cos y``: the flatter direction is not kept and moves faster.
+
+        Until it is the steeper one; then the other is.
         """
         method = st.LRSFN(rank=1, damping=0.3)
 
@@ -550,18 +542,14 @@ class TestWhereItIsNotSmooth:
         assert chain.status.startswith("the drift jumps by")
 
     def test_a_jump_of_the_gain_itself_is_doubted(self):
-        """A gain of 3 on one side of zero curvature and 1 on the other: where it jumps is not known to the
-        path.
-        """
+        """A gain of 3 on one side of zero and 1 on the other: where it jumps is not known to the path."""
         one = flow(st.expression("x^3/3 + x"), st.Method(gain=lambda lam: 2 + abs(lam) / lam))
         path = st.trajectory(one, [0.3], 0.4, save=1)
         assert path.status.startswith("the drift jumps by 0.67 of itself")
         assert any("which the mean path's Jacobian does not see" in note for note in path.notes)
 
     def test_a_swap_where_the_jacobian_is_infinite(self):
-        """LRSFN on ``x^1.5 + y^2``: the solver ends exactly on eigenvalues of equal size, 0.75/sqrt(x) =
-        2.
-        """
+        """LRSFN on ``x^1.5 + y^2``: the solver ends on eigenvalues of equal size, 0.75/sqrt(x) = 2."""
         path = st.trajectory(
             flow(st.expression("x^1.5 + y^2"), st.LRSFN(rank=1, damping=0.3)), [0.5, 1.0], 0.2, save=1
         )

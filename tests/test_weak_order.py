@@ -1,5 +1,6 @@
-"""How far the stochastic iteration is from its SDE: a gap of first order in the step, plus the bias ``E P(H +
-Eh) - P(H)`` of Hessian noise.
+"""How far the iteration is from its SDE: first order in the step, and a bias of Hessian noise.
+
+The bias is ``E P(H + Eh) - P(H)``.
 """
 
 import itertools
@@ -162,9 +163,7 @@ def mean_gain(spread: float, lam: float = LAM) -> float:
 
 
 def scalar_flow(spread: float, step: float) -> st.Flow:
-    """SFN on one mode with Hessian noise of the given standard deviation (the GOE diagonal has variance 2
-    tau^2).
-    """
+    """SFN on one mode with Hessian noise of this standard deviation (the GOE diagonal's is 2 tau^2)."""
     return st.Flow(
         st.quadratic([LAM]), st.SFN(damping=GAMMA), st.Noise(curvature=spread / math.sqrt(2)), step=step
     )
@@ -180,8 +179,9 @@ def test_the_iterations_mean_drift_is_that_of_the_mean_preconditioner(spread):
 
 
 def extrapolated_gap(spread: float, steps: np.ndarray, paths: int) -> tuple[float, float, list[float]]:
-    """Mean of iteration minus SDE at t = 1 as the step tends to zero (two terms of Richardson), its error,
-    and the gaps themselves.
+    """Mean of iteration minus SDE at t = 1 as the step tends to zero, its error, and the gaps themselves.
+
+    By two terms of Richardson.
     """
     ends = [
         coupled(scalar_flow(spread, step), np.ones(1), 1.0, paths, seed=9 + k) for k, step in enumerate(steps)
