@@ -16,7 +16,7 @@ from ._saving import Result
 from .ensembles.result import Ensemble
 from .ensembles.tails import TailIndex, tail_index
 from .exact.mode import exact_mode
-from .linear.linearize import VALID, LinearFlow
+from .linear.linearize import VALID, LinearFlow, order_of
 from .noise import Noise
 from .trajectories.departure import departure_notes
 from .trajectories.result import Trajectory, shared
@@ -120,7 +120,8 @@ class Comparison(Result, Framed, Labelled):
         return rows + [(f"cov[{i},{j}]", *(part[i, j] for part in covariances)) for i, j in pairs]
 
 
-def compare(theory: LinearFlow | Trajectory, ensemble: Ensemble, *, level: str = "L") -> Comparison:
+@_check.renamed(level="order")
+def compare(theory: LinearFlow | Trajectory, ensemble: Ensemble, *, order: int = 1) -> Comparison:
     """Compare the linear theory, or the noise along a path, with an ensemble's moments.
 
     The law is that of what was simulated: the Euler-Maruyama chain at its `dt` for the SDE, the discrete
@@ -132,8 +133,8 @@ def compare(theory: LinearFlow | Trajectory, ensemble: Ensemble, *, level: str =
     ----------
     theory : LinearFlow or Trajectory
     ensemble : Ensemble
-    level : {"L", "L2"}
-        L2 corrects a linear flow towards the iteration and is for it only.
+    order : {1, 2}
+        2 corrects a linear flow towards the iteration and is for it only.
 
     Raises
     ------
@@ -154,15 +155,15 @@ def compare(theory: LinearFlow | Trajectory, ensemble: Ensemble, *, level: str =
     >>> bool(found.max_z < 4)
     True
     """
-    _check.choice("level", level, ("L", "L2"))
+    order = order_of(order)
     if not isinstance(theory, (LinearFlow, Trajectory)):
         raise ValueError(
             f"`theory` must come from st.linearize(...) or st.trajectory(...); got {theory!r:.60}."
         )
     prediction = (
-        _along(theory, ensemble, level)
+        _along(theory, ensemble, order)
         if isinstance(theory, Trajectory)
-        else _around(theory, ensemble, level)
+        else _around(theory, ensemble, order)
     )
     (mean, covariance, law, validity, notes), kept = prediction, _comparable(ensemble)
     measured = (
@@ -218,7 +219,7 @@ def _comparable(ensemble: Ensemble) -> np.ndarray:
     return kept
 
 
-def _around(linear: LinearFlow, ensemble: Ensemble, level: str) -> Prediction:
+def _around(linear: LinearFlow, ensemble: Ensemble, order: int) -> Prediction:
     """Around a critical point: the linear flow's moments from the ensemble's own start."""
     dim = len(linear.at)
     if ensemble.states.shape[-1] != dim:
@@ -229,27 +230,26 @@ def _around(linear: LinearFlow, ensemble: Ensemble, level: str) -> Prediction:
         raise ValueError(
             f"The ensemble was run at step {ensemble.dt:g}; the linear flow has step {linear.flow.step:g}."
         )
-    if level == "L2" and ensemble.level != "iteration":
+    if order == 2 and ensemble.level != "iteration":
         raise ValueError(
-            "level 'L2' corrects towards the iteration; compare the SDE with level 'L', which is exact for "
-            "it."
+            "`order=2` corrects towards the iteration; compare the SDE with order=1, which is exact for it."
         )
     # Raises Unstable where moments mean nothing: before paths are counted, as an unstable flow loses them.
-    linear.covariance(time=ensemble.law, level=level)
+    linear.covariance(time=ensemble.law, order=order)
     kept = _comparable(ensemble)
     start_mean, start_covariance = _start(ensemble.start)
     predicted = [
-        linear.moments(t, start_mean, start_covariance, time=ensemble.law, level=level)
+        linear.moments(t, start_mean, start_covariance, time=ensemble.law, order=order)
         for t in ensemble.times[kept]
     ]
     mean, covariance = (np.stack(part) for part in zip(*predicted, strict=True))
-    return mean, covariance, f"{ensemble.law.time}, level {level}", linear.validity, _notes(linear, ensemble)
+    return mean, covariance, f"{ensemble.law.time}, order {order}", linear.validity, _notes(linear, ensemble)
 
 
-def _along(path: Trajectory, ensemble: Ensemble, level: str) -> Prediction:
+def _along(path: Trajectory, ensemble: Ensemble, order: int) -> Prediction:
     """Along a path: what the trajectory says at the ensemble's times."""
-    if level != "L":
-        raise ValueError("level 'L2' is for a linear flow; a trajectory has level 'L' only.")
+    if order != 1:
+        raise ValueError("`order=2` is for a linear flow; a trajectory has order=1 only.")
     _comparable(ensemble)
     rows, _ = shared(path, ensemble)
     validity = float(np.max(path.validity[: rows[-1] + 1]))
@@ -320,8 +320,7 @@ def _notes(linear: LinearFlow, ensemble: Ensemble) -> tuple[str, ...]:
         )
     if linear.mean_shift.any() and ensemble.level == "iteration":
         notes.append(
-            "Nested batches shift the iteration's mean: see mean_shift; level 'L2' has it, level 'L' does "
-            "not."
+            "Nested batches shift the iteration's mean: see mean_shift; order=2 has it, order=1 does not."
         )
     notes += _tail_notes(linear, ensemble)
     if repr(linear.flow) != ensemble.provenance.get("flow"):

@@ -457,7 +457,7 @@ class TestNames:
             lambda: linear().covariance("x"),
             "`time` must be one of continuous, chain, discrete; got 'x'",
         ),
-        ("theory level", lambda: linear().covariance(level="x"), "`level` must be one of L, L2; got 'x'"),
+        ("theory level", lambda: linear().covariance(order="x"), "`order` must be one of 1, 2; got 'x'"),
         ("limit", lambda: linear().step_limit("x"), "`kind` must be one of mean, mean-square; got 'x'"),
     )
     def test_an_unknown_choice_lists_the_known_ones(self, call, message):
@@ -541,8 +541,8 @@ class TestTimes:
         ),
         (
             "L2 of no iteration",
-            lambda: linear().covariance("continuous", level="L2"),
-            r"'L2' corrects towards the stochastic iteration: use it with time=",
+            lambda: linear().covariance("continuous", order=2),
+            r"`order=2` corrects towards the stochastic iteration: use it with time=",
         ),
     )
     def test_must_fit_the_time_step(self, call, message):

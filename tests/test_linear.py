@@ -276,14 +276,14 @@ class TestStepLimits:
         )
         for kind in ("mean", "mean-square"):
             assert np.isclose(lin.step_limit(kind), inside.step_limit(kind), rtol=1e-9)
-        assert np.isclose(lin.step_limit(level="L2"), inside.step_limit(level="L2"), rtol=1e-9)
+        assert np.isclose(lin.step_limit(order=2), inside.step_limit(order=2), rtol=1e-9)
 
     def test_where_nothing_moves_any_step_will_do(self):
         lin = linear(st.SGD(), lam=[0.0, 0.0], noise=st.Noise())
         assert (
             lin.step_limit("mean")
             == lin.step_limit()
-            == lin.step_limit(level="L2")
+            == lin.step_limit(order=2)
             == lin.limit().step
             == np.inf
         )
@@ -328,14 +328,14 @@ class TestSecondOrder:
         mean = 1 / (lam + g) + s**2 / (lam + g) ** 3
         square = 1 / (lam + g) ** 2 + 3 * s**2 / (lam + g) ** 4
         expected = step**2 * square / (1 - (1 - 2 * step * lam * mean + step**2 * lam**2 * square))
-        assert np.isclose(lin.covariance(level="L2")[0, 0], expected, rtol=1e-9)
+        assert np.isclose(lin.covariance(order=2)[0, 0], expected, rtol=1e-9)
         assert np.isclose(lin.covariance()[0, 0], 0.3657, atol=5e-5)
 
     def test_without_hessian_noise_both_levels_agree(self):
         for noise in (st.Noise(gradient=1.0), st.Noise(gradient=1.0, curvature=0.05, hessian_batch=np.inf)):
             lin = linear(st.SFN(damping=GAMMA), noise=noise)
-            np.testing.assert_allclose(lin.covariance(level="L2"), lin.covariance(), rtol=1e-10)
-            assert np.isclose(lin.step_limit(level="L2"), lin.step_limit(), rtol=1e-10)
+            np.testing.assert_allclose(lin.covariance(order=2), lin.covariance(), rtol=1e-10)
+            assert np.isclose(lin.step_limit(order=2), lin.step_limit(), rtol=1e-10)
 
     @pytest.mark.parametrize(
         "method",
@@ -593,3 +593,22 @@ def test_moments_of_the_chain_in_an_almost_flat_direction(lam, steps):
     np.testing.assert_allclose(
         lin.moments(0.37 * steps, time="chain", dt=0.37)[1], covariance, rtol=1e-10, atol=1e-13
     )
+
+
+def test_the_orders_old_name_is_read_and_told():
+    noise = st.Noise(gradient=0.1, curvature=0.05)
+    lin = st.linearize(st.Flow(st.quadratic([1.0, 0.3]), st.SFN(damping=0.1), noise, step=0.1))
+    asks = (
+        lambda **order: lin.covariance(**order),
+        lambda **order: lin.excess_risk(**order),
+        lambda **order: lin.step_limit(**order),
+        lambda **order: lin.moments(1.0, **order)[1],
+    )
+    for ask in asks:
+        for old, new in (("L", 1), ("L2", 2)):
+            with pytest.warns(DeprecationWarning, match="`level` is called `order` now"):
+                found = ask(level=old)
+            np.testing.assert_array_equal(found, ask(order=new))
+        assert not np.array_equal(ask(order=1), ask(order=2))
+    with pytest.raises(ValueError, match=r"`order` must be one of 1, 2; got \[2\]"):
+        lin.covariance(order=[2])

@@ -236,13 +236,13 @@ def test_within_validity_the_covariance_of_the_actual_iteration_is_the_predicted
     assert linear.valid
     measured = Measured(linear)
     variances, second = (
-        np.diag(linear.vectors.T @ linear.covariance(level=level) @ linear.vectors) for level in ("L", "L2")
+        np.diag(linear.vectors.T @ linear.covariance(order=order) @ linear.vectors) for order in (1, 2)
     )
     assert np.abs(second / variances - 1).max() < 0.01
     assert np.abs(measured.mean / np.sqrt(variances)).max() < 0.1
     assert (np.diag(measured.error) / variances).max() < 0.045
     assert np.abs(measured.z(linear)).max() < 4
-    assert np.abs(measured.z(linear, level="L2")).max() < 4
+    assert np.abs(measured.z(linear, order=2)).max() < 4
 
 
 def test_another_methods_prediction_would_be_rejected():

@@ -43,7 +43,7 @@ class TestLaws:
         lin = st.linearize(one)
         ens = run(one, t_end=6.0, paths=6000, level="iteration")
         if lin.valid:
-            assert st.compare(lin, ens, level="L2").max_z < 4
+            assert st.compare(lin, ens, order=2).max_z < 4
         else:
             assert any("not to be trusted" in note for note in st.compare(lin, ens).notes)
 
@@ -52,7 +52,7 @@ def test_level_L_is_not_enough_for_the_iteration_where_validity_is_poor():
     one = flow(st.SFN(damping=0.2), noise=st.Noise(gradient=0.3, curvature=0.06, hessian_batch=1, batch=2))
     lin, ens = st.linearize(one), run(one, t_end=8.0, paths=8000, level="iteration")
     assert not lin.valid
-    assert st.compare(lin, ens).max_z > 4 > st.compare(lin, ens, level="L2").max_z
+    assert st.compare(lin, ens).max_z > 4 > st.compare(lin, ens, order=2).max_z
 
 
 class TestReproducibility:
@@ -183,7 +183,7 @@ class TestCompare:
     def test_agreement_prints_as_a_table(self):
         one = flow()
         text = str(st.compare(st.linearize(one), run(one)))
-        assert "theory (chain, level L) against measurement at t = 4" in text
+        assert "theory (chain, order 1) against measurement at t = 4" in text
         assert "cov[1,2]" in text
 
     def test_a_wrong_theory_is_caught(self):
@@ -215,8 +215,8 @@ class TestCompare:
 
     def test_level_L2_is_for_the_iteration(self):
         one = flow()
-        with pytest.raises(ValueError, match="compare the SDE with level 'L'"):
-            st.compare(st.linearize(one), run(one), level="L2")
+        with pytest.raises(ValueError, match="compare the SDE with order=1"):
+            st.compare(st.linearize(one), run(one), order=2)
 
     def test_what_does_not_belong_together_is_refused(self):
         with pytest.raises(ValueError, match="3 dimensions; the linear flow has 1"):
@@ -234,7 +234,7 @@ class TestCompare:
         F = st.least_squares(rng.standard_normal((60, 2)) * [1, 0.5], rng.exponential(size=60), l2=0.1)
         one = st.Flow(F, st.SFN(damping=0.5), st.Noise.from_data(F, None, 45, 45, False, "nested"), step=0.2)
         ens = st.simulate(one, start=F.reference, t_end=10.0, paths=8000, seed=2, level="iteration")
-        first, second = (st.compare(st.linearize(one), ens, level=level) for level in ("L", "L2"))
+        first, second = (st.compare(st.linearize(one), ens, order=order) for order in (1, 2))
         assert np.abs(first.mean_z).max() > 8
         assert np.abs(second.mean_z).max() < 4
         assert any("shift the iteration's mean" in note for note in first.notes)

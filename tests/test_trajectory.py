@@ -835,8 +835,8 @@ class TestWhatDoesNotBelongTogether:
     def test_other_refusals(self):
         one = flow(noise=0.1, step=0.1)
         path, ens = TestEnsembles.pair(one, [0.3, 1.0], 1.0, 0.1, paths=200)
-        with pytest.raises(ValueError, match="level 'L2' is for a linear flow"):
-            st.compare(path, ens, level="L2")
+        with pytest.raises(ValueError, match="`order=2` is for a linear flow"):
+            st.compare(path, ens, order=2)
         with pytest.raises(ValueError, match="`theory` must come from"):
             st.compare(ens, ens)
         with pytest.raises(ValueError, match="at time 0 only"):

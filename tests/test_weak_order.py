@@ -207,8 +207,8 @@ def test_level_L2_holds_the_bias_up_to_the_fourth_power_of_the_noise():
     remainders, biases = [], []
     for spread in spreads:
         linear = st.linearize(scalar_flow(spread, step))
-        second = -(linear.moments(step, start, level="L2")[0][0] - 1) / (step * LAM)
-        first = -(linear.moments(step, start, level="L")[0][0] - 1) / (step * LAM)
+        second = -(linear.moments(step, start, order=2)[0][0] - 1) / (step * LAM)
+        first = -(linear.moments(step, start, order=1)[0][0] - 1) / (step * LAM)
         remainders.append(second - mean_gain(spread))
         biases.append(first - mean_gain(spread))
     assert order(spreads, biases) == pytest.approx(2.0, abs=0.15)
@@ -237,7 +237,7 @@ def test_the_drift_of_level_L2_is_the_iterations_mean_drift_by_brute_force(metho
         moved = 0.5 * (flow.update(w, drawn) + flow.update(w, Sample(*(-part for part in drawn))))
         shift = (moved - start) / flow.step - flow.drift(start)
         predicted = (
-            linear.moments(flow.step, start, level="L2")[0] - linear.moments(flow.step, start, level="L")[0]
+            linear.moments(flow.step, start, order=2)[0] - linear.moments(flow.step, start, order=1)[0]
         ) / flow.step
         error = shift.std(axis=0, ddof=1) / math.sqrt(len(shift))
         z = (shift.mean(axis=0) - predicted) / error

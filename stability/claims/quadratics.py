@@ -48,12 +48,12 @@ def condition_number(*, quick: bool = False, seed: int = 0, report: Report = lam
 
             for k, kappa in enumerate(kappas):
                 linear = at(kappa)
-                theory[column, m, k] = [_predicted(linear, level) for level in ("L", "L2")]
+                theory[column, m, k] = [_predicted(linear, order) for order in (1, 2)]
                 validity[column, m, k] = linear.validity
             for k, kappa in enumerate(marked[column]):
                 linear = at(kappa)
                 trusted[column, m, k] = linear.validity
-                if np.isfinite(_predicted(linear, "L")).all():
+                if np.isfinite(_predicted(linear, 1)).all():
                     measured[column, m, k] = _ensembles(linear, paths=paths, seed=seed)
     points = np.full((2, shape[2]), np.nan)
     for column, values in enumerate(marked):
@@ -117,10 +117,10 @@ def equal_rates(*, quick: bool = False, seed: int = 0, report: Report = lambda t
 
         for k, kappa in enumerate(kappas):
             linear = at(kappa)
-            theory[m, k], steps[m, k] = _predicted(linear, "L"), linear.flow.step
+            theory[m, k], steps[m, k] = _predicted(linear, 1), linear.flow.step
         for k, kappa in enumerate(marked):
             linear = at(kappa)
-            if np.isfinite(_predicted(linear, "L")).all():
+            if np.isfinite(_predicted(linear, 1)).all():
                 measured[m, k] = _ensembles(linear, paths=paths, seed=seed)
     arrays = {
         "methods": method_names(compared),
@@ -168,10 +168,10 @@ def _spectrum(kappa: float, dim: int) -> np.ndarray:
     return np.geomspace(1.0, 1.0 / kappa, dim)
 
 
-def _predicted(linear: LinearFlow, level: str) -> np.ndarray:
+def _predicted(linear: LinearFlow, order: int) -> np.ndarray:
     """Stationary excess risk and variances (3,) of the iteration; nan where the theory has none."""
     try:
-        variances = np.diag(linear.covariance(level=level))
+        variances = np.diag(linear.covariance(order=order))
     except (Unstable, ValueError):
         return np.full(3, np.nan)
     return _three(linear, variances)
@@ -201,6 +201,6 @@ def _ensembles(linear: LinearFlow, *, paths: int, seed: int) -> np.ndarray:
             result[i, :, 0] = samples.mean(axis=0)
             result[i, :, 1] = samples.std(axis=0, ddof=1) / math.sqrt(len(samples))
         # The iteration with a sampled Hessian is predicted at level L2, everything else exactly at level L.
-        best = "L2" if level == "iteration" and linear.validity > 0 else "L"
-        result[i, :, 2] = _three(linear, np.diag(linear.moments(t_end, time=ens.law, level=best)[1]))
+        best = 2 if level == "iteration" and linear.validity > 0 else 1
+        result[i, :, 2] = _three(linear, np.diag(linear.moments(t_end, time=ens.law, order=best)[1]))
     return result

@@ -89,7 +89,7 @@ def _real_row(
     except Unstable:
         covariance, limit = np.diag(nan), math.nan
     try:
-        second = linear.excess_risk(level="L2")
+        second = linear.excess_risk(order=2)
     except Unstable:
         second = math.nan
     rest = stationary_steps(linear)

@@ -27,7 +27,7 @@ class Bound(Result):
     ----------
     method : str
     step_limit, step_limit_L2 : float
-        The largest mean-square-stable step, at level L and corrected to second order; nan where none is.
+        The largest mean-square-stable step, at first order and corrected to second; nan where none is.
     amplification : float
         The largest stationary noise amplification over SGD at equal step, ``max phi_i`` over modes with
         ``lam_i > 0``.
@@ -156,10 +156,10 @@ def _row(flow: Flow, at: Any) -> Bound:
     return Bound(
         method=name,
         step_limit=math.nan if limit is math.nan else limit.step,
-        step_limit_L2=ask(lambda: linear.step_limit(level="L2")),
+        step_limit_L2=ask(lambda: linear.step_limit(order=2)),
         amplification=float(np.nanmax(gains)) if np.isfinite(gains).any() else math.nan,
         excess_risk=ask(linear.excess_risk),
-        excess_risk_L2=ask(lambda: linear.excess_risk(level="L2")),
+        excess_risk_L2=ask(lambda: linear.excess_risk(order=2)),
         validity=linear.validity,
         limited_by=cause,
         note=notes[0] if notes else "",

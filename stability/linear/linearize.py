@@ -1,7 +1,8 @@
 """Linearised theory at a critical point: rates, covariances, excess risk, step limits, and when to trust
 them.
 
-Level L is linear in the noise and exact for the Euler-Maruyama chain. Level L2 keeps the second order of
+At first order (``order=1``, level L of the notes) it is linear in the noise and exact for the Euler-Maruyama
+chain. At second (``order=2``, level L2) it keeps the second order of
 ``P(H + Eh)`` too, in drift and noise: it corrects L towards the stochastic iteration. All of it is computed
 in the Hessian's eigenbasis, where the drift ``A = -P H`` is diagonal.
 """
@@ -32,6 +33,13 @@ VALID = 0.1
 """The linearisation is trusted where the validity indicator is below this."""
 _MOST_MODES = 12  # rows of the table that a linearised flow shows
 _ROUNDING = 1e-13  # a rate below this share of the largest is a flat direction
+
+
+def order_of(order: Any) -> int:
+    """The order in the noise, 1 or 2; ``"L"`` and ``"L2"`` are its old names."""
+    if isinstance(order, str):
+        order = {"L": 1, "L2": 2}.get(order, order)
+    return _check.choice("order", order, (1, 2))
 
 
 @dataclass(frozen=True)
@@ -85,15 +93,14 @@ class LinearFlow(Result, Framed):
 
     # -- balances --------------------------------------------------------------------------------------------
 
-    def _balance(self, dt: float, level: str) -> Balance:
-        _check.choice("level", level, ("L", "L2"))
+    def _balance(self, dt: float, order: int) -> Balance:
         step, kick = self.flow.step, self._noise.kick
-        if level == "L":
+        if order == 1:
             scaled = None if kick is None else (lambda M: step * kick(M))
             return Balance(self.rates, scaled, step * self._noise.additive, dt)
         if dt != step:
             raise ValueError(
-                "level 'L2' corrects towards the stochastic iteration: use it with time='discrete'."
+                "`order=2` corrects towards the stochastic iteration: use it with time='discrete'."
             )
         drift, spread, additive = self._noise.second_order
         return Balance(drift, lambda M: step * spread(M), step * additive)
@@ -103,7 +110,7 @@ class LinearFlow(Result, Framed):
             fastest = float(np.max(np.real(np.linalg.eigvals(balance.drift))))
             if fastest >= 0:
                 raise Unstable(
-                    f"{what} does not exist for {self.flow.method.name} at level L2: the second-order "
+                    f"{what} does not exist for {self.flow.method.name} at order 2: the second-order "
                     "correction is larger than the drift itself "
                     f"(its fastest direction grows at rate {fastest:.3g}; validity {self.validity:.3g}). Use "
                     "larger Hessian batches or more damping.",
@@ -151,8 +158,9 @@ class LinearFlow(Result, Framed):
 
     # -- results ---------------------------------------------------------------------------------------------
 
+    @_check.renamed(level="order")
     def covariance(
-        self, time: str | Law = "discrete", dt: float | None = None, *, level: str = "L"
+        self, time: str | Law = "discrete", dt: float | None = None, *, order: int = 1
     ) -> np.ndarray:
         """Stationary covariance (d, d), in the original coordinates.
 
@@ -163,7 +171,8 @@ class LinearFlow(Result, Framed):
             is the law of an ensemble's paths.
         dt : float, optional
             For ``time="chain"``, in units of t; `step` by default.
-        level : {"L", "L2"}
+        order : {1, 2}
+            In the noise; 2 corrects towards the stochastic iteration.
 
         Raises
         ------
@@ -171,17 +180,17 @@ class LinearFlow(Result, Framed):
             If there is none: a mode does not decay, or the noise's second moment grows.
         """
         dt = law_of(time, dt, self.flow.step).dt
-        balance = self._balance(dt, level)
+        balance = self._balance(dt, order_of(order))
         self._require_stable(balance, dt, "A stationary covariance")
         return self._outward(balance.stationary())
 
-    def excess_risk(
-        self, time: str | Law = "discrete", dt: float | None = None, *, level: str = "L"
-    ) -> float:
+    @_check.renamed(level="order")
+    def excess_risk(self, time: str | Law = "discrete", dt: float | None = None, *, order: int = 1) -> float:
         """Stationary excess risk ``tr(H M) / 2``, in units of the objective; raises as `covariance` does."""
-        M = self._inward(self.covariance(time, dt, level=level))
+        M = self._inward(self.covariance(time, dt, order=order))
         return float(0.5 * self.eigenvalues @ np.diag(M))
 
+    @_check.renamed(level="order")
     def moments(
         self,
         t: float,
@@ -190,7 +199,7 @@ class LinearFlow(Result, Framed):
         *,
         time: str | Law = "discrete",
         dt: float | None = None,
-        level: str = "L",
+        order: int = 1,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Mean (d,) and covariance (d, d) at time `t`, from any start, stable or not.
 
@@ -204,8 +213,8 @@ class LinearFlow(Result, Framed):
             Covariance at time 0; zero by default.
         time, dt
             As for `covariance`.
-        level : {"L", "L2"}
-            L2 also follows the mean shift that nested batches cause.
+        order : {1, 2}
+            2 also follows the mean shift that nested batches cause.
         """
         dt = law_of(time, dt, self.flow.step).dt
         t = _check.nonnegative("t", t)
@@ -219,12 +228,12 @@ class LinearFlow(Result, Framed):
         )
         offset = self.vectors.T @ (mean0 - self.at)
         start = self._inward(cov0) + np.outer(offset, offset)
-        push = self._noise.push if level == "L2" else np.zeros_like(offset)
-        mean, M = evolve(self._balance(dt, level), self._coupling(push), t, dt, offset, start, push)
+        push = self._noise.push if order_of(order) == 2 else np.zeros_like(offset)
+        mean, M = evolve(self._balance(dt, order_of(order)), self._coupling(push), t, dt, offset, start, push)
         return self.at + self.vectors @ mean, self._outward(M - np.outer(mean, mean))
 
     def _coupling(self, push: np.ndarray) -> Map | None:
-        """What a mean m adds to the second moment's source: correlated data noise, and at level L2 the push
+        """What a mean m adds to the second moment's source: correlated data noise, and at order 2 the push
         of nested batches.
         """
         cross, step = self._noise.cross, self.flow.step
@@ -232,7 +241,8 @@ class LinearFlow(Result, Framed):
             return None
         return lambda m: step * cross(m) - np.outer(push, m) - np.outer(m, push)
 
-    def step_limit(self, kind: str = "mean-square", *, level: str = "L") -> float:
+    @_check.renamed(level="order")
+    def step_limit(self, kind: str = "mean-square", *, order: int = 1) -> float:
         """The largest stable step ``alpha``: of the mean, ``2 / max|a_i|``, or of the second moment.
 
         Raises
@@ -246,7 +256,7 @@ class LinearFlow(Result, Framed):
             self._require_decay(self._moving)
             fastest = float(np.max(np.abs(self.rates)))
             return 2 / fastest if fastest > 0 else math.inf
-        return self._limit(level)[0]
+        return self._limit(order_of(order))[0]
 
     @property
     def _moving(self) -> np.ndarray:
@@ -264,15 +274,14 @@ class LinearFlow(Result, Framed):
         """Raise unless the mean of every mode, or of the chosen ones, decays at small steps."""
         self._require_drift(Balance(self.rates, None, self._noise.additive), "A stable step", modes)
 
-    def _limit(self, level: str) -> tuple[float, np.ndarray]:
-        _check.choice("level", level, ("L", "L2"))
+    def _limit(self, order: int) -> tuple[float, np.ndarray]:
         moving = self._moving
         self._require_decay(moving)
         if not moving.any():  # nothing moves at any step
             return math.inf, np.zeros((len(moving),) * 2)
         balance = (
             Balance(self.rates, self._noise.kick, self._noise.additive, 1.0)
-            if level == "L"
+            if order == 1
             else Balance(*self._noise.second_order)
         )
         if not moving.all():
@@ -285,7 +294,7 @@ class LinearFlow(Result, Framed):
 
     def limit(self) -> Limit:
         """The mean-square step limit with its leading mode and the share of each cause."""
-        step, leading = self._limit("L")
+        step, leading = self._limit(1)
         square = float(np.sum(self.rates**2 * np.diag(leading)))
         gradient = hessian = 0.0
         if self._noise.kick is not None:
@@ -345,7 +354,7 @@ class LinearFlow(Result, Framed):
     def tail_exceeds_two(self) -> bool:
         """Whether the SDE's stationary law has a finite variance (joint tail index above 2)."""
         self._require_decay()
-        return self._balance(0.0, "L").radius()[0] < 1
+        return self._balance(0.0, 1).radius()[0] < 1
 
     @property
     def validity(self) -> float:

@@ -140,7 +140,7 @@ class ModalNoise:
 
     @functools.cached_property
     def second_order(self) -> tuple[np.ndarray, Map, np.ndarray]:
-        """Level L2: drift, spread (per step) and additive covariance to second order in the noise.
+        """Order 2: drift, spread (per step) and additive covariance to second order in the noise.
 
         With ``X = P(H+Eh)(H+Eg) = X0 + X1 + X2``, ``E[X M X^T] = X0 M X0 + E[X1 M X1^T] + X2 M X0 + X0 M
         X2^T``; gradient noise is taken independent of ``Eh`` here.
