@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import numbers
+import os
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -267,8 +269,19 @@ def renamed_attribute(old: str, new: str) -> property:
 
 
 def deprecated(what: str) -> None:
-    """Warn that a name is going, at the line that called the caller."""
-    warnings.warn(f"{what}; the old name goes in the next version.", DeprecationWarning, stacklevel=3)
+    """Warn that a name is going."""
+    warn(f"{what}; the old name goes in the next version.", DeprecationWarning)
+
+
+_HERE = f"{Path(__file__).parent}{os.sep}"
+
+
+def warn(message: str, kind: type[Warning] = StabilityWarning) -> None:
+    """Warn at the user's line that led here: the first outside this package, however deep the call."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_HERE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, kind, stacklevel=level)
 
 
 def lacking(name: str, value: Any, members: Iterable[str], who: str, advice: str) -> Lacking:

@@ -450,7 +450,7 @@ class TestStreaming:
             ({"scheme": "milstein"}, "`scheme` must be one of euler, exponential"),
             ({"target_error": 0.0}, "`target_error`"),
             ({"device": "tpu"}, "`device` must be one of cpu, cuda"),
-            ({"noise": "device"}, "needs a device"),
+            ({"rng": "device"}, "needs a device"),
             ({"exit": lambda w: w[:, 0]}, "bool once per state"),
             ({"paths": 10**10, "save": 1000}, r"GB of .* GB: \d+ times x 10000000000 paths x 3"),
         ],
@@ -518,12 +518,26 @@ class TestUnstable:
         assert stats["path_steps_per_second"] > 0
 
 
+def test_where_numbers_are_drawn_has_an_old_name_that_is_told():
+    with pytest.warns(DeprecationWarning, match="`noise` is called `rng` now") as caught:
+        ens = run(quadratic_flow(), t_end=2.0, noise="host")
+    assert caught[0].filename.endswith("test_engine.py")
+    np.testing.assert_array_equal(ens.states, run(quadratic_flow(), t_end=2.0).states)
+
+
+def test_a_warning_points_at_the_line_of_the_users():
+    flow = quadratic_flow(lam=(1.0, 0.5, 0.2), step=5.0)
+    with pytest.warns(st.StabilityWarning, match="beyond the Euler scheme's stability limit") as caught:
+        run(flow, t_end=10.0)
+    assert caught[0].filename.endswith("test_engine.py")
+
+
 class TestDevices:
     def test_host_noise_gives_the_hosts_paths(self, flow, xp_backend):
         if xp_backend.name == "numpy":
             pytest.skip("this is the host")
         here = run(flow, t_end=2.0, save=2, exit=0.8)
-        there = run(flow, t_end=2.0, save=2, exit=0.8, device=xp_backend, noise="host")
+        there = run(flow, t_end=2.0, save=2, exit=0.8, device=xp_backend, rng="host")
         np.testing.assert_allclose(there.states, here.states, rtol=1e-11, atol=1e-12)
         np.testing.assert_array_equal(np.isnan(there.exit_times), np.isnan(here.exit_times))
         np.testing.assert_allclose(there.covariance, here.covariance, rtol=1e-9, atol=1e-14)
@@ -544,8 +558,7 @@ class TestDevices:
             pytest.skip("this is the host")
         flow = quadratic_flow(noise=NOISE if "scheme" in options else CURVED)
         here, there = (
-            run(flow, t_end=2.0, **options, **place)
-            for place in ({}, {"device": xp_backend, "noise": "host"})
+            run(flow, t_end=2.0, **options, **place) for place in ({}, {"device": xp_backend, "rng": "host"})
         )
         np.testing.assert_allclose(there.states, here.states, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(there.mean, here.mean, rtol=1e-9, atol=1e-12)
@@ -567,7 +580,7 @@ class TestDevices:
         flow = st.Flow(st.landscape("double_well"), st.SGD(), st.Noise(gradient=1.0), step=0.7)
         options = {"start": [1.0, 0.0], "t_end": 35.0, "paths": 400, "seed": 0, "radius": 20.0}
         here, there = (
-            st.simulate(flow, **options, **place) for place in ({}, {"device": xp_backend, "noise": "host"})
+            st.simulate(flow, **options, **place) for place in ({}, {"device": xp_backend, "rng": "host"})
         )
         assert 10 < there.diverged.sum() < 390
         # Paths that pass near a basin's edge amplify rounding: a few may end differently.

@@ -500,7 +500,7 @@ def test_arguments_with_defaults_are_left_alone():
 
 def test_noise_widens_the_kept_eigenvalues():
     model = Regression()
-    opt = LRSFN([model.w], lr=1.0, rank=4, damping=0.1, noise=2.0, hessian_batch=20, tail="damping")
+    opt = LRSFN([model.w], lr=1.0, rank=4, damping=0.1, noise_margin=2.0, hessian_batch=20, tail="damping")
     opt.step(model.losses)
     rows = hessian_rows(model)
     lam, U = model.spectrum(np.concatenate(rows))
@@ -515,7 +515,7 @@ def test_noise_widens_the_kept_eigenvalues():
 
 def test_one_sample_left_over_waits_for_the_next_batch_with_the_curvature_there_is():
     model = Regression(count=33)
-    opt = LRSFN([model.w], lr=0.1, rank=2, hessian_batch=16, noise=1.0, refresh=2)
+    opt = LRSFN([model.w], lr=0.1, rank=2, hessian_batch=16, noise_margin=1.0, refresh=2)
     found = []
     for _ in range(4):
         for part in torch.arange(33).split(16):  # 16, 16, 1
@@ -541,7 +541,7 @@ def test_one_sample_left_over_waits_for_the_next_batch_with_the_curvature_there_
 
 def test_batches_of_one_sample_only_are_waited_for_one_period_and_keep_the_noise():
     model = Regression()
-    opt = LRSFN([model.w], lr=0.1, rank=3, noise=1.0, refresh=2)
+    opt = LRSFN([model.w], lr=0.1, rank=3, noise_margin=1.0, refresh=2)
     opt.step(model.losses)
     noise = opt.report().std * math.sqrt(40)
     counts = []
@@ -560,8 +560,8 @@ def test_batches_of_one_sample_only_are_waited_for_one_period_and_keep_the_noise
 )
 def test_noise_that_one_sample_cannot_tell_is_refused_at_once(options, count):
     model = Regression(count=count)
-    opt = LRSFN([model.w], rank=2, noise=1.0, **options)
-    with pytest.raises(ValueError, match=r"`noise`=1 needs .* two samples; got a Hessian batch of 1. Give"):
+    opt = LRSFN([model.w], rank=2, noise_margin=1.0, **options)
+    with pytest.raises(ValueError, match=r"`noise_margin`=1 needs .* two samples; got a .* batch of 1. Give"):
         opt.step(model.losses)
     assert not model.w.detach().any()
 
@@ -570,7 +570,7 @@ def test_noise_asked_for_later_is_found_at_once():
     model = Regression()
     opt = LRSFN([model.w], lr=0.1, rank=2, refresh=100)
     opt.step(model.mean)
-    opt.param_groups[0]["noise"] = 1.0
+    opt.param_groups[0]["noise_margin"] = 1.0
     assert np.isnan(opt.report().gains).all()
     opt.step(model.losses)
     assert np.isfinite(opt.report().std).all()
@@ -692,11 +692,28 @@ def trained(steps, opt, net, x, y, first=0):
         opt.step(per_sample(net, x[part], y[part]))
 
 
+def test_the_margins_old_name_is_read_and_told():
+    model = Regression()
+    with pytest.warns(DeprecationWarning, match="`noise` is called `noise_margin` now"):
+        opt = LRSFN([model.w], rank=2, noise=1.5)
+    assert opt.param_groups[0]["noise_margin"] == 1.5
+    with pytest.warns(DeprecationWarning, match="`noise` is called `noise_margin` now"):
+        opt = LRSFN([{"params": [model.w], "noise": 2.5}], rank=2)
+    assert opt.param_groups[0]["noise_margin"] == 2.5
+    state = opt.state_dict()
+    state["param_groups"][0]["noise"] = state["param_groups"][0].pop("noise_margin")
+    other = LRSFN([model.w], rank=2)
+    other.load_state_dict(state)  # what an earlier version saved
+    assert other.param_groups[0]["noise_margin"] == 2.5
+    with pytest.raises(ValueError, match="`state_dict` must be"):
+        other.load_state_dict({"param_groups": 1})
+
+
 @DTYPES
 def test_resumed_is_bit_equal(dtype):
     net = mlp(dtype)
     x, y = data(net, dtype=dtype)
-    options = {"rank": 3, "hessian_batch": 8, "refresh": 3, "momentum": 0.9, "noise": 1.0}
+    options = {"rank": 3, "hessian_batch": 8, "refresh": 3, "momentum": 0.9, "noise_margin": 1.0}
     opt = LRSFN(net, lr=0.05, seed=5, **options)
     trained(5, opt, net, x, y)
     stream = io.BytesIO()
@@ -940,7 +957,7 @@ def test_products_that_are_not_symmetric_later_are_a_step_not_taken(monkeypatch)
         ({"refresh": 0}, "`refresh` must be an integer >= 1"),
         ({"momentum": 1.0}, r"`momentum` must be in \[0, 1\)"),
         ({"weight_decay": -1.0}, "`weight_decay` must be a finite number >= 0"),
-        ({"noise": -1.0}, "`noise` must be a finite number >= 0"),
+        ({"noise_margin": -1.0}, "`noise_margin` must be a finite number >= 0"),
         ({"tail": "none"}, "`tail` must be one of damping, flat"),
         ({"seed": -1}, "`seed` must be an integer >= 0"),
     ],
@@ -1038,7 +1055,10 @@ def test_a_graph_that_is_broken_otherwise_is_torchs_to_tell():
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"hessian_batch": 8}, "`hessian_batch`=8 needs single samples"), ({"noise": 1.0}, "`noise`=1 needs")],
+    [
+        ({"hessian_batch": 8}, "`hessian_batch`=8 needs single samples"),
+        ({"noise_margin": 1.0}, "`noise_margin`=1 needs"),
+    ],
 )
 def test_what_needs_samples_says_so(options, words):
     model = Regression()
@@ -1119,7 +1139,7 @@ def test_digits_are_learned():
     digits = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed").load_digits()
     x, y = torch.tensor(digits.data / 16, dtype=torch.float32)[:800], torch.tensor(digits.target)[:800]
     net = nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 10))
-    opt = LRSFN(net, lr=0.5, rank=10, hessian_batch=32, noise=1.0)
+    opt = LRSFN(net, lr=0.5, rank=10, hessian_batch=32, noise_margin=1.0)
     order = torch.Generator().manual_seed(0)
     for _ in range(3):
         for index in torch.randperm(len(x), generator=order).split(48):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 
 from .. import _check, _fast
 from .._array import Backend, backend_of
-from .._check import StabilityWarning
 from .._law import Law
 from .._streams import block_size
 from ..flow import Flow
@@ -116,12 +114,10 @@ class Request:
             with np.errstate(all="ignore"):
                 fastest = float(np.max(self.flow.method.gains(values) * values, initial=0.0))
             if fastest * self.dt > 2 * (1 + 1e-9):
-                warnings.warn(
+                _check.warn(
                     f"dt = {self.dt:g} is beyond the Euler scheme's stability limit {2 / fastest:.4g} (the "
                     f"fastest rate {place} is {fastest:.4g}): "
                     "its paths grow where the SDE's do not. Take a smaller dt, or scheme='exponential'.",
-                    StabilityWarning,
-                    stacklevel=4,
                 )
                 return
 
@@ -361,20 +357,20 @@ def wanted_error(target_error: Any, paths: int | None) -> float | None:
     return error
 
 
-def host_noise(noise: str | None, plan: EnsemblePlan, backend: Backend) -> bool:
+def host_noise(rng: str | None, plan: EnsemblePlan, backend: Backend) -> bool:
     """Whether random numbers come from the host, and whether a device can run this plan at all."""
-    if noise is not None:
-        _check.choice("noise", noise, ("host", "device"))
+    if rng is not None:
+        _check.choice("rng", rng, ("host", "device"))
     if backend.name == "numpy":
-        if noise == "device":
+        if rng == "device":
             raise ValueError(
-                "`noise`='device' needs a device: with device='cpu' the random numbers are the host's."
+                "`rng`='device' needs a device: with device='cpu' the random numbers are the host's."
             )
         return True
     if plan.draws_samples:
         raise ValueError(
             "Real minibatches and a noise class's own samples are drawn on the host: use device='cpu'."
         )
-    if noise == "device" and plan.refine:
-        raise ValueError("`refine` bridges the host's random numbers: use noise='host'.")
-    return noise == "host" or bool(plan.refine) or backend.normals(0) is None
+    if rng == "device" and plan.refine:
+        raise ValueError("`refine` bridges the host's random numbers: use rng='host'.")
+    return rng == "host" or bool(plan.refine) or backend.normals(0) is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from .. import _check
 from .._array import Backend
-from .._check import Interrupted, StabilityWarning, Unstable
+from .._check import Interrupted, Unstable
 from .._saving import provenance
 from .._streams import block_size
 from ..flow import Flow
@@ -23,6 +22,7 @@ from .request import Request, arrays_of, compiled, host_noise, levels, region, w
 from .result import UNSTABLE_SHARE, Ensemble
 
 
+@_check.renamed(noise="rng")
 def simulate(
     flow: Flow,
     *,
@@ -47,7 +47,7 @@ def simulate(
     accelerate: bool | None = None,
     dtype: str = "float64",
     device: str | Backend = "cpu",
-    noise: str | None = None,
+    rng: str | None = None,
     progress: bool = False,
 ) -> Ensemble:
     """Simulate an ensemble of paths.
@@ -107,9 +107,9 @@ def simulate(
     device : {"cpu", "cuda"} or Backend
         Where to compute: NumPy, CuPy, or any namespace of the array API standard whose arrays can be written
         to.
-    noise : {"host", "device"}, optional
-        On a device: its own random numbers (the default where it has a generator; then other numbers of paths
-        are other paths), or those of the host, bit for bit.
+    rng : {"host", "device"}, optional
+        Where random numbers are drawn. On a device: its own (the default where it has a generator; then other
+        numbers of paths are other paths), or those of the host, bit for bit.
     progress : bool
         Show a progress bar.
 
@@ -165,7 +165,7 @@ def simulate(
         plan = replace(plan, control=_tangent(request, plan.times()))
     workers = useful_workers(plan) if workers is None else _check.count("workers", workers)
     gathered = gather(
-        plan, backend, workers, goal, host_noise=host_noise(noise, plan, backend), progress=progress
+        plan, backend, workers, goal, host_noise=host_noise(rng, plan, backend), progress=progress
     )
     ensemble = _ensemble(gathered, scheme)
     if gathered.interrupted:
@@ -180,11 +180,7 @@ def simulate(
             if np.isfinite(gathered.error)
             else "there is no finite variance. Print the ensemble."
         )
-        warnings.warn(
-            f"`target_error` {goal:g} was not met with {gathered.count} paths: {why}",
-            StabilityWarning,
-            stacklevel=2,
-        )
+        _check.warn(f"`target_error` {goal:g} was not met with {gathered.count} paths: {why}")
     return ensemble
 
 

@@ -72,7 +72,7 @@ class LRSFN(torch.optim.Optimizer):
         bounds what a small batch does not show and is the least size that a kept eigenvalue counts with; or,
         as published, ``1 / damping``, which is stable only for ``lr < 2 damping / |lambda_{r+1}|``. The
         default of `stability.LRSFN`, the published method, is ``"damping"``.
-    noise : float
+    noise_margin : float
         Adds so many standard deviations, over gradient batches, to the size of each kept eigenvalue; Hessian
         batches of one sample do not tell them, and go on with the last ones known.
     seed : int
@@ -106,6 +106,7 @@ class LRSFN(torch.optim.Optimizer):
 
     _failure = ""
 
+    @_check.renamed(noise="noise_margin")
     def __init__(
         self,
         params: torch.nn.Module | Iterable[Any],
@@ -118,7 +119,7 @@ class LRSFN(torch.optim.Optimizer):
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         tail: str = "flat",
-        noise: float = 0.0,
+        noise_margin: float = 0.0,
         seed: int = 0,
     ):
         curvature = {
@@ -127,7 +128,7 @@ class LRSFN(torch.optim.Optimizer):
             "hessian_batch": hessian_batch,
             "refresh": refresh,
             "tail": tail,
-            "noise": noise,
+            "noise_margin": noise_margin,
         }
         super().__init__(
             trainable(params),
@@ -136,6 +137,9 @@ class LRSFN(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters with options of its own; raises as the constructor does."""
+        if "noise" in param_group:
+            _check.deprecated("`noise` is called `noise_margin` now")
+            param_group["noise_margin"] = param_group.pop("noise")
         super().add_param_group(param_group)
         try:
             self._check_group(len(self.param_groups) - 1)
@@ -200,8 +204,8 @@ class LRSFN(torch.optim.Optimizer):
         ------
         ValueError
             If `lr` is out of range, the loss cannot be differentiated or does not depend on a parameter, or
-            `hessian_batch` or `noise` ask for samples that the closure does not tell apart, or `noise` for
-            more than one.
+            `hessian_batch` or `noise_margin` ask for samples that the closure does not tell apart, or
+            `noise_margin` for more than one.
         BadProducts
             If a group's first Hessian is not symmetric: the derivative of some operation is wrong.
         """
@@ -287,10 +291,10 @@ class LRSFN(torch.optim.Optimizer):
         rng = stream(group["seed"], index, state["refreshes"])
         rows = _rows(group, batch, rng)
         last = _last_noise(group, state)
-        if group["noise"] and len(rows) < 2 and not np.isfinite(last).all():
+        if group["noise_margin"] and len(rows) < 2 and not np.isfinite(last).all():
             raise ValueError(
-                f"`noise`={group['noise']:g} needs the curvature of at least two samples; got a Hessian "
-                f"batch of {len(rows[0])}. "
+                f"`noise_margin`={group['noise_margin']:g} needs the curvature of at least two samples; got "
+                f"a Hessian batch of {len(rows[0])}. "
                 "Give batches, and a `hessian_batch`, of at least two samples."
             )
         losses = [batch.loss(r) for r in rows] if rows else [batch.loss()]
@@ -362,13 +366,14 @@ class LRSFN(torch.optim.Optimizer):
         ValueError
             If it is damaged, of another optimizer, or of other parameters; nothing is changed then.
         """
+        state_dict = saved.renewed(state_dict)
         saved.check(state_dict, [_size(group) for group in self.param_groups])
         super().load_state_dict(state_dict)
 
 
 def _rows(group: dict[str, Any], batch: Batch, rng: np.random.Generator) -> list[torch.Tensor]:
     """Positions of the Hessian's sub-batches, of equal size; none where samples cannot be told apart."""
-    asks = [name for name in ("hessian_batch", "noise") if group[name]]
+    asks = [name for name in ("hessian_batch", "noise_margin") if group[name]]
     if not batch.takes_rows or batch.size is None:
         if asks:
             raise ValueError(
@@ -387,7 +392,7 @@ def _due(group: dict[str, Any], state: dict[str, Any], batch: Batch) -> bool:
     """Whether a group's curvature is to be found anew on this batch."""
     if state["vectors"] is None:
         return True
-    if not np.isfinite(_modes(group, state).sizes).all():  # `noise` may be asked for later
+    if not np.isfinite(_modes(group, state).sizes).all():  # `noise_margin` may be asked for later
         return True
     late = state["age"] - group["refresh"]
     # What a loader leaves over is no Hessian batch; but one sample may be all that batches have from now on.
@@ -430,6 +435,6 @@ def _modes(group: dict[str, Any], state: dict[str, Any]) -> KeptModes:
         state["next_eigenvalue"] if seen else lam[-1],
         over_batches(std, state["batch"]),
         over_batches(std, state["hessian_batch"]),
-        margin=group["noise"],
+        margin=group["noise_margin"],
         floor=float(state["scale"]) if group["tail"] == "flat" else 0.0,
     )

@@ -13,6 +13,7 @@ from .. import _check
 from ..methods.method import LRSFN
 
 COUNTS = ("age", "refreshes", "products", "steps", "skipped")
+_RENAMED = {"noise": "noise_margin"}
 FRESH: dict[str, Any] = {
     **dict.fromkeys(COUNTS, 0),
     **dict.fromkeys(("vectors", "velocity", "batch", "hessian_batch")),
@@ -28,7 +29,7 @@ def check_options(group: dict[str, Any]) -> None:
     _check.count("refresh", group["refresh"])
     _check.fraction("momentum", group["momentum"])
     _check.count("seed", group["seed"], least=0)
-    for name in ("weight_decay", "noise"):
+    for name in ("weight_decay", "noise_margin"):
         _check.nonnegative(name, group[name])
     if group["hessian_batch"] is not None:
         _check.count("hessian_batch", group["hessian_batch"])
@@ -37,6 +38,15 @@ def check_options(group: dict[str, Any]) -> None:
 def check_rank(group: dict[str, Any], size: int) -> None:
     """Raise unless a group of so many parameters has as many eigenpairs as it asks for."""
     _check.count("rank", group["rank"], most=size, why="the group's number of parameters")
+
+
+def renewed(state_dict: Any) -> Any:
+    """A state that an earlier version saved, under today's names of the options."""
+    try:
+        groups = [{_RENAMED.get(k, k): v for k, v in group.items()} for group in state_dict["param_groups"]]
+        return {**state_dict, "param_groups": groups}
+    except (KeyError, TypeError, AttributeError):
+        return state_dict  # `check` says what is wrong with it
 
 
 def check(state_dict: Any, sizes: Sequence[int]) -> None:
