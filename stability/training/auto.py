@@ -13,7 +13,7 @@ from ..linear.kept import KeptModes
 from ..linear.modes import mode_limits
 from ..lowrank.result import LowRank
 from ..methods.method import Method
-from .options import Here
+from .options import Prospect
 from .rules import WORTH, Course, Curvature, LowRankRule
 
 RANKS = (5, 60)
@@ -144,9 +144,9 @@ class AutoRule(LowRankRule):
         warm = min(1.0, max(0.0, spent - self.first) / (WARMUP * self._rest_of_the_run))
         return warm * self.reduction * min(STEP / (1 + np.sum(turned) / self.batch), limit)
 
-    def length(self, here: Here) -> float:
+    def length(self, ahead: Prospect) -> float:
         """The step length at an iterate."""
-        return min(self.step(here.passes), here.limit) * here.share
+        return min(self.step(ahead.passes), ahead.limit) * ahead.share
 
     def watch(self, loss: float, batch: int) -> Course:
         said = self.guard.watch(loss, batch)

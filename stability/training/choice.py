@@ -15,7 +15,7 @@ from .auto import AutoRule
 from .baselines import BASELINES
 from .options import RARE, Adam, Armijo, FixedStep, Rare, SpectralStep, StepRule
 from .problem import Problem
-from .rules import AdamRule, DenseRule, LowRankRule, Rule
+from .rules import AdamRule, DenseRule, DirectionRule, LowRankRule
 from .run import DECAYS
 
 DENSE_DIM = 3000
@@ -37,7 +37,7 @@ class Choice(NamedTuple):
     """What decides the steps, and the samples in its Hessian batches."""
 
     hessian_batch: int
-    rule: Rule
+    rule: DirectionRule
     step: StepRule
     momentum: float
     decay: str | None
@@ -141,7 +141,7 @@ def _refresh(options: Rare) -> dict[str, Any]:
     return {name: options[name] for name in ("refresh", "warm", "noise_margin", "eigensolver")}
 
 
-def _rule(method: Any, problem: Problem, refresh: dict[str, Any]) -> Rule:
+def _rule(method: Any, problem: Problem, refresh: dict[str, Any]) -> DirectionRule:
     """The direction rule of a method."""
     if not isinstance(method, (Method, Adam)):
         raise ValueError(
@@ -150,7 +150,7 @@ def _rule(method: Any, problem: Problem, refresh: dict[str, Any]) -> Rule:
         )
     if isinstance(method, Adam) or method.is_identity:
         refuse(f"{method.label} knows no curvature", **refresh)
-        return AdamRule(method) if isinstance(method, Adam) else Rule()
+        return AdamRule(method) if isinstance(method, Adam) else DirectionRule()
     require(problem.objective, method.label, "hessian" if method.rank is None else "hvp")
     every = refresh.pop("refresh")
     if method.rank is not None:

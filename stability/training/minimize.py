@@ -24,7 +24,7 @@ from .batches import Batches
 from .history import End, Ending, History
 from .options import Adam, Armijo, Rare, SpectralStep
 from .problem import Problem, Progress
-from .run import Run, RunPlan
+from .run import OptimizerRun, RunPlan
 
 DTYPES = ("float64", "float32")
 RUNAWAY = 100.0
@@ -258,8 +258,8 @@ def _fingerprint(method: Any) -> str:
         )
 
 
-def _carried_out(plan: RunPlan, w: Any, progress: bool) -> Run:
-    run = Run(plan, w)
+def _carried_out(plan: RunPlan, w: Any, progress: bool) -> OptimizerRun:
+    run = OptimizerRun(plan, w)
     if plan.checkpoint is not None and checkpoints.exists(plan.checkpoint):
         run.restore()
     try:
@@ -280,7 +280,7 @@ def _carried_out(plan: RunPlan, w: Any, progress: bool) -> Run:
     return run
 
 
-def _judged(run: Run) -> tuple[Any, float, Ending]:
+def _judged(run: OptimizerRun) -> tuple[Any, float, Ending]:
     """What a run returns, its loss, and how it ended."""
     problem, final = run.plan.problem, run.answer
     # Batch losses do not tell whether it is better than the start; the whole objective does, uncharged.
@@ -297,7 +297,7 @@ def _judged(run: Run) -> tuple[Any, float, Ending]:
     return final, loss, Ending(End.DONE, f"done, but {told}") if run.ending.end is End.DONE else run.ending
 
 
-def _history(run: Run) -> History:
+def _history(run: OptimizerRun) -> History:
     plan, log, host = run.plan, run.log, run.plan.problem.backend.host
     final, loss, ending = _judged(run)
     rank = plan.rule.rank

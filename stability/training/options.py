@@ -72,7 +72,7 @@ RARE: Rare = {
 
 
 @dataclass(frozen=True)
-class Here:
+class Prospect:
     """What a step rule may ask before a step is taken.
 
     Attributes
@@ -105,7 +105,7 @@ class Here:
 class StepRule(Protocol):
     """How far to go along a direction."""
 
-    def length(self, here: Here) -> float: ...
+    def length(self, ahead: Prospect) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ class FixedStep:
 
     step: float
 
-    def length(self, here: Here) -> float:
-        return self.step * here.share
+    def length(self, ahead: Prospect) -> float:
+        return self.step * ahead.share
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,10 @@ class SpectralStep:
         _check.positive("step", self.step)
         _check.positive("limit", self.limit)
 
-    def length(self, here: Here) -> float:
+    def length(self, ahead: Prospect) -> float:
         """The step length at an iterate."""
-        length = min(self.step, self.limit / here.largest) if here.largest > 0 else self.step
-        return length * here.share
+        length = min(self.step, self.limit / ahead.largest) if ahead.largest > 0 else self.step
+        return length * ahead.share
 
 
 @dataclass(frozen=True)
@@ -190,13 +190,13 @@ class Armijo:
                 raise ValueError(f"`{name}` must be in (0, 1); got {getattr(self, name)!r}.")
         _check.count("trials", self.trials)
 
-    def length(self, here: Here) -> float:
+    def length(self, ahead: Prospect) -> float:
         """The step length at an iterate; a schedule does not shorten what was searched for."""
         length, value = self.step, math.inf
-        fall = self.slope * max(here.slope(), 0.0)  # uphill directions ask for no rise
+        fall = self.slope * max(ahead.slope(), 0.0)  # uphill directions ask for no rise
         for _ in range(self.trials):
-            value = here.value(length)
-            if value <= here.loss - fall * length:
+            value = ahead.value(length)
+            if value <= ahead.loss - fall * length:
                 return length
             length *= self.shrink
-        return length / self.shrink if value <= here.loss else 0.0
+        return length / self.shrink if value <= ahead.loss else 0.0

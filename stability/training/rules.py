@@ -58,7 +58,7 @@ class Course(StrEnum):
     LOST = "lost"  # the run goes back to the best one
 
 
-class Rule:
+class DirectionRule:
     """What the loop asks of a direction rule; by itself ``p = g``, which knows no curvature.
 
     Attributes
@@ -111,7 +111,7 @@ class Rule:
         """Go on where `state` was taken."""
 
 
-class AdamRule(Rule):
+class AdamRule(DirectionRule):
     """Adam's two running means of the gradient."""
 
     def __init__(self, adam: Adam):
@@ -149,7 +149,7 @@ class AdamRule(Rule):
         )
 
 
-class DenseRule(Rule):
+class DenseRule(DirectionRule):
     """Exact gains on the whole Hessian of a batch: small dimensions."""
 
     def __init__(self, method: Method, every: int):
@@ -183,7 +183,7 @@ class DenseRule(Rule):
             self._local = spectral(self.method, self.hessian)
 
 
-class LowRankRule(Rule):
+class LowRankRule(DirectionRule):
     """A truncated method by a randomized eigendecomposition, refreshed from the last one.
 
     Attributes

@@ -21,9 +21,9 @@ from ..lowrank.operator import BadProducts, NotFinite
 from .batches import Batches, parts
 from .checkpoint import Checkpoint, _writable, latest, slots
 from .history import End, Ending
-from .options import Here, StepRule
+from .options import Prospect, StepRule
 from .problem import VALUE_COST, Problem, Progress, Work
-from .rules import Course, Curvature, Rule
+from .rules import Course, Curvature, DirectionRule
 
 GIVE_UP = 10
 """Steps in a row that would not have been finite before a run is called diverged."""
@@ -39,7 +39,7 @@ class RunPlan:
     """What a run was asked to do."""
 
     problem: Problem
-    rule: Rule
+    rule: DirectionRule
     batches: Batches
     step: StepRule
     decay: str | None
@@ -98,7 +98,7 @@ def _undisturbed() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-class Run:
+class OptimizerRun:
     """The loop and its state."""
 
     def __init__(self, plan: RunPlan, w: Any):
@@ -161,8 +161,8 @@ class Run:
         direction = plan.rule.direction(gradient)
         if plan.momentum:
             direction = direction if self.velocity is None else plan.momentum * self.velocity + direction
-        here = self._here(loss, gradient, direction, rows)
-        step = float(plan.step.length(here))  # a NumPy scalar would turn float32 states into float64
+        prospect = self._prospect(loss, gradient, direction, rows)
+        step = float(plan.step.length(prospect))  # a NumPy scalar would turn float32 states into float64
         ahead = self.w - step * direction
         if not self._finite(ahead):
             return loss, self._skip()
@@ -233,7 +233,7 @@ class Run:
         self.log.step_limits.append(self.limit)
         self.log.refreshed_at.append(self.work.passes / problem.samples)
 
-    def _here(self, loss: float, gradient: Any, direction: Any, rows: np.ndarray | None) -> Here:
+    def _prospect(self, loss: float, gradient: Any, direction: Any, rows: np.ndarray | None) -> Prospect:
         """What the step rule may ask."""
         plan, eigenvalues = self.plan, self.plan.rule.eigenvalues
 
@@ -242,7 +242,7 @@ class Run:
             self.work.gradient_passes += VALUE_COST * plan.batches.batch
             return plan.problem.value(self.w - length * direction, rows)
 
-        return Here(
+        return Prospect(
             loss=loss,
             slope=lambda: float(namespace(gradient).sum(gradient * direction)),
             value=value,
