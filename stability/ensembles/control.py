@@ -64,8 +64,7 @@ class ControlledMoments:
         covariance: np.ndarray,
         gaussian: bool,
     ) -> ControlledMoments:
-        """One block: v and u, shapes (times, samples, d), and the exact moments of u, (times, d) and (times,
-        d, d).
+        """One block: v and u (times, samples, d), and u's exact moments, (times, d) and (times, d, d).
 
         Raises ValueError where a sample is not finite or there are too many dimensions.
         """
@@ -96,9 +95,7 @@ class ControlledMoments:
         )
 
     def _shift(self, by: np.ndarray) -> np.ndarray:
-        """The matrix (times, f, f) that turns features of x into those of ``x + by``: they are linear in
-        them.
-        """
+        """The matrix (times, f, f) that turns features of x into those of ``x + by``, linear in them."""
         d, (rows, columns) = self._dim, np.triu_indices(self._dim)
         first = math.comb(d + self.degree, self.degree)
         move = np.tile(np.eye(self.gram.shape[-1]), (len(by), 1, 1))
@@ -122,8 +119,9 @@ class ControlledMoments:
     @cached_property
     @_quiet
     def _means(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Means of the targets x_i and x_i x_j (times, t), their covariance matrix, and that of plain means,
-        (times, t, t).
+        """Means of the targets x_i and x_i x_j (times, t), and their covariance matrix, (times, t, t).
+
+        Then that of plain means, (times, t, t).
         """
         controls = range(1, 1 + self._controls)
         first = math.comb(self._dim + self.degree, self.degree)  # after the constant and all polynomials
@@ -200,8 +198,9 @@ class ControlledMoments:
 
     @property
     def variance_reduction(self) -> tuple[np.ndarray, np.ndarray]:
-        """Variance of the plain estimator over that of the controlled one, (times, d) and (times, d, d); nan
-        where both vanish.
+        """Variance of the plain estimator over the controlled one's, (times, d) and (times, d, d).
+
+        nan where both vanish.
         """
         plain, controlled = self._variances(self._means[2]), self._errors
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -209,16 +208,15 @@ class ControlledMoments:
 
 
 def feature_count(dim: int) -> int:
-    """Features of a Gaussian control: one, the polynomials, and the means and second moments that are
-    wanted.
-    """
+    """Features of a Gaussian control: one, the polynomials, and the means and moments that are wanted."""
     degree = polynomial_degree(dim, gaussian=True)
     return math.comb(dim + degree, degree) + dim + dim * (dim + 1) // 2
 
 
 def polynomial_degree(dim: int, gaussian: bool) -> int:
-    """The largest degree whose polynomials in `dim` variables are few enough; ValueError where not even two
-    is.
+    """The largest degree whose polynomials in `dim` variables are few enough.
+
+    ValueError where not even two is.
     """
     if math.comb(dim + 2, 2) * 2 > MAX_FEATURES:
         raise ValueError(
@@ -239,8 +237,9 @@ def _exponents(dim: int, degree: int) -> tuple[tuple[int, ...], ...]:
 
 
 def hermite(z: np.ndarray, degree: int) -> np.ndarray:
-    """Products of normalised Hermite polynomials, (times, d, samples) -> (times, k, samples): orthonormal for
-    independent standard normals.
+    """Products of normalised Hermite polynomials, (times, d, samples) -> (times, k, samples).
+
+    They are orthonormal for independent standard normals.
 
     An entry that is zero throughout (a direction without variance) makes its polynomials zero.
     """
@@ -257,8 +256,9 @@ def hermite(z: np.ndarray, degree: int) -> np.ndarray:
 
 
 def _whiteners(covariance: np.ndarray) -> np.ndarray:
-    """Matrices (times, d, d) that turn a state of each covariance into one of covariance I; directions
-    without variance into zero.
+    """Matrices (times, d, d) that turn a state of each covariance into one of covariance I.
+
+    Directions without variance are turned into zero.
     """
     values, vectors = np.linalg.eigh(np.asarray(covariance, dtype=float))
     alive = values > 1e-12 * np.max(np.abs(values), axis=-1, keepdims=True)
@@ -281,9 +281,7 @@ def _slopes(gram: np.ndarray, controls: range, targets: range) -> np.ndarray:
 def _residual(
     gram: np.ndarray, controls: range, targets: range, slopes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (times, t) and covariance (times, t, t) of the targets less their controls, from mean products of
-    features.
-    """
+    """Mean (times, t) and covariance (times, t, t) of targets less controls, from features' products."""
     c, t = slice(controls.start, controls.stop), slice(targets.start, targets.stop)
     turned = np.swapaxes(slopes, 1, 2)
     mean = gram[:, 0, t] - (turned @ gram[:, c, 0][..., None])[..., 0]

@@ -44,9 +44,7 @@ class SampleMoments:
     @classmethod
     @_quiet
     def of(cls, states: np.ndarray) -> SampleMoments:
-        """The moments of one block of samples, shape (times, samples, d); ValueError where one is not
-        finite.
-        """
+        """The moments of a block of samples (times, samples, d); ValueError where one is not finite."""
         c = _columns(states)
         center = _subtract_mean(c)
         squares = c * c
@@ -163,8 +161,9 @@ class Quantiles:
 
     @property
     def _log_ratio(self) -> float:
-        """Bucket k holds distances in ``(ratio^(k-1), ratio^k]``, where ``ratio = (1 + tolerance) / (1 -
-        tolerance)``.
+        """The logarithm of ``ratio = (1 + tolerance) / (1 - tolerance)``.
+
+        Bucket k holds distances in ``(ratio^(k-1), ratio^k]``.
         """
         return math.log1p(self.tolerance) - math.log1p(-self.tolerance)
 
@@ -213,9 +212,7 @@ class Quantiles:
         )
 
     def quantile(self, levels: Any) -> np.ndarray:
-        """Values at levels in [0, 1], shape (times, levels, d), by NumPy's "inverted_cdf"; nan without
-        samples.
-        """
+        """Values at levels in [0, 1], (times, levels, d), by NumPy's "inverted_cdf"; nan without samples."""
         levels = np.atleast_1d(np.asarray(levels, dtype=float))
         if not ((levels >= 0) & (levels <= 1)).all():
             raise ValueError(f"`levels` must be in [0, 1]; got {levels}.")
@@ -232,9 +229,7 @@ class Quantiles:
 
 
 def _columns(states: np.ndarray) -> np.ndarray:
-    """A float64 copy, (times, d, samples): sums run along memory, and the numbers do not depend on the layout
-    that came in.
-    """
+    """A float64 copy, (times, d, samples): sums run along memory, whatever the layout that came in."""
     return np.array(np.swapaxes(states, 1, 2), dtype=float, order="C")
 
 

@@ -1,5 +1,6 @@
-"""The exact first-exit law of a Gaussian chain: what an Euler-Maruyama path, or the iteration itself, does
-along one linear mode.
+"""The exact first-exit law of a Gaussian chain along one linear mode.
+
+That is what an Euler-Maruyama path, or the iteration itself, does there.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ better picture, below the diffusing one.
 
 
 class ChainExit:
-    """First exit of ``x+ = (1 + rate dt) x + sqrt(diffusion dt) z`` from ``|x| < radius``, from 0, at its own
-    times: no continuity correction.
+    """First exit of ``x+ = (1 + rate dt) x + sqrt(diffusion dt) z`` from ``|x| < radius``, started at 0.
+
+    At the chain's own times: no continuity correction.
 
     What `form` it is computed in depends on the drift of a step at the edge over the noise of a step, and on
     the effort; `error` bounds the probability's:
@@ -64,8 +66,9 @@ class ChainExit:
             )
 
     def _iterated(self, nodes: int, steps: int, settle: float) -> np.ndarray:
-        """``P(T > k)`` for k = 0, 1, ... until `steps`, until it is geometric (not before `settle`: rounding
-        is too), or zero.
+        """``P(T > k)`` for k = 0, 1, ... until `steps`, until it is geometric, or zero.
+
+        Not before `settle`: rounding is geometric too.
         """
         from scipy.sparse import csr_array
         from scipy.special import ndtr
@@ -152,8 +155,7 @@ class ChainExit:
 
 
 def _returns(push: float) -> float:
-    """How often a walk of steps ``N(push, 1)`` is back below a far level after it first passed it, in the
-    mean.
+    """How often, in the mean, a walk of steps ``N(push, 1)`` is back below a far level that it passed.
 
     Its time below the level is ``b / m + E X^2 / (2 m^2)`` (renewal theorem), its first passage ``(b + E
     overshoot) / m`` (Wald), and Spitzer's identity gives the overshoot: ``E X^2 / (2 m) - sum_n E max(0,
@@ -179,8 +181,9 @@ def _rule(nodes: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def watched(mode: ExitTime, dt: float) -> ExitTime:
-    """`ExitTime.chain`, for a chain that overshoots too: its sign then alternates, and ``|x|`` is that of the
-    growth's size.
+    """`ExitTime.chain`, for a chain that overshoots too.
+
+    Its sign then alternates, and ``|x|`` is that of the growth's size.
     """
     growth = max(abs(1 + mode.rate * dt), 1e-3)
     return exit_time(

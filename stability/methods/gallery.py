@@ -1,5 +1,4 @@
-"""Methods from the literature beside the five of `stability.methods.method`: each is one formula, as a user
-would write it.
+"""Methods from the literature beside the five of `stability.methods.method`, each as one formula.
 
 >>> import stability as st
 >>> st.gallery.fractional(power=0.5).gains([4.0, -0.25])
@@ -15,8 +14,7 @@ from .method import Method
 
 
 def rsfn(*, eps: float) -> Method:
-    """Regularised saddle-free Newton, ``phi = (lam^2 + eps)^(-1/2)``: smooth in the Hessian at ``lam = 0``
-    too.
+    """Regularised saddle-free Newton, ``phi = (lam^2 + eps)^(-1/2)``: smooth at ``lam = 0`` too.
 
     Raises
     ------
@@ -29,8 +27,9 @@ def rsfn(*, eps: float) -> Method:
 
 
 def newsamp(*, rank: int) -> Method:
-    """NewSamp (Erdogdu and Montanari 2015): Newton on the `rank` largest eigenvalues, ``1 / lam_{r+1}`` on
-    all others.
+    """NewSamp: Newton on the `rank` largest eigenvalues, ``1 / lam_{r+1}`` on all others.
+
+    After Erdogdu and Montanari (2015).
 
     Raises
     ------
@@ -43,8 +42,7 @@ def newsamp(*, rank: int) -> Method:
 
 
 def natural_gradient(*, variance: float, eps: float) -> Method:
-    """The natural gradient where the gradient covariance is ``variance * H``: ``phi = 1 / (variance * lam +
-    eps)``.
+    """The natural gradient for a gradient covariance ``variance * H``: ``phi = 1 / (variance * lam + eps)``.
 
     Raises
     ------
@@ -61,8 +59,9 @@ def natural_gradient(*, variance: float, eps: float) -> Method:
 
 
 def fractional(*, power: float) -> Method:
-    """A fractional power of the curvature, ``phi = |lam|^(-power)``: between SGD (0) and saddle-free Newton
-    without damping (1).
+    """A fractional power of the curvature, ``phi = |lam|^(-power)``.
+
+    Between SGD (0) and saddle-free Newton without damping (1).
 
     Raises
     ------

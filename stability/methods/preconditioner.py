@@ -1,6 +1,4 @@
-"""The preconditioner at many states at once: one gain, applied the cheapest way that the Hessian's form
-allows.
-"""
+"""The preconditioner at many states at once: one gain, applied the cheapest way that the Hessian allows."""
 
 from __future__ import annotations
 
@@ -66,8 +64,9 @@ class Diagonal:
 
 
 class Planar:
-    """Two dimensions in closed form: ``P = level I + slope (H - mean I)`` through both eigenvalues ``mean -+
-    radius``.
+    """Two dimensions in closed form: ``P = level I + slope (H - mean I)``.
+
+    Through both eigenvalues ``mean -+ radius``.
 
     Rounding in `slope` is divided by the radius and multiplied by it again, so nearly equal eigenvalues lose
     nothing.
@@ -117,8 +116,9 @@ class CompiledPlanar:
 
 
 class CompiledSpectral:
-    """A few dimensions without eigenvectors: the Hessian is reduced again for every vector, and rotations act
-    on that alone.
+    """A few dimensions without eigenvectors: the Hessian is reduced again for every vector.
+
+    Rotations act on that vector alone.
     """
 
     response = None

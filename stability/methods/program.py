@@ -1,5 +1,4 @@
-"""A formula in plain arithmetic as a list of instructions, which compiled code can follow without knowing the
-formula.
+"""A formula in plain arithmetic as instructions, which compiled code follows without knowing it.
 
 A gain, or an objective's `planar`, is read once on a `Traced`; each operation becomes one instruction on
 numbered registers. Followed in order they round exactly as NumPy does on the same formula.
@@ -20,9 +19,7 @@ LONGEST = 64
 
 
 class Untraceable(TypeError):
-    """The formula is no list of operations: it asks for a number, or uses a function that has no
-    instruction.
-    """
+    """The formula is no list of operations: it asks for a number, or for a function without instruction."""
 
 
 class Program:

@@ -1,6 +1,4 @@
-"""A method at given spectra: its preconditioner ``P`` and the derivatives of ``P`` in the Hessian's
-eigenbasis.
-"""
+"""A method at given spectra: its preconditioner ``P`` and derivatives of ``P``, in the eigenbasis."""
 
 from __future__ import annotations
 
@@ -131,9 +129,7 @@ class SpectralResponse:
         return self._spread(table.first[0], (*lam.shape, lam.shape[-1]))
 
     def _first(self, values: Any, kept_pairs: Any) -> Any:
-        """Divided differences of `values` by index: given for kept pairs, quotients across the cut, 0 in the
-        tail.
-        """
+        """Divided differences by index: given for kept pairs, quotients across the cut, 0 in the tail."""
         if not self.truncated:
             return kept_pairs
         lam, xp = self.lams, namespace(self.lams)
@@ -196,9 +192,7 @@ class SpectralResponse:
 
 
 def _values(formula: Any, nodes: Any) -> Any:
-    """A formula in plain arithmetic at `nodes` of any namespace; what it gives for one number where it is
-    constant.
-    """
+    """A formula at `nodes` of any namespace; what it gives for one number where it is constant."""
     result = formula(Divided.variable(nodes))
     return result.value[0] if isinstance(result, Divided) else result
 

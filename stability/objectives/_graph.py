@@ -1,5 +1,4 @@
-"""Formulas as a graph of operations in which equal parts are stored once: derivatives by the chain rule,
-evaluation on arrays.
+"""Formulas as graphs in which equal parts are stored once: derivatives by the chain rule, evaluation.
 
 Nothing is ever made into text or code: a graph is differentiated into more graph, and walked to be evaluated.
 """
@@ -246,9 +245,7 @@ _PARTIALS: dict[str, Callable[..., tuple[int, ...]]] = {
 
 
 class Evaluator:
-    """Some nodes of a graph as a function of its variables; results that no longer matter are dropped on the
-    way.
-    """
+    """Some nodes of a graph as a function of its variables; results no longer needed are dropped."""
 
     def __init__(self, graph: Graph, roots: Sequence[int]):
         self.roots = list(roots)

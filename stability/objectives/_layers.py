@@ -15,8 +15,9 @@ PIECE = 1024
 
 
 class Activation(NamedTuple):
-    """A smooth function with two derivatives: of ``z``; of ``z`` and the value ``a`` there; of both and the
-    slope ``s``.
+    """A smooth function with two derivatives.
+
+    Of ``z``; of ``z`` and the value ``a`` there; of both and the slope ``s``.
     """
 
     value: Callable[[Any], Any]
@@ -61,8 +62,9 @@ ACTIVATIONS = {
 
 
 class Errors(NamedTuple):
-    """A sample's loss at the outputs: its value (..., b), its gradient (..., b, m), and its Hessian as a map
-    of such arrays.
+    """A sample's loss at the outputs: its value (..., b), its gradient (..., b, m), its Hessian as a map.
+
+    The map takes and gives arrays such as the gradient.
 
     The map, which `curvature` prepares, may overwrite what it is given.
     """
@@ -73,8 +75,7 @@ class Errors(NamedTuple):
 
 
 def cross_entropy(z: Any, labels: Any) -> Errors:
-    """``log sum_j exp z_j - z_label``, its value and derivatives to relative rounding however well the
-    samples are fitted.
+    """``log sum_j exp z_j - z_label`` and its derivatives, to relative rounding however small the loss.
 
     A fitted label's probability is 1 within rounding, and what is subtracted from it would be lost. So its
     slope is minus the sum of the others', and the curvature acts on directions as they differ from the most
@@ -133,9 +134,7 @@ class Trace(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """Where a layer's numbers lie in the state: weights (inputs, outputs) row by row, then biases
-    (outputs,).
-    """
+    """Where a layer's numbers lie in the state: weights (inputs, outputs) by rows, biases (outputs,)."""
 
     start: int
     inputs: int
@@ -185,8 +184,9 @@ def multiply_into(target: Any, start: int, stop: int, left: Any, right: Any) -> 
 
 
 class Linearized:
-    """The Hessian of a mean loss at one state over some rows of the data, as a map of directions (c, d) ->
-    (c, d).
+    """The Hessian of a mean loss at one state, over some rows of the data.
+
+    As a map of directions (c, d) -> (c, d).
 
     The pass forward and backward is done once; a product is that pass's derivative along each direction (the
     R-operator), all directions together. They lie as rows, so that a layer's part of each is a matrix where
@@ -226,9 +226,7 @@ class Linearized:
         self._backward(directions, moved, tangents, out)
 
     def _forward(self, directions: Any) -> tuple[list[Any], list[Any]]:
-        """Derivatives, along each direction, of the inputs of layers 1, 2, ... and of every layer's
-        preactivation.
-        """
+        """Derivatives, along each direction, of the inputs of layers 1, 2, ... and of all preactivations."""
         moved: list[Any] = []
         tangents: list[Any] = []
         for index, layer in enumerate(self._layers):
@@ -266,8 +264,9 @@ def _times(stack: Any, matrix: Any) -> Any:
 
 
 def tile(rows: int, width: int, *, on_host: bool) -> tuple[int, int]:
-    """Samples and columns that go through together where a network has `width` numbers per sample after its
-    inputs.
+    """Samples and columns that go through together where a network has `width` numbers per sample.
+
+    Those after its inputs.
 
     On the host a tile's intermediate arrays stay within a fast cache; on a device, within its memory.
     """
@@ -278,9 +277,7 @@ def tile(rows: int, width: int, *, on_host: bool) -> tuple[int, int]:
 
 
 def block_products(parts: list[Linearized], columns: int, l2: float, V: Any) -> Any:
-    """The sum of some linearizations' products, and ``l2 V``, on a block (d, k); the result is ordered as `V`
-    is.
-    """
+    """The sum of some linearizations' products, and ``l2 V``, on a block (d, k), ordered as `V` is."""
     xp, (dim, count) = namespace(V), V.shape
     result = xp.empty_like(V)
     by_rows = isinstance(V, np.ndarray) and V.flags.f_contiguous
@@ -312,8 +309,9 @@ def _add_up(parts: list[Linearized], l2: float, directions: Any, out: Any) -> No
 
 
 def _copy(source: Any, target: Any) -> None:
-    """Copy a tall matrix into one of the other order: on the host in pieces that are read and written within
-    a fast cache.
+    """Copy a tall matrix into one of the other order.
+
+    On the host in pieces that are read and written within a fast cache.
     """
     height = PIECE if isinstance(target, np.ndarray) else target.shape[0]
     for start in range(0, target.shape[0], height):

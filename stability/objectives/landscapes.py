@@ -26,8 +26,9 @@ class Landscape(Objective):
 
 
 class DoubleWell(Landscape):
-    """``(x_1^2 - 1)^2 / 4 + sum_{i>1} x_i^2 / 2``: minima at (+-1, 0, ...), a saddle at 0. Reference: (1, 0,
-    ...).
+    """``(x_1^2 - 1)^2 / 4 + sum_{i>1} x_i^2 / 2``: minima at (+-1, 0, ...), a saddle at 0.
+
+    Reference: (1, 0, ...).
     """
 
     name = "double_well"
@@ -67,8 +68,9 @@ class DoubleWell(Landscape):
 
 
 class CoupledQuartic(Landscape):
-    """``(x^2 - 1)^2 / 4 + (1 + x^2) |y|^2 / 4`` with ``w = (x, y)``: saddle at 0, minima at (+-1, 0).
-    Reference: 0.
+    """``(x^2 - 1)^2 / 4 + (1 + x^2) |y|^2 / 4`` with ``w = (x, y)``.
+
+    Saddle at 0, minima at (+-1, 0). Reference: 0.
 
     The Hessian is ``diag(-1, 1/2, ...)`` at the saddle and ``diag(2, 1, ...)`` at the minima; the coupling
     turns its eigenvectors in between.
@@ -189,8 +191,9 @@ class Rosenbrock(Landscape):
 
 
 class Michalewicz(Landscape):
-    """``-sum_i sin(x_i) sin(i x_i^2 / pi)^20``: steep valleys, many flat and indefinite regions; no reference
-    point.
+    """``-sum_i sin(x_i) sin(i x_i^2 / pi)^20``: steep valleys, many flat and indefinite regions.
+
+    There is no reference point.
     """
 
     name = "michalewicz"
@@ -214,8 +217,9 @@ class Michalewicz(Landscape):
         return diagonal_matrix(-self._term(w, 3) * v)
 
     def _term(self, w: np.ndarray, order: int) -> np.ndarray:
-        """A derivative of ``sin(x) s(u)^20`` per coordinate, ``s = sin``, ``u = i x^2 / pi``; ``u' = rate *
-        x``.
+        """A derivative of ``sin(x) s(u)^20`` per coordinate.
+
+        With ``s = sin``, ``u = i x^2 / pi`` and ``u' = rate * x``.
         """
         x, rate = as_floats(w), self.rate
         xp = namespace(x)

@@ -79,9 +79,7 @@ def student_t(mode: Mode) -> Draft:
 
 
 def poles(mode: Mode) -> list[tuple[Any, Any, Any]]:
-    """Where the gain is infinite on the real line: (place, order m, strength r), ``|phi| ~ r / |x -
-    place|^m``.
-    """
+    """Where the gain is infinite: (place, order m, strength r), ``|phi| ~ r / |x - place|^m``."""
     size, near = Symbol("y", positive=True), Symbol("z", positive=True)
     places = [(sympy.Integer(0), mode.gain(near))]
     for sign in (1, -1):
@@ -112,9 +110,7 @@ def _by_derivatives(inverse: Any, near: Any, place: Any, mode: Mode) -> tuple[An
 
 
 def roots(expression: Any, symbol: Any, mode: Mode) -> list[Any]:
-    """Positive roots; one whose sign hangs on a parameter counts if it is positive at the method's own
-    values.
-    """
+    """Positive roots; one whose sign hangs on a parameter counts if the method's own values make it so."""
     if not expression.has(symbol):
         return []
     try:
@@ -153,9 +149,7 @@ def _normal(offset: Any) -> Any:
 
 
 def _untruncated(method: Method) -> bool:
-    """Whether a mode's gain is a formula of its own curvature: a truncated method drops it on its way to a
-    pole.
-    """
+    """Whether a mode's gain is a formula of its own curvature: truncated, it is dropped near a pole."""
     return method.rank is None or not poles(Mode(method))
 
 
@@ -244,9 +238,7 @@ def largest_gain(mode: Mode) -> Any:
 
 
 def _confirm(mode: Mode, formulas: list[Any], bound: float) -> None:
-    """What SymPy found is no smaller than the gain on a grid: a stationary point missed would go unnoticed
-    otherwise.
-    """
+    """What SymPy found is no smaller than the gain on a grid: else a stationary point was missed."""
     y = Symbol("y", real=True, nonzero=True)
     size = np.geomspace(1e-9, 1e9, 4001)
     for formula in formulas:

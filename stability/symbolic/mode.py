@@ -49,8 +49,7 @@ zeta, E_g, E_h = sympy.symbols("zeta E_g E_h", real=True)
 
 @dataclass(frozen=True)
 class Mode:
-    """One mode of a method: its gain ``phi(lambda)`` and the derivative that Hessian noise sees, as SymPy
-    expressions.
+    """One mode of a method: its gain ``phi(lambda)`` and the derivative that Hessian noise sees, in SymPy.
 
     Attributes
     ----------
@@ -135,8 +134,9 @@ class Mode:
 
     @property
     def slope(self) -> Any:
-        """``DP`` along a diagonal entry of the Hessian noise: the mode's own, ``phi'(lambda)``; in the tail
-        that of ``lambda_next``.
+        """``DP`` along a diagonal entry of the Hessian noise.
+
+        The mode's own, ``phi'(lambda)``; in the tail that of ``lambda_next``.
         """
         return (
             sympy.diff(self.tail_gain(lam_next), lam_next)
@@ -151,8 +151,9 @@ class Mode:
 
 
 class SymbolicModes:
-    """A method at ``d`` symbolic curvatures ``lambda_1 > ... > lambda_d``: gains, and the derivative of ``P``
-    (Daleckii and Krein).
+    """A method at ``d`` symbolic curvatures ``lambda_1 > ... > lambda_d``: gains, and ``P``'s derivative.
+
+    The latter is Daleckii and Krein's.
     """
 
     def __init__(self, mode: Mode, dim: int, **assumptions: bool):
@@ -216,8 +217,9 @@ CURVATURE = {E_g**2: s_g**2, E_h**2: s_h**2, E_g * E_h: c_gh}
 
 
 def kick(mode: Mode) -> Any:
-    """``K``: the variance of ``phi E_g + phi' lambda E_h``, what curvature noise multiplies the mode by; one
-    term per moment.
+    """``K``: the variance of ``phi E_g + phi' lambda E_h``, by which curvature noise multiplies the mode.
+
+    One term per moment.
     """
     whole = expectation((X * E_g + Y * E_h) ** 2, CURVATURE).subs({X: mode.phi, Y: mode.slope * mode.at})
     return sympy.Add(
@@ -236,8 +238,9 @@ def generator(mode: Mode, function: Any, *, diffusion: Any) -> Any:
 
 
 def one_step(mode: Mode, step: Any, *, curvature: bool) -> Any:
-    """``E (delta+)^2`` after one step of length `step` of the chain: expanded in rate, gain and slope, which
-    are then put in.
+    """``E (delta+)^2`` after one step of length `step` of the chain.
+
+    Expanded in rate, gain and slope, which are then put in.
     """
     strength = X * zeta + ((X * E_g + Y * E_h) * delta if curvature else 0)
     moved = delta * (1 + step * a) + sympy.sqrt(alpha * step) * strength
@@ -265,9 +268,7 @@ def linear_root(expression: Any, unknown: Any) -> Any:
 
 
 def tidy(expression: Any) -> Any:
-    """A rational expression as one fraction, its parts factored, with no minus sign that a difference could
-    take.
-    """
+    """A rational expression as one factored fraction, with no minus sign that a difference could take."""
     top, bottom = sympy.fraction(sympy.factor(sympy.together(sympy.expand_mul(expression))))
     if not top.could_extract_minus_sign():
         return top / bottom

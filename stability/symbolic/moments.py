@@ -359,9 +359,7 @@ def _bounding(mode: Mode, bound: Any) -> list[Step]:
 
 
 def _damped(method: Method) -> bool:
-    """Whether damping is what the method does: a gain that is finite at zero curvature and falls from
-    there.
-    """
+    """Whether damping is what the method does: a gain that is finite at zero and falls from there."""
     gain = Mode(method).gain(lam)
     return (
         sympy.limit(gain, lam, 0, "+").is_finite is True

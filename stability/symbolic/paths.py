@@ -173,9 +173,7 @@ b = Symbol("b", positive=True)
 
 
 def _streaming() -> tuple[list[Step], Any]:
-    """Constant-step excess risk of streaming least squares, by one generic mode and its coupling through tr(H
-    M).
-    """
+    """Constant-step excess risk of streaming least squares: one generic mode, coupled through tr(H M)."""
     x, y, own, other = (
         Symbol("x_i"),
         Symbol("x_j"),

@@ -158,9 +158,7 @@ def vanishes(expression: Any, reason: str) -> Step:
 
 
 def over_spectrum(mode: Mode, term: Callable[[Any, Any], Any]) -> Any:
-    """``sum_i term(phi_i, lambda_i)``; for a truncated method over the kept modes, and over the tail with its
-    own gain.
-    """
+    """``sum_i term(phi_i, lambda_i)``; of a truncated method, over kept modes and over the tail's gain."""
     spectrum, index = sympy.IndexedBase("lambda"), sympy.Symbol("i", integer=True)
     count, rank = (
         sympy.Symbol("d", integer=True, positive=True),
@@ -211,9 +209,7 @@ def whole_spectrum(mode: Mode) -> list[Hypothesis]:
 
 
 def stable_matrices(spectrum: SymbolicModes, mode: Mode, step: Any = None) -> list[Hypothesis]:
-    """Of full matrices: falling curvatures, decaying modes, a stable mean, and a covariance where there is
-    one.
-    """
+    """Of full matrices: falling curvatures, decaying modes, a stable mean, a covariance where one exists."""
     dim = len(spectrum.curvatures)
     pulls = [phi * x for phi, x in zip(spectrum.gains, spectrum.curvatures, strict=True)]
     result = [falling(dim)]

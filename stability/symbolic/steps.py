@@ -58,9 +58,7 @@ DISTINCT = Hypothesis("the two curvatures differ", (lam - lam_j) ** 2)
 
 
 def _marginal(mode: Mode) -> tuple[list[Step], Any, Any]:
-    """The noise's strength K, and the step at which the homogeneous second moment neither grows nor
-    decays.
-    """
+    """The noise's strength K, and the step at which the second moment neither grows nor decays."""
     square = one_step(mode, alpha, curvature=True)
     factor = square.coeff(delta, 2)
     a, K = Symbol("a", negative=True), Symbol("K", nonnegative=True)
@@ -352,8 +350,9 @@ def finite_data_limit(mode: Mode) -> Draft:
 
 @matrix("finite-data-limit")
 def finite_data_matrix(mode: Mode, dim: int) -> Draft:
-    """The whole second-moment map with a fixed preconditioner P, counted out over all batches of two from
-    three samples.
+    """The whole second-moment map with a fixed preconditioner P.
+
+    Counted out over all batches of two from three samples.
     """
     size, count = 2, 3
     samples = [

@@ -1,6 +1,4 @@
-"""Witnesses: for every statement, admissible values, another way to the number, and a simulation that it
-predicts.
-"""
+"""Witnesses: admissible values for every statement, another way to its number, a simulation it predicts."""
 
 from . import laws, moments, paths, steps  # noqa: F401 - importing them registers their witnesses
 from .base import WITNESSES, Case, Witness, value

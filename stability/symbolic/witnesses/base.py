@@ -1,6 +1,4 @@
-"""Witnesses: for every statement, admissible values, another way to the number, and a simulation that it
-predicts.
-"""
+"""Witnesses: admissible values for every statement, another way to its number, a simulation it predicts."""
 
 from __future__ import annotations
 
@@ -68,8 +66,9 @@ class Case:
         return Case(self.ranked(1), self.branch, self.dim)
 
     def spectrum(self, values: Values) -> list[float]:
-        """Curvatures of a quadratic whose last mode is the one spoken of: it is kept, or all that are kept
-        are above it.
+        """Curvatures of a quadratic whose last mode is the one spoken of.
+
+        It is kept, or all that are kept are above it.
         """
         lam, kept = float(values["lam"]), self.method.rank or 1
         if self.branch == "kept":

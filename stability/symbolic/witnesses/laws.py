@@ -157,9 +157,7 @@ class BoundedStep(Recomputed):
         return True
 
     def numeric(self, case: Case, values: Values) -> float:
-        """The largest gain on a grid of both signs, narrowed around its maximum again and again; beyond 10^8
-        it has no bound.
-        """
+        """The largest gain on a grid of both signs, narrowed again and again; inf beyond 10^8."""
         return max(
             self._largest(formula)
             for formula in (

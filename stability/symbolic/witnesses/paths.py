@@ -86,9 +86,7 @@ class TrajectoryNoise(Recomputed):
         }
 
     def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
-        """The variance after two steps away from equilibrium: the first step's noise has been carried along
-        by J.
-        """
+        """The variance after two steps away from equilibrium: J carries the first step's noise along."""
         dt, sigma = 0.2, 1e-3
         first = -dt * case.method.gain(values["h"]) * values["g"]
         k = values["k"] * min(

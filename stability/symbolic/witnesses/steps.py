@@ -124,9 +124,7 @@ class TruncationGap(Recomputed):
         return float(case.ranked(1).divided_differences(np.array([values["lam"], values["lam_next"]]))[0, 1])
 
     def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
-        """Hessian noise turns a gradient along the last kept mode into the first one left out: ``Phi E
-        lambda``.
-        """
+        """Hessian noise turns a gradient along the last kept mode into the next one: ``Phi E lambda``."""
         noise = Noise(curvature=0.1, batch=math.inf, hessian_batch=1)
         flow = Flow(quadratic([values["lam"], values["lam_next"]]), case.ranked(1), noise, step=0.1)
         sample = noise.sample(np.zeros(2), 20_000, np.random.default_rng(seed))
@@ -152,8 +150,9 @@ class TruncationLimit(Recomputed):
         return 2 / abs(float(linear.rates[1]))
 
     def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
-        """At the limit the tail's mode turns its sign at every step: undamped, its noise adds up, ``M_k = k
-        step^2 phi^2 sigma^2``.
+        """At the limit the tail's mode turns its sign at every step: undamped, its noise adds up.
+
+        ``M_k = k step^2 phi^2 sigma^2``.
         """
         limit = value(theorem, case, values)
         flow = self.flow(case, values, limit)
@@ -186,8 +185,6 @@ class FiniteDataLimit(Recomputed):
         return linearize(self.flow(case, values, 1.0), at=[0.7]).step_limit()
 
     def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
-        """Real minibatch steps at the limit, nothing linearised: the objective is quadratic and the Hessian
-        that of all data.
-        """
+        """Real minibatch steps at the limit, nothing linearised: a quadratic with all data's Hessian."""
         flow = self.flow(case, values, value(theorem, case, values))
         return z_of_mean(doubled(flow, seed, level="iteration"), 1.0)
