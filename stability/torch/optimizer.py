@@ -90,18 +90,6 @@ class LRSFN(torch.optim.Optimizer):
     mode, or its running means move with every Hessian batch too. Attention has a second derivative only in
     torch's "math" kernel: compute the loss under
     ``torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)`` inside the closure.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from stability.torch import LRSFN
-    >>> model = torch.nn.Linear(3, 1).double()
-    >>> x = torch.randn(64, 3).double() * torch.tensor([1.0, 0.1, 0.01])  # condition number 1e4
-    >>> y = x.sum(dim=1, keepdim=True)
-    >>> opt = LRSFN(model, lr=1.0, rank=4, damping=1e-8)
-    >>> before = opt.step(lambda rows: ((model(x[rows]) - y[rows]) ** 2).mean(dim=1))
-    >>> bool(((model(x) - y) ** 2).mean() < 1e-6 * before)  # one step, where gradient descent takes thousands
-    True
     """
 
     _failure = ""

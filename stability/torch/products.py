@@ -295,14 +295,15 @@ def hessian_products(
 
     Examples
     --------
-    >>> import torch, stability as st
+    >>> import torch
     >>> from stability.torch import hessian_products
     >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
     >>> hvp, n = hessian_products([w], lambda: (torch.tensor([3.0, -1.0]) * w**2).sum() / 2)
     >>> hvp(torch.eye(n))
     tensor([[ 3.,  0.],
             [ 0., -1.]])
-    >>> st.randomized_eigh(hvp, n, 1).eigenvalues
+    >>> from stability import randomized_eigh
+    >>> randomized_eigh(hvp, n, 1).eigenvalues
     array([3.])
     """
     named = _named(params)
