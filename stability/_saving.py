@@ -271,8 +271,10 @@ def _build(kind: type[Kept], values: dict[str, Any]) -> Any:
 
 
 def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """`value` in strict JSON's terms: nan and infinities as ``{"float": "nan"}``, arrays by their name among
-    the arrays, kept objects as their kind and values.
+    """`value` in strict JSON's terms.
+
+    nan and infinities as ``{"float": "nan"}``, arrays by their name among the arrays, kept objects as their
+    kind and values.
     """
     if isinstance(value, Kept):
         return {"kept": _kind(value), "values": {k: _encode(v, arrays) for k, v in value._kept().items()}}
