@@ -87,7 +87,7 @@ def _broken(result: History, sweeps: np.ndarray, values: np.ndarray) -> tuple[np
     """
     gaps = np.diff(result.sweeps, prepend=0.0)
     usual = float(np.median(gaps)) if len(gaps) else 0.0
-    before = np.searchsorted(result.sweeps, result.refreshed_at)  # the iterations that followed
+    before = result.refreshes
     before = before[(before > 0) & (before < len(gaps))]
     at = np.searchsorted(sweeps, result.sweeps[before[gaps[before] > 2 * usual]])
     at = np.unique(at[(at > 0) & (at < len(sweeps))])
