@@ -31,7 +31,8 @@ class Flow:
     objective : Objective
     method : Method
     noise : Noise, optional
-        None for the deterministic flow.
+        The law of the samples, kept as `noise_model`; None for the deterministic flow. `Flow.noise` is the
+        linear map that carries a sample to the state.
     step : float
         The learning rate ``alpha`` > 0.
 
@@ -112,8 +113,9 @@ class Flow:
         return bool(trait(self.objective, "constant_hessian"))
 
     def local(self, w: Any, *, bends: bool = True) -> Any:
-        """The preconditioner at states (..., d); where its derivative is not asked for (`bends`), the
-        cheapest form of it.
+        """The preconditioner at states (..., d), in the cheapest form that has what is asked for.
+
+        Its derivative is asked for with `bends`.
         """
         if self.method.is_identity:
             return Identity()
@@ -154,9 +156,7 @@ class Flow:
         return other
 
     def tangent(self, at: np.ndarray) -> Flow:
-        """The same flow on the objective's quadratic model at a critical point (d,): what `linearize`
-        describes, as paths.
-        """
+        """What `linearize` describes, as paths: this flow on the quadratic model at a critical point (d,)."""
         return self._with(QuadraticModel(np.asarray(self.objective.hessian(at), dtype=float), at))
 
     def _with(self, objective: Any) -> Flow:
@@ -205,8 +205,9 @@ class Flow:
         return -preconditioner @ hessian - np.stack(columns, axis=-1)
 
     def noise(self, w: Any, sample: Sample) -> np.ndarray:
-        """The linear noise map ``P zeta + P Eg (w - w*) + DP[Eh] g``, (..., d) with one noise sample per
-        state.
+        """The linear noise map ``P zeta + P Eg (w - w*) + DP[Eh] g``, with one noise sample per state.
+
+        States (..., d) -> (..., d); the law of the samples is `noise_model`.
         """
         w = np.asarray(w, dtype=float)
         zeta, Eg, Eh = (np.asarray(part, dtype=float) for part in sample)
@@ -225,8 +226,7 @@ class Flow:
         return force + local.derivative(Eh, np.asarray(self.objective.gradient(w), dtype=float))
 
     def diffusion(self, w: Any) -> np.ndarray:
-        """Covariance per unit of t that the Ito equation's noise gains at a state, ``step * E[b b^T]``: (...,
-        d) -> (..., d, d).
+        """Covariance that the noise adds per unit of t, ``step * E[b b^T]``: (..., d) -> (..., d, d).
 
         ``b = P zeta + P Eg (w - w*) + DP[Eh] g`` is the linear noise map; the noise's own factors stand for
         its law.
@@ -265,17 +265,16 @@ class Flow:
         )
 
     def draw(self, size: int, rng: np.random.Generator, *, level: str) -> Sample | Minibatches:
-        """The noise of `size` steps of the SDE (``level="sde"``) or of the iteration
-        (``level="iteration"``).
-        """
+        """The noise of `size` steps of the SDE (``level="sde"``) or of the iteration ("iteration")."""
         if level == "iteration" and self.noise_model.objective is not None:
             return self.noise_model.draw_batches(size, rng)
         # A noise class of one's own may give a plain tuple.
         return Sample(*self.noise_model.sample(np.zeros(self.dim), size, rng))
 
     def euler(self, w: Any, sample: Sample, dt: float) -> Any:
-        """One Euler-Maruyama step of length `dt` for states (m, d): one preconditioner serves drift and
-        noise.
+        """One Euler-Maruyama step of length `dt` for states (m, d).
+
+        One preconditioner serves drift and noise.
         """
         local, gradient = self.local(w, bends=self.bends), self.objective.gradient(w)
         strength = math.sqrt(self.step * dt)
@@ -289,8 +288,9 @@ class Flow:
         return -local.apply(gradient), force + local.derivative(sample[2], gradient) if self.bends else force
 
     def update(self, w: Any, sample: Sample | Minibatches) -> Any:
-        """One step of the true stochastic iteration for states (m, d), with the noise given: nothing
-        linearised.
+        """One step of the true stochastic iteration for states (m, d), with the noise given.
+
+        Nothing is linearised.
         """
         if isinstance(sample, Minibatches):
             gradient = self.objective.gradient(w, batch=sample.gradient)

@@ -612,3 +612,13 @@ def test_the_orders_old_name_is_read_and_told():
         assert not np.array_equal(ask(order=1), ask(order=2))
     with pytest.raises(ValueError, match=r"`order` must be one of 1, 2; got \[2\]"):
         lin.covariance(order=[2])
+
+
+def test_a_mode_that_is_flat_up_to_rounding_is_told_as_zero():
+    flat = st.quadratic([1.0, 0.1, 0.0], rotation_seed=1)
+    lin = st.linearize(st.Flow(flat, st.SGD(), st.Noise(gradient=0.1), step=0.1))
+    assert 0 < abs(lin.eigenvalues[2]) < 1e-15
+    assert "mode 2 (lambda = 0, rate = 0)" in str(lin)
+    saddle = st.Flow(st.landscape("monkey_saddle"), st.SGD(), st.Noise(gradient=0.1), step=0.1)
+    with pytest.raises(st.Unstable, match=r"mode 0 \(lambda = 0, rate = 0\), 1 \(lambda = 0, rate = 0\)"):
+        st.linearize(saddle, at=[0.0, 0.0]).step_limit()

@@ -151,7 +151,7 @@ def _row(flow: Flow, at: Any) -> Bound:
     limit = ask(linear.limit)
     cause = ""
     if limit is not math.nan:
-        cause = f"{limit.cause}, mode {limit.mode} (lambda = {linear.eigenvalues[limit.mode]:.3g})"
+        cause = f"{limit.cause}, mode {limit.mode} (lambda = {number(linear.eigenvalues[limit.mode], '.3g')})"
     gains = linear.amplification
     return Bound(
         method=name,

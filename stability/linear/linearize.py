@@ -1,5 +1,4 @@
-"""Linearised theory at a critical point: rates, covariances, excess risk, step limits, and when to trust
-them.
+"""Linearised theory at a critical point: rates, covariances, step limits, and when to trust them.
 
 At first order (``order=1``, level L of the notes) it is linear in the noise and exact for the Euler-Maruyama
 chain. At second (``order=2``, level L2) it keeps the second order of
@@ -19,7 +18,7 @@ import numpy as np
 from .. import _check
 from .._array import transpose
 from .._check import Unstable
-from .._display import Grid, settled
+from .._display import Grid, number, settled
 from .._frames import Framed
 from .._law import Law, law_of
 from .._saving import Result
@@ -121,9 +120,7 @@ class LinearFlow(Result, Framed):
         growing = np.flatnonzero((rates > -rounding) & (True if modes is None else modes))
         if len(growing):
             order = growing[np.argsort(-rates[growing])]
-            listed = ", ".join(
-                f"{i} (lambda = {self.eigenvalues[i]:.4g}, rate = {rates[i]:.3g})" for i in order[:4]
-            )
+            listed = ", ".join(self._told(i) for i in order[:4])
             raise Unstable(
                 f"{what} does not exist for {self.flow.method.name}: {len(order)} of {len(rates)} modes do "
                 f"not decay: mode {listed}.",
@@ -138,8 +135,7 @@ class LinearFlow(Result, Framed):
             raise Unstable(
                 f"{what} does not exist for {self.flow.method.name}: the step {dt:.4g} is beyond the mean "
                 f"limit {self.step_limit('mean'):.4g}, "
-                f"set by mode {fast[0]} (lambda = {self.eigenvalues[fast[0]]:.4g}, rate = "
-                f"{self.rates[fast[0]]:.3g}).",
+                f"set by mode {self._told(fast[0])}.",
                 modes=fast,
                 rates=self.rates[fast],
             )
@@ -149,12 +145,16 @@ class LinearFlow(Result, Framed):
             raise Unstable(
                 f"{what} does not exist for {self.flow.method.name}: the noise's second-moment map has "
                 f"relative radius {radius:.4g} >= 1 at "
-                f"step {self.flow.step:.4g}, led by mode {mode} (lambda = {self.eigenvalues[mode]:.4g}, rate "
-                f"= {self.rates[mode]:.3g}). "
+                f"step {self.flow.step:.4g}, led by mode {self._told(mode)}. "
                 "Take a smaller step, more damping or larger batches.",
                 modes=[mode],
                 rates=[self.rates[mode]],
             )
+
+    def _told(self, mode: int) -> str:
+        """A mode in a sentence, by its index."""
+        lam, rate = _settled(self.eigenvalues)[mode], _settled(self.rates)[mode]
+        return f"{mode} (lambda = {number(lam)}, rate = {number(rate, '.3g')})"
 
     # -- results ---------------------------------------------------------------------------------------------
 
@@ -233,8 +233,9 @@ class LinearFlow(Result, Framed):
         return self.at + self.vectors @ mean, self._outward(M - np.outer(mean, mean))
 
     def _coupling(self, push: np.ndarray) -> Map | None:
-        """What a mean m adds to the second moment's source: correlated data noise, and at order 2 the push
-        of nested batches.
+        """What a mean m adds to the second moment's source.
+
+        Correlated data noise, and at order 2 the push of nested batches.
         """
         cross, step = self._noise.cross, self.flow.step
         if cross is None:
@@ -260,8 +261,9 @@ class LinearFlow(Result, Framed):
 
     @property
     def _moving(self) -> np.ndarray:
-        """Modes (d,) bool that the flow moves or the noise enters; the others (flat directions at an
-        interpolating minimum) never change.
+        """Modes (d,) bool that the flow moves or the noise enters.
+
+        The others, flat directions at an interpolating minimum, never change.
         """
         flat = np.abs(self.rates) <= _ROUNDING * max(1.0, float(np.max(np.abs(self.rates))))
         if not flat.any():
@@ -311,17 +313,18 @@ class LinearFlow(Result, Framed):
 
     @property
     def amplification(self) -> np.ndarray:
-        """Stationary variance over SGD's at equal step, ``phi_i`` per mode (additive noise, continuous time;
-        nan where lam_i <= 0).
+        """Stationary variance over SGD's at equal step, per mode: ``phi_i``, nan where ``lam_i <= 0``.
+
+        For additive noise in continuous time.
         """
         return np.where(self.eigenvalues > 0, self.gains, np.nan)
 
     @property
     def mean_shift(self) -> np.ndarray:
-        """Displacement (d,) of the stationary mean by nested batches: ``-(P H)^{-1} E[DP[Eh] zeta]``, second
-        order in the noise.
+        """Displacement (d,) of the stationary mean by nested batches, second order in the noise.
 
-        Zero where Hessian and gradient batches are independent, and for Gaussian noise given by its size.
+        ``-(P H)^{-1} E[DP[Eh] zeta]``; zero where Hessian and gradient batches are independent, and for
+        Gaussian noise given by its size.
         """
         push = self._noise.push
         if not push.any():
@@ -399,10 +402,7 @@ class LinearFlow(Result, Framed):
     def _page(self) -> Iterator[str | Grid]:
         flow = self.flow
         yield f"{flow.method.name} at a critical point, step {flow.step:g}, validity {self.validity:.3g}"
-        columns = [
-            settled(values, np.max(np.abs(values), initial=0.0), 1e-15)
-            for values in (self.eigenvalues, self.gains, self.rates)
-        ]
+        columns = [_settled(values) for values in (self.eigenvalues, self.gains, self.rates)]
         rows: list[tuple[Any, ...]] = [(str(i), *row) for i, row in enumerate(zip(*columns, strict=True))]
         if len(rows) > _MOST_MODES:
             rows = [*rows[: _MOST_MODES - 2], ("...", None, None, None), rows[-1]]
@@ -411,6 +411,11 @@ class LinearFlow(Result, Framed):
             yield f"step limit: mean {self.step_limit('mean'):.4g}, mean-square {self.step_limit():.4g}"
         except (Unstable, ValueError) as error:
             yield str(error)
+
+
+def _settled(values: np.ndarray) -> np.ndarray:
+    """Of a spectrum (d,), what is rounding of its largest is zero."""
+    return settled(values, np.max(np.abs(values), initial=0.0), len(values) * np.finfo(float).eps)
 
 
 def linearize(flow: Flow, at: Any = None) -> LinearFlow:

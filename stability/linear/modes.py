@@ -1,6 +1,4 @@
-"""A flow's noise at a critical point, in the Hessian's eigenbasis: the covariances that the linear theory
-balances.
-"""
+"""A flow's noise in the Hessian's eigenbasis: the covariances that the linear theory balances."""
 
 from __future__ import annotations
 
@@ -17,8 +15,9 @@ _TENSOR_DIM = 64  # largest d for which E[G (x) G] is written out: d^4 numbers
 
 
 class ModalNoise:
-    """What of the noise reaches the modes of a linearised flow: additively, through ``G = P Eg + DP[Eh] H``,
-    and to second order.
+    """What of the noise reaches the modes of a linearised flow.
+
+    Additively, through ``G = P Eg + DP[Eh] H``, and to second order.
 
     Attributes
     ----------
@@ -80,9 +79,7 @@ class ModalNoise:
         return lambda M: (M.reshape(*M.shape[:-2], dim**2) @ tensor).reshape(M.shape)
 
     def gradient_share(self, M: np.ndarray) -> float:
-        """``tr E[P Eg M Eg P]``: what of the kick at a diagonal-dominated M the gradient batch alone
-        gives.
-        """
+        """``tr E[P Eg M Eg P]``: the gradient batch's share of the kick at a diagonal-dominated M."""
         noise = self.flow.noise_model
         if type(noise) is Noise:
             return noise.scales[0] * noise.curvature**2 * float(self.gains**2 @ (np.trace(M) + np.diag(M)))

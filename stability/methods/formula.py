@@ -129,8 +129,7 @@ _WALKED: dict[str, Callable] = {
 
 
 class Symbolic(Stand):
-    """A SymPy expression that NumPy's functions can be applied to: what a gain in plain arithmetic is read
-    on.
+    """A SymPy expression that NumPy's functions can be applied to: what a gain is read on.
 
     It counts its operations as it grows: a formula that uses an intermediate result twice doubles them, and
     SymPy would not come back from a few dozen such doublings.

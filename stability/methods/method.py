@@ -141,9 +141,7 @@ class Method:
         return self._gain(lam, **self.parameters)
 
     def tail_gain(self, lam_next: Any) -> Any:
-        """The gain off the kept eigenvectors, given the first eigenvalue left out (truncated methods
-        only).
-        """
+        """The gain off the kept eigenvectors of a truncated method, given the first eigenvalue left out."""
         if self._tail_gain is None:
             raise TypeError(f"{self.name} keeps every eigenvalue: it has no tail")
         return self._tail_gain(lam_next, **self.parameters)
@@ -155,8 +153,9 @@ class Method:
         return SpectralResponse(self, np.asarray(lams, dtype=float)).gains
 
     def divided_differences(self, lams: np.ndarray) -> np.ndarray:
-        """``Phi_ij = (phi_i - phi_j) / (lam_i - lam_j)``, repeated eigenvalues in the limit, (..., d) ->
-        (..., d, d).
+        """``Phi_ij = (phi_i - phi_j) / (lam_i - lam_j)``: (..., d) -> (..., d, d).
+
+        Repeated eigenvalues take the limit.
         """
         return SpectralResponse(self, np.asarray(lams, dtype=float)).divided
 

@@ -15,9 +15,7 @@ from .method import Method
 from .response import SpectralResponse
 
 COMPILED_DIM = _fast.MAX_DIM
-"""The compiled reduction beats LAPACK's eigenvectors in every dimension that it handles (measured: 5 to 12
-times).
-"""
+"""The compiled reduction beats LAPACK's eigenvectors wherever it works (measured: 5 to 12 times)."""
 
 
 class Identity:

@@ -1,5 +1,6 @@
-"""Formulas as people type them: Python's own grammar read into a tree, and of that tree only what is on a
-list.
+"""Formulas as people type them: Python's own grammar read into a tree.
+
+Of that tree only what is on a list is taken.
 
 No text is ever run. `^` is a power, as in a notebook: in Python's grammar it would be a weaker operator than
 `+`.
@@ -41,8 +42,9 @@ class Refused(ValueError):
 
 
 def read(text: object, variables: Sequence[str] | None = None) -> tuple[Graph, int, tuple[str, ...]]:
-    """A formula as a graph, its node in it, and the names of the variables (those it has, sorted, where none
-    are given).
+    """A formula as a graph, its node in it, and the names of its variables.
+
+    Those that it has, sorted, where none are given.
 
     Raises
     ------
@@ -184,8 +186,9 @@ class _Walk:
         )
 
     def _chain(self, node: ast.expr, depth: int) -> int:
-        """A sum of a thousand terms is nested a thousand deep on its left: that side is gone down in a
-        loop.
+        """A long sum, whose left side is gone down in a loop.
+
+        A sum of a thousand terms is nested a thousand deep there.
         """
         chain: list[ast.BinOp] = []
         while isinstance(node, ast.BinOp):

@@ -124,8 +124,9 @@ class Expression(Objective):
 
     @cached_property
     def _changes(self) -> dict[tuple[int, int], int]:
-        """The Hessian's derivatives along a direction, whose coordinates are the variables after the
-        state's.
+        """The Hessian's derivatives along a direction.
+
+        Its coordinates are the variables after the state's.
         """
 
         def derive() -> dict[tuple[int, int], int]:

@@ -1,5 +1,6 @@
-"""Networks on arrays: fully connected layers with gradients and block Hessian products, on NumPy, CuPy and
-others.
+"""Networks on arrays: fully connected layers with gradients and block Hessian products.
+
+On NumPy, CuPy and others.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ LARGEST_HESSIAN = 5000
 
 
 class Network(Objective):
-    """A fully connected network's loss on data, ``F(w) = (1/n) sum_i loss(z(x_i; w), y_i) + l2 |w|^2 / 2``;
-    see `mlp` and `autoencoder`.
+    """A fully connected network's loss on data; see `mlp` and `autoencoder`.
+
+    ``F(w) = (1/n) sum_i loss(z(x_i; w), y_i) + l2 |w|^2 / 2``.
 
     The state holds each layer's weights (inputs, outputs) row by row and then its biases, layer after layer.
     Every derivative takes ``batch=``: sample indices, shape (b,) for all states or (..., b) along with them.
@@ -73,8 +75,9 @@ class Network(Objective):
         return str(self.X.dtype).rpartition(".")[2]
 
     def initial(self, seed: int | np.random.Generator) -> Any:
-        """A state to start from, (d,): weights normal with variance ``2 / (inputs + outputs)`` (Glorot),
-        biases zero.
+        """A state to start from, (d,).
+
+        Weights are normal with variance ``2 / (inputs + outputs)`` (Glorot), biases zero.
         """
         rng, w = np.random.default_rng(seed), np.zeros(self.dim)
         for layer in self._layers:
@@ -99,8 +102,9 @@ class Network(Objective):
         return self._mean(w, errors), self._slope(w, trace, errors)
 
     def products(self, w: Any, batch: Any = None) -> Callable[[Any], Any]:
-        """The Hessian at ``w`` (d,) as a map of blocks (d, k) -> (d, k): the pass over the data is done once,
-        here.
+        """The Hessian at ``w`` (d,) as a map of blocks (d, k) -> (d, k).
+
+        The pass over the data is done once, here.
 
         A block goes through in tiles of samples and columns, which change nothing but the rounding. It comes
         back in the order (C or Fortran) it went in; Fortran order saves two transpositions.
@@ -166,8 +170,9 @@ class Network(Objective):
         return xp.concat(parts, axis=-1) + self.l2 * w[..., None, :]
 
     def per_sample_hessian(self, w: Any, batch: Any = None) -> Any:
-        """Hessians of the samples' own losses, regularization included, one by one: (..., n, d, d), for small
-        networks.
+        """Hessians of the samples' own losses, regularization included: (..., n, d, d).
+
+        One by one, for small networks.
         """
         batch = self._indices(np.arange(self.n_samples) if batch is None else batch)
         return namespace(self.X).stack(
@@ -177,8 +182,9 @@ class Network(Objective):
     # --- predictions ---
 
     def predict(self, w: Any, X: Any) -> Any:
-        """Outputs of the network, scores before the softmax for classes: (..., d), (n, sizes[0]) -> (..., n,
-        sizes[-1]).
+        """Outputs of the network, of classes the scores before the softmax.
+
+        (..., d), (n, sizes[0]) -> (..., n, sizes[-1]).
         """
         if isinstance(self.X, np.ndarray) or isinstance(X, np.ndarray | list | tuple):
             X = _data("X", X, self.dtype)
@@ -224,9 +230,7 @@ class Network(Objective):
         return w, trace, LOSSES[self.loss](trace.outputs, targets)
 
     def _at(self, w: Any, batch: Any) -> tuple[Any, Any, Any]:
-        """State, inputs and targets: (..., d), (n, p) or (..., b, p), and labels or targets of as many
-        samples.
-        """
+        """State, inputs and targets: (..., d), (n, p) or (..., b, p), and labels or targets of as many."""
         w, rows, targets = self._state(w), self.X, self.y
         if batch is not None:
             batch = self._indices(batch)
@@ -270,9 +274,7 @@ class Network(Objective):
         return gradient
 
     def _deltas(self, w: Any, trace: Trace, delta: Any) -> Iterator[tuple[Layer, Any, Any]]:
-        """Each layer with its inputs and the loss's derivative in its preactivations, from the last to the
-        first.
-        """
+        """Each layer, from the last to the first, with its inputs and its preactivation's derivative."""
         for index in reversed(range(len(self._layers))):
             layer, a = self._layers[index], trace.inputs[index]
             yield layer, a, delta
@@ -304,8 +306,9 @@ class Network(Objective):
         )
 
     def _indices(self, batch: Any) -> Any:
-        """Sample indices beside the data. Those of the host are checked; to check a device's own would wait
-        for it.
+        """Sample indices beside the data.
+
+        Those of the host are checked; to check a device's own would wait for it.
         """
         if isinstance(batch, np.ndarray) or not hasattr(batch, "shape"):
             batch = self._beside(self._checked(np.asarray(batch)))
@@ -424,8 +427,9 @@ def autoencoder(
     l2: float = 0.0,
     dtype: str = "float64",
 ) -> Network:
-    """A network that reproduces its inputs through a narrow layer: squared loss against `X` itself, linear
-    output layer.
+    """A network that reproduces its inputs through a narrow layer.
+
+    Squared loss against `X` itself, linear output layer.
 
     Parameters
     ----------

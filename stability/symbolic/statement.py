@@ -39,8 +39,9 @@ class Step(NamedTuple):
 
 
 class Hypothesis(NamedTuple):
-    """A condition in words, and the expression that must be positive for it to hold (None: not a matter of
-    numbers).
+    """A condition in words, and the expression that must be positive for it to hold.
+
+    None where it is not a matter of numbers.
     """
 
     text: str
@@ -51,8 +52,9 @@ class Hypothesis(NamedTuple):
 
 
 class Corollary(NamedTuple):
-    """A further equation of a theorem, by name, with the hypotheses that it adds; one on a whole spectrum has
-    its own instead.
+    """A further equation of a theorem, by name, with the hypotheses that it adds.
+
+    One on a whole spectrum has its own instead.
     """
 
     name: str
@@ -102,9 +104,7 @@ class Statement(Result):
     # -- reading -----------------------------------------------------------------------------------
 
     def latex(self, *, derivation: bool = False) -> str:
-        """The statement as LaTeX, or with `derivation` the whole chain as an ``align*`` block with its
-        reasons.
-        """
+        """The statement as LaTeX, or with `derivation` the whole chain with its reasons (``align*``)."""
         if not derivation:
             return sympy.latex(self.statement)
         rows = [(sympy.latex(step.equation), step.reason) for step in self.derivation]
@@ -234,9 +234,7 @@ class Statement(Result):
             ) from None
 
     def _check_kinds(self, given: Mapping[str, np.ndarray]) -> None:
-        """Symbols that stand for standard deviations, times or counts take no others, whether or not a
-        hypothesis speaks of them.
-        """
+        """Standard deviations, times and counts take no other values, whatever the hypotheses speak of."""
         for symbol in self._all_symbols:
             value = given.get(symbol.name)
             if value is None or symbol.name.startswith("lambda"):
@@ -257,8 +255,9 @@ class Statement(Result):
 
     @functools.cached_property
     def _all_symbols(self) -> set[Any]:
-        """Symbols that `evaluate` takes: a value that this method happens not to depend on may be given
-        too.
+        """Symbols that `evaluate` takes.
+
+        A value that this method happens not to depend on may be given too.
         """
         equations = [self.statement, *(c.equation for c in self.corollaries)]
         hypotheses = [*self.hypotheses, *(h for c in self.corollaries for h in c.hypotheses)]

@@ -1,6 +1,4 @@
-"""One table: what each method does at a minimum, a saddle, a maximum and a flat point, read off its own
-gain.
-"""
+"""One table: what each method does at every kind of critical point, read off its own gain."""
 
 from __future__ import annotations
 
@@ -154,8 +152,9 @@ def _vanishing(expression: Any, mode: Mode) -> Any:
 
 
 def _attracts(method: Method, branch: str, rate: Any) -> str:
-    """Whether a direction of negative curvature decays; where the gain changes sign at a pole, on which
-    side.
+    """Whether a direction of negative curvature decays.
+
+    Where the gain changes sign at a pole, on which side.
     """
     if rate.is_negative or rate.is_positive:
         return "yes" if rate.is_negative else "no"

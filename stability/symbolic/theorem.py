@@ -1,5 +1,4 @@
-"""Theorems by name, and their checks: against the numeric theory at random admissible values, and against
-ensembles.
+"""Theorems by name, and their checks against the numeric theory and against ensembles.
 
 Each statement has a witness that knows admissible values, another way to the same number, and a simulation
 whose outcome the statement predicts. Checks read the symbolic derivation through `evaluate` alone.
@@ -43,8 +42,9 @@ LARGEST_Z = 4.0
 
 @dataclass(frozen=True)
 class Outcome(Result):
-    """One method's part of a verdict: the largest deviation over the points, and the ensemble's z (nan: none
-    asked for).
+    """One method's part of a verdict.
+
+    The largest deviation over the points, and the ensemble's z (nan: none asked for).
     """
 
     method: str
@@ -125,8 +125,9 @@ class Theorem(Statement):
         )
 
     def data(self, **values: Any) -> Study:
-        """The statement along its axis, for `stability.plot`: for this method, or for any gain one curve per
-        shipped method.
+        """The statement along its axis, for `stability.plot`.
+
+        One curve for this method, or for any gain one per shipped method.
 
         Parameters
         ----------
@@ -309,8 +310,9 @@ def admissible(
 
 
 def curve(theorem: Theorem, values: dict[str, Any]) -> Study:
-    """The statement along its axis (the curvature, mostly), one curve per method, the other symbols at given
-    or typical values.
+    """The statement along its axis, the curvature mostly: one curve per method.
+
+    The other symbols are at given or typical values.
     """
     curves: dict[str, np.ndarray] = {}
     fixed: dict[str, Any] = {}
