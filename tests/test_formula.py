@@ -385,6 +385,17 @@ class TestKinks:
             for name in ("noise-amplification", "mean-square-step-limit", "saddle-attraction"):
                 assert st.theorem(name, method=method).check(points=5, ensemble=False)
 
+    def test_a_parameter_may_stand_before_the_eigenvalue(self):
+        for gain in (
+            lambda lam, c: 1 / (c * lam + 0.1),
+            lambda lam, c: np.exp(-c * abs(lam)),
+            lambda lam, c: np.where(c > lam, 1.0, 2.0),
+            lambda lam, c: (c >= lam) * 1.0 + c * (c < lam),
+        ):
+            assert st.theorem("noise-amplification", method=st.Method(gain, c=0.7)).check(
+                points=3, ensemble=False
+            )
+
     def test_what_sympy_fails_on_is_a_sentence_and_a_pole_in_a_branch_holds_nowhere(self):
         method = st.Method(lambda lam: (lam > 0) * 1.0 + 2 * ((lam <= 0) & (lam > -5)))
         with pytest.raises(ValueError, match=r"SymPy cannot derive 'bounded-sfn-step' .*Use st\.linearize"):
@@ -402,6 +413,7 @@ class TestUsersWords:
             (lambda lam: np.linalg.norm(lam), "it uses norm"),
             (lambda lam: np.add(lam, 1.0, where=True), "it uses add with options"),
             (lambda lam: math.exp(lam), "as a float, as functions of `math` do; use numpy's"),
+            (lambda lam: float(lam > 0), "as a float"),
             (lambda lam: 1.0 if lam > 0 else 2.0, r"it decides with `if`.*use numpy\.where"),
             (lambda lam: max(lam, 1.0), r"`max`; use numpy\.where"),
             (lambda lam: 0.1 < lam < 2, "it decides with"),

@@ -56,6 +56,15 @@ class Stand:
     def __bool__(self) -> NoReturn:
         raise Unreadable("it decides with `if`, `and`, `or` or `max`; use numpy.where(lam > 0, ..., ...)")
 
+
+class Node(Stand):
+    """What stands for a number at nodes, where Python may not ask for that number.
+
+    `Symbolic` does not refuse: SymPy takes a thing with ``__float__`` for a number, and would ask.
+    """
+
+    __slots__ = ()
+
     def __float__(self) -> NoReturn:
         raise Unreadable("it asks for the eigenvalue as a float, as functions of `math` do; use numpy's")
 
@@ -106,7 +115,7 @@ def chosen(condition: Any, yes: Any, no: Any) -> Any:
     return yes if condition else no
 
 
-class Divided(Stand):
+class Divided(Node):
     """A function at nodes ``x[, y[, z]]``: its values, and its divided differences.
 
     Attributes
@@ -299,7 +308,7 @@ class Divided(Stand):
         return xp.where(sizes[0] >= xp.maximum(sizes[1], sizes[2]), each[0], best)
 
 
-class Switch(Condition):
+class Switch(Condition, Node):
     """A comparison at the nodes of `owner`: whether it holds at each."""
 
     __slots__ = ("holds", "owner")
