@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import io
 import json
 import math
@@ -14,7 +15,7 @@ import os
 import platform
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,20 +27,26 @@ from ._display import Grid, Shown
 FORMAT = 1
 _INSIDE = ":"  # begins the names of arrays that lie deeper than a field
 _KINDS: dict[str, type[Kept]] = {}
+_LATER: dict[str, Callable[[], type[Kept]]] = {}
 
 
 class Kept:
-    """What `save` can write, by itself or inside a result: a dataclass, or a class with these two methods."""
+    """What `save` can write, by itself or inside a result.
+
+    A dataclass, a class whose constructor takes what lies under the same names in its instances, or one with
+    these two methods of its own. Only this package's own classes: a user's may need what no file holds.
+    """
 
     _RENAMED: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        _KINDS.setdefault(cls.__name__, cls)  # a user's subclass does not take over one of ours
+        if cls.__module__.split(".")[0] == __name__.split(".")[0]:
+            _KINDS.setdefault(cls.__name__, cls)
 
     def _kept(self) -> dict[str, Any]:
         """What is written: arrays, JSON's values, and other kept objects, by name."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     @classmethod
     def _restored(cls, **values: Any) -> Any:
@@ -143,6 +150,10 @@ def jsonable(value: Any) -> Any:
 def save(result: Any, path: str | Path) -> Path:
     """Write a result as ``PATH.npz`` and ``PATH.json``; returns the JSON's path.
 
+    Arrays are kept as they are. What theory answers from is kept too: a method's gain as the list of its
+    operations, a user's own included; the noise; the objective, or of one that no file can hold its
+    quadratic model at the critical point. A theorem is derived again when it is read back.
+
     Raises
     ------
     ValueError
@@ -182,10 +193,26 @@ def save(result: Any, path: str | Path) -> Path:
     return _beside(base, ".json")
 
 
+def keeps(value: Any) -> bool:
+    """Whether a file can hold `value`, as far as its class tells."""
+    return _KINDS.get(type(value).__name__) is type(value)
+
+
+def later(name: str, find: Callable[[], type[Kept]]) -> None:
+    """Register a kind whose module is imported only when one is read back."""
+    _LATER[name] = find
+
+
+def _known(name: Any) -> type[Kept]:
+    if name not in _KINDS and name in _LATER:
+        _LATER[name]()  # importing the module registers it
+    return _KINDS[name]
+
+
 def _kind(value: Any) -> str:
     """The name under which a kept object is read back."""
     kind = type(value).__name__
-    if _KINDS.get(kind) is not type(value):
+    if not keeps(value):
         raise ValueError(
             f"`result` must be one of this package's results; got a {kind}, which cannot be saved. Save its "
             "numbers: st.save(st.Study(name, arrays, parameters), path)."
@@ -224,7 +251,7 @@ def load(path: str | Path) -> Any:
         record = json.loads(text)
         newer = record["format"] > FORMAT
         if not newer:  # else what follows the format may mean something else
-            kind, checksum = _KINDS[record["kind"]], record["crc32"]
+            kind, checksum = _known(record["kind"]), record["crc32"]
             with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             values = dict(_decode(record["values"], arrays))
@@ -291,7 +318,7 @@ def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if not (value is None or isinstance(value, (bool, int, float, str, np.generic))):
         raise ValueError(
             f"A result that holds a {type(value).__name__} cannot be saved: a file keeps numbers, text and "
-            "arrays. Save its numbers: st.save(st.Study(name, arrays, parameters), path)."
+            "this package's own objects. Save its numbers: st.save(st.Study(name, arrays, parameters), path)."
         )
     return jsonable(value)
 
@@ -307,7 +334,7 @@ def _decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         return arrays[value["array"]]
     inside = {k: _decode(v, arrays) for k, v in value.items() if k != "kept"}
     if value.keys() == {"kept", "values"}:
-        return _build(_KINDS[value["kept"]], inside["values"])
+        return _build(_known(value["kept"]), inside["values"])
     return value | inside
 
 

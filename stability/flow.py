@@ -11,6 +11,7 @@ import numpy as np
 
 from . import _check
 from ._array import Backend, like, matvec, moved, transpose
+from ._saving import Kept
 from .methods.method import Method
 from .methods.preconditioner import Diagonal, Identity, Spectral, preconditioner, spectral
 from .methods.response import check_regular
@@ -19,7 +20,7 @@ from .objectives.base import require, trait
 from .objectives.quadratic import QuadraticModel
 
 
-class Flow:
+class Flow(Kept):
     """A stochastic optimizer on an objective.
 
     In continuous time (``t = iteration * step``) it is the Ito equation ``dW = -P(H) g dt + sqrt(step) [P
@@ -167,6 +168,16 @@ class Flow:
             self.reference,
         )  # a host array: `like` puts it beside the states
         return other
+
+    def _kept(self) -> dict[str, Any]:
+        # Noise estimated from data brings the objective along: both must be one and the same.
+        own = None if self.noise_model.objective is not None else self.objective
+        return {"objective": own, "method": self.method, "noise": self.noise_model, "step": self.step}
+
+    @classmethod
+    def _restored(cls, **values: Any) -> Flow:
+        noise, objective = values.pop("noise"), values.pop("objective")
+        return cls(noise.objective if objective is None else objective, noise=noise, **values)
 
     def drift(self, w: Any) -> np.ndarray:
         """``-P(H(w)) g(w)``, (..., d) -> (..., d)."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from . import _check
 from ._array import like, matvec, namespace
+from ._saving import Kept
 
 MAX_FACTOR_NUMBERS = 100_000_000
 """Largest set of factors built, in float64 numbers (0.8 GB)."""
@@ -36,7 +37,7 @@ class Minibatches(NamedTuple):
     hessian: np.ndarray
 
 
-class Noise:
+class Noise(Kept):
     """Gaussian noise given by its law per sample and by batch sizes.
 
     Parameters
@@ -330,6 +331,11 @@ class DataNoise(Noise):
         self.objective, self.replacement = F, bool(replacement)
         self._zeta, self._curvature = _factor_per_sample(F, reference)
         self._rows, self._flat = self._zeta.T, self._curvature.reshape(len(self._curvature), -1).T
+
+    def _kept(self) -> dict[str, Any]:
+        at = {"F": self.objective, "at": self.reference}
+        batches = {"batch": int(self.batch), "hessian_batch": int(self.hessian_batch)}
+        return at | batches | {"replacement": self.replacement, "coupling": self.coupling}
 
     @property
     def scales(self) -> tuple[float, float, float]:

@@ -6,10 +6,11 @@
 True
 """
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from ._estimate import Estimate
-from ._saving import Study
+from ._saving import Study, later
 from .comparison import Comparison
 from .datasets.images import Dataset
 from .datasets.table import Table
@@ -89,3 +90,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _report() -> Any:
+    from .torch.report import Report
+
+    return Report
+
+
+for _name in _SYMBOLIC:
+    later(_name, functools.partial(__getattr__, _name))
+later("Report", _report)

@@ -5,11 +5,15 @@ import json
 import math
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 import zlib
 
 import numpy as np
 import pytest
+import scipy.stats
+import sympy
 
 import stability as st
 from stability import _saving
@@ -147,10 +151,164 @@ class TestRoundTrip:
         assert (found["seed"], found["radius"]) == (3, "inf")
 
 
+def sympy_gain():
+    x, eps = sympy.Symbol("x", real=True), sympy.Symbol("eps", positive=True)
+    return st.Method(1 / sympy.sqrt(x**2 + eps), eps=0.02, name="own")
+
+
+METHODS = [
+    st.SGD(),
+    st.Newton(),
+    st.DampedNewton(damping=0.2),
+    st.LRSFN(rank=1, damping=0.1, tail="flat"),
+    st.gallery.rsfn(eps=0.01),
+    st.gallery.newsamp(rank=1),
+    st.gallery.natural_gradient(variance=0.5, eps=0.1),
+    st.gallery.fractional(power=0.7),
+    sympy_gain(),
+    st.Method(lambda lam: np.where(lam > 0.5, 1 / lam, 2.0) * np.tanh(np.clip(lam, 0.1, None)), name="where"),
+    st.Method(lambda lam: np.maximum(np.exp(-lam), 0.1) + (abs(lam) < 1) * lam**3, name="odd"),
+]
+
+
+class TestMethods:
+    @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.label)
+    def test_a_gain_is_kept_as_its_operations_to_the_last_bit(self, method, tmp_path):
+        flow = st.Flow(st.quadratic([2.0, 0.3]), method, st.Noise(gradient=0.1), step=0.05)
+        loaded = st.load(st.linearize(flow).save(tmp_path / "linear")).flow.method
+        lams = np.array([3.0, 1.7, 0.5, 0.02])
+        assert type(loaded) is type(method)
+        assert repr(loaded) == repr(method)
+        assert loaded.gains(lams).tobytes() == method.gains(lams).tobytes()
+        if method.rank is None:
+            assert np.array_equal(loaded.divided_differences(lams), method.divided_differences(lams))
+
+    def test_a_theorem_reads_the_gain_that_came_back(self, tmp_path):
+        for method in (st.gallery.rsfn(eps=0.01), sympy_gain()):
+            theorem = st.theorem("mean-square-step-limit", method=method)
+            assert st.load(theorem.save(tmp_path / "theorem")).statement == theorem.statement
+
+    def test_a_constant_gain_and_an_unchanged_curvature(self, tmp_path):
+        for gain in (lambda lam: 2.0, lambda lam: lam):
+            flow = st.Flow(st.quadratic([2.0]), st.Method(gain), st.Noise(gradient=0.1), step=0.05)
+            loaded = st.load(st.linearize(flow).save(tmp_path / "linear"))
+            assert loaded.gains.tolist() == [2.0]
+
+    def test_a_gain_that_holds_more_than_numbers_is_refused(self, tmp_path):
+        table = st.Method(lambda lam: 1 / (abs(lam) + np.array([0.1])), name="table")
+        with pytest.raises(ValueError, match=r"`gain` of 'table' cannot be saved: it holds a ndarray"):
+            st.linearize(st.Flow(st.quadratic([1.0]), table, step=0.1)).save(tmp_path / "table")
+
+    @pytest.mark.parametrize(
+        "operations",
+        [[["os.system", 0]], [["add", 0, 2]], [["add", 0, -1]], [["__import__", 0]], ["add"]],
+        ids=str,
+    )
+    def test_operations_that_no_gain_has_are_not_followed(self, operations, tmp_path):
+        method = st.Method(lambda lam: 1 / (abs(lam) + 0.1))
+        flow = st.Flow(st.quadratic([1.0]), method, st.Noise(gradient=0.1), step=0.1)
+        path = st.linearize(flow).save(tmp_path / "linear")
+        record = json.loads(path.read_text())
+        record["values"]["flow"]["values"]["method"]["values"]["gain"]["operations"] = operations
+        path.write_text(json.dumps(record))
+        with pytest.raises(ValueError, match="linear is not a saved result"):
+            st.load(path)
+
+
+class TestTheory:
+    def test_a_linear_flow_answers_as_before(self, tmp_path):
+        F = st.expression("x^4/4 - x^2/2 + 0.3*y^2")
+        noise = st.Noise(gradient=0.1, curvature=0.05, batch=4, reference=[1.0, 0.0])
+        linear = st.linearize(st.Flow(F, st.SFN(damping=0.1), noise, step=0.05), [1.0, 0.0])
+        loaded = st.load(linear.save(tmp_path / "linear"))
+        assert str(loaded) == str(linear)
+        assert loaded.step_limit() == linear.step_limit()
+        assert np.array_equal(loaded.covariance(order=2), linear.covariance(order=2))
+        assert loaded.flow.objective.text == F.text
+
+    def test_with_noise_from_data_it_draws_the_same_batches(self, tmp_path):
+        rng = np.random.default_rng(0)
+        F = st.logistic(rng.normal(size=(60, 3)), rng.integers(2, size=60), l2=0.1)
+        noise = st.Noise.from_data(F, batch=8, hessian_batch=16)
+        linear = st.linearize(st.Flow(F, st.SFN(damping=0.1), noise, step=0.1))
+        loaded = st.load(linear.save(tmp_path / "linear"))
+        assert np.array_equal(loaded.covariance(), linear.covariance())
+        steps = [one.flow.iterate(np.zeros(3), np.random.default_rng(1)) for one in (linear, loaded)]
+        assert np.array_equal(*steps)
+
+    def test_of_an_objective_of_ones_own_the_quadratic_model_is_kept(self, tmp_path):
+        class Own(st.Objective):
+            dim, reference = 2, np.zeros(2)
+
+            def gradient(self, w):
+                return w + w**3
+
+            def hessian(self, w):
+                return (1 + 3 * w[..., None] ** 2) * np.eye(2)
+
+        linear = st.linearize(st.Flow(Own(), st.SFN(damping=0.1), st.Noise(gradient=0.1), step=0.1))
+        loaded = st.load(linear.save(tmp_path / "linear"))
+        assert np.array_equal(loaded.covariance(), linear.covariance())
+        assert loaded.flow.objective.gradient([1.0, 0.0]).tolist() == [1.0, 0.0]
+
+    def test_noise_of_ones_own_is_refused(self, tmp_path):
+        class Own(st.Noise):
+            pass
+
+        flow = st.Flow(st.quadratic([1.0]), st.SGD(), Own(gradient=0.1), step=0.1)
+        with pytest.raises(ValueError, match="got a Own, which cannot be saved"):
+            st.linearize(flow).save(tmp_path / "linear")
+
+    def test_bounds_limits_and_estimates_come_back(self, tmp_path):
+        F, noise = st.quadratic([1.0, 0.1]), st.Noise(gradient=0.1)
+        bounds = st.bounds(F, noise, [st.SGD(), st.Newton()], step=0.1)
+        limit = st.linearize(st.Flow(F, st.SGD(), noise, step=0.1)).limit()
+        for one in (bounds, bounds.rows[0], limit, st.results.Estimate(np.inf, 0.0, "a pole")):
+            assert same(st.load(one.save(tmp_path / "one")), one)
+
+    @pytest.mark.parametrize("density", [None, scipy.stats.norm(0, 0.1), scipy.stats.t(df=5, scale=0.05)])
+    def test_an_exact_mode_answers_as_before(self, density, tmp_path):
+        noise = st.Noise(gradient=0.1, curvature=0.1)
+        mode = st.exact_mode(st.SFN(damping=0.1), curvature=0.5, noise=noise, density=density)
+        loaded = st.load(mode.save(tmp_path / "mode"))
+        assert str(loaded) == str(mode)
+        assert loaded.tail_index(0.5) == mode.tail_index(0.5)
+
+    def test_a_density_that_is_a_function_is_refused(self, tmp_path):
+        def box(e):
+            return 5.0 * (abs(e) < 0.1)
+
+        mode = st.exact_mode(st.SGD(), curvature=0.5, noise=st.Noise(gradient=0.1), density=box)
+        with pytest.raises(ValueError, match="`density` is a function cannot be saved"):
+            mode.save(tmp_path / "mode")
+
+    @pytest.mark.parametrize("law", ["kstest", "gaussian_kde", "nothing"])
+    def test_only_distributions_are_taken_from_scipy(self, law, tmp_path):
+        density = scipy.stats.norm(0, 0.1)
+        mode = st.exact_mode(st.SGD(), curvature=0.5, noise=st.Noise(gradient=0.1), density=density)
+        path = mode.save(tmp_path / "mode")
+        path.write_text(path.read_text().replace('"norm"', f'"{law}"'))
+        with pytest.raises(ValueError, match=f"'{law}' is no distribution"):
+            st.load(path)
+
+    @pytest.mark.parametrize("method", [None, st.LRSFN(rank=2, damping=0.1)], ids=["any", "LRSFN"])
+    def test_theorems_verdicts_and_tables_come_back(self, method, tmp_path):
+        theorem = st.theorem("truncation-limit", method=method)
+        table = st.method_table(method and [method])
+        for one in (theorem, theorem.check(points=3, ensemble=False), table):
+            assert str(st.load(one.save(tmp_path / "one"))) == str(one)
+
+    def test_in_a_fresh_session_a_theorem_is_found(self, tmp_path):
+        path = st.theorem("escape-time").save(tmp_path / "theorem")
+        code = f"import stability as st; print(st.load({str(path)!r}).name)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "escape-time"
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         "result",
-        [3, st.quadratic([1.0]), type("Study", (st.Study,), {})("own", {}, {})],
+        [3, st.Adam(), type("Study", (st.Study,), {})("own", {}, {})],
         ids=lambda r: type(r).__name__,
     )
     def test_what_cannot_be_saved_is_named(self, result, tmp_path):

@@ -51,9 +51,20 @@ class ExactMode(Result):
         follow: float,
         rest: float,
         law: Law | None,
+        asked: tuple[Noise, Any],
     ):
-        self.method, self.curvature, self.sigma = method, curvature, sigma
+        self.method, self.curvature, self.sigma, self._asked = method, curvature, sigma, asked
         self._gain, self._follow, self._rest, self._law = gain, follow, rest, law
+
+    def _kept(self) -> dict[str, Any]:
+        noise, density = self._asked
+        return {"method": self.method, "curvature": self.curvature, "noise": noise} | (
+            {} if density is None else {"density": _frozen(density)}
+        )
+
+    @classmethod
+    def _restored(cls, **values: Any) -> ExactMode:
+        return exact_mode(**values | {"density": _thawed(values.get("density"))})
 
     def _rate(self, x: Any) -> tuple[Any, Any]:
         """Mean and standard deviation of ``X`` given ``E_h = x - lam``."""
@@ -390,7 +401,7 @@ def exact_mode(method: Method, *, curvature: float, noise: Noise, density: Any =
     spread = noise.curvature * math.sqrt(2 * other)
     if density is None and spread == 0:
         check_regular(method, np.array([lam]))
-        return ExactMode(method, lam, sigma, gain, follow, rest, None)
+        return ExactMode(method, lam, sigma, gain, follow, rest, None, (noise, density))
     with np.errstate(all="ignore"):
         law = Law(lam, *(_gaussian(spread) if density is None else _given(density)), gain, rate)
         # The law's own mass is a check of the user's density, and of the marks by which it is integrated.
@@ -401,7 +412,7 @@ def exact_mode(method: Method, *, curvature: float, noise: Noise, density: Any =
             f"`density` must integrate to 1; got {mass:.9g}. Divide it by that, or give a scipy.stats "
             "distribution."
         )
-    return ExactMode(method, lam, sigma, gain, follow, rest, law)
+    return ExactMode(method, lam, sigma, gain, follow, rest, law, (noise, density))
 
 
 def _checked(noise: Noise, density: Any) -> float:
@@ -457,3 +468,32 @@ def _given(density: Any) -> _Shape:
         )
     pdf = np.vectorize(density, otypes=[float])
     return _Shape(lambda e: np.log(pdf(e)), (-math.inf, math.inf), [0.0], 1.0)
+
+
+def _frozen(density: Any) -> dict[str, Any]:
+    """A scipy.stats distribution by its name and numbers."""
+    import scipy
+
+    name = getattr(getattr(density, "dist", None), "name", "")
+    if not isinstance(getattr(scipy.stats, name, None), scipy.stats.rv_continuous):
+        raise ValueError(
+            "A mode whose `density` is a function cannot be saved: a file holds none. Give a scipy.stats "
+            "distribution, or save the numbers: st.save(mode.data(), path)."
+        )
+    args, options = density.args, density.kwds
+    return {
+        "name": name,
+        "args": list(map(float, args)),
+        "options": {k: float(v) for k, v in options.items()},
+    }
+
+
+def _thawed(kept: dict[str, Any] | None) -> Any:
+    import scipy
+
+    if kept is None:
+        return None
+    law = getattr(scipy.stats, kept["name"], None)
+    if not isinstance(law, scipy.stats.rv_continuous):
+        raise TypeError(f"{kept['name']!r} is no distribution of scipy.stats")
+    return law(*kept["args"], **kept["options"])

@@ -21,7 +21,7 @@ from .._check import Unstable
 from .._display import Grid, number, settled
 from .._frames import Framed
 from .._law import Law, law_of
-from .._saving import Result
+from .._saving import Result, keeps
 from ..flow import Flow
 from ..methods.response import check_regular
 from ..objectives.base import trait
@@ -60,6 +60,11 @@ class Limit(Result):
     step: float
     mode: int
     shares: dict[str, float]
+
+    def _page(self) -> Iterator[str | Grid]:
+        yield f"largest mean-square-stable step {self.step:.6g}, set by mode {self.mode}"
+        shares = sorted(self.shares.items(), key=lambda pair: -pair[1])
+        yield Grid([("cause", ""), ("share", ".3g")], shares)
 
     @property
     def cause(self) -> str:
@@ -395,6 +400,12 @@ class LinearFlow(Result, Framed):
 
     def _inward(self, M: np.ndarray) -> np.ndarray:
         return self.vectors.T @ M @ self.vectors
+
+    def _kept(self) -> dict[str, Any]:
+        # Of an objective that a file cannot hold the Hessian at the point is all that is asked of it here.
+        known = keeps(self.flow.objective) or self.flow.noise_model.objective is not None
+        flow = self.flow if known else self.flow.tangent(self.at)
+        return {"flow": flow, "at": self.at, "eigenvalues": self.eigenvalues, "vectors": self.vectors}
 
     def _columns(self) -> Mapping[str, Any]:
         return {"eigenvalue": self.eigenvalues, "gain": self.gains, "rate": self.rates}

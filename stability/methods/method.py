@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 
 from .. import _check
+from .._saving import Kept
 from .divided import READ, Condition, Divided, Unreadable
 from .formula import Formula, is_expression
+from .recipe import Recipe, recorded
 from .response import SpectralResponse
 
+_GAINS = ("gain", "tail_gain")
 
-class Method:
+
+class Method(Kept):
     """A stochastic optimizer ``w+ = w - step * P(H) g`` given by its gain.
 
     Parameters
@@ -158,6 +162,33 @@ class Method:
         Repeated eigenvalues take the limit.
         """
         return SpectralResponse(self, np.asarray(lams, dtype=float)).divided
+
+    def _kept(self) -> dict[str, Any]:
+        if type(self) is not Method:
+            return super()._kept()
+        return {
+            "name": self.name,
+            "rank": self.rank,
+            "parameters": list(self.parameters.items()),
+            "gain": self._recipe("gain", self._gain),
+            "tail_gain": None if self._tail_gain is None else self._recipe("tail_gain", self._tail_gain),
+        }
+
+    def _recipe(self, name: str, formula: Callable[..., Any]) -> dict[str, Any]:
+        try:
+            return recorded(formula, self.parameter_names).kept()
+        except Unreadable as error:
+            raise ValueError(
+                f"`{name}` of {self.name!r} cannot be saved: {error}. Write it in {READ}, or save the "
+                "numbers: st.save(st.Study(name, arrays, parameters), path)."
+            ) from None
+
+    @classmethod
+    def _restored(cls, **values: Any) -> Any:
+        if cls is not Method:
+            return super()._restored(**values)
+        gain, tail = (None if (kept := values.pop(name)) is None else Recipe(**kept) for name in _GAINS)
+        return Method(gain, tail_gain=tail, **dict(values.pop("parameters")), **values)
 
     @property
     def label(self) -> str:

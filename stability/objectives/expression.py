@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _check
 from .._array import as_floats, namespace
+from .._saving import Kept
 from ._graph import Evaluator, Graph, TooLarge, Undefined
 from ._reader import Refused, read
 from .base import Objective
@@ -61,7 +62,7 @@ def expression(text: str, variables: Sequence[str] | str | None = None) -> Expre
     return Expression(" ".join(text.split()), names, graph, root)
 
 
-class Expression(Objective):
+class Expression(Objective, Kept):
     """A formula as an objective; made by `expression`.
 
     Derivatives are taken when they are first asked for, on a graph in which equal parts are computed once.
@@ -88,6 +89,13 @@ class Expression(Objective):
             f"expression {shown!r} of "
             f"{', '.join(self.variables) if self.dim <= 8 else f'{self.dim} variables'}"
         )
+
+    def _kept(self) -> dict[str, Any]:
+        return {"text": self.text, "variables": list(self.variables)}
+
+    @classmethod
+    def _restored(cls, **values: Any) -> Any:
+        return expression(**values)
 
     # -- derivation --------------------------------------------------------------------------------
 

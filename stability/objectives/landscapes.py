@@ -8,10 +8,11 @@ import numpy as np
 
 from .. import _check
 from .._array import as_floats, diagonal_matrix, namespace
+from .._saving import Kept
 from .base import Objective
 
 
-class Landscape(Objective):
+class Landscape(Objective, Kept):
     """A named test function; `dims` is the range of dimensions in which it makes sense."""
 
     name = ""

@@ -8,10 +8,11 @@ import numpy as np
 
 from .. import _check
 from .._array import as_floats, matvec, namespace
+from .._saving import Kept
 from .base import Objective
 
 
-class Quadratic(Objective):
+class Quadratic(Objective, Kept):
     """``F(w) = w^T H w / 2``; see `quadratic`."""
 
     constant_hessian = True

@@ -9,10 +9,11 @@ import numpy as np
 
 from .. import _check
 from .._array import as_floats, namespace, take_rows, transpose
+from .._saving import Kept
 from .base import Objective
 
 
-class Regression(Objective):
+class Regression(Objective, Kept):
     """``F(w) = (1/n) sum_i f_i(w)``, ``f_i(w) = loss(x_i . w, y_i) + l2 |w|^2 / 2``.
 
     Every derivative takes ``batch=``: sample indices, shape (b,) for all states or (..., b) along with them.

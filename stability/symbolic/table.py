@@ -48,6 +48,14 @@ class MethodTable(Result, Framed):
     """Rows of `method_table`; prints as text, or as Markdown."""
 
     rows: tuple[Row, ...]
+    methods: tuple[Method, ...] = ()
+
+    def _kept(self) -> dict[str, Any]:
+        return {"methods": self.methods}
+
+    @classmethod
+    def _restored(cls, **values: Any) -> MethodTable:
+        return method_table(**values)
 
     def _columns(self) -> Mapping[str, Any]:
         names = ("method", "point", "attracts", "rate", "gain", "step_limit", "mean_square_limit")
@@ -117,11 +125,13 @@ def method_table(methods: Iterable[Method] | None = None) -> MethodTable:
     >>> [(row.point, row.attracts) for row in st.method_table([st.Newton()]).rows]
     [('minimum', 'yes'), ('saddle', 'yes'), ('maximum', 'yes'), ('flat', 'singular')]
     """
-    if methods is None:
+    if methods is not None:
+        methods = list(methods)
+    else:
         methods = [SGD(), Newton(), DampedNewton(damping=1.0), SFN(damping=1.0)]
         methods += [LRSFN(rank=1, damping=1.0), LRSFN(rank=1, damping=1.0, tail="flat")]
     with limited("the table"):
-        return MethodTable(tuple(row for method in methods for row in _rows(method)))
+        return MethodTable(tuple(row for method in methods for row in _rows(method)), tuple(methods))
 
 
 def _rows(method: Method) -> list[Row]:

@@ -100,6 +100,16 @@ class Verdict(Result, Framed):
 class Theorem(Statement):
     """A statement that can be checked and drawn; made by `theorem`."""
 
+    def _kept(self) -> dict[str, Any]:
+        # By how it was asked for: read back, it is derived again.
+        method = self.method if self.mode.bound else None
+        branch = None if self.method is None or self.method.rank is None else self.mode.branch
+        return {"name": self.name, "method": method, "branch": branch, "dim": self.dim}
+
+    @classmethod
+    def _restored(cls, **values: Any) -> Theorem:
+        return theorem(**values)
+
     def check(self, *, points: int = 50, seed: int = 0, ensemble: bool = True) -> Verdict:
         """Recompute the statement by the numeric theory at random admissible values, and by an ensemble.
 
