@@ -17,7 +17,6 @@ from .ensembles.result import Ensemble
 from .ensembles.tails import TailIndex, tail_index
 from .exact.mode import exact_mode
 from .linear.linearize import VALID, LinearFlow, order_of
-from .noise import Noise
 from .trajectories.departure import departure_notes
 from .trajectories.result import Trajectory, shared
 
@@ -358,18 +357,12 @@ def _iteration_tail(linear: LinearFlow) -> float:
     law.
     """
     flow, noise = linear.flow, linear.flow.noise_model
-    if flow.dim > 1 or type(noise) is not Noise or not noise.has_curvature:
+    if flow.dim > 1 or not noise.isotropic or not noise.has_curvature:
         return math.nan
     try:
-        alone = Noise(
-            curvature=noise.curvature,
-            batch=noise.batch,
-            hessian_batch=noise.hessian_batch,
-            coupling=noise.coupling,
-        )
-        return exact_mode(flow.method, curvature=float(linear.eigenvalues[0]), noise=alone).tail_index(
-            flow.step
-        )
+        lam = float(linear.eigenvalues[0])
+        mode = exact_mode(flow.method, curvature=lam, noise=noise.multiplicative())
+        return mode.tail_index(flow.step)
     except ArithmeticError:  # Unstable, or a quadrature that does not converge
         return math.nan
 

@@ -248,7 +248,7 @@ class Flow(Kept):
             If the noise is a class with its own `sample` but no `factors` of its own.
         """
         w = np.asarray(w, dtype=float)
-        if not self.noise_model.linear and type(self.noise_model).factors is Noise.factors:
+        if not self.noise_model.has_factors:
             raise ValueError(
                 f"The second-order law of {type(self.noise_model).__name__} is not known: it has its own "
                 "`sample`. Give it `factors` too."

@@ -141,6 +141,25 @@ class Noise(Kept):
         """Whether samples are `combine` of standard normals: not where a subclass draws them itself."""
         return type(self).sample is Noise.sample
 
+    @property
+    def isotropic(self) -> bool:
+        """Whether curvature noise is the Gaussian matrix of `curvature`, independent of ``zeta``."""
+        return type(self) is Noise
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether `factors` is the law of the samples: not where a subclass draws them and gives none."""
+        return self.linear or type(self).factors is not Noise.factors
+
+    def multiplicative(self) -> Noise:
+        """The curvature noise alone, which multiplies deviations; the gradient's own only adds to them."""
+        return Noise(
+            curvature=self.curvature,
+            batch=self.batch,
+            hessian_batch=self.hessian_batch,
+            coupling=self.coupling,
+        )
+
     def combine(self, normals: Any, dim: int) -> Sample:
         """The samples that standard normals (k, size) stand for, a linear map: ``zeta`` (size, d), ``Eg``,
         ``Eh`` (size, d, d).

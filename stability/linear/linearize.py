@@ -25,7 +25,7 @@ from .._saving import Result, keeps
 from ..flow import Flow
 from ..methods.response import check_regular
 from ..objectives.base import trait
-from .modes import ModalNoise
+from .modes import modal_noise
 from .moments import Balance, Map, evolve
 
 VALID = 0.1
@@ -91,7 +91,7 @@ class LinearFlow(Result, Framed):
     def __init__(self, flow: Flow, at: np.ndarray, eigenvalues: np.ndarray, vectors: np.ndarray):
         self.flow, self.at = flow, at
         self.eigenvalues, self.vectors = eigenvalues, vectors
-        self._noise = ModalNoise(flow, at, eigenvalues, vectors)
+        self._noise = modal_noise(flow, at, eigenvalues, vectors)
         self.gains = self._noise.gains
         self.rates = self._noise.rates
 

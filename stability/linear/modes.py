@@ -8,7 +8,7 @@ import numpy as np
 
 from ..flow import Flow
 from ..methods.response import SpectralResponse, check_cut
-from ..noise import Noise, Sample
+from ..noise import Sample
 from .moments import Map
 
 _TENSOR_DIM = 64  # largest d for which E[G (x) G] is written out: d^4 numbers
@@ -54,86 +54,31 @@ class ModalNoise:
         """Whether Hessian noise reaches the preconditioner at all."""
         return self.flow.bends
 
-    def _multiplier(self, Eg: np.ndarray, Eh: np.ndarray) -> np.ndarray:
-        """``G = P Eg + DP[Eh] H`` in the eigenbasis, from noise in the eigenbasis."""
-        G = self.gains[:, None] * Eg
-        if self.bends:
-            check_cut(self.flow.method, self.eigenvalues)
-            G = G + self.response.derivative(Eh) * self.eigenvalues
-        return G
-
     @functools.cached_property
     def kick(self) -> Map | None:
         """``M -> E[G M G^T]`` in the eigenbasis; None without curvature noise."""
-        noise = self.flow.noise_model
-        if not noise.has_curvature:
-            return None
-        if type(noise) is Noise:
-            return self._isotropic_kick()
-        G = self._multiplier(self.factors.Eg, self.factors.Eh)
-        dim = len(self.at)
-        if dim > _TENSOR_DIM:
-            return lambda M: np.einsum("kij,...jl,kml->...im", G, M, G, optimize=True)
-        flat = G.reshape(len(G), -1)
-        tensor = (flat.T @ flat).reshape((dim,) * 4).transpose(1, 3, 0, 2).reshape(dim**2, dim**2)
-        return lambda M: (M.reshape(*M.shape[:-2], dim**2) @ tensor).reshape(M.shape)
+        return self._kick() if self.flow.noise_model.has_curvature else None
+
+    def _kick(self) -> Map:
+        raise NotImplementedError
 
     def gradient_share(self, M: np.ndarray) -> float:
         """``tr E[P Eg M Eg P]``: the gradient batch's share of the kick at a diagonal-dominated M."""
-        noise = self.flow.noise_model
-        if type(noise) is Noise:
-            return noise.scales[0] * noise.curvature**2 * float(self.gains**2 @ (np.trace(M) + np.diag(M)))
-        quiet = self.gains[:, None] * self.factors.Eg
-        return float(np.einsum("kij,jl,kil->", quiet, M, quiet, optimize=True))
+        raise NotImplementedError
 
-    def _isotropic_kick(self) -> Map:
-        """The same for GOE noise, closed: diagonal entries feed diagonal ones, the others keep to themselves.
-
-        With ``E[E_ij E_kl] = tau^2 (d_ik d_jl + d_il d_jk)``; a flat tail adds ``phi_t' lam_i Eh_{r+1,r+1}``
-        on its diagonal.
-        """
-        noise, phi, lam = self.flow.noise_model, self.gains, self.eigenvalues
-        own, shared, other = (scale * noise.curvature**2 for scale in noise.scales)
-        a, b = np.repeat(phi[:, None], len(phi), axis=1), np.zeros((len(phi),) * 2)
-        if self.bends:
-            check_cut(self.flow.method, self.eigenvalues)
-            b = self.response.divided * lam
-        feed = own * a**2 + 2 * shared * a * b + other * b**2
-        keep = own * a * a.T + shared * (a * b.T + b * a.T) + other * b * b.T
-        feed[np.diag_indices_from(feed)] *= 2
-        if self.bends and self.response.flat:
-            tail = np.where(self.response.kept, 0.0, self.response.tail_slope * lam)
-            keep = keep + 2 * other * np.outer(tail, tail)
-            feed[np.diag_indices_from(feed)] += 2 * other * tail**2
-            n = int(self.response.next)
-            mixed = np.zeros_like(feed)
-            mixed[n] = 2 * shared * phi[n] * tail
-            keep = keep + mixed + mixed.T
-            feed[n, n] += 4 * shared * phi[n] * tail[n]
-        np.fill_diagonal(keep, 0.0)
-        eye = np.eye(len(phi))
-        return lambda M: keep * M + (np.diagonal(M, axis1=-2, axis2=-1) @ feed.T)[..., None] * eye
+    def hessian_spread(self) -> np.ndarray:
+        """Standard deviations (d, d) of the entries of ``Eh`` in the eigenbasis."""
+        raise NotImplementedError
 
     @functools.cached_property
     def cross(self) -> Map | None:
         """``m -> E[P zeta (G m)^T]`` + transpose: data noise correlates gradients with curvature."""
-        noise = self.flow.noise_model
-        if type(noise) is Noise or not noise.has_curvature:
-            return None
-        G = self._multiplier(self.factors.Eg, self.factors.Eh)
-        tensor = np.einsum("ki,kjl->ijl", self.factors.zeta * self.gains, G)
-        tensor = tensor + tensor.transpose(1, 0, 2)
-        return lambda m: tensor @ m
+        return None
 
     @functools.cached_property
     def push(self) -> np.ndarray:
         """``E[DP[Eh] zeta]`` (d,): zero unless nested batches correlate the two."""
-        noise = self.flow.noise_model
-        if type(noise) is Noise or not self.bends:
-            return np.zeros(len(self.at))
-        check_cut(self.flow.method, self.eigenvalues)
-        zeta, _, Eh = self.factors
-        return np.einsum("kij,kj->i", self.response.derivative(Eh), zeta)
+        return np.zeros(len(self.at))
 
     @functools.cached_property
     def second_order(self) -> tuple[np.ndarray, Map, np.ndarray]:
@@ -163,13 +108,94 @@ class ModalNoise:
 
         return np.diag(rates) - extra, spread, additive
 
-    def hessian_spread(self) -> np.ndarray:
-        """Standard deviations (d, d) of the entries of ``Eh`` in the eigenbasis."""
+
+class IsotropicNoise(ModalNoise):
+    """Of a Gaussian symmetric matrix (GOE), the same in every basis: closed forms."""
+
+    def _kick(self) -> Map:
+        """Diagonal entries of M feed diagonal ones, the others keep to themselves.
+
+        With ``E[E_ij E_kl] = tau^2 (d_ik d_jl + d_il d_jk)``; a flat tail adds ``phi_t' lam_i Eh_{r+1,r+1}``
+        on its diagonal.
+        """
+        noise, phi, lam = self.flow.noise_model, self.gains, self.eigenvalues
+        own, shared, other = (scale * noise.curvature**2 for scale in noise.scales)
+        a, b = np.repeat(phi[:, None], len(phi), axis=1), np.zeros((len(phi),) * 2)
+        if self.bends:
+            check_cut(self.flow.method, self.eigenvalues)
+            b = self.response.divided * lam
+        feed = own * a**2 + 2 * shared * a * b + other * b**2
+        keep = own * a * a.T + shared * (a * b.T + b * a.T) + other * b * b.T
+        feed[np.diag_indices_from(feed)] *= 2
+        if self.bends and self.response.flat:
+            tail = np.where(self.response.kept, 0.0, self.response.tail_slope * lam)
+            keep = keep + 2 * other * np.outer(tail, tail)
+            feed[np.diag_indices_from(feed)] += 2 * other * tail**2
+            n = int(self.response.next)
+            mixed = np.zeros_like(feed)
+            mixed[n] = 2 * shared * phi[n] * tail
+            keep = keep + mixed + mixed.T
+            feed[n, n] += 4 * shared * phi[n] * tail[n]
+        np.fill_diagonal(keep, 0.0)
+        eye = np.eye(len(phi))
+        return lambda M: keep * M + (np.diagonal(M, axis1=-2, axis2=-1) @ feed.T)[..., None] * eye
+
+    def gradient_share(self, M: np.ndarray) -> float:
         noise = self.flow.noise_model
-        if type(noise) is Noise:
-            ones = np.ones((len(self.at),) * 2) + np.eye(len(self.at))
-            return noise.curvature * np.sqrt(noise.scales[2] * ones)
+        return noise.scales[0] * noise.curvature**2 * float(self.gains**2 @ (np.trace(M) + np.diag(M)))
+
+    def hessian_spread(self) -> np.ndarray:
+        noise, ones = self.flow.noise_model, np.ones((len(self.at),) * 2) + np.eye(len(self.at))
+        return noise.curvature * np.sqrt(noise.scales[2] * ones)
+
+
+class FactoredNoise(ModalNoise):
+    """Of data, or of a class of one's own: sums over the factors of its second-order law."""
+
+    def _kick(self) -> Map:
+        G, dim = self._multiplier, len(self.at)
+        if dim > _TENSOR_DIM:
+            return lambda M: np.einsum("kij,...jl,kml->...im", G, M, G, optimize=True)
+        flat = G.reshape(len(G), -1)
+        tensor = (flat.T @ flat).reshape((dim,) * 4).transpose(1, 3, 0, 2).reshape(dim**2, dim**2)
+        return lambda M: (M.reshape(*M.shape[:-2], dim**2) @ tensor).reshape(M.shape)
+
+    @property
+    def _multiplier(self) -> np.ndarray:
+        """``G = P Eg + DP[Eh] H`` (k, d, d) of every factor."""
+        G = self.gains[:, None] * self.factors.Eg
+        if not self.bends:
+            return G
+        check_cut(self.flow.method, self.eigenvalues)
+        return G + self.response.derivative(self.factors.Eh) * self.eigenvalues
+
+    def gradient_share(self, M: np.ndarray) -> float:
+        quiet = self.gains[:, None] * self.factors.Eg
+        return float(np.einsum("kij,jl,kil->", quiet, M, quiet, optimize=True))
+
+    def hessian_spread(self) -> np.ndarray:
         return np.sqrt(np.sum(self.factors.Eh**2, axis=0))
+
+    @functools.cached_property
+    def cross(self) -> Map | None:
+        if not self.flow.noise_model.has_curvature:
+            return None
+        tensor = np.einsum("ki,kjl->ijl", self.factors.zeta * self.gains, self._multiplier)
+        tensor = tensor + tensor.transpose(1, 0, 2)
+        return lambda m: tensor @ m
+
+    @functools.cached_property
+    def push(self) -> np.ndarray:
+        if not self.bends:
+            return np.zeros(len(self.at))
+        check_cut(self.flow.method, self.eigenvalues)
+        return np.einsum("kij,kj->i", self.response.derivative(self.factors.Eh), self.factors.zeta)
+
+
+def modal_noise(flow: Flow, at: np.ndarray, eigenvalues: np.ndarray, vectors: np.ndarray) -> ModalNoise:
+    """A flow's noise at a critical point (d,), on its Hessian's eigenvalues (d,) and eigenvectors (d, d)."""
+    kind = IsotropicNoise if flow.noise_model.isotropic else FactoredNoise
+    return kind(flow, at, eigenvalues, vectors)
 
 
 def mode_limits(

@@ -9,9 +9,8 @@ import numpy as np
 from .._estimate import Estimate
 from ..exact.mode import exact_mode
 from ..linear.linearize import LinearFlow
-from ..linear.modes import ModalNoise
+from ..linear.modes import modal_noise
 from ..linear.moments import DENSE, Half, Map
-from ..noise import Noise
 from .matrices import Draw, Product
 
 LUMP = 0.05
@@ -43,7 +42,7 @@ def _per_factor(one: Product, rng: np.random.Generator) -> tuple[float, float, s
 
 def _chain_rate(linear: LinearFlow, dt: float) -> float:
     """From the linear theory: ``M + dt (A M + M A^T) + dt^2 A M A^T + step dt E[G M G^T]``."""
-    noise = ModalNoise(linear.flow, linear.at, linear.eigenvalues, linear.vectors)
+    noise = modal_noise(linear.flow, linear.at, linear.eigenvalues, linear.vectors)
     factor, kick, spread = 1 + dt * linear.rates, noise.kick, math.sqrt(linear.flow.step) * math.sqrt(dt)
     if kick is None:
         with np.errstate(divide="ignore"):
@@ -62,17 +61,11 @@ def _quadrature(linear: LinearFlow) -> Estimate | None:
     """
     flow, noise = linear.flow, linear.flow.noise_model
     truncated = flow.method.rank is not None and flow.method.rank < flow.dim
-    if type(noise) is not Noise or not noise.has_curvature or truncated:
+    if not noise.isotropic or not noise.has_curvature or truncated:
         return None
-    # Without the gradient's own noise, which adds to the second moment and does not multiply it.
-    alone = Noise(
-        curvature=noise.curvature,
-        batch=noise.batch,
-        hessian_batch=noise.hessian_batch,
-        coupling=noise.coupling,
-    )
     try:
-        mode = exact_mode(flow.method, curvature=float(linear.eigenvalues[0]), noise=alone)
+        lam = float(linear.eigenvalues[0])
+        mode = exact_mode(flow.method, curvature=lam, noise=noise.multiplicative())
         return mode.moment(2, flow.step)
     except ArithmeticError:
         return None

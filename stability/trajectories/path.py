@@ -15,7 +15,6 @@ from .._saving import provenance
 from ..flow import Flow
 from ..linear.linearize import VALID
 from ..methods.method import SGD
-from ..noise import Noise
 from .equations import Place, remembering
 from .result import Trajectory
 from .walk import kept, solved, stepped
@@ -147,7 +146,7 @@ def _begin(flow: Flow, start: Any, covariance: Any) -> Place:
             f"`trajectory` takes at most {MAX_DIM} dimensions (a covariance and d third derivatives at every "
             f"step); got {dim}."
         )
-    if not noise.linear and type(noise).factors is Noise.factors:
+    if not noise.has_factors:
         raise ValueError(
             f"{type(noise).__name__} draws its own samples: give the class `factors(w)`, samples s_k with "
             "E[s (x) s] = sum_k s_k (x) s_k."
