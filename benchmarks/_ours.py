@@ -21,8 +21,8 @@ ENGINES = {"numba": True, "numpy": False}
 
 @functools.cache
 def takes(argument: str) -> bool:
-    """Whether this version of `st.simulate` has the argument."""
-    return argument in inspect.signature(st.simulate).parameters
+    """Whether this version of `st.simulate` has the argument: some are named by its docstring alone."""
+    return f"\n{argument} : " in inspect.getdoc(st.simulate)
 
 
 def unavailable(engine: str) -> str | None:

@@ -1,8 +1,10 @@
 """The engine: chunks, schemes, refined paths, controls, wanted accuracy, streaming, interrupts, devices."""
 
 import dataclasses
+import inspect
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import stability as st
 from stability import _fast
 from stability._progress import Bar
 from stability._streams import block_count, block_rows, block_size, stream
-from stability.ensembles import block, gather, normals
+from stability.ensembles import block, gather, normals, request
 from stability.ensembles import plan as plans
 from stability.noise import Sample
 
@@ -450,7 +452,8 @@ class TestStreaming:
             ({"scheme": "milstein"}, "`scheme` must be one of euler, exponential"),
             ({"target_error": 0.0}, "`target_error`"),
             ({"device": "tpu"}, "`device` must be one of cpu, cuda"),
-            ({"rng": "device"}, "needs a device"),
+            ({"rng": "device"}, "`rng`='device' needs a device"),
+            ({"rng": "disk"}, "`rng` must be one of host, device; got 'disk'"),
             ({"exit": lambda w: w[:, 0]}, "bool once per state"),
             ({"paths": 10**10, "save": 1000}, r"GB of .* GB: \d+ times x 10000000000 paths x 3"),
         ],
@@ -866,3 +869,23 @@ class TestLaw:
             lin.covariance(time=run(self.FLOW).law, dt=0.2)
         with pytest.raises(ValueError, match="`time` must be one of continuous, chain; got 'discrete'"):
             st.stationary_density(self.FLOW, 2, time=run(self.FLOW, level="iteration").law)
+
+
+class TestArguments:
+    def test_an_unknown_one_is_refused_by_name(self):
+        with pytest.raises(
+            TypeError,
+            match=r"`thread` is no option of st\.simulate\. .* keep, .*workers, .*progress",
+        ):
+            run(quadratic_flow(), thread=2)
+
+    @pytest.mark.parametrize("function", [st.simulate, st.escape], ids=lambda f: f.__name__)
+    def test_every_one_is_documented(self, function):
+        names = set(inspect.signature(function).parameters) - {"options"}
+        names |= set(request.DEFAULTS) if function is st.simulate else set()
+        said = re.findall(r"^([a-z_, ]+) : ", inspect.getdoc(function), flags=re.M)
+        assert names <= {name for line in said for name in line.split(", ")}
+
+    def test_the_seed_is_0_by_default(self):
+        found = st.simulate(FLOWS["planar"], start=[0.5, 0.5], t_end=1.0, paths=10)
+        np.testing.assert_array_equal(found.states, run(FLOWS["planar"], t_end=1.0, paths=10, seed=0).states)

@@ -106,6 +106,11 @@ class EnsemblePlan:
         model = self.flow.noise_model
         return not model.linear or (self.level == "iteration" and model.objective is not None)
 
+    @property
+    def useful_workers(self) -> int:
+        """Threads help while NumPy and compiled code work outside the interpreter's lock long enough."""
+        return 1 if self.mover(self.flow).brief else os.cpu_count() or 1
+
     def chunk(self, width: int) -> int:
         """Steps whose noise is drawn at once for so many paths."""
         size = width * max(1, self.normals)
@@ -129,10 +134,3 @@ def _mover(plan: EnsemblePlan, flow: Flow) -> Mover:
         return PlanarSteps(flow, plan.dt, plan.level)
     here = flow.on(Backend("numpy", np, None, plan.dtype), compiled=plan.compiled)
     return Stepwise(here, *terms, samples=plan.draws_samples)
-
-
-def useful_workers(plan: EnsemblePlan) -> int:
-    """Threads help while NumPy and compiled code work outside the interpreter's lock for long enough at a
-    time.
-    """
-    return 1 if plan.mover(plan.flow).brief else os.cpu_count() or 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -25,6 +25,45 @@ MAX_PATHS = 10**7
 """Paths that `target_error` may ask for unless `paths` says otherwise."""
 
 
+class Options(TypedDict, total=False):
+    """The rarer arguments of `simulate`, which says what they are."""
+
+    keep: str
+    quantiles: Any
+    observables: dict[str, Callable[[Any], Any]] | None
+    refine: int
+    workers: int | None
+    accelerate: bool | None
+    dtype: str
+    device: str | Backend
+    rng: str | None
+    progress: bool
+
+
+DEFAULTS: Options = {
+    "keep": "states",
+    "quantiles": None,
+    "observables": None,
+    "refine": 0,
+    "workers": None,
+    "accelerate": None,
+    "dtype": "float64",
+    "device": "cpu",
+    "rng": None,
+    "progress": False,
+}
+
+
+def known(options: Options) -> Options:
+    """All of the rarer arguments: those that were given, and the defaults of the others."""
+    for name in options:
+        if name not in DEFAULTS:
+            raise TypeError(
+                f"`{name}` is no option of st.simulate. The rarer ones are {', '.join(DEFAULTS)}."
+            )
+    return {**DEFAULTS, **options}
+
+
 class Request:
     """The arguments that depend on one another, checked: start, time grid, critical point."""
 
@@ -33,14 +72,15 @@ class Request:
         flow: Flow,
         start: Any,
         t_end: float,
+        *,
         seed: int,
         paths: int | None,
         dt: float | None,
         level: str,
-        scheme: str,
-        at: Any,
-        refine: int,
-        keep: str,
+        scheme: str = "euler",
+        at: Any = None,
+        refine: int = 0,
+        keep: str = "states",
     ):
         if not isinstance(flow, Flow):
             raise ValueError(f"`flow` must be a st.Flow(objective, method, noise, step=...); got {flow!r}.")
@@ -355,6 +395,11 @@ def wanted_error(target_error: Any, paths: int | None) -> float | None:
     if not 1e-6 <= error < 1:
         raise ValueError(f"`target_error` is relative: it must be in [1e-6, 1); got {error:g}.")
     return error
+
+
+def threads(plan: EnsemblePlan, workers: int | None) -> int:
+    """How many blocks to run at once; None for as many as help."""
+    return plan.useful_workers if workers is None else _check.count("workers", workers)
 
 
 def host_noise(rng: str | None, plan: EnsemblePlan, backend: Backend) -> bool:

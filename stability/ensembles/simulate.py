@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from .. import _check
-from .._array import Backend
 from .._check import Interrupted, Unstable
 from .._saving import provenance
 from .._streams import block_size
@@ -17,8 +16,20 @@ from ..flow import Flow
 from ..linear.linearize import linearize
 from .control import polynomial_degree
 from .gather import Gathered, gather
-from .plan import Control, EnsemblePlan, useful_workers
-from .request import Request, arrays_of, compiled, host_noise, levels, region, wanted_error, watched
+from .plan import Control, EnsemblePlan
+from .request import (
+    Options,
+    Request,
+    arrays_of,
+    compiled,
+    host_noise,
+    known,
+    levels,
+    region,
+    threads,
+    wanted_error,
+    watched,
+)
 from .result import UNSTABLE_SHARE, Ensemble
 
 
@@ -28,29 +39,28 @@ def simulate(
     *,
     start: Any,
     t_end: float,
-    seed: int,
     paths: int | None = None,
+    seed: int = 0,
     dt: float | None = None,
     level: str = "sde",
     scheme: str = "euler",
     at: Any = None,
     save: Any = None,
-    keep: str = "states",
-    quantiles: Any = None,
-    observables: dict[str, Callable[[Any], Any]] | None = None,
     radius: float | None = None,
     exit: float | Callable[[Any], Any] | None = None,
     control: bool = False,
     target_error: float | None = None,
-    refine: int = 0,
-    workers: int | None = None,
-    accelerate: bool | None = None,
-    dtype: str = "float64",
-    device: str | Backend = "cpu",
-    rng: str | None = None,
-    progress: bool = False,
+    **options: Unpack[Options],
 ) -> Ensemble:
     """Simulate an ensemble of paths.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> flow = st.Flow(st.quadratic([1.0]), st.SGD(), st.Noise(gradient=1.0), step=0.1)
+    >>> ens = st.simulate(flow, start=[0.0], t_end=10.0, paths=1000)
+    >>> bool(abs(ens.covariance[0, 0, 0] - 0.1 / 1.9) < 4 * ens.covariance_error[0, 0, 0])
+    True
 
     Parameters
     ----------
@@ -58,11 +68,12 @@ def simulate(
     start : array, shape (d,) or (paths, d)
     t_end : float
         In units of ``t = iteration * step``; a multiple of `dt`.
-    seed : int
-        Same seed, same numbers, whatever the number of workers; the first paths of a larger ensemble are the
-        smaller one. Bit for bit on one type of processor with one set of versions, elsewhere in law.
     paths : int, optional
         How many; with `target_error` the most that may be taken (10 million by default).
+    seed : int
+        0 by default. Same seed, same numbers, whatever the number of workers; the first paths of a larger
+        ensemble are the smaller one. Bit for bit on one type of processor with one set of versions, elsewhere
+        in law.
     dt : float, optional
         Time step of the SDE; `step` by default. Not for ``level="iteration"``, whose step is `step`.
     level : {"sde", "iteration"}
@@ -77,13 +88,6 @@ def simulate(
     save : int or array of float, optional
         How many equal intervals to save the states at, or the times to save (multiples of the time step); the
         final time by default.
-    keep : {"states", "moments"}
-        Keep all saved states, or only what follows from them (`ens.states` then holds no path).
-    quantiles : array, optional
-        Levels in [0, 1] whose quantiles to return at every saved time, for each axis: wrong by at most 0.1 %
-        of their distance from the first block's mean.
-    observables : dict of callables, optional
-        By name, functions of NumPy states ``(m, d) -> (m,)`` whose means to return at every saved time.
     radius : float, optional
         A path farther than this from the ensemble's starting mean has diverged; by default a million times
         the starts' own extent (at least 1).
@@ -96,6 +100,16 @@ def simulate(
         those of the flow sharper (a control variate). For the SDE and one common start.
     target_error : float, optional
         Take as many paths as bring every variance at the last time to this relative standard error.
+
+    Other Parameters
+    ----------------
+    keep : {"states", "moments"}
+        Keep all saved states, or only what follows from them (`ens.states` then holds no path).
+    quantiles : array, optional
+        Levels in [0, 1] whose quantiles to return at every saved time, for each axis: wrong by at most 0.1 %
+        of their distance from the first block's mean.
+    observables : dict of callables, optional
+        By name, functions of NumPy states ``(m, d) -> (m,)`` whose means to return at every saved time.
     refine : int
         Halve `dt` this many times on the same Brownian paths (Levy's bridge).
     workers : int, optional
@@ -122,6 +136,8 @@ def simulate(
     ValueError
         If an argument is out of range, the method is singular at the start, or the states would not fit in
         memory.
+    TypeError
+        If there is no such argument.
     Interrupted
         On Ctrl-C; its `ensemble` holds the paths that were finished.
 
@@ -129,25 +145,30 @@ def simulate(
     -----
     StabilityWarning
         If `dt` is beyond the Euler scheme's stability limit, or `target_error` was not met with `paths`.
-
-    Examples
-    --------
-    >>> import stability as st
-    >>> flow = st.Flow(st.quadratic([1.0]), st.SGD(), st.Noise(gradient=1.0), step=0.1)
-    >>> ens = st.simulate(flow, start=[0.0], t_end=10.0, paths=1000, seed=0)
-    >>> bool(abs(ens.covariance[0, 0, 0] - 0.1 / 1.9) < 4 * ens.covariance_error[0, 0, 0])
-    True
     """
-    for name, value in (("control", control), ("progress", progress)):
+    rest = known(options)
+    for name, value in (("control", control), ("progress", rest["progress"])):
         _check.flag(name, value)
-    backend, goal = arrays_of(device, dtype), wanted_error(target_error, paths)
-    request = Request(flow, start, t_end, seed, paths, dt, level, scheme, at, refine, keep)
+    backend, goal = arrays_of(rest["device"], rest["dtype"]), wanted_error(target_error, paths)
+    request = Request(
+        flow,
+        start,
+        t_end,
+        seed=seed,
+        paths=paths,
+        dt=dt,
+        level=level,
+        scheme=scheme,
+        at=at,
+        refine=rest["refine"],
+        keep=rest["keep"],
+    )
     plan = EnsemblePlan(
         flow=flow,
         start=request.start,
         steps=request.steps,
         dt=request.dt,
-        saved=request.saved(save, dtype, control=control),
+        saved=request.saved(save, rest["dtype"], control=control),
         seed=request.seed,
         level=level,
         center=request.center,
@@ -155,17 +176,21 @@ def simulate(
         modes=request.modes,
         inside=region(exit, flow, request.center, backend),
         refine=request.refine,
-        dtype=dtype,
-        compiled=compiled(accelerate),
-        keep_states=keep == "states",
-        observables=watched(observables, request.start[0]),
-        quantiles=levels(quantiles),
+        dtype=rest["dtype"],
+        compiled=compiled(rest["accelerate"]),
+        keep_states=request.keep == "states",
+        observables=watched(rest["observables"], request.start[0]),
+        quantiles=levels(rest["quantiles"]),
     )
     if control:
         plan = replace(plan, control=_tangent(request, plan.times()))
-    workers = useful_workers(plan) if workers is None else _check.count("workers", workers)
     gathered = gather(
-        plan, backend, workers, goal, host_noise=host_noise(rng, plan, backend), progress=progress
+        plan,
+        backend,
+        threads(plan, rest["workers"]),
+        goal,
+        host_noise=host_noise(rest["rng"], plan, backend),
+        progress=rest["progress"],
     )
     ensemble = _ensemble(gathered, scheme)
     if gathered.interrupted:

@@ -14,8 +14,8 @@ from .. import _check
 from .._check import Interrupted
 from .._saving import provenance
 from ..ensembles.block import Recorder, Signals, run_block
-from ..ensembles.plan import EnsemblePlan, useful_workers
-from ..ensembles.request import Request, compiled
+from ..ensembles.plan import EnsemblePlan
+from ..ensembles.request import Request, compiled, threads
 from ..ensembles.threads import in_order
 from ..flow import Flow
 from ..linear.linearize import LinearFlow, linearize
@@ -102,13 +102,15 @@ def escape(
     if not isinstance(flow, Flow):
         raise ValueError(f"`flow` must be a st.Flow(objective, method, noise, step=...); got {flow!r:.60}.")
     setting = _Setting(linearize(flow, at), along, _check.positive("radius", radius))
-    paths, horizon = _check.count("paths", paths), t_end
+    paths = _check.count("paths", paths)
     if t_end is None:
-        horizon = setting.horizon(paths, flow.step if dt is None else _check.positive("dt", dt))
-    request = Request(flow, setting.linear.at, horizon, seed, paths, dt, level, "euler", None, 0, "moments")  # type: ignore[arg-type]
+        t_end = setting.horizon(paths, flow.step if dt is None else _check.positive("dt", dt))
+    request = Request(
+        flow, setting.linear.at, t_end, seed=seed, paths=paths, dt=dt, level=level, keep="moments"
+    )
     if float(request.steps) * paths > MOST_WORK:
         raise ValueError(
-            f"`t_end` = {horizon:g} is {request.steps:.2g} time steps of {paths} paths; at most "
+            f"`t_end` = {t_end:g} is {request.steps:.2g} time steps of {paths} paths; at most "
             f"{MOST_WORK:.0e} path-steps are taken. "
             "Take a shorter `t_end`, fewer paths or a larger `dt`: those that stay are counted as such."
         )
@@ -124,10 +126,9 @@ def escape(
         radius=math.inf,
         compiled=compiled(None),
     )
-    workers = useful_workers(plan) if workers is None else _check.count("workers", workers)
     done: list[_Watch] = []
     try:
-        for part in _blocks(setting, plan, workers):
+        for part in _blocks(setting, plan, threads(plan, workers)):
             done.append(part)
     except KeyboardInterrupt:
         if not done:
