@@ -465,11 +465,20 @@ class TestSympyParameters:
         method = st.Method(1 / (abs(self.x) + self.g), tail_gain=1 / self.g, rank=1, g=0.5)
         np.testing.assert_allclose(method.gains([2.0, 0.1]), [0.4, 2.0])
 
+    def test_an_equation_is_one_for_symbols_too(self):
+        gain = lambda lam: np.where(lam == 0.25, 1.0, np.where(lam != 0.5, 2.0, 3.0))  # noqa: E731
+        formula = read(st.Method(gain).gain, X)
+        values = np.array([0.25, 0.5, 0.7])
+        np.testing.assert_array_equal(st.Method(gain).gains(values), [1.0, 3.0, 2.0])
+        assert [formula.subs(X, sympy.Rational(str(x))) for x in values] == [1, 3, 2]
+
     def test_parameters_that_do_not_fit_are_refused(self):
         with pytest.raises(ValueError, match=r"`h` must be a symbol of the gain; got 1/\(Abs\(lam\)"):
             st.Method(1 / (abs(self.x) + 0.1), h=0.1)
         with pytest.raises(ValueError, match=r"`g` must be what its symbol assumes, > 0; got -0\.1"):
             st.Method(1 / (abs(self.x) + self.g), g=-0.1)
+        with pytest.raises(ValueError, match=r"`g` must be what its symbol assumes, > 0; got 0"):
+            st.Method(1 / (abs(self.x) + self.g), g=0.0)
 
 
 class TestGallery:

@@ -5,6 +5,7 @@ import pytest
 
 import stability as st
 from stability.objectives.base import Objective
+from stability.portraits.flowlines import _differenced
 
 
 def objectives():
@@ -149,6 +150,9 @@ class TestMembersThatAreNotThere:
         ours, theirs = (st.portrait(F, 1.5, **options) for F in (Valued(), st.landscape("double_well")))
         np.testing.assert_array_equal(ours.attracts, theirs.attracts)
         np.testing.assert_array_equal(ours.basins, theirs.basins)
+        w, reach = np.array([[0.3, 0.4], [-0.9, 1.2]]), np.ones(2)
+        exact = bare_flow(objective=st.landscape("double_well")).jacobian(w)
+        np.testing.assert_allclose(_differenced(bare_flow(), w, reach), exact, atol=1e-8)
         with pytest.raises(ValueError, match=r"lacks value, which st\.minimize needs.*value\(w\) of shape"):
             st.minimize(Bare(), [0.7, 0.3], method=st.SGD(), step=0.5, iterations=1)
 
@@ -163,9 +167,9 @@ class TestMembersThatAreNotThere:
         class Plain(Bare, st.Objective):
             pass
 
-        with pytest.raises(ValueError, match="lacks value, which"):
+        with pytest.raises(ValueError, match=r"lacks value, which st\.critical_points needs"):
             st.critical_points(Plain(), 2)
-        with pytest.raises(ValueError, match="lacks third, which"):
+        with pytest.raises(ValueError, match="lacks third, which the Jacobian"):
             bare_flow(objective=Plain()).jacobian([0.5, 0.5])
         assert st.linearize(bare_flow(objective=Plain()), at=[1.0, 0.0]).valid
         np.testing.assert_array_equal(Plain().hvp(np.ones(2), np.eye(2)), [[2.0, 0.0], [0.0, 1.0]])
