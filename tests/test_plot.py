@@ -185,7 +185,7 @@ class TestComparison:
 
     def test_shows_the_predicted_density_over_the_paths(self):
         a_flow = st.Flow(st.expression("x^2/2 + y^2/20"), st.SGD(), st.Noise(gradient=1.0), step=0.1)
-        ens = ensemble(a_flow, start=[1.0, 0.0], paths=400)
+        ens = ensemble(a_flow, start=[1.0, 0.0], paths=400, save=2)
         comparison = st.compare(st.linearize(a_flow, at=[0, 0]), ens)
         figure = st.plot(comparison)
         for i, axis in enumerate(figure.axes[3:]):
