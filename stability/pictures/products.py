@@ -57,13 +57,15 @@ def almost_sure_limit(result: AlmostSureLimit) -> Figure:
     figure, axes = panels(1, 1, 4.6, 3.2)
     axis, finite = axes[0, 0], np.isfinite(result.exponents)
     steps, values, errors = result.steps[finite], result.exponents[finite], result.errors[finite]
-    axis.plot(steps, values, color=COLORS["SFN"])
+    axis.plot(steps, values, color=COLORS["SFN"], label=r"exponent $\pm 2$ s.e.")
     axis.fill_between(steps, values - 2 * errors, values + 2 * errors, color=COLORS["SFN"], alpha=0.25)
     axis.axhline(0.0, color="0.5", lw=0.8)
     if 0 < result.limit < np.inf:
-        axis.axvline(result.limit, color=SURE, ls="--", lw=1.2)
-    for low, high in result.windows:
-        axis.axvspan(low, high, color=SQUARE, alpha=0.1, lw=0)
+        axis.axvline(result.limit, color=SURE, ls="--", lw=1.2, label="almost-sure limit")
+    for k, (low, high) in enumerate(result.windows):
+        label = None if k else "negative by 3 s.e."
+        axis.axvspan(low, high, color=SQUARE, alpha=0.1, lw=0, label=label)
+    axis.legend()
     axis.set(xscale="log", xlabel=r"step $\alpha$", ylabel="top exponent per iteration")
     figure.suptitle(_what_contracts(result), fontsize=9)
     return figure
@@ -88,7 +90,9 @@ def tail_index(result: TailIndex) -> Figure:
     low, high = (result.indices * (1 + sign * 2 / np.sqrt(result.counts)) for sign in (-1, 1))
     hill.plot(result.counts, result.indices, color=COLORS["SFN"], label="Hill")
     hill.fill_between(result.counts, low, high, color=COLORS["SFN"], alpha=0.2)
-    hill.errorbar([result.k], [result.hill], [2 * result.hill_error], fmt="o", ms=4, color=COLORS["SFN"])
+    hill.errorbar(
+        [result.k], [result.hill], [2 * result.hill_error], fmt="o", ms=4, color=COLORS["SFN"], label="taken"
+    )
     if np.isfinite(result.nu):
         hill.axhline(
             result.nu,
@@ -108,7 +112,7 @@ def tail_index(result: TailIndex) -> Figure:
     n = len(result.radii)
     seen = result.radii > 0
     share = (np.arange(n) + 0.5) / n
-    survival.plot(result.radii[seen], share[seen], color=COLORS["SFN"], lw=1.2)
+    survival.plot(result.radii[seen], share[seen], color=COLORS["SFN"], lw=1.2, label="radii")
     reach = result.radii[[0, result.k]]
     survival.plot(
         reach,

@@ -241,7 +241,6 @@ def _real_data(study: Study) -> Figure:
 def _theorem(study: Study) -> Figure:
     figure, axes = panels(1, 1, 5.0, 3.6)
     axis = axes[0, 0]
-    styles = ("-", "--", "-.", ":")
     curves = np.where(
         np.abs(study["y"]) < 1e30, study["y"], np.nan
     )  # an escape may take exponentially long: beyond any axis
@@ -249,7 +248,8 @@ def _theorem(study: Study) -> Figure:
         known = next(
             (method for method in sorted(COLORS, key=len, reverse=True) if str(name).startswith(method)), None
         )
-        axis.plot(study["x"], y, styles[k % 4], color=COLORS.get(known or "", f"C{k}"), label=str(name))
+        dash = "--" if str(name).endswith("flat tail") else "-"
+        axis.plot(study["x"], y, dash, color=COLORS.get(known or "", f"C{k}"), label=str(name))
     finite = curves[np.isfinite(curves)]
     positive = bool(len(finite)) and bool((finite > 0).all())
     symbol = {"lam": r"|\lambda|", "lam_next": r"\lambda_{r+1}", "gamma": r"\gamma", "h": "h"}[
@@ -296,7 +296,8 @@ def _exact_mode(study: Study) -> Figure:
         axis.plot(study["step"], np.where(np.isfinite(study[key]), study[key], np.nan), color=COLORS["SFN"])
         axis.axhline(level, color="0.5", lw=0.8)
         if 0 < limit < study["step"][-1]:
-            axis.axvline(limit, color=COLORS["Newton"], ls="--", lw=1.2)
+            axis.axvline(limit, color=COLORS["Newton"], ls="--", lw=1.2, label="largest stable step")
+            axis.legend()
         axis.set(xlabel=r"step $\alpha$", title=f"{name} limit {limit:.4g}")
     axes[0, 0].set_ylabel(r"$E(1 - \alpha X)^2$")
     axes[0, 1].set_ylabel(r"$E\,\log|1 - \alpha X|$")
