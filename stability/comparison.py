@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -70,8 +70,9 @@ class Comparison(Result, Framed, Labelled):
 
     @property
     def max_z(self) -> float:
-        """The largest ``|z|`` of all, mean and covariance (each entry is one test: expect more than 2 among
-        many).
+        """The largest ``|z|`` of all, mean and covariance.
+
+        Each entry is one test: expect more than 2 among many.
         """
         return float(max(np.max(np.abs(self.mean_z)), np.max(np.abs(self.covariance_z))))
 
@@ -159,31 +160,24 @@ def compare(theory: LinearFlow | Trajectory, ensemble: Ensemble, *, order: int =
         raise ValueError(
             f"`theory` must come from st.linearize(...) or st.trajectory(...); got {theory!r:.60}."
         )
-    prediction = (
-        _along(theory, ensemble, order)
-        if isinstance(theory, Trajectory)
-        else _around(theory, ensemble, order)
-    )
-    (mean, covariance, law, validity, notes), kept = prediction, _comparable(ensemble)
-    measured = (
-        ensemble.mean[kept],
-        ensemble.standard_error[kept],
-        ensemble.covariance[kept],
-        ensemble.covariance_error[kept],
-    )
+    along = isinstance(theory, Trajectory)
+    predicted = _along(theory, ensemble, order) if along else _around(theory, ensemble, order)
+    kept = _comparable(ensemble)
+    mean, covariance = ensemble.mean[kept], ensemble.covariance[kept]
+    error, covariance_error = ensemble.standard_error[kept], ensemble.covariance_error[kept]
     return Comparison(
         times=ensemble.times[kept],
-        predicted_mean=mean,
-        measured_mean=measured[0],
-        standard_error=measured[1],
-        mean_z=_z(measured[0] - mean, measured[1]),
-        predicted_covariance=covariance,
-        measured_covariance=measured[2],
-        covariance_error=measured[3],
-        covariance_z=_z(measured[2] - covariance, measured[3]),
-        law=law,
-        validity=validity,
-        notes=notes,
+        predicted_mean=predicted.mean,
+        measured_mean=mean,
+        standard_error=error,
+        mean_z=_z(mean - predicted.mean, error),
+        predicted_covariance=predicted.covariance,
+        measured_covariance=covariance,
+        covariance_error=covariance_error,
+        covariance_z=_z(covariance - predicted.covariance, covariance_error),
+        law=predicted.law,
+        validity=predicted.validity,
+        notes=predicted.notes,
         **_histograms(ensemble),
         variables=tuple(ensemble.provenance.get("variables", ())),
     )
@@ -198,9 +192,14 @@ def _histograms(ensemble: Ensemble) -> dict[str, np.ndarray]:
     return {"edges": np.array(edges), "counts": np.array(counts)}
 
 
-Prediction = tuple[
-    np.ndarray, np.ndarray, str, float, tuple[str, ...]
-]  # mean, covariance, law, validity, notes
+class Predicted(NamedTuple):
+    """What theory says at an ensemble's times: mean (times, d), covariance (times, d, d), and of what."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    law: str
+    validity: float
+    notes: tuple[str, ...]
 
 
 def _comparable(ensemble: Ensemble) -> np.ndarray:
@@ -218,7 +217,7 @@ def _comparable(ensemble: Ensemble) -> np.ndarray:
     return kept
 
 
-def _around(linear: LinearFlow, ensemble: Ensemble, order: int) -> Prediction:
+def _around(linear: LinearFlow, ensemble: Ensemble, order: int) -> Predicted:
     """Around a critical point: the linear flow's moments from the ensemble's own start."""
     dim = len(linear.at)
     if ensemble.states.shape[-1] != dim:
@@ -242,23 +241,19 @@ def _around(linear: LinearFlow, ensemble: Ensemble, order: int) -> Prediction:
         for t in ensemble.times[kept]
     ]
     mean, covariance = (np.stack(part) for part in zip(*predicted, strict=True))
-    return mean, covariance, f"{ensemble.law.time}, order {order}", linear.validity, _notes(linear, ensemble)
+    law = f"{ensemble.law.time}, order {order}"
+    return Predicted(mean, covariance, law, linear.validity, _notes(linear, ensemble))
 
 
-def _along(path: Trajectory, ensemble: Ensemble, order: int) -> Prediction:
+def _along(path: Trajectory, ensemble: Ensemble, order: int) -> Predicted:
     """Along a path: what the trajectory says at the ensemble's times."""
     if order != 1:
         raise ValueError("`order=2` is for a linear flow; a trajectory has order=1 only.")
     _comparable(ensemble)
     rows, _ = shared(path, ensemble)
     validity = float(np.max(path.validity[: rows[-1] + 1]))
-    return (
-        path.mean[rows],
-        path.covariance[rows],
-        f"{path.time} along the path",
-        validity,
-        _path_notes(path, ensemble, validity),
-    )
+    law, notes = f"{path.time} along the path", _path_notes(path, ensemble, validity)
+    return Predicted(path.mean[rows], path.covariance[rows], law, validity, notes)
 
 
 def _path_notes(path: Trajectory, ensemble: Ensemble, validity: float) -> tuple[str, ...]:
@@ -331,8 +326,9 @@ def _notes(linear: LinearFlow, ensemble: Ensemble) -> tuple[str, ...]:
 
 
 def _tail_notes(linear: LinearFlow, ensemble: Ensemble) -> list[str]:
-    """Whether tails are so heavy that a covariance's standard error, which needs fourth moments, means
-    nothing: by theory and as measured.
+    """Whether tails are so heavy that a covariance's standard error means nothing.
+
+    It needs fourth moments. By theory, and as measured.
     """
     notes, warning = [], "standard errors of covariances, and their z, mean nothing"
     known = linear.tail_index if ensemble.level == "sde" else _iteration_tail(linear)
@@ -353,9 +349,7 @@ def _tail_notes(linear: LinearFlow, ensemble: Ensemble) -> list[str]:
 
 
 def _iteration_tail(linear: LinearFlow) -> float:
-    """Kesten's index of one mode of the iteration; nan in more dimensions, or where it has no stationary
-    law.
-    """
+    """Kesten's index of one mode of the iteration; nan in more dimensions, or without a stationary law."""
     flow, noise = linear.flow, linear.flow.noise_model
     if flow.dim > 1 or not noise.isotropic or not noise.has_curvature:
         return math.nan

@@ -115,15 +115,17 @@ class Noise(Kept):
 
     @property
     def scales(self) -> tuple[float, float, float]:
-        """Variance factors ``(Var of the gradient batch, covariance, Var of the Hessian batch)`` per sample
-        variance.
+        """Variance factors of the gradient batch, of both together, and of the Hessian batch.
+
+        Per variance of one sample; together is the two batches' covariance.
         """
         own = 1 / self.batch
         return own, own if self.coupling == "nested" else 0.0, 1 / self.hessian_batch
 
     def sample(self, w: np.ndarray, size: int, rng: np.random.Generator) -> Sample:
-        """Draw `size` noise samples at states of dimension ``w.shape[-1]``: ``zeta`` (size, d), ``Eg``,
-        ``Eh`` (size, d, d).
+        """Draw `size` noise samples at states of dimension ``w.shape[-1]``.
+
+        ``zeta`` (size, d), ``Eg`` and ``Eh`` (size, d, d).
         """
         dim = np.shape(w)[-1]
         return self.combine(rng.standard_normal((self.normals(dim), size)), dim)
@@ -161,11 +163,10 @@ class Noise(Kept):
         )
 
     def combine(self, normals: Any, dim: int) -> Sample:
-        """The samples that standard normals (k, size) stand for, a linear map: ``zeta`` (size, d), ``Eg``,
-        ``Eh`` (size, d, d).
+        """The samples that standard normals (k, size) stand for, a linear map.
 
-        Paths lie along the last axis of `normals`, so that every row is contiguous; the samples are views
-        with the paths first.
+        ``zeta`` (size, d), ``Eg`` and ``Eh`` (size, d, d). Paths lie along the last axis of `normals`, so
+        that every row is contiguous; the samples are views with the paths first.
         """
         xp, size = namespace(normals), normals.shape[1]
         curved = dim * (dim + 1) // 2 * (2 if self._mixing()[1][1] else 1) if self.has_curvature else 0
@@ -221,9 +222,7 @@ class Noise(Kept):
         return np.diag(self._root(dim))[:, None].copy()
 
     def factors(self, w: np.ndarray) -> Sample:
-        """Samples ``s_k`` with ``E[s (x) s] = sum_k s_k (x) s_k``: the whole second-order law of the
-        noise.
-        """
+        """Samples ``s_k`` with ``E[s (x) s] = sum_k s_k (x) s_k``: the noise's whole second-order law."""
         dim = np.shape(w)[-1]
         basis = _symmetric_basis(dim) * self.curvature if self.has_curvature else np.zeros((0, dim, dim))
         root = self._root(dim).T
@@ -430,8 +429,9 @@ def _still(xp: Any, shape: tuple[int, ...], normals: Any) -> Any:
 
 @functools.lru_cache(maxsize=8)
 def _triangle(dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where each entry (d d,) of a symmetric matrix lies in its upper triangle, and the triangle's scale
-    (diagonal: sqrt 2).
+    """Where each entry (d d,) of a symmetric matrix lies in its upper triangle, and the triangle's scale.
+
+    The scale is sqrt 2 on the diagonal.
     """
     rows, columns = np.triu_indices(dim)
     place = np.empty((dim, dim), dtype=np.int64)
@@ -440,8 +440,9 @@ def _triangle(dim: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _distinct(rng: np.random.Generator, n: int, size: int, count: int) -> np.ndarray:
-    """`size` rows of `count` distinct indices in random order: redraw each clash, for batches much smaller
-    than the data.
+    """`size` rows of `count` distinct indices in random order, for batches much smaller than the data.
+
+    Each clash is drawn again.
     """
     rows = rng.integers(n, size=(size, count))
     for column in range(1, count):
@@ -464,9 +465,7 @@ def _join(blocks: list[Sample]) -> Sample:
 
 
 def _symmetric_basis(dim: int) -> np.ndarray:
-    """Matrices B_k with ``sum_k B_k (x) B_k`` the covariance of a GOE matrix of unit off-diagonal
-    variance.
-    """
+    """Matrices B_k with ``sum_k B_k (x) B_k`` the covariance of a GOE matrix of unit off-diagonals."""
     rows, columns = np.triu_indices(dim)
     if len(rows) * dim * dim > MAX_FACTOR_NUMBERS:
         raise ValueError(

@@ -17,11 +17,10 @@ from .steps import Stepwise
 
 
 class Fleet:
-    """Blocks of paths moved together on another array library; the device is waited for only where states are
-    saved.
+    """Blocks of paths moved together on another array library.
 
-    The device's own generator draws the normals unless `host_noise` asks for those that a run on the host
-    has.
+    The device is waited for only where states are saved. The device's own generator draws the normals unless
+    `host_noise` asks for those that a run on the host has.
     """
 
     def __init__(self, plan: EnsemblePlan, backend: Backend, blocks: range, *, host_noise: bool):

@@ -1,6 +1,4 @@
-"""Running a plan's blocks on threads or on a device, and gathering what they leave, in order, until there is
-enough.
-"""
+"""A plan's blocks on threads or on a device: gathering what they leave, in order, until it is enough."""
 
 from __future__ import annotations
 
@@ -39,8 +37,9 @@ DOUBTED, MARGIN = 2000, 1.3
 
 @dataclass(frozen=True)
 class Sums:
-    """What blocks add up to; replaced as a whole, so that an interrupt finds either the sums before or those
-    after.
+    """What blocks add up to.
+
+    Replaced as a whole, so that an interrupt finds either the sums before or those after.
     """
 
     count: int
@@ -157,16 +156,18 @@ class Gathered:
 
     @property
     def best(self) -> SampleMoments | ControlledMoments:
-        """The sharpest moments that may be trusted: with the control variate only if no path diverged, nor
-        its own.
+        """The sharpest moments that may be trusted.
+
+        With the control variate only if no path diverged, nor its own.
         """
         assert self.sums is not None
         return self.sums.moments if self.sums.controlled is None else self.sums.controlled
 
     @property
     def reduction(self) -> tuple[np.ndarray, np.ndarray]:
-        """Factors by which the control variate cut the variances of mean (times, d) and covariance (times, d,
-        d).
+        """How many times the control variate cut the variances.
+
+        Of the mean (times, d), and of the covariance (times, d, d).
         """
         best = self.best
         if isinstance(best, ControlledMoments):
@@ -287,8 +288,9 @@ def gather(
 
 
 def _rounds(gathered: Gathered, bar: Bar, *, first_alone: bool, told: bool) -> Iterator[range]:
-    """Ranges of blocks to run next: all at once, or a first one to learn from and then the rest, or what the
-    goal needs.
+    """Ranges of blocks to run next.
+
+    All at once, or a first one to learn from and then the rest, or what the goal needs.
     """
     plan, done, end = gathered.plan, 0, 1
     if gathered.goal is None:
@@ -320,9 +322,7 @@ def _expected(gathered: Gathered) -> str:
 def _device(
     plan: EnsemblePlan, backend: Backend, blocks: range, signals: Signals, host_noise: bool
 ) -> Iterator[Part]:
-    """Fleets of as many blocks as fit in the memory that one may take; after an interrupt those that were
-    finished stay.
-    """
+    """Fleets of as many blocks as fit in memory; after an interrupt those that were finished stay."""
     per_path = 8.0 * (
         16 * plan.flow.dim
         + 8 * plan.flow.dim**2

@@ -24,8 +24,9 @@ LARGEST_CHUNK = 2**22  # ... unless curvature noise takes so many a step that th
 
 @dataclass(frozen=True)
 class Control:
-    """The tangent flow that runs beside, on the same noise, its exact moments at the saved times, (times, d)
-    and (times, d, d), and whether they are all.
+    """The tangent flow that runs beside, on the same noise, and what is known of it.
+
+    Its exact moments at the saved times, (times, d) and (times, d, d), and whether they are all.
     """
 
     flow: Flow
@@ -100,9 +101,7 @@ class EnsemblePlan:
 
     @property
     def draws_samples(self) -> bool:
-        """Whether noise comes as samples (real minibatches, a user's own noise) instead of standard
-        normals.
-        """
+        """Whether noise comes as samples: real minibatches, or a user's own; else as standard normals."""
         model = self.flow.noise_model
         return not model.linear or (self.level == "iteration" and model.objective is not None)
 

@@ -1,6 +1,4 @@
-"""Two dimensions, additive noise, and an objective that gives its derivatives as one formula of both
-coordinates.
-"""
+"""Two dimensions, additive noise, and both derivatives as one formula of the coordinates."""
 
 from __future__ import annotations
 
@@ -60,9 +58,7 @@ class PlanarSteps(Mover):
             np.copyto(x, last)
 
     def _force(self, x: np.ndarray, push: np.ndarray) -> None:
-        """``push - pull * gradient``, and the Hessian's eigenvalues ``mean + radius`` and ``mean -
-        radius``.
-        """
+        """``push - pull * gradient``, and the Hessian's eigenvalues ``mean +- radius``."""
         first, second, h11, h12, h22 = self.formula(x[0], x[1])
         for row, slope, noise in zip(self.v, (first, second), push, strict=True):
             np.multiply(slope, self.pull, out=row)
@@ -80,8 +76,9 @@ class PlanarSteps(Mover):
 
 
 class PlanarChunks(PlanarSteps):
-    """The same numbers from compiled code, a chunk of steps at once: it follows the formula's and the gain's
-    instructions.
+    """The same numbers from compiled code, a chunk of steps at once.
+
+    It follows the formula's and the gain's instructions.
     """
 
     shared, brief = True, False

@@ -267,9 +267,7 @@ def _batched_shape(function: Callable[[np.ndarray], np.ndarray], states: np.ndar
 
 
 def _check_noise(flow: Flow) -> None:
-    """A noise class that draws its own samples must say whether they bend the curvature: nothing asks for it
-    else.
-    """
+    """A class that draws its own samples must say whether they bend the curvature: nothing else asks."""
     noise = flow.noise_model
     if noise.linear or noise.has_curvature:
         return

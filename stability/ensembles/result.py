@@ -1,6 +1,4 @@
-"""What an ensemble of paths gives: its moments with their errors, who diverged and who left, and what it
-cost.
-"""
+"""What an ensemble gives: moments and their errors, who diverged and who left, what it cost."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -112,8 +112,9 @@ class TailIndex(Result):
 
     @property
     def lumps(self) -> bool:
-        """Whether the largest radii come in lumps, with gaps that no power tail has: the index means nothing
-        then.
+        """Whether the largest radii come in lumps, with gaps that no power tail has.
+
+        The index means nothing then.
         """
         return _gap_probability(self.gap, self.k) < LUMPS
 
@@ -198,22 +199,22 @@ def tail_index(sample: Any, *, tail: float | None = None, center: Any = None) ->
     k = _tail(tail, n)
     hill, counts, indices = float(_hill(radii, np.array([k]))[0]), *_hill_plot(radii)
     try:
-        nu, m, S, top = _student(y)
+        fit = _student(y)
     except np.linalg.LinAlgError:
         raise ValueError(
             "`sample` must not have most of its points in a plane: its scatter is singular. Leave out "
             "directions that few points use."
         ) from None
-    gain = 2 * (top - _gaussian_likelihood(y))
-    if nu < 0.99 * LARGEST_NU and gain > 0:
-        nu_error = _nu_error(y, nu, m, S, top)
-    else:  # the Gaussian is likelier than any of them
-        nu, nu_error, m, S = math.inf, math.nan, y.mean(axis=0), _covariance(y)
-    misfit = _misfit(y, nu, m, S, radii)
-    m_error, S_error = _errors(nu, S, basis, n)
+    gaussian = Student(math.inf, y.mean(axis=0), _covariance(y), _gaussian_likelihood(y))
+    gain = 2 * (fit.log_likelihood - gaussian.log_likelihood)
+    if fit.nu >= 0.99 * LARGEST_NU or gain <= 0:
+        fit = gaussian  # likelier than any of them
+    nu_error = math.nan if fit is gaussian else _nu_error(y, fit)
+    misfit = _misfit(y, fit.nu, fit.m, fit.S, radii)
+    m_error, S_error = _errors(fit.nu, fit.S, basis, n)
     student = bool((np.abs(misfit) <= MISFIT).all()) or gain < LIGHT
     gap = _gap(radii, k)
-    index, error, source = (nu, nu_error, "Student-t") if student else (hill, hill / math.sqrt(k), "Hill")
+    index, error, source = (fit.nu, nu_error, "Student-t") if student else (hill, hill / math.sqrt(k), "Hill")
     return TailIndex(
         index=index,
         error=error,
@@ -221,11 +222,11 @@ def tail_index(sample: Any, *, tail: float | None = None, center: Any = None) ->
         hill=hill,
         hill_error=hill / math.sqrt(k),
         k=k,
-        nu=nu,
+        nu=fit.nu,
         nu_error=nu_error,
-        location=middle + basis @ m,
+        location=middle + basis @ fit.m,
         location_error=m_error,
-        scatter=basis @ S @ basis.T,
+        scatter=basis @ fit.S @ basis.T,
         scatter_error=S_error,
         misfit=misfit,
         gain=gain,
@@ -290,8 +291,9 @@ def _center(center: Any, dim: int) -> np.ndarray:
 
 
 def _directions(centered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Columns (d, r) that span the directions in which points differ, in units of the points' spread, and the
-    matrix (d, r) that takes points there.
+    """The directions in which points differ: columns (d, r) that span them, and the matrix that leads there.
+
+    In units of the points' spread.
     """
     spread = np.median(np.abs(centered), axis=0)
     spread = np.where(spread > 0, spread, np.abs(centered).max(axis=0))
@@ -351,8 +353,9 @@ def _hill(radii: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _gap(radii: np.ndarray, k: int) -> float:
-    """The largest of ``i log(r_i / r_(i+1))``, i <= k, over their sum: of a power tail they are independent
-    and exponential (Renyi).
+    """The largest of ``i log(r_i / r_(i+1))``, i <= k, over their sum.
+
+    Of a power tail they are independent and exponential (Renyi).
     """
     logs = np.log(np.maximum(radii[: k + 1], 1e-300))
     gaps = np.arange(1, k + 1) * (logs[:-1] - logs[1:])
@@ -360,8 +363,9 @@ def _gap(radii: np.ndarray, k: int) -> float:
 
 
 def _gap_probability(gap: float, k: int) -> float:
-    """Of a largest share beyond `gap` among k exponentials (Fisher 1929), its first term: above the whole by
-    little where it is small.
+    """Of a largest share beyond `gap` among k exponentials (Fisher 1929), its first term.
+
+    It is above the whole, by little where it is small.
     """
     return k * (1 - gap) ** (k - 1)
 
@@ -414,68 +418,65 @@ def _squares(y: np.ndarray, m: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, f
     return np.einsum("in,in->n", turned, turned), 2 * float(np.sum(np.log(np.diag(root))))
 
 
-def _climb(
-    y: np.ndarray, nu: float, m: np.ndarray, S: np.ndarray, most: int = 500, tolerance: float = 1e-7
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Location and scatter of the likeliest Student-t law of `nu` degrees of freedom, by EM with expanded
-    parameters; distances and log det too.
-    """
+class Student(NamedTuple):
+    """A Student-t law: degrees of freedom, location m (d,) and scatter S (d, d), and how likely it is."""
+
+    nu: float
+    m: np.ndarray
+    S: np.ndarray
+    log_likelihood: float
+
+
+def _climb(y: np.ndarray, nu: float, m: np.ndarray, S: np.ndarray) -> Student:
+    """The likeliest law of `nu` degrees of freedom, by EM with expanded parameters, from m and S on."""
     dim = y.shape[1]
-    for _ in range(most):
+    for _ in range(500):
         square, _ = _squares(y, m, S)
         weights = (nu + dim) / (nu + square)
         ahead = weights @ y / weights.sum()
         apart = y - ahead
-        spread = (
-            (apart * weights[:, None]).T @ apart / weights.sum()
-        )  # not / n: Kent, Tyler and Vardi's faster step
-        change = np.max(np.abs(spread - S)) / np.max(np.abs(S)) + np.max(
-            np.abs(ahead - m) / np.sqrt(np.diag(S))
-        )
+        # Over the weights' sum, not over n: Kent, Tyler and Vardi's faster step.
+        spread = (apart * weights[:, None]).T @ apart / weights.sum()
+        moved = np.max(np.abs(ahead - m) / np.sqrt(np.diag(S)))
+        change = np.max(np.abs(spread - S)) / np.max(np.abs(S)) + moved
         m, S = ahead, spread
-        if change < tolerance:
+        if change < 1e-7:
             break
-    return m, S, *_squares(y, m, S)
+    square, log_det = _squares(y, m, S)
+    return Student(nu, m, S, _log_likelihood(square, nu, dim, log_det))
 
 
-def _student(y: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, float]:
-    """Degrees of freedom, location, scatter and log-likelihood of the likeliest Student-t law: the maximum of
-    the profile over nu.
-    """
+def _student(y: np.ndarray) -> Student:
+    """The likeliest Student-t law: the maximum of the profile over nu."""
     import scipy
 
-    dim = y.shape[1]
-    kept = [np.median(y, axis=0), np.diag(np.median(np.abs(y), axis=0) ** 2 + 1e-300)]
+    spread = np.median(np.abs(y), axis=0) ** 2 + 1e-300
+    last = Student(math.nan, np.median(y, axis=0), np.diag(spread), math.nan)
 
     def down(log_nu: float) -> float:
-        nu = math.exp(log_nu)
-        kept[0], kept[1], square, log_det = _climb(y, nu, kept[0], kept[1])
-        return -_log_likelihood(square, nu, dim, log_det)
+        nonlocal last  # each search begins where the last one ended
+        last = _climb(y, math.exp(log_nu), last.m, last.S)
+        return -last.log_likelihood
 
     best = scipy.optimize.minimize_scalar(
         down, bounds=(math.log(0.05), math.log(LARGEST_NU)), method="bounded", options={"xatol": 1e-4}
     )
-    top = -down(best.x)
-    return math.exp(best.x), kept[0], kept[1], top
+    down(best.x)
+    return last
 
 
-def _nu_error(y: np.ndarray, nu: float, m: np.ndarray, S: np.ndarray, top: float) -> float:
-    """From the observed information: the curvature of the profile likelihood in log nu, where it is closest
-    to a parabola.
-    """
+def _nu_error(y: np.ndarray, fit: Student) -> float:
+    """From the observed information: the profile's curvature in log nu, where it is nearly a parabola."""
     step = 0.05
-    ends = [
-        _log_likelihood(square, end, y.shape[1], log_det)
-        for end in (nu * math.exp(-step), nu * math.exp(step))
-        for *_, square, log_det in [_climb(y, end, m, S)]
-    ]
-    curvature = (2 * top - sum(ends)) / step**2
-    return nu / math.sqrt(curvature) if curvature > 0 else math.nan
+    ends = (_climb(y, fit.nu * math.exp(side), fit.m, fit.S).log_likelihood for side in (-step, step))
+    curvature = (2 * fit.log_likelihood - sum(ends)) / step**2
+    return fit.nu / math.sqrt(curvature) if curvature > 0 else math.nan
 
 
 def _errors(nu: float, S: np.ndarray, basis: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Standard errors of location (d,) and scatter (d, d) from the Student-t law's own information (Lange,
-    Little and Taylor 1989).
+    """Standard errors of location (d,) and scatter (d, d), from the Student-t law's own information.
+
+    Lange, Little and Taylor 1989.
     """
     dim = len(S)
     share = 1.0 if math.isinf(nu) else (nu + dim) / (nu + dim + 2)
@@ -499,8 +500,9 @@ def _scale_variance(nu: float, dim: int) -> float:
 
 
 def _misfit(y: np.ndarray, nu: float, m: np.ndarray, S: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """Distance of the radii's law from the fitted one, over all points and in the tail: see
-    `TailIndex.misfit`.
+    """Distance of the radii's law from the fitted one, over all points and in the tail.
+
+    See `TailIndex.misfit`.
     """
     import scipy
 

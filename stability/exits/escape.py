@@ -1,5 +1,6 @@
-"""Leaving a critical point: first exits of an ensemble from a ball or a slab around it, beside the exact law
-where there is one.
+"""Leaving a critical point: first exits of an ensemble, beside the exact law where there is one.
+
+From a ball or a slab around it.
 """
 
 from __future__ import annotations
@@ -309,8 +310,9 @@ def _result(setting: _Setting, plan: EnsemblePlan, parts: list[_Watch]) -> Escap
 
 
 class _Watch(Recorder):
-    """A block's first exits; paths that left, or were given up, are put back to the critical point, where
-    they are harmless.
+    """A block's first exits.
+
+    Paths that left, or were given up, are put back to the critical point, where they are harmless.
     """
 
     def __init__(self, plan: EnsemblePlan, count: int, direction: np.ndarray | None, radius: float):

@@ -1,5 +1,4 @@
-"""The first exit of one linear mode from an interval: how long noise takes to leave a saddle, or a point that
-attracts.
+"""The first exit of one linear mode from an interval: how long noise takes to leave a saddle or a sink.
 
 In units of ``R^2 / D`` the law depends on one number, ``kappa = rate R^2 / D``, the drift over the diffusion
 (theory, section 2, result 7). Below, ``s = t D / R^2``, ``y = delta / R`` and ``x = sqrt|kappa|``.
@@ -29,8 +28,9 @@ _BASIS, _SHIFTS = 60, 5
 
 @dataclass(frozen=True)
 class ExitTime(Result):
-    """The law of the first exit from ``|delta| < radius``, from 0; made by `exit_time`. Times are in units of
-    ``t = iteration * step``.
+    """The law of the first exit from ``|delta| < radius``, from 0; made by `exit_time`.
+
+    Times are in units of ``t = iteration * step``.
 
     Attributes
     ----------
@@ -83,8 +83,9 @@ class ExitTime(Result):
         return math.log(self.asymptotic) if self.asymptotic > 0 else math.nan
 
     def forms(self) -> dict[str, float]:
-        """The mean by three roads: ``hypergeometric`` (mpmath), ``quadrature`` (of Dawson's function),
-        ``asymptotic``; inf where it overflows.
+        """The mean by three roads; inf where it overflows.
+
+        ``hypergeometric`` (mpmath), ``quadrature`` (of Dawson's function), ``asymptotic``.
         """
         import mpmath
 
@@ -127,8 +128,7 @@ class ExitTime(Result):
         return float(result) if result.ndim == 0 else result
 
     def quantile(self, p: float) -> float:
-        """The time by which a share `p` of the paths has left: the inverse of ``1 - survival``, to its
-        accuracy.
+        """When a share `p` of the paths has left: the inverse of ``1 - survival``, to its accuracy.
 
         Raises
         ------
@@ -151,12 +151,11 @@ class ExitTime(Result):
         )
 
     def monitored(self, dt: float) -> ExitTime:
-        """The exit of a path that is watched only every `dt`, such as an Euler-Maruyama path: the radius
-        grows by ``0.5826 sqrt(D dt)``.
+        """The exit of a path watched only every `dt`, such as an Euler-Maruyama path.
 
-        The constant, ``-zeta(1/2) / sqrt(2 pi)``, is a Gaussian walk's mean overshoot (Broadie, Glasserman,
-        Kou 1997, "A continuity correction for discrete barrier options"). What remains is O(dt) where the
-        path is a chain of its own: see `chain`.
+        The radius grows by ``0.5826 sqrt(D dt)``. The constant, ``-zeta(1/2) / sqrt(2 pi)``, is a Gaussian
+        walk's mean overshoot (Broadie, Glasserman, Kou 1997, "A continuity correction for discrete barrier
+        options"). What remains is O(dt) where the path is a chain of its own: see `chain`.
 
         Raises
         ------
@@ -170,14 +169,14 @@ class ExitTime(Result):
         )
 
     def chain(self, dt: float) -> ExitTime:
-        """The exit of this equation's Euler-Maruyama chain with time step `dt`, which `simulate` measures, to
-        first order in ``sqrt(dt)``.
+        """The exit of the Euler-Maruyama chain with time step `dt`, to first order in ``sqrt(dt)``.
 
-        The chain is, at its times, the Ornstein-Uhlenbeck process of rate ``log(1 + rate dt) / dt`` with the
-        same one-step variance; that process is then `monitored`. Its mean is too small: by ``dt / 4`` where
-        noise dominates a step at the edge, up to ``dt / 2`` where drift does (measured, with the drift ``rate
-        dt radius`` at 1/2, 1, 4 and 40 times the noise ``sqrt(diffusion dt)``: 0.27, 0.29, 0.39 and 0.49 dt).
-        The chain's own law is `Escape.chain`, of the result of `stability.escape`.
+        It is what `simulate` measures. The chain is, at its times, the Ornstein-Uhlenbeck process of rate
+        ``log(1 + rate dt) / dt`` with the same one-step variance; that process is then `monitored`. Its mean
+        is too small: by ``dt / 4`` where noise dominates a step at the edge, up to ``dt / 2`` where drift
+        does (measured, with the drift ``rate dt radius`` at 1/2, 1, 4 and 40 times the noise ``sqrt(diffusion
+        dt)``: 0.27, 0.29, 0.39 and 0.49 dt). The chain's own law is `Escape.chain`, of the result of
+        `stability.escape`.
 
         Raises
         ------
@@ -249,8 +248,9 @@ class ExitTime(Result):
         return lambda s: np.exp(-s[..., None] * rates) @ shares
 
     def _quadrature(self) -> float:
-        """``int_0^1 h(kappa z) dz``, ``h(k) = Dawson(sqrt k) / sqrt k``; for k < 0 that is ``sqrt(pi) exp(-k)
-        erf(sqrt(-k)) / (2 sqrt(-k))``.
+        """``int_0^1 h(kappa z) dz``, ``h(k) = Dawson(sqrt k) / sqrt k``.
+
+        For k < 0 that is ``sqrt(pi) exp(-k) erf(sqrt(-k)) / (2 sqrt(-k))``.
         """
         import scipy
 
@@ -280,8 +280,7 @@ def _long(time: float, logarithm: float) -> float | str:
 
 
 def exit_time(*, rate: float, diffusion: float, radius: float) -> ExitTime:
-    """The first exit of ``d delta = rate delta dt + sqrt(diffusion) dW``, started at 0, from ``|delta| <
-    radius``.
+    """The first exit of ``d delta = rate delta dt + sqrt(diffusion) dW`` from ``|delta| < radius``, from 0.
 
     A mode of a flow has ``rate = -phi lam`` and ``diffusion = step phi^2 sigma^2``.
 
@@ -334,10 +333,10 @@ def _scaled_mean(kappa: float) -> float:
 
 
 def _inside(kappa: float, s: np.ndarray) -> np.ndarray:
-    """The probability, for kappa >= 0, that a path is inside at s, whether or not it had left before: ``erf(1
-    / sqrt(2 v))``, v its variance.
+    """The probability, for kappa >= 0, to be inside at s, whether or not a path had left before.
 
-    For kappa < 0 the same of the martingale ``exp(x^2 s) y``, which is outside whenever y is.
+    ``erf(1 / sqrt(2 v))``, v its variance. For kappa < 0 the same of the martingale ``exp(x^2 s) y``, which
+    is outside whenever y is.
     """
     import scipy
 

@@ -23,8 +23,9 @@ itself off by a fifth then.
 
 @dataclass(frozen=True)
 class Escape(Result):
-    """First exits from a region around a critical point; made by `escape`. Times are in units of ``t =
-    iteration * step``.
+    """First exits from a region around a critical point; made by `escape`.
+
+    Times are in units of ``t = iteration * step``.
 
     Attributes
     ----------
@@ -85,8 +86,9 @@ class Escape(Result):
 
     @cached_property
     def curve(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Kaplan and Meier's survival after each exit time to `until`, and Greenwood's standard error: times,
-        survival, errors (k,), from time 0 on.
+        """Kaplan and Meier's survival after each exit time to `until`, from time 0 on.
+
+        Times, survival and Greenwood's standard errors, (k,) each.
         """
         moments, hazard, variance = self._falls
         survival = np.cumprod(1 - hazard)
@@ -98,8 +100,9 @@ class Escape(Result):
 
     @cached_property
     def _falls(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Distinct exit times, the share of those still watched that left then, and what that adds to the
-        variance of the survival's logarithm.
+        """Distinct exit times, the share of those still watched that left then, and its error's part.
+
+        What it adds to the variance of the survival's logarithm.
         """
         moments, exits = np.unique(self.times[self.times <= self.until], return_counts=True)
         at_risk = len(self.seen) - np.searchsorted(np.sort(self.seen), moments, side="left")
@@ -114,9 +117,7 @@ class Escape(Result):
 
     @cached_property
     def mean(self) -> tuple[float, float]:
-        """The restricted mean ``E min(T, until)``, the area under the survival curve, and its standard
-        error.
-        """
+        """The restricted mean ``E min(T, until)``, the survival curve's area, and its standard error."""
         moments, survival, _ = self.curve
         areas = survival * np.diff(np.append(moments, self.until))
         later = np.cumsum(areas[::-1])[::-1][1:]
@@ -130,8 +131,9 @@ class Escape(Result):
 
     @property
     def mode(self) -> ExitTime | None:
-        """The law in continuous time, of ``d x = rate x dt + sqrt(diffusion) dW``; None where there is none
-        (see `reason`).
+        """The law in continuous time, of ``d x = rate x dt + sqrt(diffusion) dW``.
+
+        None where there is none: `reason` says why.
         """
         return (
             exit_time(rate=self.rate, diffusion=self.diffusion, radius=self.radius)
@@ -141,16 +143,17 @@ class Escape(Result):
 
     @cached_property
     def chain(self) -> ChainExit | None:
-        """The law that `z` and `kolmogorov_smirnov` compare with: of the very chain that was simulated, at
-        its own times. None as `mode`.
+        """The law that `z` and `kolmogorov_smirnov` compare with; None as `mode`.
+
+        Of the very chain that was simulated, at its own times.
         """
         return None if self.mode is None else ChainExit(self.mode, self.dt, self._steps)
 
     @property
     def until(self) -> float:
-        """Up to when the survival curve is used: `t_end`, or where paths were given up, as long as 20 (of
-        fewer than 40: half of them) were watched.
+        """Up to when the survival curve is used.
 
+        `t_end`, or where paths were given up, as long as 20 (of fewer than 40: half of them) were watched.
         Beyond, few paths would stand for the many that were given up, and neither error nor p could be relied
         on.
         """
@@ -176,12 +179,12 @@ class Escape(Result):
 
     @cached_property
     def kolmogorov_smirnov(self) -> tuple[float, float]:
-        """Largest distance of the survival curve from the law at the chain's own times up to `until`, and its
-        p-value.
+        """Largest distance of the survival curve from the law, and its p-value.
 
-        Where paths were given up, distances are weighted as by Hall and Wellner (1980), which makes
-        Kolmogorov's law hold for them too; else the weights are one. His law is that of a continuous time
-        seen to its end: p is conservative for whole steps, the more the fewer they are. nan without a law.
+        At the chain's own times up to `until`. Where paths were given up, distances are weighted as by Hall
+        and Wellner (1980), which makes Kolmogorov's law hold for them too; else the weights are one. His law
+        is that of a continuous time seen to its end: p is conservative for whole steps, the more the fewer
+        they are. nan without a law.
         """
         from scipy.stats import kstwo
 
@@ -204,8 +207,9 @@ class Escape(Result):
 
     @property
     def shares(self) -> np.ndarray:
-        """Of those that left a ball, the share (d, 2) that was farthest along each eigenvector, forwards and
-        backwards; of a slab, its two sides (1, 2).
+        """Of those that left a ball, the share (d, 2) farthest along each eigenvector, either way.
+
+        Of a slab, its two sides (1, 2).
         """
         axes = self.along[:, None] if self.along.any() else self.vectors
         parts = self.exits[self.left] @ axes
@@ -221,13 +225,12 @@ class Escape(Result):
         )
 
     def bounds(self, t: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Between what the survival of a ball of a linear flow lies: lower and upper bound at times `t`, by
-        the modes' own laws.
+        """Lower and upper bound on the survival of a ball of a linear flow at times `t`.
 
-        A path in the ball is in every mode's slab of that radius; a path in all slabs of ``radius / sqrt(d)``
-        is in the ball, d the number of modes that noise moves. That has at least the product of their
-        probabilities: paths are Gaussian, and a slab is a convex set of them that is symmetric about 0 (the
-        Gaussian correlation inequality, Royen 2014).
+        By the modes' own laws. A path in the ball is in every mode's slab of that radius; a path in all slabs
+        of ``radius / sqrt(d)`` is in the ball, d the number of modes that noise moves. That has at least the
+        product of their probabilities: paths are Gaussian, and a slab is a convex set of them that is
+        symmetric about 0 (the Gaussian correlation inequality, Royen 2014).
 
         Raises
         ------
