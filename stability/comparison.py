@@ -160,8 +160,10 @@ def compare(theory: LinearFlow | Trajectory, ensemble: Ensemble, *, order: int =
         raise ValueError(
             f"`theory` must come from st.linearize(...) or st.trajectory(...); got {theory!r:.60}."
         )
-    along = isinstance(theory, Trajectory)
-    predicted = _along(theory, ensemble, order) if along else _around(theory, ensemble, order)
+    if isinstance(theory, Trajectory):
+        predicted = _along(theory, ensemble, order)
+    else:
+        predicted = _around(theory, ensemble, order)
     kept = _comparable(ensemble)
     mean, covariance = ensemble.mean[kept], ensemble.covariance[kept]
     error, covariance_error = ensemble.standard_error[kept], ensemble.covariance_error[kept]

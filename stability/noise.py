@@ -175,6 +175,7 @@ class Noise(Kept):
         if not curved:
             still = _still(xp, (size, dim, dim), normals)
             return Sample(zeta.T, still, still)
+        # First the gradient batch's matrix, then what the Hessian batch has of its own.
         parts = [
             self._symmetric(xp, normals[start : start + dim * (dim + 1) // 2, :], dim)
             for start in range(own, normals.shape[0], dim * (dim + 1) // 2)
@@ -392,6 +393,7 @@ class DataNoise(Noise):
         return _join(blocks)
 
     def gradient_covariance(self, w: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
+        # Gradient noise away from the reference point: the same factors, carried along the curvature's.
         shift = self._zeta + matvec(self._curvature, np.asarray(w, dtype=float) - self.reference)
         return self.scales[0] * shift.T @ shift
 
@@ -408,6 +410,7 @@ class DataNoise(Noise):
         n = self.objective.n_samples  # type: ignore[attr-defined]
         if self.replacement:
             return rng.integers(n, size=(size, count))
+        # Of large batches too many indices would clash; a sort of random keys has none.
         if count > n // 8:
             return np.argsort(rng.random((size, n)), axis=1)[:, :count]
         return _distinct(rng, n, size, count)
@@ -503,12 +506,14 @@ def _factor_per_sample(F: Any, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if n <= width:
         factors = chunk(0, n) / math.sqrt(n)
     else:
+        # Hessians of so many samples at a time take 32 MB.
         step = max(1, 4_000_000 // dim**2)
         gram = np.zeros((width, width))
         for start in range(0, n, step):
             part = chunk(start, min(start + step, n))
             gram += part.T @ part
         values, vectors = np.linalg.eigh(gram / n)
+        # Directions in which samples do not differ are rounding, and would cost as much as the others.
         keep = values > 1e-14 * values[-1]
         factors = np.sqrt(values[keep])[:, None] * vectors[:, keep].T
     curvature = np.zeros((len(factors), dim, dim))

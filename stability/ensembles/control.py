@@ -71,6 +71,7 @@ class ControlledMoments:
         x, u = (np.array(np.swapaxes(w, 1, 2), dtype=float) for w in (paths, controls))
         check_finite(x)
         check_finite(u)
+        # About its own mean, or fourth powers would lose their digits far from the origin.
         center = x.mean(axis=-1) if x.shape[-1] else np.zeros(x.shape[:2])
         x, u = x - center[..., None], u - np.asarray(mean, dtype=float)[..., None]
         degree = polynomial_degree(x.shape[1], gaussian)
@@ -89,6 +90,7 @@ class ControlledMoments:
         if not sum(self.counts):
             return other
         counts = (self.counts[0] + other.counts[0], self.counts[1] + other.counts[1])
+        # Features about the other block's mean are linear in those about ours: no sample is needed again.
         move = self._shift(other.center - self.center)
         return ControlledMoments(
             counts, self.center, self.degree, self.gram + move @ other.gram @ np.swapaxes(move, -1, -2)
@@ -135,6 +137,7 @@ class ControlledMoments:
                 np.full((*shape, len(targets)), np.nan),
             )
         halves = []
+        # Slopes from one half are used on the other: fitted and used on the same samples they flatter.
         for half in (0, 1):
             slopes = _slopes(self.gram[1 - half], controls, targets)
             halves.append(_residual(self.gram[half] / self.counts[half], controls, targets, slopes))
@@ -261,6 +264,7 @@ def _whiteners(covariance: np.ndarray) -> np.ndarray:
     Directions without variance are turned into zero.
     """
     values, vectors = np.linalg.eigh(np.asarray(covariance, dtype=float))
+    # A direction that no noise reaches is not to be divided by.
     alive = values > 1e-12 * np.max(np.abs(values), axis=-1, keepdims=True)
     scale = np.where(alive, 1 / np.sqrt(np.where(alive, values, 1.0)), 0.0)
     return scale[..., None] * np.swapaxes(vectors, -1, -2)
@@ -274,6 +278,7 @@ def _slopes(gram: np.ndarray, controls: range, targets: range) -> np.ndarray:
     lost = ~np.isfinite(inner).all(axis=(-2, -1))[
         :, None, None
     ]  # samples too large for their powers: LAPACK would raise
+    # A pseudo-inverse: polynomials of a direction without variance are zero.
     inverse = np.where(lost, np.nan, np.linalg.pinv(np.where(lost, 0.0, inner), rcond=1e-10, hermitian=True))
     return inverse @ centred[:, controls.start : controls.stop, targets.start : targets.stop]
 

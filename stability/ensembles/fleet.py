@@ -27,6 +27,7 @@ class Fleet:
         self.plan, self.backend, self.blocks = plan, backend, blocks
         self.offset = plan.rows(blocks[0]).start
         self.paths = plan.rows(blocks[-1]).stop - self.offset
+        # Of the seed and the fleet's first block: how many blocks move together is up to the memory.
         seed = int(np.random.SeedSequence(plan.seed, spawn_key=(blocks[0],)).generate_state(1)[0])
         self.draw = None if host_noise else backend.normals(seed)
         self.sources = [] if self.draw else [Normals(plan, number) for number in blocks]
@@ -48,6 +49,7 @@ class Fleet:
         """Take all steps, then yield what each block leaves behind; nothing if it was stopped on the way."""
         began, step = time.perf_counter(), 0
         while step < self.plan.steps:
+            # Blocks of a fleet stand at the same step: none of them is finished before all are.
             if signals.stop.is_set():
                 return
             size = min(self.plan.chunk(self.paths), self.plan.steps - step)
@@ -57,6 +59,7 @@ class Fleet:
             signals.advance(size * len(self.blocks))
         self.times = self.backend.host(self.diverged_at), self.backend.host(self.exit_times)
         for number in self.blocks:
+            # The fleet's time is shared out evenly, so that the blocks' seconds add up to it.
             yield self._part(
                 number, signals, began + (time.perf_counter() - began) * (1 - 1 / len(self.blocks))
             )
@@ -76,6 +79,7 @@ class Fleet:
     def _move(self, step: int, normals: Any) -> None:
         """One step of every flow; lost paths stay where they were."""
         xp, plan, now = self.backend.xp, self.plan, step * self.plan.dt
+        # No branch on values, which would wait for the device: every mask is applied at every step.
         main, *others = self.states
         ahead = self._stepped(0, normals)
         offset = ahead - self.center

@@ -119,6 +119,7 @@ class Gathered:
         """Room for so many paths; without a goal all of it is made at once."""
         old, new = (self._states, self._diverged_at, self._exit_times), self._room(paths)
         if self.plan.keep_states:
+            # Doubling (see `_take`) copies every path about once in all.
             new[0][:, : self.count] = old[0][:, : self.count]
         new[1][: self.count] = old[1][: self.count]
         if self.plan.inside:
@@ -134,6 +135,7 @@ class Gathered:
 
         A block that was stopped ends the ensemble, unless it is the very first: then it is all there is.
         """
+        # Only a block that was stopped has another plan than the one it was given.
         if part.plan is not self.plan:
             self.closed = True
             if self.count == 0 and part.plan.steps:
@@ -178,6 +180,7 @@ class Gathered:
     def error(self) -> float:
         """The largest relative standard error of a variance at the last time."""
         variances, errors = (np.diagonal(x[-1]) for x in (self.best.covariance, self.best.covariance_error))
+        # Relative errors: an axis without variance is known exactly, not 0/0.
         exact = (variances == 0) & (errors == 0)  # an axis that no noise reaches
         if not (np.isfinite(errors).all() and ((variances > 0) | exact).all()):
             return math.inf
@@ -227,6 +230,7 @@ class Gathered:
             return math.ceil(FIRST_GUESS / self.goal**2)
         if not math.isfinite(self.error):
             return self.count if self.count >= ENOUGH else ENOUGH
+        # Errors fall with the square root of the paths; 5 % more spare most runs a further round.
         return max(ENOUGH, self.count + 1, math.ceil(1.05 * self.count * (self.error / self.goal) ** 2))
 
     def stats(self) -> dict[str, Any]:
@@ -294,6 +298,7 @@ def _rounds(gathered: Gathered, bar: Bar, *, first_alone: bool, told: bool) -> I
     """
     plan, done, end = gathered.plan, 0, 1
     if gathered.goal is None:
+        # Quantile sketches merge only around one center, which the first block's mean is.
         if first_alone and plan.blocks > 1:
             yield range(1)
             done = 1
@@ -323,6 +328,7 @@ def _device(
     plan: EnsemblePlan, backend: Backend, blocks: range, signals: Signals, host_noise: bool
 ) -> Iterator[Part]:
     """Fleets of as many blocks as fit in memory; after an interrupt those that were finished stay."""
+    # States and steps' intermediates, Hessians among them, and the noise that is drawn ahead.
     per_path = 8.0 * (
         16 * plan.flow.dim
         + 8 * plan.flow.dim**2

@@ -44,6 +44,7 @@ class Normals:
         """The next `steps` steps after so many halvings."""
         if level == 0:
             return self._fill(self.streams[0], steps)
+        # An odd number of steps leaves half an increment: it waits here for the next chunk.
         left = self.left[level]
         if len(left) < steps:
             coarse = self._level(level - 1, (steps - len(left) + 1) // 2)
@@ -54,6 +55,7 @@ class Normals:
         return left[:steps]
 
     def _fill(self, rng: np.random.Generator, steps: int) -> np.ndarray:
+        # The block's own buffer: a chunk's normals are used up before the next are drawn.
         out = self.buffer[:steps] if len(self.buffer) >= steps else np.empty((steps, *self.shape))
         if self.compiled:
             _fast.fill(rng, out)

@@ -112,6 +112,7 @@ class EnsemblePlan:
 
     def chunk(self, width: int) -> int:
         """Steps whose noise is drawn at once for so many paths."""
+        # Few steps at a time fit a cache; too few, and the interpreter's own work per chunk is felt.
         size = width * max(1, self.normals)
         return max(1, min(max(16, min(256, CHUNK // size)), LARGEST_CHUNK // size))
 
@@ -122,12 +123,14 @@ class EnsemblePlan:
 def _mover(plan: EnsemblePlan, flow: Flow) -> Mover:
     """The quickest way to move paths of a flow."""
     terms = (plan.dt, plan.level, plan.modes)
+    # In the order of their speed: a matrix, a formula of two coordinates, whatever the objective does.
     affine = Affine.of(flow, *terms)
     if affine is not None:
         unit = affine.noise_unit() if plan.dtype == "float64" else 1.0
         return replace(affine, unit=unit, compiled=plan.compiled)
     if plan.dtype == "float64" and PlanarSteps.fit(flow, plan.modes):
         if plan.compiled:
+            # A formula that is no list of operations costs speed, nothing else.
             with suppress(Untraceable):
                 return PlanarChunks(flow, plan.dt, plan.level)
         return PlanarSteps(flow, plan.dt, plan.level)

@@ -42,6 +42,7 @@ class PlanarSteps(Mover):
         """The states, step by step; the one before stays as it was."""
         count = x.shape[1]
         last, ahead = x, np.empty_like(x)
+        # One set of arrays for all steps: making them anew would take longer than a step of few paths.
         self.v, self.lams, self.shape, self.work, self.cross = (
             np.empty(size) for size in ((2, count), (2, count), (2, count), (4, count), count)
         )
@@ -69,6 +70,7 @@ class PlanarSteps(Mover):
     def _gains(self) -> np.ndarray:
         """The gains (2, m) at both eigenvalues."""
         if _whole(self.method):
+            # A gain may be a plain number, as SGD's is, or keep its argument's shape.
             gains = self.method.gain(self.lams)
             return gains if np.shape(gains) == self.lams.shape else np.full(self.lams.shape, float(gains))
         # Ranks break ties by position: ascending, as eigenvalues are everywhere else.
@@ -89,6 +91,7 @@ class PlanarChunks(PlanarSteps):
             raise Untraceable("a truncated gain compares eigenvalues")
         self.force = Program(self.formula, 2)
         self.gain = None if self.method.is_identity else Program(self.method.gain, 1)
+        # A formula of one's own that gives anything else is refused in words when the request is checked.
         if len(self.force.results) != 5:
             raise Untraceable("`planar` gives five numbers")
 
@@ -101,4 +104,5 @@ class PlanarChunks(PlanarSteps):
 
 
 def _whole(method: object) -> bool:
+    # In two dimensions rank 2 truncates nothing.
     return getattr(method, "rank", None) in (None, 2)

@@ -104,6 +104,7 @@ class Request:
                 "`sample`."
             )
         self.seed = _check.count("seed", seed, least=0)
+        # `t_end` is a multiple of the coarse step, so that every refinement ends at the same time.
         coarse = flow.step if dt is None else _check.positive("dt", dt)
         self.dt = coarse / 2**self.refine
         _multiple("t_end", _check.positive("t_end", t_end), coarse)
@@ -116,6 +117,7 @@ class Request:
                 f"`start` must have shape ({flow.dim},) or ({paths}, {flow.dim}); got {start.shape}."
             )
         self.paths = _affordable(paths, flow.dim, keep) if self.common and not self.chosen else paths
+        # The least it can take, before the starts are looked at; `saved` knows times and dtype.
         _check_memory(1, self.paths, flow.dim, keep, 4)
         self.start = np.broadcast_to(start, (self.paths, flow.dim))
         self.center = start if self.common else start.mean(axis=0)
@@ -143,6 +145,7 @@ class Request:
         return linearize(self.flow, at=at).at  # raises where it is not a critical point
 
     def _warn_beyond_limit(self) -> None:
+        # At the start and where paths are held: what lies between is not known before they are run.
         places = {"at the start": self.start[:1] if self.common else self.start[:1000]}
         if self.flow.reference is not None:
             places = {"at the reference point": self.flow.reference[None], **places}
@@ -164,6 +167,7 @@ class Request:
     def radius(self, radius: float | None) -> float:
         if radius is not None:
             return _check.positive("radius", radius)
+        # Far beyond anything that a stable run visits, near enough that squares do not overflow.
         spread = 0.0 if self.common else float(np.max(np.linalg.norm(self.start - self.center, axis=1)))
         return 1e6 * max(1.0, spread + float(np.linalg.norm(self.center)))
 
@@ -224,6 +228,7 @@ def _check_start(flow: Flow, w: np.ndarray, level: str) -> None:
                 f"`{name}` must take leading axes as batch: {many} states, shape ({many}, {dim}), should "
                 f"give shape {shape}; got {found}."
             )
+    # The compiled steps read the formula alone, and would follow it wherever it went.
     if dim == 2 and trait(flow.objective, "planar") is not None:
         _check_planar(flow, np.tile(w, (3, 1)))
     if not flow.method.is_identity:
@@ -271,6 +276,7 @@ def _check_noise(flow: Flow) -> None:
     noise = flow.noise_model
     if noise.linear or noise.has_curvature:
         return
+    # A generator of its own: the paths' numbers must not depend on this check.
     zeta, *curvature = noise.sample(np.zeros(flow.dim), 3, np.random.default_rng(0))
     _check.shaped("zeta", zeta, (3, flow.dim))
     if any(np.any(part) for part in curvature):
@@ -291,6 +297,7 @@ def _affordable(paths: int, dim: int, keep: str) -> int:
 
 def _check_memory(times: int, paths: int, dim: int, keep: str, width: int, *, control: bool = False) -> None:
     per_path = float(width) * times * dim * (keep == "states") + 24.0
+    # What blocks hold while they run: snapshots, states, Hessians.
     working = (
         8.0 * (os.cpu_count() or 1) * min(paths, block_size(dim)) * (2.0 * times * dim + 8.0 * dim * dim)
     )

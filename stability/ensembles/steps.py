@@ -130,6 +130,7 @@ class Affine(Mover):
             local.apply(flow.objective.gradient(origin)),
         )
         drift = np.stack([local.apply(column) for column in hessian.T], axis=-1)
+        # Without noise a step still has a root: of no columns.
         root = np.zeros((flow.dim, 0))
         if model.normals(flow.dim):
             root = np.stack([local.apply(column) for column in noise_root(flow).T], axis=-1)
@@ -177,6 +178,7 @@ class Affine(Mover):
             last = ahead
 
     def _pushes(self, x: np.ndarray, normals: np.ndarray) -> np.ndarray:
+        # In its own unit the noise is what was drawn: no product at all.
         pushed = normals if self.unit != 1.0 else pushes(self.noise, normals, x.dtype)
         shift = (self.shift / self.unit).astype(x.dtype)[:, None]
         return np.add(pushed, shift, out=pushed) if shift.any() else pushed
@@ -212,6 +214,7 @@ def _exact_root(modes: Modes, root: np.ndarray, dt: float) -> np.ndarray:
     if not root.size:
         return root
     wanted, simple = modes.diffusion(root @ root.T, dt), modes.noise(dt) @ root
+    # The simple root keeps Euler's own directions, so that both schemes share their Brownian paths.
     if np.allclose(simple @ simple.T, wanted, rtol=1e-12, atol=1e-14 * np.max(np.abs(wanted))):
         return simple  # the noise commutes with the drift: mode by mode, and close to Euler's own
     values, vectors = np.linalg.eigh(wanted)
@@ -245,6 +248,7 @@ class Stepwise(Mover):
 
     def run(self, x: np.ndarray, noise: Any) -> Iterator[np.ndarray]:
         """The states, step by step; the one before stays as it was."""
+        # Two buffers take turns, so that the state before a step is there while it is judged.
         last, ahead = x, np.empty_like(x)
         for sample in self._cut(noise, x.shape[1]) if self.samples else map(self.sample, cut(noise, x)):
             np.copyto(ahead, self.step(last.T, sample).T)

@@ -62,6 +62,7 @@ class SampleMoments:
             return self if self.count else other
         count = self.count + other.count
         apart = other.center - self.center
+        # Each part's sums are moved by its own distance from the joint mean, the smaller part's by more.
         back, forth = -apart * (other.count / count), apart * (self.count / count)
         return SampleMoments(
             count,
@@ -189,6 +190,7 @@ class Quantiles:
         bucket = np.where(size < _NEAREST, 0, np.where(distance < 0, -1, 1) * (k + self._side)) + (
             2 * self._side - 1
         )
+        # One number names marginal and bucket: a single sort counts them all.
         marginal = np.arange(self.center.size).reshape(*self.center.shape, 1)
         keys, hits = np.unique(marginal * self._span + bucket, return_counts=True)
         return self.merge(Quantiles(self.center, self.tolerance, distance.shape[-1], keys, hits))

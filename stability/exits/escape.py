@@ -109,6 +109,7 @@ def escape(
     request = Request(
         flow, setting.linear.at, t_end, seed=seed, paths=paths, dt=dt, level=level, keep="moments"
     )
+    # Paths that never leave would be followed to the end: hours, for a slip of the pen.
     if float(request.steps) * paths > MOST_WORK:
         raise ValueError(
             f"`t_end` = {t_end:g} is {request.steps:.2g} time steps of {paths} paths; at most "
@@ -154,6 +155,7 @@ class _Setting:
                 "No noise moves a path that starts at the critical point: it stays there. Give the flow "
                 "st.Noise(gradient=...)."
             )
+        # Of each mode alone: what noise shares between modes does not move any of them by itself.
         self.diffusions = np.einsum("ji,jk,ki->i", linear.vectors, diffusion, linear.vectors)
         self.rate, self.diffusion, self.reason = _projected(linear, self.direction, diffusion)
         self.known = not math.isnan(self.rate)
@@ -172,6 +174,7 @@ class _Setting:
         overlap = (
             np.ones(len(modes)) if self.direction is None else np.abs(self.linear.vectors.T @ self.direction)
         )
+        # Modes that noise moves, and that lead anywhere along the direction.
         able = np.flatnonzero((modes > 1e-20 * modes.max()) & (overlap > 1e-6))
         if not len(able):  # noise reaches the direction only by way of others, if at all
             able, overlap = np.array([int(np.argmax(modes))]), np.ones(len(modes))
@@ -183,6 +186,7 @@ class _Setting:
 
     def horizon(self, paths: int, dt: float) -> float:
         """When to stop by default, a multiple of dt: later where the law is only a guess."""
+        # The clock is set by the law of paths seen every dt: they leave later than the equation's.
         late = watched(self.guess, dt).quantile(LEFT) * (1 if self.known else 4)
         return dt * max(1, math.ceil(min(late / dt, WORK / paths)))
 
@@ -190,6 +194,7 @@ class _Setting:
         """How far the drift at ``at +- radius v`` is from the linearised one, relative to that."""
         assert self.direction is not None  # the law is known
         flow, gaps = self.linear.flow, []
+        # At the edge, where paths leave: what bends the drift further in matters less.
         for side in (self.radius * self.direction, -self.radius * self.direction):
             straight = self.rate * side
             try:
@@ -328,6 +333,7 @@ class _Watch(Recorder):
 
     def _look(self, step: int, states: np.ndarray, unit: float) -> None:
         """Take note of who left in states (steps, d, count), the first of them after `step`."""
+        # Of those that are still watched: most of a long run is a few late paths.
         rows = np.flatnonzero(self.inside)
         offset = states[:, :, rows] * unit - self.plan.center[:, None]
         squared = np.einsum("kij,kij->kj", offset, offset)
@@ -338,6 +344,7 @@ class _Watch(Recorder):
         )
         out = (distance >= self.size) & np.isfinite(distance)
         gone = out | ~(squared < (FAR * self.size) ** 2)  # not a number is gone, and then lost
+        # The first step at which each was gone; 0 also for those that never were.
         when = np.argmax(gone, axis=0)
         moved, column = gone.any(axis=0), np.arange(len(rows))
         left = moved & out[when, column]

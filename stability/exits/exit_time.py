@@ -266,6 +266,7 @@ class ExitTime(Result):
                 0.5 * math.sqrt(math.pi) * math.exp(-v) * math.erf(math.sqrt(size - v)) / math.sqrt(size - v)
             )
 
+        # The integrand's scale is 1 however long the interval: break points keep the first decade in sight.
         decades = 10.0 ** np.arange(math.ceil(math.log10(size))) if size > 1 else None
         total = scipy.integrate.quad(
             stable if self.rate < 0 else unstable, 0, size, points=decades, epsabs=0, epsrel=1e-12, limit=500
@@ -389,6 +390,7 @@ def _shifts(kappa: float) -> tuple[np.ndarray, np.ndarray]:
     for n in order[1:]:
         inverse[n] = np.sum((-1.0) ** order[:n] * moments[:n] * inverse[n - 1 :: -1])
     target = inverse * scipy.special.factorial(order)
+    # Prony's equations: shifts and weights from twice as many moments.
     hankel = target[np.add.outer(order[:_SHIFTS], order[:_SHIFTS])]
     tau = np.real(np.roots(np.append(1.0, np.linalg.solve(hankel, -target[_SHIFTS:])[::-1])))
     return tau / kappa / kappa, np.linalg.solve(np.vander(tau, increasing=True).T, target[:_SHIFTS])

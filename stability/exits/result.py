@@ -104,6 +104,7 @@ class Escape(Result):
 
         What it adds to the variance of the survival's logarithm.
         """
+        # nan, of those that stayed, is not <= anything.
         moments, exits = np.unique(self.times[self.times <= self.until], return_counts=True)
         at_risk = len(self.seen) - np.searchsorted(np.sort(self.seen), moments, side="left")
         stay = at_risk - exits  # where none stay the survival is zero, and so is its error
@@ -120,6 +121,7 @@ class Escape(Result):
         """The restricted mean ``E min(T, until)``, the survival curve's area, and its standard error."""
         moments, survival, _ = self.curve
         areas = survival * np.diff(np.append(moments, self.until))
+        # Greenwood: an exit's error moves the whole area after it.
         later = np.cumsum(areas[::-1])[::-1][1:]
         return float(areas.sum()), float(np.sqrt(np.sum(later**2 * self._falls[2])))
 

@@ -94,6 +94,7 @@ class ModalNoise:
         shift, turn, shaken = (np.zeros_like(phi) for _ in range(3))
         if self.bends:
             check_cut(self.flow.method, self.eigenvalues)
+            # Second derivatives are dear: not of factors that do not touch the Hessian batch.
             active = np.abs(factors.Eh).max(axis=(1, 2)) > 0
             Eh, Eg = factors.Eh[active], factors.Eg[active]
             slope = self.response.derivative(Eh)
@@ -156,6 +157,7 @@ class FactoredNoise(ModalNoise):
         G, dim = self._multiplier, len(self.at)
         if dim > _TENSOR_DIM:
             return lambda M: np.einsum("kij,...jl,kml->...im", G, M, G, optimize=True)
+        # Once as a matrix: a balance asks for many M, and the factors are many more than the modes.
         flat = G.reshape(len(G), -1)
         tensor = (flat.T @ flat).reshape((dim,) * 4).transpose(1, 3, 0, 2).reshape(dim**2, dim**2)
         return lambda M: (M.reshape(*M.shape[:-2], dim**2) @ tensor).reshape(M.shape)
