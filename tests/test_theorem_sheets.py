@@ -2,13 +2,16 @@
 
 import json
 import re
+import xml.etree.ElementTree
 from pathlib import Path
 
+import matplotlib.mathtext
 import pytest
 from click.testing import CliRunner
 
 import stability as st
 from stability import cli
+from stability.symbolic.typeset import inline
 
 ROOT = Path(__file__).parents[1]
 README, NOTES = (ROOT / "README.md").read_text(), (ROOT / "paper_notes.md").read_text()
@@ -16,6 +19,87 @@ README, NOTES = (ROOT / "README.md").read_text(), (ROOT / "paper_notes.md").read
 
 def run(*arguments):
     return CliRunner().invoke(cli.main, ["theorems", *arguments])
+
+
+PARSER = matplotlib.mathtext.MathTextParser("path")
+METHODS = [None, st.Newton(), st.SFN(damping=0.2), st.LRSFN(rank=1, damping=0.2), st.gallery.rsfn(eps=0.1)]
+
+
+def compiles(formula):
+    """Mathtext reads all that we print but matrices and cases; of those the braces are counted."""
+    assert formula.count("{") == formula.count("}")
+    assert formula.count(r"\left") == formula.count(r"\right")
+    if r"\begin" not in formula:
+        PARSER.parse(f"${formula}$".replace(r"\middle|", "|").replace(r"\limits", ""))
+
+
+def sheets():
+    for name in st.theorems():
+        for method in METHODS:
+            try:
+                yield st.theorem(name, method=method)
+            except ValueError:  # says nothing about this method
+                continue
+
+
+class TestLatex:
+    def test_every_row_of_every_sheet_compiles(self):
+        for theorem in sheets():
+            begin, *rows, end = theorem._repr_latex_().split("\n")
+            assert (begin, end) == (r"\begin{align*}", r"\end{align*}")
+            steps = len(theorem.derivation) + 1 + len(theorem.corollaries)
+            assert len(rows) == len(theorem.hypotheses) + steps
+            assert [row.endswith(r" \\") for row in rows] == [True] * (len(rows) - 1) + [False]
+            for row in rows:
+                equation, reason = row.removesuffix(r" \\").removeprefix("& ").split(" && ")
+                compiles(equation)
+                compiles(reason)
+
+    def test_words_hold_no_formula(self):
+        for theorem in sheets():
+            for words in re.findall(r"\\text\{(.*?)\}", theorem._repr_latex_()):
+                assert not re.search(r"[_^=<>|]|\b(alpha|lambda|phi|sigma|gamma|delta|epsilon)\b", words), (
+                    words
+                )
+
+    def test_hypotheses_are_in_it_as_mathematics(self):
+        sheet = st.theorem("mean-square-step-limit", method=st.SFN(damping=0.1))._repr_latex_()
+        assert r"\text{the mode decays: }\phi(\lambda) \lambda > 0 && \text{given}" in sheet
+        assert r"|c_{gh}| \leq s_{g} s_{h}" in sheet
+
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("attracted where a < 0", "attracted where $a < 0$"),
+            ("a batch of b multiplies M", "a batch of $b$ multiplies $M$"),
+            ("T'(0) = 0 by symmetry", "$T'(0) = 0$ by symmetry"),
+            ("the drift (Ito)", "the drift (Ito)"),
+            ("it is (K = 2, as before)", "it is ($K = 2$, as before)"),
+            ("the method's gain", "the method's gain"),
+            ("2F2(1, 1; -z^2)", "${}_2F_2(1, 1; -z^2)$"),
+            ("DP[E]_ij != 0", r"$DP[E]_{ij} \neq 0$"),
+        ],
+    )
+    def test_a_sentence_is_typeset(self, text, shown):
+        assert inline(text) == shown
+
+    def test_the_methods_table_compiles(self):
+        _begin, array, *rows, end = st.method_table()._repr_latex_().split("\n")
+        assert (array, end) == (r"\begin{array}{lllllll}", r"\end{array}$")
+        assert len(rows) == 1 + 24
+        for row in rows:
+            cells = row.removesuffix(r" \\").split(" & ")
+            assert len(cells) == 7
+            for cell in cells:
+                compiles(cell)
+                assert "|lambda|" not in cell
+
+    def test_a_notebook_gets_one_table_with_formulas(self):
+        theorem = st.theorem("truncation-limit", method=st.LRSFN(rank=5, damping=0.1))
+        page = xml.etree.ElementTree.fromstring(f"<div>{theorem._repr_html_()}</div>")
+        cells = [cell.text for cell in page.iter("td")]
+        assert r"$\displaystyle \alpha_{max} = \frac{2 \gamma}{\lambda_{next}}$" in cells
+        assert r"the tail decays: $\phi_{t} \lambda_{next} > 0$" in cells
 
 
 class TestCommandLine:

@@ -655,7 +655,7 @@ class TestBadInput:
             (
                 st.LRSFN(rank=4, damping=0.01),
                 {"lam": [1, 0.4, 0.1], "step": 0.5},
-                "at least as many curvatures as the method keeps; got d = 3, r = 4",
+                "at least as many curvatures as the method keeps: d >= r; got d = 3, r = 4",
             ),
             (st.SGD(), {"lam": [1.0, -0.5], "step": 0.1}, "every curvature is positive"),
         ],

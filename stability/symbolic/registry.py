@@ -188,9 +188,9 @@ def throughout(mode: Mode, text: str, term: Callable[[Any, Any], Any]) -> Hypoth
 def whole_spectrum(mode: Mode) -> list[Hypothesis]:
     """Every mode is at a minimum and decays; there are at least as many as the method keeps."""
     result = [
-        throughout(mode, "every curvature is positive", lambda gain, curvature: curvature),
+        throughout(mode, "every curvature is positive: lambda_i > 0", lambda gain, curvature: curvature),
         throughout(
-            mode, "every mode decays: phi(lambda) lambda > 0", lambda gain, curvature: gain * curvature
+            mode, "every mode decays: phi(lambda_i) lambda_i > 0", lambda gain, curvature: gain * curvature
         ),
     ]
     if mode.method is not None and mode.method.rank is not None:
@@ -201,7 +201,7 @@ def whole_spectrum(mode: Mode) -> list[Hypothesis]:
         result.insert(
             0,
             Hypothesis(
-                "there are at least as many curvatures as the method keeps",
+                "there are at least as many curvatures as the method keeps: d >= r",
                 count - rank + sympy.Rational(1, 2),
             ),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from .._display import Grid
 from .._saving import Result
 from ..methods.method import Method
 from .mode import GIVEN, RESERVED, Mode
+from .typeset import inline, typeset
 
 ALIASES = {
     "lambda": ("lam", "curvature"),
@@ -104,13 +106,32 @@ class Statement(Result):
     # -- reading -----------------------------------------------------------------------------------
 
     def latex(self, *, derivation: bool = False) -> str:
-        """The statement as LaTeX, or with `derivation` the whole chain with its reasons (``align*``)."""
+        """The statement as LaTeX, or with `derivation` the whole sheet as an ``align*`` block."""
         if not derivation:
             return sympy.latex(self.statement)
-        rows = [(sympy.latex(step.equation), step.reason) for step in self.derivation]
-        rows.append((sympy.latex(self.statement), "hence"))
-        body = " \\\\\n".join(f"& {equation} && \\text{{{_plain(reason)}}}" for equation, reason in rows)
+        rows = [(typeset(one.text), "given") for one in self.hypotheses]
+        rows += [(sympy.latex(equation), reason) for equation, reason in self._steps()]
+        body = " \\\\\n".join(f"& {equation} && {typeset(reason)}" for equation, reason in rows)
         return f"\\begin{{align*}}\n{body}\n\\end{{align*}}"
+
+    def _steps(self) -> Iterator[tuple[Any, str]]:
+        """All equations, each with its reason: derivation, statement, corollaries."""
+        yield from self.derivation
+        yield self.statement, "hence"
+        for corollary in self.corollaries:
+            extra = "; ".join(one.text for one in corollary.hypotheses)
+            yield corollary.equation, corollary.name.replace("_", " ") + (f", if {extra}" if extra else "")
+
+    def _repr_latex_(self) -> str:
+        return self.latex(derivation=True)
+
+    def _repr_html_(self) -> str:
+        # The text page draws its equations with characters; a notebook typesets what stands between dollars.
+        rows = [("given", inline(one.text)) for one in self.hypotheses]
+        for equation, reason in self._steps():
+            rows.append((inline(reason), rf"$\displaystyle {sympy.latex(equation)}$"))
+        head, about = f"{self.name}: {self.title}", "any gain" if self.method is None else self.mode.label
+        return Grid([(head, ""), (about, "")], rows).html() + f"<div>Source: {html.escape(self.source)}</div>"
 
     def _page(self) -> Iterator[str | Grid]:
         about = "any gain" if self.method is None else self.mode.label
@@ -396,7 +417,3 @@ def _keyword(symbol: Any) -> str:
 def _indent(equation: Any) -> str:
     shown = sympy.pretty(equation, use_unicode=True, wrap_line=False)
     return "\n".join("      " + line for line in shown.splitlines())
-
-
-def _plain(text: str) -> str:
-    return text.replace("_", "\\_").replace("^", "\\^{}").replace("%", "\\%").replace("&", "\\&")

@@ -54,7 +54,7 @@ SHARED = Hypothesis(
     "the covariance is one of two batches: |c| <= tau_g tau_h",
     tau_g * tau_h - sympy.Abs(c_tau) + Rational(1, 10**12),
 )
-DISTINCT = Hypothesis("the two curvatures differ", (lam - lam_j) ** 2)
+DISTINCT = Hypothesis("the two curvatures differ: lambda != lambda_j", (lam - lam_j) ** 2)
 
 
 def _marginal(mode: Mode) -> tuple[list[Step], Any, Any]:

@@ -15,6 +15,7 @@ from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from .laws import poles
 from .limit import limited
 from .mode import Mode, c_gh, kick, lam, tidy
+from .typeset import typeset
 
 SIZE = sympy.Symbol("|lambda|", positive=True)
 POINTS = ("minimum", "saddle", "maximum", "flat")
@@ -74,6 +75,17 @@ class MethodTable(Result, Framed):
         ]
         yield Grid(((head, "") for head in (*heads, "with curvature noise")), rows)
 
+    def _repr_latex_(self) -> str:
+        heads = ("method", "point", "attracts", "a", r"\phi", "largest step", "with curvature noise")
+        lines = [[head if head in ("a", r"\phi") else typeset(head) for head in heads]]
+        for row in self.rows:
+            words = (row.method, row.point, row.attracts)
+            cells = (row.rate, row.gain, row.step_limit, row.mean_square_limit)
+            shown = ["-" if cell is None else _latex(cell) for cell in cells]
+            lines.append([*(typeset(word) for word in words), *shown])
+        body = " \\\\\n".join(" & ".join(line) for line in lines)
+        return f"$\\displaystyle\n\\begin{{array}}{{lllllll}}\n{body}\n\\end{{array}}$"
+
     def markdown(self) -> str:
         """One line per method, one column per kind of point."""
         methods = list(dict.fromkeys(row.method for row in self.rows))
@@ -101,7 +113,7 @@ class MethodTable(Result, Framed):
         fields = ("rate", "gain", "step_limit", "mean_square_limit")
         return [
             {"method": row.method, "point": row.point, "attracts": row.attracts}
-            | {key: None if getattr(row, key) is None else sympy.latex(getattr(row, key)) for key in fields}
+            | {key: None if getattr(row, key) is None else _latex(getattr(row, key)) for key in fields}
             for row in self.rows
         ]
 
@@ -179,6 +191,10 @@ def _greek(text: str) -> str:
     for name, letter in (("|lambda|", "\\|λ\\|"), ("lambda", "λ"), ("gamma", "γ"), ("epsilon", "ε")):
         text = text.replace(name, letter)
     return text
+
+
+def _latex(expression: Any) -> str:
+    return sympy.latex(expression, symbol_names={SIZE: r"\left|\lambda\right|"})
 
 
 def _text(expression: Any) -> str:
