@@ -6,7 +6,7 @@ import pytest
 import stability as st
 from stability import claims
 from stability.claims.escape import _objective
-from stability.claims.toys import _run
+from stability.claims.toys import _run, _Runner, _shown
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,12 @@ class TestToys:
         for problem, curves, table in zip(toys["problems"], figure.axes[:2], figure.axes[2:], strict=True):
             shown = [line.get_label() for line in curves.lines if not line.get_label().startswith("_")]
             assert shown == list(toys[f"{problem}_shown"])
-            assert len(shown) <= 5
+            assert len(shown) == 5
+            assert (
+                not np.isnan(toys[f"{problem}_values"][np.isin(toys[f"{problem}_methods"], shown), -1])
+                .all(1)
+                .any()
+            )
             cells = table.tables[0].get_celld()
             rest = [cells[row, 0].get_text().get_text() for row in range(1, max(r for r, _ in cells) + 1)]
             assert sorted(rest + shown) == sorted(toys[f"{problem}_methods"])
@@ -237,6 +242,23 @@ class TestToys:
             "michalewicz, $d = 100$",
             "rosenbrock, $d = 10$",
         ]
+
+    def test_five_kinds_have_curves_the_best_of_each_and_only_what_some_start_reached(self):
+        runners = [
+            _Runner("SFN", st.SFN(damping=1e-4)),
+            *(_Runner(f"LRSFN({r})", st.LRSFN(rank=r, damping=1e-3)) for r in (2, 4, 6)),
+            _Runner("LRSFN(2) flat tail", st.LRSFN(rank=2, damping=1e-3, tail="flat")),
+            _Runner("Newton", st.Newton()),
+            _Runner("damped Newton", st.DampedNewton(damping=1e-3)),
+            _Runner("SGD, monotone", st.SGD()),
+            _Runner("SGD, best step", st.SGD()),
+        ]
+        medians = [0.0, np.nan, -3.0, -9.0, -1.0, 5.0, 4.0, 3.0, 2.0]
+        rows = [[1.0, 0.0, 0.0, median] for median in medians]
+        assert _shown(runners, rows, 6) == ["SFN", "Newton", "damped Newton", "SGD, best step", "LRSFN(4)"]
+        rows[5][3] = np.nan
+        best = ["SFN", "damped Newton", "SGD, best step", "LRSFN(4)", "LRSFN(2) flat tail"]
+        assert _shown(runners, rows, 6) == best
 
     def test_a_run_that_leaves_is_frozen_where_it_was(self):
         states, lost = _run(st.quadratic([1.0]), st.SGD(), 3.0, np.array([[1.0], [0.0]]))
