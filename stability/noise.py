@@ -37,6 +37,14 @@ class Minibatches(NamedTuple):
     hessian: np.ndarray
 
 
+class Mixing(NamedTuple):
+    """Cholesky factor of the two batches' covariance: ``Eg = gradient x``, ``Eh = across x + rest y``."""
+
+    gradient: float
+    across: float
+    rest: float
+
+
 class Noise(Kept):
     """Gaussian noise given by its law per sample and by batch sizes.
 
@@ -133,7 +141,7 @@ class Noise(Kept):
     def normals(self, dim: int) -> int:
         """How many independent standard normals one sample is made of, in `dim` dimensions."""
         entries = dim * (dim + 1) // 2 if self.has_curvature else 0
-        rest = self._mixing()[1][1]
+        rest = self._mixing().rest
         return (dim if np.any(self.gradient) and not math.isinf(self.batch) else 0) + entries * (
             2 if rest else 1
         )
@@ -169,7 +177,7 @@ class Noise(Kept):
         that every row is contiguous; the samples are views with the paths first.
         """
         xp, size = namespace(normals), normals.shape[1]
-        curved = dim * (dim + 1) // 2 * (2 if self._mixing()[1][1] else 1) if self.has_curvature else 0
+        curved = dim * (dim + 1) // 2 * (2 if self._mixing().rest else 1) if self.has_curvature else 0
         own = normals.shape[0] - curved
         zeta = self._zeta_rows(normals[:own, :], dim) if own else _still(xp, (dim, size), normals)
         if not curved:
@@ -180,7 +188,7 @@ class Noise(Kept):
             self._symmetric(xp, normals[start : start + dim * (dim + 1) // 2, :], dim)
             for start in range(own, normals.shape[0], dim * (dim + 1) // 2)
         ]
-        (gradient, _), (across, rest) = self._mixing()
+        gradient, across, rest = self._mixing()
         return Sample(
             zeta.T, gradient * parts[0], across * parts[0] + rest * parts[1] if rest else across * parts[0]
         )
@@ -196,13 +204,12 @@ class Noise(Kept):
         rows = xp.take(entries * like(scale, entries), like(place, entries), axis=0) * self.curvature
         return xp.permute_dims(xp.reshape(rows, (dim, dim, entries.shape[1])), (2, 0, 1))
 
-    def _mixing(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Cholesky factor of the two batches' covariance: ``(Eg, Eh) = L (first, second)``."""
+    def _mixing(self) -> Mixing:
+        """How two independent draws x and y make the noise of both batches."""
         own, shared, other = self.scales
-        ratio = (
-            shared / own if shared else 0.0
-        )  # 1 for nested batches, exactly: the same batch must leave no rest
-        return (math.sqrt(own), 0.0), (ratio * math.sqrt(own), math.sqrt(max(other - ratio * shared, 0.0)))
+        # Exactly 1 for nested batches of one size: the same batch must leave no rest.
+        ratio = shared / own if shared else 0.0
+        return Mixing(math.sqrt(own), ratio * math.sqrt(own), math.sqrt(max(other - ratio * shared, 0.0)))
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 - a noise is small, and asked for its root at every step
     def _root(self, dim: int) -> np.ndarray:
@@ -229,7 +236,7 @@ class Noise(Kept):
         root = self._root(dim).T
         still = np.zeros((dim, dim, dim))
         blocks = [Sample(root, still, still)]
-        (gradient, _), (across, rest) = self._mixing()
+        gradient, across, rest = self._mixing()
         none = np.zeros((len(basis), dim))
         blocks.append(Sample(none, gradient * basis, across * basis))
         if rest:
@@ -368,12 +375,12 @@ class DataNoise(Noise):
         return (n - size) / (size * (n - 1)) if n > 1 else 0.0
 
     def normals(self, dim: int) -> int:
-        return len(self._zeta) * (2 if self._mixing()[1][1] else 1)
+        return len(self._zeta) * (2 if self._mixing().rest else 1)
 
     def combine(self, normals: Any, dim: int) -> Sample:
         """Gaussian samples with the minibatches' second moments: coordinates along the factors."""
         xp, count, size = namespace(normals), len(self._zeta), normals.shape[1]
-        (gradient, _), (across, rest) = self._mixing()
+        gradient, across, rest = self._mixing()
         flat = like(self._flat, normals)
         first = normals[:count, :]
         bend = across * first + rest * normals[count:, :] if rest else across * first
@@ -385,7 +392,7 @@ class DataNoise(Noise):
         return Sample(zeta.T, gradient * matrices(first), matrices(bend))
 
     def factors(self, w: np.ndarray) -> Sample:
-        (gradient, _), (across, rest) = self._mixing()
+        gradient, across, rest = self._mixing()
         zeta, D = self._zeta, self._curvature
         blocks = [Sample(gradient * zeta, gradient * D, across * D)]
         if rest:
