@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,8 +51,29 @@ def progress_bar(asked: bool, name: str, total: float = 1.0) -> Iterator[Bar]:
     from rich.progress import Progress
 
     console = Console()
-    if not (console.is_terminal or console.is_jupyter):  # rich would leave an empty line there
+    if console.is_jupyter:  # rich would ask for ipywidgets there, which few have
+        with _below_the_cell(name) as draw:
+            yield Bar(total, draw)
+        return
+    if not console.is_terminal:  # rich would leave an empty line there
         yield Bar(total)
         return
     with Progress(console=console, transient=True) as shown:
         yield Bar(total, functools.partial(shown.update, shown.add_task(name, total=total)))
+
+
+@contextmanager
+def _below_the_cell(name: str) -> Iterator[Callable[..., None]]:
+    """The browser's own bar in a notebook, drawn anew in place."""
+    from IPython.display import HTML, display
+
+    place = display(HTML(""), display_id=True)
+
+    def draw(*, completed: float, total: float | None = None, description: str = name) -> None:
+        bar = f'<progress value="{completed:g}" max="{total or 1.0:g}"></progress>'
+        place.update(HTML(f"{html.escape(description)} {bar}"))
+
+    try:
+        yield draw
+    finally:
+        place.update(HTML(""))

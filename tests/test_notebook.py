@@ -164,3 +164,22 @@ def test_a_picture_is_a_figure_like_any_other(tmp_path):
         warnings.simplefilter("error")
         figure.axes[0].plot(np.arange(3.0))
         assert size(figure._repr_png_())[0] > 400
+
+
+def test_a_progress_bar_is_drawn_below_the_cell_and_gone_at_the_end(kernel):
+    drawn = []
+
+    def keep(message):
+        if message["msg_type"] == "update_display_data":
+            drawn.append(message["content"]["data"]["text/html"])
+        assert message["msg_type"] != "stream", message["content"]["text"]  # no word of missing widgets
+
+    code = """
+    import stability as st
+    flow = st.Flow(st.quadratic([1.0]), st.SGD(), st.Noise(gradient=1.0), step=0.1)
+    st.simulate(flow, start=[0.0], t_end=1.0, paths=2000, progress=True);
+    """
+    reply = kernel.execute_interactive(code, timeout=120, output_hook=keep)
+    assert reply["content"]["status"] == "ok", reply["content"]
+    assert "paths <progress" in drawn[0]
+    assert drawn[-1] == ""
