@@ -9,6 +9,7 @@ from conftest import GAMMA, LITERAL, all_methods, label, smooth_methods
 
 import stability as st
 from stability.linear import moments
+from stability.methods.response import jumps
 
 LAM = np.array([1.0, 0.4, 0.15])
 STEP, SIGMA = 0.1, 0.7
@@ -622,3 +623,35 @@ def test_a_mode_that_is_flat_up_to_rounding_is_told_as_zero():
     saddle = st.Flow(st.landscape("monkey_saddle"), st.SGD(), st.Noise(gradient=0.1), step=0.1)
     with pytest.raises(st.Unstable, match=r"mode 0 \(lambda = 0, rate = 0\), 1 \(lambda = 0, rate = 0\)"):
         st.linearize(saddle, at=[0.0, 0.0]).step_limit()
+
+
+class TestJumps:
+    """A gain that jumps: the validity indicator sees it where no derivative does."""
+
+    @staticmethod
+    def validity(gain, lam, noise=0.01):
+        flow = st.Flow(st.quadratic(lam), gain, st.Noise(gradient=0.1, curvature=noise), step=0.1)
+        return st.linearize(flow).validity
+
+    def test_it_is_the_spread_over_the_distance(self):
+        spread = 0.01 * np.sqrt(2)  # of a diagonal entry
+        jump = st.Method(lambda lam: np.where(lam < 1, 10.0, 1.0))
+        assert np.isinf(self.validity(jump, [1.0]))
+        for lam in (1.05, 0.95):
+            distance = abs(lam - 1)
+            height = min(1, 9 / (1 if lam > 1 else 10))
+            assert np.isclose(self.validity(jump, [lam]), spread / distance * height, rtol=1e-9)
+        assert self.validity(jump, [1.2]) == 0  # more than ten standard deviations away
+
+    def test_a_kink_and_a_slope_are_no_jumps(self):
+        for method in (st.SFN(damping=0.3), st.Method(lambda lam: np.maximum(lam, 0.5))):
+            for lam in ([0.4], [0.5], [0.01, -0.02]):
+                flow = st.Flow(st.quadratic(lam), method, st.Noise(gradient=0.1, curvature=0.01), step=0.1)
+                distance, _ = jumps(flow.method, flow.objective.hessian(np.zeros(len(lam))).diagonal(), 0.2)
+                assert np.isinf(distance).all()
+
+    def test_a_pole_is_one_and_tells_what_the_slope_tells(self):
+        assert np.isclose(self.validity(st.Newton(), [0.1]), 0.01 * np.sqrt(2) / 0.1)
+        distance, height = jumps(st.Newton(), np.array([0.1]), np.array([0.2]))
+        assert np.isclose(distance, 0.1)
+        assert height > 1e6

@@ -23,7 +23,7 @@ from .._frames import Framed
 from .._law import Law, law_of
 from .._saving import Result, keeps
 from ..flow import Flow
-from ..methods.response import check_regular
+from ..methods.response import check_regular, jumps
 from ..objectives.base import trait
 from .modes import modal_noise
 from .moments import Balance, Map, evolve
@@ -368,8 +368,8 @@ class LinearFlow(Result, Framed):
     def validity(self) -> float:
         """How far Hessian noise bends the preconditioner: the linearisation is trusted below 0.1.
 
-        ``max_ij std(E_ij) |Phi_ij| / min(phi_i, phi_j)`` and, for a truncated method, ``std(E) / (|lam_r| -
-        |lam_{r+1}|)``.
+        ``max_ij std(E_ij) |Phi_ij| / min(phi_i, phi_j)``; for a truncated method also ``std(E) / (|lam_r| -
+        |lam_{r+1}|)``; for a gain that jumps ``std(E_ii)`` over the distance to the jump.
         """
         if not self._noise.bends:
             return 0.0
@@ -385,7 +385,17 @@ class LinearFlow(Result, Framed):
             largest = float(np.max(spread[r - 1 : r + 1, r - 1 : r + 1]))
             swap = largest / gap if gap > 0 else (math.inf if largest > 0 else 0.0)
             result = max(result, float(swap))
-        return result
+        return max(result, self._jump(np.diag(spread)))
+
+    def _jump(self, spread: np.ndarray) -> float:
+        """``std(E_ii)`` over the distance to where the gain jumps: no derivative sees that."""
+        kept = self._noise.response.kept if self._noise.response.truncated else slice(None)
+        lams, spread = self.eigenvalues[kept], spread[kept]
+        # At ten standard deviations the quotient is the 0.1 below which the linearisation is trusted.
+        distance, height = jumps(self.flow.method, lams, spread / VALID)
+        with np.errstate(all="ignore"):
+            quotients = np.where(spread > 0, spread / distance * np.minimum(height, 1.0), 0.0)
+        return float(np.max(quotients, initial=0.0))
 
     @property
     def valid(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +11,9 @@ import numpy as np
 from .._array import as_floats, namespace
 from .._check import Unstable
 from .divided import Divided
+
+_HALVINGS = 45  # leaves 3e-14 of the interval: what is between is the rounding of its ends
+_CONTINUOUS = 1e-6  # of the gain: the most that a slope of a million leaves across such an interval
 
 
 class Gains(Protocol):
@@ -203,6 +207,33 @@ def _moves(method: Gains) -> bool:
     nodes = np.concatenate([-sizes[::-1], sizes])
     with np.errstate(all="ignore"):
         return bool(np.any(Divided.of(method.tail_gain, nodes, nodes).first[0] != 0))
+
+
+def jumps(method: Gains, lams: np.ndarray, reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The gain's nearest jump or pole within ``lam +- reach``: distance (d,), and height over the gain (d,).
+
+    An interval across which the gain changes is halved, always towards the larger change: of a continuous
+    gain nothing is left in the end. The distance is infinite where there is none.
+    """
+    ends = np.stack([lams - reach, lams + reach])
+    near = np.broadcast_to(lams, ends.shape)
+    gain = _plain(method)
+    with np.errstate(all="ignore"):
+        for _ in range(_HALVINGS):
+            middle = near + (ends - near) / 2
+            first, second = gain(middle) - gain(near), gain(ends) - gain(middle)
+            left = ~(np.abs(second) > np.abs(first))  # a change that is nan, at a pole, is followed too
+            near, ends = np.where(left, near, middle), np.where(left, middle, ends)
+        height = np.abs((gain(ends) - gain(near)) / gain(lams))
+        height = np.where(np.isnan(height), np.inf, height)
+    distance = np.where(height > _CONTINUOUS, np.abs(near - lams), np.inf)
+    side = np.argmin(distance, axis=0)[None]
+    return np.take_along_axis(distance, side, 0)[0], np.take_along_axis(height, side, 0)[0]
+
+
+def _plain(method: Gains) -> Callable[[np.ndarray], np.ndarray]:
+    """The gain on plain arrays, whatever its formula is made of."""
+    return lambda nodes: np.asarray(_values(method.gain, nodes) + 0 * nodes, dtype=float)
 
 
 def singular_directions(method: Gains, lams: np.ndarray) -> int:
