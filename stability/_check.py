@@ -247,7 +247,7 @@ def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             for old in names.keys() & kwargs.keys():
                 new = names[old]
-                if new in kwargs:
+                if new in kwargs or new in list(inspect.signature(function).parameters)[: len(args)]:
                     raise TypeError(f"`{old}` is the old name of `{new}`; give `{new}` alone.")
                 deprecated(f"`{old}` is called `{new}` now")
                 kwargs[new] = kwargs.pop(old)

@@ -15,7 +15,7 @@ class _Pair(NamedTuple):
     reason: str = ""
 
 
-class Estimate(_Pair, Result):
+class Estimate(_Pair, Result):  # type: ignore[misc]  # equal, and hashed, as a pair is
     """A number, an estimate of its error, and why it is infinite or holds for a part only (else "").
 
     Unpacks as ``value, error, reason``.

@@ -55,11 +55,38 @@ class Kept:
 
 
 class Result(Shown, Kept):
-    """A result that shows itself, saves itself, and is read back by `load`."""
+    """A result that shows itself, saves itself, is read back by `load`, and is equal to what was saved."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # A dataclass writes an `__eq__` that asks arrays for one truth, unless the class has its own.
+        if cls.__eq__ is Result.__eq__:
+            cls.__eq__ = Result.__eq__  # type: ignore[method-assign]
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self is other or _same(self._kept(), other._kept())
+
+    __hash__ = None  # type: ignore[assignment]  # arrays inside may change
 
     def save(self, path: str | Path) -> Path:
         """Write this result as ``PATH.npz`` and ``PATH.json``; `stability.load` reads it back."""
         return save(self, path)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two kept values are equal: arrays entry by entry, nan equal to nan."""
+    if isinstance(a, Kept):
+        return a is b or (type(a) is type(b) and _same(a._kept(), b._kept()))
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        a, b = np.asarray(a), np.asarray(b)
+        return bool(np.array_equal(a, b, equal_nan=a.dtype.kind in "fc" and b.dtype.kind in "fc"))
+    if isinstance(a, Mapping):
+        return isinstance(b, Mapping) and a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return type(a) is type(b) and len(a) == len(b) and all(map(_same, a, b))
+    return bool(a == b) or (a != a and b != b)  # nan differs from itself
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Lyapunov exponents: quadrature in one mode, published values, exact identities, the mean-square rate."""
 
-import importlib
 import math
 
 import numpy as np
@@ -12,6 +11,7 @@ from hypothesis import strategies as hst
 
 import stability as st
 from stability import claims
+from stability.claims import lyapunov as lyapunov_claim
 from stability.lyapunov import exponents, limit, matrices, mean_square
 from stability.lyapunov.limit import top_exponents
 from stability.noise import Minibatches, Sample
@@ -676,7 +676,6 @@ class TestStudy:
     def test_the_mean_square_limit_is_that_of_one_mode_where_modes_do_not_couple(self):
         """SGD with equal eigenvalues: ``2 lam / (lam^2 + tau^2 (d + 1))``."""
         flow = st.Flow(st.quadratic([1.0, 1.0]), st.SGD(), st.Noise(curvature=0.3), step=0.5)
-        module = importlib.import_module(
-            "stability.claims.lyapunov"
-        )  # the package's attribute of that name is the study
-        assert module._mean_square_limit(flow, 100_000, 0) == pytest.approx(2 / (1 + 3 * 0.09), rel=0.01)
+        assert lyapunov_claim._mean_square_limit(flow, 100_000, 0) == pytest.approx(
+            2 / (1 + 3 * 0.09), rel=0.01
+        )

@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 
 import stability as st
@@ -64,6 +65,10 @@ class TestRenamed:
         with pytest.raises(TypeError, match="`old` is the old name of `new`; give `new` alone"):
             double(old=1, new=2)
 
+    def test_an_old_keyword_beside_the_new_one_by_position_is_refused(self):
+        with pytest.raises(TypeError, match="`w0` is the old name of `start`; give `start` alone"):
+            st.minimize(st.quadratic([1.0]), [1.0], w0=[1.0])
+
     def test_an_old_attribute_is_read_and_told(self):
         class Thing:
             new = 5
@@ -99,3 +104,44 @@ def test_a_saved_comparison_of_an_earlier_version_is_read(tmp_path):
     kept = found._kept()
     kept["mean_error"] = kept.pop("standard_error")
     assert st.results.Comparison._restored(**kept).standard_error is found.standard_error
+
+
+class TestEquality:
+    """A result is equal to what was made the same way, and to what was saved and read back."""
+
+    @staticmethod
+    def made():
+        flow = st.Flow(st.quadratic([1.0, 0.5]), st.SFN(damping=0.1), st.Noise(gradient=0.1), step=0.1)
+        mode = st.exact_mode(st.SFN(damping=0.1), curvature=0.5, noise=st.Noise(curvature=0.1))
+        theorem = st.theorem("truncation-limit", method=st.LRSFN(rank=5, damping=0.1))
+        ensemble = st.simulate(flow, start=[1, 0], t_end=1, paths=20)
+        return [st.linearize(flow), mode, theorem, ensemble, st.exit_time(rate=1, diffusion=1, radius=2)]
+
+    def test_of_what_was_saved(self, tmp_path):
+        for number, result in enumerate(self.made()):
+            assert st.load(result.save(tmp_path / str(number))) == result
+
+    def test_of_what_was_made_the_same_way_and_not_of_anything_else(self):
+        for one, other in zip(self.made(), self.made(), strict=True):
+            if not isinstance(one, st.results.Ensemble):  # which keeps its seconds
+                assert one == other
+            assert one != "another thing"
+        one = st.Study("s", {"x": np.array([1.0, np.nan])}, {"p": np.nan})
+        assert one == st.Study("s", {"x": np.array([1.0, np.nan])}, {"p": np.nan})
+        assert one != st.Study("s", {"x": np.array([1.0, 2.0])}, {"p": np.nan})
+        assert one != st.Study("s", {"x": np.array([1.0, np.nan])}, {"p": 1.0})
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda flow: st.linearize(flow).covariance(),
+        lambda flow: st.escape(flow, radius=0.1, paths=5, t_end=1),
+        lambda flow: st.trajectory(flow, np.ones(4), t_end=1),
+    ],
+)
+def test_a_loop_over_spectra_survives_a_tie(ask):
+    noise = st.Noise(gradient=0.1, curvature=0.01)
+    flow = st.Flow(st.quadratic([1.0] * 4), st.LRSFN(rank=2, damping=0.1), noise, step=0.1)
+    with pytest.raises(st.Unstable, match="cuts through eigenvalues of equal size"):
+        ask(flow)

@@ -11,14 +11,14 @@ from typing import Any
 
 from .._saving import Study
 from ._common import Check
-from .density import check_density, density, density_table
+from .density import check_density, density_study, density_table
 from .escape import check_escape, escape_study, escape_table
-from .lyapunov import check_lyapunov, lyapunov
-from .portrait import check_portrait, portrait
+from .lyapunov import check_lyapunov, lyapunov_study
+from .portrait import check_portrait, portrait_study
 from .quadratics import check_condition_number, check_equal_rates, condition_number, equal_rates
-from .real_data import breast_cancer, check_real_data, real_data, real_data_table
+from .real_data import breast_cancer, check_real_data, real_data_study, real_data_table
 from .steps import check_step_limit, step_limit
-from .toys import check_toys, toys, toys_table
+from .toys import check_toys, toys_study, toys_table
 from .trajectory import check_trajectory, trajectory_study
 
 __all__ = ["STUDIES", "Check", "breast_cancer", "check", "run", "summary"]
@@ -27,13 +27,13 @@ STUDIES: dict[str, Callable[..., Study]] = {
     "condition-number": condition_number,
     "step-limit": step_limit,
     "equal-rates": equal_rates,
-    "real-data": real_data,
-    "portrait": portrait,
+    "real-data": real_data_study,
+    "portrait": portrait_study,
     "escape": escape_study,
     "trajectory": trajectory_study,
-    "density": density,
-    "lyapunov": lyapunov,
-    "toys": toys,
+    "density": density_study,
+    "lyapunov": lyapunov_study,
+    "toys": toys_study,
 }
 _CHECKS: dict[str, Callable[[Study], list[Check]]] = {
     "condition-number": check_condition_number,

@@ -25,7 +25,7 @@ _PATHWISE = 3
 """Only the first are simulated: Newton's paths jump from its poles, where no grid can hold them."""
 
 
-def density(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
+def density_study(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
     """Stationary densities on ``(x^2 - 1)^2 / 4`` under the same gradient noise, and times over the barrier.
 
     Three witnesses of one law: the Fokker-Planck solution in continuous time, the stationary law of the

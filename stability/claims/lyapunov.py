@@ -21,7 +21,7 @@ LINE = 0.3
 """The curvature of the one mode on which exponents are held against quadrature."""
 
 
-def lyapunov(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
+def lyapunov_study(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
     """Two modes in the plane (step, curvature noise): where paths contract, where their second moment does.
 
     The iteration's top exponent, with the same random numbers at every step; the mean-square limit of the

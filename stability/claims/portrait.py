@@ -17,7 +17,7 @@ from ._common import Check, Report
 DAMPING = 0.3
 
 
-def portrait(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
+def portrait_study(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
     """Portraits of the coupled quartic for five methods, with paths from beside its saddle."""
     methods = [
         SGD(),

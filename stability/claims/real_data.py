@@ -37,7 +37,7 @@ def breast_cancer(columns: int = 30) -> tuple[np.ndarray, np.ndarray]:
     return np.hstack([X, np.ones((len(X), 1))]), data.target.astype(float)
 
 
-def real_data(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
+def real_data_study(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
     """Logistic regression on the breast-cancer table: covariance of minibatch steps against the predicted.
 
     Nothing is linearised in the measurement: batches are drawn without replacement, their Hessians

@@ -44,7 +44,7 @@ class _Runner:
     step: float = 1.0
 
 
-def toys(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
+def toys_study(*, quick: bool = False, seed: int = 0, report: Report = lambda text: None) -> Study:
     """Michalewicz and Rosenbrock with exact Hessians: 11 starts, 100 iterations at step 1.
 
     Starts have the seeds 0 to 10, shifted by `seed`.

@@ -130,7 +130,7 @@ def run(
                 f"{optimizer} works on all samples in one go: leave --batch, --hessian-batch and "
                 "--checkpoint out."
             )
-        watch = _Watch(training.test, sweeps)
+        watch = _HeldBack(training.test, sweeps)
         return watch.kept(minimize(F, start, method=method, sweeps=sweeps, dtype=F.dtype, callback=watch))
     if optimizer != "lrsfn" and hessian_batch is not None:
         raise ValueError(f"`--hessian-batch` is lrsfn's; {optimizer} has none.")
@@ -141,7 +141,7 @@ def run(
         options["momentum"] = MOMENTUM
     if not isinstance(chosen, str):
         options["decay"] = "linear"
-    size, watch = min(BATCH, F.n_samples) if batch is None else batch, _Watch(training.test, sweeps)
+    size, watch = min(BATCH, F.n_samples) if batch is None else batch, _HeldBack(training.test, sweeps)
     try:
         return watch.kept(
             minimize(
@@ -162,7 +162,7 @@ def run(
         raise
 
 
-class _Watch:
+class _HeldBack:
     """A callback that looks at the loss of the samples held back, at even distances of work."""
 
     def __init__(self, part: Network, sweeps: float):

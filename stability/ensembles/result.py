@@ -94,7 +94,7 @@ class Ensemble(Result, Framed, Labelled):
             "time": np.repeat(self.times, dim),
             "axis": np.tile(np.arange(dim), count),
             "mean": self.mean.ravel(),
-            "mean_error": self.standard_error.ravel(),
+            "standard_error": self.standard_error.ravel(),
             "variance": np.diagonal(self.covariance, axis1=1, axis2=2).ravel(),
             "variance_error": np.diagonal(self.covariance_error, axis1=1, axis2=2).ravel(),
         }

@@ -44,7 +44,7 @@ class Powers:
         return room / abs(power) if (power > 0 if outward else power < 0) else math.inf
 
 
-class Law:
+class ModeLaw:
     """The law of ``x = lam + E_h``, with the points where gain or density may be singular."""
 
     def __init__(

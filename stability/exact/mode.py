@@ -25,7 +25,7 @@ from .._special import gaussian_log_moment, gaussian_mean_log
 from ..methods.method import Method
 from ..methods.response import check_regular
 from ..noise import DataNoise, Noise
-from .law import Function, Law, small_points
+from .law import Function, ModeLaw, small_points
 
 _MANY = 1e5  # a Kesten root beyond this order is reported as infinite
 
@@ -50,7 +50,7 @@ class ExactMode(Result):
         gain: Callable,
         follow: float,
         rest: float,
-        law: Law | None,
+        law: ModeLaw | None,
         asked: tuple[Noise, Any],
     ):
         self.method, self.curvature, self.sigma, self._asked = method, curvature, sigma, asked
@@ -403,7 +403,7 @@ def exact_mode(method: Method, *, curvature: float, noise: Noise, density: Any =
         check_regular(method, np.array([lam]))
         return ExactMode(method, lam, sigma, gain, follow, rest, None, (noise, density))
     with np.errstate(all="ignore"):
-        law = Law(lam, *(_gaussian(spread) if density is None else _given(density)), gain, rate)
+        law = ModeLaw(lam, *(_gaussian(spread) if density is None else _given(density)), gain, rate)
         # The law's own mass is a check of the user's density, and of the marks by which it is integrated.
         mass, _, shift = law.expect(lambda x, e: 1 + 0 * x, lambda x, e: 0 * x)
     mass *= math.exp(shift)

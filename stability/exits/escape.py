@@ -20,6 +20,7 @@ from ..ensembles.request import Request, compiled, threads
 from ..ensembles.threads import in_order
 from ..flow import Flow
 from ..linear.linearize import LinearFlow, linearize
+from ..methods.response import check_cut
 from .chain import watched
 from .exit_time import ExitTime, exit_time
 from .result import FEW, Escape
@@ -149,6 +150,8 @@ class _Setting:
     def __init__(self, linear: LinearFlow, along: Any, radius: float):
         self.linear, self.radius = linear, radius
         self.direction = _direction(along, linear)
+        if linear.flow.bends:
+            check_cut(linear.flow.method, linear.eigenvalues)
         diffusion = linear.flow.diffusion(linear.at)
         if not np.trace(diffusion) > 0:
             raise ValueError(

@@ -159,7 +159,7 @@ class Symbolic(Stand):
         return raised if high is None else self.rules[np.minimum](raised, high)
 
 
-class Comparison(Condition):
+class Decision(Condition):
     """A SymPy condition that `numpy.where` decides by."""
 
     __slots__ = ("condition", "size")
@@ -167,10 +167,10 @@ class Comparison(Condition):
     def __init__(self, condition: Any, size: int):
         self.condition, self.size = condition, _bounded(size)
 
-    def joined(self, how: Callable, *others: Any) -> Comparison:
-        parts = [one.condition if isinstance(one, Comparison) else one for one in others]
-        size = self.size + 1 + sum(one.size for one in others if isinstance(one, Comparison))
-        return Comparison(how(self.condition, *parts), size)
+    def joined(self, how: Callable, *others: Any) -> Decision:
+        parts = [one.condition if isinstance(one, Decision) else one for one in others]
+        size = self.size + 1 + sum(one.size for one in others if isinstance(one, Decision))
+        return Decision(how(self.condition, *parts), size)
 
     def where(self, yes: Any, no: Any) -> Symbolic:
         import sympy
@@ -209,16 +209,16 @@ def _binary(rule: Callable[[Any, Any], Any], *, swapped: bool = False) -> Callab
     return apply
 
 
-def _comparison(rule: Callable[[Any, Any], Any]) -> Callable[[Symbolic, Any], Comparison]:
+def _comparison(rule: Callable[[Any, Any], Any]) -> Callable[[Symbolic, Any], Decision]:
     import_name = {"eq": "Eq", "ne": "Ne"}.get(rule.__name__, "")
 
-    def apply(self: Symbolic, other: Any) -> Comparison:
+    def apply(self: Symbolic, other: Any) -> Decision:
         import sympy
 
         size = self.size + 1 + (other.size if isinstance(other, Symbolic) else 0)
         # `==` of two SymPy expressions asks whether they are written alike: an equation is made by name.
         how = getattr(sympy, import_name) if import_name else rule
-        return Comparison(how(self.expression, exact(other)), size)
+        return Decision(how(self.expression, exact(other)), size)
 
     return apply
 

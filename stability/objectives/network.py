@@ -74,8 +74,8 @@ class Network(Objective):
         """``"float64"`` or ``"float32"``: of the data, and so of all arithmetic."""
         return str(self.X.dtype).rpartition(".")[2]
 
-    def initial(self, seed: int | np.random.Generator) -> Any:
-        """A state to start from, (d,).
+    def initial(self, seed: int | np.random.Generator = 0) -> Any:
+        """A state to start from, (d,); `seed` is 0 by default.
 
         Weights are normal with variance ``2 / (inputs + outputs)`` (Glorot), biases zero.
         """

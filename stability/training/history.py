@@ -154,8 +154,9 @@ class History(Result, Framed):
             yield self._course()
         if self.eigenvalues.size:
             last = self.eigenvalues[-1]
+            least = f"lambda_{len(last)} = {last[-1]:.3g}, " if len(last) > 1 else ""
             yield (
-                f"curvature seen last: lambda_1 = {last[0]:.3g}, lambda_{len(last)} = {last[-1]:.3g}, "
+                f"curvature seen last: lambda_1 = {last[0]:.3g}, {least}"
                 f"{int(np.sum(last < 0))} negative; "
                 f"largest step of the run {np.max(self.steps, initial=0.0):.3g}, last predicted mean-square "
                 f"limit {self.step_limits[-1]:.3g}"

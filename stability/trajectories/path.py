@@ -15,6 +15,7 @@ from .._saving import provenance
 from ..flow import Flow
 from ..linear.linearize import VALID
 from ..methods.method import SGD
+from ..methods.response import NotSmooth
 from .equations import Place, remembering
 from .result import Trajectory
 from .walk import kept, solved, stepped
@@ -171,11 +172,11 @@ def _require_smooth(flow: Flow, start: np.ndarray) -> None:
     if flow.method.rank is not None:
         cut = "a truncation cuts through eigenvalues of equal size"
     if not (np.isfinite(flow.drift(start)).all() and np.isfinite(flow.jacobian(start)).all()):
-        raise ValueError(
+        raise NotSmooth(
             f"The drift of {flow.method.label} has no derivative at `start`: {cut}. Start elsewhere."
         )
     if not np.isfinite(flow.diffusion(start)).all():
-        raise ValueError(
+        raise NotSmooth(
             f"The linear noise of {flow.method.label} has no variance at `start`: {cut}. Start elsewhere, or "
             "use hessian_batch=inf."
         )
