@@ -50,4 +50,6 @@ class Labelled:
         except ImportError:
             raise ValueError("`to_xarray` needs xarray: pip install 'sfn-stability[sweep]'.") from None
         about = {key: value for key, value in vars(self).items() if isinstance(value, (str, int, float))}
+        # NetCDF has no truth values.
+        about = {key: int(value) if isinstance(value, bool) else value for key, value in about.items()}
         return xarray.Dataset(dict(self._variables()), coords=dict(self._labels()), attrs=about)

@@ -6,6 +6,7 @@ from functools import reduce
 
 import numpy as np
 import pytest
+from results import one_of_each
 
 import stability as st
 from stability._array import Backend
@@ -138,3 +139,9 @@ def assert_close(found, expected, rtol=1e-12):
 
 def results(moments):
     return moments.mean, moments.standard_error, moments.covariance, moments.covariance_error
+
+
+@pytest.fixture(scope="session")
+def every_result():
+    """One result of every kind, by the name of its class."""
+    return one_of_each()

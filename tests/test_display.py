@@ -1,6 +1,7 @@
 """Results show themselves: what `repr` gives is the table that `print` shows, and Jupyter shows a table."""
 
 import dataclasses
+import re
 import xml.etree.ElementTree
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 import stability as st
 from stability._display import Grid, Shown, number, point, settled
+from stability._saving import Result
 
 
 def parsed(page):
@@ -97,3 +99,52 @@ class TestResult:
         assert (value, error, reason) == (2.0, 0.5, "")
         assert repr(estimate) == "2 +- 0.5"
         assert repr(st.results.Estimate(np.inf, 0.0, "a pole")) == "inf +- 0 (a pole)"
+
+
+class TestEveryKind:
+    def test_there_is_one_of_each(self, every_result):
+        shown = {name for name in st.results.__all__ if issubclass(getattr(st.results, name), Result)}
+        assert shown <= every_result.keys()
+        assert set(st.results.__all__) - shown == {"Network", "Progress"}
+
+    def test_it_is_short_and_has_no_raw_array(self, every_result):
+        for name, result in every_result.items():
+            shown = repr(result)
+            assert shown == str(result)
+            assert 10 < len(shown) < 5000, name
+            assert "array(" not in shown, name
+
+    def test_jupyter_gets_the_same_cells_in_a_table_without_a_style_from_elsewhere(self, every_result):
+        for name, result in every_result.items():
+            page = result._repr_html_()
+            tree = parsed(page)
+            cells = [cell.text for cell in tree.iter("td") if cell.text]
+            assert len(page) < 30_000
+            assert not re.search("<script|<style|http|class=", page)
+            assert name == "Theorem" or all(cell in repr(result) for cell in cells), name
+            assert cells or name in ("Dataset", "Estimate"), name
+
+    def test_it_is_saved_and_comes_back(self, every_result, tmp_path):
+        for name, result in every_result.items():
+            loaded = st.load(result.save(tmp_path / name))
+            assert type(loaded) is type(result)
+            assert repr(loaded) == repr(result), name
+
+
+def test_rounding_in_a_result_shows_as_zero():
+    """A deterministic run that has long arrived: 0.5^1000, and a mean far below its own spread."""
+    still = st.Flow(st.quadratic([1.0, 0.5]), st.SGD(), step=0.5)
+    shown = repr(st.simulate(still, start=[1.0, 1.0], t_end=500.0, paths=2, seed=0))
+    assert not re.search(r"e-\d{2}", shown)
+    linear = st.linearize(st.Flow(st.quadratic([1.0, 1e-17, 0.0]), st.SGD(), step=0.5))
+    assert [line.split()[1] for line in repr(linear).splitlines()[2:5]] == ["1", "0", "0"]
+
+
+def test_ipython_and_a_notebook_show_it():
+    formatter = pytest.importorskip("IPython.core.formatters", reason="IPython is not installed")
+    table = st.bounds(st.quadratic([1.0]), st.Noise(), [st.SGD()], step=0.1)
+    data, _ = formatter.DisplayFormatter().format(table)
+    assert data["text/html"].startswith("<table>")
+    assert data["text/plain"] == str(table)
+    data, _ = formatter.DisplayFormatter().format(st.theorem("damping"))
+    assert data["text/latex"].startswith(r"\begin{align*}")

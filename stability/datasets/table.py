@@ -5,7 +5,7 @@ from __future__ import annotations
 import lzma
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from .. import _check
+from .._display import Grid, settled
+from .._frames import Framed
 from .._saving import Result
 
 MAX_CELLS = 200_000_000
@@ -23,7 +25,7 @@ MAX_CLASSES = 20
 
 
 @dataclass(frozen=True)
-class Table(Result):
+class Table(Result, Framed):
     """A standardized design matrix with an intercept column, and its target.
 
     Attributes
@@ -54,6 +56,16 @@ class Table(Result):
     columns: tuple[str, ...]
     target: str
     classes: tuple[str, ...] = ()
+
+    def _columns(self) -> Mapping[str, Any]:
+        return dict(zip(self.columns, self.X.T, strict=True)) | {self.target: self.y}
+
+    def _page(self) -> Iterator[str | Grid]:
+        about = f"classes {', '.join(self.classes)}" if self.classes else "a number"
+        yield f"{len(self.y):,} rows, {len(self.columns)} columns; to predict: {self.target}, {about}"
+        spread = zip(self.columns, self.X.mean(axis=0), self.X.std(axis=0), strict=True)
+        rows = [(name, settled(mean, 1.0), std) for name, mean, std in spread]
+        yield Grid([("column", ""), ("mean", ".3g"), ("std", ".3g")], rows)
 
 
 def read_table(path: str | Path, *, target: str, model: str) -> Table:

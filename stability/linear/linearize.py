@@ -63,7 +63,7 @@ class Limit(Result):
 
     def _page(self) -> Iterator[str | Grid]:
         yield f"largest mean-square-stable step {self.step:.6g}, set by mode {self.mode}"
-        shares = sorted(self.shares.items(), key=lambda pair: -pair[1])
+        shares = sorted(self.shares.items(), key=lambda pair: (-pair[1], pair[0]))
         yield Grid([("cause", ""), ("share", ".3g")], shares)
 
     @property

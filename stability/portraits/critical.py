@@ -49,6 +49,16 @@ class CriticalPoint(Result):
     hits: int
     degenerate: bool
 
+    def _page(self) -> Iterator[str | Grid]:
+        rows = [
+            ("index", self.index),
+            ("value", self.value),
+            ("condition", self.condition),
+            ("hits", self.hits),
+        ]
+        yield Grid([(f"{self.kind} at", ""), (point(self.w), ".5g")], rows)
+        yield f"eigenvalues {point(self.eigenvalues)}"
+
     @property
     def index(self) -> int:
         """Morse index: the number of negative eigenvalues, zeros not counted."""
