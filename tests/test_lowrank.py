@@ -634,6 +634,12 @@ def test_no_array_of_size_n_reaches_the_host(monkeypatch):
 # --- bad input ---
 
 
+def test_a_skew_operator_has_no_size_to_be_compared_with():
+    skew = np.array([[0.0, 1.0], [-1.0, 0.0]])
+    with pytest.raises(BadProducts, match="disagree with their transposes by inf of their size"):
+        randomized_eigh(lambda block: skew @ block, 2, 1)
+
+
 @pytest.mark.parametrize("method", ["block-krylov", "double-pass", "eigsh"])
 def test_products_of_no_symmetric_matrix(method):
     upper = np.triu(matrix(SPECTRA["geometric"])) + 0.1 * np.triu(np.ones((N, N)))

@@ -136,7 +136,6 @@ class Symbolic(Stand):
     """
 
     __slots__ = ("expression", "size")
-    _op_priority = 100.0  # SymPy's own symbols, in front of an operator, leave it to this class
 
     def __init__(self, expression: Any, size: int = 0):
         self.expression, self.size = expression, _bounded(size)
