@@ -82,7 +82,7 @@ class Comparison(Result, Framed, Labelled):
         return dict(zip(names, zip(*rows, strict=True), strict=True))
 
     def _labels(self) -> Mapping[str, np.ndarray]:
-        return {"time": self.times}
+        return {"time": self.times} | ({"coordinate": np.array(self.variables)} if self.variables else {})
 
     def _variables(self) -> Mapping[str, tuple[tuple[str, ...], np.ndarray]]:
         means = ("predicted_mean", "measured_mean", "standard_error", "mean_z")
@@ -115,9 +115,11 @@ class Comparison(Result, Framed, Labelled):
         of = np.maximum(spread, np.max(np.abs(self.predicted_mean), axis=0))
         means = (settled(means[0], of), settled(means[1], of), *means[2:])
         covariances = (settled(covariances[0], np.outer(spread, spread)), *covariances[1:])
-        rows = [(f"mean[{i}]", *row) for i, row in enumerate(zip(*means, strict=True))]
-        pairs = zip(*np.triu_indices(len(of)), strict=True)
-        return rows + [(f"cov[{i},{j}]", *(part[i, j] for part in covariances)) for i, j in pairs]
+        axes = self.variables or range(len(of))
+        rows = [(f"mean[{axis}]", *row) for axis, *row in zip(axes, *means, strict=True)]
+        for i, j in zip(*np.triu_indices(len(of)), strict=True):
+            rows.append((f"cov[{axes[i]},{axes[j]}]", *(part[i, j] for part in covariances)))
+        return rows
 
 
 @_check.renamed(level="order")

@@ -148,3 +148,15 @@ def test_ipython_and_a_notebook_show_it():
     assert data["text/plain"] == str(table)
     data, _ = formatter.DisplayFormatter().format(st.theorem("damping"))
     assert data["text/latex"].startswith(r"\begin{align*}")
+
+
+def test_a_formulas_variables_name_the_axes_of_tables_and_datasets():
+    pytest.importorskip("xarray", reason="xarray is not installed")
+    flow = st.Flow(st.expression("x^2/2 + y^2"), st.SGD(), st.Noise(gradient=1.0), step=0.1)
+    ens = st.simulate(flow, start=[1, 0], t_end=1, paths=20)
+    assert [line.split()[0] for line in str(ens).splitlines()[-2:]] == ["x", "y"]
+    assert list(ens.to_frame()["axis"]) == ["x", "y"]
+    assert list(ens.to_xarray()["mean"].sel(coordinate="y").dims) == ["time"]
+    beside = st.compare(st.linearize(flow, at=[0, 0]), ens)
+    assert list(beside.to_frame()["moment"]) == ["mean[x]", "mean[y]", "cov[x,x]", "cov[x,y]", "cov[y,y]"]
+    assert set(st.stationary_density(flow, 2.0).to_xarray()["density"].dims) == {"x", "y"}

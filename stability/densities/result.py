@@ -310,11 +310,16 @@ class StationaryDensity(Result, Labelled):
         cells = [tuple(int(i) for i in cell) for cell in np.argwhere(top)]
         return sorted(((cell, float(self.density[cell])) for cell in cells), key=lambda pair: -pair[1])
 
+    @property
+    def _axes(self) -> tuple[str, ...]:
+        """The formula's own names, or those of the edges."""
+        return tuple(self.provenance.get("variables") or self.edges)
+
     def _labels(self) -> Mapping[str, np.ndarray]:
-        return dict(zip(self.edges, self.centers, strict=True))
+        return dict(zip(self._axes, self.centers, strict=True))
 
     def _variables(self) -> Mapping[str, tuple[tuple[str, ...], np.ndarray]]:
-        axes = tuple(self.edges)
+        axes = self._axes
         scalars = ("density", "mass", "potential", "effective_potential")
         vectors = {name: ((*axes, "coordinate"), getattr(self, name)) for name in ("drift", "current")}
         matrix = {"diffusion": ((*axes, "coordinate", "other"), self.diffusion)}
@@ -330,7 +335,7 @@ class StationaryDensity(Result, Labelled):
         yield f"{law}; grid {box} cells; error {self.error:.1e}, lost {lost}"
         variance = np.diag(self.covariance)
         mean = settled(self.mean, np.sqrt(variance), 1e-9)  # the grid's own error
-        axes = list(zip(self.edges, mean, variance, strict=True))
+        axes = list(zip(self._axes, mean, variance, strict=True))
         yield Grid([("axis", ""), ("mean", ".5g"), ("variance", ".5g")], axes)
         rows = [
             (

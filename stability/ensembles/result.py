@@ -92,15 +92,21 @@ class Ensemble(Result, Framed, Labelled):
         count, dim = self.mean.shape
         return {
             "time": np.repeat(self.times, dim),
-            "axis": np.tile(np.arange(dim), count),
+            "axis": np.tile(np.array(self._axes), count),
             "mean": self.mean.ravel(),
             "standard_error": self.standard_error.ravel(),
             "variance": np.diagonal(self.covariance, axis1=1, axis2=2).ravel(),
             "variance_error": np.diagonal(self.covariance_error, axis1=1, axis2=2).ravel(),
         }
 
+    @property
+    def _axes(self) -> list[Any]:
+        """The formula's own names, or numbers."""
+        return list(self.provenance.get("variables") or range(self.mean.shape[1]))
+
     def _labels(self) -> Mapping[str, np.ndarray]:
-        return {"time": self.times} | ({"level": self.quantile_levels} if len(self.quantile_levels) else {})
+        coordinates = {"time": self.times, "coordinate": np.array(self._axes)}
+        return coordinates | ({"level": self.quantile_levels} if len(self.quantile_levels) else {})
 
     def _variables(self) -> Mapping[str, tuple[tuple[str, ...], np.ndarray]]:
         axes = {
@@ -144,7 +150,7 @@ class Ensemble(Result, Framed, Labelled):
             settled(variance, of**2, 1e-30),
             np.diagonal(self.covariance_error[-1]),
         )
-        rows: list[tuple[Any, ...]] = [(str(i), *row) for i, row in enumerate(zip(*columns, strict=True))]
+        rows: list[tuple[Any, ...]] = list(zip(map(str, self._axes), *columns, strict=True))
         if len(rows) > 12:
             rows = [*rows[:12], (f"... {len(rows) - 12} more axes", *[None] * 4)]
         numbers = (("mean", ".5g"), ("+-", ".2g"), ("variance", ".5g"), ("+-", ".2g"))
