@@ -137,6 +137,7 @@ class TestFromAScript:
         assert script(code, tmp_path).splitlines() == [told, told]
 
 
+@pytest.mark.slow
 def test_pictures_leave_nothing_behind():
     """However many are drawn, no figure stays in pyplot or anywhere else."""
     from matplotlib import pyplot

@@ -313,6 +313,7 @@ def assert_same_bars(found, wanted):
     np.testing.assert_allclose([row[:4] for row in found], [row[:4] for row in wanted], rtol=1e-12)
 
 
+@pytest.mark.slow
 class TestStudies:
     def test_condition_number_shows_its_arrays(self, numbers):
         study = condition_number(numbers)

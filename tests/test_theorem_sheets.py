@@ -43,6 +43,7 @@ def sheets():
 
 
 class TestLatex:
+    @pytest.mark.slow
     def test_every_row_of_every_sheet_compiles(self):
         for theorem in sheets():
             begin, *rows, end = theorem._repr_latex_().split("\n")
@@ -55,6 +56,7 @@ class TestLatex:
                 compiles(equation)
                 compiles(reason)
 
+    @pytest.mark.slow
     def test_words_hold_no_formula(self):
         for theorem in sheets():
             for words in re.findall(r"\\text\{(.*?)\}", theorem._repr_latex_()):

@@ -341,6 +341,7 @@ class TestTheyCanFail:
             vanishes(x, "a reason")
 
 
+@pytest.mark.slow
 class TestChecks:
     """Fifty random admissible values against the numeric theory and an ensemble, for every method at once."""
 
