@@ -73,6 +73,8 @@ def main() -> None:
             "stability is not importable here: install it (pip install -e .) or set PYTHONPATH to the "
             "repository."
         )
+    if arguments.only and not any(re.search(arguments.only, name) for name in _names()):
+        sys.exit(f"--only {arguments.only!r} matches no cell; the cells are: {', '.join(_names())}.")
     began, load = time.perf_counter(), load_average()
     parts = [_measured(which, arguments) for which in CORES]
     document = _document(parts, arguments.quick, load, time.perf_counter() - began)
@@ -81,6 +83,11 @@ def main() -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print(table(document))
+
+
+def _names() -> list[str]:
+    """Every cell, in the order they are measured in."""
+    return [name for which in CORES for name in cells(which, quick=False)]
 
 
 def _arguments() -> argparse.Namespace:
@@ -152,15 +159,19 @@ def _child(arguments: argparse.Namespace) -> None:
         "notes": _notes(arguments.child, cores),
         "environment": environment(),
     }
+    _keep(result, arguments.out)  # `--only` may name cells of the other child alone
     for name in cells(arguments.child, arguments.quick and not arguments.only):
         if arguments.only and not re.search(arguments.only, name):
             continue
         began = time.perf_counter()
         _cell(name, cores, arguments.quick, result)
         say(f"{name}: {time.perf_counter() - began:.0f} s")
-        arguments.out.write_text(
-            json.dumps(result), encoding="utf-8"
-        )  # after every cell: a run that is stopped keeps what it has
+        _keep(result, arguments.out)  # after every cell: a run that is stopped keeps what it has
+
+
+def _keep(result: dict, out: Path) -> None:
+    """Write what a child measured."""
+    out.write_text(json.dumps(result), encoding="utf-8")
 
 
 def _notes(which: str, cores: int) -> list[str]:
