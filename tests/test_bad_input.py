@@ -627,6 +627,7 @@ class TestNoiseAndPlace:
         assert answers[0] > 0
         assert answers[1:] == [(0, 1), (1,)]
 
+    @pytest.mark.slow
     def test_the_sde_cannot_start_on_such_a_cut_but_the_iteration_linearises_nothing_and_can(self):
         tied = flow(st.LRSFN(rank=1, damping=0.1), st.quadratic([1.0, 1.0, 0.5]), st.Noise(curvature=0.01))
         with pytest.raises(ValueError, match="rank 1 cuts through eigenvalues of equal size"):

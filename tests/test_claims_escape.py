@@ -32,6 +32,7 @@ def spoilt(study, **changes):
     ]
 
 
+@pytest.mark.slow
 class TestEscape:
     def test_all_statements_hold(self, escapes):
         checks = claims.check(escapes)

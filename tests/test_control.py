@@ -72,6 +72,7 @@ def worst(scores):
 
 class TestControlledMoments:
     # Residuals of cubics have heavy tails: where u is wide, covariances need many samples to look normal.
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("kind", "spread", "samples"), [("bent", 0.5, 12_000), ("independent", 0.5, 4000)]
     )

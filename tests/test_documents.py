@@ -49,6 +49,7 @@ def test_the_readmes_benchmark_is_the_one_that_was_measured():
     assert seconds == pytest.approx(measured, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_readmes_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)

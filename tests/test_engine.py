@@ -649,6 +649,7 @@ class Well(st.Objective):
 class TestOddRequests:
     """What an independent reader tried."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("t_end", "radius"), [(3.0, None), (20.0, None), (60.0, None), (20.0, 3.0)])
     def test_a_control_that_runs_away_does_no_harm(self, t_end, radius):
         flow = st.Flow(Well(), st.SGD(), st.Noise(gradient=0.5), step=0.1)

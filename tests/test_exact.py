@@ -298,6 +298,7 @@ def test_direct_sampling_of_the_factor(method, options):
         assert abs(z_score(np.abs(gains) ** 0.4, found.gain_moment(0.4).value)) < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "lam", "step"),
     [
@@ -337,6 +338,7 @@ def test_the_stationary_variance_of_the_iteration(options):
     assert abs(paths.covariance[-1, 0, 0] - linear) > 10 * paths.covariance_error[-1, 0, 0]
 
 
+@pytest.mark.slow
 def test_the_tail_of_a_long_run():
     """Hill's estimate on the stationary law: an asymptotic statement, hence its wide window."""
     found, step = mode(lam=0.5, coupling="nested", spread=1.0), 0.9
@@ -479,6 +481,7 @@ def test_error_estimates_are_honest():
     assert 0 < estimate.error < 1e-11
 
 
+@pytest.mark.slow
 def test_print():
     text = str(mode(st.SFN(damping=0.1), lam=0.5))
     assert text.splitlines()[0] == "SFN, one mode, lambda = 0.5: the iteration itself, nothing linearised"

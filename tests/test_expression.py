@@ -350,17 +350,18 @@ def _plain(pair):
     return all(text.isalnum() for text, _ in pair)
 
 
-QUICK = settings(
-    max_examples=2000,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+def examples(count):
+    checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    return settings(max_examples=count, deadline=None, derandomize=True, suppress_health_check=checks)
 
 
-@QUICK
-@given(formulas(), some.floats(-2, 2), some.floats(-2, 2))
-def test_the_function_is_the_one_that_was_written(formula, x, y):
+def drawn(check, *strategies):
+    """The check as two tests: of 300 drawn examples, and of 2000 in a slow one."""
+    few, many = (examples(count)(given(*strategies)(check)) for count in (300, 2000))
+    return few, pytest.mark.slow(many)
+
+
+def is_the_function_that_was_written(formula, x, y):
     text, reference = formula
     try:
         expected = reference(x, y)
@@ -373,6 +374,11 @@ def test_the_function_is_the_one_that_was_written(formula, x, y):
         return
     # Sums that cancel would lose digits if folding took another order of operations: it takes none.
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-9 * max(1.0, abs(expected)))
+
+
+test_the_function_is_the_one_that_was_written, test_of_many_examples = drawn(
+    is_the_function_that_was_written, formulas(), some.floats(-2, 2), some.floats(-2, 2)
+)
 
 
 WORDS = [
@@ -427,18 +433,7 @@ sys.addaudithook(lambda event, arguments: SEEN.append(event) if event in WATCHED
 _watching = False
 
 
-@QUICK
-@given(
-    some.one_of(
-        some.text(max_size=60),
-        some.text(alphabet="xyeE0123456789.+-*/^() _sincolgqrtabp", max_size=60),
-        some.lists(
-            some.sampled_from(WORDS),
-            max_size=25,
-        ).map(" ".join),
-    )
-)
-def test_nothing_but_what_is_on_the_list_is_ever_evaluated(text):
+def evaluates_nothing_but_what_is_on_the_list(text):
     global _watching
     SEEN.clear()
     _watching = True
@@ -457,3 +452,13 @@ def test_nothing_but_what_is_on_the_list_is_ever_evaluated(text):
     assert all(isinstance(node[1], float) for node in found._graph.nodes if node[0] == "number")
     value = found.value(np.full(found.dim, 0.7))
     assert np.asarray(value).dtype == float
+
+
+test_nothing_but_what_is_on_the_list_is_ever_evaluated, test_of_many_texts = drawn(
+    evaluates_nothing_but_what_is_on_the_list,
+    some.one_of(
+        some.text(max_size=60),
+        some.text(alphabet="xyeE0123456789.+-*/^() _sincolgqrtabp", max_size=60),
+        some.lists(some.sampled_from(WORDS), max_size=25).map(" ".join),
+    ),
+)

@@ -412,6 +412,7 @@ def ensemble(name, paths=8192):
 
 
 class TestEnsembles:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", CASES)
     def test_the_sde_has_the_chains_law(self, name):
         exact = st.stationary_density(CASES[name], 2.6, time="chain")
@@ -858,6 +859,7 @@ def study():
     return claims.run("density", quick=True)
 
 
+@pytest.mark.slow
 class TestStudy:
     def test_its_claims_hold(self, study):
         checks = claims.check(study)

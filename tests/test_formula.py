@@ -375,6 +375,7 @@ class TestKinks:
         flow = st.Flow(st.quadratic([1.0, 0.01]), method, st.Noise(gradient=0.1, curvature=0.01), step=0.1)
         assert st.linearize(flow).step_limit() > 0
 
+    @pytest.mark.slow
     def test_theorems_hold_for_a_gain_with_a_choice_and_a_function(self):
         for gain in (
             lambda lam, c: 1 / np.maximum(abs(lam), c),

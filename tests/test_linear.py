@@ -338,6 +338,7 @@ class TestSecondOrder:
             np.testing.assert_allclose(lin.covariance(order=2), lin.covariance(), rtol=1e-10)
             assert np.isclose(lin.step_limit(order=2), lin.step_limit(), rtol=1e-10)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "method",
         [

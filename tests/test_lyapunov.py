@@ -86,6 +86,7 @@ class TestOneMode:
                 < 4
             )
 
+    @pytest.mark.slow
     @METHODS
     def test_its_largest_step_against_quadrature(self, method):
         found = st.almost_sure_limit(one_mode(method), iterations=200, seed=2)
@@ -142,6 +143,7 @@ class TestOneMode:
 
 
 class TestPublished:
+    @pytest.mark.slow
     def test_random_fibonacci(self):
         """Viswanath, Math. Comp. 69 (2000) 1131: 1.13198824...
 
@@ -389,6 +391,7 @@ class TestFlows:
             assert found.verdict == "paths contract but second moments explode"
             assert "no second moment" in found.status
 
+    @pytest.mark.slow
     def test_many_dimensions(self):
         flow = st.Flow(st.quadratic(np.linspace(0.5, 1, 35)), st.SGD(), st.Noise(curvature=0.02), step=0.5)
         found = st.lyapunov_exponents(flow, rank=1, iterations=20, products=10)
@@ -495,6 +498,7 @@ class TestLimit:
         assert found.limit == 0
         assert "above zero at step" in found.status
 
+    @pytest.mark.slow
     def test_a_saddle_is_told_at_steps_too_small_to_find_its_direction(self):
         """From random directions the first paths of a short run contract: 50 steps of 0.007 turn nothing."""
         for slope, iterations in ((-0.5, 50), (-0.05, 400), (-0.01, 400)):
@@ -509,6 +513,7 @@ class TestLimit:
             values, errors = top_exponents(flow, [1e-3], iterations=iterations)
             assert abs(values[0] / 1e-3 + slope) < 4 * errors[0] / 1e-3 + 1e-3
 
+    @pytest.mark.slow
     def test_small_steps_that_are_not_told_from_zero_do_not_decide(self):
         """Newton's exponents at small steps are smaller than their errors, and of either sign."""
         exact = st.exact_mode(st.Newton(), curvature=0.3, noise=NOISE).almost_sure_limit
@@ -659,6 +664,7 @@ class TestBadInput:
 
 
 class TestStudy:
+    @pytest.mark.slow
     def test_its_statements_hold_and_can_fail(self):
         study = claims.run("lyapunov", quick=True)
         assert [check.passed for check in claims.check(study)] == [True] * 4

@@ -415,6 +415,7 @@ class TestCurvature:
         self.run(F, method=st.SFN(damping=GAMMA), batch=16, hessian_batch=4, iterations=5)
         assert not all(set(inner) <= set(outer) for inner, outer in zip(F.hessians, F.gradients, strict=True))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "rule", [{}, {"sampling": "independent"}, {"batch": None}, {"coupling": "independent"}], ids=repr
     )
@@ -1043,6 +1044,7 @@ class TestCheckpoints:
                 run_of("auto", callback=stop_at(iteration), checkpoint=tmp_path / "state")
         assert_same_run(run_of("auto", checkpoint=tmp_path / "state"), run_of("auto"))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["momentum, averaged, decaying", "LRSFN"])
     def test_killed_without_warning_it_goes_on_from_the_last_checkpoint(self, name, tmp_path):
         arguments = [str(Path(__file__).parent), str(tmp_path / "state"), name]
@@ -1511,6 +1513,7 @@ class TestAuto:
         X = (X - X.mean(axis=0)) / X.std(axis=0)
         return st.least_squares(X, X @ rng.standard_normal(80))
 
+    @pytest.mark.slow
     @pytest.mark.delicate
     def test_rare_large_samples_that_the_hessian_batch_misses_leave_nothing_worse_than_the_start(self):
         """A run that is rescued again and again is chaotic: rounding decides whether it ends well."""
@@ -1529,6 +1532,7 @@ class TestAuto:
         found = [st.minimize(F, np.zeros(80), batch=32, sweeps=10, seed=seed) for seed in range(2)]
         assert all(run.loss < 1e-4 * F.value(np.zeros(80)) for run in found)
 
+    @pytest.mark.slow
     def test_a_good_start_is_not_destroyed(self):
         digits = st.datasets.digits()
         F = st.mlp(digits.X, digits.y, hidden=(32,))

@@ -337,6 +337,7 @@ def test_products_are_symmetric_however_small_the_loss(classes, loss, dtype, tol
     )  # products that are not symmetric raise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 3e-4)])
 @pytest.mark.parametrize("loss", LOSSES)

@@ -114,6 +114,7 @@ class TestInANotebook:
 class TestFromAScript:
     CODE = "import stability as st\nfigure = st.plot(st.exit_time(rate=0.5, diffusion=0.05, radius=1.0))\n"
 
+    @pytest.mark.slow
     def test_show_opens_a_window_and_waits_until_it_is_closed(self, tmp_path):
         """A user's own figure keeps its number; afterwards the picture can still be saved."""
         done = (
@@ -124,6 +125,7 @@ class TestFromAScript:
         assert told.splitlines()[-3:] == ["window 8 First exit", "open 2", "[]"]
         assert size((tmp_path / "after.png").read_bytes())[0] > 400
 
+    @pytest.mark.slow
     def test_without_a_display_it_says_what_to_do_in_one_sentence(self, tmp_path):
         """Whether matplotlib was asked for a toolkit that needs one, or for none."""
         code = (

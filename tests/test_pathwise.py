@@ -105,6 +105,7 @@ def comparisons() -> Callable[[str, str, str], tuple[np.ndarray, np.ndarray]]:
     return cached
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", methods(1))
 @pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize("problem", problems())
@@ -233,6 +234,7 @@ class Slope:
         return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("curvature", [False, True], ids=["one noise", "three noises that do not commute"])
 def test_with_multiplicative_noise_the_error_is_the_missing_iterated_integral(curvature):
     """One dimension, where gradient noise alone is multiplicative through ``P(H(w))``.

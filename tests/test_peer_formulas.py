@@ -149,6 +149,7 @@ class TestLiuZiyinUeda:
         lin, _, A, source = setting(name, 3)
         assert_close(lin.covariance("chain", dt=0.6 * STEP), balance(A, source, 0.6 * STEP))
 
+    @pytest.mark.slow
     @each_derivation
     def test_the_theorem_is_their_solution_in_the_eigenbasis(self, name, d):
         Q = problem(d)[0]

@@ -662,6 +662,7 @@ def test_the_users_own_style_is_left_alone():
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "result",
     [

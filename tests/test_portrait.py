@@ -26,6 +26,7 @@ def column(seen, name):
 
 
 class TestFlowLines:
+    @pytest.mark.slow
     @pytest.mark.parametrize("method", METHODS[:1] + METHODS[3:4], ids=lambda m: m.name)
     @pytest.mark.parametrize("name", ["coupled_quartic", "rosenbrock"])
     def test_they_end_where_scipys_do(self, name, method, rng):
@@ -201,6 +202,7 @@ class TestPortrait:
         assert "SFN" not in seen.status
         assert np.isfinite(seen.paths[1]).all()
 
+    @pytest.mark.slow
     def test_lines_to_points_just_outside_leave(self):
         seen = st.portrait(st.expression("cos(x)*cos(y)"), 6, [st.SGD()], resolution=12, paths=0)
         assert (seen.basins == LEFT).mean() > 0.2

@@ -220,6 +220,7 @@ def trained(
     return st.linearize(st.Flow(F, method, noise, step=step))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [st.SGD(), st.DampedNewton(damping=0.3), st.SFN(damping=0.3), st.LRSFN(rank=3, damping=0.3)],
@@ -251,6 +252,7 @@ def test_another_methods_prediction_would_be_rejected():
     assert np.abs(measured.z(trained(st.SFN(damping=0.4), 16, 192, 0.2))).max() > 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "hessian_batch"),
     [(st.LRSFN(rank=2, damping=0.3), 192), (st.DampedNewton(damping=0.05), 4), (st.SFN(damping=0.05), 4)],
@@ -285,6 +287,7 @@ def test_where_the_theory_sees_no_stationary_law_at_all_real_steps_bounded_by_th
 # Least squares, so that no nonlinearity of the objective moves the mean.
 
 
+@pytest.mark.slow
 def test_nested_minibatches_shift_the_mean_by_the_predicted_amount():
     """By half a standard deviation here."""
     linear = trained(st.SFN(damping=0.5), 256, 256, 0.2, least_squares, "nested")

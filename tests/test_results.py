@@ -266,6 +266,7 @@ class TestTheory:
         for one in (bounds, bounds.rows[0], limit, st.results.Estimate(np.inf, 0.0, "a pole")):
             assert same(st.load(one.save(tmp_path / "one")), one)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("density", [None, scipy.stats.norm(0, 0.1), scipy.stats.t(df=5, scale=0.05)])
     def test_an_exact_mode_answers_as_before(self, density, tmp_path):
         noise = st.Noise(gradient=0.1, curvature=0.1)

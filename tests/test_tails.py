@@ -52,6 +52,7 @@ class TestStudent:
         assert math.sqrt(found.scatter[0, 0]) == pytest.approx(scale, rel=1e-3)
         assert abs(found.nu - nu) < 4 * found.nu_error
 
+    @pytest.mark.slow
     def test_its_errors_are_those_of_many_samples(self):
         found = [st.tail_index(student(3, n=1000, seed=seed)) for seed in range(50)]
         for deviations in (
@@ -156,6 +157,7 @@ class TestStatus:
     def test_what_it_means(self, sample, status):
         assert st.tail_index(sample).status.startswith(status)
 
+    @pytest.mark.slow
     def test_gaussian_samples_are_seldom_told_heavy(self):
         rng = np.random.default_rng(3)
         heavy = sum(not st.tail_index(rng.standard_normal(300)).light for _ in range(100))

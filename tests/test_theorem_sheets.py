@@ -122,6 +122,7 @@ class TestCommandLine:
         assert "Hypotheses" in result.stdout
         assert "Derivation" in result.stdout
 
+    @pytest.mark.slow
     def test_latex_and_json(self):
         assert run("noise-amplification", "--latex").stdout.startswith(r"\begin{align*}")
         assert (
@@ -133,6 +134,7 @@ class TestCommandLine:
         assert len(everything["table"]) == 24
         assert len(run("--latex").stdout.splitlines()) == len(st.theorems())
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("method", cli.METHODS)
     def test_every_method_by_name(self, method):
         result = run("same-batch-cancellation", "--method", method, "--dim", "2")

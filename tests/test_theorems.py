@@ -429,6 +429,7 @@ class TestReading:
         assert all(hypothesis.text in str(theorem) for hypothesis in theorem.hypotheses)
         assert json.loads(json.dumps(theorem.to_json()))["statement"] == theorem.latex()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", NAMES)
     def test_statements_are_typeset(self, name):
         parser = matplotlib.mathtext.MathTextParser("path")
@@ -889,6 +890,7 @@ class TestUsersGains:
         "lam_1",
     )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("key", KEYS)
     def test_a_parameters_name_is_no_symbol_of_the_theory(self, key):
         rng = np.random.default_rng(8)
@@ -932,6 +934,7 @@ class TestUsersGains:
         (lambda lam: lam / (lam**2 + 1), {}, 0.5, math.inf),
     )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("gain", "parameters", "largest", "index"), POLES)
     def test_poles_and_stationary_points_are_found_wherever_they_are(self, gain, parameters, largest, index):
         method = st.Method(gain=gain, **parameters)

@@ -301,6 +301,7 @@ def ctrl_c(monkeypatch):
     return press
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["lrsfn", "momentum", "lbfgs"])
 @pytest.mark.parametrize("at", [1, 6])
 def test_ctrl_c_saves_what_was_done(table, tmp_path, ctrl_c, optimizer, at):

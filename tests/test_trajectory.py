@@ -123,6 +123,7 @@ class TestOtherRoads:
                 lambda _, y: one.drift(y), (start, stop), w, method="DOP853", rtol=1e-9, atol=1e-11
             ).y[:, -1]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("objective", "method", "start"), CASES, ids=lambda x: getattr(x, "label", ""))
     def test_without_noise_deviations_are_carried_as_by_the_flow_itself(self, objective, method, start):
         """Columns of the flow map's derivative by central differences, and ``S = Phi S_0 Phi^T``."""
@@ -135,6 +136,7 @@ class TestOtherRoads:
         path = st.trajectory(one, start, end, covariance=1e-12 * S, save=1)
         assert relative(path.covariance[-1], 1e-12 * phi @ S @ phi.T) < 1e-4
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("objective", "start", "end"),
         [(COUPLED, [0.1, 1.0], 0.3), (WELL, [0.1, 1.0], 1.0)],
@@ -196,6 +198,7 @@ class TestOtherRoads:
         ]
         np.testing.assert_allclose(np.log2(np.divide(errors[:-1], errors[1:])), 1, atol=0.1)
 
+    @pytest.mark.slow
     def test_a_stiff_path(self):
         """Rosenbrock's valley with SGD, rates of a thousand, to t = 1, by SciPy's implicit Radau."""
         one = flow(VALLEY, noise=1.0, step=1e-3)
@@ -392,6 +395,7 @@ class TestEnergyDistance:
 
 
 class TestWhereItIsNotSmooth:
+    @pytest.mark.slow
     def test_a_pole_in_continuous_time_ends_the_path_there(self):
         """Newton on ``x^3/3 + x`` reaches 0 at ``t = log(1 + x_0^2)`` with infinite speed.
 
