@@ -1,4 +1,4 @@
-"""The tests under every linear-algebra kernel that this processor has, and once with two threads, without Numba.
+"""The tests under every linear-algebra kernel of this processor, once with two threads, and without Numba.
 
 OpenBLAS chooses its kernel by the processor, and `OPENBLAS_CORETYPE` asks for another; NumPy's own loops have
 several forms too. Each rounds in its own way: what a test asserts has to hold for all of them.
