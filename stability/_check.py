@@ -14,6 +14,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from . import _files
+
 T = TypeVar("T", str, int)
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -228,10 +230,7 @@ def folder(path: str | Path) -> Path:
     """`path` as a folder that can be written, created if need be; checked before any computing starts."""
     path = Path(path)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".write-test"
-        probe.touch()
-        probe.unlink()
+        _files.writable(path)
     except OSError as error:
         raise ValueError(
             f"The output folder {path} cannot be written ({error.strerror}). Choose another one."

@@ -476,7 +476,7 @@ def test_damaged_binary_files_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="at most 2 records of 3073 bytes"):
         datasets.cifar(place)
     (place / "batches.meta.txt").unlink()
-    with pytest.raises(ValueError, match=r"batches.meta.txt cannot be read"):
+    with pytest.raises(ValueError, match=r"batches.meta.txt does not exist"):
         datasets.cifar(place)
 
 
@@ -666,5 +666,5 @@ def test_large_files_and_endless_instructions_are_refused(tmp_path, monkeypatch)
     monkeypatch.setattr(unpickle, "MAX_BYTES", 100)
     with pytest.raises(ValueError, match="has 4e\\+02 bytes; at most 1e\\+02 are read"):
         unpickle.read_pickle(path)
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="does not exist"):
         unpickle.read_pickle(tmp_path / "missing")

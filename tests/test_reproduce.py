@@ -116,10 +116,10 @@ class TestRefusedBeforeComputing:
     def test_a_read_only_folder(self, tmp_path, never, monkeypatch):
         """Root writes anywhere, so the refusal is played."""
 
-        def refuse(self, **options):
+        def refuse(**options):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr("pathlib.Path.touch", refuse)
+        monkeypatch.setattr("tempfile.TemporaryFile", refuse)
         result = reproduce(tmp_path)
         assert result.exit_code == 2
         assert (

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _check
+from .. import _check, _files
 from .._display import Grid
 from .._saving import Result
 from .unpickle import read_pickle
@@ -316,9 +316,7 @@ def cifar(
             "`labels` must be 'fine' for CIFAR-10; got 'coarse'. Only CIFAR-100 has superclasses."
         )
     files = [
-        place / name
-        for name in (layout.train if part == "train" else layout.test)
-        if (place / name).is_file()
+        place / name for name in (layout.train if part == "train" else layout.test) if (place / name).exists()
     ]
     if not files:
         raise ValueError(
@@ -389,7 +387,7 @@ def _binary(path: Path, labels: str, *, label_bytes: int) -> tuple[np.ndarray, n
     """
     width = label_bytes + PIXELS
     try:
-        content = np.fromfile(path, dtype=np.uint8, count=MAX_ROWS * width + 1)
+        content = np.fromfile(_files.regular(path), dtype=np.uint8, count=MAX_ROWS * width + 1)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}).") from None
     if content.size % width:
@@ -417,7 +415,7 @@ def _pickled_names(path: Path, key: str, count: int) -> tuple[str, ...]:
 
 def _listed_names(path: Path, count: int) -> tuple[str, ...]:
     try:
-        with open(path, encoding="latin-1") as stream:
+        with open(_files.regular(path), encoding="latin-1") as stream:
             lines = stream.read(100_000).splitlines()
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}).") from None
@@ -482,7 +480,7 @@ def _find(folder: Path, kind: int | None) -> tuple[_Layout, Path]:
     for layout in LAYOUTS:
         for place in (folder, folder / layout.folder):
             if kind in (None, layout.kind) and any(
-                (place / name).is_file() for name in layout.train + layout.test
+                (place / name).exists() for name in layout.train + layout.test
             ):
                 found.append((layout, place))
     if not found:

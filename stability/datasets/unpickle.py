@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from .. import _files
+
 MAX_BYTES = 400_000_000
 """Largest file read: more than twice the largest of CIFAR's."""
 MAX_INSTRUCTIONS = 2_000_000
@@ -71,7 +73,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
         If the file is missing, too large, damaged, or holds anything but plain data.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if _files.regular(path).stat().st_size > MAX_BYTES:
             raise ValueError(f"{path} has {path.stat().st_size:.2g} bytes; at most {MAX_BYTES:.2g} are read.")
         content = path.read_bytes()
     except OSError as error:

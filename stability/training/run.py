@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import numpy as np
 
 from .. import _check
 from .._array import namespace
+from .._interrupts import undisturbed
 from .._saving import save
 from ..lowrank.operator import BadProducts, NotFinite
 from .batches import Batches, parts
@@ -73,31 +71,6 @@ class Log:
     kept_at: list[int] = field(default_factory=list)
 
 
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Ctrl-C waits for the end of the iteration, and leaves a whole one; a second one does not wait."""
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
-        yield
-        return
-    pressed: list[int] = []
-
-    def wait(number: int, frame: Any) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
-
-    signal.signal(signal.SIGINT, wait)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if pressed:
-        raise KeyboardInterrupt
-
-
 class OptimizerRun:
     """The loop and its state."""
 
@@ -124,7 +97,7 @@ class OptimizerRun:
             and self.iteration < plan.iterations
             and self.in_a_row < GIVE_UP
         ):
-            with _undisturbed():
+            with undisturbed():
                 self.whole, began = False, time.perf_counter()
                 loss, step = self.iterate()
                 self.work.seconds += time.perf_counter() - began

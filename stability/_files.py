@@ -1,0 +1,168 @@
+"""Files: written whole or not at all, read only where they are files, held by one run at a time."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import secrets
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_HALF = re.compile(r"\.stability-[0-9a-f]{16}\.tmp")  # a file that is being written
+_STALE = 3600.0  # seconds without a change after which nobody is writing it
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # of two letters at least: C:/ is a drive
+_PATIENCE = (0.01, 0.05, 0.25, 1.0)  # seconds between tries where a reader is in the way
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def regular(path: str | Path) -> Path:
+    """`path` if a file lies there, or a link to one; a pipe would be waited for, a device has no end.
+
+    Raises
+    ------
+    ValueError
+        If nothing lies there, or something that is no file.
+    """
+    path = Path(path)
+    try:
+        kind = _kind(path)
+    except FileNotFoundError:
+        if _ADDRESS.match(str(path)):
+            raise ValueError(
+                f"{path} is an address, and nothing is fetched from a network. Download the file and give "
+                "its path."
+            ) from None
+        raise ValueError(f"{path} does not exist.") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}).") from None
+    if kind is not None:
+        raise ValueError(f"{path} is {kind}, not a file. Give the path of a file.")
+    return path
+
+
+def _kind(path: Path) -> str | None:
+    """What lies there, links followed, in words; None for a file."""
+    mode = path.stat().st_mode
+    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "something else")
+
+
+def write(path: str | Path, content: bytes) -> Path:
+    """Write a file so that readers, and whoever comes after a kill, see it as it was or as it will be.
+
+    Under a private name in the same folder first, then renamed: a link at `path` is replaced, and what it
+    leads to stays as it is. Its permissions are those of a new file.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be written, or what lies there is no file.
+    """
+    path = Path(path)
+    half = path.parent / f".stability-{secrets.token_hex(8)}.tmp"
+    try:
+        _refuse_special(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _tidy(path.parent)
+        try:
+            with open(half, "xb") as stream:  # created anew: no link and no file of another is followed
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            _rename(half, path)
+        finally:
+            half.unlink(missing_ok=True)
+        _settle(path.parent)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}). Choose another place.") from None
+    return path
+
+
+def _refuse_special(path: Path) -> None:
+    """A rename would put a file in a device's place."""
+    with suppress(FileNotFoundError):
+        kind = _kind(path)
+        if kind is not None:
+            raise OSError(0, f"it is {kind}")
+
+
+def _rename(half: Path, path: Path) -> None:
+    for pause in _PATIENCE:
+        try:
+            os.replace(half, path)
+            return
+        except PermissionError:  # under Windows also while somebody reads the file
+            time.sleep(pause)
+    os.replace(half, path)
+
+
+def _settle(folder: Path) -> None:
+    """Have the rename itself outlive a power cut, where folders can be synchronised."""
+    with suppress(OSError):
+        place = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(place)
+        finally:
+            os.close(place)
+
+
+@functools.cache  # once in each folder: to list it for every file would be slow
+def _tidy(folder: Path) -> None:
+    """Remove what killed processes left of files that they were writing."""
+    for left in folder.glob(".stability-*.tmp"):
+        with suppress(OSError):
+            if _HALF.fullmatch(left.name) and time.time() - left.lstat().st_mtime > _STALE:
+                left.unlink()
+
+
+def writable(folder: Path) -> None:
+    """Make sure that files can be written there, and make the folder if need be; raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):  # of a name that nobody else has
+        pass
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold a lock file, which must not be anybody's data; it is let go with the process, however that ends.
+
+    Raises
+    ------
+    BlockingIOError
+        If another holds it, in this process or in another.
+    OSError
+        If the place knows no locks.
+    """
+    import sqlite3  # whose locks are the same on every system
+
+    if path.exists():
+        regular(path)
+    while True:
+        lock = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        try:
+            lock.execute("PRAGMA journal_mode = OFF")  # nothing is ever written, so nothing lies beside
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.Error as error:
+            lock.close()
+            if getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
+                raise BlockingIOError(0, "it is in use") from None
+            raise OSError(0, str(error)) from None
+        if path.exists():
+            break
+        lock.close()  # whoever held it before removed the file that was locked here
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # under Windows a file that is open stays
+            path.unlink()
+        lock.close()

@@ -1,0 +1,218 @@
+"""Files are written whole or not at all, read only where they are files, and held by one run at a time."""
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import stability as st
+from stability import _check, _files
+
+needs_posix = pytest.mark.skipif(os.name != "posix", reason="pipes, devices and permissions are POSIX's")
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+class TestWriting:
+    def test_a_file_is_there_whole_and_nothing_else(self, tmp_path):
+        path = _files.write(tmp_path / "deep" / "er" / "Größe λ.bin", b"abc")
+        assert path.read_bytes() == b"abc"
+        assert names(path.parent) == ["Größe λ.bin"]
+
+    @needs_posix
+    @pytest.mark.parametrize("mask", [0o022, 0o077])
+    def test_its_permissions_are_those_of_a_new_file(self, tmp_path, mask):
+        before = os.umask(mask)
+        try:
+            path = _files.write(tmp_path / "file", b"abc")
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
+
+    @needs_posix
+    def test_a_link_is_replaced_and_what_it_leads_to_stays(self, tmp_path):
+        (tmp_path / "target").write_bytes(b"theirs")
+        (tmp_path / "link").symlink_to(tmp_path / "target")
+        (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+        for name in ("link", "dangling"):
+            assert not _files.write(tmp_path / name, b"ours").is_symlink()
+        assert (tmp_path / "target").read_bytes() == b"theirs"
+        assert names(tmp_path) == ["dangling", "link", "target"]
+
+    @needs_posix
+    def test_a_linked_folder_is_followed(self, tmp_path):
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "folder")
+        _files.write(tmp_path / "link" / "file", b"abc")
+        assert names(tmp_path / "folder") == ["file"]
+
+    def test_no_file_that_lies_under_a_name_of_ours_is_followed(self, tmp_path, monkeypatch):
+        """As another user of the same folder would guess one: a link there is not written through."""
+        monkeypatch.setattr(_files.secrets, "token_hex", lambda n: "0" * 16)
+        (tmp_path / "target").write_bytes(b"theirs")
+        (tmp_path / f".stability-{'0' * 16}.tmp").symlink_to(tmp_path / "target")
+        with pytest.raises(ValueError, match="cannot be written"):
+            _files.write(tmp_path / "file", b"ours")
+        assert (tmp_path / "target").read_bytes() == b"theirs"
+
+    def test_a_name_as_long_as_the_system_allows(self, tmp_path):
+        _files.write(tmp_path / ("x" * 255), b"abc")
+        with pytest.raises(ValueError, match=r"cannot be written \(File name too long\)\. Choose another"):
+            _files.write(tmp_path / ("x" * 256), b"abc")
+
+    @needs_posix
+    def test_no_device_pipe_or_folder_is_replaced(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "link").symlink_to("/dev/null")
+        for name, kind in (("pipe", "a pipe"), ("folder", "a folder"), ("link", "a device")):
+            with pytest.raises(ValueError, match=rf"{name} cannot be written \(it is {kind}\)"):
+                _files.write(tmp_path / name, b"abc")
+        assert names(tmp_path) == ["folder", "link", "pipe"]
+
+    def test_what_fails_leaves_the_old_file_and_nothing_else(self, tmp_path, monkeypatch):
+        path = _files.write(tmp_path / "file", b"old")
+
+        def full(place):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\)"):
+            _files.write(path, b"new")
+        assert path.read_bytes() == b"old"
+        assert names(tmp_path) == ["file"]
+
+    def test_a_reader_in_the_way_is_waited_for(self, tmp_path, monkeypatch):
+        """As under Windows, where no open file can be replaced."""
+        replace, tries = os.replace, []
+
+        def busy(*paths):
+            tries.append(paths)
+            if len(tries) < 3:
+                raise PermissionError(13, "Access is denied")
+            replace(*paths)
+
+        monkeypatch.setattr(os, "replace", busy)
+        assert _files.write(tmp_path / "file", b"abc").read_bytes() == b"abc"
+        assert len(tries) == 3
+
+    def test_what_a_kill_left_is_removed_once_it_is_old_and_nothing_of_others(self, tmp_path):
+        old = time.time() - 2 * 3600
+        left, fresh = (f".stability-{digit * 16}.tmp" for digit in "01")
+        theirs = [".stability-mine.tmp", ".write-test", "a.tmp"]
+        for name in (left, fresh, *theirs):
+            (tmp_path / name).write_text("")
+            if name != fresh:
+                os.utime(tmp_path / name, (old, old))
+        _files.write(tmp_path / "file", b"abc")
+        assert names(tmp_path) == sorted([fresh, *theirs, "file"])
+
+
+class TestReading:
+    @needs_posix
+    def test_pipes_devices_and_folders_are_refused_at_once(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        for path, kind in ((tmp_path / "pipe", "a pipe"), ("/dev/zero", "a device"), (tmp_path, "a folder")):
+            with pytest.raises(ValueError, match=rf"is {kind}, not a file\. Give the path of a file"):
+                _files.regular(path)
+
+    def test_a_file_and_a_link_to_one(self, tmp_path):
+        path = _files.write(tmp_path / "file", b"")
+        (tmp_path / "link").symlink_to(path)
+        assert _files.regular(path) == path
+        assert _files.regular(str(tmp_path / "link")) == tmp_path / "link"
+
+    @pytest.mark.parametrize("address", ["http://a.org/x.csv", "ftp://a.org/x", "http:/a", "s3://b/x"])
+    def test_addresses_are_not_fetched(self, address):
+        with pytest.raises(ValueError, match=r"is an address, and nothing is fetched.*Download the file"):
+            _files.regular(address)
+
+    def test_what_is_missing_and_what_cannot_be_looked_at(self, tmp_path):
+        for path, told in (("C:/no", "does not exist"), (tmp_path / ("x" * 300), "cannot be read")):
+            with pytest.raises(ValueError, match=told):
+                _files.regular(path)
+
+    @needs_posix
+    @pytest.mark.parametrize("name", ["data_batch_1.bin", "batches.meta.txt"])
+    def test_a_pipe_in_a_folder_of_images_is_not_waited_for(self, name, tmp_path):
+        for one in (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"):
+            (tmp_path / one).write_bytes(bytes(3073))
+        (tmp_path / "batches.meta.txt").write_text("\n".join("abcdefghij"))
+        (tmp_path / name).unlink()
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ValueError, match=rf"{name} is a pipe, not a file"):
+            st.datasets.cifar(tmp_path)
+
+    @needs_posix
+    def test_a_pipe_instead_of_a_pickle_is_not_waited_for(self, tmp_path):
+        (tmp_path / "data_batch_1").write_bytes(b"")
+        os.mkfifo(tmp_path / "batches.meta")
+        with pytest.raises(ValueError, match="is a pipe, not a file"):
+            st.datasets.cifar(tmp_path)
+
+
+class TestFolders:
+    def test_a_users_file_stays_where_a_folder_is_tried(self, tmp_path):
+        (tmp_path / ".write-test").write_text("mine")
+        _check.folder(tmp_path)
+        assert (tmp_path / ".write-test").read_text() == "mine"
+        assert names(tmp_path) == [".write-test"]
+
+    def test_many_may_try_one_folder_at_once(self, tmp_path):
+        failed = []
+
+        def often():
+            try:
+                for _ in range(50):
+                    _check.folder(tmp_path / "new")
+            except ValueError as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=often) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failed
+        assert names(tmp_path / "new") == []
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from stability import _files
+with _files.held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+class TestLocks:
+    def test_one_at_a_time_and_let_go_with_the_process(self, tmp_path):
+        lock = tmp_path / "lock"
+        other = subprocess.Popen([sys.executable, "-c", HOLDS, str(lock)], stdout=subprocess.PIPE)
+        try:
+            assert other.stdout.readline() == b"held\n"
+            with pytest.raises(BlockingIOError), _files.held(lock):
+                pass
+        finally:
+            other.kill()
+            other.wait()
+            other.stdout.close()
+        with _files.held(lock):
+            with pytest.raises(BlockingIOError), _files.held(lock):  # in one process too
+                pass
+            assert names(tmp_path) == ["lock"]
+        assert names(tmp_path) == []
+
+    def test_a_file_of_anothers_is_left_alone(self, tmp_path):
+        (tmp_path / "lock").write_text("data" * 1000)
+        with pytest.raises(OSError, match="not a database"), _files.held(tmp_path / "lock"):
+            pass
+        assert (tmp_path / "lock").read_text() == "data" * 1000
