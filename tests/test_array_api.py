@@ -33,11 +33,12 @@ def objectives():
         "michalewicz": st.landscape("michalewicz", dim=3),
         "logistic": st.logistic(X, y > 0, l2=0.1),
         "least_squares": st.least_squares(X, y, l2=0.1),
+        "three classes": st.logistic(X, np.digitize(y, [-0.4, 0.4]), l2=0.1),
     }
 
 
 DIAGONAL = {"diagonal_quadratic", "double_well", "double_well_1", "michalewicz"}
-REGRESSIONS = ("logistic", "least_squares")
+REGRESSIONS = ("logistic", "least_squares", "three classes")
 LANDSCAPES = ("double_well", "double_well_1", "coupled_quartic", "monkey_saddle", "rosenbrock", "michalewicz")
 
 
@@ -113,7 +114,7 @@ class TestObjectives:
         backend, host = replace(xp_backend, dtype=dtype), objectives()[name]
         here = moved(host, backend)
         w0, w = states(backend, "five", host.dim, rng)
-        v0, V0 = rounded(rng.standard_normal((5, 3)), dtype), rounded(rng.standard_normal((5, 3, 2)), dtype)
+        v0, V0 = (rounded(rng.standard_normal((5, host.dim, *k)), dtype) for k in ((), (2,)))
         v, V = backend.asarray(v0), backend.asarray(V0)
         batch0 = rng.integers(0, 30, 4 if shared else (5, 4))
         batch = backend.indices(batch0)

@@ -1,10 +1,13 @@
 """Objectives: derivatives against finite differences, closed forms, and any leading batch axes."""
 
+import re
+
 import numpy as np
 import pytest
 
 import stability as st
 from stability.objectives.base import Objective
+from stability.objectives.regression import Multinomial
 from stability.portraits.flowlines import _differenced
 
 
@@ -20,6 +23,7 @@ def objectives():
         "michalewicz": (st.landscape("michalewicz", dim=3), 3),
         "logistic": (st.logistic(X, y > 0, l2=0.1), 3),
         "least_squares": (st.least_squares(X, y, l2=0.1), 3),
+        "three classes": (st.logistic(X, np.digitize(y, [-0.4, 0.4]), l2=0.1), 6),
     }
 
 
@@ -230,21 +234,52 @@ def test_michalewicz_has_its_published_minimum_in_two_dimensions():
     assert np.isclose(st.landscape("michalewicz").value([2.202906, 1.570796]), -1.8013, atol=5e-5)
 
 
+def three_classes(X, y, l2=0.0):
+    return st.logistic(X, np.digitize(X[:, 0] + y, [-0.2, 0.9]), l2=l2)
+
+
+def minimum_with_ridges(F, ridges):
+    """Newton's method, each column with a ridge of its own."""
+    w, ridges = np.zeros(F.dim), np.resize(ridges, F.dim)
+    for _ in range(30):
+        w = w - np.linalg.solve(F.hessian(w) + np.diag(ridges), F.gradient(w) + ridges * w)
+    return w
+
+
 class TestData:
     def data(self):
         rng = np.random.default_rng(9)
         X = rng.standard_normal((40, 3))
         return X, (rng.random(40) < 1 / (1 + np.exp(-X @ [1.0, -1.0, 0.5]))).astype(float)
 
-    @pytest.mark.parametrize("build", [st.logistic, st.least_squares])
+    @pytest.mark.parametrize("build", [st.logistic, st.least_squares, three_classes])
     def test_the_objective_is_the_mean_of_its_samples(self, build):
-        F, w = build(*self.data(), l2=0.2), np.array([0.3, -0.2, 0.9])
+        F = build(*self.data(), l2=0.2)
+        w = np.resize([0.3, -0.2, 0.9, 0.1], F.dim)
         np.testing.assert_allclose(F.per_sample_gradient(w).mean(axis=0), F.gradient(w), atol=1e-15)
         np.testing.assert_allclose(F.per_sample_hessian(w).mean(axis=0), F.hessian(w), atol=1e-15)
 
-    @pytest.mark.parametrize("build", [st.logistic, st.least_squares])
+    @pytest.mark.parametrize("build", [st.logistic, st.least_squares, three_classes])
+    def test_a_sample_s_derivatives_are_those_by_its_predictions(self, build):
+        F = build(*self.data(), l2=0.2)
+        w = np.resize([[0.3, -0.2, 0.9, 0.1], [0.4, 0.2, -0.5, 0.3]], (2, F.dim))
+        for batch in (None, np.array([[4, 1, 7], [0, 2, 2]])):
+            rows = F.X if batch is None else F.X[batch]
+            slopes, curves = F.slopes(w, batch=batch), F.curvatures(w, batch=batch)
+            assert curves.shape == (*slopes.shape, F.outputs)
+            gradients = (slopes[..., :, None] * rows[..., None, :]).reshape(*slopes.shape[:-1], F.dim)
+            np.testing.assert_allclose(
+                gradients + 0.2 * w[:, None], F.per_sample_gradient(w, batch=batch), atol=1e-15
+            )
+            one = np.kron(curves[1, 2], np.outer(*2 * (rows[2] if batch is None else rows[1, 2],)))
+            np.testing.assert_allclose(
+                one + 0.2 * np.eye(F.dim), F.per_sample_hessian(w, batch=batch)[1, 2], atol=1e-15
+            )
+
+    @pytest.mark.parametrize("build", [st.logistic, st.least_squares, three_classes])
     def test_a_batch_is_the_mean_of_its_samples(self, build):
-        F, w = build(*self.data(), l2=0.2), np.array([[0.3, -0.2, 0.9], [0.1, 0.2, 0.3]])
+        F = build(*self.data(), l2=0.2)
+        w = np.resize([[0.3, -0.2, 0.9, 0.1], [0.4, 0.2, -0.5, 0.3]], (2, F.dim))
         own = np.array([[4, 1, 7], [0, 2, 2]])
         for batch in (own, own[0]):
             rows = np.broadcast_to(batch, (2, 3))
@@ -257,7 +292,7 @@ class TestData:
                 np.testing.assert_allclose(
                     F.hessian(w, batch=batch)[i], F.per_sample_hessian(w[i])[rows[i]].mean(axis=0), atol=1e-15
                 )
-            V = np.ones((2, 3, 1))
+            V = np.ones((2, F.dim, 1))
             np.testing.assert_allclose(F.hvp(w, V, batch=batch), F.hessian(w, batch=batch) @ V, atol=1e-15)
             np.testing.assert_allclose(
                 F.third(w, w, batch=batch)[0], F.third(w[0], w[0], batch=rows[0]), atol=1e-15
@@ -281,6 +316,119 @@ class TestData:
         F = st.logistic([[1.0], [-1.0]], [0, 1], l2=0.0)
         assert F.value([1e4]) == 1e4
         assert np.isfinite(F.gradient([1e4])).all()
+
+    def test_more_classes_agree_with_scikit_learn_and_with_a_network_without_hidden_layers(self):
+        X, _ = self.data()
+        y = np.random.default_rng(2).integers(0, 4, 40)
+        F, w = st.logistic(X, y), np.random.default_rng(3).standard_normal(9)
+        assert (F.dim, F.outputs, F.classes) == (9, 3, 4)
+        network = st.mlp(X, y, hidden=())
+        weights = np.zeros((3, 4))
+        weights[:, 1:] = w.reshape(3, 3).T  # class 0 predicts 0
+        state = np.concatenate([weights.ravel(), np.zeros(4)])
+        np.testing.assert_allclose(F.value(w), network.value(state), rtol=1e-13)
+        slope = network.gradient(state)[:12].reshape(3, 4)[:, 1:].T.ravel()
+        np.testing.assert_allclose(F.gradient(w), slope, atol=1e-15)
+        linear_model = pytest.importorskip("sklearn.linear_model")
+        peer = linear_model.LogisticRegression(
+            C=1e12, fit_intercept=False, tol=1e-13, max_iter=1000, solver="newton-cholesky"
+        ).fit(X, y)
+        np.testing.assert_allclose(
+            F.reference.reshape(3, 3), peer.coef_[1:] - peer.coef_[0], rtol=1e-6, atol=1e-9
+        )
+
+    def test_two_classes_of_the_many_are_logistic_regression(self):
+        X, y = self.data()
+        F, two, w = (
+            Multinomial(X, y, classes=2, l2=0.1),
+            st.logistic(X, y, l2=0.1),
+            np.array([0.3, -2.0, 1.0]),
+        )
+        v = np.array([0.2, 0.7, -0.4])
+        np.testing.assert_allclose(F.hessian(w), two.hessian(w), rtol=1e-13)
+        np.testing.assert_allclose(F.third(w, v), two.third(w, v), rtol=1e-12, atol=1e-16)
+        assert type(st.logistic(X, y, classes=2)) is type(two)
+
+    def test_classes_that_the_labels_do_not_show(self):
+        X, y = self.data()
+        F = st.logistic(X, y, classes=3, l2=0.1)
+        assert F.dim == 6
+        assert F.reference[3:] @ X.mean(axis=0) < 0  # the class that never occurs is unlikely
+        with pytest.raises(
+            ValueError, match=r"`y` must hold class numbers from 0 to 2; got -1 to 1\. Number"
+        ):
+            st.logistic(X, 2 * y - 1, classes=3)
+
+    def test_labels_that_are_numbers_are_refused_and_the_advice_works(self):
+        X, _ = self.data()
+        many = np.arange(40) % 25
+        for y in (np.arange(40.0), np.linspace(0, 1, 40) * (np.arange(40) % 5), many):
+            with pytest.raises(ValueError, match=r"two values, or whole numbers, at most 20 .*`classes`"):
+                st.logistic(X, y, l2=0.1)
+            st.least_squares(X, y)
+        assert st.logistic(X, many, classes=25, l2=0.1).dim == 72
+
+    def test_tails_keep_every_digit(self):
+        """1 - p has none left where p is nearly 1."""
+        two, three = st.logistic([[1.0], [-1.0]], [1, 0]), st.logistic([[1.0]] * 6, [0, 0, 0, 0, 1, 2])
+        small = np.exp(-300.0)
+        np.testing.assert_allclose(two.gradient([300.0]), [-small], rtol=1e-12)
+        np.testing.assert_allclose(two.hessian([300.0]), [[small]], rtol=1e-12)
+        np.testing.assert_allclose(two.third([300.0], [1.0]), [[-small]], rtol=1e-12)
+        at = np.array([300.0, 0.0])  # class 1 is all but certain
+        np.testing.assert_allclose(three.hessian(at), [[2 * small, -small], [-small, small]], rtol=1e-12)
+        np.testing.assert_allclose(three.hvp(at, np.eye(2)), three.hessian(at), rtol=1e-12)
+
+    @pytest.mark.parametrize("size", [1e-150, 1e-9, 1e6, 1e9, 1e12, 1e150])
+    @pytest.mark.parametrize("kind", ["two", "three", "number"])
+    def test_a_column_of_any_size_has_its_minimum_in_the_users_units(self, kind, size):
+        X, y = self.data()
+        y = y if kind == "two" else np.digitize(X[:, 0] + y, [-0.2, 0.9]).astype(float)
+        build = st.least_squares if kind == "number" else st.logistic
+        X, units = np.c_[X[:, :2], np.ones(40)], np.array([size, 1.0, 1.0])
+        found = build(X * units, y, l2=0.01).reference.reshape(-1, 3)
+        if size < 1:  # its ridge is all there is
+            assert np.all(np.abs(found[:, 0]) < 1e3 * size)
+            units, X = units[1:], X[:, 1:]
+            found = found[:, 1:]
+        expected = minimum_with_ridges(build(X, y), 0.01 / units**2)
+        np.testing.assert_allclose((found * units).ravel(), expected, rtol=1e-9)
+
+    @pytest.mark.parametrize(("size", "l2"), [(1e-200, 0.0), (1e200, 0.1)])
+    def test_sizes_whose_squares_cannot_be_held_are_named(self, size, l2):
+        X, y = self.data()
+        with pytest.raises(ValueError, match=r"sizes from .* Divide each column by its largest entry"):
+            _ = st.logistic(X * [size, 1, 1], y, l2=l2).reference
+        _ = st.logistic(X / np.abs(X).max(axis=0), y, l2=l2).reference
+
+    def test_a_time_stamp_beside_an_intercept_has_its_minimum(self):
+        # Reference: Newton's method in 60 digits (mpmath), on the same data.
+        rng = np.random.default_rng(0)
+        z = rng.normal(size=200)
+        y = (z + rng.normal(size=200) > 0).astype(float)
+        X = np.c_[1.6e9 + 1e7 * rng.random(200), z, np.ones(200)]
+        expected = [-1.499974174e-10, 1.493771285, 0.002339972097]
+        np.testing.assert_allclose(st.logistic(X, y, l2=0.01).reference, expected, rtol=1e-9)
+
+    @pytest.mark.parametrize("l2", [0.0, 1e-300])
+    @pytest.mark.parametrize("size", [1e-6, 1.0, 1e9])
+    @pytest.mark.parametrize("kind", ["twins", "dependent", "separable"])
+    def test_where_no_minimum_can_be_told_every_advice_works(self, kind, size, l2):
+        X, y = self.data()
+        if kind == "twins":
+            X = X[:, [0, 0, 1]]
+        elif kind == "dependent":
+            X = np.c_[X[:, 0], 3 - X[:, 0], np.ones(40)]
+        else:
+            y = X[:, 0] > 0
+        X = X * [size, 1, 1]
+        cause = "separable classes" if kind == "separable" else "collinear columns: 0, 1"
+        with pytest.raises(ValueError, match=cause) as refusal:
+            _ = st.logistic(X, y, l2=l2).reference
+        enough = float(re.search(r"(?:such as|use l2 =|Use l2 =) (\S+)\.$", str(refusal.value)).group(1))
+        assert np.isfinite(st.logistic(X, y, l2=enough).reference).all()
+        if "Drop one of them" in str(refusal.value):
+            assert np.isfinite(st.logistic(X[:, 1:], y, l2=l2).reference).all()
 
     def test_separable_classes_have_no_minimum_without_a_ridge(self):
         with pytest.raises(ValueError, match=r"separable classes.*Use l2 > 0"):

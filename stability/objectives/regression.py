@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,11 @@ import numpy as np
 from .. import _check
 from .._array import as_floats, namespace, take_rows, transpose
 from .._saving import Kept
+from ._newton import minimizer
 from .base import Objective
+
+MAX_CLASSES = 20
+"""Most whole numbers that are taken for classes where nobody says how many there are."""
 
 
 class Regression(Objective, Kept):
@@ -22,11 +27,14 @@ class Regression(Objective, Kept):
     ----------
     X, y : arrays (n, d), (n,)
     l2 : float
+    outputs : int
+        Predictions per sample: 1, or one less than the classes of a `Multinomial`.
     reference : array (d,)
         The minimizer, found on first use.
     """
 
     n_samples: int
+    outputs = 1
 
     def __init__(self, X: Any, y: Any, *, l2: float):
         self.X = _check.array("X", X, ndim=2, shape="(n, d)")
@@ -93,39 +101,25 @@ class Regression(Objective, Kept):
         outer = rows[..., :, None] * rows[..., None, :]
         return curve[..., None, None] * outer + self._ridge(w)
 
+    def slopes(self, w: np.ndarray, *, batch: Any = None) -> np.ndarray:
+        """Derivatives of the losses with respect to the predictions, (..., n, outputs)."""
+        return self._at(w, batch, 1)[2][..., None]
+
+    def curvatures(self, w: np.ndarray, *, batch: Any = None) -> np.ndarray:
+        """Second derivatives by the predictions, (..., n, outputs, outputs).
+
+        The Hessian of ``f_i`` is the Kronecker product of the i-th with ``x_i x_i^T``, plus the ridge.
+        """
+        return self._at(w, batch, 2)[2][..., None, None]
+
     @functools.cached_property
     def reference(self) -> np.ndarray:  # type: ignore[override]
         """The minimizer (d,), to rounding error; raises where there is none."""
-        import scipy
-
         if not isinstance(self.X, np.ndarray):
             raise TypeError(
                 "The minimizer is found on the host: read `reference` before the objective is moved."
             )
-        start = np.zeros(self.dim)
-        found = scipy.optimize.minimize(
-            self.value,
-            start,
-            jac=self.gradient,
-            hess=self.hessian,
-            method="trust-exact",
-            options={"gtol": 1e-8, "maxiter": 500},
-        )
-        w, shift = found.x, np.full(self.dim, np.inf)
-        curvature = np.linalg.eigvalsh(self.hessian(w))
-        if curvature[0] > 1e-12 * curvature[-1]:
-            for _ in range(
-                4
-            ):  # Newton's quadratic convergence takes 1e-8 to rounding error; towards infinity it has none
-                shift = np.linalg.solve(self.hessian(w), self.gradient(w))
-                w = w - shift
-        if not np.linalg.norm(shift) <= 1e-8 * (1 + np.linalg.norm(w)):
-            raise ValueError(
-                f"{type(self).__name__} has no isolated minimum on these data (smallest curvature "
-                f"{curvature[0]:.2g}: "
-                "collinear columns or separable classes). Use l2 > 0."
-            )
-        return w
+        return minimizer(self)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} on {self.n_samples} samples in {self.dim} dimensions, l2={self.l2:g}"
@@ -149,12 +143,151 @@ class Logistic(Regression):
 
     def _loss(self, z: np.ndarray, y: np.ndarray, order: int) -> np.ndarray:
         xp = namespace(z)
+        wrong = xp.where(y > 0, -z, z)  # how far the prediction is on the wrong side
         if order == 0:
-            return xp.logaddexp(0.0, xp.where(y > 0, -z, z))
-        p = 0.5 * (1 + xp.tanh(0.5 * z))  # the logistic function, without overflow
+            return xp.logaddexp(0.0, wrong)
+        small = xp.exp(-xp.abs(z))  # every digit of probabilities near 0 is kept
         if order == 1:
-            return p - y
-        return p * (1 - p) if order == 2 else p * (1 - p) * (1 - 2 * p)
+            missed = xp.where(wrong > 0, 1.0, small) / (1 + small)
+            return xp.where(y > 0, -missed, missed)
+        curve = small / (1 + small) ** 2
+        return curve if order == 2 else -curve * xp.tanh(0.5 * z)
+
+
+class Multinomial(Regression):
+    """Softmax regression: ``loss = log(1 + sum_k exp(z_k)) - z_y``, with ``z_0 = 0`` for class 0.
+
+    The state holds a row of weights for each of the classes 1, 2, ..., one after the other.
+
+    Attributes
+    ----------
+    classes : int
+        ``K``; `dim` is ``K - 1`` times the columns of `X`.
+    """
+
+    def __init__(self, X: Any, y: Any, *, classes: int, l2: float):
+        super().__init__(X, y, l2=l2)
+        self.classes = _check.count("classes", classes, least=2)
+        self.outputs = classes - 1
+        self.dim = self.outputs * self.X.shape[1]
+        if not np.isin(self.y, np.arange(classes)).all():
+            raise ValueError(
+                f"`y` must hold class numbers from 0 to {classes - 1}; got {self.y.min():g} to "
+                f"{self.y.max():g}. Number the classes 0, 1, 2, ..."
+            )
+        self._hit = (self.y[:, None] == np.arange(1, classes)).astype(float)
+
+    def _passed(self, w: Any, batch: Any) -> tuple[Any, Any, Any, Any]:
+        """State (..., d), design rows (..., b, p), predictions and hits (..., outputs, b)."""
+        w = as_floats(w)
+        rows, hit = (
+            (self.X, self._hit) if batch is None else (take_rows(a, batch) for a in (self.X, self._hit))
+        )
+        return w, rows, self._by_class(w) @ transpose(rows), transpose(hit)
+
+    def _by_class(self, w: Any) -> Any:
+        """(..., d) -> (..., outputs, p)."""
+        return namespace(w).reshape(w, (*w.shape[:-1], self.outputs, self.dim // self.outputs))
+
+    def _flat(self, rows: Any) -> Any:
+        """(..., outputs, p) -> (..., d)."""
+        return namespace(rows).reshape(rows, (*rows.shape[:-2], self.dim))
+
+    @staticmethod
+    def _normalizer(z: Any) -> Any:
+        """``log(1 + sum_k exp(z_k))``, (..., outputs, b) -> (..., b)."""
+        xp = namespace(z)
+        top = xp.maximum(xp.max(z, axis=-2), xp.zeros_like(z[..., 0, :]))
+        return top + xp.log(xp.exp(-top) + xp.sum(xp.exp(z - top[..., None, :]), axis=-2))
+
+    def _chances(self, z: Any) -> tuple[Any, Any, Any]:
+        """Chances of the classes 1, 2, ... and of all but each, (..., outputs, b); and who the others are.
+
+        What is left of 1 is summed from the others' probabilities: 1 - p has no digits where p is nearly 1.
+        """
+        xp, normalizer = namespace(z), self._normalizer(z)
+        p, first = xp.exp(z - normalizer[..., None, :]), xp.exp(-normalizer)
+        others = 1 - xp.eye(self.outputs, dtype=z.dtype, device=z.device)
+        return p, first[..., None, :] + others @ p, others
+
+    def _miss(self, z: Any, hit: Any) -> Any:
+        """Derivatives of the losses by the predictions."""
+        p, rest, _ = self._chances(z)
+        return namespace(z).where(hit > 0, -rest, p)
+
+    def value(self, w: np.ndarray, *, batch: Any = None) -> np.ndarray:
+        w, _, z, hit = self._passed(w, batch)
+        xp = namespace(w)
+        loss = self._normalizer(z) - xp.sum(hit * z, axis=-2)
+        return xp.mean(loss, axis=-1) + 0.5 * self.l2 * xp.sum(w**2, axis=-1)
+
+    def gradient(self, w: np.ndarray, *, batch: Any = None) -> np.ndarray:
+        w, rows, z, hit = self._passed(w, batch)
+        return self._flat(self._miss(z, hit) @ rows) / z.shape[-1] + self.l2 * w
+
+    def hessian(self, w: np.ndarray, *, batch: Any = None) -> np.ndarray:
+        w, rows, z, _ = self._passed(w, batch)
+        p, rest, _ = self._chances(z)
+        return self._blocks(
+            rows, lambda j, k: p[..., j, :] * (rest if j == k else -p)[..., k, :]
+        ) + self._ridge(w)
+
+    def third(self, w: np.ndarray, v: np.ndarray, *, batch: Any = None) -> np.ndarray:
+        _, rows, z, _ = self._passed(w, batch)
+        p, rest, others = self._chances(z)
+        along = self._by_class(as_floats(v)) @ transpose(rows)
+        turn = p * (along * rest - others @ (p * along))  # the probabilities' derivative
+
+        def bend(j: int, k: int) -> Any:
+            if j == k:
+                return turn[..., j, :] * (rest - p)[..., j, :]
+            return -turn[..., j, :] * p[..., k, :] - p[..., j, :] * turn[..., k, :]
+
+        return self._blocks(rows, bend)
+
+    def hvp(self, w: np.ndarray, V: np.ndarray, *, batch: Any = None) -> np.ndarray:
+        _, rows, z, _ = self._passed(w, batch)
+        p, rest, others = self._chances(z)
+        xp, lead, count = namespace(z), V.shape[:-2], V.shape[-1]
+        by_class = xp.reshape(V, (*lead, self.outputs, self.dim // self.outputs, count))
+        along = rows[..., None, :, :] @ by_class  # (..., outputs, b, count)
+        flat = xp.reshape(p[..., None] * along, (*along.shape[:-2], -1))
+        across = xp.reshape(others @ flat, along.shape)
+        curved = p[..., None] * (along * rest[..., None] - across)
+        products = transpose(rows)[..., None, :, :] @ curved / z.shape[-1]
+        return xp.reshape(products, (*products.shape[:-3], self.dim, count)) + self.l2 * V
+
+    def _blocks(self, rows: Any, weights: Callable[[int, int], Any]) -> Any:
+        """The symmetric matrix (..., d, d) of the blocks ``mean_i weights_i(j, k) x_i x_i^T``."""
+        xp = namespace(rows)
+        upper = {
+            (j, k): self._gram(rows, weights(j, k))
+            for j in range(self.outputs)
+            for k in range(j, self.outputs)
+        }
+        lines = [[upper[min(j, k), max(j, k)] for k in range(self.outputs)] for j in range(self.outputs)]
+        return xp.concat([xp.concat(line, axis=-1) for line in lines], axis=-2)
+
+    def slopes(self, w: np.ndarray, *, batch: Any = None) -> np.ndarray:
+        _, _, z, hit = self._passed(w, batch)
+        return transpose(self._miss(z, hit))
+
+    def curvatures(self, w: np.ndarray, *, batch: Any = None) -> np.ndarray:
+        _, _, z, _ = self._passed(w, batch)
+        p, rest, others = self._chances(z)
+        p, rest = transpose(p), transpose(rest)
+        return p[..., :, None] * ((1 - others) * rest[..., None, :] - others * p[..., None, :])
+
+    def per_sample_gradient(self, w: np.ndarray, *, batch: Any = None) -> np.ndarray:
+        w, rows, z, hit = self._passed(w, batch)
+        slopes = transpose(self._miss(z, hit))
+        return self._flat(slopes[..., :, None] * rows[..., None, :]) + self.l2 * w[..., None, :]
+
+    def per_sample_hessian(self, w: np.ndarray, *, batch: Any = None) -> np.ndarray:
+        w, rows, _, _ = self._passed(w, batch)
+        outer = rows[..., :, None] * rows[..., None, :]
+        blocks = self.curvatures(w, batch=batch)[..., :, None, :, None] * outer[..., None, :, None, :]
+        return namespace(w).reshape(blocks, (*blocks.shape[:-4], self.dim, self.dim)) + self._ridge(w)
 
 
 def least_squares(X: Any, y: Any, *, l2: float = 0.0) -> LeastSquares:
@@ -183,22 +316,27 @@ def least_squares(X: Any, y: Any, *, l2: float = 0.0) -> LeastSquares:
     return LeastSquares(X, y, l2=l2)
 
 
-def logistic(X: Any, y: Any, *, l2: float = 0.0) -> Logistic:
-    """Regularized logistic regression on a data table.
+def logistic(X: Any, y: Any, *, l2: float = 0.0, classes: int | None = None) -> Logistic | Multinomial:
+    """Regularized logistic regression on a data table, of two classes or more.
 
     Parameters
     ----------
-    X : array, shape (n, d)
+    X : array, shape (n, p)
         Design matrix; add a column of ones for an intercept.
     y : array, shape (n,)
-        Two classes; the larger value is class 1.
+        Two classes, of which the larger value is class 1: d = p. More classes are whole numbers, and d =
+        (classes - 1) p: a row of weights for each class but the smallest, whose prediction is 0.
     l2 : float
         Weight of the ridge, >= 0.
+    classes : int, optional
+        How many there are; `y` then holds 0, 1, ..., classes - 1, though not all of them perhaps. Read from
+        `y` by default.
 
     Raises
     ------
     ValueError
-        If `y` does not hold exactly two classes, shapes disagree, entries are not finite, or `l2` < 0.
+        If `y` holds one class, no whole numbers or more than 20, shapes disagree, entries are not finite, or
+        `l2` < 0.
 
     Examples
     --------
@@ -206,14 +344,26 @@ def logistic(X: Any, y: Any, *, l2: float = 0.0) -> Logistic:
     >>> F = st.logistic([[1.0], [-1.0]], [1, 0], l2=0.5)
     >>> F.hessian([0.0])  # 1/4 + l2
     array([[0.75]])
+    >>> F = st.logistic([[1.0]] * 6, [0, 1, 2, 2, 1, 0])
+    >>> F.value([0.0, 0.0]).round(4), F.reference  # log 3; class 0 is the reference
+    (np.float64(1.0986), array([0., 0.]))
     """
     y = _check.array("y", y, ndim=1, shape="(n,)")
-    classes = np.unique(y)
-    if len(classes) != 2:
+    if classes is not None:
+        objective = Multinomial(X, y, classes=classes, l2=l2)
+        return objective if objective.classes > 2 else Logistic(X, y, l2=l2)
+    found, numbers = np.unique(y, return_inverse=True)
+    if len(found) < 2:
+        raise ValueError(f"`y` must hold two classes or more; got {len(found)} ({_preview(found)}).")
+    if len(found) == 2:
+        return Logistic(X, numbers.astype(float), l2=l2)
+    if len(found) > min(MAX_CLASSES, len(y) // 2) or np.any(found != np.floor(found)):
         raise ValueError(
-            f"`y` must hold two classes for logistic regression; got {len(classes)} ({_preview(classes)})."
+            f"`y` must hold classes: two values, or whole numbers, at most {MAX_CLASSES} and each twice on "
+            f"average; got {len(found)} values on {len(y)} samples ({_preview(found)}). Use st.least_squares "
+            "for numbers; number the classes 0, 1, 2, ... and give `classes` where they are more."
         )
-    return Logistic(X, (y == classes[1]).astype(float), l2=l2)
+    return Multinomial(X, numbers.astype(float), classes=len(found), l2=l2)
 
 
 def _preview(values: np.ndarray) -> str:

@@ -1,0 +1,112 @@
+"""The minimum of a convex objective on data, whatever the units of its columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+ITERATIONS, HALVINGS, POLISHING = 200, 60, 4
+"""Newton's steps, halvings of one, and the full steps that end at rounding error."""
+
+
+def minimizer(objective: Any) -> np.ndarray:
+    """Where a convex objective with a ridge ``l2`` is least, (d,), to rounding error.
+
+    Newton's method with halved steps, in coordinates in which the Hessian's diagonal is 1: columns of any
+    units are treated alike.
+
+    Raises
+    ------
+    ValueError
+        If there is no isolated minimum, or none that double precision can tell.
+    """
+    w = np.zeros(objective.dim)
+    start = value = float(objective.value(w))
+    units = np.sqrt(_curvature(objective, w))
+    for _ in range(ITERATIONS):
+        solve = _solver(objective.hessian(w))
+        if solve is None:
+            break
+        slope = objective.gradient(w)
+        shift = solve(slope)
+        if slope @ shift > 1e-20 * start:
+            w, value = _downhill(objective, w, shift, value)
+            continue
+        for _ in range(POLISHING):  # so near the minimum, the Hessian stays as it is
+            w = w - shift
+            shift = solve(objective.gradient(w))
+        # Towards a minimum at infinity steps hardly shorten: that is how it is told from one.
+        remaining, length = (float(np.linalg.norm(units * v)) for v in (shift, w))
+        if remaining <= 1e-8 * (math.sqrt(2 * start) + length):
+            return w
+        break
+    raise ValueError(_nowhere(objective))
+
+
+def _curvature(objective: Any, w: np.ndarray) -> np.ndarray:
+    """The Hessian's diagonal, if its numbers can be held."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = np.diagonal(objective.hessian(w))
+    if not np.isfinite(found).all() or np.any((found == 0) & np.resize(objective.X.any(axis=0), found.shape)):
+        sizes = np.abs(objective.X).max(axis=0)
+        raise ValueError(
+            f"`X` has columns of sizes from {sizes.min():.3g} to {sizes.max():.3g}, whose squares are too "
+            "large or too small for floating-point numbers. Divide each column by its largest entry."
+        )
+    return found
+
+
+def _solver(H: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Newton's equations as a function of the slope; None where a direction has no curvature."""
+    import scipy
+
+    H, scale = _unit_diagonal(H)
+    try:
+        factor = scipy.linalg.cho_factor(H, lower=True)
+    except np.linalg.LinAlgError:
+        return None
+    left, _ = scipy.linalg.lapack.dpocon(factor[0], np.abs(H).sum(axis=0).max(), uplo="L")
+    if left <= 8 * len(H) * np.finfo(float).eps:  # the reciprocal condition number is rounding
+        return None
+    return lambda slope: scipy.linalg.cho_solve(factor, slope / scale) / scale
+
+
+def _unit_diagonal(H: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scale = np.sqrt(np.diagonal(H))
+    scale = np.where(scale > 0, scale, 1.0)
+    return H / scale[:, None] / scale, scale
+
+
+def _downhill(objective: Any, w: np.ndarray, shift: np.ndarray, value: float) -> tuple[np.ndarray, float]:
+    """The longest of the halved steps that goes down, but for rounding."""
+    for _ in range(HALVINGS):
+        with np.errstate(over="ignore"):
+            found = float(objective.value(w - shift))
+        if found <= value + 1e-12 * abs(value):
+            break
+        shift = shift / 2
+    return w - shift, found
+
+
+def _nowhere(objective: Any) -> str:
+    """Why there is no minimum, or none to be told, and what gives one."""
+    name, l2, H = type(objective).__name__, objective.l2, objective.hessian(np.zeros(objective.dim))
+    enough = f"{1e-6 * np.diagonal(H).max() or 1.0:.1g}"
+    values, vectors = np.linalg.eigh(_unit_diagonal(H)[0])
+    why, drop = "separable classes", ""
+    if values[0] < 1e-9:
+        involved = np.flatnonzero(np.abs(vectors[:, 0]) > 0.1 * np.abs(vectors[:, 0]).max())
+        columns = np.unique(involved % objective.X.shape[1])
+        why = f"collinear columns: {', '.join(map(str, columns[:6].tolist()))}{', ...' * (len(columns) > 6)}"
+        drop = "Drop one of them, or use"
+    if l2 == 0:
+        return (
+            f"{name} has no isolated minimum on these data ({why}). {drop or 'Use'} l2 > 0, such as {enough}."
+        )
+    return (
+        f"{name} has one minimum on these data, but l2 = {l2:g} is too little to tell it in double precision "
+        f"({why}). {drop or 'Use'} l2 = {enough}."
+    )
