@@ -99,6 +99,13 @@ class TestDerivatives:
             ]
             np.testing.assert_allclose(F.hessian(point), hessian, rtol=1e-11, atol=1e-12)
 
+    def test_a_product_of_two_hundred_variables(self):
+        w = np.linspace(0.9, 1.1, 200)
+        F = st.expression("*".join(f"x{i}" for i in range(200)))
+        expected = np.prod(w) / np.multiply.outer(w, w)
+        np.fill_diagonal(expected, 0.0)
+        np.testing.assert_allclose(F.hessian(w), expected, rtol=1e-12)
+
     def test_structure_is_seen(self):
         assert st.expression("3*x^2 + x*y - y").constant_hessian
         assert not st.expression("3*x^2 + x*y - y").diagonal_hessian

@@ -249,13 +249,13 @@ class Evaluator:
 
     def __init__(self, graph: Graph, roots: Sequence[int]):
         self.roots = list(roots)
-        order = graph.reached(roots)
+        kept, order = set(roots), graph.reached(roots)
         last = {part: node for node in order for part in graph._parts(node)}
         self._steps = [
             (
                 node,
                 graph.nodes[node],
-                [p for p in set(graph._parts(node)) if last[p] == node and p not in set(roots)],
+                [p for p in set(graph._parts(node)) if last[p] == node and p not in kept],
             )
             for node in order
         ]
