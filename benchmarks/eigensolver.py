@@ -93,7 +93,7 @@ METHODS: dict[str, dict] = {
     "krylov": {"method": "block-krylov"},
     "double": {"method": "double-pass"},
     "power": {"method": "double-pass", "oversampling": 10, "power": 1},
-    "nystrom": {"method": "nystrom"},
+    "nystrom": {"method": "nystrom", "residuals": False},
     "eigsh": {"method": "eigsh"},
 }
 

@@ -75,11 +75,13 @@ def test_leading_pairs_of_indefinite_spectra(method, spectrum):
     assert orthonormality(eig.vectors) < 1e-9
     assert (np.diff(np.abs(eig.eigenvalues)) <= 0).all()
     np.testing.assert_allclose(eig.eigenvalues[:3], truth[:3], rtol=near)
-    assert (eig.method, eig.status) == (method, "ok")
+    far = np.count_nonzero(eig.residual > 0.05 * np.abs(eig.eigenvalues))
+    assert eig.method == method
+    assert eig.status.startswith(f"{far} of 12 pairs have not converged" if far else "ok")
 
 
 @pytest.mark.parametrize(
-    ("method", "used"), [("block-krylov", 24), ("double-pass", 24), ("nystrom", 18), ("warm", 17)]
+    ("method", "used"), [("block-krylov", 24), ("double-pass", 24), ("nystrom", 30), ("warm", 17)]
 )
 def test_products_are_counted_and_are_those_promised(method, used):
     h, seen = matrix(SPECTRA["geometric"]), []
@@ -120,7 +122,7 @@ def test_power_steps_and_oversampling_sharpen_a_double_pass():
     assert abs(sharp.next_eigenvalue) == pytest.approx(1 / 13, rel=0.1)
 
 
-@pytest.mark.parametrize("method", ["block-krylov", "double-pass", "eigsh"])
+@pytest.mark.parametrize("method", ["block-krylov", "double-pass", "nystrom", "eigsh"])
 def test_residuals_are_those_of_the_operator(method):
     h = matrix(SPECTRA["harmonic"])
     eig = solved(h, 10, method)
@@ -157,8 +159,75 @@ def test_the_residual_of_a_warm_start_says_how_far_it_is():
     eig = solved(h, 12, "warm")
     truth = np.linalg.norm(h @ eig.vectors - eig.vectors * eig.eigenvalues, axis=0)
     assert (eig.residual > 0.5 * truth).all()
-    assert (eig.residual < 0.05).all()
-    assert np.isnan(solved(h, 12, "nystrom").residual).all()
+    assert (eig.residual < 0.06).all()
+
+
+def test_a_single_pass_of_nystrom_knows_nothing_of_its_pairs():
+    """Without the second one its +-2 may count 4, and it says that it cannot tell."""
+    h, both = matrix(np.where(np.arange(N) % 2, -2.0, 2.0)), {"method": "nystrom"}
+    one, two = (randomized_eigh(products(h), N, 6, residuals=r, **both) for r in (False, True))
+    assert (one.columns, two.columns) == (9, 15)
+    assert one.status == "residuals not computed"
+    assert np.isnan(one.residual).all()
+    assert np.abs(one.eigenvalues[0]) > 3
+    assert np.abs(two.eigenvalues).max() <= 2 + 1e-9
+    assert two.status.startswith("6 of 6 pairs have not converged")
+
+
+# --- what a status promises ---
+
+
+def cycle(n=200):
+    """The normalised Laplacian of a cycle: double eigenvalues without gaps."""
+    h, i = np.eye(n), np.arange(n)
+    h[i, (i + 1) % n] = h[(i + 1) % n, i] = -0.5
+    return h
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_gaps_ok_means_within_a_twentieth(method):
+    h = cycle()
+    truth = np.sort(np.linalg.eigvalsh(h))[::-1][:6]
+    start = randomized_eigh(products(h), 200, 6) if method == "warm" else None
+    eig = randomized_eigh(products(h), 200, 6, method=method, start=start)
+    assert np.isfinite(eig.residual).all()
+    assert (np.abs(eig.eigenvalues - truth) < 0.05 * truth).all() or eig.status != "ok"
+    if method == "eigsh":
+        assert eig.status == "ok"
+    else:
+        assert "have not converged: residuals up to 0." in eig.status
+    # The advice works.
+    assert randomized_eigh(products(h), 200, 6, method="eigsh").status == "ok"
+    if method != "warm":
+        assert randomized_eigh(products(h), 200, 100, method=method).status == "ok"
+
+
+@pytest.mark.parametrize("copies", [(2.0,) * 6, (2.0, -2.0) * 6])
+def test_copies_that_the_blocks_have_no_room_for_are_told(copies):
+    """Three vectors a block find three copies of each, and the next eigenvalues with small residuals."""
+    h = matrix(np.concatenate([copies, [0.2, 0.1, -0.05], np.zeros(N - 3 - len(copies))]))
+    rank = len(copies) + 1
+    status = randomized_eigh(products(h), N, 6 if rank == 7 else 16).status
+    assert (rank == 7) == ("times, as often as a block is wide" in status)
+    assert (randomized_eigh(products(h), N, 3 * rank).eigenvalues[: rank - 1].round(6) ** 2 == 4).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_eigsh_finds_every_copy(seed):
+    """From one start vector ARPACK alone misses some of them at two of these seeds."""
+    h = matrix(np.concatenate([np.full(6, 2.0), [1.0], 0.3 * np.cos(np.arange(N - 7))]))
+    eig = randomized_eigh(products(h), N, 6, method="eigsh", seed=seed)
+    np.testing.assert_allclose(eig.eigenvalues, 2.0, rtol=1e-9)
+    assert eig.status == "ok"
+
+
+def test_an_eigenvalue_lies_within_the_residual_of_a_warm_start():
+    h = matrix(SPECTRA["outliers"])
+    start = basis()[:, :8] + 0.02 * np.random.default_rng(0).standard_normal((N, 8))
+    for method in ("warm", "nystrom"):
+        eig = randomized_eigh(products(h), N, 8, method=method, start=start)
+        nearest = np.abs(SPECTRA["outliers"] - eig.eigenvalues[:, None]).min(axis=1)
+        assert (nearest <= eig.residual + 1e-9).all()
 
 
 def test_the_next_eigenvalue_is_estimated():
@@ -358,7 +427,7 @@ def test_a_start_with_no_columns_beside_it(method):
     h = matrix(SPECTRA["geometric"])
     start = randomized_eigh(products(h), N, 5)
     eig, same = (
-        randomized_eigh(products(h), N, 5, method=method, start=s, oversampling=0)
+        randomized_eigh(products(h), N, 5, method=method, start=s, oversampling=0, residuals=False)
         for s in (start, start.vectors)
     )
     assert eig.columns == 5
@@ -387,7 +456,7 @@ def test_a_single_pass_stays_near_the_norm():
             np.max(
                 np.abs(
                     randomized_eigh(
-                        products(h), N, 12, method="nystrom", oversampling=0, seed=seed
+                        products(h), N, 12, method="nystrom", oversampling=0, residuals=False, seed=seed
                     ).eigenvalues
                 )
             )
@@ -585,7 +654,7 @@ def test_saved_and_loaded(tmp_path):
 
 def test_print_shows_the_first_pairs_and_the_last():
     text = str(randomized_eigh(products(matrix(SPECTRA["harmonic"])), N, 30))
-    assert text.startswith("30 eigenpairs of 240 (block-krylov, 60 products): ok")
+    assert text.startswith("30 eigenpairs of 240 (block-krylov, 60 products): 16 of 30 pairs have not")
     assert len(text.splitlines()) == 2 + 12 + 1
     assert text.splitlines()[-2].split()[0] == "30"
     assert "std" in str(eight())
@@ -613,8 +682,7 @@ def test_every_array_library(xp_backend, method, dtype):
     expected = u @ ((u.T @ g) / (np.abs(eig.eigenvalues) + 0.1)) + (g - u @ (u.T @ g)) / 0.1
     found = eig.solve(backend.asarray(g), damping=0.1)
     np.testing.assert_allclose(backend.host(found), expected, rtol=0, atol=1e3 * rounding)
-    if method != "nystrom":
-        np.testing.assert_allclose(eig.std, 2**0.5 * 1e-3, rtol=1e-3)
+    np.testing.assert_allclose(eig.std, 2**0.5 * 1e-3, rtol=1e-3)
 
 
 def test_no_array_of_size_n_reaches_the_host(monkeypatch):
@@ -699,8 +767,7 @@ def test_the_scale_of_a_small_operator_does_not_matter(method, dtype, scale):
     np.testing.assert_allclose(small.eigenvalues / scale, plain.eigenvalues, **near)
     np.testing.assert_allclose(small.residual / scale, plain.residual, **near)
     np.testing.assert_allclose(small.next_eigenvalue / scale, plain.next_eigenvalue, **near)
-    if method != "nystrom":
-        np.testing.assert_allclose(small.std / scale, plain.std, **near)
+    np.testing.assert_allclose(small.std / scale, plain.std, **near)
     assert (small.status, small.columns) == (plain.status, plain.columns)
 
 

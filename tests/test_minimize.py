@@ -1321,6 +1321,16 @@ class TestWhatIsNotKnown:
         assert found.status == "done"
         assert found.loss < 0.1 * F.value(np.ones(40))
 
+    @pytest.mark.parametrize(
+        ("eigensolver", "cold"), [("block-krylov", 12), ("double-pass", 12), ("nystrom", 9)]
+    )
+    def test_a_refresh_takes_no_products_for_residuals(self, eigensolver, cold):
+        """Which nothing in the solver reads: cold as promised, then the rank and five fresh vectors."""
+        F = st.quadratic(0.9 ** np.arange(60), rotation_seed=1)
+        options = {"step": 1.0, "refresh": 1, "iterations": 3, "eigensolver": eigensolver}
+        found = st.minimize(F, np.ones(60), method=st.LRSFN(rank=6, damping=0.1), **options)
+        assert found.stats["hessian_products"] in (cold + 11 + 11, cold + 12 + 11, cold + 12 + 12)
+
     def test_a_warm_tail_grows_with_the_curvature(self):
         """Like ``F = x^4``: kept and left-out eigenvalues grow on the way, and the limit falls with them."""
         weights = np.array([9.0, 4.0, 2.0, 1.0, 0.9, 0.8])

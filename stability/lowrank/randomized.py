@@ -27,6 +27,7 @@ def randomized_eigh(
     oversampling: int | None = None,
     power: int = 0,
     tolerance: float | None = None,
+    residuals: bool = True,
     seed: int = 0,
     device: str | Backend = "cpu",
     dtype: str = "float64",
@@ -49,12 +50,13 @@ def randomized_eigh(
           accurate for that number. An eigenvalue is found with up to ``2 rank / 5`` vectors.
         - "double-pass": range of a random block's image, then projection, as commonly published:
           ``(2 + power) (rank + oversampling)`` products.
-        - "nystrom": a single pass, ``rank + oversampling`` products; its core is cut to the rank.
+        - "nystrom": a single pass, ``rank + oversampling`` products, its core cut to the rank; then `rank`
+          more for the `residuals` of what it found, and H projected onto that.
         - "warm": the same from the vectors of a nearby operator, `start`: more accurate than a cold start at
           half the products. Where `start` turns out to be far from the operator's eigenvectors, a second
           block follows, up to ``2 rank`` products, and `status` says so.
-        - "eigsh": SciPy's Lanczos iteration on the host, one column at a time, to convergence, as a
-          reference.
+        - "eigsh": SciPy's Lanczos iteration on the host, one column at a time, to convergence, and again off
+          what was found until nothing larger is left, as a reference.
 
         All take n products and are exact where they would need as many.
     start : LowRank or array (n, k), optional
@@ -70,6 +72,9 @@ def randomized_eigh(
         below `tolerance` times the largest eigenvalue; pairs below that are left out, but for the first.
         `status` says where `rank` pairs are too few for it, and where the products were used up before this
         could be confirmed.
+    residuals : bool
+        False keeps "nystrom" to its single pass, where nothing is known of how good the pairs are:
+        eigenvalues may lie beyond the spectrum. The other methods have residuals at no products.
     seed : int
         0 if left out. Same seed, same numbers on one kind of device.
     device : {"cpu", "cuda"} or Backend
@@ -82,7 +87,9 @@ def randomized_eigh(
     -------
     LowRank
         Exactly ``rank`` orthonormal vectors (fewer only with `tolerance`), with zero eigenvalues where H has
-        no more.
+        no more. Its status says how many pairs have not converged: ask for more pairs than you need, or for
+        "eigsh". A small residual says that an eigenvalue of H is near, not that there is none larger: no pair
+        bounds the spectrum.
 
     Raises
     ------
@@ -124,14 +131,27 @@ def randomized_eigh(
         _extra(method, rank, oversampling),
         power,
         tolerance,
+        _check.flag("residuals", residuals),
     )
     return found if operator.factor == 1.0 else _unscaled(found, operator.factor)
 
 
 def _solve(
-    operator: Operator, rank: int, method: str, start: Any, extra: int, power: int, tolerance: float | None
+    operator: Operator,
+    rank: int,
+    method: str,
+    start: Any,
+    extra: int,
+    power: int,
+    tolerance: float | None,
+    residuals: bool,
 ) -> LowRank:
-    several = {"block-krylov": 2 * rank, "double-pass": (2 + power) * (rank + extra), "eigsh": rank + 1}
+    several = {
+        "block-krylov": 2 * rank,
+        "double-pass": (2 + power) * (rank + extra),
+        "eigsh": rank + 1,
+        "nystrom": rank + extra + residuals * rank,
+    }
     planned = several.get(method, rank + extra)
     if method == "warm" and start is None:
         raise ValueError(
@@ -150,9 +170,7 @@ def _solve(
         return solvers.lanczos(operator, rank)
     if method == "warm":
         return solvers.warm(operator, rank, start, extra)
-    found = solvers.nystrom(operator, rank, rank + extra, start)
-    # The nearest multiplied vectors are random ones: not near.
-    return replace(found, residual=np.full(rank, np.nan), std=None)
+    return solvers.nystrom(operator, rank, rank + extra, start, residuals=residuals)
 
 
 def _unscaled(eig: LowRank, scale: float) -> LowRank:

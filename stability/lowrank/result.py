@@ -41,21 +41,24 @@ class LowRank(Result, Framed):
     residual : array, shape (r,)
         ``|H u_i - lambda_i u_i|``, so that an eigenvalue lies as near to ``lambda_i``; never given below
         ``eps |lambda_1|`` of the arrays' type, of which rounding makes a few. It costs no products with
-        "block-krylov", "double-pass" and "exact", r of them with "eigsh"; with `tolerance` it is an upper
-        bound, the sum over several blocks' parts. "warm" multiplies no vector twice: its residual is that of
-        the multiplied vector nearest to ``u_i``, one power step behind; after a second block it is such an
-        upper bound instead. nan for "nystrom", whose multiplied vectors are random.
+        "block-krylov", "double-pass" and "exact", r of them with "eigsh" and "nystrom"; with `tolerance` it
+        is an upper bound, the sum over several blocks' parts. "warm" multiplies no vector twice: its residual
+        is that of the multiplied vector nearest to ``u_i``, one power step behind, and what lies between
+        their eigenvalues; after a second block it is such an upper bound instead. nan where `residuals` were
+        not asked for.
     std : array, shape (r,), or None
         Standard deviation (``ddof=1``) across the m sub-batches of the Rayleigh quotients ``u_i.T H_j u_i``;
         their mean deviates ``sqrt(m)`` times less. For "warm" of the nearest multiplied vectors, as above.
-        None without sub-batches and for "nystrom".
+        None without sub-batches and for "nystrom" in a single pass.
     next_eigenvalue : float
         Estimate of ``lambda_{r+1}``: the first Ritz value left out. 0 where there is none (r = n), nan where
         the method has none ("double-pass" without oversampling, "nystrom", "warm", "eigsh").
     method : str
         What ran: "exact" where the products asked for would have reached n.
     status : str
-        "ok", or what was found on the way.
+        "ok" where every residual is at most a twentieth of its eigenvalue (with `tolerance`: of that share of
+        the largest), and no eigenvalue was found as often as the method can find one; else what was found on
+        the way.
 
     Examples
     --------

@@ -14,6 +14,8 @@ from .result import LowRank
 
 BLOCKS = 5  # of a Krylov basis of twice the rank
 FRESH = 5  # columns beside the previous vectors in a warm start
+CONVERGED = 0.05
+"""Largest residual, beside its eigenvalue, of a pair that counts as found."""
 LEAK = 0.4
 """Share of the previous vectors' image that may lie off them; along a training path it is 0.1 to 0.25."""
 
@@ -32,27 +34,70 @@ def _spread(cores: np.ndarray, weights: np.ndarray) -> np.ndarray | None:
     return np.stack([np.sum(weights * (core @ weights), axis=0) for core in cores]).std(axis=0, ddof=1)
 
 
-def _status(values: np.ndarray, dtype: str, *notes: str) -> str:
-    """What was found on the way, the numerical rank included."""
+def _status(values: np.ndarray, residual: np.ndarray, dtype: str, *notes: str, allowed: float = 0.0) -> str:
+    """What was found on the way, the numerical rank and pairs that have not converged included.
+
+    A pair has where its residual is below a share of its eigenvalue, or below `allowed`.
+    """
     sizes = np.abs(values)
-    seen = int(np.count_nonzero(sizes > 100 * np.finfo(dtype).eps * np.max(sizes, initial=0.0)))
-    rank = f"numerical rank {seen} < {len(values)}" if seen < len(values) else ""
-    return "; ".join(note for note in (*notes, rank) if note) or "ok"
+    seen = sizes > 100 * np.finfo(dtype).eps * np.max(sizes, initial=0.0)
+    rank = f"numerical rank {seen.sum()} < {len(values)}" if not seen.all() else ""
+    far = seen & (residual > np.maximum(CONVERGED * sizes, allowed))
+    worst = np.max(residual[far] / sizes[far], initial=0.0)
+    apart = (
+        f"{far.sum()} of {len(values)} pairs have not converged: residuals up to {worst:.2g} of the "
+        "eigenvalue"
+        if far.any()
+        else ""
+    )
+    return "; ".join(note for note in (*notes, apart, rank) if note) or "ok"
 
 
-def ritz(space: Space, rank: int, method: str, note: str = "") -> LowRank:
-    """The leading pairs of the core: eigenvalues, vectors, residuals, spread."""
-    operator = space.operator
+def _saturated(values: np.ndarray, residual: np.ndarray, dtype: str, width: int) -> str:
+    """A note where an eigenvalue was found as often as it can be from a start block of this width.
+
+    A Krylov space holds no more than `width` vectors of one eigenvalue, however often H has it; no residual
+    tells. Of the last eigenvalue nothing more was asked.
+    """
+    sizes = np.abs(values)
+    rounding = np.finfo(dtype).eps ** 0.5 * np.max(sizes, initial=0.0)
+    found = (residual <= CONVERGED * sizes) & (sizes > rounding)
+    apart = 2 * (residual[:, None] + residual) + rounding  # what lies nearer is not told apart
+    copies = ((np.abs(values[:, None] - values) <= apart) & found).sum(axis=1)
+    followed = (sizes < sizes[:, None] - apart).any(axis=1)
+    most = int(np.max(copies[found & followed], initial=0))
+    if most < width:
+        return ""
+    return f"an eigenvalue was found {most} times, as often as a block is wide: there may be more of it"
+
+
+def ritz(
+    space: Space, rank: int, method: str, *notes: str, width: int | None = None, allowed: float = 0.0
+) -> LowRank:
+    """The leading pairs of the core: eigenvalues, vectors, residuals, spread.
+
+    `width` is that of the block that a Krylov space started with.
+    """
+    operator, dtype = space.operator, space.operator.backend.dtype
     values, turn = by_size(space.core)
     kept = turn[:, :rank]
     squares = [np.sum(kept[columns] * (gram @ kept[columns]), axis=0) for columns, gram in space.loose]
     residual = sum((np.sqrt(np.maximum(square, 0.0)) for square in squares), np.zeros(rank))
-    residual = np.maximum(residual, _rounding(values, operator.backend.dtype))
+    residual = np.maximum(residual, _rounding(values, dtype))
     following = float(values[rank]) if len(values) > rank else (0.0 if rank == operator.n else math.nan)
     spread = _spread(space.cores[:, : space.filled, : space.filled], kept)
     vectors = combined(space.basis, kept, operator.backend).T
-    status = _status(values[:rank], operator.backend.dtype, note)
-    return LowRank(values[:rank], vectors, operator.columns, residual, spread, following, method, status)
+    values = values[:rank]
+    more = "" if width is None else _saturated(values, residual, dtype, width)
+    status = _status(values, residual, dtype, *notes, more, allowed=allowed)
+    return LowRank(values, vectors, operator.columns, residual, spread, following, method, status)
+
+
+def projected(operator: Operator, rows: Any, method: str) -> LowRank:
+    """H projected onto the span of rows (rank, n): as many products, for residuals and spread."""
+    space = Space(operator, rows.shape[0])
+    space.leave(space.extend(operator.orthonormal(rows)[0]))
+    return ritz(space, rows.shape[0], method)
 
 
 def _rounding(values: np.ndarray, dtype: str) -> float:
@@ -77,7 +122,8 @@ def _above(space: Space, rank: int, tolerance: float, method: str, *, sure: bool
     large = int(np.count_nonzero(np.abs(np.linalg.eigvalsh(space.core)) > tolerance * _largest(space)))
     short = f"reached with {rank}" if large >= rank else f"confirmed within {space.operator.columns} products"
     note = "" if sure and large <= rank else f"tolerance {tolerance:g} not {short}"
-    return ritz(space, min(max(large, 1), rank), method, note)
+    allowed = math.inf if note else tolerance * _largest(space)
+    return ritz(space, min(max(large, 1), rank), method, note, allowed=allowed)
 
 
 def block_krylov(operator: Operator, rank: int, start: Any = None) -> LowRank:
@@ -93,14 +139,17 @@ def block_krylov(operator: Operator, rank: int, start: Any = None) -> LowRank:
     seed = operator.filled(start, width)
     space = Space(operator, size)
     block, factor = operator.orthonormal(seed[:first, :])[0], None
+    fresh = first
     while True:
         image = space.extend(block, factor)
         if space.filled == size:
             break
         fill = seed[first:, :] if image.shape[0] < width else None
         block, factor = space.next_block(image, fill)
+        # What the image did not lead to is random, also where the space was exhausted: a wider start.
+        fresh += block.shape[0] - int(np.linalg.matrix_rank(factor))
     space.leave(image)
-    return ritz(space, rank, "block-krylov")
+    return ritz(space, rank, "block-krylov", width=fresh)
 
 
 def grown(operator: Operator, rank: int, tolerance: float, start: Any = None) -> LowRank:
@@ -197,11 +246,17 @@ def _beside(operator: Operator, start: Any, rank: int, width: int) -> Any:
     return operator.backend.xp.concat([known, fresh], axis=0)
 
 
-def nystrom(operator: Operator, rank: int, width: int, start: Any = None) -> LowRank:
-    """One pass over a block of this width; see `_single_pass`."""
+def nystrom(operator: Operator, rank: int, width: int, start: Any = None, *, residuals: bool) -> LowRank:
+    """One pass over a block of this width, see `_single_pass`; then another over the vectors found.
+
+    Without the second pass nothing is known of the pairs: the nearest multiplied vectors are random ones.
+    """
     space = Space(operator, width)
     image = space.extend(_beside(operator, start, min(rank, width), width))
-    return _single_pass(space, image, operator.squares(image), rank, informed=start is not None)
+    found = _single_pass(space, image, operator.squares(image), rank, informed=start is not None)
+    if residuals:
+        return projected(operator, found.vectors.T, "nystrom")
+    return replace(found, residual=np.full(rank, np.nan), std=None, status="residuals not computed")
 
 
 def _single_pass(space: Space, image: Any, whole: np.ndarray, rank: int, *, informed: bool) -> LowRank:
@@ -225,7 +280,8 @@ def _single_pass(space: Space, image: Any, whole: np.ndarray, rank: int, *, info
     nearest /= np.maximum(np.linalg.norm(nearest, axis=0), np.finfo(float).tiny)
     quotient = np.sum(nearest * (space.core @ nearest), axis=0)
     residual = np.sqrt(np.maximum(np.sum(nearest * (whole @ nearest), axis=0) - quotient**2, 0.0))
-    residual = np.maximum(residual, _rounding(values, backend.dtype))
+    # An eigenvalue lies within the residual of the quotient, and so near to the value given.
+    residual = np.maximum(residual + np.abs(values - quotient), _rounding(values, backend.dtype))
     vectors = combined(sketch, rotation, backend).T
     return LowRank(
         values,
@@ -235,7 +291,7 @@ def _single_pass(space: Space, image: Any, whole: np.ndarray, rank: int, *, info
         _spread(space.cores, nearest),
         math.nan,
         "nystrom",
-        _status(values, backend.dtype),
+        _status(values, residual, backend.dtype),
     )
 
 
@@ -294,28 +350,53 @@ def _following(space: Space, image: Any, whole: np.ndarray, width: int) -> tuple
 def lanczos(operator: Operator, rank: int) -> LowRank:
     """SciPy's `eigsh`, one column at a time on the host.
 
-    Its vectors are multiplied once more, for residuals and spread.
+    From one start vector one copy of a multiple eigenvalue is found, the others by rounding or not at all:
+    what it leaves is searched once more, until nothing larger is off the vectors. They are multiplied again
+    in the end, for residuals and spread.
+    """
+    values, vectors = _largest_pairs(operator, rank, np.zeros((operator.n, 0)))
+    if not values.size:  # the operator is zero
+        return projected(operator, operator.normals((rank, operator.n)), "eigsh")
+    eps = float(np.finfo(operator.backend.dtype).eps)
+    for _ in range(rank):
+        least = max(np.abs(values).min() * (1 + 10 * eps**0.5), 100 * eps * np.abs(values).max())
+        if not (np.abs(_largest_pairs(operator, 1, vectors, tolerance=0.01)[0]) > least).any():
+            break
+        missed, direction = _largest_pairs(operator, 1, vectors)
+        order = np.argsort(-np.abs(np.append(values, missed)), kind="stable")[:rank]
+        values, vectors = np.append(values, missed)[order], np.column_stack([vectors, direction])[:, order]
+    return projected(operator, operator.backend.asarray(vectors.T), "eigsh")
+
+
+def _largest_pairs(
+    operator: Operator, count: int, off: np.ndarray, tolerance: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """ARPACK's pairs (count,), (n, count) of H off the orthonormal columns `off`; none where H is zero there.
+
+    The values are in units of their own, those of the operator's first image.
     """
     from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
     backend, n = operator.backend, operator.n
     nothing = backend.asarray(np.zeros((0, n)))
-    scale = 0.0  # from the first image: ARPACK takes eigenvalues far below one for converged too early
+    scale = 0.0  # ARPACK takes eigenvalues far below one for converged too early
+
+    def outside(column: np.ndarray) -> np.ndarray:
+        return column - off @ (off.T @ column)
 
     def product(column: np.ndarray) -> np.ndarray:
         nonlocal scale
-        image = operator.image(backend.asarray(column.reshape(1, n)), nothing)[0]
-        answer = np.asarray(backend.host(image), dtype=float)[0]
+        image = operator.image(backend.asarray(outside(column).reshape(1, n)), nothing)[0]
+        answer = outside(np.asarray(backend.host(image), dtype=float)[0])
         scale = scale or 2.0 ** -np.frexp(np.max(np.abs(answer)))[1] * bool(answer.any())
         return answer * scale if scale else answer
 
-    first = np.asarray(backend.host(operator.normals((1, n))), dtype=float)[0]
+    first = outside(np.asarray(backend.host(operator.normals((1, n))), dtype=float)[0])
+    matrix = LinearOperator((n, n), matvec=product, dtype=float)
     try:
-        vectors = eigsh(LinearOperator((n, n), matvec=product, dtype=float), k=rank, which="LM", v0=first)[1]
+        values, vectors = eigsh(matrix, k=count, which="LM", v0=first, tol=tolerance)
     except ArpackError:
-        if scale:
+        if scale and not off.size:
             raise
-        vectors = np.asarray(backend.host(operator.normals((rank, n))), dtype=float).T  # the operator is zero
-    space = Space(operator, rank)
-    space.leave(space.extend(operator.orthonormal(backend.asarray(vectors.T))[0]))
-    return ritz(space, rank, "eigsh")
+        return np.zeros(0), np.zeros((n, 0))
+    return values / (scale or 1.0), vectors

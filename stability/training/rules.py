@@ -233,6 +233,7 @@ class LowRankRule(DirectionRule):
             self.rank,
             method="warm" if warm else self.solver,
             start=self.eig if warm else None,
+            residuals=False,  # nothing below reads them
             seed=curvature.seed,
             device=curvature.backend,
             dtype=curvature.backend.dtype,
