@@ -33,6 +33,8 @@ def student_t(mode: Mode) -> Draft:
     K, C, speed = Symbol("K", positive=True), Symbol("C", positive=True), Symbol("|a|", positive=True)
     nu = 1 + 2 * speed / (alpha * K)
     density = (1 + K * delta**2 / C) ** (-(nu + 1) / 2)
+    # Ito: the diffusion stands under the derivative. On a line the stationary flux itself
+    # vanishes, not only its divergence: a current would have to come from infinity.
     flux = -speed * delta * density - sympy.diff(alpha * (K * delta**2 + C) * density, delta) / 2
     second = -2 * speed * Symbol("M") + alpha * (K * Symbol("M") + C)
     (variance,) = sympy.solve(second, Symbol("M"))
@@ -83,6 +85,7 @@ def poles(mode: Mode) -> list[tuple[Any, Any, Any]]:
     size, near = Symbol("y", positive=True), Symbol("z", positive=True)
     places = [(sympy.Integer(0), mode.gain(near))]
     for sign in (1, -1):
+        # A pole of phi is a zero of 1 / phi, for a rational gain a root of a polynomial.
         inverse = sympy.together(1 / mode.gain(sign * size))
         places += [
             (sign * root, 1 / inverse.subs(size, root + near))
@@ -101,6 +104,7 @@ def poles(mode: Mode) -> list[tuple[Any, Any, Any]]:
 def _by_derivatives(inverse: Any, near: Any, place: Any, mode: Mode) -> tuple[Any, Any, Any]:
     """Order and strength of a pole from the first derivative of ``1 / phi`` that is not zero there."""
     for order in range(1, 10):
+        # 1 / phi = slope z^m / m! + ..., so |phi| ~ (m! / |slope|) / z^m.
         slope = sympy.diff(inverse, near, order).subs(near, 0)
         if abs(complex(mode.at_own_values(slope).evalf())) > 1e-9:
             return place, sympy.Integer(order), sympy.factorial(order) / sympy.Abs(slope)
@@ -191,6 +195,8 @@ def heavy_tailed_newton(mode: Mode) -> Draft:
                 "for Gaussian E_h, by the mean value theorem",
             )
         )
+        # Beside a pole of order m the probability falls like
+        # u^(-1/m): in the limit only the highest order is left.
         total += share if m == order else 0
     if not found:
         steps.append(
@@ -225,6 +231,8 @@ def largest_gain(mode: Mode) -> Any:
     values = []
     for formula in formulas:
         for sign in (1, -1):
+            # Each half-line on a positive symbol, where |lambda| is differentiable: without
+            # poles, |phi| is largest at one of its ends or where the slope vanishes.
             gain = formula(sign * size)
             inner = roots(sympy.fraction(sympy.together(sympy.diff(gain, size)))[0], size, mode)
             values += [
@@ -319,6 +327,8 @@ def escape_time(mode: Mode) -> Draft:
         Symbol("mu", positive=True),
         Symbol("j", integer=True, nonnegative=True),
     )
+    # T' = -(2 / sqrt(mu D)) Dawson(z) with Dawson(z) =
+    # sqrt(pi)/2 exp(-z^2) erfi(z): SymPy has no Dawson function.
     z = x * sympy.sqrt(rate / D)
     slope = -2 / sympy.sqrt(rate * D) * sympy.sqrt(sympy.pi) / 2 * sympy.exp(-(z**2)) * sympy.erfi(z)
     residual = D / 2 * sympy.diff(slope, x) + rate * x * slope + 1

@@ -25,6 +25,7 @@ def limited(what: str, seconds: float = SECONDS) -> Iterator[None]:
     try:
         with _alarm(what, seconds):
             yield
+    # Sentences of ours, `vanishes`'s ArithmeticError among them, pass as they are.
     except (ValueError, ArithmeticError):
         raise
     except Exception as error:  # SymPy's algorithms fail in many ways on gains with poles and switches
@@ -51,5 +52,6 @@ def _alarm(what: str, seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
+        # In this order: an alarm after the caller's handler is back would be taken for the caller's own.
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -18,6 +18,8 @@ GREEK = {"damping": "gamma", "eps": "epsilon", "power": "p", "variance": "v"}
 alpha, dt, sigma = sympy.symbols("alpha dt sigma", positive=True)
 delta = Symbol("delta", real=True)
 lam = Symbol("lambda", positive=True)
+# A second symbol of the same name: by its sign SymPy reads |lambda|
+# as -lambda, while both are printed and evaluated as lambda.
 lam_negative = Symbol("lambda", negative=True)
 lam_next = Symbol("lambda_next", positive=True)
 lam_j = Symbol("lambda_j", positive=True)  # of another mode, where two are coupled
@@ -76,6 +78,7 @@ class Mode:
         names: dict[str, str] = {}
         for key in parameters:
             name = GREEK.get(key, key)
+            # A name that ends in a number would be taken for a matrix entry's, as lambda_1 or Sigma_12.
             taken = name in RESERVED or name in names.values() or re.search(r"_\d+$", name)
             names[key] = f"{name}_phi" if taken else name
         object.__setattr__(self, "names", names)
@@ -111,6 +114,8 @@ class Mode:
         """An expression with the method's own numbers in place of its parameters' symbols."""
         given = {} if self.method is None else self.method.parameters
         return expression.subs(
+            # From the shortest decimal: 0.1 as 1/10, not as the binary fraction
+            # 3602879701896397/2^55, whose digits would swell in every root.
             {symbol: sympy.Rational(repr(float(given[key]))) for key, symbol in self.parameters.items()}
         )
 
@@ -147,6 +152,8 @@ class Mode:
     @property
     def rate(self) -> Any:
         """``a``: the Jacobian of the drift ``-phi lambda delta``."""
+        # phi is held fixed: its own derivative is multiplied
+        # by the gradient, which vanishes at a critical point.
         return sympy.diff(-self.phi * self.at * delta, delta)
 
 
@@ -182,16 +189,22 @@ class SymbolicModes:
         return sympy.Matrix(dim, dim, self._divided)
 
     def _divided(self, i: int, j: int) -> Any:
+        # All of the tail has one gain, so its quotients vanish;
+        # how that gain itself moves, `derivative` adds.
         if i >= self.rank and j >= self.rank:
             return sympy.Integer(0)
         if i == j:
             return sympy.diff(self.gains[i], self.curvatures[i])
+        # Cancelled, it keeps its digits where two curvatures
+        # nearly meet: Newton's is -1 / (lambda_i lambda_j).
         return sympy.cancel((self.gains[i] - self.gains[j]) / (self.curvatures[i] - self.curvatures[j]))
 
     def derivative(self, noise: sympy.Matrix) -> sympy.Matrix:
         """``DP[E]``: ``Phi o E``, and a flat tail's motion with the first curvature left out."""
         result = sympy.matrix_multiply_elementwise(self.divided, noise)
         for i in range(self.rank, len(self.curvatures)):
+            # To first order lambda_(r+1) moves by its own diagonal
+            # entry, and the gain of the whole tail with it.
             result[i, i] += self.tail_slope * noise[self.rank, self.rank]
         return result
 
@@ -226,6 +239,7 @@ def kick(mode: Mode) -> Any:
         *(
             sympy.factor(term)
             for term in sympy.Add.make_args(
+                # Only the outer sum is opened: the inside of phi, such as (lambda + gamma)^2, stays factored.
                 sympy.expand(whole, deep=False, power_base=False, power_exp=False)
             )
         )
@@ -242,6 +256,8 @@ def one_step(mode: Mode, step: Any, *, curvature: bool) -> Any:
 
     Expanded in rate, gain and slope, which are then put in.
     """
+    # One draw per `alpha` of time: over a step of dt its noise is sqrt(alpha dt)
+    # times the draw, which at dt = alpha is the iteration's own factor alpha.
     strength = X * zeta + ((X * E_g + Y * E_h) * delta if curvature else 0)
     moved = delta * (1 + step * a) + sympy.sqrt(alpha * step) * strength
     square = expectation(moved**2, {zeta**2: sigma**2, **CURVATURE})
@@ -272,6 +288,7 @@ def tidy(expression: Any) -> Any:
     top, bottom = sympy.fraction(sympy.factor(sympy.together(sympy.expand_mul(expression))))
     if not top.could_extract_minus_sign():
         return top / bottom
+    # The top's minus sign turns a difference below: -x / (1 - y) is written x / (y - 1).
     for factor in sympy.Mul.make_args(bottom):
         base, power = factor.as_base_exp()
         if base.is_Add and power.is_odd and any(term.could_extract_minus_sign() for term in base.args):

@@ -116,6 +116,7 @@ def solve_symmetric(residual: Callable[[Matrix], Matrix], dim: int) -> Matrix:
     """The symmetric matrix M that makes a linear matrix expression vanish: ``residual(M) = 0``."""
     unknown = symmetric("M", dim)
     pairs = list(combinations_with_replacement(range(dim), 2))
+    # A symmetric unknown has a symmetric residual: the upper triangle is as many equations as unknowns.
     equations = residual(unknown)
     found = sympy.solve([equations[i, j] for i, j in pairs], [unknown[i, j] for i, j in pairs], dict=True)[0]
     return unknown.subs(found).applyfunc(tidy)
@@ -125,6 +126,7 @@ def _lyapunov(mode: Mode, dim: int, step: Any, reason: str) -> Draft:
     spectrum, covariance = SymbolicModes(mode, dim), symmetric("Sigma", dim)
     A = -spectrum.P * spectrum.H
     source = alpha * spectrum.P * covariance * spectrum.P
+    # ((I + dt A) M (I + dt A) - M) / dt, and the Lyapunov equation at dt = 0.
     solution = solve_symmetric(lambda X: A * X + X * A + step * A * X * A + source, dim)
     names = sympy.symbols("A M Sigma P", commutative=False)
     balance = (
@@ -138,6 +140,7 @@ def _lyapunov(mode: Mode, dim: int, step: Any, reason: str) -> Draft:
         Step(Eq(balance, 0, evaluate=False), reason),
         Step(Eq(Symbol("M"), solution, evaluate=False), "a linear system for the entries of M"),
     ]
+    # Not a step of the sheet, but a check of all entries: the solver saw the upper triangle only.
     vanishes(A * solution + solution * A + step * A * solution * A + source, "the balance at its solution")
     hypotheses = [
         STEP,
@@ -325,6 +328,7 @@ def equal_rates(mode: Mode) -> Draft:
     slowest = Hypothesis(
         "lambda_min is the slowest mode of both: lambda >= lambda_min and phi(lambda) lambda >= "
         "phi(lambda_min) lambda_min",
+        # lambda = lambda_min is allowed, where both differences are zero.
         sympy.Min(mode.at - lam_min, own.phi * mode.at - slow * lam_min) + Rational(1, 10**12)
         if concrete
         else None,

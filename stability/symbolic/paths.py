@@ -52,6 +52,7 @@ def trajectory_noise(mode: Mode) -> Draft:
     gain = Function("phi", real=True)
     drift = -gain(F(w).diff(w, 2)) * F(w).diff(w)
     slope = sympy.diff(drift, w).doit()
+    # A cubic is enough: the Jacobian at w = 0 sees no derivative of F beyond the third.
     local = -mode.gain(h + k * w) * (g + h * w + k * w**2 / 2)
     J = sympy.expand_mul(sympy.diff(local, w).subs(w, 0).doit())
     S, dS = Symbol("S"), Symbol("S'")
@@ -129,6 +130,7 @@ def weak_order(mode: Mode) -> Draft:
     """The second moments of iteration and SDE at a fixed time, expanded in the step."""
     a, time, q = Symbol("a", negative=True), Symbol("t", positive=True), Symbol("q", positive=True)
     start = Symbol("delta_0", real=True)
+    # (1 + alpha a)^(2 t / alpha) as an exponential, whose limit in alpha SymPy finds.
     factor = sympy.exp(2 * time / alpha * sympy.log(1 + alpha * a))
     iteration = factor * start**2 + alpha * q * (1 - factor) / (-2 * a - alpha * a**2)
     sde = sympy.exp(2 * a * time) * start**2 + alpha * q * (1 - sympy.exp(2 * a * time)) / (-2 * a)
@@ -183,6 +185,8 @@ def _streaming() -> tuple[list[Step], Any]:
     fourth = {x**4: 3 * own**2, x**2 * y**2: own * other}
     diagonal, across = expectation(x**4, fourth), expectation(x**2 * y**2, fourth)
     T, phi, Mi = Symbol("T"), Symbol("phi_i"), Symbol("M_i")
+    # E x x^T M x x^T = 2 H M H + tr(H M) H for Gaussian x
+    # (Isserlis), and for two different samples of the batch H M H.
     spread = sympy.expand((1 - 1 / b) * own**2 * Mi + (own * T + (diagonal - own * own) * Mi) / b)
     balance = -2 * alpha * phi * own * Mi + alpha**2 * phi**2 * (spread + sigma**2 * own / b)
     (variance,) = sympy.solve(balance, Mi)
@@ -219,6 +223,7 @@ def averaging(mode: Mode) -> Draft:
     square = one_step(general, alpha, curvature=False)
     variance = stationary(sympy.expand(square.subs(delta**2, M) - M))
     lag, base = Symbol("lag", integer=True, positive=True), Symbol("rho", positive=True)
+    # The sum comes as a Piecewise; its first branch is that of |rho| < 1.
     geometric = sympy.simplify(1 + 2 * sympy.summation(base**lag, (lag, 1, sympy.oo)).args[0][0])
     long_run = tidy(variance * geometric.subs(base, ratio))
     steps, weight = _streaming()

@@ -38,6 +38,7 @@ class Entry:
     at: Any  # the curvature's symbol
     default: Method | None  # whom it speaks of where no method is given; None: of any gain
     applies: Callable[[Method], bool]
+    # Filled by `matrix` once its function is defined, after the entry was made; at most one key, "derive".
     matrix: dict[str, Callable[[Mode, int], Draft]] = field(default_factory=dict)
 
 
@@ -75,6 +76,8 @@ def matrix(name: str) -> Callable[[Callable[[Mode, int], Draft]], Callable[[Mode
 # -- hypotheses and steps that several statements share --------------------------------------------
 
 STEP = Hypothesis("the step is positive: alpha > 0", alpha)
+# A hypothesis holds where its expression is positive. The small numbers below let the boundary
+# itself pass: dt = 0, b = 1, and |c_gh| = s_g s_h (one batch for both) with its rounding.
 TIME_STEP = Hypothesis("the time step is not negative: dt >= 0", dt + sympy.Float("1e-300"))
 OTHER = Hypothesis("the other mode is at a minimum too: lambda_j > 0", lam_j)
 BATCH = Hypothesis(
@@ -147,6 +150,7 @@ def vanishes(expression: Any, reason: str) -> Step:
     left = [
         entry
         for entry in entries
+        # The cheap test first: most residuals are rational, and `simplify` may take seconds.
         if sympy.expand(sympy.fraction(sympy.together(entry))[0]) != 0 and sympy.simplify(entry) != 0
     ]
     if left:
@@ -179,6 +183,8 @@ def over_spectrum(mode: Mode, term: Callable[[Any, Any], Any]) -> Any:
 
 def throughout(mode: Mode, text: str, term: Callable[[Any, Any], Any]) -> Hypothesis:
     """``term(phi_i, lambda_i) > 0`` for every mode of a spectrum, of which there are as many as are kept."""
+    # The number of modes that fail, less one half: a minimum
+    # over a symbolic number of modes SymPy cannot write.
     failing = over_spectrum(
         mode, lambda gain, curvature: sympy.Piecewise((1, term(gain, curvature) <= 0), (0, True))
     )
@@ -227,6 +233,7 @@ def stable_matrices(spectrum: SymbolicModes, mode: Mode, step: Any = None) -> li
 
 def semidefinite(covariance: Any) -> Hypothesis:
     """Sigma is a covariance."""
+    # A singular Sigma is allowed; rounding makes its least eigenvalue negative in proportion to its size.
     least = sympy.Function("lambda_min")(sympy.ImmutableMatrix(covariance))
     return Hypothesis(
         "Sigma is positive semidefinite",
@@ -238,6 +245,7 @@ def finite(mode: Mode) -> Hypothesis:
     """The gain exists at this curvature."""
     return Hypothesis(
         "the gain is finite there: no pole of phi",
+        # Positive wherever phi is finite, and zero at a pole, whatever the pole's sign.
         None if mode.method is None else sympy.cancel(1 / mode.phi**2),
     )
 

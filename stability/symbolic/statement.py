@@ -175,6 +175,8 @@ class Statement(Result):
         for corollary in self.corollaries:
             if corollary.name == quantity:
                 return corollary.equation, (
+                    # What the statement asks of its one lambda, a spectral
+                    # corollary asks of every lambda_i in its own words.
                     *(self._signs if corollary.spectral else self.hypotheses),
                     *corollary.hypotheses,
                 )
@@ -217,6 +219,7 @@ class Statement(Result):
                 f"{self.name!r} holds for any gain: choose one, st.theorem({self.name!r}, "
                 "method=st.SFN(damping=0.1)).evaluate(...)."
             )
+        # Of the counts d alone may be missing: r is the method's, and d known only where a spectrum is given.
         symbols = _symbols(equation.rhs) | {s for s in equation.rhs.free_symbols if s.name == "d"}
         given = self._given(values)
         missing = sorted(_keyword(s) for s in symbols if s.name not in given)
@@ -225,6 +228,7 @@ class Statement(Result):
         self._check_shapes(equation.rhs, given)
         for hypothesis in hypotheses:
             self._require(hypothesis, given)
+        # After the hypotheses, whose sentence says more: this catches what none of them speaks of.
         self._check_kinds(given)
         result = np.asarray(number(equation.rhs, given))
         return float(result) if result.ndim == 0 else result
@@ -332,6 +336,7 @@ class Statement(Result):
         return given
 
     def _require(self, hypothesis: Hypothesis, given: Mapping[str, Any]) -> None:
+        # A hypothesis on a symbol that was not given is about another quantity of this theorem.
         if hypothesis.positive is None or not {s.name for s in _symbols(hypothesis.positive)} <= set(given):
             return
         with np.errstate(all="ignore"):
@@ -355,6 +360,7 @@ def number(expression: Any, given: Mapping[str, Any]) -> Any:
     spectra = [
         np.concatenate([[np.nan], np.sort(np.atleast_1d(given[str(base)]))[::-1], [1.0]]) for base in bases
     ]
+    # Limits of sums: the compiled sum runs over a `range`, whose ends must be integers.
     whole = {
         symbol: int(given[symbol.name])
         for symbol in expression.free_symbols
@@ -365,6 +371,7 @@ def number(expression: Any, given: Mapping[str, Any]) -> Any:
     inputs = [np.asarray(given[s.name], dtype=float) for s in slots]
     if not expression.has(sympy.hyper):
         return _compiled(expression, (*bases, *slots), "numpy")(*spectra, *inputs)
+    # 2F2 is in mpmath only, neither in NumPy nor in SciPy.
     function = _compiled(expression, tuple(slots), "mpmath")
     with np.errstate(
         over="ignore"
@@ -385,6 +392,8 @@ def _radius(matrix: Any) -> float:
 
 def _largest(C: Any, *factors: Any) -> float:
     """The largest eigenvalue of ``C^-1`` times the product of the factors."""
+    # With P^(1/2) taken to either side, C and the product are
+    # symmetric, C positive: the eigenvalues are real but for rounding.
     whole = functools.reduce(np.matmul, (np.asarray(factor, dtype=float) for factor in factors))
     return float(np.max(np.real(np.linalg.eigvals(np.linalg.solve(np.asarray(C, dtype=float), whole)))))
 

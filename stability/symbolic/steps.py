@@ -63,6 +63,7 @@ def _marginal(mode: Mode) -> tuple[list[Step], Any, Any]:
     factor = square.coeff(delta, 2)
     a, K = Symbol("a", negative=True), Symbol("K", nonnegative=True)
     marginal = (1 + alpha * a) ** 2 + alpha**2 * K
+    # alpha = 0 is marginal too. Solved in a and K, before the gain makes the equation long.
     (limit,) = (root for root in sympy.solve(Eq(marginal, 1), alpha) if root != 0)
     found = {a: mode.rate, K: kick(mode)}
     steps = [
@@ -95,6 +96,7 @@ def mean_square_step_limit(mode: Mode) -> Draft:
     quotient = sympy.Integer(0)  # between two modes of the tail
     if mode.branch == "kept":
         quotient = sympy.factor(sympy.cancel((mode.phi - mode.gain(lam_j)) / (mode.at - lam_j)))
+    # Off the diagonal, where GOE noise has half the variance that it has on it.
     entries = {E_g**2: tau_g**2, E_h**2: tau_h**2, E_g * E_h: c_tau}
     fed = expectation((X * E_g + Y * E_h) ** 2, entries).subs({X: mode.phi, Y: quotient * lam_j})
     steps += [
@@ -147,6 +149,8 @@ def mean_square_matrix(mode: Mode, dim: int) -> Draft:
 
 def _matrix_limit(mode: Mode, spectrum: SymbolicModes, feed: Matrix, more: list[Step]) -> Draft:
     rates = [-phi * x for phi, x in zip(spectrum.gains, spectrum.curvatures, strict=True)]
+    # M+ = M reads alpha (a^2 + K) M = -2 a M. Divided by -2 a, what multiplies M on the left has no negative
+    # entry: by Perron its radius is an eigenvalue, and 1 / radius the first alpha at which M can persist.
     balance = sympy.diag(*[1 / (-2 * a) for a in rates]) * (sympy.diag(*[a**2 for a in rates]) + feed)
     a, K, M = sympy.symbols("a K M", commutative=False)
     steps = [
@@ -214,6 +218,7 @@ def same_batch_matrix(mode: Mode, dim: int) -> Draft:
     """K of the derivative of P H."""
     spectrum, E = SymbolicModes(mode, dim), symmetric("E", dim)
     more = []
+    # Truncated, lambda phi is not a function of lambda alone and has no such quotients.
     if spectrum.rank == dim:
         products = [phi * x for phi, x in zip(spectrum.gains, spectrum.curvatures, strict=True)]
 
@@ -243,6 +248,7 @@ def truncation_gap(mode: Mode) -> Draft:
     """The divided difference across the cut."""
     kept, tail = mode.gain(lam), mode.tail_gain(lam_next)
     quotient = tidy((kept - tail) / (lam - lam_next))
+    # `tidy` may have turned the difference; the gap is read as lambda - lambda_next.
     if sympy.fraction(quotient)[1].has(lam_next - lam):
         quotient = sympy.factor(kept - tail) / (lam - lam_next)
     H, V, P, D = sympy.symbols("Lambda V P DP", commutative=False)
@@ -275,6 +281,7 @@ def truncation_limit(mode: Mode) -> Draft:
     """The fastest mode of the tail."""
     tail = mode.tail_gain(lam_next)
     rate = -tail * lam_next
+    # Divided by alpha the trivial root is gone, and the equation is linear.
     limit = tidy(linear_root(sympy.expand(((1 + alpha * rate) ** 2 - 1) / alpha), alpha))
     decaying = Hypothesis(
         "the tail decays: phi_t lambda_next > 0", None if mode.method is None else tail * lam_next
@@ -303,6 +310,7 @@ V = Symbol("V", nonnegative=True)
 def finite_data_limit(mode: Mode) -> Draft:
     """Sampling without replacement, put into the mean-square limit."""
     single, pair = V, -V / (n - 1)
+    # Var(mean of b) = (b V + b (b - 1) pair) / b^2.
     spread = sympy.factor(single / b + (b - 1) / b * pair)
     _, limit, K = _marginal(mode)
     limit = tidy(limit.subs(K, kick(mode).subs({s_h: 0, c_gh: 0}))).subs(s_g, sympy.sqrt(spread))

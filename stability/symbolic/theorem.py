@@ -55,6 +55,7 @@ class Outcome(Result):
 
     @property
     def passed(self) -> bool:
+        # z is nan where no ensemble was asked for, and then does not count.
         return self.deviation <= self.tolerance and not abs(self.z) >= LARGEST_Z
 
 
@@ -288,11 +289,13 @@ def _instances(subject: Theorem) -> list[Theorem]:
 def _outcome(theorem: Theorem, points: int, seed: int, ensemble: bool) -> Outcome:
     assert theorem.method is not None
     rng = np.random.default_rng(seed)
+    # A fresh one per outcome: between `draw` and `deviation` a witness keeps what it drew.
     witness: Witness = WITNESSES[theorem.name]() if theorem.dim is None else MatrixWitness()
     worst = 0.0
     for _ in range(points):
         case, values = admissible(theorem, witness, rng)
         deviation = witness.deviation(theorem, case, values)
+        # max(0.0, nan) is 0.0: a nan would pass for agreement.
         worst = max(worst, math.inf if math.isnan(deviation) else deviation)
     z = math.nan
     if ensemble:
@@ -309,6 +312,7 @@ def admissible(
         case = Case.drawn(theorem, rng)
         values = witness.draw(case, rng, gentle)
         try:
+            # By rejection: the statement's own hypotheses say what is admissible, not the witness.
             value(theorem, case, values)
         except DoesNotHold:
             continue

@@ -18,6 +18,7 @@ _GREEK = frozenset(
 )
 _ROMAN = {"tr": r"\operatorname{tr}", "int": r"\int", "dt": "dt", "DP": "DP", "2F2": "{}_2F_2"}
 _SIGNS = {"<=": r"\leq", ">=": r"\geq", "!=": r"\neq", "*": r"\,"}
+# The first alternative that fits wins: names with an index or a prime before plain words, <= before <.
 _TOKEN = re.compile(
     r"(?P<name>[A-Za-z]+(?:_[A-Za-z0-9]+|'+)(?![A-Za-z]))|(?P<index>_[A-Za-z0-9]+)"
     r"|(?P<number>\d+F\d+|\d+(?:\.\d+)?)|(?P<word>[A-Za-z]+(?:[-'][A-Za-z]+)*)"
@@ -31,6 +32,7 @@ def runs(text: str) -> list[tuple[bool, str]]:
     joined: list[tuple[bool, str]] = []
     blank = ""
     for mathematical, shown in _tokens(text):
+        # LaTeX drops blanks in math mode: one between a formula and a word is given to the word.
         if shown.isspace():
             blank = shown
             continue
@@ -109,6 +111,7 @@ def _symbol(kind: str, token: str) -> bool:
     if kind == "number":
         return True
     base = re.split(r"[_']", token)[0] if kind in ("name", "word") else ""
+    # A, a and I are English words first: `_tokens` reads "a" by what stands beside it.
     return base in _GREEK or base in _ROMAN or (len(base) == 1 and base not in "aAI")
 
 

@@ -74,6 +74,7 @@ class Case:
         if self.branch == "kept":
             return [lam * (1 + 0.1 * k) for k in range(kept - 1, 0, -1)] + [lam]
         following = float(values.get("lam_next", lam))
+        # Well above what is left out: which modes are kept must not hang on rounding.
         top = 1.5 * max(following, abs(lam))
         return [
             *(top * (1 + 0.1 * k) for k in range(kept - 1, -1, -1)),
@@ -92,6 +93,7 @@ class Case:
         return Flow(
             quadratic(spectrum),
             self.method,
+            # `Noise` is told the covariance of one sample, while sigma is that of the batch.
             Noise(gradient=gradient * batch, **noise),
             step=float(values["step"]) if step is None else step,
         )
@@ -213,6 +215,7 @@ class StationaryVariance(Recomputed):
 
     def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         linear, index = case.linear(values, aligned=self.aligned)
+        # Six relaxation times from the mean: of the stationary variance all but about e^-12 is there.
         steps = math.ceil(6 / abs(linear.rates[index]) / values["step"])
         ens = simulated(linear.flow, steps, seed)
         mode = ens.states[-1] @ linear.vectors[:, index]
@@ -234,6 +237,7 @@ def curvature_noise(rng: np.random.Generator) -> Values:
 def strengths(noise: Values) -> Values:
     """Standard deviations of the two curvature noises in one mode, and their covariance."""
     tau = 2 * noise["curvature"] ** 2
+    # The mean over a batch and the mean over a part of it have the whole batch's variance as covariance.
     shared = tau / noise["batch"] if noise["coupling"] == "nested" else 0.0
     return {
         "s_g": math.sqrt(tau / noise["batch"]),

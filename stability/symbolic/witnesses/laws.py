@@ -64,6 +64,7 @@ class StudentT(Recomputed):
         nu, scale = value(theorem, case, values), math.sqrt(value(theorem, case, values, "scale-squared"))
         flow = case.alone().flow(values, **self.noise)
         rate = abs(linearize(flow).rates[0])
+        # The Student t is the law of the SDE: the chain's differs by a relative order of |a| dt.
         dt = min(0.02 / rate, values["step"])
         ens = simulated(flow, math.ceil(6 / rate / dt), seed, dt=dt)
         return z_of_mean(
@@ -116,6 +117,7 @@ class HeavyTailedNewton(Witness):
         )
 
     def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
+        # A mode's own noise is a diagonal GOE entry, of variance 2 tau^2.
         mode = exact_mode(
             case.method, curvature=values["lam"], noise=Noise(curvature=values["s_h"] / math.sqrt(2))
         )
@@ -123,6 +125,7 @@ class HeavyTailedNewton(Witness):
         limit = value(theorem, case, values)
         if math.isinf(index):
             return 0.0 if limit == 0 and math.isfinite(mode.gain_moment(3.0).value) else math.inf
+        # E|phi|^q is finite exactly for q below the tail index.
         agreed = math.isfinite(mode.gain_moment(0.9 * index).value) and math.isinf(
             mode.gain_moment(1.1 * index).value
         )
@@ -213,6 +216,7 @@ class SaddleAttraction(Recomputed):
     def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         """The mean of paths started beside the saddle, after twenty steps of the chain."""
         linear, index = case.linear({**values, "step": 0.1, "sigma": 0.3})
+        # An eigenvector comes with either sign; the paths start at +1 in every coordinate.
         q = linear.vectors[:, index] * np.sign(linear.vectors[:, index].sum())
         ens = simulated(linear.flow, 20, seed, start=1.0)
         return z_of_mean(ens.states[-1] @ q, (1 + 0.1 * value(theorem, case, values)) ** 20)

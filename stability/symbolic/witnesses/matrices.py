@@ -30,6 +30,7 @@ class MatrixWitness(Witness):
         self.sigma = root @ root.T
         self.noise = curvature_noise(rng)
         raw = rng.normal(size=(dim,) * 3)
+        # A third derivative is symmetric in all three of its indices.
         self.third = np.sum([np.transpose(raw, order) for order in itertools.permutations(range(3))], axis=0)
         self.gradient = rng.normal(size=dim)
         self.step = rng.uniform(0.02, 0.1)
@@ -108,6 +109,7 @@ class MatrixWitness(Witness):
 
     def _finite_data_limit(self, case: Case) -> float:
         objective = least_squares(self.rows, self.rows @ np.ones(self.rows.shape[1]))
+        # All three samples: the preconditioner is then exact, as the statement wants it.
         noise = Noise.from_data(objective, np.ones(self.rows.shape[1]), 2, hessian_batch=3)
         return linearize(
             Flow(objective, case.method, noise, step=1.0), at=np.ones(self.rows.shape[1])

@@ -94,6 +94,7 @@ class TrajectoryNoise(Recomputed):
         )  # the path stays clear of the kink
         objective = Cubic(np.array([values["g"]]), np.array([[values["h"]]]), np.array([[[k]]]))
         there = {"g": float(objective.gradient(np.array([first]))[0]), "h": values["h"] + k * first, "k": k}
+        # The first step's noise sits at `first`, so the second multiplies it by 1 + dt J there.
         carried = case.method.gain(values["h"]) * (1 + dt * value(theorem, case, there))
         predicted = (dt * sigma) ** 2 * (carried**2 + case.method.gain(there["h"]) ** 2)
         flow = Flow(objective, case.ranked(1), Noise(gradient=sigma), step=dt)
@@ -168,6 +169,8 @@ class Averaging(StationaryVariance):
         """Streaming least squares' risk from the balance of all modes, solved as a linear system."""
         self.spectrum = values["lam"] * np.geomspace(1.0, 0.1, 3 + (case.method.rank or 0))
         spectrum, batch = self.spectrum, self.batch
+        # With p = alpha phi lambda and M_i each mode's variance, the balance of all modes
+        # is (2 p - p^2 (1 + 1/b)) M = p^2 / lambda (sum_j lambda_j M_j + sigma^2) / b.
         pull = values["step"] * case.method.gains(spectrum) * spectrum
         system = (
             np.diag(2 * pull - pull**2 * (1 + 1 / batch)) - np.outer(pull**2 / spectrum, spectrum) / batch
