@@ -248,11 +248,6 @@ class Flow(Kept):
             If the noise is a class with its own `sample` but no `factors` of its own.
         """
         w = np.asarray(w, dtype=float)
-        if not self.noise_model.has_factors:
-            raise ValueError(
-                f"The second-order law of {type(self.noise_model).__name__} is not known: it has its own "
-                "`sample`. Give it `factors` too."
-            )
         lift = (slice(None), *(None,) * (w.ndim - 1))
         zeta, Eg, Eh = (part[lift] for part in self.noise_model.factors(w))
         local, offset = self._checked(w), w - (w if self.reference is None else self.reference)

@@ -141,7 +141,7 @@ class Noise(Kept):
     def normals(self, dim: int) -> int:
         """How many independent standard normals one sample is made of, in `dim` dimensions."""
         entries = dim * (dim + 1) // 2 if self.has_curvature else 0
-        rest = self._mixing().rest
+        rest = self.mixing().rest
         return (dim if np.any(self.gradient) and not math.isinf(self.batch) else 0) + entries * (
             2 if rest else 1
         )
@@ -159,7 +159,25 @@ class Noise(Kept):
     @property
     def has_factors(self) -> bool:
         """Whether `factors` is the law of the samples: not where a subclass draws them and gives none."""
-        return self.linear or type(self).factors is not Noise.factors
+        return self._told("factors") <= min(self._told("sample"), self._told("combine"))
+
+    @property
+    def as_stated(self) -> bool:
+        """Whether the law is the arguments' own: not where a subclass draws samples or states factors."""
+        return all(
+            getattr(type(self), name) is getattr(Noise, name) for name in ("sample", "combine", "factors")
+        )
+
+    def _told(self, name: str) -> int:
+        """How many classes lie between this one and that whose method it is."""
+        return next(i for i, kind in enumerate(type(self).__mro__) if name in vars(kind))
+
+    def _require_law(self) -> None:
+        if not self.has_factors:
+            raise ValueError(
+                f"The second-order law of {type(self).__name__} is not known: it has its own `sample`. Give "
+                "it `factors(w)` too: samples s_k with E[s (x) s] = sum_k s_k (x) s_k."
+            )
 
     def multiplicative(self) -> Noise:
         """The curvature noise alone, which multiplies deviations; the gradient's own only adds to them."""
@@ -177,7 +195,7 @@ class Noise(Kept):
         that every row is contiguous; the samples are views with the paths first.
         """
         xp, size = namespace(normals), normals.shape[1]
-        curved = dim * (dim + 1) // 2 * (2 if self._mixing().rest else 1) if self.has_curvature else 0
+        curved = dim * (dim + 1) // 2 * (2 if self.mixing().rest else 1) if self.has_curvature else 0
         own = normals.shape[0] - curved
         zeta = self._zeta_rows(normals[:own, :], dim) if own else _still(xp, (dim, size), normals)
         if not curved:
@@ -188,7 +206,7 @@ class Noise(Kept):
             self._symmetric(xp, normals[start : start + dim * (dim + 1) // 2, :], dim)
             for start in range(own, normals.shape[0], dim * (dim + 1) // 2)
         ]
-        gradient, across, rest = self._mixing()
+        gradient, across, rest = self.mixing()
         return Sample(
             zeta.T, gradient * parts[0], across * parts[0] + rest * parts[1] if rest else across * parts[0]
         )
@@ -204,7 +222,7 @@ class Noise(Kept):
         rows = xp.take(entries * like(scale, entries), like(place, entries), axis=0) * self.curvature
         return xp.permute_dims(xp.reshape(rows, (dim, dim, entries.shape[1])), (2, 0, 1))
 
-    def _mixing(self) -> Mixing:
+    def mixing(self) -> Mixing:
         """How two independent draws x and y make the noise of both batches."""
         own, shared, other = self.scales
         # Exactly 1 for nested batches of one size: the same batch must leave no rest.
@@ -230,13 +248,20 @@ class Noise(Kept):
         return np.diag(self._root(dim))[:, None].copy()
 
     def factors(self, w: np.ndarray) -> Sample:
-        """Samples ``s_k`` with ``E[s (x) s] = sum_k s_k (x) s_k``: the noise's whole second-order law."""
+        """Samples ``s_k`` with ``E[s (x) s] = sum_k s_k (x) s_k``: the noise's whole second-order law.
+
+        Raises
+        ------
+        ValueError
+            If a subclass draws samples of its own and does not override this too.
+        """
+        self._require_law()
         dim = np.shape(w)[-1]
         basis = _symmetric_basis(dim) * self.curvature if self.has_curvature else np.zeros((0, dim, dim))
         root = self._root(dim).T
         still = np.zeros((dim, dim, dim))
         blocks = [Sample(root, still, still)]
-        gradient, across, rest = self._mixing()
+        gradient, across, rest = self.mixing()
         none = np.zeros((len(basis), dim))
         blocks.append(Sample(none, gradient * basis, across * basis))
         if rest:
@@ -250,17 +275,26 @@ class Noise(Kept):
         ----------
         reference : array (d,), optional
             ``w*``, where the noise was made without one of its own.
+
+        Raises
+        ------
+        ValueError
+            If there is curvature noise and no reference point; as `factors` does.
         """
         w = np.asarray(w, dtype=float)
+        center = self.reference if self.reference is not None else reference
+        if self.has_curvature and center is None:
+            raise ValueError(
+                "Curvature noise grows with the distance from its reference point. Use Noise(..., "
+                "reference=...) or pass reference=."
+            )
+        if not self.as_stated:
+            zeta, Eg, _ = self.factors(w)
+            kicks = zeta if center is None else zeta + matvec(Eg, w - center)
+            return kicks.T @ kicks
         root = self._root(len(w))
         result = root @ root.T
         if self.has_curvature:
-            center = self.reference if self.reference is not None else reference
-            if center is None:
-                raise ValueError(
-                    "Curvature noise grows with the distance from its reference point. Use Noise(..., "
-                    "reference=...) or pass reference=."
-                )
             offset = w - center
             result = result + self.scales[0] * self.curvature**2 * (
                 offset @ offset * np.eye(len(w)) + np.outer(offset, offset)
@@ -375,12 +409,12 @@ class DataNoise(Noise):
         return (n - size) / (size * (n - 1)) if n > 1 else 0.0
 
     def normals(self, dim: int) -> int:
-        return len(self._zeta) * (2 if self._mixing().rest else 1)
+        return len(self._zeta) * (2 if self.mixing().rest else 1)
 
     def combine(self, normals: Any, dim: int) -> Sample:
         """Gaussian samples with the minibatches' second moments: coordinates along the factors."""
         xp, count, size = namespace(normals), len(self._zeta), normals.shape[1]
-        gradient, across, rest = self._mixing()
+        gradient, across, rest = self.mixing()
         flat = like(self._flat, normals)
         first = normals[:count, :]
         bend = across * first + rest * normals[count:, :] if rest else across * first
@@ -392,7 +426,8 @@ class DataNoise(Noise):
         return Sample(zeta.T, gradient * matrices(first), matrices(bend))
 
     def factors(self, w: np.ndarray) -> Sample:
-        gradient, across, rest = self._mixing()
+        self._require_law()
+        gradient, across, rest = self.mixing()
         zeta, D = self._zeta, self._curvature
         blocks = [Sample(gradient * zeta, gradient * D, across * D)]
         if rest:
@@ -400,6 +435,7 @@ class DataNoise(Noise):
         return _join(blocks)
 
     def gradient_covariance(self, w: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
+        self._require_law()
         # Gradient noise away from the reference point: the same factors, carried along the curvature's.
         shift = self._zeta + matvec(self._curvature, np.asarray(w, dtype=float) - self.reference)
         return self.scales[0] * shift.T @ shift

@@ -10,6 +10,7 @@ from conftest import GAMMA, LITERAL, all_methods, label, smooth_methods
 import stability as st
 from stability.linear import moments
 from stability.methods.response import jumps
+from stability.noise import DataNoise
 
 LAM = np.array([1.0, 0.4, 0.15])
 STEP, SIGMA = 0.1, 0.7
@@ -279,6 +280,29 @@ class TestStepLimits:
             assert np.isclose(lin.step_limit(kind), inside.step_limit(kind), rtol=1e-9)
         assert np.isclose(lin.step_limit(order=2), inside.step_limit(order=2), rtol=1e-9)
 
+    @pytest.mark.parametrize("order", [1, 2])
+    def test_an_interpolating_minimum_has_a_covariance_where_it_has_a_limit(self, order, rng):
+        """Zero: no noise is left there, and flat directions stay where they are."""
+        X, w = rng.standard_normal((4, 6)), rng.standard_normal(6)
+        F = st.least_squares(X, X @ w)
+        lin = st.linearize(st.Flow(F, st.SGD(), st.Noise.from_data(F, w, 2), step=0.01), w)
+        assert 0.01 < lin.step_limit(order=order) < np.inf
+        np.testing.assert_allclose(lin.covariance(order=order), 0, atol=1e-25)
+        assert abs(lin.excess_risk(order=order)) < 1e-25
+        assert lin.tail_exceeds_two
+        assert not lin.mean_shift.any()
+        beyond = st.linearize(st.Flow(F, st.SGD(), st.Noise.from_data(F, w, 2), step=2.0), w)
+        with pytest.raises(st.Unstable, match="A stationary covariance does not exist"):
+            beyond.covariance()
+
+    def test_noise_in_some_directions_leaves_flat_ones_alone(self):
+        noise = st.Noise(gradient=np.array([0.5, 0.0, 0.3]))
+        lin = linear(st.SGD(), lam=[1.0, 0.0, 0.5], noise=noise)
+        alone = linear(st.SGD(), lam=[1.0, 0.5], noise=st.Noise(gradient=np.array([0.5, 0.3])))
+        found = lin.covariance()
+        np.testing.assert_allclose(found[np.ix_([0, 2], [0, 2])], alone.covariance(), rtol=1e-12)
+        assert not found[1].any()
+
     def test_where_nothing_moves_any_step_will_do(self):
         lin = linear(st.SGD(), lam=[0.0, 0.0], noise=st.Noise())
         assert (
@@ -398,6 +422,15 @@ class TestTails:
 
     def test_without_curvature_noise_all_moments_are_finite(self):
         assert linear(st.SGD()).tail_index == np.inf
+
+    @pytest.mark.parametrize("kind", [st.Noise, General])
+    @pytest.mark.parametrize("lam", [1.0, 0.3, 0.07, 1e-6])
+    @pytest.mark.parametrize("batch", [1, 7])
+    def test_one_batch_that_undoes_the_other_leaves_no_tail(self, kind, lam, batch):
+        """Newton on one and the same batch: nothing is left of the noise, not even a rounding below zero."""
+        noise = kind(gradient=0.1, curvature=0.3, batch=batch, coupling="nested")
+        assert linear(st.Newton(), lam=[lam], noise=noise).tail_index == np.inf
+        assert linear(st.Newton(), lam=[lam, 2 * lam], noise=noise).step_limit() == pytest.approx(2, rel=1e-9)
 
     def test_coupled_modes_say_only_whether_the_variance_is_finite(self):
         lam = np.full(20, 1.0)
@@ -656,3 +689,72 @@ class TestJumps:
         distance, height = jumps(st.Newton(), np.array([0.1]), np.array([0.2]))
         assert np.isclose(distance, 0.1)
         assert height > 1e6
+
+
+class TestNoiseOfOnesOwn:
+    class Tripled(st.Noise):
+        """Draws three times what its arguments say."""
+
+        def sample(self, w, size, rng):
+            one = super().sample(w, size, rng)
+            return one._replace(zeta=3 * one.zeta)
+
+    class Told(Tripled):
+        def factors(self, w):
+            one = st.Noise(gradient=float(self.gradient)).factors(w)
+            return one._replace(zeta=3 * one.zeta)
+
+    @pytest.mark.parametrize(
+        "ask",
+        [
+            lambda lin: lin.covariance(),
+            lambda lin: lin.covariance("continuous"),
+            lambda lin: lin.excess_risk(),
+            lambda lin: lin.moments(1.0),
+            lambda lin: lin.flow.noise_model.factors(lin.at),
+            lambda lin: lin.flow.noise_model.gradient_covariance(lin.at),
+        ],
+    )
+    def test_without_its_law_nothing_of_it_is_said(self, ask):
+        with pytest.raises(ValueError, match=r"second-order law of Tripled is not known.*Give it `factors"):
+            ask(linear(st.SGD(), noise=self.Tripled(gradient=0.5)))
+
+    def test_what_does_not_depend_on_it_is(self):
+        lin = linear(st.SGD(), noise=self.Tripled(gradient=0.5))
+        assert lin.step_limit() == pytest.approx(2)
+        assert "law of Tripled" not in str(lin)
+
+    def test_curvature_noise_of_ones_own_is_refused_too(self):
+        lin = linear(st.SGD(), noise=self.Tripled(gradient=0.5, curvature=0.1))
+        for ask in (lin.step_limit, lin.limit, lambda: lin.tail_exceeds_two):
+            with pytest.raises(ValueError, match="law of Tripled is not known"):
+                ask()
+
+    def test_its_factors_are_its_law(self):
+        found, plain = (
+            linear(st.SGD(), noise=noise) for noise in (self.Told(gradient=0.5), st.Noise(gradient=1.5))
+        )
+        np.testing.assert_allclose(found.covariance(), plain.covariance(), rtol=1e-12)
+        draws = found.flow.noise_model.sample(found.at, 4000, np.random.default_rng(0)).zeta
+        np.testing.assert_allclose(np.diag(found.flow.noise_model.gradient_covariance(found.at)), 2.25)
+        assert np.abs(draws.var(axis=0) / 2.25 - 1).max() < 0.1
+
+    def test_drawn_from_data_by_a_class_of_ones_own(self, rng):
+        class Halved(DataNoise):
+            def sample(self, w, size, rng):
+                one = super().sample(w, size, rng)
+                return one._replace(zeta=0.5 * one.zeta)
+
+        F = st.least_squares(rng.standard_normal((20, 3)), rng.standard_normal(20))
+        options = {"hessian_batch": None, "replacement": False, "coupling": "independent"}
+        lin = st.linearize(st.Flow(F, st.SGD(), Halved(F, None, 4, **options), step=0.05))
+        with pytest.raises(ValueError, match="law of Halved is not known"):
+            lin.covariance()
+
+    @pytest.mark.parametrize("kind", [Tripled, Told])
+    def test_one_mode_and_spectral_sums_take_the_arguments_law_alone(self, kind):
+        noise = kind(gradient=0.5)
+        with pytest.raises(ValueError, match=f"{kind.__name__} has a law of its own"):
+            st.exact_mode(st.SGD(), curvature=1.0, noise=noise)
+        with pytest.raises(ValueError, match="must be of the gradient alone"):
+            st.spectrum(st.quadratic([1.0, 0.5])).excess_risk(st.SGD(), step=0.1, noise=noise)

@@ -422,6 +422,11 @@ def _checked(noise: Noise, density: Any) -> float:
             f"`noise` must be a st.Noise; got {noise!r}, which has no single-mode law. Give "
             "Noise(gradient=..., curvature=...)."
         )
+    if not noise.as_stated:
+        raise ValueError(
+            f"`noise` must be a st.Noise as it is; {type(noise).__name__} has a law of its own. Give "
+            "Noise(gradient=..., curvature=...), and the law of the Hessian noise as `density`."
+        )
     if noise.gradient.shape not in ((), (1,)):
         raise ValueError(
             f"`noise` must have a gradient of one mode, a number; got shape {noise.gradient.shape}. Give "

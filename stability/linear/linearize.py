@@ -133,8 +133,8 @@ class LinearFlow(Result, Framed):
                 rates=rates[order],
             )
 
-    def _require_stable(self, balance: Balance, dt: float, what: str) -> None:
-        self._require_drift(balance, what)
+    def _require_stable(self, balance: Balance, dt: float, what: str, modes: np.ndarray) -> None:
+        self._require_drift(balance, what, modes)
         fast = np.flatnonzero(dt * np.abs(self.rates) >= 2)
         if len(fast):
             raise Unstable(
@@ -146,7 +146,7 @@ class LinearFlow(Result, Framed):
             )
         radius, leading = balance.radius()
         if radius >= 1:
-            mode = int(np.argmax(np.diag(leading)))
+            mode = int(np.flatnonzero(modes)[np.argmax(np.diag(leading))])
             raise Unstable(
                 f"{what} does not exist for {self.flow.method.name}: the noise's second-moment map has "
                 f"relative radius {radius:.4g} >= 1 at "
@@ -169,6 +169,9 @@ class LinearFlow(Result, Framed):
     ) -> np.ndarray:
         """Stationary covariance (d, d), in the original coordinates.
 
+        Flat directions that no noise enters, as at an interpolating minimum, stay where they are: their part
+        is zero, as from a start at the critical point.
+
         Parameters
         ----------
         time : {"continuous", "chain", "discrete"} or Law
@@ -185,9 +188,13 @@ class LinearFlow(Result, Framed):
             If there is none: a mode does not decay, or the noise's second moment grows.
         """
         dt = law_of(time, dt, self.flow.step).dt
-        balance = self._balance(dt, order_of(order))
-        self._require_stable(balance, dt, "A stationary covariance")
-        return self._outward(balance.stationary())
+        balance, moving = self._balance(dt, order_of(order)), self._moving
+        if not moving.any():
+            return np.zeros((len(moving),) * 2)
+        if not moving.all():
+            balance = balance.restricted(moving)
+        self._require_stable(balance, dt, "A stationary covariance", moving)
+        return self._outward(_embedded(balance.stationary(), moving))
 
     @_check.renamed(level="order")
     def excess_risk(self, time: str | Law = "discrete", dt: float | None = None, *, order: int = 1) -> float:
@@ -279,7 +286,12 @@ class LinearFlow(Result, Framed):
 
     def _require_decay(self, modes: np.ndarray | None = None) -> None:
         """Raise unless the mean of every mode, or of the chosen ones, decays at small steps."""
-        self._require_drift(Balance(self.rates, None, self._noise.additive), "A stable step", modes)
+        self._require_drift(Balance(self.rates, None, self._nothing), "A stable step", modes)
+
+    @property
+    def _nothing(self) -> np.ndarray:
+        """No source (d, d): what additive noise there is limits no step, and its law need not be known."""
+        return np.zeros((len(self.at),) * 2)
 
     def _limit(self, order: int) -> tuple[float, np.ndarray]:
         moving = self._moving
@@ -287,7 +299,7 @@ class LinearFlow(Result, Framed):
         if not moving.any():  # nothing moves at any step
             return math.inf, np.zeros((len(moving),) * 2)
         balance = (
-            Balance(self.rates, self._noise.kick, self._noise.additive, 1.0)
+            Balance(self.rates, self._noise.kick, self._nothing, 1.0)
             if order == 1
             else Balance(*self._noise.second_order)
         )
@@ -295,9 +307,7 @@ class LinearFlow(Result, Framed):
             balance = balance.restricted(moving)
         self._require_drift(balance, "A stable step", moving)
         radius, leading = balance.radius()
-        whole = np.zeros((len(moving),) * 2)
-        whole[np.ix_(moving, moving)] = leading
-        return (1 / radius if radius > 0 else math.inf), whole
+        return (1 / radius if radius > 0 else math.inf), _embedded(leading, moving)
 
     def limit(self) -> Limit:
         """The mean-square step limit with its leading mode and the share of each cause."""
@@ -331,11 +341,11 @@ class LinearFlow(Result, Framed):
         ``-(P H)^{-1} E[DP[Eh] zeta]``; zero where Hessian and gradient batches are independent, and for
         Gaussian noise given by its size.
         """
-        push = self._noise.push
+        push, moving = self._noise.push, self._moving
         if not push.any():
             return np.zeros(len(self.at))
-        self._require_decay()
-        return self.vectors @ (push / self.rates)
+        self._require_decay(moving)
+        return self.vectors[:, moving] @ (push[moving] / self.rates[moving])
 
     @property
     def tail_index(self) -> float:
@@ -350,7 +360,7 @@ class LinearFlow(Result, Framed):
         Unstable
             If a mode does not decay.
         """
-        self._require_decay()
+        self._require_decay(self._moving)
         if self._noise.kick is None:
             return math.inf
         if len(self.at) > 1:
@@ -361,8 +371,9 @@ class LinearFlow(Result, Framed):
     @property
     def tail_exceeds_two(self) -> bool:
         """Whether the SDE's stationary law has a finite variance (joint tail index above 2)."""
-        self._require_decay()
-        return self._balance(0.0, 1).radius()[0] < 1
+        moving = self._moving
+        self._require_decay(moving)
+        return not moving.any() or self._balance(0.0, 1).restricted(moving).radius()[0] < 1
 
     @property
     def validity(self) -> float:
@@ -432,6 +443,13 @@ class LinearFlow(Result, Framed):
             yield f"step limit: mean {self.step_limit('mean'):.4g}, mean-square {self.step_limit():.4g}"
         except (Unstable, ValueError) as error:
             yield str(error)
+
+
+def _embedded(M: np.ndarray, modes: np.ndarray) -> np.ndarray:
+    """A matrix of some of the modes (d,) bool among all of them, (d, d), zero elsewhere."""
+    whole = np.zeros((len(modes),) * 2)
+    whole[np.ix_(modes, modes)] = M
+    return whole
 
 
 def _settled(values: np.ndarray) -> np.ndarray:

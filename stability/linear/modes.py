@@ -120,23 +120,29 @@ class IsotropicNoise(ModalNoise):
         on its diagonal.
         """
         noise, phi, lam = self.flow.noise_model, self.gains, self.eigenvalues
-        own, shared, other = (scale * noise.curvature**2 for scale in noise.scales)
+        # Both batches' matrices are mixed of two independent ones: squares of sums are never negative, as
+        # sums of products may be where one batch undoes the other.
+        gradient, across, rest = (share * noise.curvature for share in noise.mixing())
         a, b = np.repeat(phi[:, None], len(phi), axis=1), np.zeros((len(phi),) * 2)
+        tail, n = np.zeros_like(phi), None
         if self.bends:
             check_cut(self.flow.method, self.eigenvalues)
             b = self.response.divided * lam
-        feed = own * a**2 + 2 * shared * a * b + other * b**2
-        keep = own * a * a.T + shared * (a * b.T + b * a.T) + other * b * b.T
-        feed[np.diag_indices_from(feed)] *= 2
         if self.bends and self.response.flat:
-            tail = np.where(self.response.kept, 0.0, self.response.tail_slope * lam)
-            keep = keep + 2 * other * np.outer(tail, tail)
-            feed[np.diag_indices_from(feed)] += 2 * other * tail**2
             n = int(self.response.next)
+            tail = np.where(self.response.kept, 0.0, self.response.tail_slope * lam)
+            b[n, n] += tail[n]
+            tail[n] = 0.0
+        x, y = _left(gradient * a, across * b), rest * b
+        feed, keep = x**2 + y**2, x * x.T + y * y.T
+        feed[np.diag_indices_from(feed)] *= 2
+        if n is not None:
+            spread = 2 * (across**2 + rest**2)
+            keep = keep + spread * np.outer(tail, tail)
+            feed[np.diag_indices_from(feed)] += spread * tail**2
             mixed = np.zeros_like(feed)
-            mixed[n] = 2 * shared * phi[n] * tail
+            mixed[n] = 2 * (across * x[n, n] + rest * y[n, n]) * tail
             keep = keep + mixed + mixed.T
-            feed[n, n] += 4 * shared * phi[n] * tail[n]
         np.fill_diagonal(keep, 0.0)
         eye = np.eye(len(phi))
         return lambda M: keep * M + (np.diagonal(M, axis1=-2, axis2=-1) @ feed.T)[..., None] * eye
@@ -169,7 +175,7 @@ class FactoredNoise(ModalNoise):
         if not self.bends:
             return G
         check_cut(self.flow.method, self.eigenvalues)
-        return G + self.response.derivative(self.factors.Eh) * self.eigenvalues
+        return _left(G, self.response.derivative(self.factors.Eh) * self.eigenvalues)
 
     def gradient_share(self, M: np.ndarray) -> float:
         quiet = self.gains[:, None] * self.factors.Eg
@@ -192,6 +198,13 @@ class FactoredNoise(ModalNoise):
             return np.zeros(len(self.at))
         check_cut(self.flow.method, self.eigenvalues)
         return np.einsum("kij,kj->i", self.response.derivative(self.factors.Eh), self.factors.zeta)
+
+
+def _left(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Their sum, and zero where only rounding is left of it: one batch then undoes the other."""
+    total = one + other
+    rounding = 16 * np.finfo(float).eps * (np.abs(one) + np.abs(other))
+    return np.where(np.abs(total) <= rounding, 0.0, total)
 
 
 def modal_noise(flow: Flow, at: np.ndarray, eigenvalues: np.ndarray, vectors: np.ndarray) -> ModalNoise:

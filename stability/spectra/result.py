@@ -453,7 +453,8 @@ def _asked(method: Method, step: float, noise: Noise, time: str | Law) -> tuple[
     """``step sigma^2``, and the step itself where time is discrete."""
     if not isinstance(method, Method):
         raise ValueError(f"`method` must be a st.Method; got {method!r}. Use st.SFN(damping=...), say.")
-    if not isinstance(noise, Noise) or noise.gradient.size != 1 or noise.has_curvature:
+    plain = isinstance(noise, Noise) and noise.as_stated
+    if not plain or noise.gradient.size != 1 or noise.has_curvature:
         raise ValueError(
             f"`noise` must be of the gradient alone, one number for all entries; got {noise!r}. Give "
             "st.Noise(gradient=..., batch=...)."
