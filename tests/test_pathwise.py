@@ -116,6 +116,7 @@ def test_euler_maruyama_equals_sdeint_on_the_same_increments(comparisons, proble
     assert difference[kept].max() < 1e-12
 
 
+@pytest.mark.slow
 def test_hardly_any_path_comes_near_a_singular_or_rank_swapping_surface(comparisons):
     clear = [
         comparisons(problem, noise, method)[0]
