@@ -158,6 +158,7 @@ class Divided(Node):
         first = tuple(outer1(f[i], f[j]) * d[k] for k, (i, j) in enumerate(_PAIRS[: len(d)]))
         second = None
         if self.second is not None:
+            # (g o f)[x,y,z] = g[fx,fy] f[x,y,z] + g[fx,fy,fz] f[x,z] f[y,z].
             second = outer1(f[0], f[1]) * self.second + outer2(*f) * d[2] * d[1]
         return Divided(self.nodes, tuple(outer(v) for v in f), first, second)
 
@@ -179,6 +180,7 @@ class Divided(Node):
         first = tuple(f[i] * dh[k] + df[k] * h[j] for k, (i, j) in enumerate(_PAIRS[: len(df)]))
         second = None
         if self.second is not None:
+            # Leibniz: (f h)[x,y,z] = f(x) h[x,y,z] + f[x,y] h[y,z] + f[x,y,z] h(z).
             second = f[0] * g.second + df[0] * dh[1] + self.second * h[2]
         return Divided(self.nodes, tuple(a * b for a, b in zip(f, h, strict=True)), first, second)
 
@@ -194,6 +196,8 @@ class Divided(Node):
     def __pow__(self, power: Any) -> Divided:
         if isinstance(power, Stand):
             raise Unreadable("a gain may raise to fixed powers only")
+        # By products, which take nodes of either sign and 0;
+        # the quadrature of other powers needs positive nodes.
         if power == int(power):
             result = self.lift(1.0)
             for _ in range(abs(int(power))):
@@ -274,6 +278,7 @@ class Divided(Node):
         xp = namespace(*sides)
 
         def pick(total: Any, f: Any, g: Any, rest: Any) -> Any:
+            # 0 * total: a constant branch is a plain number, and takes the shape of the nodes here.
             return xp.where(total > 0, f + 0 * total, xp.where(total < 0, g + 0 * total, rest))
 
         first = []
@@ -281,6 +286,7 @@ class Divided(Node):
             tied = (sides[i] == 0) & (sides[j] == 0)
             f, g = self.first[k], other.first[k]
             rest = xp.where(tied, 0.5 * (f + g) + 0 * (sides[i] + sides[j]), across(k, i, j))
+            # The sum of two sides is +-2 or +-1: a node exactly at the switch joins the other's side.
             first.append(pick(sides[i] + sides[j], f, g, rest))
         if self.second is None:
             return Divided(self.nodes, value, tuple(first))
@@ -304,6 +310,7 @@ class Divided(Node):
         gaps, rises = (z - x, z - y, y - x), (yz - xy, xz - xy, yz - xz)
         sizes = [abs(gap) + 0 * (x + y + z) for gap in gaps]
         each = [rise / xp.where(gap == 0, 1.0, gap) for rise, gap in zip(rises, gaps, strict=True)]
+        # The rounding of first differences is divided by the gap: over the widest it weighs least.
         best = xp.where(sizes[1] > sizes[2], each[1], each[2])
         return xp.where(sizes[0] >= xp.maximum(sizes[1], sizes[2]), each[0], best)
 

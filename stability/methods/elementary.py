@@ -33,6 +33,7 @@ def abs1(a: Any, b: Any) -> Any:
     """``|x|[a, b]``; at 0 the derivative is taken as 0, the mean of both sides."""
     xp = namespace(a, b)
     total = abs(a) + abs(b)
+    # (|a| - |b|) / (a - b), both multiplied by |a| + |b|: a^2 - b^2 divides out, and nothing cancels.
     return xp.where(total > 0, (a + b) / xp.where(total > 0, total, 1.0), 0.0)
 
 
@@ -107,6 +108,7 @@ def tanh1(a: Any, b: Any) -> Any:
     low, high = xp.minimum(a, b), xp.maximum(a, b)
     gap = high - low
     share = xp.where(gap > 0, -xp.expm1(-2 * gap) / xp.where(gap > 0, gap, 1.0), 2.0)
+    # e^gap / (e^|a| e^|b|) in one exponent, which is never positive.
     decay = xp.exp(high - abs(high) - low - abs(low))
     return 2 * share * decay / ((1 + xp.exp(-2 * abs(high))) * (1 + xp.exp(-2 * abs(low))))
 
@@ -122,6 +124,7 @@ def power1(a: Any, b: Any, p: float) -> Any:
     low, gap = xp.minimum(a, b), abs(a - b)
     h = 0.5 * xp.log1p(gap / low)
     ratio = xp.where(gap > 0, xp.sinh(p * h) / xp.where(gap > 0, xp.sinh(h), 1.0), p)
+    # Not sqrt(a b), which over- or underflows where the roots do not.
     return (xp.sqrt(a) * xp.sqrt(b)) ** (p - 1) * ratio
 
 
@@ -163,5 +166,6 @@ def _second(first: Callable, bend: Callable, apart: Callable, a: Any, b: Any, c:
         s, t = _NODES[:, None], _NODES[None, :]
         rise, climb = (middle - low)[..., None, None], (high - middle)[..., None, None]
         values = bend(low[..., None, None] + s * rise + s * t * climb)
+        # The triangle of Hermite and Genocchi as the image of a square; s is the Jacobian of that map.
         weight = _WEIGHTS[:, None] * _WEIGHTS[None, :] * s
         return np.where(far, quotient, np.sum(weight * values, axis=(-2, -1)))

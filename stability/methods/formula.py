@@ -88,6 +88,7 @@ class Formula:
             return float(node)
         if kind == "Pow":
             base = self._walk(node.base, values)
+            # SymPy has no division: 1/x comes as x^-1, and is computed as it was written.
             return 1 / base if node.exp == -1 else base ** float(node.exp)
         parts = [self._walk(part, values) for part in node.args]
         return functools.reduce(_WALKED[kind], parts) if len(parts) > 1 else _WALKED[kind](*parts)
@@ -95,6 +96,8 @@ class Formula:
     def _branches(self, node: Any, values: Mapping[Any, Any]) -> Any:
         """The first branch whose condition holds, nan where none does."""
         result: Any = math.nan
+        # From the last branch on, each earlier one overwrites
+        # where its condition holds: the first true one wins.
         for branch, condition in reversed(node.args):
             value = self._walk(branch, values)
             always = type(condition).__name__ == "BooleanTrue"

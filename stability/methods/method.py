@@ -222,6 +222,7 @@ class SGD(Method):
         pass
 
     def gain(self, lam: Any) -> Any:
+        # 1 with the shape and kind of what is asked about: an array, a symbol, a divided difference.
         return 0 * lam + 1
 
 
@@ -332,6 +333,7 @@ class LRSFN(SFN):
         self.tail = _check.choice("tail", tail, ("damping", "flat"))
 
     def tail_gain(self, lam_next: Any) -> Any:
+        # 1 / damping by SFN's own formula at zero, of the shape and kind of its argument.
         return self.gain(lam_next) if self.tail == "flat" else self.gain(0 * lam_next)
 
     @property

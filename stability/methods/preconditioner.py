@@ -88,6 +88,7 @@ class Planar:
     def apply(self, v: Any) -> Any:
         """``P v``, (m, 2) -> (m, 2)."""
         x, y = v[..., 0], v[..., 1]
+        # H - mean I is [[half, cross], [cross, -half]].
         first = self.level * x + self.slope * (self.half * x + self.cross * y)
         second = self.level * y + self.slope * (self.cross * x - self.half * y)
         return namespace(x).stack([first, second], axis=0).T
@@ -101,6 +102,7 @@ class CompiledPlanar:
         self.cross = hessian[:, 0, 1]
         lams, self.shape = np.empty((2, count)), np.empty((2, count))
         _fast.planar_eigenvalues(hessian[:, 0, 0], self.cross, hessian[:, 1, 1], lams, self.shape)
+        # The kernel's first row is the larger eigenvalue; everywhere else they ascend.
         self.response = SpectralResponse(method, lams[::-1].T)
 
     def apply(self, v: np.ndarray) -> np.ndarray:

@@ -49,6 +49,7 @@ class Program:
         except Exception as error:  # a user's formula may fail in any way on what is no number
             raise Untraceable(f"{type(error).__name__}: {error}") from None
         names = [self.lift(one).name for one in (found if isinstance(found, tuple) else (found,))]
+        # Only now is it known how many constants come before the results.
         first = arguments + len(values)
         place = {"argument": 0, "constant": arguments, "result": first}
 

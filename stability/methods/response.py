@@ -82,6 +82,7 @@ class SpectralResponse:
     def _truncate(self, rank: Any) -> None:
         xp = namespace(self.lams)
         order = xp.argsort(-abs(self.lams), axis=-1, stable=True)
+        # The inverse permutation: of each eigenvalue, its place in the order of sizes.
         position = xp.argsort(order, axis=-1, stable=True)
         self.kept = position < rank
         self._following = position == rank
@@ -94,6 +95,8 @@ class SpectralResponse:
     def _at_next(self, values: Any) -> Any:
         """Of `values` (..., d), the one that belongs to the first eigenvalue left out, (...)."""
         xp = namespace(values)
+        # A masked sum in place of a gather, which not every
+        # array library has along the last axis.
         return xp.sum(xp.where(self._following, values, 0.0), axis=-1)
 
     @functools.cached_property
@@ -179,6 +182,7 @@ class SpectralResponse:
             ends = (first[:, :, None] - first[None, :, :]) / (lam[:, None, None] - lam[None, None, :])
             left = (first[:, None, :] - first[None, :, :]) / (lam[:, None, None] - lam[None, :, None])
         i, k, j = self.kept[:, None, None], self.kept[None, :, None], self.kept[None, None, :]
+        # Where i and j are alike, k is the odd one, and the pair (i, k) is across the cut.
         mixed = np.where(i != j, ends, left)
         return np.where(i & k & j, smooth, np.where(i | k | j, mixed, 0.0))
 
@@ -190,6 +194,8 @@ class SpectralResponse:
         row = noise[..., self.next, :]
         gap = self.lams[self.next] - self.lams
         gap[self.next] = np.inf
+        # Perturbation theory: lambda_(r+1) moves by E_rr and, in
+        # second order, by the sum of E_rk^2 / (lam_r - lam_k).
         second = self.tail_slope * np.sum(row**2 / gap, axis=-1) + self.tail_bend * entry**2
         turned = (self.tail_slope * entry)[..., None, None] * (self._projector * noise)
         return turned + self._tail_diagonal(second)

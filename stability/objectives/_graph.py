@@ -87,6 +87,7 @@ class Graph:
             return self.sub(a, self.nodes[b][1])
         if self.nodes[a][0] == "neg":
             return self.sub(b, self.nodes[a][1])
+        # a + b and b + a are one node, so that equal parts are found however they are written.
         return self._node("add", min(a, b), max(a, b))
 
     def sub(self, a: int, b: int) -> int:
@@ -167,6 +168,7 @@ class Graph:
             if node not in seen:
                 seen.add(node)
                 waiting += self._parts(node)
+        # A node's number is higher than its parts', so ascending numbers are an order of evaluation.
         return sorted(seen)
 
     def _parts(self, node: int) -> tuple[int, ...]:
@@ -175,6 +177,7 @@ class Graph:
     def gradient(self, root: int, variables: Sequence[int]) -> list[int]:
         """Derivatives of one node by each of these, in one sweep from the result to the variables."""
         slopes = {root: self.number(1.0)}
+        # Backwards: when a node's turn comes, all that use it have added their share to its slope.
         for node in reversed(self.reached([root])):
             slope = slopes.get(node)
             if slope is not None:
@@ -210,6 +213,7 @@ class Graph:
 def _power(graph: Graph, node: int, a: int, b: int) -> tuple[int, int]:
     """``b a^(b-1)``, and ``log(a) a^b`` where the exponent varies."""
     by_base = graph.mul(b, graph.pow(a, graph.sub(b, graph.number(1.0))))
+    # Of a constant exponent the second entry is never read: `_partials` drops parts that do not vary.
     return by_base, by_base if graph.value(b) is not None else graph.mul(graph.apply("log", a), node)
 
 
@@ -250,11 +254,13 @@ class Evaluator:
     def __init__(self, graph: Graph, roots: Sequence[int]):
         self.roots = list(roots)
         kept, order = set(roots), graph.reached(roots)
+        # A dict keeps the last entry of a key: the last node that reads the part.
         last = {part: node for node in order for part in graph._parts(node)}
         self._steps = [
             (
                 node,
                 graph.nodes[node],
+                # A set, for x * x reads one part twice and may drop it only once.
                 [p for p in set(graph._parts(node)) if last[p] == node and p not in kept],
             )
             for node in order

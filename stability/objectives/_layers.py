@@ -40,6 +40,7 @@ def _sigmoid(z: Any) -> Any:
 def _softplus(z: Any) -> Any:
     xp = namespace(z)
     size = xp.abs(z)
+    # log(1 + e^z) = max(z, 0) + log(1 + e^-|z|): no exponential overflows.
     return xp.log1p(xp.exp(-size)) + 0.5 * (z + size)
 
 
@@ -50,6 +51,7 @@ def _silu_slope(z: Any, a: Any) -> Any:
 
 def _silu_bend(z: Any, a: Any, s: Any) -> Any:
     p = _sigmoid(z)
+    # (z p)'' for p' = p (1 - p).
     return p * (1 - p) * (2 + z * (1 - 2 * p))
 
 
@@ -102,6 +104,8 @@ def cross_entropy(z: Any, labels: Any) -> Errors:
         top = xp.argmax(z, axis=-1) + width * xp.arange(samples, device=z.device)
 
         def curve(r: Any) -> Any:
+            # diag(p) - p p^T does not see a constant added to r. Where p_top is
+            # nearly 1, r_top - p . r would be all rounding; with r_top = 0 it is not.
             r -= xp.reshape(xp.take(xp.reshape(r, (-1, samples * width)), top, axis=-1), (-1, samples, 1))
             r -= _times(p * r, one)
             r *= p
@@ -251,6 +255,8 @@ class Linearized:
             back = _times(delta, transpose(self._weights[index]))
             back += self._deltas[index] @ transpose(layer.weights(directions))
             back *= self._slopes[index - 1]
+            # R{back * slope(z)} = slope * R{back} + back * bend(z) *
+            # R{z}, the last product's first factors kept as `_bends`.
             bent = tangents.pop()
             bent *= self._bends[index - 1]
             back += bent
@@ -289,6 +295,8 @@ def block_products(parts: list[Linearized], columns: int, l2: float, V: Any) -> 
     for start in range(0, count, columns):
         chunk = slice(start, min(start + columns, count))
         if by_rows:
+            # Columns in Fortran order are rows of the transpose,
+            # as `Linearized` wants them: nothing is copied.
             _add_up(parts, l2, V[:, chunk].T, result[:, chunk].T)
             continue
         directions, out = (array[: chunk.stop - start, ...] for array in room)

@@ -32,6 +32,8 @@ def minimizer(objective: Any) -> np.ndarray:
             break
         slope = objective.gradient(w)
         shift = solve(slope)
+        # g . H^-1 g is twice the fall still to come. At 1e-20 of the start the step is
+        # about 1e-10 of the whole way, and every full Newton step from there squares that.
         if slope @ shift > 1e-20 * start:
             w, value = _downhill(objective, w, shift, value)
             continue
@@ -50,6 +52,7 @@ def _curvature(objective: Any, w: np.ndarray) -> np.ndarray:
     """The Hessian's diagonal, if its numbers can be held."""
     with np.errstate(over="ignore", invalid="ignore"):
         found = np.diagonal(objective.hessian(w))
+    # A diagonal entry that is zero though its column is not: the squares have underflowed.
     if not np.isfinite(found).all() or np.any((found == 0) & np.resize(objective.X.any(axis=0), found.shape)):
         sizes = np.abs(objective.X).max(axis=0)
         raise ValueError(
@@ -85,6 +88,7 @@ def _downhill(objective: Any, w: np.ndarray, shift: np.ndarray, value: float) ->
     for _ in range(HALVINGS):
         with np.errstate(over="ignore"):
             found = float(objective.value(w - shift))
+        # Without the slack rounding of the value would keep halving a good step near the minimum.
         if found <= value + 1e-12 * abs(value):
             break
         shift = shift / 2

@@ -94,14 +94,17 @@ def _checked(text: object) -> str:
             f"The expression holds {told}. {hint}It may use letters, digits, + - * / ^ ** ( ) and the "
             "decimal point."
         )
+    # Before Python parses it: beyond 4300 digits it refuses whole numbers in words of its own.
     if re.search(rf"\d{{{MOST_DIGITS + 1},}}", text.replace("_", "")):
         raise Refused(f"The expression holds a number of more than {MOST_DIGITS} digits. Write it as 1.5e20.")
+    # "2x" and "2(x + 1)"; no e or E, for 2e5 is a number.
     missing = re.search(r"(?<![A-Za-z0-9_.])(\d+\.?\d*)\s*([A-DF-Za-df-z(][A-Za-z0-9_]*)", text)
     if missing:
         raise Refused(
             f"A sign is missing after {missing.group(1)}: write {missing.group(1)}*{missing.group(2)} for a "
             "product."
         )
+    # A line break would end the expression in Python's grammar.
     return " ".join(text.split()).replace("^", "**")
 
 

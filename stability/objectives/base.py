@@ -110,6 +110,8 @@ def defines(objective: Any, name: str) -> bool:
     if not hasattr(objective, name):
         return False
     inherited = vars(Objective).get(name)
+    # Inherited as it is, a member only raises, or is made
+    # from another one, which must then be the user's own.
     if inherited is None or getattr(getattr(objective, name), "__func__", None) is not inherited:
         return True
     if name == "hessian" and not objective.diagonal_hessian:
@@ -222,6 +224,7 @@ def check_derivatives(objective: Any, at: Any) -> DerivativeCheck:
     }
     measures = {
         "gradient": lambda: _against(objective.value, w, objective.gradient(w)),
+        # Slopes come as [i, j] = dg_j / dw_i, which is H_ji: an unsymmetric Hessian shows, and shows once.
         "hessian": lambda: _against(objective.gradient, w, transpose(objective.hessian(w))),
         "third": lambda: _against(objective.hessian, w, np.stack([objective.third(w, e) for e in eye])),
         "hvp": lambda: _products_error(objective, w),

@@ -229,6 +229,7 @@ class Michalewicz(Landscape):
         p0 = s**20
         if order == 0:
             return sine * p0
+        # p_k is the k-th derivative of s^20 by u, v_k that by x: the chain rule with u'' = rate and u''' = 0.
         p1 = 20 * s**19 * c
         v1 = p1 * rate * x
         if order == 1:
@@ -321,5 +322,7 @@ def _tridiagonal(diagonal: np.ndarray, beside: np.ndarray) -> np.ndarray:
     dim = diagonal.shape[-1]
     xp = namespace(diagonal)
     flat = xp.reshape(diagonal_matrix(diagonal), (*diagonal.shape[:-1], dim * dim))
+    # In a flattened matrix the entries of a diagonal are d +
+    # 1 apart, the two beside the main one from 1 and d on.
     flat[..., 1 :: dim + 1] = flat[..., dim :: dim + 1] = beside
     return xp.reshape(flat, (*diagonal.shape, dim))

@@ -121,6 +121,8 @@ class Network(Objective):
         samples = rows.shape[0]
         height, columns = tile(samples, sum(self.sizes[1:]), on_host=isinstance(rows, np.ndarray))
         slices = [(slice(i, i + height), ...) for i in range(0, samples, height)]
+        # Each tile is given the share of one sample in the
+        # whole batch's mean, so that the tiles add up to it.
         parts = [self._linearized(w, rows[part], targets[part], 1 / samples) for part in slices]
 
         def product(V: Any) -> Any:
@@ -280,6 +282,7 @@ class Network(Objective):
             yield layer, a, delta
             if index:
                 delta = delta @ transpose(layer.weights(w))
+                # In place: the product above made this array, so nobody else holds it.
                 delta *= self._activation.slope(trace.preactivations[index - 1], a)
 
     def _linearized(self, w: Any, rows: Any, targets: Any, share: float) -> Linearized:

@@ -32,6 +32,7 @@ class Quadratic(Objective, Kept):
         return w * self._diagonal if self.diagonal_hessian else matvec(self.matrix, w)
 
     def hessian(self, w: np.ndarray) -> np.ndarray:
+        # A view: one matrix for all states, not a copy for each.
         return namespace(self.matrix).broadcast_to(self.matrix, (*as_floats(w).shape, self.dim))
 
     def hessian_diagonal(self, w: np.ndarray) -> np.ndarray:
@@ -95,6 +96,7 @@ def quadratic(spectrum: Any, *, rotation_seed: int | None = None) -> Quadratic:
     if rotation_seed is not None:
         _check.count("rotation_seed", rotation_seed, least=0)
         basis = _rotation(len(matrix), rotation_seed)
+        # Rounding leaves Q D Q^T a little unsymmetric; the check also takes the mean with the transpose.
         matrix = _check.symmetric("spectrum", basis @ matrix @ basis.T)
     return Quadratic(matrix)
 

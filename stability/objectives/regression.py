@@ -151,6 +151,7 @@ class Logistic(Regression):
             missed = xp.where(wrong > 0, 1.0, small) / (1 + small)
             return xp.where(y > 0, -missed, missed)
         curve = small / (1 + small) ** 2
+        # p (1 - p) (1 - 2p), where 1 - 2p = -tanh(z / 2).
         return curve if order == 2 else -curve * xp.tanh(0.5 * z)
 
 
@@ -236,6 +237,8 @@ class Multinomial(Regression):
         _, rows, z, _ = self._passed(w, batch)
         p, rest, others = self._chances(z)
         along = self._by_class(as_floats(v)) @ transpose(rows)
+        # p_k' = p_k (a_k (1 - p_k) - sum of p_j a_j over j != k)
+        # for a change a of the predictions; 1 - p_k is `rest`.
         turn = p * (along * rest - others @ (p * along))  # the probabilities' derivative
 
         def bend(j: int, k: int) -> Any:
@@ -253,6 +256,7 @@ class Multinomial(Regression):
         along = rows[..., None, :, :] @ by_class  # (..., outputs, b, count)
         flat = xp.reshape(p[..., None] * along, (*along.shape[:-2], -1))
         across = xp.reshape(others @ flat, along.shape)
+        # The same as the probabilities' derivative in `third`, for many directions at once.
         curved = p[..., None] * (along * rest[..., None] - across)
         products = transpose(rows)[..., None, :, :] @ curved / z.shape[-1]
         return xp.reshape(products, (*products.shape[:-3], self.dim, count)) + self.l2 * V
@@ -276,6 +280,7 @@ class Multinomial(Regression):
         _, _, z, _ = self._passed(w, batch)
         p, rest, others = self._chances(z)
         p, rest = transpose(p), transpose(rest)
+        # diag(p) - p p^T, with p_k (1 - p_k) on its diagonal as p_k times what is left of 1.
         return p[..., :, None] * ((1 - others) * rest[..., None, :] - others * p[..., None, :])
 
     def per_sample_gradient(self, w: np.ndarray, *, batch: Any = None) -> np.ndarray:
