@@ -107,6 +107,7 @@ class Snapshots(Recorder):
     def _skim(self, step: int, states: np.ndarray, unit: float) -> bool:
         """Take note of a stretch as a whole, if nothing needs to be looked at step by step."""
         flat = states.reshape(-1)
+        # `not ... <=`, never `>`: a nan must count as unsafe.
         if self.any_lost or self.plan.inside is not None or not np.dot(flat, flat) * unit**2 <= self.safe:
             return False
         count, ahead = self.lost.size, step + len(states)

@@ -115,6 +115,7 @@ class ControlledMoments:
     @property
     def _controls(self) -> int:
         """How many polynomials the samples are enough for: all up to some degree."""
+        # By whole degrees: which polynomials of one degree are used must not depend on the axes' order.
         sizes = [math.comb(self._dim + p, p) - 1 for p in range(self.degree + 1)]
         return max(size for size in sizes if size == 0 or size * SAMPLES_PER_CONTROL <= min(self.counts))
 

@@ -129,6 +129,7 @@ class Affine(Mover):
             np.asarray(flow.objective.hessian(origin), dtype=float),
             local.apply(flow.objective.gradient(origin)),
         )
+        # The drift is -P (H x + g(0)): P H by columns, and the push P g(0).
         drift = np.stack([local.apply(column) for column in hessian.T], axis=-1)
         # Without noise a step still has a root: of no columns.
         root = np.zeros((flow.dim, 0))

@@ -2,7 +2,7 @@
 
 Every class is made from a block, `merge` joins two of them as if their samples had been one block, and
 nothing keeps a sample. Samples must be finite: the caller takes diverged paths out first, and a nan raises
-here, because it would turn every later number into nan. Layer 0: NumPy only.
+here, because it would turn every later number into nan.
 """
 
 from __future__ import annotations
@@ -222,6 +222,7 @@ class Quantiles:
             return np.full((len(self.center), len(levels), self.center.shape[1]), np.nan)
         rank = np.maximum(np.ceil(self.count * levels - 1), 0).astype(np.int64)
         marginal = np.arange(self.center.size).reshape(len(self.center), 1, -1)
+        # Counts run on through all marginals, each of which has `count` samples.
         place = np.searchsorted(np.cumsum(self.hits), marginal * self.count + rank[:, None], side="right")
         bucket = self.keys[place] - marginal * self._span - (2 * self._side - 1)
         distance = (1 - self.tolerance) * np.exp(

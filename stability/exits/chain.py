@@ -55,6 +55,7 @@ class ChainExit:
         ratio = mode.radius / self.spread
         push = (self.growth - 1) * ratio
         nodes = 64 * math.ceil((40 + 4 * ratio) / 64)  # few different rules, which are kept
+        # Steps after which the slowest mode is alone: by the drift, or by diffusion across the interval.
         settle = min(steps, 40 / max(abs(math.log(max(self.growth, 1e-300))), 1e-300), 8 * ratio**2) + 50
         if push > 4 and ratio > 60:
             self.form, self.error, self._late = "driven", 1e-8, _returns(push)
@@ -77,6 +78,7 @@ class ChainExit:
         y, weights = 0.5 * self.mode.radius * (y + 1), 0.5 * self.mode.radius * weights
 
         def kernel(x: np.ndarray) -> np.ndarray:
+            # The law is symmetric about 0: nodes on (0, R) alone, with the kernel from -x added.
             near = np.exp(-0.5 * ((y - self.growth * x[:, None]) / self.spread) ** 2) + np.exp(
                 -0.5 * ((y + self.growth * x[:, None]) / self.spread) ** 2
             )
@@ -137,7 +139,10 @@ class ChainExit:
                 0, steps, min(steps, 10**6) + 1
             )  # all steps, where they are not too many to tell from a continuum
             share = self.survival(k)
+            # The sum of the survival over the steps' beginnings is
+            # the trapezoidal one and half the ends' difference.
             return self.dt * float(np.trapezoid(share, k) + 0.5 * (share[0] - share[-1]))
+        # E min(T, n) is the sum of P(T > k) over k < n; beyond what is known it is a geometric series.
         known, ratio = self._shares[:steps], self._ratio
         more = steps - len(known)
         tail = (

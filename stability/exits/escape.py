@@ -182,6 +182,7 @@ class _Setting:
         if not len(able):  # noise reaches the direction only by way of others, if at all
             able, overlap = np.array([int(np.argmax(modes))]), np.ones(len(modes))
         laws = [
+            # Alone, a mode is at the slab's edge where its own amplitude is radius / overlap.
             exit_time(rate=self.linear.rates[i], diffusion=modes[i], radius=self.radius / overlap[i])
             for i in able
         ]

@@ -191,6 +191,8 @@ class ExitTime(Result):
             )
         if growth == 0:
             return self.monitored(dt)
+        # An Ornstein-Uhlenbeck process of this rate r and diffusion D' has the factor 1 + g and
+        # the one-step variance D' ((1 + g)^2 - 1) / (2 r), which is to be D dt; g = rate dt.
         rate = math.log1p(growth) / dt
         return exit_time(
             rate=rate, diffusion=2 * self.diffusion * rate / (self.rate * (2 + growth)), radius=self.radius
@@ -243,6 +245,7 @@ class ExitTime(Result):
             return lambda s: _inside(self.kappa, s[..., None] + shifts) @ weights
         if self.kappa < -_FAR:
             log_mean = self.log_mean - math.log(self._unit)
+            # By logarithms: the mean itself overflows.
             return lambda s: np.exp(-np.exp(np.log(s) - log_mean))
         rates, shares = _spectrum(self.kappa)
         return lambda s: np.exp(-s[..., None] * rates) @ shares
@@ -327,6 +330,8 @@ def _scaled_mean(kappa: float) -> float:
         kappa < -_FAR
     ):  # (sqrt(pi) / x^2) (Dawson(x) - exp(-x^2) int_0^x erfcx), whose second term is below rounding here
         return math.sqrt(math.pi) * float(scipy.special.dawsn(x)) / x / x
+    # Between -36 and 1: the terms are all positive for kappa < 0 and
+    # no larger than 1 beyond, so none cancel, and 200 are enough.
     n = np.arange(200)  # 2F2 = sum_n (-kappa)^n / ((3/2)_n (n + 1))
     return float(np.sum(np.cumprod(np.append(1.0, -kappa / (n[:-1] + 1.5))) / (n + 1))) * math.exp(
         min(0.0, kappa)

@@ -72,6 +72,7 @@ def orthonormalize(
             rows -= combined(basis, along @ (turn / lengths), backend)
         if attempt and lost.any():
             gone = int(np.count_nonzero(lost))  # eigh sorts: they come first
+            # Of about unit length, so that the next pass sees them as large as the others.
             rows[:gone, :] = normals((gone, n)) / n**0.5
             factor[:gone] = 0.0
         elif unit * largest < 0.01 * unit**0.5 * squares[0]:

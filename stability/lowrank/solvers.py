@@ -82,6 +82,7 @@ def ritz(
     values, turn = by_size(space.core)
     kept = turn[:, :rank]
     squares = [np.sum(kept[columns] * (gram @ kept[columns]), axis=0) for columns, gram in space.loose]
+    # A bound by the triangle inequality where several blocks were left; exact where one was.
     residual = sum((np.sqrt(np.maximum(square, 0.0)) for square in squares), np.zeros(rank))
     residual = np.maximum(residual, _rounding(values, dtype))
     following = float(values[rank]) if len(values) > rank else (0.0 if rank == operator.n else math.nan)
@@ -174,6 +175,7 @@ def grown(operator: Operator, rank: int, tolerance: float, start: Any = None) ->
             over = step == 3 or space.filled + block.shape[0] > size
             if step == 1 or (step == 0 and over):
                 squares = np.linalg.eigvalsh(operator.squares(image))
+                # Of random unit vectors in `off` dimensions the mean of |H x|^2 is |H|_F^2 / off.
                 square = squares[-1] if step == 1 else off * squares.mean()
                 reached = math.sqrt(max(square, 0.0)) <= tolerance * _largest(space)
             if reached or over:
@@ -226,6 +228,7 @@ def double_pass(operator: Operator, rank: int, oversampling: int, power: int, st
     space = Space(operator, width)
     image = space.extend(block)
     del block
+    # With HX = Q R known from before, X^T (H Q) must be R^T: a test of symmetry at no product.
     pair = couplings(probe, image, operator.backend), factor[:, : probe.shape[0]].T
     check_symmetric([pair], space.core, operator.backend.dtype)
     space.leave(image)

@@ -172,6 +172,7 @@ def lyapunov_exponents(
     if rank is not None:
         count = _check.count("rank", rank, most=one.dim, why="the directions that move")
     burn = min(200, iterations // 5)
+    # A factor of the chain is `ratio` iterations: rates per factor are divided by it, here and below.
     samples, unsettled = _samples(one, count, iterations, products, burn, seed)
     (exponents, errors), least = means(samples), ROUNDING / one.ratio
     square, square_error, doubt = mean_square_rate(one, np.random.default_rng([seed, 1]))

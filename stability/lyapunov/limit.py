@@ -184,6 +184,7 @@ def _tops(
     if not rates.steady:
         return means(_growth(rates, steps, iterations, products, seed).T)
     (X,), (reach,) = rates.draw(np.random.default_rng(seed), 1)
+    # The eigenvalues of I - step X are 1 - step mu: one decomposition serves all steps.
     sizes = np.abs(1 - steps[:, None] * np.linalg.eigvals(X)).max(axis=1)
     sizes[sizes <= EPS * rates.dim * (1 + steps * reach)] = 0.0
     with np.errstate(divide="ignore"):
@@ -219,6 +220,7 @@ def _growth(rates: Rates, steps: np.ndarray, iterations: int, products: int, see
 
 def _windows(steps: np.ndarray, exponents: np.ndarray, errors: np.ndarray) -> np.ndarray:
     """Ranges (m, 2) of neighbouring steps at which the exponent is surely below zero."""
+    # Padded, so that every window has both a first and a last step.
     sure = np.concatenate([[False], exponents < -SURE * errors, [False]])
     turns = np.flatnonzero(sure[1:] != sure[:-1]).reshape(-1, 2)
     return np.array([[steps[a], steps[b - 1]] for a, b in turns]).reshape(-1, 2)

@@ -95,7 +95,9 @@ def moving_rates(linear: LinearFlow, level: str, ratio: float, seed: int) -> Rat
     dim = basis.shape[1]
     # The chain's rates are in the eigenbasis already.
     modes = basis.T @ (linear.vectors if level == "iteration" else np.eye(linear.flow.dim))
+    # Ties apart, a mode lies in the directions that move or is orthogonal to them: 0.5 tells which.
     order = [i for i in np.argsort(-linear.rates, kind="stable") if np.linalg.norm(modes[:, i]) > 0.5]
+    # The unit vectors fill up the basis where modes are missing; QR keeps the order of the columns.
     start = np.linalg.qr(np.hstack([modes[:, order], np.eye(dim)]))[0]
     return Rates(draw, dim, linear.flow.dim - dim, steady, start)
 
@@ -157,6 +159,8 @@ def _chain_rates(linear: LinearFlow, ratio: float) -> Draw:
         G = gains[:, None] * (Q.T @ Eg @ Q)
         if flow.bends:
             G = G + response.derivative(Q.T @ Eh @ Q) * lam
+        # B = I + dt A + sqrt(step dt) G, where sqrt(step dt)
+        # = dt / sqrt(ratio); the sign of G is of no matter.
         return -drift - G / math.sqrt(ratio), np.full(size, reach)
 
     return draw

@@ -102,6 +102,7 @@ def _radius_of(B: np.ndarray) -> float:
         tall, wide = rows.reshape(-1, dim), rows.reshape(dim, -1).T
         return _half_log_radius(lambda M: (tall @ M).reshape(dim, -1) @ wide / len(B), dim)
     flat = B.reshape(len(B), -1)
+    # (E[B M B^T])_ij = sum_kl M_kl E[B_ik B_jl]: from [i k, j l] to [k l, i j].
     tensor = (flat.T @ flat / len(B)).reshape((dim,) * 4).transpose(1, 3, 0, 2).reshape(dim**2, dim**2)
     return _half_log_radius(lambda M: (M.reshape(*M.shape[:-2], dim**2) @ tensor).reshape(M.shape), dim)
 

@@ -295,6 +295,7 @@ def _slopes(objective: Any, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _usual(sizes: np.ndarray) -> float:
     finite = sizes[np.isfinite(sizes)]
+    # A median: at a few starts, beside a pole or far out, gradients are larger by any factor.
     return float(np.median(finite)) if len(finite) else 0.0
 
 
@@ -322,6 +323,7 @@ def _gathered(objective: Any, bounds: np.ndarray, ends: _Ends) -> CriticalPoints
     corner = _lower_corner(objective, bounds, w[zero & inside], SMALL * usual)
     best = np.array([group[np.argmin(size[group])] for group in members], dtype=int)
     values = objective.value(w[best]) if len(best) else np.zeros(0)
+    # lexsort's last key counts most: by value, then by place; rounded, or rounding would order equal values.
     order = np.lexsort((*w[best].T.round(6), np.round(values, 9))) if len(best) else best
     best, values = best[order], np.asarray(values)[order]
     hits = np.array([len(members[k]) for k in order], dtype=int)

@@ -69,8 +69,10 @@ def _ahead(flow: Flow, w: np.ndarray, drift: np.ndarray, reach: np.ndarray) -> n
         # method is L-stable.
         middle, product = 0.5 * (J[:, 0, 0] + J[:, 1, 1]), J[:, 0, 0] * J[:, 1, 1] - J[:, 0, 1] * J[:, 1, 0]
         growth = np.maximum(middle + np.sqrt(np.maximum(middle**2 - product, 0.0)), 0.0)
+        # A step moves by `reach` at most, and lets neighbours part by a factor of e^(1/4) at most.
         pace = np.linalg.norm(drift / reach, axis=1) + 4 * growth
         dt = 1 / (pace + 1e-12 * np.linalg.norm(J, axis=(1, 2)) + 1e-300)  # finite where nothing moves
+        # ROS2: Verwer, Spee, Blom and Hundsdorfer, SIAM J. Sci. Comput. 20 (1999) 1456.
         system = np.eye(2) - _GAMMA * dt[:, None, None] * J
         first = _solve(system, drift)
         second = _solve(system, _drift(flow, w + dt[:, None] * first)[0] - 2 * first)

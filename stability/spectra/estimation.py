@@ -99,6 +99,7 @@ def spectrum(
     why = "a quadrature error compares two rules" if n > 1 else ""
     steps = min(_check.count("steps", steps, least=min(2, n), why=why), n)
     deflate = _check.count("deflate", deflate, least=0, most=n, why="the dimension")
+    # Everything deflated leaves nothing to sample: the sums are then exact.
     probes = probes if deflate < n else 0
     operator = Operator((products,), n, backend, lambda shape: backend.asarray(rng.standard_normal(shape)))
     vectors, parts, size = None, [], 0.0
@@ -167,6 +168,7 @@ def _products(
 
 def _unit(block: Any, vectors: Any, backend: Backend) -> Any:
     """Columns of length one, off the given orthonormal vectors: uniform on the sphere that is left."""
+    # Twice: the first projection leaves rounding in proportion to what it took off, the second removes it.
     for _ in range(0 if vectors is None else 2):
         block = block - vectors @ (vectors.T @ block)
     return block / backend.xp.sqrt(backend.xp.sum(block * block, axis=0))

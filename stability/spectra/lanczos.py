@@ -45,6 +45,7 @@ class Tridiagonals:
                 self.diagonals[i, :length], self.off_diagonals[i, : length - 1]
             )
             nodes[i, :length], nodes[i, length:] = values, values[-1]
+            # Golub and Welsch: a Gauss rule's weights are the squared first components of the eigenvectors.
             weights[i, :length] = vectors[0] ** 2
         return nodes, weights
 
@@ -100,12 +101,15 @@ def _advance(
     last = xp.zeros_like(rows)
     for k in range(steps):
         basis[:, k, :] = rows
+        # The couplings between different rows are not needed,
+        # cost little, and show an operator that is not symmetric.
         image, (core,) = operator.image(rows, rows)
         if k == 0:  # only now the images' scale is known
             sizes += size * operator.factor
         check_symmetric([(core, core.T)], np.append(core, sizes), backend.dtype)
         alphas[:, k] = np.diag(core)
         sizes = np.maximum(sizes, np.abs(alphas[:, k]))
+        # At k = 0 index -1 is the last column, which is still zero, as it should be.
         rest = image - _each(alphas[:, k], backend) * rows - _each(betas[:, k - 1], backend) * last
         rest = _orthogonal(rest, basis[:, : k + 1, :], xp)
         betas[:, k] = backend.host(xp.sqrt(xp.sum(rest * rest, axis=1)))

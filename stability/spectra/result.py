@@ -80,6 +80,8 @@ class Spectrum(Result):
         limits = np.full(self.deflated + self.probes, max(1, self.diagonals.shape[1] // divisor))
         limits[: self.deflated] = max(1, min(OUTLIER_STEPS, self.diagonals.shape[1]) // divisor)
         nodes, weights = Tridiagonals(self.diagonals, self.off_diagonals, self.lengths).rule(limits)
+        # A probe's own weights sum to one: each probe stands for
+        # its share of the eigenvalues off the deflated vectors.
         weights[self.deflated :] *= (self.n - self.deflated) / max(1, self.probes)
         return nodes, weights
 
@@ -152,6 +154,7 @@ class Spectrum(Result):
         """What each probe makes of the sum, (probes,); one exact number where every vector is deflated."""
         nodes, weights = rule
         rows = (weights * f(nodes)).sum(axis=1)
+        # The weights hold 1 / probes; multiplied back, every probe gives an estimate of the whole sum.
         return rows[: self.deflated].sum() + (
             self.probes * rows[self.deflated :] if self.probes else np.zeros(1)
         )
@@ -322,6 +325,8 @@ class Spectrum(Result):
                     "largest eigenvalues from the rest; "
                     f"got {self.deflated}. Call spectrum(..., deflate={method.rank + 1})."
                 )
+            # Row i of the rule is the i-th outlier: beyond `rank` come
+            # the other outliers, and all probes, off the kept ones.
             phi[method.rank :] = method.tail_gain(self.outliers[method.rank])
         return phi
 
@@ -348,6 +353,8 @@ class Spectrum(Result):
         """The density that each probe gives, (probes, k)."""
         width = _check.positive("width", width)
         scale = None if scale is None else _check.positive("scale", scale)
+        # d asinh(lam / scale) / d lam: the heights are per unit
+        # of the smoothed axis, the density is per unit of lam.
         slope = 1.0 if scale is None else 1 / np.hypot(grid, scale)
 
         def height(x: float) -> np.ndarray:

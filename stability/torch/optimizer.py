@@ -204,6 +204,7 @@ class LRSFN(torch.optim.Optimizer):
         names = [name for i in range(len(self.param_groups)) for name in self._names(i)]
         parts = iter(gradient(loss, [p for group in self.param_groups for p in group["params"]], names))
         gradients = [flatten(next(parts) for _ in group["params"]) for group in self.param_groups]
+        # One number to wait for: a nan or an infinity anywhere is still there in the sum.
         if not bool(torch.isfinite(loss.detach() + sum(g.sum() for g in gradients))):
             return self._skip(loss, "the loss or its gradient is nan or infinite")
         velocities = []
@@ -212,6 +213,7 @@ class LRSFN(torch.optim.Optimizer):
                 velocities.append(self._velocity(i, g, batch))
             except BadProducts as error:
                 return self._skip(loss, self._why(error, i))
+        # Every group's step is found before any is taken: a batch moves all parameters or none.
         moves = list(
             zip(self.param_groups, velocities, map(_ahead, self.param_groups, velocities), strict=True)
         )
@@ -372,6 +374,7 @@ def _rows(group: dict[str, Any], batch: Batch, rng: np.random.Generator) -> list
         return []
     size = min(group["hessian_batch"] or batch.size, batch.size)
     parts = min(SUB_BATCHES, size)
+    # Equal parts: the mean of their Hessians is then that of all rows, and their spread has one meaning.
     drawn = rng.permutation(batch.size)[: size // parts * parts]
     return [torch.from_numpy(part.copy()) for part in np.split(drawn, parts)]
 

@@ -73,6 +73,7 @@ def check(state_dict: Any, sizes: Sequence[int]) -> None:
 
 
 def _check_state(state: dict[str, Any], size: int, rank: int) -> None:
+    # A name that is missing raises KeyError here, which `check` puts into words.
     if {name: state[name] for name in FRESH}.keys() != state.keys():
         raise ValueError(f"its state holds {', '.join(sorted(map(str, state.keys() - FRESH.keys())))}")
     for name in COUNTS:

@@ -105,6 +105,8 @@ def measured(states: np.ndarray, m: np.ndarray, S: np.ndarray) -> Measured:
     blocks = np.array_split(scaled, max(BLOCKS, -(-len(states) // 2000)))
     energies, size = [_energy(block) for block in blocks], len(states) / len(blocks)
     distance, error = float(np.mean(energies)), float(np.std(energies, ddof=1) / math.sqrt(len(blocks)))
+    # If theory is true the kernel has mean zero given either argument: a
+    # U-statistic of m samples then has variance 2 E kernel^2 / (m (m - 1)).
     level = _null_kernel(dim) * math.sqrt(2 / (size * (size - 1) * len(blocks)))
     return Measured(distance, error, level, _as_shift(distance, dim), dim)
 
@@ -136,6 +138,7 @@ def _mean_distance(size: np.ndarray, variance: float, dim: int) -> np.ndarray:
     """``E|x - Z|`` for ``Z ~ N(0, variance)`` in `dim` dimensions and points of length `size`."""
     from scipy.special import gammaln, hyp1f1
 
+    # The mean of a noncentral chi: sqrt(2) Gamma((d + 1) / 2) / Gamma(d / 2) 1F1(-1/2; d/2; -|x|^2 / 2).
     scale = math.sqrt(2 * variance) * math.exp(gammaln((dim + 1) / 2) - gammaln(dim / 2))
     with np.errstate(all="ignore"):
         inside = scale * hyp1f1(-0.5, dim / 2, -(size**2) / (2 * variance))
@@ -148,6 +151,7 @@ def _as_shift(distance: float, dim: int) -> float:
     from scipy.optimize import brentq
 
     def excess(shift: float) -> float:
+        # The difference of two standard normals has variance 2.
         shifted, centered = _mean_distance(np.array([shift, 0.0]), 2.0, dim)
         return 2 * float(shifted - centered) - distance
 

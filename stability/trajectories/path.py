@@ -220,6 +220,7 @@ def _remembered(seen: np.ndarray, times: np.ndarray) -> np.ndarray:
     for i in range(1, len(at)):
         forgotten = -math.expm1(-rates[i] * (at[i] - at[i - 1]))
         mean[i] = mean[i - 1] + forgotten * (values[i] - mean[i - 1])
+    # One place more than there are times: steps after the last one fall into it, and are cut off.
     found = np.append(np.interp(times, at, mean), 0.0)
     np.maximum.at(found, np.searchsorted(times * (1 + 1e-12), at), mean)
     return found[:-1]

@@ -209,6 +209,7 @@ def _require_law(path: Trajectory, ensemble: Ensemble) -> None:
 def _require_start(path: Trajectory, ensemble: Ensemble) -> None:
     """One common start must be the trajectory's; scattered ones a sample of its law, within five errors."""
     starts, n, predicted = ensemble.start, len(ensemble.start), path.start_covariance
+    # One start for all paths is kept as a view of one row.
     common = starts.strides[0] == 0 or n == 1
     mean = starts[0] if common else starts.mean(axis=0)
     spread = np.zeros_like(predicted) if common else np.cov(starts.T).reshape(predicted.shape)

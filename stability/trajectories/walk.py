@@ -41,6 +41,7 @@ def solved(flow: Flow, begin: Place, times: np.ndarray, watch: Watch) -> Walk:
     t_end, place = float(times[-1]), begin
     equations = Equations(flow, begin, t_end)
     for _ in range(CROSSINGS):
+        # The loop's own name on purpose: after the leg `place` is where it ended.
         for place, between in _leg(equations, place, t_end, watch):  # noqa: B020
             yield place, between
         if watch.stopped or (watch.across is None and place[0] >= t_end):

@@ -44,6 +44,7 @@ class Watch:
         self.across: np.ndarray | None = None  # how deviations are carried across the jump just met
         self.seen: list[tuple[float, float, float]] = []  # every step's time, validity and rate
         self.here = self._at(begin[1])
+        # At a critical point the drift is rounding, against which everything would look like a jump.
         self.fastest = max(float(np.linalg.norm(self.here.drift)), 1e-10 * self._steepness(begin[1]))
         self.kinked = not flow.method.is_identity and flow.method.rank is None and _kinked(flow)
         lams = np.linalg.eigvalsh(np.asarray(flow.objective.hessian(begin[1]), dtype=float))
@@ -138,6 +139,8 @@ class Watch:
         if self.stopped:
             return
         t, move, change = f"t = {place[0]:.4g}", place[1] - last[1], self.here.drift - behind.drift
+        # The trapezoidal rule for the drift along the move:
+        # what it misses of a smooth drift is of third order.
         missed = change - 0.5 * (behind.jacobian + self.here.jacobian) @ move
         self.fastest = max(self.fastest, float(np.linalg.norm(self.here.drift)))
         # Bisection is dear: only where the drift changes as its Jacobians do not say.
@@ -161,6 +164,8 @@ class Watch:
         if not normal @ first > 0 < normal @ then:
             why = "the drift jumps here and points back on both sides: no path goes on, one slides along"
             return self.stop(last[0], why)
+        # The saltation matrix: it turns a deviation along the
+        # drift before into the same one along the drift after.
         self.across = np.eye(self.flow.dim) + np.outer(then - first, normal) / (normal @ first)
         self._note(f"{why} jumps by {size}, and the covariance was carried across.")
 
@@ -178,6 +183,8 @@ class Watch:
                 drift = self.flow.drift(middle)
             except ValueError:  # a pole
                 return None
+            # Always into the half in which the drift changes more:
+            # of a jump all is left in the end, of a slope nothing.
             if np.linalg.norm(drift - first) > np.linalg.norm(then - drift):
                 ahead, then = middle, drift
             else:
@@ -215,6 +222,7 @@ class Watch:
         rank = self.flow.method.rank or self.flow.dim
         if before is None or after is None or rank == self.flow.dim:
             return False
+        # The smallest singular value is the cosine of the largest angle between the two spaces.
         return bool(np.linalg.svd(_space(before, rank).T @ _space(after, rank), compute_uv=False)[-1] < 0.5)
 
     def why(self, last: np.ndarray, m: np.ndarray, far: float) -> str:
