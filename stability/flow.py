@@ -263,6 +263,16 @@ class Flow(Kept):
         assert self.reference is not None  # checked when the flow was made
         return sample[0] + matvec(sample[1], w - like(self.reference, w))
 
+    def gradient_noise(self, w: np.ndarray) -> float:
+        """The length of ``zeta + Eg (w - w*)``, as a standard deviation, at one state (d,); 0 of data's."""
+        noise = self.noise_model
+        if noise.objective is not None:  # an estimate over all data; their objective has lengths of its own
+            return 0.0
+        if noise.linear:
+            return math.sqrt(np.trace(noise.gradient_covariance(w, self.reference)))
+        zeta = noise.sample(np.zeros(self.dim), 100, np.random.default_rng(0))[0]
+        return float(np.sqrt(np.mean(np.sum(np.square(zeta), axis=-1))))
+
     @property
     def bends(self) -> bool:
         """Whether Hessian noise reaches the preconditioner at all."""

@@ -374,7 +374,7 @@ def _zero(panels: Panels, low: float, high: float) -> float:
 
     if not slope(low) * slope(high) < 0:  # flat to rounding
         return 0.5 * (low + high)
-    return float(scipy.optimize.brentq(slope, low, high, xtol=1e-14))
+    return float(scipy.optimize.brentq(slope, low, high, xtol=1e-14 * (high - low), rtol=1e-14))
 
 
 def _sample(sample: Any, dim: int) -> np.ndarray:

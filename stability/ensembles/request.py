@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypedDict
 
 import numpy as np
@@ -15,11 +16,13 @@ from .._streams import block_size
 from ..flow import Flow
 from ..linear.linearize import linearize
 from ..methods.response import check_cut, check_regular
-from ..objectives.base import trait
+from ..objectives.base import bend, trait
 from .control import feature_count
 from .plan import EnsemblePlan
 from .steps import SCHEMES, Modes
 
+LARGEST = 1e100
+"""The farthest that a path may be from the starting mean, lest squares overflow."""
 MAX_STEPS = 10**9
 MAX_PATHS = 10**7
 """Paths that `target_error` may ask for unless `paths` says otherwise."""
@@ -168,8 +171,24 @@ class Request:
         if radius is not None:
             return _check.positive("radius", radius)
         # Far beyond anything that a stable run visits, near enough that squares do not overflow.
-        spread = 0.0 if self.common else float(np.max(np.linalg.norm(self.start - self.center, axis=1)))
-        return 1e6 * max(1.0, spread + float(np.linalg.norm(self.center)))
+        return min(1e6 * (max(self._lengths()) or 1.0), LARGEST)
+
+    def _lengths(self) -> Iterator[float]:
+        """Lengths that the problem has: of the starts, of what moves them, of the landscape."""
+        flow, w = self.flow, self.center
+        spread = 0.0 if self.common else float(np.max(np.linalg.norm(self.start - w, axis=1)))
+        yield spread + float(np.linalg.norm(w))
+        if flow.reference is not None:
+            yield float(np.linalg.norm(w - flow.reference))
+        yield bend(flow.objective, w)
+        values = np.linalg.eigvalsh(flow.objective.hessian(w))
+        with np.errstate(all="ignore"):
+            gains = np.abs(flow.method.gains(values))
+            # Until the fastest mode has settled, or for the whole time.
+            soon = min(self.steps * self.dt, float(1 / np.max(gains * np.abs(values))))
+            push, kick = float(np.linalg.norm(flow.objective.gradient(w))), flow.gradient_noise(w)
+            reach = float(np.max(gains)) * np.array([soon * push, math.sqrt(flow.step * soon) * kick])
+        yield float(np.max(reach, initial=0.0, where=np.isfinite(reach)))
 
     def saved(self, save: Any, dtype: str, *, control: bool) -> np.ndarray:
         """The step numbers to save at, checked against memory before anything large is made."""
@@ -257,7 +276,8 @@ def _check_planar(flow: Flow, states: np.ndarray) -> None:
         np.array([first, second, h11, h12, h22]),
         np.array([*gradient, hessian[0, 0], hessian[0, 1], hessian[1, 1]]),
     )
-    if not np.allclose(ours, theirs, rtol=1e-6, atol=1e-6 * (1 + np.max(np.abs(theirs)))):
+    scale = np.repeat([np.max(np.abs(part)) for part in (gradient, hessian)], [2, 3])
+    if not (np.abs(ours - theirs) <= 1e-6 * scale).all():
         raise ValueError(
             f"`planar` gives (g1, g2, h11, h12, h22) = {ours} at the start, where gradient and hessian give "
             f"{theirs}."

@@ -90,7 +90,8 @@ def simulate(
         final time by default.
     radius : float, optional
         A path farther than this from the ensemble's starting mean has diverged; by default a million times
-        the starts' own extent (at least 1).
+        the largest length of the problem: of the starts, of the way from there to the reference point, of
+        what drift and noise move in a relaxation time, or of the distance over which the Hessian changes.
     exit : float or callable, optional
         A region whose first exit is timed: a ball of this radius around the flow's reference point (or the
         starting mean), or ``inside(w)``, (m, d) -> (m,) bool, on the arrays of `device`. Paths go on after

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,27 +21,42 @@ _TOLERANCE = 1e-6  # a quadrature that claims less raises
 _FAR = 1e40  # where a heavy tail is handed over to its power law, in units of the problem
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _GRID = 10 ** np.linspace(-16, 16, 801)  # distances, in units of the problem, from rounding to far out
+_EPS = float(np.finfo(float).eps)
+
+
+class Power(NamedTuple):
+    """A power that a function follows near a point or far out, as measured, and how well that is known."""
+
+    value: float = 0.0
+    doubt: float = 0.0
 
 
 @dataclass(frozen=True)
 class Powers:
     """How density, gain and rate behave at an end: powers of the distance to it, or of ``|e|`` far out."""
 
-    density: float = 0.0
-    gain: float = 0.0
-    rate: float = 0.0
+    density: Power
+    gain: Power
+    rate: Power
 
     def room(self, what: str, order: float, outward: bool) -> float:
         """By how much the end's integral of the moment converges: <= 0 where it does not."""
-        power = getattr(self, what) if what else 0.0
+        power = getattr(self, what).value if what else 0.0
         if outward:
-            return -self.density - order * max(power, 0.0) - 1
-        return 1 + self.density + order * min(power, 0.0)
+            return -self.density.value - order * max(power, 0.0) - 1
+        return 1 + self.density.value + order * min(power, 0.0)
+
+    def doubt(self, what: str, order: float) -> float:
+        """How well that is known."""
+        return self.density.doubt + (order * getattr(self, what).doubt if what else 0.0)
 
     def index(self, what: str, outward: bool) -> float:
         """The smallest order whose moment is infinite."""
-        power, room = getattr(self, what), self.room("", 0.0, outward)
+        power, room = getattr(self, what).value, self.room("", 0.0, outward)
         return room / abs(power) if (power > 0 if outward else power < 0) else math.inf
+
+
+_SMOOTH = Powers(Power(), Power(), Power())
 
 
 class ModeLaw:
@@ -58,23 +73,27 @@ class ModeLaw:
         rate: Function,
     ):
         self.lam, self.log_density, self.support, self.marks = lam, log_density, support, marks
-        self.unit = max(abs(lam), spread)
+        self.spread, self.unit = spread, max(abs(lam), spread)
         ends = [end for end in support if math.isfinite(end)]
+        # Points of the law are exact in e, those of the gain in x; where the two meet, neither is.
+        self._of_law, self._met = {*marks, *ends}, set[tuple[float, float]]()
         # A gain's poles are zeros of its reciprocal, which can be bracketed.
         found = small_points(lambda x: 1 / gain(x), self.grid([0.0, lam, *(lam + e for e in self.marks)]))
         known = [(lam + e, e) for e in (*self.marks, *ends)]
         self.anchors = self._inside([(0.0, -lam), *known, *((x, x - lam) for x in found)])
-        functions = (
-            lambda x, e: log_density(e),
-            lambda x, e: np.log(np.abs(gain(x))),
-            lambda x, e: np.log(rate(x, e)),
-        )
+        self._functions: dict[str, Function] = {
+            "density": lambda x, e: log_density(e),
+            "gain": lambda x, e: np.log(np.abs(gain(x))),
+            "rate": lambda x, e: np.log(rate(x, e)),
+        }
         self.powers = {
-            (*anchor, side): Powers(*(self._power(f, *anchor, side) for f in functions))
+            (*anchor, side): Powers(*(self._power(name, *anchor, side) for name in self._functions))
             for anchor in self.anchors
             for side in (-1, 1)
         }
-        self.outward = {side: Powers(*(self._outward_power(f, side) for f in functions)) for side in (-1, 1)}
+        self.outward = {
+            side: Powers(*(self._outward_power(name, side) for name in self._functions)) for side in (-1, 1)
+        }
 
     def grid(self, points: Iterable[float]) -> np.ndarray:
         """Points (n,) of the support, in geometric steps away from each of `points`."""
@@ -86,33 +105,69 @@ class ModeLaw:
         low, high = self.support
         kept: list[tuple[float, float]] = []
         for x, e in anchors:  # the first of two that coincide is the exact one
-            if low <= e <= high and all(abs(x - other) > 1e-12 * max(abs(x), abs(e)) for other, _ in kept):
+            if not low <= e <= high:
+                continue
+            same = next((one for one in kept if self._coincide((x, e), one)), None)
+            if same is None:
                 kept.append((x, e))
+            elif (e in self._of_law) != (same[1] in self._of_law):
+                self._met.add(same)
         return kept
+
+    def _coincide(self, one: tuple[float, float], other: tuple[float, float]) -> bool:
+        """Whether two anchors are one to rounding: of e between points of the law, else of x too."""
+        kinds = [e in self._of_law for _, e in (one, other)]
+        if kinds[0] == kinds[1]:
+            return self.distance(one, other) <= 1e-12 * max(abs(p[kinds[0]]) for p in (one, other))
+        return abs(one[0] - other[0]) <= 1e-12 * max(map(abs, one))
+
+    def distance(self, one: tuple[float, float], other: tuple[float, float]) -> float:
+        """Between two anchors: in x or in e, whichever is the less rounded."""
+        gaps = [(max(abs(a), abs(b)), abs(a - b)) for a, b in zip(one, other, strict=True)]
+        return min(gaps)[1]
 
     def resolution(self, x: float, e: float) -> float:
         """The size whose rounding blurs the distance to an anchor: 0 at x = 0 and at the law's center."""
-        return 0.0 if e == 0 or (x == 0 and e not in self.support) else max(abs(x), abs(e))
+        if (x, e) in self._met:
+            return 0.0 if e == 0 else max(abs(x), abs(e))
+        return abs(e) if e in self._of_law else abs(x)
 
-    def _power(self, log_f: Function, x: float, e: float, side: int, distance: float = 0.0) -> float:
+    def _power(self, name: str, x: float, e: float, side: int, distance: float = 0.0) -> Power:
         """The power of the distance that a function follows near a point, or far out; 0 where none."""
-        step = distance or 1e-12 * self.resolution(x, e) or 1e-42 * self.unit
-        t = side * step * np.array([1.0, 100.0, 10_000.0])
-        heights = np.asarray(log_f(x + t, e + t), dtype=float) + 0 * t
-        if not np.isfinite(heights).all():
-            return -math.inf if distance and heights[-1] == -math.inf else 0.0
-        power, other = (float(gap) / math.log(100) for gap in np.diff(heights))
+        blur = 0.0 if distance else self.resolution(x, e)
+        step = distance or 1e-12 * blur or 1e-42 * self.unit
+        power, other = self._slopes(name, x, e, side * step)
+        if not math.isfinite(power + other):
+            return Power(-math.inf if distance and other == -math.inf else 0.0)
         if not distance and abs(power - other) > 0.05:  # steep, yet smooth
-            return 0.0
+            return Power()
+        if blur and abs(other) > 1e-3:
+            # Farther out the distance is less rounded; what bends the power there is a part in 99 of what it
+            # bends a hundredfold farther still.
+            step *= 1e3
+            near, far = self._slopes(name, x, e, side * step)
+            if abs(near - far) < 0.05:
+                power, other = near - (far - near) / 99, near
+        doubt = abs(power - other) + _EPS * blur / step
         fraction = round(24 * power) / 24  # a power in a formula is a simple fraction: then it is exact
-        return fraction if abs(power - fraction) < 1e-3 else power
+        return Power(fraction) if abs(power - fraction) < 1e-5 + doubt else Power(power, doubt)
 
-    def _outward_power(self, log_f: Function, side: int) -> float:
+    def _slopes(self, name: str, x: float, e: float, step: float) -> np.ndarray:
+        """The powers (2,) read between distances of 1, 100 and 10000 steps."""
+        t = step * np.array([1.0, 100.0, 10_000.0])
+        heights = np.asarray(self._functions[name](x + t, e + t), dtype=float) + 0 * t
+        # The distance as it was rounded: of e for the density, of x for what is made of the gain.
+        moved = (e + t) - e if name == "density" else (x + t) - x
+        if heights[-1] == -math.inf:
+            return np.array([math.nan, -math.inf])
+        return np.diff(heights) / np.diff(np.log(np.abs(moved)))
+
+    def _outward_power(self, name: str, side: int) -> Power:
         """The power of ``|e|`` that a function follows far out; -inf where it falls faster than any power."""
         near, far = (
-            self._power(log_f, self.lam, 0.0, side, distance * self.unit) for distance in (1e10, 1e15)
+            self._power(name, self.lam, 0.0, side, distance * self.unit) for distance in (1e10, 1e15)
         )
-        return far if far > near - 0.5 else -math.inf
+        return far if far.value > near.value - 0.5 else Power(-math.inf)
 
     def ends(self) -> Iterable[tuple[Powers, bool, float]]:
         """Every end of an integral: its powers, whether it is at infinity, and the anchor."""
@@ -132,12 +187,12 @@ class ModeLaw:
         for powers, outward, x in self.ends():
             if powers.room(what, order, outward) > 1e-9:
                 continue
-            power = getattr(powers, what)
+            power = getattr(powers, what).value
             first = f"moments from {powers.index(what, outward):.4g} up are infinite"
             name = {"gain": "phi", "rate": "X"}[what]
             if outward:
                 return (
-                    f"the density of E_h falls like |E_h|^{powers.density:.4g} while {name} grows like "
+                    f"the density of E_h falls like |E_h|^{powers.density.value:.4g} while {name} grows like "
                     f"|E_h|^{power:.4g}: {first}"
                 )
             return (
@@ -159,7 +214,7 @@ class ModeLaw:
         Between two neighbouring anchors each half is integrated in the logarithm of the distance to its own
         anchor; below the smallest distance, and beyond the largest, the integrand is its power law.
         """
-        x0, e0, side, start, stop, room, far = self._halves(what, order, extra).T
+        x0, e0, side, start, stop, room, far, doubt = self._halves(what, order, extra).T
 
         def log_weight(y: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             t = side[k] * np.exp(y)
@@ -192,10 +247,12 @@ class ModeLaw:
             used = (tail != 0) & open_end
             left_out = (tail - first / rooms) ** 2
             error += float(np.sum(np.divide(left_out, np.abs(tail), out=np.zeros_like(tail), where=used)))
+            # How well the power is known, and at what distance the rounded point was.
+            error += float(np.sum(np.abs(tail) * doubt, where=used))
         return total, error, shift
 
     def _halves(self, what: str, order: float, extra: Iterable[float]) -> np.ndarray:
-        """One row per half: x, e, side, logs of the nearest and farthest distance, room near and far."""
+        """One row per half: x, e, side, logs of nearest and farthest distance, room near and far, doubt."""
         anchors = sorted(self._inside([*self.anchors, *((x, x - self.lam) for x in extra)]))
         rows = []
         for i, (x, e) in enumerate(anchors):
@@ -203,21 +260,24 @@ class ModeLaw:
                 j, bound = i + side, self.support[(1 + side) // 2]
                 if e == bound:
                     continue
-                room = self.powers.get((x, e, side), Powers()).room(what, order, False)
+                powers = self.powers.get((x, e, side), _SMOOTH)
+                room, doubt = powers.room(what, order, False), powers.doubt(what, order)
                 inner = 0 <= j < len(anchors)
                 far = math.inf if inner else self.outward[side].room(what, order, True)
                 if inner:
-                    reach = 0.5 * abs(anchors[j][0] - x)
+                    reach = 0.5 * self.distance(anchors[j], (x, e))
                 else:
                     reach = self.unit * (_FAR if math.isfinite(far) else 1e6)
                 # Singular ends are followed as far down as rounding lets them; regular ones need no more
                 # than their constant.
                 size = self.resolution(x, e)
                 if room >= 1:
-                    start = max(1e-13 * min(reach, self.unit), 1e-14 * size)
+                    start = max(1e-13 * min(reach, self.spread), 1e-14 * size)
                 else:
                     start = size * 10 ** (-6.3 - 6 * room) if size else 1e-100 * self.unit
-                rows.append((x, e, side, math.log(min(start, 1e-3 * reach)), math.log(reach), room, far))
+                start = min(start, 1e-3 * reach)
+                doubt = doubt / abs(room or 1.0) + 2 * abs(room - 1) * _EPS * size / start
+                rows.append((x, e, side, math.log(start), math.log(reach), room, far, doubt))
         return np.array(rows)
 
 

@@ -28,6 +28,7 @@ from ..noise import DataNoise, Noise
 from .law import Function, ModeLaw, small_points
 
 _MANY = 1e5  # a Kesten root beyond this order is reported as infinite
+_SURVEY = 2.0 ** np.arange(-200, 200, 0.125)  # distances at which a density's scale and edges are looked for
 
 
 class ExactMode(Result):
@@ -139,7 +140,9 @@ class ExactMode(Result):
             def down(x: float) -> float:
                 return -float(law.log_density(np.array(x - self.curvature)) + log_f(np.array([x]), None)[0])
 
-            extra = [*extra, float(scipy.optimize.minimize_scalar(down, bounds=bounds, method="bounded").x)]
+            options = {"xatol": 1e-5 * (bounds[1] - bounds[0])}
+            found = scipy.optimize.minimize_scalar(down, bounds=bounds, method="bounded", options=options)
+            extra = [*extra, float(found.x)]
         total, error, shift = self._expect(lambda x, e: 1 + 0 * x, log_f, what, order, extra)
         return (math.log(total) + shift, error / total) if total > 0 else (-math.inf, 0.0)
 
@@ -202,13 +205,16 @@ class ExactMode(Result):
         return Estimate(*self._mean(lambda x, e: gaussian_mean_log(*self._factor(x, step)), extra=zeros))
 
     @functools.cached_property
+    def _log_rate_square(self) -> tuple[float, float]:
+        """``log E X^2`` and its error."""
+        return self._log_power(lambda x, e: 2 * np.log(np.hypot(*self._rate(x))), "rate", 2, np.zeros(0), [])
+
+    @functools.cached_property
     def _mean_square(self) -> tuple[float, float]:
         if self._law and self._law.reason("rate", 2):
             return 0.0, 0.0
         first, error = self._mean(lambda x, e: self._rate(x)[0], "rate")
-        log_second, relative = self._log_power(
-            lambda x, e: 2 * np.log(np.hypot(*self._rate(x))), "rate", 2, np.zeros(0), []
-        )
+        log_second, relative = self._log_rate_square
         if first <= error or log_second == -math.inf:
             return 0.0, 0.0
         limit = 2 * first * math.exp(-log_second)
@@ -251,9 +257,10 @@ class ExactMode(Result):
         first = next((i for i, step in enumerate(steps) if growth(step) >= 0), None)
         if first is None:
             return math.inf
-        return (
-            float(scipy.optimize.brentq(growth, *steps[first - 1 : first + 1], rtol=1e-12)) if first else 0.0
-        )
+        if not first:
+            return 0.0
+        low, high = steps[first - 1 : first + 1]
+        return float(scipy.optimize.brentq(growth, low, high, xtol=1e-13 * low, rtol=1e-12))
 
     def tail_index(self, step: float) -> float:
         """The tail index of the stationary law: its moments are finite below it, infinite above.
@@ -302,10 +309,14 @@ class ExactMode(Result):
 
         Infinite where it does not exist: ``moment(2, step)`` (not below 1) or ``gain_moment(2)`` says why.
         """
-        square = self.moment(2, step).value
-        if square >= 1:
+        step, limit = _check.positive("step", step), self.mean_square_limit
+        if step >= limit:
             return math.inf
-        return step**2 * self.sigma**2 * self.gain_moment(2).value / (1 - square) if self.sigma else 0.0
+        if not self.sigma:
+            return 0.0
+        # 1 - E(1 - step X)^2 = step E X^2 (limit - step), which loses no digits where the step is small.
+        lost = math.exp(self._log_rate_square[0]) * (limit - step)
+        return step * self.sigma**2 * self.gain_moment(2).value / lost
 
     def data(self) -> Study:
         """``E(1 - step X)^2`` and ``E log|1 - step X|`` against the step, for `stability.plot`.
@@ -465,14 +476,61 @@ def _given(density: Any) -> _Shape:
         low, high = density.support()
         quantiles = [float(q) for q in density.ppf([0.1, 0.5, 0.9])]
         spread = max(abs(q) for q in quantiles)
-        return _Shape(density.logpdf, (float(low), float(high)), quantiles, spread)
+        # Beside a singular edge a quantile marks nothing, and keeps the edge from being followed.
+        marks = [q for q in quantiles if min(abs(q - low), abs(q - high)) > 1e-3 * spread]
+        return _Shape(density.logpdf, (float(low), float(high)), marks, spread)
     if not callable(density):
         raise ValueError(
             f"`density` must be a frozen scipy.stats distribution or a function of E_h; got {density!r}. "
             "Give scipy.stats.norm(0, 0.1), say."
         )
     pdf = np.vectorize(density, otypes=[float])
-    return _Shape(lambda e: np.log(pdf(e)), (-math.inf, math.inf), [0.0], 1.0)
+    support, marks, spread = _surveyed(pdf)
+    return _Shape(lambda e: np.log(pdf(e)), support, marks, spread)
+
+
+def _surveyed(pdf: Callable) -> tuple[tuple[float, float], list[float], float]:
+    """Support of a density that is known by its values alone, marks, and the distance of its mass from 0."""
+    e = np.concatenate([-_SURVEY[::-1], [0.0], _SURVEY])
+    with np.errstate(all="ignore"):
+        heights = pdf(e)
+        poles = [x for x in small_points(lambda e: 1 / pdf(e), e) if _towers(pdf, heights, e, x)]
+    mass = np.cumsum(np.where(np.isfinite(heights), heights, 0.0) * np.abs(e))
+    if not mass[-1] > 0:
+        raise ValueError(
+            f"`density` must integrate to 1; got 0 at {len(e)} points from {_SURVEY[0]:.0e} to "
+            f"{_SURVEY[-1]:.0e} on both sides of 0. Give a scipy.stats distribution."
+        )
+    top = np.max(heights, initial=0.0, where=np.isfinite(heights))
+    inside = heights != 0
+    ends: dict[int, float] = {}
+    for i in np.flatnonzero(inside[1:] != inside[:-1]):
+        edge, height = _edge(pdf, *(e[[i, i + 1]] if inside[i] else e[[i + 1, i]]))
+        if height > 1e-200 * top:  # a density that only falls below the smallest number has no edge there
+            ends[int(i)] = edge
+    low = next((edge for i, edge in ends.items() if not inside[: i + 1].any()), -math.inf)
+    high = next((edge for i, edge in ends.items() if not inside[i + 1 :].any()), math.inf)
+    spread = float(np.max(np.abs(np.interp([0.1, 0.5, 0.9], mass / mass[-1], e))))
+    return (low, high), [x for x in (0.0, *ends.values(), *poles) if low < x < high], spread
+
+
+def _edge(pdf: Callable, inside: float, outside: float) -> tuple[float, float]:
+    """Where a density ends between two points, to the last digit, and its height on the inner side."""
+    if 0 in (inside, outside):
+        return 0.0, math.inf
+    while (middle := 0.5 * (inside + outside)) not in (inside, outside):
+        if pdf(middle) != 0:
+            inside = middle
+        else:
+            outside = middle
+    height = float(pdf(inside))
+    return (outside, height) if math.isfinite(height) else (inside, height)
+
+
+def _towers(pdf: Callable, heights: np.ndarray, e: np.ndarray, x: float) -> bool:
+    """Whether a density (n,) known at points e has a pole at x, and not a mere maximum."""
+    i = int(np.searchsorted(e, x))
+    return not pdf(x) < 1e3 * max(heights[max(i - 2, 0)], heights[min(i + 2, len(e) - 1)])
 
 
 def _frozen(density: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from .._law import Law, law_of
 from .._saving import Result, keeps
 from ..flow import Flow
 from ..methods.response import check_regular, jumps
-from ..objectives.base import trait
+from ..objectives.base import bend, trait
 from .modes import modal_noise
 from .moments import Balance, Map, evolve
 
@@ -32,6 +32,8 @@ VALID = 0.1
 """The linearisation is trusted where the validity indicator is below this."""
 _MOST_MODES = 12  # rows of the table that a linearised flow shows
 _ROUNDING = 1e-13  # a rate below this share of the largest is a flat direction
+CRITICAL = 1e-6
+"""Of the problem's own sizes: a smaller gradient vanishes."""
 
 
 def order_of(order: Any) -> int:
@@ -121,8 +123,7 @@ class LinearFlow(Result, Framed):
                     rates=[fastest],
                 )
         rates = self.rates
-        rounding = _ROUNDING * max(1.0, float(np.max(np.abs(rates))))
-        growing = np.flatnonzero((rates > -rounding) & (True if modes is None else modes))
+        growing = np.flatnonzero(((rates > 0) | self._flat) & (True if modes is None else modes))
         if len(growing):
             order = growing[np.argsort(-rates[growing])]
             listed = ", ".join(self._told(i) for i in order[:4])
@@ -272,17 +273,22 @@ class LinearFlow(Result, Framed):
         return self._limit(order_of(order))[0]
 
     @property
+    def _flat(self) -> np.ndarray:
+        """Modes (d,) bool whose rate is rounding of the largest."""
+        return np.abs(self.rates) <= _ROUNDING * np.max(np.abs(self.rates))
+
+    @property
     def _moving(self) -> np.ndarray:
         """Modes (d,) bool that the flow moves or the noise enters.
 
         The others, flat directions at an interpolating minimum, never change.
         """
-        flat = np.abs(self.rates) <= _ROUNDING * max(1.0, float(np.max(np.abs(self.rates))))
+        flat = self._flat
         if not flat.any():
             return ~flat
         kick, one = self._noise.kick, np.eye(len(self.at))
         driven = np.diag(self._noise.additive) + (0.0 if kick is None else np.diag(kick(one)))
-        return ~flat | (driven > _ROUNDING * max(1e-300, float(np.max(driven))))
+        return ~flat | (driven > _ROUNDING * np.max(driven))
 
     def _require_decay(self, modes: np.ndarray | None = None) -> None:
         """Raise unless the mean of every mode, or of the chosen ones, decays at small steps."""
@@ -502,7 +508,10 @@ def linearize(flow: Flow, at: Any = None) -> LinearFlow:
 def _check_critical(flow: Flow, at: np.ndarray, hessian: np.ndarray) -> None:
     gradient = _check.shaped("gradient", flow.objective.gradient(at), (flow.dim,))
     size, scale = float(np.linalg.norm(gradient)), float(np.linalg.norm(hessian, 2))
-    if size > 1e-6 * max(scale, 1e-300) * max(1.0, float(np.linalg.norm(at))):
+    # Against what a gradient may be called small beside: that of as far a place as `at` is, or where the
+    # curvature has changed, and its own noise.
+    small = CRITICAL * max(scale * float(np.linalg.norm(at)), flow.gradient_noise(at))
+    if size > small and not size <= CRITICAL * scale * bend(flow.objective, at):
         raise ValueError(
             f"`at` must be a critical point; the gradient there has norm {size:.3g} (curvature {scale:.3g}). "
             "Use st.trajectory(flow, start, t_end) for the noise along a path."
@@ -510,7 +519,8 @@ def _check_critical(flow: Flow, at: np.ndarray, hessian: np.ndarray) -> None:
     reference = flow.reference
     if flow.noise_model.has_curvature and reference is not None:
         apart = float(np.linalg.norm(at - reference))
-        if apart > 1e-6 * max(1.0, float(np.linalg.norm(at))):
+        near = max(float(np.linalg.norm(at)), float(np.linalg.norm(reference)))
+        if apart > CRITICAL * near and not apart <= CRITICAL * bend(flow.objective, at):
             raise ValueError(
                 f"Curvature noise is centred {apart:.3g} away from `at`. Use Noise(..., reference=at)."
             )

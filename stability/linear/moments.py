@@ -12,6 +12,7 @@ the stationary covariance and the largest step all come from that one map.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -256,8 +257,12 @@ def _evolve_large(
             for _ in range(round(t / dt)):
                 state = state + dt * rate(0.0, state)
         else:
-            scale = 1e-14 * np.max(np.abs(state), initial=1e-300)
-            found = scipy.integrate.solve_ivp(rate, (0.0, t), state, method="DOP853", rtol=1e-10, atol=scale)
+            # Means are lengths, second moments their squares, those that the noise will have made too.
+            fastest = float(np.max(np.abs(balance.drift)))
+            soon = min(t, 1 / fastest) if fastest else t
+            size = max(np.max(np.abs(M)), np.max(np.abs(mean)) ** 2, soon * np.max(np.abs(balance.source)))
+            atol = 1e-14 * np.repeat([math.sqrt(size), size], [dim, half.size]) + np.finfo(float).tiny
+            found = scipy.integrate.solve_ivp(rate, (0.0, t), state, method="DOP853", rtol=1e-10, atol=atol)
             if not found.success:
                 raise ArithmeticError(f"The moments could not be followed to t = {t:g}: {found.message}")
             state = found.y[:, -1]

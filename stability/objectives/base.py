@@ -124,6 +124,35 @@ def trait(objective: Any, name: str) -> Any:
     return getattr(objective, name, getattr(Objective, name))
 
 
+def bend(objective: Any, w: np.ndarray) -> float:
+    """How far from a state (d,) the Hessian has changed by half of itself: the length a landscape has.
+
+    A power of two, along one direction. 0 where the Hessian does not change, inf where it vanishes.
+    """
+    if trait(objective, "constant_hessian"):
+        return 0.0
+    here = np.asarray(objective.hessian(w), dtype=float)
+    size, direction = np.max(np.abs(here)), np.cos(np.arange(len(w)))
+    if size == 0:
+        return math.inf
+
+    def changed(power: int) -> bool:
+        try:
+            there = objective.hessian(w + 2.0**power * direction)
+        except Exception:  # a user's function may fail in any way so far away
+            return True
+        return not np.max(np.abs(there - here)) < 0.5 * size  # nan, outside the domain, is a change
+
+    near, far = -_FARTHEST, _FARTHEST
+    with np.errstate(all="ignore"):
+        if not changed(far):
+            return 0.0
+        while far - near > 1:
+            middle = (near + far) // 2
+            near, far = (near, middle) if changed(middle) else (middle, far)
+    return 2.0**far
+
+
 def require(objective: Any, who: str, *names: str, advice: str = "") -> None:
     """Raise unless an objective has these members; the error says who needs them and what to do."""
     missing = [name for name in names if not defines(objective, name)]
@@ -142,6 +171,8 @@ def _undefined(objective: Objective, name: str) -> Exception:
     return _check.lacking("objective", objective, [name], "this call", _define([name]))
 
 
+_FARTHEST = 400
+"""The power of two up to which `bend` looks."""
 _STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
 _COMPARED = {
     "gradient": ("value",),
