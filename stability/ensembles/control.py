@@ -15,9 +15,8 @@ from .streaming import check_finite
 MAX_CONTROLS = 64
 """Polynomials of the control up to degree four, as many as this allows; of degree two in any case."""
 MAX_FEATURES = 1500
-_quiet = np.errstate(
-    over="ignore", invalid="ignore"
-)  # samples too large for their fourth powers: their errors are infinite or nan
+# Samples too large for their fourth powers: their errors are infinite or nan.
+_quiet = np.errstate(over="ignore", invalid="ignore")
 SAMPLES_PER_CONTROL = 8
 """Of the samples that slopes are taken from: with fewer their noise would cost more than they save."""
 
@@ -276,9 +275,8 @@ def _slopes(gram: np.ndarray, controls: range, targets: range) -> np.ndarray:
     mean = gram[:, 0, :] / gram[:, 0, 0][:, None, None].reshape(-1, 1)
     centred = gram / gram[:, 0, 0][:, None, None] - mean[:, :, None] * mean[:, None, :]
     inner = centred[:, controls.start : controls.stop, controls.start : controls.stop]
-    lost = ~np.isfinite(inner).all(axis=(-2, -1))[
-        :, None, None
-    ]  # samples too large for their powers: LAPACK would raise
+    # Samples too large for their powers: LAPACK would raise.
+    lost = ~np.isfinite(inner).all(axis=(-2, -1))[:, None, None]
     # A pseudo-inverse: polynomials of a direction without variance are zero.
     inverse = np.where(lost, np.nan, np.linalg.pinv(np.where(lost, 0.0, inner), rcond=1e-10, hermitian=True))
     return inverse @ centred[:, controls.start : controls.stop, targets.start : targets.stop]

@@ -27,9 +27,8 @@ class Normals:
             stream(plan.seed, number),
             *(stream(plan.seed, number, level) for level in range(1, plan.refine + 1)),
         ]
-        self.left = [
-            np.empty((0, *self.shape)) for _ in self.streams
-        ]  # of every level, what is drawn and not used yet
+        # What every level has drawn and not used yet.
+        self.left = [np.empty((0, *self.shape)) for _ in self.streams]
         self.seconds = 0.0
         self.buffer = np.empty((0 if plan.refine else plan.chunk(plan.width(number)), *self.shape))
 

@@ -253,9 +253,8 @@ def _check_start(flow: Flow, w: np.ndarray, level: str) -> None:
     if not flow.method.is_identity:
         values = np.linalg.eigvalsh(hessian)
         check_regular(flow.method, values)
-        if (
-            flow.bends and level == "sde"
-        ):  # the iteration decomposes each sampled Hessian and linearises nothing
+        # Only the SDE: the iteration decomposes each sampled Hessian and linearises nothing.
+        if flow.bends and level == "sde":
             check_cut(flow.method, values)
 
 

@@ -228,9 +228,8 @@ def _tangent(request: Request, times: np.ndarray) -> Control:
         )
     polynomial_degree(flow.dim, gaussian=False)  # refuses what would be too many dimensions
     linear = linearize(flow, at=request.at)
-    with np.errstate(
-        all="ignore"
-    ):  # of an unstable flow they may overflow: blocks then leave the control out
+    # The moments of an unstable flow may overflow: blocks then leave the control out.
+    with np.errstate(all="ignore"):
         moments = [linear.moments(t, request.start[0], time=request.law) for t in times]
     mean, covariance = (np.stack(part) for part in zip(*moments, strict=True))
     return Control(flow.tangent(linear.at), mean, covariance, gaussian=not flow.noise_model.has_curvature)

@@ -169,9 +169,10 @@ class Affine(Mover):
         if self.compiled and len(matrix) == 2 and x.dtype == float:
             _fast.affine_planar(states, x, matrix, np.zeros(2))
             return
+        # `np.dot` is a little quicker here than `matmul`.
         product, factor = (
             (np.multiply, np.diag(matrix)[:, None].copy()) if _is_diagonal(matrix) else (np.dot, matrix)
-        )  # a little quicker than matmul
+        )
         moved, last = np.empty_like(x), x
         for ahead in states:
             product(factor, last, out=moved)

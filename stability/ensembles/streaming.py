@@ -105,9 +105,8 @@ class SampleMoments:
         where the first vanish, as for two wells.
         """
         count = max(self.count, 1)
-        C = (
-            self.covariance * (count - 1) / count
-        )  # as the fourth moments are: without the correction for the mean's own scatter
+        # Divided by n, as the fourth moments are: without the correction for the mean's own scatter.
+        C = self.covariance * (count - 1) / count
         own = np.diagonal(C, axis1=-2, axis2=-1)
         rest = (own[..., :, None] * own[..., None, :] + C**2) / max(count - 1, 1)
         return np.sqrt((np.maximum(self.m22 / count - C**2, 0.0) + rest) / count)
@@ -225,9 +224,8 @@ class Quantiles:
         # Counts run on through all marginals, each of which has `count` samples.
         place = np.searchsorted(np.cumsum(self.hits), marginal * self.count + rank[:, None], side="right")
         bucket = self.keys[place] - marginal * self._span - (2 * self._side - 1)
-        distance = (1 - self.tolerance) * np.exp(
-            (np.abs(bucket) - self._side) * self._log_ratio
-        )  # midway in the relative sense
+        # Midway in the bucket in the relative sense: off by `tolerance` at most from both of its ends.
+        distance = (1 - self.tolerance) * np.exp((np.abs(bucket) - self._side) * self._log_ratio)
         return self.center[:, None] + np.sign(bucket) * distance
 
 

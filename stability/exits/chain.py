@@ -135,9 +135,8 @@ class ChainExit:
             law = watched(self.mode, self.dt)  # Euler and Maclaurin's sum of the survival above
             return _area(law, steps * self.dt) + LATE * self.dt * (1 - law.survival(steps * self.dt))
         if self.form == "driven":
-            k = np.linspace(
-                0, steps, min(steps, 10**6) + 1
-            )  # all steps, where they are not too many to tell from a continuum
+            # All steps, where they are not too many to tell from a continuum.
+            k = np.linspace(0, steps, min(steps, 10**6) + 1)
             share = self.survival(k)
             # The sum of the survival over the steps' beginnings is
             # the trapezoidal one and half the ends' difference.

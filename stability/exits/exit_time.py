@@ -326,9 +326,8 @@ def _scaled_mean(kappa: float) -> float:
     x = math.sqrt(abs(kappa))
     if kappa > 1:
         return float(2 * dawson_integral(x)) / kappa
-    if (
-        kappa < -_FAR
-    ):  # (sqrt(pi) / x^2) (Dawson(x) - exp(-x^2) int_0^x erfcx), whose second term is below rounding here
+    # It is (sqrt(pi) / x^2) (Dawson(x) - exp(-x^2) int_0^x erfcx), whose second term is below rounding here.
+    if kappa < -_FAR:
         return math.sqrt(math.pi) * float(scipy.special.dawsn(x)) / x / x
     # Between -36 and 1: the terms are all positive for kappa < 0 and
     # no larger than 1 beyond, so none cancel, and 200 are enough.

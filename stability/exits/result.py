@@ -195,13 +195,11 @@ class Escape(Result):
         moments, survival, error = self.curve
         count, some = len(self.times), survival > 0
         weight = 1 / (survival[some] + count * error[some] ** 2 / survival[some])
-        weight = np.append(weight, weight[-1])[
-            : len(survival)
-        ]  # the end, where nobody is left, has its predecessor's
+        # The end, where nobody is left, has its predecessor's.
+        weight = np.append(weight, weight[-1])[: len(survival)]
         steps = np.round(moments / self.dt).astype(int)
-        before = (
-            np.append(steps[1:], self._steps + 1) - 1
-        )  # the survival falls after these, and the law until then
+        # The survival falls after these, and the law until then.
+        before = np.append(steps[1:], self._steps + 1) - 1
         distance = max(
             float(np.max(weight * np.abs(survival - self.chain.survival(k)))) for k in (steps, before)
         )

@@ -61,9 +61,8 @@ class SpectralResponse:
     def _gains(self) -> Any:
         """The gain at every eigenvalue, before any truncation."""
         lams = self.lams
-        if not isinstance(
-            lams, np.ndarray
-        ):  # read on `Divided`, so that a formula with NumPy's functions is one here too
+        # Read on `Divided`, so that a formula with NumPy's functions is one here too.
+        if not isinstance(lams, np.ndarray):
             return self._spread(_values(self.method.gain, lams), lams.shape)
         with np.errstate(all="ignore"):
             gains = self.method.gain(lams)

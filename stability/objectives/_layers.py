@@ -32,9 +32,8 @@ def _tanh(z: Any) -> Any:
 def _sigmoid(z: Any) -> Any:
     xp = namespace(z)
     size = xp.abs(z)
-    return xp.exp(0.5 * (z - size)) / (
-        1 + xp.exp(-size)
-    )  # without overflow, and not lost to rounding where it is small
+    # e^min(z, 0) / (1 + e^-|z|): without overflow, and not lost to rounding where it is small.
+    return xp.exp(0.5 * (z - size)) / (1 + xp.exp(-size))
 
 
 def _softplus(z: Any) -> Any:
@@ -95,9 +94,8 @@ def cross_entropy(z: Any, labels: Any) -> Errors:
     total = own + rest
 
     def losses() -> Any:
-        return (xp.log1p(rest + (own - 1)) - (chosen * z) @ one)[
-            ..., 0
-        ]  # own is 1 where the label is the most probable
+        # Where the label is the most probable `own` is exactly 1: log1p then keeps every digit of a small loss.
+        return (xp.log1p(rest + (own - 1)) - (chosen * z) @ one)[..., 0]
 
     def curvature() -> Callable[[Any], Any]:
         samples, p = z.shape[0], exponentials / total
@@ -210,9 +208,8 @@ class Linearized:
         self._layers, self._curve, self._share = layers, errors.curvature(), share
         self._weights = [layer.weights(w) for layer in layers]
         one = xp.ones((trace.outputs.shape[0], 1), dtype=w.dtype, device=w.device)
-        self._inputs = [
-            xp.concat([a, one], axis=-1) for a in trace.inputs
-        ]  # biases are weights of a constant input
+        # Biases are weights of a constant input.
+        self._inputs = [xp.concat([a, one], axis=-1) for a in trace.inputs]
         self._slopes: list[Any] = []
         self._bends: list[Any] = []
         self._deltas = [errors.slopes * share]

@@ -115,9 +115,8 @@ class Network(Objective):
                 f"`products` linearizes at one state ({self.dim},) on one batch (b,); got {tuple(w.shape)}, "
                 f"{tuple(rows.shape[:-1])}. Use `hvp`."
             )
-        w = namespace(w).asarray(
-            w, copy=True
-        )  # whoever steps in place must not move the point under the products
+        # Whoever steps in place must not move the point under the products.
+        w = namespace(w).asarray(w, copy=True)
         samples = rows.shape[0]
         height, columns = tile(samples, sum(self.sizes[1:]), on_host=isinstance(rows, np.ndarray))
         slices = [(slice(i, i + height), ...) for i in range(0, samples, height)]
@@ -326,9 +325,8 @@ class Network(Objective):
             return batch
         if batch.dtype.kind not in "iu":
             raise ValueError(f"`batch` must hold sample indices, which are integers; got {batch.dtype}.")
-        if (
-            batch.astype(np.uint64).max() >= self.n_samples
-        ):  # a negative index becomes a huge one: one comparison
+        # A negative index becomes a huge one: one comparison.
+        if batch.astype(np.uint64).max() >= self.n_samples:
             raise ValueError(
                 f"`batch` must hold sample indices from 0 to {self.n_samples - 1}; got {batch.min()} to "
                 f"{batch.max()}."

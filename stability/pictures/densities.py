@@ -61,9 +61,8 @@ def _plane(result: StationaryDensity) -> Figure:
     figure.colorbar(mesh, ax=axis, label="density")
     size = np.linalg.norm(result.current, axis=-1)
     carried = np.linalg.norm(result.drift, axis=-1) * result.density
-    if size.max() > 1e-2 * carried[np.isfinite(carried)].max(
-        initial=0.0
-    ):  # what is left of balance is the grid's error
+    # What is left of balance is the grid's error.
+    if size.max() > 1e-2 * carried[np.isfinite(carried)].max(initial=0.0):
         strength = 0.3 + 1.7 * size.T / size.max()
         axis.streamplot(
             x,

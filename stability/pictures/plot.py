@@ -64,9 +64,8 @@ def plot(result: Any) -> Figure:
     >>> st.plot(st.linearize(flow)).axes[0].get_xscale()
     'log'
     """
-    if hasattr(result, "data") and isinstance(
-        study := result.data(), Study
-    ):  # what has no picture of its own says what to draw of it
+    # What has no picture of its own says what to draw of it.
+    if hasattr(result, "data") and isinstance(study := result.data(), Study):
         return plot(study)
     drawn = ", ".join(sorted(kind.__name__ for kind in _PICTURES))
     raise TypeError(

@@ -241,9 +241,8 @@ def _real_data(study: Study) -> Figure:
 def _theorem(study: Study) -> Figure:
     figure, axes = panels(1, 1, 5.0, 3.6)
     axis = axes[0, 0]
-    curves = np.where(
-        np.abs(study["y"]) < 1e30, study["y"], np.nan
-    )  # an escape may take exponentially long: beyond any axis
+    # An escape may take exponentially long: beyond any axis.
+    curves = np.where(np.abs(study["y"]) < 1e30, study["y"], np.nan)
     for k, (name, y) in enumerate(zip(study["names"], curves, strict=True)):
         known = next(
             (method for method in sorted(COLORS, key=len, reverse=True) if str(name).startswith(method)), None

@@ -33,10 +33,8 @@ DT_SHARE = 0.125
 """Of the step: the time step of an SDE's paths."""
 MOST_SINKS = 60
 """Critical points, the lowest, at which flow lines are said to end: a valley has any number."""
-_NEAR, _NEARER = (
-    0.02,
-    1e-5,
-)  # of the region's width: how near a line arrives at a point, where rates tell or not
+# Of the region's width: how near a line arrives at a point, where rates tell or not.
+_NEAR, _NEARER = 0.02, 1e-5
 
 
 @dataclass(frozen=True)

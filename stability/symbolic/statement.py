@@ -340,9 +340,8 @@ class Statement(Result):
         if hypothesis.positive is None or not {s.name for s in _symbols(hypothesis.positive)} <= set(given):
             return
         with np.errstate(all="ignore"):
-            holds = (
-                np.asarray(number(hypothesis.positive, given)) > 0
-            )  # nan, as at a pole, does not hold either
+            # nan, as at a pole, does not hold either.
+            holds = np.asarray(number(hypothesis.positive, given)) > 0
         if not np.all(holds):
             wanted = {
                 s for s in hypothesis.positive.free_symbols if isinstance(s, sympy.Symbol) and s.name in given
@@ -373,9 +372,8 @@ def number(expression: Any, given: Mapping[str, Any]) -> Any:
         return _compiled(expression, (*bases, *slots), "numpy")(*spectra, *inputs)
     # 2F2 is in mpmath only, neither in NumPy nor in SciPy.
     function = _compiled(expression, tuple(slots), "mpmath")
-    with np.errstate(
-        over="ignore"
-    ):  # an exponentially long time is infinite as a float: its logarithm is a corollary
+    # An exponentially long time is infinite as a float: its logarithm is a corollary.
+    with np.errstate(over="ignore"):
         return np.vectorize(lambda *x: float(function(*x)), otypes=[float])(*inputs)
 
 
@@ -405,10 +403,8 @@ def _least(matrix: Any) -> float:
 _NUMERIC = {"rho": _radius, "lambda_max": _largest, "lambda_min": _least}
 
 
-_COUNTS = (
-    "d",
-    "r",
-)  # how many curvatures, and how many of them are kept: integers, known from the spectrum and the method
+# How many curvatures, and how many of them are kept: integers, known from the spectrum and the method.
+_COUNTS = ("d", "r")
 
 
 def _symbols(expression: Any) -> set[Any]:

@@ -15,10 +15,8 @@ from .._saving import Result
 from ..linear.kept import KeptModes
 from ..lowrank.result import LowRank
 
-_PAYS, _TIES = (
-    1e4,
-    3e3,
-)  # condition numbers from which second order was measured to win, and below which to tie
+# Condition numbers from which second order was measured to win, and below which to tie.
+_PAYS, _TIES = 1e4, 3e3
 _DETERMINISTIC = 0.05  # s / |lambda| below which gradients hardly need a stochastic method
 
 
@@ -101,9 +99,8 @@ class Report(Result, Framed):
     def advice(self) -> str:
         """One sentence: does second order pay here, or what would serve better."""
         sizes = np.abs(self.eigenvalues)
-        told = sizes[
-            ~(self.noise_ratio > 1)
-        ]  # an eigenvalue below its own noise says nothing of the condition number
+        # An eigenvalue below its own noise says nothing of the condition number.
+        told = sizes[~(self.noise_ratio > 1)]
         smallest = told[-1] if len(told) else sizes[0]
         spread = float(sizes[0] / smallest) if smallest > 0 else math.inf
         noise = float(np.median(self.noise_ratio))

@@ -89,9 +89,8 @@ class TrajectoryNoise(Recomputed):
         """The variance after two steps away from equilibrium: J carries the first step's noise along."""
         dt, sigma = 0.2, 1e-3
         first = -dt * case.method.gain(values["h"]) * values["g"]
-        k = values["k"] * min(
-            1.0, 0.3 * abs(values["h"] / (values["k"] * first))
-        )  # the path stays clear of the kink
+        # The path stays clear of the kink.
+        k = values["k"] * min(1.0, 0.3 * abs(values["h"] / (values["k"] * first)))
         objective = Cubic(np.array([values["g"]]), np.array([[values["h"]]]), np.array([[[k]]]))
         there = {"g": float(objective.gradient(np.array([first]))[0]), "h": values["h"] + k * first, "k": k}
         # The first step's noise sits at `first`, so the second multiplies it by 1 + dt J there.
@@ -136,9 +135,8 @@ class WeakOrder(Witness):
         limit = value(theorem, case, values)
         steps = np.array([0.01, 0.005])
         rest = np.array([abs(self.gap(case, values, step) - limit) for step in steps])
-        if rest.max() < 1e-3 * abs(
-            limit
-        ):  # the second order happens to vanish: the limit is met all the better
+        # The second order happens to vanish: the limit is met all the better.
+        if rest.max() < 1e-3 * abs(limit):
             return 0.0
         return abs(float(np.log(rest[0] / rest[1]) / math.log(2)) - 1)
 
@@ -206,7 +204,6 @@ class Averaging(StationaryVariance):
         )
         means = (ens.states @ linear.vectors[:, index]).mean(axis=0)
         rho = 1 - slow
-        end = 1 - 2 * rho * (1 - rho**count) / (
-            count * (1 - rho**2)
-        )  # what N iterates are short of the limit
+        # What N iterates are short of the limit.
+        end = 1 - 2 * rho * (1 - rho**count) / (count * (1 - rho**2))
         return z_of_mean(count * means**2, end * value(theorem, case, values))

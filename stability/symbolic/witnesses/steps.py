@@ -156,9 +156,8 @@ class TruncationLimit(Recomputed):
         """
         limit = value(theorem, case, values)
         flow = self.flow(case, values, limit)
-        with (
-            warnings.catch_warnings()
-        ):  # the kept mode may be beyond its own limit here: only the tail's is looked at
+        # The kept mode may be beyond its own limit here: only the tail's is looked at.
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", StabilityWarning)
             ens, steps = simulated(flow, 21, seed), 21
         gain = 2 / limit / values["lam_next"]
