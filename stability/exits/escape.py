@@ -1,7 +1,4 @@
-"""Leaving a critical point: first exits of an ensemble, beside the exact law where there is one.
-
-From a ball or a slab around it.
-"""
+"""Leaving a ball or a slab around a critical point: first exits of an ensemble, beside the exact law."""
 
 from __future__ import annotations
 
@@ -52,10 +49,13 @@ def escape(
 ) -> Escape:
     """Time how an ensemble leaves a critical point, and hold that against the exact law.
 
-    Every path starts at `at` and is watched after each time step until it leaves. The law is known for a slab
-    along an eigenvector of the Hessian with additive noise, or in one dimension: the component along it is
-    then a process of its own. On a quadratic it is the law of these very paths; elsewhere of the linearised
-    flow, and `status` says so. A ball in more dimensions is only simulated (see `Escape.bounds`).
+    Examples
+    --------
+    >>> import stability as st
+    >>> flow = st.Flow(st.quadratic([1.0, -0.1]), st.SFN(damping=0.1), st.Noise(gradient=0.1), step=0.1)
+    >>> found = st.escape(flow, radius=1.0, along="unstable", paths=400, seed=0)
+    >>> found.mode.rate, bool(abs(found.z) < 4)
+    (0.5, True)
 
     Parameters
     ----------
@@ -93,13 +93,12 @@ def escape(
     Interrupted
         On Ctrl-C; its `result` holds the paths that were finished.
 
-    Examples
-    --------
-    >>> import stability as st
-    >>> flow = st.Flow(st.quadratic([1.0, -0.1]), st.SFN(damping=0.1), st.Noise(gradient=0.1), step=0.1)
-    >>> found = st.escape(flow, radius=1.0, along="unstable", paths=400, seed=0)
-    >>> found.mode.rate, bool(abs(found.z) < 4)
-    (0.5, True)
+    Notes
+    -----
+    Every path starts at `at` and is watched after each time step until it leaves. The law is known for a slab
+    along an eigenvector of the Hessian with additive noise, or in one dimension: the component along it is
+    then a process of its own. On a quadratic it is the law of these very paths; elsewhere of the linearised
+    flow, and `status` says so. A ball in more dimensions is only simulated (see `Escape.bounds`).
     """
     if not isinstance(flow, Flow):
         raise ValueError(f"`flow` must be a st.Flow(objective, method, noise, step=...); got {flow!r:.60}.")

@@ -94,7 +94,7 @@ def cross_entropy(z: Any, labels: Any) -> Errors:
     total = own + rest
 
     def losses() -> Any:
-        # Where the label is the most probable `own` is exactly 1: log1p then keeps every digit of a small loss.
+        # Where the label is the most probable `own` is exactly 1: log1p keeps every digit of a small loss.
         return (xp.log1p(rest + (own - 1)) - (chosen * z) @ one)[..., 0]
 
     def curvature() -> Callable[[Any], Any]:

@@ -12,16 +12,15 @@ from .. import _check
 from .._check import Unstable
 from .._display import Grid, settled
 from .._frames import Framed, Labelled
-from .._saving import Result, provenance
+from .._saving import Result
 from ..densities.density import stationary_density
 from ..densities.result import StationaryDensity
 from ..ensembles.simulate import simulate
 from ..flow import Flow
 from ..methods.method import Method
 from ..noise import Noise
-from ..objectives.base import require
 from .critical import critical_points
-from .plane import DT_SHARE, flows_of
+from .setting import DT_SHARE, flows_of, shared_fields
 
 BINS = 40
 
@@ -162,28 +161,21 @@ def profile(
     >>> seen.kinds.tolist(), seen.agrees.tolist()
     (['minimum', 'minimum', 'maximum'], [True])
     """
-    require(objective, "st.profile", "dim")
-    if objective.dim != 1:
-        raise ValueError(
-            f"A profile needs one dimension; {objective!r} has {objective.dim}. In two, use st.portrait."
-        )
-    flows = flows_of(objective, methods, noise, step)
-    compared = [flow.method for flow in flows]
+    flows = flows_of(objective, methods, noise, step, dim=1)
     found, count = critical_points(objective, region), _check.count("paths", paths, least=100, most=1_000_000)
     begin = None if start is None else _check.shaped("start", np.atleast_1d(start), (1,))
     ends = (float(found.region[0, 0]), float(found.region[0, 1]))
+    # 400 cells, a whole number of them to each of the 40 bins.
     edges = np.linspace(*ends, 401)
     seen = [_Seen(flow, ends, begin, _check.positive("t_end", t_end), count, seed) for flow in flows]
     x = 0.5 * (edges[1:] + edges[:-1])
     with np.errstate(all="ignore"):
         values = np.asarray(objective.value(x[:, None]))
     return Profile(
-        objective=repr(objective),
-        methods=np.array([method.label for method in compared]),
+        **shared_fields(flows, found, step=step, t_end=t_end, paths=count, seed=seed),
         x=x,
         values=values,
         points=found.states[:, 0],
-        kinds=np.array([point.kind for point in found], dtype="U10"),
         drift=np.array([_drift(flow, x) for flow in flows]),
         density=np.array([one.density for one in seen]),
         edges=edges[:: len(x) // BINS],
@@ -191,20 +183,11 @@ def profile(
         variation=np.array([one.variation for one in seen]),
         outside=np.array([count - np.sum((one.last >= ends[0]) & (one.last <= ends[1])) for one in seen]),
         notes=tuple(
-            f"{method.label}: {note}"
-            for method, one in zip(compared, seen, strict=True)
+            f"{flow.method.label}: {note}"
+            for flow, one in zip(flows, seen, strict=True)
             for note in one.notes
         ),
         status=found.status,
-        provenance=provenance(
-            methods=[repr(flow.method) for flow in flows],
-            variables=flows[0].variables,
-            noise=repr(flows[0].noise_model),
-            step=step,
-            t_end=t_end,
-            paths=count,
-            seed=seed,
-        ),
     )
 
 
@@ -229,6 +212,7 @@ class _Seen:
         law = self._law(flow, ends)
         self.density = np.full(400, np.nan) if law is None else law.density
         self.variation = [np.nan] * 3
+        # Started from the law itself, paths need no time to forget their start or to cross barriers.
         start = np.array([0.5 * sum(ends)]) if law is None else _spread(law, paths)
         self.last = self._paths(flow, start if begin is None else begin, t_end, paths, seed)
         if law is None:

@@ -13,15 +13,15 @@ from .. import _check
 from .._check import StabilityWarning
 from .._display import Grid, point, settled
 from .._frames import Framed, Labelled
-from .._saving import Result, provenance
+from .._saving import Result
 from ..ensembles.simulate import simulate
 from ..flow import Flow
-from ..methods.method import SFN, SGD, Method, Newton
+from ..methods.method import Method
 from ..methods.response import SpectralResponse
 from ..noise import Noise
-from ..objectives.base import require
 from .critical import critical_points
 from .flowlines import LEFT, NEAREST, SINGULAR, UNDECIDED, UNDEFINED, Sinks, follow
+from .setting import DT_SHARE, flows_of, shared_fields
 
 FATES = {
     LEFT: "leaves the region",
@@ -29,8 +29,6 @@ FATES = {
     UNDECIDED: "undecided",
     UNDEFINED: "outside the domain",
 }
-DT_SHARE = 0.125
-"""Of the step: the time step of an SDE's paths."""
 MOST_SINKS = 60
 """Critical points, the lowest, at which flow lines are said to end: a valley has any number."""
 # Of the region's width: how near a line arrives at a point, where rates tell or not.
@@ -206,14 +204,7 @@ def portrait(
     >>> seen.attracts.tolist()
     [['attracts', 'attracts', 'passes'], ['attracts', 'attracts', 'attracts']]
     """
-    require(objective, "st.portrait", "dim")
-    if objective.dim != 2:
-        raise ValueError(
-            f"A phase portrait needs two dimensions; {objective!r} has {objective.dim}. "
-            "In one, use st.profile."
-        )
-    flows = flows_of(objective, methods, noise, step)
-    compared = [flow.method for flow in flows]
+    flows = flows_of(objective, methods, noise, step, dim=2)
     count = _check.count("resolution", resolution, least=8, most=400)
     found = critical_points(objective, region)
     low, high = found.region.T
@@ -221,20 +212,18 @@ def portrait(
     grid, seeds = _grid(found.region, count), _grid(found.region, 9).reshape(-1, 2)
     with np.errstate(all="ignore"):
         values = np.asarray(objective.value(grid))
-    rates = np.stack([_rates(method, found.eigenvalues) for method in compared])
+    rates = np.stack([_rates(flow.method, found.eigenvalues) for flow in flows])
     sinks = [_sinks(found.states, rate) for rate in rates]
     pairs = list(zip(flows, sinks, strict=True))
     ends = [_followed(flow, grid.reshape(-1, 2), found.region, points)[0] for flow, points in pairs]
     lines = [_followed(flow, seeds, found.region, points)[1] for flow, points in pairs]
     times, walked, missing = _walks(flows, start, level, t_end, paths, seed)
     return Portrait(
-        objective=repr(objective),
-        methods=np.array([method.label for method in compared]),
+        **shared_fields(flows, found, step=step, t_end=t_end, level=level, seed=seed),
         x=grid[0, :, 0],
         y=grid[:, 0, 1],
         values=values,
         points=found.states,
-        kinds=np.array([point.kind for point in found], dtype="U10"),
         rates=rates,
         lines=_level(lines),
         basins=np.stack(ends).reshape(-1, count, count),
@@ -242,34 +231,12 @@ def portrait(
         times=times,
         paths=walked,
         status=found.status + missing,
-        provenance=provenance(
-            methods=[repr(flow.method) for flow in flows],
-            variables=flows[0].variables,
-            noise=repr(flows[0].noise_model),
-            step=step,
-            t_end=t_end,
-            level=level,
-            seed=seed,
-        ),
     )
-
-
-def flows_of(
-    objective: Any, methods: Iterable[Method] | None, noise: Noise | None, step: float
-) -> list[Flow]:
-    """A flow for each method: SGD, Newton and SFN where none are named; in unit noise where none is given."""
-    noise = Noise(gradient=1.0) if noise is None else noise
-    flows = [
-        Flow(objective, method, noise, step=step)
-        for method in ((SGD(), Newton(), SFN(damping=0.1)) if methods is None else methods)
-    ]
-    if not flows:
-        raise ValueError("`methods` must hold at least one method.")
-    return flows
 
 
 def _grid(region: np.ndarray, count: int) -> np.ndarray:
     """Points (count, count, 2) over a region: rows along the second coordinate, as pictures have them."""
+    # meshgrid's default, indexing by (y, x): the first axis runs along the second coordinate.
     return np.stack(np.meshgrid(*(np.linspace(low, high, count) for low, high in region)), axis=-1)
 
 
@@ -284,6 +251,8 @@ def _sinks(states: np.ndarray, rates: np.ndarray) -> Sinks:
     """The points (k, 2) with how near a line must come to be theirs: the less its rates (k, 2) tell."""
     attracts, repels = np.all(rates < 0, axis=-1), np.any(rates > 0, axis=-1)
     return [
+        # A repelling point ends no line but one that starts there;
+        # where rates vanish they do not tell, so be strict.
         (k, states[k], _NEAR if attracts[k] else NEAREST if repels[k] else _NEARER)
         for k in range(min(len(states), MOST_SINKS))
     ]
@@ -294,6 +263,7 @@ def _followed(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ends and lines of `follow`; a method that is singular everywhere, as Newton is on a plane, has none."""
     try:
+        # The lines of a whole grid would fill the memory, and are not drawn: only where they end is asked.
         return follow(flow, starts, region, sinks, keep=len(starts) < 100)
     except ValueError:
         return np.full(len(starts), SINGULAR), np.full((1, *starts.shape), np.nan)
@@ -306,6 +276,7 @@ def _walks(
     count, step, missing = _check.count("paths", paths, least=0, most=1000), flows[0].step, ""
     steps = max(1, round(_check.positive("t_end", t_end) / step))
     dt = DT_SHARE * step if level == "sde" else None
+    # About a thousand states at most, as many as a picture shows.
     saved = step * np.arange(0, steps + 1, -(-steps // 1000))
     walked = np.full((len(flows), len(saved), count, 2), np.nan)
     for states, flow in zip(walked, flows, strict=True) if count else ():
@@ -323,6 +294,7 @@ def _walks(
                     level=level,
                 )
         except ValueError as error:
+            # SGD can start wherever the objective has a gradient: what it raises is the caller's mistake.
             if flow.method.is_identity:
                 raise
             missing += f"; no paths of {flow.method.label}: {error}"
@@ -331,6 +303,7 @@ def _walks(
             missing += f"; paths of {flow.method.label} grow where the flow does not: give a smaller `step`"
         with np.errstate(all="ignore"):
             gone = (ens.diverged_at <= ens.times[:, None]) | np.isnan(flow.objective.value(ens.states))
+        # Once gone, gone: a path must not come back into the picture from outside the domain.
         states[:] = np.where(np.logical_or.accumulate(gone)[..., None], np.nan, ens.states)
     return saved, walked, missing
 
