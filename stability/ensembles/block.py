@@ -59,6 +59,7 @@ class Track:
         # Compiled and vector code rounds alike for widths in steps of 64 paths.
         width = full if self.mover.full else min(full, math.ceil(count / 64) * 64)
         self.x = np.empty((flow.dim, width), dtype=plan.dtype)
+        # What fills up the width starts as the first path does: nothing undefined is computed on.
         self.x[:, :count], self.x[:, count:] = start.T / unit, start[0][:, None] / unit
         recorder.start(start.T)
 
@@ -281,6 +282,7 @@ def _observe(plan: EnsemblePlan, kept: np.ndarray) -> Observed | None:
         return None
     found = np.empty((*kept.shape[:2], len(plan.observables)))
     states = kept.view()
+    # A user's function looks at what is going to be saved, and must not change it.
     states.flags.writeable = False
     for i, (name, observe) in enumerate(plan.observables.items()):
         for time_, w in enumerate(states):

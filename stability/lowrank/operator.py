@@ -207,6 +207,8 @@ class Space:
         self.cores[:, before : self.filled, before : self.filled] = 0.5 * (own + own.transpose(0, 2, 1))
         pairs = [(own.mean(axis=0), own.mean(axis=0).T)]
         if expected is not None:
+            # The block before had the image ... + R^T block, so that
+            # its couplings with this block's image must be R^T.
             pairs.append((along.mean(axis=0)[before - expected.shape[1] : before], expected.T))
         check_symmetric(pairs, self.core, self.operator.backend.dtype)
         return image

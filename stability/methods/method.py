@@ -101,6 +101,7 @@ class Method(Kept):
             raise ValueError(
                 f"`{name}` must be a function of one eigenvalue or a SymPy expression; got {formula!r}."
             )
+        # Two different nodes: at a single one no rule for divided differences would be asked.
         node = Divided.variable(np.array(1.0), np.array(2.0))
         why = None
         with np.errstate(all="ignore"):  # the node may be a pole

@@ -167,6 +167,8 @@ class Network(Objective):
         parts: list[Any] = []
         for layer, a, delta in self._deltas(w, trace, errors.slopes):
             outer = a[..., :, None] * delta[..., None, :]
+            # The last layer comes first, the state begins with
+            # the first one: each is put before those behind it.
             parts = [xp.reshape(outer, (*delta.shape[:-1], layer.inputs * layer.outputs)), delta, *parts]
         return xp.concat(parts, axis=-1) + self.l2 * w[..., None, :]
 

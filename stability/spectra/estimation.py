@@ -107,6 +107,7 @@ def spectrum(
         if deflate:
             found = randomized_eigh(products, n, deflate, seed=seed, device=backend, dtype=backend.dtype)
             vectors, size = found.vectors, float(np.abs(found.eigenvalues).max())
+            # The products that found the deflated vectors count too.
             operator.columns = found.columns
             parts.append(lanczos(operator, vectors.T, min(OUTLIER_STEPS, steps), size))
         if probes:

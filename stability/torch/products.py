@@ -45,6 +45,7 @@ class Batch:
     def loss(self, rows: torch.Tensor | None = None) -> torch.Tensor:
         """The mean loss of the rows (k,), or of the whole batch, with its graph."""
         with torch.enable_grad():
+            # A slice for the whole batch: indexing by it copies nothing.
             given = {"rows": slice(None) if rows is None else rows} if self.takes_rows else {}
             try:
                 losses = _differentiable(self.closure(**given))
@@ -147,6 +148,7 @@ class Products:
         self, loss: torch.Tensor, params: Sequence[torch.Tensor], names: Sequence[str], *, shift: float = 0.0
     ):
         self.params, self.shift, self.batched = list(params), shift, True
+        # The gradient's own graph is what the products differentiate.
         parts = gradient(loss, self.params, names, create_graph=True)
         # Where a loss is linear in a parameter, its gradient has no graph and adds nothing to any product.
         self.curved = [part.requires_grad for part in parts]
