@@ -102,7 +102,13 @@ for _kind, _draw in _PICTURES.items():
 
 
 def write(figure: Figure, base: Path) -> None:
-    """Save a picture as ``BASE.png`` and ``BASE.svg``; the same numbers give the same bytes."""
+    """Save a picture as ``BASE.png`` and ``BASE.svg``; the same numbers give the same bytes.
+
+    Raises
+    ------
+    ValueError
+        If one cannot be written; what lay there stays as it was.
+    """
     with context():
         # matplotlib would write its version into the PNG and the date into the SVG.
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):

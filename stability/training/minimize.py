@@ -13,6 +13,7 @@ import numpy as np
 from .. import _check
 from .._array import Backend, backend_of, moved
 from .._check import Interrupted
+from .._interrupts import undisturbed
 from .._progress import progress_bar
 from .._saving import provenance
 from ..methods.method import Method
@@ -105,8 +106,9 @@ def minimize(
     callback : callable, optional
         Shown a `Progress` after every iteration; returning True ends the run.
     checkpoint : path, optional
-        Write the whole state there every minute, at Ctrl-C and at the end; a run that finds one goes on from
-        it, to the same result as if it had never stopped.
+        Write the whole state there, to ``.a.npz`` and ``.b.npz`` in turn, every minute, at Ctrl-C and at the
+        end; a run that finds one goes on from it, to the same result as if it had never stopped. One run at
+        a time.
     progress : bool
         Show a progress bar.
 
@@ -142,7 +144,8 @@ def minimize(
     Raises
     ------
     ValueError
-        If an argument is out of range, Hessian products are not symmetric, or a checkpoint does not fit.
+        If an argument is out of range, Hessian products are not symmetric, or a checkpoint is damaged, in use
+        by another run, or was made with other arguments or data.
     Interrupted
         At Ctrl-C, with the history so far in ``.result``.
     """
@@ -195,8 +198,11 @@ def minimize(
         checkpoint=None if checkpoint is None else checkpoints.base(checkpoint),
         checkpoint_every=_check.nonnegative("checkpoint_every", options["checkpoint_every"]),
         identity={},
+        digests={},
     )
     plan.identity.update(_identity(plan, method, w, step))
+    if plan.checkpoint is not None:
+        plan.digests.update(data=checkpoints.fingerprint(objective), method=checkpoints.fingerprint(method))
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges says so in its status
         return _history(_carried_out(plan, w, progress))
 
@@ -226,7 +232,7 @@ def _identity(plan: RunPlan, method: Any, w: Any, step: Any) -> dict[str, Any]:
         if plan.rule.untuned
         else repr(method),
         "gains": _fingerprint(method),
-        "objective": repr(plan.problem.objective),
+        "objective": checkpoints.nameless(repr(plan.problem.objective)),
         "start": zlib.crc32(plan.problem.backend.host(w).tobytes()),
         "step": repr(step if isinstance(step, (str, SpectralStep, Armijo)) else float(step)),
         "momentum": plan.momentum,
@@ -244,6 +250,8 @@ def _identity(plan: RunPlan, method: Any, w: Any, step: Any) -> dict[str, Any]:
         "iterations": repr(plan.iterations),
         "seed": plan.seed,
         "dtype": plan.problem.backend.dtype,
+        "samples": plan.problem.samples,
+        "keep_every": repr(plan.keep_every),
     }
 
 
@@ -259,7 +267,13 @@ def _fingerprint(method: Any) -> str:
 
 
 def _carried_out(plan: RunPlan, w: Any, progress: bool) -> OptimizerRun:
-    run = OptimizerRun(plan, w)
+    with checkpoints.claimed(plan.checkpoint):
+        return _claimed(OptimizerRun(plan, w), progress)
+
+
+def _claimed(run: OptimizerRun, progress: bool) -> OptimizerRun:
+    """Go on from the run's checkpoint, if there is one, which is its own as long as it runs."""
+    plan = run.plan
     if plan.checkpoint is not None and checkpoints.exists(plan.checkpoint):
         run.restore()
     try:
@@ -270,7 +284,8 @@ def _carried_out(plan: RunPlan, w: Any, progress: bool) -> OptimizerRun:
     except KeyboardInterrupt:
         run.ending = Ending(End.INTERRUPTED, f"interrupted after {run.iteration} iterations")
         if plan.checkpoint is not None and run.whole:
-            run.save()
+            with undisturbed():
+                run.save()
         raise Interrupted(
             f"Interrupted: the history of {run.iteration} iterations is in this exception's `.result`.",
             _history(run),
