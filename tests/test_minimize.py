@@ -336,7 +336,8 @@ class TestSteps:
             def gradient(self, w, **batch):
                 return -super().gradient(w, **batch)
 
-        found = st.minimize(Wrong(logistic()), np.ones(8), method=st.SGD(), step=st.Armijo(), iterations=2)
+        options = {"method": st.SGD(), "step": st.Armijo(), "iterations": 2, "check": False}
+        found = st.minimize(Wrong(logistic()), np.ones(8), **options)
         np.testing.assert_array_equal(found.steps, 0.0)
         np.testing.assert_array_equal(found.final, np.ones(8))
         assert len(found.skipped) == 0
@@ -692,7 +693,7 @@ class TestAccounts:
     @pytest.mark.parametrize("options", METHODS.values(), ids=METHODS)
     def test_every_pass_is_counted(self, options):
         F = Watched(logistic(dim=12))
-        found = st.minimize(F, np.full(12, 0.1), **{"batch": 8, "sweeps": 7.3, **options})
+        found = st.minimize(F, np.full(12, 0.1), **{"batch": 8, "sweeps": 7.3, "check": False, **options})
         assert found.stats["sweeps"] == pytest.approx(spent(F), rel=1e-12)
         assert found.sweeps[-1] == found.stats["sweeps"]
         assert found.stats["gradients"] == len(F.gradients) == len(found.losses)
@@ -2056,17 +2057,13 @@ class TestBadInput:
     )
     def test_products_that_are_not_symmetric_are_found_out(self, method):
         with pytest.raises(ValueError, match="symmetric"):
-            st.minimize(Lopsided(), np.ones(12), method=method, step=0.1, iterations=1)
+            st.minimize(Lopsided(), np.ones(12), method=method, step=0.1, iterations=1, check=False)
 
-    def test_products_of_another_shape_or_type_are_found_out(self):
-        for wrong, message in (
-            (lambda V: V[:-1], "must map"),
-            (lambda V: V.astype(np.float32), "keep the type"),
-        ):
-            F = Lopsided()
-            F.hvp = lambda w, V, wrong=wrong: wrong(V)
-            with pytest.raises(ValueError, match=message):
-                st.minimize(F, np.ones(12), method=st.LRSFN(rank=2, damping=1.0), step=0.1, iterations=1)
+    def test_products_of_another_shape_are_found_out(self):
+        F = st.quadratic(np.arange(1.0, 13.0))
+        F.hvp = lambda w, V: V[:-1]
+        with pytest.raises(ValueError, match=r"`hvp` must have shape \(12, \d\); got shape \(11, \d\)"):
+            st.minimize(F, np.ones(12), method=st.LRSFN(rank=2, damping=1.0), step=0.1, iterations=1)
 
     def test_a_full_spectrum_of_many_dimensions_is_refused(self):
         with pytest.raises(ValueError, match=r"at most 3000 dimensions; here are 3001. Use st.LRSFN"):

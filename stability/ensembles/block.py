@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import _check
 from ..flow import Flow
 from .control import ControlledMoments
 from .normals import noise_of
@@ -286,11 +287,11 @@ def _observe(plan: EnsemblePlan, kept: np.ndarray) -> Observed | None:
     states.flags.writeable = False
     for i, (name, observe) in enumerate(plan.observables.items()):
         for time_, w in enumerate(states):
-            values = np.asarray(observe(w))
-            if values.shape != w.shape[:1] or values.dtype.kind not in "fiub":
+            values = _check.numbers_of(f"observables[{name!r}]", observe(w))
+            if values.shape != w.shape[:1]:
                 raise ValueError(
-                    f"`observables[{name!r}]` must give one real number per state; {len(w)} states gave "
-                    f"{values.dtype} {values.shape}."
+                    f"`observables[{name!r}]` must give one number per state; {len(w)} states gave shape "
+                    f"{values.shape}."
                 )
             found[time_, :, i] = values
     # What is not finite on some state has no mean; the others keep theirs.

@@ -35,7 +35,7 @@ class ModalNoise:
     @functools.cached_property
     def factors(self) -> Sample:
         """The noise's factors, turned into the eigenbasis."""
-        zeta, Eg, Eh = self.flow.noise_model.factors(self.at)
+        zeta, Eg, Eh = self.flow.noise_model.law(self.at)
         Q = self.vectors
         return Sample(zeta @ Q, Q.T @ Eg @ Q, Q.T @ Eh @ Q)
 

@@ -230,7 +230,7 @@ def double_pass(operator: Operator, rank: int, oversampling: int, power: int, st
     del block
     # With HX = Q R known from before, X^T (H Q) must be R^T: a test of symmetry at no product.
     pair = couplings(probe, image, operator.backend), factor[:, : probe.shape[0]].T
-    check_symmetric([pair], space.core, operator.backend.dtype)
+    check_symmetric([pair], space.core, operator.unit)
     space.leave(image)
     return ritz(space, rank, "double-pass")
 

@@ -117,6 +117,8 @@ class Method(Kept):
         if not isinstance(found, (Divided, int, float, np.number)):
             got = "a comparison" if isinstance(found, Condition) else type(found).__name__
             raise ValueError(f"`{name}` must give a number; got {got}.")
+        for value in found.value if isinstance(found, Divided) else (found,):
+            _check.numbers_of(name, value)
         return formula
 
     def _failed(self, formula: Any, error: Exception) -> str:

@@ -235,7 +235,7 @@ def critical_points(objective: Any, region: Any, *, starts: int | None = None) -
     """
     from scipy.stats import qmc
 
-    require(objective, "st.critical_points", "dim", "value", "gradient", "hessian")
+    objective = require(objective, "st.critical_points", "dim", "value", "gradient", "hessian")
     bounds = _region(region, int(objective.dim))
     count = min(256 * len(bounds), 4096) if starts is None else _check.count("starts", starts)
     halton = qmc.Halton(len(bounds), scramble=False).random(count + 1)[1:]  # the first is a corner

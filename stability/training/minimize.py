@@ -17,7 +17,9 @@ from .._interrupts import undisturbed
 from .._progress import progress_bar
 from .._saving import provenance
 from ..methods.method import Method
+from ..methods.response import gains_at
 from ..objectives.base import require, trait
+from ..objectives.gate import probe
 from . import checkpoint as checkpoints
 from . import choice
 from .baselines import BASELINES, baseline
@@ -136,6 +138,9 @@ def minimize(
         Keep the iterate after every so many iterations.
     checkpoint_every : float
         Seconds between checkpoints; 60 by default.
+    check : bool
+        Compare the gradient of an objective of one's own with its value at the start, by a few values that
+        are not counted as work; True by default.
 
     Returns
     -------
@@ -148,8 +153,14 @@ def minimize(
         by another run, or was made with other arguments or data.
     Interrupted
         At Ctrl-C, with the history so far in ``.result``.
+
+    Warns
+    -----
+    StabilityWarning
+        If the gradient is not the derivative of the value at the start.
     """
     options = choice.known(rare)
+    objective = require(objective, "st.minimize", "dim", "value", "gradient")
     w, backend = _start(objective, start, options)
     own = {"momentum": momentum, "decay": decay, "average": average}
     if isinstance(method, str):
@@ -164,11 +175,15 @@ def minimize(
             checkpoint=checkpoint,
             **own,
         )
+        if _check.flag("check", options["check"]):
+            probe(objective, w)
         return baseline(objective, w, method, sweeps=sweeps, iterations=iterations, callback=callback)
     if callback is not None and not callable(callback):
         raise ValueError(f"`callback` must be a function of a Progress; got {callback!r}.")
     stays = backend.name == "numpy" and backend.dtype == "float64"
     problem = Problem(objective if stays else moved(objective, backend), backend)
+    if _check.flag("check", options["check"]):
+        probe(problem.objective, w)
     size, other = choice.sizes(problem, batch, hessian_batch, options)
     passes, most = choice.budget(sweeps, iterations, problem)
     told = hessian_batch is not None
@@ -209,7 +224,6 @@ def minimize(
 
 def _start(objective: Any, start: Any, options: Rare) -> tuple[Any, Backend]:
     """The start (d,) among the arrays of its device and type."""
-    require(objective, "st.minimize", "dim", "value", "gradient")
     own, dtype = trait(objective, "dtype"), options["dtype"]
     typed = own in DTYPES  # as networks are; others take what they are given
     if dtype is None:
@@ -261,9 +275,7 @@ def _fingerprint(method: Any) -> str:
         return ""
     lam = np.array([-7.0, -0.3, -1e-3, 1e-3, 0.2, 1.0, 30.0])
     with np.errstate(all="ignore"):
-        return " ".join(
-            f"{x:.6g}" for x in np.broadcast_to(np.asarray(method.gain(lam), dtype=float), lam.shape)
-        )
+        return " ".join(f"{x:.6g}" for x in gains_at(method, lam))
 
 
 def _carried_out(plan: RunPlan, w: Any, progress: bool) -> OptimizerRun:
