@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,7 +93,7 @@ class Noise(Kept):
     ):
         self.gradient = _check.array("gradient", gradient, ndim=(0, 1, 2), shape="(), (d,) or (d, d)")
         if self.gradient.ndim == 2:
-            self.gradient = _check.covariance("gradient", gradient)
+            self.gradient = _check.covariance("gradient", self.gradient)
         elif np.any(self.gradient < 0):
             raise ValueError(
                 "`gradient` must hold standard deviations >= 0; got a smallest entry of "
@@ -137,18 +137,6 @@ class Noise(Kept):
         """
         dim = np.shape(w)[-1]
         return self.combine(rng.standard_normal((self.normals(dim), size)), dim)
-
-    def drawn(self, w: np.ndarray, size: int, rng: np.random.Generator) -> Sample:
-        """What `sample` gives; of a class with its own, checked."""
-        sample = self.sample(w, size, rng)
-        return sample if self.linear else _passed("sample", sample, size, np.shape(w)[-1])
-
-    def law(self, w: np.ndarray) -> Sample:
-        """What `factors` gives; of a class with its own, checked."""
-        factors = self.factors(w)
-        if type(self).factors in (Noise.factors, DataNoise.factors):
-            return factors
-        return _passed("factors", factors, len(factors[0]), np.shape(w)[-1])
 
     def normals(self, dim: int) -> int:
         """How many independent standard normals one sample is made of, in `dim` dimensions."""
@@ -325,7 +313,7 @@ class Noise(Kept):
         M : array, shape (d, d)
         """
         M = np.asarray(M, dtype=float)
-        factors = self.law(M[0])
+        factors = self.factors(M[0])
         G = apply_G(factors.Eg, factors.Eh)
         return np.einsum("kij,jl,kml->im", G, M, G, optimize=True)
 
@@ -401,8 +389,39 @@ class DataNoise(Noise):
             raise ValueError("`at` must be given: the objective has no reference point.")
         super().__init__(batch=batch, hessian_batch=hessian_batch, coupling=coupling, reference=reference)
         self.objective, self.replacement = F, bool(replacement)
-        self._zeta, self._curvature = _factor_per_sample(F, reference)
-        self._rows, self._flat = self._zeta.T, self._curvature.reshape(len(self._curvature), -1).T
+        if not self.has_samples:
+            self._dense  # noqa: B018 - built here, so that what is too large is refused before it is used
+
+    @property
+    def has_samples(self) -> bool:
+        """Whether `samples` is known: each sample's curvature by a few rows, not by a matrix."""
+        own = all(
+            getattr(type(self), name) is getattr(DataNoise, name) for name in ("sample", "combine", "factors")
+        )
+        return own and hasattr(self.objective, "hessian_factors")
+
+    @functools.cached_property
+    def samples(self) -> np.ndarray:
+        """Rows Z (n, o, d) at the reference, the curvature of sample s being ``Z_s^T Z_s`` + a constant."""
+        return self.objective.hessian_factors(self.reference)  # type: ignore[attr-defined]
+
+    @functools.cached_property
+    def _dense(self) -> tuple[np.ndarray, np.ndarray]:
+        assert self.reference is not None
+        return _factor_per_sample(self.objective, self.reference)
+
+    @property
+    def _zeta(self) -> np.ndarray:
+        return self._dense[0]
+
+    @property
+    def _curvature(self) -> np.ndarray:
+        return self._dense[1]
+
+    @functools.cached_property
+    def _flat(self) -> np.ndarray:
+        """The curvatures' factors as columns (d d, k)."""
+        return self._curvature.reshape(len(self._curvature), -1).T
 
     def _kept(self) -> dict[str, Any]:
         at = {"F": self.objective, "at": self.reference}
@@ -421,7 +440,11 @@ class DataNoise(Noise):
         return (n - size) / (size * (n - 1)) if n > 1 else 0.0
 
     def normals(self, dim: int) -> int:
-        return len(self._zeta) * (2 if self.mixing().rest else 1)
+        # Where the factors are too large to be made, batches can still be drawn, and ask how many they were.
+        width = _width(dim)
+        n = self.objective.n_samples  # type: ignore[attr-defined]
+        count = len(self._zeta) if width**2 <= MAX_FACTOR_NUMBERS else min(n, width)
+        return count * (2 if self.mixing().rest else 1)
 
     def combine(self, normals: Any, dim: int) -> Sample:
         """Gaussian samples with the minibatches' second moments: coordinates along the factors."""
@@ -434,7 +457,7 @@ class DataNoise(Noise):
         def matrices(coordinates: Any) -> Any:
             return xp.permute_dims(xp.reshape(flat @ coordinates, (dim, dim, size)), (2, 0, 1))
 
-        zeta = gradient * (like(self._rows, normals) @ first)
+        zeta = gradient * (like(self._zeta.T, normals) @ first)
         return Sample(zeta.T, gradient * matrices(first), matrices(bend))
 
     def factors(self, w: np.ndarray) -> Sample:
@@ -449,8 +472,27 @@ class DataNoise(Noise):
     def gradient_covariance(self, w: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
         self._require_law()
         # Gradient noise away from the reference point: the same factors, carried along the curvature's.
-        shift = self._zeta + matvec(self._curvature, np.asarray(w, dtype=float) - self.reference)
-        return self.scales[0] * shift.T @ shift
+        offset = np.asarray(w, dtype=float) - self.reference
+        if not self.has_samples:
+            shift = self._zeta + matvec(self._curvature, offset)
+            return self.scales[0] * shift.T @ shift
+        total = np.zeros((len(offset),) * 2)
+        for rows in self._deviations(offset):
+            total += rows.T @ rows
+        return self.scales[0] / self.objective.n_samples * total  # type: ignore[attr-defined]
+
+    def _deviations(self, offset: np.ndarray) -> Iterator[np.ndarray]:
+        """Samples' gradients less their mean at the reference + `offset`, in blocks of rows (., d)."""
+        F: Any = self.objective
+        along = self.samples @ offset
+        mean = F.gradient(self.reference) + np.einsum("sod,so->d", self.samples, along) / F.n_samples
+        for part in blocks(F.n_samples, F.dim):
+            rows = F.per_sample_gradient(self.reference, batch=np.arange(part.start, part.stop))
+            yield rows + np.einsum("sod,so->sd", self.samples[part], along[part]) - mean
+
+    def gradients(self) -> np.ndarray:
+        """Samples' gradients less their mean, (n, d), at the reference."""
+        return np.concatenate(list(self._deviations(np.zeros(self.objective.dim))))  # type: ignore[attr-defined]
 
     def draw_batches(self, size: int, rng: np.random.Generator) -> Minibatches:
         """Index sets of `size` real minibatches: gradient (size, b), Hessian (size, b_h)."""
@@ -478,18 +520,10 @@ class DataNoise(Noise):
         )
 
 
-def _passed(name: str, parts: Any, size: int, dim: int) -> Sample:
-    """What a noise class of a user's own gave, as a sample of real arrays of their shapes."""
-    if not isinstance(parts, (tuple, list)) or len(parts) != 3:
-        raise ValueError(f"`{name}` must give (zeta, Eg, Eh), three arrays; got {type(parts).__name__}.")
-    shapes = {"zeta": (size, dim), "Eg": (size, dim, dim), "Eh": (size, dim, dim)}
-    state = np.zeros(dim)
-    return Sample(
-        *(
-            _check.returned(f"{name}: {part}", found, state, shape)
-            for (part, shape), found in zip(shapes.items(), parts, strict=True)
-        )
-    )
+def blocks(n: int, width: int) -> Iterator[slice]:
+    """Slices of so many of n rows of `width` numbers that one takes 32 MB."""
+    step = max(1, 4_000_000 // width)
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
 def _still(xp: Any, shape: tuple[int, ...], normals: Any) -> Any:
@@ -550,6 +584,11 @@ def _symmetric_basis(dim: int) -> np.ndarray:
     return basis
 
 
+def _width(dim: int) -> int:
+    """Numbers in a gradient and a symmetric matrix."""
+    return dim + dim * (dim + 1) // 2
+
+
 def _factor_per_sample(F: Any, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Factors (k, d), (k, d, d) of the joint per-sample covariance of gradient and Hessian at one point.
 
@@ -558,33 +597,32 @@ def _factor_per_sample(F: Any, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     n, dim = F.n_samples, F.dim
     rows, columns = np.triu_indices(dim)
-    width = dim + len(rows)
+    width = _width(dim)
     if width**2 > MAX_FACTOR_NUMBERS:
-        raise ValueError(
-            f"Noise.from_data handles up to {math.isqrt(2 * math.isqrt(MAX_FACTOR_NUMBERS)) - 2} dimensions; "
-            f"got {dim}."
+        most = math.isqrt(2 * math.isqrt(MAX_FACTOR_NUMBERS)) - 2
+        advice = (
+            "Of regressions order 1 of st.linearize and minibatches (level='iteration') do without it."
+            if hasattr(F, "hessian_factors")
+            else "Use a network with fewer weights, or st.Noise with a size of its own."
         )
-    gradient = _check.returned("gradient", F.gradient(at), at, (dim,))
-    hessian = _check.returned("hessian", F.hessian(at), at, (dim, dim))
+        raise ValueError(
+            f"The law of noise in gradient and Hessian together takes {width**2 * 8e-9:.2g} GB in {dim} "
+            f"dimensions; {most} dimensions are the most. {advice}"
+        )
+    gradient, hessian = F.gradient(at), F.hessian(at)
     center = np.concatenate([gradient, hessian[rows, columns]])
 
     def chunk(start: int, stop: int) -> np.ndarray:
         batch = np.arange(start, stop)
-        asked = {"per_sample_gradient": (len(batch), dim), "per_sample_hessian": (len(batch), dim, dim)}
-        slopes, bends = (
-            _check.returned(name, getattr(F, name)(at, batch=batch), at, shape)
-            for name, shape in asked.items()
-        )
-        return np.concatenate([slopes, bends[:, rows, columns]], axis=1) - center
+        curvature = F.per_sample_hessian(at, batch=batch)[:, rows, columns]
+        return np.concatenate([F.per_sample_gradient(at, batch=batch), curvature], axis=1) - center
 
     if n <= width:
         factors = chunk(0, n) / math.sqrt(n)
     else:
-        # Hessians of so many samples at a time take 32 MB.
-        step = max(1, 4_000_000 // dim**2)
         gram = np.zeros((width, width))
-        for start in range(0, n, step):
-            part = chunk(start, min(start + step, n))
+        for block in blocks(n, dim**2):
+            part = chunk(block.start, block.stop)
             gram += part.T @ part
         values, vectors = np.linalg.eigh(gram / n)
         # Directions in which samples do not differ are rounding, and would cost as much as the others.

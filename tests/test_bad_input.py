@@ -644,10 +644,10 @@ class TestNoiseAndPlace:
         ):
             st.Noise(curvature=1.0).factors(np.zeros(300))
 
-    def test_data_with_too_many_dimensions_is_refused(self):
-        wide = st.least_squares(np.ones((3, 200)), np.ones(3), l2=1.0)
-        with pytest.raises(ValueError, match="handles up to 139 dimensions; got 200"):
-            st.Noise.from_data(wide, np.zeros(200), batch=1)
+    def test_a_network_with_too_many_weights_is_refused(self):
+        wide = st.mlp(np.ones((4, 20)), [0, 1, 0, 1], hidden=(8,))
+        with pytest.raises(ValueError, match=r"\d GB in 186 dimensions; 139 .* Use a network with fewer"):
+            st.Noise.from_data(wide, np.zeros(wide.dim), batch=1)
 
     def test_data_noise_needs_a_point(self):
         with pytest.raises(ValueError, match="`at` must be given: the objective has no reference point"):

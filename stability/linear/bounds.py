@@ -15,8 +15,9 @@ from .._frames import Framed
 from .._saving import Result, jsonable
 from ..flow import Flow
 from ..methods.method import SGD, Method
+from ..methods.response import NotSmooth
 from ..noise import Noise
-from .linearize import VALID, linearize
+from .linearize import VALID, LinearFlow, linearize
 
 
 @dataclass(frozen=True)
@@ -127,17 +128,16 @@ def bounds(objective: Any, noise: Noise, methods: Iterable[Method], *, step: flo
     methods = list(methods)
     if not methods:
         raise ValueError("`methods` must hold at least one method.")
-    hessian = linearize(Flow(objective, SGD(), noise, step=step), at).eigenvalues  # shared checks, once
-    rows = [_row(Flow(objective, method, noise, step=step), at) for method in methods]
-    return Bounds(tuple(rows), step, hessian, repr(noise))
+    point = linearize(Flow(objective, SGD(), noise, step=step), at)  # shared checks, once
+    rows = [_row(point, method) for method in methods]
+    return Bounds(tuple(rows), step, point.eigenvalues, repr(noise))
 
 
-def _row(flow: Flow, at: Any) -> Bound:
-    name = flow.method.label
+def _row(point: LinearFlow, method: Method) -> Bound:
     try:
-        linear = linearize(flow, at)
-    except ValueError as error:
-        return Bound(name, math.nan, math.nan, math.nan, math.nan, math.nan, math.inf, "", str(error))
+        linear = point.under(method)
+    except NotSmooth as error:
+        return Bound(method.label, math.nan, math.nan, math.nan, math.nan, math.nan, math.inf, "", str(error))
     notes: list[str] = []
 
     def ask(question: Any) -> Any:
@@ -152,14 +152,14 @@ def _row(flow: Flow, at: Any) -> Bound:
     cause = ""
     if limit is not math.nan:
         cause = f"{limit.cause}, mode {limit.mode} (lambda = {number(linear.eigenvalues[limit.mode], '.3g')})"
-    gains = linear.amplification
+    gains, risk, bends = linear.amplification, ask(linear.excess_risk), linear.flow.bends
     return Bound(
-        method=name,
+        method=method.label,
         step_limit=math.nan if limit is math.nan else limit.step,
         step_limit_L2=ask(lambda: linear.step_limit(order=2)),
         amplification=float(np.nanmax(gains)) if np.isfinite(gains).any() else math.nan,
-        excess_risk=ask(linear.excess_risk),
-        excess_risk_L2=ask(lambda: linear.excess_risk(order=2)),
+        excess_risk=risk,
+        excess_risk_L2=ask(lambda: linear.excess_risk(order=2)) if bends else risk,
         validity=linear.validity,
         limited_by=cause,
         note=notes[0] if notes else "",

@@ -8,6 +8,7 @@ in the Hessian's eigenbasis, where the drift ``A = -P H`` is diagonal.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,9 +24,10 @@ from .._frames import Framed
 from .._law import Law, law_of
 from .._saving import Result, keeps
 from ..flow import Flow
+from ..methods.method import Method
 from ..methods.response import check_regular, jumps
 from ..objectives.base import bend, trait
-from .modes import modal_noise
+from .modes import Turned, modal_noise
 from .moments import Balance, Map, evolve
 
 VALID = 0.1
@@ -90,26 +92,50 @@ class LinearFlow(Result, Framed):
         ``a_i = -phi_i lam_i``, per unit of ``t = iteration * step``.
     """
 
-    def __init__(self, flow: Flow, at: np.ndarray, eigenvalues: np.ndarray, vectors: np.ndarray):
+    def __init__(
+        self,
+        flow: Flow,
+        at: np.ndarray,
+        eigenvalues: np.ndarray,
+        vectors: np.ndarray,
+        turned: Turned | None = None,
+    ):
         self.flow, self.at = flow, at
         self.eigenvalues, self.vectors = eigenvalues, vectors
-        self._noise = modal_noise(flow, at, eigenvalues, vectors)
+        self._noise = modal_noise(flow, at, eigenvalues, vectors, turned)
+        self._limits: dict[int, tuple[float, np.ndarray]] = {}
         self.gains = self._noise.gains
         self.rates = self._noise.rates
+
+    def under(self, method: Method) -> LinearFlow:
+        """The same point with another method: the spectrum, and the noise in its basis, are found once.
+
+        Raises
+        ------
+        ValueError
+            If the method's gain is singular here, or its rank exceeds the dimension.
+        """
+        flow = Flow(self.flow.objective, method, self.flow.noise_model, step=self.flow.step)
+        check_regular(method, self.eigenvalues)
+        return LinearFlow(flow, self.at, self.eigenvalues, self.vectors, self._noise.turned)
 
     # -- balances --------------------------------------------------------------------------------------------
 
     def _balance(self, dt: float, order: int) -> Balance:
         step, kick = self.flow.step, self._noise.kick
-        if order == 1:
-            scaled = None if kick is None else (lambda M: step * kick(M))
-            return Balance(self.rates, scaled, step * self._noise.additive, dt)
-        if dt != step:
+        if order == 2 and dt != step:
             raise ValueError(
                 "`order=2` corrects towards the stochastic iteration: use it with time='discrete'."
             )
+        if self._order(order) == 1:
+            scaled = None if kick is None else (lambda M: step * kick(M))
+            return Balance(self.rates, scaled, step * self._noise.additive, dt, self.gains, self._noise.rough)
         drift, spread, additive = self._noise.second_order
         return Balance(drift, lambda M: step * spread(M), step * additive)
+
+    def _order(self, order: int) -> int:
+        """Both orders are one where no Hessian noise reaches the preconditioner."""
+        return order if self._noise.bends else 1
 
     def _require_drift(self, balance: Balance, what: str, modes: np.ndarray | None = None) -> None:
         if balance.drift.ndim == 2:
@@ -134,7 +160,14 @@ class LinearFlow(Result, Framed):
                 rates=rates[order],
             )
 
-    def _require_stable(self, balance: Balance, dt: float, what: str, modes: np.ndarray) -> None:
+    def _radius(self, balance: Balance, dt: float, order: int) -> tuple[float, np.ndarray]:
+        """Of the balance of moving modes: where it is the iteration's own, the step over its limit."""
+        if dt != self.flow.step:
+            return balance.radius()
+        limit, leading = self._limit(order)
+        return self.flow.step / limit, leading[np.ix_(self._moving, self._moving)]
+
+    def _require_stable(self, balance: Balance, dt: float, order: int, what: str, modes: np.ndarray) -> None:
         self._require_drift(balance, what, modes)
         fast = np.flatnonzero(dt * np.abs(self.rates) >= 2)
         if len(fast):
@@ -145,7 +178,7 @@ class LinearFlow(Result, Framed):
                 modes=fast,
                 rates=self.rates[fast],
             )
-        radius, leading = balance.radius()
+        radius, leading = self._radius(balance, dt, order)
         if radius >= 1:
             mode = int(np.flatnonzero(modes)[np.argmax(np.diag(leading))])
             raise Unstable(
@@ -194,7 +227,7 @@ class LinearFlow(Result, Framed):
             return np.zeros((len(moving),) * 2)
         if not moving.all():
             balance = balance.restricted(moving)
-        self._require_stable(balance, dt, "A stationary covariance", moving)
+        self._require_stable(balance, dt, order_of(order), "A stationary covariance", moving)
         return self._outward(_embedded(balance.stationary(), moving))
 
     @_check.renamed(level="order")
@@ -234,8 +267,11 @@ class LinearFlow(Result, Framed):
         if dt and abs(t / dt - round(t / dt)) > 1e-9 * max(1.0, t / dt):
             raise ValueError(f"`t` must be a multiple of the time step {dt:g}; got {t:g}.")
         mean0 = self.at if mean0 is None else _check.shaped("mean0", mean0, self.at.shape)
-        square = (len(self.at),) * 2
-        cov0 = np.zeros(square) if cov0 is None else _check.covariance("cov0", cov0, square)
+        cov0 = (
+            np.zeros((len(self.at),) * 2)
+            if cov0 is None
+            else _check.covariance("cov0", _check.shaped("cov0", cov0, (len(self.at),) * 2))
+        )
         offset = self.vectors.T @ (mean0 - self.at)
         start = self._inward(cov0) + np.outer(offset, offset)
         push = self._noise.push if order_of(order) == 2 else np.zeros_like(offset)
@@ -274,7 +310,7 @@ class LinearFlow(Result, Framed):
         """Modes (d,) bool whose rate is rounding of the largest."""
         return np.abs(self.rates) <= _ROUNDING * np.max(np.abs(self.rates))
 
-    @property
+    @functools.cached_property
     def _moving(self) -> np.ndarray:
         """Modes (d,) bool that the flow moves or the noise enters.
 
@@ -297,20 +333,31 @@ class LinearFlow(Result, Framed):
         return np.zeros((len(self.at),) * 2)
 
     def _limit(self, order: int) -> tuple[float, np.ndarray]:
+        """The mean-square step limit and its leading matrix, found once."""
+        order = self._order(order)
+        if order not in self._limits:
+            self._limits[order] = self._found_limit(order)
+        return self._limits[order]
+
+    def _found_limit(self, order: int) -> tuple[float, np.ndarray]:
         moving = self._moving
         self._require_decay(moving)
         if not moving.any():  # nothing moves at any step
             return math.inf, np.zeros((len(moving),) * 2)
         balance = (
-            Balance(self.rates, self._noise.kick, self._nothing, 1.0)
+            Balance(self.rates, self._noise.kick, self._nothing, 1.0, self.gains, self._noise.rough)
             if order == 1
             else Balance(*self._noise.second_order)
         )
         if not moving.all():
             balance = balance.restricted(moving)
         self._require_drift(balance, "A stable step", moving)
-        radius, leading = balance.radius()
-        return (1 / radius if radius > 0 else math.inf), _embedded(leading, moving)
+        near = self._noise.turned.nearest(self.gains)
+        radius, leading = balance.radius(None if near is None else near[np.ix_(moving, moving)])
+        leading = _embedded(leading, moving)
+        if balance.rough is not None:
+            self._noise.turned.lead(self.gains, leading)
+        return (1 / radius if radius > 0 else math.inf), leading
 
     def limit(self) -> Limit:
         """The mean-square step limit with its leading mode and the share of each cause."""
@@ -318,9 +365,8 @@ class LinearFlow(Result, Framed):
         square = float(np.sum(self.rates**2 * np.diag(leading)))
         gradient = hessian = 0.0
         if self._noise.kick is not None:
-            total = float(np.trace(self._noise.kick(leading)))
             gradient = self._noise.gradient_share(leading)
-            hessian = total - gradient
+            hessian = float(np.trace(self._noise.kick(leading))) - gradient if self._noise.bends else 0.0
         whole = square + gradient + hessian or 1.0
         shares = {
             "curvature": square / whole,
@@ -491,19 +537,20 @@ def linearize(flow: Flow, at: Any = None) -> LinearFlow:
         if at is None:
             raise ValueError(f"`at` must be given: {flow.objective!r} has no reference point.")
     at = _check.shaped("at", at, (flow.dim,))
-    hessian = _check.shaped("hessian", flow.objective.hessian(at), (flow.dim, flow.dim), at=at)
-    hessian = _check.symmetric("hessian", hessian)
-    _check_critical(flow, at, hessian)
+    hessian = _check.symmetric(
+        "hessian", _check.shaped("hessian", flow.objective.hessian(at), (flow.dim, flow.dim))
+    )
     values, vectors = np.linalg.eigh(hessian)
+    _check_critical(flow, at, float(np.max(np.abs(values))))
     order = np.argsort(-np.abs(values), kind="stable")
     values, vectors = values[order], vectors[:, order]
     check_regular(flow.method, values)
     return LinearFlow(flow, at, values, vectors)
 
 
-def _check_critical(flow: Flow, at: np.ndarray, hessian: np.ndarray) -> None:
-    gradient = _check.shaped("gradient", flow.objective.gradient(at), (flow.dim,), at=at)
-    size, scale = float(np.linalg.norm(gradient)), float(np.linalg.norm(hessian, 2))
+def _check_critical(flow: Flow, at: np.ndarray, scale: float) -> None:
+    gradient = _check.shaped("gradient", flow.objective.gradient(at), (flow.dim,))
+    size = float(np.linalg.norm(gradient))
     # Against what a gradient may be called small beside: that of as far a place as `at` is, or where the
     # curvature has changed, and its own noise.
     small = CRITICAL * max(scale * float(np.linalg.norm(at)), flow.gradient_noise(at))

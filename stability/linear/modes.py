@@ -8,10 +8,62 @@ import numpy as np
 
 from ..flow import Flow
 from ..methods.response import SpectralResponse, check_cut
-from ..noise import Sample
-from .moments import Map
+from ..noise import DataNoise, Noise, Sample
+from .moments import DENSE, Half, Map
+from .samples import Bend, Samples, aligned
 
 _TENSOR_DIM = 64  # largest d for which E[G (x) G] is written out: d^4 numbers
+
+
+_DEAR = 200
+"""Largest d in which samples' second moments are found in double precision throughout."""
+
+
+class Turned:
+    """A noise at a critical point in the Hessian's eigenbasis, whatever the method.
+
+    Attributes
+    ----------
+    noise : Noise
+    at : array (d,)
+    vectors : array (d, d)
+        The eigenvectors, as columns.
+    """
+
+    def __init__(self, noise: Noise, at: np.ndarray, vectors: np.ndarray):
+        self.noise, self.at, self.vectors = noise, at, vectors
+        self._led: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def lead(self, gains: np.ndarray, leading: np.ndarray) -> None:
+        """Remember the leading second moment (d, d) of a method, by its gains (d,)."""
+        self._led.append((gains, leading))
+
+    def nearest(self, gains: np.ndarray) -> np.ndarray | None:
+        """The leading second moment of the method most like these gains (d,), of those remembered."""
+
+        def apart(other: tuple[np.ndarray, np.ndarray]) -> float:
+            with np.errstate(all="ignore"):
+                return float(np.nan_to_num(np.std(np.log(np.abs(gains / other[0]))), nan=np.inf))
+
+        return min(self._led, key=apart)[1] if self._led else None
+
+    @functools.cached_property
+    def factors(self) -> Sample:
+        """The noise's factors."""
+        zeta, Eg, Eh = self.noise.factors(self.at)
+        Q = self.vectors
+        return Sample(zeta @ Q, Q.T @ Eg @ Q, Q.T @ Eh @ Q)
+
+    @functools.cached_property
+    def covariance(self) -> np.ndarray:
+        """``C``: the covariance of ``zeta``."""
+        return self.vectors.T @ self.noise.gradient_covariance(self.at, self.at) @ self.vectors
+
+    @functools.cached_property
+    def samples(self) -> Samples:
+        """Every sample's curvature, of data that have it as a few rows."""
+        assert isinstance(self.noise, DataNoise)
+        return Samples(self.noise.samples @ self.vectors)
 
 
 class ModalNoise:
@@ -24,25 +76,26 @@ class ModalNoise:
     gains, rates, eigenvalues : arrays (d,)
     response : SpectralResponse
         ``P`` and its derivatives at this spectrum.
+    turned : Turned
+        The noise in this basis, which other methods at this point share.
     """
 
-    def __init__(self, flow: Flow, at: np.ndarray, eigenvalues: np.ndarray, vectors: np.ndarray):
-        self.flow, self.at, self.eigenvalues, self.vectors = flow, at, eigenvalues, vectors
+    def __init__(self, flow: Flow, turned: Turned, eigenvalues: np.ndarray):
+        self.flow, self.turned, self.eigenvalues = flow, turned, eigenvalues
+        self.at, self.vectors = turned.at, turned.vectors
         self.response = SpectralResponse(flow.method, eigenvalues)
         self.gains = np.array(self.response.gains)
         self.rates = -self.gains * eigenvalues
 
-    @functools.cached_property
+    @property
     def factors(self) -> Sample:
-        """The noise's factors, turned into the eigenbasis."""
-        zeta, Eg, Eh = self.flow.noise_model.law(self.at)
-        Q = self.vectors
-        return Sample(zeta @ Q, Q.T @ Eg @ Q, Q.T @ Eh @ Q)
+        """The noise's factors in the eigenbasis."""
+        return self.turned.factors
 
-    @functools.cached_property
+    @property
     def covariance(self) -> np.ndarray:
         """``C``: the covariance of ``zeta``."""
-        return self.vectors.T @ self.flow.noise_model.gradient_covariance(self.at, self.at) @ self.vectors
+        return self.turned.covariance
 
     @property
     def additive(self) -> np.ndarray:
@@ -58,6 +111,11 @@ class ModalNoise:
     def kick(self) -> Map | None:
         """``M -> E[G M G^T]`` in the eigenbasis; None without curvature noise."""
         return self._kick() if self.flow.noise_model.has_curvature else None
+
+    @functools.cached_property
+    def rough(self) -> Map | None:
+        """The kick in single precision, where it is dear; else None."""
+        return None
 
     def _kick(self) -> Map:
         raise NotImplementedError
@@ -90,17 +148,17 @@ class ModalNoise:
         rates, kick = self.rates, self.kick
         if kick is None:
             return rates, lambda M: np.outer(rates, rates) * M, self.additive
+        if not self.bends:
+            return rates, lambda M: np.outer(rates, rates) * M + kick(M), self.additive
         factors, covariance, phi = self.factors, self.covariance, np.diag(self.gains)
-        shift, turn, shaken = (np.zeros_like(phi) for _ in range(3))
-        if self.bends:
-            check_cut(self.flow.method, self.eigenvalues)
-            # Second derivatives are dear: not of factors that do not touch the Hessian batch.
-            active = np.abs(factors.Eh).max(axis=(1, 2)) > 0
-            Eh, Eg = factors.Eh[active], factors.Eg[active]
-            slope = self.response.derivative(Eh)
-            shift = self.response.second_derivative(Eh).sum(axis=0)
-            turn = np.einsum("kij,kjl->il", slope, Eg)
-            shaken = np.einsum("kij,jl,kml->im", slope, covariance, slope, optimize=True)
+        check_cut(self.flow.method, self.eigenvalues)
+        # Second derivatives are dear: not of factors that do not touch the Hessian batch.
+        active = np.abs(factors.Eh).max(axis=(1, 2)) > 0
+        Eh, Eg = factors.Eh[active], factors.Eg[active]
+        slope = self.response.derivative(Eh)
+        shift = self.response.second_derivative(Eh).sum(axis=0)
+        turn = np.einsum("kij,kjl->il", slope, Eg)
+        shaken = np.einsum("kij,jl,kml->im", slope, covariance, slope, optimize=True)
         extra = shift * self.eigenvalues + turn
         additive = self.additive + shaken + shift @ covariance @ phi + phi @ covariance @ shift.T
 
@@ -200,6 +258,88 @@ class FactoredNoise(ModalNoise):
         return np.einsum("kij,kj->i", self.response.derivative(self.factors.Eh), self.factors.zeta)
 
 
+class SampledNoise(ModalNoise):
+    """Of data whose samples' Hessians have few rows each: nothing with more than d^2 numbers."""
+
+    @property
+    def samples(self) -> Samples:
+        """Every sample's curvature in the eigenbasis."""
+        return self.turned.samples
+
+    def _kick(self) -> Map:
+        return self._kick_of(self.samples)
+
+    @functools.cached_property
+    def rough(self) -> Map | None:
+        return self._kick_of(self.samples.single) if len(self.at) > _DEAR else None
+
+    def _kick_of(self, samples: Samples) -> Map:
+        (own, shared, other), phi, lam = self.flow.noise_model.scales, self.gains, self.eigenvalues
+        gain, centred = np.outer(phi, phi), samples.centred
+        if not self.bends:
+            return _one_by_one(lambda M: own * gain * centred(M))
+        check_cut(self.flow.method, lam)
+        if (scale := aligned(phi, self.response.divided)) is not None and not self.response.truncated:
+            bent = scale * phi * lam  # DP[E] H = -P E diag(bent)
+            gradient, across, rest = self.flow.noise_model.mixing()
+            quiet = _left(np.full_like(bent, gradient), -across * bent)
+            weight = np.outer(quiet, quiet) + rest**2 * np.outer(bent, bent)
+            return _one_by_one(lambda M: gain * centred(weight * M))
+
+        def kick(M: np.ndarray) -> np.ndarray:
+            total = own * gain * centred(M) + other * self.bend.square(np.outer(lam, lam) * M)
+            if not shared:
+                return total
+            mixed = shared * phi[:, None] * self.bend.cross(M * lam)
+            return total + mixed + mixed.T
+
+        return _one_by_one(kick)
+
+    @functools.cached_property
+    def bend(self) -> Bend:
+        """What samples do to the preconditioner."""
+        check_cut(self.flow.method, self.eigenvalues)
+        response, kept = self.response, len(self.at)
+        tail = None
+        if response.truncated:
+            kept = int(self.flow.method.rank or 0)
+            tail = (int(response.next), float(response.tail_slope)) if response.flat else None
+        return Bend(self.samples, response.divided, kept, tail, nested=bool(self.flow.noise_model.scales[1]))
+
+    def gradient_share(self, M: np.ndarray) -> float:
+        return self.flow.noise_model.scales[0] * self.samples.share(M, self.gains)
+
+    def hessian_spread(self) -> np.ndarray:
+        return np.sqrt(self.flow.noise_model.scales[2] * self.samples.variances)
+
+    @functools.cached_property
+    def _gradients(self) -> np.ndarray:
+        """Samples' gradients (n, d) in the eigenbasis."""
+        assert isinstance(self.flow.noise_model, DataNoise)
+        return self.flow.noise_model.gradients() @ self.vectors
+
+    @functools.cached_property
+    def cross(self) -> Map | None:
+        own, shared, _ = self.flow.noise_model.scales
+        zeta, Z, lam = self._gradients, self.samples.rows, self.eigenvalues
+
+        def cross(m: np.ndarray) -> np.ndarray:
+            moved = own * self.gains * (np.einsum("sod,so->sd", Z, Z @ m) - self.samples.mean * m)
+            if shared and self.bends:
+                moved += shared * self.bend.turned(np.broadcast_to(lam * m, zeta.shape))
+            total = self.gains[:, None] * (zeta.T @ moved) / len(zeta)
+            return total + total.T
+
+        return cross
+
+    @functools.cached_property
+    def push(self) -> np.ndarray:
+        shared = self.flow.noise_model.scales[1]
+        if not self.bends or not shared:
+            return np.zeros(len(self.at))
+        return shared * self.bend.turned(self._gradients).mean(axis=0)
+
+
 def _left(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Their sum, and zero where only rounding is left of it: one batch then undoes the other."""
     total = one + other
@@ -207,10 +347,21 @@ def _left(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.where(np.abs(total) <= rounding, 0.0, total)
 
 
-def modal_noise(flow: Flow, at: np.ndarray, eigenvalues: np.ndarray, vectors: np.ndarray) -> ModalNoise:
+def _one_by_one(kick: Map) -> Map:
+    """The map on (..., d, d): each matrix of several is as large as the memory allows."""
+    return lambda M: kick(M) if M.ndim == 2 else np.stack([kick(one) for one in M])
+
+
+def modal_noise(
+    flow: Flow, at: np.ndarray, eigenvalues: np.ndarray, vectors: np.ndarray, turned: Turned | None = None
+) -> ModalNoise:
     """A flow's noise at a critical point (d,), on its Hessian's eigenvalues (d,) and eigenvectors (d, d)."""
-    kind = IsotropicNoise if flow.noise_model.isotropic else FactoredNoise
-    return kind(flow, at, eigenvalues, vectors)
+    noise = flow.noise_model
+    kind: type[ModalNoise] = IsotropicNoise if noise.isotropic else FactoredNoise
+    # Where a map on symmetric matrices is written out, so is the law behind it.
+    if isinstance(noise, DataNoise) and noise.has_samples and Half(len(at)).size > DENSE:
+        kind = SampledNoise
+    return kind(flow, Turned(noise, at, vectors) if turned is None else turned, eigenvalues)
 
 
 def mode_limits(

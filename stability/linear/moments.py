@@ -21,6 +21,11 @@ import numpy as np
 DENSE = 600
 """Largest d (d + 1) / 2 for which a map on symmetric matrices is written out (d = 34)."""
 
+_LOOSE = 1e-9  # residual of a covariance where the map is dear
+_RESIDUAL = 1e-4  # of a dear map's leading matrix; its eigenvalue's error is of second order in it
+_RESTARTS = 20
+_BASIS = 20  # matrices of a Krylov basis kept in large dimensions
+
 Map = Callable[[np.ndarray], np.ndarray]
 
 
@@ -57,16 +62,26 @@ class Balance:
     source : array (d, d)
     dt : float
         Time step of the chain; 0 in continuous time.
+    metric : array (d,), optional
+        Gains of a diagonal preconditioner. Measured in it and in `decay`, the gradient batch's map is
+        symmetric, and few of its applications tell its radius.
+    rough : callable, optional
+        The kick in single precision, where it is dear: it finds what the kick itself then measures.
     """
 
     drift: np.ndarray
     kick: Map | None
     source: np.ndarray
     dt: float = 0.0
+    metric: np.ndarray | None = None
+    rough: Map | None = None
 
     def spread(self, M: np.ndarray) -> np.ndarray:
         """The positive map: multiplicative noise, and the square that a finite step adds."""
-        result = np.zeros_like(M) if self.kick is None else self.kick(M)
+        return self._spread(self.kick, M)
+
+    def _spread(self, kick: Map | None, M: np.ndarray) -> np.ndarray:
+        result = np.zeros_like(M) if kick is None else kick(M)
         if self.dt == 0:
             return result
         if self.drift.ndim == 1:
@@ -79,10 +94,12 @@ class Balance:
 
     def restricted(self, modes: np.ndarray) -> Balance:
         """The same balance on some of the modes (d,) bool, the others at rest."""
-        kick, pick = self.kick, np.eye(len(modes))[:, modes]
-        drift = self.drift[modes] if self.drift.ndim == 1 else pick.T @ self.drift @ pick
-        inner = None if kick is None else (lambda M: pick.T @ kick(pick @ M @ pick.T) @ pick)
-        return Balance(drift, inner, pick.T @ self.source @ pick, self.dt)
+        if modes.all():
+            return self
+        drift = self.drift[modes] if self.drift.ndim == 1 else self.drift[np.ix_(modes, modes)]
+        metric = None if self.metric is None else self.metric[modes]
+        kick, rough = (None if map_ is None else _within(map_, modes) for map_ in (self.kick, self.rough))
+        return Balance(drift, kick, self.source[np.ix_(modes, modes)], self.dt, metric, rough)
 
     def decay(self, M: np.ndarray) -> np.ndarray:
         """``-(A M + M A^T)``."""
@@ -100,17 +117,37 @@ class Balance:
             return scipy.linalg.solve_continuous_lyapunov(self.drift, -M)
         return np.stack([self.undecay(one) for one in M])
 
-    def radius(self) -> tuple[float, np.ndarray]:
-        """Spectral radius of ``L^{-1} spread`` and its leading matrix (positive semidefinite, unit trace)."""
+    def radius(self, start: np.ndarray | None = None) -> tuple[float, np.ndarray]:
+        """Spectral radius of ``L^{-1} spread`` and its leading matrix (positive semidefinite, unit trace).
+
+        Where the map is dear, the search begins at `start` (d, d).
+        """
         half = self.half
         if self.kick is None and self.drift.ndim == 1:
             # Diagonal matrices stay so, each entry with its ratio dt a^2 / (-2 a).
             fastest = int(np.argmax(np.abs(self.drift)))
             return 0.5 * self.dt * abs(float(self.drift[fastest])), np.diag(np.eye(half.dim)[fastest])
-        value, vector = _leading(half, lambda M: self.undecay(self.spread(M)))
-        leading = half.unpack(vector)  # of either sign; unit trace makes it positive
+        if self.rough is not None:
+            value, leading = self._sought(np.eye(half.dim) if start is None else start)
+        else:
+            value, vector = _leading(half, lambda M: self.undecay(self.spread(M)))
+            leading = half.unpack(vector)  # of either sign; unit trace makes it positive
         trace = np.trace(leading)
         return value, leading / trace if trace else leading
+
+    def _sought(self, start: np.ndarray) -> tuple[float, np.ndarray]:
+        """`radius` where the map is dear: found with the rough kick, measured with the kick."""
+        size = np.ones(len(self.drift)) if self.metric is None else np.abs(self.metric)
+        # In this inner product the gradient batch's map is symmetric: an eigenvalue's error is of second
+        # order in its matrix's.
+        root = np.sqrt(-(self.drift[:, None] + self.drift) / np.outer(size, size))
+
+        def scaled(kick: Map | None) -> Map:
+            return lambda M: root * self.undecay(self._spread(kick, M / root))
+
+        leading = _krylov(scaled(self.rough), root * start)
+        value = float(np.vdot(leading, scaled(self.kick)(leading)) / np.vdot(leading, leading))
+        return value, leading / root
 
     def stationary(self) -> np.ndarray:
         """The stationary M; call it only where `radius` is below one."""
@@ -130,8 +167,13 @@ class Balance:
         operator = scipy.sparse.linalg.LinearOperator(
             (half.size,) * 2, matvec=lambda v: half.pack(apply(half.unpack(v))), dtype=float
         )
+        dear = self.rough is not None
         solution, failed = scipy.sparse.linalg.gmres(
-            operator, half.pack(base), rtol=1e-12, restart=60, maxiter=200
+            operator,
+            half.pack(base),
+            rtol=_LOOSE if dear else 1e-12,
+            restart=_BASIS if dear else 60,
+            maxiter=200,
         )
         if failed:
             raise ArithmeticError(
@@ -139,6 +181,18 @@ class Balance:
                 "limit."
             )
         return half.unpack(solution)
+
+
+def _within(map_: Map, modes: np.ndarray) -> Map:
+    """A map of (..., d, d) on some of the modes (d,) bool, the others at rest."""
+    chosen = np.flatnonzero(modes)
+
+    def inner(M: np.ndarray) -> np.ndarray:
+        whole = np.zeros((*M.shape[:-2], len(modes), len(modes)))
+        whole[..., chosen[:, None], chosen] = M
+        return map_(whole)[..., chosen[:, None], chosen]
+
+    return inner
 
 
 def _leading(half: Half, apply: Map) -> tuple[float, np.ndarray]:
@@ -162,6 +216,42 @@ def _leading(half: Half, apply: Map) -> tuple[float, np.ndarray]:
     values, vectors = np.linalg.eig(half.matrix(apply))
     top = int(np.argmax(np.abs(values)))
     return float(np.abs(values[top])), np.real(vectors[:, top])
+
+
+def _krylov(apply: Map, start: np.ndarray) -> np.ndarray:
+    """The leading matrix (d, d) of a positive map, by Arnoldi's method from a `start`.
+
+    It looks at the residual after every application: ARPACK looks after twenty, and one may take seconds.
+    """
+    vector = start
+    for _ in range(_RESTARTS):
+        basis, projected = [vector / np.linalg.norm(vector)], np.zeros((_BASIS + 1, _BASIS))
+        for k in range(_BASIS):
+            image = apply(basis[k])
+            for _ in range(2):  # once more: the first pass leaves rounding of what it removes
+                for j, one in enumerate(basis):
+                    overlap = float(np.vdot(one, image))
+                    projected[j, k] += overlap
+                    image -= overlap * one
+            projected[k + 1, k] = rest = float(np.linalg.norm(image))
+            values, vectors = np.linalg.eig(projected[: k + 1, : k + 1])
+            top = int(np.argmax(values.real))
+            value, weights = float(values[top].real), vectors[:, top].real
+            done = rest * abs(weights[-1]) <= _RESIDUAL * value * np.linalg.norm(weights)
+            if done:
+                break
+            basis.append(image / rest)
+        vector = _combined(weights, basis)
+        if done:
+            return vector
+    raise ArithmeticError(f"The second-moment map's radius did not converge in {len(start)} dimensions.")
+
+
+def _combined(weights: np.ndarray, basis: list[np.ndarray]) -> np.ndarray:
+    total = np.zeros_like(basis[0])
+    for weight, one in zip(weights, basis, strict=False):
+        total += weight * one
+    return total
 
 
 def evolve(

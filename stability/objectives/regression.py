@@ -112,6 +112,17 @@ class Regression(Objective, Kept):
         """
         return self._at(w, batch, 2)[2][..., None, None]
 
+    def hessian_factors(self, w: np.ndarray) -> np.ndarray:
+        """Rows ``Z`` (n, outputs, d) at one state (d,): the Hessian of ``f_i`` is ``Z_i^T Z_i + l2 I``.
+
+        A sample's curvature has no larger rank, so that what all samples' Hessians do together asks for no
+        matrix (d, d) per sample.
+        """
+        values, vectors = np.linalg.eigh(self.curvatures(w))
+        roots = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
+        rows = roots.transpose(0, 2, 1)[..., None] * self.X[:, None, None, :]
+        return rows.reshape(self.n_samples, self.outputs, self.dim)
+
     @functools.cached_property
     def reference(self) -> np.ndarray:  # type: ignore[override]
         """The minimizer (d,), to rounding error; raises where there is none."""

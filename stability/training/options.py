@@ -54,7 +54,6 @@ class Rare(TypedDict, total=False):
     dtype: str | None
     keep_every: int | None
     checkpoint_every: float
-    check: bool
 
 
 RARE: Rare = {
@@ -68,7 +67,6 @@ RARE: Rare = {
     "dtype": None,
     "keep_every": None,
     "checkpoint_every": 60.0,
-    "check": True,
 }
 """Their defaults."""
 

@@ -1,0 +1,291 @@
+"""Second moments from samples: what all samples' Hessians do together, with no matrix per sample.
+
+The Hessian of sample s is ``Z_s^T Z_s`` + a constant, with few rows ``Z_s`` (o, d): one for regression. In
+the eigenbasis of the mean Hessian, whose part from the samples is ``diag(h)``, the deviation ``E_s = Z_s^T
+Z_s - diag(h)`` enters second moments as ``E[E M E] = mean_s Z_s^T C_s Z_s - diag(h) M diag(h)``, ``C_s = Z_s
+M Z_s^T``: one small matrix, the *sample weight*, per sample, and two products with all samples.
+
+The Hessian batch bends the preconditioner by ``DP[E] = Phi o E``, entry by entry: where `aligned` says so the
+same map serves, else `Slices` or `Frames` have its square as cheaply as Phi allows.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..noise import blocks
+
+SLICE_BYTES = 2e9
+"""Memory that `Slices` may take; `Frames` take none, and time instead."""
+_SINGLE = 2**26  # numbers above which slices are kept in single precision
+_NEGLIGIBLE = 1e-14  # of the largest: terms of Phi that are rounding
+
+
+class Samples:
+    """All samples' Hessians in the eigenbasis.
+
+    Attributes
+    ----------
+    rows : array (n, o, d)
+        ``Z``.
+    mean : array (d,)
+        ``h``, the diagonal of ``mean_s Z_s^T Z_s``, which has no other entries.
+    """
+
+    def __init__(self, rows: np.ndarray):
+        self.rows = rows
+        self.n, self.rank, self.dim = rows.shape
+        self.mean = np.einsum("sod,sod->d", rows, rows, dtype=float) / self.n
+        self._slices: dict[int, np.ndarray] = {}
+
+    @functools.cached_property
+    def single(self) -> Samples:
+        """The same in single precision, which takes half the time."""
+        return Samples(self.rows.astype(np.float32))
+
+    def parts(self, copies: int = 1) -> Iterator[np.ndarray]:
+        """Blocks of samples (., o, d), small where a sample takes `copies` times its rows."""
+        return (self.rows[part] for part in blocks(self.n, copies * self.rank * self.dim))
+
+    def feed(self, M: np.ndarray) -> np.ndarray:
+        """``mean_s Z_s^T Z_s M Z_s^T Z_s`` for symmetric M (d, d)."""
+        total, M = np.zeros(M.shape), M.astype(self.rows.dtype, copy=False)
+        for Z in self.parts():
+            total += _spread(Z, _weights(Z, M))
+        return total / self.n
+
+    def centred(self, M: np.ndarray) -> np.ndarray:
+        """``mean_s E_s M E_s`` for symmetric M (d, d)."""
+        return self.feed(M) - np.outer(self.mean, self.mean) * M
+
+    def share(self, M: np.ndarray, scale: np.ndarray) -> float:
+        """Trace of ``diag(scale) mean_s E_s M E_s diag(scale)``: the weights tell it alone."""
+        seen = 0.0
+        for Z in self.parts():
+            seen += float(np.sum(_weights(Z, M) * ((Z * scale**2) @ Z.transpose(0, 2, 1))))
+        return seen / self.n - float((scale * self.mean) ** 2 @ np.diag(M))
+
+    @functools.cached_property
+    def variances(self) -> np.ndarray:
+        """Variances (d, d) of the entries of ``E_s``."""
+        total = np.zeros((self.dim,) * 2)
+        for Z in self.parts(self.rank):
+            pairs = (Z[:, :, None] * Z[:, None]).reshape(-1, self.dim)
+            total += pairs.T @ pairs
+        return np.maximum(total / self.n - np.diag(self.mean**2), 0.0)
+
+    def moments(self, entry: int) -> np.ndarray:
+        """``mean_s (Z_s^T Z_s)_ii Z_s^T Z_s`` (d, d) at ``i = entry``."""
+        rows = self.rows * np.linalg.norm(self.rows[:, :, entry], axis=1)[:, None, None]
+        flat = rows.reshape(-1, self.dim)
+        return flat.T @ flat / self.n
+
+    def slices(self, kept: int) -> np.ndarray:
+        """``mean_s (Z_s^T Z_s)_i. (Z_s^T Z_s)_k.^T`` of the first modes i <= k, (pairs, d, d)."""
+        if kept not in self._slices:
+            self._slices = {kept: self._sliced(kept)}  # of one rank, which several methods share
+        return self._slices[kept]
+
+    def _sliced(self, kept: int) -> np.ndarray:
+        pairs = _pairs(kept)
+        result: np.ndarray = np.zeros((len(pairs), self.dim, self.dim), _slice_type(kept, self.dim))
+        for Z in self.parts(2):
+            Z = Z.astype(result.dtype, copy=False)
+            for total, (i, k) in zip(result, pairs, strict=True):
+                total += self._slice(Z, i, k)
+        result /= self.n
+        return result
+
+    def _slice(self, Z: np.ndarray, i: int, k: int) -> np.ndarray:
+        if self.rank == 1:  # symmetric: half the work
+            return _signed_gram(Z[:, 0], Z[:, 0, i] * Z[:, 0, k])
+        left, right = ((Z[:, :, None, m] * Z).sum(axis=1) for m in (i, k))
+        return left.T @ right
+
+
+def _weights(Z: np.ndarray, M: np.ndarray) -> np.ndarray:
+    """``Z_s M Z_s^T`` (n, o, o)."""
+    import scipy
+
+    rank, dim = Z.shape[1:]
+    if rank > 1:
+        return (Z.reshape(-1, dim) @ M).reshape(Z.shape) @ Z.transpose(0, 2, 1)
+    # z^T M z asks for one triangle of M only: half the work.
+    lower = np.tril(M, -1)
+    lower += np.tril(M)
+    trmm = scipy.linalg.blas.get_blas_funcs("trmm", (lower, Z))
+    product = trmm(1.0, lower.T, Z[:, 0].T, lower=0)
+    return np.einsum("ds,sd->s", product, Z[:, 0])[:, None, None]
+
+
+def _spread(Z: np.ndarray, C: np.ndarray) -> np.ndarray:
+    """``sum_s Z_s^T C_s Z_s`` (d, d) for symmetric ``C_s`` (n, o, o)."""
+    if Z.shape[1] == 1:
+        return _signed_gram(Z[:, 0], C[:, 0, 0])
+    values, turn = np.linalg.eigh(C)
+    return _signed_gram((turn.transpose(0, 2, 1) @ Z).reshape(-1, Z.shape[2]), values.ravel())
+
+
+def _signed_gram(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """``rows^T diag(weights) rows``, by Gram matrices of either sign: half the work of a product."""
+    total = np.zeros((rows.shape[1],) * 2, rows.dtype)
+    for sign in (1, -1):
+        chosen = sign * weights > 0
+        if chosen.any():
+            part = rows[chosen] * np.sqrt(np.abs(weights[chosen]))[:, None]
+            total += sign * (part.T @ part)
+    return total
+
+
+def aligned(gains: np.ndarray, divided: np.ndarray) -> float | None:
+    """The number c of ``Phi = -c phi phi^T``, or None where Phi (d, d) is not of this form.
+
+    It is for Newton, damped Newton and the saddle-free method at a minimum. Then ``DP[E] = -c P E P``, and
+    everything is one application of the gradient batch's own map.
+    """
+    outer = np.outer(gains, gains)
+    scale = -float(np.sum(divided * outer) / np.sum(outer**2))
+    return None if np.any(np.abs(divided + scale * outer) > 1e-10 * abs(scale) * np.abs(outer)) else scale
+
+
+class Bend:
+    """What samples do to the preconditioner, ``DP[E_s] = Phi o E_s`` + the motion of a flat tail.
+
+    Parameters
+    ----------
+    samples : Samples
+    divided : array (d, d)
+        ``Phi``.
+    kept : int
+        Of a truncated method: Phi is zero off the first `kept` rows and columns. d for any other.
+    tail : tuple of int and float, optional
+        Of a flat tail: the first mode left out, and the slope of the tail's gain with its eigenvalue.
+    nested : bool
+        Whether `cross` will be asked for.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        divided: np.ndarray,
+        kept: int,
+        tail: tuple[int, float] | None = None,
+        *,
+        nested: bool = False,
+    ):
+        self.samples, self.divided = samples, divided
+        self.mean = np.diag(divided) * samples.mean  # DP of the mean is diagonal
+        self.tail = None if tail is None else np.where(np.arange(samples.dim) < kept, 0.0, tail[1])
+        if self.tail is not None and tail is not None:
+            self.next = tail[0]
+            self.mean = self.mean + self.tail * samples.mean[self.next]
+            self.moving = samples.moments(self.next)
+        whole = kept == samples.dim or nested or 2 * slice_bytes(kept, samples.dim) > SLICE_BYTES
+        self.form: Slices | Frames = (Frames if whole else Slices)(samples, divided, kept)
+
+    def square(self, N: np.ndarray) -> np.ndarray:
+        """``mean_s DP[E_s] N DP[E_s]`` for symmetric N (d, d)."""
+        total = self.form.square(N) - np.outer(self.mean, self.mean) * N
+        if self.tail is None:
+            return total
+        mixed = ((self.divided * self.moving) @ N) * self.tail
+        square = self.moving[self.next, self.next] * np.outer(self.tail, self.tail)
+        return total + mixed + mixed.T + square * N
+
+    def cross(self, M: np.ndarray) -> np.ndarray:
+        """``mean_s E_s M DP[E_s]`` for any M (d, d); of nested batches."""
+        assert isinstance(self.form, Frames)
+        total = self.form.cross(M) - np.outer(self.samples.mean, self.mean) * M
+        return total if self.tail is None else total + (self.moving @ M) * self.tail
+
+    def turned(self, vectors: np.ndarray) -> np.ndarray:
+        """``DP[E_s] v_s`` for a vector of every sample, (n, d) -> (n, d)."""
+        Z = self.samples.rows
+        total = np.einsum("sod,sod->sd", Z, (Z * vectors[:, None]) @ self.divided) - self.mean * vectors
+        if self.tail is None:
+            return total
+        return total + np.sum(Z[:, :, self.next] ** 2, axis=1)[:, None] * self.tail * vectors
+
+
+class Slices:
+    """``X_s = Phi o Z_s^T Z_s`` of a truncated method, by fourth moments with two of its kept modes.
+
+    ``X_s = sum_i e_i b_i^T + b_i e_i^T`` over the r kept modes, so that ``T_ik = mean_s b_i b_k^T`` is all
+    that a square asks for: r (r + 1) / 2 matrices, made once.
+    """
+
+    def __init__(self, samples: Samples, divided: np.ndarray, kept: int):
+        self.pairs = _pairs(kept)
+        psi = divided[:kept].copy()
+        psi[:, :kept] /= 2  # entries between kept modes come twice
+        self.T = samples.slices(kept).copy()
+        for T, (i, k) in zip(self.T, self.pairs, strict=True):
+            T *= psi[i][:, None].astype(T.dtype)
+            T *= psi[k].astype(T.dtype)
+        self.kept = kept
+
+    def square(self, N: np.ndarray) -> np.ndarray:
+        r, single = self.kept, N.astype(self.T.dtype, copy=False)
+        inner, rows, outer = np.zeros((r, r)), np.zeros((r, len(N))), np.zeros_like(single)
+        for T, (i, k) in zip(self.T, self.pairs, strict=True):
+            inner[i, k] = inner[k, i] = np.vdot(T, single)
+            rows[i] += single[k] @ T
+            if i == k:
+                outer += single[i, k] * T
+            else:
+                rows[k] += T @ single[i]
+                outer += single[i, k] * T + single[i, k] * T.T
+        total = outer.astype(float)
+        total[:r, :r] += inner
+        total[:r] += rows
+        total[:, :r] += rows.T
+        return total
+
+
+class Frames:
+    """``X_s = Phi o Z_s^T Z_s`` of any Phi: with ``Phi = sum_a c_a u_a u_a^T``, as ``R_s^T diag(c) R_s``.
+
+    The rows ``R_s`` are ``u_a o Z_s``: exact, at as many times the cost of the gradient batch's own map as
+    Phi has rank.
+    """
+
+    def __init__(self, samples: Samples, divided: np.ndarray, kept: int):
+        values, vectors = np.linalg.eigh(divided)
+        chosen = np.abs(values) > _NEGLIGIBLE * np.max(np.abs(values))
+        self.samples, self.vectors = samples, vectors[:, chosen].T
+        self.signs = np.repeat(values[chosen], samples.rank)
+
+    def _parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for Z in self.samples.parts(len(self.vectors)):
+            yield Z, (self.vectors[None, :, None] * Z[:, None]).reshape(len(Z), -1, self.samples.dim)
+
+    def square(self, N: np.ndarray) -> np.ndarray:
+        total = np.zeros_like(N)
+        for _, R in self._parts():
+            C = self.signs[:, None] * (R @ N @ R.transpose(0, 2, 1)) * self.signs
+            total += R.reshape(-1, len(N)).T @ (C @ R).reshape(-1, len(N))
+        return total / self.samples.n
+
+    def cross(self, M: np.ndarray) -> np.ndarray:
+        """``mean_s Z_s^T Z_s M X_s``."""
+        total = np.zeros_like(M)
+        for Z, R in self._parts():
+            C = (Z @ M @ R.transpose(0, 2, 1)) * self.signs
+            total += Z.reshape(-1, len(M)).T @ (C @ R).reshape(-1, len(M))
+        return total / self.samples.n
+
+
+def _pairs(kept: int) -> list[tuple[int, int]]:
+    return [(i, k) for i in range(kept) for k in range(i, kept)]
+
+
+def _slice_type(kept: int, dim: int) -> type:
+    return np.float32 if len(_pairs(kept)) * dim**2 > _SINGLE else np.float64
+
+
+def slice_bytes(kept: int, dim: int) -> int:
+    """Memory of the slices of so many kept modes, in bytes."""
+    return len(_pairs(kept)) * dim**2 * np.dtype(_slice_type(kept, dim)).itemsize

@@ -1,0 +1,198 @@
+"""Tables of many columns: second moments from samples' own curvature against whole matrices."""
+
+import numpy as np
+import pytest
+
+import stability as st
+from stability.linear import modes
+from stability.noise import DataNoise
+
+DAMPING = 0.2
+METHODS = {
+    "SGD": st.SGD(),
+    "Newton": st.Newton(),
+    "damped Newton": st.DampedNewton(damping=DAMPING),
+    "SFN": st.SFN(damping=DAMPING),
+    "LRSFN": st.LRSFN(rank=3, damping=DAMPING),
+    "LRSFN, flat tail": st.LRSFN(rank=3, damping=DAMPING, tail="flat"),
+    "a gain of one's own": st.Method(gain=lambda lam: 1 / (lam**2 + 0.3)),
+}
+
+
+def table(n: int, d: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Samples of unequal size in columns of unequal size, and targets that are mostly linear in them."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, d)) * np.geomspace(2, 0.3, d) * np.exp(0.5 * rng.standard_normal((n, 1)))
+    return X, X @ rng.standard_normal(d) + rng.standard_normal(n)
+
+
+def objective(model: str, n: int, d: int, *, l2: float = 0.01):
+    X, y = table(n, d)
+    if model == "least squares":
+        return st.least_squares(X, y, l2=l2)
+    if model == "logistic":
+        return st.logistic(X, y > 0, l2=l2)
+    return st.logistic(X[:, : d // 3], np.digitize(y, np.quantile(y, [0.25, 0.5, 0.75])), l2=l2)
+
+
+def linear(F, method: st.Method, kind=None, *, step: float = 1e-9, **batches) -> st.results.LinearFlow:
+    batches = {"batch": 8, "hessian_batch": 5, **batches}
+    lin = st.linearize(st.Flow(F, method, st.Noise.from_data(F, None, **batches), step=step))
+    if kind is not None:
+        lin._noise = kind(lin.flow, lin._noise.turned, lin.eigenvalues)
+    return lin
+
+
+@pytest.mark.parametrize("coupling", ["independent", "nested"])
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("model", ["least squares", "logistic", "four classes"])
+def test_what_samples_say_of_second_moments_is_what_whole_matrices_say(model, name, coupling):
+    F = objective(model, 40, 12)
+    root, m = np.random.default_rng(5).standard_normal((12, 12)), np.linspace(-1, 2, 12)
+    M, told = root @ root.T, []
+    for kind in (modes.FactoredNoise, modes.SampledNoise):
+        noise = linear(F, METHODS[name], kind, coupling=coupling)._noise
+        told.append(
+            [noise.kick(M), noise.gradient_share(M), noise.hessian_spread(), noise.cross(m), noise.push]
+        )
+    size = [np.abs(noise.kick(M)).max(), 0, 0, np.abs(m).max(), 1]  # cross may be nothing but rounding
+    for whole, samples, extra in zip(*told, size, strict=True):
+        assert samples == pytest.approx(whole, rel=1e-10, abs=1e-11 * np.abs(whole).max() + 1e-13 * extra)
+
+
+@pytest.mark.parametrize("name", ["SGD", "damped Newton", "LRSFN, flat tail"])
+def test_theory_from_samples_is_theory_from_whole_matrices(name):
+    F = objective("logistic", 60, 12)
+    whole, samples = (
+        linear(F, METHODS[name], kind, step=0.05) for kind in (modes.FactoredNoise, modes.SampledNoise)
+    )
+    for ask in (
+        lambda lin: lin.step_limit(),
+        lambda lin: lin.covariance(),
+        lambda lin: lin.covariance("continuous"),
+        lambda lin: lin.excess_risk("chain", 0.1),
+        lambda lin: lin.moments(0.5, lin.at + 0.1)[1],
+        lambda lin: lin.validity,
+        lambda lin: lin.tail_exceeds_two,
+        lambda lin: list(lin.limit().shares.values()),
+    ):
+        assert ask(samples) == pytest.approx(ask(whole), rel=1e-9, abs=1e-14)
+
+
+def kronecker_limit(F, step: float, batch: int) -> float:
+    """Radius of SGD's second-moment map at a step, as one matrix of Kronecker products."""
+    eye, n = np.eye(F.dim), F.n_samples
+    each, H = F.per_sample_hessian(F.reference), F.hessian(F.reference)
+    p = (n - batch) / (batch * (n - 1))
+    spread = sum(np.kron(E, E) for E in each - H) / n
+    drift = eye - step * H
+    return np.max(np.abs(np.linalg.eigvals(np.kron(drift, drift) + step**2 * p * spread)))
+
+
+@pytest.mark.parametrize("model", ["least squares", "four classes"])
+def test_sgds_map_has_radius_one_at_the_limit_of_many_columns(model, monkeypatch):
+    monkeypatch.setattr(modes, "DENSE", 0)
+    F = objective(model, 30, 9)
+    assert isinstance(linear(F, st.SGD())._noise, modes.SampledNoise)
+    assert kronecker_limit(F, linear(F, st.SGD()).step_limit(), 8) == pytest.approx(1, abs=1e-10)
+
+
+@pytest.mark.parametrize("name", ["SGD", "damped Newton", "LRSFN", "LRSFN, flat tail"])
+def test_large_maps_are_searched_in_single_precision_and_measured_in_double(name, monkeypatch):
+    F = objective("logistic", 60, 36)
+    exact = linear(F, METHODS[name], step=0.001)
+    monkeypatch.setattr(modes, "_DEAR", 0)
+    sought = linear(F, METHODS[name], step=0.001)
+    assert isinstance(sought._noise, modes.SampledNoise)
+    assert sought.step_limit() == pytest.approx(exact.step_limit(), rel=1e-6)
+    assert sought.excess_risk() == pytest.approx(exact.excess_risk(), rel=1e-6)
+
+
+def test_fewer_samples_than_columns_are_the_theory_of_the_directions_they_span():
+    X, y = table(20, 45)
+    directions = np.linalg.svd(X, full_matrices=False)[2].T
+    wide, narrow = st.least_squares(X, y, l2=0.1), st.least_squares(X @ directions, y, l2=0.1)
+    for name in ("SGD", "damped Newton", "LRSFN"):
+        one, other = (linear(F, METHODS[name], step=1e-3) for F in (wide, narrow))
+        assert isinstance(one._noise, modes.SampledNoise)
+        assert one.step_limit() == pytest.approx(other.step_limit(), rel=1e-9)
+        assert one.covariance() == pytest.approx(
+            directions @ other.covariance() @ directions.T, rel=1e-8, abs=1e-14
+        )
+
+
+def test_at_an_interpolating_minimum_the_directions_that_no_sample_sees_rest():
+    X, _ = table(20, 45)
+    directions = np.linalg.svd(X, full_matrices=False)[2].T
+    w = directions @ np.ones(20)
+    limits = []
+    for inputs, at in ((X, w), (X @ directions, np.ones(20))):
+        F = st.least_squares(inputs, X @ w)
+        noise = st.Noise.from_data(F, at, 4)
+        limits.append(st.linearize(st.Flow(F, st.SGD(), noise, step=1e-3), at).step_limit())
+    assert limits[0] == pytest.approx(limits[1], rel=1e-9)
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.25])
+def test_minibatch_steps_keep_the_leading_second_moment_exactly_at_the_limit(factor):
+    X, _ = table(60, 40)
+    F = st.least_squares(X, X @ np.ones(40))
+    lin = linear(F, st.SGD(), batch=4)
+    assert isinstance(lin._noise, modes.SampledNoise)
+    limit, leading = lin._limit(1)
+    rng, paths = np.random.default_rng(3), 20_000
+    root = lin.vectors @ np.linalg.cholesky(leading + 1e-12 * np.eye(40))
+    before = rng.standard_normal((paths, 40)) @ root.T
+    batches = lin.flow.noise_model.draw_batches(paths, rng).gradient
+    after = before - factor * limit * F.gradient(lin.at + before, batch=batches)
+    grown = np.sum(after**2, axis=1) - np.sum(before**2, axis=1)
+    z = grown.mean() / (grown.std() / np.sqrt(paths))
+    if factor == 1:
+        assert abs(z) < 4
+    else:
+        assert np.sign(factor - 1) * z > 8
+
+
+def radius_by_weights(F, step: float, batch: int) -> float:
+    """Of SGD's map at a step, on one weight per sample: an n x n matrix, nothing of this package in it."""
+    lam, Q = np.linalg.eigh(F.X.T @ F.X / len(F.X))
+    Z, n = F.X @ Q, len(F.X)
+    p = (n - batch) / (batch * (n - 1))
+    R = step / (lam[:, None] + lam - step * np.outer(lam, lam))
+    R = p * R / (1 + p * R * np.outer(lam, lam))
+    T = np.array([np.einsum("sj,sj->s", (Z * z) @ R, Z * z) for z in Z]) / n
+    return np.max(np.abs(np.linalg.eigvals(T)))
+
+
+@pytest.mark.slow
+def test_three_hundred_columns_have_the_limit_of_the_weights_of_their_samples():
+    rng = np.random.default_rng(2)
+    X = (rng.random((400, 300)) < 0.05) * rng.lognormal(0, 0.5, (400, 300))
+    F = st.least_squares((X - X.mean(0)) / X.std(0), rng.standard_normal(400))
+    lin = linear(F, st.SGD(), batch=32)
+    assert radius_by_weights(F, lin.step_limit(), 32) == pytest.approx(1, abs=1e-6)
+    assert lin.step_limit() < 0.3 * lin.step_limit("mean")
+
+
+def test_a_class_with_a_law_of_its_own_is_not_read_as_the_datas():
+    class Doubled(DataNoise):
+        def factors(self, w):
+            return type(super().factors(w))(*(2 * part for part in super().factors(w)))
+
+    F = objective("least squares", 60, 36)
+    noise = Doubled(F, None, 8, hessian_batch=None, replacement=False, coupling="independent")
+    plain = st.Noise.from_data(F, None, 8)
+    limits = [st.linearize(st.Flow(F, st.SGD(), law, step=1e-3)).step_limit() for law in (plain, noise)]
+    assert limits[1] < 0.7 * limits[0]
+
+
+def test_minibatches_of_many_columns_are_simulated_and_their_sde_is_refused_with_its_size():
+    F = objective("least squares", 20, 150)
+    flow = st.Flow(F, st.SGD(), st.Noise.from_data(F, None, 4), step=1e-3)
+    moved = st.simulate(flow, start=F.reference, t_end=2e-3, paths=3, seed=0, level="iteration")
+    assert np.isfinite(moved.states).all()
+    with pytest.raises(ValueError, match=r"takes 1\.1 GB in 150 dimensions; 139 .* \(level='iteration'\)"):
+        st.simulate(flow, start=F.reference, t_end=2e-3, paths=3, seed=0)
+    bent = st.linearize(st.Flow(F, st.SFN(damping=1.0), flow.noise_model, step=1e-3))
+    with pytest.raises(ValueError, match="139 dimensions are the most"):
+        bent.step_limit(order=2)
