@@ -10,13 +10,13 @@ import numpy as np
 
 from .. import _check, datasets
 from .._check import Interrupted
-from ..datasets.table import read_table
 from ..methods.method import LRSFN, SGD
 from ..objectives.network import Network, autoencoder, mlp
 from ..training.history import History
 from ..training.minimize import minimize
 from ..training.options import Adam
 from ..training.problem import Progress
+from ._reading import table_of
 
 STEPS = {"sgd": 0.1, "momentum": 0.01, "adam": 1e-3}
 """The field's usual steps, where none is given; lrsfn then measures its own."""
@@ -53,6 +53,7 @@ def prepare(
     l2: float,
     dtype: str,
     seed: int,
+    reading: dict[str, Any] | None = None,
 ) -> Training:
     """Read the data, hold a fifth of the samples back, and build the network.
 
@@ -61,7 +62,7 @@ def prepare(
     ValueError
         If the data cannot be read, or the target is missing where one is needed.
     """
-    X, y, about = _data(data, model, target)
+    X, y, about = _data(data, model, target, reading or {})
     rows = np.random.default_rng(seed).permutation(len(X))
     cut = len(X) - max(1, int(HELD_OUT * len(X)))
     fit, held = rows[:cut], rows[cut:]
@@ -80,10 +81,14 @@ def prepare(
     return Training(train, train.on(X[held], y[held]), about, wanted)
 
 
-def _data(data: str, model: str, target: str | None) -> tuple[np.ndarray, np.ndarray, str]:
+def _data(
+    data: str, model: str, target: str | None, reading: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray, str]:
     if data in ("digits", "mnist"):
         if target is not None:
             raise ValueError("`--target` is for a CSV file.")
+        if given := [name for name, value in reading.items() if value]:
+            raise ValueError(f"`--{given[0].replace('_', '-')}` is for a CSV file.")
         try:
             images = getattr(datasets, data)()
         except ImportError as error:
@@ -93,10 +98,11 @@ def _data(data: str, model: str, target: str | None) -> tuple[np.ndarray, np.nda
         raise ValueError(f"`--data` must be digits, mnist or a CSV file; got {data!r}.")
     if target is None:
         raise ValueError("A CSV file needs `--target`: the column to predict (an autoencoder leaves it out).")
-    table = read_table(data, target=target, model="network")
+    table = table_of(data, target, "network", reading)
     what = f"{len(table.classes)} classes" if table.classes else "a number"
     size = f"{len(table.X)} samples, {len(table.columns)} columns"
-    return table.X, table.y, f"{Path(data).name}: {size}, {target!r} is {what}"
+    about = [f"{Path(data).name} ({table.reading}): {size}, {table.target!r} is {what}"]
+    return table.X, table.y, "\n".join([*about, *(f"note: {note}" for note in table.notes)])
 
 
 def run(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from .. import _check
 from ._main import main
+from ._reading import reads_a_table, table_of
 
 
 @main.command(
@@ -20,7 +22,7 @@ from ._main import main
     "path",
     required=True,
     type=click.Path(path_type=Path),
-    help="A CSV file with a header line; columns are standardized.",
+    help="A table in text with a header line, packed or not; columns are standardized.",
 )
 @click.option("--target", required=True, help="The column to predict.")
 @click.option(
@@ -56,6 +58,7 @@ from ._main import main
     "--rank", default=None, type=int, help="Rank of LRSFN; 10 or the number of columns if not given."
 )
 @click.option("--l2", default=0.01, show_default=True, type=float, help="Weight of the ridge.")
+@reads_a_table
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for a program.")
 def bound(
     path: Path,
@@ -70,6 +73,7 @@ def bound(
     rank: int | None,
     l2: float,
     as_json: bool,
+    **reading: Any,
 ) -> None:
     """Bounds for your own table: fit the model, estimate the minibatch noise, ask every method.
 
@@ -77,15 +81,18 @@ def bound(
     risk at --step, the validity indicator (trust below 0.1) and what limits the step. (L2) corrects for
     Hessian noise to second order.
     """
-    from ..datasets.table import read_table
     from ..linear.bounds import bounds
     from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Newton
     from ..noise import Noise
-    from ..objectives.regression import least_squares, logistic
+    from ..objectives.regression import Regression, least_squares, logistic
 
     step = _check.positive("--step", step)
-    table = read_table(path, target=target, model=model)
-    objective = (logistic if model == "logistic" else least_squares)(table.X, table.y, l2=l2)
+    table = table_of(path, target, model, reading)
+    objective: Regression = (
+        logistic(table.X, table.y, l2=l2, classes=len(table.classes))
+        if model == "logistic"
+        else least_squares(table.X, table.y, l2=l2)
+    )
     rank = min(10, objective.dim) if rank is None else rank
     compared = [SGD(), Newton(), DampedNewton(damping=damping), SFN(damping=damping)]
     compared += [LRSFN(rank=rank, damping=damping, tail=tail) for tail in ("damping", "flat")]
@@ -96,8 +103,10 @@ def bound(
     if as_json:
         about = {
             "file": str(path),
-            "target": target,
+            "target": table.target,
             "model": model,
+            "reading": table.reading,
+            "notes": list(table.notes),
             "samples": objective.n_samples,
             "columns": list(table.columns),
             "classes": list(table.classes),
@@ -107,10 +116,13 @@ def bound(
         click.echo(json.dumps(about | result.to_json(), indent=1, allow_nan=False))
         return
     lam = result.eigenvalues
+    predicted = f"{table.target!r}" + (f", {len(table.classes)} classes" if len(table.classes) > 2 else "")
     click.echo(
-        f"{path.name}: {objective.n_samples} samples, {objective.dim} columns with the intercept, {model} "
-        f"for {target!r}, l2 = {l2:g}"
+        f"{path.name} ({table.reading}): {objective.n_samples} samples, {len(table.columns)} columns with "
+        f"the intercept, {model} for {predicted}, l2 = {l2:g}"
     )
+    for note in table.notes:
+        click.echo(f"note: {note}")
     click.echo(
         f"at the minimum: curvature {lam[-1]:.3g} ... {lam[0]:.3g} (condition number {lam[0] / lam[-1]:.3g})"
     )

@@ -13,6 +13,7 @@ from .._check import Interrupted
 from .._saving import jsonable, save
 from ..training.history import History
 from ._main import main
+from ._reading import OPTIONS, reads_a_table
 
 
 @main.command(
@@ -96,6 +97,7 @@ from ._main import main
     default=None,
     help="Save the history there (.json, .npz) and draw it (.png, .svg).",
 )
+@reads_a_table
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for a program.")
 def train(
     data: str,
@@ -114,6 +116,7 @@ def train(
     from . import _training
 
     network = {name: options.pop(name) for name in ("l2", "dtype")} | {"seed": options["seed"]}
+    network["reading"] = {name: options.pop(name) for name in OPTIONS}
     training = _training.prepare(
         data, model=model, hidden=_widths(hidden), activation=activation, target=target, **network
     )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import lzma
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,15 @@ from .. import _check
 from .._display import Grid, settled
 from .._frames import Framed
 from .._saving import Result
+from .cells import NOTHING, tidy
+from .columns import UNNAMED, column_of, complete, matrix, named, others, remarks, usable
+from .dialect import SEPARATORS, Dialect, dialect_of
+from .refusal import Refused
+from .source import Text, text_of
+from .target import Target, target_of
 
 MAX_CELLS = 200_000_000
 """Largest table read, rows x columns: 1.6 GB of float64, about three times that while it is worked on."""
-
-MAX_CLASSES = 20
-"""Most whole numbers that a network's target may hold to be read as classes."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class Table(Result, Framed):
         Name of the column behind `y`.
     classes : tuple of str
         The labels behind 0, 1, ...; empty for regression.
+    reading : str
+        The separator and the decimal mark of the file, and its encoding where it is not UTF-8.
+    notes : tuple of str
+        What was left out, and what should be looked at.
 
     Examples
     --------
@@ -56,6 +62,8 @@ class Table(Result, Framed):
     columns: tuple[str, ...]
     target: str
     classes: tuple[str, ...] = ()
+    reading: str = ""
+    notes: tuple[str, ...] = ()
 
     def _columns(self) -> Mapping[str, Any]:
         return dict(zip(self.columns, self.X.T, strict=True)) | {self.target: self.y}
@@ -66,108 +74,316 @@ class Table(Result, Framed):
         spread = zip(self.columns, self.X.mean(axis=0), self.X.std(axis=0), strict=True)
         rows = [(name, settled(mean, 1.0), std) for name, mean, std in spread]
         yield Grid([("column", ""), ("mean", ".3g"), ("std", ".3g")], rows)
+        yield from self.notes
 
 
-def read_table(path: str | Path, *, target: str, model: str) -> Table:
-    """Read a CSV with a header line; standardize its columns and append an intercept.
+def read_table(
+    path: str | Path,
+    *,
+    target: str,
+    model: str,
+    encoding: str | None = None,
+    separator: str | None = None,
+    decimal: str | None = None,
+    header: bool | None = None,
+    columns: Sequence[str] | None = None,
+    drop: Sequence[str] = (),
+    one_hot: bool = False,
+    missing: str | None = None,
+) -> Table:
+    """Read a table in text; standardize its columns and append an intercept.
 
-    For a network the target is a class where it holds text, truth values or at most 20 whole numbers, else a
-    number.
+    Separator, decimal mark, and a column that only counts the rows are found; what was understood is in
+    ``.reading`` and ``.notes``. For a network the target is a class where it holds text, truth values or at
+    most 20 whole numbers, else a number.
 
     Parameters
     ----------
-    path : path of a CSV file
+    path : path of a CSV file, packed with gzip, bzip2, xz, zip or not
     target : str
-        Name of the column to predict; for ``model="logistic"`` it may hold two words.
+        Name of the column to predict; for ``model="logistic"`` it holds words, or few whole numbers.
     model : {"logistic", "least-squares", "network"}
+    encoding : str, optional
+        Such as ``"cp1252"``; by default UTF-8, or what the file's byte-order mark says.
+    separator : str, optional
+        One character, or ``"comma"``, ``"semicolon"``, ``"tab"``, ``"pipe"``, ``"space"``; found by default.
+    decimal : {".", ","}, optional
+        Found by default; the other one may stand between thousands.
+    header : bool, optional
+        Whether the first line holds the names; by default it does, and is refused where it looks like data.
+        Without it the columns are named 1, 2, ...
+    columns, drop : sequence of str
+        The columns to predict from, all others by default, and those to leave out.
+    one_hot : bool
+        Give each word of a column of text but the first a column of its own, of zeros and ones.
+    missing : {"drop", "median"}, optional
+        Leave rows with missing values out, or fill in the column's median (of words the most frequent one).
+        Rows without a target are left out in any case.
 
     Raises
     ------
     ValueError
-        If the file is missing, empty or larger than 2e8 cells; the target is missing or has other than
-        two classes; a column has missing values, text or a constant.
+        If the file is missing, empty or larger than 2e8 cells; the target is missing or has one value only; a
+        column has missing values, text, dates or a constant. Where options get around it, the error names
+        all of them: with them the table is read.
 
     Examples
     --------
     >>> import tempfile, pathlib, stability as st
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder) / "flowers.csv"
-    ...     _ = path.write_text("length,kind\\n1.0,iris\\n2.0,rose\\n3.0,rose\\n")
+    ...     _ = path.write_text("length;kind\\n1,0;iris\\n2,5;rose\\n3,0;rose\\n")
     ...     table = st.read_table(path, target="kind", model="logistic")
-    >>> table.columns, table.classes, table.y
-    (('length', 'intercept'), ('iris', 'rose'), array([0., 1., 1.]))
+    >>> table.columns, table.classes, table.y, table.reading
+    (('length', 'intercept'), ('iris', 'rose'), array([0., 1., 1.]), 'separator semicolon, decimal comma')
     """
     _check.choice("model", model, ("logistic", "least-squares", "network"))
-    frame = _read(Path(path), target)
-    labels = frame.pop(target)
-    if not len(frame.columns):
-        raise ValueError(f"{path} has no column besides the target {target!r}: nothing to predict from.")
-    X = np.stack([_numbers(frame[name], name) for name in frame.columns], axis=1)
-    X, spread = _standardize(X)
-    constant = [name for name, s in zip(frame.columns, spread, strict=True) if s == 0]
-    if constant:
+    if decimal is not None:
+        _check.choice("decimal", decimal, (".", ","))
+    if missing is not None:
+        _check.choice("missing", missing, ("drop", "median"))
+    options = {
+        "target": tidy(target),
+        "model": model,
+        "encoding": encoding,
+        "separator": _separator(separator),
+        "decimal": decimal,
+        "header": header,
+        "columns": _names("columns", columns),
+        "drop": _names("drop", drop) or [],
+        "one_hot": _check.flag("one_hot", one_hot),
+        "missing": missing,
+    }
+    return _Reader(Path(path)).table(options)
+
+
+def _separator(separator: str | None) -> str | None:
+    if separator is None:
+        return None
+    mark = SEPARATORS.get(separator, separator)
+    if len(mark) != 1 or mark in '"\n\r' or mark.isalnum():
         raise ValueError(
-            f"Column {constant[0]!r} is constant: it carries no information beside the intercept. Drop it."
+            f"`separator` must be one character, or one of {', '.join(SEPARATORS)}; got {separator!r}."
         )
-    names = tuple(map(str, frame.columns))
-    if model != "network":
-        X, names = np.hstack([X, np.ones((len(X), 1))]), (*names, "intercept")
-    if model == "logistic":
-        y, classes = _two_classes(labels, target)
-        return Table(X, y, names, target, classes)
-    if model == "network" and _names_classes(labels):
-        y, classes = _classes(labels, target)
-        return Table(X, y, names, target, classes)
-    y, spread = _standardize(_numbers(labels, target)[:, None])
-    if spread[0] == 0:
-        raise ValueError(f"The target {target!r} is constant: there is nothing to fit.")
-    return Table(X, y[:, 0], names, target)
+    return mark
 
 
-def _read(path: Path, target: str) -> Any:
-    import pandas as pd
+def _names(option: str, names: Sequence[str] | None) -> list[str] | None:
+    if names is None:
+        return None
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"`{option}` must be a sequence of names; got {names!r}. Give a list.")
+    return [tidy(name) for name in names]
 
-    try:
-        parts, rows = [], 0
-        header = pd.read_csv(path, nrows=1, header=None, dtype=str, skipinitialspace=True).iloc[0]
-        if header.duplicated().any():  # pandas would rename the second one
+
+class _Reader:
+    """One file, read anew only where the options that say how to read it change."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._how: dict[str, Any] | None = None
+
+    def table(self, options: dict[str, Any]) -> Table:
+        """The table; an error's advice has been tried: with all that it names the table is read."""
+        try:
+            return self._table(options)
+        except Refused as refused:
+            remedy = self._enough(options, refused.remedy)
+            raise Refused(refused.problem, refused.by_hand, remedy) from None
+
+    def _enough(self, options: dict[str, Any], remedy: dict[str, Any]) -> dict[str, Any]:
+        """All that a remedy has to be joined by until the table is read; nothing where that cannot be."""
+        for _ in range(len(options)):
+            if not remedy:
+                break
+            try:
+                self._table(_with(options, remedy))
+                return remedy
+            except Refused as another:
+                more = another.remedy
+                # A remedy that takes back what another asked for goes round in circles.
+                if not more or any(name in remedy and name != "drop" for name in more):
+                    break
+                left_out = [*remedy.get("drop", ()), *more.get("drop", ())]
+                remedy = {**remedy, **more, **({"drop": left_out} if left_out else {})}
+            except ValueError:
+                break
+        return {}
+
+    def _table(self, options: dict[str, Any]) -> Table:
+        frame, dialect, encoding = self._frame(options)
+        target, model = options["target"], options["model"]
+        cells = [(name, frame[place]) for place, name in enumerate(dialect.names)]
+        left_out = set(options["drop"]) - {""}
+        if target in left_out:
+            raise ValueError(f"`drop` names {target!r}, the target. Leave it out of `drop`.")
+        cells = [(name, column) for name, column in cells if name not in left_out]
+        self._unique([name for name, _ in cells])
+        cells, notes = named(cells, [target, *(options["columns"] or [])])
+        cells = [(name, column) for name, column in cells if name not in left_out]
+        known = [name for name, _ in cells]
+        self._has(target, known, options)
+        features = self._features(known, options)
+        if not features:
             raise ValueError(
-                f"{path} has two columns named {header[header.duplicated()].iloc[0]!r}. Rename one."
+                f"{self.path} has no column besides the target {target!r}: nothing to predict from."
             )
-        width = len(header)  # chunks of a fixed number of cells: the limit holds for wide tables too
-        with pd.read_csv(path, chunksize=max(1, 4_000_000 // width), skipinitialspace=True) as reader:
-            for part in _within_limit(reader, path):
-                if not isinstance(
-                    part.index, pd.RangeIndex
-                ):  # pandas takes surplus leading values for row names
-                    raise ValueError(f"{path} has more values in its rows than names in its header.")
-                if target not in part.columns:
-                    known = ", ".join(map(str, part.columns[:12])) + (
-                        ", ..." if len(part.columns) > 12 else ""
-                    )
-                    hint = (
-                        " Is the separator a semicolon? Save the table with commas."
-                        if len(part.columns) == 1 and ";" in known
-                        else ""
-                    )
-                    raise ValueError(f"{path} has no column {target!r}. Its columns: {known}.{hint}")
-                parts.append(part)
-                rows += len(part)
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist.") from None
-    except IsADirectoryError:
-        raise ValueError(f"{path} is a folder, not a CSV file.") from None
-    except (OSError, EOFError, ImportError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
-    except pd.errors.EmptyDataError:
-        raise ValueError(f"{path} is empty.") from None
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a readable CSV table: {str(error).strip()}") from None
-    if rows < 2:
-        raise ValueError(
-            f"{path} has a header but {rows} data row{'s' * (rows != 1)}: at least 2 are needed."
+        by_name = dict(cells)
+        label = target_of(target, by_name[target].to_numpy(dtype=object), dialect.decimal)
+        columns = [column_of(name, by_name[name], dialect.decimal) for name in features]
+        usable(columns, options["one_hot"])
+        notes += remarks(columns)
+        columns, rows, done = complete(columns, label.given, target, options["missing"])
+        label = label.at(rows)
+        y, classes = _predicted(label, model)
+        X, names, origins = matrix(columns)
+        X, spread = _standardize(X)
+        if not spread.all():
+            constant = list(dict.fromkeys(np.array(origins, dtype=object)[spread == 0]))
+            raise Refused(
+                f"Column {constant[0]!r} is constant: it carries no information beside the intercept."
+                + others(constant),
+                "Drop it." if len(constant) == 1 else "Drop them.",
+                {"drop": constant},
+            )
+        if model != "network":
+            X, names = np.hstack([X, np.ones((len(X), 1))]), [*names, "intercept"]
+        reading = f"{dialect}{encoding and f', {encoding}'}"
+        return Table(X, y, tuple(names), target, classes, reading, (*dialect.notes, *notes, *done))
+
+    def _unique(self, names: list[str]) -> None:
+        if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
+            raise Refused(f"{self.path} has two columns named {twice[0]!r}.", "Rename one.", {"drop": twice})
+
+    def _has(self, target: str, known: list[str], options: dict[str, Any]) -> None:
+        if target in known:
+            return
+        near = difflib.get_close_matches(target.lower(), [name.lower() for name in known], 1)
+        meant = [name for name in known if name.lower() in near]
+        if options["header"] is False:
+            meant = known[-1:]
+        raise Refused(
+            f"{self.path} has no column {target!r}. Its columns: {_listed(known)}.",
+            "",
+            {"target": meant[0]} if meant else {},
         )
-    return pd.concat(parts, ignore_index=True)
+
+    def _features(self, known: list[str], options: dict[str, Any]) -> list[str]:
+        """The columns to predict from."""
+        numbered = {f"column {place + 1}" for place, name in enumerate(self._all) if UNNAMED.fullmatch(name)}
+        for option, every in (("columns", {*known}), ("drop", {*self._all, *numbered})):
+            if unknown := [name for name in options[option] or [] if name not in every]:
+                raise ValueError(
+                    f"`{option}` names {unknown[0]!r}, which {self.path} does not have. Its columns: "
+                    f"{_listed(known)}."
+                )
+        wanted = known if options["columns"] is None else options["columns"]
+        return [name for name in dict.fromkeys(wanted) if name != options["target"]]
+
+    def _frame(self, options: dict[str, Any]) -> tuple[Any, Dialect, str]:
+        """The cells as pandas reads them, the target's as text, and how they were read."""
+        how = {name: options[name] for name in ("target", "encoding", "separator", "decimal", "header")}
+        if how != self._how:
+            with text_of(self.path, options["encoding"]) as text:
+                sample, whole = text.sample()
+                if "\0" in sample:
+                    raise ValueError(f"{self.path} is no text: it holds characters of zero.")
+                dialect = dialect_of(
+                    sample,
+                    whole,
+                    self.path,
+                    options["target"],
+                    separator=options["separator"],
+                    decimal=options["decimal"],
+                    header=options["header"],
+                )
+                text.give_back(sample[dialect.skipped :])
+                text.separator = dialect.separator
+                frame, notes = self._cells(text, dialect, options["target"])
+                dialect = replace(dialect, notes=(*dialect.notes, *notes))
+                found = frame, dialect, "" if text.encoding.startswith("utf-8") else text.encoding
+            self._how, self._found, self._all = how, found, dialect.names
+        return self._found
+
+    def _cells(self, text: Text, dialect: Dialect, target: str) -> tuple[Any, list[str]]:
+        """The rows as pandas reads them, and what was passed over."""
+        import pandas as pd
+
+        width = len(dialect.names)
+        options: dict[str, Any] = {
+            "sep": r"\s+" if dialect.separator == " " else dialect.separator,
+            "decimal": dialect.decimal,
+            "header": None,
+            "names": list(range(width)),
+            # As text: of a label 01 or 1.0 the number would be another.
+            "dtype": {dialect.names.index(target): object} if target in dialect.names else None,
+            "na_values": NOTHING,
+            "keep_default_na": False,
+            "skipinitialspace": True,
+            "low_memory": False,
+            "chunksize": max(1, 4_000_000 // width),  # of cells: the limit holds for wide tables too
+        }
+        parts = []
+        try:
+            with pd.read_csv(text, **options) as reader:  # type: ignore[call-overload]
+                for part in _within_limit(reader, self.path):
+                    if not isinstance(part.index, pd.RangeIndex):  # surplus values, taken for names of rows
+                        raise ValueError(f"{self.path} has more values in its rows than names in its header.")
+                    parts.append(part)
+        except pd.errors.EmptyDataError:
+            pass
+        except pd.errors.ParserError as error:
+            if text.failure is not None:
+                raise text.failure from None
+            raise ValueError(f"{self.path} is not a readable CSV table: {_reason(error, dialect)}.") from None
+        frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        empty = frame.isna().all(axis=1).to_numpy() if len(frame) else np.zeros(0, dtype=bool)
+        frame = frame[~empty]  # lines of separators alone
+        notes = [
+            f"{count:,} {what} left out"
+            for count, what in ((text.passed, "remarks (#) among the rows"), (empty.sum(), "empty rows"))
+            if count
+        ]
+        if len(frame) < 2:
+            names = "has a header but " if dialect.has_header else "has "
+            raise ValueError(
+                f"{self.path} {names}{len(frame)} data row{'s' * (len(frame) != 1)}: at least 2 are needed."
+            )
+        return frame, notes
+
+
+def _reason(error: Exception, dialect: Dialect) -> str:
+    """pandas' own words, with the numbers of lines in the file."""
+    told = str(error).strip()
+    if long := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", told):
+        expected, line, saw = map(int, long.groups())
+        return f"expected {expected} values in line {line + dialect.lines}, saw {saw}"
+    if "EOF inside string" in told:
+        row = re.search(r"row (\d+)", told)
+        return "a quoted cell has no end" + (f"; it begins in data row {int(row[1]) + 1}" if row else "")
+    return told.rstrip(".")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+
+
+def _predicted(label: Target, model: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The target as the model takes it, and its classes."""
+    if model == "logistic":
+        place, classes = label.few_classes()
+        return place.astype(float), classes
+    if model == "network" and label.names_classes():
+        return label.classes()
+    y, spread = _standardize(label.as_numbers()[:, None])
+    if spread[0] == 0:
+        raise ValueError(f"The target {label.name!r} is constant: there is nothing to fit.")
+    return y[:, 0], ()
+
+
+def _with(options: Mapping[str, Any], remedy: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with a remedy: what is left out already stays so."""
+    return {**options, **remedy, "drop": [*options["drop"], *remedy.get("drop", ())]}
 
 
 def _within_limit(reader: Any, path: Path) -> Iterator[Any]:
@@ -182,85 +398,12 @@ def _within_limit(reader: Any, path: Path) -> Iterator[Any]:
         yield part
 
 
-def _numbers(column: Any, name: str) -> np.ndarray:
-    import pandas as pd
-
-    try:
-        values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float)
-    except OverflowError:
-        raise ValueError(
-            f"Column {name!r} holds a whole number that is too large for a floating-point number."
-        ) from None
-    missing = column.isna().to_numpy()
-    if missing.any():
-        raise ValueError(
-            f"Column {name!r} has {int(missing.sum())} missing values, the first in data row "
-            f"{int(missing.argmax()) + 1}. Remove or impute them."
-        )
-    text = np.isnan(values)
-    if text.any():
-        row = int(text.argmax())
-        raise ValueError(
-            f"Column {name!r} holds text ({column.iloc[row]!r} in data row {row + 1}). Encode it as numbers "
-            "or drop the column."
-        )
-    return _check.array(f"column {name}", values)
-
-
 def _standardize(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of mean 0 and standard deviation 1, and their spread: 0 where only rounding differs."""
     largest = np.max(np.abs(X), axis=0)
     X = X / np.where(largest > 0, largest, 1.0)  # squares of very large or small units would overflow
-    centred = X - X.mean(axis=0)
+    centred = X - X[:1]  # without a large common part no digit is lost in the mean
+    centred = centred - centred.mean(axis=0)
     spread = np.sqrt(np.mean(centred**2, axis=0))
-    spread = np.where(spread <= 1e-12, 0.0, spread)
+    spread = np.where(spread <= 4 * np.finfo(float).eps, 0.0, spread)
     return centred / np.where(spread > 0, spread, 1.0), spread
-
-
-def _names_classes(labels: Any) -> bool:
-    """Whether a column is read as classes: text, truth values, or few whole numbers."""
-    import pandas as pd
-
-    if labels.dtype.kind not in "iuf":
-        return bool(pd.to_numeric(labels, errors="coerce").isna().any() or labels.dtype.kind == "b")
-    values = labels.dropna().unique()
-    return len(values) <= MAX_CLASSES and bool(np.all(values == np.round(values)))
-
-
-def _classes(labels: Any, target: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Class numbers of any labels, and the labels in order."""
-    _no_missing(labels, target)
-    if labels.dtype == object or labels.dtype.kind not in "biuf":
-        labels = labels.astype(str)  # chunks may have read one label as a number here and as text there
-    found, numbers = np.unique(labels.to_numpy(), return_inverse=True)
-    names = found.tolist()  # Python's own: NumPy's numbers print as np.int64(1)
-    if len(names) == 1:
-        raise ValueError(
-            f"The target {target!r} has one class only ({names[0]!r}): there is nothing to tell apart."
-        )
-    return numbers, tuple(map(str, names))
-
-
-def _no_missing(labels: Any, target: str) -> None:
-    if labels.isna().any():
-        row = int(labels.isna().to_numpy().argmax()) + 1
-        raise ValueError(
-            f"Column {target!r} has {int(labels.isna().sum())} missing values, the first in data row {row}. "
-            "Remove or impute them."
-        )
-
-
-def _two_classes(labels: Any, target: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    _no_missing(labels, target)
-    if labels.dtype == object or labels.dtype.kind not in "biuf":
-        labels = labels.astype(str)  # chunks may have read one label as a number here and as text there
-    values = sorted(labels.unique().tolist())
-    if len(values) == 1:
-        raise ValueError(
-            f"The target {target!r} has one class only ({values[0]!r}): logistic regression needs two."
-        )
-    if len(values) > 2:
-        raise ValueError(
-            f"The target {target!r} has {len(values)} distinct values; logistic regression needs two "
-            "classes. Use --model least-squares?"
-        )
-    return (labels == values[1]).to_numpy(dtype=float), (str(values[0]), str(values[1]))
