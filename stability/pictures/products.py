@@ -93,6 +93,10 @@ def tail_index(result: TailIndex) -> Figure:
     hill.errorbar(
         [result.k], [result.hill], [2 * result.hill_error], fmt="o", ms=4, color=COLORS["SFN"], label="taken"
     )
+    if result.points and np.isfinite(result.index):
+        hill.errorbar(
+            [result.points], [result.index], [2 * result.error], fmt="s", ms=4, color=SURE, label="index"
+        )
     if np.isfinite(result.nu):
         hill.axhline(
             result.nu,
