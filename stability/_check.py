@@ -97,17 +97,130 @@ class Interrupted(KeyboardInterrupt):
         return self.result
 
 
+def numbers_of(name: str, value: Any) -> np.ndarray:
+    """`value` as a NumPy array of real numbers, as wide as they came; no digit, mask or part goes unseen.
+
+    The one way in for arrays of a user's own, given or returned: lists, pandas, PyTorch tensors and whatever
+    else NumPy reads. Raises naming the argument and the fix.
+    """
+    found = value if type(value) is np.ndarray else _on_host(name, value)
+    if found.dtype.kind in "fiub":
+        return found
+    if found.dtype.kind == "c":
+        raise ValueError(
+            f"`{name}` must be an array of numbers; got complex ones. Pass .real where the imaginary part is "
+            "rounding."
+        )
+    # NumPy would read text, dates and None as floats without a word.
+    numeric = found.dtype.kind == "V" and found.dtype.names is None  # as bfloat16 is to NumPy
+    if found.dtype.kind == "O":
+        numeric = not any(isinstance(item, _NO_NUMBERS) for item in found.flat)
+    try:
+        if numeric:
+            return found.astype(float)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"`{name}` must be an array of numbers; got {_short(value)}.{_hint(value)}")
+
+
+_NO_NUMBERS = (str, bytes, complex, np.complexfloating, type(None), np.datetime64, np.timedelta64)
+
+
+def _on_host(name: str, value: Any) -> np.ndarray:
+    """`value` as an array of NumPy's, whatever its numbers are."""
+    hidden = _masked(value)
+    if hidden:
+        raise ValueError(
+            f"`{name}` must be an array without a mask; {hidden} of its entries are masked. Leave them "
+            "out, or fill them: numpy.ma.filled(values, fill_value)."
+        )
+    home = {kind.__module__.partition(".")[0] for kind in type(value).__mro__}
+    if "torch" in home and value.device.type == "cpu":
+        value = value.detach()
+        value = value.float() if unit(value) > _UNITS["float16"] else value  # NumPy has no bfloat16
+    elif home & {"torch", "cupy"}:
+        how = ".cpu()" if "torch" in home else ".get()"
+        raise ValueError(
+            f"`{name}` must be an array on the host; got one on {value.device}. Pass it as {how}."
+        )
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(
+            f"`{name}` must be an array of numbers; got {_short(value)}.{_hint(value)}"
+        ) from None
+
+
+def _masked(value: Any) -> int:
+    """How many entries a mask hides, in lists of arrays too: NumPy drops those masks."""
+    if isinstance(value, np.ma.MaskedArray):
+        return int(np.count_nonzero(np.ma.getmaskarray(value)))
+    if not isinstance(value, (list, tuple)):
+        return 0
+    plain = all(issubclass(kind, (numbers.Number, str)) for kind in set(map(type, value)))
+    return 0 if plain else sum(map(_masked, value))
+
+
+def _hint(value: Any) -> str:
+    """What to do with what has numbers, but not as an array."""
+    if hasattr(value, "toarray"):
+        return " Pass a dense array: .toarray()."
+    if getattr(getattr(value, "dtype", None), "names", None):
+        return " Pass numpy.lib.recfunctions.structured_to_unstructured(values)."
+    return ""
+
+
+def returned(name: str, found: Any, beside: Any, shape: tuple[int, ...]) -> Any:
+    """What a user's function gave, of this shape, and of the library and the width of `beside`.
+
+    Raises naming the function, what it gave, and what to return. Whether it is finite is not asked: that
+    paths diverge is no mistake.
+    """
+    kind = type(beside)
+    if type(found) is kind and found.dtype == beside.dtype and found.shape == shape:
+        return found
+    if shape == () and isinstance(found, float):
+        return found
+    here = kind.__module__.partition(".")[0] in ("numpy", "builtins")
+    if here:
+        found = numbers_of(name, found)
+    elif not isinstance(found, kind):
+        raise ValueError(
+            f"`{name}` must give what it is given, {kind.__module__}.{kind.__name__}; got {_short(found)}."
+        )
+    if tuple(found.shape) != tuple(shape):
+        how = _reshape(found, shape)
+        raise ValueError(f"`{name}` must have shape {tuple(shape)}; got shape {tuple(found.shape)}.{how}")
+    if here:
+        dtype = getattr(beside, "dtype", np.dtype(float))
+        with np.errstate(over="ignore"):
+            return found.astype(dtype if dtype.kind == "f" else float, copy=False)
+    import array_api_compat
+
+    xp = array_api_compat.array_namespace(beside)
+    if xp.isdtype(found.dtype, "complex floating"):
+        raise ValueError(f"`{name}` must give real numbers; got {found.dtype}. Return the real part.")
+    return xp.astype(found, beside.dtype, copy=False)
+
+
+def _reshape(found: Any, shape: tuple[int, ...]) -> str:
+    """What to do with a result of another shape, where axes of length one are all that differs."""
+    if [n for n in found.shape if n != 1] == [n for n in shape if n != 1]:
+        return f" Return it with .reshape({tuple(shape)})."
+    return " Its last axes are the coordinates'; those before them are the batch of states."
+
+
 def array(
-    name: str, value: Any, *, shape: str | None = None, ndim: int | tuple[int, ...] | None = None
+    name: str,
+    value: Any,
+    *,
+    shape: str | None = None,
+    ndim: int | tuple[int, ...] | None = None,
+    advice: str = "Remove or impute them.",
 ) -> np.ndarray:
     """`value` as a finite float64 array; raises naming the argument, its shape and what was wrong."""
-    try:
-        result = np.asarray(value)
-        if np.iscomplexobj(result):
-            raise TypeError
-        result = result.astype(float)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"`{name}` must be an array of numbers; got {_short(value)}.") from None
+    with np.errstate(over="ignore"):  # of wider numbers; found below
+        result = numbers_of(name, value).astype(float)
     allowed = (ndim,) if isinstance(ndim, int) else ndim
     if allowed is not None and result.ndim not in allowed:
         wanted = shape or " or ".join(f"{n} axes" for n in allowed)
@@ -115,15 +228,18 @@ def array(
     bad = int(np.count_nonzero(~np.isfinite(result)))
     if bad:
         raise ValueError(
-            f"`{name}` must be finite; {bad} of its {result.size} entries are nan or infinite. Remove or "
-            "impute them."
+            f"`{name}` must be finite; {bad} of its {result.size} entries are nan or infinite. {advice}"
         )
     return result
 
 
-def shaped(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """`value` as a finite array of exactly this shape."""
-    result = array(name, value)
+def shaped(name: str, value: Any, shape: tuple[int, ...], *, at: Any = None) -> np.ndarray:
+    """`value` as a finite array of exactly this shape; `at` is the state where a function gave it."""
+    advice = "Remove or impute them."
+    if at is not None:
+        place = np.array2string(np.asarray(at), precision=4, threshold=6)
+        advice = f"Choose another point than {place}, where the function is smooth, or mend the derivative."
+    result = array(name, value, advice=advice)
     if result.shape != shape:
         raise ValueError(f"`{name}` must have shape {shape}; got shape {result.shape}.")
     return result
@@ -196,18 +312,55 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+_UNITS = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
+
+
+def unit(*forms: Any) -> float:
+    """The rounding unit of the arithmetic that numbers came from: their type's, or that of a narrower one.
+
+    Numbers that were computed in float32 and converted keep its errors: nearly all of them then fill 24 bits,
+    and none has more.
+    """
+    return max(map(_unit, forms))
+
+
+def _unit(values: Any) -> float:
+    own = _UNITS.get(str(getattr(values, "dtype", "")).rpartition(".")[2], _UNITS["float64"])
+    if own > _UNITS["float64"] or not isinstance(values, np.ndarray) or values.dtype != float:
+        return own
+    with np.errstate(all="ignore"):
+        single = values.astype(np.float32)
+    if not np.array_equal(single, values):
+        return own
+    filled = single[single != 0]
+    digits = np.ldexp(np.frexp(filled)[0], 16)
+    # Whole numbers and short fractions are exact in any type, and tell nothing.
+    rough = (digits != np.rint(digits)) & (filled != np.rint(filled))
+    return _UNITS["float32"] if rough.size and np.mean(rough) > 0.5 else own
+
+
+def asymmetry(*forms: Any) -> float:
+    """The share of a matrix's largest entry that rounding may put between it and its transpose.
+
+    1e-8 in float64, and by the root of the rounding unit elsewhere.
+    """
+    return 1e-8 * (unit(*forms) / _UNITS["float64"]) ** 0.5
+
+
 def symmetric(
     name: str,
-    matrix: np.ndarray,
+    matrix: Any,
     *,
     advice: str = "Check the derivative with st.check_derivatives, or pass (H + H.T) / 2.",
 ) -> np.ndarray:
     """`matrix` (..., d, d) symmetrised, or an error that says how far from symmetric it is."""
+    given, matrix = matrix, numbers_of(name, matrix)
+    allowed, matrix = asymmetry(given, matrix), matrix.astype(float, copy=False)
     if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
         raise ValueError(f"`{name}` must have shape (..., d, d); got shape {matrix.shape}.")
     transposed = np.swapaxes(matrix, -1, -2)
     gap, size = np.max(np.abs(matrix - transposed), initial=0.0), np.max(np.abs(matrix), initial=0.0)
-    if not gap <= 1e-8 * max(size, 1e-300):
+    if not gap <= allowed * max(size, 1e-300):
         raise ValueError(
             f"`{name}` must be symmetric; its largest |H_ij - H_ji| is {gap:.3g} against entries up to "
             f"{size:.3g}. {advice}"
@@ -215,14 +368,24 @@ def symmetric(
     return 0.5 * (matrix + transposed)
 
 
-def covariance(name: str, matrix: np.ndarray) -> np.ndarray:
-    """`matrix` (d, d) as a symmetric positive semidefinite array."""
-    matrix = symmetric(name, matrix, advice="Pass (C + C.T) / 2.")
+def covariance(name: str, value: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """`value` (d, d), as it came, as a finite symmetric positive semidefinite array."""
+    allowed = 1e-10 * (unit(value, numbers_of(name, value)) / _UNITS["float64"]) ** (2 / 3)
+    if shape is not None:
+        shaped(name, value, shape)
+    matrix = symmetric(name, value, advice="Pass (C + C.T) / 2.")
     if matrix.size == 0:
         raise ValueError(f"`{name}` must not be empty; got shape {matrix.shape}.")
     low, high = np.linalg.eigvalsh(matrix)[[0, -1]]
-    if low < -1e-10 * max(abs(high), 1e-300):
-        raise ValueError(f"`{name}` must be positive semidefinite; its smallest eigenvalue is {low:.3g}.")
+    high = max(abs(low), abs(high))
+    if low < -allowed * max(high, 1e-300):
+        raise ValueError(
+            f"`{name}` must be positive semidefinite; its smallest eigenvalue is {low:.3g}. Check how it was "
+            "estimated: a covariance (d, d) is the mean of products of deviations."
+        )
+    if low < -1e-10 * high:  # rounding of narrower numbers, which nothing later should meet
+        values, vectors = np.linalg.eigh(matrix)
+        return (vectors * np.maximum(values, 0.0)) @ vectors.T
     return matrix
 
 

@@ -60,18 +60,18 @@ def _kind(path: Path) -> str | None:
 def write(path: str | Path, content: bytes) -> Path:
     """Write a file so that readers, and whoever comes after a kill, see it as it was or as it will be.
 
-    Under a private name in the same folder first, then renamed: a link at `path` is replaced, and what it
-    leads to stays as it is. Its permissions are those of a new file.
+    Under a private name in the same folder first, then renamed; its permissions are those of a new file. A
+    link at `path` is neither followed nor replaced (``/dev/stdout`` is one), one to its folder is followed.
 
     Raises
     ------
     ValueError
-        If it cannot be written, or what lies there is no file.
+        If it cannot be written, or what lies there is a link or no file.
     """
     path = Path(path)
     half = path.parent / f".stability-{secrets.token_hex(8)}.tmp"
     try:
-        _refuse_special(path)
+        _refuse_other(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         _tidy(path.parent)
         try:
@@ -88,8 +88,10 @@ def write(path: str | Path, content: bytes) -> Path:
     return path
 
 
-def _refuse_special(path: Path) -> None:
-    """A rename would put a file in a device's place."""
+def _refuse_other(path: Path) -> None:
+    """A rename would put a file in the place of a link or a device."""
+    if path.is_symlink():
+        raise OSError(0, f"it is a link to {os.readlink(path)}")
     with suppress(FileNotFoundError):
         kind = _kind(path)
         if kind is not None:

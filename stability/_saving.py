@@ -1,6 +1,7 @@
 """Results: provenance, saving and loading.
 
-Arrays go to an npz, everything else to a JSON beside it; never a pickle, which would run what it holds.
+One file for each: arrays as NumPy keeps them, everything else as JSON; never a pickle, which would run what
+it holds.
 """
 
 from __future__ import annotations
@@ -8,11 +9,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import io
 import json
 import math
-import os
 import platform
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -22,10 +22,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from . import _archive, _files
 from ._display import Grid, Shown
 
-FORMAT = 1
-_INSIDE = ":"  # begins the names of arrays that lie deeper than a field
+FORMAT = 2
+DEEPEST = 100
+"""Most levels of lists, mappings and objects inside one another that are written."""
+_INSIDE = ":"  # begins the names of arrays that have none of their own
+_READABLE = re.compile(r"[\w .,+-]+(/[\w .,+-]+)?")
+_WORDS = ({"float"}, {"array"}, {"tuple"}, {"mapping"}, {"kept", "values"})  # keys that mean something else
 _KINDS: dict[str, type[Kept]] = {}
 _LATER: dict[str, Callable[[], type[Kept]]] = {}
 
@@ -71,7 +76,7 @@ class Result(Shown, Kept):
     __hash__ = None  # type: ignore[assignment]  # arrays inside may change
 
     def save(self, path: str | Path) -> Path:
-        """Write this result as ``PATH.npz`` and ``PATH.json``; `stability.load` reads it back."""
+        """Write this result as ``PATH.npz``; `stability.load` reads it back."""
         return save(self, path)
 
 
@@ -174,12 +179,23 @@ def jsonable(value: Any) -> Any:
     return value if value is None or isinstance(value, str) else repr(value)
 
 
-def save(result: Any, path: str | Path) -> Path:
-    """Write a result as ``PATH.npz`` and ``PATH.json``; returns the JSON's path.
+def save(result: Any, path: str | Path, *, readable: bool = False) -> Path:
+    """Write a result as the one file ``PATH.npz``; returns its path.
 
-    Arrays are kept as they are. What theory answers from is kept too: a method's gain as the list of its
-    operations, a user's own included; the noise; the objective, or of one that no file can hold its
-    quadratic model at the critical point. A theorem is derived again when it is read back.
+    Whole or not at all, also where the process is killed or the disk is full, and sealed by a checksum of
+    everything in it. Arrays are kept as they are, and `numpy.load` reads them too. What theory answers from
+    is kept as well: a method's gain as the list of its operations, a user's own included; the noise; the
+    objective, or of one that no file can hold its quadratic model at the critical point. A theorem is
+    derived again when it is read back.
+
+    Parameters
+    ----------
+    result : a result of this package
+    path : path
+        With ``.npz`` or without. A linked folder is followed; a link in the file's place is refused.
+    readable : bool
+        Leave ``PATH.json`` beside it too: a copy of everything but the arrays, to be looked at and compared.
+        It is never read back.
 
     Raises
     ------
@@ -196,28 +212,38 @@ def save(result: Any, path: str | Path) -> Path:
     array([0., 1., 2.])
     """
     arrays: dict[str, np.ndarray] = {}
-    values: dict[str, Any] = {}
     kind = _kind(result)
-    for name, value in result._kept().items():
-        if isinstance(value, np.ndarray):
-            arrays[name] = value
-        elif isinstance(value, Mapping) and value and all(isinstance(v, np.ndarray) for v in value.values()):
-            arrays.update({f"{name}/{key}": v for key, v in value.items()})
-        else:
-            values[name] = _encode(value, arrays)
-    stream = io.BytesIO()
-    np.savez_compressed(stream, allow_pickle=False, **arrays)
-    packed = stream.getvalue()
-    # The checksum ties the two files together: cut off between them, a write is found out on loading.
-    record = {"kind": kind, "format": FORMAT, "crc32": zlib.crc32(packed), "values": values}
-    text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    values = {name: _encode(value, arrays, name) for name, value in result._kept().items()}
+    record = {"kind": kind, "format": FORMAT, "values": values}
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
     base = _base(path)
+    copy = _beside(base, ".json")
+    _files.write(_beside(base, ".npz"), _archive.pack(arrays, text))
+    if readable or _is_copy(copy):
+        _files.write(copy, text.encode())
+    return _beside(base, ".npz")
+
+
+def _is_copy(path: Path) -> bool:
+    """Whether the JSON there was written beside an earlier result, and would now tell of that one."""
     try:
-        base.parent.mkdir(parents=True, exist_ok=True)
-        _replace({_beside(base, ".npz"): packed, _beside(base, ".json"): text.encode()})
-    except OSError as error:
-        raise ValueError(f"{base} cannot be written ({error.strerror}). Choose another place.") from None
-    return _beside(base, ".json")
+        record = json.loads(_record_of(path))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and record.keys() - {"crc32"} == {"kind", "format", "values"}
+
+
+def digest(*values: Any) -> str:
+    """One line that changes with any bit of what a file would keep of these values.
+
+    Raises
+    ------
+    ValueError
+        If no file can hold one of them.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    text = json.dumps(_encode(list(values), arrays))
+    return _archive.digest(arrays, [text])
 
 
 def keeps(value: Any) -> bool:
@@ -248,13 +274,16 @@ def _kind(value: Any) -> str:
 
 
 def load(path: str | Path) -> Any:
-    """Read back what `save` wrote; give either file's name or their common base.
+    """Read back what `save` wrote; give its name with ``.npz`` or without.
+
+    Nothing in the file is run. Pairs of a ``.npz`` and a ``.json``, as earlier versions wrote, are read as
+    well; their ``.json`` has no checksum: save them again.
 
     Raises
     ------
     ValueError
-        If a file is missing, damaged, of an unknown kind or of a newer format, or if the two were not
-        written together.
+        If the file is missing, damaged in any bit, no result, of an unknown kind or a newer format, or would
+        unpack to more than 1 GB and more than a hundred times its size.
 
     Examples
     --------
@@ -266,54 +295,74 @@ def load(path: str | Path) -> Any:
     True
     """
     base = _base(path)
+    place = _files.regular(_beside(base, ".npz"))
     try:
-        packed, text = _beside(base, ".npz").read_bytes(), _beside(base, ".json").read_bytes()
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{error.filename} does not exist: a result is a .npz and a .json side by side."
-        ) from None
+        found = _archive.unpack(place)
+        kind, values = _pair(base) if found is None else _read(*found)
+        return _build(kind, values)
+    except ImportError:  # of an extra that the result needs
+        raise
     except OSError as error:
-        raise ValueError(f"{base} cannot be read ({error.strerror}).") from None
-    try:
-        record = json.loads(text)
-        newer = record["format"] > FORMAT
-        if not newer:  # else what follows the format may mean something else
-            kind, checksum = _known(record["kind"]), record["crc32"]
-            with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-            values = dict(_decode(record["values"], arrays))
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        OSError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-        NotImplementedError,
-    ) as error:
-        raise ValueError(f"{base} is not a saved result ({type(error).__name__}: {error}).") from None
-    if newer:
-        raise ValueError(
-            f"{base} has format {record['format']}, newer than this version reads ({FORMAT}). Update the "
-            "package."
+        raise ValueError(f"{error.filename or place} cannot be read ({error.strerror}).") from None
+    except _Told as error:
+        raise ValueError(f"{place} {error}") from None
+    except _archive.Damaged as error:
+        raise ValueError(f"{place} is damaged: {error}. Save the result again.") from None
+    except Exception as error:  # what a file may hold to make its reader fail has no end
+        raise ValueError(f"{place} is not a saved result ({type(error).__name__}: {error}).") from None
+
+
+class _Told(ValueError):
+    """A refusal whose words follow the file's name."""
+
+
+def _read(arrays: Mapping[str, np.ndarray], text: bytes) -> tuple[type[Kept], dict[str, Any]]:
+    """The kind and the values of what one file holds."""
+    record = json.loads(text, parse_constant=_refuse_constant)
+    if record["format"] > FORMAT:  # what follows it may mean something else
+        raise _Told(
+            f"has format {record['format']}, newer than this version reads ({FORMAT}). Update the package."
         )
-    if checksum != zlib.crc32(packed):
-        raise ValueError(
-            f"{base}.npz and {base}.json do not belong together: a write was cut off, or a file was changed. "
-            "Save the result again."
+    return _known(record["kind"]), dict(_decode(record["values"], arrays))
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _pair(base: Path) -> tuple[type[Kept], dict[str, Any]]:
+    """The kind and the values of a pair of files, as versions before format 2 wrote it."""
+    archive, beside = _beside(base, ".npz"), _beside(base, ".json")
+    if not beside.exists():
+        raise _Told(
+            "is damaged, or was not written by `st.save`: it ends with no checksum. (Earlier versions kept a "
+            f"part of a result in {beside.name} beside it, which is not there.)"
         )
+    record = json.loads(_record_of(beside))
+    if record["format"] != 1 or record["crc32"] != zlib.crc32(archive.read_bytes()):
+        raise _Told(
+            f"and {beside.name} do not belong together: a write was cut off, or a file was changed. Save the "
+            "result again."
+        )
+    with zipfile.ZipFile(archive) as packed:
+        arrays = _archive.arrays_of(packed)
+    kind, values = _known(record["kind"]), dict(_decode(record["values"], arrays))
     for name, value in arrays.items():
         head, _, key = name.partition("/")
         if key:
             values.setdefault(head, {})[key] = value
         elif not name.startswith(_INSIDE):
             values[head] = value
-    try:
-        return _build(kind, values)
-    except TypeError as error:
-        raise ValueError(f"{base} is not a saved {kind.__name__} ({error}).") from None
+    return kind, values
+
+
+def _record_of(path: Path) -> bytes:
+    """The JSON in a file of its own."""
+    with open(_files.regular(path), "rb") as stream:
+        text = stream.read(_archive.MAX_TEXT + 1)
+    if len(text) > _archive.MAX_TEXT:
+        raise ValueError(f"{path} has more than {_archive.MAX_TEXT:,} bytes")
+    return text
 
 
 def _build(kind: type[Kept], values: dict[str, Any]) -> Any:
@@ -324,30 +373,48 @@ def _build(kind: type[Kept], values: dict[str, Any]) -> Any:
     return kind._restored(**values)
 
 
-def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+def _encode(value: Any, arrays: dict[str, np.ndarray], name: str = "", deep: int = 0) -> Any:
     """`value` in strict JSON's terms.
 
     nan and infinities as ``{"float": "nan"}``, arrays by their name among the arrays, kept objects as their
-    kind and values.
+    kind and values, and what JSON lacks by a word for it. `name` is where the value lies in the result.
     """
+    if deep > DEEPEST:
+        raise ValueError(
+            f"A result with more than {DEEPEST} lists, mappings or objects inside one another cannot be "
+            "saved. Keep its numbers as arrays."
+        )
+    inside = functools.partial(_encode, arrays=arrays, deep=deep + 1)
     if isinstance(value, Kept):
-        return {"kept": _kind(value), "values": {k: _encode(v, arrays) for k, v in value._kept().items()}}
+        return {"kept": _kind(value), "values": {k: inside(v) for k, v in value._kept().items()}}
     if isinstance(value, np.ndarray):
-        name = f"{_INSIDE}{len(arrays)}"
-        arrays[name] = value
-        return {"array": name}
+        return {"array": _stored(value, arrays, name)}
     if isinstance(value, Mapping):
-        return {str(k): _encode(v, arrays) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_encode(v, arrays) for v in value]
+        if all(isinstance(key, str) for key in value) and value.keys() not in _WORDS:
+            return {key: inside(v, name=f"{name}/{key}") for key, v in value.items()}
+        return {"mapping": [[inside(key), inside(v)] for key, v in value.items()]}
+    if isinstance(value, tuple):
+        return {"tuple": [inside(v) for v in value]}
+    if isinstance(value, list):
+        return [inside(v) for v in value]
     if isinstance(value, (float, np.floating)) and not math.isfinite(value):
         return {"float": str(float(value))}
-    if not (value is None or isinstance(value, (bool, int, float, str, np.generic))):
+    if not (value is None or isinstance(value, (bool, int, float, str, np.bool_, np.integer, np.floating))):
         raise ValueError(
             f"A result that holds a {type(value).__name__} cannot be saved: a file keeps numbers, text and "
             "this package's own objects. Save its numbers: st.save(st.Study(name, arrays, parameters), path)."
         )
     return jsonable(value)
+
+
+def _stored(value: np.ndarray, arrays: dict[str, np.ndarray], name: str) -> str:
+    """The name of an array among the arrays: its own where that is a plain one."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError("A masked array cannot be saved: its mask would be lost. Save x.filled(np.nan).")
+    if not _READABLE.fullmatch(name) or name in arrays:
+        name = f"{_INSIDE}{len(arrays)}"
+    arrays[name] = value
+    return name
 
 
 def _decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
@@ -359,6 +426,10 @@ def _decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         return float(value["float"])
     if value.keys() == {"array"} and value["array"] in arrays:
         return arrays[value["array"]]
+    if value.keys() == {"tuple"}:
+        return tuple(_decode(v, arrays) for v in value["tuple"])
+    if value.keys() == {"mapping"}:
+        return {_decode(k, arrays): _decode(v, arrays) for k, v in value["mapping"]}
     inside = {k: _decode(v, arrays) for k, v in value.items() if k != "kept"}
     if value.keys() == {"kept", "values"}:
         return _build(_known(value["kept"]), inside["values"])
@@ -372,16 +443,3 @@ def _base(path: str | Path) -> Path:
 
 def _beside(base: Path, suffix: str) -> Path:
     return base.with_name(base.name + suffix)  # not with_suffix: a base may be called step0.5
-
-
-def _replace(contents: Mapping[Path, bytes]) -> None:
-    """Write files so that a reader sees each as it was or as it will be, never half of it."""
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
-    try:
-        for path, content in contents.items():
-            temporary[path].write_bytes(content)
-        for path in contents:
-            os.replace(temporary[path], path)
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)

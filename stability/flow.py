@@ -17,6 +17,7 @@ from .methods.preconditioner import Diagonal, Identity, Spectral, preconditioner
 from .methods.response import check_regular
 from .noise import Minibatches, Noise, Sample
 from .objectives.base import require, trait
+from .objectives.gate import bare
 from .objectives.quadratic import QuadraticModel
 
 
@@ -52,7 +53,7 @@ class Flow(Kept):
     """
 
     def __init__(self, objective: Any, method: Method, noise: Noise | None = None, *, step: float):
-        require(objective, "st.Flow", "dim", "gradient", "hessian")
+        objective = require(objective, "st.Flow", "dim", "gradient", "hessian")
         if not isinstance(method, Method):
             known = (
                 "st.SGD(), st.Newton(), st.DampedNewton(damping=...), st.SFN(damping=...), "
@@ -86,7 +87,7 @@ class Flow(Kept):
                 f"`gradient` noise was given for {len(noise.gradient)} dimensions; the objective has "
                 f"{self.dim}."
             )
-        if noise.objective is not None and noise.objective is not self.objective:
+        if noise.objective is not None and noise.objective is not bare(self.objective):
             raise ValueError(
                 "The noise was estimated from another objective; call Noise.from_data on this flow's "
                 "objective."
@@ -171,7 +172,7 @@ class Flow(Kept):
 
     def _kept(self) -> dict[str, Any]:
         # Noise estimated from data brings the objective along: both must be one and the same.
-        own = None if self.noise_model.objective is not None else self.objective
+        own = None if self.noise_model.objective is not None else bare(self.objective)
         return {"objective": own, "method": self.method, "noise": self.noise_model, "step": self.step}
 
     @classmethod
@@ -249,7 +250,7 @@ class Flow(Kept):
         """
         w = np.asarray(w, dtype=float)
         lift = (slice(None), *(None,) * (w.ndim - 1))
-        zeta, Eg, Eh = (part[lift] for part in self.noise_model.factors(w))
+        zeta, Eg, Eh = (part[lift] for part in self.noise_model.law(w))
         local, offset = self._checked(w), w - (w if self.reference is None else self.reference)
         kicks = local.apply(zeta + (Eg @ offset[..., None])[..., 0])
         if self.bends:
@@ -284,8 +285,7 @@ class Flow(Kept):
         """The noise of `size` steps of the SDE (``level="sde"``) or of the iteration ("iteration")."""
         if level == "iteration" and self.noise_model.objective is not None:
             return self.noise_model.draw_batches(size, rng)
-        # A noise class of one's own may give a plain tuple.
-        return Sample(*self.noise_model.sample(np.zeros(self.dim), size, rng))
+        return self.noise_model.drawn(np.zeros(self.dim), size, rng)
 
     def euler(self, w: Any, sample: Sample, dt: float) -> Any:
         """One Euler-Maruyama step of length `dt` for states (m, d).

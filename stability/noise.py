@@ -93,7 +93,7 @@ class Noise(Kept):
     ):
         self.gradient = _check.array("gradient", gradient, ndim=(0, 1, 2), shape="(), (d,) or (d, d)")
         if self.gradient.ndim == 2:
-            self.gradient = _check.covariance("gradient", self.gradient)
+            self.gradient = _check.covariance("gradient", gradient)
         elif np.any(self.gradient < 0):
             raise ValueError(
                 "`gradient` must hold standard deviations >= 0; got a smallest entry of "
@@ -137,6 +137,18 @@ class Noise(Kept):
         """
         dim = np.shape(w)[-1]
         return self.combine(rng.standard_normal((self.normals(dim), size)), dim)
+
+    def drawn(self, w: np.ndarray, size: int, rng: np.random.Generator) -> Sample:
+        """What `sample` gives; of a class with its own, checked."""
+        sample = self.sample(w, size, rng)
+        return sample if self.linear else _passed("sample", sample, size, np.shape(w)[-1])
+
+    def law(self, w: np.ndarray) -> Sample:
+        """What `factors` gives; of a class with its own, checked."""
+        factors = self.factors(w)
+        if type(self).factors in (Noise.factors, DataNoise.factors):
+            return factors
+        return _passed("factors", factors, len(factors[0]), np.shape(w)[-1])
 
     def normals(self, dim: int) -> int:
         """How many independent standard normals one sample is made of, in `dim` dimensions."""
@@ -313,7 +325,7 @@ class Noise(Kept):
         M : array, shape (d, d)
         """
         M = np.asarray(M, dtype=float)
-        factors = self.factors(M[0])
+        factors = self.law(M[0])
         G = apply_G(factors.Eg, factors.Eh)
         return np.einsum("kij,jl,kml->im", G, M, G, optimize=True)
 
@@ -520,6 +532,20 @@ class DataNoise(Noise):
         )
 
 
+def _passed(name: str, parts: Any, size: int, dim: int) -> Sample:
+    """What a noise class of a user's own gave, as a sample of real arrays of their shapes."""
+    if not isinstance(parts, (tuple, list)) or len(parts) != 3:
+        raise ValueError(f"`{name}` must give (zeta, Eg, Eh), three arrays; got {type(parts).__name__}.")
+    shapes = {"zeta": (size, dim), "Eg": (size, dim, dim), "Eh": (size, dim, dim)}
+    state = np.zeros(dim)
+    return Sample(
+        *(
+            _check.returned(f"{name}: {part}", found, state, shape)
+            for (part, shape), found in zip(shapes.items(), parts, strict=True)
+        )
+    )
+
+
 def blocks(n: int, width: int) -> Iterator[slice]:
     """Slices of so many of n rows of `width` numbers that one takes 32 MB."""
     step = max(1, 4_000_000 // width)
@@ -609,13 +635,18 @@ def _factor_per_sample(F: Any, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             f"The law of noise in gradient and Hessian together takes {width**2 * 8e-9:.2g} GB in {dim} "
             f"dimensions; {most} dimensions are the most. {advice}"
         )
-    gradient, hessian = F.gradient(at), F.hessian(at)
+    gradient = _check.returned("gradient", F.gradient(at), at, (dim,))
+    hessian = _check.returned("hessian", F.hessian(at), at, (dim, dim))
     center = np.concatenate([gradient, hessian[rows, columns]])
 
     def chunk(start: int, stop: int) -> np.ndarray:
         batch = np.arange(start, stop)
-        curvature = F.per_sample_hessian(at, batch=batch)[:, rows, columns]
-        return np.concatenate([F.per_sample_gradient(at, batch=batch), curvature], axis=1) - center
+        asked = {"per_sample_gradient": (len(batch), dim), "per_sample_hessian": (len(batch), dim, dim)}
+        slopes, bends = (
+            _check.returned(name, getattr(F, name)(at, batch=batch), at, shape)
+            for name, shape in asked.items()
+        )
+        return np.concatenate([slopes, bends[:, rows, columns]], axis=1) - center
 
     if n <= width:
         factors = chunk(0, n) / math.sqrt(n)

@@ -36,12 +36,14 @@ class TestWriting:
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
 
     @needs_posix
-    def test_a_link_is_replaced_and_what_it_leads_to_stays(self, tmp_path):
+    def test_a_link_is_neither_followed_nor_replaced(self, tmp_path):
         (tmp_path / "target").write_bytes(b"theirs")
         (tmp_path / "link").symlink_to(tmp_path / "target")
         (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
         for name in ("link", "dangling"):
-            assert not _files.write(tmp_path / name, b"ours").is_symlink()
+            with pytest.raises(ValueError, match=r"\(it is a link to .*\)\. Choose another place"):
+                _files.write(tmp_path / name, b"ours")
+            assert (tmp_path / name).is_symlink()
         assert (tmp_path / "target").read_bytes() == b"theirs"
         assert names(tmp_path) == ["dangling", "link", "target"]
 
@@ -70,11 +72,11 @@ class TestWriting:
     def test_no_device_pipe_or_folder_is_replaced(self, tmp_path):
         os.mkfifo(tmp_path / "pipe")
         (tmp_path / "folder").mkdir()
-        (tmp_path / "link").symlink_to("/dev/null")
-        for name, kind in (("pipe", "a pipe"), ("folder", "a folder"), ("link", "a device")):
+        os.mknod(tmp_path / "socket", stat.S_IFSOCK | 0o600)
+        for name, kind in (("pipe", "a pipe"), ("folder", "a folder"), ("socket", "a socket")):
             with pytest.raises(ValueError, match=rf"{name} cannot be written \(it is {kind}\)"):
                 _files.write(tmp_path / name, b"abc")
-        assert names(tmp_path) == ["folder", "link", "pipe"]
+        assert names(tmp_path) == ["folder", "pipe", "socket"]
 
     def test_what_fails_leaves_the_old_file_and_nothing_else(self, tmp_path, monkeypatch):
         path = _files.write(tmp_path / "file", b"old")

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1] / "stability"
 CONTRIBUTING = ROOT.parent / "CONTRIBUTING.md"
 FLOORS = (
     ("_display", "_files", "_frames", "_interrupts"),
+    ("_archive",),
     ("_saving",),
     ("_array", "_check", "_estimate", "_fast", "_progress", "_special", "_streams"),
     ("methods", "objectives", "datasets", "noise", "lowrank", "_law"),

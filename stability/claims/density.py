@@ -80,11 +80,13 @@ def _laws(paths: int, seed: int, report: Report) -> dict[str, np.ndarray]:
 
 def _between(one: StationaryDensity) -> float:
     """The mass between the inflection points, where the curvature is negative."""
+    # F'' = 3 x^2 - 1 changes its sign there.
     return float(one.mass[np.abs(one.centers[0]) < 3**-0.5].sum())
 
 
 def _newton_masses() -> np.ndarray:
     """Newton's masses of left well, maximum and right well for weak noise."""
+    # Newton's density is F''^2 exp(-F'^2 / noise) up to a factor: around each zero of F' a mass like |F''|.
     weak = stationary_density(_flow(3, 0.01), _GRID, cells=_CELLS)
     inflection = 3**-0.5
     return np.histogram(weak.centers[0], [-_GRID, -inflection, inflection, _GRID], weights=weak.mass)[0]
@@ -134,6 +136,8 @@ def check_density(study: Study) -> list[Check]:
     largest, count = worst(measured, np.isfinite(measured[..., 0]))
     gap = np.abs(np.expm1(study["log_time"] - study["log_kramers"]))
     last = float(np.expm1(study["log_time"] - study["log_kramers"])[0, -1] / study["noise"][-1])
+    # A barrier is int F' / phi but for a common factor: SGD's is 1/4, SFN's gamma / 4 and
+    # int |F''| F' = 4/27, which is the square of F' at the inflection point.
     ratio = float(study["barrier"][1, -1] / study["barrier"][0, -1])
     inflection = int(np.argmin(np.abs(study["x"] - 3**-0.5)))
     density = study["density"]

@@ -117,6 +117,7 @@ def _both(flow: Flow, paths: int, seed: int) -> list[list[float]]:
             continue
         # Where steps are coarse the chain takes longer than the continuous law.
         t_end = dt * (50 + math.ceil(law.quantile(0.999) / dt))
+        # 2 s and 2 s + 1 for the two levels: no two ensembles share their noise.
         rows.append(_row(_escaped(flow, level, dt, t_end, paths, 2 * seed + k)))
     return rows
 
@@ -247,6 +248,7 @@ def _check_slopes(study: Study) -> list[Check]:
 
 def _check_slope(study: Study, name: str, kept: np.ndarray, low: float, high: float, statement: str) -> Check:
     rows = study["flatness"][list(study["methods"]).index(name), kept, 1]
+    # The logarithm of a time has the standard error error / value: the weights of the fitted line.
     x, weight = np.log(study["measured_lam"][kept]), (rows[:, 0] / rows[:, 1]) ** 2
     x = x - np.average(x, weights=weight)
     measured, predicted = (

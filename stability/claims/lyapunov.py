@@ -73,6 +73,7 @@ def lyapunov_study(*, quick: bool = False, seed: int = 0, report: Report = lambd
 def _mean_square_limit(flow: Flow, samples: int, seed: int) -> float:
     """The least step at which the iteration's measured second-moment map has radius one; 0 where infinite."""
     noise = flow.noise_model
+    # Infinite at one step is infinite at all of them: X itself then has no second moment.
     if exact_mode(flow.method, curvature=SPECTRUM[0], noise=noise).moment(2, 0.5).reason:
         return 0.0
     X = _step_rates(flow, samples, seed)
@@ -89,6 +90,7 @@ def _step_rates(flow: Flow, samples: int, seed: int) -> np.ndarray:
     """Draws (samples, d, d) of ``X`` in ``w+ = w - step X w``, both signs of each, by the flow."""
     half = flow.draw(samples // 2, np.random.default_rng(seed), level="iteration")
     assert isinstance(half, Sample)
+    # Odd moments of the drawn noise are then exactly zero, as those of its law are.
     sample = Sample(*(np.concatenate([part, -part]) for part in half))
     ahead = [flow.update(np.broadcast_to(e, (samples, flow.dim)), sample) for e in np.eye(flow.dim)]
     return (np.eye(flow.dim) - np.stack(ahead, axis=-1)) / flow.step

@@ -113,6 +113,7 @@ def equal_rates(*, quick: bool = False, seed: int = 0, report: Report = lambda t
         def at(kappa: float, method: Method = method) -> LinearFlow:
             objective = quadratic(_spectrum(kappa, dim))
             slowest = float(np.min(np.abs(linearize(Flow(objective, method, noise, step=1.0)).rates)))
+            # SGD's slowest mode, 1 / kappa, decays by sgd_step / kappa an iteration; so shall the method's.
             return linearize(Flow(objective, method, noise, step=sgd_step / kappa / slowest))
 
         for k, kappa in enumerate(kappas):
@@ -186,6 +187,7 @@ def _three(linear: LinearFlow, squares: np.ndarray) -> np.ndarray:
 def stationary_steps(linear: LinearFlow) -> int:
     """Iterations until the slowest variance is within one percent of its limit."""
     slowest = float(np.min(np.abs(linear.rates)))
+    # A variance relaxes at twice its mode's rate.
     return max(20, math.ceil(0.5 * math.log(100.0) / slowest / linear.flow.step))
 
 

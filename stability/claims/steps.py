@@ -86,6 +86,7 @@ def check_step_limit(study: Study) -> list[Check]:
     ]
 
 
+# Remembered, for on the grid the mode of curvature 1 comes again at every kappa.
 @functools.lru_cache(maxsize=4096)
 def _exact_limit(method: Method, lam: float, tau: float, rank: int) -> float:
     """The mean-square step limit of one mode of the iteration itself, given its rank in the spectrum."""

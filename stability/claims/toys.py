@@ -110,6 +110,7 @@ def _descents(objective: Any, w: np.ndarray) -> list[_Runner]:
         if lost.any():
             continue
         ends[step] = float(np.median(values[-1]))
+        # Beyond rounding: at its end a descent may wander by that.
         if not (np.diff(values, axis=0) > 1e-12 * np.abs(values[:-1])).any():
             monotone = max(monotone, step)
     best = min(ends, key=lambda step: ends[step])
@@ -143,6 +144,7 @@ def _carried_out(objective: Any, one: _Runner, w: np.ndarray) -> tuple[list[floa
     values, kept = objective.value(states), ~lost
     moved = np.any(np.diff(states[:, lost], axis=0) != 0, axis=-1)
     for start, still in zip(np.flatnonzero(lost), moved.T, strict=True):
+        # Move m leads from state m to m + 1: the state after the last move's is the first that was frozen.
         values[np.flatnonzero(still)[-1] + 2 if still.any() else 1 :, start] = np.nan
     ends = states[-1][kept]
     gradient = np.linalg.norm(objective.gradient(ends), axis=-1)

@@ -111,6 +111,8 @@ class _Order(NamedTuple):
 
 
 def _order(method: Method, steps: np.ndarray, paths: int, seed: int) -> _Order:
+    # With dt given, the mean path does not know the step, and
+    # the predicted covariance is the step times this one.
     predicted: Trajectory = trajectory(_flow(method, 1.0), START, EARLY, time="chain", dt=DT, save=1)
 
     def covariances(step: float) -> np.ndarray:
@@ -126,6 +128,7 @@ def _order(method: Method, steps: np.ndarray, paths: int, seed: int) -> _Order:
     misses = misses[:, :, i, j] / np.linalg.norm(predicted.covariance[-1])
     value, error = np.abs(misses.mean(axis=1)), misses.std(axis=1, ddof=1) / np.sqrt(BATCHES)
     left_out = np.abs([_slope(steps, np.delete(misses, b, axis=1).mean(axis=1)) for b in range(BATCHES)])
+    # Jackknife: the slope is no mean over batches, so each batch is left out in turn.
     slope = _slope(steps, value), float(np.sqrt((BATCHES - 1) * np.var(left_out)))
     return _Order(np.stack([value, error], axis=1), slope, (gap / spread)[np.triu_indices(2)])
 

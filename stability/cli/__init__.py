@@ -1,6 +1,7 @@
 """The command line `stability`.
 
-Exit codes: 0 done, 1 a claim or check failed or Ctrl-C was pressed, 2 wrong usage or bad input.
+Exit codes: 0 done, 1 a claim or check failed or Ctrl-C was pressed, 2 wrong usage or bad input, 143 ended by
+SIGTERM, which leaves the same as Ctrl-C.
 """
 
 from . import landscapes, studies, tables, theory, training  # noqa: F401 - each adds its commands

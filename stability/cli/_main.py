@@ -7,21 +7,35 @@ from typing import Any
 
 import click
 
+from ._output import TERMINATED, Stopped, termination
+
 
 class _BadInput(click.ClickException):
     exit_code = 2
 
 
 class _Sentence(click.Group):
-    """Bad input ends with one sentence and exit code 2, never a traceback."""
+    """Bad input ends with one sentence and exit code 2, Ctrl-C with 1, SIGTERM with 143; no traceback."""
 
     def invoke(self, context: click.Context) -> Any:
+        with termination() as heard:
+            try:
+                return self._invoked(context)
+            finally:
+                if heard:
+                    raise SystemExit(TERMINATED)
+
+    def _invoked(self, context: click.Context) -> Any:
         shown = warnings.formatwarning
         warnings.formatwarning = lambda message, *where, **more: f"Warning: {message}\n"
         try:
             return super().invoke(context)
         except (ValueError, ArithmeticError) as error:
             raise _BadInput(str(error)) from None
+        except KeyboardInterrupt as stopped:
+            told = stopped if isinstance(stopped, Stopped) else "Interrupted: nothing was saved."
+            click.echo(told, err=True)
+            raise SystemExit(1) from None
         finally:
             warnings.formatwarning = shown
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from .. import _check
 from .._check import Interrupted, Unstable
-from .._saving import jsonable, save
+from .._saving import jsonable
+from . import _output
 from ._main import main
 from ._methods import METHODS, method_of, noise_of, numbers, objective_of, on_a_landscape
 
@@ -52,7 +53,7 @@ from ._methods import METHODS, method_of, noise_of, numbers, objective_of, on_a_
     "--out",
     type=click.Path(path_type=Path),
     default=None,
-    help="Save the ensemble there (.json, .npz) and draw it (.png, .svg).",
+    help="Save the ensemble there (.npz; .json is a copy to read) and draw it (.png, .svg).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for a program.")
 def simulate(
@@ -83,7 +84,7 @@ def simulate(
     chosen = method_of(method, damping=options.pop("damping"), rank=options.pop("rank"))
     flow = Flow(objective, chosen, noise, step=step)
     linear = None if center is None else linearize(flow, at=center)
-    out = _folder_of(out)
+    out = _output.place(out)
     t_end, dt = _check.positive("--t-end", options["t_end"]), _check.positive("--dt", options["dt"] or step)
     saved = options.pop("save_at")
     options["save"] = min(20, max(round(t_end / dt), 1)) if saved is None else saved
@@ -95,13 +96,13 @@ def simulate(
             **options,
         )
     except Interrupted as stopped:
-        click.echo(
-            f"Interrupted: the {len(stopped.ensemble.diverged)} paths that were finished are "
-            f"{_kept(stopped.ensemble, out)}.",
-            err=True,
-        )
-        raise SystemExit(1) from None
-    _kept(ensemble, out)
+        where = "lost: --out saves them" if out is None else f"in {out}.npz"
+        if out is not None:
+            _output.keep(stopped.ensemble, out, out)
+        paths = len(stopped.ensemble.diverged)
+        raise _output.Stopped(f"Interrupted: the {paths} paths that were finished are {where}.") from None
+    if out is not None:
+        _output.keep(ensemble, out, out)
     comparison, why = None, ""
     if linear is not None:
         try:
@@ -116,26 +117,6 @@ def simulate(
     click.echo(f"{flow!r}\n{ensemble}")
     if linear is not None:
         click.echo(f"\n{linear}\n{comparison or why}")
-
-
-def _folder_of(out: Path | None) -> Path | None:
-    """Where results go, without a suffix; found out before the computing starts."""
-    if out is None:
-        return None
-    out = out.with_suffix("") if out.suffix in (".json", ".npz", ".png", ".svg") else out
-    _check.folder(out.parent)
-    return out
-
-
-def _kept(result: Any, out: Path | None) -> str:
-    """Save and draw a result; says where it is."""
-    from ..pictures.plot import plot, write
-
-    if out is None:
-        return "lost: --out saves them"
-    save(result, out)
-    write(plot(result), out)
-    return f"in {out}.json and .npz"
 
 
 def _moments(ensemble: Any, comparison: Any) -> dict[str, Any]:
@@ -202,7 +183,7 @@ def _moments(ensemble: Any, comparison: Any) -> dict[str, Any]:
     type=click.Path(path_type=Path),
     default=Path("out/portrait"),
     show_default=True,
-    help="The picture (.png, .svg) and its numbers.",
+    help="The picture (.png, .svg) and its numbers (.npz; .json is a copy to read).",
 )
 def portrait(
     text: str | None,
@@ -234,7 +215,7 @@ def portrait(
     damping, rank = options.pop("damping"), options.pop("rank")
     noise = noise_of(options, None if at is None else numbers("--at", at))
     methods = [method_of(one, damping=damping, rank=rank) for one in compared or ("sgd", "newton", "sfn")]
-    place, resolution = _folder_of(out), options.pop("resolution")
+    place, resolution = _output.place(out), options.pop("resolution")
     options["start"] = None if start is None else numbers("--start", start)
     if options["paths"] is None:
         del options["paths"]
@@ -243,7 +224,8 @@ def portrait(
         result: Any = on_a_line(objective, shape, methods, noise=noise, **options)
     else:
         result = in_a_plane(objective, shape, methods, noise=noise, resolution=resolution, **options)
-    _kept(result, place)
+    assert place is not None  # there is a default
+    _output.keep(result, place, place)
     click.echo(str(result))
     points = critical_points(objective, shape)
     width = points.region[:, 1] - points.region[:, 0]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import click
 
 from .. import _check
-from .._saving import save
+from . import _output
 from ._main import main
 
 
@@ -34,7 +35,6 @@ def reproduce(out: str, quick: bool, only: tuple[str, ...], seed: int) -> None:
     from rich.markup import escape
 
     from .. import claims
-    from ..pictures.plot import plot, write
 
     names = [_check.choice("--only", name, claims.STUDIES) for name in only] or list(claims.STUDIES)
     folder = _check.folder(out)  # found out before the computing starts
@@ -46,12 +46,16 @@ def reproduce(out: str, quick: bool, only: tuple[str, ...], seed: int) -> None:
         f"{escape(str(folder))}/"
     )
     failed = 0
-    for name in names:
+    for done, name in enumerate(names):
         began = time.perf_counter()
-        with console.status(name) as status:
-            study = claims.run(name, quick=quick, seed=seed, report=status.update)
-            save(study, folder / "data" / name)
-            write(plot(study), folder / name)
+        try:
+            with console.status(name) as status:
+                study = claims.run(name, quick=quick, seed=seed, report=status.update)
+                _output.keep(study, folder / "data" / name, folder / name)
+        except KeyboardInterrupt as stopped:
+            finished = f"{done} of {len(names)} studies were finished and are in {folder}{os.sep}."
+            own = f" Of {name}: {stopped}" if isinstance(stopped, _output.Stopped) else ""
+            raise _output.Stopped(f"Interrupted in {name}: {finished}{own}") from None
         console.print(
             f"[bold]{name}[/bold]  {time.perf_counter() - began:.0f} s  {escape(str(folder / name))}.png"
         )

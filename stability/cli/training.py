@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from .. import _check
 from .._check import Interrupted
-from .._saving import jsonable, save
+from .._saving import jsonable
 from ..training.history import History
+from . import _output
 from ._main import main
 from ._reading import OPTIONS, reads_a_table
 
@@ -95,7 +95,7 @@ from ._reading import OPTIONS, reads_a_table
     "--out",
     type=click.Path(path_type=Path),
     default=None,
-    help="Save the history there (.json, .npz) and draw it (.png, .svg).",
+    help="Save the history there (.npz; .json is a copy to read) and draw it (.png, .svg).",
 )
 @reads_a_table
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for a program.")
@@ -120,16 +120,14 @@ def train(
     training = _training.prepare(
         data, model=model, hidden=_widths(hidden), activation=activation, target=target, **network
     )
-    if out is not None:
-        out = out.with_suffix("") if out.suffix in (".json", ".npz") else out  # the pictures' too
-        _check.folder(out.parent)  # found out before the computing starts
+    out = _output.place(out)
     if not as_json:
         click.echo(f"{training.about}\n{training.train!r}; {training.test.n_samples} samples held back\n")
     try:
         history = _training.run(training, progress=not as_json, **options)
-    except Interrupted as stopped:
-        click.echo(_left_behind(stopped.result, out, options["checkpoint"]), err=True)
-        raise SystemExit(1) from None
+    except KeyboardInterrupt as stopped:
+        so_far = stopped.result if isinstance(stopped, Interrupted) else None
+        raise _output.Stopped(_left_behind(so_far, out, options["checkpoint"])) from None
     if out is not None:
         _keep(history, out)
     parts = {"train": training.train, "test": training.test}
@@ -149,30 +147,30 @@ def train(
 
 def _keep(history: History, out: Path) -> None:
     """The history in files; drawn where there is something to draw."""
-    from ..pictures.plot import plot, write
-
-    save(history, out)
-    if len(history.losses):
-        write(plot(history), out)
+    _output.keep(history, out, out if len(history.losses) else None)
 
 
-def _left_behind(history: History, out: Path | None, checkpoint: Path | None) -> str:
-    """What Ctrl-C leaves, once it has been saved."""
+def _left_behind(history: History | None, out: Path | None, checkpoint: Path | None) -> str:
+    """What Ctrl-C leaves, once it has been saved; no history where it was pressed once more."""
     from ..training.checkpoint import exists
 
     goes_on = checkpoint is not None and exists(checkpoint)
+    further = f" The same command goes on from the checkpoint {checkpoint}." if goes_on else ""
+    if history is None:
+        return f"Interrupted.{further}" if goes_on else "Interrupted: nothing was saved."
     done = len(history.losses)
     if out is not None:
-        _keep(history, out)
-        told = f"Interrupted: the {done} iterations that were done are in {out}.json and .npz."
-    elif goes_on:
-        told = f"Interrupted after {done} iterations."
-    else:
-        told = (
-            f"Interrupted after {done} iterations, which are lost: --out saves them, --checkpoint lets the "
-            "run go on."
-        )
-    return f"{told} The same command goes on from the checkpoint {checkpoint}." if goes_on else told
+        try:
+            _keep(history, out)
+        except _output.Stopped as again:
+            raise _output.Stopped(f"{again}{further}") from None
+        return f"Interrupted: the {done} iterations that were done are in {out}.npz.{further}"
+    if goes_on:
+        return f"Interrupted after {done} iterations.{further}"
+    return (
+        f"Interrupted after {done} iterations, which are lost: --out saves them, --checkpoint lets the run "
+        "go on."
+    )
 
 
 def _widths(hidden: str | None) -> tuple[int, ...] | None:

@@ -16,6 +16,7 @@ from .._check import Unstable
 from .._law import Law, law_of
 from .._saving import provenance
 from ..flow import Flow
+from ..methods.response import gains_at
 from ..objectives.base import defines
 from .kernel import chain_law
 from .panels import Fields, NoDensity, Panels, adapt, confined, tail
@@ -260,9 +261,7 @@ def _through_infinity(flow: Flow, curvature: np.ndarray) -> tuple[np.ndarray, np
     """The gains (m,) at these curvatures, and whether there is a pole between neighbours (m - 1,)."""
     middle = 0.5 * (curvature[1:] + curvature[:-1])
     with np.errstate(all="ignore"):
-        gain, between = (
-            np.asarray(flow.method.gain(lam) + 0 * lam, dtype=float) for lam in (curvature, middle)
-        )
+        gain, between = (gains_at(flow.method, lam) for lam in (curvature, middle))
     size = np.abs(gain)
     finite = np.isfinite(gain[1:]) & np.isfinite(gain[:-1])
     turns = np.sign(gain[1:]) != np.sign(gain[:-1])

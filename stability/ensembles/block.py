@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import _check
 from ..flow import Flow
 from .control import ControlledMoments
 from .normals import noise_of
@@ -59,6 +60,7 @@ class Track:
         # Compiled and vector code rounds alike for widths in steps of 64 paths.
         width = full if self.mover.full else min(full, math.ceil(count / 64) * 64)
         self.x = np.empty((flow.dim, width), dtype=plan.dtype)
+        # What fills up the width starts as the first path does: nothing undefined is computed on.
         self.x[:, :count], self.x[:, count:] = start.T / unit, start[0][:, None] / unit
         recorder.start(start.T)
 
@@ -281,14 +283,15 @@ def _observe(plan: EnsemblePlan, kept: np.ndarray) -> Observed | None:
         return None
     found = np.empty((*kept.shape[:2], len(plan.observables)))
     states = kept.view()
+    # A user's function looks at what is going to be saved, and must not change it.
     states.flags.writeable = False
     for i, (name, observe) in enumerate(plan.observables.items()):
         for time_, w in enumerate(states):
-            values = np.asarray(observe(w))
-            if values.shape != w.shape[:1] or values.dtype.kind not in "fiub":
+            values = _check.numbers_of(f"observables[{name!r}]", observe(w))
+            if values.shape != w.shape[:1]:
                 raise ValueError(
-                    f"`observables[{name!r}]` must give one real number per state; {len(w)} states gave "
-                    f"{values.dtype} {values.shape}."
+                    f"`observables[{name!r}]` must give one number per state; {len(w)} states gave shape "
+                    f"{values.shape}."
                 )
             found[time_, :, i] = values
     # What is not finite on some state has no mean; the others keep theirs.

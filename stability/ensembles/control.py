@@ -102,6 +102,8 @@ class ControlledMoments:
         move = np.tile(np.eye(self.gram.shape[-1]), (len(by), 1, 1))
         move[:, first : first + d, 0] = by
         products = first + d + np.arange(len(rows))
+        # (x_i + b_i)(x_j + b_j): two statements, for where i =
+        # j both parts fall on one entry and add up to 2 b_i.
         move[:, products, first + columns] += by[:, rows]
         move[:, products, first + rows] += by[:, columns]
         move[:, products, 0] = by[:, rows] * by[:, columns]
@@ -248,6 +250,7 @@ def hermite(z: np.ndarray, degree: int) -> np.ndarray:
     """
     single = [np.ones_like(z), z]
     for n in range(2, degree + 1):
+        # The recurrence of He_n / sqrt(n!).
         single.append((z * single[-1] - math.sqrt(n - 1) * single[-2]) / math.sqrt(n))
     alive = np.any(z != 0, axis=-1, keepdims=True)
     single[1:] = [np.where(alive, h, 0.0) for h in single[1:]]

@@ -17,6 +17,7 @@ from ..flow import Flow
 from ..linear.linearize import linearize
 from ..methods.response import check_cut, check_regular
 from ..objectives.base import bend, trait
+from ..objectives.gate import bare
 from .control import feature_count
 from .plan import EnsemblePlan
 from .steps import SCHEMES, Modes
@@ -41,6 +42,7 @@ class Options(TypedDict, total=False):
     device: str | Backend
     rng: str | None
     progress: bool
+    check: bool
 
 
 DEFAULTS: Options = {
@@ -54,6 +56,7 @@ DEFAULTS: Options = {
     "device": "cpu",
     "rng": None,
     "progress": False,
+    "check": True,
 }
 
 
@@ -238,10 +241,11 @@ def _multiple(name: str, t: float, dt: float) -> int:
 def _check_start(flow: Flow, w: np.ndarray, level: str) -> None:
     """Misuse that would make every path diverge at once is an error: the physics first."""
     dim, many = flow.dim, flow.dim + 1  # a number of states that no axis of one state could be taken for
-    hessian = _check.symmetric("hessian", _check.shaped("hessian", flow.objective.hessian(w), (dim, dim)))
-    _check.shaped("gradient", flow.objective.gradient(w), (dim,))
+    hessian = _check.shaped("hessian", flow.objective.hessian(w), (dim, dim), at=w)
+    hessian = _check.symmetric("hessian", hessian)
+    _check.shaped("gradient", flow.objective.gradient(w), (dim,), at=w)
     for name, shape in (("gradient", (many, dim)), ("hessian", (many, dim, dim))):
-        found = _batched_shape(getattr(flow.objective, name), np.tile(w, (many, 1)))
+        found = _batched_shape(getattr(bare(flow.objective), name), np.tile(w, (many, 1)))
         if found != shape:
             raise ValueError(
                 f"`{name}` must take leading axes as batch: {many} states, shape ({many}, {dim}), should "
@@ -293,12 +297,11 @@ def _batched_shape(function: Callable[[np.ndarray], np.ndarray], states: np.ndar
 def _check_noise(flow: Flow) -> None:
     """A class that draws its own samples must say whether they bend the curvature: nothing else asks."""
     noise = flow.noise_model
-    if noise.linear or noise.has_curvature:
+    if noise.linear:
         return
     # A generator of its own: the paths' numbers must not depend on this check.
-    zeta, *curvature = noise.sample(np.zeros(flow.dim), 3, np.random.default_rng(0))
-    _check.shaped("zeta", zeta, (3, flow.dim))
-    if any(np.any(part) for part in curvature):
+    _, *curvature = noise.drawn(np.zeros(flow.dim), 3, np.random.default_rng(0))
+    if not noise.has_curvature and any(np.any(part) for part in curvature):
         raise ValueError(
             f"{type(noise).__name__}.sample gives curvature noise, but its `has_curvature` is False. Set "
             "has_curvature = True in the class."
@@ -337,7 +340,7 @@ def region(exit: Any, flow: Flow, center: np.ndarray, backend: Backend) -> Calla
         return None
     if callable(exit):
         _ask("exit", exit, backend.asarray(np.stack([center] * 3)), "bool")
-        return exit
+        return lambda w: _answer("exit", exit(w), len(w), "bool")
     size = _check.positive("exit", exit)
     middle = backend.asarray(center if flow.reference is None else flow.reference)
     return lambda w: backend.xp.sum((w - middle) ** 2, axis=-1) < size * size
@@ -347,19 +350,25 @@ def _ask(name: str, function: Callable[[Any], Any], states: Any, kind: str) -> N
     """A user's function must answer once per state."""
     try:
         answer = function(states)
-        answer = answer if hasattr(answer, "dtype") else np.asarray(answer)
-        found = f"{answer.dtype} {tuple(answer.shape)}"
     except Exception as error:  # it may fail in any way
         raise ValueError(
             f"`{name}` must take three states, shape {tuple(states.shape)}; it raised "
             f"{type(error).__name__}: {error}."
         ) from None
+    _answer(name, answer, 3, kind)
+
+
+def _answer(name: str, answer: Any, states: int, kind: str) -> Any:
+    """What a user's function said of so many states: an array of bool, or of numbers."""
+    if isinstance(answer, np.ma.MaskedArray) or not hasattr(answer, "dtype"):
+        answer = _check.numbers_of(name, answer)
     wrong = "bool" not in str(answer.dtype) if kind == "bool" else answer.dtype.kind not in "fiub"
-    if tuple(answer.shape) != (3,) or wrong:
+    if tuple(answer.shape) != (states,) or wrong:
         raise ValueError(
-            f"`{name}` must answer {kind} once per state: three states should give shape (3,) of {kind}; got "
-            f"{found}."
+            f"`{name}` must answer {kind} once per state: {states} states should give shape ({states},) of "
+            f"{kind}; got {answer.dtype} {tuple(answer.shape)}."
         )
+    return answer
 
 
 def watched(observables: Any, w: np.ndarray) -> dict[str, Callable[[Any], Any]]:

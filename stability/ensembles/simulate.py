@@ -14,6 +14,8 @@ from .._saving import provenance
 from .._streams import block_size
 from ..flow import Flow
 from ..linear.linearize import linearize
+from ..objectives.base import defines
+from ..objectives.gate import probe
 from .control import polynomial_degree
 from .gather import Gathered, gather
 from .plan import Control, EnsemblePlan
@@ -127,6 +129,9 @@ def simulate(
         numbers of paths are other paths), or those of the host, bit for bit.
     progress : bool
         Show a progress bar.
+    check : bool
+        Compare the gradient of an objective of one's own with its value, where it has one, at the first
+        start; True by default.
 
     Returns
     -------
@@ -145,10 +150,11 @@ def simulate(
     Warns
     -----
     StabilityWarning
-        If `dt` is beyond the Euler scheme's stability limit, or `target_error` was not met with `paths`.
+        If `dt` is beyond the Euler scheme's stability limit, `target_error` was not met with `paths`, or the
+        gradient is not the derivative of the value.
     """
     rest = known(options)
-    for name, value in (("control", control), ("progress", rest["progress"])):
+    for name, value in (("control", control), ("progress", rest["progress"]), ("check", rest["check"])):
         _check.flag(name, value)
     backend, goal = arrays_of(rest["device"], rest["dtype"]), wanted_error(target_error, paths)
     request = Request(
@@ -164,6 +170,8 @@ def simulate(
         refine=rest["refine"],
         keep=rest["keep"],
     )
+    if rest["check"] and defines(flow.objective, "value"):
+        probe(flow.objective, request.start[0])
     plan = EnsemblePlan(
         flow=flow,
         start=request.start,

@@ -23,7 +23,7 @@ from .._estimate import Estimate
 from .._saving import Result, Study, provenance
 from .._special import gaussian_log_moment, gaussian_mean_log
 from ..methods.method import Method
-from ..methods.response import check_regular
+from ..methods.response import check_regular, gains_at
 from ..noise import DataNoise, Noise
 from .law import Function, ModeLaw, small_points
 
@@ -401,7 +401,7 @@ def exact_mode(method: Method, *, curvature: float, noise: Noise, density: Any =
 
     def gain(x: Any) -> Any:
         x = np.asarray(x, dtype=float)  # a NumPy number divides by zero quietly
-        return np.asarray(method.gain(x) + 0 * x, dtype=float)
+        return gains_at(method, x)
 
     follow = shared / other if other else 0.0
     rest = noise.curvature * math.sqrt(2 * own * (1 - follow))

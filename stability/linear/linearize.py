@@ -267,11 +267,8 @@ class LinearFlow(Result, Framed):
         if dt and abs(t / dt - round(t / dt)) > 1e-9 * max(1.0, t / dt):
             raise ValueError(f"`t` must be a multiple of the time step {dt:g}; got {t:g}.")
         mean0 = self.at if mean0 is None else _check.shaped("mean0", mean0, self.at.shape)
-        cov0 = (
-            np.zeros((len(self.at),) * 2)
-            if cov0 is None
-            else _check.covariance("cov0", _check.shaped("cov0", cov0, (len(self.at),) * 2))
-        )
+        square = (len(self.at),) * 2
+        cov0 = np.zeros(square) if cov0 is None else _check.covariance("cov0", cov0, square)
         offset = self.vectors.T @ (mean0 - self.at)
         start = self._inward(cov0) + np.outer(offset, offset)
         push = self._noise.push if order_of(order) == 2 else np.zeros_like(offset)
@@ -537,9 +534,8 @@ def linearize(flow: Flow, at: Any = None) -> LinearFlow:
         if at is None:
             raise ValueError(f"`at` must be given: {flow.objective!r} has no reference point.")
     at = _check.shaped("at", at, (flow.dim,))
-    hessian = _check.symmetric(
-        "hessian", _check.shaped("hessian", flow.objective.hessian(at), (flow.dim, flow.dim))
-    )
+    hessian = _check.shaped("hessian", flow.objective.hessian(at), (flow.dim, flow.dim), at=at)
+    hessian = _check.symmetric("hessian", hessian)
     values, vectors = np.linalg.eigh(hessian)
     _check_critical(flow, at, float(np.max(np.abs(values))))
     order = np.argsort(-np.abs(values), kind="stable")
@@ -549,7 +545,7 @@ def linearize(flow: Flow, at: Any = None) -> LinearFlow:
 
 
 def _check_critical(flow: Flow, at: np.ndarray, scale: float) -> None:
-    gradient = _check.shaped("gradient", flow.objective.gradient(at), (flow.dim,))
+    gradient = _check.shaped("gradient", flow.objective.gradient(at), (flow.dim,), at=at)
     size = float(np.linalg.norm(gradient))
     # Against what a gradient may be called small beside: that of as far a place as `at` is, or where the
     # curvature has changed, and its own noise.

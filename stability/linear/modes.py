@@ -50,7 +50,7 @@ class Turned:
     @functools.cached_property
     def factors(self) -> Sample:
         """The noise's factors."""
-        zeta, Eg, Eh = self.noise.factors(self.at)
+        zeta, Eg, Eh = self.noise.law(self.at)
         Q = self.vectors
         return Sample(zeta @ Q, Q.T @ Eg @ Q, Q.T @ Eh @ Q)
 

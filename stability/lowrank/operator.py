@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _check
 from .._array import Backend
 from .orthogonal import combined, couplings, orthonormalize
 
@@ -42,6 +43,9 @@ class Operator:
     scale : float
         A power of two that the images are multiplied by, so that the squares of small ones do not underflow;
         0 before the first that is not zero.
+    unit : float
+        The rounding unit of the arithmetic behind the products: that of their type, or a coarser one that
+        they carry as `unit`, as under autocast, or were converted from; 0 before the first.
     """
 
     parts: Sequence[Callable[[Any], Any]]
@@ -50,6 +54,7 @@ class Operator:
     normals: Callable[[tuple[int, int]], Any]
     columns: int = 0
     scale: float = 0.0
+    unit: float = 0.0
 
     def image(self, rows: Any, basis: Any) -> tuple[Any, np.ndarray]:
         """``scale H`` applied to rows (k, n), and each sub-batch's couplings with the basis (K, n).
@@ -99,6 +104,8 @@ class Operator:
 
     def _product(self, part: Callable[[Any], Any], block: Any) -> Any:
         product = part(block)
+        if isinstance(block, np.ndarray) and type(product) is not np.ndarray and hasattr(product, "shape"):
+            product = _check.numbers_of("hvp", product)
         if getattr(product, "shape", None) is None or tuple(product.shape) != tuple(block.shape):
             raise ValueError(
                 f"`hvp` must map (n, k) to (n, k); got {_described(product)} for shape {tuple(block.shape)}."
@@ -108,6 +115,7 @@ class Operator:
                 f"`hvp` must keep the type of its argument, {block.dtype}; got {product.dtype}. Convert the "
                 "data, or choose `dtype`."
             )
+        self.unit = self.unit or max(getattr(part, "unit", 0.0), _check.unit(product))
         return product
 
     def filled(self, start: Any, width: int) -> Any:
@@ -207,8 +215,10 @@ class Space:
         self.cores[:, before : self.filled, before : self.filled] = 0.5 * (own + own.transpose(0, 2, 1))
         pairs = [(own.mean(axis=0), own.mean(axis=0).T)]
         if expected is not None:
+            # The block before had the image ... + R^T block, so that
+            # its couplings with this block's image must be R^T.
             pairs.append((along.mean(axis=0)[before - expected.shape[1] : before], expected.T))
-        check_symmetric(pairs, self.core, self.operator.backend.dtype)
+        check_symmetric(pairs, self.core, self.operator.unit)
         return image
 
     def next_block(self, image: Any, fill: Any = None) -> tuple[Any, np.ndarray]:
@@ -244,11 +254,14 @@ class Space:
         return self.core[:, self.filled - width :]
 
 
-def check_symmetric(pairs: Sequence[tuple[np.ndarray, np.ndarray]], beside: np.ndarray, dtype: str) -> None:
-    """Compare blocks of ``Q.T H Q`` with what their transposes were found to be: equal, for their size."""
+def check_symmetric(pairs: Sequence[tuple[np.ndarray, np.ndarray]], beside: np.ndarray, unit: float) -> None:
+    """Compare blocks of ``Q.T H Q`` with what their transposes were found to be: equal, for their size.
+
+    Up to the root of the rounding unit, and never farther apart than a quarter.
+    """
     gap = max(np.max(np.abs(found - transposed), initial=0.0) for found, transposed in pairs)
     size = np.max(np.abs(beside), initial=0.0)
-    if gap > 20 * np.finfo(dtype).eps ** 0.5 * size:
+    if gap > min(20 * unit**0.5, 0.25) * size:
         raise BadProducts(
             "`hvp` must be one symmetric operator; its products disagree with their transposes by "
             f"{gap / size if size else math.inf:.2g} of their size. "

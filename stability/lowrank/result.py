@@ -149,5 +149,7 @@ class LowRank(Result, Framed):
                 f"`g` must have shape ({vectors.shape[0]},) or ({vectors.shape[0]}, k); got shape "
                 f"{tuple(g.shape)}."
             )
+        # rest g + U (kept - rest) U^T g: one product each with
+        # U^T and U, and no g - U U^T g, which would cancel.
         gains = backend_like(vectors).asarray(_check.shaped("kept", kept, self.eigenvalues.shape) - rest)
         return rest * g + vectors @ ((gains if g.ndim == 1 else gains[:, None]) * (vectors.T @ g))

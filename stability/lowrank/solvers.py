@@ -230,7 +230,7 @@ def double_pass(operator: Operator, rank: int, oversampling: int, power: int, st
     del block
     # With HX = Q R known from before, X^T (H Q) must be R^T: a test of symmetry at no product.
     pair = couplings(probe, image, operator.backend), factor[:, : probe.shape[0]].T
-    check_symmetric([pair], space.core, operator.backend.dtype)
+    check_symmetric([pair], space.core, operator.unit)
     space.leave(image)
     return ritz(space, rank, "double-pass")
 
@@ -333,6 +333,7 @@ def warm(operator: Operator, rank: int, start: Any, oversampling: int) -> LowRan
         return replace(_single_pass(space, image, whole, rank, informed=True), method="warm")
     more = min(max(2 * rank - width, -(-rank // 2)), operator.n - width)
     block, along = _following(space, image, whole, more)
+    # The image's squares, less what lies on its own block and on the one that follows.
     space.loose.append((slice(0, width), whole - space.core @ space.core - along.T @ along))
     del image  # room for what follows
     space.make_room(more)
@@ -362,6 +363,8 @@ def lanczos(operator: Operator, rank: int) -> LowRank:
         return projected(operator, operator.normals((rank, operator.n)), "eigsh")
     eps = float(np.finfo(operator.backend.dtype).eps)
     for _ in range(rank):
+        # What counts as missed: larger than the least that was found,
+        # beyond ARPACK's accuracy and the rounding of the largest.
         least = max(np.abs(values).min() * (1 + 10 * eps**0.5), 100 * eps * np.abs(values).max())
         if not (np.abs(_largest_pairs(operator, 1, vectors, tolerance=0.01)[0]) > least).any():
             break
@@ -399,6 +402,7 @@ def _largest_pairs(
     try:
         values, vectors = eigsh(matrix, k=count, which="LM", v0=first, tol=tolerance)
     except ArpackError:
+        # Off the columns the operator may be zero, where ARPACK has nothing to iterate on: that is no error.
         if scale and not off.size:
             raise
         return np.zeros(0), np.zeros((n, 0))

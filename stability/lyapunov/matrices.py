@@ -155,7 +155,7 @@ def _chain_rates(linear: LinearFlow, ratio: float) -> Draw:
     reach = float(np.max(np.abs(gains)) * np.max(np.abs(lam)))
 
     def draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-        _, Eg, Eh = flow.noise_model.sample(linear.at, size, rng)
+        _, Eg, Eh = flow.noise_model.drawn(linear.at, size, rng)
         G = gains[:, None] * (Q.T @ Eg @ Q)
         if flow.bends:
             G = G + response.derivative(Q.T @ Eh @ Q) * lam
@@ -222,7 +222,7 @@ def factors(drawn: Draw, length: float) -> Draw:
 
 def _own(function: Callable) -> tuple[Draw, int]:
     """Draws of the user's own function, and their dimension."""
-    first = np.shape(function(np.random.default_rng(0), 2))
+    first = _check.numbers_of("draw(rng, size)", function(np.random.default_rng(0), 2)).shape
     if len(first) != 3 or first[0] != 2 or first[1] != first[2] or first[1] == 0:
         raise ValueError(
             "`flow` as a function draw(rng, size) must give matrices of shape (size, d, d); for size = 2 it "

@@ -101,6 +101,7 @@ class Method(Kept):
             raise ValueError(
                 f"`{name}` must be a function of one eigenvalue or a SymPy expression; got {formula!r}."
             )
+        # Two different nodes: at a single one no rule for divided differences would be asked.
         node = Divided.variable(np.array(1.0), np.array(2.0))
         why = None
         with np.errstate(all="ignore"):  # the node may be a pole
@@ -116,6 +117,8 @@ class Method(Kept):
         if not isinstance(found, (Divided, int, float, np.number)):
             got = "a comparison" if isinstance(found, Condition) else type(found).__name__
             raise ValueError(f"`{name}` must give a number; got {got}.")
+        for value in found.value if isinstance(found, Divided) else (found,):
+            _check.numbers_of(name, value)
         return formula
 
     def _failed(self, formula: Any, error: Exception) -> str:

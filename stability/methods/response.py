@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .._array import as_floats, namespace
-from .._check import Unstable
+from .._check import Unstable, numbers_of
 from .divided import Divided
 
 _HALVINGS = 45  # leaves 3e-14 of the interval: what is between is the rounding of its ends
@@ -73,7 +73,7 @@ class SpectralResponse:
         """Values of a formula, which may have come out as a number or with axes of length 1, in full."""
         lams, xp = self.lams, namespace(self.lams)
         if isinstance(lams, np.ndarray):
-            return np.broadcast_to(np.asarray(values, dtype=lams.dtype), shape)
+            return _real(values, shape).astype(lams.dtype, copy=False)
         if isinstance(values, (int, float)):
             return xp.full(shape, values, dtype=lams.dtype, device=lams.device)
         return xp.broadcast_to(values, shape)
@@ -238,7 +238,24 @@ def jumps(method: Gains, lams: np.ndarray, reach: np.ndarray) -> tuple[np.ndarra
 
 def _plain(method: Gains) -> Callable[[np.ndarray], np.ndarray]:
     """The gain on plain arrays, whatever its formula is made of."""
-    return lambda nodes: np.asarray(_values(method.gain, nodes) + 0 * nodes, dtype=float)
+    return lambda nodes: numbers_of("gain", _values(method.gain, nodes) + 0 * nodes).astype(float)
+
+
+def gains_at(method: Gains, lams: np.ndarray) -> np.ndarray:
+    """The gain at eigenvalues of any shape, one number for each: of a formula of a user's own, real."""
+    return _real(method.gain(lams), lams.shape) + 0.0 * lams
+
+
+def _real(values: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """What a gain gave for eigenvalues of this shape: real numbers, one for each or one for all."""
+    found = numbers_of("gain", values)
+    try:
+        return np.broadcast_to(found, shape)
+    except ValueError:
+        raise ValueError(
+            f"`gain` must give one number per eigenvalue, shape {shape}; got shape {found.shape}. Write it "
+            "as plain arithmetic of its argument."
+        ) from None
 
 
 def singular_directions(method: Gains, lams: np.ndarray) -> int:
@@ -253,8 +270,7 @@ def _on_poles(method: Gains, lams: np.ndarray) -> np.ndarray:
     lams = np.where(np.abs(lams) <= nudge, 0.0, lams)
     with np.errstate(all="ignore"):
         here, right, left, far = (
-            np.asarray(method.gain(x) + 0 * x, dtype=float)
-            for x in (lams, lams + nudge, lams - nudge, lams + 4 * nudge)
+            gains_at(method, x) for x in (lams, lams + nudge, lams - nudge, lams + 4 * nudge)
         )
     # A pole changes the gain's sign and is steep; a zero changes it too, but the gain grows away from it.
     return ~np.isfinite(here) | ((np.sign(right) != np.sign(left)) & (np.abs(right) > np.abs(far)))

@@ -180,6 +180,7 @@ def multiply_into(target: Any, start: int, stop: int, left: Any, right: Any) -> 
     """``target[..., start:stop] = left @ right``, row by row; on NumPy without a copy."""
     shape = (*target.shape[:-1], left.shape[-2], right.shape[-1])
     if isinstance(target, np.ndarray):
+        # Splitting the last axis of a slice makes a view: the product is written into `target` itself.
         np.matmul(left, right, out=target[..., start:stop].reshape(shape))
     else:
         target[..., start:stop] = namespace(target).reshape(left @ right, (*target.shape[:-1], stop - start))

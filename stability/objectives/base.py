@@ -14,6 +14,7 @@ from .._array import diagonal_matrix, transpose
 from .._display import Grid
 from .._frames import Framed
 from .._saving import Result
+from .gate import bare, gated
 
 
 class Objective:
@@ -107,6 +108,7 @@ _FOLLOWS = {"hvp": "hessian", "hessian": "hessian_diagonal"}
 
 def defines(objective: Any, name: str) -> bool:
     """Whether an objective has a member: its own, or one that follows from others of its own."""
+    objective = bare(objective)
     if not hasattr(objective, name):
         return False
     inherited = vars(Objective).get(name)
@@ -153,11 +155,12 @@ def bend(objective: Any, w: np.ndarray) -> float:
     return 2.0**far
 
 
-def require(objective: Any, who: str, *names: str, advice: str = "") -> None:
-    """Raise unless an objective has these members; the error says who needs them and what to do."""
+def require(objective: Any, who: str, *names: str, advice: str = "") -> Any:
+    """The objective behind the gate; raises unless it has these members, saying who needs them."""
     missing = [name for name in names if not defines(objective, name)]
     if missing:
         raise _check.lacking("objective", objective, missing, who, _define(missing, advice))
+    return gated(objective)
 
 
 def _define(missing: Sequence[str], advice: str = "") -> str:
@@ -246,7 +249,8 @@ def check_derivatives(objective: Any, at: Any) -> DerivativeCheck:
     True
     """
     beside = [name for name in ("hessian", "hvp") if defines(objective, name)]
-    require(objective, "st.check_derivatives", "dim", "gradient", *([] if beside else ["value"]))
+    needed = ["dim", "gradient", *([] if beside else ["value"])]
+    objective = require(objective, "st.check_derivatives", *needed)
     w, eye = _check.state("at", at, objective.dim), np.eye(objective.dim)
     absent = {
         name: f"not compared: the objective has no {' and no '.join(missing)}"

@@ -167,6 +167,8 @@ class Network(Objective):
         parts: list[Any] = []
         for layer, a, delta in self._deltas(w, trace, errors.slopes):
             outer = a[..., :, None] * delta[..., None, :]
+            # The last layer comes first, the state begins with
+            # the first one: each is put before those behind it.
             parts = [xp.reshape(outer, (*delta.shape[:-1], layer.inputs * layer.outputs)), delta, *parts]
         return xp.concat(parts, axis=-1) + self.l2 * w[..., None, :]
 
@@ -487,11 +489,11 @@ def _hidden(widths: Any) -> tuple[int, ...]:
 
 def _data(name: str, values: Any, dtype: str) -> np.ndarray:
     """A finite table of one's own, (n, p), row by row."""
+    found = _check.numbers_of(name, values)
+    if found.ndim != 2:
+        _check.array(name, found, ndim=2, shape="(n, p)")
     with np.errstate(over="ignore"):
-        if isinstance(values, np.ndarray) and values.dtype.kind in "fiub" and values.ndim == 2:
-            table = values.astype(dtype, order="C")  # not by way of float64: pictures are many
-        else:
-            table = _check.array(name, values, ndim=2, shape="(n, p)").astype(dtype, order="C")
+        table = found.astype(dtype, order="C")  # not by way of float64: pictures are many
     if not np.isfinite(table).all():
         _check.array(name, values)
         raise ValueError(

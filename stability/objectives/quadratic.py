@@ -89,10 +89,11 @@ def quadratic(spectrum: Any, *, rotation_seed: int | None = None) -> Quadratic:
     >>> st.quadratic([1.0, 0.1]).gradient([1.0, 1.0])
     array([1. , 0.1])
     """
-    spectrum = _check.array("spectrum", spectrum, ndim=(1, 2), shape="(d,) or (d, d)")
-    if spectrum.size == 0:
+    given = _check.array("spectrum", spectrum, ndim=(1, 2), shape="(d,) or (d, d)")
+    if given.size == 0:
         raise ValueError("`spectrum` must have at least one eigenvalue; got none.")
-    matrix = np.diag(spectrum) if spectrum.ndim == 1 else _check.symmetric("spectrum", spectrum)
+    # As it came: its type says how far rounding may have moved it from symmetric.
+    matrix = np.diag(given) if given.ndim == 1 else _check.symmetric("spectrum", spectrum)
     if rotation_seed is not None:
         _check.count("rotation_seed", rotation_seed, least=0)
         basis = _rotation(len(matrix), rotation_seed)

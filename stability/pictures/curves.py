@@ -34,10 +34,12 @@ def apart(axis: Axes) -> None:
             groups = [group for group in groups if group not in touched] + [{one, other}.union(*touched)]
     for group in groups:
         alone = {line: len(traced[line]) - shared[line] for line in axis.lines if line in group}
+        # By tenths of the axes: of curves that are alone about as long the order of drawing decides.
         for k, line in enumerate(sorted(alone, key=lambda line: -round(alone[line] * _STEP, 1))):
             length = _DASH / line.get_linewidth()
             line.set_zorder(line.get_zorder() + 0.01 * k)
             if k:
+                # The higher a curve lies, the shorter its dashes: those below show through its gaps.
                 line.set_linestyle((0, ((len(group) - k) * length, k * length)))
 
 

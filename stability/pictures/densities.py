@@ -133,11 +133,13 @@ def _histograms(axis: Axes, study: Study) -> None:
         axis.plot(study["x"], study["chain_density"][m], color=COLORS[name], lw=1)
         axis.plot(study["x"], study["density"][m], color=COLORS[name], ls=":", lw=1.2)
         filled = counts > 0
+        # A count's standard deviation is its root.
         height, error = (counts / total)[filled], (2 * np.sqrt(counts) / total)[filled]
         middle = (0.5 * (bins[1:] + bins[:-1]))[filled]
         axis.errorbar(
             middle,
             height,
+            # On a logarithmic axis a bar must not reach zero.
             [np.minimum(error, 0.9 * height), error],
             fmt=MARKERS[name],
             color=COLORS[name],

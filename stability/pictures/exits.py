@@ -51,6 +51,7 @@ def _times(axis: Axes, study: Study, x: str, law: str, measured: str, label: str
         lines = np.exp(study[law])
     for m, name in enumerate(study["methods"]):
         axis.plot(study[x], np.where(lines[m] < 10 * LONGEST, lines[m], np.nan), **colored(str(name)))
+        # Side by side, or one level's mark would hide the other's.
         for level, shift in ((0, 0.95), (1, 1.05)):
             rows = study[measured][m, :, level]
             if level:
@@ -127,6 +128,7 @@ def _toys(study: Study) -> Figure:
             style = _style(str(name), k)
             axis.plot(
                 np.flatnonzero(kept),
+                # A minimum of zero that is met exactly has no place on a logarithmic axis.
                 np.maximum(middle, 1e-20) if positive else middle,
                 label=str(name),
                 **style,
@@ -190,6 +192,8 @@ def _style(name: str, k: int) -> dict[str, Any]:
         known = next(method for method in sorted(COLORS, key=len, reverse=True) if name.startswith(method))
         return {"color": COLORS[known], "ls": ":" if name.endswith("best step") else "-", "lw": 1.5}
     flat = name.endswith("flat tail")
+    # k counts the runners, of which SFN is the first and the
+    # ranks follow; from 0.4 on shades are dark enough to see.
     shade = matplotlib.colormaps["PuRd" if flat else "Greens"](0.4 + 0.14 * ((k - 1) % 5))
     return {"color": shade, "ls": "--" if flat else "-", "lw": 1.2}
 

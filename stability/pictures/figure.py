@@ -6,19 +6,42 @@ Imported only when a picture is drawn, because matplotlib is heavy.
 from __future__ import annotations
 
 import io
+import os
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.backends.registry import backend_registry
 from matplotlib.figure import Figure
 
+from .. import _files
 from .theme import context
 
 
 class Picture(Figure):
     """A matplotlib figure that nobody else holds: once its name is gone, so is its memory."""
+
+    def savefig(self, fname: Any, **options: Any) -> None:
+        """Write the picture as matplotlib does, but whole or not at all.
+
+        Raises
+        ------
+        ValueError
+            If the place cannot be written, or the format is unknown.
+        """
+        if not isinstance(fname, (str, os.PathLike)):  # an open stream
+            super().savefig(fname, **options)
+            return
+        path = Path(fname)
+        kind = options.pop("format", None) or path.suffix[1:]
+        if not kind:
+            kind = self.canvas.get_default_filetype()
+            path = path.with_name(f"{path.name.rstrip('.')}.{kind}")
+        stream = io.BytesIO()
+        super().savefig(stream, format=kind, **options)
+        _files.write(path, stream.getvalue())
 
     def _repr_png_(self) -> bytes:
         """What Jupyter displays, with no magic before it."""

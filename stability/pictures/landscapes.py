@@ -106,6 +106,7 @@ def _panel(axis: Axes, result: Portrait, m: int) -> None:
     colors = [FATE_COLORS[end] for end in (-4, -3, -2, -1)] + [
         BASINS[k % len(BASINS)] for k in range(max(len(result.points), 1))
     ]
+    # The basins' numbers, from -4 on, one colour each: the edges are the halves between them.
     norm = BoundaryNorm(np.arange(-4.5, len(colors) - 3.5), len(colors))
     axis.pcolormesh(
         result.x,
@@ -117,6 +118,7 @@ def _panel(axis: Axes, result: Portrait, m: int) -> None:
         rasterized=True,
     )
     finite = result.values[np.isfinite(result.values)]
+    # By quantiles of the values: level sets fill the panel evenly, however steep the walls are.
     levels = np.unique(np.quantile(finite, np.linspace(0, 1, 18)[1:-1])) if len(finite) else np.zeros(0)
     if len(levels) > 1:
         axis.contour(result.x, result.y, result.values, levels=levels, colors="0.45", linewidths=0.4)
@@ -204,6 +206,7 @@ def profile(result: Profile) -> Figure:
 def _drift(axis: Axes, result: Profile, m: int, color: str) -> None:
     """A method's drift, cut off where it grows beyond all others'."""
     finite = np.abs(result.drift[m][np.isfinite(result.drift[m])])
+    # A quantile, for beside a pole the largest drift is a matter of the grid.
     largest = 3 * float(np.quantile(finite, 0.9)) if len(finite) else 1.0
     axis.plot(result.x, np.where(np.abs(result.drift[m]) <= largest, result.drift[m], np.nan), color=color)
     axis.axhline(0, color="0.5", lw=0.8)

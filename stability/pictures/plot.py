@@ -97,11 +97,19 @@ _PICTURES: dict[type, Callable[..., Figure]] = {
     Study: _study,
 }
 for _kind, _draw in _PICTURES.items():
+    # `singledispatch` picks the nearest class: what has no entry falls to `plot` itself.
     plot.register(_kind, styled(_draw))
 
 
 def write(figure: Figure, base: Path) -> None:
-    """Save a picture as ``BASE.png`` and ``BASE.svg``; the same numbers give the same bytes."""
+    """Save a picture as ``BASE.png`` and ``BASE.svg``; the same numbers give the same bytes.
+
+    Raises
+    ------
+    ValueError
+        If one cannot be written; what lay there stays as it was.
+    """
     with context():
+        # matplotlib would write its version into the PNG and the date into the SVG.
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
             figure.savefig(base.with_name(base.name + suffix), metadata=metadata)

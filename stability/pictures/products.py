@@ -87,6 +87,7 @@ def tail_index(result: TailIndex) -> Figure:
     """Hill's estimate by how many of the largest radii it uses; beside it the radii and the fitted power."""
     figure, axes = panels(1, 2, 3.8, 3.2)
     hill, survival = axes[0]
+    # Hill's estimate from k radii has a relative standard error of 1 / sqrt(k).
     low, high = (result.indices * (1 + sign * 2 / np.sqrt(result.counts)) for sign in (-1, 1))
     hill.plot(result.counts, result.indices, color=COLORS["SFN"], label="Hill")
     hill.fill_between(result.counts, low, high, color=COLORS["SFN"], alpha=0.2)
@@ -144,6 +145,7 @@ def _lyapunov(study: Study) -> Figure:
     names, p = study["methods"], study.parameters
     figure, axes = panels(2, 2, 3.9, 3.0, sharex=True, sharey=True)
     for m, (axis, name) in enumerate(zip(axes.flat, names, strict=True)):
+        # Beyond one in size the colour says no more; an exponent may be -inf.
         values = np.clip(study["exponent"][m] / study["step"], -1, 1)
         axis.pcolormesh(
             study["step"],
@@ -187,6 +189,7 @@ def _band(axis: Axes, study: Study, m: int) -> None:
     for key, color, dash in (("linear_limit", LINEAR, "-"), ("square_limit", SQUARE, "--")):
         limit = study[key][m]
         axis.plot(np.where(limit > 0, limit, np.nan), tau, lw=1.6, color=color, ls=dash)
+    # matplotlib warns where a level is nowhere reached.
     if study["exponent"][m].min() < 0 < study["exponent"][m].max():
         axis.contour(
             steps, tau, study["exponent"][m], levels=[0.0], colors=SURE, linewidths=1.6, linestyles="-."

@@ -32,6 +32,7 @@ def _condition_number(study: Study) -> Figure:
             for m, name in enumerate(study["methods"]):
                 values = study["theory"][column, m, :, :, row]
                 axis.plot(study["kappa"], np.where(trusted[column, m], values[:, 0], np.nan), **colored(name))
+                # The whole curve, faint and below: where theory is not valid nothing else is drawn over it.
                 axis.plot(study["kappa"], values[:, 0], color=COLORS[name], lw=0.8, alpha=0.5, zorder=1.5)
                 if column:
                     axis.plot(
@@ -104,6 +105,7 @@ def _step_limit(study: Study) -> Figure:
     kappa, tau = study["kappa"], study["tau"]
     from matplotlib.colors import TwoSlopeNorm
 
+    # White is radius one, where moments neither grow nor decay.
     norm = TwoSlopeNorm(0.0, -1.0, 1.0)
     image = None
     for m, (axis, name) in enumerate(zip(axes.flat, names, strict=False)):

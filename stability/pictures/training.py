@@ -121,6 +121,7 @@ def _curvature(axis: Axes, result: History) -> None:
     shown = np.unique(np.geomspace(1, rank, min(RANKS_SHOWN, rank)).round().astype(int)) - 1
     axis.plot(result.refreshed_at, result.eigenvalues, ".", color="0.8", ms=2)
     if rank > len(shown):
+        # One call draws a line for each eigenvalue; one label stands for all of them.
         axis.lines[0].set_label("the others")
     for position, i in enumerate(shown):
         color = colormaps["cividis"](position / max(1, len(shown) - 1) * 0.9)
@@ -170,6 +171,7 @@ def _spectrum(study: Study) -> Figure:
         ylabel=r"eigenvalues per unit of $\lambda$",
     )
     decades = 10.0 ** np.arange(np.ceil(np.log10(p["scale"])), np.log10(study["sizes"][-1]) + 1)
+    # A few ticks on each side: their labels must not run into each other.
     decades = decades[:: 1 + len(decades) // 4]
     left.set_xticks([*-decades[::-1], 0.0, *decades])
     left.legend()

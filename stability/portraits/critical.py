@@ -235,7 +235,7 @@ def critical_points(objective: Any, region: Any, *, starts: int | None = None) -
     """
     from scipy.stats import qmc
 
-    require(objective, "st.critical_points", "dim", "value", "gradient", "hessian")
+    objective = require(objective, "st.critical_points", "dim", "value", "gradient", "hessian")
     bounds = _region(region, int(objective.dim))
     count = min(256 * len(bounds), 4096) if starts is None else _check.count("starts", starts)
     halton = qmc.Halton(len(bounds), scramble=False).random(count + 1)[1:]  # the first is a corner
@@ -275,6 +275,7 @@ def _led(objective: Any, w: np.ndarray) -> _Ends:
     for _ in range(ROUNDS):
         lam, turn = _spectra(objective, w)
         along = np.einsum("kji,kj->ki", turn, gradient)
+        # In proportion to the curvature: one damping serves landscapes of any scale.
         squared = damping[:, None] * np.max(lam**2, axis=1, keepdims=True)
         # Newton's step on |grad F|^2, not on F: it goes to saddles and maxima as to minima.
         ahead = w - np.einsum("kij,kj->ki", turn, np.where(lam == 0, 0.0, lam / (lam**2 + squared)) * along)
@@ -303,6 +304,7 @@ def _spectra(objective: Any, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues and vectors of the Hessians; nan where these are not finite."""
     hessian = objective.hessian(w)
     broken = ~np.isfinite(hessian).all(axis=(-2, -1))
+    # LAPACK would refuse all matrices for one that is not finite.
     lam, turn = np.linalg.eigh(np.where(broken[:, None, None], 0.0, hessian))
     return np.where(broken[:, None], np.nan, lam), turn
 

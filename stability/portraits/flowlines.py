@@ -42,6 +42,7 @@ def follow(
         if keep:
             track.append(np.full_like(w, np.nan))
             track[-1][going] = ahead
+    # Still going, but outside when the rounds are over: they are taken to stay there.
     ends[(ends == UNDECIDED) & ((w < region[:, 0]) | (w > region[:, 1])).any(axis=1)] = LEFT
     return ends, np.stack(track)
 

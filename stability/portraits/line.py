@@ -162,6 +162,7 @@ def profile(
     (['minimum', 'minimum', 'maximum'], [True])
     """
     flows = flows_of(objective, methods, noise, step, dim=1)
+    objective = flows[0].objective
     found, count = critical_points(objective, region), _check.count("paths", paths, least=100, most=1_000_000)
     begin = None if start is None else _check.shaped("start", np.atleast_1d(start), (1,))
     ends = (float(found.region[0, 0]), float(found.region[0, 1]))

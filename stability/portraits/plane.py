@@ -205,6 +205,7 @@ def portrait(
     [['attracts', 'attracts', 'passes'], ['attracts', 'attracts', 'attracts']]
     """
     flows = flows_of(objective, methods, noise, step, dim=2)
+    objective = flows[0].objective
     count = _check.count("resolution", resolution, least=8, most=400)
     found = critical_points(objective, region)
     low, high = found.region.T

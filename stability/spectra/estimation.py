@@ -15,6 +15,8 @@ from .._saving import provenance
 from .._streams import stream
 from ..lowrank.operator import Operator
 from ..lowrank.randomized import randomized_eigh
+from ..objectives.base import defines
+from ..objectives.gate import gated
 from .lanczos import lanczos, rounding
 from .result import OUTLIER_STEPS, Spectrum
 
@@ -107,6 +109,7 @@ def spectrum(
         if deflate:
             found = randomized_eigh(products, n, deflate, seed=seed, device=backend, dtype=backend.dtype)
             vectors, size = found.vectors, float(np.abs(found.eigenvalues).max())
+            # The products that found the deflated vectors count too.
             operator.columns = found.columns
             parts.append(lanczos(operator, vectors.T, min(OUTLIER_STEPS, steps), size))
         if probes:
@@ -150,6 +153,7 @@ def _products(
                 "products are all that is known."
             )
         return source, _check.count("n", n), backend
+    source = gated(source)
     dim = int(source.dim)
     if n not in (None, dim):
         raise ValueError(f"`n` must be left out with an objective, whose dimension is {dim}; got {n}.")
@@ -161,7 +165,7 @@ def _products(
     w = backend.asarray(_check.shaped("at", at, (dim,)))
     there = source if (backend.name, backend.dtype) == ("numpy", "float64") else moved(source, backend)
     options = {} if batch is None else {"batch": batch}
-    if hasattr(there, "products"):
+    if defines(there, "products"):
         return there.products(w, **options), dim, backend
     return (lambda V: there.hvp(w, V, **options)), dim, backend
 

@@ -106,7 +106,7 @@ def _advance(
         image, (core,) = operator.image(rows, rows)
         if k == 0:  # only now the images' scale is known
             sizes += size * operator.factor
-        check_symmetric([(core, core.T)], np.append(core, sizes), backend.dtype)
+        check_symmetric([(core, core.T)], np.append(core, sizes), operator.unit)
         alphas[:, k] = np.diag(core)
         sizes = np.maximum(sizes, np.abs(alphas[:, k]))
         # At k = 0 index -1 is the last column, which is still zero, as it should be.

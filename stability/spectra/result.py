@@ -17,6 +17,7 @@ from .._estimate import Estimate
 from .._law import Law, law_of
 from .._saving import Result, Study
 from ..methods.method import SGD, Method
+from ..methods.response import gains_at
 from ..noise import Noise
 from .lanczos import Tridiagonals
 
@@ -317,7 +318,7 @@ class Spectrum(Result):
 
     def _gains(self, method: Method, nodes: np.ndarray) -> np.ndarray:
         """The method's gain at every node, row by row of the rule."""
-        phi = np.asarray(method.gain(nodes) + 0 * nodes)
+        phi = gains_at(method, nodes)
         if method.rank is not None and method.rank < self.n:
             if method.rank >= self.deflated:
                 raise ValueError(
@@ -440,7 +441,7 @@ def _over(values: np.ndarray, nodes: np.ndarray) -> np.ndarray:
 @np.errstate(all="ignore")
 def _evaluated(f: Function, nodes: np.ndarray) -> np.ndarray:
     try:
-        values = np.broadcast_to(np.asarray(f(nodes), dtype=float), nodes.shape)
+        values = np.broadcast_to(_check.numbers_of("f", f(nodes)).astype(float), nodes.shape)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"`f` must map an array of eigenvalues to an array of numbers; got: {error}. Write it with "

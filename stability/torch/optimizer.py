@@ -267,6 +267,7 @@ class LRSFN(torch.optim.Optimizer):
         if _due(group, state, batch):
             self._refresh(index, batch)
         if group["weight_decay"]:
+            # Its curvature is in the eigenpairs already, by the `shift` of `Products`.
             g = g + group["weight_decay"] * flatten(p.detach() for p in group["params"])
         modes = _modes(group, state)
         direction = _low_rank(state).precondition(g, modes.gains, modes.tail_gain)
@@ -278,6 +279,7 @@ class LRSFN(torch.optim.Optimizer):
         group = self.param_groups[index]
         state, params = self._state(group), group["params"]
         saved.check_rank(group, _size(group))
+        # A stream for each group and refresh, so that a run that goes on from a file draws the same rows.
         rng = stream(group["seed"], index, state["refreshes"])
         rows = _rows(group, batch, rng)
         last = _last_noise(group, state)

@@ -45,6 +45,7 @@ class Batch:
     def loss(self, rows: torch.Tensor | None = None) -> torch.Tensor:
         """The mean loss of the rows (k,), or of the whole batch, with its graph."""
         with torch.enable_grad():
+            # A slice for the whole batch: indexing by it copies nothing.
             given = {"rows": slice(None) if rows is None else rows} if self.takes_rows else {}
             try:
                 losses = _differentiable(self.closure(**given))
@@ -147,6 +148,8 @@ class Products:
         self, loss: torch.Tensor, params: Sequence[torch.Tensor], names: Sequence[str], *, shift: float = 0.0
     ):
         self.params, self.shift, self.batched = list(params), shift, True
+        self.unit = _coarsest(loss)
+        # The gradient's own graph is what the products differentiate.
         parts = gradient(loss, self.params, names, create_graph=True)
         # Where a loss is linear in a parameter, its gradient has no graph and adds nothing to any product.
         self.curved = [part.requires_grad for part in parts]
@@ -218,6 +221,22 @@ DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 def backend_of(p: torch.Tensor) -> Backend:
     """Tensors of a parameter's type on its device."""
     return Backend("torch", array_api_compat.torch, p.device, DTYPES[p.dtype])
+
+
+def _coarsest(loss: torch.Tensor) -> float:
+    """The rounding unit of the coarsest arithmetic in a loss's graph, as autocast puts it there."""
+    waiting, seen, unit = [loss.grad_fn], set(), float(torch.finfo(loss.dtype).eps)
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        # The types of a node's outputs have no public name yet.
+        for output in getattr(node, "_input_metadata", ()):
+            if output.dtype in (torch.float16, torch.bfloat16):
+                unit = max(unit, float(torch.finfo(output.dtype).eps))
+        waiting += [following for following, _ in node.next_functions]
+    return unit
 
 
 def _check_twice(gradients: Sequence[torch.Tensor]) -> None:

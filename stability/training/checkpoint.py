@@ -1,15 +1,18 @@
-"""Checkpoints of a run in two slots: a kill while one is written leaves the other."""
+"""Checkpoints of a run in two slots: where one is damaged, the other is left."""
 
 from __future__ import annotations
 
-import tempfile
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .._saving import Kept, load
+from .. import _check, _files
+from .._saving import Kept, digest, load
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def _written(path: Path) -> list[tuple[int, Path]]:
     return [
         (slot, place)
         for slot, place in enumerate(slots(path))
-        if place.with_name(place.name + ".json").exists()
+        if any(place.with_name(place.name + ending).exists() for ending in (".npz", ".json"))
     ]
 
 
@@ -74,12 +77,47 @@ def latest(path: Path) -> tuple[int, Checkpoint]:
     return max(whole, key=lambda one: one[0])[1:]
 
 
-def _writable(path: Path) -> None:
+@contextmanager
+def claimed(path: Path | None) -> Iterator[None]:
+    """Have a checkpoint to oneself, until this ends or the process does.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be written, or another run has it.
+    """
+    if path is None:
+        yield
+        return
+    with ExitStack() as stack:
+        try:
+            _files.writable(path.parent)
+        except OSError as error:
+            raise ValueError(
+                f"The checkpoint {path} cannot be written ({error.strerror}). Choose another `checkpoint`."
+            ) from None
+        try:
+            stack.enter_context(_files.held(path.with_name(path.name + ".lock")))
+        except BlockingIOError:
+            raise ValueError(
+                f"The checkpoint {path} is in use by another run. Wait for that to end, or choose another "
+                "`checkpoint`."
+            ) from None
+        except OSError as error:  # some network drives know no locks
+            _check.warn(f"{path}.lock cannot be locked ({error}): see that no other run has this checkpoint.")
+        yield
+
+
+def fingerprint(value: Any) -> str | None:
+    """A digest of everything that `value` was made of; None of what no file can hold, as a user's own."""
+    if not isinstance(value, Kept) and type(value).__module__.split(".")[0] == __name__.split(".")[0]:
+        value = {"of": type(value).__name__, **Kept._kept(value)}  # a network: no result keeps all its data
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"The checkpoint {path} cannot be written ({error.strerror}). Choose another `checkpoint`."
-        ) from None
+        return digest(value)
+    except ValueError:
+        return None
+
+
+def nameless(text: Any) -> Any:
+    """The text that a user's object shows, without its place in memory: that is another in every process."""
+    return re.sub(r" at 0x[0-9A-Fa-f]+", "", text) if isinstance(text, str) else text

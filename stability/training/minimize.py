@@ -13,10 +13,13 @@ import numpy as np
 from .. import _check
 from .._array import Backend, backend_of, moved
 from .._check import Interrupted
+from .._interrupts import undisturbed
 from .._progress import progress_bar
 from .._saving import provenance
 from ..methods.method import Method
+from ..methods.response import gains_at
 from ..objectives.base import require, trait
+from ..objectives.gate import probe
 from . import checkpoint as checkpoints
 from . import choice
 from .baselines import BASELINES, baseline
@@ -105,8 +108,9 @@ def minimize(
     callback : callable, optional
         Shown a `Progress` after every iteration; returning True ends the run.
     checkpoint : path, optional
-        Write the whole state there every minute, at Ctrl-C and at the end; a run that finds one goes on from
-        it, to the same result as if it had never stopped.
+        Write the whole state there, to ``.a.npz`` and ``.b.npz`` in turn, every minute, at Ctrl-C and at the
+        end; a run that finds one goes on from it, to the same result as if it had never stopped. One run at
+        a time.
     progress : bool
         Show a progress bar.
 
@@ -134,6 +138,9 @@ def minimize(
         Keep the iterate after every so many iterations.
     checkpoint_every : float
         Seconds between checkpoints; 60 by default.
+    check : bool
+        Compare the gradient of an objective of one's own with its value at the start, by a few values that
+        are not counted as work; True by default.
 
     Returns
     -------
@@ -142,11 +149,18 @@ def minimize(
     Raises
     ------
     ValueError
-        If an argument is out of range, Hessian products are not symmetric, or a checkpoint does not fit.
+        If an argument is out of range, Hessian products are not symmetric, or a checkpoint is damaged, in use
+        by another run, or was made with other arguments or data.
     Interrupted
         At Ctrl-C, with the history so far in ``.result``.
+
+    Warns
+    -----
+    StabilityWarning
+        If the gradient is not the derivative of the value at the start.
     """
     options = choice.known(rare)
+    objective = require(objective, "st.minimize", "dim", "value", "gradient")
     w, backend = _start(objective, start, options)
     own = {"momentum": momentum, "decay": decay, "average": average}
     if isinstance(method, str):
@@ -161,11 +175,15 @@ def minimize(
             checkpoint=checkpoint,
             **own,
         )
+        if _check.flag("check", options["check"]):
+            probe(objective, w)
         return baseline(objective, w, method, sweeps=sweeps, iterations=iterations, callback=callback)
     if callback is not None and not callable(callback):
         raise ValueError(f"`callback` must be a function of a Progress; got {callback!r}.")
     stays = backend.name == "numpy" and backend.dtype == "float64"
     problem = Problem(objective if stays else moved(objective, backend), backend)
+    if _check.flag("check", options["check"]):
+        probe(problem.objective, w)
     size, other = choice.sizes(problem, batch, hessian_batch, options)
     passes, most = choice.budget(sweeps, iterations, problem)
     told = hessian_batch is not None
@@ -195,15 +213,17 @@ def minimize(
         checkpoint=None if checkpoint is None else checkpoints.base(checkpoint),
         checkpoint_every=_check.nonnegative("checkpoint_every", options["checkpoint_every"]),
         identity={},
+        digests={},
     )
     plan.identity.update(_identity(plan, method, w, step))
+    if plan.checkpoint is not None:
+        plan.digests.update(data=checkpoints.fingerprint(objective), method=checkpoints.fingerprint(method))
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges says so in its status
         return _history(_carried_out(plan, w, progress))
 
 
 def _start(objective: Any, start: Any, options: Rare) -> tuple[Any, Backend]:
     """The start (d,) among the arrays of its device and type."""
-    require(objective, "st.minimize", "dim", "value", "gradient")
     own, dtype = trait(objective, "dtype"), options["dtype"]
     typed = own in DTYPES  # as networks are; others take what they are given
     if dtype is None:
@@ -226,7 +246,7 @@ def _identity(plan: RunPlan, method: Any, w: Any, step: Any) -> dict[str, Any]:
         if plan.rule.untuned
         else repr(method),
         "gains": _fingerprint(method),
-        "objective": repr(plan.problem.objective),
+        "objective": checkpoints.nameless(repr(plan.problem.objective)),
         "start": zlib.crc32(plan.problem.backend.host(w).tobytes()),
         "step": repr(step if isinstance(step, (str, SpectralStep, Armijo)) else float(step)),
         "momentum": plan.momentum,
@@ -244,6 +264,8 @@ def _identity(plan: RunPlan, method: Any, w: Any, step: Any) -> dict[str, Any]:
         "iterations": repr(plan.iterations),
         "seed": plan.seed,
         "dtype": plan.problem.backend.dtype,
+        "samples": plan.problem.samples,
+        "keep_every": repr(plan.keep_every),
     }
 
 
@@ -253,13 +275,17 @@ def _fingerprint(method: Any) -> str:
         return ""
     lam = np.array([-7.0, -0.3, -1e-3, 1e-3, 0.2, 1.0, 30.0])
     with np.errstate(all="ignore"):
-        return " ".join(
-            f"{x:.6g}" for x in np.broadcast_to(np.asarray(method.gain(lam), dtype=float), lam.shape)
-        )
+        return " ".join(f"{x:.6g}" for x in gains_at(method, lam))
 
 
 def _carried_out(plan: RunPlan, w: Any, progress: bool) -> OptimizerRun:
-    run = OptimizerRun(plan, w)
+    with checkpoints.claimed(plan.checkpoint):
+        return _claimed(OptimizerRun(plan, w), progress)
+
+
+def _claimed(run: OptimizerRun, progress: bool) -> OptimizerRun:
+    """Go on from the run's checkpoint, if there is one, which is its own as long as it runs."""
+    plan = run.plan
     if plan.checkpoint is not None and checkpoints.exists(plan.checkpoint):
         run.restore()
     try:
@@ -270,7 +296,8 @@ def _carried_out(plan: RunPlan, w: Any, progress: bool) -> OptimizerRun:
     except KeyboardInterrupt:
         run.ending = Ending(End.INTERRUPTED, f"interrupted after {run.iteration} iterations")
         if plan.checkpoint is not None and run.whole:
-            run.save()
+            with undisturbed():
+                run.save()
         raise Interrupted(
             f"Interrupted: the history of {run.iteration} iterations is in this exception's `.result`.",
             _history(run),

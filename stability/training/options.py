@@ -54,6 +54,7 @@ class Rare(TypedDict, total=False):
     dtype: str | None
     keep_every: int | None
     checkpoint_every: float
+    check: bool
 
 
 RARE: Rare = {
@@ -67,6 +68,7 @@ RARE: Rare = {
     "dtype": None,
     "keep_every": None,
     "checkpoint_every": 60.0,
+    "check": True,
 }
 """Their defaults."""
 

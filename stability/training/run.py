@@ -17,7 +17,7 @@ from .._interrupts import undisturbed
 from .._saving import save
 from ..lowrank.operator import BadProducts, NotFinite
 from .batches import Batches, parts
-from .checkpoint import Checkpoint, _writable, latest, slots
+from .checkpoint import Checkpoint, latest, nameless, slots
 from .history import End, Ending
 from .options import Prospect, StepRule
 from .problem import VALUE_COST, Problem, Progress, Work
@@ -28,6 +28,8 @@ GIVE_UP = 10
 VECTORS = ("w", "velocity", "best", "sum")
 """What a checkpoint keeps of a run, where there is any, beside its log, rule and batches; and numbers."""
 NUMBERS = ("iteration", "gathered", "limit", "in_a_row", "rescues")
+_LATER = ("samples", "keep_every")
+"""Arguments that older checkpoints do not tell."""
 DECAYS = {"linear": 1.0, "sqrt": 0.5}
 """Powers of what is left of the run that a decaying step is proportional to."""
 
@@ -51,6 +53,7 @@ class RunPlan:
     checkpoint: Path | None
     checkpoint_every: float
     identity: dict[str, Any]  # what a checkpoint must have been made with
+    digests: dict[str, str | None]  # and of which data and method, to the last bit
     report: Callable[[float], None] | None = None
 
 
@@ -84,14 +87,12 @@ class OptimizerRun:
         self.best: Any = None  # of what the rule has watched; none before, where it is the start
         self.rescues = 0  # how often the run went back there
         self.whole = True  # between iterations: what a checkpoint may keep
-        self._data = "" if plan.checkpoint is None else self._fingerprint()
+        self._data = {} if plan.checkpoint is None else self._fingerprint()
         self._saved_at, self._slot = time.perf_counter(), 0
 
     def go(self) -> None:
         """Iterate until the budget is spent, a callback says so, or nothing finite is left to do."""
         plan = self.plan
-        if plan.checkpoint is not None:
-            _writable(plan.checkpoint)  # found before the work, not after it
         while (
             self.work.passes < plan.passes * (1 - 1e-12)
             and self.iteration < plan.iterations
@@ -113,10 +114,30 @@ class OptimizerRun:
             told = f"diverged: {GIVE_UP} steps in a row would not have been finite, the first at iteration "
             self.ending = Ending(End.DIVERGED, f"{told}{self.iteration - GIVE_UP}")
 
-    def _fingerprint(self) -> str:
-        """What the objective says at the start: other data of the same shape say something else."""
-        loss, gradient = self.plan.problem.loss_and_gradient(self.w, None)
-        return f"loss {loss:.6g}, gradient {float(namespace(gradient).sum(gradient**2)) ** 0.5:.6g}"
+    def _fingerprint(self) -> dict[str, Any]:
+        """What tells the data and the method from others.
+
+        Their digests; where no file can hold them, because they are a user's own, numbers that they say.
+        """
+        plan = self.plan
+        loss, gradient = plan.problem.loss_and_gradient(self.w, None)
+        data = f"loss {loss:.6g}, gradient {float(namespace(gradient).sum(gradient**2)) ** 0.5:.6g}"
+        found: dict[str, Any] = {"data": data, "digests": plan.digests}
+        return found if plan.digests["data"] else found | {"probes": self._probes()}
+
+    def _probes(self) -> list[list[float]]:
+        """Losses and slopes of random halves of the samples: in another order they are other halves."""
+        problem, rng = self.plan.problem, np.random.default_rng(0)
+        aside = rng.standard_normal(problem.dim) / math.sqrt(problem.dim)
+        asarray, host = problem.backend.asarray, problem.backend.host
+        at = self.w + asarray(1e-3 * (1 + float(np.abs(host(self.w)).max())) * aside)
+        halves = [np.sort(rng.permutation(problem.samples)[: (problem.samples + 1) // 2]) for _ in range(3)]
+        found = []
+        for rows in halves if problem.sampled else [None]:
+            loss, gradient = problem.loss_and_gradient(at, rows)
+            slope = host(gradient).astype(float)
+            found.append([loss, float(slope @ aside), float(np.linalg.norm(slope))])
+        return found
 
     def iterate(self) -> tuple[float, float]:
         """One iteration; the step it took is 0 where that would not have been finite."""
@@ -273,7 +294,7 @@ class OptimizerRun:
         arrays |= {f"log {name}": np.asarray(values) for name, values in vars(self.log).items()}
         arrays |= {f"rule {name}": host(value) for name, value in rule.items() if np.shape(value)}
         values = {
-            "identity": plan.identity | {"data": self._data},
+            "identity": plan.identity | self._data,
             "work": vars(self.work),
             "streams": batches["streams"],
             "rule": {name: value for name, value in rule.items() if f"rule {name}" not in arrays},
@@ -317,11 +338,32 @@ class OptimizerRun:
             ) from None
 
     def _compare(self, identity: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another run; what its version did not write cannot be compared."""
         made = {"start": identity.get("w0"), **identity}  # its name in older checkpoints
-        for name, value in (self.plan.identity | {"data": self._data}).items():
-            if made.get(name) != value:
+        own = self.plan.identity | {"data": self._data["data"]}
+        for name, value in own.items():
+            if name in _LATER and name not in made:
+                continue
+            if nameless(made.get(name)) != nameless(value):
                 raise ValueError(
                     f"The checkpoint {self.plan.checkpoint} was made with `{name}` = {made.get(name)!r}, "
                     f"this run has {value!r}. "
                     "Use the same arguments, or another `checkpoint`."
                 )
+        digests = made.get("digests", {})
+        for name, value in self.plan.digests.items():
+            if digests.get(name) and value and digests[name] != value:
+                raise self._of_another(name)
+        if not (digests.get("data") and self.plan.digests["data"]) and "probes" in made:
+            accuracy = 1e-5 if self.plan.problem.backend.dtype == "float32" else 1e-11
+            before, now = np.array(made["probes"]), np.array(self._probes())
+            size = np.abs(before).max(axis=0)
+            if before.shape != now.shape or not np.all(np.abs(before - now) <= accuracy * size):
+                raise self._of_another("data")
+
+    def _of_another(self, name: str) -> ValueError:
+        what = "data, or of the same in another order" if name == "data" else name
+        return ValueError(
+            f"The checkpoint {self.plan.checkpoint} was made of other {what}. Use what it was made of, or "
+            "another `checkpoint`."
+        )

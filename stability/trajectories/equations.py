@@ -46,7 +46,7 @@ def noise_rate(flow: Flow, m: np.ndarray, S: np.ndarray) -> np.ndarray:
     diffusion = flow.diffusion(m)
     if not flow.noise_model.has_curvature or not S.any():
         return diffusion
-    _, Eg, Eh = flow.noise_model.factors(m)
+    _, Eg, Eh = flow.noise_model.law(m)
     local, hessian = flow._checked(m), np.asarray(flow.objective.hessian(m), dtype=float)
     columns = [
         local.apply(Eg[:, :, j]) + (local.derivative(Eh, hessian[:, j]) if flow.bends else 0.0)

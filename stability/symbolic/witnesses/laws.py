@@ -107,6 +107,7 @@ class HeavyTailedNewton(Witness):
 
     @staticmethod
     def _edge(method: Method, place: float, side: int, level: float) -> float:
+        # In logarithms: the edge may lie as far as 1, or as near as 1e-290, from the pole.
         def below(log_distance: float) -> float:
             return math.log(level) - math.log(
                 abs(method.gain(np.float64(place + side * math.exp(log_distance))))
@@ -179,6 +180,7 @@ class BoundedStep(Recomputed):
             if not np.isfinite(y).all() or y.max() > 1e8:
                 return math.inf
             top, largest = int(np.argmax(y)), max(largest, float(y.max()))
+            # Between the neighbours of the largest value: fifty times closer in every round.
             x = np.linspace(x[max(top - 1, 0)], x[min(top + 1, len(x) - 1)], 101)
         return largest
 

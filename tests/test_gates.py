@@ -1,0 +1,482 @@
+"""The one way in for arrays, and for what a user's functions give: nothing is lost on it without a word."""
+
+import copy
+import pickle
+import warnings
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import stability as st
+from stability import _check
+from stability.objectives.gate import Gated, bare, gated
+
+
+class Users(st.Objective):
+    """F = (w1^2 + w2^2 / 10) / 2, whose gradient a test replaces."""
+
+    dim = 2
+    scale = np.array([1.0, 0.1])
+
+    def value(self, w):
+        return 0.5 * np.sum(self.scale * w**2, axis=-1)
+
+    def gradient(self, w):
+        return self.scale * w
+
+    def hessian(self, w):
+        return np.broadcast_to(np.diag(self.scale), (*w.shape, 2))
+
+    def hvp(self, w, V):
+        return self.scale[:, None] * V
+
+
+def users(**members):
+    F = Users()
+    for name, member in members.items():
+        setattr(F, name, member)
+    return F
+
+
+def descend(F, **options):
+    options = {"method": st.SGD(), "step": 0.1, "iterations": 3, **options}
+    return st.minimize(F, [1.0, 0.5], **options)
+
+
+def simulate(F, method=None, **options):
+    flow = st.Flow(F, method or st.SGD(), st.Noise(gradient=0.1), step=0.1)
+    return st.simulate(flow, start=[1.0, 0.5], t_end=1.0, paths=20, seed=0, **options)
+
+
+MASKED = np.ma.masked_array([1.0, 1e6], [False, True])
+ARRAYS = {
+    "list": [1.0, 0.5],
+    "tuple": (1.0, 0.5),
+    "series": pd.Series([1.0, 0.5]),
+    "float32": np.array([1.0, 0.5], np.float32),
+    "float16": np.array([1.0, 0.5], np.float16),
+    "longdouble": np.array([1.0, 0.5], np.longdouble),
+    "objects": np.array([1.0, Fraction(1, 2)], object),
+    "decimals": [Decimal(1), Decimal("0.5")],
+    "strided": np.array([1.0, 0.0, 0.5])[::2],
+    "big-endian": np.array([1.0, 0.5], ">f8"),
+    "no mask": np.ma.masked_array([1.0, 0.5]),
+}
+NO_ARRAYS = {
+    "masked": (MASKED, r"without a mask; 1 of its entries are masked.*numpy\.ma\.filled"),
+    "masked in a list": ([np.ma.masked, 1.0], "without a mask; 1"),
+    "masked rows": ([MASKED, MASKED], "without a mask; 2"),
+    "complex": (np.array([1.0 + 0j, 0.5]), r"complex ones\. Pass \.real"),
+    "complex objects": (np.array([1j, 0.5], object), "must be an array of numbers"),
+    "text": (["1", "0.5"], r"must be an array of numbers; got \['1', '0.5'\]"),
+    "dates": (np.array(["2020-01-01", "2020-01-02"], "M8[D]"), "must be an array of numbers"),
+    "None": ([None, 1.0], "must be an array of numbers"),
+    "missing": (pd.Series([1.0, None], dtype="Float64").astype(object), "must be an array of numbers"),
+    "ragged": ([[1.0], [1.0, 2.0]], "must be an array of numbers"),
+    "structured": (np.zeros(2, [("x", float)]), "structured_to_unstructured"),
+}
+
+
+class TestArrays:
+    @pytest.mark.parametrize("value", ARRAYS.values(), ids=ARRAYS)
+    def test_numbers_of_every_kind_are_read_and_not_written(self, value):
+        kept = copy.deepcopy(value)
+        found = _check.array("x", value)
+        np.testing.assert_array_equal(found, [1.0, 0.5])
+        assert found.dtype == float
+        found += 1
+        np.testing.assert_array_equal(np.asarray(value, dtype=float), np.asarray(kept, dtype=float))
+
+    @pytest.mark.parametrize(("value", "message"), NO_ARRAYS.values(), ids=NO_ARRAYS)
+    def test_what_would_lose_something_is_refused(self, value, message):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(ValueError, match=message):
+                _check.array("x", value)
+
+    def test_fixes_that_messages_name_work(self):
+        assert _check.array("x", np.ma.filled(MASKED, 0.0))[1] == 0.0
+        from numpy.lib.recfunctions import structured_to_unstructured
+
+        assert _check.array("x", structured_to_unstructured(np.zeros(2, [("x", float)]))).shape == (2, 1)
+        sparse = pytest.importorskip("scipy.sparse").csr_array(np.eye(2))
+        with pytest.raises(ValueError, match=r"Pass a dense array: \.toarray\(\)"):
+            st.quadratic(sparse)
+        assert st.quadratic(sparse.toarray()).dim == 2
+
+    def test_torch_tensors_are_read_whatever_their_type_and_graph(self):
+        torch = pytest.importorskip("torch")
+        for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+            given = torch.tensor([1.0, 0.5], dtype=dtype, requires_grad=True)
+            np.testing.assert_array_equal(_check.array("x", given), [1.0, 0.5])
+        np.testing.assert_array_equal(_check.array("x", torch.nn.Parameter(torch.ones(2))), [1.0, 1.0])
+        with pytest.raises(ValueError, match=r"on the host; got one on meta\. Pass it as \.cpu\(\)"):
+            _check.array("x", torch.ones(2, device="meta"))
+
+    def test_masks_are_seen_wherever_arrays_are_given(self):
+        table = np.ma.masked_greater(np.arange(12.0).reshape(6, 2), 10.0)
+        for call in (
+            lambda: st.least_squares(table, np.ones(6)),
+            lambda: st.mlp(table, np.array([0, 1] * 3)),
+            lambda: st.minimize(Users(), MASKED, method=st.SGD(), step=0.1, iterations=1),
+            lambda: st.Noise(gradient=MASKED),
+            lambda: st.tail_index(np.ma.masked_less(np.random.default_rng(0).normal(size=500), -2)),
+        ):
+            with pytest.raises(ValueError, match="without a mask"):
+                call()
+
+
+GRADIENTS = {
+    "list": lambda w: w.tolist(),
+    "column": lambda w: w[:, None],
+    "row": lambda w: w[None],
+    "one number": lambda w: np.array([5.0]),
+    "number": lambda w: 5.0,
+    "too many": lambda w: np.ones(3),
+    "nothing": lambda w: None,
+    "complex": lambda w: w + 5j,
+    "masked": lambda w: np.ma.masked_array(w, [True, False]),
+    "text": lambda w: w.astype(str),
+}
+
+
+class TestGate:
+    @pytest.mark.parametrize("method", [st.SGD(), st.Adam(), st.SFN(damping=0.1)], ids=lambda m: m.label)
+    @pytest.mark.parametrize(
+        "gradient", [g for name, g in GRADIENTS.items() if name != "list"], ids=list(GRADIENTS)[1:]
+    )
+    def test_minimize_refuses_a_gradient_that_it_would_have_to_guess_at(self, gradient, method):
+        with pytest.raises(ValueError, match=r"`gradient` must"):
+            descend(users(gradient=gradient), method=method, check=False)
+
+    def test_the_shape_that_a_message_names_works(self):
+        with pytest.raises(ValueError, match=r"Return it with \.reshape\(\(2,\)\)"):
+            descend(users(gradient=lambda w: (Users.scale * w)[:, None]))
+        fixed = users(gradient=lambda w: (Users.scale * w)[:, None].reshape((2,)))
+        np.testing.assert_array_equal(descend(fixed).final, descend(Users()).final)
+
+    @pytest.mark.parametrize(
+        "kind",
+        [list, lambda g: g.astype(np.longdouble), lambda g: g.astype(object), pd.Series, np.asfortranarray],
+        ids=["list", "longdouble", "objects", "series", "fortran"],
+    )
+    def test_what_can_be_read_gives_the_same_run(self, kind):
+        F = users(gradient=lambda w: kind(Users.scale * w))
+        for method in (st.SGD(), st.Adam(), st.LRSFN(rank=1, damping=0.1)):
+            found, plain = (descend(one, method=method) for one in (F, Users()))
+            np.testing.assert_array_equal(found.final, plain.final)
+            assert found.final.dtype == float
+
+    def test_torch_gradients_with_a_graph_give_the_same_run(self):
+        torch = pytest.importorskip("torch")
+        scale = torch.tensor(Users.scale, requires_grad=True)
+        F = users(
+            gradient=lambda w: scale * torch.tensor(w),
+            value=lambda w: 0.5 * (scale * torch.tensor(w) ** 2).sum(-1),
+            hvp=lambda w, V: scale[:, None] * torch.tensor(V),
+            hessian=lambda w: torch.diag(scale).expand(*w.shape, 2),
+        )
+        for method in (st.SGD(), st.SFN(damping=0.1), st.LRSFN(rank=1, damping=0.1)):
+            np.testing.assert_array_equal(
+                descend(F, method=method).final, descend(Users(), method=method).final
+            )
+        np.testing.assert_array_equal(simulate(F).states, simulate(Users()).states)
+
+    def test_whole_numbers_and_narrow_states_keep_their_type(self):
+        whole = users(gradient=lambda w: np.ones(w.shape, int), value=lambda w: np.sum(w, axis=-1))
+        np.testing.assert_allclose(descend(whole).final, [0.7, 0.2])
+        wide = users(gradient=lambda w: (Users.scale * w).astype(np.float64))
+        assert descend(wide, dtype="float32").final.dtype == np.float32
+
+    @pytest.mark.parametrize(
+        ("member", "wrong"),
+        [
+            ("hessian", lambda w: np.diag([1.0, 0.1]) + 0j),
+            ("hessian", lambda w: np.ones((3, 3))),
+            ("value", lambda w: np.array([1.0])),
+            ("value", lambda w: 1j),
+            ("value", lambda w: None),
+        ],
+    )
+    def test_every_member_passes_it(self, member, wrong):
+        with pytest.raises(ValueError, match=f"`{member}` must"):
+            descend(users(**{member: wrong}), method=st.SFN(damping=0.1))
+
+    def test_third_hvp_products_and_diagonals_pass_it_too(self):
+        flow = st.Flow(users(third=lambda w, v: np.zeros(2)), st.SFN(damping=0.1), step=0.1)
+        with pytest.raises(ValueError, match=r"`third` must have shape \(2, 2\)"):
+            flow.jacobian([1.0, 1.0])
+        with pytest.raises(ValueError, match="`hvp` must be an array of numbers; got complex"):
+            descend(users(hvp=lambda w, V: V + 0j), method=st.LRSFN(rank=1, damping=0.1))
+        F = users(products=lambda w: lambda V: V[:1])
+        with pytest.raises(ValueError, match="`products` must have shape"):
+            descend(F, method=st.LRSFN(rank=1, damping=0.1))
+        with pytest.raises(ValueError, match="`products` must have shape"):
+            st.spectrum(F, [1.0, 1.0])
+        diagonal = users(diagonal_hessian=True, hessian_diagonal=lambda w: 1.0)
+        with pytest.raises(ValueError, match="`hessian_diagonal` must have shape"):
+            st.Flow(diagonal, st.SFN(damping=0.1), step=0.1).local(np.ones(2), bends=False)
+
+    def test_samples_of_a_noise_class_pass_it(self):
+        class Own(st.Noise):
+            answer = staticmethod(
+                lambda size: (np.zeros((size, 2)), np.zeros((size, 2, 2)), np.zeros((size, 2, 2)))
+            )
+
+            def sample(self, w, size, rng):
+                return self.answer(size)
+
+        def run(answer):
+            noise = Own()
+            noise.answer = answer
+            flow = st.Flow(st.quadratic([1.0, 0.1]), st.SGD(), noise, step=0.1)
+            return st.simulate(flow, start=[1.0, 0.5], t_end=1.0, paths=20)
+
+        whole = Own().answer
+        run(whole)
+        for answer, message in (
+            (lambda size: whole(size)[0], r"must give \(zeta, Eg, Eh\), three arrays; got ndarray"),
+            (lambda size: (np.zeros(size), *whole(size)[1:]), r"`sample: zeta` must have shape"),
+            (
+                lambda size: (1j * whole(size)[0], *whole(size)[1:]),
+                "`sample: zeta` must be an array of numbers",
+            ),
+            (lambda size: (*whole(size)[:2], np.ma.masked_equal(whole(size)[2], 0)), "`sample: Eh`.*mask"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                run(answer)
+
+    def test_regions_observables_and_random_matrices_pass_it(self):
+        with pytest.raises(ValueError, match=r"`observables\['m'\]` must be an array without a mask"):
+            simulate(Users(), observables={"m": lambda w: np.ma.masked_greater(w[:, 0], 0.0)})
+        with pytest.raises(ValueError, match="`exit` must be an array without a mask"):
+            simulate(Users(), exit=lambda w: np.ma.masked_greater(w[:, 0], 0.0) < 1)
+        listed = simulate(Users(), exit=lambda w: [bool(x) for x in w[:, 0] > 0.5])
+        np.testing.assert_array_equal(
+            listed.exit_times, simulate(Users(), exit=lambda w: w[:, 0] > 0.5).exit_times
+        )
+        with pytest.raises(ValueError, match="must be an array of numbers; got complex"):
+            st.lyapunov_exponents(lambda rng, size: 1j * rng.normal(size=(size, 2, 2)), iterations=200)
+        with pytest.raises(ValueError, match="`hvp` must be an array without a mask"):
+            st.randomized_eigh(lambda V: np.ma.masked_greater(V, 0.0), 9, 2)
+
+    def test_gains_pass_it(self):
+        with pytest.raises(ValueError, match="`gain` must be an array of numbers; got complex ones"):
+            st.Method(gain=lambda lam, eps: 1j / (lam + eps), eps=0.1)
+
+        class Imaginary(st.SGD):
+            is_identity = False
+
+            def gain(self, lam):
+                return 1j * lam
+
+        with pytest.raises(ValueError, match="`gain` must be an array of numbers; got complex ones"):
+            simulate(Users(), Imaginary())
+        with pytest.raises(ValueError, match="`gain` must be an array of numbers; got complex ones"):
+            st.exact_mode(Imaginary(), curvature=1.0, noise=st.Noise(curvature=0.5))
+
+        class Short(Imaginary):
+            def gain(self, lam):
+                return np.ones(5)
+
+        with pytest.raises(ValueError, match=r"`gain` must give one number per eigenvalue, shape \(2,\)"):
+            st.linearize(st.Flow(st.quadratic([1.0, 0.1]), Short(), step=0.1))
+
+    def test_per_sample_derivatives_pass_it(self):
+        F = st.least_squares(np.random.default_rng(0).normal(size=(20, 2)), np.ones(20))
+        F.reference  # noqa: B018 - found before the gradient is spoilt
+        F.per_sample_gradient = lambda w, batch: np.zeros((len(batch), 1))
+        with pytest.raises(ValueError, match=r"`per_sample_gradient` must have shape \(\d+, 2\)"):
+            st.Noise.from_data(F, batch=4)
+
+    def test_objectives_of_the_package_need_no_gate_and_others_are_themselves_behind_it(self):
+        F, own = st.quadratic([1.0]), Users()
+        assert gated(F) is F
+        assert bare(gated(own)) is own
+        assert repr(gated(own)) == repr(own)
+        twice = gated(gated(own))
+        assert bare(twice) is own
+        assert gated(own).scale is Users.scale
+        assert isinstance(copy.copy(gated(own)), Gated)
+        sent = pickle.loads(pickle.dumps(gated(own)))  # noqa: S301 - our own bytes
+        np.testing.assert_array_equal(sent.gradient(np.ones(2)), Users.scale)
+
+
+WRONG = {
+    "twice": lambda w: 2 * Users.scale * w,
+    "sign": lambda w: -Users.scale * w,
+    "zero": lambda w: 0 * w,
+    "one part": lambda w: Users.scale * w * [1.0, 1.2],
+    "offset": lambda w: Users.scale * w + 0.01,
+}
+
+
+class TestProbe:
+    @pytest.mark.parametrize("gradient", WRONG.values(), ids=WRONG)
+    @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+    def test_a_gradient_of_another_function_is_told(self, gradient, scale):
+        F = users(
+            value=lambda w: Users.value(Users, w / scale),
+            gradient=lambda w: gradient(w / scale) / scale,
+            hessian=lambda w: Users.hessian(Users, w) / scale**2,
+        )
+        start = scale * np.array([1.0, 0.5])
+        with pytest.warns(
+            st.StabilityWarning, match=r"`gradient` is not the derivative of `value`.*check=False"
+        ):
+            st.minimize(F, start, method=st.SGD(), step=1e-3 * scale**2, iterations=1)
+        flow = st.Flow(F, st.SGD(), step=1e-3 * scale**2)
+        with pytest.warns(st.StabilityWarning, match="`gradient` is not the derivative"):
+            st.simulate(flow, start=start, t_end=flow.step, paths=2)
+
+    def test_it_can_be_switched_off_and_is_not_counted(self):
+        asked = []
+        F = users(value=lambda w: asked.append(1) or Users.value(Users, w))
+        found = descend(F)
+        assert found.stats["gradients"] == 3
+        assert 0 < len(asked) - 5 <= 40
+        asked.clear()
+        assert descend(F, check=False).stats["sweeps"] == found.stats["sweeps"]
+        assert len(asked) == 5  # of three iterations, the start and the end
+        np.testing.assert_array_equal(descend(F).final, descend(F, check=False).final)
+        wrong = users(gradient=lambda w: -Users.scale * w)
+        descend(wrong, check=False)
+        simulate(wrong, check=False)
+        with pytest.raises(ValueError, match="`check` must be True or False; got 'no'"):
+            simulate(Users(), check="no")
+        with pytest.raises(ValueError, match="`check` must be True or False; got 'no'"):
+            descend(Users(), check="no")
+
+    @pytest.mark.parametrize(
+        ("value", "gradient"),
+        [
+            (lambda w: np.sum(np.abs(w), axis=-1), np.sign),
+            (lambda w: np.sum(np.abs(w), axis=-1), lambda w: np.ones(np.shape(w))),  # another subgradient
+            (lambda w: np.random.default_rng().normal() + np.sum(w, axis=-1), np.sign),
+            (lambda w: np.sum(w, axis=-1).astype(np.float32), lambda w: np.ones(np.shape(w))),
+            (lambda w: np.sum(np.float32(w) ** 4, axis=-1) + 1e3, lambda w: 4 * w**3),
+            (lambda w: np.sum(np.exp(w), axis=-1), np.exp),
+            (lambda w: np.sum(np.round(w), axis=-1), lambda w: np.zeros(np.shape(w))),
+            (lambda w: np.full(np.shape(w)[:-1], np.nan), lambda w: np.zeros(np.shape(w))),
+        ],
+        ids=["abs", "subgradient", "noisy", "float32", "float32 with an offset", "exp", "steps", "nan"],
+    )
+    @pytest.mark.parametrize("start", [[0.0, 0.0], [1.0, 0.5], [1e-8, 3.0], [300.0, 1.0]])
+    def test_it_says_nothing_where_values_do_not_contradict(self, value, gradient, start):
+        from stability.objectives.gate import probe
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            probe(gated(users(value=value, gradient=gradient)), np.array(start))
+
+    def test_simulate_needs_no_value(self):
+        class NoValue(Users):
+            value = st.Objective.value
+
+        simulate(NoValue())
+
+        class Raises(Users):
+            def value(self, w):
+                raise NotImplementedError
+
+        simulate(Raises())
+
+
+def single(seed, d=6):
+    """A symmetric matrix as float32 arithmetic leaves it: not quite symmetric."""
+    A = np.random.default_rng(seed).normal(size=(d, d)).astype(np.float32)
+    H = A @ A.T
+    H[0, 1] *= np.float32(1 + 1e-6)
+    return H
+
+
+class TestPrecision:
+    def test_float32_hessians_are_symmetric_up_to_their_own_rounding(self):
+        H = single(0)
+        for given in (H, H.astype(float), np.asfortranarray(H), H.tolist()):
+            found = st.quadratic(given).hessian(np.zeros(6))
+            np.testing.assert_array_equal(found, found.T)
+            np.testing.assert_allclose(found, H, rtol=1e-6)
+
+    def test_the_same_gap_between_float64_numbers_is_refused(self):
+        H = single(0).astype(float) * (1 + 1e-12)
+        with pytest.raises(ValueError, match=r"`spectrum` must be symmetric.*pass \(H \+ H\.T\) / 2"):
+            st.quadratic(H)
+        st.quadratic((H + H.T) / 2)
+
+    def test_numbers_typed_by_hand_are_no_float32(self):
+        for wrong in ([[1e6, 1.0], [1.25, 2.0]], [[1.0, 2_000_000.0], [2_000_001.0, 1.0]]):
+            with pytest.raises(ValueError, match="must be symmetric"):
+                st.quadratic(wrong)
+        with pytest.raises(ValueError, match="must be symmetric"):
+            st.quadratic(np.array([[1.0, 0.5], [0.75, 1.0]], np.float32))
+
+    def test_half_precision_is_known_by_its_type(self):
+        H = single(1).astype(np.float16)
+        H[0, 1] = np.nextafter(H[0, 1], np.float16(99), dtype=np.float16)
+        assert np.linalg.eigvalsh(st.quadratic(H).hessian(np.zeros(6))).shape == (6,)
+        torch = pytest.importorskip("torch")
+        B = torch.tensor(single(1)).to(torch.bfloat16)
+        B[0, 1] *= 1.01
+        st.quadratic(B)
+
+    def test_covariances_of_few_float32_samples_are_semidefinite(self):
+        G = np.random.default_rng(0).normal(size=(32, 100)).astype(np.float32)
+        G = G * np.logspace(0, -3, 100, dtype=np.float32)
+        centered = G - G.mean(axis=0)
+        C = centered.T @ centered / np.float32(31)
+        assert np.linalg.eigvalsh(C.astype(float))[0] < -1e-10 * np.linalg.norm(C, 2)
+        for given in (C, C.astype(float)):
+            noise = st.Noise(gradient=given)
+            np.testing.assert_allclose(noise.gradient, C, atol=1e-6)
+            assert np.linalg.eigvalsh(noise.gradient)[0] > -1e-14
+        with pytest.raises(ValueError, match="must be positive semidefinite"):
+            st.Noise(gradient=np.array([[1.0, 0.3], [0.3, -1e-3]], np.float32))
+
+    def test_a_float32_objective_runs_everywhere(self):
+        H = single(2)
+        F = users(
+            dim=6,
+            value=lambda w: 0.5 * np.einsum("...i,ij,...j->...", np.float32(w), H, np.float32(w)),
+            gradient=lambda w: np.float32(w) @ H,
+            hessian=lambda w: np.broadcast_to(H, (*w.shape, 6)),
+            hvp=lambda w, V: H @ np.float32(V),
+        )
+        flow = st.Flow(F, st.SFN(damping=0.1), st.Noise(gradient=0.1), step=0.1)
+        exact = st.Flow(st.quadratic(H), st.SFN(damping=0.1), st.Noise(gradient=0.1), step=0.1)
+        np.testing.assert_allclose(
+            st.linearize(flow, at=np.zeros(6)).eigenvalues, st.linearize(exact).eigenvalues, rtol=1e-5
+        )
+        st.simulate(flow, start=np.ones(6), t_end=0.5, paths=5)
+        for method in (st.SFN(damping=0.1), st.LRSFN(rank=3, damping=0.1)):
+            st.minimize(F, np.ones(6), method=method, step=0.1, iterations=5)
+
+    def test_products_under_autocast_are_symmetric_up_to_theirs(self):
+        torch = pytest.importorskip("torch")
+        from stability.torch import hessian_products
+
+        x = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
+        model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+
+        def loss():
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return ((model(x) - x[:, :1]) ** 2).mean(1)
+
+        assert hessian_products(model, loss)[0].unit == 2.0**-7
+        assert hessian_products(model, lambda: ((model(x) - 1) ** 2).mean())[0].unit == 2.0**-23
+
+        def lopsided(V):  # by 3 %, as bfloat16 may be
+            return V + 0.03 * torch.roll(V, 1, 0)
+
+        here = st.Backend("torch", pytest.importorskip("array_api_compat.torch"), None, "float32")
+        options = {"device": here, "dtype": "float32"}
+        with pytest.raises(st.BadProducts):
+            st.randomized_eigh(lopsided, 30, 3, **options)
+        lopsided.unit = 2.0**-7
+        st.randomized_eigh(lopsided, 30, 3, **options)
+        lopsided.unit = 1.0
+        with pytest.raises(st.BadProducts):
+            st.randomized_eigh(lambda V: torch.triu(torch.ones(30, 30)) @ V, 30, 3, **options)
