@@ -549,6 +549,24 @@ class TestTable:
         assert rows["SFN", "flat"].gain == 1 / sympy.Symbol("gamma", positive=True)
         assert all(rows[name, "maximum"].attracts == answer for name, answer in expected.items())
 
+    @pytest.mark.parametrize(
+        ("gain", "told"),
+        [
+            (lambda lam: 1 / ((lam - 1) * (lam + 2) ** 2), "yes"),  # a pole of even order changes no sign
+            (lambda lam: (lam + 3) / (lam**2 + 1), "if |lambda| > 3"),
+            (lambda lam: 1 / (abs(lam) - 2), "if |lambda| < 2"),
+            (lambda lam: (lam + 3) / (lam + 2), "where phi(lambda) < 0"),  # between 2 and 3
+        ],
+    )
+    def test_what_a_saddle_attracts_is_read_off_the_signs_between_poles_and_zeros(self, gain, told):
+        method = st.Method(gain=gain)
+        rows = {row.point: row for row in st.method_table([method]).rows}
+        assert rows["saddle"].attracts == told
+        size = np.array([0.5, 1.5, 2.5, 3.5])
+        decays = method.gain(-size) < 0
+        words = {"yes": size > 0, "if |lambda| > 3": size > 3, "if |lambda| < 2": size < 2}
+        assert (decays == words.get(told, (size > 2) & (size < 3))).all()
+
     def test_it_prints_and_goes_into_documents(self):
         table = st.method_table([st.SGD(), st.gallery.fractional(power=0.5)])
         assert len(str(table).splitlines()) == 9
@@ -949,6 +967,22 @@ class TestUsersGains:
             st.exact_mode(method, curvature=0.3, noise=st.Noise(curvature=0.5)).gain_moment(1.1).value
         ) == math.isfinite(index)
         assert heavy.check(points=3, ensemble=False)
+
+    @pytest.mark.parametrize(
+        ("gain", "told"),
+        [
+            (lambda lam: np.where(lam > 0, 1 / lam, 1 / (1 - lam)), "pole at 0 is not alike"),
+            (lambda lam: np.where(lam > 0, 1 / lam, -2 / lam), "pole at 0 is not alike"),
+            (lambda lam: np.where(lam < 1, 1 / (1 - lam), 2.0), "infinite near lambda = 0.99"),
+        ],
+    )
+    def test_a_pole_of_one_side_is_refused(self, gain, told):
+        """Of the first ``u P(|phi| > u)`` tends to half the density at 0, of the last SymPy sees no pole."""
+        method = st.Method(gain=gain)
+        with pytest.raises(ValueError, match=told):
+            st.theorem("heavy-tailed-newton", method=method)
+        exact = st.exact_mode(method, curvature=0.5, noise=st.Noise(curvature=0.5))
+        assert math.isinf(exact.gain_moment(1.1).value)
 
     def test_a_pole_that_a_parameter_would_move_across_zero_is_a_hypothesis(self):
         theorem = st.theorem(

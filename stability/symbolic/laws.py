@@ -9,6 +9,7 @@ import sympy
 from sympy import Eq, Function, Rational, Symbol
 
 from ..methods.method import SFN, Method, Newton
+from ..methods.response import jumps
 from .mode import Mode, alpha, delta, kick, lam, lam_negative, s_h, sigma, tidy
 from .registry import (
     BATCHES,
@@ -113,6 +114,38 @@ def _by_derivatives(inverse: Any, near: Any, place: Any, mode: Mode) -> tuple[An
     )
 
 
+def _confirm_poles(mode: Mode, places: list[Any]) -> None:
+    """Raise where the numeric gain has another pole, or is not as large on the two sides of one of these.
+
+    A formula that decides may end a branch at a pole, which SymPy does not look for.
+    """
+    assert mode.method is not None
+    known = np.array([complex(mode.at_own_values(place).evalf()).real for place in places])
+    near = np.where(known == 0, 1e-15, 1e-6 * np.abs(known))
+    with np.errstate(all="ignore"):
+        right, left = (np.abs(mode.method.gain(known + side * near) + 0 * known) for side in (1, -1))
+    for place, uneven in zip(places, ~(np.abs(right / left - 1) < 0.01), strict=True):
+        if uneven:
+            raise ValueError(
+                f"The gain's pole at {place} is not alike on its two sides, which this statement needs. Use "
+                "st.exact_mode for numbers."
+            )
+    size = np.geomspace(1e-9, 1e9, 4001)
+    # Not symmetric: heights are multiples of the gain at the middle, which at 0 itself may be zero.
+    size = np.concatenate([-0.9 * size[::-1], size])
+    middle, reach = 0.5 * (size[1:] + size[:-1]), 0.5 * np.diff(size)
+    distance, height = jumps(mode.method, middle, reach)
+    # A jump between two finite values is no pole: beside that the gain exceeds any multiple of itself.
+    missed = np.isfinite(distance) & (height > 1e6)
+    for x in known:
+        missed &= np.abs(x - middle) > 1.01 * reach
+    if missed.any():
+        raise ValueError(
+            f"The gain is infinite near lambda = {middle[missed][0]:.3g}, where SymPy finds no pole. Use "
+            "st.exact_mode for numbers."
+        )
+
+
 def roots(expression: Any, symbol: Any, mode: Mode) -> list[Any]:
     """Positive roots; one whose sign hangs on a parameter counts if the method's own values make it so."""
     if not expression.has(symbol):
@@ -167,6 +200,7 @@ def heavy_tailed_newton(mode: Mode) -> Draft:
     """How much mass the Hessian noise puts near the poles of the gain."""
     size, near = Symbol("u", positive=True), Symbol("z", positive=True)
     found = poles(mode)
+    _confirm_poles(mode, [place for place, _, _ in found])
     order = max((m for _, m, _ in found), key=lambda m: float(mode.at_own_values(m)), default=None)
     steps = [gain_step(mode)]
     total = sympy.Integer(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from .._display import Grid
 from .._frames import Framed
 from .._saving import Result
 from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
-from .laws import poles
+from .laws import poles, roots
 from .limit import limited
 from .mode import Mode, c_gh, kick, lam, tidy
 from .typeset import typeset
@@ -174,17 +175,35 @@ def _vanishing(expression: Any, mode: Mode) -> Any:
 
 
 def _attracts(method: Method, branch: str, rate: Any) -> str:
-    """Whether a direction of negative curvature decays.
-
-    Where the gain changes sign at a pole, on which side.
-    """
+    """Whether a direction of negative curvature decays; where the gain changes sign once, on which side."""
     if rate.is_negative or rate.is_positive:
         return "yes" if rate.is_negative else "no"
-    places = [place for place, _, _ in poles(Mode(method)) if branch == "kept" and place.is_negative]
-    if len(places) != 1:
-        return "where phi(lambda) < 0"
-    beyond = sympy.simplify(rate.subs(SIZE, -2 * places[0]))
-    return f"if |lambda| {'>' if beyond.is_negative else '<'} {_text(-places[0])}"
+    unknown, mode = "where phi(lambda) < 0", Mode(method)
+    if branch != "kept":
+        return unknown
+    try:
+        zeros = roots(sympy.fraction(sympy.together(mode.gain(-SIZE)))[0], SIZE, mode)
+    except ValueError:
+        return unknown
+    # Poles and zeros alike: a gain may change its sign at either, and does not where their order is even.
+    edges = {-place: _own(mode, -place) for place, _, _ in poles(mode)} | {x: _own(mode, x) for x in zeros}
+    ends = sorted(((at, edge) for edge, at in edges.items() if at > 0), key=lambda end: end[0])
+    if not ends:
+        return unknown
+    sizes = [at for at, _ in ends]
+    between = [sizes[0] / 2, *(0.5 * (x + y) for x, y in itertools.pairwise(sizes)), 2 * sizes[-1]]
+    decays = [_own(mode, rate.subs(SIZE, x)) < 0 for x in between]
+    turns = [k for k in range(len(ends)) if decays[k] != decays[k + 1]]
+    if not turns:
+        return "yes" if decays[0] else "no"
+    if len(turns) > 1:
+        return unknown
+    return f"if |lambda| {'<' if decays[0] else '>'} {_text(ends[turns[0]][1])}"
+
+
+def _own(mode: Mode, expression: Any) -> float:
+    """An expression at the method's own parameters."""
+    return complex(mode.at_own_values(expression).evalf()).real
 
 
 def _greek(text: str) -> str:
