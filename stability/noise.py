@@ -21,6 +21,9 @@ from ._saving import Kept
 MAX_FACTOR_NUMBERS = 100_000_000
 """Largest set of factors built, in float64 numbers (0.8 GB)."""
 
+WHOLE = 34
+"""Largest dimension in which data's law is made of whole matrices though samples tell it by a few rows."""
+
 
 class Sample(NamedTuple):
     """Noise samples with a leading axis: ``zeta`` (m, d), ``Eg`` and ``Eh`` (m, d, d)."""
@@ -401,16 +404,17 @@ class DataNoise(Noise):
             raise ValueError("`at` must be given: the objective has no reference point.")
         super().__init__(batch=batch, hessian_batch=hessian_batch, coupling=coupling, reference=reference)
         self.objective, self.replacement = F, bool(replacement)
-        if not self.has_samples:
+        if not self.by_samples:
             self._dense  # noqa: B018 - built here, so that what is too large is refused before it is used
 
     @property
-    def has_samples(self) -> bool:
-        """Whether `samples` is known: each sample's curvature by a few rows, not by a matrix."""
+    def by_samples(self) -> bool:
+        """Whether theory takes each sample's curvature by its few rows, `samples`, not by a matrix."""
         own = all(
             getattr(type(self), name) is getattr(DataNoise, name) for name in ("sample", "combine", "factors")
         )
-        return own and hasattr(self.objective, "hessian_factors")
+        F: Any = self.objective
+        return own and hasattr(F, "hessian_factors") and F.dim > WHOLE
 
     @functools.cached_property
     def samples(self) -> np.ndarray:
@@ -485,7 +489,7 @@ class DataNoise(Noise):
         self._require_law()
         # Gradient noise away from the reference point: the same factors, carried along the curvature's.
         offset = np.asarray(w, dtype=float) - self.reference
-        if not self.has_samples:
+        if not self.by_samples:
             shift = self._zeta + matvec(self._curvature, offset)
             return self.scales[0] * shift.T @ shift
         total = np.zeros((len(offset),) * 2)
@@ -499,7 +503,9 @@ class DataNoise(Noise):
         along = self.samples @ offset
         mean = F.gradient(self.reference) + np.einsum("sod,so->d", self.samples, along) / F.n_samples
         for part in blocks(F.n_samples, F.dim):
-            rows = F.per_sample_gradient(self.reference, batch=np.arange(part.start, part.stop))
+            batch = np.arange(part.start, part.stop)
+            rows = F.per_sample_gradient(self.reference, batch=batch)
+            rows = _check.returned("per_sample_gradient", rows, offset, (len(batch), F.dim))
             yield rows + np.einsum("sod,so->sd", self.samples[part], along[part]) - mean
 
     def gradients(self) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from ..flow import Flow
 from ..methods.response import SpectralResponse, check_cut
 from ..noise import DataNoise, Noise, Sample
-from .moments import DENSE, Half, Map
+from .moments import Map
 from .samples import Bend, Samples, aligned
 
 _TENSOR_DIM = 64  # largest d for which E[G (x) G] is written out: d^4 numbers
@@ -358,8 +358,7 @@ def modal_noise(
     """A flow's noise at a critical point (d,), on its Hessian's eigenvalues (d,) and eigenvectors (d, d)."""
     noise = flow.noise_model
     kind: type[ModalNoise] = IsotropicNoise if noise.isotropic else FactoredNoise
-    # Where a map on symmetric matrices is written out, so is the law behind it.
-    if isinstance(noise, DataNoise) and noise.has_samples and Half(len(at)).size > DENSE:
+    if isinstance(noise, DataNoise) and noise.by_samples:
         kind = SampledNoise
     return kind(flow, Turned(noise, at, vectors) if turned is None else turned, eigenvalues)
 
