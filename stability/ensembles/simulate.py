@@ -240,6 +240,7 @@ def _tangent(request: Request, times: np.ndarray) -> Control:
     with np.errstate(all="ignore"):
         moments = [linear.moments(t, request.start[0], time=request.law) for t in times]
     mean, covariance = (np.stack(part) for part in zip(*moments, strict=True))
+    # With curvature noise the tangent flow is no Gaussian: only its first two moments are known.
     return Control(flow.tangent(linear.at), mean, covariance, gaussian=not flow.noise_model.has_curvature)
 
 
@@ -295,6 +296,7 @@ def _notes(plan: EnsemblePlan, gathered: Gathered) -> tuple[str, ...]:
         )
         notes.append(f"The control variate was left out: {why}.")
     broken = [name for name, (mean, _) in gathered.observed().items() if np.isnan(mean).any()]
+    # With fewer than two paths left nothing has a mean, and that is said elsewhere.
     if broken and lost < gathered.count - 1:
         notes.append(f"Not finite on some state, and therefore without a mean: {', '.join(broken)}.")
     return tuple(notes)

@@ -113,7 +113,9 @@ class Escape(Result):
     def survival(self, t: Any) -> np.ndarray:
         """The share that has not left by times `t`, by Kaplan and Meier; nan beyond `until`."""
         t, (moments, survival, _) = np.asarray(t, dtype=float), self.curve
+        # Right-continuous: at an exit's own time the curve has fallen already.
         share = survival[np.searchsorted(moments, t, side="right") - 1]
+        # Once all have left, nothing later can change the zero.
         return np.where((t <= self.until) | self.left.all(), share, np.nan)
 
     @cached_property
@@ -258,6 +260,7 @@ class Escape(Result):
 
     def _whole(self, t: Any) -> np.ndarray:
         """The time steps that are over at `t`."""
+        # k dt divided by dt may be a little less than k.
         return np.floor(np.asarray(t, dtype=float) / self.dt + 1e-6).astype(int)
 
     def data(self) -> Study:

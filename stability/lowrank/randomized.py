@@ -127,12 +127,14 @@ def randomized_eigh(
         operator,
         rank,
         method,
+        # These two know a LowRank's vectors for orthonormal; the others take vectors of any kind.
         start if method in ("warm", "nystrom") else vectors,
         _extra(method, rank, oversampling),
         power,
         tolerance,
         _check.flag("residuals", residuals),
     )
+    # The factor is a power of two: divided by it nothing is rounded.
     return found if operator.factor == 1.0 else _unscaled(found, operator.factor)
 
 
@@ -158,6 +160,7 @@ def _solve(
             "`start` must be given for method='warm': the vectors of a nearby operator. Begin with "
             "method='block-krylov'."
         )
+    # The unit vectors' n images are the whole matrix: for as many products nothing can be better.
     if planned >= operator.n:
         return solvers.exact(operator, rank, tolerance)
     if method == "block-krylov":

@@ -137,6 +137,7 @@ class Method(Kept):
 
     def with_parameters(self, **values: Any) -> Method:
         """A copy with other parameters: numbers, or SymPy symbols for the symbolic theory to read."""
+        # Past the constructor, whose checks ask for the sign of a number: a symbol has none to show.
         other = copy.copy(self)
         for name, value in values.items():
             _check.choice("parameter", name, self.parameter_names)

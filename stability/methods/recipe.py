@@ -53,6 +53,8 @@ class Recipe:
     def __init__(self, names: Sequence[str], operations: Iterable[Sequence[Any]], result: int):
         self.names, self.operations, self.result = tuple(names), [list(one) for one in operations], result
         for filled, (name, *operands) in enumerate(self.operations, 1 + len(self.names)):
+            # Registers that are filled already, counted from the first:
+            # a file must not make it read ahead, or from the end.
             if name != "number" and not (name in OPERATIONS and all(0 <= i < filled for i in operands)):
                 raise ValueError(f"operation {name!r} on {operands} is none of a gain's")
 
@@ -104,6 +106,7 @@ class Tape:
         """A value as a register."""
         if isinstance(value, Mark):
             return value
+        # NumPy's scalars are no numbers of JSON's.
         if isinstance(value, np.generic):
             value = value.item()
         if not (value is None or isinstance(value, (bool, int, float))):
@@ -142,6 +145,8 @@ def _operation(name: str, *, swapped: bool = False) -> Callable[..., Mark]:
 
 
 for _name in (*_OPERATORS, *_UNARY, *_COMPARED):
+    # `operator.and_` and `or_` are named so because of Python's
+    # keywords; the methods are `__and__` and `__or__`.
     setattr(Mark, f"__{_name.rstrip('_')}__", _operation(_name))
 for _name in _OPERATORS:
     setattr(Mark, f"__r{_name.rstrip('_')}__", _operation(_name, swapped=True))

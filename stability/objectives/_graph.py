@@ -96,6 +96,7 @@ class Graph:
             return self._folded(x - y, "a difference")
         if y == 0:
             return a
+        # 0 f is 0 as in algebra, also where f has no value.
         if x == 0:
             return self.neg(b)
         if a == b:

@@ -45,6 +45,7 @@ class DoubleWell(Landscape):
 
     def gradient(self, w: np.ndarray) -> np.ndarray:
         w = as_floats(w)
+        # Along all other coordinates the gradient is the state itself.
         result = namespace(w).asarray(w, copy=True)
         result[..., 0] = (w[..., 0] * w[..., 0] - 1) * w[..., 0]
         return result

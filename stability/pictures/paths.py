@@ -129,6 +129,7 @@ def _study(study: Study) -> Figure:
             lw=0.9,
             label=label,
         )
+        # Slope one through the measurement at the smallest step.
         axes[1, 2].plot(
             study["steps"], value[-1] * study["steps"] / study["steps"][-1], color=COLORS[name], lw=0.8
         )

@@ -118,6 +118,7 @@ def tail_index(result: TailIndex) -> Figure:
     seen = result.radii > 0
     share = (np.arange(n) + 0.5) / n
     survival.plot(result.radii[seen], share[seen], color=COLORS["SFN"], lw=1.2, label="radii")
+    # Radii come largest first: the fitted power is drawn from the k-th on outwards, and through it.
     reach = result.radii[[0, result.k]]
     survival.plot(
         reach,

@@ -65,6 +65,7 @@ def _loss(axis: Axes, result: History) -> None:
     if len(skipped):
         axis.plot(
             result.sweeps[skipped],
+            # A step may have been refused for the very loss that is not finite: its cross needs a place.
             np.nan_to_num(result.losses[skipped], nan=result.loss),
             "x",
             color="k",
@@ -89,6 +90,7 @@ def _broken(result: History, sweeps: np.ndarray, values: np.ndarray) -> tuple[np
     usual = float(np.median(gaps)) if len(gaps) else 0.0
     before = result.refreshes
     before = before[(before > 0) & (before < len(gaps))]
+    # Work on curvature shows as a gap much longer than a step.
     at = np.searchsorted(sweeps, result.sweeps[before[gaps[before] > 2 * usual]])
     at = np.unique(at[(at > 0) & (at < len(sweeps))])
     return np.insert(sweeps, at, np.nan), np.insert(values, at, np.nan)
@@ -101,6 +103,7 @@ def _steps(axis: Axes, result: History) -> None:
     if np.isfinite(limits).any():
         axis.plot(
             np.append(result.refreshed_at, result.sweeps[-1:]),
+            # The last limit holds to the end, if a step was taken at all.
             np.append(limits, limits[-1:][: len(result.sweeps)]),
             ".--",
             drawstyle="steps-post",  # known when curvature was looked at, and used until the next time

@@ -81,6 +81,7 @@ def noise_amplification(mode: Mode) -> Draft:
         Symbol("Sigma_ij", real=True),
     )
     drift = -mode.phi * mode.at * x * sympy.diff(x * y, x) - other * lam_j * y * sympy.diff(x * y, y)
+    # Half the covariance of the noises times the second derivatives, of which ij and ji are the same.
     both = sympy.expand(drift + alpha * mode.phi * other * covariance * sympy.diff(x * y, x, y)).subs(
         x * y, M
     )
@@ -222,6 +223,7 @@ def excess_risk(mode: Mode) -> Draft:
     steps, solution = _continuous(mode, sigma**2)
     one = tidy(mode.at * solution / 2)
     steps.append(Step(Eq(mode.at * M / 2, one, evaluate=False), "the mode's share of tr(H M) / 2"))
+    # lambda M / 2 = alpha sigma^2 phi / 4: the curvature has cancelled.
     total = alpha * sigma**2 / 4 * over_spectrum(mode, lambda gain, curvature: gain)
     if not one.has(mode.at):  # SGD and the truncated tail: every mode has the same share
         whole = sympy.Derivative(Function("R")(mode.at), mode.at)

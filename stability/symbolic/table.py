@@ -151,8 +151,11 @@ def _rows(method: Method) -> list[Row]:
     branch = "kept" if method.rank is None else "tail"
     low, high = Mode(method, branch, lam), Mode(method, branch, -SIZE)
     label = low.label
+    # a = -phi lambda, where lambda = -|lambda| along a direction of negative curvature.
     rate, negative = tidy(low.phi * -lam), tidy(high.phi * SIZE)
+    # |1 + step a| = 1.
     limit = tidy(-2 / rate)
+    # 2 |a| / (a^2 + K), as `mean-square-step-limit` derives it.
     noisy = 2 * low.phi * lam / ((low.phi * lam) ** 2 + kick(low).subs(c_gh, 0))
     attracts = _attracts(method, branch, negative)
     trapped = tidy(-2 / negative) if attracts == "yes" else None

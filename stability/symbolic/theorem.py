@@ -335,6 +335,7 @@ def curve(theorem: Theorem, values: dict[str, Any]) -> Study:
     _require_known(theorem, instances, values, axis)
     for one in instances:
         witness = WITNESSES[one.name]()
+        # One fixed draw: the same picture at every call.
         _, typical = admissible(one, witness, np.random.default_rng(0))
         given = _chosen(one, typical, values, axis)
         fixed |= given

@@ -112,6 +112,7 @@ def _times(t_end: float, dt: float, save: Any) -> np.ndarray:
         intervals = min(100, steps) if save is None else _check.count("save", save, most=steps)
         if not dt:
             return np.linspace(0, t_end, intervals + 1)
+        # Steps that do not divide evenly are rounded, and two may fall on one.
         return np.unique(np.round(np.linspace(0, steps, intervals + 1))) * dt
     times = _check.array("save", save, ndim=1, shape="(times,)")
     if not len(times) or times[0] < 0 or times[-1] > t_end * (1 + 1e-12) or (np.diff(times) <= 0).any():

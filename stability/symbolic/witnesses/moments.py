@@ -84,6 +84,7 @@ class EqualRates(Recomputed):
             "sigma": 1.0,
         }
         if case.branch == "tail":
+            # Rank one keeps lam; the first one left out is the slowest mode itself.
             values["lam_next"] = lam_min
         return {
             key: value for key, value in self.wanted(case, values).items() if key not in ("step", "sigma")
@@ -123,6 +124,7 @@ class DiscreteVsContinuous(StationaryVariance):
     def also(self, case: Case, values: Values) -> dict[str, float]:
         linear, index = case.linear(values)
         factor = 1 + values["step"] * float(linear.rates[index])
+        # No Ornstein-Uhlenbeck process turns its sign at a step.
         found = {"embedding": -math.log(factor) / values["step"]} if factor > 0 else {}
         if values["step"] * float(np.max(np.abs(linear.rates))) < 2:
             discrete = variance(linear, index, "discrete")
@@ -144,6 +146,7 @@ class Damping(StationaryVariance):
         return super().numeric(case, values) / variance(newton, index)
 
     def also(self, case: Case, values: Values) -> dict[str, float]:
+        # The gain falls with curvature: the smallest size stands for the limit of none.
         size = np.array([1e-14, 1e-7, *np.geomspace(1e-3, 1e3, 200)])
         gains = (
             case.method.tail_gain(values.get("lam_next", 1.0))

@@ -46,6 +46,8 @@ class MeanSquareStepLimit(Recomputed):
         if case.branch == "kept":
             return linearize(case.alone().flow({**values, "step": 1.0}, **noise)).step_limit()
         response = SpectralResponse(case.method, np.array(case.spectrum(values)))
+        # A mode of the tail is never alone in a flow: its own
+        # limit is 2 |a| / (a^2 + K), K by the numeric derivatives.
         rate = float(response.gains[-1] * values["lam"])
         return 2 * rate / (rate**2 + float(self.fed(response, noise)[-1, -1]))
 
