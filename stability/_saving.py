@@ -409,7 +409,7 @@ def _encode(value: Any, arrays: dict[str, np.ndarray], name: str = "", deep: int
 
 def _stored(value: np.ndarray, arrays: dict[str, np.ndarray], name: str) -> str:
     """The name of an array among the arrays: its own where that is a plain one."""
-    if isinstance(value, np.ma.MaskedArray):
+    if hasattr(value, "mask"):  # NumPy loads its masked arrays when they are first named
         raise ValueError("A masked array cannot be saved: its mask would be lost. Save x.filled(np.nan).")
     if not _READABLE.fullmatch(name) or name in arrays:
         name = f"{_INSIDE}{len(arrays)}"

@@ -1,11 +1,13 @@
 """Files are written whole or not at all, read only where they are files, and held by one run at a time."""
 
+import ast
 import os
 import stat
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -218,3 +220,97 @@ class TestLocks:
         with pytest.raises(OSError, match="not a database"), _files.held(tmp_path / "lock"):
             pass
         assert (tmp_path / "lock").read_text() == "data" * 1000
+
+
+SOURCES = {
+    path: ast.parse(path.read_text(encoding="utf-8")) for path in Path(st.__file__).parent.rglob("*.py")
+}
+WRITES = {"write_text", "write_bytes", "savez", "savez_compressed", "tofile", "touch", "to_csv", "to_html"}
+WRITES |= {"replace", "rename", "unlink", "remove", "rmtree", "mkdir", "makedirs", "mkstemp"}
+NETWORK = {
+    "aiohttp",
+    "ftplib",
+    "http",
+    "httpx",
+    "requests",
+    "smtplib",
+    "socket",
+    "ssl",
+    "urllib",
+    "webbrowser",
+}
+POSIX = {"fcntl", "grp", "posix", "pwd", "resource", "termios", "tty"}
+
+
+def imported(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.split(".")[0]
+
+
+def writing(tree):
+    """Calls that change files: by the names of modules and methods, and `open` for anything but reading."""
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call):
+            continue
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        if name == "open":
+            modes = [*call.args[1:], *(k.value for k in call.keywords if k.arg == "mode")]
+            if any(isinstance(m, ast.Constant) and set("wax+") & set(str(m.value)) for m in modes):
+                yield ast.unparse(call)
+        elif name in WRITES and isinstance(call.func, ast.Attribute):
+            if name in ("replace", "remove") and ast.unparse(call.func.value) != "os":
+                continue  # of texts, dataclasses and lists
+            yield ast.unparse(call)
+
+
+def test_every_file_is_written_by_the_one_writer():
+    found = {path.name: [*writing(tree)] for path, tree in SOURCES.items()}
+    assert len(found.pop("_files.py")) >= 5
+    found = {name: calls for name, calls in found.items() if calls}
+    # An archive is opened for writing in memory.
+    assert found.keys() == {"_archive.py"}
+    assert [call.split("(")[0] for call in found["_archive.py"]] == ["archive.open"]
+
+
+def test_nothing_that_reaches_a_network_is_imported():
+    assert not {name for tree in SOURCES.values() for name in imported(tree)} & NETWORK
+
+
+def test_nothing_that_other_systems_lack_is_imported():
+    assert not {name for tree in SOURCES.values() for name in imported(tree)} & POSIX
+
+
+OFFLINE = """
+import sys
+def watch(event, arguments):
+    if event.split(".")[0] in ("socket", "urllib", "http", "ftplib", "smtplib", "webbrowser"):
+        raise SystemExit(f"{event} {arguments}")
+import numpy as np, pandas, stability as st
+sys.addaudithook(watch)
+for address in ("http://127.0.0.1/x.csv", "ftp://127.0.0.1/x.csv", "s3://a/b.csv", "//127.0.0.1/x.csv"):
+    for read in (
+        lambda: st.load(address),
+        lambda: st.read_table(address, target="y", model="logistic"),
+        lambda: st.datasets.cifar(address),
+    ):
+        try:
+            read()
+        except ValueError:
+            continue
+        raise SystemExit(f"{address} was read")
+F = st.logistic(np.eye(4)[:, :2], [0, 1, 0, 1], l2=0.1)
+run = st.minimize(F, np.zeros(2), sweeps=4, checkpoint=f"{sys.argv[1]}/state")
+st.plot(run).savefig(f"{sys.argv[1]}/run.png")
+st.load(run.save(f"{sys.argv[1]}/run"))
+print("done")
+"""
+
+
+def test_no_network_is_touched(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout.endswith("done\n"), done.stderr

@@ -52,8 +52,8 @@ def test_one_that_comes_while_the_picture_is_drawn_says_that_the_numbers_are_kep
     folder, found = ended["Ctrl-C, then SIGTERM while drawing"]
     assert found["code"] == 143
     assert found["told"] == (
-        "Interrupted: the numbers are in run.npz, the picture is not drawn. The same command goes on from the "
-        "checkpoint state.\n"
+        "Interrupted: the numbers are in run.npz, the picture is not drawn. The same command goes on from "
+        "the checkpoint state.\n"
     )
     assert found["files"] == ["run.json", "run.npz", "state.b.npz"]
     assert len(st.load(folder / "run").losses) == 5
@@ -68,7 +68,7 @@ def test_an_ensemble_keeps_the_paths_that_were_finished(ended):
 
 
 def test_the_studies_that_were_finished_are_there(ended):
-    folder, found = ended["SIGTERM in the studies"]
+    _, found = ended["SIGTERM in the studies"]
     assert found["code"] == 143
     name = next(iter(claims.STUDIES))
     assert f"1 of {len(claims.STUDIES)} studies were finished and are in out/." in found["told"]
@@ -91,7 +91,8 @@ def test_with_a_full_disk_the_numbers_are_kept_and_one_sentence_says_so(ended):
     folder, found = ended["a full disk"]
     assert found["code"] == 2
     assert found["told"] == (
-        "Error: run.png cannot be written (File too large). Choose another place. The numbers are in run.npz.\n"
+        "Error: run.png cannot be written (File too large). Choose another place. The numbers are in "
+        "run.npz.\n"
     )
     assert found["files"] == ["run.json", "run.npz"]
     assert st.load(folder / "run").status == "done"
