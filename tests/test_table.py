@@ -143,7 +143,7 @@ BAD = {
         {},
         r"is not a readable CSV table: a quoted cell has no end; it begins in data row 7\.",
     ),
-    "binary": (bytes(range(256)) * 20, {}, r"is not a text in UTF-8: it holds bytes of zero\.$"),
+    "binary": (bytes(range(256)) * 20, {}, r"is not a text in UTF-8 or its like: it holds bytes of zero\.$"),
     "binary without zeros": (
         bytes(range(1, 256)) * 20,
         {},

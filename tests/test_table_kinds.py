@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 import stability as st
 from stability import cli
-from stability.datasets import dialect, source
+from stability.datasets import columns, dialect, source
 from stability.datasets.cells import is_date, number
 from stability.datasets.refusal import Refused
 
@@ -212,6 +212,8 @@ REFUSED = {
     "cp1252": (table(names=("größe", "b", "c", "y")).encode("cp1252"), {}, {"encoding": "cp1252"}),
     "latin-1": (table(names=("\x81", "b", "c", "y")).encode("latin-1"), {}, {"encoding": "latin-1"}),
     "another encoding": (PLAIN.replace("a,", "ä,", 1).encode(), {"encoding": "ascii"}, {"encoding": "utf-8"}),
+    "UTF-16 taken for cp1252": (PLAIN.encode("utf-16"), {"encoding": "cp1252"}, {"encoding": "utf-16"}),
+    "UTF-16 taken for UTF-8": (PLAIN.encode("utf-16"), {"encoding": "utf-8"}, {"encoding": "utf-16"}),
     "UTF-16 without a mark": (PLAIN.encode("utf-16-le"), {}, {"encoding": "utf-16-le"}),
     "UTF-16 without a mark, big end first": (PLAIN.encode("utf-16-be"), {}, {"encoding": "utf-16-be"}),
     "no header": (BODY, {}, {"header": False, "target": "4"}),
@@ -251,6 +253,7 @@ REFUSED = {
     "an empty column": (beside([""]), {}, {"drop": ["d"]}),
     "infinity": (beside(["1", "2", "-inf"]), {}, {"drop": ["d"]}),
     "hundreds of digits": (beside(["1", "2", "9" * 400]), {}, {"drop": ["d"]}),
+    "a name with commas and quotes": (beside(["x", *range(9)], '"a ""b"", c"'), {}, {"drop": ['a "b", c']}),
     "several units": (beside(["5 cm", "7 m"]), {}, {"drop": ["d"]}),
     "percent and none": (beside(["5%", "7"]), {}, {"drop": ["d"]}),
     "both decimal marks": (beside(['"1,5"', '"2,25"']), {}, {"drop": ["d"]}),
@@ -414,6 +417,8 @@ class TestColumns:
             ("separator", "ab", r"`separator` must be one character, or one of comma, .*; got 'ab'"),
             ("decimal", "x", r"`decimal` must be one of \., ,; got 'x'"),
             ("missing", "zero", r"`missing` must be one of drop, median; got 'zero'"),
+            ("target", 4, r"`target` must be the name of a column; got 4"),
+            ("header", "no", r"`header` must be True or False; got 'no'"),
         ):
             with pytest.raises(ValueError, match=message):
                 read(path, **{option: value})
@@ -454,6 +459,29 @@ class TestColumns:
         np.testing.assert_allclose(
             found.X, read(write(beside([7 * (i % 5) for i in range(N)]))).X, atol=1e-12
         )
+
+    @pytest.mark.parametrize("late", ["0,5", "1,234", "12.345,6"])
+    def test_a_decimal_mark_that_comes_late_counts_for_all_rows(self, write, late):
+        """After the lines that are looked at: 1,234 must be neither 1234 without a word nor 1.234."""
+        rows = "".join(f"{i};{i * 7 % 5};{i % 2}\n" for i in range(400))
+        path = write(f"a;b;y\n{rows}{late};2;1\n")
+        if late == "1,234":
+            with pytest.raises(Refused, match=r"nothing tells whether that is 1\.234 or 1234"):
+                read(path)
+        found = read(path, **({"decimal": ","} if late == "1,234" else {}))
+        assert found.reading == "separator semicolon, decimal comma"
+        raw = np.r_[np.arange(400), number(late, ",")[0]]
+        np.testing.assert_allclose(found.X[:, 0], (raw - raw.mean()) / raw.std(), atol=1e-12)
+
+    def test_a_table_without_labels_is_told(self, write):
+        with pytest.raises(ValueError, match=r"The target 'y' is given in 1 rows; at least 2 are needed"):
+            read(write(PLAIN.replace(",0\n", ",\n").replace(",1\n", ",\n") + "1,2,3,1\n"), missing="drop")
+
+    def test_words_of_a_wide_table_are_counted_before_they_are_encoded(self, write, monkeypatch):
+        monkeypatch.setattr(columns, "MAX_CELLS", 5 * N)
+        assert read(write(beside(["red", "green", "blue"])), one_hot=True).X.shape == (N, 6)
+        with pytest.raises(ValueError, match=r"With a column for each word the table has 6 columns"):
+            read(write(beside(["red", "green", "blue", "black"])), one_hot=True)
 
     def test_given_options_are_not_guessed(self, write):
         path = write(table(";", lambda v: f"{int(v * 1e3):,}"))

@@ -15,6 +15,9 @@ from .refusal import Refused
 MAX_WORDS = 100
 """Most different words that a column may hold to be given a column each."""
 
+MAX_CELLS = 200_000_000
+"""Largest table, rows x columns: 1.6 GB of float64, about three times that while it is worked on."""
+
 _IDENTIFIER = re.compile(
     r"(^|.*[_ .-])(id|ids|idx|index|nr|no|num|row|rows|row_?names?|key|uuid|serial)", re.I
 )
@@ -293,6 +296,8 @@ def complete(
     if not gaps:
         return list(columns), rows, []
     left = ~np.any([where for _, where in gaps], axis=0)
+    if labelled.sum() < 2:
+        raise ValueError(f"The target {target!r} is given in {labelled.sum()} rows; at least 2 are needed.")
     if missing is None:
         name, where = gaps[0]
         raise Refused(
@@ -333,6 +338,12 @@ def _filled(column: Column) -> Column:
 
 def matrix(columns: Sequence[Column]) -> tuple[np.ndarray, list[str], list[str]]:
     """The columns side by side, words as zeros and ones, with their names and the columns they come from."""
+    width = sum(1 if column.words is None else len(set(column.words)) - 1 for column in columns)
+    if width * len(columns[0].values) > MAX_CELLS:
+        raise ValueError(
+            f"With a column for each word the table has {width:,} columns, more than {MAX_CELLS:.0e} cells. "
+            "Drop columns of words."
+        )
     parts, names, origins = [], [], []
     for column in columns:
         if column.words is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,8 @@ class Dialect:
     ----------
     separator : str
         One character; a space stands for any number of them.
-    decimal : {".", ","}
+    decimal : {".", ",", ""}
+        Empty where the first lines do not show it.
     names : tuple of str
         Of all columns, the empty text for one without a name.
     has_header : bool
@@ -70,7 +71,9 @@ def dialect_of(
     Raises
     ------
     Refused
-        If the decimal mark or the header cannot be told, or the rows do not fit the header.
+        If the header cannot be told from data.
+    ValueError
+        If there is nothing, or the rows do not fit the header.
     """
     lines = text.split("\n")
     ends = [line + "\n" for line in lines[:-1]] + [line for line in lines[-1:] if line]
@@ -102,7 +105,8 @@ def dialect_of(
             _refuse_data(path, head, rows, target in names)
     if header is not False and rows:
         names = _fitted(path, names, rows)
-    mark = decimal or _decimal(path, names, rows, separator)
+    columns = ([row[place] for row in rows if place < len(row)] for place in range(len(names)))
+    mark = decimal or marks_in(columns)[0]
     before = first + used
     has_header = header is not False
     return Dialect(
@@ -226,7 +230,7 @@ def _fitted(path: Path, names: list[str], rows: Sequence[Sequence[str]]) -> list
     if len(names) < width:
         raise ValueError(
             f"{path} has more values in its rows ({width}) than names in its header ({len(names)}). Give "
-            "every column a name, and remove what stands above the names."
+            "every column a name, remove what stands above the names, and put decimal commas in quotes."
         )
     if len(names) > width:
         raise ValueError(
@@ -236,25 +240,38 @@ def _fitted(path: Path, names: list[str], rows: Sequence[Sequence[str]]) -> list
     return names
 
 
-def _decimal(path: Path, names: Sequence[str], rows: Sequence[Sequence[str]], separator: str) -> str:
-    """The decimal mark that the numbers need; refused where both read differently and nothing tells."""
-    point, comma, unclear = [], [], False
-    for place in range(len(names)):
-        cells = [row[place] for row in rows if place < len(row) and not is_nothing(row[place])]
+def marks_in(columns: Iterable[Sequence[str]]) -> tuple[str, bool]:
+    """The decimal mark that numbers need, or an empty text; whether some are others with the other mark.
+
+    A column that is in thousands throughout, or nowhere, is the same with both marks but for its unit.
+    """
+    point, comma, unclear = 0, 0, False
+    for column in columns:
+        cells = [cell for cell in column if not is_nothing(cell)]
         if not cells or sum(map(looks_numeric, cells)) < 0.8 * len(cells):
             continue
-        marks = decimal_marks(cells)
-        point += marks[0]
-        comma += marks[1]
-        both = [ambiguous(cell) for cell in cells]
-        # Where all cells are in thousands, or none, the column is the same but for its unit.
-        unclear |= any(both) and not all(both) and separator == ";"
-    if point and comma:
-        return "." if len(point) >= len(comma) else ","
-    if unclear and not point and not comma:
+        alone = decimal_marks(cells)
+        point, comma = point + len(alone[0]), comma + len(alone[1])
+        both = [ambiguous(cell) for cell in cells if cell.strip() != "0"]
+        unclear |= any(both) and not all(both)
+    if not point and not comma:
+        return "", unclear
+    return ("," if comma > point else "."), False
+
+
+def settled_mark(path: Path, separator: str, columns: Iterable[Sequence[str]]) -> str:
+    """The decimal mark of a whole table whose first lines did not show it.
+
+    Raises
+    ------
+    Refused
+        If numbers read differently with both marks and nothing tells.
+    """
+    mark, unclear = marks_in(columns)
+    if not mark and unclear and separator == ";":  # with other separators the mark is a point, as in English
         raise Refused(
             f"{path} writes numbers such as 1,234 or 1.234, and nothing tells whether that is 1.234 or 1234.",
             "Say by decimal=',' or decimal='.' (--decimal) which mark is the decimal one.",
             {"decimal": ","},
         )
-    return "," if comma else "."
+    return mark or "."

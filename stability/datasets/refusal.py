@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -41,5 +43,7 @@ def _flag(name: str, value: Any) -> str:
     if value is True:
         return option
     if isinstance(value, list):
-        value = ",".join(f'"{one}"' if "," in one else one for one in value)
+        row = io.StringIO()
+        csv.writer(row, lineterminator="").writerow(value)
+        value = row.getvalue()
     return f"{option} {shlex.quote(value)}"

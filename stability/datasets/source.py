@@ -76,9 +76,10 @@ def text_of(path: Path, encoding: str | None) -> Iterator[Text]:
                     f"{path} is an archive of files (tar). Unpack it and give the path of a table."
                 )
             known = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
-            if encoding is None and known == "utf-8" and b"\x00" in start:
+            used = _codec(encoding) if encoding else known
+            if b"\x00" in start and used[:6] not in ("utf-16", "utf-32"):
                 raise _not_text(path, start)
-            yield Text(stream, _codec(encoding) if encoding else known)
+            yield Text(stream, used)
     except UnicodeError:
         raise _wrong_encoding(path, encoding) from None
     except _UNREADABLE as error:
@@ -182,21 +183,27 @@ def _codec(encoding: str) -> str:
 
 def _not_text(path: Path, start: bytes) -> Refused:
     """Half the bytes of plain words in UTF-16 are zero."""
-    remedy = {}
+    able = [name for mark, name in _MARKS.items() if start.startswith(mark)]
     for name, zeros in (("utf-16-le", start[1::2]), ("utf-16-be", start[::2])):
         if zeros.count(0) > 0.8 * len(zeros):
-            remedy = {"encoding": name}
-    return Refused(f"{path} is not a text in UTF-8: it holds bytes of zero.", "", remedy)
+            able.append(name)
+    remedy = {"encoding": able[0]} if able else {}
+    return Refused(f"{path} is not a text in UTF-8 or its like: it holds bytes of zero.", "", remedy)
 
 
 def _wrong_encoding(path: Path, encoding: str | None) -> Refused:
-    """Names the encodings that could be meant: those in which every byte means something."""
-    able = [name for name in ("utf-8", "cp1252", "latin-1") if _decodes(path, name)]
-    binary = not able or (able == ["latin-1"] and not _printable(path))
+    """Names the encoding that could be meant: its mark is there, or every byte means something in it."""
+    with ExitStack() as stack:
+        start = _unpacked(path, stack).read(SAMPLE)
+    marked = [name for mark, name in _MARKS.items() if start.startswith(mark)]
+    binary = not marked and any(byte < 32 and byte not in b"\t\n\r\f" for byte in start)
+    able = (
+        [] if binary else [name for name in [*marked, "utf-8", "cp1252", "latin-1"] if _decodes(path, name)]
+    )
     return Refused(
         f"{path} is not a text in {encoding or 'UTF-8'}." + " It is no text at all." * binary,
         "Save it as UTF-8." * (not binary),
-        {} if binary else {"encoding": able[0]},
+        {"encoding": able[0]} if able else {},
     )
 
 
@@ -209,9 +216,3 @@ def _decodes(path: Path, encoding: str) -> bool:
         except UnicodeError:
             return False
     return True
-
-
-def _printable(path: Path) -> bool:
-    with ExitStack() as stack:
-        start = _unpacked(path, stack).read(SAMPLE)
-    return not any(byte < 32 and byte not in b"\t\n\r\f" for byte in start)

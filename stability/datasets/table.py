@@ -16,14 +16,11 @@ from .._display import Grid, settled
 from .._frames import Framed
 from .._saving import Result
 from .cells import NOTHING, tidy
-from .columns import UNNAMED, column_of, complete, matrix, named, others, remarks, usable
-from .dialect import SEPARATORS, Dialect, dialect_of
+from .columns import MAX_CELLS, UNNAMED, column_of, complete, matrix, named, others, remarks, usable
+from .dialect import SEPARATORS, Dialect, dialect_of, settled_mark
 from .refusal import Refused
 from .source import Text, text_of
 from .target import Target, target_of
-
-MAX_CELLS = 200_000_000
-"""Largest table read, rows x columns: 1.6 GB of float64, about three times that while it is worked on."""
 
 
 @dataclass(frozen=True)
@@ -142,13 +139,15 @@ def read_table(
         _check.choice("decimal", decimal, (".", ","))
     if missing is not None:
         _check.choice("missing", missing, ("drop", "median"))
+    if not isinstance(target, str):
+        raise ValueError(f"`target` must be the name of a column; got {target!r}.")
     options = {
         "target": tidy(target),
         "model": model,
         "encoding": encoding,
         "separator": _separator(separator),
         "decimal": decimal,
-        "header": header,
+        "header": header if header is None else _check.flag("header", header),
         "columns": _names("columns", columns),
         "drop": _names("drop", drop) or [],
         "one_hot": _check.flag("one_hot", one_hot),
@@ -160,7 +159,7 @@ def read_table(
 def _separator(separator: str | None) -> str | None:
     if separator is None:
         return None
-    mark = SEPARATORS.get(separator, separator)
+    mark = SEPARATORS.get(separator, separator).replace("\\t", "\t")
     if len(mark) != 1 or mark in '"\n\r' or mark.isalnum():
         raise ValueError(
             f"`separator` must be one character, or one of {', '.join(SEPARATORS)}; got {separator!r}."
@@ -286,8 +285,6 @@ class _Reader:
         if how != self._how:
             with text_of(self.path, options["encoding"]) as text:
                 sample, whole = text.sample()
-                if "\0" in sample:
-                    raise ValueError(f"{self.path} is no text: it holds characters of zero.")
                 dialect = dialect_of(
                     sample,
                     whole,
@@ -300,7 +297,12 @@ class _Reader:
                 text.give_back(sample[dialect.skipped :])
                 text.separator = dialect.separator
                 frame, notes = self._cells(text, dialect, options["target"])
-                dialect = replace(dialect, notes=(*dialect.notes, *notes))
+                words = (
+                    column.dropna().unique() for _, column in frame.items() if column.dtype.kind not in "biuf"
+                )
+                cells = ([cell for cell in column if isinstance(cell, str)] for column in words)
+                mark = dialect.decimal or settled_mark(self.path, dialect.separator, cells)
+                dialect = replace(dialect, decimal=mark, notes=(*dialect.notes, *notes))
                 found = frame, dialect, "" if text.encoding.startswith("utf-8") else text.encoding
             self._how, self._found, self._all = how, found, dialect.names
         return self._found
@@ -312,7 +314,8 @@ class _Reader:
         width = len(dialect.names)
         options: dict[str, Any] = {
             "sep": r"\s+" if dialect.separator == " " else dialect.separator,
-            "decimal": dialect.decimal,
+            # As long as it is not known, what needs it stays text: read by a wrong one it could be a number.
+            "decimal": dialect.decimal or "\x01",
             "header": None,
             "names": list(range(width)),
             # As text: of a label 01 or 1.0 the number would be another.
