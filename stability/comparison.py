@@ -169,16 +169,17 @@ def compare(theory: LinearFlow | Trajectory, ensemble: Ensemble, *, order: int =
     kept = _comparable(ensemble)
     mean, covariance = ensemble.mean[kept], ensemble.covariance[kept]
     error, covariance_error = ensemble.standard_error[kept], ensemble.covariance_error[kept]
+    length = max(float(np.max(np.abs(part))) for part in (ensemble.start, mean, predicted.mean))
     return Comparison(
         times=ensemble.times[kept],
         predicted_mean=predicted.mean,
         measured_mean=mean,
         standard_error=error,
-        mean_z=_z(mean - predicted.mean, error),
+        mean_z=_z(mean - predicted.mean, error, length),
         predicted_covariance=predicted.covariance,
         measured_covariance=covariance,
         covariance_error=covariance_error,
-        covariance_z=_z(covariance - predicted.covariance, covariance_error),
+        covariance_z=_z(covariance - predicted.covariance, covariance_error, length**2),
         law=predicted.law,
         validity=predicted.validity,
         notes=predicted.notes,
@@ -228,7 +229,7 @@ def _around(linear: LinearFlow, ensemble: Ensemble, order: int) -> Predicted:
         raise ValueError(
             f"The ensemble has {ensemble.states.shape[-1]} dimensions; the linear flow has {dim}."
         )
-    if ensemble.level == "iteration" and not np.isclose(ensemble.dt, linear.flow.step):
+    if ensemble.level == "iteration" and not math.isclose(ensemble.dt, linear.flow.step, rel_tol=1e-9):
         raise ValueError(
             f"The ensemble was run at step {ensemble.dt:g}; the linear flow has step {linear.flow.step:g}."
         )
@@ -290,12 +291,13 @@ def _start(start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return start.mean(axis=0), np.cov(start.T, ddof=0).reshape(dim, dim)
 
 
-def _z(gap: np.ndarray, error: np.ndarray) -> np.ndarray:
+def _z(gap: np.ndarray, error: np.ndarray, size: float) -> np.ndarray:
+    """Gaps in standard errors; `size` is that of what was subtracted."""
     scale = np.max(np.abs(error), initial=0.0)
     with np.errstate(all="ignore"):
         z = gap / error
     # Without noise both sides are exact: agreement to rounding is z = 0, not 0/0.
-    return np.where((error <= 1e-12 * scale) & (np.abs(gap) <= 1e-9), 0.0, z)
+    return np.where((error <= 1e-12 * scale) & (np.abs(gap) <= 1e-9 * size), 0.0, z)
 
 
 def _notes(linear: LinearFlow, ensemble: Ensemble) -> tuple[str, ...]:

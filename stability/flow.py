@@ -16,7 +16,7 @@ from .methods.method import Method
 from .methods.preconditioner import Diagonal, Identity, Spectral, preconditioner, spectral
 from .methods.response import check_regular
 from .noise import Minibatches, Noise, Sample
-from .objectives.base import require, trait
+from .objectives.base import bend, require, trait
 from .objectives.gate import bare
 from .objectives.quadratic import QuadraticModel
 
@@ -273,6 +273,24 @@ class Flow(Kept):
             return math.sqrt(np.trace(noise.gradient_covariance(w, self.reference)))
         zeta = noise.sample(np.zeros(self.dim), 100, np.random.default_rng(0))[0]
         return float(np.sqrt(np.mean(np.sum(np.square(zeta), axis=-1))))
+
+    def length(self, w: np.ndarray, t: float) -> float:
+        """The largest length that the problem has at one state (d,) in a time `t`; 0 where it has none.
+
+        Of the state and its distance from the reference point, of the landscape, and of what drift and noise
+        move until the fastest mode has settled, or for the whole time.
+        """
+        found = [float(np.linalg.norm(w)), bend(self.objective, w)]
+        if self.reference is not None:
+            found.append(float(np.linalg.norm(w - self.reference)))
+        values = np.linalg.eigvalsh(self.objective.hessian(w))
+        with np.errstate(all="ignore"):
+            gains = np.abs(self.method.gains(values))
+            soon = min(t, float(1 / np.max(gains * np.abs(values))))
+            pushed = soon * float(np.linalg.norm(self.objective.gradient(w)))
+            kicked = math.sqrt(self.step * soon) * self.gradient_noise(w)
+            found += [float(np.max(gains)) * size for size in (pushed, kicked)]
+        return max(size for size in found if not math.isnan(size))
 
     @property
     def bends(self) -> bool:

@@ -1,6 +1,9 @@
 """Only ratios mean something: the same problem in other units has the same answer in those units."""
 
+import functools
 import math
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -119,3 +122,438 @@ class TestDensitiesSingularAtTheirEdges:
     def test_nowhere_positive_is_told(self):
         with pytest.raises(ValueError, match=r"`density` must integrate to 1; got 0 at 6401 points"):
             st.exact_mode(st.SGD(), curvature=1.0, noise=SAME, density=lambda e: 0.0)
+
+
+# -- the property: everything in other units ---------------------------------------------------------
+
+
+class Units(NamedTuple):
+    """By what lengths, values of the objective and times are multiplied: powers of two, so exactly."""
+
+    w: float = 1.0
+    F: float = 1.0
+    t: float = 1.0
+
+    def of(self, kind):
+        """The factor of a kind of quantity."""
+        i, j, k = KINDS[kind]
+        return self.w**i * self.F**j * self.t**k
+
+
+KINDS = {  # exponents of w, F and t; t = iteration * step, so a step is a time
+    "number": (0, 0, 0),
+    "length": (1, 0, 0),
+    "square": (2, 0, 0),
+    "density": (-1, 0, 0),
+    "value": (0, 1, 0),
+    "gradient": (-1, 1, 0),
+    "hessian": (-2, 1, 0),
+    "third": (-3, 1, 0),
+    "gain": (2, -1, -1),  # P g step is a length
+    "time": (0, 0, 1),
+    "rate": (0, 0, -1),
+    "drift": (1, 0, -1),
+    "diffusion": (2, 0, -1),
+}
+
+
+class Scaled(st.Objective):
+    """``F f(w / a)`` of an objective f, exactly."""
+
+    def __init__(self, f, u):
+        self.f, self.u, self.dim = f, u, f.dim
+        self.reference = None if f.reference is None else f.reference * u.w
+        self.constant_hessian, self.n_samples = f.constant_hessian, f.n_samples
+
+    def value(self, w, **batch):
+        return self.u.F * self.f.value(w / self.u.w, **batch)
+
+    def gradient(self, w, **batch):
+        return self.u.of("gradient") * self.f.gradient(w / self.u.w, **batch)
+
+    def hessian(self, w, **batch):
+        return self.u.of("hessian") * self.f.hessian(w / self.u.w, **batch)
+
+    def third(self, w, v):
+        return self.u.of("hessian") * self.f.third(w / self.u.w, v / self.u.w)
+
+    def hvp(self, w, V, **batch):
+        return self.u.of("hessian") * self.f.hvp(w / self.u.w, V, **batch)
+
+
+def methods(u):
+    """Each method that these units allow: SGD's gain is 1, a step of Newton's is a number."""
+    damping = 0.5 * u.of("hessian")
+    found = {
+        "gain": st.Method(
+            gain=lambda lam, damping, u: u / (abs(lam) + damping), name="any", damping=damping, u=1 / u.t
+        )
+    }
+    if u.of("gain") == 1:
+        found["SGD"] = st.SGD()
+    if u.t == 1:
+        found |= {
+            "Newton": st.Newton(),
+            "SFN": st.SFN(damping=damping),
+            "LRSFN": st.LRSFN(rank=1, damping=damping, tail="flat"),
+            "natural": st.gallery.natural_gradient(variance=1.0, eps=damping),
+            "R-SFN": st.gallery.rsfn(eps=damping**2),
+        }
+    return found
+
+
+def noise(u, **options):
+    sizes = {"gradient": 0.125 * u.of("gradient"), "curvature": 0.0625 * u.of("hessian")}
+    return st.Noise(**sizes | options)
+
+
+def bowl(u, *eigenvalues):
+    return st.quadratic([lam * u.of("hessian") for lam in eigenvalues], rotation_seed=1)
+
+
+WELL = st.expression("x**4/4 - x**2/2", ["x"])
+WELLS = st.expression("x**4/4 - x**2/2 + y**2 + x*y/4", ["x", "y"])
+
+
+def linearized(u, method):
+    flow = st.Flow(bowl(u, 2.0, 1.0, 0.25), methods(u)[method], noise(u), step=0.25 * u.t)
+    lin = st.linearize(flow)
+    start, spread = np.array([1.0, 0.5, 0.25]) * u.w, 0.25 * u.w**2 * np.eye(3)
+    found = {
+        "eigenvalues": (lin.eigenvalues, "hessian"),
+        "gains": (lin.gains, "gain"),
+        "rates": (lin.rates, "rate"),
+        "amplification": (lin.amplification, "gain"),
+        "validity": (lin.validity, "number"),
+        "mean limit": (lin.step_limit("mean"), "time"),
+        "limit": (lin.step_limit(), "time"),
+        "second limit": (lin.step_limit(order=2), "time"),
+        "shares": (list(lin.limit().shares.values()), "number"),
+        "mode": (lin.limit().mode, "number"),
+        "shift": (lin.mean_shift, "length"),
+        "light tail": (lin.tail_exceeds_two, "number"),
+    }
+    for law in ("continuous", "chain", "discrete"):
+        found[f"covariance, {law}"] = (lin.covariance(law), "square")
+        found[f"risk, {law}"] = (lin.excess_risk(law), "value")
+        mean, covariance = lin.moments(4 * u.t, start, spread, time=law)
+        found |= {f"mean, {law}": (mean, "length"), f"moments, {law}": (covariance, "square")}
+    found["corrected"] = (lin.covariance(order=2), "square")
+    alone = st.linearize(st.Flow(bowl(u, 1.0), methods(u)[method], noise(u), step=0.25 * u.t))
+    return found | {"tail": (alone.tail_index, "number")}
+
+
+def one_mode(u, method, density=None):
+    law = None if density is None else density(scale=0.25 * u.of("hessian"))
+    mode = st.exact_mode(methods(u)[method], curvature=u.of("hessian"), noise=noise(u), density=law)
+    step = 0.25 * u.t
+    return {
+        "limit": (mode.mean_square_limit, "time"),
+        "growth": (mode.lyapunov(step).value, "number"),
+        "moment": (mode.moment(3, step).value, "number"),
+        "gain": (mode.gain_moment(1).value, "gain"),
+        "variance": (mode.variance(step), "square"),
+    }
+
+
+def sure(u, method):
+    mode = st.exact_mode(methods(u)[method], curvature=u.of("hessian"), noise=noise(u))
+    return {"limit": (mode.almost_sure_limit, "time")}
+
+
+def tail_of_one_mode(u, method):
+    many = noise(u, curvature=0.5 * u.of("hessian"))
+    mode = st.exact_mode(methods(u)[method], curvature=u.of("hessian"), noise=many)
+    return {"tail": (mode.tail_index(0.25 * u.t), "number")}
+
+
+def exits(u, rate):
+    law = st.exit_time(rate=rate * u.of("rate"), diffusion=0.5 * u.of("diffusion"), radius=2 * u.w)
+    return {
+        "mean": (law.mean, "time"),
+        "asymptotic": (law.asymptotic, "time"),
+        "survival": (law.survival(np.array([0.5, 2.0, 8.0]) * u.t), "number"),
+        "median": (law.quantile(0.5), "time"),
+        "watched": (law.chain(0.25 * u.t).mean, "time"),
+    }
+
+
+def escaped(u, method):
+    flow = st.Flow(bowl(u, 1.0, -0.5), methods(u)[method], noise(u, curvature=0.0), step=0.25 * u.t)
+    found = st.escape(flow, radius=u.w, along="unstable", paths=64, seed=0, workers=1)
+    return {
+        "times": (found.times, "time"),
+        "exits": (found.exits, "length"),
+        "law": (found.mode.mean, "time"),
+        "chain": (found.chain.survival(np.array([4, 16])), "number"),
+    }
+
+
+def ensemble(u, method, level, objective, start, **options):
+    F = Scaled(objective, u) if objective is not None else bowl(u, 1.0, 0.25)
+    flow = st.Flow(F, methods(u)[method], noise(u, reference=np.zeros(2)), step=0.125 * u.t)
+    where = {"paths": 64, "seed": 0, "save": 4, "workers": 1, "accelerate": False}
+    ens = st.simulate(flow, start=np.array(start) * u.w, t_end=4 * u.t, level=level, **where | options)
+    return {
+        "times": (ens.times, "time"),
+        "states": (ens.states, "length"),
+        "mean": (ens.mean, "length"),
+        "covariance": (ens.covariance, "square"),
+        "error": (ens.standard_error, "length"),
+        "covariance error": (ens.covariance_error, "square"),
+        "diverged": (ens.diverged, "number"),
+        "diverged at": (ens.diverged_at, "time"),
+        "exits": (ens.exit_times, "time"),
+    }
+
+
+def line(u, method, **options):
+    flow = st.Flow(
+        Scaled(WELL, u),
+        methods(u)[method],
+        noise(u, gradient=0.5 * u.of("gradient"), curvature=0.0),
+        step=0.25 * u.t,
+    )
+    options = {name: value * u.t if name == "dt" else value for name, value in options.items()}
+    found = st.stationary_density(flow, 2.5 * u.w, cells=40, **options)
+    rates = found.kramers(-u.w, u.w)
+    return {
+        "density": (found.density, "density"),
+        "mass": (found.mass, "number"),
+        "mean": (found.mean, "length"),
+        "covariance": (found.covariance, "square"),
+        "drift": (found.drift, "drift"),
+        "passage": (found.passage_time(-u.w, u.w), "time"),
+        "well": (rates.well, "length"),
+        "top": (rates.top, "length"),
+        "over": (rates.mean, "time"),
+    }
+
+
+def plane(u, method):
+    F = Scaled(WELLS, u)
+    flow = st.Flow(
+        F, methods(u)[method], noise(u, gradient=0.5 * u.of("gradient"), curvature=0.0), step=0.25 * u.t
+    )
+    found = st.stationary_density(flow, 2.5 * u.w, cells=24)
+    return {"mass": (found.mass, "number"), "covariance": (found.covariance, "square")}
+
+
+def exponents(u, method, level):
+    flow = st.Flow(bowl(u, 1.0, 0.25), methods(u)[method], noise(u), step=0.25 * u.t)
+    size = {"iterations": 40, "products": 20, "seed": 0, "level": level}
+    found, limit = st.lyapunov_exponents(flow, **size), st.almost_sure_limit(flow, **size)
+    return {
+        "exponents": (found.exponents, "number"),
+        "rates": (found.rates, "rate"),
+        "mean square": (found.mean_square, "number"),
+        "limit": (limit.limit, "time"),
+        "error": (limit.error, "time"),
+    }
+
+
+def tails(u):
+    found = st.tail_index(np.random.default_rng(0).standard_t(3, (600, 2)) * u.w)
+    return {
+        "index": (found.index, "number"),
+        "hill": (found.hill, "number"),
+        "error": (found.error, "number"),
+    }
+
+
+def eigenpairs(u, method):
+    H = np.diag(0.75 ** np.arange(40.0)) * np.where(np.arange(40) % 3, 1, -1)
+    found = st.randomized_eigh(lambda V: u.of("hessian") * (H @ V), 40, 6, method=method, seed=0)
+    vector = found.vectors[:, 0] * np.sign(found.vectors[0, 0])
+    return {
+        "eigenvalues": (found.eigenvalues, "hessian"),
+        "residual": (found.residual, "hessian"),
+        "vector": (vector, "number"),
+        "columns": (found.columns, "number"),
+        "solved": (found.solve(np.ones(40) * u.of("gradient"), damping=0.5 * u.of("hessian")), "length"),
+    }
+
+
+X = np.random.default_rng(0).standard_normal((40, 3))
+DATA = st.logistic(X, (X @ [1.0, -1.0, 0.5] > 0.3).astype(float), l2=0.125)
+
+
+def run(u, method, **options):
+    chosen = st.Adam(eps=0.125 * u.of("gradient")) if method == "Adam" else methods(u)[method]
+    step = 0.25 * (u.w if method == "Adam" else u.t)  # Adam's step is a length
+    found = st.minimize(
+        Scaled(DATA, u),
+        np.ones(3) * u.w,
+        method=chosen,
+        step=step,
+        batch=10,
+        iterations=30,
+        seed=0,
+        **options,
+    )
+    return {
+        "losses": (found.losses, "value"),
+        "final": (found.final, "length"),
+        "eigenvalues": (found.eigenvalues, "hessian"),
+        "limits": (found.step_limits, "time"),
+        "status": (found.status == "done", "number"),
+    }
+
+
+def critical(u):
+    found = st.critical_points(Scaled(WELLS, u), 2.0 * u.w, starts=64)
+    return {
+        "states": (found.states, "length"),
+        "values": (found.values, "value"),
+        "eigenvalues": (found.eigenvalues, "hessian"),
+        "hits": (found.hits, "number"),
+        "kinds": ([one.index for one in found], "number"),
+        "status": (found.status == "ok", "number"),
+    }
+
+
+def table(u, every=False):
+    chosen = [one for name, one in methods(u).items() if name == "gain" or (every and name != "SGD")]
+    found = st.bounds(bowl(u, 1.0, 0.25), noise(u), chosen, step=0.25 * u.t)
+    kinds = {
+        "step_limit": "time",
+        "step_limit_L2": "time",
+        "amplification": "gain",
+        "excess_risk": "value",
+        "excess_risk_L2": "value",
+        "validity": "number",
+    }
+    return {name: ([getattr(row, name) for row in found.rows], kind) for name, kind in kinds.items()}
+
+
+def compared(u, method):
+    flow = st.Flow(bowl(u, 1.0, 0.25), methods(u)[method], noise(u), step=0.125 * u.t)
+    ens = st.simulate(flow, start=[u.w, u.w], t_end=4 * u.t, paths=64, workers=1, accelerate=False)
+    along = st.trajectory(flow, ens.start[0], 4 * u.t, time="chain")
+    found = [st.compare(theory, ens) for theory in (st.linearize(flow), along)]
+    return {
+        "mean": ([one.mean_z for one in found], "number"),
+        "covariance": ([one.covariance_z for one in found], "number"),
+    }
+
+
+def derivatives(u):
+    found = st.check_derivatives(Scaled(WELLS, u), np.array([0.5, -0.25]) * u.w)
+    names = ("gradient", "hessian", "third", "hvp", "asymmetry", "ok")
+    return {name: (getattr(found, name), "number") for name in names}
+
+
+def path(u, method, **options):
+    flow = st.Flow(Scaled(WELLS, u), methods(u)[method], noise(u, curvature=0.0), step=0.125 * u.t)
+    found = st.trajectory(flow, np.array([0.5, 0.5]) * u.w, 0.5 * u.t, **options)
+    return {"mean": (found.mean, "length"), "covariance": (found.covariance, "square")}
+
+
+def freely(function, *names, **options):
+    """A case for a gain of any unit of time, where the units of w, F and t are independent."""
+    return partial(function, *names, method="gain", **options)
+
+
+CASES = {
+    "linearize": freely(linearized),
+    "exact mode": freely(one_mode),
+    "exact mode, a density": freely(one_mode, density=partial(scipy.stats.t, 6)),
+    "exact mode, tail index": freely(tail_of_one_mode),
+    "exact mode, almost sure": freely(sure),
+    "exit time, saddle": partial(exits, rate=1.0),
+    "exit time, minimum": partial(exits, rate=-0.5),
+    "exit time, far": partial(exits, rate=16.0),
+    "escape": freely(escaped),
+    "simulate, quadratic": freely(ensemble, level="sde", objective=None, start=[1.0, 0.5]),
+    "simulate, iteration": freely(ensemble, level="iteration", objective=None, start=[1.0, 0.5]),
+    "simulate, wells": freely(ensemble, level="sde", objective=WELLS, start=[0.0, 0.0], exit=None),
+    "simulate, wells, iteration": freely(ensemble, level="iteration", objective=WELLS, start=[0.5, 0.0]),
+    "density, line": freely(line),
+    "density, chain": freely(line, time="chain", dt=0.25),
+    "density, plane": freely(plane),
+    "lyapunov, iteration": freely(exponents, level="iteration"),
+    "lyapunov, sde": freely(exponents, level="sde"),
+    "tail index": tails,
+    "eigenpairs": partial(eigenpairs, method="block-krylov"),
+    "eigenpairs, nystrom": partial(eigenpairs, method="nystrom"),
+    "eigenpairs, double-pass": partial(eigenpairs, method="double-pass"),
+    "minimize": freely(run),
+    "minimize, momentum": freely(run, momentum=0.5),
+    "minimize, Adam": partial(run, method="Adam"),
+    "critical points": critical,
+    "bounds": table,
+    "compare": freely(compared),
+    "derivatives": derivatives,
+    "trajectory": freely(path),
+    "trajectory, chain": freely(path, time="chain"),
+}
+FIXED = (
+    {  # SGD's time is w^2 / F, and Newton's step a number: their units are not independent
+        f"{name}, {method}": partial(CASES[name].func, **CASES[name].keywords | {"method": method})
+        for method in ("SGD", "Newton", "SFN", "LRSFN", "natural", "R-SFN")
+        for name in ("linearize", "minimize", "simulate, quadratic")
+        if (name, method) != ("minimize", "natural")  # which is for convex spectra
+    }
+    | {
+        f"{name}, {method}": partial(CASES[name].func, **CASES[name].keywords | {"method": method})
+        for method in ("SGD", "SFN")
+        for name in ("exact mode", "lyapunov, iteration", "density, line", "trajectory", "simulate, wells")
+    }
+    | {"bounds, all": partial(table, every=True)}
+)
+
+
+def units(name, powers):
+    """The units that a case may be asked in."""
+    w, F, t = (2.0**power for power in powers)
+    return Units(w, F, w**2 / F if name.endswith("SGD") else 1.0 if name in FIXED else t)
+
+
+@functools.cache
+def plain(name):
+    return {**CASES, **FIXED}[name](Units())
+
+
+def same(name, u):
+    """The answers in other units, read in plain ones."""
+    for what, (found, kind) in {**CASES, **FIXED}[name](u).items():
+        want = np.asarray(plain(name)[what][0], dtype=float)
+        got = np.asarray(found, dtype=float) / u.of(kind)
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12, err_msg=f"{what} in {u}")
+
+
+FAR = [(40, -40, 20), (-40, 20, -40)]
+LONG = (
+    "trajectory, SGD",
+    "exact mode, almost sure",
+    "exact mode, tail index",
+    "trajectory",
+    "trajectory, SFN",
+    "density, chain",
+    "exact mode, a density",
+)
+USUAL = [(name, powers) for name in CASES for powers in FAR] + [(name, FAR[1]) for name in FIXED]
+
+
+@pytest.mark.parametrize(("name", "powers"), [one for one in USUAL if one[0] not in LONG])
+def test_in_other_units_the_answer_is_the_same(name, powers):
+    same(name, units(name, powers))
+
+
+EVERY = list(
+    zip((-40, -20, -10, 10, 20, 40), (-10, 20, -40, 40, -20, 10), (20, -10, 40, -20, 10, -40), strict=True)
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("powers", EVERY, ids=str)
+@pytest.mark.parametrize("name", [*CASES, *FIXED])
+def test_in_every_unit_the_answer_is_the_same(name, powers):
+    same(name, units(name, powers))
+
+
+@pytest.mark.parametrize("name", [name for name in (*CASES, *FIXED) if name not in LONG])
+def test_each_case_says_something(name):
+    """Numbers, not nothing: most of what is compared is finite."""
+    told = [np.isfinite(np.asarray(found, dtype=float)).any() for found, _ in plain(name).values()]
+    assert np.mean(told) > 0.5

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypedDict
 
 import numpy as np
@@ -16,7 +15,7 @@ from .._streams import block_size
 from ..flow import Flow
 from ..linear.linearize import linearize
 from ..methods.response import check_cut, check_regular
-from ..objectives.base import bend, trait
+from ..objectives.base import trait
 from ..objectives.gate import bare
 from .control import feature_count
 from .plan import EnsemblePlan
@@ -174,24 +173,9 @@ class Request:
         if radius is not None:
             return _check.positive("radius", radius)
         # Far beyond anything that a stable run visits, near enough that squares do not overflow.
-        return min(1e6 * (max(self._lengths()) or 1.0), LARGEST)
-
-    def _lengths(self) -> Iterator[float]:
-        """Lengths that the problem has: of the starts, of what moves them, of the landscape."""
-        flow, w = self.flow, self.center
-        spread = 0.0 if self.common else float(np.max(np.linalg.norm(self.start - w, axis=1)))
-        yield spread + float(np.linalg.norm(w))
-        if flow.reference is not None:
-            yield float(np.linalg.norm(w - flow.reference))
-        yield bend(flow.objective, w)
-        values = np.linalg.eigvalsh(flow.objective.hessian(w))
-        with np.errstate(all="ignore"):
-            gains = np.abs(flow.method.gains(values))
-            # Until the fastest mode has settled, or for the whole time.
-            soon = min(self.steps * self.dt, float(1 / np.max(gains * np.abs(values))))
-            push, kick = float(np.linalg.norm(flow.objective.gradient(w))), flow.gradient_noise(w)
-            reach = float(np.max(gains)) * np.array([soon * push, math.sqrt(flow.step * soon) * kick])
-        yield float(np.max(reach, initial=0.0, where=np.isfinite(reach)))
+        spread = 0.0 if self.common else float(np.max(np.linalg.norm(self.start - self.center, axis=1)))
+        size = spread + self.flow.length(self.center, self.steps * self.dt)
+        return min(1e6 * (size or 1.0), LARGEST)
 
     def saved(self, save: Any, dtype: str, *, control: bool) -> np.ndarray:
         """The step numbers to save at, checked against memory before anything large is made."""

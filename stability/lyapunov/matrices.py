@@ -123,7 +123,8 @@ def _iteration_rates(linear: LinearFlow) -> Draw:
             local = preconditioner(flow.method, bent, compiled=False)
             columns = [local.apply(slope[:, :, j]) for j in range(len(at))]
             gain = np.abs(local.response.gains).max(axis=-1)
-            _regular(gain * np.abs(bent).max(axis=(1, 2)))
+            usual = np.abs(local.response.gains * local.response.lams).max(axis=-1)
+            _regular(gain * np.abs(bent).max(axis=(1, 2)), usual)
             return np.stack(columns, axis=-1), gain * np.abs(slope).max(axis=(1, 2))
 
     return draw
@@ -183,12 +184,13 @@ def _moving(draw: Draw, dim: int, rng: np.random.Generator) -> tuple[Draw, np.nd
     return restricted, kept
 
 
-def _regular(sizes: np.ndarray) -> None:
-    """Raise where gain times Hessian (n,) says that the gain is infinite, up to rounding.
+def _regular(sizes: np.ndarray, usual: np.ndarray) -> None:
+    """Raise where the largest gain times the Hessian's size (n,) says that the gain is infinite, to rounding.
 
-    As on a batch smaller than the dimension.
+    As on a batch smaller than the dimension. Held against the largest product of a gain and its own
+    eigenvalue (n,), which a pole at zero leaves as it is.
     """
-    broken = int(np.count_nonzero(~(sizes < SINGULAR)))
+    broken = int(np.count_nonzero(~(np.isfinite(sizes) & (sizes <= SINGULAR * usual))))
     if broken:
         raise ValueError(
             f"The gain is singular, to working precision, on {broken} of {len(sizes)} Hessian batches drawn. "

@@ -208,7 +208,7 @@ def _values(formula: Any, nodes: Any) -> Any:
 
 def _moves(method: Gains) -> bool:
     """Whether the tail's gain is anything but constant, found on numbers of both signs and many sizes."""
-    sizes = 10.0 ** np.arange(-6, 7)
+    sizes = 10.0 ** np.arange(-60, 61, 2)
     nodes = np.concatenate([-sizes[::-1], sizes])
     with np.errstate(all="ignore"):
         return bool(np.any(Divided.of(method.tail_gain, nodes, nodes).first[0] != 0))

@@ -234,7 +234,8 @@ def check_derivatives(objective: Any, at: Any) -> DerivativeCheck:
     Returns
     -------
     DerivativeCheck
-        Relative errors, each the smallest over the step sizes 1e-3 ... 1e-6, and the Hessian's asymmetry.
+        Relative errors, each the smallest over step sizes of 1e-3 ... 1e-6 of the distance over which the
+        Hessian changes, and the Hessian's asymmetry.
         What the objective does not have is nan, and named in ``absent``.
 
     Raises
@@ -257,38 +258,46 @@ def check_derivatives(objective: Any, at: Any) -> DerivativeCheck:
         for name, parts in _COMPARED.items()
         if (missing := [part for part in parts if not defines(objective, part)])
     }
+    # As far as the Hessian changes; where nothing tells, as far as the point is from 0.
+    length = bend(objective, w) if defines(objective, "hessian") else 0.0
+    if not 0 < length < math.inf:
+        length = float(np.max(np.abs(w))) or 1.0
+    steps = tuple(length * share for share in _STEPS)
     measures = {
-        "gradient": lambda: _against(objective.value, w, objective.gradient(w)),
+        "gradient": lambda: _against(objective.value, w, objective.gradient(w), steps),
         # Slopes come as [i, j] = dg_j / dw_i, which is H_ji: an unsymmetric Hessian shows, and shows once.
-        "hessian": lambda: _against(objective.gradient, w, transpose(objective.hessian(w))),
-        "third": lambda: _against(objective.hessian, w, np.stack([objective.third(w, e) for e in eye])),
-        "hvp": lambda: _products_error(objective, w),
+        "hessian": lambda: _against(objective.gradient, w, transpose(objective.hessian(w)), steps),
+        "third": lambda: _against(
+            objective.hessian, w, np.stack([objective.third(w, e) for e in eye]), steps
+        ),
+        "hvp": lambda: _products_error(objective, w, steps),
         "asymmetry": lambda: _relative(objective.hessian(w), transpose(objective.hessian(w))),
     }
     found = {name: math.nan if name in absent else measure() for name, measure in measures.items()}
-    return DerivativeCheck(**found, absent=absent)  # type: ignore[arg-type]
+    return DerivativeCheck(**found, steps=steps, absent=absent)
 
 
-def _against(function: Any, w: np.ndarray, exact: np.ndarray) -> float:
+def _against(function: Any, w: np.ndarray, exact: np.ndarray, steps: Sequence[float]) -> float:
     """The exact derivatives (d, ...) against central differences of a function."""
     errors = []  # points far apart are crude, near ones noisy: the best distance counts
-    for h in _STEPS:
-        offsets = h * np.eye(len(w))
-        slopes = np.stack([(function(w + e) - function(w - e)) / (2 * h) for e in offsets])
-        errors.append(_relative(slopes, exact))
+    for h in steps:
+        ahead, back = (np.stack([function(w + e) for e in side * h * np.eye(len(w))]) for side in (1, -1))
+        # Of a derivative that is exactly zero the differences are rounding of the function.
+        usual = max(np.max(np.abs(ahead)), np.max(np.abs(back))) / max(steps)
+        errors.append(_relative((ahead - back) / (2 * h), exact, float(usual)))
     return float(np.min(errors))
 
 
-def _products_error(objective: Any, w: np.ndarray) -> float:
+def _products_error(objective: Any, w: np.ndarray, steps: Sequence[float]) -> float:
     if not defines(objective, "hessian"):
-        return _against(objective.gradient, w, transpose(objective.hvp(w, np.eye(len(w)))))
+        return _against(objective.gradient, w, transpose(objective.hvp(w, np.eye(len(w)))), steps)
     turns = np.arange(len(w))
     block = np.stack([np.cos(turns), np.sin(1.0 + turns)], axis=-1)  # two directions without zeros
     return _relative(objective.hvp(w, block), objective.hessian(w) @ block)
 
 
-def _relative(found: np.ndarray, exact: np.ndarray) -> float:
-    scale = np.max(np.abs(exact), initial=0.0)
-    gap = np.max(np.abs(found - exact), initial=0.0)
-    # An exactly zero derivative is compared absolutely: 0/0 is agreement, not nan.
-    return float(gap / scale) if scale > 0 else float(gap)
+def _relative(found: np.ndarray, exact: np.ndarray, usual: float = 0.0) -> float:
+    """The largest gap over the largest entry; over the `usual` size where all entries are zero."""
+    scale = float(np.max(np.abs(exact), initial=0.0)) or usual
+    gap = float(np.max(np.abs(found - exact), initial=0.0))
+    return gap / scale if scale > 0 else gap  # 0/0 is agreement, not nan

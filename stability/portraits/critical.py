@@ -326,7 +326,9 @@ def _gathered(objective: Any, bounds: np.ndarray, ends: _Ends) -> CriticalPoints
     best = np.array([group[np.argmin(size[group])] for group in members], dtype=int)
     values = objective.value(w[best]) if len(best) else np.zeros(0)
     # lexsort's last key counts most: by value, then by place; rounded, or rounding would order equal values.
-    order = np.lexsort((*w[best].T.round(6), np.round(values, 9))) if len(best) else best
+    # To rounding of the region's own sizes: of what values differ by in it, and of its width.
+    height = curvature * np.max(width) ** 2 or 1.0
+    order = np.lexsort((*(w[best] / width).T.round(6), np.round(values / height, 9))) if len(best) else best
     best, values = best[order], np.asarray(values)[order]
     hits = np.array([len(members[k]) for k in order], dtype=int)
     return CriticalPoints(
@@ -368,6 +370,8 @@ def _lower_corner(objective: Any, bounds: np.ndarray, found: np.ndarray, small: 
     values = objective.value(starts)
     width = bounds[:, 1] - bounds[:, 0]
     lowest = np.min(objective.value(found), initial=np.inf) if len(found) else np.inf
+    finite = values[np.isfinite(values)]
+    options = {"xatol": 1e-5 * np.max(width), "fatol": 1e-5 * np.ptp(finite) if len(finite) else 0.0}
     for start in starts[np.argsort(np.where(np.isfinite(values), values, np.inf))[:4]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # at a corner the line search fails, which is what is looked for
@@ -376,6 +380,7 @@ def _lower_corner(objective: Any, bounds: np.ndarray, found: np.ndarray, small: 
                 start,
                 method="Nelder-Mead",
                 bounds=bounds,
+                options=options,
             ).x
         inside = ((end > bounds[:, 0] + 1e-3 * width) & (end < bounds[:, 1] - 1e-3 * width)).all()
         drop, steep = lowest - objective.value(end), float(np.linalg.norm(objective.gradient(end)))

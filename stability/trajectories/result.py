@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -198,7 +199,7 @@ def shared(path: Trajectory, ensemble: Ensemble) -> tuple[np.ndarray, np.ndarray
 
 
 def _require_law(path: Trajectory, ensemble: Ensemble) -> None:
-    if path.time != ensemble.law.time or not np.isclose(path.dt, ensemble.law.dt):
+    if path.time != ensemble.law.time or not math.isclose(path.dt, ensemble.law.dt, rel_tol=1e-9):
         ours = f"time={path.time!r}" + (f", dt={path.dt:g}" if path.dt else "")
         raise ValueError(
             f"The ensemble's paths follow another law (dt = {ensemble.dt:g}) than the trajectory ({ours}). "
@@ -216,8 +217,9 @@ def _require_start(path: Trajectory, ensemble: Ensemble) -> None:
 
     variance = np.diag(predicted)
     error = np.sqrt((np.outer(variance, variance) + predicted**2) / n)  # of a Gaussian sample's covariance
-    near = np.abs(mean - path.start) <= 5 * np.sqrt(variance / n) + 1e-9 * (1 + np.abs(path.start))
-    rounding = 1e-12 * (1 + np.max(np.abs(path.start)) ** 2)
+    size = np.max(np.abs(path.start))
+    near = np.abs(mean - path.start) <= 5 * np.sqrt(variance / n) + 1e-9 * size
+    rounding = 1e-12 * (np.max(variance) + size**2)
     alike = np.abs(spread - predicted) <= 5 * error + rounding
     if not near.all() or not alike.all():
         raise ValueError(

@@ -22,7 +22,7 @@ NUDGE = 1e-10
 CROSSINGS = 50
 """Jumps of the drift that a path is carried across."""
 FAR = 1e6
-"""Times the start's size (at least 1): a mean path that is further away has diverged."""
+"""Times the problem's largest length: a mean path that is further away has diverged."""
 
 Walk = Iterator[tuple[Place, Callable[[float], Place] | None]]
 """Places, each with those since the one before where they are known."""
@@ -94,7 +94,7 @@ def kept(walk: Walk, times: np.ndarray, watch: Watch) -> list[Place]:
     """The places at the times to save; where the walk must stop, the last good one."""
     last = watch.begin
     saved, following = ([last] if times[0] == 0 else []), int(times[0] == 0)
-    far = FAR * max(1.0, float(np.linalg.norm(last[1])))
+    far = FAR * (watch.flow.length(last[1], float(times[-1])) or 1.0)
     for place, between in walk:
         t, m, S = place
         if not (np.isfinite(m).all() and np.isfinite(S).all() and np.linalg.norm(m) <= far):

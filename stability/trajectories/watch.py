@@ -288,7 +288,7 @@ def _kinked(flow: Flow) -> bool:
         return abs(float(right - left))
 
     with np.errstate(all="ignore"):
-        far, near = gap(1e-9), gap(1e-11)
+        far, near = gap(1e-100), gap(1e-102)  # nearer than any damping
     return bool(0 < far < math.inf and 0.5 < near / far < 2)
 
 
