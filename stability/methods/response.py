@@ -193,6 +193,12 @@ class SpectralResponse:
         row = noise[..., self.next, :]
         gap = self.lams[self.next] - self.lams
         gap[self.next] = np.inf
+        if np.min(np.abs(gap)) <= _rounding(self.lams):
+            raise NotSmooth(
+                f"The first eigenvalue left out ({self.next_lam:.4g}) is a multiple one, which Hessian noise "
+                "splits: a flat tail's gain has no second derivative. Use order=1, or tail='damping'.",
+                modes=np.flatnonzero(np.abs(gap) <= _rounding(self.lams)),
+            )
         # Perturbation theory: lambda_(r+1) moves by E_rr and, in
         # second order, by the sum of E_rk^2 / (lam_r - lam_k).
         second = self.tail_slope * np.sum(row**2 / gap, axis=-1) + self.tail_bend * entry**2
@@ -276,6 +282,11 @@ def _on_poles(method: Gains, lams: np.ndarray) -> np.ndarray:
     return ~np.isfinite(here) | ((np.sign(right) != np.sign(left)) & (np.abs(right) > np.abs(far)))
 
 
+def _rounding(lams: np.ndarray) -> float:
+    """Differences of eigenvalues (d,) that their rounding makes."""
+    return 8 * np.finfo(float).eps * len(lams) * float(np.max(np.abs(lams)))
+
+
 def check_regular(method: Gains, lams: np.ndarray) -> None:
     """Raise where ``P(H)`` does not exist, naming the directions and a method that does."""
     poles = np.flatnonzero(_on_poles(method, lams))
@@ -293,8 +304,8 @@ def check_cut(method: Gains, lams: np.ndarray) -> None:
         return
     order = np.argsort(-np.abs(lams), kind="stable")
     last, following = order[method.rank - 1], order[method.rank]
-    size, kept = float(np.max(np.abs(lams))), float(np.abs(lams[last]))
-    if kept - abs(lams[following]) <= 8 * np.finfo(float).eps * len(lams) * size:
+    kept = float(np.abs(lams[last]))
+    if kept - abs(lams[following]) <= _rounding(lams):
         raise NotSmooth(
             f"rank {method.rank} cuts through eigenvalues of equal size ({kept:.4g}): P(H + Eh) is not "
             "differentiable there and the linearised Hessian noise does not exist. Choose another rank, or "
