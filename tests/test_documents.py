@@ -1,5 +1,6 @@
 """The documents: their tables are the tracked numbers, their examples run, what they name exists."""
 
+import ast
 import importlib.metadata
 import json
 import re
@@ -16,6 +17,7 @@ import stability as st
 from stability import claims, cli
 
 ROOT = Path(__file__).parents[1]
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 README, NOTES = (ROOT / "README.md").read_text(), (ROOT / "paper_notes.md").read_text()
 
 
@@ -114,6 +116,37 @@ def test_the_notes_name_tests_and_modules_that_exist():
         assert all(name in everything for name in names.split("::"))
     for module in re.findall(r"`([\w/]+\.py)`", NOTES):
         assert (ROOT / "stability" / module).exists() or module in sources, module
+
+
+def test_every_promise_has_its_test():
+    text = CONTRIBUTING.read_text(encoding="utf-8")
+    table = text[text.index("## What is promised") : text.index("Not promised:")]
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "| test |" not in line]
+    assert len(rows) > 25
+    for row in rows:
+        named = re.findall(r"`(test_\w+\.py)((?:::\w+)+)`", row.split("|")[2])
+        assert named, f"no test: {row}"
+        for file, names in named:
+            body = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8")).body
+            for name in names.split("::")[1:]:
+                found = [node for node in body if getattr(node, "name", None) == name]
+                assert found, f"{file} has no {names}"
+                body = found[0].body
+
+
+def test_the_steps_without_make_are_those_of_make():
+    steps = re.search(r"Without `make`.*?\n\n((?:    .*\n)+)", README, re.S).group(1)
+    recipes = (ROOT / "Makefile").read_text(encoding="utf-8").replace("'", '"')
+    for command in (
+        '-c constraints.txt -e ".[all]"',
+        "stability reproduce --out out",
+        "ruff check .",
+        "ruff format --check .",
+        "mypy",
+        'python -m pytest -n auto -m "not slow"',
+    ):
+        assert command in steps
+        assert command in recipes
 
 
 def test_links_lead_somewhere():
