@@ -50,8 +50,9 @@ def command(
     document["rows"] = rows(document["cells"], goals)
     out = arguments.out or (None if arguments.quick else result)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        from stability._files import write  # known to be importable by now
+
+        write(out, (json.dumps(document, indent=1) + "\n").encode())
     print(table(document))
 
 

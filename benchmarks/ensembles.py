@@ -80,8 +80,9 @@ def main() -> None:
     document = _document(parts, arguments.quick, load, time.perf_counter() - began)
     out = arguments.out or (None if arguments.quick or arguments.only else RESULT)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        from stability._files import write  # known to be importable by now
+
+        write(out, (json.dumps(document, indent=1) + "\n").encode())
     print(table(document))
 
 

@@ -187,10 +187,9 @@ def _write(document: dict[str, Any], path: Path | None) -> None:
     """As a whole or not at all: a run may be stopped at any time."""
     if path is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    from stability._files import write  # NumPy comes along, whose threads are set before
+
+    write(path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
 
 
 if __name__ == "__main__":
