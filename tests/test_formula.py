@@ -112,16 +112,17 @@ class TestPerturbation:
         )
         np.testing.assert_allclose(got, bend, atol=2e-5 * max(1.0, np.abs(bend).max()))
 
-    def test_a_flat_tail_that_begins_with_a_multiple_eigenvalue_has_no_second_derivative(self):
-        def linear(tail):
-            method = st.LRSFN(rank=1, damping=0.3, tail=tail)
-            noise = st.Noise(gradient=1.0, curvature=0.05)
-            return st.linearize(st.Flow(st.quadratic([2.0, 1.0, 1.0]), method, noise, step=0.1))
 
-        with pytest.raises(st.Unstable, match=r"\(1\) is a multiple one.* Use order=1, or tail='damping'"):
-            linear("flat").covariance(order=2)
-        assert np.isfinite(linear("flat").covariance(order=1)).all()
-        assert np.isfinite(linear("damping").covariance(order=2)).all()
+def test_a_flat_tail_that_begins_with_a_multiple_eigenvalue_has_no_second_derivative():
+    def linear(tail):
+        method = st.LRSFN(rank=1, damping=0.3, tail=tail)
+        noise = st.Noise(gradient=1.0, curvature=0.05)
+        return st.linearize(st.Flow(st.quadratic([2.0, 1.0, 1.0]), method, noise, step=0.1))
+
+    with pytest.raises(st.Unstable, match=r"\(1\) is a multiple one.* Use order=1, or tail='damping'"):
+        linear("flat").covariance(order=2)
+    assert np.isfinite(linear("flat").covariance(order=1)).all()
+    assert np.isfinite(linear("damping").covariance(order=2)).all()
 
 
 class TestUsersGain:
