@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.special
 
 import stability as st
 from stability.lowrank.operator import BadProducts
@@ -105,6 +106,59 @@ class TestSums:
         apart = spectrum(lambda V: widths.append(V.shape[1]) or H @ V, n=N, steps=20)
         assert set(widths) == {3, 2}
         np.testing.assert_allclose(apart.sum(smooth).value, together.sum(smooth).value, rtol=1e-12)
+
+
+class TestCoverage:
+    """Nominal 95 % intervals, ``value +- 1.96 error``, of few probes."""
+
+    @staticmethod
+    def z(lams, f, **options):
+        found = [
+            spectrum(lambda V: lams[:, None] * V, n=len(lams), steps=12, seed=seed, **options).sum(f)
+            for seed in range(200)
+        ]
+        return np.array([(one.value - f(lams).sum()) / one.error for one in found])
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("lams", "probes", "deflate"),
+        [
+            (np.r_[100.0, np.linspace(0, 1, 79)], 8, 0),
+            (np.r_[100.0, np.linspace(0, 1, 79)], 2, 0),
+            (np.r_[100.0, np.linspace(0, 1, 79)], 8, 1),
+            (np.linspace(-1, 1, 80), 3, 0),
+        ],
+        ids=["an outlier", "two probes", "deflated roughly", "a bulk"],
+    )
+    def test_of_traces(self, lams, probes, deflate):
+        """With their own spread 8 probes cover 82 %, 2 probes 57 %, where one eigenvalue leads."""
+        z = self.z(lams, lambda lam: lam, probes=probes, deflate=deflate)
+        assert 0.9 <= np.mean(np.abs(z) < 1.96) <= 0.98
+
+    @pytest.mark.slow
+    def test_of_smooth_sums_and_ratios(self):
+        lams = np.geomspace(1e-2, 1, 60)
+        assert 0.9 <= np.mean(np.abs(self.z(lams, smooth)) < 1.96) <= 0.98
+        truth = (1 / lams / (lams + 0.3)).sum() / (1 / lams).sum()
+        found = [
+            spectrum(lambda V: lams[:, None] * V, n=60, steps=60, seed=s).amplification(st.SFN(damping=0.3))
+            for s in range(200)
+        ]
+        z = np.array([(one.value - truth) / one.error for one in found])
+        assert 0.9 <= np.mean(np.abs(z) < 1.96) <= 0.98
+
+    def test_the_variance_of_a_probe_is_known_before_it_is_seen(self):
+        """``2 N / (N + 2) tr (H - mean)^2``, by 4,000 uniform directions; one eigenvalue has 8 squares."""
+        lams = np.r_[100.0, np.linspace(0, 1, 79)]
+        u = np.random.default_rng(0).standard_normal((4000, 80))
+        probes = 80 * (u**2 @ lams) / np.sum(u**2, axis=1)
+        found = [
+            spectrum(lambda V: lams[:, None] * V, n=80, steps=12, seed=seed).trace.error for seed in range(30)
+        ]
+        wide = scipy.special.stdtrit(8, 0.975) / 1.96
+        assert np.sqrt(np.mean(np.square(found))) == pytest.approx(
+            wide * probes.std() / math.sqrt(8), rel=0.2
+        )
 
 
 class TestExactCases:
@@ -266,6 +320,23 @@ class TestCounts:
         s = sampled(lams, steps=20)
         assert s.negative.error > 20
         assert s.below(0.5).error < 20
+
+    @pytest.mark.parametrize("steps", [40, 50, 64])
+    @pytest.mark.parametrize("turned", [False, True])
+    def test_a_kernel_is_not_charged(self, steps, turned):
+        """Zeros that have converged are zeros; charged to the bound they made 0 +- 137 negative ones."""
+        lams = np.concatenate([np.zeros(137), np.geomspace(1e-2, 1.0, 63)])
+        H = matrix(lams) if turned else np.diag(lams)
+        found = spectrum(lambda V: H @ V, n=N, steps=steps).negative
+        assert found.value == 0
+        assert found.error < 3
+
+    def test_negative_eigenvalues_beside_a_kernel_are_counted(self):
+        lams = np.concatenate([np.zeros(137), np.linspace(0.2, 1, 40), -np.linspace(0.2, 1, 23)])
+        for steps in (25, 40, 64):
+            found = sampled(lams, probes=20, steps=steps).negative
+            assert abs(found.value - 23) < 4 * found.error
+            assert found.error < 8
 
     def test_of_an_exhausted_space_are_bounded_by_sampling_alone(self):
         found = sampled(np.repeat([1.0, 3.0], [150, 50]), probes=40).below(2.0)

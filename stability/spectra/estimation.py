@@ -50,7 +50,7 @@ def spectrum(
     batch : array of int, optional
         The samples of an objective on data; all of them by default.
     probes : int
-        Random vectors, at least 2. The standard error falls as ``probes ** -0.5``.
+        Random vectors, at least 2. The error falls as ``probes ** -0.5``.
     steps : int
         Lanczos steps from each, at least 2 (n at most): sums of polynomials of degree ``2 steps - 1`` have no
         quadrature error.

@@ -24,6 +24,10 @@ from .lanczos import Tridiagonals
 Function = Callable[[np.ndarray], Any]
 OUTLIER_STEPS = 4
 """Lanczos steps from each deflated vector: one that is an eigenvector only roughly then biases no sum."""
+SETTLED = 0.01
+"""Residual, beside its distance from a bound, of a node whose side of that bound is known."""
+KERNEL = 0.1
+"""Residual, beside the distance to the next node, of a node at zero that may stand for a kernel."""
 SMOOTHING, RESOLVED = 0.2, 4
 """Width of the picture's smoothing, in units of ``asinh(lam / scale)``, and how many of a rule's nodes lie
 within `scale` of zero.
@@ -77,10 +81,20 @@ class Spectrum(Result):
     def _half(self) -> tuple[np.ndarray, np.ndarray]:
         return self._shortened(2)
 
-    def _shortened(self, divisor: int) -> tuple[np.ndarray, np.ndarray]:
+    @functools.cached_property
+    def _residuals(self) -> np.ndarray:
+        """Of all nodes (deflated + probes, steps); 0 in an exhausted space, whose rule is exact."""
+        ends = np.where(self.off_diagonals <= self.resolution, 0.0, self.off_diagonals)
+        return Tridiagonals(self.diagonals, ends, self.lengths).residuals(self._limits(1))
+
+    def _limits(self, divisor: int) -> np.ndarray:
         limits = np.full(self.deflated + self.probes, max(1, self.diagonals.shape[1] // divisor))
         limits[: self.deflated] = max(1, min(OUTLIER_STEPS, self.diagonals.shape[1]) // divisor)
-        nodes, weights = Tridiagonals(self.diagonals, self.off_diagonals, self.lengths).rule(limits)
+        return limits
+
+    def _shortened(self, divisor: int) -> tuple[np.ndarray, np.ndarray]:
+        tridiagonals = Tridiagonals(self.diagonals, self.off_diagonals, self.lengths)
+        nodes, weights = tridiagonals.rule(self._limits(divisor))
         # A probe's own weights sum to one: each probe stands for
         # its share of the eigenvalues off the deflated vectors.
         weights[self.deflated :] *= (self.n - self.deflated) / max(1, self.probes)
@@ -118,9 +132,11 @@ class Spectrum(Result):
         Returns
         -------
         Estimate
-            Its error is the standard error over the probes (of Student's t with ``probes - 1`` degrees of
-            freedom) and, added in squares, `quadrature_error`: where that dominates ask for more steps, else
-            for more probes.
+            Its error is that of the probes and, added in squares, `quadrature_error`: where that dominates
+            ask for more steps, else for more probes. The probes' variance is known from the same rule, ``2 tr
+            (f - mean)^2 / probes``: of few probes and one outlier their own spread would tell too little. It
+            is widened to Student's law of as many degrees of freedom as squares count in that sum, so that
+            ``value +- 1.96 error`` covers 95 %.
 
         Raises
         ------
@@ -146,10 +162,36 @@ class Spectrum(Result):
         return float(abs(full.mean() - half.mean()))
 
     def _estimate(self, f: Function, reason: str = "") -> Estimate:
-        full, half = (self._samples(rule, f) for rule in (self._rule, self._half))
-        return Estimate(
-            float(full.mean()), math.hypot(_standard_error(full), full.mean() - half.mean()), reason
-        )
+        full, half = (self._samples(rule, f).mean() for rule in (self._rule, self._half))
+        return Estimate(float(full), math.hypot(self._probe_error(f), full - half), reason)
+
+    def _probe_error(self, f: Function, rule: tuple[np.ndarray, np.ndarray] | None = None) -> float:
+        """The standard error of the probes' mean, for Gaussian intervals.
+
+        A uniform direction u in N dimensions has ``Var(N u.T A u) = 2 N / (N + 2) (tr A^2 - (tr A)^2 / N)``.
+        """
+        import scipy
+
+        left = self.n - self.deflated
+        if not self.probes or left < 2:
+            return 0.0
+        nodes, weights = self._rule if rule is None else rule
+        all_values = f(nodes)
+        own, values = weights[self.deflated :], all_values[self.deflated :]
+        apart = values - np.sum(own * values) / left
+        squares, fourth = (float(np.sum(own * apart**k)) for k in (2, 4))
+        if squares <= 0:
+            return 0.0
+        # One eigenvalue alone has a square for each probe; where many share the sum there are many.
+        degrees = self.probes * max(1.0, squares**2 / fourth if fourth > 0 else math.inf)
+        wide = scipy.special.stdtrit(min(degrees, 1e9), 0.975) / scipy.special.ndtri(0.975)
+        # What f(H) makes of a probe along the deflated vectors, where they are not eigenvectors, is no part
+        # of its sum: no more than it makes of these off them.
+        first, second = (np.sum((weights * all_values**k)[: self.deflated], axis=1) for k in (1, 2))
+        leak = float(np.sum(np.maximum(second - first**2, 0.0)))
+        seen = 0.5 * (left + 2) / left * float(self._samples((nodes, weights), f).var(ddof=1))
+        squares = min(squares, max(squares - leak, seen)) if leak > 0 else squares
+        return float(wide * math.sqrt(2 * left / (left + 2) * squares / self.probes))
 
     def _samples(self, rule: tuple[np.ndarray, np.ndarray], f: Function) -> np.ndarray:
         """What each probe makes of the sum, (probes,); one exact number where every vector is deflated."""
@@ -167,28 +209,49 @@ class Spectrum(Result):
 
     @property
     def negative(self) -> Estimate:
-        """How many eigenvalues are negative, beyond rounding."""
-        return self.below(-self.resolution)
+        """How many eigenvalues are negative, beyond rounding.
+
+        A node as near to zero as a kernel's can be, ``residual^2`` over the distance to the next one (Kato
+        and Temple), stands for a kernel; it is not charged to the error.
+        """
+        (nodes, weights), residuals = self._rule, self._residuals
+        counted = np.where(weights > 0, nodes, np.inf)  # those beyond a row's length mean nothing
+        with np.errstate(invalid="ignore"):
+            steps = np.diff(counted, axis=1, prepend=-np.inf, append=np.inf)
+            gaps = np.fmin(steps[:, :-1], steps[:, 1:])
+            share = np.where(residuals > 0, residuals / gaps, 0.0)
+            near = np.abs(nodes) <= 10 * share * residuals + self.resolution
+        kernel = (share <= KERNEL) & near & (weights > 0)
+        count = self._count(-self.resolution, np.where(kernel, 0.0, nodes), np.where(kernel, 0.0, residuals))
+        spill = float(np.sum(np.where(kernel, share**2 * weights, 0.0)))
+        return count._replace(error=math.hypot(count.error, spill))
 
     def below(self, bound: float) -> Estimate:
         """How many eigenvalues are less than `bound`.
 
         A count is no smooth sum: where many eigenvalues lie within a node's reach of the bound it cannot be
         resolved, and twice the steps may agree by chance. The error therefore holds the quadrature's rigorous
-        bound, the weight of the nodes beside `bound` (Chebyshev, Markov and Stieltjes), beside the standard
-        error.
+        bound, the weight of the nodes beside `bound` (Chebyshev, Markov and Stieltjes), beside the probes'
+        error. Nodes that have converged are none of these: which side they are on is known, and the others
+        are the rule of what is left.
         """
-        nodes, weights = self._rule
         bound = float(_check.array("bound", bound, ndim=0, shape="()"))
-        rows = np.arange(len(nodes))
-        left = np.count_nonzero(nodes < bound, axis=1)  # nodes ascend
-        beside = np.maximum(
-            np.where(left > 0, weights[rows, left - 1], 0.0),
-            weights[rows, np.minimum(left, nodes.shape[1] - 1)],
-        )
-        exhausted = self.off_diagonals[rows, self.lengths - 1] <= self.resolution  # such a rule is exact
-        samples = self._samples(self._rule, lambda nodes: nodes < bound)
-        return Estimate(float(samples.mean()), math.hypot(_standard_error(samples), beside[~exhausted].sum()))
+        return self._count(bound, self._rule[0], self._residuals)
+
+    def _count(self, bound: float, nodes: np.ndarray, residuals: np.ndarray) -> Estimate:
+        rule = nodes, weights = nodes, self._rule[1]
+
+        def below(nodes: np.ndarray) -> np.ndarray:
+            return (nodes < bound).astype(float)
+
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.where(residuals > 0, residuals / np.abs(nodes - bound), 0.0)
+        unsettled = np.where(share > SETTLED, weights, 0.0)
+        left = _first(np.where(nodes < bound, unsettled, 0.0)[:, ::-1])
+        right = _first(np.where(nodes >= bound, unsettled, 0.0))
+        beside = np.maximum(left, right) + np.sum(np.where(share > SETTLED, 0.0, share * weights), axis=1)
+        error = math.hypot(self._probe_error(below, rule), beside.sum())
+        return Estimate(float(self._samples(rule, below).mean()), error)
 
     def effective_dimension(self, damping: float) -> Estimate:
         """``sum |lam| / (|lam| + damping)``: how many directions curve more than the damping.
@@ -275,14 +338,16 @@ class Spectrum(Result):
         plain, reason = self._stationary(SGD(), 0.0, stationary_only, flat_too=True)
         gains, other = self._stationary(method, 0.0, stationary_only, flat_too=True)
 
-        def ratio(rule: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
-            above = self._samples(rule, lambda nodes: _over(gains(nodes) * (plain(nodes) > 0), nodes))
-            below = self._samples(rule, lambda nodes: _over(plain(nodes), nodes))
-            value = above.mean() / below.mean()
-            # Both come from the same probes: their errors are one.
-            return float(value), _standard_error(above - value * below) / float(below.mean())
+        def above(nodes: np.ndarray) -> np.ndarray:
+            return _over(gains(nodes) * (plain(nodes) > 0), nodes)
 
-        (value, error), (rough, _) = ratio(self._rule), ratio(self._half)
+        def below(nodes: np.ndarray) -> np.ndarray:
+            return _over(plain(nodes), nodes)
+
+        sums = [[self._samples(rule, f).mean() for f in (above, below)] for rule in (self._rule, self._half)]
+        value, rough = (float(one / other) for one, other in sums)
+        # Both come from the same probes: their errors are one.
+        error = self._probe_error(lambda nodes: above(nodes) - value * below(nodes)) / float(sums[0][1])
         return Estimate(value, math.hypot(error, value - rough), reason or other)
 
     def _stationary(
@@ -429,8 +494,9 @@ def _placed(lam: np.ndarray, scale: float | None) -> np.ndarray:
     return lam if scale is None else np.arcsinh(lam / scale)
 
 
-def _standard_error(samples: np.ndarray) -> float:
-    return float(samples.std(ddof=1) / math.sqrt(len(samples))) if len(samples) > 1 else 0.0
+def _first(weights: np.ndarray) -> np.ndarray:
+    """The first weight of each row (rows, k) that is not zero; 0 where all are."""
+    return weights[np.arange(len(weights)), np.argmax(weights > 0, axis=1)]
 
 
 def _over(values: np.ndarray, nodes: np.ndarray) -> np.ndarray:
