@@ -5,7 +5,11 @@ Nothing is ever made into text or code: a graph is differentiated into more grap
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
+import operator
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,6 +17,18 @@ from .._array import namespace
 
 LARGEST = 100_000
 """Nodes of a graph with all its derivatives: a second of work and some tens of megabytes."""
+SMALLEST = sys.float_info.min
+"""The smallest number that has all its digits."""
+
+
+def _sech(x: float) -> float:
+    return 2.0 * math.exp(-abs(x)) / (1.0 + math.exp(-2.0 * abs(x)))
+
+
+def _logcosh(x: float) -> float:
+    return abs(x) + math.log1p(math.exp(-2.0 * abs(x))) - math.log(2.0)
+
+
 FUNCTIONS: dict[str, Callable[[float], float]] = {
     "abs": abs,
     "acos": math.acos,
@@ -21,7 +37,11 @@ FUNCTIONS: dict[str, Callable[[float], float]] = {
     "cos": math.cos,
     "cosh": math.cosh,
     "exp": math.exp,
+    "expm1": math.expm1,
     "log": math.log,
+    "log1p": math.log1p,
+    "logcosh": _logcosh,
+    "sech": _sech,
     "sign": lambda x: math.copysign(1.0, x) if x else 0.0,
     "sin": math.sin,
     "sinh": math.sinh,
@@ -29,7 +49,7 @@ FUNCTIONS: dict[str, Callable[[float], float]] = {
     "tan": math.tan,
     "tanh": math.tanh,
 }
-"""What a node may apply, on numbers; on arrays the function of the array library that has this name."""
+"""What a node may apply, on numbers; on arrays the library's function of this name, or one of `_RULES`."""
 
 
 class TooLarge(ValueError):
@@ -47,7 +67,8 @@ class Graph:
     ----------
     nodes : list of tuple
         ``("number", value)``, ``("variable", i)``, ``("add" | "sub" | "mul" | "div" | "pow", a, b)``,
-        ``("neg", a)`` or ``(function, a)``.
+        ``("neg", a)``, ``(function, a)``, ``("logsumexp", a, b, ...)``, or ``("item", i, group)``: one of
+        what the group ``("logsoftmax", a, b, ...)`` has, which is the exponents less their logsumexp.
     """
 
     def __init__(self) -> None:
@@ -112,7 +133,7 @@ class Graph:
     def mul(self, a: int, b: int) -> int:
         x, y = self.value(a), self.value(b)
         if x is not None and y is not None:
-            return self._folded(x * y, "a product")
+            return self._folded(x * y, "a product", x != 0 != y)
         if y is not None:
             a, b, x = b, a, y
         if x == 0:
@@ -128,7 +149,7 @@ class Graph:
         if y == 0:
             raise Undefined("it divides by zero")
         if x is not None and y is not None:
-            return self._folded(x / y, "a quotient")
+            return self._folded(x / y, "a quotient", x != 0)
         if x == 0 or y == 1:
             return a
         return self._node("div", a, b)
@@ -137,7 +158,7 @@ class Graph:
         x, y = self.value(a), self.value(b)
         if x is not None and y is not None:
             try:
-                return self._folded(x**y, "a power")
+                return self._folded(x**y, "a power", x != 0)
             except (ZeroDivisionError, OverflowError, TypeError):
                 raise Undefined(f"{x:g}^{y:g} is not a finite real number") from None
         if y == 0:
@@ -149,13 +170,26 @@ class Graph:
         if x is None:
             return self._node(function, a)
         try:
-            return self._folded(FUNCTIONS[function](x), f"{function}({x:g})")
+            return self._folded(FUNCTIONS[function](x), f"{function}({x:g})", function in ("exp", "sech"))
         except (ValueError, OverflowError):
             raise Undefined(f"{function}({x:g}) is not a finite real number") from None
 
-    def _folded(self, value: Any, what: str) -> int:
+    def logsumexp(self, exponents: Iterable[int]) -> int:
+        """``log(exp(a) + exp(b) + ...)`` of two or more."""
+        return self._node("logsumexp", *sorted(exponents))
+
+    def share(self, exponent: int, exponents: Iterable[int]) -> int:
+        """The logarithm of one exponential's share in the sum of them all."""
+        group = self._node("logsoftmax", *sorted(exponents))
+        return self._node("item", self.nodes[group].index(exponent, 1) - 1, group)
+
+    def _folded(self, value: Any, what: str, never_zero: bool = False) -> int:
         if isinstance(value, complex) or not math.isfinite(value):
             raise Undefined(f"{what} of its constants is not a finite real number")
+        if never_zero and abs(value) < SMALLEST:
+            raise Undefined(
+                f"{what} of its constants is too small for a computer's floating point: below {SMALLEST:.1e}"
+            )
         return self.number(value)
 
     # -- differentiating ---------------------------------------------------------------------------
@@ -173,18 +207,16 @@ class Graph:
         return sorted(seen)
 
     def _parts(self, node: int) -> tuple[int, ...]:
-        return () if self.nodes[node][0] in ("number", "variable") else self.nodes[node][1:]
+        kind, *parts = self.nodes[node]
+        return () if kind in ("number", "variable") else (parts[1],) if kind == "item" else tuple(parts)
 
     def gradient(self, root: int, variables: Sequence[int]) -> list[int]:
         """Derivatives of one node by each of these, in one sweep from the result to the variables."""
         slopes = {root: self.number(1.0)}
         # Backwards: when a node's turn comes, all that use it have added their share to its slope.
         for node in reversed(self.reached([root])):
-            slope = slopes.get(node)
-            if slope is not None:
-                for part, partial in self._partials(node):
-                    passed = self.mul(slope, partial)
-                    slopes[part] = self.add(slopes[part], passed) if part in slopes else passed
+            for part, passed in self._passed(node, slopes):
+                slopes[part] = self.add(slopes[part], passed) if part in slopes else passed
         zero = self.number(0.0)
         return [slopes.get(variable, zero) for variable in variables]
 
@@ -193,22 +225,73 @@ class Graph:
         zero = self.number(0.0)
         changes: dict[int, int] = {}
         for node in self.reached(roots):
-            change = directions.get(node, zero)
-            for part, partial in self._partials(node):
-                if self.value(changes[part]) != 0:
-                    change = self.add(change, self.mul(changes[part], partial))
-            changes[node] = change
+            if self.nodes[node][0] == "logsoftmax":
+                changes.update(self._changed_shares(node, changes))
+            elif node not in changes:
+                change = directions.get(node, zero)
+                for part, partial in self._partials(node):
+                    if self.value(changes[part]) != 0:
+                        change = self.add(change, self.mul(changes[part], partial))
+                changes[node] = change
         return [changes[root] for root in roots]
+
+    def _passed(self, node: int, slopes: dict[int, int]) -> list[tuple[int, int]]:
+        """What a node passes on to its parts, of the result's derivative by the node."""
+        if self.nodes[node][0] == "logsoftmax":
+            return self._passed_by_shares(node, slopes)
+        slope = slopes.get(node)
+        if slope is None:
+            return []
+        return [(part, self.mul(slope, partial)) for part, partial in self._partials(node)]
 
     def _partials(self, node: int) -> list[tuple[int, int]]:
         """The parts that vary, and the derivative by each; a part that comes twice is there twice."""
         kind, *parts = self.nodes[node]
-        if kind in ("number", "variable"):
+        if kind in ("number", "variable", "item"):  # an item's changes come with those of its group
             return []
         found = _PARTIALS[kind](self, node, *parts)
         return [
             (part, partial) for part, partial in zip(parts, found, strict=True) if self.value(part) is None
         ]
+
+    # The logarithm of a share changes by what the others have of the sum, and by each of theirs: so written,
+    # no share is subtracted from one. Sums that leave out one term serve all of a group.
+
+    def _passed_by_shares(self, group: int, slopes: dict[int, int]) -> list[tuple[int, int]]:
+        exponents, items = self._parts(group), self._items(group)
+        zero = self.number(0.0)
+        given = [slopes.get(item, zero) for item in items]
+        passed = []
+        for i, others in enumerate(_all_but_one(given, self.add, zero)):
+            if given[i] == others == zero:
+                continue
+            if self.value(exponents[i]) is None:
+                own = self.mul(given[i], self._others_share(items, i)) if given[i] != zero else zero
+                passed.append((exponents[i], self.sub(own, self.mul(others, self.apply("exp", items[i])))))
+        return passed
+
+    def _changed_shares(self, group: int, changes: dict[int, int]) -> dict[int, int]:
+        exponents, items = self._parts(group), self._items(group)
+        zero = self.number(0.0)
+        given = [changes[exponent] for exponent in exponents]
+        taken = [
+            zero if change == zero else self.mul(change, self.apply("exp", item))
+            for change, item in zip(given, items, strict=True)
+        ]
+        return {
+            item: self.sub(
+                self.mul(given[i], self._others_share(items, i)) if given[i] != zero else zero, others
+            )
+            for i, (item, others) in enumerate(zip(items, _all_but_one(taken, self.add, zero), strict=True))
+        }
+
+    def _items(self, group: int) -> list[int]:
+        return [self._node("item", i, group) for i in range(len(self._parts(group)))]
+
+    def _others_share(self, items: Sequence[int], i: int) -> int:
+        if len(items) == 2:
+            return self.apply("exp", items[1 - i])
+        return self.neg(self.apply("expm1", items[i]))
 
 
 def _power(graph: Graph, node: int, a: int, b: int) -> tuple[int, int]:
@@ -219,7 +302,13 @@ def _power(graph: Graph, node: int, a: int, b: int) -> tuple[int, int]:
 
 
 def _one_minus_square(graph: Graph, a: int) -> int:
-    return graph.sub(graph.number(1.0), graph.mul(a, a))
+    """As a product, which keeps its digits near one."""
+    one = graph.number(1.0)
+    return graph.mul(graph.sub(one, a), graph.add(one, a))
+
+
+def _shares(graph: Graph, node: int, *exponents: int) -> list[int]:
+    return [graph.apply("exp", graph.share(exponent, exponents)) for exponent in exponents]
 
 
 _ONE: dict[str, Callable[[Graph, int, int], int]] = {
@@ -231,22 +320,38 @@ _ONE: dict[str, Callable[[Graph, int, int], int]] = {
     "cos": lambda g, n, a: g.neg(g.apply("sin", a)),
     "cosh": lambda g, n, a: g.apply("sinh", a),
     "exp": lambda g, n, a: n,
+    "expm1": lambda g, n, a: g.apply("exp", a),
     "log": lambda g, n, a: g.div(g.number(1.0), a),
+    "log1p": lambda g, n, a: g.div(g.number(1.0), g.add(g.number(1.0), a)),
+    "logcosh": lambda g, n, a: g.apply("tanh", a),
+    "sech": lambda g, n, a: g.neg(g.mul(n, g.apply("tanh", a))),
     "sign": lambda g, n, a: g.number(0.0),
     "sin": lambda g, n, a: g.apply("cos", a),
     "sinh": lambda g, n, a: g.apply("cosh", a),
     "sqrt": lambda g, n, a: g.div(g.number(0.5), n),
     "tan": lambda g, n, a: g.add(g.number(1.0), g.mul(n, n)),
-    "tanh": lambda g, n, a: _one_minus_square(g, n),
+    "tanh": lambda g, n, a: g.pow(g.apply("sech", a), g.number(2.0)),
 }
-_PARTIALS: dict[str, Callable[..., tuple[int, ...]]] = {
+_PARTIALS: dict[str, Callable[..., Sequence[int]]] = {
     "add": lambda g, n, a, b: (g.number(1.0), g.number(1.0)),
     "sub": lambda g, n, a, b: (g.number(1.0), g.number(-1.0)),
     "mul": lambda g, n, a, b: (b, a),
     "div": lambda g, n, a, b: (g.div(g.number(1.0), b), g.neg(g.div(n, b))),
     "pow": _power,
+    "logsumexp": _shares,
     **{kind: (lambda g, n, a, rule=rule: (rule(g, n, a),)) for kind, rule in _ONE.items()},
 }
+
+
+def _all_but_one(values: Sequence[Any], add: Callable[[Any, Any], Any], zero: Any) -> list[Any]:
+    """The sums that leave out one of these each, by adding up from both ends."""
+
+    def plus(a: Any, b: Any) -> Any:
+        return b if a is zero else a if b is zero else add(a, b)
+
+    before = itertools.accumulate(values[:-1], plus, initial=zero)
+    after = list(itertools.accumulate(reversed(values[1:]), plus, initial=zero))
+    return [plus(left, right) for left, right in zip(before, reversed(after), strict=True)]
 
 
 class Evaluator:
@@ -267,15 +372,17 @@ class Evaluator:
             for node in order
         ]
 
-    def __call__(self, variables: Sequence[Any]) -> list[Any]:
-        """One result per node, of the variables' shape or a plain number."""
-        xp = namespace(*variables)
+    def __call__(self, variables: Sequence[Any], xp: Any = None) -> list[Any]:
+        """One result per node, of the variables' shape or a plain number; `xp` has the functions."""
+        xp = namespace(*variables) if xp is None else xp
         values: dict[int, Any] = {}
         for node, (kind, *parts), done in self._steps:
             if kind == "number":
                 values[node] = parts[0]
             elif kind == "variable":
                 values[node] = variables[parts[0]]
+            elif kind == "item":
+                values[node] = values[parts[1]][parts[0]]
             else:
                 values[node] = _RULES[kind](xp, *(values[part] for part in parts))
             for part in done:
@@ -285,7 +392,7 @@ class Evaluator:
 
 def _raised(xp: Any, base: Any, power: Any) -> Any:
     """Small whole powers by multiplication: faster, and the same in every library."""
-    if not isinstance(power, float) or power != int(power) or not 0 < abs(power) <= 16:
+    if not isinstance(power, float) or not 0 < abs(power) <= 16 or power != int(power):
         return base**power
     result, square, rest = base, base, int(abs(power)) - 1
     while rest:
@@ -296,6 +403,39 @@ def _raised(xp: Any, base: Any, power: Any) -> Any:
     return result if power > 0 else 1.0 / result
 
 
+def _arrays(xp: Any, parts: Sequence[Any]) -> list[Any]:
+    """Plain numbers among arrays as arrays."""
+    like = next((part for part in parts if not isinstance(part, float)), None)
+    if like is None:
+        return list(parts)
+    return [xp.full_like(like, part) if isinstance(part, float) else part for part in parts]
+
+
+def _sum(xp: Any, *parts: Any) -> Any:
+    return functools.reduce(xp.logaddexp, _arrays(xp, parts))
+
+
+def _differences(xp: Any, *parts: Any) -> list[Any]:
+    """Each exponent less the logsumexp of all.
+
+    Of the largest this is a logarithm near that of one: the sum of the others gives it with all its digits.
+    """
+    exponents = _arrays(xp, parts)
+    top = functools.reduce(xp.maximum, exponents)
+    below = [xp.exp(a - top) for a in exponents]
+    others = _all_but_one(below, operator.add, 0.0)
+    return [
+        xp.where(one >= rest, -xp.log1p(rest / one), (a - top) - xp.log(one + rest))
+        for a, one, rest in zip(exponents, below, others, strict=True)
+    ]
+
+
+def _log_of_cosh(xp: Any, a: Any) -> Any:
+    size = abs(a)
+    near = xp.log1p(2.0 * xp.sinh(size / 2.0) ** 2)
+    return xp.where(size < 1.0, near, size + xp.log1p(xp.exp(-2.0 * size)) - math.log(2.0))
+
+
 _RULES: dict[str, Callable[..., Any]] = {
     "add": lambda xp, a, b: a + b,
     "sub": lambda xp, a, b: a - b,
@@ -304,4 +444,8 @@ _RULES: dict[str, Callable[..., Any]] = {
     "neg": lambda xp, a: -a,
     "pow": _raised,
     **{name: (lambda xp, a, name=name: getattr(xp, name)(a)) for name in FUNCTIONS},
+    "logcosh": _log_of_cosh,
+    "logsoftmax": _differences,
+    "logsumexp": _sum,
+    "sech": lambda xp, a: 1.0 / xp.cosh(a),
 }

@@ -15,6 +15,7 @@ import re
 import warnings
 from collections.abc import Sequence
 
+from ._exponentials import Steady
 from ._graph import FUNCTIONS, Graph, TooLarge, Undefined
 
 LONGEST = 10_000
@@ -26,7 +27,8 @@ MOST_VARIABLES = 200
 MOST_DIGITS = 40
 LARGEST_POWER = 100
 CONSTANTS = {"pi": math.pi, "e": math.e}
-KNOWN = {name: name for name in FUNCTIONS if name != "sign"} | {
+_INNER = {"expm1", "log1p", "logcosh", "sech", "sign"}
+KNOWN = {name: name for name in FUNCTIONS if name not in _INNER} | {
     "ln": "log",
     "arcsin": "asin",
     "arccos": "acos",
@@ -53,7 +55,7 @@ def read(text: object, variables: Sequence[str] | None = None) -> tuple[Graph, i
     source = _checked(text)
     tree = _parsed(source)
     names = _variables(sorted(_names(tree), key=_natural) if variables is None else variables)
-    graph = Graph()
+    graph = Steady()
     try:
         root = _Walk(graph, {name: graph.variable(i) for i, name in enumerate(names)}).read(tree, 0)
     except Undefined as error:

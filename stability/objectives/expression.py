@@ -11,6 +11,7 @@ import numpy as np
 from .. import _check
 from .._array import as_floats, namespace
 from .._saving import Kept
+from ._digits import lost
 from ._graph import Evaluator, Graph, TooLarge, Undefined
 from ._reader import Refused, read
 from .base import Objective
@@ -20,6 +21,7 @@ _EDGES = {
     "sign": (lambda x: x == 0, "sign jumps"),
     "sqrt": (lambda x: x <= 0, "sqrt has no derivative"),
     "log": (lambda x: x <= 0, "log is not defined"),
+    "log1p": (lambda x: x <= -1, "log(1 + u) is not defined"),
     "asin": (lambda x: np.abs(x) >= 1, "asin has no derivative"),
     "acos": (lambda x: np.abs(x) >= 1, "acos has no derivative"),
 }
@@ -236,13 +238,25 @@ class Expression(Objective, Kept):
         return result
 
     def status(self, w: Any) -> str:
-        """``"ok"``, or what keeps the formula from being smooth or finite at one point.
+        """``"ok"``, or what keeps the formula from being smooth, finite or accurate at one point.
+
+        Accurate are a value and derivatives of which rounding leaves nine digits; the numbers are found once
+        more in many digits (with mpmath), which takes milliseconds, of the longest formulas seconds.
 
         Parameters
         ----------
         w : array, shape (d,)
+
+        Examples
+        --------
+        >>> import stability as st
+        >>> st.expression("sqrt(x^2 + 1) - x").status([1e8])
+        'not accurate: its value is 0 and should be 5e-09; digits are lost where near numbers are subtracted'
         """
         w = _check.shaped("w", w, (self.dim,))
+        return self._corner(w) or self._overflow(w) or self._loss(w) or "ok"
+
+    def _corner(self, w: np.ndarray) -> str:
         graph = self._graph
         inner = [
             (kind, parts)
@@ -257,11 +271,44 @@ class Expression(Objective, Kept):
             told = self._edge(kind, graph.value(parts[1]) if kind == "pow" else None, float(argument))
             if told:
                 return told
+        return ""
+
+    def _overflow(self, w: np.ndarray) -> str:
         whole = [self.value(w), *self.gradient(w), *self.hessian(w).ravel()]
+        finite = np.isfinite(whole).all()
+        return "" if finite else "not finite: its value or a derivative overflows, or is not defined"
+
+    def _loss(self, w: np.ndarray) -> str:
+        """Of third derivatives, those that are finite and not too many.
+
+        In few dimensions along every axis, in many along one direction, which stands for all.
+        """
+        for what, evaluator in (
+            ("value", self._value),
+            ("gradient", self._gradient),
+            ("Hessian", self._hessian),
+        ):
+            told = self._lost(what, evaluator, list(w))
+            if told:
+                return told
+        few = np.eye(self.dim) if self.dim <= 4 else [np.where(np.arange(self.dim) % 2, -0.5, 1.0)]
+        try:
+            every = [self._lost("third derivative", self._third, [*w, *direction]) for direction in few]
+        except Refused:
+            return ""
+        return next(filter(None, every), "")
+
+    def _lost(self, what: str, evaluator: Evaluator, point: list[float]) -> str:
+        finite = np.isfinite(np.array(_quietly(evaluator, point), dtype=float)).all()
+        found = lost(self._graph, evaluator, point, self.dim) if finite and evaluator.roots else None
+        if not found:
+            return ""
+        number, right = found
+        if np.isnan(right):
+            return f"not accurate: a part of its {what} overflows, or divides by zero"
         return (
-            "ok"
-            if np.isfinite(whole).all()
-            else "not finite: its value or a derivative overflows, or is not defined"
+            f"not accurate: its {what} is {number:.10g} and should be {right:.10g}; digits are lost where "
+            "near numbers are subtracted"
         )
 
     @staticmethod

@@ -357,7 +357,7 @@ def _clusters(w: np.ndarray, size: np.ndarray, doubt: np.ndarray, rows: np.ndarr
 
 
 def _corners(objective: Any, states: np.ndarray) -> int:
-    """How many of these the objective itself says not to be smooth at."""
+    """How many of these the objective itself says not to be smooth or accurate at."""
     return sum(objective.status(w) != "ok" for w in states) if defines(objective, "status") else 0
 
 
@@ -399,7 +399,7 @@ def _status(hits: np.ndarray, flat: np.ndarray, starts: int, undefined: int, cor
     if not len(hits):
         return "no critical point was found in this region" + told
     if corners:
-        return f"{corners} not smooth: derivatives do not say what kind of point it is" + told
+        return f"{corners} not smooth or not accurate: derivatives do not say what kind of point it is" + told
     rare = flat & (hits <= 2)
     if rare.sum() >= 3 and rare.sum() > 0.1 * hits.sum():
         return "not isolated: there is a flat valley, of which these are some points" + told
