@@ -123,10 +123,7 @@ class ControlledMoments:
     @cached_property
     @_quiet
     def _means(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Means of the targets x_i and x_i x_j (times, t), and their covariance matrix, (times, t, t).
-
-        Then that of plain means, (times, t, t).
-        """
+        """Means (times, t) of x_i and x_i x_j, their covariance (times, t, t), and that of plain means."""
         controls = range(1, 1 + self._controls)
         first = math.comb(self._dim + self.degree, self.degree)  # after the constant and all polynomials
         targets = range(first, self.gram.shape[-1])

@@ -158,19 +158,13 @@ class Gathered:
 
     @property
     def best(self) -> SampleMoments | ControlledMoments:
-        """The sharpest moments that may be trusted.
-
-        With the control variate only if no path diverged, nor its own.
-        """
+        """The sharpest moments that may be trusted: with the control if no path diverged, nor its own."""
         assert self.sums is not None
         return self.sums.moments if self.sums.controlled is None else self.sums.controlled
 
     @property
     def reduction(self) -> tuple[np.ndarray, np.ndarray]:
-        """How many times the control variate cut the variances.
-
-        Of the mean (times, d), and of the covariance (times, d, d).
-        """
+        """How many times the control cut the variances: of mean (times, d) and covariance (times, d, d)."""
         best = self.best
         if isinstance(best, ControlledMoments):
             return best.variance_reduction

@@ -187,10 +187,7 @@ class Affine(Mover):
 
 
 def pushes(noise: np.ndarray, normals: np.ndarray, dtype: Any) -> np.ndarray:
-    """``C z`` for every step: (d, k) and (steps, k, m) -> (steps, d, m).
-
-    In place of the normals where that can be.
-    """
+    """``C z`` for every step, in place where that can be: (d, k) and (steps, k, m) -> (steps, d, m)."""
     if noise.shape[1] == 0:
         return np.zeros((normals.shape[0], noise.shape[0], normals.shape[2]), dtype=dtype)
     noise = noise.astype(dtype)

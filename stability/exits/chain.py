@@ -1,7 +1,4 @@
-"""The exact first-exit law of a Gaussian chain along one linear mode.
-
-That is what an Euler-Maruyama path, or the iteration itself, does there.
-"""
+"""The exact first-exit law of a Gaussian chain along one linear mode: of an Euler-Maruyama path, say."""
 
 from __future__ import annotations
 

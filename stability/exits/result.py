@@ -147,10 +147,7 @@ class Escape(Result):
 
     @cached_property
     def chain(self) -> ChainExit | None:
-        """The law that `z` and `kolmogorov_smirnov` compare with; None as `mode`.
-
-        Of the very chain that was simulated, at its own times.
-        """
+        """The law that `z` and `kolmogorov_smirnov` compare with, of the very chain; None as `mode`."""
         return None if self.mode is None else ChainExit(self.mode, self.dt, self._steps)
 
     @property

@@ -32,9 +32,7 @@ def randomized_eigh(
     device: str | Backend = "cpu",
     dtype: str = "float64",
 ) -> LowRank:
-    """Leading eigenpairs, by absolute value, of a symmetric operator known by its block products.
-
-    The operator may be indefinite.
+    """Leading eigenpairs, by absolute value, of a symmetric operator, perhaps indefinite, by block products.
 
     Parameters
     ----------

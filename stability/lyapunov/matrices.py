@@ -145,10 +145,7 @@ def _hessians(
 
 
 def _chain_rates(linear: LinearFlow, ratio: float) -> Draw:
-    """The same of the SDE's chain, ``-(A + G / sqrt(ratio))``.
-
-    In the Hessian's eigenbasis, which changes no exponent.
-    """
+    """The same of the SDE's chain, ``-A - G / sqrt(ratio)`` in the eigenbasis: its exponents are the same."""
     flow, Q, lam, gains = linear.flow, linear.vectors, linear.eigenvalues, linear.gains
     if flow.bends:
         check_cut(flow.method, lam)

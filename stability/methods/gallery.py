@@ -27,9 +27,7 @@ def rsfn(*, eps: float) -> Method:
 
 
 def newsamp(*, rank: int) -> Method:
-    """NewSamp: Newton on the `rank` largest eigenvalues, ``1 / lam_{r+1}`` on all others.
-
-    After Erdogdu and Montanari (2015).
+    """NewSamp (Erdogdu and Montanari 2015): Newton on `rank` eigenvalues, ``1 / lam_{r+1}`` on all others.
 
     Raises
     ------
@@ -61,7 +59,7 @@ def natural_gradient(*, variance: float, eps: float) -> Method:
 def fractional(*, power: float) -> Method:
     """A fractional power of the curvature, ``phi = |lam|^(-power)``.
 
-    Between SGD (0) and saddle-free Newton without damping (1).
+    It lies between SGD (0) and saddle-free Newton without damping (1).
 
     Raises
     ------

@@ -62,9 +62,7 @@ class Diagonal:
 
 
 class Planar:
-    """Two dimensions in closed form: ``P = level I + slope (H - mean I)``.
-
-    Through both eigenvalues ``mean -+ radius``.
+    """Two dimensions in closed form: ``P = level I + slope (H - mean I)`` through both eigenvalues.
 
     Rounding in `slope` is divided by the radius and multiplied by it again, so nearly equal eigenvalues lose
     nothing.

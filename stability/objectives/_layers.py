@@ -15,10 +15,7 @@ PIECE = 1024
 
 
 class Activation(NamedTuple):
-    """A smooth function with two derivatives.
-
-    Of ``z``; of ``z`` and the value ``a`` there; of both and the slope ``s``.
-    """
+    """A smooth function of ``z``, its slope by ``z`` and the value ``a``, its bend by these and the slope."""
 
     value: Callable[[Any], Any]
     slope: Callable[[Any, Any], Any]
@@ -65,9 +62,8 @@ ACTIVATIONS = {
 class Errors(NamedTuple):
     """A sample's loss at the outputs: its value (..., b), its gradient (..., b, m), its Hessian as a map.
 
-    The map takes and gives arrays such as the gradient.
-
-    The map, which `curvature` prepares, may overwrite what it is given.
+    The map, which `curvature` prepares, takes and gives arrays such as the gradient, and may overwrite what
+    it is given.
     """
 
     losses: Callable[[], Any]
@@ -187,9 +183,7 @@ def multiply_into(target: Any, start: int, stop: int, left: Any, right: Any) -> 
 
 
 class Linearized:
-    """The Hessian of a mean loss at one state, over some rows of the data.
-
-    As a map of directions (c, d) -> (c, d).
+    """The Hessian of a mean loss at one state, over some rows of the data, as a map of directions (c, d).
 
     The pass forward and backward is done once; a product is that pass's derivative along each direction (the
     R-operator), all directions together. They lie as rows, so that a layer's part of each is a matrix where
@@ -268,9 +262,7 @@ def _times(stack: Any, matrix: Any) -> Any:
 
 
 def tile(rows: int, width: int, *, on_host: bool) -> tuple[int, int]:
-    """Samples and columns that go through together where a network has `width` numbers per sample.
-
-    Those after its inputs.
+    """Samples and columns that go through together in a network of `width` numbers a sample after its inputs.
 
     On the host a tile's intermediate arrays stay within a fast cache; on a device, within its memory.
     """
@@ -315,10 +307,7 @@ def _add_up(parts: list[Linearized], l2: float, directions: Any, out: Any) -> No
 
 
 def _copy(source: Any, target: Any) -> None:
-    """Copy a tall matrix into one of the other order.
-
-    On the host in pieces that are read and written within a fast cache.
-    """
+    """Copy a tall matrix into one of the other order, on the host in pieces that a fast cache holds."""
     height = PIECE if isinstance(target, np.ndarray) else target.shape[0]
     for start in range(0, target.shape[0], height):
         piece = slice(start, min(start + height, target.shape[0])), ...

@@ -1,6 +1,4 @@
-"""Formulas as people type them: Python's own grammar read into a tree.
-
-Of that tree only what is on a list is taken.
+"""Formulas as people type them: a tree by Python's own grammar, of which only what is on a list is taken.
 
 No text is ever run. `^` is a power, as in a notebook: in Python's grammar it would be a weaker operator than
 `+`.
@@ -44,9 +42,7 @@ class Refused(ValueError):
 
 
 def read(text: object, variables: Sequence[str] | None = None) -> tuple[Graph, int, tuple[str, ...]]:
-    """A formula as a graph, its node in it, and the names of its variables.
-
-    Those that it has, sorted, where none are given.
+    """A formula as a graph, its node in it, and its variables: where none are given those it has, sorted.
 
     Raises
     ------

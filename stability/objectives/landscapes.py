@@ -219,10 +219,7 @@ class Michalewicz(Landscape):
         return diagonal_matrix(-self._term(w, 3) * v)
 
     def _term(self, w: np.ndarray, order: int) -> np.ndarray:
-        """A derivative of ``sin(x) s(u)^20`` per coordinate.
-
-        With ``s = sin``, ``u = i x^2 / pi`` and ``u' = rate * x``.
-        """
+        """A derivative of ``sin(x) sin(u)^20`` per coordinate; ``u = i x^2 / pi``, ``u' = rate * x``."""
         x, rate = as_floats(w), self.rate
         xp = namespace(x)
         sine, cosine = xp.sin(x), xp.cos(x)

@@ -1,7 +1,4 @@
-"""Networks on arrays: fully connected layers with gradients and block Hessian products.
-
-On NumPy, CuPy and others.
-"""
+"""Networks on arrays of any library: fully connected layers, their gradients and block Hessian products."""
 
 from __future__ import annotations
 
@@ -102,9 +99,7 @@ class Network(Objective):
         return self._mean(w, errors), self._slope(w, trace, errors)
 
     def products(self, w: Any, batch: Any = None) -> Callable[[Any], Any]:
-        """The Hessian at ``w`` (d,) as a map of blocks (d, k) -> (d, k).
-
-        The pass over the data is done once, here.
+        """The Hessian at ``w`` (d,) as a map of blocks (d, k) -> (d, k); the pass over the data is done here.
 
         A block goes through in tiles of samples and columns, which change nothing but the rounding. It comes
         back in the order (C or Fortran) it went in; Fortran order saves two transpositions.
@@ -173,10 +168,7 @@ class Network(Objective):
         return xp.concat(parts, axis=-1) + self.l2 * w[..., None, :]
 
     def per_sample_hessian(self, w: Any, batch: Any = None) -> Any:
-        """Hessians of the samples' own losses, regularization included: (..., n, d, d).
-
-        One by one, for small networks.
-        """
+        """Hessians of the samples' own losses, ridge included, one by one: (..., n, d, d)."""
         batch = self._indices(np.arange(self.n_samples) if batch is None else batch)
         return namespace(self.X).stack(
             [self.hessian(w, batch[..., i : i + 1]) for i in range(batch.shape[-1])], axis=-3
@@ -432,7 +424,7 @@ def autoencoder(
 ) -> Network:
     """A network that reproduces its inputs through a narrow layer.
 
-    Squared loss against `X` itself, linear output layer.
+    The loss is squared, against `X` itself; the output layer is linear.
 
     Parameters
     ----------

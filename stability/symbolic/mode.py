@@ -139,10 +139,7 @@ class Mode:
 
     @property
     def slope(self) -> Any:
-        """``DP`` along a diagonal entry of the Hessian noise.
-
-        The mode's own, ``phi'(lambda)``; in the tail that of ``lambda_next``.
-        """
+        """How the gain moves with a diagonal entry of the Hessian noise, its own or ``lambda_next``'s."""
         return (
             sympy.diff(self.tail_gain(lam_next), lam_next)
             if self.branch == "tail"
@@ -158,10 +155,7 @@ class Mode:
 
 
 class SymbolicModes:
-    """A method at ``d`` symbolic curvatures ``lambda_1 > ... > lambda_d``: gains, and ``P``'s derivative.
-
-    The latter is Daleckii and Krein's.
-    """
+    """A method at ``lambda_1 > ... > lambda_d``: gains, and ``P``'s derivative (Daleckii and Krein)."""
 
     def __init__(self, mode: Mode, dim: int, **assumptions: bool):
         method = mode.method
@@ -230,10 +224,7 @@ CURVATURE = {E_g**2: s_g**2, E_h**2: s_h**2, E_g * E_h: c_gh}
 
 
 def kick(mode: Mode) -> Any:
-    """``K``: the variance of ``phi E_g + phi' lambda E_h``, by which curvature noise multiplies the mode.
-
-    One term per moment.
-    """
+    """``K``: the variance of ``phi E_g + phi' lambda E_h``, which multiplies the mode, by moments."""
     whole = expectation((X * E_g + Y * E_h) ** 2, CURVATURE).subs({X: mode.phi, Y: mode.slope * mode.at})
     return sympy.Add(
         *(
@@ -252,10 +243,7 @@ def generator(mode: Mode, function: Any, *, diffusion: Any) -> Any:
 
 
 def one_step(mode: Mode, step: Any, *, curvature: bool) -> Any:
-    """``E (delta+)^2`` after one step of length `step` of the chain.
-
-    Expanded in rate, gain and slope, which are then put in.
-    """
+    """``E (delta+)^2`` after a step of the chain, expanded in rate, gain and slope, which are then put in."""
     # One draw per `alpha` of time: over a step of dt its noise is sqrt(alpha dt)
     # times the draw, which at dt = alpha is the iteration's own factor alpha.
     strength = X * zeta + ((X * E_g + Y * E_h) * delta if curvature else 0)

@@ -56,7 +56,7 @@ class Hypothesis(NamedTuple):
 class Corollary(NamedTuple):
     """A further equation of a theorem, by name, with the hypotheses that it adds.
 
-    One on a whole spectrum has its own instead.
+    One on a whole spectrum (`spectral`) puts them in the place of those on one mode.
     """
 
     name: str

@@ -42,10 +42,7 @@ LARGEST_Z = 4.0
 
 @dataclass(frozen=True)
 class Outcome(Result):
-    """One method's part of a verdict.
-
-    The largest deviation over the points, and the ensemble's z (nan: none asked for).
-    """
+    """One method's part of a verdict: largest deviation over the points, z of the ensemble (nan: none)."""
 
     method: str
     points: int

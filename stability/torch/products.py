@@ -290,7 +290,7 @@ def hessian_products(
 ) -> tuple[Products, int]:
     """Products with the Hessian of a loss at the parameters' present values.
 
-    For `stability.randomized_eigh` and `stability.spectrum`.
+    They are what `stability.randomized_eigh` and `stability.spectrum` take.
 
     Parameters
     ----------

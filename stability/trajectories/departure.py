@@ -115,7 +115,7 @@ def measured(states: np.ndarray, m: np.ndarray, S: np.ndarray) -> Measured:
 def _null_kernel(dim: int) -> float:
     """Root mean square of ``E|x - Z| + E|y - Z| - |x - y| - E|Z - Z'|`` over standard normal x and y.
 
-    From a million fixed pairs.
+    It is measured on a million fixed pairs.
     """
     from scipy.spatial.distance import cdist
 

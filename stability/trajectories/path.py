@@ -214,7 +214,7 @@ def _result(flow: Flow, places: list[Place], watch: Watch, law: Law, t_end: floa
 def _remembered(seen: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Validity at the times to save (k,): the largest since the time before.
 
-    From the steps' times, instantaneous validities and rates (n, 3).
+    Of each of the n steps, `seen` has time, validity at that moment, and rate (n, 3).
     """
     at, values, rates = seen.T
     mean = values.copy()  # over the past, which is forgotten at the path's own rate

@@ -320,10 +320,7 @@ def _pole_between(formula: Callable[[np.ndarray], np.ndarray], start: float, sto
 
 
 def _swap_normal(flow: Flow, w: np.ndarray, spectrum: Eigenpairs) -> np.ndarray:
-    """Gradient of ``|lam_new| - |lam_old|``, normal to the place where a truncation swaps directions.
-
-    Of the direction that is kept from now on, and of the one that was.
-    """
+    """Gradient of ``|lam_new| - |lam_old|``, normal to where a truncation swaps these two directions."""
     lams, vectors = spectrum
     rank, order = int(flow.method.rank or 0), np.argsort(-np.abs(lams), kind="stable")
     third = [flow.objective.third(w, e) for e in np.eye(flow.dim)]
