@@ -17,7 +17,7 @@ import numpy as np
 
 TEXT = "record.json"
 """The name of the text among the arrays."""
-MAX_TEXT = 50_000_000
+MAX_TEXT = 20_000_000
 """Most bytes of a text: what JSON makes of them takes about thirty times as much memory."""
 MAX_UNPACKED, MAX_RATIO = 1_000_000_000, 100
 """An archive unpacks to at most so many bytes, or to so many times its own size where that is more."""
@@ -36,15 +36,18 @@ def pack(arrays: Mapping[str, np.ndarray], text: str) -> bytes:
             f"What is to be saved beside its arrays takes {len(text):,} bytes; at most {MAX_TEXT:,} can be "
             "read back. Keep long lists of numbers as arrays."
         )
-    content = _packed(arrays, text, zipfile.ZIP_DEFLATED)
+    stream = _packed(arrays, text, zipfile.ZIP_DEFLATED)
     size = sum(array.nbytes for array in arrays.values())
-    if size > _most(len(content)):  # so regular that it would be refused for a trap when it is read back
-        content = _packed(arrays, text, zipfile.ZIP_STORED)
-    body = content[:-_DIGITS]
-    return body + hashlib.sha256(body).hexdigest().encode()
+    if size > _most(stream.tell()):  # so regular that it would be refused for a trap when it is read back
+        stream = _packed(arrays, text, zipfile.ZIP_STORED)
+    seal = hashlib.sha256(stream.getbuffer()[:-_DIGITS]).hexdigest().encode()
+    stream.seek(-_DIGITS, io.SEEK_END)
+    stream.write(seal)
+    return stream.getvalue()
 
 
-def _packed(arrays: Mapping[str, np.ndarray], text: str, compression: int) -> bytes:
+def _packed(arrays: Mapping[str, np.ndarray], text: str, compression: int) -> io.BytesIO:
+    """The archive with room for its seal, at its end."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.comment = _MARK + _DIGITS * b"0"
@@ -52,7 +55,8 @@ def _packed(arrays: Mapping[str, np.ndarray], text: str, compression: int) -> by
             with archive.open(_member(f"{name}.npy", compression), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
         archive.writestr(_member(TEXT, compression), text)
-    return stream.getvalue()
+    stream.seek(0, io.SEEK_END)
+    return stream
 
 
 def _member(name: str, compression: int) -> zipfile.ZipInfo:

@@ -88,6 +88,21 @@ def write(path: str | Path, content: bytes) -> Path:
     return path
 
 
+def ready(path: Path) -> None:
+    """Find out before the work whether a file can be written there after it; makes the folder if need be.
+
+    Raises
+    ------
+    ValueError
+        If it cannot.
+    """
+    try:
+        _refuse_other(path)
+        writable(path.parent)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}). Choose another place.") from None
+
+
 def _refuse_other(path: Path) -> None:
     """A rename would put a file in the place of a link or a device."""
     if path.is_symlink():
@@ -136,19 +151,20 @@ def writable(folder: Path) -> None:
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Hold a lock file, which must not be anybody's data; it is let go with the process, however that ends.
+    """Hold a lock, an empty file; it is let go with the process, however that ends.
 
     Raises
     ------
     BlockingIOError
         If another holds it, in this process or in another.
     OSError
-        If the place knows no locks.
+        If something else lies there, or the place knows no locks.
     """
     import sqlite3  # whose locks are the same on every system
 
-    if path.exists():
-        regular(path)
+    _refuse_other(path)
+    if path.exists() and path.stat().st_size:
+        raise OSError(0, "it holds something")
     while True:
         lock = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         try:

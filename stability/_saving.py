@@ -339,7 +339,7 @@ def _pair(base: Path) -> tuple[type[Kept], dict[str, Any]]:
             f"part of a result in {beside.name} beside it, which is not there.)"
         )
     record = json.loads(_record_of(beside))
-    if record["format"] != 1 or record["crc32"] != zlib.crc32(archive.read_bytes()):
+    if record["format"] != 1 or record["crc32"] != _crc32(archive):
         raise _Told(
             f"and {beside.name} do not belong together: a write was cut off, or a file was changed. Save the "
             "result again."
@@ -354,6 +354,14 @@ def _pair(base: Path) -> tuple[type[Kept], dict[str, Any]]:
         elif not name.startswith(_INSIDE):
             values[head] = value
     return kind, values
+
+
+def _crc32(path: Path) -> int:
+    found = 0
+    with open(path, "rb") as stream:
+        while piece := stream.read(1 << 20):
+            found = zlib.crc32(piece, found)
+    return found
 
 
 def _record_of(path: Path) -> bytes:

@@ -103,6 +103,17 @@ class TestSimulate:
         ]
         assert st.load(tmp_path / "deep" / "run").states.shape == (6, 8, 3)
 
+    @pytest.mark.parametrize("ending", [".npz", ".json", ".png", ".svg"])
+    def test_a_place_that_is_taken_is_found_out_before_the_computing(self, tmp_path, monkeypatch, ending):
+        def run_too_soon(*arguments, **options):
+            pytest.fail("computed before the place was looked at")
+
+        monkeypatch.setattr(sys.modules["stability.ensembles.simulate"], "simulate", run_too_soon)
+        (tmp_path / f"run{ending}").mkdir()
+        result = run("simulate", "--expression", WELL, "--out", tmp_path / "run")
+        assert result.exit_code == 2
+        assert f"run{ending} cannot be written (it is a folder). Choose another place." in result.stderr
+
     def test_ctrl_c_keeps_what_was_finished(self, tmp_path, monkeypatch):
         flow = st.Flow(st.expression(WELL), st.SGD(), st.Noise(gradient=0.1), step=0.1)
         part = st.simulate(flow, start=[0, 0], t_end=1.0, paths=5, seed=0, save=2)

@@ -80,6 +80,16 @@ class TestWriting:
                 _files.write(tmp_path / name, b"abc")
         assert names(tmp_path) == ["folder", "pipe", "socket"]
 
+    @needs_posix
+    def test_what_cannot_be_written_after_the_work_is_found_out_before_it(self, tmp_path):
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "folder" / "file")
+        for name, told in (("folder", "a folder"), ("link", "a link to"), ("x" * 256, "name too long")):
+            with pytest.raises(ValueError, match=rf"cannot be written \(.*{told}"):
+                _files.ready(tmp_path / name)
+        _files.ready(tmp_path / "new" / "file")
+        assert names(tmp_path / "new") == []
+
     def test_what_fails_leaves_the_old_file_and_nothing_else(self, tmp_path, monkeypatch):
         path = _files.write(tmp_path / "file", b"old")
 
@@ -217,9 +227,12 @@ class TestLocks:
 
     def test_a_file_of_anothers_is_left_alone(self, tmp_path):
         (tmp_path / "lock").write_text("data" * 1000)
-        with pytest.raises(OSError, match="not a database"), _files.held(tmp_path / "lock"):
-            pass
+        (tmp_path / "link").symlink_to(tmp_path / "empty")
+        for name, told in (("lock", "it holds something"), ("link", "it is a link to")):
+            with pytest.raises(OSError, match=told), _files.held(tmp_path / name):
+                pass
         assert (tmp_path / "lock").read_text() == "data" * 1000
+        assert names(tmp_path) == ["link", "lock"]
 
 
 SOURCES = {

@@ -1356,6 +1356,13 @@ print(ended.final.tobytes() == undisturbed.final.tobytes(), np.array_equal(ended
 
 
 class TestPlaces:
+    @pytest.mark.parametrize("name", ["x" * 250, "folder", "link"])
+    def test_one_that_could_not_be_written_after_the_work_is_found_out_before_it(self, name, tmp_path):
+        (tmp_path / "folder.b.npz").mkdir()
+        (tmp_path / "link.a.npz").symlink_to(tmp_path / "nowhere")
+        with pytest.raises(ValueError, match=r"[ab]\.npz cannot be written \(.*\)\. Choose another place"):
+            run_of("SGD", checkpoint=tmp_path / name, callback=lambda p: pytest.fail("it ran"))
+
     def test_a_place_that_cannot_be_written_is_found_out(self, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(ValueError, match=r"cannot be (written|read)"):

@@ -413,7 +413,7 @@ class TestRefused:
             (np.complex64(1j), "holds a complex64"),
             ({1, 2}, "holds a set"),
             (np.ma.masked_array([1.0], [True]), r"its mask would be lost\. Save x\.filled"),
-            ("x" * (_archive.MAX_TEXT + 1), r"50,000,\d+ bytes; at most 50,000,000"),
+            ("x" * (_archive.MAX_TEXT + 1), r"20,000,\d+ bytes; at most 20,000,000"),
         ):
             with pytest.raises(ValueError, match=told):
                 st.save(st.Study("one", {}, {"value": value}), tmp_path / "one")

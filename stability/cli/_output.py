@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .. import _check
+from .. import _check, _files
 from .._interrupts import press, undisturbed
 from .._saving import save
 
@@ -50,7 +50,15 @@ def place(out: Path | None) -> Path | None:
         return None
     out = out.with_suffix("") if out.suffix in (".json", ".npz", ".png", ".svg") else out
     _check.folder(out.parent)
+    ready(out, out)
     return out
+
+
+def ready(out: Path, picture: Path) -> None:
+    """Find out before the computing whether everything that `keep` writes can be written after it."""
+    for base, endings in ((out, (".npz", ".json")), (picture, (".png", ".svg"))):
+        for ending in endings:
+            _files.ready(base.with_name(base.name + ending))
 
 
 def keep(result: Any, out: Path, picture: Path | None) -> None:

@@ -39,6 +39,8 @@ def reproduce(out: str, quick: bool, only: tuple[str, ...], seed: int) -> None:
     names = [_check.choice("--only", name, claims.STUDIES) for name in only] or list(claims.STUDIES)
     folder = _check.folder(out)  # found out before the computing starts
     _check.folder(folder / "data")
+    for name in names:
+        _output.ready(folder / "data" / name, folder / name)
     console = Console(highlight=False, soft_wrap=True)
     told = "" if only else f", {'about two minutes' if quick else 'about six minutes'} on two cores"
     console.print(

@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import _check, _files
 from .._saving import Kept, digest, load
+from ..objectives.gate import Gated
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,8 @@ def claimed(path: Path | None) -> Iterator[None]:
         yield
         return
     with ExitStack() as stack:
-        try:
-            _files.writable(path.parent)
-        except OSError as error:
-            raise ValueError(
-                f"The checkpoint {path} cannot be written ({error.strerror}). Choose another `checkpoint`."
-            ) from None
+        for place in slots(path):
+            _files.ready(place.with_name(place.name + ".npz"))  # found out before the work, not after it
         try:
             stack.enter_context(_files.held(path.with_name(path.name + ".lock")))
         except BlockingIOError:
@@ -110,6 +107,8 @@ def claimed(path: Path | None) -> Iterator[None]:
 
 def fingerprint(value: Any) -> str | None:
     """A digest of everything that `value` was made of; None of what no file can hold, as a user's own."""
+    if isinstance(value, Gated):  # somebody's own, whose attributes say nothing certain of what it computes
+        return None
     if not isinstance(value, Kept) and type(value).__module__.split(".")[0] == __name__.split(".")[0]:
         value = {"of": type(value).__name__, **Kept._kept(value)}  # a network: no result keeps all its data
     try:
