@@ -102,7 +102,7 @@ def _cupy() -> Any:
     try:
         import cupy
     except ImportError:
-        raise ValueError("`device`='cuda' needs CuPy: pip install sfn-stability[cupy].") from None
+        raise ValueError("`device`='cuda' needs CuPy: pip install 'sfn-stability[cupy]'.") from None
     if not cupy.is_available():  # CuPy imports without a GPU too, and fails at the first allocation
         raise ValueError("`device`='cuda' needs a CUDA device, and CuPy finds none. Use device='cpu'.")
     import array_api_compat.cupy

@@ -210,13 +210,17 @@ def _reshape(found: Any, shape: tuple[int, ...]) -> str:
     return " Its last axes are the coordinates'; those before them are the batch of states."
 
 
+IMPUTE = "Remove or impute them."
+"""What to do with data that are not finite."""
+
+
 def array(
     name: str,
     value: Any,
     *,
     shape: str | None = None,
     ndim: int | tuple[int, ...] | None = None,
-    advice: str = "Remove or impute them.",
+    advice: str = "",
 ) -> np.ndarray:
     """`value` as a finite float64 array; raises naming the argument, its shape and what was wrong."""
     with np.errstate(over="ignore"):  # of wider numbers; found below
@@ -227,15 +231,14 @@ def array(
         raise ValueError(f"`{name}` must have shape {wanted}; got shape {result.shape}.")
     bad = int(np.count_nonzero(~np.isfinite(result)))
     if bad:
-        raise ValueError(
-            f"`{name}` must be finite; {bad} of its {result.size} entries are nan or infinite. {advice}"
-        )
+        told = f"`{name}` must be finite; {bad} of its {result.size} entries are nan or infinite. {advice}"
+        raise ValueError(told.rstrip())
     return result
 
 
 def shaped(name: str, value: Any, shape: tuple[int, ...], *, at: Any = None) -> np.ndarray:
     """`value` as a finite array of exactly this shape; `at` is the state where a function gave it."""
-    advice = "Remove or impute them."
+    advice = ""
     if at is not None:
         place = np.array2string(np.asarray(at), precision=4, threshold=6)
         advice = f"Choose another point than {place}, where the function is smooth, or mend the derivative."
@@ -255,46 +258,139 @@ def state(name: str, value: Any, dim: int) -> np.ndarray:
     return result
 
 
-def positive(name: str, value: Any, *, infinite: bool = False) -> float:
-    """`value` as a float > 0 (and finite unless `infinite`)."""
-    wanted = "a number > 0" if infinite else "a finite number > 0"
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise ValueError(f"`{name}` must be {wanted}; got {_short(value)}.")
+def number(value: Any) -> Any:
+    """The number in a NumPy scalar, an array or a tensor of no axes; anything else as it is.
+
+    One of a narrower type is read by its shortest decimal: ``float32(0.1)`` is 0.1, as it was written, and a
+    time of 1 then is ten of it.
+    """
+    if isinstance(value, (bool, int, float)) or getattr(value, "shape", None) != ():
+        return value
+    found = numbers_of("value", value)[()]
+    narrow = found.dtype.kind == "f" and found.dtype.itemsize < 8
+    return float(str(found)) if narrow else found.item()
+
+
+def _real(value: Any) -> Any:
+    """A real number as Python's own, infinite where it is beyond all floats; None for anything else."""
     try:
-        number = float(value)
-    except OverflowError:  # a whole number beyond all floats
-        number = math.inf
-    if math.isnan(number) or number <= 0 or (math.isinf(number) and not infinite):
-        raise ValueError(f"`{name}` must be {wanted}; got {value}.")
-    return number
+        value = number(value)
+    except ValueError:  # text, or a mask
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+def positive(name: str, value: Any, *, infinite: bool = False, advice: str = "") -> float:
+    """`value` as a float > 0 (and finite unless `infinite`)."""
+    found = _real(value)
+    if found is None or not found > 0 or (math.isinf(found) and not infinite):
+        wanted = "a number > 0" if infinite else "a finite number > 0"
+        raise ValueError(f"`{name}` must be {wanted}; got {_short(value)}.{advice}")
+    return found
 
 
 def nonnegative(name: str, value: Any) -> float:
     """`value` as a finite float >= 0."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
-    if not is_number or not 0 <= float(value) < math.inf:
+    found = _real(value)
+    if found is None or not 0 <= found < math.inf:
         raise ValueError(f"`{name}` must be a finite number >= 0; got {_short(value)}.")
-    return float(value)
+    return found
 
 
 def fraction(name: str, value: Any) -> float:
     """`value` as a float in [0, 1)."""
-    if not 0 <= nonnegative(name, value) < 1:
+    found = nonnegative(name, value)
+    if not found < 1:
         raise ValueError(f"`{name}` must be in [0, 1); got {_short(value)}.")
-    return float(value)
+    return found
 
 
 def count(name: str, value: Any, *, least: int = 1, most: int | None = None, why: str = "") -> int:
     """`value` as an integer in [least, most]."""
     upper = "" if most is None else f" and <= {most}"
-    is_integer = isinstance(value, (numbers.Integral, np.integer)) and not isinstance(value, bool)
-    if not is_integer or value < least or (most is not None and value > most):
+    try:
+        found = number(value)
+    except ValueError:
+        found = None
+    whole = isinstance(found, numbers.Integral) and not isinstance(found, bool)
+    if not whole or found < least or (most is not None and found > most):
         if least == most:
             raise ValueError(f"`{name}` must be {least}{why and f' {why}'}; got {_short(value)}.")
+        convert = " Convert it: int(...)." if isinstance(found, float) and found.is_integer() else ""
         raise ValueError(
             f"`{name}` must be an integer >= {least}{upper}{why and f' ({why})'}; got {_short(value)}."
+            f"{convert}"
         )
-    return int(value)
+    return int(found)
+
+
+def whole_steps(name: str, t: float, dt: float, *, most: float, advice: str = "") -> int:
+    """How many time steps a time `t` > 0 takes, which must be a whole number of them."""
+    if t / dt > most + 0.5:
+        raise ValueError(
+            f"`{name}` = {t:g} is {t / dt:.2g} time steps of {dt:g}; at most {most:.0e} are taken.{advice}"
+        )
+    steps = round(t / dt)
+    if steps < 1 or abs(t / dt - steps) > 1e-9 * steps:
+        raise ValueError(
+            f"`{name}` must be a multiple of the time step {dt:.10g}; got {t:.10g}. Try "
+            f"{max(steps, 1) * dt:.10g}."  # with fewer digits it need not be one
+        )
+    return steps
+
+
+def saved_times(name: str, value: Any, dt: float, end: float) -> np.ndarray:
+    """Increasing times in [0, end], multiples of `dt` where there is one."""
+    times = array(name, value, ndim=1, shape="(times,)")
+    if not len(times):
+        raise ValueError(f"`{name}` must hold increasing times in [0, {end:g}]; got none.")
+    falls = np.flatnonzero(np.diff(times) <= 0)
+    if len(falls):
+        before, after = times[falls[0] : falls[0] + 2]
+        raise ValueError(
+            f"`{name}` must hold increasing times in [0, {end:g}]; got {after:g} after {before:g}. Pass "
+            f"sorted(set({name}))."
+        )
+    outside = times[(times < 0) | (times > end * (1 + 1e-12))]
+    if len(outside):
+        raise ValueError(f"`{name}` must hold increasing times in [0, {end:g}]; got {outside[0]:g}.")
+    if not dt:
+        return np.minimum(times, end)
+    steps = np.round(times / dt)
+    apart = times[np.abs(times / dt - steps) > 1e-9 * np.maximum(1, steps)]
+    if len(apart):
+        nearest = f"numpy.unique(numpy.round(numpy.divide({name}, {dt:.10g}))) * {dt:.10g}"
+        raise ValueError(
+            f"`{name}` must hold multiples of the time step {dt:.10g}; got {apart[0]:g}. Take a shorter time "
+            f"step, or the nearest times: {nearest}."
+        )
+    return steps * dt
+
+
+MEMORY_SHARE = 0.7
+"""Of the machine's memory: the most that one array may be asked to take."""
+
+
+def memory() -> float:
+    """The machine's memory, in bytes; 16 GB where it does not tell."""
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if hasattr(os, "sysconf") else 16e9
+
+
+def room(needs: str, numbers: float, *, advice: str, width: int = 8, why: str = "") -> None:
+    """Raise, before anything is allocated, where so many numbers do not fit into memory.
+
+    `needs` says what needs it: "The Hessian needs".
+    """
+    asked, total = float(numbers) * width, memory()
+    if asked > MEMORY_SHARE * total:
+        raise ValueError(
+            f"{needs} {asked / 1e9:.1f} GB of {total / 1e9:.0f} GB{why and f': {why}'}. {advice}"
+        )
 
 
 def choice(name: str, value: T, known: Iterable[T]) -> T:

@@ -258,7 +258,19 @@ def _along(path: Trajectory, ensemble: Ensemble, order: int) -> Predicted:
     rows, _ = shared(path, ensemble)
     validity = float(np.max(path.validity[: rows[-1] + 1]))
     law, notes = f"{path.time} along the path", _path_notes(path, ensemble, validity)
+    lost = np.flatnonzero(~(path.validity[rows] < MEANINGLESS))
+    if len(lost):
+        notes = (
+            f"From t = {path.times[rows][lost[0]]:g} on theory's tube means nothing, nor do z-scores there: "
+            "the drift is not linear across it at all (validity "
+            f"{path.validity[rows][lost[0]]:.3g}). Compare earlier times, a smaller step or less noise.",
+            *notes,
+        )
     return Predicted(path.mean[rows], path.covariance[rows], law, validity, notes)
+
+
+MEANINGLESS = 0.5
+"""A validity indicator, which ends at about 1, from which on a tube is no approximation of anything."""
 
 
 def _path_notes(path: Trajectory, ensemble: Ensemble, validity: float) -> tuple[str, ...]:

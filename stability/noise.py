@@ -251,6 +251,7 @@ class Noise(Kept):
             raise ValueError(
                 f"`gradient` was given for {self.gradient.shape[0]} dimensions; the state has {dim}."
             )
+        _check.room("The noise's covariance needs", dim * dim, advice="Take fewer dimensions.")
         if self.gradient.ndim == 2:
             values, vectors = np.linalg.eigh(self.gradient)
             root = vectors * np.sqrt(np.maximum(values, 0.0))
@@ -597,19 +598,19 @@ def _join(blocks: list[Sample]) -> Sample:
         dim = blocks[0].zeta.shape[-1]
         raise ValueError(
             f"The noise's second-order law has too many factors in {dim} dimensions "
-            f"({MAX_FACTOR_NUMBERS:.0e} numbers at most)."
+            f"({MAX_FACTOR_NUMBERS:.0e} numbers at most). Use noise of the gradient alone, or st.simulate."
         )
     return Sample(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
 
 
 def _symmetric_basis(dim: int) -> np.ndarray:
     """Matrices B_k with ``sum_k B_k (x) B_k`` the covariance of a GOE matrix of unit off-diagonals."""
-    rows, columns = np.triu_indices(dim)
-    if len(rows) * dim * dim > MAX_FACTOR_NUMBERS:
+    if dim * (dim + 1) // 2 * dim * dim > MAX_FACTOR_NUMBERS:
         raise ValueError(
             f"The noise's second-order law has too many factors in {dim} dimensions "
-            f"({MAX_FACTOR_NUMBERS:.0e} numbers at most)."
+            f"({MAX_FACTOR_NUMBERS:.0e} numbers at most). Use noise of the gradient alone, or st.simulate."
         )
+    rows, columns = np.triu_indices(dim)
     basis = np.zeros((len(rows), dim, dim))
     index = np.arange(len(rows))
     basis[index, rows, columns] = basis[index, columns, rows] = np.where(rows == columns, math.sqrt(2), 1.0)

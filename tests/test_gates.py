@@ -290,7 +290,7 @@ class TestGate:
         F.reference  # noqa: B018 - found before the gradient is spoilt
         F.per_sample_gradient = lambda w, batch: np.zeros((len(batch), 1))
         with pytest.raises(ValueError, match=r"`per_sample_gradient` must have shape \(\d+, 2\)"):
-            st.Noise.from_data(F, batch=4)
+            st.linearize(st.Flow(F, st.SGD(), st.Noise.from_data(F, batch=4), step=0.1)).covariance()
 
     def test_objectives_of_the_package_need_no_gate_and_others_are_themselves_behind_it(self):
         F, own = st.quadratic([1.0]), Users()
@@ -480,3 +480,211 @@ class TestPrecision:
         lopsided.unit = 1.0
         with pytest.raises(st.BadProducts):
             st.randomized_eigh(lambda V: torch.triu(torch.ones(30, 30)) @ V, 30, 3, **options)
+
+
+QUADRATIC = st.quadratic([1.0, 0.1])
+FLOW = st.Flow(QUADRATIC, st.SGD(), st.Noise(gradient=0.1), step=0.1)
+
+
+def saved(save, **options):
+    return st.simulate(FLOW, start=[1.0, 1.0], t_end=1.0, paths=3, save=save, **options)
+
+
+class TestMessages:
+    """Each names the cause, and what it says to do works."""
+
+    @pytest.mark.parametrize(
+        ("save", "message"),
+        [
+            ([0.02, 0.04], r"`save` must hold multiples of the time step 0\.1; got 0\.02"),
+            ([0.4, 0.2], r"increasing times in \[0, 1\]; got 0\.2 after 0\.4\. Pass sorted\(set\(save\)\)"),
+            ([0.2, 0.2], r"increasing times in \[0, 1\]; got 0\.2 after 0\.2"),
+            ([0.5, 1.5], r"increasing times in \[0, 1\]; got 1\.5"),
+            ([-0.5, 0.5], r"increasing times in \[0, 1\]; got -0\.5"),
+            ([], "got none"),
+        ],
+    )
+    @pytest.mark.parametrize("along", [False, True], ids=["simulate", "trajectory"])
+    def test_save_times(self, save, message, along):
+        with pytest.raises(ValueError, match=message):
+            st.trajectory(FLOW, [1.0, 1.0], 1.0, save=save, time="chain") if along else saved(save)
+
+    def test_what_is_said_of_save_times_works(self):
+        save = [0.22, 0.24, 0.41]
+        nearest = np.unique(np.round(np.divide(save, 0.1))) * 0.1
+        np.testing.assert_allclose(saved(nearest).times, [0.2, 0.4])
+        assert len(saved([0.02, 0.04], dt=0.02).times) == 2
+        assert saved(sorted({0.4, 0.2})).times.tolist() == saved([0.2, 0.4]).times.tolist()
+
+    @pytest.mark.parametrize("dt", [0.1, 1 / 3, 0.0123456789])
+    def test_the_end_that_is_named_is_a_multiple(self, dt):
+        with pytest.raises(ValueError, match=r"must be a multiple of the time step .* Try ") as told:
+            st.simulate(FLOW, start=[1.0, 1.0], t_end=0.987, paths=3, dt=dt)
+        end = float(str(told.value).rpartition("Try ")[2][:-1])
+        assert st.simulate(FLOW, start=[1.0, 1.0], t_end=end, paths=3, dt=dt).times[-1] == pytest.approx(end)
+        lin = st.linearize(FLOW)
+        with pytest.raises(ValueError, match=r"`t` must be a multiple of .* Try ") as told:
+            lin.moments(0.987, time="chain", dt=dt)
+        lin.moments(float(str(told.value).rpartition("Try ")[2][:-1]), time="chain", dt=dt)
+
+    def test_narrow_numbers_are_read_as_written(self):
+        torch = pytest.importorskip("torch")
+        plain = st.simulate(FLOW, start=[1.0, 1.0], t_end=1.0, paths=3)
+        for step in (
+            np.float32(0.1),
+            np.array(0.1),
+            np.float16(0.1),
+            torch.tensor(0.1),
+            np.longdouble("0.1"),
+        ):
+            flow = st.Flow(QUADRATIC, st.SGD(), st.Noise(gradient=0.1), step=step)
+            assert flow.step == 0.1
+            np.testing.assert_array_equal(
+                st.simulate(flow, start=[1.0, 1.0], t_end=np.float32(1), paths=np.array(3)).states,
+                plain.states,
+            )
+        for wrong in ("0.1", True, np.True_, np.array([0.1]), 1j, None, np.ma.masked, np.nan, -1.0):
+            with pytest.raises(ValueError, match="`step` must be a finite number > 0"):
+                st.Flow(QUADRATIC, st.SGD(), step=wrong)
+        with pytest.raises(
+            ValueError, match=r"`paths` must be an integer >= 1; got 10000\.0\. Convert it: int"
+        ):
+            st.simulate(FLOW, start=[1.0, 1.0], t_end=1.0, paths=1e4)
+
+    @pytest.mark.parametrize(
+        "use",
+        [
+            lambda flow: st.simulate(flow, start=[0.0], t_end=1.0, paths=3),
+            lambda flow: st.linearize(flow, at=[0.0]),
+            lambda flow: st.trajectory(flow, [0.0], 1.0),
+        ],
+        ids=["simulate", "linearize", "trajectory"],
+    )
+    def test_a_point_outside_the_domain_is_named(self, use):
+        flow = st.Flow(st.expression("log(x)"), st.SGD(), step=0.1)
+        with pytest.raises(ValueError, match=r"must be finite.*Choose another point than \[0\.\]") as told:
+            use(flow)
+        assert "impute" not in str(told.value)
+
+    def test_a_run_that_cannot_begin_is_told_so(self):
+        for start in (0.0, -1.0):
+            run = st.minimize(st.expression("log(x)"), [start], method=st.SGD(), step=0.1, iterations=20)
+            assert run.status.startswith("diverged at the start: the loss, its derivatives or the step")
+        late = st.minimize(st.quadratic([1.0]), [1e150], method=st.SGD(), step=50.0, iterations=40)
+        assert "the first at iteration" in late.status
+
+    def test_a_gain_that_is_no_number_is_not_called_singular(self):
+        root = st.Method(gain=lambda lam: 1 / np.sqrt(lam))
+        for use in (
+            lambda flow: st.linearize(flow),
+            lambda flow: st.simulate(flow, start=[1.0, 1.0], t_end=1.0, paths=3),
+        ):
+            with pytest.raises(ValueError, match=r"not a number at 1 of 2 eigenvalues, -0\.5.*abs\(lam\)"):
+                use(st.Flow(st.quadratic([1.0, -0.5]), root, step=0.1))
+            use(
+                st.Flow(
+                    st.quadratic([1.0, -0.5]), st.Method(gain=lambda lam: 1 / np.sqrt(abs(lam))), step=0.1
+                )
+            )
+        with pytest.raises(ValueError, match="The curvature is singular"):
+            st.linearize(
+                st.Flow(st.quadratic([1.0, 0.0]), st.Method(gain=lambda lam: lam / lam**2), step=0.1)
+            )
+
+    def test_the_number_of_paths_has_a_default(self):
+        assert len(st.simulate(FLOW, start=[1.0, 1.0], t_end=0.1).diverged) == 1000
+        assert len(st.simulate(FLOW, start=np.ones((7, 2)), t_end=0.1).diverged) == 7
+
+    def test_an_exploded_tube_is_called_meaningless(self):
+        flow = st.Flow(st.expression("x^4/4 - x^2/2"), st.SGD(), st.Noise(gradient=1.0), step=0.01)
+        ens = st.simulate(flow, start=[0.0], t_end=8.0, paths=100, save=4)
+        found = st.compare(st.trajectory(flow, [0.0], 8.0, save=ens.times, time=ens.law), ens)
+        assert found.max_z > 1e6
+        note = found.notes[0]
+        assert note.startswith("From t = ")
+        assert "theory's tube means nothing, nor do z-scores there" in note
+        tame = st.simulate(FLOW, start=[1.0, 1.0], t_end=1.0, paths=100)
+        path = st.trajectory(FLOW, [1.0, 1.0], 1.0, save=tame.times, time=tame.law)
+        assert not st.compare(path, tame).notes
+
+    def test_an_exit_of_another_kind(self):
+        with pytest.raises(
+            ValueError, match=r"`exit` must be a finite number > 0; got 'ball'\. .* a function of states"
+        ):
+            st.simulate(FLOW, start=[1.0, 1.0], t_end=1.0, paths=3, exit="ball")
+
+
+class Wide(st.Objective):
+    """Half the square, in more dimensions than a matrix can have."""
+
+    dim = 10**6
+    diagonal_hessian = True
+
+    def value(self, w):
+        return 0.5 * np.sum(w**2, axis=-1)
+
+    def gradient(self, w):
+        return w
+
+    def hessian_diagonal(self, w):
+        return np.ones(np.shape(w))
+
+    def hvp(self, w, V):
+        return V
+
+
+WIDE = np.zeros(Wide.dim)
+TOO_LARGE = {
+    "quadratic": (lambda: st.quadratic(np.ones(10**6)), r"The Hessian needs 8000\.0 GB of \d+ GB\. .*`hvp`"),
+    "landscape": (lambda: st.landscape("rosenbrock", dim=10**12), "One state needs"),
+    "network": (
+        lambda: st.mlp(np.ones((4, 2)), [0, 1] * 2, hidden=(10**6, 10**6)).initial(),
+        "A state of 1000",
+    ),
+    "paths": (
+        lambda: st.simulate(FLOW, start=[1.0, 1.0], t_end=1.0, paths=10**12),
+        "The states .*keep='moments'",
+    ),
+    "wide paths": (
+        lambda: st.simulate(st.Flow(Wide(), st.SGD(), step=0.1), start=WIDE, t_end=0.1, paths=1),
+        "Take fewer dimensions: every path's Hessian",
+    ),
+    "exits": (
+        lambda: st.escape(
+            st.Flow(st.quadratic([-1.0]), st.SGD(), st.Noise(gradient=0.1), step=0.1),
+            radius=1.0,
+            paths=10**11,
+        ),
+        "The states need .* paths x 1",
+    ),
+    "linear": (
+        lambda: st.linearize(st.Flow(Wide(), st.SGD(), step=0.1), at=WIDE),
+        r"The Hessian and its eigenvectors .*st\.spectrum",
+    ),
+    "path": (lambda: st.trajectory(st.Flow(Wide(), st.SGD(), step=0.1), WIDE, 0.1), "at most 100 dimensions"),
+    "eigenpairs": (lambda: st.randomized_eigh(lambda V: V, 10**10, 10), "About 40 vectors of 10000000000"),
+    "spectrum": (lambda: st.spectrum(lambda V: V, n=10**10), "Two probes of 64 steps"),
+    "starts": (
+        lambda: st.critical_points(st.landscape("rosenbrock", dim=2), 2.0, starts=10**11),
+        "The Hessians at 100000000000 starts .*Give fewer `starts`",
+    ),
+    "products": (lambda: st.lyapunov_exponents(FLOW, products=10**11), "100000000000 products of 2 x 2"),
+    "iterates": (
+        lambda: descend(QUADRATIC, iterations=10**12, keep_every=1),
+        r"1e\+12 kept iterates .*Give a larger `keep_every`",
+    ),
+    "covariance": (lambda: st.Noise(gradient=0.1).gradient_covariance(WIDE), "The noise's covariance"),
+    "factors": (lambda: st.Noise(curvature=0.1).factors(WIDE), "too many factors in 1000000 dimensions"),
+    "differences": (lambda: st.check_derivatives(Wide(), WIDE), "Differences along 1000000 axes"),
+}
+
+
+class TestRoom:
+    @pytest.mark.parametrize(("call", "message"), TOO_LARGE.values(), ids=TOO_LARGE)
+    def test_what_no_memory_holds_is_refused_with_the_number(self, call, message):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+    def test_products_alone_need_no_matrix(self):
+        found = st.minimize(Wide(), WIDE + 1, method=st.SGD(), step=0.1, iterations=2)
+        assert found.status == "done"

@@ -24,6 +24,8 @@ from .steps import SCHEMES, Modes
 LARGEST = 1e100
 """The farthest that a path may be from the starting mean, lest squares overflow."""
 MAX_STEPS = 10**9
+PATHS = 1000
+"""Where neither `paths` nor `target_error` says how many."""
 MAX_PATHS = 10**7
 """Paths that `target_error` may ask for unless `paths` says otherwise."""
 
@@ -80,6 +82,7 @@ class Request:
         *,
         seed: int,
         paths: int | None,
+        wished: bool = False,
         dt: float | None,
         level: str,
         scheme: str = "euler",
@@ -112,11 +115,14 @@ class Request:
         # `t_end` is a multiple of the coarse step, so that every refinement ends at the same time.
         coarse = flow.step if dt is None else _check.positive("dt", dt)
         self.dt = coarse / 2**self.refine
-        _multiple("t_end", _check.positive("t_end", t_end), coarse)
-        self.steps = _multiple("t_end", float(t_end), self.dt)
+        end = _check.positive("t_end", t_end)
+        _check.whole_steps("t_end", end, coarse, most=MAX_STEPS)
+        self.steps = _check.whole_steps("t_end", end, self.dt, most=MAX_STEPS)
         start = _check.array("start", start, ndim=(1, 2), shape=f"({flow.dim},) or (paths, {flow.dim})")
-        self.common, self.chosen = start.ndim == 1, paths is not None
-        paths = (MAX_PATHS if self.common else len(start)) if paths is None else _check.count("paths", paths)
+        self.common, self.chosen = start.ndim == 1, paths is not None or not wished
+        if paths is None:
+            paths = (MAX_PATHS if wished else PATHS) if self.common else len(start)
+        paths = _check.count("paths", paths)
         if start.shape not in ((flow.dim,), (paths, flow.dim)):
             raise ValueError(
                 f"`start` must have shape ({flow.dim},) or ({paths}, {flow.dim}); got {start.shape}."
@@ -195,31 +201,8 @@ class Request:
             return np.array([self.steps])
         if whole:
             return np.unique(np.round(np.linspace(0, self.steps, int(save) + 1)).astype(int))
-        moments = _check.array("save", save, ndim=1, shape="(times,)")
-        numbers = np.round(moments / self.dt)
-        if (
-            len(moments) == 0
-            or (numbers < 0).any()
-            or (numbers > self.steps).any()
-            or (np.diff(numbers) <= 0).any()
-        ):
-            raise ValueError(f"`save` must hold increasing times in [0, {self.steps * self.dt:g}].")
-        if (np.abs(moments / self.dt - numbers) > 1e-9 * np.maximum(1, numbers)).any():
-            raise ValueError(f"`save` must hold multiples of the time step {self.dt:g}.")
-        return numbers.astype(int)
-
-
-def _multiple(name: str, t: float, dt: float) -> int:
-    if t / dt > MAX_STEPS:
-        raise ValueError(
-            f"`{name}` = {t:g} is {t / dt:.2g} time steps of {dt:g}; at most {MAX_STEPS:.0e} are taken."
-        )
-    steps = round(t / dt)
-    if steps < 1 or abs(t / dt - steps) > 1e-9 * steps:
-        raise ValueError(
-            f"`{name}` must be a multiple of the time step {dt:g}; got {t:g}. Try {max(steps, 1) * dt:g}."
-        )
-    return steps
+        times = _check.saved_times("save", save, self.dt, self.steps * self.dt)
+        return np.round(times / self.dt).astype(int)
 
 
 def _check_start(flow: Flow, w: np.ndarray, level: str) -> None:
@@ -292,13 +275,9 @@ def _check_noise(flow: Flow) -> None:
         )
 
 
-def _total_memory() -> float:
-    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if hasattr(os, "sysconf") else 16e9
-
-
 def _affordable(paths: int, dim: int, keep: str) -> int:
     """As many of the paths as a third of the memory can hold."""
-    return int(min(paths, _total_memory() / 3 / ((8.0 * dim if keep == "states" else 0.0) + 24.0)))
+    return int(min(paths, _check.memory() / 3 / ((8.0 * dim if keep == "states" else 0.0) + 24.0)))
 
 
 def _check_memory(times: int, paths: int, dim: int, keep: str, width: int, *, control: bool = False) -> None:
@@ -309,13 +288,17 @@ def _check_memory(times: int, paths: int, dim: int, keep: str, width: int, *, co
     )
     if control:  # sums of products of all features, for blocks that wait their turn
         working += 8.0 * 2 * times * feature_count(dim) ** 2 * (4 * (os.cpu_count() or 1) + 4)
-    total, needed = _total_memory(), per_path * paths + working
-    if needed > 0.7 * total:
-        advice = "Save fewer times or paths" + (", or use keep='moments'." if keep == "states" else ".")
-        raise ValueError(
-            f"The states need {needed / 1e9:.1f} GB of {total / 1e9:.0f} GB: {times} times x {paths} paths x "
-            f"{dim}. {advice}"
-        )
+    advice = "Save fewer times or paths" + (", or use keep='moments'." if keep == "states" else ".")
+    if working > per_path * paths:
+        advice = "Take fewer dimensions: every path's Hessian is held while it runs."
+        if times * dim > 8 * dim * dim:
+            advice = "Save fewer times."
+    _check.room(
+        "The states need",
+        (per_path * paths + working) / 8,
+        advice=advice,
+        why=f"{times} times x {paths} paths x {dim}",
+    )
 
 
 def region(exit: Any, flow: Flow, center: np.ndarray, backend: Backend) -> Callable[[Any], Any] | None:
@@ -325,7 +308,8 @@ def region(exit: Any, flow: Flow, center: np.ndarray, backend: Backend) -> Calla
     if callable(exit):
         _ask("exit", exit, backend.asarray(np.stack([center] * 3)), "bool")
         return lambda w: _answer("exit", exit(w), len(w), "bool")
-    size = _check.positive("exit", exit)
+    advice = " For another region than a ball give a function of states, (m, d) -> (m,) bool."
+    size = _check.positive("exit", exit, advice=advice)
     middle = backend.asarray(center if flow.reference is None else flow.reference)
     return lambda w: backend.xp.sum((w - middle) ** 2, axis=-1) < size * size
 
@@ -397,16 +381,14 @@ def compiled(accelerate: bool | None) -> bool:
         return _fast.available()
     if accelerate and not _fast.available():
         raise ValueError(
-            "`accelerate` needs Numba: pip install sfn-stability[fast] (and no NUMBA_DISABLE_JIT)."
+            "`accelerate` needs Numba: pip install 'sfn-stability[fast]' (and no NUMBA_DISABLE_JIT)."
         )
     return bool(accelerate)
 
 
-def wanted_error(target_error: Any, paths: int | None) -> float | None:
+def wanted_error(target_error: Any) -> float | None:
     """The relative standard error to reach; None where the number of paths is given instead."""
     if target_error is None:
-        if paths is None:
-            raise ValueError("`paths` must be given (or `target_error`, which chooses it).")
         return None
     error = _check.positive("target_error", target_error)
     if not 1e-6 <= error < 1:

@@ -71,7 +71,8 @@ def simulate(
     t_end : float
         In units of ``t = iteration * step``; a multiple of `dt`.
     paths : int, optional
-        How many; with `target_error` the most that may be taken (10 million by default).
+        How many: as many as there are starts, or 1000; with `target_error` the most that may be taken (10
+        million by default).
     seed : int
         0 by default. Same seed, same numbers, whatever the number of workers; the first paths of a larger
         ensemble are the smaller one. Bit for bit on one type of processor with one set of versions, elsewhere
@@ -156,13 +157,14 @@ def simulate(
     rest = known(options)
     for name, value in (("control", control), ("progress", rest["progress"]), ("check", rest["check"])):
         _check.flag(name, value)
-    backend, goal = arrays_of(rest["device"], rest["dtype"]), wanted_error(target_error, paths)
+    backend, goal = arrays_of(rest["device"], rest["dtype"]), wanted_error(target_error)
     request = Request(
         flow,
         start,
         t_end,
         seed=seed,
         paths=paths,
+        wished=goal is not None,
         dt=dt,
         level=level,
         scheme=scheme,

@@ -327,7 +327,7 @@ def _points(sample: Any) -> tuple[np.ndarray, int]:
             )
         left_out = int(sample.diverged.sum())
         sample = sample.states[-1, ~sample.diverged]
-    x = _check.array("sample", sample, ndim=(1, 2), shape="(n,) or (n, d)")
+    x = _check.array("sample", sample, ndim=(1, 2), shape="(n,) or (n, d)", advice=_check.IMPUTE)
     x = x[:, None] if x.ndim == 1 else x
     n, dim = x.shape
     if dim == 0 or n < max(LEAST, 2 * dim):

@@ -265,7 +265,10 @@ class LinearFlow(Result, Framed):
         dt = law_of(time, dt, self.flow.step).dt
         t = _check.nonnegative("t", t)
         if dt and abs(t / dt - round(t / dt)) > 1e-9 * max(1.0, t / dt):
-            raise ValueError(f"`t` must be a multiple of the time step {dt:g}; got {t:g}.")
+            raise ValueError(
+                f"`t` must be a multiple of the time step {dt:.10g}; got {t:.10g}. Try "
+                f"{round(t / dt) * dt:.10g}."
+            )
         mean0 = self.at if mean0 is None else _check.shaped("mean0", mean0, self.at.shape)
         square = (len(self.at),) * 2
         cov0 = np.zeros(square) if cov0 is None else _check.covariance("cov0", cov0, square)
@@ -534,6 +537,8 @@ def linearize(flow: Flow, at: Any = None) -> LinearFlow:
         if at is None:
             raise ValueError(f"`at` must be given: {flow.objective!r} has no reference point.")
     at = _check.shaped("at", at, (flow.dim,))
+    advice = "Use st.spectrum or st.randomized_eigh, which take products alone."
+    _check.room("The Hessian and its eigenvectors need", 3 * flow.dim**2, advice=advice)
     hessian = _check.shaped("hessian", flow.objective.hessian(at), (flow.dim, flow.dim), at=at)
     hessian = _check.symmetric("hessian", hessian)
     values, vectors = np.linalg.eigh(hessian)

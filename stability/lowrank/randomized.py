@@ -120,6 +120,10 @@ def randomized_eigh(
         if vectors is None
         else backend_like(vectors)
     )
+    if backend.name == "numpy":
+        what = f"About {4 * rank} vectors of {n} numbers need"
+        width = np.dtype(backend.dtype).itemsize
+        _check.room(what, 4 * rank * n, width=width, advice="Take a lower `rank`, or dtype='float32'.")
     operator = Operator(parts, n, backend, _normals(backend, _check.count("seed", seed, least=0)))
     found = _solve(
         operator,

@@ -171,6 +171,8 @@ def lyapunov_exponents(
     count = one.dim
     if rank is not None:
         count = _check.count("rank", rank, most=one.dim, why="the directions that move")
+    what = f"{products} products of {one.dim} x {one.dim} matrices need"
+    _check.room(what, 4 * products * one.dim**2, advice="Take fewer `products`.")
     burn = min(200, iterations // 5)
     # A factor of the chain is `ratio` iterations: rates per factor are divided by it, here and below.
     samples, unsettled = _samples(one, count, iterations, products, burn, seed)

@@ -289,6 +289,19 @@ def _rounding(lams: np.ndarray) -> float:
 
 def check_regular(method: Gains, lams: np.ndarray) -> None:
     """Raise where ``P(H)`` does not exist, naming the directions and a method that does."""
+    with np.errstate(all="ignore"):
+        undefined = np.isnan(gains_at(method, lams)) & np.isfinite(lams)
+    # 0 / 0 at a pole is nan too: there it has values beside it.
+    beside = lams[undefined] * (1 + 1e-6) + 1e-300
+    with np.errstate(all="ignore"):
+        lost = lams[undefined][np.isnan(gains_at(method, beside))]
+    if len(lost):
+        raise NotSmooth(
+            f"The gain of {method.name} is not a number at {len(lost)} of {len(lams)} eigenvalues, "
+            f"{lost[0]:.4g} among them. Write it for both signs: with abs(lam), or with "
+            "numpy.where(lam > 0, ..., ...).",
+            modes=np.flatnonzero(undefined),
+        )
     poles = np.flatnonzero(_on_poles(method, lams))
     if len(poles):
         raise NotSmooth(

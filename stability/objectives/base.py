@@ -252,7 +252,12 @@ def check_derivatives(objective: Any, at: Any) -> DerivativeCheck:
     beside = [name for name in ("hessian", "hvp") if defines(objective, name)]
     needed = ["dim", "gradient", *([] if beside else ["value"])]
     objective = require(objective, "st.check_derivatives", *needed)
-    w, eye = _check.state("at", at, objective.dim), np.eye(objective.dim)
+    dim = int(objective.dim)
+    held = {"third": dim**3, "hessian": 3 * dim**2, "hvp": 3 * dim**2}
+    numbers = max([n for name, n in held.items() if defines(objective, name)], default=0)
+    advice = "Check a smaller instance of the same objective."
+    _check.room(f"Differences along {dim} axes need", numbers, advice=advice)
+    w, eye = _check.state("at", at, dim), np.eye(dim)
     absent = {
         name: f"not compared: the objective has no {' and no '.join(missing)}"
         for name, parts in _COMPARED.items()

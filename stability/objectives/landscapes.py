@@ -268,11 +268,11 @@ def landscape(name: str, *, dim: int | None = None) -> Landscape:
     """
     kind = _LANDSCAPES[_check.choice("name", name, _LANDSCAPES)]
     least, most = kind.dims
-    return kind(
-        _check.count(
-            "dim", kind.default_dim if dim is None else dim, least=least, most=most, why=f"for {name}"
-        )
+    dim = _check.count(
+        "dim", kind.default_dim if dim is None else dim, least=least, most=most, why=f"for {name}"
     )
+    _check.room("One state needs", dim, advice="Take a smaller `dim`.")
+    return kind(dim)
 
 
 def _pair(w: Any, v: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -76,6 +76,7 @@ class Network(Objective):
 
         Weights are normal with variance ``2 / (inputs + outputs)`` (Glorot), biases zero.
         """
+        _check.room(f"A state of {self.dim} weights needs", self.dim, advice="Take narrower `hidden` layers.")
         rng, w = np.random.default_rng(seed), np.zeros(self.dim)
         for layer in self._layers:
             scale = np.sqrt(2 / (layer.inputs + layer.outputs))
@@ -487,7 +488,7 @@ def _data(name: str, values: Any, dtype: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         table = found.astype(dtype, order="C")  # not by way of float64: pictures are many
     if not np.isfinite(table).all():
-        _check.array(name, values)
+        _check.array(name, values, advice=_check.IMPUTE)
         raise ValueError(
             f"`{name}` must fit into {dtype}; its largest entry does not. Scale it, or use dtype='float64'."
         )
@@ -497,7 +498,7 @@ def _data(name: str, values: Any, dtype: str) -> np.ndarray:
 
 
 def _labels(y: Any, samples: int, classes: int | None) -> np.ndarray:
-    found = _check.array("y", y, ndim=1, shape=f"({samples},)")
+    found = _check.array("y", y, ndim=1, shape=f"({samples},)", advice=_check.IMPUTE)
     _same_length(found, samples)
     fractions = found[found != np.floor(found)]
     if fractions.size:
@@ -525,7 +526,8 @@ def _classes(labels: np.ndarray) -> int:
 
 
 def _targets(y: Any, samples: int, dtype: str, outputs: int | None = None) -> np.ndarray:
-    found = _check.array("y", y, ndim=(1, 2), shape=f"({samples},) or ({samples}, m)")
+    shape = f"({samples},) or ({samples}, m)"
+    found = _check.array("y", y, ndim=(1, 2), shape=shape, advice=_check.IMPUTE)
     _same_length(found, samples)
     found = _data("y", found.reshape(samples, -1), dtype)
     if outputs not in (None, found.shape[1]):

@@ -92,6 +92,9 @@ def quadratic(spectrum: Any, *, rotation_seed: int | None = None) -> Quadratic:
     given = _check.array("spectrum", spectrum, ndim=(1, 2), shape="(d,) or (d, d)")
     if given.size == 0:
         raise ValueError("`spectrum` must have at least one eigenvalue; got none.")
+    _check.room(
+        "The Hessian needs", len(given) ** 2, advice="Write an st.Objective with `hvp`, for st.minimize."
+    )
     # As it came: its type says how far rounding may have moved it from symmetric.
     matrix = np.diag(given) if given.ndim == 1 else _check.symmetric("spectrum", spectrum)
     if rotation_seed is not None:

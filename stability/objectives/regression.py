@@ -37,8 +37,8 @@ class Regression(Objective, Kept):
     outputs = 1
 
     def __init__(self, X: Any, y: Any, *, l2: float):
-        self.X = _check.array("X", X, ndim=2, shape="(n, d)")
-        self.y = _check.array("y", y, ndim=1, shape="(n,)")
+        self.X = _check.array("X", X, ndim=2, shape="(n, d)", advice=_check.IMPUTE)
+        self.y = _check.array("y", y, ndim=1, shape="(n,)", advice=_check.IMPUTE)
         if self.X.size == 0:
             raise ValueError(f"`X` must hold at least one sample and one column; got shape {self.X.shape}.")
         if len(self.y) != len(self.X):
@@ -364,7 +364,7 @@ def logistic(X: Any, y: Any, *, l2: float = 0.0, classes: int | None = None) -> 
     >>> F.value([0.0, 0.0]).round(4), F.reference  # log 3; class 0 is the reference
     (np.float64(1.0986), array([0., 0.]))
     """
-    y = _check.array("y", y, ndim=1, shape="(n,)")
+    y = _check.array("y", y, ndim=1, shape="(n,)", advice=_check.IMPUTE)
     if classes is not None:
         objective = Multinomial(X, y, classes=classes, l2=l2)
         return objective if objective.classes > 2 else Logistic(X, y, l2=l2)

@@ -238,6 +238,9 @@ def critical_points(objective: Any, region: Any, *, starts: int | None = None) -
     objective = require(objective, "st.critical_points", "dim", "value", "gradient", "hessian")
     bounds = _region(region, int(objective.dim))
     count = min(256 * len(bounds), 4096) if starts is None else _check.count("starts", starts)
+    _check.room(
+        f"The Hessians at {count} starts need", 2 * count * len(bounds) ** 2, advice="Give fewer `starts`."
+    )
     halton = qmc.Halton(len(bounds), scramble=False).random(count + 1)[1:]  # the first is a corner
     points = qmc.scale(halton, *bounds.T)
     with np.errstate(all="ignore"):

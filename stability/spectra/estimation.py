@@ -103,6 +103,10 @@ def spectrum(
     deflate = _check.count("deflate", deflate, least=0, most=n, why="the dimension")
     # Everything deflated leaves nothing to sample: the sums are then exact.
     probes = probes if deflate < n else 0
+    if backend.name == "numpy":
+        what = f"Two probes of {steps} steps, vectors of {n} numbers, need"
+        width = np.dtype(backend.dtype).itemsize
+        _check.room(what, 2 * steps * n, width=width, advice="Take fewer `steps`, or dtype='float32'.")
     operator = Operator((products,), n, backend, lambda shape: backend.asarray(rng.standard_normal(shape)))
     vectors, parts, size = None, [], 0.0
     with progress_bar(_check.flag("progress", progress), "Hessian products", probes * steps) as bar:

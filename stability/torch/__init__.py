@@ -3,7 +3,7 @@
 try:
     import torch as _torch  # noqa: F401 - asked for here, so that its absence is told in one sentence
 except ImportError:
-    raise ImportError("stability.torch needs PyTorch: pip install sfn-stability[torch].") from None
+    raise ImportError("stability.torch needs PyTorch: pip install 'sfn-stability[torch]'.") from None
 
 from .optimizer import LRSFN
 from .products import hessian_products

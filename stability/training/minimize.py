@@ -197,6 +197,11 @@ def minimize(
         seed=_check.count("seed", seed, least=0),
     )
     keep_every = options["keep_every"]
+    if keep_every is not None:
+        planned = min(most, passes / size) / _check.count("keep_every", keep_every)
+        _check.room(
+            f"{planned:.3g} kept iterates need", planned * problem.dim, advice="Give a larger `keep_every`."
+        )
     plan = RunPlan(
         problem=problem,
         rule=chosen.rule,
@@ -208,7 +213,7 @@ def minimize(
         passes=passes,
         iterations=most,
         seed=int(seed),
-        keep_every=None if keep_every is None else _check.count("keep_every", keep_every),
+        keep_every=keep_every,
         callback=callback,
         checkpoint=None if checkpoint is None else checkpoints.base(checkpoint),
         checkpoint_every=_check.nonnegative("checkpoint_every", options["checkpoint_every"]),

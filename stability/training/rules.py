@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _check
 from .._array import Backend, namespace
 from ..linear.kept import KeptModes, over_batches
 from ..lowrank.randomized import randomized_eigh
@@ -28,8 +29,6 @@ LAZY_SHARE = 0.15
 """Hessian work that lazy refreshes may spend, as a share of gradient work."""
 WORTH = 4
 """A refresh is due while so many times its cost is left to use it."""
-ASYMMETRY = {"float64": 1e-8, "float32": 1e-3}
-"""Of a dense Hessian, against its largest entry."""
 
 
 @dataclass(frozen=True)
@@ -163,10 +162,10 @@ class DenseRule(DirectionRule):
         self.hessian, self.last = curvature.dense(), iteration
         xp = namespace(self.hessian)
         gap, size = (float(xp.max(xp.abs(part))) for part in (self.hessian - self.hessian.T, self.hessian))
-        if gap > ASYMMETRY[curvature.backend.dtype] * size:
+        if gap > _check.asymmetry(self.hessian) * size:
             raise ValueError(
-                f"The Hessian must be symmetric; its largest |H_ij - H_ji| is {gap:.3g} against entries up "
-                f"to {size:.3g}. Check the derivative."
+                f"`hessian` must be symmetric; its largest |H_ij - H_ji| is {gap:.3g} against entries up to "
+                f"{size:.3g}. Check it with st.check_derivatives, or return (H + H.T) / 2."
             )
         self._local = spectral(self.method, self.hessian)
         return curvature.dim

@@ -113,6 +113,9 @@ class OptimizerRun:
         if self.in_a_row >= GIVE_UP:
             told = f"diverged: {GIVE_UP} steps in a row would not have been finite, the first at iteration "
             self.ending = Ending(End.DIVERGED, f"{told}{self.iteration - GIVE_UP}")
+            if not any(self.log.steps):
+                told = "diverged at the start: the loss, its derivatives or the step are not finite there; "
+                self.ending = Ending(End.DIVERGED, f"{told}take another start, or a smaller step")
 
     def _fingerprint(self) -> dict[str, Any]:
         """What tells the data and the method from others.

@@ -94,7 +94,7 @@ def trajectory(
     if not isinstance(flow, Flow):
         raise ValueError(f"`flow` must be a st.Flow(objective, method, noise, step=...); got {flow!r}.")
     law = law_of(time, dt, flow.step)
-    times = _times(_check.positive("t_end", t_end), law.dt, save)
+    times = _times(_check.positive("t_end", t_end), law.dt, save, flow.dim)
     flow = remembering(flow)
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # LSODA's own words: the status has ours
@@ -105,39 +105,23 @@ def trajectory(
         return _result(flow, places, watch, law, float(t_end))
 
 
-def _times(t_end: float, dt: float, save: Any) -> np.ndarray:
+def _times(t_end: float, dt: float, save: Any, dim: int) -> np.ndarray:
     """The times to save (k,), increasing; multiples of `dt` where there is one."""
     steps = _steps(t_end, dt) if dt else MAX_STEPS
     if save is None or (isinstance(save, numbers.Integral) and not isinstance(save, bool)):
         intervals = min(100, steps) if save is None else _check.count("save", save, most=steps)
+        what = f"The covariances at {intervals + 1} times in {dim} dimensions need"
+        _check.room(what, 4.0 * (intervals + 1) * min(dim, MAX_DIM) ** 2, advice="Save fewer times.")
         if not dt:
             return np.linspace(0, t_end, intervals + 1)
         # Steps that do not divide evenly are rounded, and two may fall on one.
         return np.unique(np.round(np.linspace(0, steps, intervals + 1))) * dt
-    times = _check.array("save", save, ndim=1, shape="(times,)")
-    if not len(times) or times[0] < 0 or times[-1] > t_end * (1 + 1e-12) or (np.diff(times) <= 0).any():
-        raise ValueError(f"`save` must hold increasing times in [0, {t_end:g}].")
-    if not dt:
-        return np.minimum(times, t_end)
-    multiples = np.round(times / dt)
-    if (np.abs(times / dt - multiples) > 1e-9 * np.maximum(1, multiples)).any():
-        raise ValueError(f"`save` must hold multiples of the time step {dt:g}.")
-    return multiples * dt
+    return _check.saved_times("save", save, dt, t_end)
 
 
 def _steps(t_end: float, dt: float) -> int:
     """How many steps of a chain lead to `t_end`."""
-    if t_end / dt > MAX_STEPS + 0.5:
-        raise ValueError(
-            f"`t_end` = {t_end:g} is {t_end / dt:.2g} time steps of {dt:g}; at most {MAX_STEPS:.0e} are "
-            "taken. Use time='continuous'."
-        )
-    steps = round(t_end / dt)
-    if steps < 1 or abs(t_end / dt - steps) > 1e-9 * steps:
-        raise ValueError(
-            f"`t_end` must be a multiple of the time step {dt:g}; got {t_end:g}. Try {max(steps, 1) * dt:g}."
-        )
-    return steps
+    return _check.whole_steps("t_end", t_end, dt, most=MAX_STEPS, advice=" Use time='continuous'.")
 
 
 def _begin(flow: Flow, start: Any, covariance: Any) -> Place:
@@ -146,7 +130,7 @@ def _begin(flow: Flow, start: Any, covariance: Any) -> Place:
     if dim > MAX_DIM:
         raise ValueError(
             f"`trajectory` takes at most {MAX_DIM} dimensions (a covariance and d third derivatives at every "
-            f"step); got {dim}."
+            f"step); got {dim}. Use st.simulate."
         )
     if not noise.has_factors:
         raise ValueError(
