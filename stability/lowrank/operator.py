@@ -57,7 +57,7 @@ class Operator:
     unit: float = 0.0
 
     def image(self, rows: Any, basis: Any) -> tuple[Any, np.ndarray]:
-        """``scale H`` times rows (k, n); the sub-batches' couplings with the basis (m, K, k), on host."""
+        """``scale H`` times rows (k, n); the sub-batches' couplings with the basis (m, K, k), on the host."""
         self.columns += rows.shape[0]
         total: Any = None
         cores = []

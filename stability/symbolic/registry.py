@@ -76,7 +76,7 @@ def matrix(name: str) -> Callable[[Callable[[Mode, int], Draft]], Callable[[Mode
 # -- hypotheses and steps that several statements share --------------------------------------------
 
 STEP = Hypothesis("the step is positive: alpha > 0", alpha)
-# A hypothesis holds where its expression is positive. The small numbers below let the boundary
+# A hypothesis holds where its expression is positive. What is added below lets the boundary
 # itself pass: dt = 0, b = 1, and |c_gh| = s_g s_h (one batch for both) with its rounding.
 TIME_STEP = Hypothesis("the time step is not negative: dt >= 0", dt + sympy.Float("1e-300"))
 OTHER = Hypothesis("the other mode is at a minimum too: lambda_j > 0", lam_j)
