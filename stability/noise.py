@@ -130,8 +130,12 @@ class Noise(Kept):
 
         Per variance of one sample; together is the two batches' covariance.
         """
-        own = 1 / self.batch
-        return own, own if self.coupling == "nested" else 0.0, 1 / self.hessian_batch
+        own = self.shrink(self.batch)
+        return own, own if self.coupling == "nested" else 0.0, self.shrink(self.hessian_batch)
+
+    def shrink(self, size: float) -> float:
+        """The variance of the mean over a batch of this size, per variance of one sample."""
+        return 1 / size
 
     def sample(self, w: np.ndarray, size: int, rng: np.random.Generator) -> Sample:
         """Draw `size` noise samples at states of dimension ``w.shape[-1]``.
@@ -445,12 +449,7 @@ class DataNoise(Noise):
         batches = {"batch": int(self.batch), "hessian_batch": int(self.hessian_batch)}
         return at | batches | {"replacement": self.replacement, "coupling": self.coupling}
 
-    @property
-    def scales(self) -> tuple[float, float, float]:
-        own, other = self._shrink(self.batch), self._shrink(self.hessian_batch)
-        return own, own if self.coupling == "nested" else 0.0, other
-
-    def _shrink(self, size: float) -> float:
+    def shrink(self, size: float) -> float:
         n = self.objective.n_samples  # type: ignore[attr-defined]
         if self.replacement:
             return 1 / size

@@ -196,3 +196,37 @@ def test_minibatches_of_many_columns_are_simulated_and_their_sde_is_refused_with
     bent = st.linearize(st.Flow(F, st.SFN(damping=1.0), flow.noise_model, step=1e-3))
     with pytest.raises(ValueError, match="139 dimensions are the most"):
         bent.step_limit(order=2)
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+@pytest.mark.parametrize("name", METHODS)
+def test_the_batch_that_a_row_is_valid_from_is_the_smallest_that_is(name, replacement):
+    F = objective("logistic", 200, 12)
+    start = linear(F, METHODS[name], replacement=replacement).valid_from
+    if name == "SGD":
+        assert start == 1
+        return
+    assert 5 < start < 1e5
+    for size, valid in ((start, True), (start - 1, False)):
+        batch = {"hessian_batch": int(size), "replacement": replacement}
+        assert linear(F, METHODS[name], **batch).valid == valid
+
+
+def test_a_gaussian_laws_batch_is_told_from_any_batch_and_where_none_is_large_enough():
+    F = st.quadratic([1.0, 0.1])
+    for size in (4, np.inf):
+        noise = st.Noise(curvature=0.3, batch=4, hessian_batch=size)
+        assert st.linearize(st.Flow(F, st.SFN(damping=0.1), noise, step=0.1)).valid_from == 450
+    jump = st.Method(gain=lambda lam: np.where(lam < 1.0, 1.0, 2.0))
+    noise = st.Noise(curvature=0.3)
+    assert st.linearize(st.Flow(F, jump, noise, step=0.1)).valid_from > 1e15
+
+
+def test_a_table_of_bounds_says_from_which_hessian_batch_a_row_holds():
+    F = objective("logistic", 200, 12)
+    noise = st.Noise.from_data(F, None, 8, hessian_batch=5)
+    table = st.bounds(F, noise, [st.SGD(), st.SFN(damping=DAMPING)], step=0.05)
+    assert [row.valid_from for row in table.rows] == [1, linear(F, st.SFN(damping=DAMPING)).valid_from]
+    assert table.to_json()["methods"][1]["valid_from"] == table.rows[1].valid_from
+    assert "valid from" in str(table)
+    assert f"  {table.rows[1].valid_from:.0f}  " in str(table)

@@ -40,6 +40,9 @@ class Bound(Result):
         The leading cause of the step limit, with its mode.
     note : str
         Why something is missing.
+    valid_from : float
+        The smallest Hessian batch from which on `validity` is below 0.1, all else as it is; inf where none
+        is large enough.
     """
 
     method: str
@@ -51,6 +54,7 @@ class Bound(Result):
     validity: float
     limited_by: str
     note: str
+    valid_from: float = math.nan
 
     @property
     def valid(self) -> bool:
@@ -83,20 +87,24 @@ class Bounds(Result, Framed):
 
     def _page(self) -> Iterator[str | Grid]:
         numbers = ("max step", "(L2)", "noise gain", "excess risk", "(L2)")
-        columns = [("method", ""), *((name, ".3g") for name in (*numbers, "validity")), ("limited by", "")]
+        columns = [("method", ""), *((name, ".3g") for name in (*numbers, "validity"))]
+        columns += [("valid from", ".6g"), ("limited by", "")]
         yield Grid(columns, [self._cells(row) for row in self.rows])
         if not all(row.valid for row in self.rows):
             yield (
                 "! Hessian noise bends this method's preconditioner too much for the linearisation: read the "
-                "row as a warning, not a bound."
+                "row as a warning, not a bound. With as many samples in the Hessian batch as 'valid from' "
+                "says, it is one."
             )
-        yield from (f"{row.method}: {row.note}" for row in self.rows if row.note)
+        for note in dict.fromkeys(row.note for row in self.rows if row.note):
+            yield f"{', '.join(row.method for row in self.rows if row.note == note)}: {note}"
 
     @staticmethod
     def _cells(row: Bound) -> tuple[Any, ...]:
         limits = (row.step_limit, row.step_limit_L2, row.amplification)
         trusted = number(row.validity, ".3g") + (" " if row.valid else "!")
-        return (row.method, *limits, row.excess_risk, row.excess_risk_L2, trusted, row.limited_by)
+        risks = (row.excess_risk, row.excess_risk_L2)
+        return (row.method, *limits, *risks, trusted, row.valid_from, row.limited_by)
 
 
 def bounds(objective: Any, noise: Noise, methods: Iterable[Method], *, step: float, at: Any = None) -> Bounds:
@@ -163,4 +171,5 @@ def _row(point: LinearFlow, method: Method) -> Bound:
         validity=linear.validity,
         limited_by=cause,
         note=notes[0] if notes else "",
+        valid_from=linear.valid_from,
     )

@@ -8,6 +8,7 @@ in the Hessian's eigenbasis, where the drift ``A = -P H`` is diagonal.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,8 @@ from .moments import Balance, Map, evolve
 
 VALID = 0.1
 """The linearisation is trusted where the validity indicator is below this."""
+MOST_SAMPLES = 2**53
+"""Largest batch that is looked for where samples are without end."""
 _MOST_MODES = 12  # rows of the table that a linearised flow shows
 _ROUNDING = 1e-13  # a rate below this share of the largest is a flat direction
 CRITICAL = 1e-6
@@ -433,7 +436,12 @@ class LinearFlow(Result, Framed):
         """
         if not self._noise.bends:
             return 0.0
-        spread, size = self._noise.hessian_spread(), np.abs(self.gains)
+        spread = self._noise.hessian_spread()
+        return max(self._bent(spread), self._jump(np.diag(spread)))
+
+    def _bent(self, spread: np.ndarray) -> float:
+        """What of `validity` is in proportion to the entries' standard deviations `spread` (d, d)."""
+        size = np.abs(self.gains)
         with np.errstate(all="ignore"):
             bend = np.where(
                 spread > 0, spread * np.abs(self._noise.response.divided) / np.minimum.outer(size, size), 0.0
@@ -445,7 +453,7 @@ class LinearFlow(Result, Framed):
             largest = float(np.max(spread[r - 1 : r + 1, r - 1 : r + 1]))
             swap = largest / gap if gap > 0 else (math.inf if largest > 0 else 0.0)
             result = max(result, float(swap))
-        return max(result, self._jump(np.diag(spread)))
+        return result
 
     def _jump(self, spread: np.ndarray) -> float:
         """``std(E_ii)`` over the distance to where the gain jumps: no derivative sees that."""
@@ -461,6 +469,33 @@ class LinearFlow(Result, Framed):
     def valid(self) -> bool:
         """Whether `validity` is below 0.1."""
         return self.validity < VALID
+
+    @functools.cached_property
+    def valid_from(self) -> float:
+        """The smallest Hessian batch from which on `validity` is below 0.1, all else as it is.
+
+        inf where none is large enough; nan where the noise is a class that states its own law, and where
+        batches of all the data tell nothing of a single sample.
+        """
+        noise = self.flow.noise_model
+        if self.flow.method.is_identity or (noise.as_stated and noise.curvature == 0):
+            return 1.0
+        if not noise.as_stated and noise.objective is None:
+            return math.nan
+        spread = self._noise.sample_spread()
+        if np.isnan(spread).any():
+            return math.nan
+        bent, own = self._bent(spread), np.diag(spread)
+
+        def valid(size: int) -> bool:
+            share = math.sqrt(noise.shrink(size))
+            return share == 0 or max(share * bent, self._jump(share * own)) < VALID
+
+        # Without replacement a batch of all the data has no noise, and ends the search.
+        most = MOST_SAMPLES if noise.objective is None or noise.replacement else noise.objective.n_samples
+        if not valid(most):
+            return math.inf
+        return float(1 + bisect.bisect_left(range(1, most), True, key=valid))
 
     # -- coordinates and display -----------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 
@@ -126,6 +127,10 @@ class ModalNoise:
 
     def hessian_spread(self) -> np.ndarray:
         """Standard deviations (d, d) of the entries of ``Eh`` in the eigenbasis."""
+        return math.sqrt(self.flow.noise_model.scales[2]) * self.sample_spread()
+
+    def sample_spread(self) -> np.ndarray:
+        """The same over single samples."""
         raise NotImplementedError
 
     @functools.cached_property
@@ -209,9 +214,8 @@ class IsotropicNoise(ModalNoise):
         noise = self.flow.noise_model
         return noise.scales[0] * noise.curvature**2 * float(self.gains**2 @ (np.trace(M) + np.diag(M)))
 
-    def hessian_spread(self) -> np.ndarray:
-        noise, ones = self.flow.noise_model, np.ones((len(self.at),) * 2) + np.eye(len(self.at))
-        return noise.curvature * np.sqrt(noise.scales[2] * ones)
+    def sample_spread(self) -> np.ndarray:
+        return self.flow.noise_model.curvature * np.sqrt(1 + np.eye(len(self.at)))
 
 
 class FactoredNoise(ModalNoise):
@@ -241,6 +245,13 @@ class FactoredNoise(ModalNoise):
 
     def hessian_spread(self) -> np.ndarray:
         return np.sqrt(np.sum(self.factors.Eh**2, axis=0))
+
+    def sample_spread(self) -> np.ndarray:
+        own, _, other = self.flow.noise_model.scales
+        if not own and not other:  # batches of all the data tell nothing of one sample
+            return np.full((len(self.at),) * 2, np.nan)
+        seen = self.factors.Eh if other else self.factors.Eg
+        return np.sqrt(np.sum(seen**2, axis=0) / (other or own))
 
     @functools.cached_property
     def cross(self) -> Map | None:
@@ -309,8 +320,8 @@ class SampledNoise(ModalNoise):
     def gradient_share(self, M: np.ndarray) -> float:
         return self.flow.noise_model.scales[0] * self.samples.share(M, self.gains)
 
-    def hessian_spread(self) -> np.ndarray:
-        return np.sqrt(self.flow.noise_model.scales[2] * self.samples.variances)
+    def sample_spread(self) -> np.ndarray:
+        return np.sqrt(self.samples.variances)
 
     @functools.cached_property
     def _gradients(self) -> np.ndarray:
