@@ -661,10 +661,13 @@ def _factor_per_sample(F: Any, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         for block in blocks(n, dim**2):
             part = chunk(block.start, block.stop)
             gram += part.T @ part
-        values, vectors = np.linalg.eigh(gram / n)
+        # Gradients and curvatures have units of their own, as has every coordinate: correlations do not.
+        sizes = np.sqrt(np.diag(gram) / n)
+        scale = np.where(sizes > 0, sizes, 1.0)
+        values, vectors = np.linalg.eigh(gram / n / np.outer(scale, scale))
         # Directions in which samples do not differ are rounding, and would cost as much as the others.
         keep = values > 1e-14 * values[-1]
-        factors = np.sqrt(values[keep])[:, None] * vectors[:, keep].T
+        factors = np.sqrt(values[keep])[:, None] * vectors[:, keep].T * sizes
     curvature = np.zeros((len(factors), dim, dim))
     curvature[:, rows, columns] = curvature[:, columns, rows] = factors[:, dim:]
     return factors[:, :dim], curvature

@@ -58,6 +58,15 @@ class TestPlacesThatHadAnAbsoluteNumber:
         assert lost.diverged.all()
         assert np.median(lost.diverged_at) == pytest.approx(35 * 2.5)  # (3/2)^k exceeds a million there
 
+    def test_single_precision_does_not_square_what_it_cannot_hold(self):
+        def flow(F):
+            return st.Flow(st.quadratic([F, 2 * F]), st.SGD(), st.Noise(gradient=0.1), step=0.1 / F)
+
+        message = r"`dtype`='float32' does not hold the squares.*the curvature at the start is 2e\+30"
+        with pytest.raises(ValueError, match=message):
+            st.simulate(flow(1e30), start=[1.0, 1.0], t_end=1e-30, paths=4, dtype="float32")
+        assert not st.simulate(flow(1e30), start=[1.0, 1.0], t_end=1e-30, paths=4).diverged.any()
+
     @pytest.mark.parametrize("unit", [1.0, 1e7])
     def test_a_path_that_leaves_a_saddle_for_a_far_minimum_has_not_diverged(self, unit):
         well = st.expression(f"(x/{unit:g})**4/4 - (x/{unit:g})**2/2", ["x"])
@@ -400,6 +409,59 @@ def run(u, method, **options):
     }
 
 
+def searched(u, method):
+    found = st.minimize(Scaled(DATA, u), np.ones(3) * u.w, method=method, sweeps=60)
+    return {"losses": (found.losses, "value"), "final": (found.final, "length")}
+
+
+def data(u, logistic):
+    """Of a table whose columns are in other units: the loss is a number, so F is one."""
+    y = X @ [1.0, -1.0, 0.5] + np.cos(np.arange(40.0))
+    if logistic:
+        F = st.logistic(X / u.w, (y > 0.3).astype(float), l2=0.125 / u.w**2)
+    else:
+        F = st.least_squares(X / u.w, y)
+    flow = st.Flow(F, methods(u)["gain"], st.Noise.from_data(F, batch=8), step=0.0625 * u.t)
+    lin = st.linearize(flow)
+    return {
+        "at": (lin.at, "length"),
+        "eigenvalues": (lin.eigenvalues, "hessian"),
+        "limit": (lin.step_limit(), "time"),
+        "covariance": (lin.covariance(), "square"),
+        "risk": (lin.excess_risk(), "value"),
+    }
+
+
+def many_modes(u, method):
+    lams = np.geomspace(1, 1e-3, 40) * u.of("hessian")
+    shaken = noise(u, curvature=2.0**-7 * u.of("hessian"))
+    lin = st.linearize(st.Flow(st.quadratic(lams), methods(u)[method], shaken, step=0.125 * u.t))
+    mean, covariance = lin.moments(4 * u.t, np.ones(40) * u.w, time="continuous")
+    return {
+        "limit": (lin.step_limit(), "time"),
+        "covariance": (lin.covariance(), "square"),
+        "mean": (mean, "length"),
+        "moments": (covariance, "square"),
+    }
+
+
+def pictured(u, method):
+    found = st.portrait(
+        Scaled(WELLS, u),
+        2.0 * u.w,
+        [methods(u)[method]],
+        noise=noise(u, curvature=0.0),
+        step=0.125 * u.t,
+        t_end=2 * u.t,
+        resolution=12,
+    )
+    return {
+        "points": (found.points, "length"),
+        "rates": (found.rates, "rate"),
+        "basins": (found.basins, "number"),
+    }
+
+
 def critical(u):
     found = st.critical_points(Scaled(WELLS, u), 2.0 * u.w, starts=64)
     return {
@@ -480,6 +542,12 @@ CASES = {
     "minimize": freely(run),
     "minimize, momentum": freely(run, momentum=0.5),
     "minimize, Adam": partial(run, method="Adam"),
+    "minimize, L-BFGS-B": partial(searched, method="L-BFGS-B"),
+    "minimize, Newton-CG": partial(searched, method="Newton-CG"),
+    "data, least squares": partial(data, logistic=False),
+    "data, logistic": partial(data, logistic=True),
+    "linearize, many modes": freely(many_modes),
+    "portrait": freely(pictured),
     "critical points": critical,
     "bounds": table,
     "compare": freely(compared),
@@ -506,6 +574,7 @@ FIXED = (
 def units(name, powers):
     """The units that a case may be asked in."""
     w, F, t = (2.0**power for power in powers)
+    F = 1.0 if name.startswith("data") else F
     return Units(w, F, w**2 / F if name.endswith("SGD") else 1.0 if name in FIXED else t)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any, TypedDict
@@ -23,6 +24,8 @@ from .steps import SCHEMES, Modes
 
 LARGEST = 1e100
 """The farthest that a path may be from the starting mean, lest squares overflow."""
+SINGLE = 1e12
+"""The largest size, and one over the smallest, whose squares and their sums single precision holds."""
 MAX_STEPS = 10**9
 PATHS = 1000
 """Where neither `paths` nor `target_error` says how many."""
@@ -182,6 +185,19 @@ class Request:
         spread = 0.0 if self.common else float(np.max(np.linalg.norm(self.start - self.center, axis=1)))
         size = spread + self.flow.length(self.center, self.steps * self.dt)
         return min(1e6 * (size or 1.0), LARGEST)
+
+    def fits(self, dtype: str) -> None:
+        """Raise where the problem's numbers have squares that single precision does not hold."""
+        if dtype != "float32":
+            return
+        hessian = float(np.max(np.abs(self.flow.objective.hessian(self.center))))
+        length = self.flow.length(self.center, self.steps * self.dt)
+        for what, size in (("the curvature", hessian), ("the largest length", length)):
+            if 0 < size < math.inf and not 1 / SINGLE < size < SINGLE:
+                raise ValueError(
+                    f"`dtype`='float32' does not hold the squares of this problem's numbers: {what} at the "
+                    f"start is {size:.3g}. Use dtype='float64', or units in which it is nearer to 1."
+                )
 
     def saved(self, save: Any, dtype: str, *, control: bool) -> np.ndarray:
         """The step numbers to save at, checked against memory before anything large is made."""

@@ -172,6 +172,7 @@ def simulate(
         refine=rest["refine"],
         keep=rest["keep"],
     )
+    request.fits(rest["dtype"])
     if rest["check"] and defines(flow.objective, "value"):
         probe(flow.objective, request.start[0])
     plan = EnsemblePlan(

@@ -33,6 +33,9 @@ class _Watched:
         self.sweeps, self.gradients, self.products = 0.0, 0, 0
         self.rows: list[tuple[float, float, float]] = []  # loss, sweeps and seconds of each iteration
         self.began = time.perf_counter()
+        # SciPy sees loss and state in units of these, powers of two, and the start's loss a second time.
+        self.height = self.length = 1.0
+        self._first: tuple[float, np.ndarray] | None = None
         self._at = np.zeros(0)
         self._products: Callable[[Any], Any] = lambda v: v
 
@@ -41,23 +44,30 @@ class _Watched:
             raise _Over
         self.sweeps += cost
 
-    def value_and_gradient(self, w: np.ndarray) -> tuple[float, np.ndarray]:
-        self._charge(1.0)
-        self.gradients += 1
-        loss, gradient = self.problem.loss_and_gradient(w.astype(self.dtype), None)
-        return loss, np.asarray(gradient, dtype=float)
+    def value_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        if self._first is not None:  # the start, which has been looked at already
+            (loss, gradient), self._first = self._first, None
+        else:
+            self._charge(1.0)
+            self.gradients += 1
+            loss, gradient = self.problem.loss_and_gradient(self._state(x), None)
+        return loss / self.height, np.asarray(gradient, dtype=float) * (self.length / self.height)
 
-    def product(self, w: np.ndarray, v: np.ndarray) -> np.ndarray:
+    def _state(self, x: np.ndarray) -> np.ndarray:
+        return (self.length * x).astype(self.dtype)
+
+    def product(self, x: np.ndarray, v: np.ndarray) -> np.ndarray:
         self._charge(2.0)
         self.products += 1
-        if not np.array_equal(w, self._at):
-            self._at, self._products = w.copy(), self.problem.products(w.astype(self.dtype), None)
-        return np.asarray(self._products(v.astype(self.dtype)[:, None])[:, 0], dtype=float)
+        if not np.array_equal(x, self._at):
+            self._at, self._products = x.copy(), self.problem.products(self._state(x), None)
+        found = self._products(v.astype(self.dtype)[:, None])[:, 0]
+        return np.asarray(found, dtype=float) * (self.length**2 / self.height)
 
     def accepted(self, intermediate_result: Any) -> None:
         """What SciPy calls after an iteration, with this argument by name."""
-        self.last, number = np.array(intermediate_result.x), len(self.rows)
-        row = float(intermediate_result.fun), self.sweeps, time.perf_counter() - self.began
+        self.last, number = self.length * np.array(intermediate_result.x), len(self.rows)
+        row = float(intermediate_result.fun) * self.height, self.sweeps, time.perf_counter() - self.began
         self.rows.append(row)
         shown = Progress(number, row[1], row[2], row[0], math.nan, self.last, None)
         if self.callback is not None and self.callback(shown) is True:
@@ -66,19 +76,34 @@ class _Watched:
         if len(self.rows) == self.most:
             raise _Over
 
+    def _scaled(self, *, newton: bool) -> dict[str, float]:
+        """Put the problem in units of its start, where SciPy's numbers for what is small mean something."""
+        first = loss, gradient = self.value_and_gradient(self.last)
+        steep, length = float(np.max(np.abs(gradient))), float(np.max(np.abs(self.last)))
+        if not length and newton:  # that of the first step, if it were Newton's along the gradient
+            bent = abs(float(gradient @ self.product(self.last, gradient)))
+            length = float(gradient @ gradient) * steep / bent if bent else 0.0
+        elif not length:
+            length = abs(loss) / steep if steep else 0.0
+        self._at, self._first = np.zeros(0), first
+        self.length = _power_of_two(length)
+        self.height = _power_of_two(steep * self.length if newton else abs(loss))
+        return {} if newton else {"gtol": 1e-5 * steep * self.length / self.height, "maxfun": 10**9}
+
     def run(self, name: str) -> None:
         """Let SciPy's `name` run until it stops by itself, or is stopped."""
         from scipy.optimize import minimize
 
         newton = name == "Newton-CG"
         try:
+            options = self._scaled(newton=newton)
             found = minimize(
                 self.value_and_gradient,
-                self.last,
+                self.last / self.length,
                 jac=True,
                 method=name,
                 callback=self.accepted,
-                options={"maxiter": 10**9} | ({} if newton else {"maxfun": 10**9}),
+                options={"maxiter": 10**9, **options},
                 **({"hessp": self.product} if newton else {}),
             )
         except _Over:
@@ -87,9 +112,14 @@ class _Watched:
             told = f"interrupted after {len(self.rows)} iterations"
             self.ending = Ending(End.INTERRUPTED, told)
             return
-        self.last = found.x
+        self.last = self.length * found.x
         if not found.success:
             self.ending = Ending(End.GAVE_UP, f"ended by SciPy: {found.message}")
+
+
+def _power_of_two(size: float) -> float:
+    """Of this size, so that dividing by it rounds nothing; 1 where there is none."""
+    return 2.0 ** round(math.log2(size)) if 0 < size < math.inf else 1.0
 
 
 def baseline(
