@@ -503,6 +503,7 @@ def calibrated(found):
     count = len(z)
     # Few exits leave z a skewness of order 1/10: its mean may be off by as much, besides its standard error.
     assert abs(z.mean()) < 0.1 + 4 / math.sqrt(count)
+    assert 0.88 < np.mean(np.abs(z) < 1.96) < 0.99  # 95 % of 150, and what that deviation allows
     assert 1 - 4 / math.sqrt(2 * count) < z.std() < 1.1 + 4 / math.sqrt(2 * count)
     for level in (0.05, 0.2):
         assert (p < level).mean() < level + 4 * math.sqrt(level * (1 - level) / count)

@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.optimize
 import scipy.special
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as hst
 
@@ -556,6 +558,51 @@ class TestLimit:
         windows = limit._windows(steps, values, errors)
         assert len(windows) == 2
         assert windows[0, 1] < 0.07 < 0.9 < windows[1, 0] < 1 < windows[1, 1]
+
+
+class TestCoverage:
+    """Nominal 95 % intervals, ``value +- 1.96 error``, over 200 seeds."""
+
+    spread = 0.5 * math.sqrt(2)
+    flow = st.Flow(st.quadratic([1.0]), st.SGD(), st.Noise(curvature=0.5), step=1.5)
+
+    @classmethod
+    def exponent(cls, step):
+        """``E log |1 - step (1 + e)|``: of a noncentral chi-squared, a Poisson sum of central ones."""
+        size, shift = step * cls.spread, (1 - step) / (step * cls.spread)
+        j = np.arange(200)
+        share = scipy.stats.poisson.pmf(j, 0.5 * shift**2)
+        return math.log(size) + 0.5 * float(share @ (scipy.special.digamma(0.5 + j) + math.log(2)))
+
+    @staticmethod
+    def covers(z):
+        assert 0.9 <= np.mean(np.abs(z) < 1.96) <= 0.98
+
+    @pytest.mark.slow
+    def test_of_exponents_from_few_products(self):
+        truth = self.exponent(1.5)
+        found = [
+            st.lyapunov_exponents(self.flow, seed=s, iterations=40, products=12) for s in range(300, 500)
+        ]
+        self.covers(np.array([(one.exponents[0] - truth) / one.errors[0] for one in found]))
+
+    @pytest.mark.slow
+    def test_of_the_mean_square_of_matrices_of_ones_own(self):
+        """``E B M B^T = .36 M + .25 tr(M) I``, whose radius is .86."""
+
+        def draw(rng, size):
+            return 0.6 * np.eye(2) + 0.5 * rng.standard_normal((size, 2, 2))
+
+        found = [st.lyapunov_exponents(draw, seed=s, iterations=10, products=10) for s in range(200)]
+        self.covers(
+            np.array([(one.mean_square - 0.5 * math.log(0.86)) / one.mean_square_error for one in found])
+        )
+
+    @pytest.mark.slow
+    def test_of_the_almost_sure_limit(self):
+        truth = scipy.optimize.brentq(self.exponent, 1.5, 3)
+        found = [st.almost_sure_limit(self.flow, seed=s, iterations=30, products=30) for s in range(200)]
+        self.covers(np.array([(one.limit - truth) / one.error for one in found]))
 
 
 class TestResult:

@@ -179,6 +179,30 @@ class TestMoments:
         np.testing.assert_allclose(ens.states[-1], 0.25 * start, rtol=1e-14)
 
 
+class TestCoverage:
+    """Nominal 95 % intervals, ``value +- 1.96 error``, over 200 ensembles."""
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("paths", [30, 120])
+    def test_of_means_and_covariances(self, paths):
+        flow = st.Flow(st.quadratic([1.0, 0.5]), st.SGD(), st.Noise(gradient=0.5), step=0.2)
+        linear, z = st.linearize(flow), []
+        for seed in range(200):
+            ens = st.simulate(flow, start=[1.0, 0.0], t_end=2.0, paths=paths, seed=seed)
+            mean, cov = linear.moments(2.0, mean0=[1.0, 0.0], time=ens.law)
+            z.append(
+                [
+                    (ens.mean[-1, 0] - mean[0]) / ens.standard_error[-1, 0],
+                    (ens.covariance[-1, 0, 1] - cov[0, 1]) / ens.covariance_error[-1, 0, 1],
+                    (ens.covariance[-1, 0, 0] - cov[0, 0]) / ens.covariance_error[-1, 0, 0],
+                ]
+            )
+        share = np.mean(np.abs(z) < 1.96, axis=0)
+        assert (share[:2] >= 0.9).all()
+        assert share[2] >= (0.9 if paths > 100 else 0.8)  # as its docstring says
+        assert (share <= 0.98).all()
+
+
 class TestCompare:
     def test_agreement_prints_as_a_table(self):
         one = flow()

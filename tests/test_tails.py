@@ -209,7 +209,7 @@ class TestIndex:
     @pytest.mark.parametrize(
         ("draw", "index"),
         [
-            (lambda seed: student(3, 500, seed), 3),
+            (lambda seed: student(3, 400, seed), 3),
             (lambda seed: many_chains()[500 * seed : 500 * (seed + 1)], 4.643),
         ],
         ids=["Student-t", "streaming"],

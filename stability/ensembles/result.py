@@ -30,7 +30,8 @@ class Ensemble(Result, Framed, Labelled):
     mean, standard_error : arrays (times, d)
         Over the paths that did not diverge, and the mean's standard error.
     covariance, covariance_error : arrays (times, d, d)
-        The same for the covariance (standard errors from fourth moments).
+        The same for the covariance (standard errors from fourth moments: of 30 Gaussian paths 95 % intervals
+        of a variance cover 86 %, of 100 paths 92 %, of 400 paths 95 %).
     diverged : array (paths,) of bool
         Paths that became non-finite or left `radius`: frozen where they were, kept out of all moments.
     diverged_at, exit_times : arrays (paths,)
