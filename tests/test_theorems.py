@@ -567,6 +567,15 @@ class TestTable:
         words = {"yes": size > 0, "if |lambda| > 3": size > 3, "if |lambda| < 2": size < 2}
         assert (decays == words.get(told, (size > 2) & (size < 3))).all()
 
+    def test_a_flat_point_is_singular_from_either_side(self):
+        sides = (
+            lambda lam: np.where(lam < 0, 1 / lam, 1 / (lam + 1)),
+            lambda lam: np.where(lam > 0, 1 / lam, 1.0),
+        )
+        for gain in sides:
+            rows = {row.point: row for row in st.method_table([st.Method(gain=gain)]).rows}
+            assert rows["flat"].attracts == "singular"
+
     def test_it_prints_and_goes_into_documents(self):
         table = st.method_table([st.SGD(), st.gallery.fractional(power=0.5)])
         assert len(str(table).splitlines()) == 9

@@ -160,7 +160,9 @@ def _rows(method: Method) -> list[Row]:
     attracts = _attracts(method, branch, negative)
     trapped = tidy(-2 / negative) if attracts == "yes" else None
     near, gain = (_vanishing(low.phi * power, low) for power in (lam, 1))
-    flat = "singular" if gain.is_infinite else "no: it does not move"
+    # A gain may be infinite from one side only: the row's expressions are those of small positive curvature.
+    singular = gain.is_infinite or _vanishing(high.phi, high, SIZE).is_infinite
+    flat = "singular" if singular else "no: it does not move"
     return [
         Row(label, "minimum", "yes" if rate.is_negative else "where phi > 0", rate, low.phi, limit, noisy),
         Row(label, "saddle", attracts, negative, high.phi, trapped, None),
@@ -169,12 +171,12 @@ def _rows(method: Method) -> list[Row]:
     ]
 
 
-def _vanishing(expression: Any, mode: Mode) -> Any:
+def _vanishing(expression: Any, mode: Mode, size: Any = lam) -> Any:
     """The limit of vanishing curvature; where it depends on a parameter, at the parameter's own value."""
     try:
-        return sympy.limit(expression, lam, 0, "+")
+        return sympy.limit(expression, size, 0, "+")
     except NotImplementedError:
-        return sympy.limit(mode.at_own_values(expression), lam, 0, "+")
+        return sympy.limit(mode.at_own_values(expression), size, 0, "+")
 
 
 def _attracts(method: Method, branch: str, rate: Any) -> str:
