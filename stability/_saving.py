@@ -218,10 +218,13 @@ def save(result: Any, path: str | Path, *, readable: bool = False) -> Path:
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
     base = _base(path)
     copy = _beside(base, ".json")
-    _files.write(_beside(base, ".npz"), _archive.pack(arrays, text))
-    if readable or _is_copy(copy):
-        _files.write(copy, text.encode())
-    return _beside(base, ".npz")
+    written = _files.write(_beside(base, ".npz"), _archive.pack(arrays, text))
+    try:
+        if readable or _is_copy(copy):
+            _files.write(copy, text.encode())
+    except ValueError as error:
+        raise ValueError(f"{error} The result itself is in {written}.") from None
+    return written
 
 
 def _is_copy(path: Path) -> bool:

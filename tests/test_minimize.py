@@ -1314,6 +1314,20 @@ class TestCheckpoints:
         assert_same_run(run_of("SGD", checkpoint=tmp_path / "state", callback=again), run_of("SGD"))
         assert not list(tmp_path.glob("*.lock"))
 
+    def test_a_disk_that_fills_up_costs_no_run_and_no_history(self, tmp_path, monkeypatch):
+        def full(place):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        told = r"b\.npz cannot be written \(No space left on device\).* The run goes on without"
+        with pytest.warns(st.StabilityWarning, match=told):
+            found = run_of("SGD", checkpoint=tmp_path / "state", checkpoint_every=0)
+        assert_same_run(found, run_of("SGD"))
+        with pytest.warns(st.StabilityWarning, match=told), pytest.raises(st.Interrupted) as caught:
+            run_of("SGD", checkpoint=tmp_path / "state", callback=stop_at(4))
+        assert len(caught.value.result.losses) == 5
+        assert not list(tmp_path.iterdir())
+
     def test_where_there_are_no_locks_a_run_says_so_and_goes_on(self, tmp_path):
         (tmp_path / "state.lock").write_text("somebody's notes " * 100)
         with pytest.warns(st.StabilityWarning, match=r"state\.lock cannot be locked .* no other run has"):

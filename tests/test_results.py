@@ -746,6 +746,12 @@ class TestUnwritable:
             st.save(study, tmp_path / "study")
         assert [p.name for p in tmp_path.iterdir()] == ["study.npz"]
 
+    def test_a_copy_that_has_no_place_costs_no_result(self, study, tmp_path):
+        (tmp_path / "study.json").mkdir()
+        with pytest.raises(ValueError, match=r"study\.json cannot .* The result itself is in .*study\.npz"):
+            st.save(study, tmp_path / "study", readable=True)
+        assert same(study, st.load(tmp_path / "study"))
+
     def test_a_folder_is_not_a_result(self, tmp_path):
         with pytest.raises(ValueError, match="does not exist"):
             st.load(tmp_path)

@@ -288,7 +288,19 @@ class OptimizerRun:
         return Progress(self.iteration - 1, sweeps, self.work.seconds, loss, step, self.w, seen)
 
     def save(self) -> None:
-        """Write a checkpoint, as a whole or not at all."""
+        """Write a checkpoint, as a whole or not at all; a full disk costs no more than this one."""
+        assert self.plan.checkpoint is not None
+        # Two files in turn: where one turns out to be damaged, the other is left.
+        slot = 1 - self._slot
+        try:
+            save(self._state(), slots(self.plan.checkpoint)[slot])
+            self._slot = slot
+        except ValueError as error:
+            _check.warn(f"{error} The run goes on without; its last whole checkpoint stays as it is.")
+        self._saved_at = time.perf_counter()
+
+    def _state(self) -> Checkpoint:
+        """All that `restore` needs."""
         plan, host = self.plan, self.plan.problem.backend.host
         rule, batches = plan.rule.state(), plan.batches.state()
         vectors = {name: getattr(self, name) for name in VECTORS}
@@ -303,11 +315,7 @@ class OptimizerRun:
             "rule": {name: value for name, value in rule.items() if f"rule {name}" not in arrays},
             **{name: getattr(self, name) for name in NUMBERS},
         }
-        assert plan.checkpoint is not None
-        # Two files in turn: one killed in the middle of writing leaves the other.
-        self._slot = 1 - self._slot
-        save(Checkpoint(arrays, values), slots(plan.checkpoint)[self._slot])
-        self._saved_at = time.perf_counter()
+        return Checkpoint(arrays, values)
 
     def restore(self) -> None:
         """Go on from the plan's checkpoint.
