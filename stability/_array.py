@@ -123,6 +123,8 @@ def namespace(*arrays: Any) -> Any:
 def as_floats(values: Any) -> Any:
     """Values as a floating-point array; one that is already stays as it is, wherever it lives."""
     if isinstance(values, (np.ndarray, np.generic)):
+        if values.dtype.kind in "cSUMm":  # a part of them would be lost, or text be read
+            raise ValueError(f"States must be real numbers; got {values.dtype}. Convert them first.")
         return values if values.dtype.kind == "f" else values.astype(float)
     return values if _is_foreign(values) else np.asarray(values, dtype=float)
 

@@ -165,6 +165,8 @@ def _hint(value: Any) -> str:
     """What to do with what has numbers, but not as an array."""
     if hasattr(value, "toarray"):
         return " Pass a dense array: .toarray()."
+    if hasattr(value, "isna") and np.any(value.isna()):
+        return " Fill the missing values, or leave them out."
     if getattr(getattr(value, "dtype", None), "names", None):
         return " Pass numpy.lib.recfunctions.structured_to_unstructured(values)."
     return ""
@@ -179,8 +181,8 @@ def returned(name: str, found: Any, beside: Any, shape: tuple[int, ...]) -> Any:
     kind = type(beside)
     if type(found) is kind and found.dtype == beside.dtype and found.shape == shape:
         return found
-    if shape == () and isinstance(found, float):
-        return found
+    if shape == () and isinstance(found, numbers.Real):
+        return float(found)
     here = kind.__module__.partition(".")[0] in ("numpy", "builtins")
     if here:
         found = numbers_of(name, found)
@@ -208,6 +210,11 @@ def _reshape(found: Any, shape: tuple[int, ...]) -> str:
     if [n for n in found.shape if n != 1] == [n for n in shape if n != 1]:
         return f" Return it with .reshape({tuple(shape)})."
     return " Its last axes are the coordinates'; those before them are the batch of states."
+
+
+def floats(name: str, value: Any) -> np.ndarray:
+    """`value` as a float64 array, finite or not; one that is already stays as it is."""
+    return numbers_of(name, value).astype(float, copy=False)
 
 
 IMPUTE = "Remove or impute them."
@@ -356,13 +363,14 @@ def saved_times(name: str, value: Any, dt: float, end: float) -> np.ndarray:
             f"`{name}` must hold increasing times in [0, {end:g}]; got {after:g} after {before:g}. Pass "
             f"sorted(set({name}))."
         )
-    outside = times[(times < 0) | (times > end * (1 + 1e-12))]
+    near = max(1e-9, 4 * unit(value))
+    outside = times[(times < 0) | (times > end * (1 + (near if dt else 1e-12)))]
     if len(outside):
         raise ValueError(f"`{name}` must hold increasing times in [0, {end:g}]; got {outside[0]:g}.")
     if not dt:
         return np.minimum(times, end)
     steps = np.round(times / dt)
-    apart = times[np.abs(times / dt - steps) > 1e-9 * np.maximum(1, steps)]
+    apart = times[np.abs(times / dt - steps) > near * np.maximum(1, steps)]
     if len(apart):
         nearest = f"numpy.unique(numpy.round(numpy.divide({name}, {dt:.10g}))) * {dt:.10g}"
         raise ValueError(

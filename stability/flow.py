@@ -182,7 +182,7 @@ class Flow(Kept):
 
     def drift(self, w: Any) -> np.ndarray:
         """``-P(H(w)) g(w)``, (..., d) -> (..., d)."""
-        w = np.asarray(w, dtype=float)
+        w = _check.floats("w", w)
         return -self._checked(w).apply(self.objective.gradient(w))
 
     def jacobian(self, w: Any) -> np.ndarray:
@@ -193,7 +193,7 @@ class Flow(Kept):
         ValueError
             If ``P`` moves with the state and the objective has no `third`; where the gain is singular.
         """
-        w = np.asarray(w, dtype=float)
+        w = _check.floats("w", w)
         hessian = np.asarray(self.objective.hessian(w), dtype=float)
         if self.method.is_identity:
             return -hessian
@@ -221,7 +221,7 @@ class Flow(Kept):
 
         States (..., d) -> (..., d); the law of the samples is `noise_model`.
         """
-        w = np.asarray(w, dtype=float)
+        w = _check.floats("w", w)
         zeta, Eg, Eh = (np.asarray(part, dtype=float) for part in sample)
         if self.reference is None and Eg.any():
             raise ValueError(
@@ -248,7 +248,7 @@ class Flow(Kept):
         ValueError
             If the noise is a class with its own `sample` but no `factors` of its own.
         """
-        w = np.asarray(w, dtype=float)
+        w = _check.floats("w", w)
         lift = (slice(None), *(None,) * (w.ndim - 1))
         zeta, Eg, Eh = (part[lift] for part in self.noise_model.law(w))
         local, offset = self._checked(w), w - (w if self.reference is None else self.reference)

@@ -301,7 +301,7 @@ class Noise(Kept):
         ValueError
             If there is curvature noise and no reference point; as `factors` does.
         """
-        w = np.asarray(w, dtype=float)
+        w = _check.floats("w", w)
         center = self.reference if self.reference is not None else reference
         if self.has_curvature and center is None:
             raise ValueError(
@@ -332,7 +332,7 @@ class Noise(Kept):
             Maps ``Eg, Eh`` of shape (k, d, d) to ``G`` of shape (k, d, d).
         M : array, shape (d, d)
         """
-        M = np.asarray(M, dtype=float)
+        M = _check.floats("M", M)
         factors = self.law(M[0])
         G = apply_G(factors.Eg, factors.Eh)
         return np.einsum("kij,jl,kml->im", G, M, G, optimize=True)
@@ -488,7 +488,7 @@ class DataNoise(Noise):
     def gradient_covariance(self, w: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
         self._require_law()
         # Gradient noise away from the reference point: the same factors, carried along the curvature's.
-        offset = np.asarray(w, dtype=float) - self.reference
+        offset = _check.floats("w", w) - self.reference
         if not self.by_samples:
             shift = self._zeta + matvec(self._curvature, offset)
             return self.scales[0] * shift.T @ shift

@@ -372,6 +372,27 @@ class TestProbe:
             warnings.simplefilter("error")
             probe(gated(users(value=value, gradient=gradient)), np.array(start))
 
+    def test_functions_that_write_into_the_state_are_found_out(self):
+        def gradient(w):
+            w *= Users.scale
+            return w
+
+        with pytest.raises(ValueError, match=r"must leave the state as it is.*w = w\.copy\(\)"):
+            descend(users(gradient=gradient))
+        mended = users(gradient=lambda w: gradient(w.copy()))
+        np.testing.assert_array_equal(descend(mended).final, descend(Users()).final)
+
+    def test_a_gradient_may_be_one_array_written_again_and_again(self):
+        buffer = np.empty(2)
+        F = users(gradient=lambda w: np.multiply(Users.scale, w, out=buffer))
+        for options in (
+            {"momentum": 0.9},
+            {"method": st.Adam()},
+            {"method": st.SFN(damping=0.1), "momentum": 0.5},
+        ):
+            found, plain = (descend(one, **{"iterations": 6, **options}).final for one in (F, Users()))
+            np.testing.assert_array_equal(found, plain)
+
     def test_simulate_needs_no_value(self):
         class NoValue(Users):
             value = st.Objective.value
@@ -435,6 +456,22 @@ class TestPrecision:
             assert np.linalg.eigvalsh(noise.gradient)[0] > -1e-14
         with pytest.raises(ValueError, match="must be positive semidefinite"):
             st.Noise(gradient=np.array([[1.0, 0.3], [0.3, -1e-3]], np.float32))
+
+    def test_derivatives_in_float32_are_compared_by_its_rounding(self):
+        H = single(3)
+        members = {
+            "dim": 6,
+            "value": lambda w: 0.5 * np.float32(w) @ H @ np.float32(w),
+            "gradient": lambda w: np.float32(w) @ H,
+            "hessian": lambda w: np.broadcast_to(H, (*w.shape, 6)),
+            "hvp": lambda w, V: H @ np.float32(V),
+        }
+        for convert in (lambda x: x, lambda x: np.asarray(x, float)):
+            F = users(**members | {"gradient": lambda w, convert=convert: convert(np.float32(w) @ H)})
+            assert st.check_derivatives(F, np.ones(6)).ok
+        wrong = users(**members | {"gradient": lambda w: np.float32(1.01) * (np.float32(w) @ H)})
+        assert not st.check_derivatives(wrong, np.ones(6)).ok
+        assert st.check_derivatives(QUADRATIC, [1.0, 1.0]).tolerance == 1e-6
 
     def test_a_float32_objective_runs_everywhere(self):
         H = single(2)
@@ -590,6 +627,20 @@ class TestMessages:
             st.linearize(
                 st.Flow(st.quadratic([1.0, 0.0]), st.Method(gain=lambda lam: lam / lam**2), step=0.1)
             )
+
+    def test_times_in_float32_are_read_up_to_their_rounding(self):
+        found = saved(np.array([0.1, 0.3, 1.0], np.float32)).times
+        np.testing.assert_array_equal(found, np.array([1, 3, 10]) * 0.1)
+        assert len(descend(Users(), average=np.float32(0.5)).losses) == 3
+
+    def test_public_maps_take_no_part_of_numbers(self):
+        flow = st.Flow(Users(), st.SFN(damping=0.1), st.Noise(gradient=0.1), step=0.1)
+        for call in (flow.drift, flow.jacobian, flow.diffusion, flow.method.gains, QUADRATIC.gradient):
+            with pytest.raises(ValueError, match="complex"):
+                call(np.array([1.0, 1j]))
+        for call in (flow.drift, flow.method.gains, lambda w: flow.noise_model.gradient_covariance(w)):
+            with pytest.raises(ValueError, match="mask"):
+                call(MASKED)
 
     def test_the_number_of_paths_has_a_default(self):
         assert len(st.simulate(FLOW, start=[1.0, 1.0], t_end=0.1).diverged) == 1000

@@ -158,14 +158,14 @@ class Method(Kept):
 
     def gains(self, lams: np.ndarray) -> np.ndarray:
         """The gains ``phi_i`` of a whole spectrum, shape (..., d) -> (..., d), in any order."""
-        return SpectralResponse(self, np.asarray(lams, dtype=float)).gains
+        return SpectralResponse(self, _check.floats("lams", lams)).gains
 
     def divided_differences(self, lams: np.ndarray) -> np.ndarray:
         """``Phi_ij = (phi_i - phi_j) / (lam_i - lam_j)``: (..., d) -> (..., d, d).
 
         Repeated eigenvalues take the limit.
         """
-        return SpectralResponse(self, np.asarray(lams, dtype=float)).divided
+        return SpectralResponse(self, _check.floats("lams", lams)).divided
 
     def _kept(self) -> dict[str, Any]:
         if type(self) is not Method:

@@ -177,6 +177,7 @@ def _undefined(objective: Objective, name: str) -> Exception:
 _FARTHEST = 400
 """The power of two up to which `bend` looks."""
 _STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
+_COARSE = (1e-1, 1e-2, 1e-3, 1e-4)  # of arithmetic in float32
 _COMPARED = {
     "gradient": ("value",),
     "hessian": ("hessian",),
@@ -267,7 +268,9 @@ def check_derivatives(objective: Any, at: Any) -> DerivativeCheck:
     length = bend(objective, w) if defines(objective, "hessian") else 0.0
     if not 0 < length < math.inf:
         length = float(np.max(np.abs(w))) or 1.0
-    steps = tuple(length * share for share in _STEPS)
+    # The arithmetic behind the gradient, whatever it was converted to.
+    unit = _check.unit(bare(objective).gradient(w), np.asarray(objective.gradient(w)))
+    steps = tuple(length * share for share in (_STEPS if unit < 1e-10 else _COARSE))
     measures = {
         "gradient": lambda: _against(objective.value, w, objective.gradient(w), steps),
         # Slopes come as [i, j] = dg_j / dw_i, which is H_ji: an unsymmetric Hessian shows, and shows once.
@@ -279,7 +282,8 @@ def check_derivatives(objective: Any, at: Any) -> DerivativeCheck:
         "asymmetry": lambda: _relative(objective.hessian(w), transpose(objective.hessian(w))),
     }
     found = {name: math.nan if name in absent else measure() for name, measure in measures.items()}
-    return DerivativeCheck(**found, steps=steps, absent=absent)
+    tolerance = max(1e-6, 20 * unit ** (2 / 3))
+    return DerivativeCheck(**found, tolerance=tolerance, steps=steps, absent=absent)
 
 
 def _against(function: Any, w: np.ndarray, exact: np.ndarray, steps: Sequence[float]) -> float:

@@ -115,18 +115,24 @@ def probe(objective: Any, w: Any) -> None:
 
     Along the gradient and along one direction at random, from a few values: none is told where these do not
     settle, as at a kink, at the edge of the domain, or where every call draws a new batch. Objectives of this
-    package are not looked at.
+    package are not looked at. Raises where a function writes into the state.
     """
     if not isinstance(objective, Gated):
         return
     n = getattr(objective, "n_samples", None)
     batch = {} if n is None else {"batch": np.arange(min(int(n), _PROBED))}
+    told, before = None, _host(w).copy()
     with np.errstate(all="ignore"):
         try:
             slope = np.asarray(_host(objective.gradient(w, **batch)), dtype=float)
             told = _mismatch(lambda x: float(objective.value(x, **batch)), _host(w), slope, w)
         except Exception:  # what a user's function can not do is said where it is needed
-            return
+            pass
+    if not np.array_equal(_host(w), before):
+        raise ValueError(
+            "`value` and `gradient` must leave the state as it is; here they write into it. Begin them with "
+            "w = w.copy()."
+        )
     if told is not None:
         _check.warn(
             f"`gradient` is not the derivative of `value` at the start: along one direction it gives "

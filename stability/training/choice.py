@@ -201,6 +201,7 @@ def _averaged(average: Any) -> float:
     """The share of the run whose mean is returned."""
     if isinstance(average, (bool, np.bool_)):
         return 0.5 if average else 0.0
+    average = _check.number(average)
     if not isinstance(average, (int, float)) or not 0 < average <= 1:
         raise ValueError(
             f"`average` must be True or False, or a share of the run in (0, 1]; got {average!r}."

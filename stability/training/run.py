@@ -157,7 +157,9 @@ class OptimizerRun:
             return loss, self._skip()
         direction = plan.rule.direction(gradient)
         if plan.momentum:
-            direction = direction if self.velocity is None else plan.momentum * self.velocity + direction
+            # A copy: the gradient may be an array that its function writes into again.
+            before = 0.0 if self.velocity is None else plan.momentum * self.velocity
+            direction = before + direction
         prospect = self._prospect(loss, gradient, direction, rows)
         step = float(plan.step.length(prospect))  # a NumPy scalar would turn float32 states into float64
         ahead = self.w - step * direction
