@@ -421,6 +421,12 @@ class DataNoise(Noise):
         F: Any = self.objective
         return own and hasattr(F, "hessian_factors") and F.dim > WHOLE
 
+    @property
+    def samples_shape(self) -> tuple[int, int]:
+        """How many samples there are, and rows of `samples` to each."""
+        F: Any = self.objective
+        return F.n_samples, F.outputs
+
     @functools.cached_property
     def samples(self) -> np.ndarray:
         """Rows Z (n, o, d) at the reference, the curvature of sample s being ``Z_s^T Z_s`` + a constant."""

@@ -230,3 +230,40 @@ def test_a_table_of_bounds_says_from_which_hessian_batch_a_row_holds():
     assert table.to_json()["methods"][1]["valid_from"] == table.rows[1].valid_from
     assert "valid from" in str(table)
     assert f"  {table.rows[1].valid_from:.0f}  " in str(table)
+
+
+@pytest.mark.parametrize("model", ["least squares", "logistic", "four classes"])
+def test_rows_fewer_than_columns_have_the_same_theory_in_the_space_they_span(model):
+    wide = objective(model, 14, 60, l2=0.1)
+    narrow = wide.in_row_space()
+    assert narrow.dim == wide.outputs * 14 < wide.dim
+    assert narrow.in_row_space() is narrow
+    one, other = (linear(F, st.SFN(damping=DAMPING), step=1e-3, batch=4) for F in (wide, narrow))
+    assert other.step_limit() == pytest.approx(one.step_limit(), rel=1e-8)
+    assert other.excess_risk() == pytest.approx(one.excess_risk(), rel=1e-6)
+    assert narrow.value(narrow.reference) == pytest.approx(wide.value(wide.reference), rel=1e-10)
+
+
+def test_a_table_of_fewer_rows_than_columns_is_bound_in_the_space_of_its_rows(tmp_path):
+    from click.testing import CliRunner
+
+    from stability.cli import main
+
+    X, y = table(12, 300)
+    lines = [",".join([*(f"c{i}" for i in range(300)), "y"]), *(",".join(map(str, r)) for r in np.c_[X, y])]
+    path = tmp_path / "genes.csv"
+    path.write_text("\n".join(lines))
+    asked = ["bound", "--csv", str(path), "--target", "y", "--model", "least-squares", "--batch", "4"]
+    shown = CliRunner().invoke(main, asked)
+    assert shown.exit_code == 0
+    assert "12 rows span 12 of 301 dimensions; the others have the curvature l2 = 0.01" in shown.output
+
+
+def test_columns_that_do_not_fit_into_memory_are_refused_with_the_number_and_a_way_out():
+    rows = np.broadcast_to(np.ones(1), (3, 200_000)).copy()
+    wide = st.least_squares(rows * np.arange(1, 4)[:, None] ** 0.5, np.ones(3), l2=0.1)
+    noise = st.Noise.from_data(wide, np.zeros(wide.dim), 1)
+    with pytest.raises(ValueError, match=r"need [\d.]+ GB of \d+ GB\. Take `F\.in_row_space\(\)`"):
+        st.linearize(st.Flow(wide, st.SGD(), noise, step=0.1), np.zeros(wide.dim))
+    narrow = wide.in_row_space()
+    assert linear(narrow, st.SGD(), batch=1, hessian_batch=1).step_limit() > 0

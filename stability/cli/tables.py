@@ -88,11 +88,17 @@ def bound(
 
     step = _check.positive("--step", step)
     table = table_of(path, target, model, reading)
-    objective: Regression = (
+    whole: Regression = (
         logistic(table.X, table.y, l2=l2, classes=len(table.classes))
         if model == "logistic"
         else least_squares(table.X, table.y, l2=l2)
     )
+    objective, notes = whole.in_row_space(), list(table.notes)
+    if objective.dim < whole.dim:
+        notes.append(
+            f"{whole.n_samples} rows span {objective.dim} of {whole.dim} dimensions; the others have the "
+            f"curvature l2 = {l2:g} and no noise, and are left out"
+        )
     rank = min(10, objective.dim) if rank is None else rank
     compared = [SGD(), Newton(), DampedNewton(damping=damping), SFN(damping=damping)]
     compared += [LRSFN(rank=rank, damping=damping, tail=tail) for tail in ("damping", "flat")]
@@ -106,7 +112,7 @@ def bound(
             "target": table.target,
             "model": model,
             "reading": table.reading,
-            "notes": list(table.notes),
+            "notes": notes,
             "samples": objective.n_samples,
             "columns": list(table.columns),
             "classes": list(table.classes),
@@ -121,7 +127,7 @@ def bound(
         f"{path.name} ({table.reading}): {objective.n_samples} samples, {len(table.columns)} columns with "
         f"the intercept, {model} for {predicted}, l2 = {l2:g}"
     )
-    for note in table.notes:
+    for note in notes:
         click.echo(f"note: {note}")
     click.echo(
         f"at the minimum: curvature {lam[-1]:.3g} ... {lam[0]:.3g} (condition number {lam[0] / lam[-1]:.3g})"

@@ -27,6 +27,7 @@ from .._saving import Result, keeps
 from ..flow import Flow
 from ..methods.method import Method
 from ..methods.response import check_regular, jumps
+from ..noise import DataNoise
 from ..objectives.base import bend, trait
 from .modes import Turned, modal_noise
 from .moments import Balance, Map, evolve
@@ -35,6 +36,7 @@ VALID = 0.1
 """The linearisation is trusted where the validity indicator is below this."""
 MOST_SAMPLES = 2**53
 """Largest batch that is looked for where samples are without end."""
+_MATRICES = 45  # as large as the Hessian, that a search for a second moment holds at once
 _MOST_MODES = 12  # rows of the table that a linearised flow shows
 _ROUNDING = 1e-13  # a rate below this share of the largest is a flat direction
 CRITICAL = 1e-6
@@ -572,8 +574,7 @@ def linearize(flow: Flow, at: Any = None) -> LinearFlow:
         if at is None:
             raise ValueError(f"`at` must be given: {flow.objective!r} has no reference point.")
     at = _check.shaped("at", at, (flow.dim,))
-    advice = "Use st.spectrum or st.randomized_eigh, which take products alone."
-    _check.room("The Hessian and its eigenvectors need", 3 * flow.dim**2, advice=advice)
+    _check_room(flow)
     hessian = _check.shaped("hessian", flow.objective.hessian(at), (flow.dim, flow.dim), at=at)
     hessian = _check.symmetric("hessian", hessian)
     values, vectors = np.linalg.eigh(hessian)
@@ -582,6 +583,20 @@ def linearize(flow: Flow, at: Any = None) -> LinearFlow:
     values, vectors = values[order], vectors[:, order]
     check_regular(flow.method, values)
     return LinearFlow(flow, at, values, vectors)
+
+
+def _check_room(flow: Flow) -> None:
+    noise, dim = flow.noise_model, flow.dim
+    if isinstance(noise, DataNoise) and noise.by_samples:
+        n, rank = noise.samples_shape
+        numbers = _MATRICES * dim**2 + 3 * n * rank * dim
+        advice = "Take fewer columns, or fewer rows where there are more of them than columns."
+        if n * rank < dim:
+            advice = "Take `F.in_row_space()`: its rows span fewer dimensions, and no other has noise."
+        _check.room("Second moments of so many columns need", numbers, advice=advice)
+        return
+    advice = "Use st.spectrum or st.randomized_eigh, which take products alone."
+    _check.room("The Hessian and its eigenvectors need", 3 * dim**2, advice=advice)
 
 
 def _check_critical(flow: Flow, at: np.ndarray, scale: float) -> None:

@@ -64,7 +64,7 @@ class Turned:
     def samples(self) -> Samples:
         """Every sample's curvature, of data that have it as a few rows."""
         assert isinstance(self.noise, DataNoise)
-        return Samples(self.noise.samples @ self.vectors)
+        return Samples.along(self.noise.samples, self.vectors)
 
 
 class ModalNoise:

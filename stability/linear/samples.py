@@ -41,6 +41,11 @@ class Samples:
         self.mean = np.einsum("sod,sod->d", rows, rows, dtype=float) / self.n
         self._slices: dict[int, np.ndarray] = {}
 
+    @classmethod
+    def along(cls, rows: np.ndarray, vectors: np.ndarray) -> Samples:
+        """From rows in the original coordinates (n, o, d), and eigenvectors as columns (d, d)."""
+        return cls(_times(rows, vectors))
+
     @functools.cached_property
     def single(self) -> Samples:
         """The same in single precision, which takes half the time."""
@@ -106,13 +111,17 @@ class Samples:
         return left.T @ right
 
 
+def _times(rows: np.ndarray, M: np.ndarray) -> np.ndarray:
+    """``rows @ M`` (n, o, d) as one product, not as a small one for every sample."""
+    return (rows.reshape(-1, rows.shape[-1]) @ M).reshape(*rows.shape[:-1], M.shape[-1])
+
+
 def _weights(Z: np.ndarray, M: np.ndarray) -> np.ndarray:
     """``Z_s M Z_s^T`` (n, o, o)."""
     import scipy
 
-    rank, dim = Z.shape[1:]
-    if rank > 1:
-        return (Z.reshape(-1, dim) @ M).reshape(Z.shape) @ Z.transpose(0, 2, 1)
+    if Z.shape[1] > 1:
+        return _times(Z, M) @ Z.transpose(0, 2, 1)
     # z^T M z asks for one triangle of M only: half the work.
     lower = np.tril(M, -1)
     lower += np.tril(M)
@@ -204,7 +213,7 @@ class Bend:
     def turned(self, vectors: np.ndarray) -> np.ndarray:
         """``DP[E_s] v_s`` for a vector of every sample, (n, d) -> (n, d)."""
         Z = self.samples.rows
-        total = np.einsum("sod,sod->sd", Z, (Z * vectors[:, None]) @ self.divided) - self.mean * vectors
+        total = np.einsum("sod,sod->sd", Z, _times(Z * vectors[:, None], self.divided)) - self.mean * vectors
         if self.tail is None:
             return total
         return total + np.sum(Z[:, :, self.next] ** 2, axis=1)[:, None] * self.tail * vectors
@@ -265,7 +274,7 @@ class Frames:
     def square(self, N: np.ndarray) -> np.ndarray:
         total = np.zeros_like(N)
         for _, R in self._parts():
-            C = self.signs[:, None] * (R @ N @ R.transpose(0, 2, 1)) * self.signs
+            C = self.signs[:, None] * (_times(R, N) @ R.transpose(0, 2, 1)) * self.signs
             total += R.reshape(-1, len(N)).T @ (C @ R).reshape(-1, len(N))
         return total / self.samples.n
 
@@ -273,7 +282,7 @@ class Frames:
         """``mean_s Z_s^T Z_s M X_s``."""
         total = np.zeros_like(M)
         for Z, R in self._parts():
-            C = (Z @ M @ R.transpose(0, 2, 1)) * self.signs
+            C = (_times(Z, M) @ R.transpose(0, 2, 1)) * self.signs
             total += Z.reshape(-1, len(M)).T @ (C @ R).reshape(-1, len(M))
         return total / self.samples.n
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -122,6 +123,30 @@ class Regression(Objective, Kept):
         roots = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
         rows = roots.transpose(0, 2, 1)[..., None] * self.X[:, None, None, :]
         return rows.reshape(self.n_samples, self.outputs, self.dim)
+
+    def in_row_space(self) -> Regression:
+        """The same objective in coordinates of the space that the rows of `X` span, if they span no more.
+
+        Of n rows with p > n columns they are n orthonormal combinations of columns. No sample sees the
+        others: their weights are 0 at the minimum, have the curvature `l2` and no noise.
+
+        Examples
+        --------
+        >>> import numpy as np, stability as st
+        >>> F = st.least_squares(np.ones((3, 50)) + np.eye(3, 50), [1.0, 2.0, 3.0], l2=0.1)
+        >>> F.dim, F.in_row_space().dim
+        (50, 3)
+        """
+        n, p = self.X.shape
+        if n >= p:
+            return self
+        left, sizes, _ = np.linalg.svd(self.X, full_matrices=False)
+        seen = sizes > np.finfo(float).eps * p * sizes[0]
+        other = copy.copy(self)
+        other.__dict__.pop("reference", None)
+        other.X = left[:, seen] * sizes[seen]
+        other.dim = self.outputs * other.X.shape[1]
+        return other
 
     @functools.cached_property
     def reference(self) -> np.ndarray:  # type: ignore[override]
