@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas  # noqa: F401 - once for all
 
 import stability as st
 import stability.cli

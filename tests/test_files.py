@@ -322,6 +322,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_no_network_is_touched(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", OFFLINE, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path
