@@ -11,11 +11,11 @@ import scipy.stats
 
 import stability as st
 
-UNITS = [2.0**-40, 2.0**-20, 1.0, 2.0**20, 2.0**40]
+UNITS = [2.0**-40, 1.0, 2.0**40]
 
 
 class TestPlacesThatHadAnAbsoluteNumber:
-    @pytest.mark.parametrize("h", [2.0**-40, 2.0**40])
+    @pytest.mark.parametrize("h", [2.0**40])
     def test_the_almost_sure_limit_is_as_sharp_in_any_unit(self, h):
         mode = st.exact_mode(st.SGD(), curvature=h, noise=st.Noise(curvature=0.5 * h))
         assert mode.almost_sure_limit * h == pytest.approx(2.083476754206, rel=1e-11)
@@ -57,6 +57,18 @@ class TestPlacesThatHadAnAbsoluteNumber:
         lost = ended(2.5, 0.1)
         assert lost.diverged.all()
         assert np.median(lost.diverged_at) == pytest.approx(35 * 2.5)  # (3/2)^k exceeds a million there
+
+    def test_without_noise_a_wrong_theory_is_not_agreed_with_in_small_units(self):
+        flow, other = (st.Flow(st.quadratic([lam]), st.SGD(), step=0.1) for lam in (1.0, 1.5))
+        ens = st.simulate(flow, start=[1e-12], t_end=1.0, paths=4)
+        assert st.compare(st.linearize(flow), ens).max_z == 0
+        assert st.compare(st.linearize(other), ens).max_z == np.inf
+
+    def test_steps_of_a_billionth_are_told_apart(self):
+        flow, other = (st.Flow(st.quadratic([1e8]), st.SGD(), step=step) for step in (1e-9, 2e-9))
+        ens = st.simulate(flow, start=[1.0], t_end=1e-8, paths=4, level="iteration")
+        with pytest.raises(ValueError, match=r"The ensemble was run at step 1e-09; the linear flow has"):
+            st.compare(st.linearize(other), ens)
 
     def test_single_precision_does_not_square_what_it_cannot_hold(self):
         def flow(F):
@@ -108,7 +120,7 @@ def limit(density, curvature, mean, variance):
 class TestDensitiesSingularAtTheirEdges:
     """The stated error covers the true one, in any unit."""
 
-    @pytest.mark.parametrize("unit", [2.0**-40, 1.0, 2.0**20])
+    @pytest.mark.parametrize("unit", [2.0**-40, 1.0])
     @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
     def test_of_scipy(self, law, unit):
         name, options = law.dist, dict(law.kwds)
@@ -117,7 +129,7 @@ class TestDensitiesSingularAtTheirEdges:
         assert abs(ratio - 1) <= 4 * error + 1e-14
         assert error < 1e-6
 
-    @pytest.mark.parametrize("unit", [2.0**-40, 1.0, 2.0**20])
+    @pytest.mark.parametrize("unit", [2.0**-40, 1.0])
     @pytest.mark.parametrize(("density", "mean", "variance"), FORMULAS.values(), ids=FORMULAS)
     def test_of_a_formula(self, density, mean, variance, unit):
         ratio, error = limit(lambda e: density(e / unit) / unit, unit, unit * mean, unit**2 * variance)
@@ -484,6 +496,7 @@ def table(u, every=False):
         "excess_risk": "value",
         "excess_risk_L2": "value",
         "validity": "number",
+        "valid_from": "number",
     }
     return {name: ([getattr(row, name) for row in found.rows], kind) for name, kind in kinds.items()}
 
@@ -592,19 +605,23 @@ def same(name, u):
 
 
 FAR = [(40, -40, 20), (-40, 20, -40)]
-LONG = (
-    "trajectory, SGD",
+LONG = {
     "exact mode, almost sure",
     "exact mode, tail index",
+    "exact mode, a density",
     "trajectory",
+    "trajectory, SGD",
     "trajectory, SFN",
     "density, chain",
-    "exact mode, a density",
-)
-USUAL = [(name, powers) for name in CASES for powers in FAR] + [(name, FAR[1]) for name in FIXED]
+    "portrait",
+    "bounds, all",
+}
+BOTH = ("lyapunov, iteration", "critical points")
+USUAL = [(name, FAR[k % 2]) for k, name in enumerate((*CASES, *FIXED)) if name not in LONG | {*BOTH}]
+USUAL += [(name, powers) for name in BOTH for powers in FAR]
 
 
-@pytest.mark.parametrize(("name", "powers"), [one for one in USUAL if one[0] not in LONG])
+@pytest.mark.parametrize(("name", "powers"), USUAL)
 def test_in_other_units_the_answer_is_the_same(name, powers):
     same(name, units(name, powers))
 
@@ -621,7 +638,7 @@ def test_in_every_unit_the_answer_is_the_same(name, powers):
     same(name, units(name, powers))
 
 
-@pytest.mark.parametrize("name", [name for name in (*CASES, *FIXED) if name not in LONG])
+@pytest.mark.parametrize("name", [name for name, _ in USUAL])
 def test_each_case_says_something(name):
     """Numbers, not nothing: most of what is compared is finite."""
     told = [np.isfinite(np.asarray(found, dtype=float)).any() for found, _ in plain(name).values()]
