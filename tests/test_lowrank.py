@@ -212,6 +212,40 @@ def test_copies_that_the_blocks_have_no_room_for_are_told(copies):
     assert (randomized_eigh(products(h), N, 3 * rank).eigenvalues[: rank - 1].round(6) ** 2 == 4).all()
 
 
+def test_copies_are_told_where_all_residuals_vanish():
+    """Four blocks of three hold three vectors of each of four levels, exactly: the truth is six ones."""
+    h = matrix(np.concatenate([np.ones(9), np.full(6, -0.5), np.full(5, 0.2), np.zeros(N - 20)]))
+    eig = randomized_eigh(products(h), N, 6)
+    np.testing.assert_allclose(eig.eigenvalues, [1, 1, 1, -0.5, -0.5, -0.5], rtol=1e-5)
+    assert (eig.residual < 1e-4).all()
+    assert eig.status == (
+        "an eigenvalue was found 3 times, as often as a block is wide: there may be more of it"
+    )
+
+
+def test_status_ok_is_kept_over_many_spectra():
+    """Copies, near copies, levels and no gaps, by every method: an eigenvalue 5 % off is never ok."""
+    rng, told = np.random.default_rng(0), 0
+    spectra = [
+        np.linspace(-1, 1, 120),
+        np.arange(1, 121.0) ** -2.0,
+        np.concatenate([1 + 1e-6 * rng.standard_normal(7), np.full(3, 0.3), 1e-3 * rng.standard_normal(110)]),
+        np.concatenate([np.ones(5), -np.ones(4), np.full(4, 0.4), np.zeros(107)]),
+        0.4 ** np.arange(120) * np.where(np.arange(120) % 2, -1, 1),
+        np.repeat(2.0 ** -np.arange(8), 15),
+    ]
+    for spectrum in spectra:
+        h, truth = matrix(spectrum), by_size(spectrum)
+        for rank in (1, 3, 6, 15):
+            for method in METHODS:
+                start = matrix(spectrum)[:, :rank] if method == "warm" else None
+                eig = randomized_eigh(products(h), 120, rank, method=method, start=start)
+                told += eig.status == "ok"
+                near = np.abs(np.abs(eig.eigenvalues) - np.abs(truth[:rank])) <= 0.05 * np.abs(truth[:rank])
+                assert near.all() or eig.status != "ok", (method, rank, spectrum[:3])
+    assert told > 20
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_eigsh_finds_every_copy(seed):
     """From one start vector ARPACK alone misses some of them at two of these seeds."""

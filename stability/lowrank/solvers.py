@@ -140,17 +140,14 @@ def block_krylov(operator: Operator, rank: int, start: Any = None) -> LowRank:
     seed = operator.filled(start, width)
     space = Space(operator, size)
     block, factor = operator.orthonormal(seed[:first, :])[0], None
-    fresh = first
     while True:
         image = space.extend(block, factor)
         if space.filled == size:
             break
         fill = seed[first:, :] if image.shape[0] < width else None
         block, factor = space.next_block(image, fill)
-        # What the image did not lead to is random, also where the space was exhausted: a wider start.
-        fresh += block.shape[0] - int(np.linalg.matrix_rank(factor))
     space.leave(image)
-    return ritz(space, rank, "block-krylov", width=fresh)
+    return ritz(space, rank, "block-krylov", width=width)
 
 
 def grown(operator: Operator, rank: int, tolerance: float, start: Any = None) -> LowRank:
