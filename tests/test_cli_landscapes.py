@@ -47,6 +47,14 @@ class TestSimulate:
         np.testing.assert_array_equal(found["covariance"], ens.covariance)
         assert found["provenance"]["seed"] == 3
 
+    def test_a_formula_is_shown_as_it_was_understood_and_its_parameters_are_set(self):
+        typed = ["simulate", "--t-end", 1, "--paths", 50, "--json", "--expression"]
+        result = run(*typed, "a x² + 2|y|", "--set", "a=0.5")
+        assert result.stderr == "Read as a*x^2 + 2*abs(y)\n"
+        plain = run(*typed, "0.5*x^2 + 2*abs(y)")
+        assert plain.stderr == ""
+        assert json.loads(result.stdout)["mean"] == json.loads(plain.stdout)["mean"]
+
     def test_at_a_critical_point_theory_stands_beside(self):
         result = run(
             "simulate",
@@ -198,6 +206,10 @@ class TestPortrait:
     ("arguments", "message"),
     [
         (["simulate"], "Give either `--expression` or `--landscape`"),
+        (["simulate", "--landscape", "rosenbrock", "--set", "a=1"], "leave it out with `--landscape`"),
+        (["simulate", "--expression", "a*x^2", "--set", "a"], "`--set` must be a name and a number"),
+        (["simulate", "--expression", "a*x^2", "--set", "text=1"], "`--set` must be a name and a number"),
+        (["simulate", "--expression", "a*x^2", "--set", "b=1"], "no 'b' to set"),
         (["simulate", "--expression", "x", "--landscape", "rosenbrock"], "Give either"),
         (["simulate", "--expression", "__import__('os')"], "The expression"),
         (

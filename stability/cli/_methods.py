@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -48,6 +48,13 @@ def on_a_landscape(command: Callable[..., Any]) -> Callable[..., Any]:
             "--expression", "text", metavar="FORMULA", help='The objective, such as "x^4/4 - x^2/2 + y^2".'
         ),
         click.option(
+            "--set",
+            "parameters",
+            metavar="NAME=NUMBER",
+            multiple=True,
+            help="A number for a name in the formula; may be given more than once.",
+        ),
+        click.option(
             "--landscape",
             "name",
             metavar="NAME",
@@ -89,14 +96,37 @@ def on_a_landscape(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def objective_of(text: str | None, name: str | None, dim: int) -> Any:
-    """The objective that `--expression` or `--landscape` gives."""
+def objective_of(text: str | None, name: str | None, dim: int, parameters: Sequence[str] = ()) -> Any:
+    """The objective that `--expression` or `--landscape` gives.
+
+    A formula that was not plain is shown on stderr as it was understood.
+    """
     from ..objectives.expression import expression
     from ..objectives.landscapes import landscape
 
     if (text is None) == (name is None):
         raise ValueError("Give either `--expression` or `--landscape`.")
-    return expression(text) if text is not None else landscape(str(name), dim=dim)
+    if text is None:
+        if parameters:
+            raise ValueError(
+                "`--set` gives names in `--expression` their numbers: leave it out with `--landscape`."
+            )
+        return landscape(str(name), dim=dim)
+    objective = expression(text, None, **dict(map(_number_of, parameters)))
+    if objective.text != " ".join(text.replace("**", "^").split()):
+        click.echo(f"Read as {objective.text}", err=True)
+    return objective
+
+
+def _number_of(given: str) -> tuple[str, float]:
+    """The name and the number of ``a=2``."""
+    name, _, number = given.partition("=")
+    try:
+        if name.strip() not in ("text", "variables"):
+            return name.strip(), float(number)
+    except ValueError:
+        pass
+    raise ValueError(f"`--set` must be a name and a number, such as --set a=2; got {given!r}.")
 
 
 def noise_of(options: dict[str, Any], at: list[float] | None) -> Any:

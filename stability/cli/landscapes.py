@@ -60,6 +60,7 @@ def simulate(
     text: str | None,
     name: str | None,
     dim: int,
+    parameters: tuple[str, ...],
     method: str,
     step: float,
     at: str | None,
@@ -78,7 +79,7 @@ def simulate(
     from ..flow import Flow
     from ..linear.linearize import linearize
 
-    objective = objective_of(text, name, dim)
+    objective = objective_of(text, name, dim, parameters)
     center = None if at is None else numbers("--at", at)
     noise = noise_of(options, center)
     chosen = method_of(method, damping=options.pop("damping"), rank=options.pop("rank"))
@@ -189,6 +190,7 @@ def portrait(
     text: str | None,
     name: str | None,
     dim: int,
+    parameters: tuple[str, ...],
     compared: tuple[str, ...],
     region: str,
     at: str | None,
@@ -206,7 +208,7 @@ def portrait(
     from ..portraits.line import profile as on_a_line
     from ..portraits.plane import portrait as in_a_plane
 
-    objective = objective_of(text, name, dim)
+    objective = objective_of(text, name, dim, parameters)
     bounds = numbers("--region", region)
     if len(bounds) not in (1, 2, 4):
         raise ValueError(

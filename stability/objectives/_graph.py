@@ -99,7 +99,7 @@ class Graph:
     def add(self, a: int, b: int) -> int:
         x, y = self.value(a), self.value(b)
         if x is not None and y is not None:
-            return self._folded(x + y, "a sum")
+            return self._folded(x + y, "a sum of its constants")
         if x == 0:
             return b
         if y == 0:
@@ -114,7 +114,7 @@ class Graph:
     def sub(self, a: int, b: int) -> int:
         x, y = self.value(a), self.value(b)
         if x is not None and y is not None:
-            return self._folded(x - y, "a difference")
+            return self._folded(x - y, "a difference of its constants")
         if y == 0:
             return a
         # 0 f is 0 as in algebra, also where f has no value.
@@ -133,7 +133,7 @@ class Graph:
     def mul(self, a: int, b: int) -> int:
         x, y = self.value(a), self.value(b)
         if x is not None and y is not None:
-            return self._folded(x * y, "a product", x != 0 != y)
+            return self._folded(x * y, "a product of its constants", x != 0 != y)
         if y is not None:
             a, b, x = b, a, y
         if x == 0:
@@ -149,7 +149,7 @@ class Graph:
         if y == 0:
             raise Undefined("it divides by zero")
         if x is not None and y is not None:
-            return self._folded(x / y, "a quotient", x != 0)
+            return self._folded(x / y, "a quotient of its constants", x != 0)
         if x == 0 or y == 1:
             return a
         return self._node("div", a, b)
@@ -158,9 +158,10 @@ class Graph:
         x, y = self.value(a), self.value(b)
         if x is not None and y is not None:
             try:
-                return self._folded(x**y, "a power", x != 0)
-            except (ZeroDivisionError, OverflowError, TypeError):
+                value = x**y
+            except (ZeroDivisionError, OverflowError):
                 raise Undefined(f"{x:g}^{y:g} is not a finite real number") from None
+            return self._folded(value, f"{x:g}^{y:g}", x != 0)
         if y == 0:
             return self.number(1.0)
         return a if y == 1 else self._node("pow", a, b)
@@ -170,9 +171,10 @@ class Graph:
         if x is None:
             return self._node(function, a)
         try:
-            return self._folded(FUNCTIONS[function](x), f"{function}({x:g})", function in ("exp", "sech"))
+            value = FUNCTIONS[function](x)
         except (ValueError, OverflowError):
             raise Undefined(f"{function}({x:g}) is not a finite real number") from None
+        return self._folded(value, f"{function}({x:g})", function in ("exp", "sech"))
 
     def logsumexp(self, exponents: Iterable[int]) -> int:
         """``log(exp(a) + exp(b) + ...)`` of two or more."""
@@ -185,11 +187,9 @@ class Graph:
 
     def _folded(self, value: Any, what: str, never_zero: bool = False) -> int:
         if isinstance(value, complex) or not math.isfinite(value):
-            raise Undefined(f"{what} of its constants is not a finite real number")
+            raise Undefined(f"{what} is not a finite real number")
         if never_zero and abs(value) < SMALLEST:
-            raise Undefined(
-                f"{what} of its constants is too small for a computer's floating point: below {SMALLEST:.1e}"
-            )
+            raise Undefined(f"{what} is too small for a computer's floating point: below {SMALLEST:.1e}")
         return self.number(value)
 
     # -- differentiating ---------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import numpy as np
 from .. import _check
 from .._array import as_floats, namespace
 from .._saving import Kept
+from . import _notation as notation
 from ._digits import lost
 from ._graph import Evaluator, Graph, TooLarge, Undefined
 from ._reader import Refused, read
@@ -28,7 +29,7 @@ _EDGES = {
 """Where a function is not smooth, by its argument."""
 
 
-def expression(text: str, variables: Sequence[str] | str | None = None) -> Expression:
+def expression(text: str, variables: Sequence[str] | str | None = None, **parameters: float) -> Expression:
     """An objective from a formula, with exact gradient, Hessian and third derivatives.
 
     Parameters
@@ -36,9 +37,14 @@ def expression(text: str, variables: Sequence[str] | str | None = None) -> Expre
     text : str
         Numbers, variables, ``+ - * / ^`` (or ``**``), brackets, ``pi``, ``e`` and the functions abs, acos,
         asin, atan, cos, cosh, exp, log (ln), sin, sinh, sqrt, tan, tanh. ``^`` is a power: ``-x^2`` is
-        ``-(x^2)``. Nothing of it is ever run.
+        ``-(x^2)``. What has one meaning on paper is read too: ``2x``, ``x y``, ``(x+1)(x-1)``, ``sin^2(x)``,
+        ``|x|``, ``x²``, ``√x``, ``2·π``, Greek letters (by their names: ``α`` is ``alpha``). Nothing of it is
+        ever run.
     variables : sequence of str, or str, optional
         Their names in the order of the state; by default those that the formula has, sorted (x2 before x10).
+        A variable that is called ``E``, ``Pi``, ``I``, ``inf`` or ``nan`` must be listed.
+    **parameters : float
+        Numbers for names of the formula, which are then no variables.
 
     Returns
     -------
@@ -47,8 +53,8 @@ def expression(text: str, variables: Sequence[str] | str | None = None) -> Expre
     Raises
     ------
     ValueError
-        If the text is no such formula, too long, or undefined everywhere; the message says what to write
-        instead.
+        If the text is no such formula, may mean two things, is too long, or undefined everywhere; the message
+        says what to write instead.
 
     Examples
     --------
@@ -59,9 +65,12 @@ def expression(text: str, variables: Sequence[str] | str | None = None) -> Expre
     >>> F.hessian([0.0, 0.0])
     array([[-1.,  0.],
            [ 0.,  2.]])
+    >>> st.expression("a x² + 2|y|", a=0.5)
+    expression 'a*x^2 + 2*abs(y)' of x, y; a = 0.5
     """
-    graph, root, names = read(text, variables)
-    return Expression(" ".join(text.split()), names, graph, root)
+    graph, root, names, understood = read(text, variables, parameters)
+    kept = {notation.name(name): float(value) for name, value in parameters.items()}
+    return Expression(understood, names, graph, root, kept)
 
 
 class Expression(Objective, Kept):
@@ -72,11 +81,17 @@ class Expression(Objective, Kept):
     Attributes
     ----------
     text : str
+        The formula as it was understood.
     variables : tuple of str
         One for each coordinate of the state.
+    parameters : dict of float
+        The numbers that names of the formula stand for.
     """
 
-    def __init__(self, text: str, variables: tuple[str, ...], graph: Graph, root: int):
+    def __init__(
+        self, text: str, variables: tuple[str, ...], graph: Graph, root: int, parameters: dict[str, float]
+    ):
+        self.parameters = parameters
         self.text, self.variables, self.dim = text, variables, len(variables)
         self._graph, self._root = graph, root
         self._places = [graph.variable(i) for i in range(self.dim)]
@@ -87,17 +102,16 @@ class Expression(Objective, Kept):
 
     def __repr__(self) -> str:
         shown = self.text if len(self.text) <= 60 else self.text[:57] + "..."
-        return (
-            f"expression {shown!r} of "
-            f"{', '.join(self.variables) if self.dim <= 8 else f'{self.dim} variables'}"
-        )
+        names = ", ".join(self.variables) if self.dim <= 8 else f"{self.dim} variables"
+        numbers = ", ".join(f"{name} = {value:g}" for name, value in self.parameters.items())
+        return f"expression {shown!r} of {names}" + (f"; {numbers}" if numbers else "")
 
     def _kept(self) -> dict[str, Any]:
-        return {"text": self.text, "variables": list(self.variables)}
+        return {"text": self.text, "variables": list(self.variables), "parameters": self.parameters}
 
     @classmethod
     def _restored(cls, **values: Any) -> Any:
-        return expression(**values)
+        return expression(values["text"], values["variables"], **values.get("parameters", {}))
 
     # -- derivation --------------------------------------------------------------------------------
 
