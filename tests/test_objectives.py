@@ -430,6 +430,16 @@ class TestData:
         if "Drop one of them" in str(refusal.value):
             assert np.isfinite(st.logistic(X[:, 1:], y, l2=l2).reference).all()
 
+    @pytest.mark.parametrize("seed", [253, 265, 337])
+    def test_columns_that_rounding_alone_tells_apart_have_no_minimum(self, seed):
+        """Found by trying: without a bound on the condition number Newton's method settles somewhere."""
+        rng = np.random.default_rng(seed)
+        n, d = rng.integers(5, 40), rng.integers(1, 4)
+        X = rng.normal(size=(n, d))
+        X = np.c_[X, X @ rng.normal(size=(d, 1))]
+        with pytest.raises(ValueError, match=r"no isolated minimum .*collinear columns: 0, 1"):
+            _ = st.least_squares(X, rng.normal(size=n)).reference
+
     def test_separable_classes_have_no_minimum_without_a_ridge(self):
         with pytest.raises(ValueError, match=r"separable classes.*Use l2 > 0"):
             _ = st.logistic([[1.0], [2.0], [-1.0]], [1, 1, 0]).reference
