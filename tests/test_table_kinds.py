@@ -259,6 +259,7 @@ REFUSED = {
     "both decimal marks": (beside(['"1,5"', '"2,25"']), {}, {"drop": ["d"]}),
     "dates": (beside([f"2020-01-{i + 1:02d}" for i in range(N)]), {}, {"drop": ["d"]}),
     "dates of day and month": (beside([f"{i + 1}.1.2020" for i in range(N)]), {}, {"drop": ["d"]}),
+    "dates in eight digits": (beside([20240101 + i for i in range(N)]), {}, {"drop": ["d"]}),
     "times": (beside([f"{i % 24:02d}:30" for i in range(N)]), {}, {"drop": ["d"]}),
     "a date with a comma": (
         beside([f'"Jan {i + 1}, 2020"' for i in range(N)], '"day, month"'),
@@ -321,7 +322,7 @@ def test_an_advice_followed_to_the_letter_reads_the_table(write, content, option
     told = bound(path, *own, target=options["target"], model=options["model"])
     assert told.exit_code == 2
     advice = shlex.split(told.stderr.rpartition("se --")[2].strip().removesuffix("."))
-    follow = ["bound", "--csv", str(path), "--batch", "2", *own, f"--{advice[0]}", *advice[1:]]
+    follow = ["bound", "--csv", str(path), *own, f"--{advice[0]}", *advice[1:]]
     for name in ("target", "model"):  # unless they are what the advice is about
         if f"--{name}" not in follow:
             follow += [f"--{name}", options[name]]
@@ -473,6 +474,11 @@ class TestColumns:
         assert found.reading == "separator semicolon, decimal comma"
         raw = np.r_[np.arange(400), number(late, ",")[0]]
         np.testing.assert_allclose(found.X[:, 0], (raw - raw.mean()) / raw.std(), atol=1e-12)
+
+    def test_a_header_longer_than_what_is_looked_at_is_seen_beside_data(self, write, monkeypatch):
+        monkeypatch.setattr(source, "SAMPLE", 5)
+        found = read(write(table(";", comma) + BODY.replace(",", ";").replace(".", ",")))
+        assert (found.reading, len(found.y)) == ("separator semicolon, decimal comma", 2 * N)
 
     def test_a_table_without_labels_is_told(self, write):
         with pytest.raises(ValueError, match=r"The target 'y' is given in 1 rows; at least 2 are needed"):

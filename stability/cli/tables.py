@@ -31,7 +31,12 @@ from ._reading import reads_a_table, table_of
     required=True,
     help="The model fitted on the table.",
 )
-@click.option("--batch", default=32, show_default=True, type=int, help="Samples in a gradient batch.")
+@click.option(
+    "--batch",
+    default=None,
+    type=int,
+    help="Samples in a gradient batch; by default 32, or half of all where there are no more.",
+)
 @click.option(
     "--hessian-batch",
     default=None,
@@ -64,7 +69,7 @@ def bound(
     path: Path,
     target: str,
     model: str,
-    batch: int,
+    batch: int | None,
     hessian_batch: int | None,
     coupling: str,
     replacement: bool,
@@ -99,6 +104,8 @@ def bound(
             f"{whole.n_samples} rows span {objective.dim} of {whole.dim} dimensions; the others have the "
             f"curvature l2 = {l2:g} and no noise, and are left out"
         )
+    if batch is None:
+        batch = 32 if objective.n_samples > 32 else max(1, objective.n_samples // 2)
     rank = min(10, objective.dim) if rank is None else rank
     compared = [SGD(), Newton(), DampedNewton(damping=damping), SFN(damping=damping)]
     compared += [LRSFN(rank=rank, damping=damping, tail=tail) for tail in ("damping", "flat")]

@@ -81,7 +81,19 @@ def column_of(name: str, cells: Any, decimal: str) -> Column:
         return Column(name, values, trouble="empty")
     if np.isinf(values).any():
         return Column(name, values, trouble="infinite", row=_first(np.isinf(values)))
+    if compact := _compact_dates(values):
+        return Column(name, values, trouble="dates", cell=compact, row=_first(~np.isnan(values)))
     return Column(name, values, unit=unit)
+
+
+def _compact_dates(values: np.ndarray) -> str:
+    """The first of numbers such as 20240131, if all are: no other numbers have months and days."""
+    there = values[~np.isnan(values)]
+    if len(there) == 0 or not np.all((there > 19000100) & (there < 21001232) & (there % 1 == 0)):
+        return ""
+    months, days = there // 100 % 100, there % 100
+    fitting = (months >= 1) & (months <= 12) & (days >= 1) & (days <= 31)
+    return f"{there[0]:.0f}" if fitting.all() else ""
 
 
 def _floats(values: np.ndarray) -> np.ndarray:

@@ -24,6 +24,9 @@ MAX_LINE = 16_000_000
 SAMPLE = 1_000_000
 """Characters from which separator, decimal mark and header are told."""
 
+LINES = 4
+"""Lines at least, however long: a header alone tells nothing of its columns."""
+
 _PACKED = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"PK\x03\x04": ".zip"}
 _OTHERS = {
     b"PAR1": "a Parquet file",
@@ -105,6 +108,8 @@ class Text:
         found += self._stream.readline(MAX_LINE)
         if len(found) > MAX_LINE:
             raise _too_long()
+        for _ in range(LINES - found.count("\n")):
+            found += self._stream.readline(MAX_LINE)
         return found, False
 
     def give_back(self, text: str) -> None:
