@@ -446,6 +446,10 @@ def test_the_known_variance():
             r"order 5000 is finite but exp\(3172\), beyond the largest float",
             ArithmeticError,
         ),
+        (lambda: mode(st.Method(lambda lam: 1 / np.maximum(lam, 0))),
+         r"from lambda = -\d.* to 0, where the noise reaches, it is infinite or not a number", ValueError),
+        (lambda: mode(st.Method(lambda lam: np.exp(-lam))).gain_moment(1),
+         r"beyond the largest float at lambda = -.*Give a `density` of bounded support", ArithmeticError),
         (lambda: mode().tail_index(2.5), r"for SGD at step 2.5: E log\|1 - step X\| = 0.2.* >= 0, "
                                          r"almost-sure stability ends at step 2.217", st.Unstable),
     ],
@@ -453,6 +457,13 @@ def test_the_known_variance():
 def test_misuse_is_named(call, message, kind):
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_a_gain_that_overflows_far_out_has_moments_under_a_bounded_density():
+    bounded = mode(
+        st.Method(lambda lam: np.exp(-lam)), lam=1.0, density=scipy.stats.truncnorm(-8, 8, scale=0.5)
+    )
+    assert bounded.gain_moment(0.1).value == pytest.approx(np.exp(-0.1 + 0.1**2 * 0.25 / 2), rel=1e-10)
 
 
 def test_a_quadrature_that_fails_raises(monkeypatch):

@@ -77,8 +77,10 @@ class ModeLaw:
         ends = [end for end in support if math.isfinite(end)]
         # Points of the law are exact in e, those of the gain in x; where the two meet, neither is.
         self._of_law, self._met = {*marks, *ends}, set[tuple[float, float]]()
+        grid = self.grid([0.0, lam, *(lam + e for e in self.marks)])
+        self._require_gain(gain, grid)
         # A gain's poles are zeros of its reciprocal, which can be bracketed.
-        found = small_points(lambda x: 1 / gain(x), self.grid([0.0, lam, *(lam + e for e in self.marks)]))
+        found = small_points(lambda x: 1 / gain(x), grid)
         known = [(lam + e, e) for e in (*self.marks, *ends)]
         self.anchors = self._inside([(0.0, -lam), *known, *((x, x - lam) for x in found)])
         self._functions: dict[str, Function] = {
@@ -94,6 +96,20 @@ class ModeLaw:
         self.outward = {
             side: Powers(*(self._outward_power(name, side) for name in self._functions)) for side in (-1, 1)
         }
+
+    def _require_gain(self, gain: Callable, grid: np.ndarray) -> None:
+        """Refuse a gain that is no number on a whole interval the noise reaches: no pole, and no moment."""
+        # Farther out a gain may overflow, where the noise never comes.
+        missing = ~np.isfinite(gain(grid)) & (self.log_density(grid - self.lam) > -700)
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], missing.astype(int), [0]])))
+        for first, stop in edges.reshape(-1, 2):
+            low, high = grid[first], grid[stop - 1]
+            if high - low > 1e-3 * self.spread:  # a pole of high order overflows on a narrow one
+                raise ValueError(
+                    f"`method` must have a finite gain beside isolated poles; from lambda = {low:.3g} to "
+                    f"{high:.3g}, where the noise reaches, it is infinite or not a number. Give a gain for "
+                    "every eigenvalue, such as st.SFN's."
+                )
 
     def grid(self, points: Iterable[float]) -> np.ndarray:
         """Points (n,) of the support, in geometric steps away from each of `points`."""
@@ -225,7 +241,13 @@ class ModeLaw:
         k = np.repeat(np.arange(len(panels)), [len(edges) - 1 for edges in panels])
         a, b = (np.concatenate([edges[cut] for edges in panels]) for cut in (slice(None, -1), slice(1, None)))
         # The integrand's largest exponent goes into the result's: no moment overflows on the way.
-        shift = float(np.max(log_weight(a[:, None] + (b - a)[:, None] * (0.5 + 0.5 * _NODES), k[:, None])[2]))
+        x, _, sizes = log_weight(a[:, None] + (b - a)[:, None] * (0.5 + 0.5 * _NODES), k[:, None])
+        shift = float(np.max(sizes))
+        if not shift < math.inf:  # one of the two infinities would win, whichever is the smaller in truth
+            raise ArithmeticError(
+                f"The gain is beyond the largest float at lambda = {x[~(sizes < math.inf)][0]:.3g}, where "
+                "E_h has a density. Give a `density` of bounded support, or a gain that grows more slowly."
+            )
         shift = max(shift, -1e300)
 
         def integrand(y: np.ndarray, k: np.ndarray) -> np.ndarray:
