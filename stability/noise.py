@@ -369,6 +369,50 @@ class Noise(Kept):
             F, at, batch, hessian_batch=hessian_batch, replacement=replacement, coupling=coupling
         )
 
+    @staticmethod
+    def aligned(
+        F: Any, at: Any = None, *, scale: float = 1.0, exponent: float = 1.0, batch: float = 1
+    ) -> Noise:
+        """Gradient noise that follows the curvature: per sample ``Sigma = scale * H^exponent``.
+
+        Exponent 0 is noise of one size, 1 that of label noise or a well-specified likelihood; networks are
+        reported between 1 and 2. It decides how much an ill-conditioned Hessian amplifies: the theorem
+        ``noise-exponent``.
+
+        Parameters
+        ----------
+        F : objective
+        at : array (d,), optional
+            Where the Hessian H is taken; the objective's reference by default.
+        scale, exponent : float
+            ``c >= 0`` and ``g`` in ``Sigma = c H^g``.
+        batch : float
+            Samples in a gradient batch.
+
+        Raises
+        ------
+        ValueError
+            If H has no such power: a negative curvature where `exponent` is no even number, or a vanishing
+            one where it is negative.
+
+        Examples
+        --------
+        >>> import stability as st
+        >>> noise = st.Noise.aligned(st.quadratic([1.0, 0.25]), scale=2.0, exponent=0.5)
+        >>> noise.gradient_covariance([0.0, 0.0])
+        array([[2., 0.],
+               [0., 1.]])
+        """
+        scale = _check.nonnegative("scale", scale)
+        exponent = float(_check.array("exponent", exponent, ndim=0, shape="(), one number"))
+        place = getattr(F, "reference", None) if at is None else _check.shaped("at", at, (F.dim,))
+        if place is None:
+            raise ValueError("`at` must be given: the objective has no reference point.")
+        hessian = _check.returned("hessian", F.hessian(place), place, (F.dim, F.dim))
+        curvatures, vectors = np.linalg.eigh(hessian)
+        powers = _powers(curvatures, exponent)
+        return Noise(gradient=scale * (vectors * powers) @ vectors.T, batch=batch)
+
     def __repr__(self) -> str:
         gradient = (
             f"{float(self.gradient):g}"
@@ -542,6 +586,25 @@ class DataNoise(Noise):
             f"Noise.from_data({self.objective!r}, batch={self.batch:g}, "
             f"hessian_batch={self.hessian_batch:g}, {how} replacement, coupling={self.coupling!r})"
         )
+
+
+def _powers(curvatures: np.ndarray, exponent: float) -> np.ndarray:
+    """Powers (d,) of a spectrum, as a covariance can have them as eigenvalues."""
+    size = float(np.max(np.abs(curvatures)))
+    # A flat direction's eigenvalue is rounding of either sign.
+    flat = np.abs(curvatures) <= len(curvatures) * np.finfo(float).eps * size
+    if flat.any() and exponent < 0:
+        raise ValueError(
+            f"Curvature vanishes along {int(flat.sum())} of {len(flat)} directions, where H^{exponent:g} is "
+            "infinite. Use `exponent` >= 0."
+        )
+    if np.any(curvatures[~flat] < 0) and exponent % 2:
+        raise ValueError(
+            f"H^{exponent:g} is no covariance: the smallest curvature is {curvatures.min():.3g}. Give a "
+            "minimum as `at`, or an even `exponent`."
+        )
+    # Of 0^0 = 1: noise of one size has it along flat directions too.
+    return np.where(flat, 0.0, np.abs(curvatures)) ** exponent
 
 
 def _passed(name: str, parts: Any, size: int, dim: int) -> Sample:

@@ -197,3 +197,40 @@ def test_curvature_noise_without_a_reference_has_no_covariance_to_give():
     with pytest.raises(ValueError, match="grows with the distance from its reference point"):
         noise.gradient_covariance([1.0, 1.0])
     np.testing.assert_allclose(noise.gradient_covariance([1.0, 1.0], [0.0, 0.0]), [[4.0, 1.0], [1.0, 4.0]])
+
+
+class TestAligned:
+    @pytest.mark.parametrize("exponent", [0, 0.5, 1, 2, -1])
+    def test_the_covariance_is_a_power_of_the_hessian(self, exponent):
+        F = st.quadratic([2.0, 0.5, 0.1], rotation_seed=3)
+        values, vectors = np.linalg.eigh(F.hessian(np.zeros(3)))
+        noise = st.Noise.aligned(F, scale=1.5, exponent=exponent, batch=4)
+        expected = 1.5 / 4 * (vectors * values**exponent) @ vectors.T
+        np.testing.assert_allclose(noise.gradient_covariance(np.zeros(3)), expected, rtol=1e-12, atol=1e-14)
+
+    def test_it_is_taken_where_it_is_asked_for(self):
+        F = st.expression("x**4 + y**2", ["x", "y"])
+        noise = st.Noise.aligned(F, [1.0, 0.0], scale=1.0, exponent=0.5)
+        np.testing.assert_allclose(noise.gradient_covariance(np.ones(2)), np.diag([12**0.5, 2**0.5]))
+
+    def test_flat_and_negative_curvature(self):
+        flat, saddle = st.quadratic([1.0, 0.0]), st.quadratic([1.0, -0.5])
+        still = st.Noise.aligned(flat, exponent=0.5).gradient_covariance(np.zeros(2))
+        np.testing.assert_array_equal(still, np.diag([1.0, 0.0]))
+        even = st.Noise.aligned(saddle, exponent=2).gradient_covariance(np.zeros(2))
+        np.testing.assert_allclose(even, np.diag([1.0, 0.25]))
+        with pytest.raises(ValueError, match=r"vanishes along 1 of 2 directions, where H\^-1 is infinite"):
+            st.Noise.aligned(flat, exponent=-1)
+        with pytest.raises(
+            ValueError, match=r"smallest curvature is -0\.5\. Give a minimum as `at`, or an even"
+        ):
+            st.Noise.aligned(saddle, exponent=1)
+
+    def test_bad_input(self):
+        F = st.quadratic([1.0])
+        with pytest.raises(ValueError, match="`scale` must be a finite number >= 0; got -1"):
+            st.Noise.aligned(F, scale=-1)
+        with pytest.raises(ValueError, match="`exponent` must be finite"):
+            st.Noise.aligned(F, exponent=np.inf)
+        with pytest.raises(ValueError, match=r"`at` must be given: the objective has no reference point"):
+            st.Noise.aligned(st.expression("x**4 - x**2", ["x"]))

@@ -95,6 +95,9 @@ CLOSED = {
         -((p * v["lam"]) ** 2) * v["t"] * math.exp(-2 * p * v["lam"] * v["t"]) * v["delta_0"] ** 2
     ),
     "averaging": lambda m, v, p, d: v["sigma"] ** 2 / v["lam"] ** 2,
+    "noise-exponent": lambda m, v, p, d: v["step"] * v["c"] * v["lam"] ** v["g"] * p / 4,
+    "damping-removes-the-edge": lambda m, v, p, d: 2 / (p * v["lam"]),
+    "critical-batch": lambda m, v, p, d: 1 / (p * v["lam"]) / (1 + v["sigma"] ** 2 / v["g"] ** 2 / v["b"]),
 }
 
 
@@ -126,6 +129,7 @@ def values(name, rng):
         "g": rng.normal(),
         "k": rng.normal(),
         "lam_min": 0.02,
+        "c": rng.uniform(0.2, 2.0),
     }
     if name in ("saddle-attraction", "escape-time"):
         drawn["lam"] = -lam
@@ -214,6 +218,41 @@ class TestClosedForms:
             "noise-growth", h=0.5, S=0.3, step=0.1, sigma=2.0
         )
         assert growth == pytest.approx(-2 * 0.5 * 0.3 + 0.1 * 4.0)
+
+    @pytest.mark.parametrize(("g", "told"), [(0, 50.5), (1, 19.3), (2, 3.17)])
+    def test_how_much_newton_amplifies_depends_on_the_exponent_of_the_noise(self, g, told):
+        lam = 1 / np.arange(1.0, 101.0)
+        newton = st.theorem("noise-exponent", method=st.Newton())
+        ratio = newton.evaluate("amplification", lam=lam, g=g)
+        assert ratio == pytest.approx(np.sum(lam ** (g - 1)) / np.sum(lam**g))
+        assert ratio == pytest.approx(told, rel=2e-3)
+        # Flat modes carry the risk without bound where its exponent is negative: below g = 1.
+        assert newton.evaluate("slope", lam=0.5, g=g) == g - 1
+        assert st.theorem("noise-exponent", method=st.SGD()).evaluate("slope", lam=0.5, g=g) == g
+
+    @pytest.mark.parametrize(
+        ("method", "batch", "step"),
+        [(st.SGD(), 1.01, 0.9695), (st.Newton(), 100.0, 0.2424), (st.SFN(damping=0.1), 2.00, 1.0362)],
+    )
+    def test_the_critical_batch_is_the_metrics_own(self, method, batch, step):
+        theorem = st.theorem("critical-batch", method=method, dim=2)
+        given = {"lam_1": 1.0, "lam_2": 0.01, "g_1": 1.0, "g_2": 0.01}
+        given |= {"Sigma_11": 1.0, "Sigma_12": 0.0, "Sigma_22": 1.0}
+        assert theorem.evaluate("critical-batch", **given) == pytest.approx(batch, rel=2e-3)
+        assert theorem.evaluate(**given, b=32) == pytest.approx(step, abs=6e-5)
+
+    def test_a_damped_step_of_two_is_stable_whatever_the_curvature(self):
+        theorem = st.theorem("damping-removes-the-edge", method=METHODS["SFN"])
+        limits = theorem.evaluate(lam=np.geomspace(1e-6, 1e6, 13))
+        assert np.all(np.diff(limits) < 0)
+        assert limits.min() > theorem.evaluate("whatever-the-curvature") == 2
+        natural = st.gallery.natural_gradient(variance=3.0, eps=0.1)
+        assert st.theorem("damping-removes-the-edge", method=natural).evaluate(
+            "whatever-the-curvature"
+        ) == pytest.approx(6.0)
+        for other in (st.SGD(), st.Newton(), st.Method(gain=lambda lam: 1 / (abs(lam) ** 0.5 + 1))):
+            with pytest.raises(ValueError, match="says nothing about"):
+                st.theorem("damping-removes-the-edge", method=other)
 
 
 class Scaled(st.SFN):
@@ -314,6 +353,9 @@ class TestTheyCanFail:
         "escape-time": ("log-mean", "rate", "diffusion"),
         "trajectory-noise": ("noise-growth",),
         "averaging": ("streaming-risk",),
+        "noise-exponent": ("slope", "total", "amplification"),
+        "damping-removes-the-edge": ("whatever-the-curvature",),
+        "critical-batch": ("critical-batch", "decrease"),
     }
 
     @pytest.mark.parametrize(
@@ -661,6 +703,15 @@ class TestBadInput:
             ("finite-data-limit", "SGD", {"lam": 1, "V": 1, "n": 5, "b": 7}, "n >= 2, 1 <= b <= n"),
             ("escape-time", "SGD", {"lam": -1, "step": 0.1, "sigma": 1, "R": 0}, "the radius is positive"),
             ("trajectory-noise", "SFN", {"h": 0, "g": 1, "k": 1}, "h is not zero"),
+            (
+                "noise-exponent",
+                "Newton",
+                {"lam": 0.0, "step": 0.1, "c": 1, "g": 0.5},
+                "the point is a minimum: lambda > 0; got lam = 0",
+            ),
+            ("critical-batch", "SFN", {"lam": 1, "sigma": 1, "g": 0, "b": 4}, "gradient is not zero"),
+            ("critical-batch", "SFN", {"lam": 1, "sigma": 1, "g": 1, "b": 0.2}, "at least one sample"),
+            ("damping-removes-the-edge", "SFN", {"lam": -1.0}, "the point is a minimum"),
         ],
     )
     def test_a_failed_hypothesis_is_named(self, name, method, given, failed):

@@ -41,7 +41,7 @@ RESERVED = GIVEN | frozenset(
         r"\S+",
         """A C D DP E E_g E_h H J K L Lambda M N P Phi S Sigma T Var X Y a const d delta f i j lag mu nu
         q r rate rho s u w x y z zeta A_max K_ij M_ij M_i R_max c_1 x_i x_j lambda_i phi_i delta_i delta_j
-        alpha_max alpha_method alpha_SGD Phi_ij log_T
+        alpha_max alpha_method alpha_SGD alpha_best alpha_safe Delta_F Phi_ij log_T
         M_SGD M_Newton M_SDE M_iteration M_discrete M_continuous lam step curvature phi""",
     )
 )

@@ -51,7 +51,7 @@ from .statement import Corollary, Hypothesis, Step
 OU = "the Ornstein-Uhlenbeck model of Mandt, Hoffman and Blei 2017; numbers by stability.linear"
 
 
-def _continuous(mode: Mode, variance: Any) -> tuple[list[Step], Any]:
+def continuous(mode: Mode, variance: Any) -> tuple[list[Step], Any]:
     """The stationary variance of the SDE with an exact Hessian, derived by Ito's formula."""
     change = generator(mode, delta**2, diffusion=alpha * mode.phi**2 * variance)
     balance = sympy.expand(change).subs(delta**2, M)
@@ -71,8 +71,8 @@ def _continuous(mode: Mode, variance: Any) -> tuple[list[Step], Any]:
 @statement("noise-amplification", "Noise amplification at equal step length", branches=("tail", "kept"))
 def noise_amplification(mode: Mode) -> Draft:
     """The stationary second moment of the SDE, over that of SGD."""
-    steps, solution = _continuous(mode, sigma**2)
-    _, sgd = _continuous(_sgd(), sigma**2)
+    steps, solution = continuous(mode, sigma**2)
+    _, sgd = continuous(_sgd(), sigma**2)
     ratio = sympy.simplify(solution / sgd)
     x, y, other, covariance = (
         Symbol("delta_i"),
@@ -170,7 +170,7 @@ def discrete_vs_continuous(mode: Mode) -> Draft:
     square = one_step(mode, dt, curvature=False)
     balance = sympy.expand(square.subs(delta**2, M) - M)
     solution = stationary(balance)
-    _, limit = _continuous(mode, sigma**2)
+    _, limit = continuous(mode, sigma**2)
     at_step = tidy(solution.subs(dt, alpha))
     rate = -sympy.log(1 + alpha * mode.rate) / alpha
     steps = [
@@ -220,7 +220,7 @@ def discrete_matrix(mode: Mode, dim: int) -> Draft:
 @statement("excess-risk", "Stationary excess risk", branches=("tail", "kept"))
 def excess_risk(mode: Mode) -> Draft:
     """Half of curvature times variance, and its sum."""
-    steps, solution = _continuous(mode, sigma**2)
+    steps, solution = continuous(mode, sigma**2)
     one = tidy(mode.at * solution / 2)
     steps.append(Step(Eq(mode.at * M / 2, one, evaluate=False), "the mode's share of tr(H M) / 2"))
     # lambda M / 2 = alpha sigma^2 phi / 4: the curvature has cancelled.
@@ -264,7 +264,7 @@ def excess_risk_matrix(mode: Mode, dim: int) -> Draft:
 @statement("aligned-noise", "Noise aligned with curvature is not amplified", branches=("tail", "kept"))
 def aligned_noise(mode: Mode) -> Draft:
     """The same second moment where the noise follows the curvature."""
-    steps, solution = _continuous(mode, sigma**2 * mode.at)
+    steps, solution = continuous(mode, sigma**2 * mode.at)
     risk = tidy(mode.at * solution / 2)
     steps.append(
         Step(
@@ -313,8 +313,8 @@ def equal_rates(mode: Mode) -> Draft:
     """The mode is lambda; the slowest one is lambda_min, in the tail where the method has one."""
     own = Mode(mode.method, "kept", mode.at)
     slow = mode.phi if mode.branch == "tail" else own.gain(lam_min)
-    _, sgd = _continuous(_sgd(), sigma**2)
-    steps, solution = _continuous(own, sigma**2)
+    _, sgd = continuous(_sgd(), sigma**2)
+    steps, solution = continuous(own, sigma**2)
     ours, theirs = Symbol("alpha_method", positive=True), Symbol("alpha_SGD", positive=True)
     step = linear_root(ours * slow * lam_min - theirs * lam_min, ours)
     ratio = sympy.simplify(solution.subs(alpha, step) / sgd.subs(alpha, theirs))
@@ -364,7 +364,7 @@ def _bounding(mode: Mode, bound: Any) -> list[Step]:
     ]
 
 
-def _damped(method: Method) -> bool:
+def damped(method: Method) -> bool:
     """Whether damping is what the method does: a gain that is finite at zero and falls from there."""
     gain = Mode(method).gain(lam)
     return (
@@ -378,12 +378,12 @@ def _damped(method: Method) -> bool:
     "Damping bounds what ill-conditioning amplifies",
     branches=("tail", "kept"),
     default=DampedNewton(damping=1.0),
-    applies=_damped,
+    applies=damped,
 )
 def damping(mode: Mode) -> Draft:
     """The variance over undamped Newton's, and the bound at vanishing curvature."""
-    steps, solution = _continuous(mode, sigma**2)
-    _, newton = _continuous(Mode(Newton()), sigma**2)
+    steps, solution = continuous(mode, sigma**2)
+    _, newton = continuous(Mode(Newton()), sigma**2)
     ratio = tidy(solution / newton)
     bound = sympy.limit(mode.phi, lam, 0, "+")
     steps += [

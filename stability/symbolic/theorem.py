@@ -20,7 +20,7 @@ from .._display import Grid
 from .._frames import Framed
 from .._saving import Result, Study, jsonable, provenance
 from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
-from . import laws, moments, paths, steps  # noqa: F401 - importing them registers their statements
+from . import batches, laws, moments, paths, steps  # noqa: F401 - importing them registers their statements
 from .limit import limited
 from .mode import Mode
 from .registry import DIMS, STATEMENTS, Entry
@@ -29,10 +29,11 @@ from .witnesses.base import WITNESSES, Case, Witness, value
 from .witnesses.matrices import MatrixWitness
 
 ORDER = (
-    "noise-amplification", "excess-risk", "aligned-noise", "equal-rates", "discrete-vs-continuous", "damping",
+    "noise-amplification", "excess-risk", "aligned-noise", "noise-exponent", "equal-rates",
+    "discrete-vs-continuous", "damping", "damping-removes-the-edge",
     "mean-square-step-limit", "same-batch-cancellation", "truncation-gap", "truncation-limit",
     "finite-data-limit", "student-t", "heavy-tailed-newton", "bounded-sfn-step", "saddle-attraction",
-    "escape-time", "trajectory-noise", "weak-order", "averaging",
+    "escape-time", "trajectory-noise", "weak-order", "averaging", "critical-batch",
 )  # fmt: skip
 """The statements in the order in which they are best read."""
 
@@ -159,7 +160,7 @@ def theorems() -> tuple[str, ...]:
     --------
     >>> import stability as st
     >>> len(st.theorems()), st.theorems()[0]
-    (19, 'noise-amplification')
+    (22, 'noise-amplification')
     """
     return ORDER
 

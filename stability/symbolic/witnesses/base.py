@@ -205,21 +205,44 @@ class StationaryVariance(Recomputed):
 
     aligned = False
 
+    def linear(self, case: Case, values: Values) -> tuple[LinearFlow, int]:
+        """The linearised flow and the index of the mode."""
+        return case.linear(values, aligned=self.aligned)
+
     def numeric(self, case: Case, values: Values) -> float:
-        return variance(*case.linear(values, aligned=self.aligned))
+        return variance(*self.linear(case, values))
 
     def predicted(self, theorem: Statement, case: Case, values: Values) -> float:
         """The chain's variance: the statement's, which is the SDE's, times ``2 / (2 - step phi lambda)``."""
-        linear, index = case.linear(values, aligned=self.aligned)
+        linear, index = self.linear(case, values)
         return value(theorem, case, values) * 2 / (2 + values["step"] * linear.rates[index])
 
     def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
-        linear, index = case.linear(values, aligned=self.aligned)
+        linear, index = self.linear(case, values)
         # Six relaxation times from the mean: of the stationary variance all but about e^-12 is there.
         steps = math.ceil(6 / abs(linear.rates[index]) / values["step"])
         ens = simulated(linear.flow, steps, seed)
         mode = ens.states[-1] @ linear.vectors[:, index]
         return z_of_mean(mode**2, self.predicted(theorem, case, values))
+
+
+def best_step(linear: Callable[[float], LinearFlow], gradient: np.ndarray) -> tuple[float, float]:
+    """The step that lowers the objective most from where it has this gradient (d,), and by how much.
+
+    The mean after one step is a parabola in the step, which three steps tell.
+    """
+    first = linear(1.0)
+    offset = first.vectors @ ((first.vectors.T @ gradient) / first.eigenvalues)
+    size = 1 / float(np.max(np.abs(first.rates)))
+    heights = [0.5 * float(gradient @ offset)]
+    for step in (size, 2 * size):
+        one = linear(step)
+        mean, covariance = one.moments(step, one.at + offset, time="discrete")
+        second = one.vectors.T @ (covariance + np.outer(mean, mean)) @ one.vectors
+        heights.append(0.5 * float(one.eigenvalues @ np.diag(second)))
+    bend = (heights[2] - 2 * heights[1] + heights[0]) / size**2
+    slope = (heights[1] - heights[0]) / size - 0.5 * bend * size
+    return -slope / bend, 0.5 * slope**2 / bend
 
 
 def curvature_noise(rng: np.random.Generator) -> Values:

@@ -14,7 +14,7 @@ from ...noise import Noise
 from ...objectives.quadratic import quadratic
 from ...objectives.regression import least_squares
 from ..statement import Statement
-from .base import Case, Values, Witness, curvature_noise, value
+from .base import Case, Values, Witness, best_step, curvature_noise, value
 from .paths import Cubic
 
 
@@ -40,6 +40,7 @@ class MatrixWitness(Witness):
             "step": self.step,
             "sigma": 1.0,
             "dt": self.step,
+            "b": self.noise["batch"],
         }
         values |= {f"Sigma_{i + 1}{j + 1}": self.sigma[i, j] for i in range(dim) for j in range(i, dim)}
         values |= {f"g_{i + 1}": x for i, x in enumerate(self.gradient)}
@@ -73,13 +74,13 @@ class MatrixWitness(Witness):
         )
         return float(np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs)))
 
-    def _linear(self, case: Case, **noise: Any) -> LinearFlow:
+    def _linear(self, case: Case, *, step: float | None = None, **noise: Any) -> LinearFlow:
         return linearize(
             Flow(
                 quadratic(self.curvatures),
                 case.method,
                 Noise(**(noise or {"gradient": self.sigma})),
-                step=self.step,
+                step=self.step if step is None else step,
             )
         )
 
@@ -102,6 +103,10 @@ class MatrixWitness(Witness):
         return self._linear(
             case, **{**self.noise, "hessian_batch": self.noise["batch"], "coupling": "nested"}
         ).step_limit()
+
+    def _critical_batch(self, case: Case) -> float:
+        noise = {"gradient": self.sigma, "batch": self.noise["batch"]}
+        return best_step(lambda step: self._linear(case, step=step, **noise), self.gradient)[0]
 
     def _trajectory_noise(self, case: Case) -> np.ndarray:
         objective = Cubic(self.gradient, np.diag(self.curvatures), self.third)

@@ -64,7 +64,7 @@ class ExcessRisk(StationaryVariance):
         return super().predicted(theorem, case, values) * 2 / values["lam"]
 
     def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
-        linear, _ = case.linear(values)
+        linear, _ = self.linear(case, values)
         total = abs(
             value(theorem, case, {**values, "lam": linear.eigenvalues}, "total")
             / linear.excess_risk("continuous")
