@@ -246,12 +246,12 @@ def test_status_ok_is_kept_over_many_spectra():
     assert told > 20
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [1, 2, 4, 7])
 def test_eigsh_finds_every_copy(seed):
-    """From one start vector ARPACK alone misses some of them at two of these seeds."""
-    h = matrix(np.concatenate([np.full(6, 2.0), [1.0], 0.3 * np.cos(np.arange(N - 7))]))
-    eig = randomized_eigh(products(h), N, 6, method="eigsh", seed=seed)
-    np.testing.assert_allclose(eig.eigenvalues, 2.0, rtol=1e-9)
+    """From one start vector ARPACK alone misses some of twenty, and gives .1 in their place."""
+    h = matrix(np.concatenate([np.ones(20), np.full(3, 0.1), 0.01 * np.cos(np.arange(N - 23))]))
+    eig = randomized_eigh(products(h), N, 10, method="eigsh", seed=seed)
+    np.testing.assert_allclose(eig.eigenvalues, 1.0, rtol=1e-9)
     assert eig.status == "ok"
 
 
