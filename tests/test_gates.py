@@ -429,7 +429,11 @@ class TestPrecision:
         st.quadratic((H + H.T) / 2)
 
     def test_numbers_typed_by_hand_are_no_float32(self):
-        for wrong in ([[1e6, 1.0], [1.25, 2.0]], [[1.0, 2_000_000.0], [2_000_001.0, 1.0]]):
+        for wrong in (
+            [[1e6, 1.0], [1.25, 2.0]],
+            [[1.0, 2_000_000.0], [2_000_001.0, 1.0]],
+            [[8_388_607.0, 8_388_605.0], [8_388_603.0, 8_388_601.0]],  # exact in float32, of all its 24 bits
+        ):
             with pytest.raises(ValueError, match="must be symmetric"):
                 st.quadratic(wrong)
         with pytest.raises(ValueError, match="must be symmetric"):
@@ -439,6 +443,9 @@ class TestPrecision:
         H = single(1).astype(np.float16)
         H[0, 1] = np.nextafter(H[0, 1], np.float16(99), dtype=np.float16)
         assert np.linalg.eigvalsh(st.quadratic(H).hessian(np.zeros(6))).shape == (6,)
+        F = users(dim=6, gradient=lambda w: w @ H, hessian=lambda w: np.broadcast_to(H, (*w.shape, 6)))
+        H[0, 1] *= np.float16(1.01)
+        assert len(st.linearize(st.Flow(F, st.SFN(damping=0.1), step=0.1), at=np.zeros(6)).rates) == 6
         torch = pytest.importorskip("torch")
         B = torch.tensor(single(1)).to(torch.bfloat16)
         B[0, 1] *= 1.01
@@ -468,7 +475,9 @@ class TestPrecision:
         }
         for convert in (lambda x: x, lambda x: np.asarray(x, float)):
             F = users(**members | {"gradient": lambda w, convert=convert: convert(np.float32(w) @ H)})
-            assert st.check_derivatives(F, np.ones(6)).ok
+            found = st.check_derivatives(F, np.ones(6))
+            assert found.ok
+            assert 1e-4 < found.tolerance < 1e-3
         wrong = users(**members | {"gradient": lambda w: np.float32(1.01) * (np.float32(w) @ H)})
         assert not st.check_derivatives(wrong, np.ones(6)).ok
         assert st.check_derivatives(QUADRATIC, [1.0, 1.0]).tolerance == 1e-6

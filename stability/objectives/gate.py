@@ -150,7 +150,7 @@ def _mismatch(
 ) -> tuple[float, float] | None:
     """The slopes along a direction by the gradient and by values, where they disagree; else None."""
     middle, length = value(beside), float(np.linalg.norm(gradient))
-    if not (math.isfinite(middle) and math.isfinite(length)) or value(beside) != middle:
+    if not (math.isfinite(middle) and math.isfinite(length)):
         return None
     random = np.random.default_rng(0).standard_normal(w.shape)
     for direction in ([gradient / length] if length else []) + [random / np.linalg.norm(random)]:
