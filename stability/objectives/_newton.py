@@ -30,22 +30,31 @@ def minimizer(objective: Any) -> np.ndarray:
         solve = _solver(objective.hessian(w))
         if solve is None:
             break
-        slope = objective.gradient(w)
-        shift = solve(slope)
-        # g . H^-1 g is twice the fall still to come. At 1e-20 of the start the step is
-        # about 1e-10 of the whole way, and every full Newton step from there squares that.
-        if slope @ shift > 1e-20 * start:
+        shift, decrement = _step(objective, w, solve)
+        if decrement <= 1e-20 * start:
+            for _ in range(POLISHING):  # so near the minimum, the Hessian stays as it is
+                w = w - shift
+                shift, _ = _step(objective, w, solve)
+            # Towards a minimum at infinity steps hardly shorten: that is how it is told from one.
+            remaining, length = (float(np.linalg.norm(units * v)) for v in (shift, w))
+            if remaining <= 1e-8 * (math.sqrt(2 * start) + length):
+                return w
+            break
+        before = math.inf
+        while 1e-20 * start < decrement <= 0.1 * before:  # a Hessian costs as much as d slopes: it is used on
             w, value = _downhill(objective, w, shift, value)
-            continue
-        for _ in range(POLISHING):  # so near the minimum, the Hessian stays as it is
-            w = w - shift
-            shift = solve(objective.gradient(w))
-        # Towards a minimum at infinity steps hardly shorten: that is how it is told from one.
-        remaining, length = (float(np.linalg.norm(units * v)) for v in (shift, w))
-        if remaining <= 1e-8 * (math.sqrt(2 * start) + length):
-            return w
-        break
+            before = decrement
+            shift, decrement = _step(objective, w, solve)
     raise ValueError(_nowhere(objective))
+
+
+def _step(
+    objective: Any, w: np.ndarray, solve: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, float]:
+    """Newton's step, and twice the decrease that it promises."""
+    slope = objective.gradient(w)
+    shift = solve(slope)
+    return shift, float(slope @ shift)
 
 
 def _curvature(objective: Any, w: np.ndarray) -> np.ndarray:
