@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import random
 import re
 
 import numpy as np
@@ -74,9 +75,21 @@ def _many_digits():
         yield
 
 
+def bounded(function):
+    """So that no tower of exponentials fills the memory."""
+
+    def called(x):
+        if abs(x) > 1e5:
+            raise OverflowError
+        return function(x)
+
+    return called
+
+
 def truth(text, point):
     """Value, gradient, Hessian and third derivatives along the axes: differences in 800 digits."""
     names = {name: getattr(mpmath, {"abs": "fabs"}.get(name, name)) for name in NAMES}
+    names |= {name: bounded(names[name]) for name in ("exp", "cosh", "sinh", "sin")}
     code = compile(text.replace("^", "**"), "formula", "eval")
     step, d, axes = mpmath.mpf("1e-40"), len(point), range(len(point))
 
@@ -191,3 +204,48 @@ def test_every_array_library_gives_the_same_numbers(xp_backend, dtype):
         np.testing.assert_allclose(
             given, getattr(F, name)(w), rtol=1e-4 if dtype == "float32" else 1e-12, atol=1e-6
         )
+
+
+def grown(draw, depth):
+    """A random formula: sums, products and quotients of exponentials more often than by chance."""
+    if depth == 0 or draw.random() < 0.1:
+        return draw.choice(
+            ["x", "y", "x", "y", "1", "2", "0.3", "(-x)", "(x - y)", "x*y", "exp(x)", "exp(-y)", "50*x"]
+        )
+    inner = [grown(draw, depth - 1) for _ in range(2)]
+    return draw.choice(
+        ["({} + {})"] * 3
+        + ["({} - {})", "({})*({})", "({})/(1 + exp({}))", "({})/({} + exp(x))", "({})/({})"]
+        + ["exp({})", "exp(-({}))", "log(1 + exp({}))", "log({} + exp({}))", "log({})", "1/(1 + exp(-({})))"]
+        + ["tanh({})", "log(cosh({}))", "cosh({})", "sqrt(1 + ({})^2)", "({})^2", "sin({})", "(1 - {})"]
+    ).format(*inner)
+
+
+def right_or_told(seeds):
+    """How many random formulas are right, and how many say that they are not; an error for any other."""
+    right = told = 0
+    for seed in seeds:
+        draw = random.Random(seed)
+        text, size = grown(draw, draw.choice([2, 3])), draw.choice([1.0, 30.0, 300.0])
+        point = [size * draw.uniform(-1, 1) for _ in range(2)]
+        try:
+            F = st.expression(text, "x y")
+            if F.status(point) != "ok":
+                told += 1
+                continue
+            worst = max(errors(text, point).values())
+        except (ValueError, OverflowError):
+            continue
+        assert worst < 1e-9, (seed, text, point)
+        right += 1
+    return right, told
+
+
+def test_random_formulas_are_right_or_say_that_they_are_not():
+    right, told = right_or_told(range(60))
+    assert right > told > 0
+
+
+@pytest.mark.slow
+def test_many_more_are():
+    right_or_told(range(1000, 1400))
