@@ -100,12 +100,23 @@ def test_sgds_map_has_radius_one_at_the_limit_of_many_columns(model, monkeypatch
 @pytest.mark.parametrize("name", ["SGD", "damped Newton", "LRSFN", "LRSFN, flat tail"])
 def test_large_maps_are_searched_in_single_precision_and_measured_in_double(name, monkeypatch):
     F = objective("logistic", 60, 36)
-    exact = linear(F, METHODS[name], step=0.001)
+
+    def told() -> list[float]:
+        lin = linear(F, METHODS[name], step=0.001)
+        assert isinstance(lin._noise, modes.SampledNoise)
+        radii = [lin._balance(dt, 1).radius()[0] for dt in (0.0, 0.0005)]
+        return [lin.step_limit(), lin.excess_risk(), lin.excess_risk("continuous"), *radii]
+
+    exact = told()
     monkeypatch.setattr(modes, "_DEAR", 0)
-    sought = linear(F, METHODS[name], step=0.001)
-    assert isinstance(sought._noise, modes.SampledNoise)
-    assert sought.step_limit() == pytest.approx(exact.step_limit(), rel=1e-6)
-    assert sought.excess_risk() == pytest.approx(exact.excess_risk(), rel=1e-6)
+    assert told() == pytest.approx(exact, rel=1e-6)
+
+
+def test_the_gradient_noise_away_from_the_minimum_is_the_spread_of_the_samples_gradients():
+    F = objective("least squares", 50, 36)
+    noise, w = st.Noise.from_data(F, None, 8), F.reference + np.linspace(-1, 1, 36)
+    expected = np.cov(F.per_sample_gradient(w), rowvar=False, bias=True) * 42 / (8 * 49)
+    assert noise.gradient_covariance(w) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 def test_fewer_samples_than_columns_are_the_theory_of_the_directions_they_span():

@@ -133,8 +133,11 @@ class LinearFlow(Result, Framed):
                 "`order=2` corrects towards the stochastic iteration: use it with time='discrete'."
             )
         if self._order(order) == 1:
-            scaled = None if kick is None else (lambda M: step * kick(M))
-            return Balance(self.rates, scaled, step * self._noise.additive, dt, self.gains, self._noise.rough)
+            scaled, rough = (
+                None if one is None else (lambda M, one=one: step * one(M))
+                for one in (kick, self._noise.rough)
+            )
+            return Balance(self.rates, scaled, step * self._noise.additive, dt, self.gains, rough)
         drift, spread, additive = self._noise.second_order
         return Balance(drift, lambda M: step * spread(M), step * additive)
 
