@@ -69,6 +69,7 @@ class Flow(Kept):
         self.step = _check.positive("step", step)
         self.dim = int(objective.dim)
         self._check_noise()
+        self.noise_model = self.noise_model.of(bare(objective))
 
     @property
     def variables(self) -> tuple[str, ...]:

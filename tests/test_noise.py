@@ -1,6 +1,7 @@
 """Noise: its law by simulation, its factors against its samples, its couplings."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -234,3 +235,118 @@ class TestAligned:
             st.Noise.aligned(F, exponent=np.inf)
         with pytest.raises(ValueError, match=r"`at` must be given: the objective has no reference point"):
             st.Noise.aligned(st.expression("x**4 - x**2", ["x"]))
+
+
+class TestGaussianInputs:
+    @pytest.mark.parametrize("sizes", [(3, 2), (8, 8), (math.inf, 6), (5, math.inf)], ids=str)
+    @pytest.mark.parametrize("coupling", ["independent", "nested"])
+    def test_batches_have_the_second_moments_of_the_factors(self, sizes, coupling):
+        batch, hessian_batch = sizes
+        if coupling == "nested" and hessian_batch > batch:
+            pytest.skip("a nested batch is a part")
+        options = {"batch": batch, "hessian_batch": hessian_batch, "coupling": coupling}
+        noise = Noise.streaming([[1.0, 0.4], [0.4, 0.5]], label_noise=0.7, **options)
+        drawn = noise.sample(np.zeros(2), 20_000, np.random.default_rng(5))
+        factors = flatten(noise.factors(np.zeros(2)))
+        z, exact = z_scores(flatten(drawn), factors.T @ factors)
+        assert np.abs(z).max() < 4
+        np.testing.assert_allclose(exact, 0, atol=1e-12)
+
+    def test_a_few_inputs_and_many_have_one_law(self):
+        """Bartlett's triangle against inputs drawn one by one: third moments, which factors do not tell."""
+        noise, C = Noise.streaming(np.diag([1.0, 0.3]), label_noise=1.0, batch=5), np.diag([1.0, 0.3])
+        zeta, Eg, _ = noise.sample(np.zeros(2), 40_000, np.random.default_rng(1))
+        rng = np.random.default_rng(2)
+        x = rng.standard_normal((40_000, 5, 2)) @ np.sqrt(C)
+        theirs = np.einsum("sbi,sb->si", x, rng.standard_normal((40_000, 5))) / 5
+        other = np.einsum("sbi,sbj->sij", x, x) / 5 - C
+        for ours, them in (
+            (Eg[:, 0, 0] ** 3, other[:, 0, 0] ** 3),
+            (Eg[:, 0, 1] ** 2 * Eg[:, 1, 1], other[:, 0, 1] ** 2 * other[:, 1, 1]),
+            (zeta[:, 0] ** 2 * Eg[:, 0, 0], theirs[:, 0] ** 2 * other[:, 0, 0]),
+            (zeta[:, 0] * zeta[:, 1] * Eg[:, 0, 1], theirs[:, 0] * theirs[:, 1] * other[:, 0, 1]),
+        ):
+            assert abs(ours.mean() - them.mean()) < 4 * np.hypot(ours.std(), them.std()) / 200
+
+    def test_a_nested_batch_of_the_same_size_is_the_same_batch(self):
+        noise = Noise.streaming(np.eye(2), batch=8, coupling="nested")
+        drawn = noise.sample(np.zeros(2), 5, np.random.default_rng(0))
+        np.testing.assert_array_equal(drawn.Eg, drawn.Eh)
+
+    @pytest.mark.parametrize("coupling", ["independent", "nested"])
+    @pytest.mark.parametrize(
+        "method",
+        [st.SGD(), st.Newton(), st.SFN(damping=0.1), st.LRSFN(rank=1, damping=0.3, tail="flat")],
+        ids=lambda method: method.name,
+    )
+    def test_theory_on_common_axes_is_that_of_the_factors(self, method, coupling):
+        class Stated(type(Noise.streaming())):
+            """The same law, of which theory knows the factors alone."""
+
+        F = st.quadratic([1.0, 0.5, 0.2], rotation_seed=2)
+        options = {"label_noise": 0.3, "batch": 16, "hessian_batch": 9, "coupling": coupling}
+        ours, theirs = (
+            st.linearize(st.Flow(F, method, noise, step=0.05))
+            for noise in (Noise.streaming(**options), Stated(F.hessian(np.zeros(3)), **options))
+        )
+        assert ours.step_limit() == pytest.approx(theirs.step_limit(), rel=1e-10)
+        np.testing.assert_allclose(
+            ours.covariance("discrete"), theirs.covariance("discrete"), rtol=1e-9, atol=1e-15
+        )
+        assert ours.validity == pytest.approx(theirs.validity, rel=1e-9)
+
+    def test_the_gradients_covariance_at_a_distance(self):
+        noise = Noise.streaming([[1.0, 0.4], [0.4, 0.5]], label_noise=0.7, batch=3, reference=[0.5, -1.0])
+        w = np.array([1.0, 2.0])
+        zeta, Eg, _ = noise.factors(w)
+        kicks = zeta + Eg @ (w - noise.reference)
+        np.testing.assert_allclose(noise.gradient_covariance(w), kicks.T @ kicks, rtol=1e-12)
+
+    @pytest.mark.parametrize("level", ["sde", "iteration"])
+    def test_paths_have_the_moments_of_theory_and_of_the_theorem(self, level):
+        lam, step, batch = [1.0, 0.4], 0.4, 4
+        flow = st.Flow(st.quadratic(lam), st.SGD(), Noise.streaming(label_noise=0.5, batch=batch), step=step)
+        lin = st.linearize(flow)
+        risk = st.theorem("averaging", method=st.SGD()).evaluate(
+            "streaming-risk", lam=lam, step=step, sigma=0.5, b=batch
+        )
+        assert lin.excess_risk("discrete") == pytest.approx(risk, rel=1e-10)
+        ens = st.simulate(flow, start=[1.0, -1.0], t_end=8.0, paths=4000, seed=3, level=level)
+        assert st.compare(lin, ens).max_z < 4
+
+    def test_a_flow_gives_them_its_hessian(self):
+        F = st.quadratic([2.0, 0.5], rotation_seed=1)
+        flow = st.Flow(F, st.Newton(), Noise.wishart(samples=40), step=0.1)
+        np.testing.assert_array_equal(flow.noise_model.covariance, F.hessian(np.zeros(2)))
+        assert "covariance of shape (2, 2), samples=40" in repr(flow.noise_model)
+
+    def test_it_is_saved_with_its_flow(self, tmp_path):
+        flow = st.Flow(
+            st.quadratic([2.0, 0.5]), st.SGD(), Noise.streaming(label_noise=0.5, batch=4), step=0.1
+        )
+        lin = st.linearize(flow)
+        again = st.load(lin.save(tmp_path / "lin"))
+        np.testing.assert_array_equal(again.covariance(), lin.covariance())
+
+    def test_bad_input(self):
+        with pytest.raises(
+            ValueError, match=r"`samples` must be a whole number of samples >= 1, or inf; got 2\.5"
+        ):
+            Noise.wishart(samples=2.5)
+        with pytest.raises(ValueError, match="`batch` must be a number > 0; got 0"):
+            Noise.streaming(batch=0)
+        with pytest.raises(ValueError, match="`covariance` must be positive semidefinite"):
+            Noise.streaming([[1.0, 2.0], [2.0, 1.0]])
+        with pytest.raises(ValueError, match=r"covariance is not known yet\. Pass `covariance`, or put"):
+            Noise.wishart(samples=4).sample(np.zeros(2), 1, np.random.default_rng(0))
+        with pytest.raises(ValueError, match="given for 2 inputs; the state has 3"):
+            Noise.wishart(np.eye(2), samples=4).factors(np.zeros(3))
+        with pytest.raises(ValueError, match="given for 2 inputs; the objective has 1 dim"):
+            st.Flow(st.quadratic([1.0]), st.SGD(), Noise.streaming(np.eye(2)), step=0.1)
+        free = st.expression("x**4 - x**2", ["x"])
+        with pytest.raises(ValueError, match="Curvature noise needs a reference point"):
+            st.Flow(free, st.SGD(), Noise.streaming(), step=0.1)
+        with pytest.raises(ValueError, match="`covariance` must be positive semidefinite"):
+            st.Flow(free, st.SGD(), Noise.streaming(reference=[0.0]), step=0.1)
+        found = st.Flow(free, st.SGD(), Noise.streaming(reference=[0.5**0.5]), step=0.1).noise_model
+        assert found.covariance[0, 0] == pytest.approx(4.0)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..flow import Flow
 from ..methods.response import SpectralResponse, check_cut
-from ..noise import DataNoise, Noise, Sample
+from ..noise import DataNoise, GaussianInputs, Noise, Sample
 from .moments import Map
 from .samples import Bend, Samples, aligned
 
@@ -176,24 +176,34 @@ class ModalNoise:
 class IsotropicNoise(ModalNoise):
     """Of a Gaussian symmetric matrix (GOE), the same in every basis: closed forms."""
 
+    @property
+    def unit(self) -> float:
+        """``tau`` per sample."""
+        return self.flow.noise_model.curvature
+
+    @functools.cached_property
+    def scale(self) -> np.ndarray:
+        """Standard deviations (d, d) of the entries off the diagonal, in units of `unit`."""
+        return np.ones((len(self.at),) * 2)
+
     def _kick(self) -> Map:
         """Diagonal entries of M feed diagonal ones, the others keep to themselves.
 
-        With ``E[E_ij E_kl] = tau^2 (d_ik d_jl + d_il d_jk)``; a flat tail adds ``phi_t' lam_i Eh_{r+1,r+1}``
-        on its diagonal.
+        With ``E[E_ij E_kl] = tau_ij^2 (d_ik d_jl + d_il d_jk)``; a flat tail adds ``phi_t' lam_i
+        Eh_{r+1,r+1}`` on its diagonal.
         """
         noise, phi, lam = self.flow.noise_model, self.gains, self.eigenvalues
         # Both batches' matrices are mixed of two independent ones: squares of sums are never negative, as
         # sums of products may be where one batch undoes the other.
-        gradient, across, rest = (share * noise.curvature for share in noise.mixing())
-        a, b = np.repeat(phi[:, None], len(phi), axis=1), np.zeros((len(phi),) * 2)
+        gradient, across, rest = (share * self.unit for share in noise.mixing())
+        a, b = phi[:, None] * self.scale, np.zeros((len(phi),) * 2)
         tail, n = np.zeros_like(phi), None
         if self.bends:
             check_cut(self.flow.method, self.eigenvalues)
-            b = self.response.divided * lam
+            b = self.response.divided * lam * self.scale
         if self.bends and self.response.flat:
             n = int(self.response.next)
-            tail = np.where(self.response.kept, 0.0, self.response.tail_slope * lam)
+            tail = np.where(self.response.kept, 0.0, self.response.tail_slope * lam) * self.scale[n, n]
             b[n, n] += tail[n]
             tail[n] = 0.0
         x, y = _left(gradient * a, across * b), rest * b
@@ -211,11 +221,22 @@ class IsotropicNoise(ModalNoise):
         return lambda M: keep * M + (np.diagonal(M, axis1=-2, axis2=-1) @ feed.T)[..., None] * eye
 
     def gradient_share(self, M: np.ndarray) -> float:
-        noise = self.flow.noise_model
-        return noise.scales[0] * noise.curvature**2 * float(self.gains**2 @ (np.trace(M) + np.diag(M)))
+        share, squares = self.flow.noise_model.scales[0] * self.unit**2, self.scale**2
+        return share * float(self.gains**2 @ (squares @ np.diag(M) + np.diag(squares * M)))
 
     def sample_spread(self) -> np.ndarray:
-        return self.flow.noise_model.curvature * np.sqrt(1 + np.eye(len(self.at)))
+        return self.unit * self.scale * np.sqrt(1 + np.eye(len(self.at)))
+
+
+class InputsNoise(IsotropicNoise):
+    """Of Gaussian inputs whose covariance has the Hessian's own axes: ``E_ij`` of size ``sqrt(c_i c_j)``."""
+
+    unit = 1.0
+
+    @functools.cached_property
+    def scale(self) -> np.ndarray:
+        root = np.sqrt(np.maximum(np.diag(_inputs(self.turned)), 0.0))
+        return np.outer(root, root)
 
 
 class FactoredNoise(ModalNoise):
@@ -368,10 +389,25 @@ def modal_noise(
 ) -> ModalNoise:
     """A flow's noise at a critical point (d,), on its Hessian's eigenvalues (d,) and eigenvectors (d, d)."""
     noise = flow.noise_model
+    turned = Turned(noise, at, vectors) if turned is None else turned
     kind: type[ModalNoise] = IsotropicNoise if noise.isotropic else FactoredNoise
     if isinstance(noise, DataNoise) and noise.by_samples:
         kind = SampledNoise
-    return kind(flow, Turned(noise, at, vectors) if turned is None else turned, eigenvalues)
+    elif type(noise) is GaussianInputs and _coaxial(_inputs(turned)):
+        kind = InputsNoise
+    return kind(flow, turned, eigenvalues)
+
+
+def _inputs(turned: Turned) -> np.ndarray:
+    """The covariance of Gaussian inputs in the eigenbasis."""
+    assert isinstance(turned.noise, GaussianInputs)
+    return turned.vectors.T @ turned.noise.covariance @ turned.vectors
+
+
+def _coaxial(matrix: np.ndarray) -> bool:
+    """Whether all that is off the diagonal is rounding."""
+    own = np.diag(matrix)
+    return bool(np.max(np.abs(matrix - np.diag(own))) <= 1e-12 * np.max(np.abs(own)))
 
 
 def mode_limits(

@@ -7,41 +7,50 @@ from itertools import combinations_with_replacement
 import sympy
 from sympy import Eq, Function, Matrix, Symbol
 
-from ..methods.method import SGD, DampedNewton, Method
+from ..methods.method import SGD, DampedNewton, Method, Newton
 from .mode import (
     Mode,
     SymbolicModes,
     alpha,
+    c_gh,
     delta,
     expectation,
+    kick,
     lam,
     linear_root,
+    s_g,
+    s_h,
     sigma,
     symmetric,
     tidy,
     zeta,
 )
 from .moments import OU, continuous, damped
+from .paths import streaming
 from .registry import (
     BATCH,
     EXACT,
     STEP,
+    UNALIGNED,
     Draft,
     gain_step,
     matrix,
+    mean_stable,
     minimum,
     over_spectrum,
     rate_step,
     semidefinite,
     stable_matrices,
     statement,
+    throughout,
     vanishes,
     whole_spectrum,
 )
 from .statement import Corollary, Hypothesis, Step
+from .steps import marginal, matrix_limit
 
 LIMIT, BEST = sympy.symbols("alpha_max alpha_best", positive=True)
-CRITICAL = Symbol("b^*", positive=True)
+CRITICAL = Symbol("b_crit", positive=True)
 b, c = sympy.symbols("b c", positive=True)
 g = Symbol("g", real=True)  # the exponent of the noise, or the gradient
 R = Symbol("R")
@@ -172,11 +181,11 @@ def critical_batch(mode: Mode) -> Draft:
         Step(Eq(sympy.Limit(BEST, b, sympy.oo), whole.subs(X, mode.phi), evaluate=False), "of all data"),
         vanishes(
             sympy.together(whole / (1 + CRITICAL / b) - best).subs(CRITICAL, critical),
-            "so the best step is that of all data over 1 + b^* / b",
+            "so the best step is that of all data over 1 + b_crit / b",
         ),
         Step(
             Eq(CRITICAL, critical, evaluate=False),
-            "at b = b^* half of it is left; in one mode the gain has cancelled",
+            "at b = b_crit half of it is left; in one mode the gain has cancelled",
         ),
     ]
     slope = Hypothesis("the gradient is not zero: g != 0", g**2)
@@ -194,7 +203,7 @@ def critical_batch(mode: Mode) -> Draft:
 
 @matrix("critical-batch")
 def critical_batch_matrix(mode: Mode, dim: int) -> Draft:
-    """The same with the metric P and any covariance: b^* = tr(H P Sigma P) / (g' P H P g)."""
+    """The same with the metric P and any covariance: b_crit = tr(H P Sigma P) / (g' P H P g)."""
     spectrum, covariance = SymbolicModes(mode, dim), symmetric("Sigma", dim)
     slope = Matrix(sympy.symbols(f"g_1:{dim + 1}", real=True))
     noise = Matrix(sympy.symbols(f"zeta_1:{dim + 1}", real=True))
@@ -215,8 +224,7 @@ def critical_batch_matrix(mode: Mode, dim: int) -> Draft:
         Step(Eq(Symbol("P"), spectrum.P, evaluate=False), "the preconditioner in the Hessian's eigenbasis"),
         vanishes(
             sympy.diff(after, alpha) - alpha * (bent + spread / b) + pulled,
-            "the mean of F after a step from H^-1 g is least where alpha (g' P H P g + tr(H P Sigma P) / b) "
-            "= g' P g",
+            "the mean of F after a step is least where alpha (g' P H P g + tr(H P Sigma P) / b) = g' P g",
         ),
         Step(
             Eq(CRITICAL, sympy.Trace(names[0] * names[1] * names[2] * names[1]) / bends, evaluate=False),
@@ -235,4 +243,283 @@ def critical_batch_matrix(mode: Mode, dim: int) -> Draft:
         "McCandlish, Kaplan, Amodei et al. 2018 for P = I",
         needs,
         [Corollary("critical-batch", Eq(CRITICAL, (spread / bent).subs(found), evaluate=False))],
+    )
+
+
+@statement(
+    "noise-floor",
+    "The noise floor of any metric: a trace, whether or not P and H commute",
+    branches=("tail", "kept"),
+)
+def noise_floor(mode: Mode) -> Draft:
+    """Excess risk from the balance of the covariance, multiplied by the inverse of P and traced."""
+    steps, solution = continuous(mode, sigma**2)
+    floor = tidy(mode.at * solution / 2)
+    P, H, S = (symmetric(name, 2) for name in ("P", "H", "S"))
+    once, twice = P * H * S + S * H * P, P * H * S * H * P
+    names = [sympy.MatrixSymbol(name, 2, 2) for name in ("P", "H", "S", "Sigma")]
+    left = names[0] * names[1] * names[2] + names[2] * names[1] * names[0]
+
+    def traced(balance: Matrix) -> sympy.Expr:
+        """``det(P) tr(P^-1 balance)``, a polynomial."""
+        return (P.adjugate() * balance).trace()
+
+    share = sympy.solve(Eq((mode.at - alpha * mode.phi * mode.at**2 / 2) * 2 * R / mode.at, 2 * floor), R)[0]
+    steps += [
+        Step(Eq(left, alpha * names[0] * names[3] * names[0], evaluate=False), "the balance of any metric P"),
+        vanishes(
+            traced(once) - 2 * P.det() * (H * S).trace(),
+            "times the inverse of P, traced: 2 tr(H S) = alpha tr(P Sigma), for all symmetric P, H, S",
+        ),
+        vanishes(
+            traced(once - alpha * twice) - 2 * P.det() * ((H - alpha * H * P * H / 2) * S).trace(),
+            "of the iteration, with alpha P H S H P: 2 tr((H - alpha H P H / 2) S) = alpha tr(P Sigma)",
+        ),
+        Step(Eq(R, floor, evaluate=False), "the share of one mode"),
+    ]
+    return Draft(
+        Eq(R, floor, evaluate=False),
+        steps,
+        "Liu, Ziyin and Ueda 2021 for the covariance; numbers by stability.linear",
+        [STEP, *minimum(mode), EXACT, UNALIGNED],
+        [
+            Corollary("discrete", Eq(R, tidy(share), evaluate=False), (mean_stable(mode),)),
+            Corollary(
+                "total",
+                Eq(R, alpha * sigma**2 / 4 * over_spectrum(mode, lambda gain, _: gain), evaluate=False),
+                (EXACT, UNALIGNED, *whole_spectrum(mode)),
+                spectral=True,
+            ),
+        ],
+    )
+
+
+@matrix("noise-floor")
+def noise_floor_matrix(mode: Mode, dim: int) -> Draft:
+    """The trace, of a metric that need not commute with the Hessian."""
+    draft = noise_floor(mode)
+    P, covariance = symmetric("P", dim), symmetric("Sigma", dim)
+    trace = sympy.expand((P * covariance).trace())
+    names = [sympy.MatrixSymbol(name, dim, dim) for name in ("P", "H", "S")]
+    rest = sympy.Trace((names[1] - alpha * names[1] * names[0] * names[1] / 2) * names[2])
+    positive = Hypothesis("P is positive definite", Function("lambda_min")(sympy.ImmutableMatrix(P)))
+    return Draft(
+        Eq(R, alpha * trace / 4, evaluate=False),
+        draft.steps,
+        draft.source,
+        [STEP, EXACT, Hypothesis("H is positive definite"), positive, semidefinite(covariance)],
+        [Corollary("discrete", Eq(rest, alpha * trace / 2, evaluate=False))],
+    )
+
+
+INPUTS = Hypothesis(
+    "inputs are Gaussian with covariance H, fresh at every step; P is fixed and commutes with H"
+)
+
+
+@statement("streaming-limit", "Streaming least squares: the largest step that a batch allows")
+def streaming_limit(mode: Mode) -> Draft:
+    """Where the excess risk of constant steps has its pole."""
+    steps, weight = streaming()
+    gain, curvature = Symbol("phi_i"), Symbol("lambda_i", positive=True)
+
+    def share(phi: sympy.Expr, at: sympy.Expr) -> sympy.Expr:
+        return tidy(weight.subs({gain: phi, curvature: at}))
+
+    own = weight.subs({gain: mode.phi, curvature: mode.at})
+    top, bottom = sympy.fraction(sympy.together(own))
+    limit = tidy(linear_root(sympy.expand(top - bottom), alpha))
+    x, d = Symbol("x", positive=True), Symbol("d", integer=True, positive=True)
+    each = tidy(weight.subs({gain: x / alpha, curvature: 1}))
+    bend = sympy.factor(sympy.diff(each, x, 2))
+    # d f(T / d) = 1 at the trace T that the largest step can have.
+    most = sympy.solve(Eq(d * each.subs(x, x / d), 1), x)[0]
+    whole = over_spectrum(mode, lambda phi, at: phi * at)
+    alone = throughout(
+        mode,
+        "each mode alone is stable: alpha phi lambda (1 + 1/b) < 2",
+        lambda phi, at: 2 * b - alpha * phi * at * (b + 1),
+    )
+    steps = [
+        gain_step(mode),
+        *steps,
+        Step(Eq(Symbol("S"), 1, evaluate=False), "there T has its pole, and nothing is stable beyond"),
+        Step(Eq(LIMIT, limit, evaluate=False), "of one mode alone"),
+        Step(
+            sympy.Gt(bend, 0, evaluate=False),
+            "a mode's part of S is convex in x = alpha phi lambda: at least d times that of the mean x",
+        ),
+        Step(Eq(alpha * whole, most, evaluate=False), "so the sum of all x is at most this where S = 1"),
+    ]
+    return Draft(
+        Eq(LIMIT, limit, evaluate=False),
+        steps,
+        "fourth moments by Isserlis; numbers by stability.linear with st.Noise.streaming",
+        [*minimum(mode), INPUTS, BATCH],
+        [
+            Corollary(
+                "sum",
+                Eq(Symbol("S"), over_spectrum(mode, share), evaluate=False),
+                (INPUTS, BATCH, *whole_spectrum(mode), alone),
+                spectral=True,
+            ),
+            Corollary(
+                "at-most",
+                Eq(LIMIT, most / whole, evaluate=False),
+                (INPUTS, BATCH, *whole_spectrum(mode)),
+                spectral=True,
+            ),
+        ],
+    )
+
+
+@matrix("streaming-limit")
+def streaming_matrix(mode: Mode, dim: int) -> Draft:
+    """The limit as a radius: the matrix K of Gaussian fourth moments."""
+    spectrum = SymbolicModes(mode, dim)
+    x, y = sympy.symbols("x_i x_j", real=True)
+
+    def fed(i: int, j: int) -> sympy.Expr:
+        own, other = spectrum.curvatures[i], spectrum.curvatures[j]
+        if i == j:
+            return spectrum.gains[i] ** 2 * (expectation(x**4, {x**4: 3 * own**2}) - own**2) / b
+        return spectrum.gains[i] ** 2 * expectation(x**2 * y**2, {x**2 * y**2: own * other}) / b
+
+    draft = matrix_limit(mode, spectrum, Matrix(dim, dim, fed), [], INPUTS.text)
+    draft.hypotheses.append(BATCH)
+    return draft
+
+
+m, count = Symbol("m", positive=True), Symbol("d", integer=True, positive=True)
+
+
+def _newton(method: Method) -> bool:
+    """Whether the gain is that of Newton's method, which no linear change of coordinates changes."""
+    return method.rank is None and sympy.simplify(Mode(method).gain(lam) * lam) == 1
+
+
+@statement(
+    "wishart-newton",
+    "Newton with an independent Hessian batch: no step is stable below d + 4 samples, whatever the curvature",
+    default=Newton(),
+    applies=_newton,
+)
+def wishart_newton(mode: Mode) -> Draft:
+    """Mean and mean square of an inverse Wishart matrix, by block inversion."""
+    nu, s = sympy.symbols("nu s", positive=True)
+
+    def inverse(power: int, degrees: sympy.Expr) -> sympy.Expr:
+        """Mean of an inverse power of a chi-square variable."""
+        mean = sympy.gammasimp(sympy.gamma(nu / 2 - power) / sympy.gamma(nu / 2) / 2**power)
+        return sympy.factor(mean.subs(nu, degrees))
+
+    own = m - count + 1
+    first = inverse(1, own)
+    # Of V, the inverse of W, V_1j = -beta_j / s. The slope beta of one input on the others has, given
+    # those, the inverse of their own W as its covariance: in d - 1 dimensions, m - d + 2 degrees of freedom.
+    others = inverse(2, own) * inverse(1, own + 1)
+    second = sympy.factor(inverse(2, own) + (count - 1) * others)
+    growth = 1 - 2 * alpha * m * first + alpha**2 * m**2 * second
+    best = linear_root(sympy.diff(growth, alpha), alpha)
+    least = sympy.factor(growth.subs(alpha, best))
+    limit = linear_root(sympy.cancel((growth - 1) / alpha), alpha)
+    steps = [
+        # Its gain, 1 / lambda, is what makes the theorem apply; no curvature of one mode stays in it.
+        Step(
+            Eq(Symbol("P"), 1 / Symbol("H"), evaluate=False), "Newton's preconditioner, the gain 1 / lambda"
+        ),
+        Step(
+            Eq(Symbol("delta^+"), (1 - alpha * m / Symbol("W")) * Symbol("delta"), evaluate=False),
+            "in coordinates where H = 1: the batch's Hessian is W / m, W Wishart of m samples",
+        ),
+        Step(
+            Eq(Symbol("E") / s, inverse(1, nu), evaluate=False),
+            "V, the inverse of W: V_11 = 1 / s, s chi-square of nu = m - d + 1 degrees (Schur complement)",
+        ),
+        Step(Eq(Symbol("E") / s**2, inverse(2, nu), evaluate=False), "and its square"),
+        Step(
+            Eq(Symbol("E") * Symbol("V_1j") ** 2, others, evaluate=False),
+            "V_1j = -beta_j / s; beta is independent of s, its covariance such a V of d - 1 dimensions",
+        ),
+        Step(
+            Eq(Symbol("E") * Function("tr")(Symbol("V") ** 2) / count, second, evaluate=False),
+            "the squares of a row of V: one of V_11 and d - 1 others",
+        ),
+        Step(
+            Eq(Symbol("rho"), growth, evaluate=False),
+            "the second moment's factor: by symmetry V and V^2 have multiples of 1 as means, without kappa",
+        ),
+        vanishes(limit - 2 * best, "one at twice the step where it is least"),
+    ]
+    enough = Hypothesis("the Hessian batch is large enough: m > d + 3", m - count - 3)
+    return Draft(
+        Eq(LIMIT, sympy.factor(limit), evaluate=False),
+        steps,
+        "moments of the inverse Wishart law; numbers by scipy.stats.invwishart, paths by st.Noise.wishart",
+        [
+            Hypothesis(
+                "the point is a minimum, and the gradient exact; the Hessian is one of m Gaussian inputs"
+            ),
+            enough,
+        ],
+        [
+            Corollary("best-step", Eq(BEST, sympy.factor(best), evaluate=False)),
+            Corollary("contraction", Eq(Symbol("rho"), least, evaluate=False)),
+        ],
+    )
+
+
+@statement("batch-sharpness", "Batch sharpness, by the full Hessian: two over the step at the largest one")
+def batch_sharpness(mode: Mode) -> Draft:
+    """Curvature along the batch's gradient, in the metric: E(g' P H P g) of the batch over g' P g of all."""
+    _, limit, K = marginal(mode)
+    limit = tidy(limit.subs(K, kick(mode).subs({s_h: 0, c_gh: 0})))
+    E = Symbol("E_g", real=True)
+    square = expectation((mode.at + E) ** 2, {E**2: s_g**2})
+    sharpness = sympy.factor(mode.phi * square / mode.at)
+    P, H, M, C = (symmetric(name, 2) for name in ("P", "H", "M", "C"))
+    moved = M - alpha * (P * H * M + M * H * P) + alpha**2 * P * C * P
+    nu = Symbol("nu", positive=True)
+
+    def moment(power: int) -> sympy.Expr:
+        """Of the batch's curvature, lambda / b times a chi-square variable of b degrees."""
+        chi = sympy.gammasimp(2**power * sympy.gamma(nu / 2 + power) / sympy.gamma(nu / 2))
+        return (mode.at / b) ** power * chi.subs(nu, b)
+
+    own = sympy.factor(sympy.cancel(moment(3) / moment(2)) * mode.phi)
+    steps = [
+        gain_step(mode),
+        Step(
+            Eq(Symbol("E") * Symbol("h^2"), square, evaluate=False),
+            "the batch's gradient is h delta, its curvature h = lambda + E_g",
+        ),
+        Step(
+            Eq(Symbol("B"), sharpness, evaluate=False), "phi^2 lambda E h^2 delta^2 over phi lambda^2 delta^2"
+        ),
+        vanishes(sharpness - 2 / limit, "with an exact Hessian in P this is 2 / alpha_max"),
+        vanishes(
+            (H * (moved - M)).trace()
+            - alpha**2 * (P * H * P * C).trace()
+            + 2 * alpha * (P * H * M * H).trace(),
+            "in any dimension, C = E g g': tr(H M) is stationary where alpha E(g' P H P g) of the batch is "
+            "2 g' P g of all",
+        ),
+        Step(
+            Eq(Symbol("B"), own, evaluate=False),
+            "with the batch's own curvature and gradient E h^3 / E h^2, of b Gaussian inputs",
+        ),
+    ]
+    gaussian = Hypothesis("of b Gaussian inputs")
+    return Draft(
+        Eq(Symbol("B"), sharpness, evaluate=False),
+        steps,
+        "Andreyev and Beneventano 2024 for the batch's own; numbers by stability.linear",
+        [
+            *minimum(mode),
+            Hypothesis("the preconditioner is exact, and every sample's gradient vanishes there"),
+        ],
+        [
+            Corollary("step-limit", Eq(LIMIT, limit, evaluate=False)),
+            Corollary("own", Eq(Symbol("B"), own, evaluate=False), (gaussian, BATCH)),
+        ],
     )

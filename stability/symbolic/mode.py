@@ -31,7 +31,7 @@ a, X, Y = sympy.symbols("a X Y", real=True)
 GIVEN = frozenset(
     re.findall(
         r"\S+",
-        "alpha dt sigma lambda lambda_min lambda_next lambda_j s_g s_h c_gh R t delta_0 h g k V n b tau_g "
+        "alpha dt sigma lambda lambda_min lambda_next lambda_j s_g s_h c_gh R t delta_0 h g k V n b m tau_g "
         "tau_h c Sigma_ij",
     )
 )
@@ -39,9 +39,9 @@ GIVEN = frozenset(
 RESERVED = GIVEN | frozenset(
     re.findall(
         r"\S+",
-        """A C D DP E E_g E_h H J K L Lambda M N P Phi S Sigma T Var X Y a const d delta f i j lag mu nu
+        """A B C D DP W E E_g E_h H J K L Lambda M N P Phi S Sigma T Var X Y a const d delta f i j lag mu nu
         q r rate rho s u w x y z zeta A_max K_ij M_ij M_i R_max c_1 x_i x_j lambda_i phi_i delta_i delta_j
-        alpha_max alpha_method alpha_SGD alpha_best alpha_safe Delta_F Phi_ij log_T
+        alpha_max alpha_method alpha_SGD alpha_best alpha_safe b_crit V_1j Delta_F Phi_ij log_T
         M_SGD M_Newton M_SDE M_iteration M_discrete M_continuous lam step curvature phi""",
     )
 )

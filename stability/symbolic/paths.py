@@ -174,7 +174,7 @@ def weak_order(mode: Mode) -> Draft:
 b = Symbol("b", positive=True)
 
 
-def _streaming() -> tuple[list[Step], Any]:
+def streaming() -> tuple[list[Step], Any]:
     """Constant-step excess risk of streaming least squares: one generic mode, coupled through tr(H M)."""
     x, y, own, other = (
         Symbol("x_i"),
@@ -226,7 +226,7 @@ def averaging(mode: Mode) -> Draft:
     # The sum comes as a Piecewise; its first branch is that of |rho| < 1.
     geometric = sympy.simplify(1 + 2 * sympy.summation(base**lag, (lag, 1, sympy.oo)).args[0][0])
     long_run = tidy(variance * geometric.subs(base, ratio))
-    steps, weight = _streaming()
+    steps, weight = streaming()
     S = over_spectrum(
         mode,
         lambda gain, curvature: tidy(

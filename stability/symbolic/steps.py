@@ -57,14 +57,14 @@ SHARED = Hypothesis(
 DISTINCT = Hypothesis("the two curvatures differ: lambda != lambda_j", (lam - lam_j) ** 2)
 
 
-def _marginal(mode: Mode) -> tuple[list[Step], Any, Any]:
+def marginal(mode: Mode) -> tuple[list[Step], Any, Any]:
     """The noise's strength K, and the step at which the second moment neither grows nor decays."""
     square = one_step(mode, alpha, curvature=True)
     factor = square.coeff(delta, 2)
     a, K = Symbol("a", negative=True), Symbol("K", nonnegative=True)
-    marginal = (1 + alpha * a) ** 2 + alpha**2 * K
+    growth = (1 + alpha * a) ** 2 + alpha**2 * K
     # alpha = 0 is marginal too. Solved in a and K, before the gain makes the equation long.
-    (limit,) = (root for root in sympy.solve(Eq(marginal, 1), alpha) if root != 0)
+    (limit,) = (root for root in sympy.solve(Eq(growth, 1), alpha) if root != 0)
     found = {a: mode.rate, K: kick(mode)}
     steps = [
         gain_step(mode),
@@ -77,8 +77,8 @@ def _marginal(mode: Mode) -> tuple[list[Step], Any, Any]:
             Eq(K, found[K], evaluate=False),
             "variance of phi E_g + phi' lambda E_h, the noise that multiplies the mode",
         ),
-        vanishes(factor - marginal.subs(found), "the factor of delta^2 is (1 + alpha a)^2 + alpha^2 K"),
-        Step(Eq(marginal, 1, evaluate=False), "marginal: it is one"),
+        vanishes(factor - growth.subs(found), "the factor of delta^2 is (1 + alpha a)^2 + alpha^2 K"),
+        Step(Eq(growth, 1, evaluate=False), "marginal: it is one"),
         Step(Eq(LIMIT, limit, evaluate=False), "solved for the step"),
     ]
     return steps, limit.subs(a, mode.rate), K
@@ -91,7 +91,7 @@ def _marginal(mode: Mode) -> tuple[list[Step], Any, Any]:
 )
 def mean_square_step_limit(mode: Mode) -> Draft:
     """The step at which the mean square is marginal."""
-    steps, limit, K = _marginal(mode)
+    steps, limit, K = marginal(mode)
     strength = kick(mode)
     quotient = sympy.Integer(0)  # between two modes of the tail
     if mode.branch == "kept":
@@ -142,12 +142,21 @@ def _coupling(spectrum: SymbolicModes, dim: int) -> Matrix:
 def mean_square_matrix(mode: Mode, dim: int) -> Draft:
     """The matrix K that couples the variances of the modes."""
     spectrum = SymbolicModes(mode, dim)
-    draft = _matrix_limit(mode, spectrum, _coupling(spectrum, dim), [])
+    draft = matrix_limit(mode, spectrum, _coupling(spectrum, dim), [])
     draft.hypotheses.append(SHARED)
     return draft
 
 
-def _matrix_limit(mode: Mode, spectrum: SymbolicModes, feed: Matrix, more: list[Step]) -> Draft:
+GOE = (
+    "curvature noise is Gaussian and symmetric (GOE): variance tau^2 off the diagonal, 2 tau^2 on it, "
+    "covariance c"
+)
+
+
+def matrix_limit(
+    mode: Mode, spectrum: SymbolicModes, feed: Matrix, more: list[Step], law: str = GOE
+) -> Draft:
+    """The limit of coupled modes, from the matrix by which their variances feed each other."""
     rates = [-phi * x for phi, x in zip(spectrum.gains, spectrum.curvatures, strict=True)]
     # M+ = M reads alpha (a^2 + K) M = -2 a M. Divided by -2 a, what multiplies M on the left has no negative
     # entry: by Perron its radius is an eigenvalue, and 1 / radius the first alpha at which M can persist.
@@ -169,15 +178,11 @@ def _matrix_limit(mode: Mode, spectrum: SymbolicModes, feed: Matrix, more: list[
         ),
     ]
     radius = Function("rho")(sympy.ImmutableMatrix(balance.applyfunc(sympy.factor)))
-    gaussian = Hypothesis(
-        "curvature noise is Gaussian and symmetric (GOE): variance tau^2 off the diagonal, 2 tau^2 on it, "
-        "covariance c"
-    )
     return Draft(
         Eq(LIMIT, 1 / radius, evaluate=False),
         steps,
         "stability.linear",
-        [gaussian, *stable_matrices(spectrum, mode)],
+        [Hypothesis(law), *stable_matrices(spectrum, mode)],
     )
 
 
@@ -186,7 +191,7 @@ def _matrix_limit(mode: Mode, spectrum: SymbolicModes, feed: Matrix, more: list[
 )
 def same_batch_cancellation(mode: Mode) -> Draft:
     """The same with E_h = E_g: the noise is D(P H)[E]."""
-    steps, limit, K = _marginal(mode)
+    steps, limit, K = marginal(mode)
     product = sympy.factor(sympy.diff(mode.phi * mode.at, mode.at))
     same = product**2 * s_g**2
     steps += [
@@ -232,7 +237,7 @@ def same_batch_matrix(mode: Mode, dim: int) -> Draft:
             vanishes(whole - derivative, "P E + DP[E] H = D(P H)[E]: the divided differences of lambda phi")
         )
     same = _coupling(spectrum, dim).subs({tau_h: tau_g, c_tau: tau_g**2}).applyfunc(sympy.factor)
-    return _matrix_limit(mode, spectrum, same, more)
+    return matrix_limit(mode, spectrum, same, more)
 
 
 def _truncated(method: Method) -> bool:
@@ -312,7 +317,7 @@ def finite_data_limit(mode: Mode) -> Draft:
     single, pair = V, -V / (n - 1)
     # Var(mean of b) = (b V + b (b - 1) pair) / b^2.
     spread = sympy.factor(single / b + (b - 1) / b * pair)
-    _, limit, K = _marginal(mode)
+    _, limit, K = marginal(mode)
     limit = tidy(limit.subs(K, kick(mode).subs({s_h: 0, c_gh: 0}))).subs(s_g, sympy.sqrt(spread))
     samples, size = sympy.symbols("h_1:5"), 2
     batches = list(combinations(samples, size))

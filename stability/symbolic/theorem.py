@@ -29,11 +29,12 @@ from .witnesses.base import WITNESSES, Case, Witness, value
 from .witnesses.matrices import MatrixWitness
 
 ORDER = (
-    "noise-amplification", "excess-risk", "aligned-noise", "noise-exponent", "equal-rates",
+    "noise-amplification", "excess-risk", "noise-floor", "aligned-noise", "noise-exponent", "equal-rates",
     "discrete-vs-continuous", "damping", "damping-removes-the-edge",
     "mean-square-step-limit", "same-batch-cancellation", "truncation-gap", "truncation-limit",
     "finite-data-limit", "student-t", "heavy-tailed-newton", "bounded-sfn-step", "saddle-attraction",
-    "escape-time", "trajectory-noise", "weak-order", "averaging", "critical-batch",
+    "escape-time", "trajectory-noise", "weak-order", "averaging", "streaming-limit",
+    "wishart-newton", "critical-batch", "batch-sharpness",
 )  # fmt: skip
 """The statements in the order in which they are best read."""
 
@@ -160,7 +161,7 @@ def theorems() -> tuple[str, ...]:
     --------
     >>> import stability as st
     >>> len(st.theorems()), st.theorems()[0]
-    (22, 'noise-amplification')
+    (26, 'noise-amplification')
     """
     return ORDER
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+import scipy
 
 from ...ensembles.simulate import simulate
 from ...flow import Flow
@@ -21,8 +23,11 @@ from .base import (
     Values,
     apart,
     best_step,
+    curvature_noise,
+    doubled,
     simulated,
     value,
+    variance,
     witness,
     z_of_mean,
 )
@@ -144,3 +149,117 @@ class CriticalBatch(Recomputed):
         height = 0.5 * values["lam"] * (ens.states[-1] @ linear.vectors[:, index]) ** 2
         before = 0.5 * values["g"] ** 2 / values["lam"]
         return z_of_mean(height, before - value(theorem, case, values, "decrease"))
+
+
+@witness("noise-floor")
+class NoiseFloor(ExcessRisk):
+    def sensible(self, case: Case, values: Values) -> bool:
+        linear, _ = self.linear(case, values)
+        pull = float(np.max(np.abs(linear.rates))) * float(values["step"])
+        return super().sensible(case, values) and pull < 1.8
+
+    def also(self, case: Case, values: Values) -> dict[str, float]:
+        return {"discrete": 0.5 * values["lam"] * variance(*self.linear(case, values), "discrete")}
+
+
+@witness("streaming-limit")
+class StreamingLimit(Recomputed):
+    def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
+        # In a generic mode b may be any size; a noise counts samples.
+        return {"lam": rng.uniform(0.3, 2.0), "b": float(rng.integers(1, 20))}
+
+    def flow(self, spectrum: Any, method: Method, batch: float, step: float = 1.0) -> Flow:
+        noise = Noise.streaming(batch=batch, hessian_batch=math.inf)
+        return Flow(quadratic(spectrum), method, noise, step=step)
+
+    def numeric(self, case: Case, values: Values) -> float:
+        return linearize(self.flow([values["lam"]], case.ranked(1), values["b"])).step_limit()
+
+    def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
+        """Of a spectrum: the sum is one at the limit, which the bound meets where all modes pull alike."""
+        spectrum = values["lam"] * np.geomspace(1.0, 0.1, 3 + (case.method.rank or 0))
+        linear = linearize(self.flow(spectrum, case.method, values["b"]))
+        limit, pull = linear.step_limit(), np.abs(linear.rates)
+        given = {**values, "lam": spectrum, "step": limit}
+        most, d = value(theorem, case, given, "at-most"), len(spectrum)
+        # Jensen's mean: all modes with the mean pull, by the numeric theory of SGD.
+        alike = linearize(self.flow([pull.mean()] * d, SGD(), values["b"])).step_limit()
+        return max(
+            super().deviation(theorem, case, values),
+            apart(value(theorem, case, given, "sum"), 1.0),
+            apart(most, alike),
+            max(limit / most - 1, 0.0),
+        )
+
+    def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
+        """At the limit one step of real batches leaves the mean square as it was."""
+        limit = value(theorem, case, values)
+        flow = self.flow([values["lam"]], case.ranked(1), values["b"], limit)
+        return z_of_mean(doubled(flow, seed, level="iteration"), 1.0)
+
+
+@witness("wishart-newton")
+class WishartNewton(Recomputed):
+    axis = ("m", 14.0, 1e4)
+
+    def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
+        d = int(rng.integers(1, 6))
+        # The square of a step's square has a mean from d + 8 samples on.
+        return {"d": d, "m": float(d + rng.integers(16 if gentle else 4, 60))}
+
+    def sensible(self, case: Case, values: Values) -> bool:
+        return True
+
+    def moments(self, values: Values) -> tuple[float, float]:
+        """Of the inverse of a Wishart matrix over m, by SciPy: the mean, and the mean of its square."""
+        d, m = int(values["d"]), values["m"]
+        law = scipy.stats.invwishart(df=m, scale=np.eye(d))
+        mean, spread = np.atleast_2d(law.mean()), np.atleast_2d(law.var())
+        return m * float(mean[0, 0]), m**2 * float(np.sum(spread[0] + mean[0] ** 2))
+
+    def numeric(self, case: Case, values: Values) -> float:
+        first, second = self.moments(values)
+        return 2 * first / second
+
+    def also(self, case: Case, values: Values) -> dict[str, float]:
+        first, second = self.moments(values)
+        return {"best-step": first / second, "contraction": 1 - first**2 / second}
+
+    def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
+        """What one real step leaves of the objective, in the mean, whatever the condition number."""
+        spectrum = np.geomspace(1.0, 1e-3, int(values["d"]))
+        step = value(theorem, case, values, "best-step")
+        flow = Flow(quadratic(spectrum), case.method, Noise.wishart(samples=int(values["m"])), step=step)
+        start = np.tile(1 / np.sqrt(spectrum), (20_000, 1))
+        sample = flow.draw(len(start), np.random.default_rng(seed), level="iteration")
+        left = np.sum(spectrum * flow.update(start, sample) ** 2, axis=1) / len(spectrum)
+        return z_of_mean(left, value(theorem, case, values, "contraction"))
+
+
+@witness("batch-sharpness")
+class BatchSharpness(Recomputed):
+    noise: Noise
+
+    def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
+        noise = {**curvature_noise(rng), "hessian_batch": math.inf, "coupling": "independent"}
+        self.noise = Noise(**noise)
+        own = math.sqrt(2 * noise["curvature"] ** 2 / noise["batch"])
+        return {"lam": rng.uniform(0.3, 2.0), "s_g": own, "b": float(rng.integers(1, 20))}
+
+    def numeric(self, case: Case, values: Values) -> float:
+        """By the noise's own second moment."""
+        square = values["lam"] ** 2 + float(self.noise.second_moment(lambda Eg, Eh: Eg, np.eye(1))[0, 0])
+        return float(case.method.gain(values["lam"])) * square / values["lam"]
+
+    def also(self, case: Case, values: Values) -> dict[str, float]:
+        flow = Flow(quadratic([values["lam"]]), case.ranked(1), self.noise, step=1.0)
+        law = scipy.stats.chi2(values["b"])
+        own = float(law.moment(3) / law.moment(2)) / values["b"]
+        pull = float(case.method.gain(values["lam"])) * values["lam"]
+        return {"step-limit": linearize(flow).step_limit(), "own": own * pull}
+
+    def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
+        """Curvature along real batches' gradients."""
+        gain, lam = float(case.method.gain(values["lam"])), values["lam"]
+        drawn = self.noise.sample(np.zeros(1), 20_000, np.random.default_rng(seed)).Eg[:, 0, 0]
+        return z_of_mean(gain * (lam + drawn) ** 2 / lam, value(theorem, case, values))

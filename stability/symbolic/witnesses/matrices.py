@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
+from scipy.linalg import solve_continuous_lyapunov
 
 from ...flow import Flow
 from ...linear.linearize import LinearFlow, linearize
@@ -53,7 +54,7 @@ class MatrixWitness(Witness):
         self.rows = rng.normal(size=(3, dim))
         samples = self.rows[:, :, None] * self.rows[:, None, :]
         curvatures, Q = np.linalg.eigh(samples.mean(axis=0))
-        P = Q * case.method.gains(curvatures) @ Q.T
+        P = self.P = Q * case.method.gains(curvatures) @ Q.T
         values |= {f"P_{i + 1}{j + 1}": P[i, j] for i in range(dim) for j in range(i, dim)}
         values |= {
             f"h{k + 1}_{i + 1}{j + 1}": samples[k, i, j]
@@ -103,6 +104,16 @@ class MatrixWitness(Witness):
         return self._linear(
             case, **{**self.noise, "hessian_batch": self.noise["batch"], "coupling": "nested"}
         ).step_limit()
+
+    def _noise_floor(self, case: Case) -> float:
+        """Of the samples' metric, which does not commute with the Hessian here."""
+        drift = self.P @ np.diag(self.curvatures)
+        covariance = solve_continuous_lyapunov(drift, self.step * self.P @ self.sigma @ self.P)
+        return 0.5 * float(self.curvatures @ np.diag(covariance))
+
+    def _streaming_limit(self, case: Case) -> float:
+        noise = Noise.streaming(batch=self.noise["batch"], hessian_batch=math.inf)
+        return linearize(Flow(quadratic(self.curvatures), case.method, noise, step=1.0)).step_limit()
 
     def _critical_batch(self, case: Case) -> float:
         noise = {"gradient": self.sigma, "batch": self.noise["batch"]}
