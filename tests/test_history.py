@@ -107,6 +107,7 @@ def test_ctrl_c_in_scipys_optimizers_leaves_the_history_so_far(name, stop_at):
             np.zeros(F.dim),
             method=name,
             sweeps=60,
+            check=False,  # the gradients of the run itself are counted
             callback=lambda progress: seen.append(progress.w.copy()),
         )
     found = stopped.value.result
@@ -162,7 +163,7 @@ class Wrong(Plain):
 
 def interrupted():
     with pytest.raises(st.Interrupted) as stopped:
-        st.minimize(Plain(3), np.zeros(3), method=st.SGD(), step=0.1, iterations=9)
+        st.minimize(Plain(3), np.zeros(3), method=st.SGD(), step=0.1, iterations=9, check=False)
     return stopped.value.result
 
 
@@ -175,7 +176,7 @@ def from_the_minimum(**options):
 ENDINGS = {
     "done": lrsfn,
     "ended by the callback": lambda: lrsfn(callback=lambda progress: True),
-    "ended by SciPy": lambda: st.minimize(Wrong(), np.ones(3), method="L-BFGS-B", sweeps=200),
+    "ended by SciPy": lambda: st.minimize(Wrong(), np.ones(3), method="L-BFGS-B", sweeps=200, check=False),
     "interrupted": interrupted,
     "diverged": lambda: st.minimize(
         st.quadratic([1.0, 2.0]), np.ones(2), method=st.SGD(), step=3.0, iterations=30

@@ -14,6 +14,7 @@ from .._array import Backend
 from .._check import Interrupted
 from .._saving import provenance
 from ..objectives.base import defines, require
+from ..objectives.gate import probe
 from .history import End, Ending, History
 from .problem import Problem, Progress
 
@@ -130,6 +131,7 @@ def baseline(
     sweeps: float | None,
     iterations: int | None,
     callback: Callable[[Progress], Any] | None,
+    check: bool,
 ) -> History:
     """Run SciPy's `name` until the budget is spent or it stops by itself.
 
@@ -148,6 +150,8 @@ def baseline(
         raise ValueError("Say when to stop: give `sweeps` (passes over all samples) or `iterations`.")
     if name == "Newton-CG" and not defines(objective, "products"):
         require(objective, name, "hvp", advice=", or use method='L-BFGS-B'")
+    if check:
+        probe(objective, w)
     seen = _Watched(Problem(objective, Backend("numpy", np, None, str(w.dtype))), w, limit, most, callback)
     seen.run(name)
     history = _history(seen, provenance(method=name, objective=repr(objective)))

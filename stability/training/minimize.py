@@ -175,15 +175,19 @@ def minimize(
             checkpoint=checkpoint,
             **own,
         )
-        if _check.flag("check", options["check"]):
-            probe(objective, w)
-        return baseline(objective, w, method, sweeps=sweeps, iterations=iterations, callback=callback)
+        return baseline(
+            objective,
+            w,
+            method,
+            sweeps=sweeps,
+            iterations=iterations,
+            callback=callback,
+            check=_check.flag("check", options["check"]),
+        )
     if callback is not None and not callable(callback):
         raise ValueError(f"`callback` must be a function of a Progress; got {callback!r}.")
     stays = backend.name == "numpy" and backend.dtype == "float64"
     problem = Problem(objective if stays else moved(objective, backend), backend)
-    if _check.flag("check", options["check"]):
-        probe(problem.objective, w)
     size, other = choice.sizes(problem, batch, hessian_batch, options)
     passes, most = choice.budget(sweeps, iterations, problem)
     told = hessian_batch is not None
@@ -223,6 +227,8 @@ def minimize(
     plan.identity.update(_identity(plan, method, w, step))
     if plan.checkpoint is not None:
         plan.digests.update(data=checkpoints.fingerprint(objective), method=checkpoints.fingerprint(method))
+    if _check.flag("check", options["check"]):  # after all refusals: it calls the objective
+        probe(problem.objective, w)
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges says so in its status
         return _history(_carried_out(plan, w, progress))
 
