@@ -16,10 +16,17 @@ import numpy as np
 
 from . import _check
 from ._array import like, matvec, namespace
+from ._estimate import Estimate
 from ._saving import Kept
 
 MAX_FACTOR_NUMBERS = 100_000_000
 """Largest set of factors built, in float64 numbers (0.8 GB)."""
+
+GROUPS = 40
+"""Parts of the samples that are left out in turn, where an error is estimated."""
+
+SMALL = 1e-12
+"""Of the largest: curvatures and variances that are rounding."""
 
 WHOLE = 34
 """Largest dimension in which data's law is made of whole matrices though samples tell it by a few rows."""
@@ -484,7 +491,7 @@ class Noise(Kept):
         --------
         >>> import numpy as np, stability as st
         >>> noise = st.Noise.wishart([[2.0]], samples=8)
-        >>> float(np.sum(noise.factors([0.0]).Eh ** 2))  # variance of the batch's curvature: 2 h^2 / 8
+        >>> round(float(np.sum(noise.factors([0.0]).Eh ** 2)), 9)  # the batch's variance, 2 h^2 / 8
         1.0
         """
         return GaussianInputs(
@@ -774,6 +781,33 @@ class DataNoise(Noise):
         """Samples' gradients less their mean, (n, d), at the reference."""
         return np.concatenate(list(self._deviations(np.zeros(self.objective.dim))))  # type: ignore[attr-defined]
 
+    @functools.cached_property
+    def exponent(self) -> Estimate:
+        """``g`` of ``Sigma ~ c H^g`` at the reference, and its standard error.
+
+        The slope of the noise's variances along the Hessian's eigenvectors with their curvatures, both in
+        logarithms, over the modes of positive curvature; `reason` says if those are not all. The error is
+        that of the samples (a jackknife over forty parts of them), with what the curvatures' own errors take
+        from a slope; it is infinite where the curvatures hardly differ by more than these.
+
+        Raises
+        ------
+        ValueError
+            If there are no two samples, or no two modes with different positive curvatures and with noise.
+
+        Examples
+        --------
+        Label noise of a least-squares problem has exponent 1:
+
+        >>> import numpy as np, stability as st
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(2000, 4)) * [1.0, 0.5, 0.2, 0.1]
+        >>> exponent = st.Noise.from_data(st.least_squares(X, rng.normal(size=2000))).exponent
+        >>> abs(exponent.value - 1) < 3 * exponent.error < 0.2
+        True
+        """
+        return _exponent(self.objective, self.reference)
+
     def draw_batches(self, size: int, rng: np.random.Generator) -> Minibatches:
         """Index sets of `size` real minibatches: gradient (size, b), Hessian (size, b_h)."""
         b, h = int(self.batch), int(self.hessian_batch)
@@ -830,6 +864,59 @@ def _samples(name: str, value: Any) -> float:
 def _squares(rows: np.ndarray) -> np.ndarray:
     """``L L^T`` (size, d, d) of matrices (size, d, k)."""
     return rows @ rows.transpose(0, 2, 1)
+
+
+def _exponent(F: Any, at: Any) -> Estimate:
+    """See `DataNoise.exponent`."""
+    count = min(F.n_samples, GROUPS)
+    whole = [sum(parts) for parts in zip(*(_sums(F, at, k, count) for k in range(count)), strict=True)]
+    curvatures, variances = _spectra(*whole)
+    kept = (curvatures > SMALL * curvatures.max()) & (variances > SMALL * variances.max())
+    if count < 2 or kept.sum() < 2 or not np.ptp(np.log(curvatures[kept])) > SMALL:
+        raise ValueError(
+            "The exponent of the noise is a slope over modes: it needs two samples, and two modes with "
+            f"different positive curvatures and with noise; got {F.n_samples} samples and {int(kept.sum())} "
+            "such modes. Give more data, or state one: st.Noise.aligned(F, exponent=...)."
+        )
+    x, y = np.log(curvatures[kept]), np.log(variances[kept])
+    left = np.empty((count, 2, len(x)))
+    for k in range(count):
+        rest = (total - part for total, part in zip(whole, _sums(F, at, k, count), strict=True))
+        with np.errstate(all="ignore"):  # of few samples a part may hold all that a mode has
+            left[k] = np.log(_spectra(*rest))[:, kept]
+    slopes = np.array([_slope(*logs) for logs in left])
+    scatter = (count - 1) * np.var(slopes)
+    # A regressor's own errors take their share of its spread from the slope.
+    blur = (count - 1) * float(np.mean(np.var(left[:, 0], axis=0))) / float(np.var(x))
+    slope = _slope(x, y)
+    part = "" if kept.all() else f"of {int(kept.sum())} of {len(kept)} modes"
+    if not blur < 0.5:
+        return Estimate(
+            slope, math.inf, "the curvatures differ hardly more than by their own sampling errors"
+        )
+    return Estimate(slope, float(np.hypot(math.sqrt(scatter), slope * blur)), part)
+
+
+def _sums(F: Any, at: np.ndarray, k: int, count: int) -> tuple[Any, ...]:
+    """Of every count-th sample from the k-th on: how many, and sums of Hessians, gradients, their squares."""
+    batch = np.arange(k, F.n_samples, count)
+    rows = F.per_sample_gradient(at, batch=batch)
+    rows = _check.returned("per_sample_gradient", rows, at, (len(batch), F.dim))
+    hessian = _check.returned("hessian", F.hessian(at, batch=batch), at, (F.dim, F.dim))
+    return len(batch), len(batch) * hessian, rows.sum(axis=0), rows.T @ rows
+
+
+def _spectra(count: int, hessian: np.ndarray, total: np.ndarray, squares: np.ndarray) -> tuple[Any, Any]:
+    """Curvatures (d,), and the variances of one sample's gradient along their eigenvectors, from sums."""
+    values, vectors = np.linalg.eigh(hessian / count)
+    covariance = squares / count - np.outer(total, total) / count**2
+    return values, np.einsum("ij,ik,kj->j", vectors, covariance, vectors, optimize=True)
+
+
+def _slope(x: np.ndarray, y: np.ndarray) -> float:
+    """Of the least-squares line through points (x, y)."""
+    x = x - x.mean()
+    return float(x @ y / (x @ x))
 
 
 def _passed(name: str, parts: Any, size: int, dim: int) -> Sample:

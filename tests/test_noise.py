@@ -350,3 +350,82 @@ class TestGaussianInputs:
             st.Flow(free, st.SGD(), Noise.streaming(reference=[0.0]), step=0.1)
         found = st.Flow(free, st.SGD(), Noise.streaming(reference=[0.5**0.5]), step=0.1).noise_model
         assert found.covariance[0, 0] == pytest.approx(4.0)
+
+
+class Slopes:
+    """Data whose samples' gradients at 0 have covariance ``H^g``, their Hessians being all the same."""
+
+    def __init__(self, H, g, n, rng):
+        values, vectors = np.linalg.eigh(H)
+        self.H, self.dim, self.n_samples, self.reference = H, len(H), n, np.zeros(len(H))
+        self.rows = rng.standard_normal((n, len(H))) @ (vectors * values ** (g / 2)).T
+
+    def value(self, w, batch=None):
+        return 0.5 * np.einsum("...i,ij,...j->...", w, self.H, w)
+
+    def gradient(self, w, batch=None):
+        return w @ self.H + self.rows[slice(None) if batch is None else batch].mean(axis=0)
+
+    def hessian(self, w, batch=None):
+        return self.H
+
+    def per_sample_gradient(self, w, batch=None):
+        return w @ self.H + self.rows[slice(None) if batch is None else batch]
+
+    def per_sample_hessian(self, w, batch=None):
+        return np.broadcast_to(
+            self.H, (len(self.rows[slice(None) if batch is None else batch]), *self.H.shape)
+        )
+
+
+class TestExponent:
+    H = st.quadratic([1.0, 0.3, 0.1, 0.03], rotation_seed=4).hessian(np.zeros(4))
+
+    def labels(self, rng, n=300):
+        X = rng.standard_normal((n, 4)) @ np.linalg.cholesky(self.H).T
+        return st.least_squares(X, X @ np.ones(4) + 0.5 * rng.standard_normal(n))
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("g", [0.0, 0.5, 2.0, "labels"])
+    def test_the_error_bar_covers_over_200_seeds(self, g):
+        z = []
+        for seed in range(200):
+            rng = np.random.default_rng(seed)
+            F = self.labels(rng) if g == "labels" else Slopes(self.H, g, 300, rng)
+            value, error, reason = Noise.from_data(F).exponent
+            assert reason == ""
+            z.append((value - (1.0 if g == "labels" else g)) / error)
+        # Of 95 %, and of a unit spread, four standard errors of 200 seeds.
+        assert np.mean(np.abs(z) < 1.96) > 0.95 - 4 * (0.95 * 0.05 / 200) ** 0.5
+        assert 0.8 < np.std(z) < 1.2
+
+    @pytest.mark.parametrize("g", [0.0, 1.5])
+    def test_it_is_the_exponent_of_the_noise(self, g):
+        value, error, _ = Noise.from_data(Slopes(self.H, g, 5000, np.random.default_rng(0))).exponent
+        assert abs(value - g) < 4 * error < 0.15
+
+    def test_label_noise_has_exponent_one_whatever_the_units(self):
+        F = self.labels(np.random.default_rng(1))
+        value, error, _ = Noise.from_data(F).exponent
+        assert abs(value - 1) < 4 * error < 0.5
+        scaled = st.least_squares(1e6 * F.X, 1e-3 * F.y)
+        assert Noise.from_data(scaled).exponent[:2] == pytest.approx((value, error), rel=1e-6)
+
+    def test_flat_modes_are_left_out_and_told(self):
+        rng = np.random.default_rng(2)
+        flat = np.zeros((5, 5))
+        flat[:4, :4] = self.H
+        assert Noise.from_data(Slopes(flat, 1.0, 400, rng)).exponent.reason == "of 4 of 5 modes"
+
+    def test_curvatures_that_differ_by_chance_give_no_exponent(self):
+        rng = np.random.default_rng(3)
+        F = st.least_squares(rng.standard_normal((300, 3)), rng.standard_normal(300))
+        _, error, reason = Noise.from_data(F).exponent
+        assert math.isinf(error)
+        assert "hardly more than by their own sampling errors" in reason
+
+    @pytest.mark.parametrize("dim", [1, 3])
+    def test_no_two_curvatures(self, dim):
+        F = Slopes(np.eye(dim), 1.0, 50, np.random.default_rng(0))
+        with pytest.raises(ValueError, match="two modes with different positive curvatures"):
+            _ = Noise.from_data(F, batch=4).exponent
