@@ -555,6 +555,12 @@ class GaussianInputs(Noise):
                 f"`covariance` must be given: {objective!r} has no reference point whose Hessian it could be."
             )
         hessian = _check.returned("hessian", objective.hessian(at), at, (objective.dim,) * 2)
+        low, high = np.linalg.eigvalsh(hessian)[[0, -1]]
+        if low < -1e-10 * abs(high):
+            raise ValueError(
+                "The objective's Hessian at the reference is no covariance of inputs: its smallest curvature "
+                f"is {low:.3g}. Pass `covariance`, or a minimum as `reference`."
+            )
         return GaussianInputs(**{**self._kept(), "covariance": hessian})
 
     def _inputs(self, w: Any) -> np.ndarray:

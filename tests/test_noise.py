@@ -346,8 +346,11 @@ class TestGaussianInputs:
         free = st.expression("x**4 - x**2", ["x"])
         with pytest.raises(ValueError, match="Curvature noise needs a reference point"):
             st.Flow(free, st.SGD(), Noise.streaming(), step=0.1)
-        with pytest.raises(ValueError, match="`covariance` must be positive semidefinite"):
+        with pytest.raises(
+            ValueError, match=r"smallest curvature is -2\. Pass `covariance`, or a minimum as"
+        ):
             st.Flow(free, st.SGD(), Noise.streaming(reference=[0.0]), step=0.1)
+        st.Flow(free, st.SGD(), Noise.streaming([[1.0]], reference=[0.0]), step=0.1)
         found = st.Flow(free, st.SGD(), Noise.streaming(reference=[0.5**0.5]), step=0.1).noise_model
         assert found.covariance[0, 0] == pytest.approx(4.0)
 
