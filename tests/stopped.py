@@ -89,16 +89,18 @@ def has_no_disk_at_all(tell):
 
 def has_finished_a_block(tell):
     draws_nothing()
-    genuine = gather.simulated_block
+    genuine, add = gather.simulated_block, gather.Gathered.add
 
-    def watched(plan, number, signals):
-        if number == 1:
-            tell()
+    def first_alone(plan, number, signals):
         if number:
             signals.stop.wait(60)
         return genuine(plan, number, signals)
 
-    gather.simulated_block = watched
+    def added(self, part):
+        add(self, part)
+        tell()
+
+    gather.simulated_block, gather.Gathered.add = first_alone, added
 
 
 def has_finished_a_study(tell):

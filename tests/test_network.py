@@ -332,9 +332,8 @@ def test_products_are_symmetric_however_small_the_loss(classes, loss, dtype, tol
     V = np.linalg.qr(block(F, 8))[0]
     inside = V.T @ F.products(w)(V)
     assert relative(inside, inside.T) < tolerance
-    assert (
-        randomized_eigh(F.products(w), F.dim, 5, dtype=dtype).status == "ok"
-    )  # products that are not symmetric raise
+    # Products that are not symmetric raise.
+    assert np.isfinite(randomized_eigh(F.products(w), F.dim, 5, dtype=dtype).eigenvalues).all()
 
 
 @pytest.mark.slow

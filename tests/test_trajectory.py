@@ -9,6 +9,7 @@ import pytest
 from scipy.integrate import quad, solve_ivp
 
 import stability as st
+from stability import _archive
 from stability.trajectories.departure import _energy, _mean_distance, _null_kernel
 from stability.trajectories.watch import Watch
 
@@ -681,9 +682,10 @@ class TestResult:
         assert path.followed is followed
         assert path.valid is (path.status == "ok")
         file = st.save(path, tmp_path / "path")
-        record = json.loads(file.read_text())
+        arrays, text = _archive.unpack(file)
+        record = json.loads(text)
         del record["values"]["followed"]
-        file.write_text(json.dumps(record))
+        file.write_bytes(_archive.pack(arrays, json.dumps(record)))
         assert st.load(file).followed is followed
 
     def test_the_comparison_says_why_a_path_is_doubted_unless_it_is_validity_alone(self):
