@@ -155,6 +155,7 @@ class TestEscape:
 
 
 class TestToys:
+    @pytest.mark.slow
     def test_all_statements_hold(self, toys):
         assert [one.statement for one in claims.check(toys) if not one.passed] == []
         assert len(claims.check(toys)) == 5

@@ -184,6 +184,7 @@ class TestPortrait:
         assert "maximum at (0)" in result.stdout
         assert st.load(tmp_path / "line").agrees.tolist() == [True]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("region", ["1", "-1,1"])
     def test_regions(self, region, tmp_path):
         run(

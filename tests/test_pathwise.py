@@ -255,6 +255,7 @@ def test_with_multiplicative_noise_the_error_is_the_missing_iterated_integral(cu
         assert order(COARSE, size(errors)) == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.slow
 def test_with_hessian_noise_the_strong_order_is_one_half_against_the_exact_solution():
     """SFN on one mode, both curvatures from the same batch: geometric Brownian motion.
 

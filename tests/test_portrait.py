@@ -196,6 +196,7 @@ class TestPortrait:
         assert "no paths of Newton: The curvature is singular" in seen.status
         st.plot(seen)
 
+    @pytest.mark.slow
     def test_a_step_beyond_the_scheme_is_told_in_the_status_and_hides_nothing(self):
         seen = st.portrait(st.landscape("rosenbrock"), 2, [st.SGD(), st.SFN(damping=0.1)], resolution=8)
         assert "paths of SGD grow where the flow does not: give a smaller `step`" in seen.status

@@ -15,6 +15,7 @@ def seen():
 
 
 class TestWitnesses:
+    @pytest.mark.slow
     def test_paths_keep_the_predicted_density(self, seen):
         assert seen.agrees.tolist() == [True, True, True]
         assert (seen.variation[:, 0] < 1.5 * seen.variation[:, 1]).all()

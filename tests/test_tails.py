@@ -273,6 +273,7 @@ class TestStatus:
         assert not found.fits
         assert "does not fit" in str(found)
 
+    @pytest.mark.slow
     def test_a_sample_of_a_student_t_is_seldom_said_not_to_fit(self):
         assert sum(not st.tail_index(student(3, n=500, seed=seed)).fits for seed in range(40)) <= 7
 
@@ -310,6 +311,7 @@ class TestLumps:
 
 
 class TestTheorems:
+    @pytest.mark.slow
     def test_the_sde_in_one_mode(self):
         """Student-t with ``nu = 1 + 2 |a| / (step K)`` (4.125 here), at a small dt."""
         linear, _, found, root = chain(1 / 16)

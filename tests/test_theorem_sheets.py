@@ -105,6 +105,7 @@ class TestLatex:
 
 
 class TestCommandLine:
+    @pytest.mark.slow
     def test_without_a_name_it_lists_them_and_prints_the_table(self):
         result = run()
         assert result.exit_code == 0
@@ -154,11 +155,13 @@ class TestCommandLine:
         assert failed.exit_code == 1
         assert "FAILED" in failed.stdout
 
+    @pytest.mark.slow
     def test_everything_about_one_method(self):
         result = run("--method", "sgd")
         assert "heavy-tailed-newton" in result.stdout
         assert "truncation-gap:" not in result.stdout
 
+    @pytest.mark.slow
     def test_the_json_of_many_sheets_is_one_document(self):
         sheets = json.loads(run("--method", "sgd", "--json").stdout)
         assert [sheet["method"] for sheet in sheets] == ["SGD"] * len(sheets)

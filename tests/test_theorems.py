@@ -603,6 +603,7 @@ class TestReading:
         assert "step" not in named.parameters["fixed"]
         assert "damping" not in named.parameters["fixed"]
 
+    @pytest.mark.slow
     def test_a_picture_takes_what_one_of_its_methods_takes(self):
         plain, held = (st.theorem("noise-amplification").data(**given) for given in ({}, {"damping": 0.7}))
         differs = (plain["y"] != held["y"]).any(axis=1)

@@ -109,6 +109,7 @@ def test_the_same_seed_gives_the_same_answer(table):
     assert keep[0] == keep[1] != keep[2]
 
 
+@pytest.mark.slow
 def test_the_history_is_saved_and_drawn(table, tmp_path):
     result = train("--data", table, "--target", "kind", "--out", tmp_path / "run", *SMALL[:-1])
     assert result.exit_code == 0, result.stderr
@@ -276,6 +277,7 @@ def test_momentum_is_called_momentum(table, tmp_path):
     assert st.load(tmp_path / "run").provenance["method"] == "SGD() with momentum 0.9"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".json", ".npz"])
 def test_one_name_serves_the_numbers_and_the_pictures(table, tmp_path, ending):
     result = train("--data", table, "--target", "kind", "--out", tmp_path / f"r{ending}", *SMALL)

@@ -188,6 +188,7 @@ class TestOtherRoads:
         ]
         assert relative(st.trajectory(one, [0.2, 1.0], end, save=1).covariance[-1], np.array(S)) < 1e-8
 
+    @pytest.mark.slow
     def test_the_chain_tends_to_the_sde_at_first_order(self):
         one = flow(method=st.SFN(damping=1.0))
         exact = st.trajectory(one, [0.2, 1.0], 1.0, save=1).covariance[-1]
@@ -242,6 +243,7 @@ class TestEnsembles:
         assert path.status == "ok"
         assert not found.notes
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("objective", "method", "start", "end"), CASES, ids=lambda x: getattr(x, "label", "")
     )
@@ -521,6 +523,7 @@ class TestWhereItIsNotSmooth:
         ),  # the Hessian jumps, the gradient does not
     )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("text", "method", "start", "end"), CORNERS)
     def test_a_corner_of_the_objective_carries_the_covariance_across(self, text, method, start, end):
         one, h = st.Flow(st.expression(text), method, step=0.1), 1e-4
@@ -606,6 +609,7 @@ class TestWhereItIsNotSmooth:
             < 1e-9
         )
 
+    @pytest.mark.slow
     def test_a_fast_start_is_no_obstacle(self):
         """``x' = -exp(x)`` from 30: ``x = -log(t + exp(-30))``, first on a scale of 1e-13."""
         path = st.trajectory(flow(st.expression("exp(x)")), [30.0], 0.1, save=[0.1])

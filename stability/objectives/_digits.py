@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,6 +76,12 @@ class _Functions:
         return self._grown(self.context.tanh, a, self.context.mpf(1), self.context.mpf(-1))
 
 
+@functools.lru_cache(maxsize=32)  # a context takes longer to make than most formulas to evaluate
+def _functions(digits: int, thread: int) -> _Functions:
+    """One to a thread: mpmath changes a context's precision while it works."""
+    return _Functions(digits)
+
+
 def lost(graph: Graph, evaluator: Evaluator, point: Sequence[float], free: int) -> tuple[float, float] | None:
     """The worst of an evaluator's finite numbers that has too few digits: as it is, and as it should be.
 
@@ -127,7 +135,7 @@ def _true(graph: Graph, roots: Sequence[int], point: Sequence[float]) -> list[An
     found: dict[int, Any] = {}
     open_ = [root for root in dict.fromkeys(roots) if graph.value(root) is None]
     for digits in DIGITS:
-        xp = _Functions(digits)
+        xp = _functions(digits, threading.get_ident())
         values = Evaluator(graph, open_)([xp.mpf(float(x)) for x in point], xp=xp)
         agreed = {
             root: root in found and value != 0 and abs(value - found[root]) <= 1e-3 * AGREE * abs(value)
