@@ -93,6 +93,31 @@ class Grid:
         )
 
 
+class Page(str):
+    """Lines and tables as one text, whose `repr` is what `print` shows; Jupyter shows the tables as HTML."""
+
+    parts: tuple[str | Grid, ...]
+
+    def __new__(cls, *parts: str | Grid) -> Page:
+        """The parts below each other."""
+        page = super().__new__(
+            cls, "\n".join(part if isinstance(part, str) else part.text() for part in parts)
+        )
+        page.parts = parts
+        return page
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return "".join(
+            f'<div style="white-space:pre-wrap">{html.escape(part)}</div>'
+            if isinstance(part, str)
+            else part.html()
+            for part in self.parts
+        )
+
+
 class Shown:
     """What a user receives: its `repr` is the page that `print` shows, and Jupyter shows the same."""
 
@@ -110,18 +135,13 @@ class Shown:
         )
 
     def __str__(self) -> str:
-        return "\n".join(part if isinstance(part, str) else part.text() for part in self._page())
+        return str(Page(*self._page()))
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return "".join(
-            f'<div style="white-space:pre-wrap">{html.escape(part)}</div>'
-            if isinstance(part, str)
-            else part.html()
-            for part in self._page()
-        )
+        return Page(*self._page())._repr_html_()
 
 
 def _short(value: Any) -> str:

@@ -1020,12 +1020,12 @@ def _factor_per_sample(F: Any, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if width**2 > MAX_FACTOR_NUMBERS:
         most = math.isqrt(2 * math.isqrt(MAX_FACTOR_NUMBERS)) - 2
         advice = (
-            "Of regressions order 1 of st.linearize and minibatches (level='iteration') do without it."
+            "A regression's order 1 (st.linearize) and its minibatches (level='iteration') do without it."
             if hasattr(F, "hessian_factors")
             else "Use a network with fewer weights, or st.Noise with a size of its own."
         )
         raise ValueError(
-            f"The law of noise in gradient and Hessian together takes {width**2 * 8e-9:.2g} GB in {dim} "
+            f"The law of noise in gradient and Hessian together takes {width**2 * 8e-9:.1f} GB in {dim} "
             f"dimensions; {most} dimensions are the most. {advice}"
         )
     gradient = _check.returned("gradient", F.gradient(at), at, (dim,))

@@ -224,6 +224,8 @@ class TestPortrait:
         (["simulate", "--expression", "x^2 + y^2", "--start", "1"], r"`start` must have shape \(2,\)"),
         (["simulate", "--expression", "x^2", "--method", "lrsfn", "--rank", "2"], "`rank` must be <="),
         (["portrait", "--expression", "x^2 + y^2 + z^2"], "A phase portrait needs two dimensions"),
+        (["portrait", "--expression", "a*x^2 + y^2"], "on the command line --set a=1"),
+        (["portrait", "--expression", "x^2", "--out", "p q.pdf"], r"\.png and \.svg, .* Write --out 'p q'\."),
         (["portrait", "--expression", "x^2", "--start", "1,2"], "`start` must have shape"),
         (["portrait", "--expression", "x^2 + y^2", "--region", "1,2,3"], "`--region` must be one number"),
         (["portrait", "--expression", "x^2 + y^2", "--region", "1,0"], "low < high"),
@@ -239,6 +241,14 @@ def test_bad_input_is_one_sentence(arguments, message, tmp_path, monkeypatch):
     assert len(result.stderr.strip().splitlines()) == 1
     with pytest.raises(ValueError, match=message):
         raise ValueError(result.stderr)
+
+
+def test_methods_are_named_in_any_case_and_files_are_told(tmp_path):
+    out = tmp_path / "run.1.NPZ"
+    command = ["simulate", "--expression", "x^2", "--method", "SFN", "--paths", "10", "--t-end", "1"]
+    assert run(*command, "--out", out).stdout.endswith(f"\n{tmp_path / 'run.1'}.png, .svg, .json, .npz\n")
+    assert (tmp_path / "run.1.png").exists()
+    assert ".npz" not in run(*command).stdout
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -165,6 +165,14 @@ class TestResult:
         assert rows["Newton"].split()[-1] == "2"
         minimum = st.critical_points(st.landscape("double_well"), 2)[0]
         assert minimum.methods([st.SGD()]).splitlines()[1].split()[-1] == "1"  # 2 / lambda_1
+        alike = minimum.methods([st.Newton()]).splitlines()[1]
+        assert alike.split()[2] == "-1"  # not "-1 ... -1"
+
+    def test_its_table_of_methods_shows_itself(self):
+        """A plain text would show as one line with ``\\n`` below a cell."""
+        table = st.critical_points(st.landscape("double_well"), 2)[2].methods([st.SGD(), st.Newton()])
+        assert repr(table) == str(table) == table
+        assert table._repr_html_().count("<tr>") == 3
 
 
 @pytest.mark.parametrize(

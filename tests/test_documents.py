@@ -114,7 +114,7 @@ def test_the_notes_name_tests_and_modules_that_exist():
         assert all(name in sources[file] for name in rest.split("::") if name)
     for names in re.findall(r"`(Test\w+(?:::\w+)?)`", NOTES):
         assert all(name in everything for name in names.split("::"))
-    for module in re.findall(r"`([\w/]+\.py)`", NOTES):
+    for module in re.findall(r"`([\w/]+(?:\.py|/))`", NOTES):
         assert (ROOT / "stability" / module).exists() or module in sources, module
 
 

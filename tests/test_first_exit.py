@@ -699,7 +699,9 @@ class TestResult:
 
     def test_a_ball_says_along_which_modes(self):
         flow = st.Flow(st.quadratic([1.0, -0.5]), st.SFN(damping=0.1), st.Noise(gradient=0.2), step=0.05)
-        assert "left along +mode 1 (lambda = -0.5) " in str(st.escape(flow, radius=0.5, paths=50, seed=0))
+        told = str(st.escape(flow, radius=0.5, paths=50, seed=0))
+        assert "left along +mode 1 (lambda = -0.5) " in told
+        assert "%, -mode 1 " in told
 
     def test_it_is_drawn(self):
         axis = st.plot(left("SFN", 2, "sde")).axes[0]

@@ -55,6 +55,12 @@ def test_rank_truncated_gains_keep_the_largest_magnitudes():
     )
 
 
+def test_methods_of_ones_own_are_shown_by_their_names():
+    assert repr(st.gallery.rsfn(eps=0.1)) == "Method(name='R-SFN', eps=0.1)"
+    assert repr(st.Method(lambda lam, eps: 1 / (abs(lam) + eps), eps=0.1)) == "Method(eps=0.1)"
+    assert repr(st.SFN(damping=0.1)) == "SFN(damping=0.1)"
+
+
 def test_tail_gain_is_read_by_symbols_too():
     x = sympy.Symbol("lambda", real=True)
     assert st.LRSFN(rank=1, damping=GAMMA).tail_gain(x) == 1 / GAMMA

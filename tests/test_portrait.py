@@ -231,3 +231,5 @@ def test_bad_arguments(options, message):
 def test_other_dimensions():
     with pytest.raises(ValueError, match=r"needs two dimensions; .* has 3"):
         st.portrait(st.landscape("double_well", dim=3), 1)
+    with pytest.raises(ValueError, match=r"Give 1 of them a number, as in .*, a=1\.0\).* --set a=1\. In one"):
+        st.portrait(st.expression("a*x^2 + y^2"), 1)

@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -409,6 +410,9 @@ def test_every_command_is_asked_for_its_help():
     assert set(cli.main.commands) >= {"bound", "reproduce"}
     for name, command in cli.main.commands.items():
         assert f"stability {name}" in (command.epilog or ""), name
+        assert not command.get_short_help_str(limit=65).endswith("..."), name  # what 80 columns leave of it
+        options = [one for one in command.params if isinstance(one, click.Option)]
+        assert all(one.help for one in options), name
 
 
 def test_the_version_is_the_packages():

@@ -529,6 +529,29 @@ def test_dates_are_told_from_words_and_numbers():
     assert not any(map(is_date, ["2020", "20200131", "1.5", "May", "Room 12", "version 1.2.3", "10-12 cm"]))
 
 
+@pytest.mark.parametrize("error", ["#NV", "#N/D", "#DIV/0!", "#WERT!", "#¡VALOR!", "#NAME?", "#Н/Д", "#REF!"])
+def test_a_spreadsheets_errors_are_missing_values_in_any_language(error, write):
+    path = write(f"a;w;y\n1,5;u;0\n{error};v;1\n2,5;{error};0\n3,5;u;1\n4,5;v;1\n5,5;u;0\n")
+    with pytest.raises(ValueError, match=r"'a' has 1 missing values.* of its kind: 'w'"):
+        read(path, one_hot=True)
+    assert read(path, one_hot=True, missing="drop").X.shape[0] == 4
+
+
+def test_words_with_a_number_sign_are_words(write):
+    path = write("w;y\n#1;0\n#Tag!;1\n#NVX;0\n#1;1\n#Tag!;1\n#NVX;0\n")
+    assert read(path, one_hot=True).X.shape == (6, 3)  # with the intercept
+
+
+def test_columns_of_another_kind_are_told_by_their_own_trouble(write):
+    path = write("d;n;e;x;y\n1.1.2024;1;2.1.2023;3;0\n2.1.2024;a;3.1.2023;4;1\n3.1.2024;2;4.1.2023;6;0\n")
+    told = (
+        r"'d' holds dates .* There is another of its kind: 'e'\. Column 'n' holds text \('a' in data row 2\)"
+        r".*drop=\['d', 'n', 'e'\]"
+    )
+    with pytest.raises(ValueError, match=told):
+        read(path)
+
+
 def test_a_network_is_trained_on_the_same_dialects(write):
     path = write(table(";", comma, labels=["cat", "dog", "owl"]))
     command = ["train", "--data", str(path), "--target", "y", "--hidden", "3", "--sweeps", "1"]

@@ -626,6 +626,7 @@ def test_a_negative_mode_has_no_limit_and_no_amplification():
     np.testing.assert_allclose(report.step_limits, [2 * 4.1 / 4, np.inf])
     np.testing.assert_allclose(report.amplification, [1 / 4.1, np.nan])
     assert "1 of 2 kept eigenvalues positive" in str(report)
+    assert "positive, next -;" in str(dataclasses.replace(report, next_eigenvalue=np.nan))
 
 
 def test_the_report_prints_what_a_reader_asks():

@@ -115,6 +115,7 @@ def test_the_history_is_saved_and_drawn(table, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert "LRSFN" in result.stdout
     assert "on those held back" in result.stdout
+    assert result.stdout.endswith(f"\n{tmp_path / 'run'}.png, .svg, .json, .npz\n")
     assert isinstance(st.load(tmp_path / "run"), st.results.History)
     assert (tmp_path / "run.png").stat().st_size > 5000
     assert (tmp_path / "run.svg").exists()

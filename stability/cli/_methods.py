@@ -19,6 +19,7 @@ METHODS = (
     "natural-gradient",
     "fractional-power",
 )
+A_METHOD = click.Choice(METHODS, case_sensitive=False)
 
 
 def method_of(name: str, *, damping: float = 0.2, rank: int = 1) -> Any:
@@ -58,11 +59,19 @@ def on_a_landscape(command: Callable[..., Any]) -> Callable[..., Any]:
             "--landscape",
             "name",
             metavar="NAME",
-            help="Or a known one: double_well, coupled_quartic, monkey_saddle, rosenbrock, ...",
+            help="Or a known one: double_well, coupled_quartic, monkey_saddle, rosenbrock, michalewicz.",
         ),
         click.option("--dim", type=int, default=2, show_default=True, help="Dimensions of --landscape."),
-        click.option("--damping", type=float, default=0.1, show_default=True, help="Of the damped methods."),
-        click.option("--rank", type=int, default=1, show_default=True, help="Of the truncated methods."),
+        click.option(
+            "--damping",
+            type=float,
+            default=0.1,
+            show_default=True,
+            help="Damping of the methods that have one.",
+        ),
+        click.option(
+            "--rank", type=int, default=1, show_default=True, help="Eigenpairs that truncated methods keep."
+        ),
         click.option(
             "--noise",
             type=float,
@@ -75,7 +84,7 @@ def on_a_landscape(command: Callable[..., Any]) -> Callable[..., Any]:
             type=float,
             default=0.0,
             show_default=True,
-            help="Of an off-diagonal Hessian entry, per sample; needs --at.",
+            help="Standard deviation of an off-diagonal Hessian entry, per sample; needs --at.",
         ),
         click.option(
             "--batch", type=float, default=1, show_default=True, help="Samples in a gradient batch."
@@ -88,7 +97,7 @@ def on_a_landscape(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--start", metavar="X,Y,...", default=None, help="Where paths start."),
         click.option(
-            "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the noise."
+            "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the noise."
         ),
     )
     for option in reversed(options):  # as decorators, of which the last is applied first

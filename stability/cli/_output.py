@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,10 @@ from .._saving import save
 
 TERMINATED = 128 + signal.SIGTERM
 """The exit code of what was asked to end, as shells have it."""
+
+
+OTHERS = (".pdf", ".eps", ".ps", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".csv", ".tsv", ".txt", ".xlsx")
+"""Endings of files that are not written: a name may have dots, but not one of these behind the last."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -48,10 +53,21 @@ def place(out: Path | None) -> Path | None:
     """Where results go, without an ending; found out before the computing starts."""
     if out is None:
         return None
-    out = out.with_suffix("") if out.suffix in (".json", ".npz", ".png", ".svg") else out
+    ending = out.suffix.lower()
+    if ending in OTHERS:
+        raise ValueError(
+            f"`--out` must be a name without an ending: pictures are .png and .svg, numbers .npz and .json; "
+            f"got {str(out)!r}. Write --out {shlex.quote(str(out.with_suffix('')))}."
+        )
+    out = out.with_suffix("") if ending in (".json", ".npz", ".png", ".svg") else out
     _check.folder(out.parent)
     ready(out, out)
     return out
+
+
+def written(out: Path, drawn: bool = True) -> str:
+    """The line that names the files of `keep`."""
+    return f"{out}{'.png, .svg, ' if drawn else ''}.json, .npz"
 
 
 def ready(out: Path, picture: Path) -> None:

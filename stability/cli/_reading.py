@@ -17,7 +17,9 @@ OPTIONS = ("encoding", "separator", "decimal", "header", "columns", "drop", "one
 def reads_a_table(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options, which the command is given under the names in `OPTIONS`."""
     options = (
-        click.option("--encoding", default=None, help="Of the file, such as cp1252; UTF-8 if not given."),
+        click.option(
+            "--encoding", default=None, help="Encoding of the file, such as cp1252; UTF-8 if not given."
+        ),
         click.option(
             "--separator",
             default=None,

@@ -14,7 +14,7 @@ from .._check import Interrupted, Unstable
 from .._saving import jsonable
 from . import _output
 from ._main import main
-from ._methods import METHODS, method_of, noise_of, numbers, objective_of, on_a_landscape
+from ._methods import A_METHOD, method_of, noise_of, numbers, objective_of, on_a_landscape
 
 
 @main.command(
@@ -22,7 +22,7 @@ from ._methods import METHODS, method_of, noise_of, numbers, objective_of, on_a_
     "1,0"
 )
 @on_a_landscape
-@click.option("--method", type=click.Choice(METHODS), default="sfn", show_default=True, help="The optimizer.")
+@click.option("--method", type=A_METHOD, default="sfn", show_default=True, help="The optimizer.")
 @click.option("--step", type=float, default=0.1, show_default=True, help="The learning rate.")
 @click.option(
     "--t-end", type=float, default=10.0, show_default=True, help="How long, in units of iteration x step."
@@ -118,6 +118,8 @@ def simulate(
     click.echo(f"{flow!r}\n{ensemble}")
     if linear is not None:
         click.echo(f"\n{linear}\n{comparison or why}")
+    if out is not None:
+        click.echo(f"\n{_output.written(out)}")
 
 
 def _moments(ensemble: Any, comparison: Any) -> dict[str, Any]:
@@ -150,7 +152,7 @@ def _moments(ensemble: Any, comparison: Any) -> dict[str, Any]:
     "--method",
     "compared",
     multiple=True,
-    type=click.Choice(METHODS),
+    type=A_METHOD,
     help="May be given more than once; sgd, newton and sfn by default.",
 )
 @click.option(
@@ -236,4 +238,4 @@ def portrait(
         click.echo(f"\n{point.kind} at ({at}), value {point.value:.5g}\n{point.methods(methods)}")
     if len(points) > 6:
         click.echo(f"\n... and {len(points) - 6} more")
-    click.echo(f"\n{place}.png, .svg, .json, .npz")
+    click.echo(f"\n{_output.written(place)}")

@@ -80,11 +80,11 @@ def bound(
     as_json: bool,
     **reading: Any,
 ) -> None:
-    """Bounds for your own table: fit the model, estimate the minibatch noise, ask every method.
+    """Step limits, noise and risk of every method on your own table.
 
-    Per method: the largest mean-square-stable step, the noise amplification over SGD, the stationary excess
-    risk at --step, the validity indicator (trust below 0.1) and what limits the step. (L2) corrects for
-    Hessian noise to second order.
+    Fits the model, estimates the minibatch noise, and asks every method: the largest mean-square-stable step,
+    the noise amplification over SGD, the stationary excess risk at --step, the validity indicator (trust
+    below 0.1) and what limits the step. (L2) corrects for Hessian noise to second order.
     """
     from ..linear.bounds import bounds
     from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Newton

@@ -9,12 +9,12 @@ from typing import Any
 import click
 
 from ._main import main
-from ._methods import METHODS, method_of
+from ._methods import A_METHOD, method_of
 
 
 @main.command(epilog="Example:  stability theorems noise-amplification --method newton --check")
 @click.argument("name", required=False)
-@click.option("--method", type=click.Choice(METHODS), help="For this method; by default for any gain.")
+@click.option("--method", type=A_METHOD, help="For this method; by default for any gain.")
 @click.option(
     "--dim",
     type=int,
@@ -28,7 +28,7 @@ from ._methods import METHODS, method_of
     help="Recompute at random values by the numeric theory and by an ensemble; exit code 1 on disagreement.",
 )
 def theorems(name: str | None, method: str | None, dim: int | None, form: str | None, check: bool) -> None:
-    """Statements about stability and noise, derived from the methods' formulas.
+    """Statements about stability and noise, derived by SymPy.
 
     Without NAME: what there is, and the table of what each method does at a minimum, a saddle, a maximum and
     a flat point.

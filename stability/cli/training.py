@@ -46,6 +46,7 @@ from ._reading import OPTIONS, reads_a_table
     type=click.Choice(["lrsfn", "sgd", "momentum", "adam", "lbfgs", "newton-cg"]),
     default="lrsfn",
     show_default=True,
+    help="What trains it.",
 )
 @click.option(
     "--step",
@@ -60,7 +61,7 @@ from ._reading import OPTIONS, reads_a_table
     help="Eigenpairs that lrsfn keeps; by default as many as the run can pay for.",
 )
 @click.option(
-    "--damping", type=float, default=None, help="Of lrsfn, where --step is a number; 0.1 by default."
+    "--damping", type=float, default=None, help="Damping of lrsfn, where --step is a number; 0.1 by default."
 )
 @click.option(
     "--batch",
@@ -77,13 +78,19 @@ from ._reading import OPTIONS, reads_a_table
     help="Work, in passes over the training samples; Hessian products are charged.",
 )
 @click.option("--l2", default=0.0, show_default=True, type=float, help="Weight decay.")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float64"]),
+    default="float32",
+    show_default=True,
+    help="Numbers that it computes with.",
+)
 @click.option(
     "--seed",
     default=0,
     show_default=True,
     type=click.IntRange(min=0),
-    help="Of the split, the start and the batches.",
+    help="Seed of the split, the start and the batches.",
 )
 @click.option(
     "--checkpoint",
@@ -109,9 +116,9 @@ def train(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train a network on minibatches and say what curvature and noise the optimizer saw.
+    """Train a network, and say what curvature and noise were seen.
 
-    A fifth of the samples is held back. With lrsfn and --step auto nothing needs tuning.
+    On minibatches; a fifth of the samples is held back. With lrsfn and --step auto nothing needs tuning.
     """
     from . import _training
 
@@ -141,6 +148,8 @@ def train(
             f"{history}\n{training.wanted}: {scores['train']:.4g} on the training samples, "
             f"{scores['test']:.4g} on those held back"
         )
+        if out is not None:
+            click.echo(f"\n{_output.written(out, drawn=len(history.losses) > 0)}")
     if history.diverged:
         raise SystemExit(1)
 

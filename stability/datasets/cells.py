@@ -27,6 +27,9 @@ NOTHING = (
 )
 """Cells that are empty in every column, words' included."""
 
+# Excel writes them in its user's language: #NV, #N/D, #WERT!, #¡REF!, #NAME?, #DIV/0!
+_SPREADSHEET_ERROR = re.compile(r"#(NV|[^\W\d_]/[^\W\d_]!?|[¡¿]?[^\W\d_]+(/0)?[!?])")
+
 WORDS = {
     "NA",
     "N/A",
@@ -116,9 +119,16 @@ def tidy(text: str) -> str:
     return unicodedata.normalize("NFC", text.replace("\ufeff", "")).strip().strip("\u200b")
 
 
+def is_empty(cell: str) -> bool:
+    """Whether there is nothing in a tidy cell of any column, or the error of a spreadsheet."""
+    if cell in NOTHING:
+        return True
+    return cell.startswith("#") and cell.isupper() and _SPREADSHEET_ERROR.fullmatch(cell) is not None
+
+
 def is_nothing(cell: str) -> bool:
     """Whether there is nothing in a cell of numbers."""
-    return cell.strip() in NOTHING or cell.strip() in WORDS
+    return cell.strip() in WORDS or is_empty(cell.strip())
 
 
 @functools.lru_cache(maxsize=100_000)  # a cell is asked for several times, and many are alike

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .cells import NOTHING, is_date, looks_numeric, numbers, tidy
+from .cells import is_date, is_empty, looks_numeric, numbers, tidy
 from .refusal import Refused
 
 MAX_WORDS = 100
@@ -142,7 +142,7 @@ def words_of(cells: np.ndarray) -> np.ndarray:
                 else str(cell)
             )
         cell = tidy(cell)
-        return None if cell in NOTHING else cell
+        return None if is_empty(cell) else cell
 
     found = np.empty(len(cells), dtype=object)
     for place, cell in enumerate(cells):
@@ -252,14 +252,12 @@ def usable(columns: Sequence[Column], one_hot: bool) -> None:
     """Raise if there are columns that are neither numbers nor words that may be encoded."""
     bad = [column for column in columns if column.trouble]
     if bad:
-        problem, by_hand = _TROUBLE[bad[0].trouble]
-        where = f"data row {bad[0].row}"
-        names = [column.name for column in bad]
-        raise Refused(
-            f"Column {names[0]!r} {problem.format(cell=bad[0].cell, where=where)}.{others(names)}",
-            by_hand,
-            {"drop": names},
-        )
+        kinds: dict[str, list[Column]] = {}
+        for column in bad:
+            kinds.setdefault(column.trouble, []).append(column)
+        told = [_trouble(kind[0]) + others([column.name for column in kind]) for kind in kinds.values()]
+        by_hand = _TROUBLE[bad[0].trouble][1]
+        raise Refused(" ".join(told), by_hand, {"drop": [column.name for column in bad]})
     words = [column for column in columns if column.words is not None]
     many = [column.name for column in words if _too_many(column)]
     if many:
@@ -275,6 +273,11 @@ def usable(columns: Sequence[Column], one_hot: bool) -> None:
             "Encode it as numbers or drop the column.",
             {"one_hot": True},
         )
+
+
+def _trouble(column: Column) -> str:
+    told = _TROUBLE[column.trouble][0].format(cell=column.cell, where=f"data row {column.row}")
+    return f"Column {column.name!r} {told}."
 
 
 def others(names: Sequence[str]) -> str:

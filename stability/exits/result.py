@@ -325,17 +325,12 @@ class Escape(Result):
     def _sides(self) -> list[str]:
         if not self.left.any():
             return []
-        named = (
-            (lambda i: "v")
-            if self.along.any()
-            else (lambda i: f"mode {i} (lambda = {self.eigenvalues[i]:.3g})")
-        )
+
+        def both(i: int) -> str:
+            name, more = f"mode {i}", f" (lambda = {self.eigenvalues[i]:.3g})"
+            if self.along.any():
+                name, more = "v", ""
+            return f"+{name}{more} {self.shares[i, 0]:.1%}, -{name} {self.shares[i, 1]:.1%}"
+
         order = np.argsort(-self.shares.sum(axis=1))[:4]
-        return [
-            "left along "
-            + ", ".join(
-                f"+{named(i)} {self.shares[i, 0]:.1%}, - {self.shares[i, 1]:.1%}"
-                for i in order
-                if self.shares[i].any()
-            )
-        ]
+        return ["left along " + ", ".join(both(i) for i in order if self.shares[i].any())]

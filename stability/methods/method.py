@@ -204,7 +204,10 @@ class Method(Kept):
         return "use st.SFN(damping=...), whose gain is bounded"
 
     def __repr__(self) -> str:
-        shown = {"rank": self.rank} if self.rank is not None else {}
+        named = type(self) is Method and self.name != Method.name
+        shown: dict[str, Any] = {"name": self.name} if named else {}
+        if self.rank is not None:
+            shown["rank"] = self.rank
         fields = ", ".join(f"{k}={v!r}" for k, v in {**shown, **self.parameters}.items())
         return f"{type(self).__name__}({fields})"
 

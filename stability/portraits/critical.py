@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _check
-from .._display import Grid, point, settled
+from .._display import Grid, Page, number, point, settled
 from .._frames import Framed
 from .._saving import Result
 from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
@@ -93,10 +93,16 @@ class CriticalPoint(Result):
             SFN(damping=scale),
             LRSFN(rank=1, damping=scale, tail="flat"),
         ]
-        head = f"{'method':<20} {'attracts':<9} {'rates':>21} {'noise gain':>11} {'largest step':>13}"
-        return "\n".join([head, *map(self._line, default if methods is None else methods)])
+        columns = (
+            ("method", ""),
+            ("attracts", ""),
+            ("rates", "s"),
+            ("noise gain", ".3g"),
+            ("largest step", ".3g"),
+        )
+        return Page(Grid(columns, map(self._row, default if methods is None else methods)))
 
-    def _line(self, method: Method) -> str:
+    def _row(self, method: Method) -> tuple[str, str, str, float, float]:
         response = SpectralResponse(method, self.eigenvalues)
         with np.errstate(all="ignore"):
             gains = np.asarray(response.gains)
@@ -104,11 +110,9 @@ class CriticalPoint(Result):
             limit = float(np.min(np.where(rates < 0, -2 / rates, np.inf)))  # where |1 + step rate| = 1
         verdicts = {-1: "yes", 0: "flat", 1: "no"}
         attracts = verdicts[int(np.sign(rates[-1]))] if np.isfinite(rates).all() else "singular"
-        told = f"{limit:.3g}" if attracts == "yes" else "-"
-        return (
-            f"{method.label:<20} {attracts:<9} {f'{rates[0]:.3g} ... {rates[-1]:.3g}':>21} "
-            f"{float(np.max(np.abs(gains))):>11.3g} {told:>13}"
-        )
+        ends = dict.fromkeys(number(rate, ".3g") for rate in rates[[0, -1]])  # one number where all are alike
+        largest = float(np.max(np.abs(gains)))
+        return method.label, attracts, " ... ".join(ends), largest, limit if attracts == "yes" else np.nan
 
 
 @dataclass(frozen=True)

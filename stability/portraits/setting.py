@@ -12,6 +12,7 @@ from ..flow import Flow
 from ..methods.method import SFN, SGD, Method, Newton
 from ..noise import Noise
 from ..objectives.base import require
+from ..objectives.expression import Expression
 from .critical import CriticalPoints
 
 DT_SHARE = 0.125
@@ -30,6 +31,12 @@ def flows_of(
     who, needs, advice = _ASKED[dim]
     require(objective, who, "dim")
     if objective.dim != dim:
+        if isinstance(objective, Expression) and objective.dim > dim:  # a parameter was read as a variable
+            name = objective.variables[0]
+            advice = (
+                f"Give {objective.dim - dim} of them a number, as in st.expression(..., {name}=1.0), on the "
+                f"command line --set {name}=1. {advice}"
+            )
         raise ValueError(f"{needs}; {objective!r} has {objective.dim}. {advice}")
     noise = Noise(gradient=1.0) if noise is None else noise
     flows = [

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .._display import Grid
+from .._display import Grid, number
 from .._frames import Framed
 from .._saving import Result
 from ..linear.kept import KeptModes
@@ -123,7 +123,7 @@ class Report(Result, Framed):
         )
         yield (
             f"curvature: {int(np.sum(self.eigenvalues > 0))} of {count} kept eigenvalues positive, next "
-            f"{self.next_eigenvalue:.3g}; "
+            f"{number(self.next_eigenvalue, '.3g')}; "
             f"batches: gradient {self.batch or 'unknown'}, Hessian {self.hessian_batch or 'unknown'}"
         )
         columns = (self.eigenvalues, self.noise_ratio, self.gains, self.step_limits)
