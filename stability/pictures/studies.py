@@ -253,9 +253,8 @@ def _theorem(study: Study) -> Figure:
         axis.plot(study["x"], y, dash, color=COLORS.get(known or "", f"C{k}"), label=str(name))
     finite = curves[np.isfinite(curves)]
     positive = bool(len(finite)) and bool((finite > 0).all())
-    symbol = {"lam": r"|\lambda|", "lam_next": r"\lambda_{r+1}", "gamma": r"\gamma", "h": "h"}[
-        study.parameters["axis"]
-    ]
+    name = study.parameters["axis"]
+    symbol = {"lam": r"|\lambda|", "lam_next": r"\lambda_{r+1}", "gamma": r"\gamma"}.get(name, name)
     axis.set(
         xscale="log",
         yscale="log" if positive else "symlog",
@@ -269,7 +268,7 @@ def _theorem(study: Study) -> Figure:
         ", ".join(f"{key} = {float(value):.3g}" for key, value in sorted(study.parameters["fixed"].items())),
         fontsize=7,
     )
-    figure.suptitle(study.parameters["title"], fontsize=9)
+    figure.suptitle(study.parameters["title"], fontsize=9, wrap=True)
     return figure
 
 
