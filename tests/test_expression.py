@@ -56,6 +56,7 @@ class TestMeaning:
         ("text", "understood"),
         [
             ("x−y", "x-y"),
+            ("x—y–x", "x-y-x"),
             ("x² + y³", "x^2 + y^3"),
             ("x⁻²", "x^(-2)"),
             ("2·x × 3 ÷ y", "2*x * 3 / y"),
@@ -325,6 +326,10 @@ REFUSED = {
     "NaN*x": "'NaN' is no number",
     "I*x": "imaginary unit",
     "Sin*x": r"looks like the function sin, which needs .* sin\(x\)",
+    "2sinx + t": r"'sinx' looks like sin\(x\); .*\['sinx', 't'\]: write 2sin\(x\) \+ t\.",
+    "t*cost": r"'cost' looks like cos\(t\)",
+    "TANH(x)": "no function TANH; did you mean tanh",
+    "max(x, y)": r"for decimals; .* \(x\+y\+abs\(x-y\)\)/2 for max\(x, y\)",
     "x + y + xy": r"product x\*y; .*variables=\['x', 'xy', 'y'\]: write x \+ y \+ \(x\*y\)\.",
     "tan^-1(x)": r"write atan\(x\) or \(1/tan\(x\)\)\.",
     "sinh⁻¹(x)": r"write \(1/sinh\(x\)\)\.",

@@ -44,6 +44,10 @@ ONE = [
     "(1 + tanh(x/2))/2",
     "1 - tanh(x)^2",
     "log(1 + x^4)",
+    "log(1 + e^x)",
+    "log(1 + 2^x)",
+    "0.5^x/(1 + 0.5^x)",
+    "(2^x - 1)/(2^x + 1)",
 ]
 TWO = [
     "log(exp(x) + exp(y))",
@@ -61,6 +65,7 @@ TWO = [
     "tanh(x*y)",
     "sqrt(exp(x) + exp(y))",
     "exp(x + y)/(1 + exp(x))",
+    "log(e^x + 2^y + 10^-x)",
 ]
 POINTS = {
     1: [-800.0, -373.0, -19.5, -1e-5, 0.3, 18.5, 40.0, 709.0],
@@ -89,7 +94,7 @@ def bounded(function):
 def truth(text, point):
     """Value, gradient, Hessian and third derivatives along the axes: differences in 800 digits."""
     names = {name: getattr(mpmath, {"abs": "fabs"}.get(name, name)) for name in NAMES}
-    names |= {name: bounded(names[name]) for name in ("exp", "cosh", "sinh", "sin")}
+    names |= {"e": mpmath.e} | {name: bounded(names[name]) for name in ("exp", "cosh", "sinh", "sin")}
     code = compile(text.replace("^", "**"), "formula", "eval")
     step, d, axes = mpmath.mpf("1e-40"), len(point), range(len(point))
 

@@ -1,6 +1,7 @@
 """The one way in for arrays, and for what a user's functions give: nothing is lost on it without a word."""
 
 import copy
+import math
 import pickle
 import warnings
 from decimal import Decimal
@@ -249,15 +250,51 @@ class TestGate:
             with pytest.raises(ValueError, match=message):
                 run(answer)
 
+    def test_a_region_may_answer_with_a_tensor(self):
+        torch = pytest.importorskip("torch", reason="torch is not installed")
+        expected = simulate(Users(), exit=lambda w: np.abs(w[:, 0]) < 0.97).exit_times
+        tensor = simulate(Users(), exit=lambda w: torch.as_tensor(np.abs(w[:, 0]) < 0.97))
+        np.testing.assert_array_equal(tensor.exit_times, expected)
+
+    @pytest.mark.parametrize(
+        ("answer", "message"),
+        [
+            (lambda f: f + 1j, "must be an array of numbers; got complex"),
+            (lambda f: np.ma.masked_array(f, mask=True), "must be an array without a mask"),
+            (lambda f: np.atleast_1d(f), r"must have shape \(\); got shape \(1,\)\. Return it with .reshape"),
+            (str, "must be an array of numbers; got '"),
+            (np.float32, "must be computed in float64, as quadrature needs; got float32"),
+            (np.log, r"must be >= 0; got -.* at E_h = .* Give the density itself, not its logarithm"),
+        ],
+    )
+    def test_densities_pass_it(self, answer, message):
+        def density(e):
+            with np.errstate(all="ignore"):
+                return answer(2.0 * math.exp(-min(4.0 * math.pi * e * e, 700.0)))
+
+        noise = st.Noise(curvature=0.1)
+        with pytest.raises(ValueError, match=f"`density` {message}"):
+            st.exact_mode(st.SGD(), curvature=1.0, noise=noise, density=density)
+
+    def test_a_density_may_have_constants_in_float32(self):
+        def limit(spread):
+            return st.exact_mode(
+                st.SFN(damping=0.1),
+                curvature=1.0,
+                noise=st.Noise(curvature=0.1),
+                density=lambda e: np.exp(-0.5 * (e / spread) ** 2) / (spread * math.sqrt(2 * math.pi)),
+            ).mean_square_limit
+
+        assert limit(np.float32(0.25)) == pytest.approx(limit(0.25), rel=1e-12)
+
     def test_regions_observables_and_random_matrices_pass_it(self):
         with pytest.raises(ValueError, match=r"`observables\['m'\]` must be an array without a mask"):
             simulate(Users(), observables={"m": lambda w: np.ma.masked_greater(w[:, 0], 0.0)})
         with pytest.raises(ValueError, match="`exit` must be an array without a mask"):
             simulate(Users(), exit=lambda w: np.ma.masked_greater(w[:, 0], 0.0) < 1)
+        expected = simulate(Users(), exit=lambda w: w[:, 0] > 0.5).exit_times
         listed = simulate(Users(), exit=lambda w: [bool(x) for x in w[:, 0] > 0.5])
-        np.testing.assert_array_equal(
-            listed.exit_times, simulate(Users(), exit=lambda w: w[:, 0] > 0.5).exit_times
-        )
+        np.testing.assert_array_equal(listed.exit_times, expected)
         with pytest.raises(ValueError, match="must be an array of numbers; got complex"):
             st.lyapunov_exponents(lambda rng, size: 1j * rng.normal(size=(size, 2, 2)), iterations=200)
         with pytest.raises(ValueError, match="`hvp` must be an array without a mask"):

@@ -912,6 +912,12 @@ class TestStepsThatWouldNotBeFinite:
         assert found.status.endswith("the first at iteration 4")
         np.testing.assert_array_equal(found.skipped, np.arange(4, 4 + GIVE_UP))
 
+    def test_in_a_short_run_too_where_no_step_was_taken(self):
+        F = Exploding(logistic(), bad=lambda call: True)
+        found = st.minimize(F, np.zeros(8), method=st.SGD(), step=0.3, iterations=3)
+        assert found.diverged
+        assert found.status.startswith("diverged at the start")
+
     def test_fewer_in_a_row_do_not(self):
         found = st.minimize(
             Exploding(logistic(), bad=lambda call: call % GIVE_UP),

@@ -127,6 +127,9 @@ class TestHill:
     def test_the_formula(self):
         radii = np.array([8.0, 4.0, 2.0, 1.0])
         assert tails._hill(radii, np.array([2]))[0] == pytest.approx(1 / (0.5 * (math.log(4) + math.log(2))))
+        assert (
+            tails._hill(np.full(9, 2.1), np.array([7]))[0] == math.inf
+        )  # equal radii, where rounding varies
 
     def test_in_more_dimensions_it_is_of_the_radius(self):
         sample, _ = joint(1.5, n=20_000)

@@ -323,7 +323,7 @@ def region(exit: Any, flow: Flow, center: np.ndarray, backend: Backend) -> Calla
         return None
     if callable(exit):
         _ask("exit", exit, backend.asarray(np.stack([center] * 3)), "bool")
-        return lambda w: _answer("exit", exit(w), len(w), "bool")
+        return lambda w: _answer("exit", exit(w), w, "bool")
     advice = " For another region than a ball give a function of states, (m, d) -> (m,) bool."
     size = _check.positive("exit", exit, advice=advice)
     middle = backend.asarray(center if flow.reference is None else flow.reference)
@@ -339,12 +339,13 @@ def _ask(name: str, function: Callable[[Any], Any], states: Any, kind: str) -> N
             f"`{name}` must take three states, shape {tuple(states.shape)}; it raised "
             f"{type(error).__name__}: {error}."
         ) from None
-    _answer(name, answer, 3, kind)
+    _answer(name, answer, states, kind)
 
 
-def _answer(name: str, answer: Any, states: int, kind: str) -> Any:
-    """What a user's function said of so many states: an array of bool, or of numbers."""
-    if isinstance(answer, np.ma.MaskedArray) or not hasattr(answer, "dtype"):
+def _answer(name: str, answer: Any, w: Any, kind: str) -> Any:
+    """What a user's function said of states w (m, d): an array of bool, or of numbers, of w's library."""
+    states = len(w)
+    if isinstance(w, np.ndarray) or not hasattr(answer, "dtype"):
         answer = _check.numbers_of(name, answer)
     wrong = "bool" not in str(answer.dtype) if kind == "bool" else answer.dtype.kind not in "fiub"
     if tuple(answer.shape) != (states,) or wrong:

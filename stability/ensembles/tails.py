@@ -399,6 +399,7 @@ def _radii(y: np.ndarray) -> np.ndarray:
 def _hill(radii: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """``1 / mean(log r_i / r_(k+1), i <= k)`` at each k; radii are in descending order."""
     logs = np.log(np.maximum(radii, 1e-300))
+    logs -= logs[0]  # of equal radii the excess is 0, not what rounding leaves
     excess = np.cumsum(logs)[counts - 1] / counts - logs[counts]
     with np.errstate(divide="ignore"):
         return 1 / excess

@@ -484,7 +484,19 @@ def _given(density: Any) -> _Shape:
             f"`density` must be a frozen scipy.stats distribution or a function of E_h; got {density!r}. "
             "Give scipy.stats.norm(0, 0.1), say."
         )
-    pdf = np.vectorize(density, otypes=[float])
+
+    def one(e: float) -> Any:
+        e = np.float64(e)  # beside it constants in float32 are taken in float64
+        given = density(e)
+        height = _check.returned("density", given, e, ())
+        if _check.unit(given) > _check.unit(e):
+            raise ValueError(
+                f"`density` must be computed in float64, as quadrature needs; got {given.dtype}. Convert its "
+                "argument and its parameters to float64."
+            )
+        return height
+
+    pdf = np.vectorize(one, otypes=[float])
     support, marks, spread = _surveyed(pdf)
     return _Shape(lambda e: np.log(pdf(e)), support, marks, spread)
 
@@ -494,6 +506,12 @@ def _surveyed(pdf: Callable) -> tuple[tuple[float, float], list[float], float]:
     e = np.concatenate([-_SURVEY[::-1], [0.0], _SURVEY])
     with np.errstate(all="ignore"):
         heights = pdf(e)
+        below = np.flatnonzero(heights < 0)
+        if len(below):
+            raise ValueError(
+                f"`density` must be >= 0; got {heights[below[0]]:.3g} at E_h = {e[below[0]]:.3g}. Give the "
+                "density itself, not its logarithm."
+            )
         poles = [x for x in small_points(lambda e: 1 / pdf(e), e) if _towers(pdf, heights, e, x)]
     mass = np.cumsum(np.where(np.isfinite(heights), heights, 0.0) * np.abs(e))
     if not mass[-1] > 0:

@@ -17,7 +17,7 @@ MOST_TERMS = 300
 MOST_ATOMS = 8
 """Of an exponent that is looked through, and written anew."""
 _SEEN = ("exp", "log", "sqrt")
-_FACTORS = ("exp", "mul", "neg")
+_FACTORS = ("exp", "pow", "mul", "neg")
 DEEPEST = 40
 """Products and powers inside each other that are looked through for a sign."""
 
@@ -65,8 +65,10 @@ class Steady(Graph):
         return super().apply(function, a) if found is None else found
 
     def pow(self, a: int, b: int) -> int:
-        power = self.value(b)
-        found = None if power is None or self.value(a) is not None else self._power(a, power)
+        base, power = self.value(a), self.value(b)
+        if base == math.e and power is None:
+            return self.apply("exp", b)
+        found = None if power is None or base is not None else self._power(a, power)
         return super().pow(a, b) if found is None else found
 
     def mul(self, a: int, b: int) -> int:
@@ -115,14 +117,18 @@ class Steady(Graph):
     # -- what an expression is ---------------------------------------------------------------------
 
     def _exponent(self, a: int) -> int | None:
-        """``u`` where a node is ``exp(u)``."""
-        return self.nodes[a][1] if self.nodes[a][0] == "exp" else None
+        """``u`` where a node is ``exp(u)``, ``u log c`` where it is ``c^u``: 2^x alone stays exact."""
+        kind, *parts = self.nodes[a]
+        if kind == "pow" and (self.value(parts[0]) or 0.0) > 0:
+            return self.mul(self.number(math.log(self.value(parts[0]) or 0.0)), parts[1])
+        return parts[0] if kind == "exp" else None
 
     def _split(self, a: int) -> tuple[int | None, int] | None:
         """``(f, u)`` where a node is ``f exp(u)``."""
+        whole = self._exponent(a)
+        if whole is not None:
+            return None, whole
         kind, *parts = self.nodes[a]
-        if kind == "exp":
-            return None, parts[0]
         if kind == "mul":
             for part, other in (parts, parts[::-1]):
                 exponent = self._exponent(part)
@@ -407,14 +413,15 @@ class Steady(Graph):
         scale, inner = self._scaled(a)
         kind, *parts = self.nodes[inner]
         scale *= sign
-        if kind == "exp" and scale == -c:
-            at, *place = self.nodes[parts[0]]
+        exponent = self._exponent(inner)
+        if exponent is not None and scale == -c:
+            at, *place = self.nodes[exponent]
             if at == "item":
-                exponents = self._parts(self._parts(parts[0])[0])
+                exponents = self._parts(self._parts(exponent)[0])
                 own, rest = exponents[place[0]], [e for i, e in enumerate(exponents) if i != place[0]]
                 others = self._total(rest)
                 return self.mul(self.number(c), self.apply("exp", self.share(others, [own, others])))
-            return self.mul(self.number(scale), self.apply("expm1", parts[0]))
+            return self.mul(self.number(scale), self.apply("expm1", exponent))
         if kind == "tanh" and abs(scale) == abs(c):
             u = parts[0] if scale == c else self.neg(parts[0])
             share = self.share(u, [u, self.neg(u)])

@@ -10,7 +10,7 @@ import unicodedata
 from typing import NamedTuple
 
 _SIGNS = {
-    **dict.fromkeys("−–‐‑‒﹣－", "-"),
+    **dict.fromkeys("−–—‐‑‒﹣－", "-"),
     **dict.fromkeys("×⋅·∙•∗", "*"),
     **dict.fromkeys("÷∕⁄", "/"),
     "∣": "|",

@@ -83,11 +83,12 @@ _WORDS = {
 }
 _HINTS = {
     "=": "Write one side only, without '='. ",
-    ",": "Use '.' for decimals; functions take one argument. ",
+    ",": "Use '.' for decimals; functions take one argument: x^2 for pow(x, 2), (x+y+abs(x-y))/2 for "
+    "max(x, y). ",
     "[": "Use round brackets. ",
     "]": "Use round brackets. ",
     "%": "Write a percentage as x/100. ",
-    "\\": "Write sqrt(x) for \\sqrt{x} and (a)/(b) for \\frac{a}{b}. ",
+    "\\": "Write sqrt(x) for \\sqrt{x} and ((a)/(b)) for \\frac{a}{b}. ",
     "$": "Leave the dollar signs out. ",
     "!": "It has no factorials. ",
     "½": "Write (1/2). ",
@@ -313,6 +314,11 @@ def _look(word: Word, names: set[str]) -> None:
     if len(name) > 1 and name.isalpha() and (set(name) <= set("xyz") or set(name) <= names):
         message = f"{name!r} looks like the product {'*'.join(name)}; else {listed}"
         raise _Unclear(message, [(*place, f"({'*'.join(name)})")])
+    for function in sorted(KNOWN, key=len, reverse=True):
+        argument = name.removeprefix(function)
+        if argument != name and (argument in names or argument in "xyz"):
+            message = f"{name!r} looks like {function}({argument}); else {listed}"
+            raise _Unclear(message, [(*place, f"{function}({argument})")])
 
 
 class _Reading:
@@ -647,7 +653,7 @@ class _Reading:
             argument = self.source[self.next.end : self.words[close].start]
             instead = _INSTEAD[name].format(argument)
             return _Unclear(f"There is no function {name}", [(word.start, self.words[close].end, instead)])
-        near = difflib.get_close_matches(name, KNOWN, n=1)
+        near = difflib.get_close_matches(name.lower(), KNOWN, n=1)
         return Refused(
             f"There is no function {name}{f'; did you mean {near[0]}?' if near else '.'} These are known: "
             f"{', '.join(sorted(KNOWN))}."

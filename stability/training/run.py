@@ -110,12 +110,12 @@ class OptimizerRun:
                 return
             if plan.checkpoint is not None and time.perf_counter() - self._saved_at >= plan.checkpoint_every:
                 self.save()
-        if self.in_a_row >= GIVE_UP:
+        if self.in_a_row and not any(self.log.steps):  # a short run that took no step is not done either
+            told = "diverged at the start: the loss, its derivatives or the step are not finite there; "
+            self.ending = Ending(End.DIVERGED, f"{told}take another start, or a smaller step")
+        elif self.in_a_row >= GIVE_UP:
             told = f"diverged: {GIVE_UP} steps in a row would not have been finite, the first at iteration "
             self.ending = Ending(End.DIVERGED, f"{told}{self.iteration - GIVE_UP}")
-            if not any(self.log.steps):
-                told = "diverged at the start: the loss, its derivatives or the step are not finite there; "
-                self.ending = Ending(End.DIVERGED, f"{told}take another start, or a smaller step")
 
     def _fingerprint(self) -> dict[str, Any]:
         """What tells the data and the method from others.
