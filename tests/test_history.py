@@ -52,6 +52,7 @@ def test_runs_of_scipys_optimizers_are_printed_saved_and_drawn(name, tmp_path):
     F = logistic()
     found = st.minimize(F, np.zeros(F.dim), method=name, sweeps=60)
     assert "nan" not in str(found)
+    assert "batch loss" not in str(found)
     assert f"loss after the first iteration {found.losses[0]:.5g} -> {found.loss:.5g}" in str(found)
     assert np.isnan(st.load(st.save(found, tmp_path / "run")).steps).all()
     figure = st.plot(found)
@@ -68,6 +69,7 @@ def test_the_largest_step_is_printed_and_not_the_last():
     text = str(found)
     assert "largest step of the run 0.5, last predicted mean-square limit" in text
     assert "loss 0.69" in text
+    assert "batch loss" in text
     assert "largest step of the run 0," in str(
         replace(found, steps=np.zeros(0))
     )  # ended within the first iteration

@@ -436,6 +436,8 @@ class TestHistory:
         assert holds(loss, history.sweeps, history.losses)
         assert holds(loss, history.sweeps[-1:], history.loss)
         assert (loss.get_yscale(), step.get_yscale(), curvature.get_yscale()) == ("log", "log", "symlog")
+        linear = np.log10(curvature.yaxis.get_transform().linthresh)
+        assert linear == round(linear)  # else a tick's label is written over the zero's
         assert holds(step, history.sweeps, history.steps)
         until = history.sweeps[-1:]  # the last limit holds until the end
         assert holds(

@@ -141,7 +141,9 @@ def _curvature(axis: Axes, result: History) -> None:
         )
     sizes = np.abs(result.eigenvalues[np.isfinite(result.eigenvalues) & (result.eigenvalues != 0)])
     if len(sizes):
-        axis.set_yscale("symlog", linthresh=max(float(sizes.min()), 1e-6 * float(sizes.max())))
+        smallest = max(float(sizes.min()), 1e-6 * float(sizes.max()))
+        # At a power of ten, where the ticks are: one inside the linear part would be written over the zero.
+        axis.set_yscale("symlog", linthresh=10.0 ** np.floor(np.log10(smallest)))
     axis.axhline(0, color="0.5", lw=0.8)
     axis.set_ylabel(r"eigenvalue $\pm$ batch noise")
     axis.legend(ncol=2, fontsize=7)

@@ -172,4 +172,5 @@ class History(Result, Framed):
         columns = (self.sweeps, self.losses, self.steps)
         shown = np.unique(np.linspace(0, min(map(len, columns)) - 1, 5).round().astype(int))
         rows = [(i + 1, *(column[i] for column in columns)) for i in shown]
-        return Grid([("iteration", "g"), ("sweeps", ".4g"), ("loss", ".5g"), ("step", ".3g")], rows)
+        loss = "loss" if self.by_scipy else "batch loss"  # above stands that of all samples at the end
+        return Grid([("iteration", "g"), ("sweeps", ".4g"), (loss, ".5g"), ("step", ".3g")], rows)
