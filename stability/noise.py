@@ -157,6 +157,18 @@ class Noise(Kept):
         sample = self.sample(w, size, rng)
         return sample if self.linear else _passed("sample", sample, size, np.shape(w)[-1])
 
+    def check_declared(self, dim: int) -> None:
+        """A class that draws its own samples must say whether they bend the curvature: nothing else asks."""
+        if self.linear:
+            return
+        # A generator of its own: the paths' numbers must not depend on this check.
+        _, *curvature = self.drawn(np.zeros(dim), 3, np.random.default_rng(0))
+        if not self.has_curvature and any(np.any(part) for part in curvature):
+            raise ValueError(
+                f"{type(self).__name__}.sample gives curvature noise, but its `has_curvature` is False. Set "
+                "has_curvature = True in the class."
+            )
+
     def law(self, w: np.ndarray) -> Sample:
         """What `factors` gives; of a class with its own, checked."""
         factors = self.factors(w)

@@ -709,10 +709,12 @@ class TestOddRequests:
                     np.zeros((size, len(w), len(w))),
                 )
 
-        with pytest.raises(
-            ValueError, match=r"Silent\.sample gives curvature noise, but its `has_curvature` is False"
-        ):
-            run(quadratic_flow(noise=Silent()))
+        flow = quadratic_flow(noise=Silent())
+        for ask in (run, st.linearize, st.lyapunov_exponents):
+            with pytest.raises(
+                ValueError, match=r"Silent\.sample gives curvature noise, but its `has_curvature` is False"
+            ):
+                ask(flow)
 
     def test_masks_stay_masks_in_single_precision(self):
         class Masked(st.Objective):

@@ -137,7 +137,7 @@ class Request:
         self.center = start if self.common else start.mean(axis=0)
         _check_start(flow, self.start[0], level)
         self._at = None if at is None else _check.shaped("at", at, (flow.dim,))
-        _check_noise(flow)
+        flow.noise_model.check_declared(flow.dim)
         self.modes = Modes.at(flow, self.at) if scheme == "exponential" else None
         if level == "sde" and scheme == "euler":
             self._warn_beyond_limit()
@@ -275,20 +275,6 @@ def _batched_shape(function: Callable[[np.ndarray], np.ndarray], states: np.ndar
         return np.shape(function(states))
     except Exception as error:  # a user's function may fail in any way when given a batch
         return f"{type(error).__name__}: {error}"
-
-
-def _check_noise(flow: Flow) -> None:
-    """A class that draws its own samples must say whether they bend the curvature: nothing else asks."""
-    noise = flow.noise_model
-    if noise.linear:
-        return
-    # A generator of its own: the paths' numbers must not depend on this check.
-    _, *curvature = noise.drawn(np.zeros(flow.dim), 3, np.random.default_rng(0))
-    if not noise.has_curvature and any(np.any(part) for part in curvature):
-        raise ValueError(
-            f"{type(noise).__name__}.sample gives curvature noise, but its `has_curvature` is False. Set "
-            "has_curvature = True in the class."
-        )
 
 
 def _affordable(paths: int, dim: int, keep: str) -> int:

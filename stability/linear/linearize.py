@@ -585,6 +585,7 @@ def linearize(flow: Flow, at: Any = None) -> LinearFlow:
     order = np.argsort(-np.abs(values), kind="stable")
     values, vectors = values[order], vectors[:, order]
     check_regular(flow.method, values)
+    flow.noise_model.check_declared(flow.dim)
     return LinearFlow(flow, at, values, vectors)
 
 
