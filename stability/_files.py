@@ -26,6 +26,20 @@ _KINDS = {
 }
 
 
+def named(path: str | Path) -> Path:
+    """`path` if it can be a file's.
+
+    Raises
+    ------
+    ValueError
+        If it has no name, or one that no system takes.
+    """
+    found = Path(path)
+    if not found.name or "\0" in str(found):
+        raise ValueError(f"`path` must name a file; got {str(path)!r}. Give one such as 'results/run'.")
+    return found
+
+
 def regular(path: str | Path) -> Path:
     """`path` if a file lies there, or a link to one; a pipe would be waited for, a device has no end.
 
@@ -105,12 +119,19 @@ def ready(path: Path) -> None:
 
 def _refuse_other(path: Path) -> None:
     """A rename would put a file in the place of a link or a device."""
+    _refuse_address(path)
     if path.is_symlink():
         raise OSError(0, f"it is a link to {os.readlink(path)}")
     with suppress(FileNotFoundError):
         kind = _kind(path)
         if kind is not None:
             raise OSError(0, f"it is {kind}")
+
+
+def _refuse_address(path: Path) -> None:
+    """It would become a folder called "http:"."""
+    if _ADDRESS.match(str(path)):
+        raise OSError(0, "it is an address, and nothing is sent to a network")
 
 
 def _rename(half: Path, path: Path) -> None:
@@ -144,6 +165,7 @@ def _tidy(folder: Path) -> None:
 
 def writable(folder: Path) -> None:
     """Make sure that files can be written there, and make the folder if need be; raises OSError."""
+    _refuse_address(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):  # of a name that nobody else has
         pass

@@ -448,7 +448,7 @@ def _decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def _base(path: str | Path) -> Path:
-    path = Path(path)
+    path = _files.named(path)
     return path.with_suffix("") if path.suffix in (".json", ".npz") else path
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import stability as st
@@ -36,6 +37,27 @@ class TestWriting:
         finally:
             os.umask(before)
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
+
+    def test_an_address_is_no_folder(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        study = st.Study("study", {"t": np.arange(3.0)})
+        for place in ("https://example.org/run", "s3:/bucket/run"):
+            with pytest.raises(ValueError, match="it is an address, and nothing is sent to a network"):
+                study.save(place)
+        assert names(tmp_path) == []
+
+    @pytest.mark.parametrize("path", ["", ".", "a\0b"])
+    def test_what_names_no_file_is_told(self, path):
+        flow = st.Flow(st.quadratic([1.0]), st.SGD(), step=0.1)
+        for use in (
+            st.linearize(flow).save,
+            st.load,
+            lambda path: st.minimize(
+                st.quadratic([1.0]), [1.0], method=st.SGD(), step=0.1, iterations=1, checkpoint=path
+            ),
+        ):
+            with pytest.raises(ValueError, match=r"`path` must name a file; got .* such as 'results/run'"):
+                use(path)
 
     @needs_posix
     def test_a_link_is_neither_followed_nor_replaced(self, tmp_path):

@@ -31,7 +31,7 @@ def slots(path: Path) -> tuple[Path, Path]:
 
 def base(checkpoint: str | Path) -> Path:
     """What the checkpoint's files have in common, where one of them was named."""
-    path = Path(checkpoint)
+    path = _files.named(checkpoint)
     for endings in ((".json", ".npz"), (".a", ".b")):
         path = path.with_suffix("") if path.suffix in endings else path
     return path
