@@ -211,6 +211,8 @@ class TestPortrait:
         (["simulate", "--expression", "a*x^2", "--set", "a"], "`--set` must be a name and a number"),
         (["simulate", "--expression", "a*x^2", "--set", "text=1"], "`--set` must be a name and a number"),
         (["simulate", "--expression", "a*x^2", "--set", "b=1"], "no 'b' to set"),
+        (["simulate", "--expression", "a*x^2", "--set", "a=1e-400"], "'a' is too small for a computer's"),
+        (["simulate", "--expression", "a*x^2", "--set", "a=1", "--set", "a=2"], "must give each name once"),
         (["simulate", "--expression", "x", "--landscape", "rosenbrock"], "Give either"),
         (["simulate", "--expression", "__import__('os')"], "The expression"),
         (

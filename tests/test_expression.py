@@ -115,7 +115,7 @@ class TestMeaning:
             ({"a": "2"}, "'a' must be a finite number"),
             ({"a": np.inf}, "'a' must be a finite number"),
             ({"a": True}, "'a' must be a finite number"),
-            ({"a": 1e-310}, "'a' must be a finite number"),
+            ({"a": 1e-310}, "'a' is too small for a computer's numbers"),
             ({"a": [1.0, 2.0]}, "'a' must be a finite number"),
             ({"a": 1.0, "xx": 1.0}, "no 'xx' to set; did you mean x"),
             ({"a": 1.0, "sin": 1.0}, "parameter cannot be called 'sin'"),

@@ -40,7 +40,7 @@ class TestWriting:
 
     def test_an_address_is_no_folder(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        study = st.Study("study", {"t": np.arange(3.0)})
+        study = st.Study("study", {"t": np.arange(3.0)}, {"seed": 0})
         for place in ("https://example.org/run", "s3:/bucket/run"):
             with pytest.raises(ValueError, match="it is an address, and nothing is sent to a network"):
                 study.save(place)

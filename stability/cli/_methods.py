@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -121,7 +122,10 @@ def objective_of(text: str | None, name: str | None, dim: int, parameters: Seque
                 "`--set` gives names in `--expression` their numbers: leave it out with `--landscape`."
             )
         return landscape(str(name), dim=dim)
-    objective = expression(text, None, **dict(map(_number_of, parameters)))
+    numbers = dict(map(_number_of, parameters))
+    if len(numbers) < len(parameters):
+        raise ValueError("`--set` must give each name once. Leave out all but one of its numbers.")
+    objective = expression(text, None, **numbers)
     if objective.text != " ".join(text.replace("**", "^").split()):
         click.echo(f"Read as {objective.text}", err=True)
     return objective
@@ -132,7 +136,9 @@ def _number_of(given: str) -> tuple[str, float]:
     name, _, number = given.partition("=")
     try:
         if name.strip() not in ("text", "variables"):
-            return name.strip(), float(number)
+            value = float(number)
+            lost = value == 0 and re.match("[^eE]*[1-9]", number)
+            return name.strip(), 5e-324 if lost else value  # the least there is: a formula says what is wrong
     except ValueError:
         pass
     raise ValueError(f"`--set` must be a name and a number, such as --set a=2; got {given!r}.")

@@ -269,7 +269,12 @@ def _numbers(parameters: Mapping[str, float], variables: Sequence[str]) -> dict[
             number = math.nan if isinstance(value, (bool, str, complex)) else float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if not math.isfinite(number) or 0 < abs(number) < SMALLEST:
+        if 0 < abs(number) < SMALLEST:
+            raise Refused(
+                f"The parameter {name!r} is too small for a computer's numbers (below {SMALLEST:.1e}): "
+                "change the units, or set it to 0."
+            )
+        if not math.isfinite(number):
             raise Refused(
                 f"The parameter {name!r} must be a finite number; got {value!r}. Set it as {name}=2.0."
             )
