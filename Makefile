@@ -12,9 +12,9 @@ STAMP  := $(VENV)/.installed
 help:
 	@echo "make reproduce          install, run the main job, leave pictures and numbers in out/ (about 6 minutes)"
 	@echo "make reproduce QUICK=1  the small form (about 2 minutes)"
-	@echo "make test               install, run the tests, ruff and mypy (about 6 minutes)"
+	@echo "make test               install, run the tests, ruff and mypy (4 to 5 minutes)"
 	@echo "make test-all           with PyTorch installed too, and the long studies; ONLY='torch or slow' for these alone"
-	@echo "make test-everywhere    under every kernel of OpenBLAS, two threads, without Numba (an hour; QUICK=1: a minute)"
+	@echo "make test-everywhere    under every kernel of OpenBLAS, two threads, without Numba (some hours; QUICK=1: a minute)"
 	@echo "make test-gpu           install CuPy too and run the tests that need a GPU"
 	@echo "make bench              install the peers and measure ensembles beside them (about 20 minutes; QUICK=1: a few)"
 	@echo "make bench-solver       the eigensolver, a step's costs, and training at equal work (about 40 minutes; QUICK=1: some)"
@@ -35,7 +35,7 @@ figures: $(STAMP)
 	$(RUN)/stability reproduce --out figures
 
 test: $(STAMP)
-	@echo "ruff, mypy, then the tests (about 6 minutes)"
+	@echo "ruff, mypy, then the tests (4 to 5 minutes)"
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy

@@ -163,6 +163,7 @@ class TestPortrait:
         assert str(seen) in result.stdout
         assert {p.suffix for p in tmp_path.iterdir()} == {".png", ".svg", ".json", ".npz"}
 
+    @pytest.mark.slow
     def test_on_a_line(self, tmp_path):
         result = run(
             "portrait",

@@ -225,6 +225,7 @@ class TestRefinement:
         np.testing.assert_allclose(z @ z.T / count, np.eye(8), atol=4 * np.sqrt(2 / count))
         assert abs((z**4).mean() - 3) < 4 * np.sqrt(96 / z.size)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("noise", "order"),
         [(st.Noise(gradient=0.5), 1.0), (st.Noise(gradient=0.5, curvature=0.5), 0.5)],

@@ -319,6 +319,7 @@ def test_kestens_root(method, lam, step):
     assert abs(z_score(np.log(np.abs(1 - found.almost_sure_limit * rates)), 0.0)) < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"coupling": "nested"}], ids=str)
 def test_the_stationary_variance_of_the_iteration(options):
     model, step = noise(0.15, **options), 0.2

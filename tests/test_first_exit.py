@@ -67,6 +67,7 @@ CASES = [
 
 
 class TestAgainstTheLaw:
+    @pytest.mark.slow
     @pytest.mark.parametrize(("name", "dim", "level"), CASES)
     def test_mean_and_distribution(self, name, dim, level):
         found = left(name, dim, level)
@@ -224,6 +225,7 @@ class TestChainExit:
         )
         np.testing.assert_allclose(over.survival(np.arange(100)), under.survival(np.arange(100)), rtol=1e-12)
 
+    @pytest.mark.slow
     def test_a_trapped_chain_is_geometric_after_it_has_settled(self):
         mode = exit_time(rate=-1.0, diffusion=0.1, radius=1.0)
         found = ChainExit(mode, 0.1, 10**7)

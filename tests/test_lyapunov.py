@@ -99,6 +99,7 @@ class TestOneMode:
         assert 0 < found.error < 0.03 * found.limit
         assert found.status == "ok"
 
+    @pytest.mark.slow
     def test_the_errors_are_as_large_as_the_deviations(self):
         exact = st.exact_mode(st.SFN(damping=0.1), curvature=0.3, noise=NOISE)
         found = [
@@ -488,6 +489,7 @@ class TestLimit:
         single = st.lyapunov_exponents(flow, rank=1, seed=9)
         assert abs(values[0] - single.exponents[0]) < 4 * math.hypot(errors[0], single.errors[0])
 
+    @pytest.mark.slow
     def test_at_the_limit_the_exponent_is_zero(self):
         limit = st.almost_sure_limit(two_modes(st.SFN(damping=0.1)), iterations=200, seed=1)
         found = st.lyapunov_exponents(two_modes(st.SFN(damping=0.1), step=limit.limit), seed=2)

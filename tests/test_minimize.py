@@ -438,6 +438,7 @@ class TestCurvature:
         # Of 1000 draws of 3 in 12: mean 250, standard deviation at most sqrt(1000 * 3/16).
         assert np.abs(counts - 250).max() < 4.5 * np.sqrt(1000 * 3 / 16)
 
+    @pytest.mark.slow
     def test_the_noise_reported_is_the_spread_of_batch_curvature(self):
         F = one_hot()
         found = self.run(
@@ -1622,6 +1623,7 @@ class TestAuto:
         found = st.minimize(objective, np.zeros(objective.dim) + 0.5, **options)
         assert found.loss - best < 0.2 * (start - best)
 
+    @pytest.mark.slow
     def test_with_all_eigenpairs_it_solves_ill_conditioned_least_squares_that_sgd_cannot(self):
         F = rotated(400, 12, 1e4)
         best, w = F.value(F.reference), np.zeros(12)
@@ -1711,6 +1713,7 @@ class TestAuto:
         assert lost
         assert all((run.final == 0).all() and run.loss == start for run in lost)
 
+    @pytest.mark.slow
     @pytest.mark.delicate
     def test_a_few_rescues_do_not_keep_a_run_from_the_minimum(self):
         F = self.ones_in_columns(0.1)  # of which every Hessian batch sees enough

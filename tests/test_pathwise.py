@@ -171,6 +171,7 @@ def size(difference: np.ndarray) -> np.ndarray:
     return np.sqrt(np.mean(np.sum(difference**2, axis=-1), axis=-1))
 
 
+@pytest.mark.slow
 def test_with_additive_noise_the_strong_order_is_one():
     """SGD on the coupled quartic, two dimensions: constant noise, so no iterated integral enters."""
 

@@ -62,6 +62,7 @@ class TestFlowLines:
             assert len(x) > 30
             np.testing.assert_allclose(x, y**power, atol=2e-3)
 
+    @pytest.mark.slow
     def test_newton_is_cut_by_its_poles(self, wells):
         """Of the double well they are at x = +-1/sqrt(3): what starts between them ends at the saddle."""
         newton, x = column(wells, "Newton"), wells.x
@@ -157,6 +158,7 @@ class TestPortrait:
             "where they start",
         }
 
+    @pytest.mark.slow
     def test_the_legend_names_what_is_there(self):
         seen = st.portrait(st.expression("x + y^2"), 1, [st.SGD()], resolution=8, level="iteration")
         told = [text.get_text() for text in st.plot(seen).legends[0].get_texts()]

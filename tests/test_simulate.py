@@ -253,6 +253,7 @@ class TestCompare:
         assert any("of another flow" in note for note in st.compare(st.linearize(other), run(one)).notes)
         assert not st.compare(st.linearize(one), run(one)).notes
 
+    @pytest.mark.slow
     def test_nested_minibatches_shift_the_mean_and_level_L2_follows(self):
         rng = np.random.default_rng(1)
         F = st.least_squares(rng.standard_normal((60, 2)) * [1, 0.5], rng.exponential(size=60), l2=0.1)

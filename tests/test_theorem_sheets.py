@@ -141,6 +141,7 @@ class TestCommandLine:
         result = run("same-batch-cancellation", "--method", method, "--dim", "2")
         assert result.exit_code == 0, result.output
 
+    @pytest.mark.slow
     def test_a_check_prints_its_verdict_and_sets_the_exit_code(self, monkeypatch):
         result = run("truncation-gap", "--check")
         assert result.exit_code == 0

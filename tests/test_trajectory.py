@@ -362,6 +362,7 @@ def replaced(ensemble, **changes):
 
 
 class TestEnergyDistance:
+    @pytest.mark.slow
     @pytest.mark.parametrize("dim", [1, 2, 5, 40])
     def test_the_gaussians_part_is_exact(self, dim):
         """``E|x - Z|`` against a million draws, near and far."""
@@ -418,6 +419,7 @@ class TestWhereItIsNotSmooth:
         assert not watch.passes(begin, behind)
         assert watch.stopped.startswith("stopped at t = 0: the path meets a pole of Newton's gain")
 
+    @pytest.mark.slow
     def test_endless_jumps_end(self, monkeypatch):
         monkeypatch.setattr(sys.modules["stability.trajectories.walk"], "CROSSINGS", 1)
         path = st.trajectory(flow(WELL, st.LRSFN(rank=1, damping=0.3)), [0.1, 1.0], 2.0, save=2)
@@ -437,6 +439,7 @@ class TestWhereItIsNotSmooth:
         assert path.mean[-1, 0] == 1.0
         assert path.status.startswith("stopped at t = 0")
 
+    @pytest.mark.slow
     def test_sfns_kink_is_named_and_harmless_to_a_narrow_tube(self):
         path = st.trajectory(flow(WELL, st.SFN(damping=0.3), noise=0.001), [0.1, 1.0], 3.0, save=3)
         (note,) = path.notes
@@ -490,6 +493,7 @@ class TestWhereItIsNotSmooth:
         assert "slides along" in path.status
         np.testing.assert_allclose(path.mean[-1], rate.y[:, -1], atol=1e-5)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("law", [{}, {"time": "chain", "dt": 0.1}], ids=["continuous", "chain"])
     def test_a_diverging_mean_path_is_cut_off(self, law):
         path = st.trajectory(flow(st.expression("x^3/3 + x")), [0.5], 10.0, **law)
@@ -634,6 +638,7 @@ class TestWhereItIsNotSmooth:
         monkeypatch.setattr(sys.modules["stability.trajectories.equations"], "MAX_CALLS", 1)
         assert "makes no headway" in st.trajectory(flow(), [0.3, 1.0], 1.0).status
 
+    @pytest.mark.slow
     def test_rank_equal_to_the_dimension_keeps_all(self):
         full, sfn = (
             st.trajectory(flow(COUPLED, m), [0.2, 1.0], 1.0, save=1)
