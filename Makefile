@@ -14,7 +14,7 @@ help:
 	@echo "make reproduce QUICK=1  the small form (about 2 minutes)"
 	@echo "make test               install, run the tests, ruff and mypy (4 to 5 minutes)"
 	@echo "make test-all           with PyTorch installed too, and the long studies; ONLY='torch or slow' for these alone"
-	@echo "make test-everywhere    under every kernel of OpenBLAS, two threads, without Numba (some hours; QUICK=1: a minute)"
+	@echo "make test-everywhere    under every kernel of OpenBLAS, two threads, without Numba (an hour or two; QUICK=1: a minute)"
 	@echo "make test-gpu           install CuPy too and run the tests that need a GPU"
 	@echo "make bench              install the peers and measure ensembles beside them (about 20 minutes; QUICK=1: a few)"
 	@echo "make bench-solver       the eigensolver, a step's costs, and training at equal work (about 40 minutes; QUICK=1: some)"
