@@ -5,6 +5,7 @@ PEERS  := .venv-peers
 RUN    := $(VENV)/bin
 QUICK  ?=
 ONLY   ?=
+SLOW   ?=
 STAMP  := $(VENV)/.installed
 
 .PHONY: help reproduce figures test test-all test-everywhere test-gpu bench bench-solver clean
@@ -14,7 +15,7 @@ help:
 	@echo "make reproduce QUICK=1  the small form (about 2 minutes)"
 	@echo "make test               install, run the tests, ruff and mypy (4 to 5 minutes)"
 	@echo "make test-all           with PyTorch installed too, and the long studies; ONLY='torch or slow' for these alone"
-	@echo "make test-everywhere    under every kernel of OpenBLAS, two threads, without Numba (an hour or two; QUICK=1: a minute)"
+	@echo "make test-everywhere    under every kernel of OpenBLAS, two threads, without Numba (about 45 minutes; QUICK=1: a minute; SLOW=1: hours)"
 	@echo "make test-gpu           install CuPy too and run the tests that need a GPU"
 	@echo "make bench              install the peers and measure ensembles beside them (about 20 minutes; QUICK=1: a few)"
 	@echo "make bench-solver       the eigensolver, a step's costs, and training at equal work (about 40 minutes; QUICK=1: some)"
@@ -46,7 +47,7 @@ test-all: $(STAMP)
 	OPENBLAS_NUM_THREADS=1 $(RUN)/python -m pytest -n auto $(if $(ONLY),-k '$(ONLY)' tests)
 
 test-everywhere: $(STAMP)
-	$(RUN)/python tests/everywhere.py $(if $(QUICK),--quick)
+	$(RUN)/python tests/everywhere.py $(if $(QUICK),--quick) $(if $(SLOW),--slow)
 
 test-gpu: $(STAMP)
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,cupy]'

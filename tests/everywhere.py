@@ -3,8 +3,9 @@
 OpenBLAS chooses its kernel by the processor, and `OPENBLAS_CORETYPE` asks for another; NumPy's own loops have
 several forms too. Each rounds in its own way: what a test asserts has to hold for all of them.
 
-Run as ``python tests/everywhere.py [--quick] [pytest's arguments]``: a line for each setting; what its tests
-printed is kept in out/everywhere/. The exit status is the number of settings that failed.
+Run as ``python tests/everywhere.py [--quick] [--slow] [pytest's arguments]``: a line for each setting; what its
+tests printed is kept in out/everywhere/. The exit status is the number of settings that failed. The long studies
+take part with ``--slow`` alone: without compiled code they would take hours.
 """
 
 from __future__ import annotations
@@ -135,12 +136,13 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="the tests marked delicate, under a second kernel"
     )
+    parser.add_argument("--slow", action="store_true", help="the long studies too")
     chosen, arguments = parser.parse_known_args()
     LOGS.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as hidden:
         (Path(hidden) / "numba.py").write_text(HIDDEN)
-        if chosen.quick:
-            arguments = ["-m", "delicate", *arguments]
+        if chosen.quick or not chosen.slow:
+            arguments = ["-m", "delicate" if chosen.quick else "not slow", *arguments]
         return sum(not passes(setting, arguments) for setting in settings(hidden, chosen.quick))
 
 
