@@ -3,9 +3,9 @@
 OpenBLAS chooses its kernel by the processor, and `OPENBLAS_CORETYPE` asks for another; NumPy's own loops have
 several forms too. Each rounds in its own way: what a test asserts has to hold for all of them.
 
-Run as ``python tests/everywhere.py [--quick] [--slow] [pytest's arguments]``: a line for each setting; what its
-tests printed is kept in out/everywhere/. The exit status is the number of settings that failed. The long studies
-take part with ``--slow`` alone: without compiled code they would take hours.
+Run as ``python tests/everywhere.py [--quick] [--slow] [pytest's arguments]``: a line for each setting; what
+its tests printed is kept in out/everywhere/. The exit status is the number of settings that failed. The long
+studies take part with ``--slow`` alone: without compiled code they would take hours.
 """
 
 from __future__ import annotations
