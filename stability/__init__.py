@@ -27,6 +27,7 @@ from .lyapunov.exponents import lyapunov_exponents
 from .lyapunov.limit import almost_sure_limit
 from .methods import gallery
 from .methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
+from .methods.metrics import Adam, RMSprop, SignSGD
 from .noise import Noise
 from .objectives.base import Objective, check_derivatives
 from .objectives.expression import expression
@@ -40,7 +41,7 @@ from .portraits.line import profile
 from .portraits.plane import portrait
 from .spectra.estimation import spectrum
 from .training.minimize import minimize
-from .training.options import Adam, Armijo, SpectralStep
+from .training.options import Armijo, SpectralStep
 from .trajectories.path import trajectory
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ __all__ = [
     "Newton",
     "Noise",
     "Objective",
+    "RMSprop",
+    "SignSGD",
     "SpectralStep",
     "StabilityWarning",
     "Study",

@@ -296,9 +296,7 @@ class Flow(Kept):
     @property
     def bends(self) -> bool:
         """Whether Hessian noise reaches the preconditioner at all."""
-        return (
-            self.noise_model.has_curvature and self.noise_model.scales[2] > 0 and not self.method.is_identity
-        )
+        return self.noise_model.has_curvature and self.noise_model.scales[2] > 0 and self.method.uses_hessian
 
     def draw(self, size: int, rng: np.random.Generator, *, level: str) -> Sample | Minibatches:
         """The noise of `size` steps of the SDE (``level="sde"``) or of the iteration ("iteration")."""

@@ -2031,7 +2031,7 @@ class TestBadInput:
             lambda: st.SFN(damping=-1.0),
             lambda: st.Adam(beta1=1.0),
             lambda: st.Adam(beta2=-0.1),
-            lambda: st.Adam(eps=0.0),
+            lambda: st.Adam(eps=-1e-8),
             lambda: st.SpectralStep(0.0),
             lambda: st.SpectralStep(1.0, limit=-1.0),
             lambda: st.Armijo(step=0.0),

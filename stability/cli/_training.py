@@ -11,10 +11,10 @@ import numpy as np
 from .. import _check, datasets
 from .._check import Interrupted
 from ..methods.method import LRSFN, SGD
+from ..methods.metrics import Adam
 from ..objectives.network import Network, autoencoder, mlp
 from ..training.history import History
 from ..training.minimize import minimize
-from ..training.options import Adam
 from ..training.problem import Progress
 from ._reading import table_of
 

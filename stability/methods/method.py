@@ -58,6 +58,9 @@ class Method(Kept):
     name = "method"
     rank: int | None = None
     is_identity = False  # P(H) = I needs no eigendecomposition
+    spectral = True  # P is a function of the Hessian's eigenvalues, which `gain` is
+    weight_decay = 0.0
+    decoupled = True  # whether weight decay acts beside the preconditioner, or inside it
     parameter_names: tuple[str, ...] = ()
 
     def __init__(
@@ -193,6 +196,11 @@ class Method(Kept):
             return super()._restored(**values)
         gain, tail = (None if (kept := values.pop(name)) is None else Recipe(**kept) for name in _GAINS)
         return Method(gain, tail_gain=tail, **dict(values.pop("parameters")), **values)
+
+    @property
+    def uses_hessian(self) -> bool:
+        """Whether the preconditioner is a function of the Hessian batch's eigenvalues."""
+        return self.spectral and not self.is_identity
 
     @property
     def label(self) -> str:

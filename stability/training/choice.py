@@ -9,11 +9,12 @@ import numpy as np
 
 from .. import _check
 from ..methods.method import LRSFN, Method
+from ..methods.metrics import Adam
 from ..objectives.base import require
 from . import auto
 from .auto import AutoRule
 from .baselines import BASELINES
-from .options import RARE, Adam, Armijo, FixedStep, Rare, SpectralStep, StepRule
+from .options import RARE, Armijo, FixedStep, Rare, SpectralStep, StepRule
 from .problem import Problem
 from .rules import AdamRule, DenseRule, DirectionRule, LowRankRule
 from .run import DECAYS
@@ -143,7 +144,7 @@ def _refresh(options: Rare) -> dict[str, Any]:
 
 def _rule(method: Any, problem: Problem, refresh: dict[str, Any]) -> DirectionRule:
     """The direction rule of a method."""
-    if not isinstance(method, (Method, Adam)):
+    if not isinstance(method, Method):
         raise ValueError(
             "`method` must be a method such as st.SGD() or st.LRSFN(...), st.Adam(), or one of "
             f"{', '.join(BASELINES)}; got {method!r}."

@@ -25,7 +25,7 @@ from . import choice
 from .baselines import BASELINES, baseline
 from .batches import Batches
 from .history import End, Ending, History
-from .options import Adam, Armijo, Rare, SpectralStep
+from .options import Armijo, Rare, SpectralStep
 from .problem import Problem, Progress
 from .run import OptimizerRun, RunPlan
 
@@ -39,7 +39,7 @@ def minimize(
     objective: Any,
     start: Any,
     *,
-    method: Method | Adam | str | None = None,
+    method: Method | str | None = None,
     step: float | str | SpectralStep | Armijo = "auto",
     batch: int | None = None,
     hessian_batch: int | None = None,
@@ -79,7 +79,7 @@ def minimize(
         With ``value``, ``gradient`` and, for second-order methods, ``hvp``; with samples (``n_samples``) it
         is run on minibatches. `st.mlp`, `st.autoencoder`, `st.logistic`, `st.least_squares`, or your own.
     start : array, shape (d,)
-    method : Method, Adam or str, optional
+    method : Method or str, optional
         The theory's own methods: `st.SGD()`, `st.LRSFN(rank=..., damping=...)` and other truncated ones
         matrix-free; `st.Newton()`, `st.SFN(...)` and other full spectral ones with the whole Hessian, in at
         most 3000 dimensions. `st.Adam()`. SciPy's ``"L-BFGS-B"`` and ``"Newton-CG"`` as deterministic
@@ -282,7 +282,7 @@ def _identity(plan: RunPlan, method: Any, w: Any, step: Any) -> dict[str, Any]:
 
 def _fingerprint(method: Any) -> str:
     """A user's gain has no name: its values at some eigenvalues tell it from another."""
-    if not isinstance(method, Method):
+    if not isinstance(method, Method) or not method.spectral:
         return ""
     lam = np.array([-7.0, -0.3, -1e-3, 1e-3, 0.2, 1.0, 30.0])
     with np.errstate(all="ignore"):

@@ -10,37 +10,6 @@ from typing import Any, Protocol, TypedDict
 from .. import _check
 
 
-@dataclass(frozen=True)
-class Adam:
-    """Adam (Kingma and Ba 2015): no spectral method, and the baseline to beat.
-
-    Raises
-    ------
-    ValueError
-        If a decay is not in [0, 1) or `eps` is not > 0.
-
-    Examples
-    --------
-    >>> import stability as st
-    >>> st.Adam()
-    Adam(beta1=0.9, beta2=0.999, eps=1e-08)
-    """
-
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-
-    def __post_init__(self) -> None:
-        for name in ("beta1", "beta2"):
-            _check.fraction(name, getattr(self, name))
-        _check.positive("eps", self.eps)
-
-    @property
-    def label(self) -> str:
-        """How tables call it."""
-        return "Adam"
-
-
 class Rare(TypedDict, total=False):
     """The options of `minimize` that few runs need; described there."""
 

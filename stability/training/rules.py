@@ -22,8 +22,8 @@ from ..lowrank.randomized import randomized_eigh
 from ..lowrank.result import LowRank
 from ..lowrank.solvers import FRESH
 from ..methods.method import Method
+from ..methods.metrics import Adam
 from ..methods.preconditioner import spectral
-from .options import Adam
 
 LAZY_SHARE = 0.15
 """Hessian work that lazy refreshes may spend, as a share of gradient work."""

@@ -1,0 +1,175 @@
+"""Metrics: preconditioners that are diagonal in the coordinates and follow the noise of the gradient.
+
+``P = diag(p)`` with ``p = 1 / (sqrt(v) + eps)``, where ``v_i`` is the mean square of the i-th gradient entry.
+A spectral method turns with the problem; a metric does not, so that it depends on how the coordinates lie.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NoReturn
+
+import numpy as np
+
+from .. import _check
+from .method import Method
+
+BUSSGANG = math.sqrt(2 / math.pi)
+"""``E[sign(x) y] = BUSSGANG E[x y] / std(x)`` for Gaussian x and y."""
+
+
+class Metric(Method):
+    """What metrics have in common; use `SignSGD`, `RMSprop` or `Adam`.
+
+    Attributes
+    ----------
+    linear : bool
+        Whether a step is the metric times the batch's gradient. A sign's is bounded instead.
+    """
+
+    spectral = False
+    linear = True
+
+    def scale(self, variances: Any) -> Any:
+        """The diagonal ``p`` of P (..., d), from the mean squares ``v`` of a gradient's entries (..., d)."""
+        raise NotImplementedError
+
+    def kicks(self, covariance: np.ndarray) -> np.ndarray:
+        """The gradient covariance (d, d) under which linear steps in this metric are kicked as these are."""
+        return covariance
+
+    def gain(self, lam: Any) -> NoReturn:
+        raise ValueError(
+            f"{self.name}'s metric is diagonal in the coordinates and depends on the noise; it is no "
+            "function of the Hessian's eigenvalues. Use st.linearize, st.simulate, st.minimize, or a "
+            "spectral method: st.SFN(damping=...)."
+        )
+
+    def tail_gain(self, lam_next: Any) -> NoReturn:
+        self.gain(lam_next)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._kept() == other._kept()
+
+    def __hash__(self) -> int:
+        return hash((type(self), *self._kept().items()))
+
+
+class SignSGD(Metric):
+    """Steps of one length in every coordinate, ``w+ = w - step * sign(g)``.
+
+    Near a critical point, for Gaussian noise of covariance ``Sigma`` and small steps, this is linear:
+    ``P = sqrt(2/pi) D``, ``D = diag(Sigma)^(-1/2)``, with noise of covariance ``(2/pi) arcsin(D Sigma D)``.
+    Curvature noise does not enter at this order, since it makes no step longer.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> round(st.SignSGD().scale(4.0), 6)  # sqrt(2/pi) / 2
+    0.398942
+    """
+
+    name = "SignSGD"
+    linear = False
+
+    def __init__(self) -> None:
+        pass
+
+    def scale(self, variances: Any) -> Any:
+        return BUSSGANG / variances**0.5
+
+    def kicks(self, covariance: np.ndarray) -> np.ndarray:
+        size = np.sqrt(np.diag(covariance))
+        # The correlation of signs is (2/pi) arcsin of the correlation, which rounding may leave above 1.
+        return np.outer(size, size) * np.arcsin(np.clip(covariance / np.outer(size, size), -1.0, 1.0))
+
+
+class RMSprop(Metric):
+    """Gradients over the root of their running mean square, ``w+ = w - step * g / (sqrt(v) + eps)``.
+
+    ``v+ = beta2 v + (1 - beta2) g^2``, from 0. Theory is of first order in `step` and in ``1 - beta2``: near
+    a critical point ``v_i = Sigma_ii + (H S H)_ii + E[Eg S Eg]_ii``, with the stationary covariance S itself.
+
+    Parameters
+    ----------
+    beta2 : float
+        Decay of the mean square, in [0, 1); PyTorch calls it `alpha`.
+    eps : float
+        Added to the root, in units of the gradient; >= 0.
+
+    Raises
+    ------
+    ValueError
+        If `beta2` is not in [0, 1), or `eps` is not >= 0.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> st.RMSprop(eps=0.5).scale(2.25)
+    0.5
+    """
+
+    name = "RMSprop"
+    parameter_names: tuple[str, ...] = ("beta2", "eps")
+
+    def __init__(self, beta2: float = 0.99, eps: float = 1e-8):
+        self.beta2 = _check.fraction("beta2", beta2)
+        self.eps = _check.nonnegative("eps", eps)
+
+    def scale(self, variances: Any) -> Any:
+        return 1 / (variances**0.5 + self.eps)
+
+
+class Adam(RMSprop):
+    """Adam (Kingma and Ba 2015): RMSprop of a running mean of gradients, and AdamW with `weight_decay`.
+
+    ``m+ = beta1 m + (1 - beta1) g``, ``v+ = beta2 v + (1 - beta2) g^2``, both from 0 and without their
+    start's bias; ``w+ = (1 - step * weight_decay) w - step * m / (sqrt(v) + eps)``. Of the stationary law
+    `beta1` changes nothing at first order in `step`.
+
+    Parameters
+    ----------
+    beta1, beta2 : float
+        Decays of mean and mean square, in [0, 1).
+    eps : float
+        Added to the root, in units of the gradient; >= 0.
+    weight_decay : float
+        Decoupled, as in AdamW (Loshchilov and Hutter 2019): a rate, per unit of ``t = iteration * step``.
+    decoupled : bool
+        False adds ``weight_decay * w`` to the gradient instead, before the metric.
+
+    Raises
+    ------
+    ValueError
+        If a decay is not in [0, 1), or `eps` or `weight_decay` is not >= 0.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> st.Adam(weight_decay=0.01)
+    Adam(beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.01)
+    """
+
+    name = "Adam"
+    parameter_names = ("beta1", "beta2", "eps")
+
+    def __init__(
+        self,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        decoupled: bool = True,
+    ):
+        super().__init__(beta2, eps)
+        self.beta1 = _check.fraction("beta1", beta1)
+        self.weight_decay = _check.nonnegative("weight_decay", weight_decay)
+        self.decoupled = _check.flag("decoupled", decoupled)
+
+    @property
+    def label(self) -> str:
+        return "AdamW" if self.weight_decay and self.decoupled else self.name
+
+    def __repr__(self) -> str:
+        decay = f", weight_decay={self.weight_decay!r}" if self.weight_decay else ""
+        return super().__repr__()[:-1] + decay + ("" if self.decoupled else ", decoupled=False") + ")"
