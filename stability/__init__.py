@@ -28,6 +28,7 @@ from .lyapunov.limit import almost_sure_limit
 from .methods import gallery
 from .methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from .methods.metrics import Adam, RMSprop, SignSGD
+from .methods.momentum import Momentum
 from .noise import Noise
 from .objectives.base import Objective, check_derivatives
 from .objectives.expression import expression
@@ -60,6 +61,7 @@ __all__ = [
     "Flow",
     "Interrupted",
     "Method",
+    "Momentum",
     "Newton",
     "Noise",
     "Objective",

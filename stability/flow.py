@@ -12,6 +12,7 @@ import numpy as np
 from . import _check
 from ._array import Backend, like, matvec, moved, transpose
 from ._saving import Kept
+from .methods.memory import memoryless
 from .methods.method import Method
 from .methods.preconditioner import Diagonal, Identity, Spectral, preconditioner, spectral
 from .methods.response import check_regular
@@ -57,7 +58,7 @@ class Flow(Kept):
         if not isinstance(method, Method):
             known = (
                 "st.SGD(), st.Newton(), st.DampedNewton(damping=...), st.SFN(damping=...), "
-                "st.LRSFN(rank=..., damping=...), st.Method(gain=...)"
+                "st.LRSFN(rank=..., damping=...), st.Method(gain=...), st.Momentum(...)"
             )
             raise ValueError(f"`method` must be one of {known}; got {method!r}.")
         if method.rank is not None and method.rank > objective.dim:
@@ -183,6 +184,7 @@ class Flow(Kept):
 
     def drift(self, w: Any) -> np.ndarray:
         """``-P(H(w)) g(w)``, (..., d) -> (..., d)."""
+        memoryless(self.method, "Flow.drift")
         w = _check.floats("w", w)
         return -self._checked(w).apply(self.objective.gradient(w))
 
@@ -194,6 +196,7 @@ class Flow(Kept):
         ValueError
             If ``P`` moves with the state and the objective has no `third`; where the gain is singular.
         """
+        memoryless(self.method, "Flow.jacobian")
         w = _check.floats("w", w)
         hessian = np.asarray(self.objective.hessian(w), dtype=float)
         if self.method.is_identity:
@@ -222,6 +225,7 @@ class Flow(Kept):
 
         States (..., d) -> (..., d); the law of the samples is `noise_model`.
         """
+        memoryless(self.method, "Flow.noise")
         w = _check.floats("w", w)
         zeta, Eg, Eh = (np.asarray(part, dtype=float) for part in sample)
         if self.reference is None and Eg.any():
@@ -249,6 +253,7 @@ class Flow(Kept):
         ValueError
             If the noise is a class with its own `sample` but no `factors` of its own.
         """
+        memoryless(self.method, "Flow.diffusion")
         w = _check.floats("w", w)
         lift = (slice(None), *(None,) * (w.ndim - 1))
         zeta, Eg, Eh = (part[lift] for part in self.noise_model.law(w))
@@ -342,6 +347,7 @@ class Flow(Kept):
 
     def iterate(self, w: Any, rng: np.random.Generator) -> np.ndarray:
         """One step of the true stochastic iteration, drawing its noise: (..., d) -> (..., d)."""
+        memoryless(self.method, "Flow.iterate")
         w = _check.state("w", w, self.dim)
         flat = w.reshape(-1, self.dim)
         return self.update(flat, self.draw(len(flat), rng, level="iteration")).reshape(w.shape)

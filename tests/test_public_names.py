@@ -9,7 +9,7 @@ import stability as st
 from stability import _check
 
 NAMES = {
-    "methods": "SGD Newton DampedNewton SFN LRSFN Method SignSGD RMSprop Adam gallery",
+    "methods": "SGD Newton DampedNewton SFN LRSFN Method Momentum SignSGD RMSprop Adam gallery",
     "objectives": "quadratic expression landscape logistic least_squares mlp autoencoder read_table datasets "
     "Objective check_derivatives",
     "flows": "Flow Noise",

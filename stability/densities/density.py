@@ -16,6 +16,7 @@ from .._check import Unstable
 from .._law import Law, law_of
 from .._saving import provenance
 from ..flow import Flow
+from ..methods.memory import memoryless
 from ..methods.response import gains_at
 from ..objectives.base import defines
 from .kernel import chain_law
@@ -87,6 +88,7 @@ def stationary_density(
     """
     if not isinstance(flow, Flow):
         raise ValueError(f"`flow` must be an st.Flow; got {flow!r:.60}.")
+    memoryless(flow.method, "st.stationary_density")
     law = law_of(time, dt, flow.step, ("continuous", "chain"))
     if flow.dim not in (1, 2):
         raise ValueError(

@@ -15,6 +15,7 @@ from .._law import Law
 from .._streams import block_size
 from ..flow import Flow
 from ..linear.linearize import linearize
+from ..methods.memory import memoryless
 from ..methods.response import check_cut, check_regular
 from ..objectives.base import trait
 from ..objectives.gate import bare
@@ -95,6 +96,7 @@ class Request:
     ):
         if not isinstance(flow, Flow):
             raise ValueError(f"`flow` must be a st.Flow(objective, method, noise, step=...); got {flow!r}.")
+        memoryless(flow.method, "st.simulate")
         _check.choice("level", level, ("sde", "iteration"))
         self.keep = _check.choice("keep", keep, ("states", "moments"))
         _check.choice("scheme", scheme, SCHEMES)

@@ -22,6 +22,7 @@ from .._display import Grid
 from .._estimate import Estimate
 from .._saving import Result, Study, provenance
 from .._special import gaussian_log_moment, gaussian_mean_log
+from ..methods.memory import memoryless
 from ..methods.method import Method
 from ..methods.response import check_regular, gains_at
 from ..noise import DataNoise, Noise
@@ -395,6 +396,7 @@ def exact_mode(method: Method, *, curvature: float, noise: Noise, density: Any =
         raise ValueError(
             f"`method` must be a st.Method; got {method!r}. Use st.SFN(damping=...) or st.Method(gain=...)."
         )
+    memoryless(method, "st.exact_mode")
     lam = float(_check.array("curvature", curvature, ndim=0, shape="()"))
     sigma = _checked(noise, density)
     own, shared, other = noise.scales

@@ -17,6 +17,7 @@ from ..ensembles.request import Request, compiled, threads
 from ..ensembles.threads import in_order
 from ..flow import Flow
 from ..linear.linearize import LinearFlow, linearize
+from ..methods.memory import memoryless
 from ..methods.response import check_cut
 from .chain import watched
 from .exit_time import ExitTime, exit_time
@@ -102,6 +103,7 @@ def escape(
     """
     if not isinstance(flow, Flow):
         raise ValueError(f"`flow` must be a st.Flow(objective, method, noise, step=...); got {flow!r:.60}.")
+    memoryless(flow.method, "st.escape")
     setting = _Setting(linearize(flow, at), along, _check.positive("radius", radius))
     paths = _check.count("paths", paths)
     if t_end is None:

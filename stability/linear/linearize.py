@@ -25,6 +25,7 @@ from .._frames import Framed
 from .._law import Law, law_of
 from .._saving import Result, keeps
 from ..flow import Flow
+from ..methods.memory import memoryless
 from ..methods.method import Method
 from ..methods.response import check_regular, jumps
 from ..noise import DataNoise
@@ -105,6 +106,7 @@ class LinearFlow(Result, Framed):
         vectors: np.ndarray,
         turned: Turned | None = None,
     ):
+        memoryless(flow.method, "st.linearize")
         self.flow, self.at = flow, at
         self.eigenvalues, self.vectors = eigenvalues, vectors
         self._noise = modal_noise(flow, at, eigenvalues, vectors, turned)

@@ -14,6 +14,7 @@ from .._display import Grid
 from .._frames import Framed
 from .._saving import Result, provenance
 from ..flow import Flow
+from ..methods.memory import memoryless
 from .matrices import EPS, Product, blocks, product_of_flow, product_of_function
 from .mean_square import mean_square_rate
 
@@ -165,6 +166,7 @@ def lyapunov_exponents(
     products = _check.count("products", products, least=10)
     seed = _check.count("seed", seed, least=0)
     if isinstance(flow, Flow):
+        memoryless(flow.method, "st.lyapunov_exponents")
         one = product_of_flow(flow, at, level, dt, seed)
     else:
         one = product_of_function(flow, at, dt)

@@ -14,6 +14,7 @@ from .._display import Grid
 from .._saving import Result, provenance
 from ..flow import Flow
 from ..linear.linearize import linearize
+from ..methods.memory import memoryless
 from .exponents import ROUNDING, SURE, means
 from .matrices import EPS, LEVELS, PROBE, Rates, blocks, moving_rates
 
@@ -171,6 +172,7 @@ def _rates(flow: Flow, at: Any, level: str, seed: int) -> Rates:
             f"`flow` must be a st.Flow; got {flow!r}. For matrices of one's own there is "
             "st.lyapunov_exponents."
         )
+    memoryless(flow.method, "st.almost_sure_limit")
     level, seed = _check.choice("level", level, LEVELS), _check.count("seed", seed, least=0)
     return moving_rates(linearize(flow, at), level, 1.0, seed)
 

@@ -17,6 +17,7 @@ from .. import _check
 from .._saving import Kept
 from .divided import READ, Condition, Divided, Unreadable
 from .formula import Formula, is_expression
+from .memory import Memory
 from .recipe import Recipe, recorded
 from .response import SpectralResponse
 
@@ -62,6 +63,7 @@ class Method(Kept):
     weight_decay = 0.0
     decoupled = True  # whether weight decay acts beside the preconditioner, or inside it
     parameter_names: tuple[str, ...] = ()
+    memory: Memory | None = None  # of its own steps: momentum
 
     def __init__(
         self,

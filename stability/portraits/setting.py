@@ -9,6 +9,7 @@ import numpy as np
 
 from .._saving import provenance
 from ..flow import Flow
+from ..methods.memory import memoryless
 from ..methods.method import SFN, SGD, Method, Newton
 from ..noise import Noise
 from ..objectives.base import require
@@ -43,6 +44,8 @@ def flows_of(
         Flow(objective, method, noise, step=step)
         for method in ((SGD(), Newton(), SFN(damping=0.1)) if methods is None else methods)
     ]
+    for flow in flows:
+        memoryless(flow.method, who)
     if not flows:
         raise ValueError("`methods` must hold at least one method.")
     return flows

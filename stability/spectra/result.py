@@ -16,6 +16,7 @@ from .._display import Grid, settled
 from .._estimate import Estimate
 from .._law import Law, law_of
 from .._saving import Result, Study
+from ..methods.memory import memoryless
 from ..methods.method import SGD, Method
 from ..methods.response import gains_at
 from ..noise import Noise
@@ -354,6 +355,7 @@ class Spectrum(Result):
         self, method: Method, share: float, allowed: bool, *, flat_too: bool
     ) -> tuple[Function, str]:
         """``phi / (2 - share phi lam)`` of nodes, 0 where there is no stationary law, and where that is."""
+        memoryless(method, "a spectrum")
 
         @np.errstate(all="ignore")
         def law(nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

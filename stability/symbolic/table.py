@@ -12,6 +12,7 @@ import sympy
 from .._display import Grid
 from .._frames import Framed
 from .._saving import Result
+from ..methods.memory import memoryless
 from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from .laws import poles, roots
 from .limit import limited
@@ -140,6 +141,8 @@ def method_table(methods: Iterable[Method] | None = None) -> MethodTable:
     """
     if methods is not None:
         methods = list(methods)
+        for method in methods:
+            memoryless(method, "st.method_table")
     else:
         methods = [SGD(), Newton(), DampedNewton(damping=1.0), SFN(damping=1.0)]
         methods += [LRSFN(rank=1, damping=1.0), LRSFN(rank=1, damping=1.0, tail="flat")]

@@ -19,6 +19,7 @@ from .. import _check
 from .._display import Grid
 from .._frames import Framed
 from .._saving import Result, Study, jsonable, provenance
+from ..methods.memory import memoryless
 from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from . import batches, laws, moments, paths, steps  # noqa: F401 - importing them registers their statements
 from .limit import limited
@@ -207,6 +208,8 @@ def theorem(
         raise ValueError(
             f"`method` must be a st.Method such as st.SFN(damping=0.1), or None; got {method!r}."
         )
+    if method is not None:
+        memoryless(method, "st.theorem")
     if method is not None and not applies(name, method):
         raise ValueError(
             f"{name!r} says nothing about {method.label}: {entry.title[0].lower()}{entry.title[1:]}."

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _check
+from ..methods.memory import memoryless
 from ..methods.method import LRSFN, Method
 from ..methods.metrics import Adam
 from ..objectives.base import require
@@ -149,6 +150,8 @@ def _rule(method: Any, problem: Problem, refresh: dict[str, Any]) -> DirectionRu
             "`method` must be a method such as st.SGD() or st.LRSFN(...), st.Adam(), or one of "
             f"{', '.join(BASELINES)}; got {method!r}."
         )
+    if isinstance(method, Method):
+        memoryless(method, "st.minimize")
     if isinstance(method, Adam) or method.is_identity:
         refuse(f"{method.label} knows no curvature", **refresh)
         return AdamRule(method) if isinstance(method, Adam) else DirectionRule()

@@ -14,6 +14,7 @@ from .._law import Law, law_of
 from .._saving import provenance
 from ..flow import Flow
 from ..linear.linearize import VALID
+from ..methods.memory import memoryless
 from ..methods.method import SGD
 from ..methods.response import NotSmooth
 from .equations import Place, remembering
@@ -93,6 +94,7 @@ def trajectory(
     """
     if not isinstance(flow, Flow):
         raise ValueError(f"`flow` must be a st.Flow(objective, method, noise, step=...); got {flow!r}.")
+    memoryless(flow.method, "st.trajectory")
     law = law_of(time, dt, flow.step)
     times = _times(_check.positive("t_end", t_end), law.dt, save, flow.dim)
     flow = remembering(flow)
