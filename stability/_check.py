@@ -317,6 +317,56 @@ def fraction(name: str, value: Any) -> float:
     return found
 
 
+MOST_ASKED = 10**7
+"""Steps that a function is asked for before the first is taken: a few seconds' worth."""
+
+
+def is_schedule(value: Any) -> bool:
+    """Whether this is a step for each iteration: a function of its number, or an array of them."""
+    if isinstance(value, (str, type)):  # a class that was not called is a slip, and no schedule
+        return False
+    return callable(value) or len(getattr(value, "shape", ())) > 0 or isinstance(value, (list, tuple))
+
+
+def schedule(name: str, value: Any, count: int, *, end: str) -> np.ndarray:
+    """The lengths (count,) of all steps of a run, each finite and > 0.
+
+    Parameters
+    ----------
+    value : callable or array
+        A function of the iteration, counted from 0, or at least `count` lengths.
+    end : str
+        The argument that ends a run after k iterations, as in ``"iterations={k}"``.
+    """
+    if not callable(value):
+        lengths = floats(name, value)
+        if lengths.ndim != 1:
+            raise ValueError(f"`{name}` must have shape (iterations,); got shape {lengths.shape}.")
+        if len(lengths) < count:
+            ending = f"Give {count}, or end the run there: {end.format(k=len(lengths))}."
+            raise ValueError(
+                f"`{name}` must have a length for each of {count} iterations; got {len(lengths)}. {ending}"
+            )
+        lengths = lengths[:count]
+    elif count > MOST_ASKED:
+        raise ValueError(
+            f"`{name}` is a function, which is asked for all steps before the first: for {count:.3g} here, "
+            f"and at most {MOST_ASKED:.0e}. End the run sooner: {end.format(k=MOST_ASKED)}."
+        )
+    else:
+        asked = (_real(value(k)) for k in range(count))
+        lengths = np.array([math.nan if found is None else found for found in asked])
+    wrong = np.flatnonzero(~((lengths > 0) & np.isfinite(lengths)))
+    if len(wrong):
+        k = int(wrong[0])
+        ending = f", or end the run there: {end.format(k=k)}" if k else ""
+        raise ValueError(
+            f"`{name}` must be a finite number > 0 at every iteration; got {lengths[k]:g} at iteration {k}, "
+            f"counted from 0. Keep it above 0{ending}."
+        )
+    return lengths
+
+
 def count(name: str, value: Any, *, least: int = 1, most: int | None = None, why: str = "") -> int:
     """`value` as an integer in [least, most]."""
     upper = "" if most is None else f" and <= {most}"

@@ -86,7 +86,6 @@ ASKED = {
     "st.portrait": lambda: st.portrait(st.landscape("coupled_quartic"), 2, [HEAVY]),
     "st.profile": lambda: st.profile(LINE, 2, [HEAVY]),
     "the table of a critical point": lambda: st.critical_points(LINE, 2)[0].methods([HEAVY]),
-    "st.minimize": lambda: st.minimize(st.quadratic([1.0]), [1.0], method=HEAVY, step=0.1, iterations=2),
     "a spectrum": lambda: st.spectrum(lambda V: V, n=3).amplification(HEAVY),
     "st.theorem": lambda: st.theorem("noise-amplification", method=HEAVY),
     "st.method_table": lambda: st.method_table([HEAVY]),

@@ -10,17 +10,27 @@ import numpy as np
 
 from .. import _check, datasets
 from .._check import Interrupted
-from ..methods.method import LRSFN, SGD
-from ..methods.metrics import Adam
+from ..methods.method import LRSFN, SGD, Method
+from ..methods.metrics import Adam, RMSprop, SignSGD
+from ..methods.momentum import Momentum
 from ..objectives.network import Network, autoencoder, mlp
 from ..training.history import History
 from ..training.minimize import minimize
 from ..training.problem import Progress
 from ._reading import table_of
 
-STEPS = {"sgd": 0.1, "momentum": 0.01, "adam": 1e-3}
+STEPS = {
+    "sgd": 0.1,
+    "momentum": 0.01,
+    "nesterov": 0.01,
+    "sign": 1e-3,
+    "rmsprop": 1e-3,
+    "adam": 1e-3,
+    "adamw": 1e-3,
+}
 """The field's usual steps, where none is given; lrsfn then measures its own."""
-BATCH, HELD_OUT, MOMENTUM = 32, 0.2, 0.9
+SCIPYS = {"lbfgs": "L-BFGS-B", "newton-cg": "Newton-CG"}
+BATCH, HELD_OUT, MOMENTUM, ADAMW_DECAY = 32, 0.2, 0.9, 0.01
 CHECKS = 20
 """How often in a run the loss of the samples held back is looked at."""
 
@@ -115,6 +125,7 @@ def run(
     batch: int | None,
     sweeps: float,
     seed: int,
+    weight_decay: float | None = None,
     **options: Any,
 ) -> History:
     """Train the network from its seeded start, by default on batches of 32 samples, or of all if fewer.
@@ -129,7 +140,7 @@ def run(
     F = training.train
     start = F.initial(seed)
     hessian_batch = options.get("hessian_batch")
-    method, chosen = _method(optimizer, step, rank, damping)
+    method, chosen = _method(optimizer, step, rank, damping, weight_decay)
     if isinstance(method, str):
         if batch is not None or hessian_batch is not None or options.pop("checkpoint", None) is not None:
             raise ValueError(
@@ -143,8 +154,8 @@ def run(
     for name, size in (("--batch", batch), ("--hessian-batch", hessian_batch)):
         if size is not None and not 1 <= size <= F.n_samples:
             raise ValueError(f"`{name}` must be from 1 to {F.n_samples}, the training samples; got {size}.")
-    if optimizer == "momentum":
-        options["momentum"] = MOMENTUM
+    if weight_decay and optimizer != "adamw":  # which has it already
+        options["weight_decay"] = weight_decay
     if not isinstance(chosen, str):
         options["decay"] = "linear"
     size, watch = min(BATCH, F.n_samples) if batch is None else batch, _HeldBack(training.test, sweeps)
@@ -188,28 +199,36 @@ class _HeldBack:
     def kept(self, history: History) -> History:
         """The history with what was seen, and with the loss of where the run ended."""
         ends = [(history.sweeps[-1], self._loss(history.final))] if len(history.sweeps) else []
-        return replace(_named(history), held_back=np.array(self.seen + ends).reshape(-1, 2))
+        return replace(history, held_back=np.array(self.seen + ends).reshape(-1, 2))
 
 
-def _named(history: History) -> History:
-    """The history, whose method says that it had momentum: an option of `minimize`, and no part of SGD."""
-    about = history.provenance
-    if about["method"] != "SGD()" or not about.get("momentum"):
-        return history
-    return replace(history, provenance={**about, "method": f"SGD() with momentum {MOMENTUM:g}"})
+def _first_order(optimizer: str, weight_decay: float | None) -> Method:
+    """A method that looks at no curvature."""
+    if optimizer in ("momentum", "nesterov"):
+        return Momentum(SGD(), MOMENTUM, nesterov=optimizer == "nesterov")
+    if optimizer == "adamw":
+        return Adam(weight_decay=ADAMW_DECAY if weight_decay is None else weight_decay)
+    return {"sgd": SGD, "sign": SignSGD, "rmsprop": RMSprop, "adam": Adam}[optimizer]()
 
 
-def _method(optimizer: str, step: str, rank: int | None, damping: float | None) -> tuple[Any, Any]:
+def _method(
+    optimizer: str, step: str, rank: int | None, damping: float | None, weight_decay: float | None
+) -> tuple[Any, Any]:
     """The method and its step."""
+    if weight_decay is not None and not 0 <= weight_decay < np.inf:
+        raise ValueError(f"`--weight-decay` must be a finite number >= 0; got {weight_decay:g}.")
+    if weight_decay and (optimizer in SCIPYS or (optimizer == "lrsfn" and step == "auto")):
+        why = "lrsfn with `--step auto`" if optimizer == "lrsfn" else optimizer
+        raise ValueError(f"{why} has no weight decay of its own: give `--l2`, which joins the loss.")
     if optimizer != "lrsfn" and (rank is not None or damping is not None):
         raise ValueError(f"`--rank` and `--damping` are lrsfn's; {optimizer} has none.")
-    if optimizer in ("lbfgs", "newton-cg"):
+    if optimizer in SCIPYS:
         if step != "auto":
             raise ValueError(f"{optimizer} searches for its own steps: leave `--step` out.")
-        return {"lbfgs": "L-BFGS-B", "newton-cg": "Newton-CG"}[optimizer], "auto"
+        return SCIPYS[optimizer], "auto"
     number = None if step == "auto" else _number(step)
     if optimizer != "lrsfn":
-        method = Adam() if optimizer == "adam" else SGD()
+        method = _first_order(optimizer, weight_decay)
         return method, STEPS[optimizer] if number is None else number
     if number is None:
         if damping is not None:

@@ -17,8 +17,8 @@ from ._reading import OPTIONS, reads_a_table
 
 
 @main.command(
-    epilog="Example:  stability train --data digits --model mlp --optimizer lrsfn --sweeps 20 --out "
-    "out/digits"
+    epilog="Examples:  stability train --data digits --model mlp --method lrsfn --sweeps 20 --out "
+    "out/digits\n\nstability train --data digits --method adamw --step 0.002 --weight-decay 0.05"
 )
 @click.option("--data", required=True, help="digits, mnist (5,000 images), or a CSV file with a header line.")
 @click.option("--target", default=None, help="In a CSV file, the column to predict: classes, or a number.")
@@ -43,10 +43,26 @@ from ._reading import OPTIONS, reads_a_table
 )
 @click.option(
     "--optimizer",
-    type=click.Choice(["lrsfn", "sgd", "momentum", "adam", "lbfgs", "newton-cg"]),
+    "--method",
+    "optimizer",
+    type=click.Choice(
+        [
+            "lrsfn",
+            "sgd",
+            "momentum",
+            "nesterov",
+            "sign",
+            "rmsprop",
+            "adam",
+            "adamw",
+            "lbfgs",
+            "newton-cg",
+        ],
+        case_sensitive=False,
+    ),
     default="lrsfn",
     show_default=True,
-    help="What trains it.",
+    help="What trains it; momentum and nesterov are SGD's, with 0.9.",
 )
 @click.option(
     "--step",
@@ -77,7 +93,15 @@ from ._reading import OPTIONS, reads_a_table
     type=float,
     help="Work, in passes over the training samples; Hessian products are charged.",
 )
-@click.option("--l2", default=0.0, show_default=True, type=float, help="Weight decay.")
+@click.option(
+    "--l2", default=0.0, show_default=True, type=float, help="A ridge: l2 |w|^2 / 2 joins the loss."
+)
+@click.option(
+    "--weight-decay",
+    type=float,
+    default=None,
+    help="Decoupled weight decay, beside the gradient: 0.01 with adamw, else none.",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float64"]),

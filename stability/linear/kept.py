@@ -68,7 +68,9 @@ class KeptModes:
         slope = Divided.of(self.method.gain, self._places, self._places).first[0]
         return np.where(self.sizes < self.floor, 0.0, slope)
 
-    def step_limits(self, momentum: float) -> np.ndarray:
+    def step_limits(
+        self, momentum: float, *, nesterov: bool = False, weight_decay: float = 0.0
+    ) -> np.ndarray:
         """Largest mean-square-stable step of each kept mode (r,); noise not known counts as none."""
         gradient, hessian = (np.nan_to_num(s) ** 2 for s in (self.sampling, self.hessian_sampling))
         return mode_limits(
@@ -78,13 +80,16 @@ class KeptModes:
             gradient=gradient,
             hessian=hessian,
             momentum=momentum,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
         )
 
-    def tail_limit(self, momentum: float) -> float:
+    def tail_limit(self, momentum: float, *, nesterov: bool = False, weight_decay: float = 0.0) -> float:
         """The same off the kept eigenvectors."""
         # Behind a negative eigenvalue, positive ones of nearly its size may follow.
         gain, following = np.array([self.tail_gain]), np.array([abs(self.beyond)])
-        return float(mode_limits(gain, following, momentum=momentum)[0])
+        found = mode_limits(gain, following, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+        return float(found[0])
 
 
 def over_batches(spread: np.ndarray, batch: int | None, samples: int | None = None) -> np.ndarray:

@@ -418,8 +418,10 @@ def mode_limits(
     gradient: np.ndarray | float = 0.0,
     hessian: np.ndarray | float = 0.0,
     momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
 ) -> np.ndarray:
-    """Mean-square step limits of modes taken one at a time, with heavy-ball momentum.
+    """Mean-square step limits of modes taken one at a time, with momentum and decoupled weight decay.
 
     One mode of the linearised iteration is ``x+ = (1 + beta) x - beta x_ - step (h + e) x`` with ``h = phi
     lam`` and ``Var e = s^2 = phi^2 gradient + (phi' lam)^2 hessian``. Its second moments shrink while ``step
@@ -435,6 +437,9 @@ def mode_limits(
         Variances of the eigenvalues over gradient and over Hessian batches, drawn independently.
     momentum : float
         ``beta`` in [0, 1).
+    nesterov : bool
+    weight_decay : float
+        ``theta`` in ``x+ = (1 - step theta) x - ...``.
 
     Returns
     -------
@@ -443,6 +448,32 @@ def mode_limits(
     """
     h = gains * eigenvalues
     spread = gains**2 * gradient + (slopes * eigenvalues) ** 2 * hessian
+    if nesterov or weight_decay:
+        return _bisected_limits(h, spread, momentum, nesterov, weight_decay)
     with np.errstate(divide="ignore", invalid="ignore"):
         limits = 2 * (1 - momentum**2) * h / ((1 + momentum) * spread + (1 - momentum) * h**2)
     return np.where(h > 0, limits, np.inf)
+
+
+def _bisected_limits(
+    h: np.ndarray, spread: np.ndarray, beta: float, nesterov: bool, theta: float
+) -> np.ndarray:
+    """`mode_limits` for what has no short formula.
+
+    Positions are ``x'' = T x' - D x + step (b n - c n')`` with noise ``n`` of variance ``s^2 x^2``, an
+    ARMA(2, 1), whose variance under unit noise is ``1 / s^2`` at the limit.
+    """
+    straight, before = (1 + beta, beta) if nesterov else (1.0, 0.0)  # c and b
+    pull = theta * (1 - beta) + h  # (1 + D - T) / step
+    with np.errstate(divide="ignore", invalid="ignore"):
+        high = 2 * (1 + beta) / (theta * (1 + beta) + h * (straight + before))  # of the mean: 1 + D + T = 0
+    low, high = np.zeros_like(h), np.where(pull > 0, high, 0.0)
+    for _ in range(60):
+        step = (low + high) / 2
+        trace = 1 + beta - step * (theta + straight * h)
+        determinant = beta * (1 - step * (theta + (h if nesterov else 0.0)))
+        grows = (1 + determinant) * (straight**2 + before**2) - 2 * trace * straight * before
+        falls = (1 - determinant) * pull * (1 + determinant + trace)
+        stable = step * spread * grows < falls
+        low, high = np.where(stable, step, low), np.where(stable, high, step)
+    return np.where(pull > 0, low, np.inf)

@@ -134,6 +134,17 @@ class Memory(Kept):
         """Of a new force in the buffer."""
         return 1 - self.beta if self.average else 1.0
 
+    def gathered(self, force: Any, buffer: Any) -> tuple[Any, Any]:
+        """Where a step goes, along minus this, and the buffer after it; None for one that is empty.
+
+        Arrays of any library and shape, of which none is written into.
+        """
+        # Copies throughout: a force may be an array that its function writes into again.
+        before = 0.0 if buffer is None else self.beta * buffer
+        fresh = self.weight * force if self.average else force
+        buffer = before + fresh
+        return fresh + self.beta * buffer if self.nesterov else buffer, buffer
+
     def motion(self, step: float, dt: float) -> Motion:
         """A mode's law at this `step`: in continuous time (``dt = 0``), or of the chain with time step `dt`.
 

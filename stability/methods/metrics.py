@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from .. import _check
+from .._array import namespace
 from .method import Method
 
 BUSSGANG = math.sqrt(2 / math.pi)
@@ -32,6 +33,14 @@ class Metric(Method):
 
     def scale(self, variances: Any) -> Any:
         """The diagonal ``p`` of P (..., d), from the mean squares ``v`` of a gradient's entries (..., d)."""
+        raise NotImplementedError
+
+    def direction(self, gradient: Any, means: dict[str, Any]) -> Any:
+        """Where a step goes, along minus this: (..., d) from a batch's gradients (..., d) of any library.
+
+        `means` are what the steps before have left, by name: none before the first. They are renewed in
+        place, and are all that a run needs to go on.
+        """
         raise NotImplementedError
 
     def kicks(self, covariance: np.ndarray) -> np.ndarray:
@@ -78,6 +87,9 @@ class SignSGD(Metric):
     def scale(self, variances: Any) -> Any:
         return BUSSGANG / variances**0.5
 
+    def direction(self, gradient: Any, means: dict[str, Any]) -> Any:
+        return namespace(gradient).sign(gradient)
+
     def kicks(self, covariance: np.ndarray) -> np.ndarray:
         size = np.sqrt(np.diag(covariance))
         # The correlation of signs is (2/pi) arcsin of the correlation, which rounding may leave above 1.
@@ -118,6 +130,9 @@ class RMSprop(Metric):
 
     def scale(self, variances: Any) -> Any:
         return 1 / (variances**0.5 + self.eps)
+
+    def direction(self, gradient: Any, means: dict[str, Any]) -> Any:
+        return _over_root(gradient, _renewed(means, "second", self.beta2, gradient**2), self.eps)
 
 
 class Adam(RMSprop):
@@ -166,6 +181,13 @@ class Adam(RMSprop):
         self.weight_decay = _check.nonnegative("weight_decay", weight_decay)
         self.decoupled = _check.flag("decoupled", decoupled)
 
+    def direction(self, gradient: Any, means: dict[str, Any]) -> Any:
+        count = means["count"] = means.get("count", 0) + 1
+        first = _renewed(means, "first", self.beta1, gradient)
+        second = _renewed(means, "second", self.beta2, gradient**2)
+        unbiased = math.sqrt(1 - self.beta2**count)
+        return _over_root(first * (unbiased / (1 - self.beta1**count)), second, self.eps * unbiased)
+
     @property
     def label(self) -> str:
         return "AdamW" if self.weight_decay and self.decoupled else self.name
@@ -173,3 +195,23 @@ class Adam(RMSprop):
     def __repr__(self) -> str:
         decay = f", weight_decay={self.weight_decay!r}" if self.weight_decay else ""
         return super().__repr__()[:-1] + decay + ("" if self.decoupled else ", decoupled=False") + ")"
+
+
+def _renewed(means: dict[str, Any], name: str, decay: float, value: Any) -> Any:
+    """The running mean of this name, from 0, with one more value in it."""
+    if name not in means:
+        means[name] = namespace(value).zeros_like(value)
+    mean = means[name]
+    mean *= decay
+    mean += (1 - decay) * value
+    return mean
+
+
+def _over_root(force: Any, square: Any, eps: float) -> Any:
+    """``force / (sqrt(square) + eps)``."""
+    xp = namespace(square)
+    root = xp.sqrt(square)
+    if eps:
+        return force / (root + eps)
+    # Where no gradient ever was there is no force either: 0 / 0 is 0, as for the smallest `eps`.
+    return force / xp.where(root > 0, root, xp.ones_like(root))

@@ -8,16 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _check
-from ..methods.memory import memoryless
+from ..methods.memory import Memory
 from ..methods.method import LRSFN, Method
-from ..methods.metrics import Adam
+from ..methods.metrics import Metric
+from ..methods.momentum import Momentum
 from ..objectives.base import require
 from . import auto
 from .auto import AutoRule
 from .baselines import BASELINES
-from .options import RARE, Armijo, FixedStep, Rare, SpectralStep, StepRule
+from .options import RARE, Armijo, FixedStep, Rare, ScheduledStep, SpectralStep, StepRule
 from .problem import Problem
-from .rules import AdamRule, DenseRule, DirectionRule, LowRankRule
+from .rules import DenseRule, DirectionRule, LowRankRule, MetricRule
 from .run import DECAYS
 
 DENSE_DIM = 3000
@@ -28,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "batch": None,
     "hessian_batch": None,
     "momentum": 0.0,
+    "weight_decay": 0.0,
     "decay": None,
     "average": False,
     "checkpoint": None,
@@ -36,12 +38,17 @@ DEFAULTS: dict[str, Any] = {
 
 
 class Choice(NamedTuple):
-    """What decides the steps, and the samples in its Hessian batches."""
+    """What decides the steps, and the samples in its Hessian batches.
+
+    Of weight decay, `weight_decay` is what acts on the weights themselves, `ridge` what joins the gradient.
+    """
 
     hessian_batch: int
     rule: DirectionRule
     step: StepRule
-    momentum: float
+    memory: Memory | None
+    weight_decay: float
+    ridge: float
     decay: str | None
     average: float
 
@@ -57,7 +64,7 @@ def known(rare: Rare) -> Rare:
 def refuse(reason: str, **given: Any) -> None:
     """Raise where one of these is not the default, and would have been ignored."""
     for name, value in given.items():
-        if value != DEFAULTS[name]:
+        if _check.is_schedule(value) or value != DEFAULTS[name]:
             raise ValueError(f"{reason}: leave `{name}` out.")
 
 
@@ -91,6 +98,12 @@ def budget(sweeps: float | None, iterations: int | None, problem: Problem) -> tu
     return passes, math.inf if iterations is None else _check.count("iterations", iterations, least=0)
 
 
+def planned(passes: float, iterations: float, batch: int) -> int:
+    """How many iterations a run has at most; fewer where Hessian products are paid for."""
+    paid = passes * (1 - 1e-12) / batch
+    return int(iterations) if math.isinf(paid) else int(min(iterations, math.ceil(paid)))
+
+
 def choose(
     method: Any,
     step: Any,
@@ -101,36 +114,77 @@ def choose(
     hessian_batch: int,
     told: bool,
     passes: float,
+    iterations: int,
 ) -> Choice:
     """The rules of a run: measured with ``step="auto"``, else as asked for.
 
     Parameters
     ----------
     own : dict
-        `momentum`, `decay` and `average`.
+        `momentum`, `weight_decay`, `decay` and `average`.
     hessian_batch, told : int, bool
         Samples, and whether so many were asked for.
     passes : float
         The budget, over single samples.
+    iterations : int
+        At most.
     """
     refresh = _refresh(options)
     if isinstance(step, str):
         _check.choice("step", step, ("auto",))
         refuse("step='auto' chooses momentum, schedule, averaging and refreshes", **own, **refresh)
         return _automatic(method, problem, hessian_batch if told else None, passes)
-    rule = _rule(method, problem, refresh)
+    plain, memory = _memory(method, own["momentum"])
+    rule = _rule(plain, problem, refresh)
     if isinstance(step, SpectralStep) and not rule.rank:
         raise ValueError(
             "SpectralStep needs the eigenvalues of a low-rank method. Use method=st.LRSFN(...), or a number."
         )
+    decay = None if own["decay"] is None else _check.choice("decay", own["decay"], tuple(DECAYS))
     return Choice(
         hessian_batch,
         rule,
-        step if isinstance(step, (SpectralStep, Armijo)) else FixedStep(_check.positive("step", step)),
-        _check.fraction("momentum", own["momentum"]),
-        None if own["decay"] is None else _check.choice("decay", own["decay"], tuple(DECAYS)),
+        _lengths(step, iterations, decay),
+        memory,
+        *_weight_decay(plain, own["weight_decay"]),
+        decay,
         _averaged(own["average"]),
     )
+
+
+def _memory(method: Any, momentum: Any) -> tuple[Any, Memory | None]:
+    """The method whose directions are gathered, and what gathers them: its own memory, or `momentum`."""
+    momentum = _check.fraction("momentum", momentum)
+    if not isinstance(method, Momentum):
+        return method, Memory(momentum) if momentum else None
+    if momentum:
+        raise ValueError(
+            f"`momentum` is the short form of st.Momentum, and `method` is {method!r} already: leave "
+            f"`momentum` out, or give method={method.method!r}."
+        )
+    return method.method, method.memory if method.beta else None
+
+
+def _weight_decay(method: Any, given: Any) -> tuple[float, float]:
+    """Weight decay of the weights themselves, and as a part of the gradient."""
+    given = _check.nonnegative("weight_decay", given)
+    own = method.weight_decay
+    if given and own:
+        raise ValueError(
+            f"`weight_decay` is in `method` already: {method!r}. Leave it out, or take it out there."
+        )
+    return (own or given, 0.0) if method.decoupled else (given, own)
+
+
+def _lengths(step: Any, iterations: int, decay: str | None) -> StepRule:
+    """The rule for the length of a step."""
+    if isinstance(step, (SpectralStep, Armijo)):
+        return step
+    if not _check.is_schedule(step):
+        return FixedStep(_check.positive("step", step))
+    if decay is not None:
+        raise ValueError("`step` is a schedule, which says how it decays: leave `decay` out.")
+    return ScheduledStep(_check.schedule("step", step, iterations, end="iterations={k}"))
 
 
 def _refresh(options: Rare) -> dict[str, Any]:
@@ -150,11 +204,9 @@ def _rule(method: Any, problem: Problem, refresh: dict[str, Any]) -> DirectionRu
             "`method` must be a method such as st.SGD() or st.LRSFN(...), st.Adam(), or one of "
             f"{', '.join(BASELINES)}; got {method!r}."
         )
-    if isinstance(method, Method):
-        memoryless(method, "st.minimize")
-    if isinstance(method, Adam) or method.is_identity:
+    if not method.uses_hessian:
         refuse(f"{method.label} knows no curvature", **refresh)
-        return AdamRule(method) if isinstance(method, Adam) else DirectionRule()
+        return MetricRule(method) if isinstance(method, Metric) else DirectionRule()
     require(problem.objective, method.label, "hessian" if method.rank is None else "hvp")
     every = refresh.pop("refresh")
     if method.rank is not None:
@@ -178,6 +230,10 @@ def _rule(method: Any, problem: Problem, refresh: dict[str, Any]) -> DirectionRu
 def _automatic(method: Any, problem: Problem, hessian_batch: int | None, passes: float) -> Choice:
     """The untuned rule: of a method only the rank is read."""
     require(problem.objective, "step='auto'", "hvp")
+    if isinstance(method, Momentum):
+        raise ValueError(
+            f"step='auto' chooses the momentum too: give method={method.method!r}, or a number as `step`."
+        )
     if method is not None and not isinstance(method, LRSFN):
         raise ValueError(
             f"step='auto' is a rule for low-rank saddle-free Newton; {getattr(method, 'label', method)!r} "
@@ -198,7 +254,7 @@ def _automatic(method: Any, problem: Problem, hessian_batch: int | None, passes:
             "decomposition. Take fewer samples or a lower rank, more sweeps, or leave both out."
         )
     rule = AutoRule(rank, passes)
-    return Choice(size, rule, rule, auto.MOMENTUM, auto.DECAY, auto.AVERAGE)
+    return Choice(size, rule, rule, Memory(auto.MOMENTUM), 0.0, 0.0, auto.DECAY, auto.AVERAGE)
 
 
 def _averaged(average: Any) -> float:

@@ -61,8 +61,9 @@ class History(Result, Framed):
         Standard deviation of their Rayleigh quotients due to the gradient batch's sampling (nan: not known).
     step_limits : array (refreshes,)
         The largest mean-square-stable step that the linearised theory predicts, one mode at a time: the least
-        over the kept modes and the first one beyond them, as far as that is known; inf where nothing bounds
-        it.
+        over the kept modes and the first one beyond them, as far as that is known, with the run's momentum
+        and weight decay; inf where nothing bounds it. None of methods that look at no curvature (SGD, Adam
+        and the other metrics).
     refreshed_at : array (refreshes,)
         When, in sweeps.
     skipped : array of int
@@ -126,6 +127,11 @@ class History(Result, Framed):
         the end where a run was interrupted between the refresh and its step.
         """
         return np.searchsorted(self.sweeps, self.refreshed_at)
+
+    @property
+    def times(self) -> np.ndarray:
+        """The time ``t`` of the theory after each iteration (iterations,): the sum of the steps so far."""
+        return np.cumsum(self.steps)
 
     @property
     def by_scipy(self) -> bool:

@@ -17,6 +17,7 @@ from .._interrupts import undisturbed
 from .._progress import progress_bar
 from .._saving import provenance
 from ..methods.method import Method
+from ..methods.momentum import Momentum
 from ..methods.response import gains_at
 from ..objectives.base import require, trait
 from ..objectives.gate import probe
@@ -40,12 +41,13 @@ def minimize(
     start: Any,
     *,
     method: Method | str | None = None,
-    step: float | str | SpectralStep | Armijo = "auto",
+    step: float | str | SpectralStep | Armijo | Callable[[int], float] | Any = "auto",
     batch: int | None = None,
     hessian_batch: int | None = None,
     sweeps: float | None = None,
     iterations: int | None = None,
     momentum: float = 0.0,
+    weight_decay: float = 0.0,
     decay: str | None = None,
     average: bool | float = False,
     seed: int = 0,
@@ -82,20 +84,26 @@ def minimize(
     method : Method or str, optional
         The theory's own methods: `st.SGD()`, `st.LRSFN(rank=..., damping=...)` and other truncated ones
         matrix-free; `st.Newton()`, `st.SFN(...)` and other full spectral ones with the whole Hessian, in at
-        most 3000 dimensions. `st.Adam()`. SciPy's ``"L-BFGS-B"`` and ``"Newton-CG"`` as deterministic
-        baselines on all samples. With ``step="auto"`` LRSFN, of which only the rank is read; by default the
-        rank is chosen too.
-    step : float, SpectralStep, Armijo or "auto"
-        The learning rate, a rule, or ``"auto"``: rank, damping, step, momentum and refreshes from the
-        curvature and its sampling noise as measured, nothing to tune; the step falls to zero over the run,
-        stays below the predicted mean-square limit, and the mean of the last fifth of the iterates is
-        returned.
+        most 3000 dimensions; `st.SignSGD()`, `st.RMSprop()`, `st.Adam()`; any of them inside
+        `st.Momentum(...)`. SciPy's ``"L-BFGS-B"`` and ``"Newton-CG"`` as deterministic baselines on all
+        samples. With ``step="auto"`` LRSFN, of which only the rank is read; by default the rank is chosen
+        too.
+    step : float, callable, array, SpectralStep, Armijo or "auto"
+        The learning rate; a schedule, which is a function of the iteration (counted from 0) or an array with
+        a length for each, known before the run; a rule; or ``"auto"``: rank, damping, step, momentum and
+        refreshes from the curvature and its sampling noise as measured, nothing to tune; the step falls to
+        zero over the run, stays below the predicted mean-square limit, and the mean of the last fifth of the
+        iterates is returned.
     batch, hessian_batch : int, optional
         Samples per gradient and per Hessian batch; all samples, and `batch`, by default.
     sweeps, iterations : number
         When to stop: work in passes over all samples (see `History`), or iterations. At least one is needed.
     momentum : float
-        Heavy ball: ``v+ = momentum * v + P g``, ``w+ = w - step * v+``.
+        Heavy ball, ``v+ = momentum * v + P g``, ``w+ = w - step * v+``: short for
+        ``method=st.Momentum(method, momentum)``.
+    weight_decay : float
+        Decoupled, for every method: ``w+ = w - step * (p + weight_decay * w)``, where ``p`` is the direction
+        without it. A ridge, which joins the gradient, is the objective's ``l2=``.
     decay : {"linear", "sqrt"}, optional
         Let the step fall to zero over the run, in proportion to what is left of it or to the root of that;
         not the steps that `Armijo` searches for.
@@ -162,7 +170,7 @@ def minimize(
     options = choice.known(rare)
     objective = require(objective, "st.minimize", "dim", "value", "gradient")
     w, backend = _start(objective, start, options)
-    own = {"momentum": momentum, "decay": decay, "average": average}
+    own = {"momentum": momentum, "weight_decay": weight_decay, "decay": decay, "average": average}
     if isinstance(method, str):
         _check.choice("method", method, BASELINES)
         choice.refuse(
@@ -191,7 +199,18 @@ def minimize(
     size, other = choice.sizes(problem, batch, hessian_batch, options)
     passes, most = choice.budget(sweeps, iterations, problem)
     told = hessian_batch is not None
-    chosen = choice.choose(method, step, own, options, problem, hessian_batch=other, told=told, passes=passes)
+    planned = choice.planned(passes, most, size)
+    chosen = choice.choose(
+        method,
+        step,
+        own,
+        options,
+        problem,
+        hessian_batch=other,
+        told=told,
+        passes=passes,
+        iterations=planned,
+    )
     batches = Batches(
         problem.samples,
         size,
@@ -202,17 +221,21 @@ def minimize(
     )
     keep_every = options["keep_every"]
     if keep_every is not None:
-        planned = min(most, passes / size) / _check.count("keep_every", keep_every)
+        kept = planned / _check.count("keep_every", keep_every)
         _check.room(
-            f"{planned:.3g} kept iterates need", planned * problem.dim, advice="Give a larger `keep_every`."
+            f"{kept:.3g} kept iterates need", kept * problem.dim, advice="Give a larger `keep_every`."
         )
+    plain = method.method if isinstance(method, Momentum) else method  # `momentum` may stand for it
     plan = RunPlan(
+        label=_label(chosen, plain),
         problem=problem,
         rule=chosen.rule,
         batches=batches,
         step=chosen.step,
         decay=chosen.decay,
-        momentum=chosen.momentum,
+        memory=chosen.memory,
+        weight_decay=chosen.weight_decay,
+        ridge=chosen.ridge,
         average=chosen.average,
         passes=passes,
         iterations=most,
@@ -224,9 +247,9 @@ def minimize(
         identity={},
         digests={},
     )
-    plan.identity.update(_identity(plan, method, w, step))
+    plan.identity.update(_identity(plan, plain, w))
     if plan.checkpoint is not None:
-        plan.digests.update(data=checkpoints.fingerprint(objective), method=checkpoints.fingerprint(method))
+        plan.digests.update(data=checkpoints.fingerprint(objective), method=checkpoints.fingerprint(plain))
     if _check.flag("check", options["check"]):  # after all refusals: it calls the objective
         probe(problem.objective, w)
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges says so in its status
@@ -249,18 +272,26 @@ def _start(objective: Any, start: Any, options: Rare) -> tuple[Any, Backend]:
     return backend.asarray(_check.shaped("start", start, (int(objective.dim),))), backend
 
 
-def _identity(plan: RunPlan, method: Any, w: Any, step: Any) -> dict[str, Any]:
+def _label(chosen: choice.Choice, method: Any) -> str:
+    """How the history calls the method, with its momentum."""
+    memory = chosen.memory
+    if chosen.rule.untuned:
+        return f"LRSFN(rank={chosen.rule.rank}), everything else measured"
+    return repr(Momentum(method, memory.beta, nesterov=memory.nesterov) if memory else method)
+
+
+def _identity(plan: RunPlan, method: Any, w: Any) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
-    batches = plan.batches
+    batches, memory = plan.batches, plan.memory
     return {
-        "method": f"LRSFN(rank={plan.rule.rank}), everything else measured"
-        if plan.rule.untuned
-        else repr(method),
+        "method": plan.label if plan.rule.untuned else repr(method),
         "gains": _fingerprint(method),
         "objective": checkpoints.nameless(repr(plan.problem.objective)),
         "start": zlib.crc32(plan.problem.backend.host(w).tobytes()),
-        "step": repr(step if isinstance(step, (str, SpectralStep, Armijo)) else float(step)),
-        "momentum": plan.momentum,
+        "step": "'auto'" if plan.rule.untuned else repr(plan.step),
+        "momentum": memory.beta if memory else 0.0,
+        "nesterov": memory is not None and memory.nesterov,
+        "weight_decay": plan.weight_decay,
         "decay": repr(plan.decay),
         "average": plan.average,
         "batch": batches.batch,
@@ -369,6 +400,6 @@ def _history(run: OptimizerRun) -> History:
         skipped=np.array(log.skipped, dtype=int),
         status=ending.status,
         stats=stats,
-        provenance=provenance(**plan.identity),
+        provenance=provenance(**plan.identity | {"method": plan.label}),
         end=ending.end,
     )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
+
+import numpy as np
 
 from .. import _check
 
@@ -62,6 +65,8 @@ class Prospect:
         Work so far.
     share : float
         What a decaying step has left of its length; 1 where none decays.
+    iteration : int
+        Counted from 0.
     """
 
     loss: float
@@ -71,6 +76,7 @@ class Prospect:
     limit: float
     passes: float
     share: float
+    iteration: int
 
 
 class StepRule(Protocol):
@@ -87,6 +93,23 @@ class FixedStep:
 
     def length(self, ahead: Prospect) -> float:
         return self.step * ahead.share
+
+    def __repr__(self) -> str:
+        return repr(self.step)
+
+
+@dataclass(frozen=True)
+class ScheduledStep:
+    """A learning rate for each iteration, chosen before the run (iterations,)."""
+
+    lengths: np.ndarray
+
+    def length(self, ahead: Prospect) -> float:
+        return float(self.lengths[ahead.iteration])
+
+    def __repr__(self) -> str:  # what a checkpoint tells one schedule from another by
+        ends = f"{self.lengths[0]:g} to {self.lengths[-1]:g} " if len(self.lengths) else ""
+        return f"{len(self.lengths)} steps {ends}({zlib.crc32(self.lengths.tobytes()):08x})"
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from ..linear.kept import KeptModes, over_batches
 from ..lowrank.randomized import randomized_eigh
 from ..lowrank.result import LowRank
 from ..lowrank.solvers import FRESH
+from ..methods.memory import Memory
 from ..methods.method import Method
-from ..methods.metrics import Adam
+from ..methods.metrics import Metric
 from ..methods.preconditioner import spectral
 
 LAZY_SHARE = 0.15
@@ -94,7 +95,7 @@ class DirectionRule:
         """The direction ``p`` (d,): the step goes along ``-p``."""
         return gradient
 
-    def step_limit(self, momentum: float) -> float:
+    def step_limit(self, memory: Memory | None, weight_decay: float) -> float:
         """The largest stable step that the curvature seen last predicts; inf where none does."""
         return math.inf
 
@@ -110,42 +111,21 @@ class DirectionRule:
         """Go on where `state` was taken."""
 
 
-class AdamRule(DirectionRule):
-    """Adam's two running means of the gradient."""
+class MetricRule(DirectionRule):
+    """A metric from the gradients' own sizes, and the running means that it is made of."""
 
-    def __init__(self, adam: Adam):
-        self.adam, self.count = adam, 0
-        self.first: Any = None
-        self.second: Any = None
+    def __init__(self, method: Metric):
+        self.method = method
+        self.means: dict[str, Any] = {}
 
     def direction(self, gradient: Any) -> Any:
-        adam, xp = self.adam, namespace(gradient)
-        if self.first is None:
-            self.first, self.second = xp.zeros_like(gradient), xp.zeros_like(gradient)
-        self.count += 1
-        self.first *= adam.beta1
-        self.first += (1 - adam.beta1) * gradient
-        self.second *= adam.beta2
-        self.second += (1 - adam.beta2) * gradient**2
-        unbiased = math.sqrt(1 - adam.beta2**self.count)
-        return (
-            self.first
-            * (unbiased / (1 - adam.beta1**self.count))
-            / (xp.sqrt(self.second) + adam.eps * unbiased)
-        )
+        return self.method.direction(gradient, self.means)
 
     def state(self) -> dict[str, Any]:
-        return (
-            {"count": self.count}
-            if self.first is None
-            else {"count": self.count, "first": self.first, "second": self.second}
-        )
+        return dict(self.means)
 
     def restore(self, state: dict[str, Any], backend: Backend) -> None:
-        self.count = state["count"]
-        self.first, self.second = (
-            backend.asarray(state[name]) if name in state else None for name in ("first", "second")
-        )
+        self.means = {name: backend.asarray(kept) if np.ndim(kept) else kept for name, kept in state.items()}
 
 
 class DenseRule(DirectionRule):
@@ -291,9 +271,11 @@ class LowRankRule(DirectionRule):
         assert self.eig is not None
         return self.eig.precondition(gradient, self.modes.gains, self.modes.tail_gain)
 
-    def step_limit(self, momentum: float) -> float:
+    def step_limit(self, memory: Memory | None, weight_decay: float) -> float:
         """The largest mean-square-stable step of the linearised theory, one mode at a time."""
-        return float(min(self.modes.step_limits(momentum).min(), self.modes.tail_limit(momentum)))
+        beta, nesterov = (memory.beta, memory.nesterov) if memory else (0.0, False)
+        told: Any = {"nesterov": nesterov, "weight_decay": weight_decay}
+        return float(min(self.modes.step_limits(beta, **told).min(), self.modes.tail_limit(beta, **told)))
 
     def state(self) -> dict[str, Any]:
         if self.eig is None:

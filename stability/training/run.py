@@ -16,6 +16,7 @@ from .._array import namespace
 from .._interrupts import undisturbed
 from .._saving import save
 from ..lowrank.operator import BadProducts, NotFinite
+from ..methods.memory import Memory
 from .batches import Batches, parts
 from .checkpoint import Checkpoint, latest, nameless, slots
 from .history import End, Ending
@@ -38,12 +39,15 @@ DECAYS = {"linear": 1.0, "sqrt": 0.5}
 class RunPlan:
     """What a run was asked to do."""
 
+    label: str  # how its history calls the method
     problem: Problem
     rule: DirectionRule
     batches: Batches
     step: StepRule
     decay: str | None
-    momentum: float
+    memory: Memory | None
+    weight_decay: float  # of the weights themselves
+    ridge: float  # of weight decay that is a part of the gradient
     average: float  # share of the run, at its end, whose mean iterate is returned; 0 for the last one
     passes: float  # the budget
     iterations: float  # at most; may be inf
@@ -155,18 +159,22 @@ class OptimizerRun:
             return loss, self._skip()
         if not self._has_curvature(rows):
             return loss, self._skip()
-        direction = plan.rule.direction(gradient)
-        if plan.momentum:
-            # A copy: the gradient may be an array that its function writes into again.
-            before = 0.0 if self.velocity is None else plan.momentum * self.velocity
-            direction = before + direction
+        direction, velocity = self._direction(gradient)
         prospect = self._prospect(loss, gradient, direction, rows)
         step = float(plan.step.length(prospect))  # a NumPy scalar would turn float32 states into float64
         ahead = self.w - step * direction
         if not self._finite(ahead):
             return loss, self._skip()
-        self.w, self.velocity, self.in_a_row = ahead, direction if plan.momentum else None, 0
+        self.w, self.velocity, self.in_a_row = ahead, velocity, 0
         return loss, step
+
+    def _direction(self, gradient: Any) -> tuple[Any, Any]:
+        """Where the step goes, along minus this, and what is gathered for the next ones."""
+        plan, velocity = self.plan, None
+        direction = plan.rule.direction(gradient + plan.ridge * self.w if plan.ridge else gradient)
+        if plan.memory is not None:
+            direction, velocity = plan.memory.gathered(direction, self.velocity)
+        return direction + plan.weight_decay * self.w if plan.weight_decay else direction, velocity
 
     def _lost(self, said: Course) -> bool:
         """Go back to the best iterate, with nothing of what led away from it, where the run is lost."""
@@ -226,7 +234,7 @@ class OptimizerRun:
         products = plan.rule.refresh(curvature, self.iteration)
         self.work.products += products
         self.work.hessian_passes += 2.0 * products * used
-        self.limit = plan.rule.step_limit(plan.momentum)
+        self.limit = plan.rule.step_limit(plan.memory, plan.weight_decay)
         self.log.eigenvalues.append(plan.rule.eigenvalues.copy())
         self.log.noise.append(plan.rule.noise.copy())
         self.log.step_limits.append(self.limit)
@@ -249,6 +257,7 @@ class OptimizerRun:
             limit=self.limit,
             passes=self.work.passes,
             share=(1 - self._share()) ** DECAYS[plan.decay] if plan.decay else 1.0,
+            iteration=self.iteration,
         )
 
     def _share(self) -> float:
@@ -352,7 +361,8 @@ class OptimizerRun:
 
     def _compare(self, identity: dict[str, Any]) -> None:
         """Refuse a checkpoint of another run; what its version did not write cannot be compared."""
-        made = {"start": identity.get("w0"), **identity}  # its name in older checkpoints
+        # Older checkpoints have another name for the start, and were made when there was no more to choose.
+        made = {"start": identity.get("w0"), "nesterov": False, "weight_decay": 0.0, **identity}
         own = self.plan.identity | {"data": self._data["data"]}
         for name, value in own.items():
             if name in _LATER and name not in made:
