@@ -188,6 +188,11 @@ def transpose(matrix: Any) -> Any:
     return namespace(matrix).matrix_transpose(matrix)
 
 
+def joined(*parts: Any) -> Any:
+    """Arrays of one library beside one another, along the last axis; a single one stays itself."""
+    return parts[0] if len(parts) == 1 else namespace(*parts).concat(parts, axis=-1)
+
+
 def diagonal_matrix(values: Any) -> Any:
     """The matrices with these diagonals: (..., d) -> (..., d, d)."""
     *batch, dim = values.shape

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import operator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from . import _check
-from ._array import Backend, like, matvec, moved, transpose
+from ._array import Backend, joined, like, matvec, moved, transpose
 from ._saving import Kept
-from .methods.memory import memoryless
+from .methods.memory import Memory
 from .methods.method import Method
 from .methods.preconditioner import Diagonal, Identity, Spectral, preconditioner, spectral
 from .methods.response import check_regular
@@ -105,6 +107,48 @@ class Flow(Kept):
                 "dimensions."
             )
 
+    @property
+    def memory(self) -> Memory | None:
+        """The law of the momentum buffer; None where a step remembers nothing."""
+        return self.method.memory
+
+    @property
+    def state_dim(self) -> int:
+        """How many numbers a whole state has: d positions, and with momentum a buffer of as many."""
+        return self.dim * (1 if self.memory is None else 2)
+
+    def without_memory(self) -> Flow:
+        """The same flow without its momentum."""
+        if self.memory is None:
+            return self
+        return Flow(self.objective, self.method.method, self.noise_model, step=self.step)  # type: ignore[attr-defined]
+
+    def rest(self, w: Any) -> np.ndarray:
+        """Whole states (..., state_dim) at rest at positions (..., d): with momentum, a buffer of zeros."""
+        w = _check.state("w", w, self.dim)
+        return w if self.memory is None else np.concatenate([w, np.zeros_like(w)], axis=-1)
+
+    def _parted(self, w: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and buffer (..., d) of a user's whole states; no buffer without momentum."""
+        w = _check.floats("w", w)
+        if self.memory is not None and w.shape[-1:] != (self.state_dim,):
+            raise ValueError(
+                f"`w` must have shape (..., {self.state_dim}), positions and momentum buffer; got shape "
+                f"{w.shape}. Use flow.rest(w), which adds a buffer of zeros."
+            )
+        return w[..., : self.dim], w[..., self.dim :]
+
+    def gained(self, increment: Any, buffer: Any, dt: float) -> Any:
+        """What positions and buffer (..., 2 d) gain, where positions alone would gain `increment` (..., d).
+
+        In a step of length `dt`; per unit of time where that is 0.
+        """
+        assert self.memory is not None
+        motion = self.memory.motion(self.step, dt)
+        (straight, driven), reach = motion.force.tolist(), float(motion.free[0, 1])
+        force = increment * (-1 / dt if dt else -1.0)
+        return joined(straight * force + reach * buffer, driven * force - motion.decay * buffer)
+
     @functools.cached_property
     def reference(self) -> np.ndarray | None:
         """The noise's reference point ``w*`` (d,): its own, or else the objective's."""
@@ -183,21 +227,35 @@ class Flow(Kept):
         return cls(noise.objective if objective is None else objective, noise=noise, **values)
 
     def drift(self, w: Any) -> np.ndarray:
-        """``-P(H(w)) g(w)``, (..., d) -> (..., d)."""
-        memoryless(self.method, "Flow.drift")
-        w = _check.floats("w", w)
-        return -self._checked(w).apply(self.objective.gradient(w))
+        """``-P(H(w)) g(w)``, (..., d) -> (..., d).
+
+        With momentum that of whole states (..., 2 d), positions and buffer: ``-u`` of the positions,
+        ``(P g - (1 - beta) u) / step`` of the buffer; see `rest`.
+        """
+        w, buffer = self._parted(w)
+        push = -self._checked(w).apply(self.objective.gradient(w))
+        return push if self.memory is None else self.gained(push, buffer, 0.0)
 
     def jacobian(self, w: Any) -> np.ndarray:
         """Jacobian of the drift, ``v -> -P H v - DP[third(w, v)] g``: (..., d) -> (..., d, d).
+
+        With momentum that of whole states: (..., 2 d) -> (..., 2 d, 2 d).
 
         Raises
         ------
         ValueError
             If ``P`` moves with the state and the objective has no `third`; where the gain is singular.
         """
-        memoryless(self.method, "Flow.jacobian")
-        w = _check.floats("w", w)
+        w, _ = self._parted(w)
+        found = self._jacobian(w)
+        if self.memory is None:
+            return found
+        # Its columns are what the drift gains where one number of the state does.
+        rows, one = np.swapaxes(found, -1, -2), np.broadcast_to(np.eye(self.dim), found.shape)
+        gained = [self.gained(rows, 0 * rows, 0.0), self.gained(0 * rows, one, 0.0)]
+        return np.swapaxes(np.concatenate(gained, axis=-2), -1, -2)
+
+    def _jacobian(self, w: np.ndarray) -> np.ndarray:
         hessian = np.asarray(self.objective.hessian(w), dtype=float)
         if self.method.is_identity:
             return -hessian
@@ -223,10 +281,10 @@ class Flow(Kept):
     def noise(self, w: Any, sample: Sample) -> np.ndarray:
         """The linear noise map ``P zeta + P Eg (w - w*) + DP[Eh] g``, with one noise sample per state.
 
-        States (..., d) -> (..., d); the law of the samples is `noise_model`.
+        States (..., d) -> (..., d), with momentum whole states (..., 2 d) -> (..., 2 d); the law of the
+        samples is `noise_model`.
         """
-        memoryless(self.method, "Flow.noise")
-        w = _check.floats("w", w)
+        w, _ = self._parted(w)
         zeta, Eg, Eh = (np.asarray(part, dtype=float) for part in sample)
         if self.reference is None and Eg.any():
             raise ValueError(
@@ -239,11 +297,17 @@ class Flow(Kept):
         if (
             not Eh.any()
         ):  # DP may be infinite, at a truncation through equal eigenvalues, where nothing asks for it
-            return force
-        return force + local.derivative(Eh, np.asarray(self.objective.gradient(w), dtype=float))
+            return self._noisy(force)
+        return self._noisy(force + local.derivative(Eh, np.asarray(self.objective.gradient(w), dtype=float)))
+
+    def _noisy(self, force: np.ndarray) -> np.ndarray:
+        """What a linear noise (..., d) of the flow without momentum does to the whole state."""
+        return force if self.memory is None else self.gained(force, 0 * force, 0.0)
 
     def diffusion(self, w: Any) -> np.ndarray:
         """Covariance that the noise adds per unit of t, ``step * E[b b^T]``: (..., d) -> (..., d, d).
+
+        With momentum that of whole states: (..., 2 d) -> (..., 2 d, 2 d).
 
         ``b = P zeta + P Eg (w - w*) + DP[Eh] g`` is the linear noise map; the noise's own factors stand for
         its law.
@@ -253,14 +317,14 @@ class Flow(Kept):
         ValueError
             If the noise is a class with its own `sample` but no `factors` of its own.
         """
-        memoryless(self.method, "Flow.diffusion")
-        w = _check.floats("w", w)
+        w, _ = self._parted(w)
         lift = (slice(None), *(None,) * (w.ndim - 1))
         zeta, Eg, Eh = (part[lift] for part in self.noise_model.law(w))
         local, offset = self._checked(w), w - (w if self.reference is None else self.reference)
         kicks = local.apply(zeta + (Eg @ offset[..., None])[..., 0])
         if self.bends:
             kicks = kicks + local.derivative(Eh, np.asarray(self.objective.gradient(w), dtype=float))
+        kicks = self._noisy(kicks)
         return self.step * np.einsum("k...i,k...j->...ij", kicks, kicks)
 
     def _force(self, w: Any, sample: Sample) -> Any:
@@ -292,6 +356,8 @@ class Flow(Kept):
         values = np.linalg.eigvalsh(self.objective.hessian(w))
         with np.errstate(all="ignore"):
             gains = np.abs(self.method.gains(values))
+            if self.memory is not None:  # the steps that a buffer adds up
+                gains = gains * self.memory.weight / (1 - self.memory.beta)
             soon = min(t, float(1 / np.max(gains * np.abs(values))))
             pushed = soon * float(np.linalg.norm(self.objective.gradient(w)))
             kicked = math.sqrt(self.step * soon) * self.gradient_noise(w)
@@ -310,14 +376,26 @@ class Flow(Kept):
         return self.noise_model.drawn(np.zeros(self.dim), size, rng)
 
     def euler(self, w: Any, sample: Sample, dt: float) -> Any:
-        """One Euler-Maruyama step of length `dt` for states (m, d).
+        """One Euler-Maruyama step of length `dt` for whole states (m, state_dim).
 
-        One preconditioner serves drift and noise.
+        One preconditioner serves drift and noise. With momentum the buffer moves first, and then the
+        positions with the new buffer: at ``dt = step`` it is the iteration, linear in the noise.
         """
+        return self._stepped(w, dt, lambda x: self._euler(x, sample, dt))
+
+    def _euler(self, w: Any, sample: Sample, dt: float) -> Iterator[Any]:
         local, gradient = self.local(w, bends=self.bends), self.objective.gradient(w)
         strength = math.sqrt(self.step * dt)
-        ahead = w + local.apply(strength * self._force(w, sample) - dt * gradient)
-        return ahead + strength * local.derivative(sample[2], gradient) if self.bends else ahead
+        yield local.apply(strength * self._force(w, sample) - dt * gradient)
+        if self.bends:
+            yield strength * local.derivative(sample[2], gradient)
+
+    def _stepped(self, w: Any, dt: float, increments: Callable[[Any], Iterator[Any]]) -> Any:
+        """Whole states (m, state_dim) a step later, from the `increments` of the flow without momentum."""
+        if self.memory is None:
+            return functools.reduce(operator.add, increments(w), w)
+        positions, buffer = w[:, : self.dim], w[:, self.dim :]
+        return w + self.gained(functools.reduce(operator.add, increments(positions)), buffer, dt)
 
     def parts(self, w: Any, sample: Sample) -> tuple[Any, Any]:
         """Drift and linear noise (m, d) of the Ito equation at states (m, d), apart."""
@@ -326,10 +404,13 @@ class Flow(Kept):
         return -local.apply(gradient), force + local.derivative(sample[2], gradient) if self.bends else force
 
     def update(self, w: Any, sample: Sample | Minibatches) -> Any:
-        """One step of the true stochastic iteration for states (m, d), with the noise given.
+        """One step of the true stochastic iteration for whole states (m, state_dim), with the noise given.
 
-        Nothing is linearised.
+        Nothing is linearised: with momentum the batch's own preconditioner acts inside the buffer.
         """
+        return self._stepped(w, self.step, lambda x: iter([self._update(x, sample)]))
+
+    def _update(self, w: Any, sample: Sample | Minibatches) -> Any:
         if isinstance(sample, Minibatches):
             gradient = self.objective.gradient(w, batch=sample.gradient)
             local = (
@@ -337,19 +418,21 @@ class Flow(Kept):
                 if self.method.is_identity
                 else self._applied(self.objective.hessian(w, batch=sample.hessian), bends=False)
             )
-            return w - self.step * local.apply(gradient)
+            return -self.step * local.apply(gradient)
         gradient = self.objective.gradient(w) + self._force(w, sample)
         if not self.bends:
-            return w - self.step * self.local(w, bends=False).apply(gradient)
-        return w - self.step * self._applied(self.objective.hessian(w) + sample[2], bends=False).apply(
-            gradient
-        )
+            return -self.step * self.local(w, bends=False).apply(gradient)
+        return -self.step * self._applied(self.objective.hessian(w) + sample[2], bends=False).apply(gradient)
 
     def iterate(self, w: Any, rng: np.random.Generator) -> np.ndarray:
-        """One step of the true stochastic iteration, drawing its noise: (..., d) -> (..., d)."""
-        memoryless(self.method, "Flow.iterate")
-        w = _check.state("w", w, self.dim)
-        flat = w.reshape(-1, self.dim)
+        """One step of the true stochastic iteration, drawing its noise: (..., d) -> (..., d).
+
+        With momentum of whole states (..., 2 d), positions and buffer; see `rest`.
+        """
+        if self.memory is not None:
+            self._parted(w)
+        w = _check.state("w", w, self.state_dim)
+        flat = w.reshape(-1, self.state_dim)
         return self.update(flat, self.draw(len(flat), rng, level="iteration")).reshape(w.shape)
 
     def __repr__(self) -> str:

@@ -76,8 +76,6 @@ class TestMomentum:
 
 LINE = st.expression("x**4 - x**2")
 ASKED = {
-    "st.simulate": lambda: st.simulate(flow(), start=[1.0, 1.0], t_end=1.0, paths=10, seed=0),
-    "st.escape": lambda: st.escape(flow(spectrum=(1.0, -0.1)), radius=1.0, paths=9),
     "st.stationary_density": lambda: st.stationary_density(flow(), 2),
     "st.trajectory": lambda: st.trajectory(flow(), [1.0, 1.0], 1.0),
     "st.lyapunov_exponents": lambda: st.lyapunov_exponents(flow()),
@@ -89,11 +87,6 @@ ASKED = {
     "a spectrum": lambda: st.spectrum(lambda V: V, n=3).amplification(HEAVY),
     "st.theorem": lambda: st.theorem("noise-amplification", method=HEAVY),
     "st.method_table": lambda: st.method_table([HEAVY]),
-    "Flow.drift": lambda: flow().drift([1.0, 1.0]),
-    "Flow.jacobian": lambda: flow().jacobian([1.0, 1.0]),
-    "Flow.diffusion": lambda: flow().diffusion([1.0, 1.0]),
-    "Flow.noise": lambda: flow().noise([1.0, 1.0], np.zeros(3)),
-    "Flow.iterate": lambda: flow().iterate([1.0, 1.0], np.random.default_rng(0)),
 }
 
 

@@ -37,10 +37,10 @@ class Recorder:
     done = False
 
     def start(self, x: np.ndarray) -> None:
-        """Take note of the states (d, count) at time 0."""
+        """Take note of the states (n, count) at time 0, of `plan.size` numbers, the positions first."""
 
     def follow(self, step: int, states: np.ndarray, unit: float) -> None:
-        """Take note of the states (steps, d, width), in units, after `step`.
+        """Take note of the states (steps, n, width), in units, after `step`.
 
         What is put into the last of them stays: the paths go on from there.
         """
@@ -55,18 +55,18 @@ class Track:
 
     def __init__(self, plan: EnsemblePlan, flow: Flow, number: int, recorder: Recorder):
         self.mover, self.recorder = plan.mover(flow), recorder
-        start, full, unit = plan.start[plan.rows(number)], plan.width(number), self.mover.unit
+        start, full, unit = plan.first(flow, plan.rows(number)), plan.width(number), self.mover.unit
         count = len(start)
         # Compiled and vector code rounds alike for widths in steps of 64 paths.
         width = full if self.mover.full else min(full, math.ceil(count / 64) * 64)
-        self.x = np.empty((flow.dim, width), dtype=plan.dtype)
+        self.x = np.empty((plan.size, width), dtype=plan.dtype)
         # What fills up the width starts as the first path does: nothing undefined is computed on.
         self.x[:, :count], self.x[:, count:] = start.T / unit, start[0][:, None] / unit
         recorder.start(start.T)
 
     def follow(self, noise: Any, step: int, stop: threading.Event) -> bool:
         """Move through a chunk that starts at `step`; False if it was stopped."""
-        for states in self.mover.run(self.x, noise):
+        for states in self.mover.run(self.x, noise, step):
             self.recorder.follow(step, states, self.mover.unit)
             step += len(states)
             if stop.is_set():
@@ -80,19 +80,19 @@ class Snapshots(Recorder):
 
     def __init__(self, plan: EnsemblePlan, count: int):
         self.plan = plan
-        self.saved = np.empty((len(plan.saved), plan.flow.dim, count), dtype=plan.dtype)
+        self.saved = np.empty((len(plan.saved), plan.width_shown, count), dtype=plan.dtype)
         self.diverged_at, self.exit_times = np.full(count, np.nan), np.full(count, np.nan)
         self.lost = np.zeros(count, dtype=bool)
         self.any_lost, self.slot, self.step = False, 0, 0
-        # No path can be too far while all of them together are not: one product instead of a distance for
-        # each.
+        # No path can be too far while all of them together are not, whatever else their states hold: one
+        # product instead of a distance for each.
         room = max(0.0, plan.radius - float(np.linalg.norm(plan.center)))
         self.safe = min(room * room, SQUARABLE[plan.dtype])
 
     def start(self, x: np.ndarray) -> None:
         self.last = x.astype(self.plan.dtype)
         if self.plan.inside is not None:
-            self.exit_times[~self.plan.inside(self.last.T)] = 0.0
+            self.exit_times[~self.plan.inside(self.last[: self.plan.flow.dim].T)] = 0.0
         self._save(0, x)
 
     def follow(self, step: int, states: np.ndarray, unit: float) -> None:
@@ -115,18 +115,19 @@ class Snapshots(Recorder):
         count, ahead = self.lost.size, step + len(states)
         while self.slot < len(self.plan.saved) and self.plan.saved[self.slot] <= ahead:
             now = self.plan.saved[self.slot]
-            self._save(now, states[now - step - 1, :, :count] * unit)
+            self._save(now, states[now - step - 1, :, :count], unit)
         self.last, self.step = states[-1, :, :count], ahead
         if unit != 1.0:
             self.last = self.last * unit
         return True
 
     def _see(self, step: int, x: np.ndarray) -> None:
-        """Take note of the states `x` (d, count) after `step`; lost ones are put back where they were."""
-        flat, probe, before = x.ravel(), x, self.lost
+        """Take note of the states `x` (n, count) after `step`; lost ones are put back where they were."""
+        dim = self.plan.flow.dim
+        flat, probe, before = x.ravel(), x[:dim], self.lost
         if self.any_lost or not np.dot(flat, flat) <= self.safe:
             # A path may leave the region at the step that loses it.
-            probe = np.where(np.isfinite(x).all(axis=0), x, self.last)
+            probe = np.where(np.isfinite(x[:dim]).all(axis=0), x[:dim], self.last[:dim])
             before = self.lost.copy()
             self._freeze(step, x)
         if self.plan.inside is not None:
@@ -136,7 +137,7 @@ class Snapshots(Recorder):
         self.last, self.step = x, step
 
     def _freeze(self, step: int, x: np.ndarray) -> None:
-        offset = x - self.plan.center[:, None]
+        offset = x[: self.plan.flow.dim] - self.plan.center[:, None]
         distance = np.einsum("ij,ij->j", offset, offset)
         near = (distance <= self.plan.radius * self.plan.radius) & np.isfinite(distance)
         new = ~near & ~self.lost  # nan is not near
@@ -147,9 +148,9 @@ class Snapshots(Recorder):
         if self.any_lost:
             x[:, self.lost] = self.last[:, self.lost]
 
-    def _save(self, step: int, x: np.ndarray) -> None:
+    def _save(self, step: int, x: np.ndarray, unit: float = 1.0) -> None:
         if self.slot < len(self.plan.saved) and self.plan.saved[self.slot] == step:
-            self.saved[self.slot] = x
+            self.saved[self.slot] = x[self.plan.shown] * unit
             self.slot += 1
 
     def cut_short(self) -> EnsemblePlan:
@@ -157,7 +158,8 @@ class Snapshots(Recorder):
         done = self.plan.saved[: self.slot]
         self.saved = self.saved[: self.slot]
         if not len(done) or done[-1] < self.step:
-            done, self.saved = np.append(done, self.step), np.concatenate([self.saved, self.last[None]])
+            last = self.last[None, self.plan.shown]
+            done, self.saved = np.append(done, self.step), np.concatenate([self.saved, last])
         return replace(self.plan, saved=done, steps=self.step, quantiles=(), control=None)
 
 
@@ -282,7 +284,8 @@ def _observe(plan: EnsemblePlan, kept: np.ndarray) -> Observed | None:
     if not plan.observables:
         return None
     found = np.empty((*kept.shape[:2], len(plan.observables)))
-    states = kept.view()
+    # With the buffers kept too, the positions come first.
+    states = kept[..., : plan.flow.dim].view()
     # A user's function looks at what is going to be saved, and must not change it.
     states.flags.writeable = False
     for i, (name, observe) in enumerate(plan.observables.items()):

@@ -12,8 +12,7 @@ import numpy as np
 from .._array import Backend
 from .block import SQUARABLE, Part, Run, Signals, Snapshots, make_part
 from .normals import Normals
-from .plan import EnsemblePlan
-from .steps import Stepwise
+from .plan import EnsemblePlan, stepwise
 
 
 class Fleet:
@@ -32,16 +31,18 @@ class Fleet:
         self.draw = None if host_noise else backend.normals(seed)
         self.sources = [] if self.draw else [Normals(plan, number) for number in blocks]
         flows = plan.flows
-        self.movers = [Stepwise(flow.on(backend), plan.dt, plan.level, plan.modes) for flow in flows]
-        self.states = [backend.asarray(plan.start[self.offset : self.offset + self.paths]) for _ in flows]
+        self.movers = [stepwise(plan, flow.on(backend)) for flow in flows]
+        rows = slice(self.offset, self.offset + self.paths)
+        self.states = [backend.asarray(plan.first(flow, rows)) for flow in flows]
         self.center = backend.asarray(plan.center)
         self.diverged_at, self.exit_times = (backend.asarray(np.full(self.paths, np.nan)) for _ in range(2))
         if plan.inside is not None:
-            outside = ~plan.inside(self.states[0])
+            outside = ~plan.inside(self.states[0][:, : plan.flow.dim])
             self.exit_times = backend.xp.where(
                 outside, backend.xp.zeros_like(self.exit_times), self.exit_times
             )
-        self.saved = [np.empty((len(plan.saved), self.paths, plan.flow.dim), dtype=plan.dtype) for _ in flows]
+        shape = (len(plan.saved), self.paths, plan.width_shown)
+        self.saved = [np.empty(shape, dtype=plan.dtype) for _ in flows]
         self.slot = 0
         self._save(0)
 
@@ -81,8 +82,8 @@ class Fleet:
         xp, plan, now = self.backend.xp, self.plan, step * self.plan.dt
         # No branch on values, which would wait for the device: every mask is applied at every step.
         main, *others = self.states
-        ahead = self._stepped(0, normals)
-        offset = ahead - self.center
+        ahead, dim = self._stepped(0, normals, step - 1), plan.flow.dim
+        offset = ahead[:, :dim] - self.center
         distance = xp.sum(offset * offset, axis=-1)
         before = ~xp.isnan(self.diverged_at)
         lost = (
@@ -94,22 +95,24 @@ class Fleet:
         )
         self.states = [
             xp.where(lost[:, None], main, ahead),
-            *(self._stepped(i, normals) for i in range(1, 1 + len(others))),
+            *(self._stepped(i, normals, step - 1) for i in range(1, 1 + len(others))),
         ]
         if plan.inside is not None:
-            finite = xp.all(xp.isfinite(ahead), axis=-1)
-            left = ~plan.inside(xp.where(finite[:, None], ahead, main)) & xp.isnan(self.exit_times) & ~before
+            there = ahead[:, :dim]
+            finite = xp.all(xp.isfinite(there), axis=-1)
+            seen = xp.where(finite[:, None], there, main[:, :dim])
+            left = ~plan.inside(seen) & xp.isnan(self.exit_times) & ~before
             self.exit_times = xp.where(left, xp.full_like(self.exit_times, now), self.exit_times)
         self._save(step)
 
-    def _stepped(self, which: int, normals: Any) -> Any:
+    def _stepped(self, which: int, normals: Any, done: int) -> Any:
         mover = self.movers[which]
-        return mover.step(self.states[which], mover.sample(normals))
+        return mover.step(self.states[which], mover.sample(normals), done)
 
     def _save(self, step: int) -> None:
         if self.slot < len(self.plan.saved) and self.plan.saved[self.slot] == step:
             for saved, w in zip(self.saved, self.states, strict=True):
-                saved[self.slot] = self.backend.host(w)
+                saved[self.slot] = self.backend.host(w[:, self.plan.shown])
             self.slot += 1
 
     def _part(self, number: int, signals: Signals, began: float) -> Part:

@@ -111,7 +111,7 @@ class Gathered:
     def _room(self, paths: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         plan = self.plan
         states = np.empty(
-            (len(plan.saved), paths if plan.keep_states else 0, plan.flow.dim), dtype=plan.dtype
+            (len(plan.saved), paths if plan.keep_states else 0, plan.width_shown), dtype=plan.dtype
         )
         return states, np.empty(paths), np.empty(paths if plan.inside else 0)
 
@@ -204,7 +204,7 @@ class Gathered:
     def quantiles(self) -> np.ndarray:
         """At the plan's levels, (times, levels, d)."""
         if self.sums is None or self.sums.sketch is None:
-            return np.empty((len(self.plan.saved), 0, self.plan.flow.dim))
+            return np.empty((len(self.plan.saved), 0, self.plan.width_shown))
         return self.sums.sketch.quantile(self.plan.quantiles)
 
     def observed(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -324,7 +324,7 @@ def _device(
     """Fleets of as many blocks as fit in memory; after an interrupt those that were finished stay."""
     # States and steps' intermediates, Hessians among them, and the noise that is drawn ahead.
     per_path = 8.0 * (
-        16 * plan.flow.dim
+        16 * plan.size
         + 8 * plan.flow.dim**2
         + plan.normals * (plan.chunk(plan.width(blocks[-1])) if host_noise else 2)
     )

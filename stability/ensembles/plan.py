@@ -15,8 +15,9 @@ from .._array import Backend
 from .._streams import block_count, block_rows
 from ..flow import Flow
 from ..methods.program import Untraceable
+from .doubled import DoubledModes
 from .planar import PlanarChunks, PlanarSteps
-from .steps import Affine, Modes, Mover, Stepwise
+from .steps import Affine, Averaged, Modes, Mover, Stepwise
 
 CHUNK = 2**17  # normals drawn at once: about a megabyte, between 16 and 256 steps, ...
 LARGEST_CHUNK = 2**22  # ... unless curvature noise takes so many a step that they would not fit
@@ -48,7 +49,7 @@ class EnsemblePlan:
     level: str
     center: np.ndarray
     radius: float
-    modes: Modes | None = None
+    modes: Modes | DoubledModes | None = None
     inside: Callable[[Any], Any] | None = None
     refine: int = 0
     dtype: str = "float64"
@@ -57,6 +58,30 @@ class EnsemblePlan:
     observables: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
     quantiles: tuple[float, ...] = ()
     control: Control | None = None
+    average: float | None = None  # decay, per iteration, of the mean of positions that is kept in their place
+    whole: bool = False  # whether what a step remembers is kept beside the positions
+
+    @property
+    def size(self) -> int:
+        """Numbers of a path while it is moved: its whole state, and the mean of its positions."""
+        return self.flow.state_dim + (0 if self.average is None else self.flow.dim)
+
+    @property
+    def shown(self) -> slice:
+        """Those of them that are kept."""
+        if self.average is not None:
+            return slice(self.flow.state_dim, self.size)
+        return slice(0, self.flow.state_dim if self.whole else self.flow.dim)
+
+    @property
+    def width_shown(self) -> int:
+        """How many are kept."""
+        return self.shown.stop - self.shown.start
+
+    def first(self, flow: Flow, rows: slice) -> np.ndarray:
+        """The states (paths, size) of these paths of one of the flows before the first step."""
+        start = self.start[rows]
+        return np.concatenate([flow.rest(start)] + ([] if self.average is None else [start]), axis=1)
 
     @property
     def paths(self) -> int:
@@ -83,7 +108,8 @@ class EnsemblePlan:
     @functools.cached_property
     def normals(self) -> int:
         """Standard normals of one path's step."""
-        return self.flow.noise_model.normals(self.flow.dim)
+        draws = 1 if self.modes is None else self.modes.draws
+        return draws * self.flow.noise_model.normals(self.flow.dim)
 
     @property
     def flows(self) -> list[Flow]:
@@ -120,8 +146,25 @@ class EnsemblePlan:
         return self.saved * self.dt
 
 
+def stepwise(plan: EnsemblePlan, flow: Flow, *, samples: bool = False) -> Stepwise | Averaged:
+    """What moves paths of a flow whatever it is, on any array library."""
+    mover = Stepwise(flow, plan.dt, plan.level, plan.modes, samples=samples)
+    return mover if plan.average is None else _averaged(plan, mover)
+
+
+def _averaged(plan: EnsemblePlan, mover: Mover) -> Averaged:
+    # A decay per iteration: shorter time steps forget less each.
+    kept = plan.average ** (plan.dt / plan.flow.step) if plan.average else 0.0
+    return Averaged(mover, plan.flow.dim, kept)
+
+
 def _mover(plan: EnsemblePlan, flow: Flow) -> Mover:
     """The quickest way to move paths of a flow."""
+    mover = _bare_mover(plan, flow)
+    return mover if plan.average is None else _averaged(plan, mover)
+
+
+def _bare_mover(plan: EnsemblePlan, flow: Flow) -> Mover:
     terms = (plan.dt, plan.level, plan.modes)
     # In the order of their speed: a matrix, a formula of two coordinates, whatever the objective does.
     affine = Affine.of(flow, *terms)

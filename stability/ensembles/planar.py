@@ -12,6 +12,7 @@ from ..flow import Flow
 from ..methods.program import Program, Untraceable
 from ..methods.response import SpectralResponse
 from ..objectives.base import trait
+from .doubled import DoubledModes
 from .steps import Modes, Mover, cut, noise_root, pushes
 
 
@@ -27,7 +28,7 @@ class PlanarSteps(Mover):
         self.noise = -flow.step * root if level == "iteration" else math.sqrt(flow.step * dt) * root
 
     @staticmethod
-    def fit(flow: Flow, modes: Modes | None) -> bool:
+    def fit(flow: Flow, modes: Modes | DoubledModes | None) -> bool:
         """Whether a flow's steps are of this kind."""
         model = flow.noise_model
         return (
@@ -35,10 +36,11 @@ class PlanarSteps(Mover):
             and trait(flow.objective, "planar") is not None
             and not model.has_curvature
             and model.linear
+            and flow.memory is None
             and modes is None
         )
 
-    def run(self, x: np.ndarray, noise: np.ndarray) -> Iterator[np.ndarray]:
+    def run(self, x: np.ndarray, noise: np.ndarray, done: int) -> Iterator[np.ndarray]:
         """The states, step by step; the one before stays as it was."""
         count = x.shape[1]
         last, ahead = x, np.empty_like(x)
@@ -95,7 +97,7 @@ class PlanarChunks(PlanarSteps):
         if len(self.force.results) != 5:
             raise Untraceable("`planar` gives five numbers")
 
-    def run(self, x: np.ndarray, noise: np.ndarray) -> Iterator[np.ndarray]:
+    def run(self, x: np.ndarray, noise: np.ndarray, done: int) -> Iterator[np.ndarray]:
         """The states after all steps at once."""
         states = pushes(self.noise, cut(noise, x), x.dtype)
         _fast.planar_chunk(states, x, self.pull, self.force, self.gain)

@@ -15,11 +15,11 @@ from .._law import Law
 from .._streams import block_size
 from ..flow import Flow
 from ..linear.linearize import linearize
-from ..methods.memory import memoryless
 from ..methods.response import check_cut, check_regular
 from ..objectives.base import trait
 from ..objectives.gate import bare
 from .control import feature_count
+from .doubled import DoubledModes
 from .plan import EnsemblePlan
 from .steps import SCHEMES, Modes
 
@@ -39,6 +39,8 @@ class Options(TypedDict, total=False):
 
     keep: str
     quantiles: Any
+    average: float | None
+    state: bool
     observables: dict[str, Callable[[Any], Any]] | None
     refine: int
     workers: int | None
@@ -53,6 +55,8 @@ class Options(TypedDict, total=False):
 DEFAULTS: Options = {
     "keep": "states",
     "quantiles": None,
+    "average": None,
+    "state": False,
     "observables": None,
     "refine": 0,
     "workers": None,
@@ -96,7 +100,6 @@ class Request:
     ):
         if not isinstance(flow, Flow):
             raise ValueError(f"`flow` must be a st.Flow(objective, method, noise, step=...); got {flow!r}.")
-        memoryless(flow.method, "st.simulate")
         _check.choice("level", level, ("sde", "iteration"))
         self.keep = _check.choice("keep", keep, ("states", "moments"))
         _check.choice("scheme", scheme, SCHEMES)
@@ -140,9 +143,21 @@ class Request:
         _check_start(flow, self.start[0], level)
         self._at = None if at is None else _check.shaped("at", at, (flow.dim,))
         flow.noise_model.check_declared(flow.dim)
-        self.modes = Modes.at(flow, self.at) if scheme == "exponential" else None
+        self.modes = self._modes() if scheme == "exponential" else None
         if level == "sde" and scheme == "euler":
             self._warn_beyond_limit()
+
+    def _modes(self) -> Modes | DoubledModes:
+        """What the exponential scheme is exact for."""
+        if self.flow.memory is None:
+            return Modes.at(self.flow, self.at)
+        if self.refine or not self.flow.noise_model.linear:
+            what = "`refine`" if self.refine else "a noise class with its own `sample`"
+            raise ValueError(
+                f"scheme='exponential' with momentum draws two samples a step, which {what} does not have. "
+                "Use scheme='euler'."
+            )
+        return Modes.at(self.flow, self.at)
 
     @property
     def law(self) -> Law:
@@ -158,7 +173,7 @@ class Request:
                 f"`at`, the critical point to linearise at, must be given: {self.flow.objective!r} has no "
                 "reference point."
             )
-        return linearize(self.flow, at=at).at  # raises where it is not a critical point
+        return linearize(self.flow.without_memory(), at=at).at  # raises where it is not a critical point
 
     def _warn_beyond_limit(self) -> None:
         # At the start and where paths are held: what lies between is not known before they are run.
@@ -172,9 +187,10 @@ class Request:
             )
             with np.errstate(all="ignore"):
                 fastest = float(np.max(self.flow.method.gains(values) * values, initial=0.0))
-            if fastest * self.dt > 2 * (1 + 1e-9):
+            limit = _euler_limit(self.flow, fastest)
+            if self.dt > limit * (1 + 1e-9):
                 _check.warn(
-                    f"dt = {self.dt:g} is beyond the Euler scheme's stability limit {2 / fastest:.4g} (the "
+                    f"dt = {self.dt:g} is beyond the Euler scheme's stability limit {limit:.4g} (the "
                     f"fastest rate {place} is {fastest:.4g}): "
                     "its paths grow where the SDE's do not. Take a smaller dt, or scheme='exponential'.",
                 )
@@ -201,7 +217,7 @@ class Request:
                     f"start is {size:.3g}. Use dtype='float64', or units in which it is nearer to 1."
                 )
 
-    def saved(self, save: Any, dtype: str, *, control: bool) -> np.ndarray:
+    def saved(self, save: Any, dtype: str, *, control: bool, width: int) -> np.ndarray:
         """The step numbers to save at, checked against memory before anything large is made."""
         whole = isinstance(save, (int, np.integer)) and not isinstance(save, bool)
         if whole:
@@ -210,7 +226,7 @@ class Request:
         _check_memory(
             times,
             self.paths if self.chosen else 1,
-            self.flow.dim,
+            width,
             self.keep,
             4 if dtype == "float32" else 8,
             control=control,
@@ -221,6 +237,33 @@ class Request:
             return np.unique(np.round(np.linspace(0, self.steps, int(save) + 1)).astype(int))
         times = _check.saved_times("save", save, self.dt, self.steps * self.dt)
         return np.round(times / self.dt).astype(int)
+
+
+def _euler_limit(flow: Flow, fastest: float) -> float:
+    """The largest `dt` at which the Euler scheme's mode of this rate decays."""
+    if flow.memory is None:
+        return 2 / fastest if fastest > 0 else math.inf
+    # Without a force the buffer's own decay is followed up to here.
+    low, high = 0.0, 2 * flow.step / (1 - flow.memory.beta)
+    pull = np.array([max(fastest, 1e-9 / high)])
+    if flow.memory.motion(flow.step, high * (1 - 1e-9)).stable(pull).all():
+        return high
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        stable = bool(flow.memory.motion(flow.step, middle).stable(pull).all())
+        low, high = (middle, high) if stable else (low, middle)
+    return high
+
+
+def averaging(average: Any, flow: Flow, *, state: bool) -> float | None:
+    """The decay of the average that is asked for, checked."""
+    if average is None:
+        return None
+    if state:
+        raise ValueError(
+            "`state` keeps positions and buffer, `average` the averaged positions: give one of the two."
+        )
+    return _check.fraction("average", average)
 
 
 def _check_start(flow: Flow, w: np.ndarray, level: str) -> None:

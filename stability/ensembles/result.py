@@ -26,7 +26,8 @@ class Ensemble(Result, Framed, Labelled):
     times : array (times,)
         In units of ``t = iteration * step``.
     states : array (times, paths, d)
-        Or (times, 0, d) where only moments were kept.
+        Or (times, 0, d) where only moments were kept. With ``state=True`` positions and buffer: here and
+        below d is then twice as many.
     mean, standard_error : arrays (times, d)
         Over the paths that did not diverge, and the mean's standard error.
     covariance, covariance_error : arrays (times, d, d)
@@ -54,6 +55,8 @@ class Ensemble(Result, Framed, Labelled):
         How many times smaller the control variate made the variance; ones without it.
     notes : tuple of str
         What a reader must know before trusting the numbers.
+    average : float or None
+        The decay of the moving average that `states` are of; None for the positions themselves.
     """
 
     times: np.ndarray
@@ -78,6 +81,7 @@ class Ensemble(Result, Framed, Labelled):
     mean_reduction: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     covariance_reduction: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0)))
     notes: tuple[str, ...] = ()
+    average: float | None = None
 
     @property
     def law(self) -> Law:
@@ -103,7 +107,9 @@ class Ensemble(Result, Framed, Labelled):
     @property
     def _axes(self) -> list[Any]:
         """The formula's own names, or numbers."""
-        return list(self.provenance.get("variables") or range(self.mean.shape[1]))
+        names, count = list(self.provenance.get("variables") or ()), self.mean.shape[1]
+        # With the buffers kept too, each has its coordinate's name.
+        return names + [f"buffer of {name}" for name in names[: count - len(names)]] or list(range(count))
 
     def _labels(self) -> Mapping[str, np.ndarray]:
         coordinates = {"time": self.times, "coordinate": np.array(self._axes)}
@@ -129,7 +135,8 @@ class Ensemble(Result, Framed, Labelled):
         paths, lost = len(self.diverged), int(self.diverged.sum())
         scheme = "" if self.scheme == "euler" else f" ({self.scheme} scheme)"
         law = "SDE" if self.level == "sde" else "iteration"
-        yield f"{paths} paths of the {law}{scheme}, dt = {self.dt:g}, to t = {self.times[-1]:g}"
+        averaged = "" if self.average is None else f", averaged with decay {self.average:g}"
+        yield f"{paths} paths of the {law}{scheme}, dt = {self.dt:g}, to t = {self.times[-1]:g}{averaged}"
         if lost:
             yield (
                 f"{lost} of {paths} paths diverged, the first at t = {np.nanmin(self.diverged_at):g}: the "

@@ -23,6 +23,7 @@ from .request import (
     Options,
     Request,
     arrays_of,
+    averaging,
     compiled,
     host_noise,
     known,
@@ -112,8 +113,16 @@ def simulate(
     quantiles : array, optional
         Levels in [0, 1] whose quantiles to return at every saved time, for each axis: wrong by at most 0.1 %
         of their distance from the first block's mean.
+    average : float, optional
+        In [0, 1): keep the exponential moving average of the positions in their place, ``a+ = average a + (1
+        - average) w+`` per iteration, from the start on (``average**(dt / step)`` in a time step of the SDE).
+        Divergence and exits are the positions' own.
+    state : bool
+        With momentum, keep the buffers too: states are then (times, paths, 2 d), the positions first, and so
+        are their moments. Every path starts with a buffer of zeros.
     observables : dict of callables, optional
-        By name, functions of NumPy states ``(m, d) -> (m,)`` whose means to return at every saved time.
+        By name, functions of NumPy positions ``(m, d) -> (m,)`` (of averages with `average`) whose means to
+        return at every saved time.
     refine : int
         Halve `dt` this many times on the same Brownian paths (Levy's bridge).
     workers : int, optional
@@ -155,7 +164,8 @@ def simulate(
         gradient is not the derivative of the value.
     """
     rest = known(options)
-    for name, value in (("control", control), ("progress", rest["progress"]), ("check", rest["check"])):
+    flags = {"control": control} | {name: rest[name] for name in ("progress", "check", "state")}
+    for name, value in flags.items():
         _check.flag(name, value)
     backend, goal = arrays_of(rest["device"], rest["dtype"]), wanted_error(target_error)
     request = Request(
@@ -175,12 +185,15 @@ def simulate(
     request.fits(rest["dtype"])
     if rest["check"] and defines(flow.objective, "value"):
         probe(flow.objective, request.start[0])
+    average = averaging(rest["average"], flow, state=rest["state"])
     plan = EnsemblePlan(
         flow=flow,
         start=request.start,
         steps=request.steps,
         dt=request.dt,
-        saved=request.saved(save, rest["dtype"], control=control),
+        saved=request.saved(
+            save, rest["dtype"], control=control, width=flow.state_dim if rest["state"] else flow.dim
+        ),
         seed=request.seed,
         level=level,
         center=request.center,
@@ -193,6 +206,8 @@ def simulate(
         keep_states=request.keep == "states",
         observables=watched(rest["observables"], request.start[0]),
         quantiles=levels(rest["quantiles"]),
+        average=average,
+        whole=rest["state"],
     )
     if control:
         plan = replace(plan, control=_tangent(request, plan.times()))
@@ -260,7 +275,7 @@ def _ensemble(gathered: Gathered, scheme: str) -> Ensemble:
         diverged=np.isfinite(gathered.diverged_at),
         diverged_at=gathered.diverged_at,
         exit_times=gathered.exit_times,
-        start=plan.start[:paths],
+        start=_starts(plan, paths),
         level=plan.level,
         dt=plan.dt,
         stats=gathered.stats(),
@@ -275,8 +290,10 @@ def _ensemble(gathered: Gathered, scheme: str) -> Ensemble:
             radius=plan.radius,
             dtype=plan.dtype,
             refine=plan.refine,
+            **({} if plan.average is None else {"average": plan.average}),
         ),
         scheme=scheme,
+        average=plan.average,
         quantile_levels=np.array(plan.quantiles),
         quantiles=gathered.quantiles(),
         observables={name: mean for name, (mean, _) in observed.items()},
@@ -285,6 +302,15 @@ def _ensemble(gathered: Gathered, scheme: str) -> Ensemble:
         covariance_reduction=gathered.reduction[1],
         notes=_notes(plan, gathered),
     )
+
+
+def _starts(plan: EnsemblePlan, paths: int) -> np.ndarray:
+    """Where the paths started, in as many numbers as are kept of them."""
+    if not plan.whole:
+        return plan.start[:paths]
+    common = plan.start.strides[0] == 0
+    start = plan.flow.rest(plan.start[:1] if common else plan.start[:paths])
+    return np.broadcast_to(start, (paths, start.shape[1])) if common else start
 
 
 def _notes(plan: EnsemblePlan, gathered: Gathered) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """One time step of many paths: coefficients of affine flows, and the steps of all others.
 
-States are (d, m), paths last, so that every coordinate's row is contiguous.
+States are (n, m), paths last, so that every coordinate's row is contiguous: n is d, and more with momentum.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from .. import _fast
-from .._array import like, matvec
+from .._array import joined, like, matvec
 from ..flow import Flow
-from ..noise import Sample
+from .doubled import DoubledModes, root
 
 SCHEMES = ("euler", "exponential")
 
@@ -38,11 +38,11 @@ class Mover:
     unit: float = 1.0
     full = shared = brief = False
 
-    def run(self, x: np.ndarray, noise: Any) -> Iterator[np.ndarray]:
-        """The states (steps, d, width) from `x` (d, width) on, stretch by stretch; `x` ends as the last.
+    def run(self, x: np.ndarray, noise: Any, done: int) -> Iterator[np.ndarray]:
+        """The states (steps, n, width) from `x` (n, width) on, stretch by stretch; `x` ends as the last.
 
         What is written into the last state of a stretch stays: the next one starts there. `noise` is that of
-        a block at its full width, and may be used up.
+        a block at its full width, and may be used up; `done` steps were taken before.
         """
         raise NotImplementedError
 
@@ -59,10 +59,16 @@ class Modes:
     rates: np.ndarray
     vectors: np.ndarray
 
+    draws = 1
+    """Independent noise samples of a step."""
+
     @classmethod
-    def at(cls, flow: Flow, at: np.ndarray) -> Modes:
+    def at(cls, flow: Flow, at: np.ndarray) -> Modes | DoubledModes:
         values, vectors = np.linalg.eigh(np.asarray(flow.objective.hessian(at), dtype=float))
-        return cls(-flow.method.gains(values) * values, vectors)
+        rates = -flow.method.gains(values) * values
+        if flow.memory is not None:
+            return DoubledModes(rates, vectors, flow.memory, flow.step)
+        return cls(rates, vectors)
 
     def function(self, values: np.ndarray) -> np.ndarray:
         """The matrix (d, d) with these eigenvalues on the modes."""
@@ -118,7 +124,7 @@ class Affine(Mover):
     full = shared = True
 
     @classmethod
-    def of(cls, flow: Flow, dt: float, level: str, modes: Modes | None) -> Affine | None:
+    def of(cls, flow: Flow, dt: float, level: str, modes: Modes | DoubledModes | None) -> Affine | None:
         """The coefficients, or None where a step is not affine in state and noise."""
         model = flow.noise_model
         if not flow.constant_hessian or model.has_curvature or not model.linear:
@@ -132,18 +138,34 @@ class Affine(Mover):
         # The drift is -P (H x + g(0)): P H by columns, and the push P g(0).
         drift = np.stack([local.apply(column) for column in hessian.T], axis=-1)
         # Without noise a step still has a root: of no columns.
-        root = np.zeros((flow.dim, 0))
+        kick = np.zeros((flow.dim, 0))
         if model.normals(flow.dim):
-            root = np.stack([local.apply(column) for column in noise_root(flow).T], axis=-1)
+            kick = np.stack([local.apply(column) for column in noise_root(flow).T], axis=-1)
+        if isinstance(modes, DoubledModes):
+            shift = modes.drift(dt) @ flow.gained(-push, 0 * push, 0.0)
+            # As many columns as a step has normals: two samples' of d, or none.
+            noise = root(modes.diffusion(kick @ kick.T, dt))[:, : 2 * kick.shape[1]]
+            return cls(modes.growth(dt), shift, noise)
+        if modes is not None:
+            noise = math.sqrt(flow.step * dt) * _exact_root(modes, kick, dt)
+            return cls(modes.growth(dt), -modes.drift(dt) @ push, noise)
         if level == "iteration":
-            return cls(one - flow.step * drift, -flow.step * push, -flow.step * root)
-        if modes is None:
-            return cls(one - dt * drift, -dt * push, math.sqrt(flow.step * dt) * root)
-        return cls(
-            modes.growth(dt),
-            -modes.drift(dt) @ push,
-            math.sqrt(flow.step * dt) * _exact_root(modes, root, dt),
-        )
+            found = cls(one - flow.step * drift, -flow.step * push, -flow.step * kick)
+        else:
+            found = cls(one - dt * drift, -dt * push, math.sqrt(flow.step * dt) * kick)
+        return found if flow.memory is None else found._doubled(flow, dt)
+
+    def _doubled(self, flow: Flow, dt: float) -> Affine:
+        """The step with momentum, from that without: an increment is linear in what the state gains."""
+        still, one = np.zeros_like(self.matrix), np.eye(flow.dim)
+
+        def gained(increment: np.ndarray, buffer: np.ndarray) -> np.ndarray:
+            return flow.gained(increment.T, buffer.T, dt).T
+
+        moved = np.concatenate([self.matrix - one, still], axis=1)
+        matrix = np.eye(2 * flow.dim) + gained(moved, np.concatenate([still, one], axis=1))
+        noise = gained(self.noise, np.zeros_like(self.noise))
+        return Affine(matrix, gained(self.shift, np.zeros_like(self.shift)), noise)
 
     def noise_unit(self) -> float:
         """The unit for ``C = unit I``, in which standard normals are added as they are drawn; else 1."""
@@ -156,7 +178,7 @@ class Affine(Mover):
             return float(noise[0, 0])
         return 1.0
 
-    def run(self, x: np.ndarray, noise: np.ndarray) -> Iterator[np.ndarray]:
+    def run(self, x: np.ndarray, noise: np.ndarray, done: int) -> Iterator[np.ndarray]:
         """The states after all steps at once, made in place of the normals; in units, as is `x`."""
         states = self._pushes(x, cut(noise, x))
         self._move(x, states)
@@ -223,36 +245,62 @@ def _exact_root(modes: Modes, root: np.ndarray, dt: float) -> np.ndarray:
 class Stepwise(Mover):
     """Steps that must ask the objective at every state."""
 
-    def __init__(self, flow: Flow, dt: float, level: str, modes: Modes | None, *, samples: bool = False):
+    def __init__(
+        self,
+        flow: Flow,
+        dt: float,
+        level: str,
+        modes: Modes | DoubledModes | None,
+        *,
+        samples: bool = False,
+    ):
         self.flow, self.dt, self.level, self.samples = flow, dt, level, samples
         # In few dimensions, with no Hessian to decompose, threads would wait for the interpreter.
         steady = flow.constant_hessian and not (level == "iteration" and flow.bends)
         self.brief = flow.dim < 16 and bool(flow.method.is_identity or steady)
-        self.weights = (
-            None if modes is None else (modes.drift(dt), math.sqrt(flow.step * dt) * modes.noise(dt))
-        )
+        self.modes = modes
+        self.weights = None if modes is None else self._weights(modes)
 
-    def sample(self, normals: Any) -> Sample:
+    def _weights(self, modes: Modes | DoubledModes) -> tuple[np.ndarray, ...]:
+        """What the exponential scheme gives the drift and each of a step's noise samples."""
+        if isinstance(modes, DoubledModes):
+            return modes.drift(self.dt), *modes.noise(self.dt)
+        return modes.drift(self.dt), math.sqrt(self.flow.step * self.dt) * modes.noise(self.dt)
+
+    def sample(self, normals: Any) -> Any:
         """The noise of one step, from its standard normals (k, m) on any array library."""
-        return self.flow.noise_model.combine(normals, self.flow.dim)
+        model, dim = self.flow.noise_model, self.flow.dim
+        if not isinstance(self.modes, DoubledModes):
+            return model.combine(normals, dim)
+        half = normals.shape[0] // 2
+        return model.combine(normals[:half, :], dim), model.combine(normals[half:, :], dim)
 
-    def step(self, w: Any, sample: Any) -> Any:
-        """One step for states (m, d), on any array library."""
+    def step(self, w: Any, sample: Any, done: int) -> Any:
+        """One step for states (m, n), on any array library, after so many."""
+        flow = self.flow
         if self.level == "iteration":
-            return self.flow.update(w, sample)
+            return flow.update(w, sample)
         if self.weights is None:
-            return self.flow.euler(w, sample, self.dt)
-        drift, force = self.flow.parts(w, sample)
-        return w + matvec(like(self.weights[0], w), drift) + matvec(like(self.weights[1], w), force)
+            return flow.euler(w, sample, self.dt)
+        drift, *noise = (like(weight, w) for weight in self.weights)
+        if isinstance(self.modes, DoubledModes):
+            x, buffer = w[:, : flow.dim], w[:, flow.dim :]
+            push, force = flow.parts(x, sample[0])
+            _, other = flow.parts(x, sample[1])
+            moved = matvec(drift, flow.gained(push, buffer, 0.0))
+            # The force's noise is against the state's.
+            return w + moved - matvec(noise[0], force) - matvec(noise[1], other)
+        push, force = flow.parts(w, sample)
+        return w + matvec(drift, push) + matvec(noise[0], force)
 
-    def run(self, x: np.ndarray, noise: Any) -> Iterator[np.ndarray]:
+    def run(self, x: np.ndarray, noise: Any, done: int) -> Iterator[np.ndarray]:
         """The states, step by step; the one before stays as it was."""
         # Two buffers take turns, so that the state before a step is there while it is judged.
         last, ahead = x, np.empty_like(x)
         for sample in self._cut(noise, x.shape[1]) if self.samples else map(self.sample, cut(noise, x)):
-            np.copyto(ahead, self.step(last.T, sample).T)
+            np.copyto(ahead, self.step(last.T, sample, done).T)
             yield ahead[None]
-            last, ahead = ahead, last
+            last, ahead, done = ahead, last, done + 1
         if last is not x:
             np.copyto(x, last)
 
@@ -260,3 +308,40 @@ class Stepwise(Mover):
     def _cut(noise: Iterable[Any], width: int) -> Iterator[Any]:
         """Samples or minibatches of a full block, for its first paths."""
         return (one._make(part[:width] for part in one) for one in noise)
+
+
+class Averaged(Mover):
+    """Another's steps, and beside each state the exponential moving average of its positions.
+
+    ``a+ = kept a + (1 - kept) w+``, from the start on.
+    """
+
+    def __init__(self, mover: Any, dim: int, kept: float):
+        self.mover, self.dim, self.kept = mover, dim, kept
+        self.unit, self.full = mover.unit, mover.full
+        self.shared, self.brief = mover.shared, mover.brief
+
+    def sample(self, normals: Any) -> Any:
+        """The noise of one step, from its standard normals (k, m)."""
+        return self.mover.sample(normals)
+
+    def step(self, w: Any, sample: Any, done: int) -> Any:
+        """One step for states (m, n), on any array library."""
+        size = w.shape[-1] - self.dim
+        ahead = self.mover.step(w[:, :size], sample, done)
+        return joined(ahead, self.kept * w[:, size:] + (1 - self.kept) * ahead[:, : self.dim])
+
+    def run(self, x: np.ndarray, noise: Any, done: int) -> Iterator[np.ndarray]:
+        """The states, in the other's stretches; the one before stays as it was."""
+        size = len(x) - self.dim
+        inner, mean = x[:size].copy(), x[size:].copy()
+        for states in self.mover.run(inner, noise, done):
+            whole = np.empty((len(states), *x.shape), dtype=x.dtype)
+            whole[:, :size] = states
+            for moved in whole:
+                np.multiply(mean, self.kept, out=moved[size:])
+                moved[size:] += (1 - self.kept) * moved[: self.dim]
+                mean = moved[size:]
+            yield whole
+            states[-1] = whole[-1, :size]  # where lost paths were put
+        x[:size], x[size:] = inner, mean

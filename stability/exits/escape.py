@@ -17,7 +17,7 @@ from ..ensembles.request import Request, compiled, threads
 from ..ensembles.threads import in_order
 from ..flow import Flow
 from ..linear.linearize import LinearFlow, linearize
-from ..methods.memory import memoryless
+from ..methods.memory import Memory
 from ..methods.response import check_cut
 from .chain import watched
 from .exit_time import ExitTime, exit_time
@@ -103,8 +103,9 @@ def escape(
     """
     if not isinstance(flow, Flow):
         raise ValueError(f"`flow` must be a st.Flow(objective, method, noise, step=...); got {flow!r:.60}.")
-    memoryless(flow.method, "st.escape")
-    setting = _Setting(linearize(flow, at), along, _check.positive("radius", radius))
+    # A buffer moves neither the critical point nor its modes.
+    linear = linearize(flow.without_memory(), at)
+    setting = _Setting(linear, along, _check.positive("radius", radius), flow.memory)
     paths = _check.count("paths", paths)
     if t_end is None:
         t_end = setting.horizon(paths, flow.step if dt is None else _check.positive("dt", dt))
@@ -148,11 +149,13 @@ def escape(
 class _Setting:
     """What is left, and what theory says of it before any path is simulated."""
 
-    def __init__(self, linear: LinearFlow, along: Any, radius: float):
+    def __init__(self, linear: LinearFlow, along: Any, radius: float, memory: Memory | None):
         self.linear, self.radius = linear, radius
         self.direction = _direction(along, linear)
         if linear.flow.bends:
             check_cut(linear.flow.method, linear.eigenvalues)
+        # A buffer adds up steps: once it has filled, momentum is the flow without it at a longer step.
+        self.speed = 1.0 if memory is None else memory.weight / (1 - memory.beta)
         diffusion = linear.flow.diffusion(linear.at)
         if not np.trace(diffusion) > 0:
             raise ValueError(
@@ -162,6 +165,9 @@ class _Setting:
         # Of each mode alone: what noise shares between modes does not move any of them by itself.
         self.diffusions = np.einsum("ji,jk,ki->i", linear.vectors, diffusion, linear.vectors)
         self.rate, self.diffusion, self.reason = _projected(linear, self.direction, diffusion)
+        if memory is not None:
+            self.rate = self.diffusion = math.nan
+            self.reason = "with momentum the way out depends on the speed too, which is the buffer's"
         self.known = not math.isnan(self.rate)
         self.guess = (
             exit_time(rate=self.rate, diffusion=self.diffusion, radius=radius)
@@ -170,7 +176,7 @@ class _Setting:
         )
         model = linear.flow.noise_model
         self.quadratic = linear.flow.constant_hessian
-        self.exact = self.quadratic and not model.has_curvature and model.linear
+        self.exact = self.quadratic and not model.has_curvature and model.linear and memory is None
 
     def _first(self) -> ExitTime:
         """The law of the mode that leads out first, to set the clock by."""
@@ -184,7 +190,11 @@ class _Setting:
             able, overlap = np.array([int(np.argmax(modes))]), np.ones(len(modes))
         laws = [
             # Alone, a mode is at the slab's edge where its own amplitude is radius / overlap.
-            exit_time(rate=self.linear.rates[i], diffusion=modes[i], radius=self.radius / overlap[i])
+            exit_time(
+                rate=self.speed * self.linear.rates[i],
+                diffusion=self.speed**2 * modes[i],
+                radius=self.radius / overlap[i],
+            )
             for i in able
         ]
         return min(laws, key=lambda law: law.log_mean)
@@ -332,9 +342,10 @@ class _Watch(Recorder):
         self.exits = np.full((count, plan.flow.dim), np.nan)
 
     def follow(self, step: int, states: np.ndarray, unit: float) -> None:
-        states = states[:, :, : len(self.inside)]
-        self._look(step + 1, states, unit)
-        states[-1][:, ~self.inside] = self.plan.center[:, None] / unit
+        dim, states = self.plan.flow.dim, states[:, :, : len(self.inside)]
+        self._look(step + 1, states[:, :dim], unit)
+        states[-1][:dim, ~self.inside] = self.plan.center[:, None] / unit
+        states[-1][dim:, ~self.inside] = 0.0
 
     def _look(self, step: int, states: np.ndarray, unit: float) -> None:
         """Take note of who left in states (steps, d, count), the first of them after `step`."""
