@@ -25,13 +25,14 @@ from .._frames import Framed
 from .._law import Law, law_of
 from .._saving import Result, keeps
 from ..flow import Flow
-from ..methods.memory import memoryless
+from ..methods.memory import Memory
 from ..methods.method import Method
 from ..methods.response import check_regular, jumps
 from ..noise import DataNoise
 from ..objectives.base import bend, trait
+from .memory import doubled, largest_step, lifted, states
 from .modes import Turned, modal_noise
-from .moments import Balance, Map, evolve
+from .moments import Balance, Map, Remembered, evolve
 
 VALID = 0.1
 """The linearisation is trusted where the validity indicator is below this."""
@@ -106,7 +107,6 @@ class LinearFlow(Result, Framed):
         vectors: np.ndarray,
         turned: Turned | None = None,
     ):
-        memoryless(flow.method, "st.linearize")
         self.flow, self.at = flow, at
         self.eigenvalues, self.vectors = eigenvalues, vectors
         self._noise = modal_noise(flow, at, eigenvalues, vectors, turned)
@@ -134,6 +134,8 @@ class LinearFlow(Result, Framed):
             raise ValueError(
                 "`order=2` corrects towards the stochastic iteration: use it with time='discrete'."
             )
+        if self._order(order) == 1 and self.memory is not None:
+            return self._remembered(step, dt)
         if self._order(order) == 1:
             scaled, rough = (
                 None if one is None else (lambda M, one=one: step * one(M))
@@ -145,7 +147,32 @@ class LinearFlow(Result, Framed):
 
     def _order(self, order: int) -> int:
         """Both orders are one where no Hessian noise reaches the preconditioner."""
+        if order == 2 and self._noise.bends and self.memory is not None:
+            raise ValueError(
+                f"`order=2` is not known with momentum; got {self.flow.method!r}. Use order=1, or the method "
+                "inside."
+            )
         return order if self._noise.bends else 1
+
+    @property
+    def memory(self) -> Memory | None:
+        """Of the flow's method: its momentum."""
+        return self.flow.method.memory
+
+    def _remembered(self, step: float, dt: float, source: np.ndarray | None = None) -> Remembered:
+        """The balance of positions, with memory, for the flow at this step."""
+        assert self.memory is not None
+        noise, motion = self._noise, self.memory.motion(step, dt)
+        with np.errstate(all="ignore"):  # of modes that do not decay, which are asked about first
+            response = motion.response(-self.rates)
+        source = noise.additive if source is None else source
+        return Remembered(self.rates, noise.kick, source, dt, self.gains, noise.rough, response=response)
+
+    def _decaying(self, dt: float) -> np.ndarray:
+        """Modes (d,) bool whose mean decays, of those that do at small steps."""
+        if self.memory is None:
+            return dt * np.abs(self.rates) < 2
+        return self.memory.motion(self.flow.step, dt).stable(-self.rates)
 
     def _require_drift(self, balance: Balance, what: str, modes: np.ndarray | None = None) -> None:
         if balance.drift.ndim == 2:
@@ -172,18 +199,20 @@ class LinearFlow(Result, Framed):
 
     def _radius(self, balance: Balance, dt: float, order: int) -> tuple[float, np.ndarray]:
         """Of the balance of moving modes: where it is the iteration's own, the step over its limit."""
-        if dt != self.flow.step:
+        if dt != self.flow.step or self.memory is not None:
             return balance.radius()
         limit, leading = self._limit(order)
         return self.flow.step / limit, leading[np.ix_(self._moving, self._moving)]
 
     def _require_stable(self, balance: Balance, dt: float, order: int, what: str, modes: np.ndarray) -> None:
         self._require_drift(balance, what, modes)
-        fast = np.flatnonzero(dt * np.abs(self.rates) >= 2)
+        fast = np.flatnonzero(~self._decaying(dt) & modes)
         if len(fast):
+            beyond = f"the step {dt:.4g} is beyond the mean limit {self.step_limit('mean'):.4g}"
+            if self.memory is not None and dt != self.flow.step:
+                beyond = f"the chain's time step {dt:.4g} is too long"
             raise Unstable(
-                f"{what} does not exist for {self.flow.method.name}: the step {dt:.4g} is beyond the mean "
-                f"limit {self.step_limit('mean'):.4g}, "
+                f"{what} does not exist for {self.flow.method.name}: {beyond}, "
                 f"set by mode {self._told(fast[0])}.",
                 modes=fast,
                 rates=self.rates[fast],
@@ -209,7 +238,7 @@ class LinearFlow(Result, Framed):
 
     @_check.renamed(level="order")
     def covariance(
-        self, time: str | Law = "discrete", dt: float | None = None, *, order: int = 1
+        self, time: str | Law = "discrete", dt: float | None = None, *, order: int = 1, state: bool = False
     ) -> np.ndarray:
         """Stationary covariance (d, d), in the original coordinates.
 
@@ -225,6 +254,8 @@ class LinearFlow(Result, Framed):
             For ``time="chain"``, in units of t; `step` by default.
         order : {1, 2}
             In the noise; 2 corrects towards the stochastic iteration.
+        state : bool
+            Of the whole state ``(w, u)``, with the momentum's buffer: (2d, 2d).
 
         Raises
         ------
@@ -232,13 +263,28 @@ class LinearFlow(Result, Framed):
             If there is none: a mode does not decay, or the noise's second moment grows.
         """
         dt = law_of(time, dt, self.flow.step).dt
+        state = self._asked_state(state)
         balance, moving = self._balance(dt, order_of(order)), self._moving
         if not moving.any():
-            return np.zeros((len(moving),) * 2)
+            return np.zeros((len(moving) * (2 if state else 1),) * 2)
         if not moving.all():
             balance = balance.restricted(moving)
         self._require_stable(balance, dt, order_of(order), "A stationary covariance", moving)
-        return self._outward(_embedded(balance.stationary(), moving))
+        M = balance.stationary()
+        if not state:
+            return self._outward(_embedded(M, moving))
+        assert self.memory is not None
+        noise = balance.source if balance.kick is None else balance.source + balance.kick(M)
+        whole = states(self.memory.motion(self.flow.step, dt), -self.rates[moving], noise)
+        return self._outward(_embedded(whole, np.tile(moving, 2)))
+
+    def _asked_state(self, state: bool) -> bool:
+        if _check.flag("state", state) and self.memory is None:
+            raise ValueError(
+                f"`state=True` is for methods with momentum; {self.flow.method.label} has no state but w. "
+                "Leave it out."
+            )
+        return state
 
     @_check.renamed(level="order")
     def excess_risk(self, time: str | Law = "discrete", dt: float | None = None, *, order: int = 1) -> float:
@@ -256,6 +302,7 @@ class LinearFlow(Result, Framed):
         time: str | Law = "discrete",
         dt: float | None = None,
         order: int = 1,
+        state: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Mean (d,) and covariance (d, d) at time `t`, from any start, stable or not.
 
@@ -264,13 +311,16 @@ class LinearFlow(Result, Framed):
         t : float
             In units of ``iteration * step``; a multiple of the time step where time is discrete.
         mean0 : array (d,), optional
-            Mean at time 0; the critical point by default.
+            Mean at time 0; the critical point by default. With momentum (2d,) too, with the buffer, which is
+            empty by default.
         cov0 : array (d, d), optional
-            Covariance at time 0; zero by default.
+            Covariance at time 0; zero by default. With momentum (2d, 2d) too.
         time, dt
             As for `covariance`.
         order : {1, 2}
             2 also follows the mean shift that nested batches cause.
+        state : bool
+            Of the whole state ``(w, u)``, with the momentum's buffer: (2d,) and (2d, 2d).
         """
         dt = law_of(time, dt, self.flow.step).dt
         t = _check.nonnegative("t", t)
@@ -279,6 +329,8 @@ class LinearFlow(Result, Framed):
                 f"`t` must be a multiple of the time step {dt:.10g}; got {t:.10g}. Try "
                 f"{round(t / dt) * dt:.10g}."
             )
+        if self._asked_state(state) or self.memory is not None:
+            return self._state_moments(t, dt, mean0, cov0, self._order(order_of(order)), state)
         mean0 = self.at if mean0 is None else _check.shaped("mean0", mean0, self.at.shape)
         square = (len(self.at),) * 2
         cov0 = np.zeros(square) if cov0 is None else _check.covariance("cov0", cov0, square)
@@ -287,6 +339,39 @@ class LinearFlow(Result, Framed):
         push = self._noise.push if order_of(order) == 2 else np.zeros_like(offset)
         mean, M = evolve(self._balance(dt, order_of(order)), self._coupling(push), t, dt, offset, start, push)
         return self.at + self.vectors @ mean, self._outward(M - np.outer(mean, mean))
+
+    def _state_moments(
+        self, t: float, dt: float, mean0: Any, cov0: Any, order: int, state: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`moments` with memory: a start of positions alone has an empty buffer."""
+        assert self.memory is not None
+        dim = self.flow.dim
+        rest = np.concatenate([self.at, np.zeros(dim)])
+        mean, cov = rest.copy(), np.zeros((2 * dim,) * 2)
+        if mean0 is not None:
+            known = 2 * dim if np.size(mean0) == 2 * dim else dim
+            mean[:known] = _check.shaped("mean0", mean0, (known,))
+        if cov0 is not None:
+            known = 2 * dim if len(np.atleast_1d(cov0)) == 2 * dim else dim
+            cov[:known, :known] = _check.covariance("cov0", cov0, (known, known))
+        motion, balance, cross = (
+            self.memory.motion(self.flow.step, dt),
+            self._balance(dt, order),
+            self._noise.cross,
+        )
+        offset = (self.vectors.T @ (mean - rest).reshape(2, dim, 1)).ravel()
+        offset, M = evolve(
+            doubled(motion, -self.rates, balance.kick, balance.source),
+            None if cross is None else lifted(motion, cross),
+            t,
+            dt,
+            offset,
+            self._inward(cov) + np.outer(offset, offset),
+            np.zeros(2 * dim),
+        )
+        mean = rest + (self.vectors @ offset.reshape(2, dim, 1)).ravel()
+        cov = self._outward(M - np.outer(offset, offset))
+        return (mean, cov) if state else (mean[:dim], cov[:dim, :dim])
 
     def _coupling(self, push: np.ndarray) -> Map | None:
         """What a mean m adds to the second moment's source.
@@ -302,6 +387,9 @@ class LinearFlow(Result, Framed):
     def step_limit(self, kind: str = "mean-square", *, order: int = 1) -> float:
         """The largest stable step ``alpha``: of the mean, ``2 / max|a_i|``, or of the second moment.
 
+        With momentum the mean allows ``2 (1 + beta) / max|a_i|``, or ``1 + 2 beta`` times less in Nesterov's
+        form.
+
         Raises
         ------
         Unstable
@@ -312,6 +400,8 @@ class LinearFlow(Result, Framed):
         if kind == "mean":
             self._require_decay(self._moving)
             fastest = float(np.max(np.abs(self.rates)))
+            if fastest > 0 and self.memory is not None:
+                return self.memory.mean_limit(fastest)
             return 2 / fastest if fastest > 0 else math.inf
         return self._limit(order_of(order))[0]
 
@@ -354,6 +444,8 @@ class LinearFlow(Result, Framed):
         self._require_decay(moving)
         if not moving.any():  # nothing moves at any step
             return math.inf, np.zeros((len(moving),) * 2)
+        if self.memory is not None:
+            return self._remembered_limit()
         balance = (
             Balance(self.rates, self._noise.kick, self._nothing, 1.0, self.gains, self._noise.rough)
             if order == 1
@@ -369,14 +461,31 @@ class LinearFlow(Result, Framed):
             self._noise.turned.lead(self.gains, leading)
         return (1 / radius if radius > 0 else math.inf), leading
 
+    def _remembered_limit(self) -> tuple[float, np.ndarray]:
+        """`_found_limit` with memory, where the radius is no multiple of the step."""
+        assert self.memory is not None
+        moving, near = self._moving, self._noise.turned.nearest(self.gains)
+
+        def balance(step: float) -> Balance:
+            return self._remembered(step, step, self._nothing).restricted(moving)
+
+        start = None if near is None else near[np.ix_(moving, moving)]
+        step, leading = largest_step(self.memory, -self.rates[moving], balance, start)
+        return step, _embedded(leading, moving)
+
     def limit(self) -> Limit:
-        """The mean-square step limit with its leading mode and the share of each cause."""
+        """The mean-square step limit with its leading mode and the share of each cause.
+
+        Curvature's share is the step over the mean's limit, mode by mode of the leading one.
+        """
         step, leading = self._limit(1)
-        square = float(np.sum(self.rates**2 * np.diag(leading)))
+        square, other = self._decay_spent(step, np.diag(leading))
         gradient = hessian = 0.0
         if self._noise.kick is not None:
             gradient = self._noise.gradient_share(leading)
             hessian = float(np.trace(self._noise.kick(leading))) - gradient if self._noise.bends else 0.0
+        if other is not None and gradient + hessian > 0:
+            gradient, hessian = (share * other / (gradient + hessian) for share in (gradient, hessian))
         whole = square + gradient + hessian or 1.0
         shares = {
             "curvature": square / whole,
@@ -385,13 +494,29 @@ class LinearFlow(Result, Framed):
         }
         return Limit(step, int(np.argmax(np.diag(leading))), shares)
 
+    def _decay_spent(self, step: float, leading: np.ndarray) -> tuple[float, float | None]:
+        """What of the decay of modes (d,) a finite step takes, and what is left where memory changes it."""
+        if self.memory is None:
+            return float(np.sum(self.rates**2 * leading)), None
+        if step == math.inf:  # nothing moves
+            return 0.0, None
+        decay = -2 * self.rates / self.memory.effective(step) * leading
+        with np.errstate(divide="ignore"):
+            share = step / self.memory.mean_limit(np.abs(self.rates))
+        return float(np.sum(decay * share)), float(np.sum(decay * (1 - share)))
+
     @property
     def amplification(self) -> np.ndarray:
         """Stationary variance over SGD's at equal step, per mode: ``phi_i``, nan where ``lam_i <= 0``.
 
-        For additive noise in continuous time.
+        For additive noise in continuous time; momentum makes it ``1 / (1 - beta)`` times larger.
         """
-        return np.where(self.eigenvalues > 0, self.gains, np.nan)
+        gains = self.gains
+        if self.memory is not None:
+            with np.errstate(all="ignore"):
+                response = np.diag(self.memory.motion(self.flow.step, 0.0).response(-self.rates))
+                gains = -2 * gains * self.rates * response / self.flow.step
+        return np.where(self.eigenvalues > 0, gains, np.nan)
 
     @property
     def mean_shift(self) -> np.ndarray:
@@ -411,8 +536,8 @@ class LinearFlow(Result, Framed):
         """Tail index ``nu`` of the stationary law of the SDE: moments below ``nu`` are finite.
 
         ``1 + 2 |a| / (step K)`` in one dimension (a Student-t law), ``inf`` without curvature noise. Where
-        modes couple there is one joint index that this theory does not give: nan, and `tail_exceeds_two` says
-        whether the variance is finite.
+        modes couple, or momentum does, there is one joint index that this theory does not give: nan, and
+        `tail_exceeds_two` says whether the variance is finite.
 
         Raises
         ------
@@ -422,7 +547,7 @@ class LinearFlow(Result, Framed):
         self._require_decay(self._moving)
         if self._noise.kick is None:
             return math.inf
-        if len(self.at) > 1:
+        if len(self.at) > 1 or self.memory is not None:
             return math.nan
         strength = float(self._noise.kick(np.ones((1, 1)))[0, 0])
         return math.inf if strength == 0 else float(1 + 2 * abs(self.rates[0]) / (self.flow.step * strength))
@@ -507,11 +632,17 @@ class LinearFlow(Result, Framed):
     # -- coordinates and display -----------------------------------------------------------------------------
 
     def _outward(self, M: np.ndarray) -> np.ndarray:
-        M = self.vectors @ M @ self.vectors.T
+        V = self._vectors_of(M)
+        M = V @ M @ V.T
         return 0.5 * (M + transpose(M))
 
     def _inward(self, M: np.ndarray) -> np.ndarray:
-        return self.vectors.T @ M @ self.vectors
+        V = self._vectors_of(M)
+        return V.T @ M @ V
+
+    def _vectors_of(self, M: np.ndarray) -> np.ndarray:
+        """The eigenvectors, or for a matrix of whole states (2d, 2d) those of both of its halves."""
+        return self.vectors if len(M) == len(self.vectors) else np.kron(np.eye(2), self.vectors)
 
     def _kept(self) -> dict[str, Any]:
         # Of an objective that a file cannot hold the Hessian at the point is all that is asked of it here.

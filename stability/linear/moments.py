@@ -12,9 +12,11 @@ the stationary covariance and the largest step all come from that one map.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -96,10 +98,20 @@ class Balance:
         """The same balance on some of the modes (d,) bool, the others at rest."""
         if modes.all():
             return self
-        drift = self.drift[modes] if self.drift.ndim == 1 else self.drift[np.ix_(modes, modes)]
-        metric = None if self.metric is None else self.metric[modes]
         kick, rough = (None if map_ is None else _within(map_, modes) for map_ in (self.kick, self.rough))
-        return Balance(drift, kick, self.source[np.ix_(modes, modes)], self.dt, metric, rough)
+        return dataclasses.replace(
+            self,
+            drift=self.drift[modes] if self.drift.ndim == 1 else self.drift[np.ix_(modes, modes)],
+            kick=kick,
+            source=self.source[np.ix_(modes, modes)],
+            metric=None if self.metric is None else self.metric[modes],
+            rough=rough,
+            **self._also(modes),
+        )
+
+    def _also(self, modes: np.ndarray) -> dict[str, Any]:
+        """What a kind of balance of its own has, on some of the modes."""
+        return {}
 
     def decay(self, M: np.ndarray) -> np.ndarray:
         """``-(A M + M A^T)``."""
@@ -140,7 +152,7 @@ class Balance:
         size = np.ones(len(self.drift)) if self.metric is None else np.abs(self.metric)
         # In this inner product the gradient batch's map is symmetric: an eigenvalue's error is of second
         # order in its matrix's.
-        root = np.sqrt(-(self.drift[:, None] + self.drift) / np.outer(size, size))
+        root = self._root(np.outer(size, size))
 
         def scaled(kick: Map | None) -> Map:
             return lambda M: root * self.undecay(self._spread(kick, M / root))
@@ -148,6 +160,10 @@ class Balance:
         leading = _krylov(scaled(self.rough), root * start)
         value = float(np.vdot(leading, scaled(self.kick)(leading)) / np.vdot(leading, leading))
         return value, leading / root
+
+    def _root(self, size: np.ndarray) -> np.ndarray:
+        """Of `decay` over `size` (d, d), entry by entry."""
+        return np.sqrt(-(self.drift[:, None] + self.drift) / size)
 
     def stationary(self) -> np.ndarray:
         """The stationary M; call it only where `radius` is below one."""
@@ -181,6 +197,42 @@ class Balance:
                 "limit."
             )
         return half.unpack(solution)
+
+
+@dataclass(frozen=True)
+class Remembered(Balance):
+    """``M = R o (kick(M) + source)``: what positions settle at where modes have a memory.
+
+    Attributes
+    ----------
+    response : array (d, d)
+        ``R``: what one and the same unit noise leaves of ``E[x_j x_k]``.
+    """
+
+    response: np.ndarray = dataclasses.field(kw_only=True)
+
+    def _spread(self, kick: Map | None, M: np.ndarray) -> np.ndarray:
+        return np.zeros_like(M) if kick is None else kick(M)
+
+    def _also(self, modes: np.ndarray) -> dict[str, Any]:
+        return {"response": self.response[np.ix_(modes, modes)]}
+
+    def decay(self, M: np.ndarray) -> np.ndarray:
+        return M / self.response
+
+    def undecay(self, M: np.ndarray) -> np.ndarray:
+        return M * self.response
+
+    def _root(self, size: np.ndarray) -> np.ndarray:
+        return 1 / np.sqrt(self.response * size)
+
+    def radius(self, start: np.ndarray | None = None) -> tuple[float, np.ndarray]:
+        if self.kick is None:  # the mean alone decides
+            return 0.0, np.zeros_like(self.response)
+        return super().radius(start)
+
+    def stationary(self) -> np.ndarray:
+        return self.undecay(self.source) if self.kick is None else super().stationary()
 
 
 def _within(map_: Map, modes: np.ndarray) -> Map:
@@ -276,6 +328,8 @@ def evolve(
 
     if balance.kick is None and cross is None and balance.drift.ndim == 1:
         return _evolve_modes(balance, t, dt, mean, M)
+    if balance.kick is None and cross is None and not push.any():
+        return _evolve_matrix(balance, t, dt, mean, M)
     half, dim = balance.half, len(mean)
     if half.size > DENSE:
         return _evolve_large(balance, cross, t, dt, mean, M, push)
@@ -319,6 +373,32 @@ def _evolve_modes(
             factor, growth = np.exp(t * a), np.exp(t * pair)
             gained = np.where(resting, t, np.expm1(t * pair) / safe)
         return factor * mean, growth * M + balance.source * gained
+
+
+def _evolve_matrix(
+    balance: Balance, t: float, dt: float, mean: np.ndarray, M: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Without multiplicative noise, whatever the drift: ever longer steps, each made of the last two."""
+    import scipy
+
+    drift, source, dim = balance.drift, balance.source, len(mean)
+    with np.errstate(all="ignore"):
+        if dt:
+            step, noise, count = np.eye(dim) + dt * drift, dt * source, round(t / dt)
+        else:
+            halvings = max(0, math.ceil(math.log2(max(t * float(np.linalg.norm(drift, 1)), 1.0))))
+            short, count = t / 2**halvings, 2**halvings
+            # exp of [[A, C], [0, -A^T]] (Van Loan 1978), over a time in which nothing grows much.
+            pair = scipy.linalg.expm(short * np.block([[drift, source], [np.zeros_like(drift), -drift.T]]))
+            step = pair[:dim, :dim]
+            noise = pair[:dim, dim:] @ step.T
+        while count:
+            if count % 2:
+                mean, M = step @ mean, step @ M @ step.T + noise
+            count //= 2
+            if count:
+                step, noise = step @ step, step @ noise @ step.T + noise
+    return mean, 0.5 * (M + M.T)
 
 
 def _evolve_large(

@@ -169,8 +169,12 @@ class Memory(Kept):
         free = np.array([[1.0 if dt else 0.0, -moved], [0.0, keeps]])
         return Motion(free, force, noise * force, decay, dt)
 
-    def mean_limit(self, pull: float) -> float:
-        """The largest step at which the mean of a mode ``h`` > 0 decays."""
+    def effective(self, step: float) -> float:
+        """The step without memory that has the same drift, and at small steps the same law."""
+        return step * self.weight / (1 - self.beta)
+
+    def mean_limit(self, pull: Any) -> Any:
+        """The largest step at which the mean of a mode ``h`` > 0 decays, of one or of an array of them."""
         bend = 1 + 2 * self.beta if self.nesterov else 1.0
         return 2 * (1 + self.beta) / (self.weight * pull * bend)
 
