@@ -9,6 +9,7 @@ import pytest
 import scipy
 
 import stability as st
+from stability.methods.memory import Memory
 from stability.portraits.critical import CriticalPoint
 
 QUIET = st.Noise(gradient=0.1)
@@ -329,3 +330,248 @@ def test_underdamped_moments_are_the_differential_equations(nesterov):
     settled = scipy.linalg.solve_continuous_lyapunov(J, -b @ b.T)
     gone = scipy.linalg.expm(1.5 * J)
     np.testing.assert_allclose(found[1], settled - gone @ settled @ gone.T, rtol=0, atol=1e-13)
+
+
+def line(h, s, sigma, beta, nesterov=False, step=0.05):
+    """One mode of SGD: curvature h, of standard deviation s over batches, gradient noise sigma."""
+    noise = st.Noise(gradient=sigma, curvature=s / np.sqrt(2))
+    return st.linearize(st.Flow(st.quadratic([h]), st.Momentum(st.SGD(), beta, nesterov), noise, step=step))
+
+
+class TestOneMode:
+    @pytest.mark.parametrize(
+        ("h", "s", "beta"), [(1.0, 0.3, 0.9), (0.2, 0.5, 0.5), (3.0, 1.0, 0.99), (1.0, 0.3, 0.0)]
+    )
+    def test_the_heavy_balls_closed_forms(self, h, s, beta):
+        linear = line(h, s, 0.7, beta)
+        expected = 2 * (1 - beta**2) * h / ((1 + beta) * s**2 + (1 - beta) * h**2)
+        assert linear.step_limit() == pytest.approx(expected, rel=1e-12)
+        assert linear.step_limit("mean") == pytest.approx(2 * (1 + beta) / h, rel=1e-14)
+        step = 0.3 * expected
+        first = step * 0.49 * (1 + beta) / ((1 - beta) * h * (2 * (1 + beta) - step * h))
+        found = line(h, s, 0.7, beta, step=step).covariance()[0, 0]
+        assert found == pytest.approx(first / (1 - s**2 * first / 0.49), rel=1e-12)
+
+    @pytest.mark.parametrize(("h", "beta"), [(1.0, 0.9), (0.2, 0.5), (3.0, 0.99)])
+    def test_nesterovs_closed_forms(self, h, beta):
+        def variance(step):
+            top = step * 0.49 * (1 + beta + step * beta * (1 + 2 * beta) * h)
+            return top / (h * (1 - beta + step * beta * h) * (2 * (1 + beta) - (1 + 2 * beta) * step * h))
+
+        linear = line(h, 0.4, 0.7, beta, True)
+        assert linear.step_limit("mean") == pytest.approx(2 * (1 + beta) / (h * (1 + 2 * beta)), rel=1e-14)
+        assert 0.4**2 * variance(linear.step_limit()) == pytest.approx(0.49, rel=1e-11)
+        step = 0.3 * linear.step_limit()
+        expected = variance(step) / (1 - 0.4**2 * variance(step) / 0.49)
+        assert line(h, 0.4, 0.7, beta, True, step).covariance()[0, 0] == pytest.approx(expected, rel=1e-12)
+
+    def test_checked_numbers(self):
+        assert line(1.0, np.sqrt(0.3), 1.0, 0.9).covariance()[0, 0] == pytest.approx(0.2742, abs=5e-5)
+        # Batch sharpness at the edge, in units of the step: from 2 (1 + beta) to 2 (1 - beta).
+        edges = [line(1.0, s, 0.1, 0.9).step_limit() * (1 + s**2) for s in (0.001, 0.3, 1.0, 3.0, 30.0)]
+        np.testing.assert_allclose(edges, [3.80, 1.53, 0.380, 0.221, 0.200], rtol=3e-3)
+
+    def test_an_average_is_a_shorter_step(self):
+        full, average = Memory(0.9), Memory(0.9, average=True)
+        pull = np.array([1.0, 0.2])
+        for dt in (0.0, 0.05, 0.2):
+            one, other = average.motion(0.2, dt), full.motion(0.02, 0.1 * dt)
+            # A unit of the shorter step's time is 0.1 of the other's; noise kicks per iteration.
+            np.testing.assert_allclose(one.response(pull), other.response(pull), rtol=1e-13)
+        assert average.mean_limit(1.0) == pytest.approx(38.0)
+        assert average.effective(0.2) == pytest.approx(0.2)
+        assert full.effective(0.2) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("name", GAINS)
+def test_without_momentum_it_is_the_method_inside(name, nesterov):
+    method = GAINS[name][0]
+    noise = st.Noise(gradient=[0.3, 0.2, 0.1], curvature=0.1, batch=2, coupling="nested", hessian_batch=1)
+    plain, other = (
+        st.linearize(st.Flow(st.quadratic(SPECTRUM, rotation_seed=1), m, noise, step=0.2))
+        for m in (method, st.Momentum(method, 0.0, nesterov))
+    )
+    for time, dt in (("discrete", None), ("chain", 0.2)):
+        np.testing.assert_allclose(other.covariance(time, dt), plain.covariance(time, dt), rtol=0, atol=1e-15)
+        for one, two in zip(
+            other.moments(2.0, np.ones(3), time=time, dt=dt), plain.moments(2.0, np.ones(3)), strict=True
+        ):
+            np.testing.assert_allclose(one, two, rtol=0, atol=1e-13)
+    assert other.step_limit() == pytest.approx(plain.step_limit(), rel=1e-12)
+    assert other.step_limit("mean") == pytest.approx(plain.step_limit("mean"), rel=1e-14)
+    assert other.limit().shares == pytest.approx(plain.limit().shares, abs=1e-10)
+
+
+def test_short_steps_with_momentum_are_longer_ones_without():
+    """The overdamped limit: 1 / (1 - beta) times the step, to first order in it."""
+    gaps = []
+    for step in (1e-3, 5e-4):
+        one, other = (
+            st.linearize(st.Flow(st.quadratic(SPECTRUM), m, QUIET, step=alpha))
+            for m, alpha in ((st.Momentum(st.SGD(), 0.9), step), (st.SGD(), 10 * step))
+        )
+        ratio = one.covariance("continuous") / np.where(np.eye(3) > 0, other.covariance("continuous"), 1.0)
+        np.testing.assert_allclose(np.diag(ratio), 1.0, rtol=1e-12)
+        gaps.append(np.diag(one.covariance()) / np.diag(other.covariance()) - 1)
+    np.testing.assert_allclose(gaps[0] / gaps[1], 2.0, rtol=0.02)
+    np.testing.assert_allclose(one.amplification, 10.0, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", GAINS)
+def test_liu_ziyin_and_uedas_covariance(name):
+    """Their equation for heavy-ball SGD with a preconditioner (2021), by what it leaves over."""
+    step, beta = 0.2, 0.7
+    method = GAINS[name][0]
+    F = st.quadratic(SPECTRUM, rotation_seed=5)
+    C = np.array([[0.3, 0.1, 0.0], [0.1, 0.2, 0.05], [0.0, 0.05, 0.1]])
+    linear = st.linearize(st.Flow(F, st.Momentum(method, beta), st.Noise(gradient=C), step=step))
+    H = F.hessian(np.zeros(3))
+    lam, Q = np.linalg.eigh(H)
+    P = Q @ np.diag(method.gains(lam)) @ Q.T
+    A, S = P @ H, linear.covariance()
+    left = (1 - beta) * step * (A @ S + S @ A.T) - (1 + beta**2) / (1 - beta**2) * step**2 * A @ S @ A.T
+    left += beta / (1 - beta**2) * step**2 * (A @ A @ S + S @ A.T @ A.T)
+    right = step**2 * P @ C @ P
+    np.testing.assert_allclose(left, right, rtol=0, atol=1e-12 * np.abs(right).max())
+    # Excess risk needs nothing but the trace of P C.
+    expected = step * np.trace(P @ C) / (4 * (1 - beta))
+    assert linear.excess_risk("continuous") == pytest.approx(expected, rel=1e-12)
+    weighted = np.trace((H - step / (2 * (1 + beta)) * H @ P @ H) @ S)
+    assert weighted == pytest.approx(2 * expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize(("n", "d"), [(30, 4), pytest.param(40, 205, id="single precision")])
+def test_the_limit_by_sample_weights(n, d, nesterov):
+    """At the limit the positive matrix between samples has radius one, with few columns and with many."""
+    beta, rng = 0.8, np.random.default_rng(4)
+    X, y = rng.normal(size=(n, d)) * np.geomspace(1, 0.2, d), rng.normal(size=n)
+    F, centre = st.least_squares(X, y), np.linalg.lstsq(X, y, rcond=None)[0]
+    noise = st.Noise.from_data(F, centre, batch=3)
+    flow = st.Flow(F, st.Momentum(st.SGD(), beta, nesterov), noise, step=1e-3)
+    step = st.linearize(flow, centre).step_limit()
+    values, U = np.linalg.eigh(X @ X.T / n)
+    kept = values > 1e-10 * values[-1]
+    lam, Z = values[kept], np.sqrt(n * values[kept]) * U[:, kept]
+    c, e = (1 + beta, beta**2) if nesterov else (1.0, beta)
+    B = np.array([[[1 - step * c * h, -step * e], [h, beta]] for h in lam])
+    b = np.outer([-step * c, 1.0], [-step * c, 1.0]).ravel()
+    maps = np.eye(4) - np.einsum("jac,kbd->jkabcd", B, B).reshape(len(lam), len(lam), 4, 4)
+    R = np.linalg.solve(maps, np.broadcast_to(b[:, None], (*maps.shape[:2], 4, 1)))[..., 0, 0]
+    share = (n - 3) / (3 * (n - 1))
+    R = share * R / (1 + share * R * np.outer(lam, lam))
+    pairs = (Z[:, :, None] * Z[:, None]).reshape(n, -1)
+    between = (pairs * R.ravel()) @ pairs.T / n
+    assert np.abs(np.linalg.eigvals(between)).max() == pytest.approx(1, abs=1e-10 if d < 10 else 1e-5)
+
+
+class TestQuestions:
+    def test_a_momentum_method_beside_the_others(self):
+        F, noise = st.quadratic([1.0, 0.1]), st.Noise(gradient=0.1, curvature=0.2, batch=4)
+        methods = [
+            st.SGD(),
+            st.SFN(damping=0.1),
+            st.Momentum(st.SGD()),
+            st.Momentum(st.SFN(damping=0.1), 0.5, True),
+        ]
+        table = st.bounds(F, noise, methods, step=0.05)
+        assert [row.method for row in table.rows][2:] == ["SGD + momentum 0.9", "SFN + Nesterov 0.5"]
+        for row, method in zip(table.rows, methods, strict=True):
+            own = st.linearize(st.Flow(F, method, noise, step=0.05))
+            assert (row.step_limit, row.excess_risk) == (own.step_limit(), own.excess_risk())
+            assert own.valid_from == row.valid_from
+        assert table.rows[2].amplification == pytest.approx(10.0)
+        assert "order=2" in table.rows[3].note
+        assert np.isnan(table.rows[3].excess_risk_L2)
+
+    def test_many_samples_in_a_batch_let_momentum_go_further(self):
+        small, large = ([line(1.0, s, 0.1, beta).step_limit() for beta in (0.0, 0.9)] for s in (3.0, 0.03))
+        assert small[1] == pytest.approx(0.1 * small[0], rel=0.12)
+        assert large[1] > 1.7 * large[0]
+
+    def test_nested_batches_shift_the_mean_no_less(self):
+        rng = np.random.default_rng(0)
+        F = st.logistic(rng.normal(size=(60, 2)), rng.integers(2, size=60), l2=0.1)
+        centre = st.critical_points(F, 3)[0].w
+        noise = st.Noise.from_data(F, centre, batch=8, hessian_batch=4, coupling="nested")
+        one, other = (
+            st.linearize(st.Flow(F, m, noise, step=0.1), centre)
+            for m in (st.SFN(damping=0.1), st.Momentum(st.SFN(damping=0.1)))
+        )
+        assert np.array_equal(one.mean_shift, other.mean_shift)
+        assert one.validity == other.validity
+
+    def test_of_tails_it_says_whether_the_variance_is_finite(self):
+        assert line(1.0, 0.0, 0.1, 0.9).tail_index == np.inf
+        near = line(1.0, 1.0, 0.1, 0.9, step=1.0)
+        assert np.isnan(near.tail_index)
+        # In continuous time the variance is infinite from 2 (1 - beta) h / s^2 on.
+        assert not near.tail_exceeds_two
+        assert line(1.0, 1.0, 0.1, 0.9, step=0.19).tail_exceeds_two
+        assert not line(1.0, 1.0, 0.1, 0.9, step=0.21).tail_exceeds_two
+
+    def test_an_interpolating_minimum_rests_in_its_flat_directions(self):
+        rng = np.random.default_rng(1)
+        X, truth = rng.normal(size=(3, 5)), rng.normal(size=5)
+        F = st.least_squares(X, X @ truth)
+        noise = st.Noise.from_data(F, truth, batch=1)
+        linear = st.linearize(st.Flow(F, st.Momentum(st.SGD(), 0.5), noise, step=0.05), truth)
+        assert np.array_equal(linear.covariance(), np.zeros((5, 5)))
+        assert linear.covariance(state=True).shape == (10, 10)
+        assert 0 < linear.step_limit() < linear.step_limit("mean")
+
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (
+                lambda: st.linearize(flow(spectrum=(1.0, -0.1))).covariance(),
+                r"does not exist .*: 1 of 2 modes do not",
+            ),
+            (lambda: st.linearize(flow(spectrum=(1.0, -0.1))).step_limit(), r"A stable step does not exist"),
+            (
+                lambda: st.linearize(flow(st.Momentum(st.SGD(), 0.5), (40.0, 1.0))).covariance(),
+                r"the step 0.1 is beyond the mean limit 0.075, set by mode 0",
+            ),
+            (
+                lambda: st.linearize(flow(st.Momentum(st.SGD(), 0.5), (20.0, 1.0))).covariance("chain", 0.3),
+                r"the chain's time step 0.3 is too long, set by mode 0",
+            ),
+            (
+                lambda: line(1.0, 1.0, 0.1, 0.9, step=0.3).covariance(),
+                r"relative radius 1.6.* >= 1 at step 0.3, led by mode 0",
+            ),
+        ],
+    )
+    def test_what_does_not_exist_says_why(self, call, message):
+        with pytest.raises(st.Unstable, match=message):
+            call()
+
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (
+                lambda: st.linearize(flow(st.SGD())).covariance(state=True),
+                r"`state=True` is for methods with momentum",
+            ),
+            (
+                lambda: st.linearize(flow(st.SGD())).moments(1.0, state=True),
+                r"SGD has no state but w. Leave it out",
+            ),
+            (lambda: st.linearize(flow()).covariance(state="yes"), r"`state` must be True or False"),
+            (lambda: st.linearize(flow()).moments(1.0, np.ones(3)), r"`mean0` must have shape \(2,\)"),
+            (lambda: st.linearize(flow()).moments(1.0, cov0=np.eye(3)), r"`cov0` must have shape \(2, 2\)"),
+            (
+                lambda: line(1.0, 0.1, 0.1, 0.9).under(st.Momentum(st.SFN(damping=0.1))).covariance(order=2),
+                r"`order=2` is not known with momentum; .* Use order=1, or the method inside",
+            ),
+        ],
+    )
+    def test_bad_input(self, call, message):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+    def test_without_hessian_noise_both_orders_are_one(self):
+        linear = line(1.0, 0.1, 0.1, 0.9)
+        assert linear.step_limit(order=2) == linear.step_limit()
+        assert np.array_equal(linear.covariance(order=2), linear.covariance())

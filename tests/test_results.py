@@ -243,6 +243,7 @@ METHODS = [
     st.DampedNewton(damping=0.2),
     st.LRSFN(rank=1, damping=0.1, tail="flat"),
     st.gallery.rsfn(eps=0.01),
+    st.Momentum(st.SFN(damping=0.2), 0.8, True),
     st.gallery.newsamp(rank=1),
     st.gallery.natural_gradient(variance=0.5, eps=0.1),
     st.gallery.fractional(power=0.7),
