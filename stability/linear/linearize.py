@@ -263,20 +263,24 @@ class LinearFlow(Result, Framed):
             If there is none: a mode does not decay, or the noise's second moment grows.
         """
         dt = law_of(time, dt, self.flow.step).dt
-        state = self._asked_state(state)
-        balance, moving = self._balance(dt, order_of(order)), self._moving
-        if not moving.any():
-            return np.zeros((len(moving) * (2 if state else 1),) * 2)
-        if not moving.all():
-            balance = balance.restricted(moving)
-        self._require_stable(balance, dt, order_of(order), "A stationary covariance", moving)
-        M = balance.stationary()
-        if not state:
-            return self._outward(_embedded(M, moving))
+        state, moving = self._asked_state(state), self._moving
+        balance, M = self._stationary(dt, order_of(order))
+        if not state or not moving.any():
+            return self._outward(_embedded(M, moving if not state else np.tile(moving, 2)))
         assert self.memory is not None
         noise = balance.source if balance.kick is None else balance.source + balance.kick(M)
         whole = states(self.memory.motion(self.flow.step, dt), -self.rates[moving], noise)
         return self._outward(_embedded(whole, np.tile(moving, 2)))
+
+    def _stationary(self, dt: float, order: int) -> tuple[Balance, np.ndarray]:
+        """The balance of moving modes, and `covariance` in the eigenbasis among them."""
+        balance, moving = self._balance(dt, order), self._moving
+        if not moving.all():
+            balance = balance.restricted(moving)
+        if not moving.any():
+            return balance, np.zeros((0, 0))
+        self._require_stable(balance, dt, order, "A stationary covariance", moving)
+        return balance, balance.stationary()
 
     def _asked_state(self, state: bool) -> bool:
         if _check.flag("state", state) and self.memory is None:
@@ -289,8 +293,8 @@ class LinearFlow(Result, Framed):
     @_check.renamed(level="order")
     def excess_risk(self, time: str | Law = "discrete", dt: float | None = None, *, order: int = 1) -> float:
         """Stationary excess risk ``tr(H M) / 2``, in units of the objective; raises as `covariance` does."""
-        M = self._inward(self.covariance(time, dt, order=order))
-        return float(0.5 * self.eigenvalues @ np.diag(M))
+        _, M = self._stationary(law_of(time, dt, self.flow.step).dt, order_of(order))
+        return float(0.5 * self.eigenvalues[self._moving] @ np.diag(M))
 
     @_check.renamed(level="order")
     def moments(
@@ -481,9 +485,10 @@ class LinearFlow(Result, Framed):
         step, leading = self._limit(1)
         square, other = self._decay_spent(step, np.diag(leading))
         gradient = hessian = 0.0
-        if self._noise.kick is not None:
+        kick = self._noise.rough or self._noise.kick
+        if kick is not None:
             gradient = self._noise.gradient_share(leading)
-            hessian = float(np.trace(self._noise.kick(leading))) - gradient if self._noise.bends else 0.0
+            hessian = float(np.trace(kick(leading))) - gradient if self._noise.bends else 0.0
         if other is not None and gradient + hessian > 0:
             gradient, hessian = (share * other / (gradient + hessian) for share in (gradient, hessian))
         whole = square + gradient + hessian or 1.0

@@ -307,7 +307,7 @@ class SampledNoise(ModalNoise):
 
     def _kick_of(self, samples: Samples) -> Map:
         (own, shared, other), phi, lam = self.flow.noise_model.scales, self.gains, self.eigenvalues
-        gain, centred = np.outer(phi, phi), samples.centred
+        gain, centred = np.outer(phi, phi).astype(samples.rows.dtype), samples.centred
         if not self.bends:
             return _one_by_one(lambda M: own * gain * centred(M))
         check_cut(self.flow.method, lam)
@@ -315,11 +315,13 @@ class SampledNoise(ModalNoise):
             bent = scale * phi * lam  # DP[E] H = -P E diag(bent)
             gradient, across, rest = self.flow.noise_model.mixing()
             quiet = _left(np.full_like(bent, gradient), -across * bent)
-            weight = np.outer(quiet, quiet) + rest**2 * np.outer(bent, bent)
+            weight = (np.outer(quiet, quiet) + rest**2 * np.outer(bent, bent)).astype(gain.dtype)
             return _one_by_one(lambda M: gain * centred(weight * M))
 
+        square = np.outer(lam, lam).astype(gain.dtype)
+
         def kick(M: np.ndarray) -> np.ndarray:
-            total = own * gain * centred(M) + other * self.bend.square(np.outer(lam, lam) * M)
+            total = own * gain * centred(M) + other * self.bend.square(square * M)
             if not shared:
                 return total
             mixed = shared * phi[:, None] * self.bend.cross(M * lam)
@@ -339,7 +341,8 @@ class SampledNoise(ModalNoise):
         return Bend(self.samples, response.divided, kept, tail, nested=bool(self.flow.noise_model.scales[1]))
 
     def gradient_share(self, M: np.ndarray) -> float:
-        return self.flow.noise_model.scales[0] * self.samples.share(M, self.gains)
+        samples = self.samples if self.rough is None else self.samples.single
+        return self.flow.noise_model.scales[0] * samples.share(M, self.gains)
 
     def sample_spread(self) -> np.ndarray:
         return np.sqrt(self.samples.variances)

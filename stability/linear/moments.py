@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,10 @@ import numpy as np
 DENSE = 600
 """Largest d (d + 1) / 2 for which a map on symmetric matrices is written out (d = 34)."""
 
-_LOOSE = 1e-9  # residual of a covariance where the map is dear
+_LOOSE = 1e-8  # residual of a covariance where the map is dear
+_ROUGHLY = 1e-4  # of what single precision makes of it at a time
+_ROUNDS = 10
+_NEAR = "The stationary second moment did not converge: the flow is too close to its mean-square limit."
 _RESIDUAL = 1e-4  # of a dear map's leading matrix; its eigenvalue's error is of second order in it
 _RESTARTS = 20
 _BASIS = 20  # matrices of a Krylov basis kept in large dimensions
@@ -152,18 +155,27 @@ class Balance:
         size = np.ones(len(self.drift)) if self.metric is None else np.abs(self.metric)
         # In this inner product the gradient batch's map is symmetric: an eigenvalue's error is of second
         # order in its matrix's.
-        root = self._root(np.outer(size, size))
+        root = 1 / np.sqrt(self._undecay * np.outer(size, size))
 
-        def scaled(kick: Map | None) -> Map:
-            return lambda M: root * self.undecay(self._spread(kick, M / root))
+        def scaled(kick: Map | None, kind: type) -> Map:
+            into, out = (1 / root).astype(kind), (root * self._undecay).astype(kind)
+            spread = self._spreading(kick, kind)
+            return lambda M: out * spread(into * M)
 
-        leading = _krylov(scaled(self.rough), root * start)
-        value = float(np.vdot(leading, scaled(self.kick)(leading)) / np.vdot(leading, leading))
-        return value, leading / root
+        leading = _krylov(scaled(self.rough, np.float32), (root * start).astype(np.float32)).astype(float)
+        image = scaled(self.kick, np.float64)(leading)
+        return float(np.vdot(leading, image) / np.vdot(leading, leading)), leading / root
 
-    def _root(self, size: np.ndarray) -> np.ndarray:
-        """Of `decay` over `size` (d, d), entry by entry."""
-        return np.sqrt(-(self.drift[:, None] + self.drift) / size)
+    @property
+    def _undecay(self) -> np.ndarray:
+        """`undecay` of a diagonal drift, entry by entry."""
+        return self.undecay(np.ones((len(self.drift),) * 2))
+
+    def _spreading(self, kick: Map | None, kind: type) -> Map:
+        """`spread` with a diagonal drift and a dear kick, in numbers of one kind."""
+        assert kick is not None
+        square = self._spread(None, np.ones((len(self.drift),) * 2)).astype(kind)
+        return lambda M: kick(M) + square * M
 
     def stationary(self) -> np.ndarray:
         """The stationary M; call it only where `radius` is below one."""
@@ -175,6 +187,9 @@ class Balance:
             a = self.drift
             return -self.source / (a[:, None] + a[None, :] + self.dt * np.outer(a, a))
 
+        if self.rough is not None:
+            return self._refined(base)
+
         def apply(M: np.ndarray) -> np.ndarray:
             return M - self.undecay(self.spread(M))
 
@@ -183,20 +198,29 @@ class Balance:
         operator = scipy.sparse.linalg.LinearOperator(
             (half.size,) * 2, matvec=lambda v: half.pack(apply(half.unpack(v))), dtype=float
         )
-        dear = self.rough is not None
         solution, failed = scipy.sparse.linalg.gmres(
-            operator,
-            half.pack(base),
-            rtol=_LOOSE if dear else 1e-12,
-            restart=_BASIS if dear else 60,
-            maxiter=200,
+            operator, half.pack(base), rtol=1e-12, restart=60, maxiter=200
         )
         if failed:
-            raise ArithmeticError(
-                "The stationary second moment did not converge: the flow is too close to its mean-square "
-                "limit."
-            )
+            raise ArithmeticError(_NEAR)
         return half.unpack(solution)
+
+    def _refined(self, base: np.ndarray) -> np.ndarray:
+        """`stationary` where the map is dear: solved with the rough kick, corrected by what the kick says."""
+        inverse, spread = self._undecay.astype(np.float32), self._spreading(self.rough, np.float32)
+        exact = self._spreading(self.kick, np.float64)
+
+        found, left, whole = np.zeros_like(base), base, float(np.linalg.norm(base))
+        for _ in range(_ROUNDS):
+            size = float(np.linalg.norm(left))
+            if size == 0:
+                break
+            unit = (left / size).astype(np.float32)
+            found += size * _solved(lambda M: inverse * spread(M), unit)
+            if _ROUGHLY * size <= _LOOSE * whole:
+                break
+            left = base - found + self._undecay * exact(found)
+        return found
 
 
 @dataclass(frozen=True)
@@ -222,9 +246,6 @@ class Remembered(Balance):
 
     def undecay(self, M: np.ndarray) -> np.ndarray:
         return M * self.response
-
-    def _root(self, size: np.ndarray) -> np.ndarray:
-        return 1 / np.sqrt(self.response * size)
 
     def radius(self, start: np.ndarray | None = None) -> tuple[float, np.ndarray]:
         if self.kick is None:  # the mean alone decides
@@ -270,40 +291,62 @@ def _leading(half: Half, apply: Map) -> tuple[float, np.ndarray]:
     return float(np.abs(values[top])), np.real(vectors[:, top])
 
 
+def _arnoldi(apply: Map, start: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Bases of Krylov's spaces, one application larger each: the vectors (k, d^2), and the map in them.
+
+    That is a matrix (k + 1, k): its last row is what leaves the space.
+    """
+    basis = np.empty((_BASIS + 1, start.size), start.dtype)
+    projected = np.zeros((_BASIS + 1, _BASIS))
+    basis[0] = start.ravel() / np.linalg.norm(start)
+    for k in range(_BASIS):
+        image = apply(basis[k].reshape(start.shape)).astype(start.dtype, copy=False).ravel()
+        for _ in range(2):  # once more: the first pass leaves rounding of what it removes
+            overlap = basis[: k + 1] @ image
+            projected[: k + 1, k] += overlap
+            image -= overlap @ basis[: k + 1]
+        projected[k + 1, k] = rest = float(np.linalg.norm(image))
+        yield basis[: k + 1], projected[: k + 2, : k + 1]
+        if rest == 0:
+            return
+        basis[k + 1] = image / rest
+
+
 def _krylov(apply: Map, start: np.ndarray) -> np.ndarray:
     """The leading matrix (d, d) of a positive map, by Arnoldi's method from a `start`.
 
     It looks at the residual after every application: ARPACK looks after twenty, and one may take seconds.
     """
-    vector = start
     for _ in range(_RESTARTS):
-        basis, projected = [vector / np.linalg.norm(vector)], np.zeros((_BASIS + 1, _BASIS))
-        for k in range(_BASIS):
-            image = apply(basis[k])
-            for _ in range(2):  # once more: the first pass leaves rounding of what it removes
-                for j, one in enumerate(basis):
-                    overlap = float(np.vdot(one, image))
-                    projected[j, k] += overlap
-                    image -= overlap * one
-            projected[k + 1, k] = rest = float(np.linalg.norm(image))
-            values, vectors = np.linalg.eig(projected[: k + 1, : k + 1])
+        for basis, projected in _arnoldi(apply, start):  # noqa: B007 - the last one is used
+            values, vectors = np.linalg.eig(projected[:-1])
             top = int(np.argmax(values.real))
             value, weights = float(values[top].real), vectors[:, top].real
-            done = rest * abs(weights[-1]) <= _RESIDUAL * value * np.linalg.norm(weights)
-            if done:
+            left = projected[-1, -1] * abs(weights[-1])
+            if done := left <= _RESIDUAL * value * np.linalg.norm(weights):
                 break
-            basis.append(image / rest)
-        vector = _combined(weights, basis)
+        start = (weights.astype(start.dtype) @ basis).reshape(start.shape)
         if done:
-            return vector
+            return start
     raise ArithmeticError(f"The second-moment map's radius did not converge in {len(start)} dimensions.")
 
 
-def _combined(weights: np.ndarray, basis: list[np.ndarray]) -> np.ndarray:
-    total = np.zeros_like(basis[0])
-    for weight, one in zip(weights, basis, strict=False):
-        total += weight * one
-    return total
+def _solved(apply: Map, right: np.ndarray) -> np.ndarray:
+    """M of ``M - apply(M) = right`` to a residual of `_ROUGHLY`, by GMRES, which looks at it as `_krylov`."""
+    found, left, size = np.zeros_like(right), right, float(np.linalg.norm(right))
+    for _ in range(_RESTARTS):
+        length = float(np.linalg.norm(left))
+        for basis, projected in _arnoldi(apply, left):  # noqa: B007 - the last one is used
+            balance = np.eye(*projected.shape) - projected
+            target = length * np.eye(len(balance))[0]
+            weights = np.linalg.lstsq(balance, target)[0]
+            if done := np.linalg.norm(balance @ weights - target) <= _ROUGHLY * size:
+                break
+        found += (weights.astype(right.dtype) @ basis).reshape(right.shape)
+        if done:
+            return found
+        left = right - found + apply(found)
+    raise ArithmeticError(_NEAR)
 
 
 def evolve(

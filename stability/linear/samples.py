@@ -21,6 +21,8 @@ from ..noise import blocks
 SLICE_BYTES = 2e9
 """Memory that `Slices` may take; `Frames` take none, and time instead."""
 _SINGLE = 2**26  # numbers above which slices are kept in single precision
+_BLOCK = 256  # rows that are transposed at once: they stay in the processor's cache
+_CACHED = 2**17  # numbers that do
 _NEGLIGIBLE = 1e-14  # of the largest: terms of Phi that are rounding
 
 
@@ -57,20 +59,31 @@ class Samples:
 
     def feed(self, M: np.ndarray) -> np.ndarray:
         """``mean_s Z_s^T Z_s M Z_s^T Z_s`` for symmetric M (d, d)."""
-        total, M = np.zeros(M.shape), M.astype(self.rows.dtype, copy=False)
+        total, lower = np.zeros(M.shape, self.rows.dtype), self._lower(M)
         for Z in self.parts():
-            total += _spread(Z, _weights(Z, M))
-        return total / self.n
+            _spread(total, Z, _weights(Z, lower))
+        total /= self.n
+        return _mirrored(total)
+
+    def _lower(self, M: np.ndarray) -> np.ndarray:
+        """L of ``M = L + L^T``, lower triangular: products with it are half the work of those with M."""
+        lower = np.tril(M.astype(self.rows.dtype, copy=False))
+        lower[np.diag_indices_from(lower)] /= 2
+        return lower
+
+    @functools.cached_property
+    def _square(self) -> np.ndarray:
+        return np.outer(self.mean, self.mean).astype(self.rows.dtype)
 
     def centred(self, M: np.ndarray) -> np.ndarray:
         """``mean_s E_s M E_s`` for symmetric M (d, d)."""
-        return self.feed(M) - np.outer(self.mean, self.mean) * M
+        return self.feed(M) - self._square * M
 
     def share(self, M: np.ndarray, scale: np.ndarray) -> float:
         """Trace of ``diag(scale) mean_s E_s M E_s diag(scale)``: the weights tell it alone."""
-        seen = 0.0
+        seen, lower, squares = 0.0, self._lower(M), (scale**2).astype(self.rows.dtype)
         for Z in self.parts():
-            seen += float(np.sum(_weights(Z, M) * ((Z * scale**2) @ Z.transpose(0, 2, 1))))
+            seen += float(np.sum(_weights(Z, lower) * _products(Z * squares, Z), dtype=float))
         return seen / self.n - float((scale * self.mean) ** 2 @ np.diag(M))
 
     @functools.cached_property
@@ -97,18 +110,19 @@ class Samples:
     def _sliced(self, kept: int) -> np.ndarray:
         pairs = _pairs(kept)
         result: np.ndarray = np.zeros((len(pairs), self.dim, self.dim), _slice_type(kept, self.dim))
-        for Z in self.parts(2):
+        for Z in self.parts():
             Z = Z.astype(result.dtype, copy=False)
             for total, (i, k) in zip(result, pairs, strict=True):
-                total += self._slice(Z, i, k)
-        result /= self.n
+                if self.rank == 1:  # symmetric: half the work
+                    _add_gram(total, Z[:, 0], Z[:, 0, i] * Z[:, 0, k])
+                else:
+                    left, right = ((Z[:, :, None, m] * Z).sum(axis=1) for m in (i, k))
+                    total += left.T @ right
+        for total in result:
+            total /= self.n
+            if self.rank == 1:
+                _mirrored(total)
         return result
-
-    def _slice(self, Z: np.ndarray, i: int, k: int) -> np.ndarray:
-        if self.rank == 1:  # symmetric: half the work
-            return _signed_gram(Z[:, 0], Z[:, 0, i] * Z[:, 0, k])
-        left, right = ((Z[:, :, None, m] * Z).sum(axis=1) for m in (i, k))
-        return left.T @ right
 
 
 def _times(rows: np.ndarray, M: np.ndarray) -> np.ndarray:
@@ -116,37 +130,54 @@ def _times(rows: np.ndarray, M: np.ndarray) -> np.ndarray:
     return (rows.reshape(-1, rows.shape[-1]) @ M).reshape(*rows.shape[:-1], M.shape[-1])
 
 
-def _weights(Z: np.ndarray, M: np.ndarray) -> np.ndarray:
-    """``Z_s M Z_s^T`` (n, o, o)."""
+def _products(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """``one_s other_s^T`` (n, o, o) of rows (n, o, d)."""
+    if one.shape[1] == 1:
+        return np.einsum("sod,sod->so", one, other)[:, None]
+    return one @ other.transpose(0, 2, 1)
+
+
+def _weights(Z: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    """``Z_s M Z_s^T`` (n, o, o) of ``M = lower + lower^T``."""
     import scipy
 
-    if Z.shape[1] > 1:
-        return _times(Z, M) @ Z.transpose(0, 2, 1)
-    # z^T M z asks for one triangle of M only: half the work.
-    lower = np.tril(M, -1)
-    lower += np.tril(M)
     trmm = scipy.linalg.blas.get_blas_funcs("trmm", (lower, Z))
-    product = trmm(1.0, lower.T, Z[:, 0].T, lower=0)
-    return np.einsum("ds,sd->s", product, Z[:, 0])[:, None, None]
+    turned = trmm(1.0, lower.T, Z.reshape(-1, Z.shape[2]).T, lower=0).T
+    half = _products(turned.reshape(Z.shape), Z)
+    return half + half.transpose(0, 2, 1)
 
 
-def _spread(Z: np.ndarray, C: np.ndarray) -> np.ndarray:
-    """``sum_s Z_s^T C_s Z_s`` (d, d) for symmetric ``C_s`` (n, o, o)."""
+def _spread(total: np.ndarray, Z: np.ndarray, C: np.ndarray) -> None:
+    """Add ``sum_s Z_s^T C_s Z_s`` for symmetric ``C_s`` (n, o, o) to the lower triangle of `total` (d, d)."""
     if Z.shape[1] == 1:
-        return _signed_gram(Z[:, 0], C[:, 0, 0])
+        _add_gram(total, Z[:, 0], C[:, 0, 0])
+        return
     values, turn = np.linalg.eigh(C)
-    return _signed_gram((turn.transpose(0, 2, 1) @ Z).reshape(-1, Z.shape[2]), values.ravel())
+    _add_gram(total, (turn.transpose(0, 2, 1) @ Z).reshape(-1, Z.shape[2]), values.ravel())
 
 
-def _signed_gram(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """``rows^T diag(weights) rows``, by Gram matrices of either sign: half the work of a product."""
-    total = np.zeros((rows.shape[1],) * 2, rows.dtype)
-    for sign in (1, -1):
+def _add_gram(total: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> None:
+    """Add ``rows^T diag(weights) rows`` to the lower triangle of `total`: half the work of a product."""
+    import scipy
+
+    syrk = scipy.linalg.blas.get_blas_funcs("syrk", (total,))
+    for sign in (1.0, -1.0):
         chosen = sign * weights > 0
         if chosen.any():
-            part = rows[chosen] * np.sqrt(np.abs(weights[chosen]))[:, None]
-            total += sign * (part.T @ part)
-    return total
+            part = rows[chosen]
+            part *= np.sqrt(np.abs(weights[chosen]))[:, None]
+            # Fortran's upper triangle is the lower one of the rows that it sees as columns.
+            syrk(sign, part.T, beta=1.0, c=total.T, overwrite_c=True)
+
+
+def _mirrored(lower: np.ndarray) -> np.ndarray:
+    """The symmetric matrix whose lower triangle is given, in its place."""
+    for start in range(0, len(lower), _BLOCK):
+        stop = start + _BLOCK
+        lower[start:stop, stop:] = lower[stop:, start:stop].T
+        own = lower[start:stop, start:stop]
+        own += np.tril(own, -1).T - np.triu(own, 1)
+    return lower
 
 
 def aligned(gains: np.ndarray, divided: np.ndarray) -> float | None:
@@ -197,12 +228,17 @@ class Bend:
 
     def square(self, N: np.ndarray) -> np.ndarray:
         """``mean_s DP[E_s] N DP[E_s]`` for symmetric N (d, d)."""
-        total = self.form.square(N) - np.outer(self.mean, self.mean) * N
+        total = self.form.square(N)
+        total -= self._square.astype(N.dtype, copy=False) * N
         if self.tail is None:
             return total
         mixed = ((self.divided * self.moving) @ N) * self.tail
         square = self.moving[self.next, self.next] * np.outer(self.tail, self.tail)
         return total + mixed + mixed.T + square * N
+
+    @functools.cached_property
+    def _square(self) -> np.ndarray:
+        return np.outer(self.mean, self.mean)
 
     def cross(self, M: np.ndarray) -> np.ndarray:
         """``mean_s E_s M DP[E_s]`` for any M (d, d); of nested batches."""
@@ -227,28 +263,28 @@ class Slices:
     """
 
     def __init__(self, samples: Samples, divided: np.ndarray, kept: int):
-        self.pairs = _pairs(kept)
+        self.slices, self.pairs, self.kept = samples.slices(kept), _pairs(kept), kept
         psi = divided[:kept].copy()
         psi[:, :kept] /= 2  # entries between kept modes come twice
-        self.T = samples.slices(kept).copy()
-        for T, (i, k) in zip(self.T, self.pairs, strict=True):
-            T *= psi[i][:, None].astype(T.dtype)
-            T *= psi[k].astype(T.dtype)
-        self.kept = kept
+        self.psi = psi.astype(self.slices.dtype)
 
     def square(self, N: np.ndarray) -> np.ndarray:
-        r, single = self.kept, N.astype(self.T.dtype, copy=False)
-        inner, rows, outer = np.zeros((r, r)), np.zeros((r, len(N))), np.zeros_like(single)
-        for T, (i, k) in zip(self.T, self.pairs, strict=True):
-            inner[i, k] = inner[k, i] = np.vdot(T, single)
-            rows[i] += single[k] @ T
-            if i == k:
-                outer += single[i, k] * T
-            else:
-                rows[k] += T @ single[i]
-                outer += single[i, k] * T + single[i, k] * T.T
-        total = outer.astype(float)
-        total[:r, :r] += inner
+        r, dim, psi = self.kept, len(N), self.psi
+        N = N.astype(psi.dtype, copy=False)
+        inner, rows, outer = np.zeros((r, r)), np.zeros((r, dim)), np.zeros_like(N)
+        step = max(1, _CACHED // dim)
+        for part in (slice(start, start + step) for start in range(0, dim, step)):
+            for S, (i, k) in zip(self.slices, self.pairs, strict=True):
+                T = S[part] * psi[k]
+                T *= psi[i, part, None]
+                inner[i, k] += np.vdot(T, N[part])
+                rows[i] += N[k, part] @ T
+                if i != k:
+                    rows[k, part] += T @ N[i]
+                T *= N[i, k] if i != k else N[i, k] / 2
+                outer[part] += T
+        total = outer + outer.T
+        total[:r, :r] += inner + np.triu(inner, 1).T
         total[:r] += rows
         total[:, :r] += rows.T
         return total

@@ -25,9 +25,10 @@ def minimizer(objective: Any) -> np.ndarray:
     """
     w = np.zeros(objective.dim)
     start = value = float(objective.value(w))
-    units = np.sqrt(_curvature(objective, w))
-    for _ in range(ITERATIONS):
-        solve = _solver(objective.hessian(w))
+    H = _checked(objective, w)
+    units = np.sqrt(np.diagonal(H))
+    for iteration in range(ITERATIONS):
+        solve = _solver(objective.hessian(w) if iteration else H)
         if solve is None:
             break
         shift, decrement = _step(objective, w, solve)
@@ -57,10 +58,11 @@ def _step(
     return shift, float(slope @ shift)
 
 
-def _curvature(objective: Any, w: np.ndarray) -> np.ndarray:
-    """The Hessian's diagonal, if its numbers can be held."""
+def _checked(objective: Any, w: np.ndarray) -> np.ndarray:
+    """The Hessian, if its numbers can be held."""
     with np.errstate(over="ignore", invalid="ignore"):
-        found = np.diagonal(objective.hessian(w))
+        hessian = objective.hessian(w)
+    found = np.diagonal(hessian)
     # A diagonal entry that is zero though its column is not: the squares have underflowed.
     if not np.isfinite(found).all() or np.any((found == 0) & np.resize(objective.X.any(axis=0), found.shape)):
         sizes = np.abs(objective.X).max(axis=0)
@@ -68,7 +70,7 @@ def _curvature(objective: Any, w: np.ndarray) -> np.ndarray:
             f"`X` has columns of sizes from {sizes.min():.3g} to {sizes.max():.3g}, whose squares are too "
             "large or too small for floating-point numbers. Divide each column by its largest entry."
         )
-    return found
+    return hessian
 
 
 def _solver(H: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:

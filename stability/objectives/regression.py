@@ -86,6 +86,11 @@ class Regression(Objective, Kept):
 
     @staticmethod
     def _gram(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        if isinstance(rows, np.ndarray) and rows.ndim == 2 and weights.ndim == 1 and np.all(weights >= 0):
+            half = rows * np.sqrt(weights)[:, None]
+            return (
+                half.T @ half / len(half)
+            )  # of a matrix with itself NumPy makes one triangle: half the work
         return (transpose(rows) * weights[..., None, :]) @ rows / weights.shape[-1]
 
     def _ridge(self, w: np.ndarray) -> np.ndarray:
