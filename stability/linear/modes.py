@@ -18,6 +18,8 @@ _TENSOR_DIM = 64  # largest d for which E[G (x) G] is written out: d^4 numbers
 
 _DEAR = 200
 """Largest d in which samples' second moments are found in double precision throughout."""
+_MOST_WORK = 3e11
+"""Largest n d^3 for which order 2 is computed: about ten seconds."""
 
 
 class Turned:
@@ -155,15 +157,9 @@ class ModalNoise:
             return rates, lambda M: np.outer(rates, rates) * M, self.additive
         if not self.bends:
             return rates, lambda M: np.outer(rates, rates) * M + kick(M), self.additive
-        factors, covariance, phi = self.factors, self.covariance, np.diag(self.gains)
         check_cut(self.flow.method, self.eigenvalues)
-        # Second derivatives are dear: not of factors that do not touch the Hessian batch.
-        active = np.abs(factors.Eh).max(axis=(1, 2)) > 0
-        Eh, Eg = factors.Eh[active], factors.Eg[active]
-        slope = self.response.derivative(Eh)
-        shift = self.response.second_derivative(Eh).sum(axis=0)
-        turn = np.einsum("kij,kjl->il", slope, Eg)
-        shaken = np.einsum("kij,jl,kml->im", slope, covariance, slope, optimize=True)
+        covariance, phi = self.covariance, np.diag(self.gains)
+        shift, turn, shaken = self._second_terms()
         extra = shift * self.eigenvalues + turn
         additive = self.additive + shaken + shift @ covariance @ phi + phi @ covariance @ shift.T
 
@@ -171,6 +167,16 @@ class ModalNoise:
             return np.outer(rates, rates) * M + kick(M) - extra @ (M * rates) - (rates[:, None] * M) @ extra.T
 
         return np.diag(rates) - extra, spread, additive
+
+    def _second_terms(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``E[D^2 P[Eh, Eh]] / 2``, ``E[DP[Eh] Eg]`` and ``E[DP[Eh] C DP[Eh]^T]`` (d, d)."""
+        # Second derivatives are dear: not of factors that do not touch the Hessian batch.
+        active = np.abs(self.factors.Eh).max(axis=(1, 2)) > 0
+        Eh, Eg = self.factors.Eh[active], self.factors.Eg[active]
+        slope = self.response.derivative(Eh)
+        shift = self.response.second_derivative(Eh).sum(axis=0)
+        turn = np.einsum("kij,kjl->il", slope, Eg)
+        return shift, turn, np.einsum("kij,jl,kml->im", slope, self.covariance, slope, optimize=True)
 
 
 class IsotropicNoise(ModalNoise):
@@ -339,6 +345,26 @@ class SampledNoise(ModalNoise):
             kept = int(self.flow.method.rank or 0)
             tail = (int(response.next), float(response.tail_slope)) if response.flat else None
         return Bend(self.samples, response.divided, kept, tail, nested=bool(self.flow.noise_model.scales[1]))
+
+    def _second_terms(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        (_, shared, other), response, samples = self.flow.noise_model.scales, self.response, self.samples
+        work = samples.n * samples.rank * float(samples.dim) ** 3
+        if work > _MOST_WORK:
+            raise ValueError(
+                f"Order 2 in {samples.dim} dimensions takes {work:.1g} operations on {samples.n} samples; "
+                f"{_MOST_WORK:.0g} are the most. Use order=1, or fewer columns or samples."
+            )
+        shift, turn = np.zeros((2, samples.dim, samples.dim))
+        for k in range(samples.dim):
+            square = samples.squares(k)
+            shift += other * response.second_differences(k) * square
+            turn += shared * response.divided[:, k, None] * square
+        if response.flat:
+            following = int(response.next)
+            moving = samples.moments(following) - np.diag(samples.mean[following] * samples.mean)
+            shift += other * response.tail_second(moving, samples.variances[following])
+            turn += shared * np.where(response.kept, 0.0, response.tail_slope)[:, None] * moving
+        return shift, turn, other * self.bend.square(self.covariance)
 
     def gradient_share(self, M: np.ndarray) -> float:
         samples = self.samples if self.rough is None else self.samples.single

@@ -13,6 +13,7 @@ the stationary covariance and the largest step all come from that one map.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -128,9 +129,18 @@ class Balance:
 
         if self.drift.ndim == 1:
             return -M / (self.drift[:, None] + self.drift[None, :])
-        if M.ndim == 2:
-            return scipy.linalg.solve_continuous_lyapunov(self.drift, -M)
-        return np.stack([self.undecay(one) for one in M])
+        if M.ndim == 3:
+            return np.stack([self.undecay(one) for one in M])
+        # As SciPy's solve_continuous_lyapunov, with one factorization for all M.
+        triangle, basis = self._schur
+        solution, scale, _ = scipy.linalg.lapack.dtrsyl(triangle, triangle, -basis.T @ M @ basis, tranb="T")
+        return basis @ (scale * solution) @ basis.T
+
+    @functools.cached_property
+    def _schur(self) -> tuple[np.ndarray, np.ndarray]:
+        import scipy
+
+        return scipy.linalg.schur(self.drift, output="real")
 
     def radius(self, start: np.ndarray | None = None) -> tuple[float, np.ndarray]:
         """Spectral radius of ``L^{-1} spread`` and its leading matrix (positive semidefinite, unit trace).
@@ -174,7 +184,7 @@ class Balance:
     def _spreading(self, kick: Map | None, kind: type) -> Map:
         """`spread` with a diagonal drift and a dear kick, in numbers of one kind."""
         assert kick is not None
-        square = self._spread(None, np.ones((len(self.drift),) * 2)).astype(kind)
+        square: np.ndarray = self._spread(None, np.ones((len(self.drift),) * 2)).astype(kind)
         return lambda M: kick(M) + square * M
 
     def stationary(self) -> np.ndarray:

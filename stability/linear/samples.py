@@ -21,8 +21,9 @@ from ..noise import blocks
 SLICE_BYTES = 2e9
 """Memory that `Slices` may take; `Frames` take none, and time instead."""
 _SINGLE = 2**26  # numbers above which slices are kept in single precision
-_BLOCK = 256  # rows that are transposed at once: they stay in the processor's cache
+_BLOCK = 128  # columns at once: they stay in the processor's cache
 _CACHED = 2**17  # numbers that do
+_HELD = 2.5e7  # numbers that are kept instead of computed anew
 _NEGLIGIBLE = 1e-14  # of the largest: terms of Phi that are rounding
 
 
@@ -42,6 +43,7 @@ class Samples:
         self.n, self.rank, self.dim = rows.shape
         self.mean = np.einsum("sod,sod->d", rows, rows, dtype=float) / self.n
         self._slices: dict[int, np.ndarray] = {}
+        self._squares: dict[int, np.ndarray] = {}
 
     @classmethod
     def along(cls, rows: np.ndarray, vectors: np.ndarray) -> Samples:
@@ -101,6 +103,17 @@ class Samples:
         flat = rows.reshape(-1, self.dim)
         return flat.T @ flat / self.n
 
+    def squares(self, entry: int) -> np.ndarray:
+        """``mean_s (E_s)_.k (E_s)_k.^T`` (d, d) at ``k = entry``."""
+        if (known := self._squares.get(entry)) is not None:
+            return known
+        rows = np.einsum("so,sod->sd", self.rows[:, :, entry], self.rows)
+        result = rows.T @ rows / self.n
+        result[entry, entry] -= self.mean[entry] ** 2
+        if self.dim**3 <= _HELD:  # methods share them
+            self._squares[entry] = result
+        return result
+
     def slices(self, kept: int) -> np.ndarray:
         """``mean_s (Z_s^T Z_s)_i. (Z_s^T Z_s)_k.^T`` of the first modes i <= k, (pairs, d, d)."""
         if kept not in self._slices:
@@ -158,16 +171,10 @@ def _spread(total: np.ndarray, Z: np.ndarray, C: np.ndarray) -> None:
 
 def _add_gram(total: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> None:
     """Add ``rows^T diag(weights) rows`` to the lower triangle of `total`: half the work of a product."""
-    import scipy
-
-    syrk = scipy.linalg.blas.get_blas_funcs("syrk", (total,))
-    for sign in (1.0, -1.0):
-        chosen = sign * weights > 0
-        if chosen.any():
-            part = rows[chosen]
-            part *= np.sqrt(np.abs(weights[chosen]))[:, None]
-            # Fortran's upper triangle is the lower one of the rows that it sees as columns.
-            syrk(sign, part.T, beta=1.0, c=total.T, overwrite_c=True)
+    weighted = rows * weights[:, None]
+    for start in range(0, len(total), _BLOCK):
+        stop = start + _BLOCK
+        total[start:, start:stop] += weighted[:, start:].T @ rows[:, start:stop]
 
 
 def _mirrored(lower: np.ndarray) -> np.ndarray:

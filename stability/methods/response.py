@@ -171,26 +171,36 @@ class SpectralResponse:
 
     def _second(self) -> np.ndarray:
         """Second divided differences ``[i, k, j]`` by index, shape (d, d, d)."""
-        lam, first = self.lams, self.divided
+        return np.stack([self.second_differences(k) for k in range(len(self.lams))], axis=1)
+
+    def second_differences(self, k: int) -> np.ndarray:
+        """Second divided differences ``[i, k, j]`` by index of one k, for one spectrum, shape (d, d)."""
+        lam, first, own = self.lams, self.divided, self.lams[k : k + 1]
         with np.errstate(all="ignore"):
-            table = Divided.of(self.method.gain, lam[:, None, None], lam[None, :, None], lam[None, None, :])
-            smooth = np.broadcast_to(np.asarray(table.second, dtype=float), (len(lam),) * 3)
+            table = Divided.of(self.method.gain, lam[:, None], own[:, None], lam[None, :])
+            smooth = np.broadcast_to(np.asarray(table.second, dtype=float), first.shape)
             if not self.truncated:
                 return smooth
             # f[i,k,j] is symmetric: difference across a pair of which one is kept and one is not.
-            ends = (first[:, :, None] - first[None, :, :]) / (lam[:, None, None] - lam[None, None, :])
-            left = (first[:, None, :] - first[None, :, :]) / (lam[:, None, None] - lam[None, :, None])
-        i, k, j = self.kept[:, None, None], self.kept[None, :, None], self.kept[None, None, :]
+            ends = (first[:, k, None] - first[k]) / (lam[:, None] - lam)
+            left = (first - first[k]) / (lam[:, None] - own)
+        i, middle, j = self.kept[:, None], self.kept[k], self.kept
         # Where i and j are alike, k is the odd one, and the pair (i, k) is across the cut.
         mixed = np.where(i != j, ends, left)
-        return np.where(i & k & j, smooth, np.where(i | k | j, mixed, 0.0))
+        return np.where(i & middle & j, smooth, np.where(i | middle | j, mixed, 0.0))
 
     def _tail_second(self, noise: np.ndarray) -> np.ndarray:
-        """Second order of ``(phi_t(lam_{r+1}(H+E)) - phi_t) * (projector on the tail of H+E)``."""
+        row = noise[..., self.next, :]
+        return self.tail_second(self._next_entry(noise)[..., None, None] * noise, row**2)
+
+    def tail_second(self, moving: np.ndarray, squares: np.ndarray) -> np.ndarray:
+        """Second order of ``(phi_t(lam_{r+1}(H+E)) - phi_t) * (projector on the tail of H+E)``.
+
+        Of ``moving = E_nn E`` (..., d, d) and ``squares = E_nk^2`` (..., d), n the first mode left out, or of
+        their means.
+        """
         if not hasattr(self, "_projector"):
             self._projector = self._first(np.where(self.kept, 0.0, 1.0), 0.0)
-        entry = self._next_entry(noise)
-        row = noise[..., self.next, :]
         gap = self.lams[self.next] - self.lams
         gap[self.next] = np.inf
         if np.min(np.abs(gap)) <= _rounding(self.lams):
@@ -199,11 +209,10 @@ class SpectralResponse:
                 "splits: a flat tail's gain has no second derivative. Use order=1, or tail='damping'.",
                 modes=np.flatnonzero(np.abs(gap) <= _rounding(self.lams)),
             )
-        # Perturbation theory: lambda_(r+1) moves by E_rr and, in
-        # second order, by the sum of E_rk^2 / (lam_r - lam_k).
-        second = self.tail_slope * np.sum(row**2 / gap, axis=-1) + self.tail_bend * entry**2
-        turned = (self.tail_slope * entry)[..., None, None] * (self._projector * noise)
-        return turned + self._tail_diagonal(second)
+        # Perturbation theory: lambda_(r+1) moves by E_nn and, in
+        # second order, by the sum of E_nk^2 / (lam_n - lam_k).
+        second = self.tail_slope * np.sum(squares / gap, axis=-1) + self.tail_bend * squares[..., self.next]
+        return self.tail_slope * self._projector * moving + self._tail_diagonal(second)
 
 
 def _values(formula: Any, nodes: Any) -> Any:
