@@ -1,9 +1,12 @@
 """Metrics from the noise: sign steps, RMSprop, Adam, as methods and in the linear theory."""
 
+import re
+
 import numpy as np
 import pytest
 
 import stability as st
+from stability.objectives.quadratic import QuadraticModel
 
 METRICS = [
     st.SignSGD(),
@@ -79,3 +82,226 @@ NO_FUNCTION = (
 def test_who_asks_for_a_function_of_eigenvalues_is_told(method, ask):
     with pytest.raises(ValueError, match=NO_FUNCTION):
         ask(method)
+
+
+STEP, DIM = 0.05, 3
+RNG = np.random.default_rng(5)
+TURN = np.linalg.qr(RNG.normal(size=(DIM, DIM)))[0]
+HESSIAN = TURN @ np.diag([1.0, 0.4, 0.15]) @ TURN.T
+SIGMA = np.array([[1.0, 0.3, -0.2], [0.3, 0.5, 0.1], [-0.2, 0.1, 0.8]])
+CENTER = np.array([0.6, -0.4, 0.5])
+TAU = 0.1
+
+
+def goe(tau):
+    """Factors of a Gaussian symmetric matrix, written apart from the package's."""
+    found = []
+    for i in range(DIM):
+        for j in range(i + 1):
+            E = np.zeros((DIM, DIM))
+            E[i, j] += tau
+            E[j, i] += tau
+            found.append(E if i != j else E / np.sqrt(2))
+    return found
+
+
+def inputs(batch):
+    """Factors of ``mean x x^T - H`` for Gaussian inputs of covariance H."""
+    values, vectors = np.linalg.eigh(HESSIAN)
+    root = (vectors * np.sqrt(values)) @ vectors.T
+    return [root @ E @ root for E in goe(1 / np.sqrt(batch))]
+
+
+def at_point(method, noise, *, step=STEP, hessian=HESSIAN, at=CENTER):
+    return st.linearize(st.Flow(QuadraticModel(hessian, at), method, noise, step=step), at)
+
+
+def second_moment(A, C, time, step, dt):
+    """Of the linear recursion or equation with drift -A and noise covariance C(M), by Kronecker products."""
+    eye, size = np.eye(len(A)), len(A) ** 2
+    spread = np.stack([(C(E.reshape(A.shape)) - C(0 * A)).ravel() for E in np.eye(size)], axis=1)
+    if time == "continuous":
+        system, strength = np.kron(A, eye) + np.kron(eye, A), step
+    else:
+        B = eye - dt * A
+        system, strength = np.eye(size) - np.kron(B, B), step * dt
+    return np.linalg.solve(system - strength * spread, strength * C(0 * A).ravel()).reshape(A.shape)
+
+
+def settled(method, covariance, factors, time="discrete", step=STEP, dt=None, hessian=HESSIAN, at=CENTER):
+    """Metric, drift, centre and covariance of RMSprop, Adam and AdamW, by plain iteration of dense solves."""
+    H, eye, v = hessian, np.eye(DIM), np.diag(covariance).copy()
+    inside = 0.0 if method.decoupled else method.weight_decay
+    outside = method.weight_decay if method.decoupled else 0.0
+    S = np.full((DIM, DIM), np.inf)
+    for _ in range(400):
+        before, P = S, np.diag(1 / (np.sqrt(v) + method.eps))
+        A = P @ (H + inside * eye) + outside * eye
+        apart = np.linalg.solve(A, P @ H @ at) - at
+
+        def drawn(M, apart=apart):
+            return covariance + sum(E @ (M + np.outer(apart, apart)) @ E for E in factors)
+
+        S = second_moment(A, lambda M, P=P: P @ drawn(M) @ P, time, step, step if dt is None else dt)
+        mean = H @ apart + inside * (at + apart)
+        full = H + inside * eye
+        v = np.diag(drawn(S) + full @ S @ full) + mean**2
+        if np.allclose(S, before, rtol=1e-14, atol=0):
+            break
+    return np.diag(P), A, at + apart, S
+
+
+ADAPTIVE = [
+    st.RMSprop(eps=1e-3),
+    st.Adam(),
+    st.Adam(weight_decay=0.2),
+    st.Adam(weight_decay=0.2, decoupled=False),
+]
+NOISES = {
+    "additive": (st.Noise(gradient=SIGMA), SIGMA, []),
+    "Gaussian matrix": (st.Noise(gradient=SIGMA, curvature=TAU), SIGMA, goe(TAU)),
+    "streaming": (st.Noise.streaming(label_noise=0.7, batch=8), 0.49 / 8 * HESSIAN, inputs(8)),
+}
+LAWS = [("discrete", None), ("continuous", None), ("chain", 0.02)]
+
+
+class TestSettled:
+    @pytest.mark.parametrize("noise", NOISES)
+    @pytest.mark.parametrize("method", ADAPTIVE, ids=repr)
+    def test_covariances_are_those_of_dense_solves(self, method, noise):
+        law, covariance, factors = NOISES[noise]
+        lin = at_point(method, law)
+        for time, dt in LAWS:
+            metric, A, center, S = settled(method, covariance, factors, time, dt=dt)
+            np.testing.assert_allclose(lin.covariance(time, dt), S, rtol=1e-10, atol=1e-12)
+            if time == "discrete":
+                np.testing.assert_allclose(lin.metric, metric, rtol=1e-10)
+                np.testing.assert_allclose(lin.center, center, rtol=1e-10)
+                np.testing.assert_allclose(lin.vectors @ np.diag(lin.rates), -A @ lin.vectors, atol=1e-10)
+                apart = center - CENTER
+                risk = 0.5 * np.trace(HESSIAN @ (S + np.outer(apart, apart)))
+                np.testing.assert_allclose(lin.excess_risk(), risk, rtol=1e-10)
+                np.testing.assert_allclose(lin.mean_shift, apart, atol=1e-12)
+
+    @pytest.mark.parametrize("method", ADAPTIVE[::3], ids=repr)
+    def test_moments_follow_the_dense_recursion(self, method):
+        law, covariance, factors = NOISES["streaming"]
+        lin = at_point(method, law)
+        _, A, center, _ = settled(method, covariance, factors)
+        P, start = np.diag(lin.metric), np.array([1.0, 2.0, -1.0])
+        mean, M = start - center, 0.1 * np.eye(DIM) + np.outer(start - center, start - center)
+        for _ in range(7):
+            far = M + np.outer(mean, center - CENTER) + np.outer(center - CENTER, mean)
+            far = far + np.outer(center - CENTER, center - CENTER)
+            drawn = covariance + sum(E @ far @ E for E in factors)
+            B = np.eye(DIM) - STEP * A
+            mean, M = B @ mean, B @ M @ B.T + STEP**2 * P @ drawn @ P
+        found = lin.moments(7 * STEP, start, 0.1 * np.eye(DIM))
+        np.testing.assert_allclose(found[0], center + mean, rtol=1e-10)
+        np.testing.assert_allclose(found[1], M - np.outer(mean, mean), rtol=1e-9, atol=1e-13)
+
+    @pytest.mark.parametrize("noise", NOISES)
+    @pytest.mark.parametrize("method", ADAPTIVE[1:3], ids=repr)
+    def test_step_limits_are_those_of_the_dense_map(self, method, noise):
+        law, _, factors = NOISES[noise]
+        lin = at_point(method, law)
+        P = np.diag(lin.metric)
+        A = P @ HESSIAN + method.weight_decay * np.eye(DIM)
+        assert lin.step_limit("mean") == pytest.approx(2 / np.max(np.linalg.eigvals(A).real), rel=1e-12)
+        B = np.eye(DIM) - (limit := lin.step_limit()) * A
+        step = np.kron(B, B) + limit**2 * sum((np.kron(P @ E, P @ E) for E in factors), 0 * np.kron(B, B))
+        assert np.max(np.abs(np.linalg.eigvals(step))) == pytest.approx(1, abs=1e-10)
+        assert sum(lin.limit().shares.values()) == pytest.approx(1)
+
+    def test_it_is_liu_ziyin_and_uedas_covariance_of_a_metric_that_does_not_commute(self):
+        lin = at_point(st.RMSprop(), st.Noise(gradient=SIGMA), step=0.3)
+        P, S = np.diag(lin.metric), lin.covariance()
+        A = P @ HESSIAN
+        assert np.linalg.norm(P @ HESSIAN - HESSIAN @ P) > 0.05
+        left, right = A @ S + S @ A.T - 0.3 * A @ S @ A.T, 0.3 * P @ SIGMA @ P
+        np.testing.assert_allclose(left, right, rtol=1e-12, atol=1e-14)
+        # Of any metric, the excess risk in continuous time: step tr(P Sigma) / 4.
+        S = lin.covariance("continuous")
+        P = np.diag(1 / (np.sqrt(np.diag(SIGMA + HESSIAN @ S @ HESSIAN)) + 1e-8))
+        assert lin.excess_risk("continuous") == pytest.approx(0.3 * np.trace(P @ SIGMA) / 4, rel=1e-12)
+
+    @pytest.mark.parametrize("step", [1e-3, 0.3, 3.0])
+    def test_it_settles_at_steps_far_beyond_the_noises_own_limit(self, step):
+        noise = st.Noise(gradient=0.1 * SIGMA, curvature=0.3)
+        lin = at_point(st.RMSprop(), noise, step=step)
+        S, P = lin.covariance(), np.diag(lin.metric)
+        drawn = 0.1 * SIGMA + sum(E @ S @ E for E in goe(0.3))
+        v = np.diag(drawn + HESSIAN @ S @ HESSIAN)
+        np.testing.assert_allclose(np.diag(P), 1 / (np.sqrt(v) + 1e-8), rtol=1e-8)
+        assert lin.validity == pytest.approx(max(0.01, 1 - np.sqrt(np.min(np.diag(0.1 * SIGMA) / v))))
+        assert lin.valid is (step < 0.1)
+        assert lin.valid_from == (1.0 if step < 0.1 else np.inf)
+
+    def test_with_hardly_any_noise_it_oscillates_as_far_as_half_a_step(self):
+        lin = at_point(st.RMSprop(), st.Noise(gradient=1e-3), hessian=np.diag([1.0, 0.5, 2.0]))
+        np.testing.assert_allclose(lin.covariance(), np.eye(DIM) * (STEP / 2) ** 2, rtol=0.01, atol=1e-9)
+        assert lin.validity == pytest.approx(1, abs=0.1)
+
+
+class TestSign:
+    @pytest.mark.parametrize(("time", "dt"), LAWS)
+    def test_its_covariance_is_that_of_signs_of_gaussian_gradients(self, time, dt):
+        lin = at_point(st.SignSGD(), st.Noise(gradient=SIGMA, curvature=TAU))
+        D = np.diag(np.diag(SIGMA) ** -0.5)
+        A, C = np.sqrt(2 / np.pi) * D @ HESSIAN, 2 / np.pi * np.arcsin(np.clip(D @ SIGMA @ D, -1, 1))
+        np.fill_diagonal(C, 1.0)
+        expected = second_moment(A, lambda M: C, time, STEP, STEP if dt is None else dt)
+        np.testing.assert_allclose(lin.covariance(time, dt), expected, rtol=1e-10, atol=1e-13)
+        np.testing.assert_allclose(lin.metric, np.sqrt(2 / np.pi) * np.diag(D), rtol=1e-12)
+        assert lin.step_limit() == pytest.approx(2 / np.max(np.linalg.eigvals(A).real), rel=1e-12)
+
+    def test_its_validity_is_the_share_of_its_own_motion(self):
+        lin = at_point(st.SignSGD(), st.Noise(gradient=SIGMA))
+        motion = np.diag(HESSIAN @ lin.covariance() @ HESSIAN)
+        assert lin.validity == pytest.approx(1 - (1 + np.max(motion / np.diag(SIGMA))) ** -0.5, rel=1e-10)
+
+
+def advised(error):
+    """The method that an error names."""
+    name, eps = re.search(r"st\.(\w+)\(eps=([\d.e+-]+)\)", str(error.value)).groups()
+    return getattr(st, name)(eps=float(eps))
+
+
+class TestWithoutNoise:
+    @pytest.mark.parametrize(
+        "method", [st.SignSGD(), st.RMSprop(eps=0.0), st.RMSprop(), st.Adam(eps=0), st.Adam()], ids=repr
+    )
+    def test_a_coordinate_without_noise_is_named_and_the_eps_that_is_advised_works(self, method):
+        noise = st.Noise(gradient=[1.0, 0.0, 0.5])
+        with pytest.raises(ValueError, match=r"entry 1 has no noise: there .* metric is .*eps=") as error:
+            at_point(method, noise, hessian=np.diag([2.0, 1.0, 0.5]))
+        lin = at_point(advised(error), noise, hessian=np.diag([2.0, 1.0, 0.5]))
+        assert lin.metric[1] == pytest.approx(1 / advised(error).eps)
+        assert np.diag(lin.covariance())[1] == 0
+
+    @pytest.mark.parametrize("method", [st.SignSGD(), st.RMSprop(), st.Adam()], ids=repr)
+    def test_so_is_a_flow_without_any(self, method):
+        with pytest.raises(ValueError, match="entry 0, 1, 2 has no noise") as error:
+            at_point(method, None)
+        assert not at_point(advised(error), None).covariance().any()
+
+    def test_noise_of_other_coordinates_is_enough_where_curvature_couples_them(self):
+        lin = at_point(st.RMSprop(), st.Noise(gradient=[1.0, 0.0, 0.5]))
+        assert lin.metric[1] > 1
+        with pytest.raises(ValueError, match="entry 1 has no noise"):  # of signs theory takes the noise's own
+            at_point(st.SignSGD(), st.Noise(gradient=[1.0, 0.0, 0.5]))
+
+    def test_a_step_too_short_for_eps_to_matter_is_answered(self):
+        noise = st.Noise(gradient=[1.0, 0.0, 0.5])
+        lin = at_point(st.Adam(), noise, step=1e-9, hessian=np.diag([2.0, 1.0, 0.5]))
+        np.testing.assert_allclose(lin.metric, [1.0, 1e8, 2.0], rtol=1e-6)
+
+    def test_gradients_with_hardly_any_noise_beside_their_motion_are_refused(self):
+        noise = st.Noise(gradient=1e-9)
+        with pytest.raises(ValueError, match="hardly any noise beside what steps this long") as error:
+            at_point(st.RMSprop(), noise)
+        assert at_point(advised(error), noise).valid
+
+    def test_weight_decay_beyond_its_own_limit_is_told(self):
+        with pytest.raises(st.Unstable, match="weight decay 50 is beyond 2 / step"):
+            at_point(st.Adam(weight_decay=50.0), st.Noise(gradient=SIGMA))

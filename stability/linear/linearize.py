@@ -3,12 +3,13 @@
 At first order (``order=1``, level L of the notes) it is linear in the noise and exact for the Euler-Maruyama
 chain. At second (``order=2``, level L2) it keeps the second order of
 ``P(H + Eh)`` too, in drift and noise: it corrects L towards the stochastic iteration. All of it is computed
-in the Hessian's eigenbasis, where the drift ``A = -P H`` is diagonal.
+on the modes of `stability.linear.frames`, where the drift ``A = -P H`` is diagonal.
 """
 
 from __future__ import annotations
 
 import bisect
+import copy
 import functools
 import math
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from .._array import transpose
 from .._check import Unstable
 from .._display import Grid, number, settled
 from .._frames import Framed
@@ -27,9 +27,11 @@ from .._saving import Result, keeps
 from ..flow import Flow
 from ..methods.memory import Memory
 from ..methods.method import Method
-from ..methods.response import check_regular, jumps
-from ..noise import DataNoise
+from ..methods.response import jumps
+from ..noise import DataNoise, Noise
 from ..objectives.base import bend, trait
+from .adaptive import QUIET, quiet_coordinates, settled_metric
+from .frames import Frame
 from .memory import doubled, largest_step, lifted, states
 from .modes import Turned, modal_noise
 from .moments import Balance, Map, Remembered, evolve
@@ -90,13 +92,18 @@ class LinearFlow(Result, Framed):
     ----------
     at : array (d,)
     eigenvalues : array (d,)
-        Of the Hessian, largest ``|lam|`` first.
+        Of the Hessian, largest ``|lam|`` first; for a metric the curvatures ``v^T H v`` along its modes.
     vectors : array (d, d)
-        Their eigenvectors, as columns.
+        The modes, as columns of unit length: the Hessian's eigenvectors, or for a metric those of ``P H``.
     gains : array (d,)
-        ``phi_i``.
+        ``phi_i`` in ``P = sum_i phi_i v_i v_i^T``.
     rates : array (d,)
-        ``a_i = -phi_i lam_i``, per unit of ``t = iteration * step``.
+        ``a_i = -phi_i lam_i - weight_decay``, per unit of ``t = iteration * step``.
+    metric : array (d,) or None
+        The diagonal of P, of a method whose metric follows the noise; as it has settled in the iteration.
+        `covariance`, `excess_risk` and `moments` of other laws are of the metric settled in theirs.
+    center : array (d,)
+        Where the mean is drawn: `at`, unless weight decay moves it.
     """
 
     def __init__(
@@ -108,11 +115,102 @@ class LinearFlow(Result, Framed):
         turned: Turned | None = None,
     ):
         self.flow, self.at = flow, at
-        self.eigenvalues, self.vectors = eigenvalues, vectors
-        self._noise = modal_noise(flow, at, eigenvalues, vectors, turned)
+        self._spectrum = eigenvalues, vectors  # of the Hessian
+        self._turned = Turned(flow.noise_model, at, vectors) if turned is None else turned
+        self._laws: dict[float, LinearFlow] = {}
+        if flow.method.spectral:
+            self._take(Frame.spectral(flow.method, eigenvalues, vectors), self._turned)
+        else:
+            self._settle(flow.step)
+
+    def _take(self, frame: Frame, turned: Turned) -> None:
+        """Work on the modes of this frame, with the noise turned to them."""
+        self._frame, self._noise = frame, modal_noise(self.flow, turned, frame)
+        self.eigenvalues, self.vectors, self.gains = frame.eigenvalues, frame.vectors, frame.gains
+        self.metric = frame.metric
+        method = self.flow.method
+        decoupled = method.weight_decay if method.decoupled else 0.0
+        self.rates = self._noise.rates - decoupled if decoupled else self._noise.rates
+        self._offset = self._pulled_apart(method.weight_decay, decoupled)
+        self.center = self.at + self.vectors @ self._offset if self._offset.any() else self.at
         self._limits: dict[int, tuple[float, np.ndarray]] = {}
-        self.gains = self._noise.gains
-        self.rates = self._noise.rates
+        self.__dict__.pop("_moving", None)
+
+    def _pulled_apart(self, decay: float, decoupled: float) -> np.ndarray:
+        """Of the modes (d,), where weight decay and the landscape pull alike, from the critical point."""
+        if not decay or not self.at.any():
+            return np.zeros(len(self.at))
+        push = decay * (self._frame.inverse @ self.at if decoupled else self.gains * (self.at @ self.vectors))
+        if not np.all(self.rates[push != 0]):
+            raise Unstable(
+                f"{self.flow.method.label} has no centre here: its weight decay {decay:g} cancels a negative "
+                "curvature exactly. Take another `weight_decay`."
+            )
+        return np.divide(push, self.rates, out=np.zeros_like(push), where=push != 0)
+
+    def _along(self, dt: float) -> LinearFlow:
+        """This flow in the chain with time step `dt`: a metric that follows the iterates differs in each."""
+        if dt == self.flow.step or not self._adapts:
+            return self
+        if dt not in self._laws:
+            other = copy.copy(self)
+            other._settle(dt)
+            self._laws[dt] = other
+        return self._laws[dt]
+
+    def _settle(self, dt: float) -> None:
+        """Work on the modes of a metric, as it is in the chain with time step `dt`."""
+        method: Any = self.flow.method
+        noise, (values, vectors) = self.flow.noise_model, self._spectrum
+        hessian = (vectors * values) @ vectors.T
+        if not method.decoupled:
+            hessian = hessian + method.weight_decay * np.eye(len(values))
+        covariance = noise.gradient_covariance(self.at, self.at)
+        variances = np.diag(covariance)
+
+        def squares(metric: np.ndarray) -> np.ndarray | None:
+            frame = Frame.diagonal(metric, hessian)
+            self._take(frame, Turned(noise, self.at, frame.vectors, skew=True))
+            return self._squares(dt)
+
+        pull = self.flow.step * float(np.max(np.abs(values)))
+        if method.linear:
+            found = squares(settled_metric(method, variances, squares, pull))
+        else:
+            quiet = variances <= QUIET * np.max(variances)
+            if quiet.any():
+                raise quiet_coordinates(method, quiet, pull)
+            noise = Noise(gradient=method.kicks(covariance))
+            found = squares(method.scale(variances))
+            found = None if found is None else found - np.diag(noise.gradient) + variances
+        with np.errstate(divide="ignore"):  # without noise of its own a coordinate's entry may be infinite
+            still = method.scale(variances)
+        self._bent_by_motion = 1.0 if found is None else float(np.max(1 - method.scale(found) / still))
+
+    def _squares(self, dt: float) -> np.ndarray | None:
+        """Mean squares (d,) of a batch's gradient entries in the stationary state; None where there is none.
+
+        At a saddle they are those of the noise at the point.
+        """
+        decaying = ~self._flat
+        M = np.zeros((len(self.at),) * 2)
+        if decaying.any() and not (self.rates[decaying] > 0).any():
+            balance = self._balance(dt, 1).restricted(decaying)
+            if not self._decaying(dt)[decaying].all() or not balance.radius()[0] < 1:
+                return None
+            M = _embedded(balance.stationary(), decaying)
+        kick, gain, lam = self._noise.kick, np.outer(self.gains, self.gains), self.eigenvalues
+        seen = (self._source if kick is None else self._source + kick(M)) / gain
+        if self.flow.method.decoupled:
+            M = M + np.outer(self._offset, self._offset)
+        seen = seen + lam[:, None] * M * lam
+        return np.einsum("ki,kl,li->i", self._frame.inverse, seen, self._frame.inverse)
+
+    @property
+    def _adapts(self) -> bool:
+        """Whether the metric follows the iterates' own motion."""
+        method: Any = self.flow.method
+        return not method.spectral and method.linear
 
     def under(self, method: Method) -> LinearFlow:
         """The same point with another method: the spectrum, and the noise in its basis, are found once.
@@ -123,8 +221,7 @@ class LinearFlow(Result, Framed):
             If the method's gain is singular here, or its rank exceeds the dimension.
         """
         flow = Flow(self.flow.objective, method, self.flow.noise_model, step=self.flow.step)
-        check_regular(method, self.eigenvalues)
-        return LinearFlow(flow, self.at, self.eigenvalues, self.vectors, self._noise.turned)
+        return LinearFlow(flow, self.at, *self._spectrum, self._turned)
 
     # -- balances --------------------------------------------------------------------------------------------
 
@@ -141,9 +238,25 @@ class LinearFlow(Result, Framed):
                 None if one is None else (lambda M, one=one: step * one(M))
                 for one in (kick, self._noise.rough)
             )
-            return Balance(self.rates, scaled, step * self._noise.additive, dt, self.gains, rough)
+            return Balance(self.rates, scaled, step * self._source, dt, self.gains, rough)
+        if self.flow.method.weight_decay:
+            raise ValueError("`order=2` is not derived with weight decay. Use order=1.")
         drift, spread, additive = self._noise.second_order
         return Balance(drift, lambda M: step * spread(M), step * additive)
+
+    @property
+    def kick(self) -> Map | None:
+        """``M -> E[G M G^T]`` of second moments on the modes; None without curvature noise."""
+        return self._noise.kick
+
+    @property
+    def _source(self) -> np.ndarray:
+        """The noise's second moment (d, d) at the centre, per iteration."""
+        if not self._offset.any() or self._noise.kick is None:
+            return self._noise.additive
+        cross = self._noise.cross
+        moved = self._noise.additive + self._noise.kick(np.outer(self._offset, self._offset))
+        return moved if cross is None else moved + cross(self._offset)
 
     def _order(self, order: int) -> int:
         """Both orders are one where no Hessian noise reaches the preconditioner."""
@@ -165,7 +278,7 @@ class LinearFlow(Result, Framed):
         noise, motion = self._noise, self.memory.motion(step, dt)
         with np.errstate(all="ignore"):  # of modes that do not decay, which are asked about first
             response = motion.response(-self.rates)
-        source = noise.additive if source is None else source
+        source = self._source if source is None else source
         return Remembered(self.rates, noise.kick, source, dt, self.gains, noise.rough, response=response)
 
     def _decaying(self, dt: float) -> np.ndarray:
@@ -263,17 +376,21 @@ class LinearFlow(Result, Framed):
             If there is none: a mode does not decay, or the noise's second moment grows.
         """
         dt = law_of(time, dt, self.flow.step).dt
-        state, moving = self._asked_state(state), self._moving
-        balance, M = self._stationary(dt, order_of(order))
+        state = self._asked_state(state)
+        return self._along(dt)._covariance(dt, order_of(order), state=state)
+
+    def _covariance(self, dt: float, order: int, *, state: bool) -> np.ndarray:
+        moving = self._moving
+        balance, M = self._stationary(dt, order)
         if not state or not moving.any():
-            return self._outward(_embedded(M, moving if not state else np.tile(moving, 2)))
+            return self._frame.outward(_embedded(M, moving if not state else np.tile(moving, 2)))
         assert self.memory is not None
         noise = balance.source if balance.kick is None else balance.source + balance.kick(M)
         whole = states(self.memory.motion(self.flow.step, dt), -self.rates[moving], noise)
-        return self._outward(_embedded(whole, np.tile(moving, 2)))
+        return self._frame.outward(_embedded(whole, np.tile(moving, 2)))
 
     def _stationary(self, dt: float, order: int) -> tuple[Balance, np.ndarray]:
-        """The balance of moving modes, and `covariance` in the eigenbasis among them."""
+        """The balance of moving modes, and `covariance` among them."""
         balance, moving = self._balance(dt, order), self._moving
         if not moving.all():
             balance = balance.restricted(moving)
@@ -292,9 +409,24 @@ class LinearFlow(Result, Framed):
 
     @_check.renamed(level="order")
     def excess_risk(self, time: str | Law = "discrete", dt: float | None = None, *, order: int = 1) -> float:
-        """Stationary excess risk ``tr(H M) / 2``, in units of the objective; raises as `covariance` does."""
-        _, M = self._stationary(law_of(time, dt, self.flow.step).dt, order_of(order))
-        return float(0.5 * self.eigenvalues[self._moving] @ np.diag(M))
+        """Stationary excess risk ``tr(H M) / 2``, in units of the objective; raises as `covariance` does.
+
+        M is the second moment about the critical point: what weight decay costs is in it.
+        """
+        dt = law_of(time, dt, self.flow.step).dt
+        return self._along(dt)._excess_risk(dt, order_of(order))
+
+    def _excess_risk(self, dt: float, order: int) -> float:
+        moving, apart, method = self._moving, self._offset, self.flow.method
+        _, M = self._stationary(dt, order)
+        risk = float(0.5 * self.eigenvalues[moving] @ np.diag(M))
+        if apart.any():
+            risk += 0.5 * float(self.eigenvalues @ apart**2)
+        if method.decoupled or not method.weight_decay:
+            return risk
+        # Inside the gradient weight decay is curvature to the modes, and none to the objective.
+        spread = float(np.trace(self._frame.outward(_embedded(M, moving))))
+        return risk - 0.5 * method.weight_decay * (spread + float(np.sum((self.center - self.at) ** 2)))
 
     @_check.renamed(level="order")
     def moments(
@@ -334,15 +466,22 @@ class LinearFlow(Result, Framed):
                 f"{round(t / dt) * dt:.10g}."
             )
         if self._asked_state(state) or self.memory is not None:
-            return self._state_moments(t, dt, mean0, cov0, self._order(order_of(order)), state)
+            lin, order = self._along(dt), self._order(order_of(order))
+            return lin._state_moments(t, dt, mean0, cov0, order, state)
         mean0 = self.at if mean0 is None else _check.shaped("mean0", mean0, self.at.shape)
         square = (len(self.at),) * 2
         cov0 = np.zeros(square) if cov0 is None else _check.covariance("cov0", cov0, square)
-        offset = self.vectors.T @ (mean0 - self.at)
-        start = self._inward(cov0) + np.outer(offset, offset)
-        push = self._noise.push if order_of(order) == 2 else np.zeros_like(offset)
-        mean, M = evolve(self._balance(dt, order_of(order)), self._coupling(push), t, dt, offset, start, push)
-        return self.at + self.vectors @ mean, self._outward(M - np.outer(mean, mean))
+        return self._along(dt)._moments(t, dt, mean0, cov0, order_of(order))
+
+    def _moments(
+        self, t: float, dt: float, mean0: np.ndarray, cov0: np.ndarray, order: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        offset = self._frame.inverse @ (mean0 - self.center)
+        start = self._frame.inward(cov0) + np.outer(offset, offset)
+        push = self._noise.push if order == 2 else np.zeros_like(offset)
+        coupled = self._coupling(push, self.flow.step)
+        mean, M = evolve(self._balance(dt, order), coupled, t, dt, offset, start, push)
+        return self.center + self.vectors @ mean, self._frame.outward(M - np.outer(mean, mean))
 
     def _state_moments(
         self, t: float, dt: float, mean0: Any, cov0: Any, order: int, state: bool
@@ -350,42 +489,48 @@ class LinearFlow(Result, Framed):
         """`moments` with memory: a start of positions alone has an empty buffer."""
         assert self.memory is not None
         dim = self.flow.dim
-        rest = np.concatenate([self.at, np.zeros(dim)])
-        mean, cov = rest.copy(), np.zeros((2 * dim,) * 2)
+        rest = np.concatenate([self.center, np.zeros(dim)])
+        mean, cov = np.concatenate([self.at, np.zeros(dim)]), np.zeros((2 * dim,) * 2)
         if mean0 is not None:
             known = 2 * dim if np.size(mean0) == 2 * dim else dim
             mean[:known] = _check.shaped("mean0", mean0, (known,))
         if cov0 is not None:
             known = 2 * dim if len(np.atleast_1d(cov0)) == 2 * dim else dim
             cov[:known, :known] = _check.covariance("cov0", cov0, (known, known))
-        motion, balance, cross = (
-            self.memory.motion(self.flow.step, dt),
-            self._balance(dt, order),
-            self._noise.cross,
-        )
-        offset = (self.vectors.T @ (mean - rest).reshape(2, dim, 1)).ravel()
+        motion, balance = self.memory.motion(self.flow.step, dt), self._balance(dt, order)
+        coupled = self._coupling(np.zeros(dim), 1.0)
+        offset = (self._frame.inverse @ (mean - rest).reshape(2, dim, 1)).ravel()
         offset, M = evolve(
             doubled(motion, -self.rates, balance.kick, balance.source),
-            None if cross is None else lifted(motion, cross),
+            None if coupled is None else lifted(motion, coupled),
             t,
             dt,
             offset,
-            self._inward(cov) + np.outer(offset, offset),
+            self._frame.inward(cov) + np.outer(offset, offset),
             np.zeros(2 * dim),
         )
         mean = rest + (self.vectors @ offset.reshape(2, dim, 1)).ravel()
-        cov = self._outward(M - np.outer(offset, offset))
+        cov = self._frame.outward(M - np.outer(offset, offset))
         return (mean, cov) if state else (mean[:dim], cov[:dim, :dim])
 
-    def _coupling(self, push: np.ndarray) -> Map | None:
+    def _coupling(self, push: np.ndarray, step: float) -> Map | None:
         """What a mean m adds to the second moment's source.
 
-        Correlated data noise, and at order 2 the push of nested batches.
+        Correlated data noise, at order 2 the push of nested batches, and with weight decay the curvature
+        noise between the centre and the critical point.
         """
-        cross, step = self._noise.cross, self.flow.step
-        if cross is None:
+        cross, kick, apart = self._noise.cross, self._noise.kick, self._offset
+        moved = kick is not None and apart.any()
+        if cross is None and not moved:
             return None
-        return lambda m: step * cross(m) - np.outer(push, m) - np.outer(m, push)
+
+        def coupled(m: np.ndarray) -> np.ndarray:
+            found = np.zeros((len(m),) * 2) if cross is None else step * cross(m)
+            if kick is not None and moved:
+                found = found + step * kick(np.outer(apart, m) + np.outer(m, apart))
+            return found - np.outer(push, m) - np.outer(m, push)
+
+        return coupled
 
     @_check.renamed(level="order")
     def step_limit(self, kind: str = "mean-square", *, order: int = 1) -> float:
@@ -514,7 +659,8 @@ class LinearFlow(Result, Framed):
     def amplification(self) -> np.ndarray:
         """Stationary variance over SGD's at equal step, per mode: ``phi_i``, nan where ``lam_i <= 0``.
 
-        For additive noise in continuous time; momentum makes it ``1 / (1 - beta)`` times larger.
+        For additive noise in continuous time; momentum makes it ``1 / (1 - beta)`` times larger. Of a metric,
+        whose modes are no orthogonal axes, it is over SGD's that is confined to the mode's own line.
         """
         gains = self.gains
         if self.memory is not None:
@@ -525,12 +671,15 @@ class LinearFlow(Result, Framed):
 
     @property
     def mean_shift(self) -> np.ndarray:
-        """Displacement (d,) of the stationary mean by nested batches, second order in the noise.
+        """Displacement (d,) of the stationary mean by weight decay, or by nested batches.
 
-        ``-(P H)^{-1} E[DP[Eh] zeta]``; zero where Hessian and gradient batches are independent, and for
-        Gaussian noise given by its size.
+        The latter, ``-(P H)^{-1} E[DP[Eh] zeta]``, is of second order in the noise; zero where Hessian and
+        gradient batches are independent, and for Gaussian noise given by its size.
         """
         push, moving = self._noise.push, self._moving
+        if self._offset.any():
+            self._require_decay(moving)
+            return self.center - self.at
         if not push.any():
             return np.zeros(len(self.at))
         self._require_decay(moving)
@@ -569,8 +718,12 @@ class LinearFlow(Result, Framed):
         """How far Hessian noise bends the preconditioner: the linearisation is trusted below 0.1.
 
         ``max_ij std(E_ij) |Phi_ij| / min(phi_i, phi_j)``; for a truncated method also ``std(E) / (|lam_r| -
-        |lam_{r+1}|)``; for a gain that jumps ``std(E_ii)`` over the distance to the jump.
+        |lam_{r+1}|)``; for a gain that jumps ``std(E_ii)`` over the distance to the jump. For a metric the
+        largest share of an entry that the iterates' own motion takes from it, or ``1 - beta2``.
         """
+        method: Any = self.flow.method
+        if self.metric is not None:
+            return max(self._bent_by_motion, method.renewal)
         if not self._noise.bends:
             return 0.0
         spread = self._noise.hessian_spread()
@@ -615,6 +768,8 @@ class LinearFlow(Result, Framed):
         batches of all the data tell nothing of a single sample.
         """
         noise = self.flow.noise_model
+        if self.metric is not None:
+            return 1.0 if self.valid else math.inf
         if self.flow.method.is_identity or (noise.as_stated and noise.curvature == 0):
             return 1.0
         if not noise.as_stated and noise.objective is None:
@@ -636,24 +791,12 @@ class LinearFlow(Result, Framed):
 
     # -- coordinates and display -----------------------------------------------------------------------------
 
-    def _outward(self, M: np.ndarray) -> np.ndarray:
-        V = self._vectors_of(M)
-        M = V @ M @ V.T
-        return 0.5 * (M + transpose(M))
-
-    def _inward(self, M: np.ndarray) -> np.ndarray:
-        V = self._vectors_of(M)
-        return V.T @ M @ V
-
-    def _vectors_of(self, M: np.ndarray) -> np.ndarray:
-        """The eigenvectors, or for a matrix of whole states (2d, 2d) those of both of its halves."""
-        return self.vectors if len(M) == len(self.vectors) else np.kron(np.eye(2), self.vectors)
-
     def _kept(self) -> dict[str, Any]:
         # Of an objective that a file cannot hold the Hessian at the point is all that is asked of it here.
         known = keeps(self.flow.objective) or self.flow.noise_model.objective is not None
         flow = self.flow if known else self.flow.tangent(self.at)
-        return {"flow": flow, "at": self.at, "eigenvalues": self.eigenvalues, "vectors": self.vectors}
+        eigenvalues, vectors = self._spectrum
+        return {"flow": flow, "at": self.at, "eigenvalues": eigenvalues, "vectors": vectors}
 
     def _columns(self) -> Mapping[str, Any]:
         return {"eigenvalue": self.eigenvalues, "gain": self.gains, "rate": self.rates}
@@ -722,7 +865,6 @@ def linearize(flow: Flow, at: Any = None) -> LinearFlow:
     _check_critical(flow, at, float(np.max(np.abs(values))))
     order = np.argsort(-np.abs(values), kind="stable")
     values, vectors = values[order], vectors[:, order]
-    check_regular(flow.method, values)
     flow.noise_model.check_declared(flow.dim)
     return LinearFlow(flow, at, values, vectors)
 

@@ -1,4 +1,4 @@
-"""A flow's noise in the Hessian's eigenbasis: the covariances that the linear theory balances."""
+"""A flow's noise in the frame of its modes: the covariances that the linear theory balances."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import math
 import numpy as np
 
 from ..flow import Flow
-from ..methods.response import SpectralResponse, check_cut
+from ..methods.response import check_cut
 from ..noise import DataNoise, GaussianInputs, Noise, Sample
+from .frames import Frame
 from .moments import Map
 from .samples import Bend, Samples, aligned
 
@@ -23,18 +24,20 @@ _MOST_WORK = 3e11
 
 
 class Turned:
-    """A noise at a critical point in the Hessian's eigenbasis, whatever the method.
+    """A noise at a critical point in the basis of the modes, whatever the method: ``V^T zeta``, ``V^T E V``.
 
     Attributes
     ----------
     noise : Noise
     at : array (d,)
     vectors : array (d, d)
-        The eigenvectors, as columns.
+        The modes, as columns.
+    skew : bool
+        Whether they are not orthonormal.
     """
 
-    def __init__(self, noise: Noise, at: np.ndarray, vectors: np.ndarray):
-        self.noise, self.at, self.vectors = noise, at, vectors
+    def __init__(self, noise: Noise, at: np.ndarray, vectors: np.ndarray, *, skew: bool = False):
+        self.noise, self.at, self.vectors, self.skew = noise, at, vectors, skew
         self._led: list[tuple[np.ndarray, np.ndarray]] = []
 
     def lead(self, gains: np.ndarray, leading: np.ndarray) -> None:
@@ -66,7 +69,7 @@ class Turned:
     def samples(self) -> Samples:
         """Every sample's curvature, of data that have it as a few rows."""
         assert isinstance(self.noise, DataNoise)
-        return Samples.along(self.noise.samples, self.vectors)
+        return Samples.along(self.noise.samples, self.vectors, skew=self.skew)
 
 
 class ModalNoise:
@@ -76,19 +79,21 @@ class ModalNoise:
 
     Attributes
     ----------
+    noise : Noise
+        As it acts in linear steps: of a metric that bounds them another one than the flow's.
     gains, rates, eigenvalues : arrays (d,)
-    response : SpectralResponse
-        ``P`` and its derivatives at this spectrum.
+        Rates without weight decay.
+    response : SpectralResponse or None
+        Of a spectral method: ``P`` and its derivatives at this spectrum.
     turned : Turned
         The noise in this basis, which other methods at this point share.
     """
 
-    def __init__(self, flow: Flow, turned: Turned, eigenvalues: np.ndarray):
-        self.flow, self.turned, self.eigenvalues = flow, turned, eigenvalues
-        self.at, self.vectors = turned.at, turned.vectors
-        self.response = SpectralResponse(flow.method, eigenvalues)
-        self.gains = np.array(self.response.gains)
-        self.rates = -self.gains * eigenvalues
+    def __init__(self, flow: Flow, turned: Turned, frame: Frame):
+        self.flow, self.turned, self.noise = flow, turned, turned.noise
+        self.at, self.vectors, self.eigenvalues = turned.at, turned.vectors, frame.eigenvalues
+        self.response, self.gains = frame.response, frame.gains
+        self.rates = -self.gains * self.eigenvalues
 
     @property
     def factors(self) -> Sample:
@@ -112,8 +117,8 @@ class ModalNoise:
 
     @functools.cached_property
     def kick(self) -> Map | None:
-        """``M -> E[G M G^T]`` in the eigenbasis; None without curvature noise."""
-        return self._kick() if self.flow.noise_model.has_curvature else None
+        """``M -> E[G M G^T]`` on the modes; None without curvature noise."""
+        return self._kick() if self.noise.has_curvature else None
 
     @functools.cached_property
     def rough(self) -> Map | None:
@@ -129,7 +134,7 @@ class ModalNoise:
 
     def hessian_spread(self) -> np.ndarray:
         """Standard deviations (d, d) of the entries of ``Eh`` in the eigenbasis."""
-        return math.sqrt(self.flow.noise_model.scales[2]) * self.sample_spread()
+        return math.sqrt(self.noise.scales[2]) * self.sample_spread()
 
     def sample_spread(self) -> np.ndarray:
         """The same over single samples."""
@@ -185,7 +190,7 @@ class IsotropicNoise(ModalNoise):
     @property
     def unit(self) -> float:
         """``tau`` per sample."""
-        return self.flow.noise_model.curvature
+        return self.noise.curvature
 
     @functools.cached_property
     def scale(self) -> np.ndarray:
@@ -198,7 +203,7 @@ class IsotropicNoise(ModalNoise):
         With ``E[E_ij E_kl] = tau_ij^2 (d_ik d_jl + d_il d_jk)``; a flat tail adds ``phi_t' lam_i
         Eh_{r+1,r+1}`` on its diagonal.
         """
-        noise, phi, lam = self.flow.noise_model, self.gains, self.eigenvalues
+        noise, phi, lam = self.noise, self.gains, self.eigenvalues
         # Both batches' matrices are mixed of two independent ones: squares of sums are never negative, as
         # sums of products may be where one batch undoes the other.
         gradient, across, rest = (share * self.unit for share in noise.mixing())
@@ -227,7 +232,7 @@ class IsotropicNoise(ModalNoise):
         return lambda M: keep * M + (np.diagonal(M, axis1=-2, axis2=-1) @ feed.T)[..., None] * eye
 
     def gradient_share(self, M: np.ndarray) -> float:
-        share, squares = self.flow.noise_model.scales[0] * self.unit**2, self.scale**2
+        share, squares = self.noise.scales[0] * self.unit**2, self.scale**2
         return share * float(self.gains**2 @ (squares @ np.diag(M) + np.diag(squares * M)))
 
     def sample_spread(self) -> np.ndarray:
@@ -243,6 +248,28 @@ class InputsNoise(IsotropicNoise):
     def scale(self) -> np.ndarray:
         root = np.sqrt(np.maximum(np.diag(_inputs(self.turned)), 0.0))
         return np.outer(root, root)
+
+
+class SkewNoise(ModalNoise):
+    """Of Gaussian matrices on modes that are not orthonormal, for methods that no Hessian batch bends.
+
+    With ``E[E N E] = C N C + tr(C N) C``: Isserlis' theorem for Gaussian inputs of covariance C, and for a
+    symmetric Gaussian matrix of unit entries with ``C = I``.
+    """
+
+    def _kick(self) -> Map:
+        noise, V = self.noise, self.vectors
+        inner = V.T @ V * noise.curvature if noise.isotropic else _inputs(self.turned)
+        share, gain = noise.scales[0], np.outer(self.gains, self.gains)
+
+        def kick(M: np.ndarray) -> np.ndarray:
+            trace = np.einsum("ij,...ij->...", inner, M)[..., None, None]
+            return share * gain * (inner @ M @ inner + trace * inner)
+
+        return kick
+
+    def gradient_share(self, M: np.ndarray) -> float:
+        return 0.0 if self.kick is None else float(np.trace(self.kick(M)))
 
 
 class FactoredNoise(ModalNoise):
@@ -274,7 +301,7 @@ class FactoredNoise(ModalNoise):
         return np.sqrt(np.sum(self.factors.Eh**2, axis=0))
 
     def sample_spread(self) -> np.ndarray:
-        own, _, other = self.flow.noise_model.scales
+        own, _, other = self.noise.scales
         if not own and not other:  # batches of all the data tell nothing of one sample
             return np.full((len(self.at),) * 2, np.nan)
         seen = self.factors.Eh if other else self.factors.Eg
@@ -282,7 +309,7 @@ class FactoredNoise(ModalNoise):
 
     @functools.cached_property
     def cross(self) -> Map | None:
-        if not self.flow.noise_model.has_curvature:
+        if not self.noise.has_curvature:
             return None
         tensor = np.einsum("ki,kjl->ijl", self.factors.zeta * self.gains, self._multiplier)
         tensor = tensor + tensor.transpose(1, 0, 2)
@@ -312,14 +339,14 @@ class SampledNoise(ModalNoise):
         return self._kick_of(self.samples.single) if len(self.at) > _DEAR else None
 
     def _kick_of(self, samples: Samples) -> Map:
-        (own, shared, other), phi, lam = self.flow.noise_model.scales, self.gains, self.eigenvalues
+        (own, shared, other), phi, lam = self.noise.scales, self.gains, self.eigenvalues
         gain, centred = np.outer(phi, phi).astype(samples.rows.dtype), samples.centred
         if not self.bends:
             return _one_by_one(lambda M: own * gain * centred(M))
         check_cut(self.flow.method, lam)
         if (scale := aligned(phi, self.response.divided)) is not None and not self.response.truncated:
             bent = scale * phi * lam  # DP[E] H = -P E diag(bent)
-            gradient, across, rest = self.flow.noise_model.mixing()
+            gradient, across, rest = self.noise.mixing()
             quiet = _left(np.full_like(bent, gradient), -across * bent)
             weight = (np.outer(quiet, quiet) + rest**2 * np.outer(bent, bent)).astype(gain.dtype)
             return _one_by_one(lambda M: gain * centred(weight * M))
@@ -344,10 +371,10 @@ class SampledNoise(ModalNoise):
         if response.truncated:
             kept = int(self.flow.method.rank or 0)
             tail = (int(response.next), float(response.tail_slope)) if response.flat else None
-        return Bend(self.samples, response.divided, kept, tail, nested=bool(self.flow.noise_model.scales[1]))
+        return Bend(self.samples, response.divided, kept, tail, nested=bool(self.noise.scales[1]))
 
     def _second_terms(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        (_, shared, other), response, samples = self.flow.noise_model.scales, self.response, self.samples
+        (_, shared, other), response, samples = self.noise.scales, self.response, self.samples
         work = samples.n * samples.rank * float(samples.dim) ** 3
         if work > _MOST_WORK:
             raise ValueError(
@@ -368,7 +395,7 @@ class SampledNoise(ModalNoise):
 
     def gradient_share(self, M: np.ndarray) -> float:
         samples = self.samples if self.rough is None else self.samples.single
-        return self.flow.noise_model.scales[0] * samples.share(M, self.gains)
+        return self.noise.scales[0] * samples.share(M, self.gains)
 
     def sample_spread(self) -> np.ndarray:
         return np.sqrt(self.samples.variances)
@@ -376,16 +403,16 @@ class SampledNoise(ModalNoise):
     @functools.cached_property
     def _gradients(self) -> np.ndarray:
         """Samples' gradients (n, d) in the eigenbasis."""
-        assert isinstance(self.flow.noise_model, DataNoise)
-        return self.flow.noise_model.gradients() @ self.vectors
+        assert isinstance(self.noise, DataNoise)
+        return self.noise.gradients() @ self.vectors
 
     @functools.cached_property
     def cross(self) -> Map | None:
-        own, shared, _ = self.flow.noise_model.scales
+        own, shared, _ = self.noise.scales
         zeta, Z, lam = self._gradients, self.samples.rows, self.eigenvalues
 
         def cross(m: np.ndarray) -> np.ndarray:
-            moved = own * self.gains * (np.einsum("sod,so->sd", Z, Z @ m) - self.samples.mean * m)
+            moved = own * self.gains * (np.einsum("sod,so->sd", Z, Z @ m) - self.samples.pulled(m))
             if shared and self.bends:
                 moved += shared * self.bend.turned(np.broadcast_to(lam * m, zeta.shape))
             total = self.gains[:, None] * (zeta.T @ moved) / len(zeta)
@@ -395,7 +422,7 @@ class SampledNoise(ModalNoise):
 
     @functools.cached_property
     def push(self) -> np.ndarray:
-        shared = self.flow.noise_model.scales[1]
+        shared = self.noise.scales[1]
         if not self.bends or not shared:
             return np.zeros(len(self.at))
         return shared * self.bend.turned(self._gradients).mean(axis=0)
@@ -413,18 +440,18 @@ def _one_by_one(kick: Map) -> Map:
     return lambda M: kick(M) if M.ndim == 2 else np.stack([kick(one) for one in M])
 
 
-def modal_noise(
-    flow: Flow, at: np.ndarray, eigenvalues: np.ndarray, vectors: np.ndarray, turned: Turned | None = None
-) -> ModalNoise:
-    """A flow's noise at a critical point (d,), on its Hessian's eigenvalues (d,) and eigenvectors (d, d)."""
-    noise = flow.noise_model
-    turned = Turned(noise, at, vectors) if turned is None else turned
-    kind: type[ModalNoise] = IsotropicNoise if noise.isotropic else FactoredNoise
+def modal_noise(flow: Flow, turned: Turned, frame: Frame) -> ModalNoise:
+    """A flow's noise at a critical point, on the modes of a frame."""
+    noise = turned.noise
+    isotropic, gaussian = noise.isotropic, type(noise) is GaussianInputs
     if isinstance(noise, DataNoise) and noise.by_samples:
-        kind = SampledNoise
-    elif type(noise) is GaussianInputs and _coaxial(_inputs(turned)):
-        kind = InputsNoise
-    return kind(flow, turned, eigenvalues)
+        return SampledNoise(flow, turned, frame)
+    if not frame.orthonormal and (isotropic or gaussian):
+        return SkewNoise(flow, turned, frame)
+    if isotropic:
+        return IsotropicNoise(flow, turned, frame)
+    coaxial = gaussian and _coaxial(_inputs(turned))
+    return (InputsNoise if coaxial else FactoredNoise)(flow, turned, frame)
 
 
 def _inputs(turned: Turned) -> np.ndarray:

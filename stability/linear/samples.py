@@ -28,32 +28,37 @@ _NEGLIGIBLE = 1e-14  # of the largest: terms of Phi that are rounding
 
 
 class Samples:
-    """All samples' Hessians in the eigenbasis.
+    """All samples' Hessians on the modes.
 
     Attributes
     ----------
     rows : array (n, o, d)
         ``Z``.
-    mean : array (d,)
-        ``h``, the diagonal of ``mean_s Z_s^T Z_s``, which has no other entries.
+    mean : array (d,) or (d, d)
+        ``h``, the diagonal of ``mean_s Z_s^T Z_s``, which has no other entries in the eigenbasis; on modes
+        that are not orthonormal (`skew`) the matrix.
     """
 
-    def __init__(self, rows: np.ndarray):
-        self.rows = rows
+    def __init__(self, rows: np.ndarray, *, skew: bool = False):
+        self.rows, self.skew = rows, skew
         self.n, self.rank, self.dim = rows.shape
-        self.mean = np.einsum("sod,sod->d", rows, rows, dtype=float) / self.n
+        if skew:
+            flat = rows.reshape(-1, self.dim).astype(float, copy=False)
+            self.mean = flat.T @ flat / self.n
+        else:
+            self.mean = np.einsum("sod,sod->d", rows, rows, dtype=float) / self.n
         self._slices: dict[int, np.ndarray] = {}
         self._squares: dict[int, np.ndarray] = {}
 
     @classmethod
-    def along(cls, rows: np.ndarray, vectors: np.ndarray) -> Samples:
-        """From rows in the original coordinates (n, o, d), and eigenvectors as columns (d, d)."""
-        return cls(_times(rows, vectors))
+    def along(cls, rows: np.ndarray, vectors: np.ndarray, *, skew: bool = False) -> Samples:
+        """From rows in the original coordinates (n, o, d), and modes as columns (d, d)."""
+        return cls(_times(rows, vectors), skew=skew)
 
     @functools.cached_property
     def single(self) -> Samples:
         """The same in single precision, which takes half the time."""
-        return Samples(self.rows.astype(np.float32))
+        return Samples(self.rows.astype(np.float32), skew=self.skew)
 
     def parts(self, copies: int = 1) -> Iterator[np.ndarray]:
         """Blocks of samples (., o, d), small where a sample takes `copies` times its rows."""
@@ -79,13 +84,27 @@ class Samples:
 
     def centred(self, M: np.ndarray) -> np.ndarray:
         """``mean_s E_s M E_s`` for symmetric M (d, d)."""
-        return self.feed(M) - self._square * M
+        return self.feed(M) - self._between(M)
+
+    def _between(self, M: np.ndarray) -> np.ndarray:
+        """``h M h``."""
+        return self._between_skew(M) if self.skew else self._square * M
+
+    def _between_skew(self, M: np.ndarray) -> np.ndarray:
+        mean = self.mean.astype(self.rows.dtype, copy=False)
+        return mean @ M.astype(mean.dtype, copy=False) @ mean
+
+    def pulled(self, m: np.ndarray) -> np.ndarray:
+        """``h m`` (d,)."""
+        return self.mean @ m if self.skew else self.mean * m
 
     def share(self, M: np.ndarray, scale: np.ndarray) -> float:
         """Trace of ``diag(scale) mean_s E_s M E_s diag(scale)``: the weights tell it alone."""
         seen, lower, squares = 0.0, self._lower(M), (scale**2).astype(self.rows.dtype)
         for Z in self.parts():
             seen += float(np.sum(_weights(Z, lower) * _products(Z * squares, Z), dtype=float))
+        if self.skew:
+            return seen / self.n - float(scale**2 @ np.diag(self._between(M)))
         return seen / self.n - float((scale * self.mean) ** 2 @ np.diag(M))
 
     @functools.cached_property
@@ -95,7 +114,8 @@ class Samples:
         for Z in self.parts(self.rank):
             pairs = (Z[:, :, None] * Z[:, None]).reshape(-1, self.dim)
             total += pairs.T @ pairs
-        return np.maximum(total / self.n - np.diag(self.mean**2), 0.0)
+        own = self.mean**2 if self.skew else np.diag(self.mean**2)
+        return np.maximum(total / self.n - own, 0.0)
 
     def moments(self, entry: int) -> np.ndarray:
         """``mean_s (Z_s^T Z_s)_ii Z_s^T Z_s`` (d, d) at ``i = entry``."""

@@ -9,7 +9,6 @@ import numpy as np
 from .._estimate import Estimate
 from ..exact.mode import exact_mode
 from ..linear.linearize import LinearFlow
-from ..linear.modes import modal_noise
 from ..linear.moments import DENSE, Half, Map
 from .matrices import Draw, Product
 
@@ -42,8 +41,7 @@ def _per_factor(one: Product, rng: np.random.Generator) -> tuple[float, float, s
 
 def _chain_rate(linear: LinearFlow, dt: float) -> float:
     """From the linear theory: ``M + dt (A M + M A^T) + dt^2 A M A^T + step dt E[G M G^T]``."""
-    noise = modal_noise(linear.flow, linear.at, linear.eigenvalues, linear.vectors)
-    factor, kick, spread = 1 + dt * linear.rates, noise.kick, math.sqrt(linear.flow.step) * math.sqrt(dt)
+    factor, kick, spread = 1 + dt * linear.rates, linear.kick, math.sqrt(linear.flow.step) * math.sqrt(dt)
     if kick is None:
         with np.errstate(divide="ignore"):
             return float(np.log(np.max(np.abs(factor))))

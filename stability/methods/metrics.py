@@ -30,6 +30,7 @@ class Metric(Method):
 
     spectral = False
     linear = True
+    renewal = 0.0  # the share of the mean squares that one gradient renews
 
     def scale(self, variances: Any) -> Any:
         """The diagonal ``p`` of P (..., d), from the mean squares ``v`` of a gradient's entries (..., d)."""
@@ -73,9 +74,10 @@ class SignSGD(Metric):
 
     Examples
     --------
-    >>> import stability as st
-    >>> round(st.SignSGD().scale(4.0), 6)  # sqrt(2/pi) / 2
-    0.398942
+    >>> import numpy as np, stability as st
+    >>> flow = st.Flow(st.quadratic([1.0, 0.1]), st.SignSGD(), st.Noise(gradient=[2.0, 0.5]), step=0.01)
+    >>> np.round(st.linearize(flow).metric * np.sqrt(np.pi / 2), 6)
+    array([0.5, 2. ])
     """
 
     name = "SignSGD"
@@ -92,8 +94,10 @@ class SignSGD(Metric):
 
     def kicks(self, covariance: np.ndarray) -> np.ndarray:
         size = np.sqrt(np.diag(covariance))
-        # The correlation of signs is (2/pi) arcsin of the correlation, which rounding may leave above 1.
-        return np.outer(size, size) * np.arcsin(np.clip(covariance / np.outer(size, size), -1.0, 1.0))
+        # The correlation of signs is (2/pi) arcsin of the correlation, where rounding near 1 is magnified.
+        correlation = np.clip(covariance / np.outer(size, size), -1.0, 1.0)
+        np.fill_diagonal(correlation, 1.0)
+        return np.outer(size, size) * np.arcsin(correlation)
 
 
 class RMSprop(Metric):
@@ -116,9 +120,10 @@ class RMSprop(Metric):
 
     Examples
     --------
-    >>> import stability as st
-    >>> st.RMSprop(eps=0.5).scale(2.25)
-    0.5
+    >>> import numpy as np, stability as st
+    >>> flow = st.Flow(st.quadratic([1.0, 0.1]), st.RMSprop(), st.Noise(gradient=[2.0, 0.5]), step=1e-4)
+    >>> np.round(st.linearize(flow).metric, 3)
+    array([0.5, 2. ])
     """
 
     name = "RMSprop"
@@ -127,6 +132,10 @@ class RMSprop(Metric):
     def __init__(self, beta2: float = 0.99, eps: float = 1e-8):
         self.beta2 = _check.fraction("beta2", beta2)
         self.eps = _check.nonnegative("eps", eps)
+
+    @property
+    def renewal(self) -> float:  # type: ignore[override]
+        return 1 - self.beta2
 
     def scale(self, variances: Any) -> Any:
         return 1 / (variances**0.5 + self.eps)

@@ -1,0 +1,168 @@
+"""The metric that settles: its entries follow the gradient's mean squares, which follow the metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from .._check import Unstable
+
+Squares = Callable[[np.ndarray], "np.ndarray | None"]
+
+QUIET = 1e-30
+"""Of the largest mean square of a gradient entry: rounding."""
+
+_SETTLED = 1e-14  # relative change of an entry
+_NEARLY = 1e-8  # what is accepted where rounding, or a dear second moment's own error, ends the search
+_ROUNDS = 100
+_PLAIN = 3
+_TRIALS = 30
+_NUDGE = 1e-6
+_DOUBLINGS = 400
+_REMEMBERED = 6
+_FARTHEST = 4.0
+
+
+def settled_metric(method: Any, variances: np.ndarray, squares: Squares, pull: float) -> np.ndarray:
+    """The diagonal (d,) with ``p = method.scale(squares(p))``.
+
+    Sought in the logarithm of ``1 / p``, by Anderson's method where that brings the residual down, by plain
+    or shortened steps where it does not, and by Newton's near the edge of the stable metrics.
+
+    Parameters
+    ----------
+    method : Metric
+    variances : array (d,)
+        Of the gradient's noise at the point.
+    squares : callable
+        Mean squares (d,) of the gradient's entries in the stationary state under a metric; None if it has
+        none.
+    pull : float
+        Step times the largest curvature: under ``1 / p`` as large the state is stable, or nearly.
+
+    Raises
+    ------
+    Unstable
+        If there is no such metric: weight decay beyond its own limit.
+    ValueError
+        If a coordinate has no noise, and its entry is no finite number or beyond every stable one.
+    """
+    size, seen = _stable_start(method, variances, squares, pull)
+    quiet = seen <= QUIET * np.max(seen)
+    if quiet.any():
+        size = _with_quiet(method, size, quiet, squares, pull)
+        again = squares(np.exp(-size))
+        assert again is not None
+        seen = again
+    return np.exp(-_solved(method, size, seen, squares, pull))
+
+
+def _wanted(method: Any, seen: np.ndarray) -> np.ndarray:
+    """Logarithms of ``1 / p`` from the gradient's mean squares."""
+    return -np.log(method.scale(seen))
+
+
+def _stable_start(
+    method: Any, variances: np.ndarray, squares: Squares, pull: float
+) -> tuple[np.ndarray, np.ndarray]:
+    with np.errstate(divide="ignore"):
+        size = np.maximum(_wanted(method, np.maximum(variances, 0.0)), np.log(pull))
+    size = np.where(np.isfinite(size), size, 0.0)
+    for _ in range(_DOUBLINGS):
+        seen = squares(np.exp(-size))
+        if seen is not None:
+            return size, seen
+        size = size + math.log(2)
+    raise Unstable(
+        f"{method.label} has no stationary state at any metric: its weight decay {method.weight_decay:g} is "
+        "beyond 2 / step. Take a smaller step or less `weight_decay`."
+    )
+
+
+def _with_quiet(
+    method: Any, size: np.ndarray, quiet: np.ndarray, squares: Squares, pull: float
+) -> np.ndarray:
+    """Where no gradient comes in, `eps` alone is the metric: refused where that is too long for any step."""
+    eps = method.parameters["eps"]
+    size = size.copy()
+    size[quiet] = math.log(eps) if eps > 0 else -math.inf
+    if eps > 0 and squares(np.exp(-size)) is not None:
+        return size
+    raise quiet_coordinates(method, quiet, pull)
+
+
+def _beyond(pull: float) -> str:
+    """A round number for `eps` that keeps what has no noise stable."""
+    return f"{10.0 ** math.ceil(math.log10(pull)) if pull > 0 else 1e-8:.0e}"
+
+
+def quiet_coordinates(method: Any, quiet: np.ndarray, pull: float) -> ValueError:
+    """The error that coordinates (d,) bool without noise deserve."""
+    which = ", ".join(map(str, np.flatnonzero(quiet)[:4]))
+    which = which + (", ..." if quiet.sum() > 4 else "")
+    known = method.parameters.get("eps")
+    has = "is infinite" if not known else f"is 1 / eps = {1 / known:.3g}, beyond every stable step"
+    name = "RMSprop" if known is None else type(method).__name__
+    return ValueError(
+        f"The gradient's entry {which} has no noise: there {method.name}'s metric {has}. Use noise in every "
+        f"coordinate, or st.{name}(eps={_beyond(pull)})."
+    )
+
+
+def _solved(method: Any, size: np.ndarray, seen: np.ndarray, squares: Squares, pull: float) -> np.ndarray:
+    def residual(place: np.ndarray) -> np.ndarray | None:
+        there = squares(np.exp(-place))
+        return None if there is None else _wanted(method, there) - place
+
+    rest = _wanted(method, seen) - size
+    tried = [(size, rest)]
+    for _ in range(_ROUNDS):
+        if np.max(np.abs(rest)) <= _SETTLED:
+            return size + rest
+        for step in _steps(size, rest, tried[-_REMEMBERED:], residual):
+            left = residual(size + step)
+            if left is None:
+                continue
+            tried.append((size + step, left))
+            if np.linalg.norm(left) < (1 - 1e-6) * np.linalg.norm(rest):
+                size, rest = tried[-1]
+                break
+        else:
+            break
+    if np.max(np.abs(rest)) > _NEARLY:
+        raise ValueError(
+            f"{method.name}'s metric does not settle here: gradients have hardly any noise beside what steps "
+            f"this long make of them. Take a smaller step, more noise, or "
+            f"st.{type(method).__name__}(eps={_beyond(pull)})."
+        )
+    return size
+
+
+def _steps(
+    size: np.ndarray,
+    rest: np.ndarray,
+    tried: list[tuple[np.ndarray, np.ndarray]],
+    residual: Squares,
+) -> Iterator[np.ndarray]:
+    """Steps to try from a place with this residual, the cheapest first."""
+    others = [(x - size, f - rest) for x, f in tried if x is not size]
+    if others:
+        moves, changes = (np.stack(part, axis=1) for part in zip(*others, strict=True))
+        weights = np.linalg.lstsq(changes, -rest, rcond=1e-12)[0]
+        yield _short(rest + (moves + changes) @ weights)
+    for k in range(_PLAIN):
+        yield _short(rest) / 4**k
+    nudged = [one for e in np.eye(len(size)) if (one := residual(size + _NUDGE * e)) is not None]
+    if len(nudged) < len(size):
+        return
+    newton = _short(np.linalg.solve((np.stack(nudged, axis=1) - rest[:, None]) / _NUDGE, -rest))
+    for k in range(_TRIALS):
+        yield newton / 2**k
+
+
+def _short(step: np.ndarray) -> np.ndarray:
+    """No longer than is sure not to overflow."""
+    return step * min(1.0, _FARTHEST / float(np.max(np.abs(step), initial=_FARTHEST)))
