@@ -325,7 +325,7 @@ def is_schedule(value: Any) -> bool:
     """Whether this is a step for each iteration: a function of its number, or an array of them."""
     if isinstance(value, (str, type)):  # a class that was not called is a slip, and no schedule
         return False
-    return callable(value) or len(getattr(value, "shape", ())) > 0 or isinstance(value, (list, tuple))
+    return callable(value) or len(getattr(value, "shape", ())) > 0 or isinstance(value, (list, tuple, range))
 
 
 def schedule(name: str, value: Any, count: int, *, end: str) -> np.ndarray:

@@ -69,6 +69,17 @@ class TestMomentum:
             w = w - 0.1 * (force + BETA * u)
         assert_close(found.final, w, rtol=1e-10)
 
+    @pytest.mark.parametrize("inner", [one for one in INNER if one.spectral], ids=lambda m: m.label)
+    @pytest.mark.parametrize("nesterov", [False, True])
+    def test_it_is_the_iteration_of_the_flow(self, inner, nesterov):
+        F, start = st.quadratic([3.0, -2.0, 0.5], rotation_seed=3), np.array([1.0, -1.0, 0.5])
+        flow = st.Flow(F, st.Momentum(inner, BETA, nesterov=nesterov), step=0.05)
+        whole = flow.rest(start)
+        for _ in range(6):
+            whole = flow.iterate(whole, np.random.default_rng(0))
+        found = st.minimize(F, start, method=flow.method, step=0.05, iterations=6)
+        assert_close(found.final, whole[:3], rtol=1e-11)
+
     def test_none_is_momentum_of_zero(self):
         options = {"step": 0.05, "batch": 8, "sweeps": 2}
         plain = st.minimize(logistic(), np.zeros(8), method=st.SGD(), **options)
@@ -386,6 +397,15 @@ class TestCheckpoints:
             run_of(name, callback=stop_at(17), checkpoint=tmp_path / "state")
         long = {"method": st.Momentum(st.SGD(), 0.9), "momentum": 0.0}
         assert_same_run(run_of(name, checkpoint=tmp_path / "state", **long), run_of(name))
+
+    def test_in_older_ones_adam_was_no_method(self, tmp_path):
+        with pytest.raises(st.Interrupted):
+            run_of("Adam", callback=stop_at(17), checkpoint=tmp_path / "state")
+        slot = tmp_path / "state.b"
+        found = st.load(slot)
+        found.values["identity"]["digests"]["method"] = 64 * "0"
+        st.save(found, slot)
+        assert_same_run(run_of("Adam", checkpoint=tmp_path / "state"), run_of("Adam"))
 
     def test_older_ones_had_no_nesterov_and_no_weight_decay(self, tmp_path):
         def aged():

@@ -82,22 +82,22 @@ def test_it_is_refused_with_the_reason(ask, message):
 class TestPlateaus:
     """256 of the digits, 64-24-10 tanh, squared loss, heavy ball 0.9: in units of 1 / step.
 
-    Measured 3.56 with all samples, 1.22 with 64, 0.25 with 8, 0.200 with 2; theory's two ends are 2 (1 + 0.9)
-    and 2 (1 - 0.9). All samples oscillate along one direction in bursts, so that the plateau is chaotic.
+    Measured 3.55 to 3.59 with all samples (five starts 1e-8 apart: the run is chaotic), 1.22 with 64, 0.25
+    with 8, 0.200 to 0.215 with 2; theory's two ends are 2 (1 + 0.9) and 2 (1 - 0.9).
     """
 
     @pytest.mark.parametrize(
-        ("batch", "step", "iterations", "every", "low", "high"),
-        [(256, 6.0, 2500, 1, 3.3, 4.0), (2, 0.6, 3000, 2, 0.18, 0.22)],
+        ("batch", "step", "iterations", "low", "high"),
+        [(256, 6.0, 2500, 3.3, 4.0), (2, 0.6, 3000, 0.18, 0.23)],
         ids=["all samples", "two samples"],
     )
-    def test_momentum_holds_it_at_two_values(self, batch, step, iterations, every, low, high):
+    def test_momentum_holds_it_at_two_values(self, batch, step, iterations, low, high):
         pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
         digits = st.datasets.digits()
         X, y = np.asarray(digits.X, dtype=float)[:256], np.eye(10)[digits.y[:256]] - 0.1
         F = st.mlp(X - digits.X[:256].mean(axis=0), y, hidden=(24,), loss="squared", classes=None)
         method = st.Momentum(st.SGD(), 0.9)
-        options = {"batch": batch, "iterations": iterations, "keep_every": every, "sampling": "independent"}
+        options = {"batch": batch, "iterations": iterations, "keep_every": 2, "sampling": "independent"}
         run = st.minimize(F, F.initial(0), method=method, step=step, **options)
         late = run.states[len(run.states) // 4 :]
         assert low < step * batch_sharpness(F, late, batch, batches=1).value < high

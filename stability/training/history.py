@@ -130,7 +130,7 @@ class History(Result, Framed):
 
     @property
     def times(self) -> np.ndarray:
-        """The time ``t`` of the theory after each iteration (iterations,): the sum of the steps so far."""
+        """The theory's ``t`` after each iteration (iterations,), the sum of steps; nan where not known."""
         return np.cumsum(self.steps)
 
     @property
