@@ -237,16 +237,23 @@ def _around(linear: LinearFlow, ensemble: Ensemble, order: int) -> Predicted:
         raise ValueError(
             "`order=2` corrects towards the iteration; compare the SDE with order=1, which is exact for it."
         )
+    average = ensemble.average
+    if average is not None and ensemble.scheme == "exponential":
+        raise ValueError(
+            "The exponential scheme's average is of positions at its time steps, of which no law is known "
+            "here. Simulate with scheme='euler', or without `average`."
+        )
     # Raises Unstable where moments mean nothing: before paths are counted, as an unstable flow loses them.
-    linear.covariance(time=ensemble.law, order=order)
+    linear.covariance(time=ensemble.law, order=order, average=average)
     kept = _comparable(ensemble)
     start_mean, start_covariance = _start(ensemble.start)
     predicted = [
-        linear.moments(t, start_mean, start_covariance, time=ensemble.law, order=order)
+        linear.moments(t, start_mean, start_covariance, time=ensemble.law, order=order, average=average)
         for t in ensemble.times[kept]
     ]
     mean, covariance = (np.stack(part) for part in zip(*predicted, strict=True))
     law = f"{ensemble.law.time}, order {order}"
+    law += "" if average is None else f", averaged with decay {average:g}"
     return Predicted(mean, covariance, law, linear.validity, _notes(linear, ensemble))
 
 
@@ -254,6 +261,11 @@ def _along(path: Trajectory, ensemble: Ensemble, order: int) -> Predicted:
     """Along a path: what the trajectory says at the ensemble's times."""
     if order != 1:
         raise ValueError("`order=2` is for a linear flow; a trajectory has order=1 only.")
+    if ensemble.average is not None:
+        raise ValueError(
+            "The ensemble's states are averages of iterates; a trajectory tells of the iterates. Simulate "
+            "without `average`, or compare with st.linearize(flow)."
+        )
     _comparable(ensemble)
     rows, _ = shared(path, ensemble)
     validity = float(np.max(path.validity[: rows[-1] + 1]))
@@ -369,7 +381,7 @@ def _tail_notes(linear: LinearFlow, ensemble: Ensemble) -> list[str]:
 def _iteration_tail(linear: LinearFlow) -> float:
     """Kesten's index of one mode of the iteration; nan in more dimensions, or without a stationary law."""
     flow, noise = linear.flow, linear.flow.noise_model
-    if flow.dim > 1 or not noise.isotropic or not noise.has_curvature:
+    if flow.dim > 1 or not noise.isotropic or not noise.has_curvature or flow.method.memory is not None:
         return math.nan
     try:
         lam = float(linear.eigenvalues[0])

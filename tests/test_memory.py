@@ -575,3 +575,89 @@ class TestQuestions:
         linear = line(1.0, 0.1, 0.1, 0.9)
         assert linear.step_limit(order=2) == linear.step_limit()
         assert np.array_equal(linear.covariance(order=2), linear.covariance())
+
+
+def averaged(matrices, kick, noise, keep):
+    """Variances of a moving average beside one mode's state: a Stein equation of one more dimension."""
+    size = len(matrices) + 1
+    B, b = np.zeros((size, size)), np.append(kick, (1 - keep) * kick[0])
+    B[:-1, :-1], B[-1, :-1], B[-1, -1] = matrices, (1 - keep) * matrices[0], keep
+    return scipy.linalg.solve_discrete_lyapunov(B, noise * np.outer(b, b))[-1, -1]
+
+
+class TestAverages:
+    def test_the_noisy_quadratic_models_number(self):
+        plain = st.linearize(st.Flow(st.quadratic([1.0]), st.SGD(), st.Noise(gradient=1.0), step=0.1))
+        assert plain.covariance(average=0.99)[0, 0] == pytest.approx(0.00458837, abs=5e-9)
+        assert plain.excess_risk(average=0.99) == pytest.approx(0.00458837 / 2, abs=5e-9)
+        assert np.array_equal(plain.covariance(average=0.0), plain.covariance())
+
+    @pytest.mark.parametrize("nesterov", [False, True])
+    def test_of_one_mode_with_momentum(self, nesterov):
+        h, s, sigma, beta, step = 0.7, 0.3, 0.5, 0.8, 0.2
+        linear = line(h, s, sigma, beta, nesterov, step)
+        M = linear.covariance()[0, 0]
+        c, e = (1 + beta, beta**2) if nesterov else (1.0, beta)
+        B, b = np.array([[1 - step * c * h, -step * e], [h, beta]]), np.array([-step * c, 1.0])
+        expected = averaged(B, b, sigma**2 + s**2 * M, 0.95)
+        assert linear.covariance(average=0.95)[0, 0] == pytest.approx(expected, rel=1e-11)
+        # The chain forgets as much in as many steps of it as make one iteration.
+        dt, keeps = step / 2, 1 - (1 - beta) / 2
+        M = linear.covariance("chain", dt)[0, 0]
+        ahead = (beta if nesterov else 1.0) * np.array([0.5 * h, keeps]) + nesterov * np.array([h, 0.0])
+        B = np.array([[1 - dt * ahead[0], -dt * ahead[1]], [0.5 * h, keeps]])
+        kick = np.sqrt(0.5)
+        b = np.array([-dt * (beta if nesterov else 1.0) * kick - nesterov * step * kick, kick])
+        expected = averaged(B, b, sigma**2 + s**2 * M, np.sqrt(0.95))
+        assert linear.covariance("chain", dt, average=0.95)[0, 0] == pytest.approx(expected, rel=1e-11)
+
+    @pytest.mark.parametrize("time", ["continuous", "chain", "discrete"])
+    @pytest.mark.parametrize("method", [st.SGD(), st.Momentum(st.SGD(), 0.7)], ids=lambda m: m.label)
+    def test_moments_settle_as_the_covariance_says(self, method, time):
+        noise = st.Noise(gradient=[[0.2, 0.1], [0.1, 0.3]], curvature=0.2)
+        linear = st.linearize(st.Flow(st.quadratic([1.0, 0.4], rotation_seed=1), method, noise, step=0.1))
+        mean, cov = linear.moments(400.0, [1.0, 2.0], time=time, average=0.9)
+        expected = linear.covariance(time, average=0.9)
+        np.testing.assert_allclose(cov, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
+        assert np.all(np.diag(expected) < np.diag(linear.covariance(time)))
+        assert np.abs(mean).max() < 1e-9
+        begun = linear.moments(0.0, [1.0, 2.0], np.eye(2), time=time, average=0.9)
+        np.testing.assert_allclose(begun[0], [1.0, 2.0], rtol=1e-14)
+        np.testing.assert_allclose(begun[1], np.eye(2), atol=1e-14)
+
+    @pytest.mark.parametrize("options", [{"level": "iteration"}, {"dt": 0.05}], ids=["iteration", "chain"])
+    @pytest.mark.parametrize("average", [None, 0.9])
+    @pytest.mark.parametrize("method", [st.SGD(), st.Momentum(st.SGD(), 0.7, True)], ids=lambda m: m.label)
+    def test_beside_paths(self, method, average, options):
+        one = flow(method, noise=st.Noise(gradient=0.1, curvature=0.1))
+        asked = {"start": [0.5, 0.2], "t_end": 3.0, "paths": 3000, "seed": 4, "save": [0.5, 3.0]}
+        ens = st.simulate(one, average=average, **asked, **options)
+        found = st.compare(st.linearize(one), ens)
+        assert found.max_z < 4
+        assert ("averaged with decay 0.9" in found.law) == (average is not None)
+
+    def test_a_tail_that_is_not_known_is_no_obstacle(self):
+        one = st.Flow(st.quadratic([1.0]), HEAVY, st.Noise(gradient=0.1, curvature=0.05), step=0.02)
+        ens = st.simulate(one, start=[0.5], t_end=1.0, paths=400, seed=4, level="iteration")
+        assert not any("by theory" in note for note in st.compare(st.linearize(one), ens).notes)
+
+    def test_bad_input(self):
+        linear = st.linearize(flow())
+        with pytest.raises(ValueError, match=r"`average` must be in \[0, 1\); got 1.0"):
+            linear.covariance(average=1.0)
+        with pytest.raises(ValueError, match="give one of the two"):
+            linear.covariance(average=0.5, state=True)
+        bent = st.Flow(
+            st.quadratic([1.0]), st.SFN(damping=0.1), st.Noise(gradient=0.1, curvature=0.05), step=0.1
+        )
+        with pytest.raises(ValueError, match="`average` is known with order=1 only"):
+            st.linearize(bent).moments(1.0, average=0.5, order=2)
+        still = st.Flow(st.quadratic([1.0]), st.SGD(), QUIET, step=0.1)
+        asked = {"start": [0.5], "t_end": 1.0, "paths": 50, "seed": 4, "average": 0.5}
+        ens = st.simulate(still, scheme="exponential", **asked)
+        with pytest.raises(ValueError, match="Simulate with scheme='euler', or without `average`"):
+            st.compare(st.linearize(still), ens)
+        ens = st.simulate(still, **asked)
+        path = st.trajectory(still, [0.5], 1.0, time=ens.law, save=ens.times)
+        with pytest.raises(ValueError, match="a trajectory tells of the iterates"):
+            st.compare(path, ens)

@@ -73,7 +73,7 @@ class Frame:
         return self.gains[:, None] * self.vectors.T / self.metric
 
     def outward(self, M: np.ndarray) -> np.ndarray:
-        """Second moments of modes (d, d), or of whole states (2d, 2d), in the original coordinates."""
+        """Second moments of modes (d, d), or of whole states (s d, s d), in the original coordinates."""
         V = _of_states(self.vectors, M)
         M = V @ M @ V.T
         return 0.5 * (M + M.T)
@@ -85,5 +85,6 @@ class Frame:
 
 
 def _of_states(turn: np.ndarray, M: np.ndarray) -> np.ndarray:
-    """The turn of positions (d, d), or for a matrix of whole states (2d, 2d) that of both of its halves."""
-    return turn if len(M) == len(turn) else np.kron(np.eye(2), turn)
+    """The turn of positions (d, d), or for a matrix of whole states that of each of their parts."""
+    parts = len(M) // len(turn)
+    return turn if parts == 1 else np.kron(np.eye(parts), turn)

@@ -32,7 +32,7 @@ from ..noise import DataNoise, Noise
 from ..objectives.base import bend, trait
 from .adaptive import QUIET, quiet_coordinates, settled_metric
 from .frames import Frame
-from .memory import doubled, largest_step, lifted, states
+from .memory import Course, largest_step, pairs_of, whole
 from .modes import Turned, modal_noise
 from .moments import Balance, Map, Remembered, evolve
 
@@ -351,7 +351,13 @@ class LinearFlow(Result, Framed):
 
     @_check.renamed(level="order")
     def covariance(
-        self, time: str | Law = "discrete", dt: float | None = None, *, order: int = 1, state: bool = False
+        self,
+        time: str | Law = "discrete",
+        dt: float | None = None,
+        *,
+        order: int = 1,
+        state: bool = False,
+        average: float | None = None,
     ) -> np.ndarray:
         """Stationary covariance (d, d), in the original coordinates.
 
@@ -369,6 +375,9 @@ class LinearFlow(Result, Framed):
             In the noise; 2 corrects towards the stochastic iteration.
         state : bool
             Of the whole state ``(w, u)``, with the momentum's buffer: (2d, 2d).
+        average : float, optional
+            In [0, 1): of the exponential moving average of iterates, ``a+ = average a + (1 - average) w+``,
+            instead, as in `simulate`; the decay is per iteration in every time.
 
         Raises
         ------
@@ -376,18 +385,16 @@ class LinearFlow(Result, Framed):
             If there is none: a mode does not decay, or the noise's second moment grows.
         """
         dt = law_of(time, dt, self.flow.step).dt
-        state = self._asked_state(state)
-        return self._along(dt)._covariance(dt, order_of(order), state=state)
+        state, average = self._asked_parts(state, average, order_of(order))
+        return self._along(dt)._covariance(dt, order_of(order), average, state=state)
 
-    def _covariance(self, dt: float, order: int, *, state: bool) -> np.ndarray:
-        moving = self._moving
+    def _covariance(
+        self, dt: float, order: int, average: float | None = None, *, state: bool = False
+    ) -> np.ndarray:
         balance, M = self._stationary(dt, order)
-        if not state or not moving.any():
-            return self._frame.outward(_embedded(M, moving if not state else np.tile(moving, 2)))
-        assert self.memory is not None
-        noise = balance.source if balance.kick is None else balance.source + balance.kick(M)
-        whole = states(self.memory.motion(self.flow.step, dt), -self.rates[moving], noise)
-        return self._frame.outward(_embedded(whole, np.tile(moving, 2)))
+        if state or average is not None:
+            M = self._parts(balance, M, dt, average)
+        return self._frame.outward(_embedded(M, np.tile(self._moving, 2 if state else 1)))
 
     def _stationary(self, dt: float, order: int) -> tuple[Balance, np.ndarray]:
         """The balance of moving modes, and `covariance` among them."""
@@ -399,26 +406,57 @@ class LinearFlow(Result, Framed):
         self._require_stable(balance, dt, order, "A stationary covariance", moving)
         return balance, balance.stationary()
 
-    def _asked_state(self, state: bool) -> bool:
+    def _parts(self, balance: Balance, M: np.ndarray, dt: float, average: float | None) -> np.ndarray:
+        """Of moving modes: the second moment of their whole states, or of an average, from the positions'."""
+        step, pull, pairs = self.flow.step, -self.rates[self._moving], M[..., None, None]
+        if self.memory is not None:
+            noise = balance.source if balance.kick is None else balance.source + balance.kick(M)
+            pairs = pairs_of(self.memory.motion(step, dt), pull, noise)
+        if average is None:
+            return whole(pairs)
+        return Course.of(self.memory, pull, step, dt).mean_of(pairs, average, step)
+
+    def _asked_parts(self, state: bool, average: float | None, order: int) -> tuple[bool, float | None]:
+        """Which parts of the state are asked for; an average that forgets all is the position itself."""
         if _check.flag("state", state) and self.memory is None:
             raise ValueError(
                 f"`state=True` is for methods with momentum; {self.flow.method.label} has no state but w. "
                 "Leave it out."
             )
-        return state
+        order = self._order(order)
+        if average is None:
+            return state, None
+        if state:
+            raise ValueError(
+                "`state` asks for positions and buffer, `average` for averaged positions: give one of the "
+                "two."
+            )
+        if order == 2:
+            raise ValueError("`average` is known with order=1 only. Leave one of the two out.")
+        return state, _check.fraction("average", average) or None
 
     @_check.renamed(level="order")
-    def excess_risk(self, time: str | Law = "discrete", dt: float | None = None, *, order: int = 1) -> float:
+    def excess_risk(
+        self,
+        time: str | Law = "discrete",
+        dt: float | None = None,
+        *,
+        order: int = 1,
+        average: float | None = None,
+    ) -> float:
         """Stationary excess risk ``tr(H M) / 2``, in units of the objective; raises as `covariance` does.
 
         M is the second moment about the critical point: what weight decay costs is in it.
         """
         dt = law_of(time, dt, self.flow.step).dt
-        return self._along(dt)._excess_risk(dt, order_of(order))
+        _, average = self._asked_parts(False, average, order_of(order))
+        return self._along(dt)._excess_risk(dt, order_of(order), average)
 
-    def _excess_risk(self, dt: float, order: int) -> float:
+    def _excess_risk(self, dt: float, order: int, average: float | None) -> float:
         moving, apart, method = self._moving, self._offset, self.flow.method
-        _, M = self._stationary(dt, order)
+        balance, M = self._stationary(dt, order)
+        if average is not None:
+            M = self._parts(balance, M, dt, average)
         risk = float(0.5 * self.eigenvalues[moving] @ np.diag(M))
         if apart.any():
             risk += 0.5 * float(self.eigenvalues @ apart**2)
@@ -439,6 +477,7 @@ class LinearFlow(Result, Framed):
         dt: float | None = None,
         order: int = 1,
         state: bool = False,
+        average: float | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Mean (d,) and covariance (d, d) at time `t`, from any start, stable or not.
 
@@ -457,6 +496,8 @@ class LinearFlow(Result, Framed):
             2 also follows the mean shift that nested batches cause.
         state : bool
             Of the whole state ``(w, u)``, with the momentum's buffer: (2d,) and (2d, 2d).
+        average : float, optional
+            Of the moving average of iterates, as in `covariance`; it begins where the iterates do.
         """
         dt = law_of(time, dt, self.flow.step).dt
         t = _check.nonnegative("t", t)
@@ -465,9 +506,12 @@ class LinearFlow(Result, Framed):
                 f"`t` must be a multiple of the time step {dt:.10g}; got {t:.10g}. Try "
                 f"{round(t / dt) * dt:.10g}."
             )
-        if self._asked_state(state) or self.memory is not None:
-            lin, order = self._along(dt), self._order(order_of(order))
-            return lin._state_moments(t, dt, mean0, cov0, order, state)
+        state, average = self._asked_parts(state, average, order_of(order))
+        if self.memory is not None or average is not None:
+            mean, cov = self._along(dt)._state_moments(t, dt, mean0, cov0, average)
+            dim = self.flow.dim
+            part = slice(2 * dim if state else dim) if average is None else slice(-dim, None)
+            return mean[part], cov[part, part]
         mean0 = self.at if mean0 is None else _check.shaped("mean0", mean0, self.at.shape)
         square = (len(self.at),) * 2
         cov0 = np.zeros(square) if cov0 is None else _check.covariance("cov0", cov0, square)
@@ -484,34 +528,35 @@ class LinearFlow(Result, Framed):
         return self.center + self.vectors @ mean, self._frame.outward(M - np.outer(mean, mean))
 
     def _state_moments(
-        self, t: float, dt: float, mean0: Any, cov0: Any, order: int, state: bool
+        self, t: float, dt: float, mean0: Any, cov0: Any, average: float | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """`moments` with memory: a start of positions alone has an empty buffer."""
-        assert self.memory is not None
-        dim = self.flow.dim
-        rest = np.concatenate([self.center, np.zeros(dim)])
-        mean, cov = np.concatenate([self.at, np.zeros(dim)]), np.zeros((2 * dim,) * 2)
+        """`moments` of whole states, with the average last; a start of positions has an empty buffer."""
+        dim, course = self.flow.dim, Course.of(self.memory, -self.rates, self.flow.step, dt)
+        most = dim * len(course.kick)
+        rest, mean = (np.pad(place, (0, most - dim)) for place in (self.center, self.at))
+        cov = np.zeros((most,) * 2)
         if mean0 is not None:
-            known = 2 * dim if np.size(mean0) == 2 * dim else dim
+            known = most if np.size(mean0) == most else dim
             mean[:known] = _check.shaped("mean0", mean0, (known,))
         if cov0 is not None:
-            known = 2 * dim if len(np.atleast_1d(cov0)) == 2 * dim else dim
+            known = most if len(np.atleast_1d(cov0)) == most else dim
             cov[:known, :known] = _check.covariance("cov0", cov0, (known, known))
-        motion, balance = self.memory.motion(self.flow.step, dt), self._balance(dt, order)
+        if average is not None:  # begins as a copy of the positions
+            course, with_copy = course.averaged(average, self.flow.step), np.r_[:most, :dim]
+            rest, mean, cov = rest[with_copy], mean[with_copy], cov[np.ix_(with_copy, with_copy)]
         coupled = self._coupling(np.zeros(dim), 1.0)
-        offset = (self._frame.inverse @ (mean - rest).reshape(2, dim, 1)).ravel()
+        offset = ((mean - rest).reshape(-1, dim) @ self._frame.inverse.T).ravel()
         offset, M = evolve(
-            doubled(motion, -self.rates, balance.kick, balance.source),
-            None if coupled is None else lifted(motion, coupled),
+            course.balance(self._noise.kick, self._source),
+            None if coupled is None else course.lifted(coupled),
             t,
             dt,
             offset,
             self._frame.inward(cov) + np.outer(offset, offset),
-            np.zeros(2 * dim),
+            np.zeros_like(offset),
         )
-        mean = rest + (self.vectors @ offset.reshape(2, dim, 1)).ravel()
-        cov = self._frame.outward(M - np.outer(offset, offset))
-        return (mean, cov) if state else (mean[:dim], cov[:dim, :dim])
+        mean = rest + (offset.reshape(-1, dim) @ self.vectors.T).ravel()
+        return mean, self._frame.outward(M - np.outer(offset, offset))
 
     def _coupling(self, push: np.ndarray, step: float) -> Map | None:
         """What a mean m adds to the second moment's source.

@@ -1,9 +1,10 @@
-"""Linear theory with memory: the balances of positions, of whole states, and the steps that they allow."""
+"""Linear theory with memory: whole states of modes, averages of iterates, and the steps that they allow."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,36 +16,93 @@ _LOOSE = 1e-6  # where the map is dear
 _EDGE = 1e-9  # so near the mean limit the noise decides, if it enters the fastest mode at all
 
 
-def lifted(motion: Motion, map_: Map) -> Map:
-    """What a noise that positions cause adds to the second moment of whole states, (..., 2d, 2d)."""
-    outer = np.outer(motion.kick, motion.kick) / (motion.dt or 1.0)
+@dataclass(frozen=True)
+class Course:
+    """What modes have beside their positions, all of it linear: a momentum buffer, an average of iterates.
 
-    def lift(state: np.ndarray) -> np.ndarray:
-        dim = state.shape[-1] // 2
-        inner = map_(state[..., :dim, :dim] if state.ndim > 1 else state[:dim])
-        blocks = outer[:, None, :, None] * inner[..., None, :, None, :]
-        return blocks.reshape(*inner.shape[:-2], 2 * dim, 2 * dim)
+    Attributes
+    ----------
+    matrices : array (d, s, s)
+        A mode's state ``(x, ...)`` after a step, or in continuous time its rate.
+    kick : array (s,)
+        What unit noise adds, per iteration of the flow.
+    dt : float
+        Time step; 0 in continuous time.
+    """
 
-    return lift
+    matrices: np.ndarray
+    kick: np.ndarray
+    dt: float
+
+    @classmethod
+    def of(cls, memory: Memory | None, pull: np.ndarray, step: float, dt: float) -> Course:
+        """Of modes ``h`` (d,) at this step."""
+        if memory is not None:
+            motion = memory.motion(step, dt)
+            return cls(motion.matrices(pull), motion.kick, dt)
+        alone = 1 - dt * pull if dt else -pull
+        return cls(alone[:, None, None], np.array([-math.sqrt(step * (dt or 1.0))]), dt)
+
+    def averaged(self, decay: float, step: float) -> Course:
+        """With the moving average of positions as the last part, which forgets at `decay` per iteration."""
+        size = self.matrices.shape[-1] + 1
+        matrices, kick = np.zeros((len(self.matrices), size, size)), np.zeros(size)
+        matrices[:, :-1, :-1], kick[:-1] = self.matrices, self.kick
+        if self.dt:
+            kept = decay ** (self.dt / step)
+            matrices[:, -1], kick[-1] = (1 - kept) * matrices[:, 0], (1 - kept) * kick[0]
+            matrices[:, -1, -1] += kept
+        else:
+            rate = -math.log(decay) / step
+            matrices[:, -1, 0], matrices[:, -1, -1] = rate, -rate
+        return Course(matrices, kick, self.dt)
+
+    def lifted(self, map_: Map) -> Map:
+        """What a noise that positions cause adds to the second moment of whole states, (..., s d, s d)."""
+        size, outer = len(self.kick), np.outer(self.kick, self.kick) / (self.dt or 1.0)
+
+        def lift(state: np.ndarray) -> np.ndarray:
+            dim = state.shape[-1] // size
+            inner = map_(state[..., :dim, :dim] if state.ndim > 1 else state[:dim])
+            blocks = outer[:, None, :, None] * inner[..., None, :, None, :]
+            return blocks.reshape(*inner.shape[:-2], size * dim, size * dim)
+
+        return lift
+
+    def balance(self, kick: Map | None, source: np.ndarray) -> Balance:
+        """Of whole states, part after part (s d, s d), per unit of time."""
+        size, dim = len(self.kick), len(self.matrices)
+        drift = np.block([[np.diag(one) for one in row] for row in self.matrices.transpose(1, 2, 0)])
+        if self.dt:
+            drift = (drift - np.eye(len(drift))) / self.dt
+        constant = self.lifted(lambda _: source)(np.zeros((size * dim,) * 2))
+        return Balance(drift, None if kick is None else self.lifted(kick), constant, self.dt)
+
+    def mean_of(self, pairs: np.ndarray, decay: float, step: float) -> np.ndarray:
+        """Second moment (d, d) of the average, from that of the modes' states without it (d, d, s, s)."""
+        eye, first = np.eye(self.matrices.shape[-1]), pairs[..., 0, :, None]
+        B = self.matrices
+        if self.dt == 0:
+            rate = -math.log(decay) / step
+            across = np.linalg.solve(rate * eye - B, rate * first)[..., 0, 0]
+            return 0.5 * (across + across.T)
+        kept = decay ** (self.dt / step)
+        before = np.linalg.solve(eye - kept * B, (1 - kept) * first)  # of the average and a state
+        after = np.einsum("kb,jkb->jk", B[:, 0], before[..., 0])  # ... a step later
+        return (kept * (after + after.T) + (1 - kept) * pairs[..., 0, 0]) / (1 + kept)
 
 
-def doubled(motion: Motion, pull: np.ndarray, kick: Map | None, source: np.ndarray) -> Balance:
-    """The balance of whole states ``(x, u)`` of modes ``h`` (d,), (2d, 2d), per unit of time."""
-    blocks = motion.matrices(pull).transpose(1, 2, 0)  # (2, 2, d)
-    drift = np.block([[np.diag(block) for block in row] for row in blocks])
-    if motion.dt:
-        drift = (drift - np.eye(len(drift))) / motion.dt
-    whole = np.zeros((2 * len(pull),) * 2)
-    constant = lifted(motion, lambda _: source)
-    return Balance(drift, None if kick is None else lifted(motion, kick), constant(whole), motion.dt)
-
-
-def states(motion: Motion, pull: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Stationary second moment (2d, 2d) of whole states under noise (d, d) on modes ``h`` (d,)."""
+def pairs_of(motion: Motion, pull: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Stationary second moments (d, d, 2, 2) of positions and buffer under noise (d, d) on modes ``h``."""
     pairs = motion.states(pull)
     pairs[..., 0, 0] = motion.response(pull)
-    whole = (pairs * noise[..., None, None]).transpose(2, 0, 3, 1)
-    return whole.reshape((2 * len(pull),) * 2)
+    return pairs * noise[..., None, None]
+
+
+def whole(pairs: np.ndarray) -> np.ndarray:
+    """From pairs of modes (d, d, s, s) to matrices of whole states, part after part, (s d, s d)."""
+    dim, size = len(pairs), pairs.shape[-1]
+    return pairs.transpose(2, 0, 3, 1).reshape((size * dim,) * 2)
 
 
 def largest_step(
