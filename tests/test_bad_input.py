@@ -439,7 +439,7 @@ class TestNames:
     def test_an_unknown_method_lists_the_known_ones(self, method):
         known = (
             r"st\.SGD\(\), st\.Newton\(\), st\.DampedNewton\(damping=\.\.\.\), st\.SFN\(.*\), "
-            r"st\.LRSFN\(.*\), st\.Method\(gain=\.\.\.\)"
+            r"st\.LRSFN\(.*\), st\.Method\(gain=\.\.\.\), st\.Momentum\(\.\.\.\)"
         )
         with pytest.raises(ValueError, match=f"`method` must be one of {known}; got"):
             st.Flow(VALLEY, method, step=0.1)
