@@ -118,14 +118,36 @@ def at_point(method, noise, *, step=STEP, hessian=HESSIAN, at=CENTER):
 
 def second_moment(A, C, time, step, dt):
     """Of the linear recursion or equation with drift -A and noise covariance C(M), by Kronecker products."""
-    eye, size = np.eye(len(A)), len(A) ** 2
-    spread = np.stack([(C(E.reshape(A.shape)) - C(0 * A)).ravel() for E in np.eye(size)], axis=1)
+    return whole_moment(A, np.eye(len(A)), C, time, step, dt)
+
+
+def whole_moment(A, b, C, time, step, dt):
+    """As `second_moment`, where the noise of positions enters a state by ``b`` (n, d)."""
+    eye, size, dim = np.eye(len(A)), len(A) ** 2, b.shape[1]
+
+    def noise(M):
+        return b @ C(M[:dim, :dim]) @ b.T
+
+    spread = np.stack([(noise(E.reshape(A.shape)) - noise(0 * A)).ravel() for E in np.eye(size)], axis=1)
     if time == "continuous":
         system, strength = np.kron(A, eye) + np.kron(eye, A), step
     else:
         B = eye - dt * A
         system, strength = np.eye(size) - np.kron(B, B), step * dt
-    return np.linalg.solve(system - strength * spread, strength * C(0 * A).ravel()).reshape(A.shape)
+    return np.linalg.solve(system - strength * spread, strength * noise(0 * A).ravel()).reshape(A.shape)
+
+
+def remembered(method, pull, C, time, step, dt):
+    """As `second_moment` of Adam's running mean: ``w+ = (1 - dt decay) w - dt m+``, with ``pull = P H``."""
+    eye, decay = np.eye(DIM), method.weight_decay if method.decoupled else 0.0
+    rate = (1 - method.beta1) / step
+    m = rate * np.hstack([-pull, eye])  # the rate at which m is lost
+    if time == "continuous":
+        A, b = np.vstack([np.hstack([decay * eye, eye]), m]), np.vstack([0 * eye, rate * eye])
+    else:  # w moves with the new m
+        A = np.vstack([np.hstack([decay * eye, eye]) - dt * m, m])
+        b = np.vstack([-dt * rate * eye, rate * eye])
+    return whole_moment(A, b, C, time, step, dt)
 
 
 def settled(method, covariance, factors, time="discrete", step=STEP, dt=None, hessian=HESSIAN, at=CENTER):
@@ -142,13 +164,18 @@ def settled(method, covariance, factors, time="discrete", step=STEP, dt=None, he
         def drawn(M, apart=apart):
             return covariance + sum(E @ (M + np.outer(apart, apart)) @ E for E in factors)
 
-        S = second_moment(A, lambda M, P=P: P @ drawn(M) @ P, time, step, step if dt is None else dt)
+        law = (lambda M, P=P: P @ drawn(M) @ P), time, step, step if dt is None else dt
+        if isinstance(method, st.Adam) and method.beta1:
+            whole = remembered(method, P @ (H + inside * eye), *law)
+            S = whole[:DIM, :DIM]
+        else:
+            S = whole = second_moment(A, *law)
         mean = H @ apart + inside * (at + apart)
         full = H + inside * eye
         v = np.diag(drawn(S) + full @ S @ full) + mean**2
         if np.allclose(S, before, rtol=1e-14, atol=0):
             break
-    return np.diag(P), A, at + apart, S
+    return np.diag(P), A, at + apart, whole
 
 
 ADAPTIVE = [
@@ -172,7 +199,10 @@ class TestSettled:
         law, covariance, factors = NOISES[noise]
         lin = at_point(method, law)
         for time, dt in LAWS:
-            metric, A, center, S = settled(method, covariance, factors, time, dt=dt)
+            metric, A, center, whole = settled(method, covariance, factors, time, dt=dt)
+            S = whole[:DIM, :DIM]
+            if len(whole) > DIM:
+                np.testing.assert_allclose(lin.covariance(time, dt, state=True), whole, rtol=1e-9, atol=1e-11)
             np.testing.assert_allclose(lin.covariance(time, dt), S, rtol=1e-10, atol=1e-12)
             if time == "discrete":
                 np.testing.assert_allclose(lin.metric, metric, rtol=1e-10)
@@ -183,34 +213,60 @@ class TestSettled:
                 np.testing.assert_allclose(lin.excess_risk(), risk, rtol=1e-10)
                 np.testing.assert_allclose(lin.mean_shift, apart, atol=1e-12)
 
-    @pytest.mark.parametrize("method", ADAPTIVE[::3], ids=repr)
+    @pytest.mark.parametrize("method", ADAPTIVE, ids=repr)
     def test_moments_follow_the_dense_recursion(self, method):
         law, covariance, factors = NOISES["streaming"]
-        lin = at_point(method, law)
-        _, A, center, _ = settled(method, covariance, factors)
-        P, start = np.diag(lin.metric), np.array([1.0, 2.0, -1.0])
-        mean, M = start - center, 0.1 * np.eye(DIM) + np.outer(start - center, start - center)
+        lin, eye = at_point(method, law), np.eye(DIM)
+        P, beta = np.diag(lin.metric), getattr(method, "beta1", 0.0)
+        inside, outside = (0.0, method.weight_decay)[:: 1 if method.decoupled else -1]
+        start, spread = np.array([1.0, 2.0, -1.0]), 0.1 * eye
+        # The first moment of (1, w - w*, m) and their second ones, as of one vector.
+        B, kicks = np.zeros((7, 7)), []
+        B[0, 0] = 1
+        B[4:, 1:4], B[4:, 4:] = (1 - beta) * P @ (HESSIAN + inside * eye), beta * eye
+        B[4:, 0] = (1 - beta) * inside * P @ CENTER
+        B[1:4] = np.eye(7)[1:4] - STEP * outside * np.eye(7)[1:4] - STEP * B[4:]
+        B[1:4, 0] -= STEP * outside * CENTER
+        for E in factors:
+            G = np.zeros((7, 7))
+            G[4:, 1:4] = (1 - beta) * P @ E
+            G[1:4] = -STEP * G[4:]
+            kicks.append(G)
+        root = np.linalg.cholesky(covariance)
+        for column in root.T:
+            constant = np.zeros((7, 7))
+            constant[4:, 0] = (1 - beta) * P @ column
+            constant[1:4] = -STEP * constant[4:]
+            kicks.append(constant)
+        first = np.concatenate([[1.0], start - CENTER, np.zeros(DIM)])
+        M = np.outer(first, first)
+        M[1:4, 1:4] += spread
         for _ in range(7):
-            far = M + np.outer(mean, center - CENTER) + np.outer(center - CENTER, mean)
-            far = far + np.outer(center - CENTER, center - CENTER)
-            drawn = covariance + sum(E @ far @ E for E in factors)
-            B = np.eye(DIM) - STEP * A
-            mean, M = B @ mean, B @ M @ B.T + STEP**2 * P @ drawn @ P
-        found = lin.moments(7 * STEP, start, 0.1 * np.eye(DIM))
-        np.testing.assert_allclose(found[0], center + mean, rtol=1e-10)
-        np.testing.assert_allclose(found[1], M - np.outer(mean, mean), rtol=1e-9, atol=1e-13)
+            M = B @ M @ B.T + sum(G @ M @ G.T for G in kicks)
+        mean, cov = lin.moments(7 * STEP, start, spread)
+        np.testing.assert_allclose(mean, CENTER + M[1:4, 0], rtol=1e-10)
+        np.testing.assert_allclose(cov, M[1:4, 1:4] - np.outer(M[0, 1:4], M[0, 1:4]), rtol=1e-9, atol=1e-13)
+        if beta:
+            mean, cov = lin.moments(7 * STEP, start, spread, state=True)
+            np.testing.assert_allclose(mean[DIM:], M[4:, 0], rtol=1e-10, atol=1e-13)
+            np.testing.assert_allclose(cov, (M - np.outer(M[0], M[0]))[1:, 1:], rtol=1e-9, atol=1e-12)
 
     @pytest.mark.parametrize("noise", NOISES)
-    @pytest.mark.parametrize("method", ADAPTIVE[1:3], ids=repr)
+    @pytest.mark.parametrize("method", ADAPTIVE[:3], ids=repr)
     def test_step_limits_are_those_of_the_dense_map(self, method, noise):
         law, _, factors = NOISES[noise]
-        lin = at_point(method, law)
-        P = np.diag(lin.metric)
-        A = P @ HESSIAN + method.weight_decay * np.eye(DIM)
-        assert lin.step_limit("mean") == pytest.approx(2 / np.max(np.linalg.eigvals(A).real), rel=1e-12)
-        B = np.eye(DIM) - (limit := lin.step_limit()) * A
-        step = np.kron(B, B) + limit**2 * sum((np.kron(P @ E, P @ E) for E in factors), 0 * np.kron(B, B))
-        assert np.max(np.abs(np.linalg.eigvals(step))) == pytest.approx(1, abs=1e-10)
+        lin, eye = at_point(method, law), np.eye(DIM)
+        P, beta = np.diag(lin.metric), getattr(method, "beta1", 0.0)
+
+        def matrices(step):
+            m = (1 - beta) * np.hstack([P @ HESSIAN, beta / (1 - beta) * eye])
+            B = np.vstack([np.hstack([(1 - step * method.weight_decay) * eye, 0 * eye]) - step * m, m])
+            kicks = [(1 - beta) * np.kron([[-step, 0], [1, 0]], P @ E) for E in factors]
+            return B, np.kron(B, B) + sum((np.kron(G, G) for G in kicks), np.zeros((36, 36)))
+
+        for kind, which in (("mean", 0), ("mean-square", 1)):
+            matrix = matrices(lin.step_limit(kind))[which]
+            assert np.max(np.abs(np.linalg.eigvals(matrix))) == pytest.approx(1, abs=1e-9)
         assert sum(lin.limit().shares.values()) == pytest.approx(1)
 
     def test_it_is_liu_ziyin_and_uedas_covariance_of_a_metric_that_does_not_commute(self):

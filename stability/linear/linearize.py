@@ -25,7 +25,7 @@ from .._frames import Framed
 from .._law import Law, law_of
 from .._saving import Result, keeps
 from ..flow import Flow
-from ..methods.memory import Memory
+from ..methods.memory import Memory, Motion
 from ..methods.method import Method
 from ..methods.response import jumps
 from ..noise import DataNoise, Noise
@@ -129,9 +129,8 @@ class LinearFlow(Result, Framed):
         self.eigenvalues, self.vectors, self.gains = frame.eigenvalues, frame.vectors, frame.gains
         self.metric = frame.metric
         method = self.flow.method
-        decoupled = method.weight_decay if method.decoupled else 0.0
-        self.rates = self._noise.rates - decoupled if decoupled else self._noise.rates
-        self._offset = self._pulled_apart(method.weight_decay, decoupled)
+        self.rates = self._noise.rates - self._decoupled if self._decoupled else self._noise.rates
+        self._offset = self._pulled_apart(method.weight_decay, self._decoupled)
         self.center = self.at + self.vectors @ self._offset if self._offset.any() else self.at
         self._limits: dict[int, tuple[float, np.ndarray]] = {}
         self.__dict__.pop("_moving", None)
@@ -269,15 +268,31 @@ class LinearFlow(Result, Framed):
 
     @property
     def memory(self) -> Memory | None:
-        """Of the flow's method: its momentum."""
-        return self.flow.method.memory
+        """Of the flow's method: its momentum, or Adam's running mean."""
+        method: Any = self.flow.method
+        return method.memory if method.spectral or method.memory is not None else method.averaging
+
+    def _motion(self, step: float, dt: float) -> Motion:
+        """What memory makes of a mode."""
+        assert self.memory is not None
+        return self.memory.motion(step, dt, self._decoupled)
+
+    @property
+    def _decoupled(self) -> float:
+        """Weight decay beside the preconditioner."""
+        method = self.flow.method
+        return method.weight_decay if method.decoupled else 0.0
+
+    @property
+    def _pull(self) -> np.ndarray:
+        """``phi_i lam_i`` (d,)."""
+        return -self._noise.rates
 
     def _remembered(self, step: float, dt: float, source: np.ndarray | None = None) -> Remembered:
         """The balance of positions, with memory, for the flow at this step."""
-        assert self.memory is not None
-        noise, motion = self._noise, self.memory.motion(step, dt)
+        noise, motion = self._noise, self._motion(step, dt)
         with np.errstate(all="ignore"):  # of modes that do not decay, which are asked about first
-            response = motion.response(-self.rates)
+            response = motion.response(self._pull)
         source = self._source if source is None else source
         return Remembered(self.rates, noise.kick, source, dt, self.gains, noise.rough, response=response)
 
@@ -285,7 +300,7 @@ class LinearFlow(Result, Framed):
         """Modes (d,) bool whose mean decays, of those that do at small steps."""
         if self.memory is None:
             return dt * np.abs(self.rates) < 2
-        return self.memory.motion(self.flow.step, dt).stable(-self.rates)
+        return self._motion(self.flow.step, dt).stable(self._pull)
 
     def _require_drift(self, balance: Balance, what: str, modes: np.ndarray | None = None) -> None:
         if balance.drift.ndim == 2:
@@ -408,13 +423,20 @@ class LinearFlow(Result, Framed):
 
     def _parts(self, balance: Balance, M: np.ndarray, dt: float, average: float | None) -> np.ndarray:
         """Of moving modes: the second moment of their whole states, or of an average, from the positions'."""
-        step, pull, pairs = self.flow.step, -self.rates[self._moving], M[..., None, None]
+        step, pairs = self.flow.step, M[..., None, None]
         if self.memory is not None:
             noise = balance.source if balance.kick is None else balance.source + balance.kick(M)
-            pairs = pairs_of(self.memory.motion(step, dt), pull, noise)
+            pairs = pairs_of(self._motion(step, dt), self._pull[self._moving], noise)
         if average is None:
             return whole(pairs)
-        return Course.of(self.memory, pull, step, dt).mean_of(pairs, average, step)
+        return self._course(dt, self._moving).mean_of(pairs, average, step)
+
+    def _course(self, dt: float, modes: Any = slice(None)) -> Course:
+        """What some of the modes do with all that they remember."""
+        step = self.flow.step
+        if self.memory is None:
+            return Course.alone(-self.rates[modes], step, dt)
+        return Course.of(self._motion(step, dt), self._pull[modes])
 
     def _asked_parts(self, state: bool, average: float | None, order: int) -> tuple[bool, float | None]:
         """Which parts of the state are asked for; an average that forgets all is the position itself."""
@@ -531,9 +553,11 @@ class LinearFlow(Result, Framed):
         self, t: float, dt: float, mean0: Any, cov0: Any, average: float | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """`moments` of whole states, with the average last; a start of positions has an empty buffer."""
-        dim, course = self.flow.dim, Course.of(self.memory, -self.rates, self.flow.step, dt)
+        dim, course = self.flow.dim, self._course(dt)
         most = dim * len(course.kick)
         rest, mean = (np.pad(place, (0, most - dim)) for place in (self.center, self.at))
+        # At the centre what the buffer moves undoes what weight decay takes.
+        rest[dim:] = -self._decoupled * self.center[: most - dim]
         cov = np.zeros((most,) * 2)
         if mean0 is not None:
             known = most if np.size(mean0) == most else dim
@@ -595,7 +619,8 @@ class LinearFlow(Result, Framed):
             self._require_decay(self._moving)
             fastest = float(np.max(np.abs(self.rates)))
             if fastest > 0 and self.memory is not None:
-                return self.memory.mean_limit(fastest)
+                moving = self._moving & (self.rates != 0)
+                return float(np.min(self.memory.mean_limit(self._pull[moving], self._decoupled)))
             return 2 / fastest if fastest > 0 else math.inf
         return self._limit(order_of(order))[0]
 
@@ -664,7 +689,8 @@ class LinearFlow(Result, Framed):
             return self._remembered(step, step, self._nothing).restricted(moving)
 
         start = None if near is None else near[np.ix_(moving, moving)]
-        step, leading = largest_step(self.memory, -self.rates[moving], balance, start)
+        limits = self.memory.mean_limit(self._pull[moving], self._decoupled)
+        step, leading = largest_step(limits, balance, start)
         return step, _embedded(leading, moving)
 
     def limit(self) -> Limit:
@@ -697,7 +723,7 @@ class LinearFlow(Result, Framed):
             return 0.0, None
         decay = -2 * self.rates / self.memory.effective(step) * leading
         with np.errstate(divide="ignore"):
-            share = step / self.memory.mean_limit(np.abs(self.rates))
+            share = step / self.memory.mean_limit(self._pull, self._decoupled)
         return float(np.sum(decay * share)), float(np.sum(decay * (1 - share)))
 
     @property
@@ -710,7 +736,7 @@ class LinearFlow(Result, Framed):
         gains = self.gains
         if self.memory is not None:
             with np.errstate(all="ignore"):
-                response = np.diag(self.memory.motion(self.flow.step, 0.0).response(-self.rates))
+                response = np.diag(self._motion(self.flow.step, 0.0).response(self._pull))
                 gains = -2 * gains * self.rates * response / self.flow.step
         return np.where(self.eigenvalues > 0, gains, np.nan)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..methods.memory import Memory, Motion
+from ..methods.memory import Motion
 from .moments import Balance, Map
 
 _TOLERANCE = 1e-13
@@ -35,11 +35,13 @@ class Course:
     dt: float
 
     @classmethod
-    def of(cls, memory: Memory | None, pull: np.ndarray, step: float, dt: float) -> Course:
-        """Of modes ``h`` (d,) at this step."""
-        if memory is not None:
-            motion = memory.motion(step, dt)
-            return cls(motion.matrices(pull), motion.kick, dt)
+    def of(cls, motion: Motion, pull: np.ndarray) -> Course:
+        """Of modes ``h`` (d,) with memory."""
+        return cls(motion.matrices(pull), motion.kick, motion.dt)
+
+    @classmethod
+    def alone(cls, pull: np.ndarray, step: float, dt: float) -> Course:
+        """Of modes ``h`` (d,) without, at this step."""
         alone = 1 - dt * pull if dt else -pull
         return cls(alone[:, None, None], np.array([-math.sqrt(step * (dt or 1.0))]), dt)
 
@@ -106,17 +108,17 @@ def whole(pairs: np.ndarray) -> np.ndarray:
 
 
 def largest_step(
-    memory: Memory, pull: np.ndarray, balance: Callable[[float], Balance], start: np.ndarray | None
+    limits: np.ndarray, balance: Callable[[float], Balance], start: np.ndarray | None
 ) -> tuple[float, np.ndarray]:
-    """The mean-square limit of modes ``h > 0`` (d,), and its leading matrix.
+    """The mean-square limit of modes with these limits of their means (d,), and its leading matrix.
 
     The radius of ``R o kick`` as a function of the step, set to one: its inverse is all but linear in the
     step's inverse, and of one heavy ball exactly so.
     """
     import scipy
 
-    fastest = int(np.argmax(pull))
-    most, found = memory.mean_limit(float(pull[fastest])), start
+    fastest = int(np.argmin(limits))
+    most, found = float(limits[fastest]), start
 
     def over(inverse: float) -> float:
         nonlocal found
@@ -125,7 +127,7 @@ def largest_step(
 
     low = (1 + _EDGE) / most
     if balance(1 / low).kick is None or over(low) > 0:
-        return most, np.diag(np.eye(len(pull))[fastest])
+        return most, np.diag(np.eye(len(limits))[fastest])
     high = 2 / most
     while over(high) <= 0:
         high *= 4

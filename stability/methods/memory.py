@@ -33,6 +33,8 @@ class Motion:
         What unit noise adds: per iteration of the flow, whatever the time step.
     decay : float
         What the buffer loses: ``1 - free[1, 1]`` in a step, ``-free[1, 1]`` per unit of time.
+    shrink : float
+        What the position loses to weight decay, likewise.
     dt : float
     """
 
@@ -41,6 +43,7 @@ class Motion:
     kick: np.ndarray
     decay: float
     dt: float
+    shrink: float = 0.0
 
     def matrices(self, pull: np.ndarray) -> np.ndarray:
         """``B_j`` of modes ``h`` (d,), shape (d, 2, 2)."""
@@ -54,9 +57,10 @@ class Motion:
         In steps ``1 - tr + det`` and ``1 - det``; in continuous time the determinant and minus the trace.
         """
         (f, g), reach, keeps = self.force, self.free[0, 1], self.free[1, 1]
+        near = self.shrink * self.decay - pull * (f * self.decay + reach * g)
         if self.dt == 0:
-            return -pull * (f * self.decay + reach * g), self.decay - pull * f
-        return -pull * (f * self.decay + reach * g), self.decay - pull * (f * keeps - reach * g)
+            return near, self.decay + self.shrink - pull * f
+        return near, self.decay + self.shrink * keeps - pull * (f * keeps - reach * g)
 
     def stable(self, pull: np.ndarray) -> np.ndarray:
         """Whether the mean of each mode (d,) decays, (d,) bool."""
@@ -145,11 +149,11 @@ class Memory(Kept):
         buffer = before + fresh
         return fresh + self.beta * buffer if self.nesterov else buffer, buffer
 
-    def motion(self, step: float, dt: float) -> Motion:
+    def motion(self, step: float, dt: float, weight_decay: float = 0.0) -> Motion:
         """A mode's law at this `step`: in continuous time (``dt = 0``), or of the chain with time step `dt`.
 
         The chain is symplectic, the buffer first and then the position with the new buffer: at ``dt = step``
-        it is the iteration, linear in the noise.
+        it is the iteration, linear in the noise. Decoupled `weight_decay` acts on positions alone.
         """
         beta, ratio = self.beta, dt / step
         if dt == 0:
@@ -166,17 +170,18 @@ class Memory(Kept):
         # A chain's position moves with the new buffer: what is kept of the old one, and the force in it.
         moved = reach * keeps if dt else reach
         force[0] = -(straight if self.nesterov else 0.0) - (reach * force[1] if dt else 0.0)
-        free = np.array([[1.0 if dt else 0.0, -moved], [0.0, keeps]])
-        return Motion(free, force, noise * force, decay, dt)
+        shrink = (dt or 1.0) * weight_decay
+        free = np.array([[(1.0 if dt else 0.0) - shrink, -moved], [0.0, keeps]])
+        return Motion(free, force, noise * force, decay, dt, shrink)
 
     def effective(self, step: float) -> float:
         """The step without memory that has the same drift, and at small steps the same law."""
         return step * self.weight / (1 - self.beta)
 
-    def mean_limit(self, pull: Any) -> Any:
+    def mean_limit(self, pull: Any, weight_decay: float = 0.0) -> Any:
         """The largest step at which the mean of a mode ``h`` > 0 decays, of one or of an array of them."""
         bend = 1 + 2 * self.beta if self.nesterov else 1.0
-        return 2 * (1 + self.beta) / (self.weight * pull * bend)
+        return 2 * (1 + self.beta) / (self.weight * pull * bend + weight_decay * (1 + self.beta))
 
     def __str__(self) -> str:
         return f"{'Nesterov' if self.nesterov else 'momentum'} {self.beta:g}"
@@ -193,6 +198,8 @@ def memoryless(method: Any, what: str) -> None:
     """
     if method.memory is None:
         return
+    if not method.spectral:  # the metric inside is the deeper reason
+        method.gain(0.0)
     inside = getattr(method, "method", None)
     instead = f"Use {inside!r}, the method inside" if inside is not None else "Use a method without momentum"
     raise ValueError(

@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import _check
 from .._array import namespace
+from .memory import Memory
 from .method import Method
 
 BUSSGANG = math.sqrt(2 / math.pi)
@@ -31,6 +32,7 @@ class Metric(Method):
     spectral = False
     linear = True
     renewal = 0.0  # the share of the mean squares that one gradient renews
+    averaging: Memory | None = None  # of the gradients over the metric
 
     def scale(self, variances: Any) -> Any:
         """The diagonal ``p`` of P (..., d), from the mean squares ``v`` of a gradient's entries (..., d)."""
@@ -148,8 +150,8 @@ class Adam(RMSprop):
     """Adam (Kingma and Ba 2015): RMSprop of a running mean of gradients, and AdamW with `weight_decay`.
 
     ``m+ = beta1 m + (1 - beta1) g``, ``v+ = beta2 v + (1 - beta2) g^2``, both from 0 and without their
-    start's bias; ``w+ = (1 - step * weight_decay) w - step * m / (sqrt(v) + eps)``. Of the stationary law
-    `beta1` changes nothing at first order in `step`.
+    start's bias; ``w+ = (1 - step * weight_decay) w - step * m / (sqrt(v) + eps)``. Theory takes m as the
+    memory of a linear flow (`Momentum` with averages), which at first order in `step` changes no covariance.
 
     Parameters
     ----------
@@ -196,6 +198,10 @@ class Adam(RMSprop):
         second = _renewed(means, "second", self.beta2, gradient**2)
         unbiased = math.sqrt(1 - self.beta2**count)
         return _over_root(first * (unbiased / (1 - self.beta1**count)), second, self.eps * unbiased)
+
+    @property
+    def averaging(self) -> Memory | None:  # type: ignore[override]
+        return Memory(self.beta1, average=True) if self.beta1 else None
 
     @property
     def label(self) -> str:
