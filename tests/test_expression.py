@@ -282,6 +282,95 @@ class TestStatus:
         for found in (F.value([at]), F.gradient([at]), F.hessian([at])):  # no warning, no crash
             assert np.asarray(found).dtype == float
 
+    def test_a_third_derivative_that_is_none_is_told(self):
+        assert st.expression("exp(230*x)").status([3.03]).startswith("not finite: its third derivative")
+
+
+OUTSIDE = [
+    ("log(x)", -2.0),
+    ("x^2/2 - log(x)", -2.0),
+    ("log(x)^2", -1.0),
+    ("x*log(x)", -1.0),
+    ("log(log(x))", 0.5),
+    ("log(1 - x)", 2.0),
+    ("log(1 - x^2)", 2.0),
+    ("log(x*exp(x))", -1.0),
+    ("log(exp(x) - 1)", -1.0),
+    ("log(x^2 - 1 + sqrt(x))", 0.1),
+    ("sqrt(x)", -1.0),
+    ("sqrt(1 + x) - 1", -2.0),
+    ("x^1.5", -1.0),
+    ("x^-0.5", -1.0),
+    ("x^x", -1.5),
+    ("asin(x)", 2.0),
+    ("acos(x) + x^2", -2.0),
+    ("abs(log(x))", -1.0),
+]
+
+
+class TestDomain:
+    """Where a formula has no value it has no derivatives: no path walks through there as if it had."""
+
+    @pytest.mark.parametrize(("text", "at"), OUTSIDE)
+    def test_without_a_value_there_are_no_derivatives(self, text, at):
+        F = st.expression(text)
+        for found in (F.value([at]), F.gradient([at]), F.hessian([at]), F.third([at], [1.0])):
+            assert np.isnan(found).all()
+        assert F.status([at]) != "ok"
+
+    def test_nothing_starts_or_is_linearized_out_there(self):
+        flow = st.Flow(st.expression("x^2/2 - log(x)"), st.SGD(), st.Noise(gradient=0.1), step=0.1)
+        with pytest.raises(ValueError, match=r"Choose another point than \[-2\.\]"):
+            st.simulate(flow, start=[-2.0], t_end=1.0, paths=3)
+        with pytest.raises(ValueError, match=r"Choose another point than \[-1\.\]"):
+            st.linearize(st.Flow(st.expression("log(x) + x"), st.SGD(), step=0.1), at=[-1.0])
+        assert st.linearize(flow, at=[1.0]).eigenvalues == [2.0]
+        assert len(st.simulate(flow, start=[2.0], t_end=1.0, paths=3).states) == 1
+
+    @pytest.mark.parametrize("level", ["sde", "iteration"])
+    def test_paths_that_leave_have_diverged(self, level):
+        flow = st.Flow(st.expression("x^2/2 - log(x)"), st.SGD(), st.Noise(gradient=3.0), step=0.1)
+        ens = st.simulate(flow, start=[0.5], t_end=3.0, paths=200, seed=0, level=level, save=30)
+        assert 10 < ens.diverged.sum() < 200
+        assert (ens.states[:, ~ens.diverged] > 0).all()
+
+    @pytest.mark.parametrize(
+        ("text", "kink"),
+        [
+            ("abs(x)", "abs has a corner at 0"),
+            ("x^2 + abs(x)", "abs has a corner at 0"),
+            ("x*abs(x)", "abs has a corner at 0"),
+            ("5*x^2 + x*abs(x)/9", "abs has a corner at 0"),
+            ("(x + abs(x))^2", "abs has a corner at 0"),
+            ("1e-9*abs(x)", "abs has a corner at 0"),
+            ("abs(x)^3 + x^2", ""),
+            ("x^2 + x^2.5*0 + abs(x)^2.5", ""),
+            ("x^2 + abs(x)*x^2", ""),
+            ("x^2", ""),
+        ],
+    )
+    def test_a_corner_is_not_linearized(self, text, kink):
+        flow = st.Flow(st.expression(text), st.SFN(damping=0.1), st.Noise(gradient=0.1), step=0.1)
+        assert flow.objective.kink([0.0]) == (kink and f"not smooth: {kink}")
+        if kink:
+            with pytest.raises(
+                ValueError, match=f"second derivatives; it is not smooth: {kink}. Use st.simulate"
+            ):
+                st.linearize(flow, at=[0.0])
+        else:
+            st.linearize(flow, at=[0.0])
+
+    def test_what_is_said_of_a_corner_works(self):
+        for text, at in (
+            ("abs(x) + y^2", [0.0, 0.0]),
+            ("(x + y + abs(x - y))/2 + x^2 - x/2 - y/2", [0.0, 0.0]),
+        ):
+            with pytest.raises(ValueError, match="round the corner off"):
+                st.linearize(st.Flow(st.expression(text), st.SGD(), step=0.01), at=at)
+        smooth = st.expression("sqrt(x^2 + 1e-6) + y^2")
+        flow = st.Flow(smooth, st.SGD(), st.Noise(gradient=0.1), step=1e-4)
+        assert st.linearize(flow, at=[0.0, 0.0]).eigenvalues == pytest.approx([1000.0, 2.0])
+
 
 REFUSED = {
     "x.__class__": "a dot between names",

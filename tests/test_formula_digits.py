@@ -49,6 +49,17 @@ ONE = [
     "0.5^x/(1 + 0.5^x)",
     "(2^x - 1)/(2^x + 1)",
 ]
+NEAR_ZERO = [
+    "1 - cos(x)",
+    "cos(3*x) - 1",
+    "2 - 2*cos(x)",
+    "1 + cos(x)",
+    "cosh(x) - 1",
+    "sqrt(1 + x^2) - 1",
+    "(1 + x^2)^0.5 - 1",
+    "0.5^2*(sqrt(1 + (x/0.5)^2) - 1)",
+    "3 - sqrt(9 - 2*x)",
+]
 TWO = [
     "log(exp(x) + exp(y))",
     "log(1 + exp(x) + exp(y))",
@@ -151,6 +162,12 @@ def test_of_one_variable_every_digit_counts(text):
             assert max(errors(text, [x]).values()) < 1e-9, x
 
 
+@pytest.mark.parametrize("text", NEAR_ZERO)
+def test_near_zero_they_count_too(text):
+    for x in (-0.7, -1e-5, 1e-9, 0.3, 3.0):
+        assert max(errors(text, [x]).values()) < 1e-9, x
+
+
 @pytest.mark.parametrize("text", TWO)
 def test_of_two_variables_every_entry_does(text):
     for point in POINTS[2]:
@@ -161,7 +178,14 @@ def test_of_two_variables_every_entry_does(text):
     ("text", "at", "status"),
     [
         ("sqrt(x^2 + 1) - x", [1e8], "not accurate: its value is 0 and should be 5e-09"),
-        ("1 - cos(x)", [1e-9], "not accurate: its value is 0 and should be 5e-19"),
+        ("sin(x)/x", [0.0], "not finite: it divides by zero"),
+        ("sin(x)/x", [1e-6], "not accurate: its (gradient|Hessian|third derivative) is"),
+        ("x - sin(x)", [1e-6], "not accurate: its value is 1.6665.* and should be 1.666666667e-19"),
+        ("tan(x) - x", [1e-7], "not accurate: its value is"),
+        ("sqrt(x + 1) - sqrt(x)", [1e12], "not accurate: its value is"),
+        ("log(x + 1) - log(x)", [1e12], "not accurate: its value is"),
+        ("(x + y)^2 - x^2 - 2*x*y", [1e6, 1e-6], "not accurate: its value is"),
+        ("exp(x) - exp(y)", [1.0, 1.0 + 1e-14], "ok|not accurate: its value is"),
         ("cos(1e10*x)", [1.234], "not accurate: its value"),
         ("log(2 + sin(y) + exp(x))", [373.0, 1.0], "not accurate: its Hessian is 1 and should be 2.89535"),
         ("x^50/(1 + x^50)", [1e4], "not accurate: its gradient is 0 and should be 5e-203"),

@@ -397,7 +397,7 @@ class TestProbe:
             (lambda w: np.sum(np.float32(w) ** 4, axis=-1) + 1e3, lambda w: 4 * w**3),
             (lambda w: np.sum(np.exp(w), axis=-1), np.exp),
             (lambda w: np.sum(np.round(w), axis=-1), lambda w: np.zeros(np.shape(w))),
-            (lambda w: np.full(np.shape(w)[:-1], np.nan), lambda w: np.zeros(np.shape(w))),
+            (lambda w: np.full(np.shape(w)[:-1], np.nan), lambda w: np.full(np.shape(w), np.nan)),
         ],
         ids=["abs", "subgradient", "noisy", "float32", "float32 with an offset", "exp", "steps", "nan"],
     )
@@ -408,6 +408,20 @@ class TestProbe:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             probe(gated(users(value=value, gradient=gradient)), np.array(start))
+
+    def test_a_start_outside_the_domain_is_told(self):
+        barrier = users(
+            value=lambda w: np.sum(w**2 / 2 - np.log(np.where(w > 0, w, np.nan)), axis=-1),
+            gradient=lambda w: w - 1 / w,
+            hessian=lambda w: (1 + 1 / w**2)[..., None] * np.eye(2),
+        )
+        flow = st.Flow(barrier, st.SGD(), step=0.1)
+        with pytest.warns(
+            st.StabilityWarning, match=r"`value` is nan at the start.*Start inside.*check=False"
+        ):
+            st.simulate(flow, start=[1.0, -2.0], t_end=0.1, paths=2)
+        st.simulate(flow, start=[1.0, 2.0], t_end=0.1, paths=2)
+        st.simulate(flow, start=[1.0, -2.0], t_end=0.1, paths=2, check=False)
 
     def test_functions_that_write_into_the_state_are_found_out(self):
         def gradient(w):

@@ -17,6 +17,7 @@ import numpy as np
 
 from .. import _check
 from ..flow import Flow
+from ..objectives.base import trait
 from .control import ControlledMoments
 from .normals import noise_of
 from .plan import EnsemblePlan
@@ -242,6 +243,7 @@ def make_part(
     plan: EnsemblePlan, seen: Snapshots, beside: Snapshots | None, signals: Signals, run: Run
 ) -> Part:
     """What a recorded block leaves behind."""
+    _lose_outside(plan, seen)
     states = np.swapaxes(seen.saved, 1, 2)
     kept = states if not seen.any_lost else states[:, ~seen.lost]
     moments, sketch = SampleMoments.of(kept), None
@@ -261,6 +263,20 @@ def make_part(
         seconds=time.perf_counter() - run.began,
         plan=plan,
     )
+
+
+def _lose_outside(plan: EnsemblePlan, seen: Snapshots) -> None:
+    """Count as diverged what stands outside the objective's domain, as one more step would have shown."""
+    objective = plan.flow.objective
+    if plan.flow.constant_hessian or trait(objective, "n_samples") is not None or not len(seen.saved):
+        return
+    with np.errstate(all="ignore"):
+        gradient = np.asarray(objective.gradient(seen.saved[-1].T))
+    outside = ~np.isfinite(gradient).all(axis=-1) & ~seen.lost
+    if outside.any():
+        seen.lost |= outside
+        seen.diverged_at[outside] = plan.saved[-1] * plan.dt
+        seen.any_lost = True
 
 
 def _controlled(plan: EnsemblePlan, kept: np.ndarray, beside: Snapshots | None) -> ControlledMoments | None:

@@ -29,7 +29,7 @@ from ..methods.memory import Memory, Motion
 from ..methods.method import Method
 from ..methods.response import jumps
 from ..noise import DataNoise, Noise
-from ..objectives.base import bend, trait
+from ..objectives.base import bend, defines, trait
 from .adaptive import QUIET, quiet_coordinates, settled_metric
 from .frames import Frame
 from .memory import Course, largest_step, pairs_of, whole
@@ -914,8 +914,8 @@ def linearize(flow: Flow, at: Any = None) -> LinearFlow:
     Raises
     ------
     ValueError
-        If the gradient at `at` does not vanish, the Hessian is not symmetric or not finite, the gain is
-        singular there, or curvature noise is centred elsewhere.
+        If the gradient at `at` does not vanish, the Hessian is not symmetric or not finite, a formula has a
+        corner there, the gain is singular, or curvature noise is centred elsewhere.
 
     Examples
     --------
@@ -932,6 +932,7 @@ def linearize(flow: Flow, at: Any = None) -> LinearFlow:
     _check_room(flow)
     hessian = _check.shaped("hessian", flow.objective.hessian(at), (flow.dim, flow.dim), at=at)
     hessian = _check.symmetric("hessian", hessian)
+    _check_smooth(flow, at)
     values, vectors = np.linalg.eigh(hessian)
     _check_critical(flow, at, float(np.max(np.abs(values))))
     order = np.argsort(-np.abs(values), kind="stable")
@@ -952,6 +953,16 @@ def _check_room(flow: Flow) -> None:
         return
     advice = "Use st.spectrum or st.randomized_eigh, which take products alone."
     _check.room("The Hessian and its eigenvectors need", 3 * dim**2, advice=advice)
+
+
+def _check_smooth(flow: Flow, at: np.ndarray) -> None:
+    """A corner has a Hessian by the chain rule, which is 0 where the slope jumps."""
+    kink = flow.objective.kink(at) if defines(flow.objective, "kink") else ""
+    if kink:
+        raise ValueError(
+            f"`at` must be a point where the objective has second derivatives; it is {kink}. Use "
+            "st.simulate, or round the corner off: sqrt(u^2 + 1e-6) for abs(u)."
+        )
 
 
 def _check_critical(flow: Flow, at: np.ndarray, scale: float) -> None:

@@ -409,7 +409,7 @@ class Steady(Graph):
         return self.mul(self.number(scales[0]), self.apply("tanh", self._from(half)))
 
     def _beside_one(self, c: float, a: int, sign: float) -> int | None:
-        """``c + sign a`` where a is close to a number: ``exp(u) - 1``, ``1 + tanh(u)``, ``1 - tanh(u)^2``."""
+        """``c + sign a`` where a is close to a number: ``exp(u) - 1``, ``1 + tanh(u)``, ``1 - cos(u)``."""
         scale, inner = self._scaled(a)
         kind, *parts = self.nodes[inner]
         scale *= sign
@@ -431,7 +431,22 @@ class Steady(Graph):
             if self.nodes[base][0] == "tanh" and (twice == base or self.value(parts[1]) == 2.0):
                 sech = self.apply("sech", self.nodes[base][1])
                 return self.mul(self.number(c), super().pow(sech, self.number(2.0)))
+        if kind in ("cos", "cosh") and (scale == -c or (kind, scale) == ("cos", c)):
+            half = {"cos": "cos" if scale == c else "sin", "cosh": "sinh"}[kind]
+            square = self.pow(self.apply(half, self.mul(self.number(0.5), parts[0])), self.number(2.0))
+            return self.mul(self.number(2 * c if kind == "cos" else -2 * c), square)
+        if kind == "sqrt" or (kind == "pow" and self.value(parts[1]) == 0.5):
+            return self._root_less(c, scale, parts[0])
         return None
+
+    def _root_less(self, c: float, scale: float, inner: int) -> int | None:
+        """``scale sqrt(k^2 + u) - scale k``, as of a smoothed absolute value."""
+        k = -c / scale
+        line = self._linear(inner)
+        if not (k > 0 and line.pop(None, 0.0) == k * k > 0 and line):
+            return None
+        u = self.div(self._from(line), self.number(k * k))
+        return self.mul(self.number(-c), self.apply("sqrt1pm1", u))
 
     # -- sums of multiples -------------------------------------------------------------------------
 

@@ -41,11 +41,13 @@ FUNCTIONS: dict[str, Callable[[float], float]] = {
     "log": math.log,
     "log1p": math.log1p,
     "logcosh": _logcosh,
+    "logslope": lambda x: 1.0 / x if x > 0 else math.nan,
     "sech": _sech,
     "sign": lambda x: math.copysign(1.0, x) if x else 0.0,
     "sin": math.sin,
     "sinh": math.sinh,
     "sqrt": math.sqrt,
+    "sqrt1pm1": lambda x: x / (math.sqrt(1.0 + x) + 1.0),
     "tan": math.tan,
     "tanh": math.tanh,
 }
@@ -321,14 +323,17 @@ _ONE: dict[str, Callable[[Graph, int, int], int]] = {
     "cosh": lambda g, n, a: g.apply("sinh", a),
     "exp": lambda g, n, a: n,
     "expm1": lambda g, n, a: g.apply("exp", a),
-    "log": lambda g, n, a: g.div(g.number(1.0), a),
-    "log1p": lambda g, n, a: g.div(g.number(1.0), g.add(g.number(1.0), a)),
+    # 1/a has a value where log(a) has none: a slope there would lead paths through what is undefined.
+    "log": lambda g, n, a: g.apply("logslope", a),
+    "log1p": lambda g, n, a: g.apply("logslope", g.add(g.number(1.0), a)),
     "logcosh": lambda g, n, a: g.apply("tanh", a),
+    "logslope": lambda g, n, a: g.neg(g.mul(n, n)),
     "sech": lambda g, n, a: g.neg(g.mul(n, g.apply("tanh", a))),
     "sign": lambda g, n, a: g.number(0.0),
     "sin": lambda g, n, a: g.apply("cos", a),
     "sinh": lambda g, n, a: g.apply("cosh", a),
     "sqrt": lambda g, n, a: g.div(g.number(0.5), n),
+    "sqrt1pm1": lambda g, n, a: g.div(g.number(0.5), g.apply("sqrt", g.add(g.number(1.0), a))),
     "tan": lambda g, n, a: g.add(g.number(1.0), g.mul(n, n)),
     "tanh": lambda g, n, a: g.pow(g.apply("sech", a), g.number(2.0)),
 }
@@ -436,6 +441,11 @@ def _log_of_cosh(xp: Any, a: Any) -> Any:
     return xp.where(size < 1.0, near, size + xp.log1p(xp.exp(-2.0 * size)) - math.log(2.0))
 
 
+def _slopes_of_log(xp: Any, a: Any) -> Any:
+    """``1/a`` where ``log(a)`` is defined."""
+    return xp.where(a >= 0, 1.0 / abs(a), xp.full_like(a, math.nan))
+
+
 _RULES: dict[str, Callable[..., Any]] = {
     "add": lambda xp, a, b: a + b,
     "sub": lambda xp, a, b: a - b,
@@ -445,7 +455,9 @@ _RULES: dict[str, Callable[..., Any]] = {
     "pow": _raised,
     **{name: (lambda xp, a, name=name: getattr(xp, name)(a)) for name in FUNCTIONS},
     "logcosh": _log_of_cosh,
+    "logslope": _slopes_of_log,
     "logsoftmax": _differences,
     "logsumexp": _sum,
     "sech": lambda xp, a: 1.0 / xp.cosh(a),
+    "sqrt1pm1": lambda xp, a: a / (xp.sqrt(1.0 + a) + 1.0),
 }

@@ -28,7 +28,7 @@ LARGEST_POWER = 100
 SHOWN = 80
 """Characters of a formula that an error writes out."""
 CONSTANTS = {"pi": math.pi, "e": math.e}
-_INNER = {"expm1", "log1p", "logcosh", "sech", "sign"}
+_INNER = {"expm1", "log1p", "logcosh", "logslope", "sech", "sign", "sqrt1pm1"}
 KNOWN = {name: name for name in FUNCTIONS if name not in _INNER} | {
     "ln": "log",
     "arcsin": "asin",

@@ -23,10 +23,13 @@ _EDGES = {
     "sqrt": (lambda x: x <= 0, "sqrt has no derivative"),
     "log": (lambda x: x <= 0, "log is not defined"),
     "log1p": (lambda x: x <= -1, "log(1 + u) is not defined"),
+    "sqrt1pm1": (lambda x: x <= -1, "sqrt(1 + u) has no derivative"),
     "asin": (lambda x: np.abs(x) >= 1, "asin has no derivative"),
     "acos": (lambda x: np.abs(x) >= 1, "acos has no derivative"),
 }
 """Where a function is not smooth, by its argument."""
+_NEAR, _NEARER = 2.0**-10, 2.0**-24
+"""Of a point's size: where the gradient beside it is compared with the Hessian."""
 
 
 def expression(text: str, variables: Sequence[str] | str | None = None, **parameters: float) -> Expression:
@@ -270,6 +273,39 @@ class Expression(Objective, Kept):
         w = _check.shaped("w", w, (self.dim,))
         return self._corner(w) or self._overflow(w) or self._loss(w) or "ok"
 
+    def kink(self, w: Any) -> str:
+        """What keeps the formula from having second derivatives at one point; empty where nothing does.
+
+        ``abs(x)^3`` has them at 0, ``abs(x)`` and ``x*abs(x)`` do not.
+
+        Parameters
+        ----------
+        w : array, shape (d,)
+
+        Examples
+        --------
+        >>> import stability as st
+        >>> st.expression("x^2 + abs(x)").kink([0.0])
+        'not smooth: abs has a corner at 0'
+        """
+        w = _check.shaped("w", w, (self.dim,))
+        told = self._corner(w)
+        return told if told and self._torn(w) else ""
+
+    def _torn(self, w: np.ndarray) -> bool:
+        """Whether the gradient beside a point stays off what the Hessian there says, however near."""
+        axes = np.vstack([np.eye(self.dim), np.cos(np.arange(self.dim))])
+        directions = np.vstack([axes, -axes])
+        gradient, pushed = self.gradient(w), directions @ self.hessian(w)
+        length = float(np.abs(w).max()) or 1.0
+
+        def gap(share: float) -> float:
+            change = self.gradient(w + share * length * directions) - gradient
+            return float(np.max(np.abs(change / (share * length) - pushed)))
+
+        near, nearer = gap(_NEAR), gap(_NEARER)
+        return not nearer <= max(0.25 * near, 1e-6 * float(np.max(np.abs(pushed))))
+
     def _corner(self, w: np.ndarray) -> str:
         graph = self._graph
         inner = [
@@ -293,7 +329,7 @@ class Expression(Objective, Kept):
         return "" if finite else "not finite: its value or a derivative overflows, or is not defined"
 
     def _loss(self, w: np.ndarray) -> str:
-        """Of third derivatives, those that are finite and not too many.
+        """Of third derivatives, where they are not too many.
 
         In few dimensions along every axis, in many along one direction, which stands for all.
         """
@@ -313,8 +349,9 @@ class Expression(Objective, Kept):
         return next(filter(None, every), "")
 
     def _lost(self, what: str, evaluator: Evaluator, point: list[float]) -> str:
-        finite = np.isfinite(np.array(_quietly(evaluator, point), dtype=float)).all()
-        found = lost(self._graph, evaluator, point, self.dim) if finite and evaluator.roots else None
+        if not np.isfinite(np.array(_quietly(evaluator, point), dtype=float)).all():
+            return f"not finite: its {what} overflows, or is not defined"
+        found = lost(self._graph, evaluator, point, self.dim) if evaluator.roots else None
         if not found:
             return ""
         number, right = found

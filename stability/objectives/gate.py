@@ -121,10 +121,11 @@ def probe(objective: Any, w: Any) -> None:
         return
     n = getattr(objective, "n_samples", None)
     batch = {} if n is None else {"batch": np.arange(min(int(n), _PROBED))}
-    told, before = None, _host(w).copy()
+    told, outside, before = None, False, _host(w).copy()
     with np.errstate(all="ignore"):
         try:
             slope = np.asarray(_host(objective.gradient(w, **batch)), dtype=float)
+            outside = math.isnan(float(objective.value(w, **batch))) and bool(np.isfinite(slope).all())
             told = _mismatch(lambda x: float(objective.value(x, **batch)), _host(w), slope, w)
         except Exception:  # what a user's function can not do is said where it is needed
             pass
@@ -133,7 +134,13 @@ def probe(objective: Any, w: Any) -> None:
             "`value` and `gradient` must leave the state as it is; here they write into it. Begin them with "
             "w = w.copy()."
         )
-    if told is not None:
+    if outside:
+        _check.warn(
+            "`value` is nan at the start, where `gradient` is finite: the start lies outside the domain, and "
+            "paths would run where the objective is not defined. Start inside, or return nan for the "
+            "gradient too. Where that is meant, pass check=False."
+        )
+    elif told is not None:
         _check.warn(
             f"`gradient` is not the derivative of `value` at the start: along one direction it gives "
             f"{told[0]:.6g}, differences of `value` give {told[1]:.6g}. Compare them: st.check_derivatives("
