@@ -120,7 +120,7 @@ def numbers_of(name: str, value: Any) -> np.ndarray:
             return found.astype(float)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise ValueError(f"`{name}` must be an array of numbers; got {_short(value)}.{_hint(value)}")
+    raise ValueError(f"`{name}` must be an array of numbers; got {shown(value)}.{_hint(value)}")
 
 
 _NO_NUMBERS = (str, bytes, complex, np.complexfloating, type(None), np.datetime64, np.timedelta64)
@@ -146,9 +146,7 @@ def _on_host(name: str, value: Any) -> np.ndarray:
     try:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise ValueError(
-            f"`{name}` must be an array of numbers; got {_short(value)}.{_hint(value)}"
-        ) from None
+        raise ValueError(f"`{name}` must be an array of numbers; got {shown(value)}.{_hint(value)}") from None
 
 
 def _masked(value: Any) -> int:
@@ -188,7 +186,7 @@ def returned(name: str, found: Any, beside: Any, shape: tuple[int, ...]) -> Any:
         found = numbers_of(name, found)
     elif not isinstance(found, kind):
         raise ValueError(
-            f"`{name}` must give what it is given, {kind.__module__}.{kind.__name__}; got {_short(found)}."
+            f"`{name}` must give what it is given, {kind.__module__}.{kind.__name__}; got {shown(found)}."
         )
     if tuple(found.shape) != tuple(shape):
         how = _reshape(found, shape)
@@ -289,7 +287,7 @@ def _real(value: Any) -> Any:
     try:
         return float(value)
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 def positive(name: str, value: Any, *, infinite: bool = False, advice: str = "") -> float:
@@ -297,7 +295,7 @@ def positive(name: str, value: Any, *, infinite: bool = False, advice: str = "")
     found = _real(value)
     if found is None or not found > 0 or (math.isinf(found) and not infinite):
         wanted = "a number > 0" if infinite else "a finite number > 0"
-        raise ValueError(f"`{name}` must be {wanted}; got {_short(value)}.{advice}")
+        raise ValueError(f"`{name}` must be {wanted}; got {shown(value)}.{advice}")
     return found
 
 
@@ -305,7 +303,15 @@ def nonnegative(name: str, value: Any) -> float:
     """`value` as a finite float >= 0."""
     found = _real(value)
     if found is None or not 0 <= found < math.inf:
-        raise ValueError(f"`{name}` must be a finite number >= 0; got {_short(value)}.")
+        raise ValueError(f"`{name}` must be a finite number >= 0; got {shown(value)}.")
+    return found
+
+
+def finite(name: str, value: Any) -> float:
+    """`value` as a finite float of any sign."""
+    found = _real(value)
+    if found is None or not math.isfinite(found):
+        raise ValueError(f"`{name}` must be a finite number; got {shown(value)}.")
     return found
 
 
@@ -313,7 +319,7 @@ def fraction(name: str, value: Any) -> float:
     """`value` as a float in [0, 1)."""
     found = nonnegative(name, value)
     if not found < 1:
-        raise ValueError(f"`{name}` must be in [0, 1); got {_short(value)}.")
+        raise ValueError(f"`{name}` must be in [0, 1); got {shown(value)}.")
     return found
 
 
@@ -367,20 +373,30 @@ def schedule(name: str, value: Any, count: int, *, end: str) -> np.ndarray:
     return lengths
 
 
-def count(name: str, value: Any, *, least: int = 1, most: int | None = None, why: str = "") -> int:
-    """`value` as an integer in [least, most]."""
-    upper = "" if most is None else f" and <= {most}"
+MOST = 2**53
+"""What may be counted, unless less: up to here floating-point numbers tell whole ones apart."""
+
+
+def seed(value: Any, name: str = "seed") -> int:
+    """`value` as a seed: a whole number of any length, as `secrets.randbits(128)` gives."""
+    return count(name, value, least=0, most=math.inf)
+
+
+def count(name: str, value: Any, *, least: int = 1, most: float | None = None, why: str = "") -> int:
+    """`value` as an integer in [least, most]; `most` is `MOST` unless given."""
     try:
         found = number(value)
     except ValueError:
         found = None
     whole = isinstance(found, numbers.Integral) and not isinstance(found, bool)
-    if not whole or found < least or (most is not None and found > most):
+    beyond = whole and found > (MOST if most is None else most)
+    if not whole or found < least or beyond:
+        upper = " and <= 2^53" * beyond if most is None else f" and <= {most}" * math.isfinite(most)
         if least == most:
-            raise ValueError(f"`{name}` must be {least}{why and f' {why}'}; got {_short(value)}.")
+            raise ValueError(f"`{name}` must be {least}{why and f' {why}'}; got {shown(value)}.")
         convert = " Convert it: int(...)." if isinstance(found, float) and found.is_integer() else ""
         raise ValueError(
-            f"`{name}` must be an integer >= {least}{upper}{why and f' ({why})'}; got {_short(value)}."
+            f"`{name}` must be an integer >= {least}{upper}{why and f' ({why})'}; got {shown(value)}."
             f"{convert}"
         )
     return int(found)
@@ -388,7 +404,7 @@ def count(name: str, value: Any, *, least: int = 1, most: int | None = None, why
 
 def whole_steps(name: str, t: float, dt: float, *, most: float, advice: str = "") -> int:
     """How many time steps a time `t` > 0 takes, which must be a whole number of them."""
-    if t / dt > most + 0.5:
+    if t / dt > most + 0.5 or math.isinf(t / dt):
         raise ValueError(
             f"`{name}` = {t:g} is {t / dt:.2g} time steps of {dt:g}; at most {most:.0e} are taken.{advice}"
         )
@@ -455,14 +471,14 @@ def choice(name: str, value: T, known: Iterable[T]) -> T:
     """`value` if it is one of the known ones; the error lists them."""
     known = list(known)
     if not isinstance(value, (str, int)) or value not in known:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(str, known))}; got {_short(value)}.")
+        raise ValueError(f"`{name}` must be one of {', '.join(map(str, known))}; got {shown(value)}.")
     return value
 
 
 def flag(name: str, value: Any) -> bool:
     """`value` if it is True or False: a text such as "no" would count as True."""
     if not isinstance(value, (bool, np.bool_)):
-        raise ValueError(f"`{name}` must be True or False; got {_short(value)}.")
+        raise ValueError(f"`{name}` must be True or False; got {shown(value)}.")
     return bool(value)
 
 
@@ -545,7 +561,7 @@ def covariance(name: str, value: Any, shape: tuple[int, ...] | None = None) -> n
 
 def folder(path: str | Path) -> Path:
     """`path` as a folder that can be written, created if need be; checked before any computing starts."""
-    path = Path(path)
+    path = _files.path_of(path)
     try:
         _files.writable(path)
     except OSError as error:
@@ -602,9 +618,13 @@ def warn(message: str, kind: type[Warning] = StabilityWarning) -> None:
 
 def lacking(name: str, value: Any, members: Iterable[str], who: str, advice: str) -> Lacking:
     """The one wording for an object without the members that `who` needs."""
-    return Lacking(f"`{name}` lacks {', '.join(members)}, which {who} needs; got {_short(value)}. {advice}")
+    return Lacking(f"`{name}` lacks {', '.join(members)}, which {who} needs; got {shown(value)}. {advice}")
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
+def shown(value: Any) -> str:
+    """`value` in a message, on one line."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return f"a {type(value).__name__} of too many digits to be written"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -26,6 +26,24 @@ _KINDS = {
 }
 
 
+def path_of(path: str | Path) -> Path:
+    """`path` with a ``~`` at its beginning as the home folder it stands for.
+
+    A shell does that where it sees a word begin with it, but not in ``--out=~/run`` or in Python.
+
+    Raises
+    ------
+    ValueError
+        If it is no path, or nobody's home.
+    """
+    try:
+        return Path(path).expanduser()
+    except (TypeError, RuntimeError):
+        raise ValueError(
+            f"`path` must be the path of a file or a folder; got {str(path)!r}. Write it in full."
+        ) from None
+
+
 def named(path: str | Path) -> Path:
     """`path` if it can be a file's.
 
@@ -34,7 +52,7 @@ def named(path: str | Path) -> Path:
     ValueError
         If it has no name, or one that no system takes.
     """
-    found = Path(path)
+    found = path_of(path)
     if not found.name or "\0" in str(found):
         raise ValueError(f"`path` must name a file; got {str(path)!r}. Give one such as 'results/run'.")
     return found
@@ -48,7 +66,7 @@ def regular(path: str | Path) -> Path:
     ValueError
         If nothing lies there, or something that is no file.
     """
-    path = Path(path)
+    path = path_of(path)
     try:
         kind = _kind(path)
     except FileNotFoundError:
@@ -82,7 +100,7 @@ def write(path: str | Path, content: bytes) -> Path:
     ValueError
         If it cannot be written, or what lies there is a link or no file.
     """
-    path = Path(path)
+    path = path_of(path)
     half = path.parent / f".stability-{secrets.token_hex(8)}.tmp"
     try:
         _refuse_other(path)

@@ -371,6 +371,60 @@ class TestNumbers:
         with pytest.raises(ValueError, match=f"`{name}` must be a finite number > 0; got {value!r}"):
             call(value)
 
+    @pytest.mark.parametrize("digits", [400, 5000])
+    @pytest.mark.parametrize(
+        ("name", "call"),
+        [
+            ("step", lambda v: flow(step=v)),
+            ("damping", lambda v: st.SFN(damping=v)),
+            ("power", lambda v: st.gallery.fractional(power=v)),
+            ("l2", lambda v: st.least_squares(np.eye(2), [0.0, 1.0], l2=v)),
+            ("curvature", lambda v: st.Noise(curvature=v)),
+            ("rate", lambda v: st.exit_time(rate=v, diffusion=1.0, radius=1.0)),
+            ("spectrum", lambda v: st.quadratic([v, 1.0])),
+            ("start", lambda v: st.minimize(st.quadratic([1.0]), [v], method=st.SGD(), step=0.1)),
+            ("t_end", lambda v: simulate(t_end=v)),
+            ("paths", lambda v: simulate(paths=v)),
+            ("save", lambda v: simulate(save=v)),
+            ("t", lambda v: linear().moments(v, [1.0, 0.0], np.eye(2), time="chain", dt=0.1)),
+            ("dim", lambda v: st.landscape("rosenbrock", dim=v)),
+            ("hidden", lambda v: st.mlp(np.eye(2), [0, 1], hidden=(v,))),
+            ("classes", lambda v: st.logistic(np.eye(2), [0, 1], classes=v)),
+            (
+                "iterations",
+                lambda v: st.minimize(st.quadratic([1.0]), [1.0], method=st.SGD(), step=0.1, iterations=v),
+            ),
+            (
+                "average",
+                lambda v: st.minimize(
+                    st.quadratic([1.0]), [1.0], method=st.SGD(), step=0.1, iterations=1, average=v
+                ),
+            ),
+            ("'a'", lambda v: st.expression("a*x^2", a=v)),
+        ],
+        ids=lambda one: one if isinstance(one, str) else "",
+    )
+    def test_whole_numbers_that_no_float_holds_are_refused(self, name, call, digits):
+        for sign in (1, -1):
+            with pytest.raises(ValueError, match=f"{name}.*(must (be|hold)|time steps)"):
+                call(sign * 10**digits)
+
+    def test_seeds_may_have_any_length(self):
+        seed = 2**300 + 1
+        assert st.quadratic([1.0, 2.0], rotation_seed=seed).dim == 2
+        assert simulate(seed=seed).states.shape == simulate(seed=0).states.shape
+        with pytest.raises(ValueError, match="`seed` must be an integer >= 0; got -1"):
+            st.mlp(np.eye(2), [0, 1], hidden=(2,)).initial(-1)
+
+    def test_powers_of_any_size_are_taken_at_once(self):
+        one = st.Method(gain=lambda lam: lam**200 / lam**199)
+        assert st.linearize(flow(method=one)).rates == pytest.approx([-1.0, -0.01])
+        assert st.gallery.fractional(power=1e300).gains(np.array([0.5])) == [np.inf]
+
+    def test_numbers_that_are_times_beyond_all_steps_are_refused(self):
+        with pytest.raises(ValueError, match=r"`t` = 1e\+308 is inf time steps of 0\.1"):
+            linear().moments(1e308, [1.0, 0.0], np.eye(2), time="chain", dt=0.1)
+
     @pytest.mark.parametrize("value", NOT_POSITIVE, ids=str)
     @pytest.mark.parametrize("name", ["batch", "hessian_batch"])
     def test_batches_must_be_positive(self, name, value):

@@ -46,6 +46,31 @@ class TestWriting:
                 study.save(place)
         assert names(tmp_path) == []
 
+    def test_a_home_folder_is_found_wherever_a_path_comes_in(self, tmp_path, monkeypatch):
+        from stability.cli import _output
+
+        home, here = tmp_path / "home", tmp_path / "here"
+        home.mkdir(), here.mkdir()
+        monkeypatch.setenv("HOME", str(home))
+        monkeypatch.setenv("USERPROFILE", str(home))
+        monkeypatch.chdir(here)
+        study = st.Study("study", {"t": np.arange(3.0)}, {"seed": 0})
+        assert study.save("~/runs/one") == home / "runs" / "one.npz"
+        assert st.load("~/runs/one") == study
+        st.save(study, Path("~") / "two", readable=True)
+        st.plot(st.linearize(st.Flow(st.quadratic([1.0]), st.SGD(), step=0.1))).savefig("~/three.png")
+        st.minimize(st.quadratic([1.0]), [1.0], method=st.SGD(), step=0.1, iterations=1, checkpoint="~/four")
+        (home / "table.csv").write_text("a,y\n1,0\n2,1\n4,1\n3,0\n")
+        assert st.read_table("~/table.csv", target="y", model="logistic").X.shape == (4, 2)
+        assert _output.place(Path("~/five")) == home / "five"
+        assert _check.folder("~/six") == home / "six"
+        with pytest.raises(ValueError, match="which is none"):
+            st.datasets.cifar("~/nothing")
+        assert names(here) == []
+        assert {"runs", "two.npz", "three.png", "six"} <= set(names(home))
+        with pytest.raises(ValueError, match="`path` must be the path of a file or a folder; got '~nobody"):
+            st.load("~nobody-of-this-name/run")
+
     @pytest.mark.parametrize("path", ["", ".", "a\0b"])
     def test_what_names_no_file_is_told(self, path):
         flow = st.Flow(st.quadratic([1.0]), st.SGD(), step=0.1)

@@ -744,17 +744,30 @@ class Wide(st.Objective):
         return V
 
 
+NOISY = st.Flow(QUADRATIC, st.SGD(), st.Noise(gradient=0.1, curvature=0.1), step=0.1)
 WIDE = np.zeros(Wide.dim)
 TOO_LARGE = {
     "quadratic": (lambda: st.quadratic(np.ones(10**6)), r"The Hessian needs 8000\.0 GB of \d+ GB\. .*`hvp`"),
-    "landscape": (lambda: st.landscape("rosenbrock", dim=10**12), "One state needs"),
+    "landscape": (lambda: st.landscape("rosenbrock", dim=10**12), "Eight states need"),
     "network": (
-        lambda: st.mlp(np.ones((4, 2)), [0, 1] * 2, hidden=(10**6, 10**6)).initial(),
+        lambda: st.mlp(np.ones((4, 2)), [0, 1] * 2, hidden=(10**6, 10**6)),
         "A state of 1000",
     ),
     "paths": (
         lambda: st.simulate(FLOW, start=[1.0, 1.0], t_end=1.0, paths=10**12),
         "The states .*keep='moments'",
+    ),
+    "observables": (
+        lambda: st.simulate(
+            FLOW,
+            start=[1.0, 1.0],
+            t_end=1e7,
+            paths=1000,
+            save=10**8,
+            keep="moments",
+            observables={str(i): lambda w: w[:, 0] for i in range(100)},
+        ),
+        "Save fewer times, or give fewer `observables`",
     ),
     "wide paths": (
         lambda: st.simulate(st.Flow(Wide(), st.SGD(), step=0.1), start=WIDE, t_end=0.1, paths=1),
@@ -780,6 +793,11 @@ TOO_LARGE = {
         "The Hessians at 100000000000 starts .*Give fewer `starts`",
     ),
     "products": (lambda: st.lyapunov_exponents(FLOW, products=10**11), "100000000000 products of 2 x 2"),
+    "almost sure": (
+        lambda: st.almost_sure_limit(NOISY, products=10**11),
+        "100000000000 products of 2 x 2 matrices at 49 steps need .*Take fewer `products`",
+    ),
+    "classes": (lambda: st.logistic(np.eye(3), [0, 1, 2], classes=10**12), "1000000000000 classes"),
     "iterates": (
         lambda: descend(QUADRATIC, iterations=10**12, keep_every=1),
         r"1e\+12 kept iterates .*Give a larger `keep_every`",

@@ -208,6 +208,22 @@ def test_widths_and_lines_without_end_are_refused_by_a_count(write, monkeypatch)
             read(write(gzip.compress(content.encode())))
 
 
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, "zip"])
+def test_what_unpacks_without_end_is_refused_by_its_size(write, tmp_path, monkeypatch, pack):
+    monkeypatch.setattr(source, "MAX_UNPACKED", 200_000)
+    content = PLAIN.encode() + 3_000_000 * b"\n"  # blank lines are no cells
+    if pack == "zip":
+        path = tmp_path / "table.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("table.csv", content)
+    else:
+        path = write(pack(content))
+    with pytest.raises(ValueError, match=r"has [\d,]+ bytes and unpacks to more than [\d,]+, as no table"):
+        read(path)
+    assert read(write(content)).X.shape == (N, 4)  # as the message says
+    assert read(write(gzip.compress(PLAIN.encode()))).X.shape == (N, 4)
+
+
 REFUSED = {
     "cp1252": (table(names=("größe", "b", "c", "y")).encode("cp1252"), {}, {"encoding": "cp1252"}),
     "latin-1": (table(names=("\x81", "b", "c", "y")).encode("latin-1"), {}, {"encoding": "latin-1"}),
@@ -358,6 +374,15 @@ class TestTheTarget:
         found = read(write(table(labels=labels)), model=model)
         assert found.classes == labels
         np.testing.assert_array_equal(found.y, np.arange(N) % len(labels))
+
+    def test_labels_that_differ_in_case_alone_are_told(self, write):
+        labels = ["Yes", "yes", "no", "No"] * 5
+        found = read(write(table(labels=labels)))
+        assert found.classes == ("No", "Yes", "no", "yes")
+        assert "upper and lower case alone are different classes: 'No' and 'no', 'Yes' and 'yes'" in str(
+            found
+        )
+        assert "case" not in str(read(write(table(labels=["Yes", "no"]))))
 
     def test_spaces_and_forms_of_accents_make_no_new_label(self, write):
         assert read(write(table(labels=["café", "café ", "cafe\u0301", " thé"]))).classes == ("café", "thé")

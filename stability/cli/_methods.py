@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
+
+from ._numbers import REAL, TooSmall, real
 
 METHODS = (
     "sgd",
@@ -65,7 +66,7 @@ def on_a_landscape(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--dim", type=int, default=2, show_default=True, help="Dimensions of --landscape."),
         click.option(
             "--damping",
-            type=float,
+            type=REAL,
             default=0.1,
             show_default=True,
             help="Damping of the methods that have one.",
@@ -75,24 +76,22 @@ def on_a_landscape(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--noise",
-            type=float,
+            type=REAL,
             default=0.1,
             show_default=True,
             help="Standard deviation of a gradient entry, per sample.",
         ),
         click.option(
             "--curvature",
-            type=float,
+            type=REAL,
             default=0.0,
             show_default=True,
             help="Standard deviation of an off-diagonal Hessian entry, per sample; needs --at.",
         ),
-        click.option(
-            "--batch", type=float, default=1, show_default=True, help="Samples in a gradient batch."
-        ),
+        click.option("--batch", type=REAL, default=1, show_default=True, help="Samples in a gradient batch."),
         click.option(
             "--hessian-batch",
-            type=float,
+            type=REAL,
             default=None,
             help="Samples in a Hessian batch; as --batch if not given.",
         ),
@@ -136,9 +135,9 @@ def _number_of(given: str) -> tuple[str, float]:
     name, _, number = given.partition("=")
     try:
         if name.strip() not in ("text", "variables"):
-            value = float(number)
-            lost = value == 0 and re.match("[^eE]*[1-9]", number)
-            return name.strip(), 5e-324 if lost else value  # the least there is: a formula says what is wrong
+            return name.strip(), real(number)
+    except TooSmall as error:
+        raise ValueError(f"`--set {name.strip()}`: {error}") from None
     except ValueError:
         pass
     raise ValueError(f"`--set` must be a name and a number, such as --set a=2; got {given!r}.")
@@ -157,7 +156,9 @@ def noise_of(options: dict[str, Any], at: list[float] | None) -> Any:
 def numbers(option: str, text: str) -> list[float]:
     """Numbers separated by commas."""
     try:
-        return [float(part) for part in text.split(",")]
+        return [real(part) for part in text.split(",")]
+    except TooSmall as error:
+        raise ValueError(f"`{option}`: {error}") from None
     except ValueError:
         raise ValueError(
             f"`{option}` must be numbers separated by commas, such as 0.5,1; got {text!r}."

@@ -53,6 +53,7 @@ def place(out: Path | None) -> Path | None:
     """Where results go, without an ending; found out before the computing starts."""
     if out is None:
         return None
+    out = _files.path_of(out)
     ending = out.suffix.lower()
     if ending in OTHERS:
         raise ValueError(

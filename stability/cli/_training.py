@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _check, datasets
+from .. import _check, _files, datasets
 from .._check import Interrupted
 from ..methods.method import LRSFN, SGD, Method
 from ..methods.metrics import Adam, RMSprop, SignSGD
@@ -17,6 +17,7 @@ from ..objectives.network import Network, autoencoder, mlp
 from ..training.history import History
 from ..training.minimize import minimize
 from ..training.problem import Progress
+from ._numbers import TooSmall, real
 from ._reading import table_of
 
 STEPS = {
@@ -104,7 +105,7 @@ def _data(
         except ImportError as error:
             raise ValueError(str(error)) from None
         return images.X, images.y, str(images)
-    if not data.endswith(".csv") and not Path(data).exists():
+    if not data.endswith(".csv") and not _files.path_of(data).exists():
         raise ValueError(f"`--data` must be digits, mnist or a CSV file; got {data!r}.")
     if target is None:
         raise ValueError("A CSV file needs `--target`: the column to predict (an autoencoder leaves it out).")
@@ -241,6 +242,8 @@ def _method(
 
 def _number(step: str) -> float:
     try:
-        return _check.positive("--step", float(step))
+        return _check.positive("--step", real(step))
+    except TooSmall as error:
+        raise ValueError(f"`--step`: {error}") from None
     except ValueError:
         raise ValueError(f"`--step` must be a number > 0 or auto; got {step!r}.") from None

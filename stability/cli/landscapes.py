@@ -15,6 +15,7 @@ from .._saving import jsonable
 from . import _output
 from ._main import main
 from ._methods import A_METHOD, method_of, noise_of, numbers, objective_of, on_a_landscape
+from ._numbers import REAL
 
 
 @main.command(
@@ -23,11 +24,11 @@ from ._methods import A_METHOD, method_of, noise_of, numbers, objective_of, on_a
 )
 @on_a_landscape
 @click.option("--method", type=A_METHOD, default="sfn", show_default=True, help="The optimizer.")
-@click.option("--step", type=float, default=0.1, show_default=True, help="The learning rate.")
+@click.option("--step", type=REAL, default=0.1, show_default=True, help="The learning rate.")
 @click.option(
-    "--t-end", type=float, default=10.0, show_default=True, help="How long, in units of iteration x step."
+    "--t-end", type=REAL, default=10.0, show_default=True, help="How long, in units of iteration x step."
 )
-@click.option("--dt", type=float, default=None, help="Time step of the SDE; --step if not given.")
+@click.option("--dt", type=REAL, default=None, help="Time step of the SDE; --step if not given.")
 @click.option("--paths", type=int, default=1000, show_default=True, help="How many.")
 @click.option(
     "--level",
@@ -163,11 +164,11 @@ def _moments(ensemble: Any, comparison: Any) -> dict[str, Any]:
     help="Bounds of the coordinates.",
 )
 @click.option(
-    "--step", type=float, default=0.05, show_default=True, help="The learning rate of the sample paths."
+    "--step", type=REAL, default=0.05, show_default=True, help="The learning rate of the sample paths."
 )
 @click.option(
     "--t-end",
-    type=float,
+    type=REAL,
     default=10.0,
     show_default=True,
     help="How long they are, in units of iteration x step.",

@@ -10,6 +10,7 @@ import click
 
 from .. import _check
 from ._main import main
+from ._numbers import REAL
 from ._reading import reads_a_table, table_of
 
 
@@ -55,14 +56,14 @@ from ._reading import reads_a_table, table_of
     "--step",
     default=0.1,
     show_default=True,
-    type=float,
+    type=REAL,
     help="The learning rate at which the excess risk is asked for.",
 )
-@click.option("--damping", default=0.1, show_default=True, type=float, help="Levenberg-Marquardt damping.")
+@click.option("--damping", default=0.1, show_default=True, type=REAL, help="Levenberg-Marquardt damping.")
 @click.option(
     "--rank", default=None, type=int, help="Rank of LRSFN; 10 or the number of columns if not given."
 )
-@click.option("--l2", default=0.01, show_default=True, type=float, help="Weight of the ridge.")
+@click.option("--l2", default=0.01, show_default=True, type=REAL, help="Weight of the ridge.")
 @reads_a_table
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for a program.")
 def bound(

@@ -13,6 +13,7 @@ from .._saving import jsonable
 from ..training.history import History
 from . import _output
 from ._main import main
+from ._numbers import REAL
 from ._reading import OPTIONS, reads_a_table
 
 
@@ -77,7 +78,7 @@ from ._reading import OPTIONS, reads_a_table
     help="Eigenpairs that lrsfn keeps; by default as many as the run can pay for.",
 )
 @click.option(
-    "--damping", type=float, default=None, help="Damping of lrsfn, where --step is a number; 0.1 by default."
+    "--damping", type=REAL, default=None, help="Damping of lrsfn, where --step is a number; 0.1 by default."
 )
 @click.option(
     "--batch",
@@ -90,15 +91,13 @@ from ._reading import OPTIONS, reads_a_table
     "--sweeps",
     default=20.0,
     show_default=True,
-    type=float,
+    type=REAL,
     help="Work, in passes over the training samples; Hessian products are charged.",
 )
-@click.option(
-    "--l2", default=0.0, show_default=True, type=float, help="A ridge: l2 |w|^2 / 2 joins the loss."
-)
+@click.option("--l2", default=0.0, show_default=True, type=REAL, help="A ridge: l2 |w|^2 / 2 joins the loss.")
 @click.option(
     "--weight-decay",
-    type=float,
+    type=REAL,
     default=None,
     help="Decoupled weight decay, beside the gradient: 0.01 with adamw, else none.",
 )

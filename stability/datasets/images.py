@@ -139,7 +139,7 @@ class Dataset(Result):
             raise ValueError(
                 f"`fractions` must add up to 1; got {tuple(fractions)}, which add up to {sum(sizes):g}."
             )
-        rng = np.random.default_rng(_check.count("seed", seed, least=0))
+        rng = np.random.default_rng(_check.seed(seed))
         cuts = np.cumsum(sizes)[:-1]
         members = [rng.permutation(np.flatnonzero(self.y == label)) for label in np.unique(self.y)]
         pieces = [np.split(rows, np.rint(cuts * len(rows)).astype(int)) for rows in members]
@@ -310,7 +310,9 @@ def cifar(
     dtype = _floating(dtype)
     _check.choice("part", part, ("train", "test"))
     _check.choice("labels", labels, ("fine", "coarse"))
-    layout, place = _find(Path(folder), None if kind is None else _check.choice("kind", kind, (10, 100)))
+    layout, place = _find(
+        _files.path_of(folder), None if kind is None else _check.choice("kind", kind, (10, 100))
+    )
     if layout.kind == 10 and labels == "coarse":
         raise ValueError(
             "`labels` must be 'fine' for CIFAR-10; got 'coarse'. Only CIFAR-100 has superclasses."

@@ -24,6 +24,9 @@ MAX_LINE = 16_000_000
 SAMPLE = 1_000_000
 """Characters from which separator, decimal mark and header are told."""
 
+MAX_UNPACKED, MAX_RATIO = 1_000_000_000, 100
+"""What is packed gives at most so many bytes, or so many times its own size where that is more."""
+
 LINES = 4
 """Lines at least, however long: a header alone tells nothing of its columns."""
 
@@ -158,7 +161,33 @@ def _unpacked(path: Path, stack: ExitStack) -> Any:
     if kind == ".zip":
         return _member(path, stack)
     opened: Any = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(kind or "")
-    return stack.enter_context(io.BufferedReader(opened(stream))) if opened else stream
+    return _limited(path, opened(stream), stack) if opened else stream
+
+
+class _Limited(io.RawIOBase):
+    """What comes out of a packed file, up to a limit: blank lines without end are no cells."""
+
+    def __init__(self, path: Path, stream: Any):
+        self._path, self._stream, self._read = path, stream, 0
+        self._size = path.stat().st_size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, room: Any) -> int:
+        found = self._stream.read1(len(room))
+        room[: len(found)] = found
+        self._read += len(found)
+        if self._read > max(MAX_UNPACKED, MAX_RATIO * self._size):
+            raise ValueError(
+                f"{self._path} has {self._size:,} bytes and unpacks to more than {self._read - 1:,}, as no "
+                "table of data does. Unpack it and look at it; unpacked it is read."
+            )
+        return len(found)
+
+
+def _limited(path: Path, stream: Any, stack: ExitStack) -> Any:
+    return stack.enter_context(io.BufferedReader(_Limited(path, stream), 1 << 17))
 
 
 def _member(path: Path, stack: ExitStack) -> Any:
@@ -170,8 +199,7 @@ def _member(path: Path, stack: ExitStack) -> Any:
         raise ValueError(f"{path} is a workbook or a document, not a text. Save the table as CSV.")
     if len(names) != 1:
         raise ValueError(f"{path} holds {len(names)} files. Unpack it and give the path of one.")
-    member: Any = archive.open(names[0])
-    return stack.enter_context(io.BufferedReader(member))
+    return _limited(path, archive.open(names[0]), stack)
 
 
 def _codec(encoding: str) -> str:

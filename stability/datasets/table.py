@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _check
+from .. import _check, _files
 from .._display import Grid, settled
 from .._frames import Framed
 from .._saving import Result
@@ -153,7 +153,7 @@ def read_table(
         "one_hot": _check.flag("one_hot", one_hot),
         "missing": missing,
     }
-    return _Reader(Path(path)).table(options)
+    return _Reader(_files.path_of(path)).table(options)
 
 
 def _separator(separator: str | None) -> str | None:
@@ -235,6 +235,7 @@ class _Reader:
         columns, rows, done = complete(columns, label.given, target, options["missing"])
         label = label.at(rows)
         y, classes = _predicted(label, model)
+        done += label.alike() if classes else []
         X, names, origins = matrix(columns)
         X, spread = _standardize(X)
         if not spread.all():

@@ -64,6 +64,17 @@ class Target:
             )
         return place, names
 
+    def alike(self) -> list[str]:
+        """A note where labels differ in upper and lower case alone: ``Yes`` and ``yes`` are two classes."""
+        forms: dict[str, set[str]] = {}
+        for label in {label for label in self.labels if label is not None}:
+            forms.setdefault(label.casefold(), set()).add(label)
+        alike = [" and ".join(map(repr, sorted(group))) for group in forms.values() if len(group) > 1]
+        if self.numbers is not None or not alike:
+            return []
+        told = ", ".join(sorted(alike))
+        return [f"labels that differ in upper and lower case alone are different classes: {told}"]
+
     def few_classes(self) -> tuple[np.ndarray, tuple[str, ...]]:
         """Class numbers for logistic regression, of which there are few."""
         place, names = self.classes()

@@ -119,7 +119,7 @@ class Request:
                 "`refine` needs a noise made of standard normals: st.Noise, not a class with its own "
                 "`sample`."
             )
-        self.seed = _check.count("seed", seed, least=0)
+        self.seed = _check.seed(seed)
         # `t_end` is a multiple of the coarse step, so that every refinement ends at the same time.
         coarse = flow.step if dt is None else _check.positive("dt", dt)
         self.dt = coarse / 2**self.refine
@@ -217,7 +217,7 @@ class Request:
                     f"start is {size:.3g}. Use dtype='float64', or units in which it is nearer to 1."
                 )
 
-    def saved(self, save: Any, dtype: str, *, control: bool, width: int) -> np.ndarray:
+    def saved(self, save: Any, dtype: str, *, control: bool, width: int, observed: int = 0) -> np.ndarray:
         """The step numbers to save at, checked against memory before anything large is made."""
         whole = isinstance(save, (int, np.integer)) and not isinstance(save, bool)
         if whole:
@@ -230,6 +230,7 @@ class Request:
             self.keep,
             4 if dtype == "float32" else 8,
             control=control,
+            observed=observed,
         )
         if save is None:
             return np.array([self.steps])
@@ -327,12 +328,17 @@ def _affordable(paths: int, dim: int, keep: str) -> int:
     return int(min(paths, _check.memory() / 3 / ((8.0 * dim if keep == "states" else 0.0) + 24.0)))
 
 
-def _check_memory(times: int, paths: int, dim: int, keep: str, width: int, *, control: bool = False) -> None:
+def _check_memory(
+    times: int, paths: int, dim: int, keep: str, width: int, *, control: bool = False, observed: int = 0
+) -> None:
     per_path = float(width) * times * dim * (keep == "states") + 24.0
     # What blocks hold while they run: snapshots, states, Hessians.
     working = (
         8.0 * (os.cpu_count() or 1) * min(paths, block_size(dim)) * (2.0 * times * dim + 8.0 * dim * dim)
     )
+    block = 8.0 * (os.cpu_count() or 1) * min(paths, block_size(dim))
+    watching = 4 * block * times * observed  # a block's values at all times, and what their moments need
+    working += watching
     if control:  # sums of products of all features, for blocks that wait their turn
         working += 8.0 * 2 * times * feature_count(dim) ** 2 * (4 * (os.cpu_count() or 1) + 4)
     advice = "Save fewer times or paths" + (", or use keep='moments'." if keep == "states" else ".")
@@ -340,6 +346,8 @@ def _check_memory(times: int, paths: int, dim: int, keep: str, width: int, *, co
         advice = "Take fewer dimensions: every path's Hessian is held while it runs."
         if times * dim > 8 * dim * dim:
             advice = "Save fewer times."
+        if watching > working / 2:
+            advice = "Save fewer times, or give fewer `observables`."
     _check.room(
         "The states need",
         (per_path * paths + working) / 8,

@@ -186,13 +186,18 @@ def simulate(
     if rest["check"] and defines(flow.objective, "value"):
         probe(flow.objective, request.start[0])
     average = averaging(rest["average"], flow, state=rest["state"])
+    observables = watched(rest["observables"], request.start[0])
     plan = EnsemblePlan(
         flow=flow,
         start=request.start,
         steps=request.steps,
         dt=request.dt,
         saved=request.saved(
-            save, rest["dtype"], control=control, width=flow.state_dim if rest["state"] else flow.dim
+            save,
+            rest["dtype"],
+            control=control,
+            width=flow.state_dim if rest["state"] else flow.dim,
+            observed=len(observables),
         ),
         seed=request.seed,
         level=level,
@@ -204,7 +209,7 @@ def simulate(
         dtype=rest["dtype"],
         compiled=compiled(rest["accelerate"]),
         keep_states=request.keep == "states",
-        observables=watched(rest["observables"], request.start[0]),
+        observables=observables,
         quantiles=levels(rest["quantiles"]),
         average=average,
         whole=rest["state"],

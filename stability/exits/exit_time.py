@@ -7,7 +7,6 @@ In units of ``R^2 / D`` the law depends on one number, ``kappa = rate R^2 / D``,
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -308,9 +307,8 @@ def exit_time(*, rate: float, diffusion: float, radius: float) -> ExitTime:
     >>> exit_time(rate=0.0, diffusion=0.5, radius=2.0).mean  # Brownian motion: R^2 / D
     8.0
     """
-    if isinstance(rate, (bool, np.bool_)) or not isinstance(rate, numbers.Real) or not math.isfinite(rate):
-        raise ValueError(f"`rate` must be a finite number; got {rate!r:.60}.")
-    found = ExitTime(float(rate), _check.positive("diffusion", diffusion), _check.positive("radius", radius))
+    rate = _check.finite("rate", rate)
+    found = ExitTime(rate, _check.positive("diffusion", diffusion), _check.positive("radius", radius))
     if not (0 < found._unit < math.inf and abs(found.kappa) <= 1e200):
         raise ValueError(
             "`radius` must give a finite radius^2 / diffusion > 0, and at most 1e200 times the rate; got "

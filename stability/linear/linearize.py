@@ -40,6 +40,8 @@ VALID = 0.1
 """The linearisation is trusted where the validity indicator is below this."""
 MOST_SAMPLES = 2**53
 """Largest batch that is looked for where samples are without end."""
+MOST_STEPS = 1e15
+"""Time steps whose number still is a whole one where a time is divided by them."""
 _MATRICES = 45  # as large as the Hessian, that a search for a second moment holds at once
 _MOST_MODES = 12  # rows of the table that a linearised flow shows
 _ROUNDING = 1e-13  # a rate below this share of the largest is a flat direction
@@ -523,11 +525,8 @@ class LinearFlow(Result, Framed):
         """
         dt = law_of(time, dt, self.flow.step).dt
         t = _check.nonnegative("t", t)
-        if dt and abs(t / dt - round(t / dt)) > 1e-9 * max(1.0, t / dt):
-            raise ValueError(
-                f"`t` must be a multiple of the time step {dt:.10g}; got {t:.10g}. Try "
-                f"{round(t / dt) * dt:.10g}."
-            )
+        if dt and t:
+            _check.whole_steps("t", t, dt, most=MOST_STEPS, advice=" Use time='continuous'.")
         state, average = self._asked_parts(state, average, order_of(order))
         if self.memory is not None or average is not None:
             mean, cov = self._along(dt)._state_moments(t, dt, mean0, cov0, average)

@@ -124,7 +124,7 @@ def randomized_eigh(
         what = f"About {4 * rank} vectors of {n} numbers need"
         width = np.dtype(backend.dtype).itemsize
         _check.room(what, 4 * rank * n, width=width, advice="Take a lower `rank`, or dtype='float32'.")
-    operator = Operator(parts, n, backend, _normals(backend, _check.count("seed", seed, least=0)))
+    operator = Operator(parts, n, backend, _normals(backend, _check.seed(seed)))
     found = _solve(
         operator,
         rank,

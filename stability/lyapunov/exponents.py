@@ -164,7 +164,7 @@ def lyapunov_exponents(
     """
     iterations = _check.count("iterations", iterations, least=10)
     products = _check.count("products", products, least=10)
-    seed = _check.count("seed", seed, least=0)
+    seed = _check.seed(seed)
     if isinstance(flow, Flow):
         memoryless(flow.method, "st.lyapunov_exponents")
         one = product_of_flow(flow, at, level, dt, seed)

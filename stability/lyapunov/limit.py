@@ -173,7 +173,7 @@ def _rates(flow: Flow, at: Any, level: str, seed: int) -> Rates:
             "st.lyapunov_exponents."
         )
     memoryless(flow.method, "st.almost_sure_limit")
-    level, seed = _check.choice("level", level, LEVELS), _check.count("seed", seed, least=0)
+    level, seed = _check.choice("level", level, LEVELS), _check.seed(seed)
     return moving_rates(linearize(flow, at), level, 1.0, seed)
 
 
@@ -183,6 +183,9 @@ def _tops(
     """The top exponent of ``I - step X`` at all steps, and its error."""
     iterations = _check.count("iterations", iterations, least=10)
     products = _check.count("products", products, least=10)
+    what = f"{products} products of {rates.dim} x {rates.dim} matrices at {len(steps)} steps need"
+    numbers = (4 * len(steps) + 4 * rates.dim) * products * rates.dim
+    _check.room(what, numbers, advice="Take fewer `products`.")
     if not rates.steady:
         return means(_growth(rates, steps, iterations, products, seed).T)
     (X,), (reach,) = rates.draw(np.random.default_rng(seed), 1)

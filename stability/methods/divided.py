@@ -199,9 +199,12 @@ class Divided(Node):
         # By products, which take nodes of either sign and 0;
         # the quadrature of other powers needs positive nodes.
         if power == int(power):
-            result = self.lift(1.0)
-            for _ in range(abs(int(power))):
-                result = result * self
+            result, square, rest = self.lift(1.0), self, abs(int(power))
+            while rest:
+                if rest & 1:
+                    result = result * square
+                rest >>= 1
+                square = square * square if rest else square
             return result if power >= 0 else result.reciprocal()
         if 2 * power == int(2 * power):
             return self.sqrt() ** int(2 * power)

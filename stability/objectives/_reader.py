@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+from .. import _check
 from . import _notation as notation
 from ._exponentials import Steady
 from ._graph import FUNCTIONS, SMALLEST, Graph, TooLarge, Undefined
@@ -276,7 +277,8 @@ def _numbers(parameters: Mapping[str, float], variables: Sequence[str]) -> dict[
             )
         if not math.isfinite(number):
             raise Refused(
-                f"The parameter {name!r} must be a finite number; got {value!r}. Set it as {name}=2.0."
+                f"The parameter {name!r} must be a finite number; got {_check.shown(value)}. Set it as "
+                f"{name}=2.0."
             )
         found[name] = number
     return found

@@ -271,7 +271,8 @@ def landscape(name: str, *, dim: int | None = None) -> Landscape:
     dim = _check.count(
         "dim", kind.default_dim if dim is None else dim, least=least, most=most, why=f"for {name}"
     )
-    _check.room("One state needs", dim, advice="Take a smaller `dim`.")
+    # As many as the first step of anything holds: state, reference, gradient, noise, and their like.
+    _check.room("Eight states need", 8 * dim, advice="Take a smaller `dim`.")
     return kind(dim)
 
 

@@ -65,6 +65,7 @@ class Network(Objective):
         self.sizes, self.activation, self.loss, self.l2 = sizes, activation, loss, l2
         self._layers = layers_of(sizes)
         self.dim, self.n_samples = self._layers[-1].stop, len(X)
+        _check.room(f"A state of {self.dim} weights needs", self.dim, advice="Take narrower `hidden` layers.")
 
     @property
     def dtype(self) -> str:  # type: ignore[override]
@@ -76,7 +77,8 @@ class Network(Objective):
 
         Weights are normal with variance ``2 / (inputs + outputs)`` (Glorot), biases zero.
         """
-        _check.room(f"A state of {self.dim} weights needs", self.dim, advice="Take narrower `hidden` layers.")
+        if not isinstance(seed, np.random.Generator):
+            seed = _check.seed(seed)
         rng, w = np.random.default_rng(seed), np.zeros(self.dim)
         for layer in self._layers:
             scale = np.sqrt(2 / (layer.inputs + layer.outputs))

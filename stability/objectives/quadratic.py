@@ -98,7 +98,7 @@ def quadratic(spectrum: Any, *, rotation_seed: int | None = None) -> Quadratic:
     # As it came: its type says how far rounding may have moved it from symmetric.
     matrix = np.diag(given) if given.ndim == 1 else _check.symmetric("spectrum", spectrum)
     if rotation_seed is not None:
-        _check.count("rotation_seed", rotation_seed, least=0)
+        _check.seed(rotation_seed, "rotation_seed")
         basis = _rotation(len(matrix), rotation_seed)
         # Rounding leaves Q D Q^T a little unsymmetric; the check also takes the mean with the transpose.
         matrix = _check.symmetric("spectrum", basis @ matrix @ basis.T)

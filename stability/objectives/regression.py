@@ -212,6 +212,12 @@ class Multinomial(Regression):
         self.classes = _check.count("classes", classes, least=2)
         self.outputs = classes - 1
         self.dim = self.outputs * self.X.shape[1]
+        _check.room(
+            f"The classes of {len(self.y)} samples need",
+            4 * classes * len(self.y),
+            why=f"{classes} classes",
+            advice="Leave `classes` out, or number fewer.",
+        )
         if not np.isin(self.y, np.arange(classes)).all():
             raise ValueError(
                 f"`y` must hold class numbers from 0 to {classes - 1}; got {self.y.min():g} to "

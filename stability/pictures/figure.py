@@ -9,7 +9,6 @@ import io
 import os
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -34,7 +33,7 @@ class Picture(Figure):
         if not isinstance(fname, (str, os.PathLike)):  # an open stream
             super().savefig(fname, **options)
             return
-        path = Path(fname)
+        path = _files.path_of(fname)
         kind = options.pop("format", None) or path.suffix[1:]
         if not kind:
             kind = self.canvas.get_default_filetype()

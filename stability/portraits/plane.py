@@ -275,7 +275,7 @@ def _walks(
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """Times (times,), paths (m, times, paths, 2), nan where there are none, and who cannot start."""
     count, step, missing = _check.count("paths", paths, least=0, most=1000), flows[0].step, ""
-    steps = max(1, round(_check.positive("t_end", t_end) / step))
+    steps = max(1, round(min(_check.positive("t_end", t_end) / step, 1e18)))
     dt = DT_SHARE * step if level == "sde" else None
     # About a thousand states at most, as many as a picture shows.
     saved = step * np.arange(0, steps + 1, -(-steps // 1000))

@@ -95,7 +95,7 @@ def spectrum(
     True
     """
     probes = _check.count("probes", probes, least=2, why="an error bar needs two")
-    rng, started = stream(_check.count("seed", seed, least=0), 0), time.perf_counter()
+    rng, started = stream(_check.seed(seed), 0), time.perf_counter()
     dtype = _check.choice("dtype", dtype, ("float64", "float32"))
     products, n, backend = _products(hvp, at, n, batch, device, dtype)
     why = "a quadrature error compares two rules" if n > 1 else ""

@@ -131,7 +131,7 @@ class Theorem(Statement):
         return verify(
             self,
             points=_check.count("points", points),
-            seed=_check.count("seed", seed, least=0),
+            seed=_check.seed(seed),
             ensemble=ensemble,
         )
 

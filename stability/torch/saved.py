@@ -28,7 +28,7 @@ def check_options(group: dict[str, Any]) -> None:
     LRSFN(rank=group["rank"], damping=group["damping"], tail=group["tail"])
     _check.count("refresh", group["refresh"])
     _check.fraction("momentum", group["momentum"])
-    _check.count("seed", group["seed"], least=0)
+    _check.seed(group["seed"])
     for name in ("weight_decay", "noise_margin"):
         _check.nonnegative(name, group[name])
     if group["hessian_batch"] is not None:

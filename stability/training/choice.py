@@ -264,6 +264,6 @@ def _averaged(average: Any) -> float:
     average = _check.number(average)
     if not isinstance(average, (int, float)) or not 0 < average <= 1:
         raise ValueError(
-            f"`average` must be True or False, or a share of the run in (0, 1]; got {average!r}."
+            f"`average` must be True or False, or a share of the run in (0, 1]; got {_check.shown(average)}."
         )
     return float(average)

@@ -217,7 +217,7 @@ def minimize(
         chosen.hessian_batch,
         nested=options["coupling"] == "nested",
         epochs=options["sampling"] == "epochs",
-        seed=_check.count("seed", seed, least=0),
+        seed=_check.seed(seed),
     )
     keep_every = options["keep_every"]
     if keep_every is not None:

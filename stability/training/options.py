@@ -179,7 +179,7 @@ class Armijo:
         _check.positive("step", self.step)
         for name in ("shrink", "slope"):
             if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be in (0, 1); got {getattr(self, name)!r}.")
+                raise ValueError(f"`{name}` must be in (0, 1); got {_check.shown(getattr(self, name))}.")
         _check.count("trials", self.trials)
 
     def length(self, ahead: Prospect) -> float:

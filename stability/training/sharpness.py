@@ -64,7 +64,7 @@ def batch_sharpness(objective: Any, w: Any, batch: int, *, batches: int = 100, s
         raise ValueError("`w` must hold a state at least; got none. Use run.final, or keep_every=1.")
     size = _check.count("batch", batch, most=problem.samples, why="the samples")
     number = 1 if size == problem.samples else _check.count("batches", batches)
-    seed = _check.count("seed", seed, least=0)
+    seed = _check.seed(seed)
     drawn = Batches(problem.samples, size, size, nested=True, epochs=False, seed=seed)
     seen = np.array([[_along(problem, at, drawn.gradient()) for _ in range(number)] for at in states])
     return _ratio(*(seen.mean(axis=1) if len(states) > 1 else seen[0]).T)
