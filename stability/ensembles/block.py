@@ -267,11 +267,11 @@ def make_part(
 
 def _lose_outside(plan: EnsemblePlan, seen: Snapshots) -> None:
     """Count as diverged what stands outside the objective's domain, as one more step would have shown."""
-    objective = plan.flow.objective
-    if plan.flow.constant_hessian or trait(objective, "n_samples") is not None or not len(seen.saved):
+    objective, shown = plan.flow.objective, len(seen.saved) and plan.average is None
+    if not shown or plan.flow.constant_hessian or trait(objective, "n_samples") is not None:
         return
     with np.errstate(all="ignore"):
-        gradient = np.asarray(objective.gradient(seen.saved[-1].T))
+        gradient = np.asarray(objective.gradient(seen.saved[-1][: plan.flow.dim].T))
     outside = ~np.isfinite(gradient).all(axis=-1) & ~seen.lost
     if outside.any():
         seen.lost |= outside
