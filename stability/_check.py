@@ -287,7 +287,7 @@ def _real(value: Any) -> Any:
     try:
         return float(value)
     except OverflowError:
-        return math.inf if value > 0 else -math.inf
+        return math.inf if abs(value) == value else -math.inf
 
 
 def positive(name: str, value: Any, *, infinite: bool = False, advice: str = "") -> float:

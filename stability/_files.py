@@ -26,7 +26,7 @@ _KINDS = {
 }
 
 
-def path_of(path: str | Path) -> Path:
+def path_of(path: str | os.PathLike[str]) -> Path:
     """`path` with a ``~`` at its beginning as the home folder it stands for.
 
     A shell does that where it sees a word begin with it, but not in ``--out=~/run`` or in Python.
