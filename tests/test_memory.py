@@ -91,8 +91,7 @@ ASKED = {
         [HEAVY]
     ),
     "a spectrum": lambda: st.spectrum(lambda V: V, n=3).amplification(HEAVY),
-    "st.theorem": lambda: st.theorem("noise-amplification", method=HEAVY),
-    "st.method_table": lambda: st.method_table([HEAVY]),
+    "theorem 'noise-amplification'": lambda: st.theorem("noise-amplification", method=HEAVY),
 }
 
 

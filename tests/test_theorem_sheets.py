@@ -22,7 +22,15 @@ def run(*arguments):
 
 
 PARSER = matplotlib.mathtext.MathTextParser("path")
-METHODS = [None, st.Newton(), st.SFN(damping=0.2), st.LRSFN(rank=1, damping=0.2), st.gallery.rsfn(eps=0.1)]
+METHODS = [
+    None,
+    st.SignSGD(),
+    st.Adam(weight_decay=0.1),
+    st.Newton(),
+    st.SFN(damping=0.2),
+    st.LRSFN(rank=1, damping=0.2),
+    st.gallery.rsfn(eps=0.1),
+]
 
 
 def compiles(formula):
@@ -88,7 +96,7 @@ class TestLatex:
     def test_the_methods_table_compiles(self):
         _begin, array, *rows, end = st.method_table()._repr_latex_().split("\n")
         assert (array, end) == (r"\begin{array}{lllllll}", r"\end{array}$")
-        assert len(rows) == 1 + 24
+        assert len(rows) == 1 + 48
         for row in rows:
             cells = row.removesuffix(r" \\").split(" & ")
             assert len(cells) == 7
@@ -132,7 +140,7 @@ class TestCommandLine:
         )
         everything = json.loads(run("--json").stdout)
         assert [one["name"] for one in everything["theorems"]] == list(st.theorems())
-        assert len(everything["table"]) == 24
+        assert len(everything["table"]) == 48
         assert len(run("--latex").stdout.splitlines()) == len(st.theorems())
 
     @pytest.mark.slow

@@ -105,6 +105,14 @@ CLOSED = {
         2 * (v["m"] - v["d"]) * (v["m"] - v["d"] - 3) / (v["m"] * (v["m"] - 1))
     ),
     "batch-sharpness": lambda m, v, p, d: p * (v["lam"] ** 2 + v["s_g"] ** 2) / v["lam"],
+    "momentum": lambda m, v, p, d: (
+        2
+        * (1 - v["beta"] ** 2)
+        * p
+        * v["lam"]
+        / ((1 + v["beta"]) * noise(v, p, d) + (1 - v["beta"]) * (p * v["lam"]) ** 2)
+    ),
+    "adaptive-metric": lambda m, v, p, d: v["step"] * v["sigma"] ** 2 / (2 * v["lam"] * (v["sigma"] + 1e-8)),
 }
 
 
@@ -138,6 +146,7 @@ def values(name, rng):
         "lam_min": 0.02,
         "c": rng.uniform(0.2, 2.0),
         "m": 40.0,
+        "beta": rng.uniform(0.1, 0.95),
     }
     if name == "wishart-newton":
         drawn["d"] = 3
@@ -307,6 +316,69 @@ class TestClosedForms:
         limit = st.theorem("streaming-limit", method=METHODS["SFN"]).evaluate(lam=0.7, b=1)
         assert theorem.evaluate("own", **given, b=1) * limit == pytest.approx(10 / 3)
 
+    def test_the_plateaus_of_batch_sharpness_with_momentum(self):
+        theorem = st.theorem("batch-sharpness", method=METHODS["Newton"])
+        told = {0.001: 3.80, 0.3: 1.53, 1.0: 0.380, 3.0: 0.221, 30.0: 0.200}
+        for noise, level in told.items():
+            found = theorem.evaluate("with-momentum", lam=0.7, s_g=0.7 * noise, beta=0.9)
+            assert found == pytest.approx(level, rel=2e-3)
+        assert theorem.evaluate("large-batches", beta=0.9) == pytest.approx(3.8)
+        assert theorem.evaluate("small-batches", beta=0.9) == pytest.approx(0.2)
+
+    def test_momentum_by_its_numbers(self):
+        sgd = st.theorem("momentum", method=st.SGD())
+        given = {"lam": 1.0, "s_g": math.sqrt(0.3), "s_h": 0, "c_gh": 0, "beta": 0.9}
+        assert sgd.evaluate("variance", **given, sigma=1.0, step=0.05) == pytest.approx(0.2742, abs=5e-5)
+        # Without a buffer it is plain SGD; noise takes back what a buffer seems to give.
+        for kind in (None, "nesterov-mean-square"):
+            assert sgd.evaluate(kind, **{**given, "beta": 0.0}) == pytest.approx(2 / 1.3)
+        assert sgd.evaluate(**given) < 2 / 1.3 < sgd.evaluate("mean", lam=1.0, beta=0.9)
+
+    @pytest.mark.parametrize("nesterov", [pytest.param(False, marks=pytest.mark.slow), True])
+    def test_a_method_with_a_buffer_has_the_theorems_that_speak_of_one(self, nesterov):
+        method = st.Momentum(st.SFN(damping=GAMMA), 0.7, nesterov=nesterov)
+        speak = [name for name in NAMES if applies(name, method)]
+        assert speak == ["noise-floor", "momentum", "batch-sharpness"]
+        for name in speak:
+            verdict = st.theorem(name, method=method).check(points=3, ensemble=False)
+            assert verdict, str(verdict)
+        # Its own beta is taken where none is given.
+        limit = st.theorem("momentum", method=method).evaluate("mean", lam=0.5)
+        linear = st.linearize(st.Flow(st.quadratic([0.5]), method, st.Noise(gradient=1.0), step=0.1))
+        assert limit == pytest.approx(linear.step_limit("mean"))
+        with pytest.raises(ValueError, match=r"theorem 'damping' knows nothing.*Use SFN\(damping"):
+            st.theorem("damping", method=method)
+        with pytest.raises(ValueError, match="the buffer forgets: 0 <= beta < 1"):
+            st.theorem("momentum", method=method).evaluate("mean", lam=0.5, beta=1.0)
+
+    @pytest.mark.parametrize(
+        ("method", "told"),
+        [
+            (st.RMSprop(eps=0.1), 0.1 * 4.0 / (2 * 0.7 * 2.1)),
+            (st.Adam(weight_decay=0.5, eps=0.1), 0.1 * 4.0 / (2 * 2.1 * (0.7 + 0.5 * 2.1))),
+            (st.SignSGD(), 0.1 * 2.0 / (2 * 0.7) * math.sqrt(math.pi / 2)),
+        ],
+        ids=str,
+    )
+    def test_metrics_that_follow_the_noise(self, method, told):
+        theorem = st.theorem("adaptive-metric", method=method)
+        assert theorem.evaluate(lam=0.7, sigma=2.0, step=0.1) == pytest.approx(told)
+        assert theorem.check(points=3)
+        assert st.theorem("adaptive-metric", method=method, dim=2).check(points=2)
+        assert not applies("noise-amplification", method)
+
+    def test_signs_of_two_coordinates(self):
+        theorem = st.theorem("adaptive-metric", method=st.SignSGD())
+        assert theorem.evaluate("correlation", rho=0.5) == pytest.approx(1 / 3)
+        drift = theorem.evaluate("drift", delta=np.array([-1.0, 0.5]), lam=0.7, sigma=2.0)
+        np.testing.assert_allclose(drift, 2 * scipy.stats.norm.cdf(-0.35 * np.array([-1.0, 0.5])) - 1)
+        with pytest.raises(ValueError, match="rho is a correlation"):
+            theorem.evaluate("correlation", rho=1.5)
+
+    def test_a_decay_inside_the_metric_has_no_statement_yet(self):
+        with pytest.raises(ValueError, match="says nothing about Adam"):
+            st.theorem("adaptive-metric", method=st.Adam(weight_decay=0.1, decoupled=False))
+
     def test_a_damped_step_of_two_is_stable_whatever_the_curvature(self):
         theorem = st.theorem("damping-removes-the-edge", method=METHODS["SFN"])
         limits = theorem.evaluate(lam=np.geomspace(1e-6, 1e6, 13))
@@ -422,18 +494,28 @@ class TestTheyCanFail:
         "noise-exponent": ("slope", "total", "amplification"),
         "damping-removes-the-edge": ("whatever-the-curvature",),
         "critical-batch": ("critical-batch", "decrease"),
-        "noise-floor": ("discrete", "total"),
+        "noise-floor": ("discrete", "momentum", "momentum-discrete", "total"),
         "streaming-limit": ("sum", "at-most"),
         "wishart-newton": ("best-step", "contraction"),
-        "batch-sharpness": ("step-limit", "own"),
+        "batch-sharpness": ("step-limit", "own", "with-momentum", "large-batches", "small-batches"),
+        "momentum": (
+            "mean",
+            "variance",
+            "nesterov-mean-square",
+            "nesterov-mean",
+            "nesterov-variance",
+            "underdamped",
+            "relaxation",
+        ),
+        "adaptive-metric": ("variance", "mean-square"),
     }
 
     @pytest.mark.parametrize(
         ("name", "corollary"), [(name, corollary) for name, many in CHECKED.items() for corollary in many]
     )
     def test_a_wrong_corollary_is_caught(self, name, corollary):
-        method = METHODS["damped Newton"]
-        right = st.theorem(name, method=method if applies(name, method) else st.Newton())
+        able = (METHODS["damped Newton"], st.Newton(), st.RMSprop())
+        right = st.theorem(name, method=next(method for method in able if applies(name, method)))
         assert right.check(points=5, ensemble=False)
         wrong = [
             c._replace(equation=sympy.Eq(c.equation.lhs, 1.001 * c.equation.rhs))
@@ -468,7 +550,8 @@ class TestChecks:
     @pytest.mark.parametrize("dim", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
     @pytest.mark.parametrize("name", [name for name in NAMES if STATEMENTS[name].matrix])
     def test_full_matrices_agree_with_the_numeric_theory(self, name, dim):
-        for method in shipped() if dim < 3 else [METHODS["SFN"], METHODS["LRSFN flat"]]:
+        every = shipped() if dim < 3 else [METHODS["SFN"], METHODS["LRSFN flat"], st.SignSGD(), st.Adam()]
+        for method in (method for method in every if applies(name, method)):
             verdict = st.theorem(name, method=method, dim=dim).check(points=3)
             assert verdict, str(verdict)
 
@@ -627,15 +710,14 @@ class TestReading:
 class TestTable:
     def test_its_rates_are_those_of_the_numeric_theory(self):
         rows = {(row.method, row.point): row for row in st.method_table().rows}
-        for label, method in zip(
-            dict.fromkeys(row.method for row in st.method_table().rows), shipped(), strict=True
-        ):
-            if method.rank is not None:
+        table = st.method_table()
+        for label, method in zip(dict.fromkeys(row.method for row in table.rows), table.methods, strict=True):
+            if method.rank is not None or method.memory is not None or not method.spectral:
                 continue
             for point, lam in (("minimum", 0.7), ("saddle", -0.7)):
                 row = rows[label, point]
                 given = {
-                    s: 0.2 if s.name == "gamma" else 0.7
+                    s: method.parameters["damping"] if s.name == "gamma" else 0.7
                     for s in row.rate.free_symbols | row.gain.free_symbols
                 }
                 rate = float(st.linearize(st.Flow(st.quadratic([lam]), method, step=0.1)).rates[0])
@@ -657,11 +739,41 @@ class TestTable:
             "SFN": "no",
             "LRSFN tail": "no",
             "LRSFN flat tail": "no",
+            "SGD + momentum": "no",
+            "SGD + Nesterov": "no",
+            "RMSprop": "no",
+            "Adam": "no",
+            "AdamW": "if |lambda| < theta*(epsilon + sigma)",
+            "SignSGD": "no",
         }
         assert attracts == expected
         assert rows["Newton", "flat"].attracts == "singular"
         assert rows["SFN", "flat"].gain == 1 / sympy.Symbol("gamma", positive=True)
         assert all(rows[name, "maximum"].attracts == answer for name, answer in expected.items())
+
+    @pytest.mark.parametrize("nesterov", [False, True])
+    def test_with_a_buffer_its_limits_are_those_of_the_numeric_theory(self, nesterov):
+        method = st.Momentum(st.SFN(damping=GAMMA), 0.8, nesterov=nesterov)
+        (row, *_) = st.method_table([method]).rows
+        noise = st.Noise(curvature=0.1)
+        linear = st.linearize(st.Flow(st.quadratic([0.7]), method, noise, step=0.1))
+        own = 0.1 * math.sqrt(2)  # a diagonal entry's
+        given = {"lambda": 0.7, "gamma": GAMMA, "beta": 0.8, "s_g": own, "s_h": own}
+        for expression, kind in ((row.step_limit, "mean"), (row.mean_square_limit, "mean-square")):
+            found = expression.subs({s: given[s.name] for s in expression.free_symbols})
+            assert float(found) == pytest.approx(linear.step_limit(kind), rel=1e-9)
+
+    @pytest.mark.parametrize("method", [st.RMSprop(), st.Adam(), st.Adam(0.7, weight_decay=0.3)], ids=str)
+    def test_a_metrics_limit_is_where_the_step_with_that_metric_turns_its_sign(self, method):
+        (row, *_) = st.method_table([method]).rows
+        first = getattr(method, "beta1", 0.0)
+        given = {"lambda": 0.7, "sigma": 0.4, "epsilon": 1e-8, "beta1": first, "theta": method.weight_decay}
+        step = float(row.step_limit.subs({s: given[s.name] for s in row.step_limit.free_symbols}))
+        h = 0.7 / (0.4 + 1e-8)
+        # The average m first, then w by the new one; weights decay beside it.
+        average = np.array([first, (1 - first) * h])
+        moved = np.array([0.0, 1 - step * method.weight_decay]) - step * average
+        assert np.min(np.real(np.linalg.eigvals([average, moved]))) == pytest.approx(-1, rel=1e-7)
 
     @pytest.mark.parametrize(
         ("gain", "told"),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import combinations_with_replacement
 
 import sympy
 from sympy import Eq, Function, Matrix, Symbol
 
 from ..methods.method import SGD, DampedNewton, Method, Newton
+from .memory import arranged, kind_of, pull, q
 from .mode import (
     Mode,
     SymbolicModes,
     alpha,
+    beta,
     c_gh,
     delta,
     expectation,
@@ -30,6 +33,7 @@ from .paths import streaming
 from .registry import (
     BATCH,
     EXACT,
+    MEMORY,
     STEP,
     UNALIGNED,
     Draft,
@@ -47,7 +51,7 @@ from .registry import (
     whole_spectrum,
 )
 from .statement import Corollary, Hypothesis, Step
-from .steps import marginal, matrix_limit
+from .steps import largest, matrix_limit
 
 LIMIT, BEST = sympy.symbols("alpha_max alpha_best", positive=True)
 CRITICAL = Symbol("b_crit", positive=True)
@@ -250,47 +254,92 @@ def critical_batch_matrix(mode: Mode, dim: int) -> Draft:
     "noise-floor",
     "The noise floor of any metric: a trace, whether or not P and H commute",
     branches=("tail", "kept"),
+    memory=True,
 )
 def noise_floor(mode: Mode) -> Draft:
     """Excess risk from the balance of the covariance, multiplied by the inverse of P and traced."""
     steps, solution = continuous(mode, sigma**2)
     floor = tidy(mode.at * solution / 2)
-    P, H, S = (symmetric(name, 2) for name in ("P", "H", "S"))
-    once, twice = P * H * S + S * H * P, P * H * S * H * P
+    kept = sympy.Integer(0) if mode.memory is None else beta
     names = [sympy.MatrixSymbol(name, 2, 2) for name in ("P", "H", "S", "Sigma")]
     left = names[0] * names[1] * names[2] + names[2] * names[1] * names[0]
+
+    def share(held: sympy.Expr) -> sympy.Expr:
+        """One mode's part of the iteration's trace, solved for ``lambda M / 2``."""
+        rest = mode.at - alpha * mode.phi * mode.at**2 / (2 * (1 + held))
+        return sympy.solve(Eq(rest * 2 * R / mode.at, 2 * floor / (1 - held)), R)[0]
+
+    steps += [
+        Step(Eq(left, alpha * names[0] * names[3] * names[0], evaluate=False), "the balance of any metric P"),
+        *_traces(),
+        Step(Eq(R, floor / (1 - beta), evaluate=False), "the share of one mode; beta = 0 without a buffer"),
+    ]
+    buffered = Hypothesis("the mean is stable: alpha phi(lambda) lambda < 2 (1 + beta)", _mean(mode))
+    corollaries = [
+        Corollary("momentum", Eq(R, floor / (1 - beta), evaluate=False), (MEMORY,)),
+        Corollary("momentum-discrete", Eq(R, arranged(share(beta)), evaluate=False), (MEMORY, buffered)),
+        Corollary(
+            "total",
+            Eq(
+                R,
+                alpha * sigma**2 / 4 / (1 - kept) * over_spectrum(mode, lambda gain, _: gain),
+                evaluate=False,
+            ),
+            (EXACT, UNALIGNED, *whole_spectrum(mode)),
+            spectral=True,
+        ),
+    ]
+    if mode.memory is None:
+        discrete = Corollary("discrete", Eq(R, tidy(share(kept)), evaluate=False), (mean_stable(mode),))
+        corollaries.insert(0, discrete)
+    elif mode.memory.nesterov:
+        corollaries = [one for one in corollaries if one.name != "momentum-discrete"]
+    return Draft(
+        Eq(R, floor / (1 - kept), evaluate=False),
+        steps,
+        "Liu, Ziyin and Ueda 2021 for the covariance; numbers by stability.linear",
+        [STEP, *minimum(mode), *([MEMORY] if mode.memory else []), EXACT, UNALIGNED],
+        corollaries,
+    )
+
+
+def _mean(mode: Mode) -> sympy.Expr | None:
+    return None if mode.method is None else 2 * (1 + beta) - alpha * mode.phi * mode.at
+
+
+@functools.cache
+def _traces() -> tuple[Step, ...]:
+    """Balances of any metric, times the inverse of P and traced: for all symmetric P, H and S."""
+    # In the basis of H, in which P and S are any symmetric matrices still.
+    P, S, H = symmetric("P", 2), symmetric("S", 2), sympy.diag(*sympy.symbols("lambda_1:3", positive=True))
+    A, left = P * H, (H * S).trace()
 
     def traced(balance: Matrix) -> sympy.Expr:
         """``det(P) tr(P^-1 balance)``, a polynomial."""
         return (P.adjugate() * balance).trace()
 
-    share = sympy.solve(Eq((mode.at - alpha * mode.phi * mode.at**2 / 2) * 2 * R / mode.at, 2 * floor), R)[0]
-    steps += [
-        Step(Eq(left, alpha * names[0] * names[3] * names[0], evaluate=False), "the balance of any metric P"),
+    # With a buffer, D = E w u' and U = E u u'; in continuous time D is antisymmetric: no w w' is gained.
+    turn = Matrix([[0, Symbol("D")], [-Symbol("D"), 0]])
+    flowing = (S * A.T - (1 - beta) * turn) / alpha
+    gained = A * turn + (A * turn).T - 2 * (1 - beta) * flowing
+    # Of the iteration D is that before u is renewed, and w+ = w - alpha u+ leaves E w w' as it is.
+    square = (S * A.T + A * S) / (alpha * (1 + beta))
+    mixed = (S * A.T - alpha * beta * square) / (1 - beta) - alpha * square
+    held = (1 - beta**2) * square - beta * (A * mixed + (A * mixed).T) - A * S * A.T
+    rest = ((H - alpha * H * P * H / (2 * (1 + beta))) * S).trace()
+    return (
         vanishes(
-            traced(once) - 2 * P.det() * (H * S).trace(),
+            traced(A * S + S * A.T) - 2 * P.det() * left,
             "times the inverse of P, traced: 2 tr(H S) = alpha tr(P Sigma), for all symmetric P, H, S",
         ),
         vanishes(
-            traced(once - alpha * twice) - 2 * P.det() * ((H - alpha * H * P * H / 2) * S).trace(),
-            "of the iteration, with alpha P H S H P: 2 tr((H - alpha H P H / 2) S) = alpha tr(P Sigma)",
+            traced(gained) + 2 * (1 - beta) / alpha * P.det() * left,
+            "with a buffer 2 (1 - beta) tr(H S): the balance of E u u', alpha du = (P g - (1 - beta) u) dt",
         ),
-        Step(Eq(R, floor, evaluate=False), "the share of one mode"),
-    ]
-    return Draft(
-        Eq(R, floor, evaluate=False),
-        steps,
-        "Liu, Ziyin and Ueda 2021 for the covariance; numbers by stability.linear",
-        [STEP, *minimum(mode), EXACT, UNALIGNED],
-        [
-            Corollary("discrete", Eq(R, tidy(share), evaluate=False), (mean_stable(mode),)),
-            Corollary(
-                "total",
-                Eq(R, alpha * sigma**2 / 4 * over_spectrum(mode, lambda gain, _: gain), evaluate=False),
-                (EXACT, UNALIGNED, *whole_spectrum(mode)),
-                spectral=True,
-            ),
-        ],
+        vanishes(
+            sympy.together(traced(held) - 2 * (1 - beta) / alpha * P.det() * rest),
+            "of heavy ball 2 (1 - beta) tr((H - alpha H P H / (2 (1 + beta))) S) = alpha tr(P Sigma)",
+        ),
     )
 
 
@@ -299,16 +348,26 @@ def noise_floor_matrix(mode: Mode, dim: int) -> Draft:
     """The trace, of a metric that need not commute with the Hessian."""
     draft = noise_floor(mode)
     P, covariance = symmetric("P", dim), symmetric("Sigma", dim)
-    trace = sympy.expand((P * covariance).trace())
+    floor = alpha * sympy.expand((P * covariance).trace()) / 4
+    kept = sympy.Integer(0) if mode.memory is None else beta
     names = [sympy.MatrixSymbol(name, dim, dim) for name in ("P", "H", "S")]
-    rest = sympy.Trace((names[1] - alpha * names[1] * names[0] * names[1] / 2) * names[2])
+    bent = names[1] * names[0] * names[1]
     positive = Hypothesis("P is positive definite", Function("lambda_min")(sympy.ImmutableMatrix(P)))
+
+    def discrete(held: sympy.Expr) -> sympy.Eq:
+        rest = sympy.Trace((names[1] - alpha * bent / (2 * (1 + held))) * names[2])
+        return Eq(rest, 2 * floor / (1 - held), evaluate=False)
+
     return Draft(
-        Eq(R, alpha * trace / 4, evaluate=False),
+        Eq(R, floor / (1 - kept), evaluate=False),
         draft.steps,
         draft.source,
         [STEP, EXACT, Hypothesis("H is positive definite"), positive, semidefinite(covariance)],
-        [Corollary("discrete", Eq(rest, alpha * trace / 2, evaluate=False))],
+        [
+            Corollary("discrete", discrete(kept)),
+            Corollary("momentum", Eq(R, floor / (1 - beta), evaluate=False), (MEMORY,)),
+            Corollary("momentum-discrete", discrete(beta), (MEMORY,)),
+        ],
     )
 
 
@@ -469,11 +528,14 @@ def wishart_newton(mode: Mode) -> Draft:
     )
 
 
-@statement("batch-sharpness", "Batch sharpness, by the full Hessian: two over the step at the largest one")
+@statement(
+    "batch-sharpness",
+    "Batch sharpness, by the full Hessian: two over the step at the largest one",
+    memory=True,
+)
 def batch_sharpness(mode: Mode) -> Draft:
     """Curvature along the batch's gradient, in the metric: E(g' P H P g) of the batch over g' P g of all."""
-    _, limit, K = marginal(mode)
-    limit = tidy(limit.subs(K, kick(mode).subs({s_h: 0, c_gh: 0})))
+    limit = largest(mode, kick(mode).subs({s_h: 0, c_gh: 0}))
     E = Symbol("E_g", real=True)
     square = expectation((mode.at + E) ** 2, {E**2: s_g**2})
     sharpness = sympy.factor(mode.phi * square / mode.at)
@@ -487,6 +549,10 @@ def batch_sharpness(mode: Mode) -> Draft:
         return (mode.at / b) ** power * chi.subs(nu, b)
 
     own = sympy.factor(sympy.cancel(moment(3) / moment(2)) * mode.phi)
+    # With a buffer the limit is another one, and with it what the sharpness comes to.
+    kind, noise = kind_of(mode.memory is not None and mode.memory.nesterov), s_g**2 / mode.at**2
+    reached = kind.mean_square * pull * (1 + q)
+    large, small = (arranged(sympy.limit(reached, q, end)) for end in (0, sympy.oo))
     steps = [
         gain_step(mode),
         Step(
@@ -508,7 +574,16 @@ def batch_sharpness(mode: Mode) -> Draft:
             Eq(Symbol("B"), own, evaluate=False),
             "with the batch's own curvature and gradient E h^3 / E h^2, of b Gaussian inputs",
         ),
+        Step(
+            Eq(alpha * Symbol("B"), reached, evaluate=False),
+            "with a buffer, at the largest step of theorem momentum; q = s_g^2 / lambda^2",
+        ),
+        Step(Eq(sympy.Limit(alpha * Symbol("B"), q, 0), large, evaluate=False), "large batches, q -> 0"),
+        Step(Eq(sympy.Limit(alpha * Symbol("B"), q, sympy.oo), small, evaluate=False), "small ones"),
     ]
+    if mode.memory is not None:
+        limit = kind.mean_square.subs({pull: mode.phi * mode.at, q: noise})
+    level = alpha * Symbol("B")
     gaussian = Hypothesis("of b Gaussian inputs")
     return Draft(
         Eq(Symbol("B"), sharpness, evaluate=False),
@@ -521,5 +596,8 @@ def batch_sharpness(mode: Mode) -> Draft:
         [
             Corollary("step-limit", Eq(LIMIT, limit, evaluate=False)),
             Corollary("own", Eq(Symbol("B"), own, evaluate=False), (gaussian, BATCH)),
+            Corollary("with-momentum", Eq(level, reached.subs(q, noise), evaluate=False), (MEMORY,)),
+            Corollary("large-batches", Eq(level, large, evaluate=False), (MEMORY,)),
+            Corollary("small-batches", Eq(level, small, evaluate=False), (MEMORY,)),
         ],
     )

@@ -11,6 +11,7 @@ import sympy
 from sympy import Symbol
 
 from ..methods.formula import read
+from ..methods.memory import Memory
 from ..methods.method import Method
 
 GREEK = {"damping": "gamma", "eps": "epsilon", "power": "p", "variance": "v"}
@@ -26,13 +27,14 @@ lam_j = Symbol("lambda_j", positive=True)  # of another mode, where two are coup
 s_g, s_h = sympy.symbols("s_g s_h", nonnegative=True)
 c_gh = Symbol("c_gh", real=True)
 M, t = Symbol("M", positive=True), Symbol("t", positive=True)
+beta = Symbol("beta", nonnegative=True)  # how much of a buffer of past gradients stays at each step
 # A mode's rate, its gain and phi' lambda, while squares are expanded.
 a, X, Y = sympy.symbols("a X Y", real=True)
 GIVEN = frozenset(
     re.findall(
         r"\S+",
         "alpha dt sigma lambda lambda_min lambda_next lambda_j s_g s_h c_gh R t delta_0 h g k V n b m tau_g "
-        "tau_h c Sigma_ij",
+        "tau_h c Sigma_ij beta theta w_0",
     )
 )
 """Symbols that a reader has values for; others in a derivation are only names of what is derived."""
@@ -40,7 +42,8 @@ RESERVED = GIVEN | frozenset(
     re.findall(
         r"\S+",
         """A B C D DP W E E_g E_h H J K L Lambda M N P Phi S Sigma T Var X Y a const d delta f i j lag mu nu
-        q r rate rho s u w x y z zeta A_max K_ij M_ij M_i R_max c_1 x_i x_j lambda_i phi_i delta_i delta_j
+        q r rate rho s u w x y z zeta A_max D U V_1 Gamma omega p H_ij K_ij M_ij M_i R_max c_1 x_i x_j
+        lambda_i phi_i delta_i delta_j g_i g_j
         alpha_max alpha_method alpha_SGD alpha_best alpha_safe b_crit V_1j Delta_F Phi_ij log_T
         M_SGD M_Newton M_SDE M_iteration M_discrete M_continuous lam step curvature phi""",
     )
@@ -85,13 +88,24 @@ class Mode:
         values = {names[key]: np.asarray(value) for key, value in parameters.items() if self.bound}
         if self.method is not None and self.method.rank is not None:
             values["r"] = np.asarray(self.method.rank)
+        if self.memory is not None:
+            values["beta"] = np.asarray(self.memory.beta)
+        if self.method is not None and self.method.weight_decay:
+            values["theta"] = np.asarray(self.method.weight_decay)
         object.__setattr__(self, "values", values)
+
+    @property
+    def memory(self) -> Memory | None:
+        """The buffer of a method that has one."""
+        return None if self.method is None else self.method.memory
 
     @property
     def label(self) -> str:
         """The method's name, and where it has one, its tail's."""
         if self.method is None:
             return "any gain"
+        if not self.method.spectral:
+            return self.method.label
         if self.method.rank is None:
             return self.method.name
         flat = (
@@ -237,6 +251,12 @@ def kick(mode: Mode) -> Any:
     )
 
 
+def relative(mode: Mode, strength: Any = None) -> Any:
+    """``q``: `kick`, or another variance, over the square of the mode's pull ``phi lambda``, term by term."""
+    terms = sympy.Add.make_args(kick(mode) if strength is None else strength)
+    return sympy.Add(*(tidy(term / (mode.phi * mode.at) ** 2) for term in terms))
+
+
 def generator(mode: Mode, function: Any, *, diffusion: Any) -> Any:
     """The Ito generator of ``d delta = a delta dt + sqrt(diffusion) dW`` applied to a function of delta."""
     return mode.rate * delta * sympy.diff(function, delta) + diffusion * sympy.diff(function, delta, 2) / 2
@@ -252,6 +272,11 @@ def one_step(mode: Mode, step: Any, *, curvature: bool) -> Any:
     return sympy.collect(sympy.expand(square), delta, sympy.factor_terms).subs(
         {a: mode.rate, X: mode.phi, Y: mode.slope * mode.at}
     )
+
+
+def neat(expression: Any) -> Any:
+    """The shortest of an expression's forms: as it is, or as one fraction."""
+    return min((expression, tidy(expression)), key=lambda form: (form.count_ops(), str(form)))
 
 
 def stationary(balance: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import sympy
 
 from ..methods.method import Method
-from .mode import Mode, SymbolicModes, alpha, c_gh, dt, lam, lam_j, lam_next, s_g, s_h
+from .mode import Mode, SymbolicModes, alpha, beta, c_gh, dt, lam, lam_j, lam_next, s_g, s_h
 from .statement import Corollary, Hypothesis, Step
 
 DIMS = (1, 2, 3)
@@ -38,6 +38,8 @@ class Entry:
     at: Any  # the curvature's symbol
     default: Method | None  # whom it speaks of where no method is given; None: of any gain
     applies: Callable[[Method], bool]
+    memory: bool  # whether it speaks of methods with a buffer
+    metric: bool  # whether it speaks of diagonal metrics, and of them alone
     # Filled by `matrix` once its function is defined, after the entry was made; at most one key, "derive".
     matrix: dict[str, Callable[[Mode, int], Draft]] = field(default_factory=dict)
 
@@ -53,11 +55,13 @@ def statement(
     at: Any = lam,
     default: Method | None = None,
     applies: Callable[[Method], bool] = lambda method: True,
+    memory: bool = False,
+    metric: bool = False,
 ) -> Callable[[Callable[[Mode], Draft]], Callable[[Mode], Draft]]:
     """Register the derivation of a statement for one generic mode."""
 
     def keep(derive: Callable[[Mode], Draft]) -> Callable[[Mode], Draft]:
-        STATEMENTS[name] = Entry(name, title, derive, branches, at, default, applies)
+        STATEMENTS[name] = Entry(name, title, derive, branches, at, default, applies, memory, metric)
         return derive
 
     return keep
@@ -83,6 +87,7 @@ OTHER = Hypothesis("the other mode is at a minimum too: lambda_j > 0", lam_j)
 BATCH = Hypothesis(
     "a batch holds at least one sample: b >= 1", sympy.Symbol("b", positive=True) - sympy.Rational(1, 2)
 )
+MEMORY = Hypothesis("the buffer forgets: 0 <= beta < 1", sympy.Min(1 - beta, beta + sympy.Float("1e-300")))
 TIME = Hypothesis("the time is positive: t > 0", sympy.Symbol("t", positive=True))
 EXACT = Hypothesis("the Hessian is exact: no noise in the preconditioner")
 UNALIGNED = Hypothesis("gradient noise has variance sigma^2 in the mode, whatever its curvature")

@@ -310,7 +310,8 @@ class Statement(Result):
         names = self.mode.names | {
             alias: name for name, aliases in ALIASES.items() for alias in aliases if name in self._known
         }
-        if key in RESERVED - {"lam", "step", "curvature"}:
+        free = {"lam", "step", "curvature"} | (set(self.mode.names) - set(self._known))
+        if key in RESERVED - free:
             return key
         return names.get(key, key.replace("lam_", "lambda_") if key.startswith("lam_") else key)
 
@@ -400,7 +401,21 @@ def _least(matrix: Any) -> float:
     return float(np.linalg.eigvalsh(np.asarray(matrix, dtype=float))[0])
 
 
-_NUMERIC = {"rho": _radius, "lambda_max": _largest, "lambda_min": _least}
+def _lyapunov(A: Any, Q: Any) -> np.ndarray:
+    """M of ``A M + M A' = Q``."""
+    from scipy.linalg import solve_continuous_lyapunov
+
+    return solve_continuous_lyapunov(np.asarray(A, dtype=float), np.asarray(Q, dtype=float))
+
+
+def _erf(values: Any) -> Any:
+    """The error function, which NumPy does not have."""
+    from scipy.special import erf
+
+    return erf(values)
+
+
+_NUMERIC = {"erf": _erf, "rho": _radius, "lambda_max": _largest, "lambda_min": _least, "lyapunov": _lyapunov}
 
 
 # How many curvatures, and how many of them are kept: integers, known from the spectrum and the method.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import combinations, combinations_with_replacement
 from typing import Any
 
@@ -25,7 +26,9 @@ from .mode import (
     lam_j,
     lam_next,
     linear_root,
+    neat,
     one_step,
+    relative,
     s_g,
     s_h,
     symmetric,
@@ -57,16 +60,31 @@ SHARED = Hypothesis(
 DISTINCT = Hypothesis("the two curvatures differ: lambda != lambda_j", (lam - lam_j) ** 2)
 
 
-def marginal(mode: Mode) -> tuple[list[Step], Any, Any]:
-    """The noise's strength K, and the step at which the second moment neither grows nor decays."""
+RATE, K = Symbol("a", negative=True), Symbol("K", nonnegative=True)
+GROWTH = (1 + alpha * RATE) ** 2 + alpha**2 * K
+
+
+@functools.cache
+def _limit() -> Any:
+    """Where the growth is one; in the rate and K, before a gain makes the equation long."""
+    # alpha = 0 is marginal too.
+    (limit,) = (root for root in sympy.solve(Eq(GROWTH, 1), alpha) if root != 0)
+    return limit
+
+
+def largest(mode: Mode, strength: Any) -> Any:
+    """The step at which the second moment neither grows nor decays under noise of this strength."""
+    # Relative to the pull the noise's terms are short, and the limit is 2 / |a| but for them.
+    pull, q = Symbol("|a|", positive=True), Symbol("q", nonnegative=True)
+    limit = sympy.factor(_limit().subs(K, q * RATE**2).subs(RATE, -pull))
+    return neat(limit.subs({pull: mode.phi * mode.at, q: relative(mode, strength)}))
+
+
+def marginal(mode: Mode) -> list[Step]:
+    """What the second moment is multiplied by at each step, and where that is one."""
     square = one_step(mode, alpha, curvature=True)
-    factor = square.coeff(delta, 2)
-    a, K = Symbol("a", negative=True), Symbol("K", nonnegative=True)
-    growth = (1 + alpha * a) ** 2 + alpha**2 * K
-    # alpha = 0 is marginal too. Solved in a and K, before the gain makes the equation long.
-    (limit,) = (root for root in sympy.solve(Eq(growth, 1), alpha) if root != 0)
-    found = {a: mode.rate, K: kick(mode)}
-    steps = [
+    found = {RATE: mode.rate, K: kick(mode)}
+    return [
         gain_step(mode),
         rate_step(mode),
         Step(
@@ -77,11 +95,13 @@ def marginal(mode: Mode) -> tuple[list[Step], Any, Any]:
             Eq(K, found[K], evaluate=False),
             "variance of phi E_g + phi' lambda E_h, the noise that multiplies the mode",
         ),
-        vanishes(factor - growth.subs(found), "the factor of delta^2 is (1 + alpha a)^2 + alpha^2 K"),
-        Step(Eq(growth, 1, evaluate=False), "marginal: it is one"),
-        Step(Eq(LIMIT, limit, evaluate=False), "solved for the step"),
+        vanishes(
+            square.coeff(delta, 2) - GROWTH.subs(found),
+            "the factor of delta^2 is (1 + alpha a)^2 + alpha^2 K",
+        ),
+        Step(Eq(GROWTH, 1, evaluate=False), "marginal: it is one"),
+        Step(Eq(LIMIT, _limit(), evaluate=False), "solved for the step"),
     ]
-    return steps, limit.subs(a, mode.rate), K
 
 
 @statement(
@@ -91,8 +111,7 @@ def marginal(mode: Mode) -> tuple[list[Step], Any, Any]:
 )
 def mean_square_step_limit(mode: Mode) -> Draft:
     """The step at which the mean square is marginal."""
-    steps, limit, K = marginal(mode)
-    strength = kick(mode)
+    steps, strength = marginal(mode), kick(mode)
     quotient = sympy.Integer(0)  # between two modes of the tail
     if mode.branch == "kept":
         quotient = sympy.factor(sympy.cancel((mode.phi - mode.gain(lam_j)) / (mode.at - lam_j)))
@@ -109,18 +128,18 @@ def mean_square_step_limit(mode: Mode) -> Draft:
             "variance of phi_i E_g + Phi_ij lambda_j E_h: how mode j feeds mode i, for i != j",
         ),
     ]
-    independent = limit.subs(K, strength.subs(c_gh, 0))
     return Draft(
-        Eq(LIMIT, limit.subs(K, strength), evaluate=False),
+        Eq(LIMIT, largest(mode, strength), evaluate=False),
         steps,
         "the linearised chain: stability.linear; without linearisation: stability.exact",
         [*minimum(mode), GAUSSIAN, BATCHES],
         [
-            Corollary("independent-batches", Eq(LIMIT, independent, evaluate=False)),
+            Corollary(
+                "independent-batches", Eq(LIMIT, largest(mode, strength.subs(c_gh, 0)), evaluate=False)
+            ),
             Corollary("coupling", Eq(Symbol("K_ij"), fed, evaluate=False), (OTHER, DISTINCT, SHARED)),
             Corollary(
-                "exact-Hessian",
-                Eq(LIMIT, tidy(limit.subs(K, strength.subs({c_gh: 0, s_h: 0}))), evaluate=False),
+                "exact-Hessian", Eq(LIMIT, largest(mode, strength.subs({c_gh: 0, s_h: 0})), evaluate=False)
             ),
         ],
     )
@@ -191,7 +210,7 @@ def matrix_limit(
 )
 def same_batch_cancellation(mode: Mode) -> Draft:
     """The same with E_h = E_g: the noise is D(P H)[E]."""
-    steps, limit, K = marginal(mode)
+    steps = marginal(mode)
     product = sympy.factor(sympy.diff(mode.phi * mode.at, mode.at))
     same = product**2 * s_g**2
     steps += [
@@ -210,7 +229,7 @@ def same_batch_cancellation(mode: Mode) -> Draft:
         Step(Eq(K, same, evaluate=False), "it vanishes where lambda phi is constant, as for Newton"),
     ]
     return Draft(
-        Eq(LIMIT, limit.subs(K, same), evaluate=False),
+        Eq(LIMIT, largest(mode, same), evaluate=False),
         steps,
         "stability.linear with Noise(coupling='nested')",
         [*minimum(mode), Hypothesis("one batch serves gradient and Hessian: E_h = E_g")],
@@ -317,8 +336,7 @@ def finite_data_limit(mode: Mode) -> Draft:
     single, pair = V, -V / (n - 1)
     # Var(mean of b) = (b V + b (b - 1) pair) / b^2.
     spread = sympy.factor(single / b + (b - 1) / b * pair)
-    _, limit, K = marginal(mode)
-    limit = tidy(limit.subs(K, kick(mode).subs({s_h: 0, c_gh: 0}))).subs(s_g, sympy.sqrt(spread))
+    limit = largest(mode, kick(mode).subs({s_h: 0, c_gh: 0})).subs(s_g, sympy.sqrt(spread))
     samples, size = sympy.symbols("h_1:5"), 2
     batches = list(combinations(samples, size))
     mean = sum(samples) / 4

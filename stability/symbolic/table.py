@@ -12,11 +12,16 @@ import sympy
 from .._display import Grid
 from .._frames import Framed
 from .._saving import Result
-from ..methods.memory import memoryless
+from ..methods.memory import Memory
 from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
+from ..methods.metrics import Adam, RMSprop, SignSGD
+from ..methods.momentum import Momentum
 from .laws import poles, roots
 from .limit import limited
-from .mode import Mode, c_gh, kick, lam, tidy
+from .memory import kind_of, pull, q
+from .metrics import decay_of, metric_at, theta
+from .mode import Mode, alpha, beta, c_gh, kick, lam, s_g, tidy
+from .steps import largest
 from .typeset import typeset
 
 SIZE = sympy.Symbol("|lambda|", positive=True)
@@ -32,7 +37,8 @@ class Row(Result):
     method, point, attracts : str
         At a saddle and at a maximum along a direction of negative curvature.
     rate, gain : sympy expressions
-        ``a`` and ``phi``; the limit of vanishing curvature at a flat point.
+        ``a`` and ``phi``; the limit of vanishing curvature at a flat point. With a buffer those of small
+        steps; of a metric where it has settled under gradient noise of variance ``sigma^2``.
     step_limit, mean_square_limit : sympy expressions or None
         The largest step with an exact Hessian, and with curvature noise of independent batches.
     """
@@ -141,16 +147,71 @@ def method_table(methods: Iterable[Method] | None = None) -> MethodTable:
     """
     if methods is not None:
         methods = list(methods)
-        for method in methods:
-            memoryless(method, "st.method_table")
     else:
         methods = [SGD(), Newton(), DampedNewton(damping=1.0), SFN(damping=1.0)]
         methods += [LRSFN(rank=1, damping=1.0), LRSFN(rank=1, damping=1.0, tail="flat")]
+        methods += [Momentum(SGD()), Momentum(SGD(), nesterov=True)]
+        methods += [RMSprop(), Adam(), Adam(weight_decay=0.01), SignSGD()]
     with limited("the table"):
         return MethodTable(tuple(row for method in methods for row in _rows(method)), tuple(methods))
 
 
 def _rows(method: Method) -> list[Row]:
+    if not method.spectral:
+        return _adaptive_rows(method)
+    if method.memory is None:
+        return _spectral_rows(method)
+    return [_remembering(row, method.memory) for row in _spectral_rows(method.method)]  # type: ignore[attr-defined]
+
+
+def _remembering(row: Row, memory: Memory) -> Row:
+    """A row with a buffer: gain and rate are those of small steps, ``1 / (1 - beta)`` times as large."""
+    kind, held = kind_of(memory.nesterov), 1 / (1 - beta)
+    limits = [
+        # 2 / limit is the pull, and what the limit loses to noise is the noise over the pull's square.
+        None if row.step_limit is None else kind.mean.subs(pull, 2 / row.step_limit),
+        None
+        if row.mean_square_limit is None
+        else kind.mean_square.subs({pull: 2 / row.step_limit, q: _noise(row)}),
+    ]
+    name = f"{row.method} + {'Nesterov' if memory.nesterov else 'momentum'}"
+    return Row(name, row.point, row.attracts, held * row.rate, held * row.gain, *limits)
+
+
+def _noise(row: Row) -> Any:
+    return sympy.expand(sympy.simplify(row.step_limit / row.mean_square_limit - 1))
+
+
+def _adaptive_rows(method: Method) -> list[Row]:
+    """A metric's rows, where noise of variance sigma^2 is all that it sees: near a critical point."""
+    mode = Mode(method)
+    at, decay = metric_at(mode), decay_of(mode)
+    first = mode.parameters.get("beta1", sympy.Integer(0))
+    # The average of gradients moves with (1 - beta1) of a new one; weights decay outside of it.
+    B = sympy.Matrix(
+        [[1 - alpha * decay - alpha * (1 - first) * pull, -alpha * first], [(1 - first) * pull, first]]
+    )
+    edge = sympy.Poly((B + sympy.eye(2)).det(), alpha)
+    lost = sympy.collect(sympy.expand(-edge.coeff_monomial(alpha)), (pull, theta), func=sympy.factor)
+    limit = (sympy.factor(edge.coeff_monomial(1)) / lost).subs(pull, at * lam)
+    noisy = None
+    if method.linear and not decay:  # type: ignore[attr-defined]
+        # Of an average the limits are those of heavy ball over 1 - beta1.
+        square = kind_of(False).mean_square.subs({pull: at * lam, q: s_g**2 / lam**2})
+        noisy = square.subs(beta, first) / (1 - first)
+    rate, negative = -at * lam - decay, at * SIZE - decay
+    attracts = f"if |lambda| < {_text(tidy(decay / at))}" if decay else "no"
+    flat = "yes: weights decay" if decay else "no: it does not move"
+    still = limit.subs(lam, 0) if decay else None
+    return [
+        Row(mode.label, "minimum", "yes", rate, at, limit, noisy),
+        Row(mode.label, "saddle", attracts, negative, at, None, None),
+        Row(mode.label, "maximum", attracts, negative, at, None, None),
+        Row(mode.label, "flat", flat, -decay, at, still, None),
+    ]
+
+
+def _spectral_rows(method: Method) -> list[Row]:
     branch = "kept" if method.rank is None else "tail"
     low, high = Mode(method, branch, lam), Mode(method, branch, -SIZE)
     label = low.label
@@ -158,8 +219,8 @@ def _rows(method: Method) -> list[Row]:
     rate, negative = tidy(low.phi * -lam), tidy(high.phi * SIZE)
     # |1 + step a| = 1.
     limit = tidy(-2 / rate)
-    # 2 |a| / (a^2 + K), as `mean-square-step-limit` derives it.
-    noisy = 2 * low.phi * lam / ((low.phi * lam) ** 2 + kick(low).subs(c_gh, 0))
+    # As `mean-square-step-limit` derives it.
+    noisy = largest(low, kick(low).subs(c_gh, 0))
     attracts = _attracts(method, branch, negative)
     trapped = tidy(-2 / negative) if attracts == "yes" else None
     near, gain = (_vanishing(low.phi * power, low) for power in (lam, 1))
@@ -215,7 +276,15 @@ def _own(mode: Mode, expression: Any) -> float:
 
 
 def _greek(text: str) -> str:
-    for name, letter in (("|lambda|", "\\|λ\\|"), ("lambda", "λ"), ("gamma", "γ"), ("epsilon", "ε")):
+    for name, letter in (
+        ("|lambda|", "\\|λ\\|"),
+        ("lambda", "λ"),
+        ("gamma", "γ"),
+        ("epsilon", "ε"),
+        ("theta", "θ"),
+        ("sigma", "σ"),
+        ("beta", "β"),
+    ):
         text = text.replace(name, letter)
     return text
 

@@ -21,7 +21,8 @@ from .._frames import Framed
 from .._saving import Result, Study, jsonable, provenance
 from ..methods.memory import memoryless
 from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
-from . import batches, laws, moments, paths, steps  # noqa: F401 - importing them registers their statements
+from ..methods.metrics import Adam, RMSprop, SignSGD
+from . import batches, laws, memory, metrics, moments, paths, steps  # noqa: F401 - importing them registers their statements
 from .limit import limited
 from .mode import Mode
 from .registry import DIMS, STATEMENTS, Entry
@@ -34,8 +35,8 @@ ORDER = (
     "discrete-vs-continuous", "damping", "damping-removes-the-edge",
     "mean-square-step-limit", "same-batch-cancellation", "truncation-gap", "truncation-limit",
     "finite-data-limit", "student-t", "heavy-tailed-newton", "bounded-sfn-step", "saddle-attraction",
-    "escape-time", "trajectory-noise", "weak-order", "averaging", "streaming-limit",
-    "wishart-newton", "critical-batch", "batch-sharpness",
+    "escape-time", "trajectory-noise", "weak-order", "averaging", "momentum", "adaptive-metric",
+    "streaming-limit", "wishart-newton", "critical-batch", "batch-sharpness",
 )  # fmt: skip
 """The statements in the order in which they are best read."""
 
@@ -162,7 +163,7 @@ def theorems() -> tuple[str, ...]:
     --------
     >>> import stability as st
     >>> len(st.theorems()), st.theorems()[0]
-    (26, 'noise-amplification')
+    (28, 'noise-amplification')
     """
     return ORDER
 
@@ -208,8 +209,8 @@ def theorem(
         raise ValueError(
             f"`method` must be a st.Method such as st.SFN(damping=0.1), or None; got {method!r}."
         )
-    if method is not None:
-        memoryless(method, "st.theorem")
+    if method is not None and method.memory is not None and not entry.memory:
+        memoryless(method, f"theorem {name!r}")
     if method is not None and not applies(name, method):
         raise ValueError(
             f"{name!r} says nothing about {method.label}: {entry.title[0].lower()}{entry.title[1:]}."
@@ -239,8 +240,11 @@ def theorem(
 
 def applies(name: str, method: Method) -> bool:
     """Whether a theorem says something about a method."""
+    entry = STATEMENTS[_check.choice("name", name, ORDER)]
+    if method.spectral == entry.metric or (method.memory is not None and not entry.memory):
+        return False
     with limited(repr(name)):
-        return STATEMENTS[_check.choice("name", name, ORDER)].applies(method)
+        return entry.applies(method)
 
 
 def _branch(entry: Entry, method: Method | None, branch: str | None) -> str:
@@ -268,8 +272,9 @@ def _parameters(mode: Mode) -> list[Hypothesis]:
 
 def shipped() -> list[Method]:
     """The methods that a statement for any gain is checked with."""
-    smooth = [SGD(), Newton(), DampedNewton(damping=0.2), SFN(damping=0.2)]
-    return [*smooth, *(LRSFN(rank=1, damping=0.2, tail=tail) for tail in ("damping", "flat"))]
+    smooth: list[Method] = [SGD(), Newton(), DampedNewton(damping=0.2), SFN(damping=0.2)]
+    smooth += [LRSFN(rank=1, damping=0.2, tail=tail) for tail in ("damping", "flat")]
+    return [*smooth, RMSprop(), Adam(), Adam(weight_decay=0.1), SignSGD()]
 
 
 def verify(theorem: Theorem, *, points: int, seed: int, ensemble: bool) -> Verdict:
@@ -284,7 +289,7 @@ def _instances(subject: Theorem) -> list[Theorem]:
     return [
         theorem(subject.name, method=method, dim=subject.dim)
         for method in shipped()
-        if STATEMENTS[subject.name].applies(method)
+        if applies(subject.name, method)
     ]
 
 

@@ -15,6 +15,7 @@ from ...ensembles.result import Ensemble
 from ...ensembles.simulate import simulate
 from ...flow import Flow
 from ...linear.linearize import LinearFlow, linearize
+from ...methods.memory import Memory
 from ...methods.method import Method
 from ...noise import Noise
 from ...objectives.quadratic import quadratic
@@ -42,17 +43,27 @@ class Case:
     method: Method
     branch: str
     dim: int | None = None
+    memory: Memory | None = None
+
+    @property
+    def nesterov(self) -> bool:
+        """Whether the statement is about Nesterov's step; where no buffer was given, it is heavy ball's."""
+        return self.memory is not None and self.memory.nesterov
 
     @classmethod
     def drawn(cls, theorem: Statement, rng: np.random.Generator) -> Case:
         """The theorem's method with its parameters scaled at random."""
         assert theorem.method is not None
-        scaled = {key: value * rng.uniform(0.5, 2.0) for key, value in theorem.method.parameters.items()}
-        case = cls(theorem.method.with_parameters(**scaled), theorem.mode.branch, theorem.dim)
+        # What a metric has beside its formula are decays, below one: those stay. A buffer's own is a value.
+        method = getattr(theorem.method, "method", theorem.method)
+        scaled = {key: value * rng.uniform(0.5, 2.0) for key, value in method.parameters.items()}
+        drawn = method.with_parameters(**scaled) if method.spectral else method
+        memory = theorem.mode.memory
+        case = cls(drawn, theorem.mode.branch, theorem.dim, memory)
         return (
             case
             if theorem.dim is None
-            else cls(case.ranked(min(case.method.rank or 1, theorem.dim)), case.branch, theorem.dim)
+            else cls(case.ranked(min(case.method.rank or 1, theorem.dim)), case.branch, theorem.dim, memory)
         )
 
     def ranked(self, rank: int) -> Method:
@@ -63,7 +74,7 @@ class Case:
 
     def alone(self) -> Case:
         """The method on one or two modes, the first of which it keeps."""
-        return Case(self.ranked(1), self.branch, self.dim)
+        return Case(self.ranked(1), self.branch, self.dim, self.memory)
 
     def spectrum(self, values: Values) -> list[float]:
         """Curvatures of a quadratic whose last mode is the one spoken of.
@@ -165,6 +176,8 @@ class Witness(abc.ABC):
 
     def sensible(self, case: Case, values: Values) -> bool:
         """Whether the number can be reached the other way too: away from poles and stiff chains."""
+        if not case.method.spectral:
+            return True
         gains = case.method.gain(np.array(case.spectrum(values)))
         return bool(
             np.all(np.abs(gains) < 50)

@@ -31,6 +31,7 @@ from .base import (
     witness,
     z_of_mean,
 )
+from .memory import flowing, largest, stationary_of
 from .moments import ExcessRisk
 
 
@@ -153,13 +154,41 @@ class CriticalBatch(Recomputed):
 
 @witness("noise-floor")
 class NoiseFloor(ExcessRisk):
+    def draw(self, case: Case, rng: np.random.Generator, gentle: bool) -> Values:
+        return super().draw(case, rng, gentle) | {"beta": rng.uniform(0.0, 0.99)}
+
     def sensible(self, case: Case, values: Values) -> bool:
         linear, _ = self.linear(case, values)
         pull = float(np.max(np.abs(linear.rates))) * float(values["step"])
         return super().sensible(case, values) and pull < 1.8
 
+    def share(self, case: Case, values: Values, discrete: bool) -> float:
+        """A mode's part of the excess risk with a buffer, from the moments of the doubled state."""
+        linear, index = self.linear(case, values)
+        gain, pull = float(linear.gains[index]), -float(linear.rates[index])
+        about, added = (values["step"], values["beta"]), (gain * values["sigma"]) ** 2
+        found = (
+            stationary_of(*about, False, pull, 0.0, added) if discrete else flowing(*about, pull, 0.0, added)
+        )
+        return 0.5 * float(values["lam"]) * found
+
+    def numeric(self, case: Case, values: Values) -> float:
+        return super().numeric(case, values) if case.memory is None else self.share(case, values, False)
+
     def also(self, case: Case, values: Values) -> dict[str, float]:
-        return {"discrete": 0.5 * values["lam"] * variance(*self.linear(case, values), "discrete")}
+        found = {"momentum": self.share(case, values, False)}
+        if not case.nesterov:
+            found["momentum-discrete"] = self.share(case, values, True)
+        if case.memory is None:
+            found["discrete"] = 0.5 * values["lam"] * variance(*self.linear(case, values), "discrete")
+        return found
+
+    def excess(self, linear: LinearFlow, case: Case, values: Values) -> float:
+        held = 0.0 if case.memory is None else values["beta"]
+        return super().excess(linear, case, values) / (1 - held)
+
+    def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
+        return math.nan if case.memory is not None else super().ensemble(theorem, case, values, seed)
 
 
 @witness("streaming-limit")
@@ -244,7 +273,8 @@ class BatchSharpness(Recomputed):
         noise = {**curvature_noise(rng), "hessian_batch": math.inf, "coupling": "independent"}
         self.noise = Noise(**noise)
         own = math.sqrt(2 * noise["curvature"] ** 2 / noise["batch"])
-        return {"lam": rng.uniform(0.3, 2.0), "s_g": own, "b": float(rng.integers(1, 20))}
+        values = {"lam": rng.uniform(0.3, 2.0), "s_g": own, "b": float(rng.integers(1, 20))}
+        return values | {"beta": rng.uniform(0.0, 0.99)}
 
     def numeric(self, case: Case, values: Values) -> float:
         """By the noise's own second moment."""
@@ -252,11 +282,23 @@ class BatchSharpness(Recomputed):
         return float(case.method.gain(values["lam"])) * square / values["lam"]
 
     def also(self, case: Case, values: Values) -> dict[str, float]:
-        flow = Flow(quadratic([values["lam"]]), case.ranked(1), self.noise, step=1.0)
-        law = scipy.stats.chi2(values["b"])
+        gain, lam = float(case.method.gain(values["lam"])), values["lam"]
+        law, pull = scipy.stats.chi2(values["b"]), gain * lam
         own = float(law.moment(3) / law.moment(2)) / values["b"]
-        pull = float(case.method.gain(values["lam"])) * values["lam"]
-        return {"step-limit": linearize(flow).step_limit(), "own": own * pull}
+        reached = largest(values["beta"], case.nesterov, pull, (gain * values["s_g"]) ** 2)
+        flow = Flow(quadratic([lam]), case.ranked(1), self.noise, step=1.0)
+        return {
+            "step-limit": linearize(flow).step_limit() if case.memory is None else reached,
+            "own": own * pull,
+            "with-momentum": reached * self.numeric(case, values),
+            "large-batches": largest(values["beta"], case.nesterov, pull, 0.0) * pull,
+        }
+
+    def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
+        """The plateau of small batches by the formula for all: where noise is everything no radius tells."""
+        noisy = value(theorem, case, {**values, "s_g": 1e9 * values["lam"]}, "with-momentum")
+        least = apart(value(theorem, case, values, "small-batches"), noisy)
+        return max(super().deviation(theorem, case, values), least)
 
     def ensemble(self, theorem: Statement, case: Case, values: Values, seed: int) -> float:
         """Curvature along real batches' gradients."""

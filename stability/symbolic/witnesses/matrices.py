@@ -54,8 +54,15 @@ class MatrixWitness(Witness):
         self.rows = rng.normal(size=(3, dim))
         samples = self.rows[:, :, None] * self.rows[:, None, :]
         curvatures, Q = np.linalg.eigh(samples.mean(axis=0))
-        P = self.P = Q * case.method.gains(curvatures) @ Q.T
-        values |= {f"P_{i + 1}{j + 1}": P[i, j] for i in range(dim) for j in range(i, dim)}
+        self.hessian = (Q * self.curvatures) @ Q.T  # in coordinates of its own, as a metric sees it
+        entries = {"H": self.hessian}
+        if case.method.spectral:
+            entries["P"] = self.P = Q * case.method.gains(curvatures) @ Q.T
+        else:
+            self.squares = np.diag(self.sigma) * rng.uniform(1.0, 1.5, dim)
+            values |= {f"V_{i + 1}": x for i, x in enumerate(self.squares)}
+        for name, entry in entries.items():
+            values |= {f"{name}_{i + 1}{j + 1}": entry[i, j] for i in range(dim) for j in range(i, dim)}
         values |= {
             f"h{k + 1}_{i + 1}{j + 1}": samples[k, i, j]
             for k in range(3)
@@ -66,7 +73,7 @@ class MatrixWitness(Witness):
         return values | self.batch | {"c": tau**2 * own if self.noise["coupling"] == "nested" else 0.0}
 
     def sensible(self, case: Case, values: Values) -> bool:
-        return bool(np.all(np.abs(case.method.gains(self.curvatures)) < 50))
+        return not case.method.spectral or bool(np.all(np.abs(case.method.gains(self.curvatures)) < 50))
 
     def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
         ours, theirs = (
@@ -114,6 +121,22 @@ class MatrixWitness(Witness):
     def _streaming_limit(self, case: Case) -> float:
         noise = Noise.streaming(batch=self.noise["batch"], hessian_batch=math.inf)
         return linearize(Flow(quadratic(self.curvatures), case.method, noise, step=1.0)).step_limit()
+
+    def _adaptive_metric(self, case: Case) -> np.ndarray:
+        """The balance as one linear system in the entries, signs' correlations by their orthant."""
+        eye, dim = np.eye(len(self.sigma)), len(self.sigma)
+        root = np.sqrt(np.diag(self.sigma))
+        if case.method.linear:  # type: ignore[attr-defined]
+            scale = case.method.scale(self.squares)  # type: ignore[attr-defined]
+            kicks = np.outer(scale, scale) * self.sigma
+        else:
+            scale = math.sqrt(2 / math.pi) / root
+            correlation = np.clip(self.sigma / np.outer(root, root), -1, 1)
+            np.fill_diagonal(correlation, 1.0)  # near one rounding grows to its root
+            kicks = 1 - 2 * np.arccos(correlation) / math.pi
+        A = scale[:, None] * self.hessian + case.method.weight_decay * eye
+        system = np.kron(A, eye) + np.kron(eye, A)
+        return np.linalg.solve(system, self.step * kicks.ravel()).reshape(dim, dim)
 
     def _critical_batch(self, case: Case) -> float:
         noise = {"gradient": self.sigma, "batch": self.noise["batch"]}

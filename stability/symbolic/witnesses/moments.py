@@ -65,12 +65,13 @@ class ExcessRisk(StationaryVariance):
 
     def deviation(self, theorem: Statement, case: Case, values: Values) -> float:
         linear, _ = self.linear(case, values)
-        total = abs(
-            value(theorem, case, {**values, "lam": linear.eigenvalues}, "total")
-            / linear.excess_risk("continuous")
-            - 1
-        )
-        return max(total, super().deviation(theorem, case, values))
+        total = value(theorem, case, {**values, "lam": linear.eigenvalues}, "total")
+        whole = abs(total / self.excess(linear, case, values) - 1)
+        return max(whole, super().deviation(theorem, case, values))
+
+    def excess(self, linear: LinearFlow, case: Case, values: Values) -> float:
+        """Of all modes."""
+        return linear.excess_risk("continuous")
 
 
 @witness("equal-rates")
