@@ -48,6 +48,11 @@ class Unstable(ArithmeticError):
         self.rates = tuple(float(a) for a in rates)
 
 
+def counted(number: int, noun: str) -> str:
+    """So many of something: "1 dimension", "1000 dimensions"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 class Lacking(ValueError, TypeError):
     """An object lacks a member that was asked of it."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 _MOST_ROWS = 60
+_MOST_LISTED = 12
 _MOST_ENTRIES = 6
 
 
@@ -32,6 +33,14 @@ def point(w: Any, spec: str = ".4g") -> str:
     """A point (d,) as "(1, 0.5, ...)", at most six coordinates."""
     shown = [number(x, spec) for x in w[:_MOST_ENTRIES]]
     return f"({', '.join(shown + ['...'] * (len(w) > _MOST_ENTRIES))})"
+
+
+def shortened(rows: Iterable[Sequence[Any]], most: int = _MOST_LISTED) -> list[Sequence[Any]]:
+    """Rows of a table with the middle left out where they are more than `most`; the first and last stay."""
+    rows = list(rows)
+    if len(rows) <= most:
+        return rows
+    return [*rows[: most - 2], ("...", *[None] * (len(rows[0]) - 1)), rows[-1]]
 
 
 class Grid:

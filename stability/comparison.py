@@ -227,7 +227,8 @@ def _around(linear: LinearFlow, ensemble: Ensemble, order: int) -> Predicted:
     dim = len(linear.at)
     if ensemble.states.shape[-1] != dim:
         raise ValueError(
-            f"The ensemble has {ensemble.states.shape[-1]} dimensions; the linear flow has {dim}."
+            f"The ensemble has {_check.counted(ensemble.states.shape[-1], 'dimension')}; the linear flow has "
+            f"{dim}."
         )
     if ensemble.level == "iteration" and not math.isclose(ensemble.dt, linear.flow.step, rel_tol=1e-9):
         raise ValueError(

@@ -88,8 +88,8 @@ class Flow(Kept):
             )
         if noise.objective is None and noise.gradient.ndim and len(noise.gradient) != self.dim:
             raise ValueError(
-                f"`gradient` noise was given for {len(noise.gradient)} dimensions; the objective has "
-                f"{self.dim}."
+                f"`gradient` noise was given for {_check.counted(len(noise.gradient), 'dimension')}; "
+                f"the objective has {self.dim}."
             )
         if noise.objective is not None and noise.objective is not bare(self.objective):
             raise ValueError(

@@ -272,7 +272,8 @@ class Noise(Kept):
         """A square root of the covariance of ``zeta``."""
         if self.gradient.ndim and self.gradient.shape[0] != dim:
             raise ValueError(
-                f"`gradient` was given for {self.gradient.shape[0]} dimensions; the state has {dim}."
+                f"`gradient` was given for {_check.counted(len(self.gradient), 'dimension')}; the state has "
+                f"{dim}."
             )
         _check.room("The noise's covariance needs", dim * dim, advice="Take fewer dimensions.")
         if self.gradient.ndim == 2:
@@ -558,7 +559,8 @@ class GaussianInputs(Noise):
             if len(self.covariance) != objective.dim:
                 raise ValueError(
                     f"`covariance` was given for {len(self.covariance)} inputs; the objective has "
-                    f"{objective.dim} dimensions. Leave it out to take the objective's Hessian."
+                    f"{_check.counted(objective.dim, 'dimension')}. Leave it out to take the objective's "
+                    "Hessian."
                 )
             return self
         at = getattr(objective, "reference", None) if self.reference is None else self.reference

@@ -170,7 +170,7 @@ class TestArrays:
         (
             "sampled elsewhere",
             lambda: st.Noise(gradient=[1.0]).factors(np.zeros(2)),
-            r"`gradient` was given for 1 dimensions; the state has 2",
+            r"`gradient` was given for 1 dimension; the state has 2",
         ),
         (
             "reference",

@@ -434,7 +434,7 @@ class TestSamples:
     @pytest.mark.parametrize(
         ("sample", "options", "message"),
         [
-            (np.ones(49), {}, "at least 50 points in 1 dimensions; got 49"),
+            (np.ones(49), {}, "at least 50 points in 1 dimension; got 49"),
             (np.ones((60, 40)), {}, "at least 80 points in 40 dimensions; got 60"),
             (np.random.default_rng(0).random((100, 30)), {}, "at least 300 points in 30 dimensions; got 100"),
             (np.ones(100), {}, "`sample` must vary; 100 of its 100 points equal its center"),

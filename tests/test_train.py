@@ -225,7 +225,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(case):
 def test_a_table_needs_its_target(table):
     result = train("--data", table)
     assert result.exit_code == 2
-    assert "needs `--target`" in result.stderr
+    assert "`--target` must be given: the column to predict" in result.stderr
 
 
 def test_few_whole_numbers_are_classes_and_more_are_not(tmp_path):

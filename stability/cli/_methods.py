@@ -58,6 +58,11 @@ def on_a_landscape(command: Callable[..., Any]) -> Callable[..., Any]:
             help="A number for a name in the formula; may be given more than once.",
         ),
         click.option(
+            "--variables",
+            metavar="X,Y,...",
+            help="The coordinates, by name and in order; by default every name without a number.",
+        ),
+        click.option(
             "--landscape",
             "name",
             metavar="NAME",
@@ -105,7 +110,13 @@ def on_a_landscape(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def objective_of(text: str | None, name: str | None, dim: int, parameters: Sequence[str] = ()) -> Any:
+def objective_of(
+    text: str | None,
+    name: str | None,
+    dim: int,
+    parameters: Sequence[str] = (),
+    variables: str | None = None,
+) -> Any:
     """The objective that `--expression` or `--landscape` gives.
 
     A formula that was not plain is shown on stderr as it was understood.
@@ -116,15 +127,16 @@ def objective_of(text: str | None, name: str | None, dim: int, parameters: Seque
     if (text is None) == (name is None):
         raise ValueError("Give either `--expression` or `--landscape`.")
     if text is None:
-        if parameters:
+        if parameters or variables:
             raise ValueError(
-                "`--set` gives names in `--expression` their numbers: leave it out with `--landscape`."
+                f"`{'--set' if parameters else '--variables'}` is about names in `--expression`: leave it "
+                "out with `--landscape`."
             )
         return landscape(str(name), dim=dim)
     numbers = dict(map(_number_of, parameters))
     if len(numbers) < len(parameters):
         raise ValueError("`--set` must give each name once. Leave out all but one of its numbers.")
-    objective = expression(text, None, **numbers)
+    objective = expression(text, None if variables is None else variables.split(","), **numbers)
     if objective.text != " ".join(text.replace("**", "^").split()):
         click.echo(f"Read as {objective.text}", err=True)
     return objective

@@ -52,7 +52,7 @@ def reads_a_table(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def table_of(path: Any, target: str, model: str, options: dict[str, Any]) -> Table:
+def table_of(path: Any, target: str | None, model: str, options: dict[str, Any]) -> Table:
     """The table that the options describe, which are taken out; errors speak of options.
 
     Raises

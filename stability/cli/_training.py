@@ -107,8 +107,6 @@ def _data(
         return images.X, images.y, str(images)
     if not data.endswith(".csv") and not _files.path_of(data).exists():
         raise ValueError(f"`--data` must be digits, mnist or a CSV file; got {data!r}.")
-    if target is None:
-        raise ValueError("A CSV file needs `--target`: the column to predict (an autoencoder leaves it out).")
     table = table_of(data, target, "network", reading)
     what = f"{len(table.classes)} classes" if table.classes else "a number"
     size = f"{len(table.X)} samples, {len(table.columns)} columns"

@@ -62,6 +62,7 @@ def simulate(
     name: str | None,
     dim: int,
     parameters: tuple[str, ...],
+    variables: str | None,
     method: str,
     step: float,
     at: str | None,
@@ -80,7 +81,7 @@ def simulate(
     from ..flow import Flow
     from ..linear.linearize import linearize
 
-    objective = objective_of(text, name, dim, parameters)
+    objective = objective_of(text, name, dim, parameters, variables)
     center = None if at is None else numbers("--at", at)
     noise = noise_of(options, center)
     chosen = method_of(method, damping=options.pop("damping"), rank=options.pop("rank"))
@@ -194,6 +195,7 @@ def portrait(
     name: str | None,
     dim: int,
     parameters: tuple[str, ...],
+    variables: str | None,
     compared: tuple[str, ...],
     region: str,
     at: str | None,
@@ -211,7 +213,7 @@ def portrait(
     from ..portraits.line import profile as on_a_line
     from ..portraits.plane import portrait as in_a_plane
 
-    objective = objective_of(text, name, dim, parameters)
+    objective = objective_of(text, name, dim, parameters, variables)
     bounds = numbers("--region", region)
     if len(bounds) not in (1, 2, 4):
         raise ValueError(

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .. import _check
-from ._main import main
+from ._main import in_options, main
 from ._numbers import REAL
 from ._reading import reads_a_table, table_of
 
@@ -25,7 +25,7 @@ from ._reading import reads_a_table, table_of
     type=click.Path(path_type=Path),
     help="A table in text with a header line, packed or not; columns are standardized.",
 )
-@click.option("--target", required=True, help="The column to predict.")
+@click.option("--target", default=None, help="The column to predict; without it the columns are listed.")
 @click.option(
     "--model",
     type=click.Choice(["logistic", "least-squares"]),
@@ -68,7 +68,7 @@ from ._reading import reads_a_table, table_of
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for a program.")
 def bound(
     path: Path,
-    target: str,
+    target: str | None,
     model: str,
     batch: int | None,
     hessian_batch: int | None,
@@ -145,4 +145,4 @@ def bound(
         f"batches: gradient {batch}, Hessian {hessian_batch or batch}, {drawn}; step {step:g}, damping "
         f"{damping:g}\n"
     )
-    click.echo(str(result))
+    click.echo(in_options(str(result)))

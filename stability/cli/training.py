@@ -22,7 +22,12 @@ from ._reading import OPTIONS, reads_a_table
     "out/digits\n\nstability train --data digits --method adamw --step 0.002 --weight-decay 0.05"
 )
 @click.option("--data", required=True, help="digits, mnist (5,000 images), or a CSV file with a header line.")
-@click.option("--target", default=None, help="In a CSV file, the column to predict: classes, or a number.")
+@click.option(
+    "--target",
+    default=None,
+    help="In a CSV file, the column to predict: classes, or a number (an autoencoder leaves it out); without "
+    "it the columns are listed.",
+)
 @click.option(
     "--model",
     type=click.Choice(["mlp", "autoencoder"]),

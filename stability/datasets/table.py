@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check, _files
-from .._display import Grid, settled
+from .._display import Grid, settled, shortened
 from .._frames import Framed
 from .._saving import Result
 from .cells import NOTHING, tidy
@@ -69,7 +69,7 @@ class Table(Result, Framed):
         about = f"classes {', '.join(self.classes)}" if self.classes else "a number"
         yield f"{len(self.y):,} rows, {len(self.columns)} columns; to predict: {self.target}, {about}"
         spread = zip(self.columns, self.X.mean(axis=0), self.X.std(axis=0), strict=True)
-        rows = [(name, settled(mean, 1.0), std) for name, mean, std in spread]
+        rows = shortened((name, settled(mean, 1.0), std) for name, mean, std in spread)
         yield Grid([("column", ""), ("mean", ".3g"), ("std", ".3g")], rows)
         yield from self.notes
 
@@ -77,7 +77,7 @@ class Table(Result, Framed):
 def read_table(
     path: str | Path,
     *,
-    target: str,
+    target: str | None = None,
     model: str,
     encoding: str | None = None,
     separator: str | None = None,
@@ -98,7 +98,8 @@ def read_table(
     ----------
     path : path of a CSV file, packed with gzip, bzip2, xz, zip or not
     target : str
-        Name of the column to predict; for ``model="logistic"`` it holds words, or few whole numbers.
+        Name of the column to predict, without which the columns are listed in the error; for
+        ``model="logistic"`` it holds words, or few whole numbers.
     model : {"logistic", "least-squares", "network"}
     encoding : str, optional
         Such as ``"cp1252"``; by default UTF-8, or what the file's byte-order mark says.
@@ -139,10 +140,10 @@ def read_table(
         _check.choice("decimal", decimal, (".", ","))
     if missing is not None:
         _check.choice("missing", missing, ("drop", "median"))
-    if not isinstance(target, str):
+    if not isinstance(target, str | None):
         raise ValueError(f"`target` must be the name of a column; got {target!r}.")
     options = {
-        "target": tidy(target),
+        "target": None if target is None else tidy(target),
         "model": model,
         "encoding": encoding,
         "separator": _separator(separator),
@@ -212,6 +213,11 @@ class _Reader:
     def _table(self, options: dict[str, Any]) -> Table:
         frame, dialect, encoding = self._frame(options)
         target, model = options["target"], options["model"]
+        if target is None:
+            raise ValueError(
+                f"`target` must be given: the column to predict. {self.path} has the columns "
+                f"{_listed(dialect.names)}."
+            )
         cells = [(name, frame[place]) for place, name in enumerate(dialect.names)]
         left_out = set(options["drop"]) - {""}
         if target in left_out:

@@ -217,8 +217,8 @@ def tail_index(sample: Any, *, tail: float | None = None, center: Any = None) ->
     y = (x - middle) @ inverse
     if n < max(LEAST, 10 * y.shape[1]):
         raise ValueError(
-            f"`sample` must have at least {max(LEAST, 10 * y.shape[1])} points in {y.shape[1]} dimensions; "
-            f"got {n}."
+            f"`sample` must have at least {max(LEAST, 10 * y.shape[1])} points in "
+            f"{_check.counted(y.shape[1], 'dimension')}; got {n}."
         )
     radii = _radii(y)
     order = np.argsort(-radii, kind="stable")
@@ -332,7 +332,8 @@ def _points(sample: Any) -> tuple[np.ndarray, int]:
     n, dim = x.shape
     if dim == 0 or n < max(LEAST, 2 * dim):
         raise ValueError(
-            f"`sample` must have at least {max(LEAST, 2 * dim)} points in {dim} dimensions; got {n}."
+            f"`sample` must have at least {max(LEAST, 2 * dim)} points in "
+            f"{_check.counted(dim, 'dimension')}; got {n}."
         )
     return x, left_out
 

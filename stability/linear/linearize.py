@@ -20,7 +20,7 @@ import numpy as np
 
 from .. import _check
 from .._check import Unstable
-from .._display import Grid, number, settled
+from .._display import Grid, number, settled, shortened
 from .._frames import Framed
 from .._law import Law, law_of
 from .._saving import Result, keeps
@@ -43,7 +43,6 @@ MOST_SAMPLES = 2**53
 MOST_STEPS = 1e15
 """Time steps whose number still is a whole one where a time is divided by them."""
 _MATRICES = 45  # as large as the Hessian, that a search for a second moment holds at once
-_MOST_MODES = 12  # rows of the table that a linearised flow shows
 _ROUNDING = 1e-13  # a rate below this share of the largest is a flat direction
 CRITICAL = 1e-6
 """Of the problem's own sizes: a smaller gradient vanishes."""
@@ -875,9 +874,7 @@ class LinearFlow(Result, Framed):
         flow = self.flow
         yield f"{flow.method.name} at a critical point, step {flow.step:g}, validity {self.validity:.3g}"
         columns = [_settled(values) for values in (self.eigenvalues, self.gains, self.rates)]
-        rows: list[tuple[Any, ...]] = [(str(i), *row) for i, row in enumerate(zip(*columns, strict=True))]
-        if len(rows) > _MOST_MODES:
-            rows = [*rows[: _MOST_MODES - 2], ("...", None, None, None), rows[-1]]
+        rows = shortened((str(i), *row) for i, row in enumerate(zip(*columns, strict=True)))
         yield Grid([("mode", ""), ("lambda", ".4g"), ("gain", ".4g"), ("rate", ".4g")], rows)
         try:
             yield f"step limit: mean {self.step_limit('mean'):.4g}, mean-square {self.step_limit():.4g}"

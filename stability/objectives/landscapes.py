@@ -23,7 +23,7 @@ class Landscape(Objective, Kept):
         self.dim = dim
 
     def __repr__(self) -> str:
-        return f"landscape {self.name!r} in {self.dim} dimensions"
+        return f"landscape {self.name!r} in {_check.counted(self.dim, 'dimension')}"
 
 
 class DoubleWell(Landscape):

@@ -51,7 +51,7 @@ class Quadratic(Objective, Kept):
         )
 
     def __repr__(self) -> str:
-        return f"quadratic in {self.dim} dimensions"
+        return f"quadratic in {_check.counted(self.dim, 'dimension')}"
 
 
 class QuadraticModel(Quadratic):

@@ -163,7 +163,8 @@ class Regression(Objective, Kept):
         return minimizer(self)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__} on {self.n_samples} samples in {self.dim} dimensions, l2={self.l2:g}"
+        samples, place = _check.counted(self.n_samples, "sample"), _check.counted(self.dim, "dimension")
+        return f"{type(self).__name__} on {samples} in {place}, l2={self.l2:g}"
 
 
 class LeastSquares(Regression):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _check
 from .._display import Grid, point, settled
 from .._frames import Framed, Labelled
 from .._law import Law
@@ -178,7 +179,8 @@ def shared(path: Trajectory, ensemble: Ensemble) -> tuple[np.ndarray, np.ndarray
     dim = path.mean.shape[1]
     if ensemble.states.shape[-1] != dim:
         raise ValueError(
-            f"The ensemble has {ensemble.states.shape[-1]} dimensions; the trajectory has {dim}."
+            f"The ensemble has {_check.counted(ensemble.states.shape[-1], 'dimension')}; the trajectory has "
+            f"{dim}."
         )
     _require_law(path, ensemble)
     _require_start(path, ensemble)
