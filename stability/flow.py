@@ -7,7 +7,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,12 +16,21 @@ from ._array import Backend, joined, like, matvec, moved, transpose
 from ._saving import Kept
 from .methods.memory import Memory
 from .methods.method import Method
+from .methods.metrics import Force, GradientLaw, Metric
+from .methods.momentum import Momentum
 from .methods.preconditioner import Diagonal, Identity, Spectral, preconditioner, spectral
 from .methods.response import check_regular
 from .noise import Minibatches, Noise, Sample
 from .objectives.base import bend, require, trait
 from .objectives.gate import bare
 from .objectives.quadratic import QuadraticModel
+
+
+class Driven(NamedTuple):
+    """The noise of one step of a metric's SDE: samples, and normals (m, d) of its means' own."""
+
+    sample: Sample
+    own: Any
 
 
 class Flow(Kept):
@@ -38,14 +47,15 @@ class Flow(Kept):
     noise : Noise, optional
         The law of the samples, kept as `noise_model`; None for the deterministic flow. `Flow.noise` is the
         linear map that carries a sample to the state.
-    step : float
-        The learning rate ``alpha`` > 0.
+    step : float, callable or array
+        The learning rate ``alpha`` > 0. A schedule, which is a function of the iteration (counted from 0) or
+        an array with one for each, is for `simulate`: t is then the sum of the steps.
 
     Raises
     ------
     ValueError
-        If `step` is not > 0, the objective has no gradient or Hessian, the rank exceeds its dimension, or
-        curvature noise has no reference point.
+        If `step` is not > 0 (a schedule's: where it is followed), the objective has no gradient or Hessian,
+        the rank exceeds its dimension, or curvature noise has no reference point.
 
     Examples
     --------
@@ -55,7 +65,7 @@ class Flow(Kept):
     array([-1., -1.])
     """
 
-    def __init__(self, objective: Any, method: Method, noise: Noise | None = None, *, step: float):
+    def __init__(self, objective: Any, method: Method, noise: Noise | None = None, *, step: Any):
         objective = require(objective, "st.Flow", "dim", "gradient", "hessian")
         if not isinstance(method, Method):
             known = (
@@ -69,7 +79,8 @@ class Flow(Kept):
             )
         self.objective, self.method = objective, method
         self.noise_model = Noise() if noise is None else noise
-        self.step = _check.positive("step", step)
+        self.schedule = _schedule(step) if _check.is_schedule(step) else None
+        self._step = math.nan if self.schedule is not None else _check.positive("step", step)
         self.dim = int(objective.dim)
         self._check_noise()
         self.noise_model = self.noise_model.of(bare(objective))
@@ -108,33 +119,86 @@ class Flow(Kept):
             )
 
     @property
+    def step(self) -> float:
+        """The learning rate; an error where it is a schedule, which has no single one."""
+        if self.schedule is not None:
+            raise ValueError(
+                f"The flow's `step` is a schedule, {self._told_step()}, and only st.simulate follows one. "
+                "Make a flow of one step for this: st.Flow(..., step=0.1), or flow.at_step(0.1)."
+            )
+        return self._step
+
+    def at_step(self, step: float) -> Flow:
+        """The same flow at another step."""
+        other = copy.copy(self)
+        other.schedule, other._step = None, _check.positive("step", step)
+        return other
+
+    @property
     def memory(self) -> Memory | None:
         """The law of the momentum buffer; None where a step remembers nothing."""
-        return self.method.memory
+        return self.method.memory if isinstance(self.method, Momentum) else None
+
+    @property
+    def metric(self) -> Metric | None:
+        """The metric that the gradient's noise gives the coordinates; None where curvature gives it."""
+        inner = self.method.method if isinstance(self.method, Momentum) else self.method
+        return inner if isinstance(inner, Metric) else None
+
+    @property
+    def remembered(self) -> tuple[str, ...]:
+        """What a whole state has beside its positions, d numbers each: a buffer, a metric's means."""
+        buffer = () if self.memory is None else ("buffer",)
+        return buffer + (() if self.metric is None else self.metric.means)
 
     @property
     def state_dim(self) -> int:
-        """How many numbers a whole state has: d positions, and with momentum a buffer of as many."""
-        return self.dim * (1 if self.memory is None else 2)
+        """How many numbers a whole state has: d positions, and d of each that is `remembered`."""
+        return self.dim * (1 + len(self.remembered))
 
     def without_memory(self) -> Flow:
         """The same flow without its momentum."""
-        if self.memory is None:
+        if not isinstance(self.method, Momentum):
             return self
-        return Flow(self.objective, self.method.method, self.noise_model, step=self.step)  # type: ignore[attr-defined]
+        other = copy.copy(self)
+        other.method = self.method.method
+        return other
 
-    def rest(self, w: Any) -> np.ndarray:
-        """Whole states (..., state_dim) at rest at positions (..., d): with momentum, a buffer of zeros."""
+    def rest(self, w: Any, level: str = "iteration") -> np.ndarray:
+        """Whole states (..., state_dim) at rest at positions (..., d).
+
+        Buffers and means are zero, as where an iteration starts. The means of the SDE (``level="sde"``),
+        which corrects no start's bias, are where they would settle there.
+        """
         w = _check.state("w", w, self.dim)
-        return w if self.memory is None else np.concatenate([w, np.zeros_like(w)], axis=-1)
+        kept = {name: np.zeros_like(w) for name in self.remembered}
+        if level == "sde" and self.metric is not None:
+            gradient = np.asarray(self.objective.gradient(w), dtype=float)
+            kept |= self.metric.rest(gradient, self.gradient_law.variances)
+        return np.concatenate([w, *kept.values()], axis=-1) if kept else w
+
+    @functools.cached_property
+    def gradient_law(self) -> GradientLaw:
+        """The law of the noise that a metric's SDE knows; ValueError where it is of another kind."""
+        assert self.metric is not None
+        noise = self.noise_model
+        if noise.has_curvature or not noise.linear:
+            kind = "curvature noise" if noise.has_curvature else "noise that draws its own samples"
+            raise ValueError(
+                f"The SDE of {self.metric.name} is known for additive Gaussian noise; got {kind}: {noise!r}. "
+                "Use level='iteration', or st.Noise(gradient=...)."
+            )
+        law = GradientLaw(noise.gradient_covariance(np.zeros(self.dim)))
+        self.metric.require_law(law)
+        return law
 
     def _parted(self, w: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and buffer (..., d) of a user's whole states; no buffer without momentum."""
+        """Positions and what is remembered of a user's whole states."""
         w = _check.floats("w", w)
-        if self.memory is not None and w.shape[-1:] != (self.state_dim,):
+        if self.remembered and w.shape[-1:] != (self.state_dim,):
             raise ValueError(
-                f"`w` must have shape (..., {self.state_dim}), positions and momentum buffer; got shape "
-                f"{w.shape}. Use flow.rest(w), which adds a buffer of zeros."
+                f"`w` must have shape (..., {self.state_dim}), positions and {', '.join(self.remembered)}; "
+                f"got shape {w.shape}. Use flow.rest(w), which adds what an iteration starts with."
             )
         return w[..., : self.dim], w[..., self.dim :]
 
@@ -154,6 +218,11 @@ class Flow(Kept):
         """The noise's reference point ``w*`` (d,): its own, or else the objective's."""
         own = self.noise_model.reference
         return trait(self.objective, "reference") if own is None else own
+
+    @property
+    def plain(self) -> bool:
+        """Whether all steps have one length, and nothing but curvature and memory changes their direction."""
+        return self.schedule is None and self.method.spectral and not self.method.weight_decay
 
     @property
     def constant_hessian(self) -> bool:
@@ -219,7 +288,13 @@ class Flow(Kept):
     def _kept(self) -> dict[str, Any]:
         # Noise estimated from data brings the objective along: both must be one and the same.
         own = None if self.noise_model.objective is not None else bare(self.objective)
-        return {"objective": own, "method": self.method, "noise": self.noise_model, "step": self.step}
+        step = self._step if self.schedule is None else self.schedule
+        if callable(step):
+            raise ValueError(
+                "A flow whose `step` is a function cannot be saved. Give the steps as an array: "
+                "numpy.array([step(k) for k in range(iterations)])."
+            )
+        return {"objective": own, "method": self.method, "noise": self.noise_model, "step": step}
 
     @classmethod
     def _restored(cls, **values: Any) -> Flow:
@@ -353,35 +428,92 @@ class Flow(Kept):
         found = [float(np.linalg.norm(w)), bend(self.objective, w)]
         if self.reference is not None:
             found.append(float(np.linalg.norm(w - self.reference)))
+        # The steps that a buffer adds up.
+        far = 1.0 if self.memory is None else self.memory.weight / (1 - self.memory.beta)
+        if self.metric is not None:  # a step is about `step` long in every coordinate, and t is their sum
+            return max(size for size in (*found, far * t * math.sqrt(self.dim)) if not math.isnan(size))
         values = np.linalg.eigvalsh(self.objective.hessian(w))
         with np.errstate(all="ignore"):
-            gains = np.abs(self.method.gains(values))
-            if self.memory is not None:  # the steps that a buffer adds up
-                gains = gains * self.memory.weight / (1 - self.memory.beta)
+            gains = far * np.abs(self.method.gains(values))
             soon = min(t, float(1 / np.max(gains * np.abs(values))))
             pushed = soon * float(np.linalg.norm(self.objective.gradient(w)))
             kicked = math.sqrt(self.step * soon) * self.gradient_noise(w)
             found += [float(np.max(gains)) * size for size in (pushed, kicked)]
         return max(size for size in found if not math.isnan(size))
 
+    def pulls(self, w: np.ndarray) -> np.ndarray:
+        """Curvatures under the preconditioner, ``phi lam``, at states (m, d): those of the finite ones.
+
+        A metric's is that of its SDE at rest.
+        """
+        hessian = np.asarray(self.objective.hessian(w), dtype=float)
+        finite = np.isfinite(hessian).all(axis=(-2, -1))
+        hessian = hessian[finite]
+        with np.errstate(all="ignore"):
+            if self.metric is None:
+                values = np.linalg.eigvalsh(hessian).reshape(-1, self.dim)
+                return self.method.gains(values) * values
+            variances = np.broadcast_to(self.gradient_law.variances, hessian.shape[:-1])
+            gradient = np.asarray(self.objective.gradient(w), dtype=float)[finite]
+            root = np.sqrt(self.metric.scale(self.metric.rest(gradient, variances).get("second", variances)))
+            return np.linalg.eigvalsh(root[..., :, None] * hessian * root[..., None, :])
+
     @property
     def bends(self) -> bool:
         """Whether Hessian noise reaches the preconditioner at all."""
         return self.noise_model.has_curvature and self.noise_model.scales[2] > 0 and self.method.uses_hessian
 
-    def draw(self, size: int, rng: np.random.Generator, *, level: str) -> Sample | Minibatches:
+    @property
+    def own_normals(self) -> int:
+        """Standard normals of a step of the SDE beside the noise's: those of a metric's mean squares."""
+        return self.dim if self.metric is not None and self.metric.means else 0
+
+    def draw(self, size: int, rng: np.random.Generator, *, level: str) -> Any:
         """The noise of `size` steps of the SDE (``level="sde"``) or of the iteration ("iteration")."""
         if level == "iteration" and self.noise_model.objective is not None:
             return self.noise_model.draw_batches(size, rng)
-        return self.noise_model.drawn(np.zeros(self.dim), size, rng)
+        sample = self.noise_model.drawn(np.zeros(self.dim), size, rng)
+        if level == "sde" and self.own_normals:
+            return Driven(sample, rng.standard_normal((size, self.dim)))
+        return sample
 
-    def euler(self, w: Any, sample: Sample, dt: float) -> Any:
+    def euler(self, w: Any, sample: Sample | Driven, dt: float) -> Any:
         """One Euler-Maruyama step of length `dt` for whole states (m, state_dim).
 
         One preconditioner serves drift and noise. With momentum the buffer moves first, and then the
         positions with the new buffer: at ``dt = step`` it is the iteration, linear in the noise.
         """
-        return self._stepped(w, dt, lambda x: self._euler(x, sample, dt))
+        metric = self.metric
+        if metric is None:
+            return self._stepped(w, dt, lambda x: self._euler(x, sample, dt))  # type: ignore[arg-type]
+        drawn, own = sample if isinstance(sample, Driven) else (sample, None)
+        law = self.gradient_law
+        return self._adapted(
+            w,
+            dt,
+            lambda x, means: metric.chained(
+                Force(self._joined_decay(x, self.objective.gradient(x)), drawn.zeta, own, law),
+                means,
+                step=self.step,
+                dt=dt,
+            ),
+        )
+
+    def _adapted(
+        self, w: Any, dt: float, gain: Callable[[Any, dict[str, Any]], Any], count: int | None = None
+    ) -> Any:
+        """Whole states a step later, from what positions gain in it: ``gain(positions, means)``."""
+        assert self.metric is not None
+        driven = self.dim if self.memory is None else 2 * self.dim  # what a buffer moves is before the means
+        names, dim = self.metric.means, self.dim
+        # Copies: means are renewed in place, and the states before a step stay.
+        means: dict[str, Any] = {
+            name: w[:, driven + k * dim : driven + (k + 1) * dim] + 0.0 for k, name in enumerate(names)
+        }
+        if count is not None:
+            means["count"] = count
+        moved = self._stepped(w[:, :driven], dt, lambda x: iter([gain(x, means)]))
+        return joined(moved, *(means[name] for name in names))
 
     def _euler(self, w: Any, sample: Sample, dt: float) -> Iterator[Any]:
         local, gradient = self.local(w, bends=self.bends), self.objective.gradient(w)
@@ -392,10 +524,14 @@ class Flow(Kept):
 
     def _stepped(self, w: Any, dt: float, increments: Callable[[Any], Iterator[Any]]) -> Any:
         """Whole states (m, state_dim) a step later, from the `increments` of the flow without momentum."""
+        decay = self.method.weight_decay if self.method.decoupled else 0.0
         if self.memory is None:
-            return functools.reduce(operator.add, increments(w), w)
+            ahead = functools.reduce(operator.add, increments(w), w)
+            return ahead - (dt * decay) * w if decay else ahead
         positions, buffer = w[:, : self.dim], w[:, self.dim :]
-        return w + self.gained(functools.reduce(operator.add, increments(positions)), buffer, dt)
+        gained = self.gained(functools.reduce(operator.add, increments(positions)), buffer, dt)
+        # Beside the buffer, as beside the preconditioner.
+        return w + gained - (dt * decay) * joined(positions, 0 * buffer) if decay else w + gained
 
     def parts(self, w: Any, sample: Sample) -> tuple[Any, Any]:
         """Drift and linear noise (m, d) of the Ito equation at states (m, d), apart."""
@@ -403,37 +539,75 @@ class Flow(Kept):
         force = local.apply(self._force(w, sample))
         return -local.apply(gradient), force + local.derivative(sample[2], gradient) if self.bends else force
 
-    def update(self, w: Any, sample: Sample | Minibatches) -> Any:
+    def update(self, w: Any, sample: Sample | Minibatches, done: int = 0) -> Any:
         """One step of the true stochastic iteration for whole states (m, state_dim), with the noise given.
 
-        Nothing is linearised: with momentum the batch's own preconditioner acts inside the buffer.
+        Nothing is linearised: with momentum the batch's own preconditioner acts inside the buffer. `done`
+        iterations were taken before: Adam's means know their start by it.
         """
-        return self._stepped(w, self.step, lambda x: iter([self._update(x, sample)]))
+        metric = self.metric
+        if metric is None:
+            return self._stepped(w, self.step, lambda x: iter([self._update(x, sample)]))
 
-    def _update(self, w: Any, sample: Sample | Minibatches) -> Any:
+        def gain(x: Any, means: dict[str, Any]) -> Any:
+            return -self.step * metric.direction(self._batch_slope(x, sample), means)
+
+        return self._adapted(w, self.step, gain, count=done)
+
+    def _batch_slope(self, w: Any, sample: Sample | Minibatches) -> Any:
+        """The batch's gradient, with the weight decay that joins it."""
         if isinstance(sample, Minibatches):
             gradient = self.objective.gradient(w, batch=sample.gradient)
+        else:
+            gradient = self.objective.gradient(w) + self._force(w, sample)
+        return self._joined_decay(w, gradient)
+
+    def _joined_decay(self, w: Any, gradient: Any) -> Any:
+        """A gradient with the weight decay that joins it."""
+        decay = 0.0 if self.method.decoupled else self.method.weight_decay
+        return gradient + decay * w if decay else gradient
+
+    def _update(self, w: Any, sample: Sample | Minibatches) -> Any:
+        gradient = self._batch_slope(w, sample)
+        if isinstance(sample, Minibatches):
             local = (
                 Identity()
                 if self.method.is_identity
                 else self._applied(self.objective.hessian(w, batch=sample.hessian), bends=False)
             )
             return -self.step * local.apply(gradient)
-        gradient = self.objective.gradient(w) + self._force(w, sample)
         if not self.bends:
             return -self.step * self.local(w, bends=False).apply(gradient)
         return -self.step * self._applied(self.objective.hessian(w) + sample[2], bends=False).apply(gradient)
 
-    def iterate(self, w: Any, rng: np.random.Generator) -> np.ndarray:
+    def iterate(self, w: Any, rng: np.random.Generator, done: int = 0) -> np.ndarray:
         """One step of the true stochastic iteration, drawing its noise: (..., d) -> (..., d).
 
-        With momentum of whole states (..., 2 d), positions and buffer; see `rest`.
+        With memory, of whole states (..., state_dim): momentum's buffer, a metric's means; see `rest`. `done`
+        iterations were taken before: Adam's means know their start by it.
         """
-        if self.memory is not None:
+        if self.remembered:
             self._parted(w)
         w = _check.state("w", w, self.state_dim)
         flat = w.reshape(-1, self.state_dim)
-        return self.update(flat, self.draw(len(flat), rng, level="iteration")).reshape(w.shape)
+        return self.update(flat, self.draw(len(flat), rng, level="iteration"), done).reshape(w.shape)
 
     def __repr__(self) -> str:
-        return f"Flow({self.objective!r}, {self.method!r}, {self.noise_model!r}, step={self.step:g})"
+        return f"Flow({self.objective!r}, {self.method!r}, {self.noise_model!r}, step={self._told_step()})"
+
+    def _told_step(self) -> str:
+        if self.schedule is None:
+            return f"{self._step:g}"
+        if callable(self.schedule):
+            return getattr(self.schedule, "__name__", type(self.schedule).__name__)
+        return f"{len(self.schedule)} steps from {self.schedule[0]:g} to {self.schedule[-1]:g}"
+
+
+def _schedule(step: Any) -> Any:
+    """A user's schedule: a function as it is, or its steps as an array that nobody else writes into."""
+    if callable(step):
+        return step
+    steps = _check.array("step", step, ndim=1, shape="(iterations,), one step for each")
+    if not len(steps):
+        raise ValueError("`step` must hold a step for each iteration; got none.")
+    return steps

@@ -194,7 +194,7 @@ class TestEquation:
     def test_positions_alone_are_refused_with_what_to_do(self, one):
         rng = np.random.default_rng(0)
         for ask in (one.drift, one.jacobian, one.diffusion, lambda w: one.iterate(w, rng)):
-            with pytest.raises(ValueError, match=r"positions and momentum buffer.*flow\.rest"):
+            with pytest.raises(ValueError, match=r"positions and buffer.*flow\.rest"):
                 ask([1.0, 1.0])
         assert one.drift(one.rest([1.0, 1.0])).shape == (4,)
         assert one.iterate(one.rest([1.0, 1.0]), np.random.default_rng(0)).shape == (4,)

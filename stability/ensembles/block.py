@@ -133,7 +133,7 @@ class Snapshots(Recorder):
             self._freeze(step, x)
         if self.plan.inside is not None:
             out = ~self.plan.inside(probe.T) & np.isnan(self.exit_times) & ~before
-            self.exit_times[out] = step * self.plan.dt
+            self.exit_times[out] = self.plan.time(step)
         self._save(step, x)
         self.last, self.step = x, step
 
@@ -143,7 +143,7 @@ class Snapshots(Recorder):
         near = (distance <= self.plan.radius * self.plan.radius) & np.isfinite(distance)
         new = ~near & ~self.lost  # nan is not near
         if new.any():
-            self.diverged_at[new] = step * self.plan.dt
+            self.diverged_at[new] = self.plan.time(step)
             self.lost |= new
             self.any_lost = True
         if self.any_lost:

@@ -79,7 +79,7 @@ class Fleet:
 
     def _move(self, step: int, normals: Any) -> None:
         """One step of every flow; lost paths stay where they were."""
-        xp, plan, now = self.backend.xp, self.plan, step * self.plan.dt
+        xp, plan, now = self.backend.xp, self.plan, self.plan.time(step)
         # No branch on values, which would wait for the device: every mask is applied at every step.
         main, *others = self.states
         ahead, dim = self._stepped(0, normals, step - 1), plan.flow.dim

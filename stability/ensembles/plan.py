@@ -15,6 +15,7 @@ from .._array import Backend
 from .._streams import block_count, block_rows
 from ..flow import Flow
 from ..methods.program import Untraceable
+from .clock import Schedule
 from .doubled import DoubledModes
 from .planar import PlanarChunks, PlanarSteps
 from .steps import Affine, Averaged, Modes, Mover, Stepwise
@@ -59,6 +60,7 @@ class EnsemblePlan:
     quantiles: tuple[float, ...] = ()
     control: Control | None = None
     average: float | None = None  # decay, per iteration, of the mean of positions that is kept in their place
+    schedule: Schedule | None = None  # of a flow whose step changes; `dt` is then nan
     whole: bool = False  # whether what a step remembers is kept beside the positions
 
     @property
@@ -81,7 +83,8 @@ class EnsemblePlan:
     def first(self, flow: Flow, rows: slice) -> np.ndarray:
         """The states (paths, size) of these paths of one of the flows before the first step."""
         start = self.start[rows]
-        return np.concatenate([flow.rest(start)] + ([] if self.average is None else [start]), axis=1)
+        rest = flow.rest(start, self.level)
+        return np.concatenate([rest] + ([] if self.average is None else [start]), axis=1)
 
     @property
     def paths(self) -> int:
@@ -109,7 +112,8 @@ class EnsemblePlan:
     def normals(self) -> int:
         """Standard normals of one path's step."""
         draws = 1 if self.modes is None else self.modes.draws
-        return draws * self.flow.noise_model.normals(self.flow.dim)
+        own = self.flow.own_normals if self.level == "sde" else 0
+        return draws * self.flow.noise_model.normals(self.flow.dim) + own
 
     @property
     def flows(self) -> list[Flow]:
@@ -143,19 +147,23 @@ class EnsemblePlan:
         return max(1, min(max(16, min(256, CHUNK // size)), LARGEST_CHUNK // size))
 
     def times(self) -> np.ndarray:
-        return self.saved * self.dt
+        return self.saved * self.dt if self.schedule is None else self.schedule.times[self.saved]
+
+    def time(self, step: int) -> float:
+        """After so many time steps."""
+        return step * self.dt if self.schedule is None else float(self.schedule.times[step])
 
 
 def stepwise(plan: EnsemblePlan, flow: Flow, *, samples: bool = False) -> Stepwise | Averaged:
     """What moves paths of a flow whatever it is, on any array library."""
-    mover = Stepwise(flow, plan.dt, plan.level, plan.modes, samples=samples)
+    mover = Stepwise(flow, plan.dt, plan.level, plan.modes, samples=samples, schedule=plan.schedule)
     return mover if plan.average is None else _averaged(plan, mover)
 
 
 def _averaged(plan: EnsemblePlan, mover: Mover) -> Averaged:
     # A decay per iteration: shorter time steps forget less each.
-    kept = plan.average ** (plan.dt / plan.flow.step) if plan.average else 0.0
-    return Averaged(mover, plan.flow.dim, kept)
+    share = 0.5**plan.refine if plan.schedule is not None else plan.dt / plan.flow.step
+    return Averaged(mover, plan.flow.dim, plan.average**share if plan.average else 0.0)
 
 
 def _mover(plan: EnsemblePlan, flow: Flow) -> Mover:
@@ -178,4 +186,4 @@ def _bare_mover(plan: EnsemblePlan, flow: Flow) -> Mover:
                 return PlanarChunks(flow, plan.dt, plan.level)
         return PlanarSteps(flow, plan.dt, plan.level)
     here = flow.on(Backend("numpy", np, None, plan.dtype), compiled=plan.compiled)
-    return Stepwise(here, *terms, samples=plan.draws_samples)
+    return Stepwise(here, *terms, samples=plan.draws_samples, schedule=plan.schedule)

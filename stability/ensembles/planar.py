@@ -37,6 +37,7 @@ class PlanarSteps(Mover):
             and not model.has_curvature
             and model.linear
             and flow.memory is None
+            and flow.plain
             and modes is None
         )
 

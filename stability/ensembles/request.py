@@ -18,6 +18,7 @@ from ..linear.linearize import linearize
 from ..methods.response import check_cut, check_regular
 from ..objectives.base import trait
 from ..objectives.gate import bare
+from .clock import scheduled
 from .control import feature_count
 from .doubled import DoubledModes
 from .plan import EnsemblePlan
@@ -114,18 +115,14 @@ class Request:
                     f"`{name}` is for level='sde'; the iteration's time step is the flow's `step`."
                 )
         self.flow, self.level, self.scheme = flow, level, scheme
+        self._check_kind(dt)
         if self.refine and not flow.noise_model.linear:
             raise ValueError(
                 "`refine` needs a noise made of standard normals: st.Noise, not a class with its own "
                 "`sample`."
             )
         self.seed = _check.seed(seed)
-        # `t_end` is a multiple of the coarse step, so that every refinement ends at the same time.
-        coarse = flow.step if dt is None else _check.positive("dt", dt)
-        self.dt = coarse / 2**self.refine
-        end = _check.positive("t_end", t_end)
-        _check.whole_steps("t_end", end, coarse, most=MAX_STEPS)
-        self.steps = _check.whole_steps("t_end", end, self.dt, most=MAX_STEPS)
+        self._set_clock(t_end, dt)
         start = _check.array("start", start, ndim=(1, 2), shape=f"({flow.dim},) or (paths, {flow.dim})")
         self.common, self.chosen = start.ndim == 1, paths is not None or not wished
         if paths is None:
@@ -146,6 +143,39 @@ class Request:
         self.modes = self._modes() if scheme == "exponential" else None
         if level == "sde" and scheme == "euler":
             self._warn_beyond_limit()
+
+    def _check_kind(self, dt: float | None) -> None:
+        """What a metric, weight decay or a schedule has no equation or no scheme for."""
+        flow = self.flow
+        if flow.metric is not None and self.level == "sde":
+            flow.gradient_law  # noqa: B018 - raises where its SDE is not known
+        if self.scheme == "exponential" and not flow.plain:
+            what = "a schedule" if flow.schedule is not None else repr(flow.method)
+            raise ValueError(
+                "scheme='exponential' is for one linear part, of a flow whose preconditioner follows the "
+                f"curvature alone and whose steps have one length; got {what}. Use scheme='euler'."
+            )
+        if flow.schedule is not None and dt is not None:
+            raise ValueError(
+                "With a schedule the time steps are its own: leave `dt` out, or halve them by `refine`."
+            )
+
+    def _set_clock(self, t_end: float, dt: float | None) -> None:
+        """The time grid; with a schedule `dt` is nan, and `steady` is the flow at its longest step."""
+        end, flow = _check.positive("t_end", t_end), self.flow
+        self.schedule = None if flow.schedule is None else scheduled(flow, end, self.refine)
+        if self.schedule is not None:
+            self.dt, self.steps = math.nan, len(self.schedule.times) - 1
+            longest = float(self.schedule.steps.max())
+            self.end, self.steady = float(self.schedule.times[-1]), flow.at_step(longest)
+            self.longest = longest / 2**self.refine
+            return
+        # `t_end` is a multiple of the coarse step, so that every refinement ends at the same time.
+        coarse = flow.step if dt is None else _check.positive("dt", dt)
+        self.dt = self.longest = coarse / 2**self.refine
+        _check.whole_steps("t_end", end, coarse, most=MAX_STEPS)
+        self.steps = _check.whole_steps("t_end", end, self.dt, most=MAX_STEPS)
+        self.end, self.steady = self.steps * self.dt, flow
 
     def _modes(self) -> Modes | DoubledModes:
         """What the exponential scheme is exact for."""
@@ -181,18 +211,14 @@ class Request:
         if self.flow.reference is not None:
             places = {"at the reference point": self.flow.reference[None], **places}
         for place, states in places.items():
-            hessian = self.flow.objective.hessian(states)
-            values = np.linalg.eigvalsh(hessian[np.isfinite(hessian).all(axis=(-2, -1))]).reshape(
-                -1, self.flow.dim
-            )
-            with np.errstate(all="ignore"):
-                fastest = float(np.max(self.flow.method.gains(values) * values, initial=0.0))
-            limit = _euler_limit(self.flow, fastest)
-            if self.dt > limit * (1 + 1e-9):
+            fastest = float(np.max(self.steady.pulls(states), initial=0.0))
+            limit = _euler_limit(self.steady, fastest)
+            if self.longest > limit * (1 + 1e-9):
+                other = ", or scheme='exponential'" if self.flow.plain else ""
                 _check.warn(
-                    f"dt = {self.dt:g} is beyond the Euler scheme's stability limit {limit:.4g} (the "
+                    f"dt = {self.longest:g} is beyond the Euler scheme's stability limit {limit:.4g} (the "
                     f"fastest rate {place} is {fastest:.4g}): "
-                    "its paths grow where the SDE's do not. Take a smaller dt, or scheme='exponential'.",
+                    f"its paths grow where the SDE's do not. Take a smaller dt{other}.",
                 )
                 return
 
@@ -201,7 +227,7 @@ class Request:
             return _check.positive("radius", radius)
         # Far beyond anything that a stable run visits, near enough that squares do not overflow.
         spread = 0.0 if self.common else float(np.max(np.linalg.norm(self.start - self.center, axis=1)))
-        size = spread + self.flow.length(self.center, self.steps * self.dt)
+        size = spread + self.steady.length(self.center, self.end)
         return min(1e6 * (size or 1.0), LARGEST)
 
     def fits(self, dtype: str) -> None:
@@ -209,7 +235,7 @@ class Request:
         if dtype != "float32":
             return
         hessian = float(np.max(np.abs(self.flow.objective.hessian(self.center))))
-        length = self.flow.length(self.center, self.steps * self.dt)
+        length = self.steady.length(self.center, self.end)
         for what, size in (("the curvature", hessian), ("the largest length", length)):
             if 0 < size < math.inf and not 1 / SINGLE < size < SINGLE:
                 raise ValueError(
@@ -236,7 +262,9 @@ class Request:
             return np.array([self.steps])
         if whole:
             return np.unique(np.round(np.linspace(0, self.steps, int(save) + 1)).astype(int))
-        times = _check.saved_times("save", save, self.dt, self.steps * self.dt)
+        if self.schedule is not None:
+            return self.schedule.numbers("save", _check.saved_times("save", save, 0.0, self.end))
+        times = _check.saved_times("save", save, self.dt, self.end)
         return np.round(times / self.dt).astype(int)
 
 
@@ -283,7 +311,7 @@ def _check_start(flow: Flow, w: np.ndarray, level: str) -> None:
     # The compiled steps read the formula alone, and would follow it wherever it went.
     if dim == 2 and trait(flow.objective, "planar") is not None:
         _check_planar(flow, np.tile(w, (3, 1)))
-    if not flow.method.is_identity:
+    if flow.method.uses_hessian:
         values = np.linalg.eigvalsh(hessian)
         check_regular(flow.method, values)
         # Only the SDE: the iteration decomposes each sampled Hessian and linearises nothing.

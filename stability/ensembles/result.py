@@ -85,7 +85,18 @@ class Ensemble(Result, Framed, Labelled):
 
     @property
     def law(self) -> Law:
-        """The law that the paths follow, for ``time=`` of the theory: ``lin.covariance(time=ens.law)``."""
+        """The law that the paths follow, for ``time=`` of the theory: ``lin.covariance(time=ens.law)``.
+
+        Raises
+        ------
+        ValueError
+            If their step was a schedule, of which theory knows nothing.
+        """
+        if not self.dt > 0:
+            raise ValueError(
+                "The step of these paths was a schedule: they follow no law of one step. Compare paths of "
+                "one step: st.simulate(flow.at_step(0.1), ...)."
+            )
         return Law.simulated(self.level, self.scheme, self.dt)
 
     @property
@@ -108,8 +119,9 @@ class Ensemble(Result, Framed, Labelled):
     def _axes(self) -> list[Any]:
         """The formula's own names, or numbers."""
         names, count = list(self.provenance.get("variables") or ()), self.mean.shape[1]
-        # With the buffers kept too, each has its coordinate's name.
-        return names + [f"buffer of {name}" for name in names[: count - len(names)]] or list(range(count))
+        kept = self.provenance.get("remembered") or ()
+        names = names or list(range(count // (1 + len(kept))))
+        return names + [f"{what} of {name}" for what in kept for name in names]
 
     def _labels(self) -> Mapping[str, np.ndarray]:
         coordinates = {"time": self.times, "coordinate": np.array(self._axes)}
@@ -136,7 +148,8 @@ class Ensemble(Result, Framed, Labelled):
         scheme = "" if self.scheme == "euler" else f" ({self.scheme} scheme)"
         law = "SDE" if self.level == "sde" else "iteration"
         averaged = "" if self.average is None else f", averaged with decay {self.average:g}"
-        yield f"{paths} paths of the {law}{scheme}, dt = {self.dt:g}, to t = {self.times[-1]:g}{averaged}"
+        dt = f"dt = {self.dt:g}" if self.dt > 0 else "steps of a schedule"
+        yield f"{paths} paths of the {law}{scheme}, {dt}, to t = {self.times[-1]:g}{averaged}"
         if lost:
             yield (
                 f"{lost} of {paths} paths diverged, the first at t = {np.nanmin(self.diverged_at):g}: the "

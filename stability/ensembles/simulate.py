@@ -70,7 +70,8 @@ def simulate(
     flow : Flow
     start : array, shape (d,) or (paths, d)
     t_end : float
-        In units of ``t = iteration * step``; a multiple of `dt`.
+        In units of ``t = iteration * step``; a multiple of `dt`. Where the flow's step is a schedule, t is
+        the sum of the steps, and this one of its values.
     paths : int, optional
         How many: as many as there are starts, or 1000; with `target_error` the most that may be taken (10
         million by default).
@@ -79,7 +80,8 @@ def simulate(
         ensemble are the smaller one. Bit for bit on one type of processor with one set of versions, elsewhere
         in law.
     dt : float, optional
-        Time step of the SDE; `step` by default. Not for ``level="iteration"``, whose step is `step`.
+        Time step of the SDE; `step` by default. Not for ``level="iteration"``, whose step is `step`, nor with
+        a schedule, whose time steps are its steps, halved by `refine`.
     level : {"sde", "iteration"}
         The Ito equation, linear in the noise, or the true stochastic iteration.
     scheme : {"euler", "exponential"}
@@ -118,8 +120,9 @@ def simulate(
         - average) w+`` per iteration, from the start on (``average**(dt / step)`` in a time step of the SDE).
         Divergence and exits are the positions' own.
     state : bool
-        With momentum, keep the buffers too: states are then (times, paths, 2 d), the positions first, and so
-        are their moments. Every path starts with a buffer of zeros.
+        Keep what steps remember too, momentum's buffers and a metric's means: states are then (times, paths,
+        2 d) or more, the positions first, and so are their moments. Buffers start at zero; means too, as
+        PyTorch's do, and Adam's are corrected for it, but at ``level="sde"`` where they would settle.
     observables : dict of callables, optional
         By name, functions of NumPy positions ``(m, d) -> (m,)`` (of averages with `average`) whose means to
         return at every saved time.
@@ -212,6 +215,7 @@ def simulate(
         observables=observables,
         quantiles=levels(rest["quantiles"]),
         average=average,
+        schedule=request.schedule,
         whole=rest["state"],
     )
     if control:
@@ -246,6 +250,12 @@ def _tangent(request: Request, times: np.ndarray) -> Control:
     flow = request.flow
     if request.level != "sde":
         raise ValueError("`control` is for level='sde'.")
+    if not flow.plain:
+        what = "a schedule" if flow.schedule is not None else repr(flow.method)
+        raise ValueError(
+            "`control` needs a linearised flow whose law is known: of steps of one length, whose "
+            f"preconditioner follows the curvature alone; got {what}. Use control=False."
+        )
     if not request.common:
         raise ValueError(f"`control` needs one start for all paths, shape ({flow.dim},).")
     if not flow.noise_model.linear:
@@ -290,12 +300,13 @@ def _ensemble(gathered: Gathered, scheme: str) -> Ensemble:
             flow=repr(plan.flow),
             variables=plan.flow.variables,
             paths=paths,
-            t_end=plan.steps * plan.dt,
+            t_end=plan.time(plan.steps),
             dt=plan.dt,
             radius=plan.radius,
             dtype=plan.dtype,
             refine=plan.refine,
             **({} if plan.average is None else {"average": plan.average}),
+            **({"remembered": plan.flow.remembered} if plan.whole else {}),
         ),
         scheme=scheme,
         average=plan.average,
@@ -314,7 +325,7 @@ def _starts(plan: EnsemblePlan, paths: int) -> np.ndarray:
     if not plan.whole:
         return plan.start[:paths]
     common = plan.start.strides[0] == 0
-    start = plan.flow.rest(plan.start[:1] if common else plan.start[:paths])
+    start = plan.flow.rest(plan.start[:1] if common else plan.start[:paths], plan.level)
     return np.broadcast_to(start, (paths, start.shape[1])) if common else start
 
 

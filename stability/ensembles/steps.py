@@ -14,7 +14,8 @@ import numpy as np
 
 from .. import _fast
 from .._array import joined, like, matvec
-from ..flow import Flow
+from ..flow import Driven, Flow
+from .clock import Schedule
 from .doubled import DoubledModes, root
 
 SCHEMES = ("euler", "exponential")
@@ -127,7 +128,7 @@ class Affine(Mover):
     def of(cls, flow: Flow, dt: float, level: str, modes: Modes | DoubledModes | None) -> Affine | None:
         """The coefficients, or None where a step is not affine in state and noise."""
         model = flow.noise_model
-        if not flow.constant_hessian or model.has_curvature or not model.linear:
+        if not flow.constant_hessian or model.has_curvature or not model.linear or not flow.plain:
             return None
         origin, one = np.zeros(flow.dim), np.eye(flow.dim)
         local = flow.local(origin)
@@ -253,8 +254,11 @@ class Stepwise(Mover):
         modes: Modes | DoubledModes | None,
         *,
         samples: bool = False,
+        schedule: Schedule | None = None,
     ):
         self.flow, self.dt, self.level, self.samples = flow, dt, level, samples
+        self.schedule = schedule
+        self._last = math.nan, flow
         # In few dimensions, with no Hessian to decompose, threads would wait for the interpreter.
         steady = flow.constant_hessian and not (level == "iteration" and flow.bends)
         self.brief = flow.dim < 16 and bool(flow.method.is_identity or steady)
@@ -270,6 +274,9 @@ class Stepwise(Mover):
     def sample(self, normals: Any) -> Any:
         """The noise of one step, from its standard normals (k, m) on any array library."""
         model, dim = self.flow.noise_model, self.flow.dim
+        if self.level == "sde" and self.flow.own_normals:
+            count = normals.shape[0] - self.flow.own_normals
+            return Driven(model.combine(normals[:count, :], dim), normals[count:, :].T)
         if not isinstance(self.modes, DoubledModes):
             return model.combine(normals, dim)
         half = normals.shape[0] // 2
@@ -277,11 +284,11 @@ class Stepwise(Mover):
 
     def step(self, w: Any, sample: Any, done: int) -> Any:
         """One step for states (m, n), on any array library, after so many."""
-        flow = self.flow
+        flow, dt = self._now(done)
         if self.level == "iteration":
-            return flow.update(w, sample)
+            return flow.update(w, sample, done)
         if self.weights is None:
-            return flow.euler(w, sample, self.dt)
+            return flow.euler(w, sample, dt)
         drift, *noise = (like(weight, w) for weight in self.weights)
         if isinstance(self.modes, DoubledModes):
             x, buffer = w[:, : flow.dim], w[:, flow.dim :]
@@ -292,6 +299,17 @@ class Stepwise(Mover):
             return w + moved - matvec(noise[0], force) - matvec(noise[1], other)
         push, force = flow.parts(w, sample)
         return w + matvec(drift, push) + matvec(noise[0], force)
+
+    def _now(self, done: int) -> tuple[Flow, float]:
+        """The flow at its present step, and the time step."""
+        if self.schedule is None:
+            return self.flow, self.dt
+        step, dt = self.schedule.at(done)
+        last, flow = self._last
+        if step != last:
+            flow = self.flow.at_step(step)
+            self._last = step, flow
+        return flow, dt
 
     def run(self, x: np.ndarray, noise: Any, done: int) -> Iterator[np.ndarray]:
         """The states, step by step; the one before stays as it was."""

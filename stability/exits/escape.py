@@ -103,6 +103,12 @@ def escape(
     """
     if not isinstance(flow, Flow):
         raise ValueError(f"`flow` must be a st.Flow(objective, method, noise, step=...); got {flow!r:.60}.")
+    if not flow.plain:
+        what = "a schedule" if flow.schedule is not None else repr(flow.method)
+        raise ValueError(
+            "st.escape is for steps of one length, with a preconditioner that follows the curvature alone; "
+            f"got {what}. Use st.simulate(..., exit=radius), which times the exits of any flow."
+        )
     # A buffer moves neither the critical point nor its modes.
     linear = linearize(flow.without_memory(), at)
     setting = _Setting(linear, along, _check.positive("radius", radius), flow.memory)

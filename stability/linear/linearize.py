@@ -920,6 +920,7 @@ def linearize(flow: Flow, at: Any = None) -> LinearFlow:
     >>> st.linearize(flow).amplification
     array([  1., 100.])
     """
+    flow.step  # noqa: B018 - an error where it is a schedule
     if at is None:
         at = trait(flow.objective, "reference")
         if at is None:

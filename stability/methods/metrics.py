@@ -6,18 +6,71 @@ A spectral method turns with the problem; a metric does not, so that it depends 
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from .. import _check
-from .._array import namespace
+from .._array import like, namespace
+from .._special import erf
 from .memory import Memory
 from .method import Method
 
 BUSSGANG = math.sqrt(2 / math.pi)
 """``E[sign(x) y] = BUSSGANG E[x y] / std(x)`` for Gaussian x and y."""
+
+
+SLOW = 0.9
+"""The fastest forgetting that an SDE may follow: a mean of squares then varies by a third of itself."""
+LEAST = 0.05
+"""Of the noise's variance: the least that an SDE's mean of squares may be."""
+
+
+@dataclass(frozen=True)
+class GradientLaw:
+    """Additive Gaussian noise of the gradient, as metrics see it, from its covariance (d, d)."""
+
+    covariance: np.ndarray
+
+    @functools.cached_property
+    def variances(self) -> np.ndarray:
+        """Of the entries (d,)."""
+        return np.diag(self.covariance).copy()
+
+    @functools.cached_property
+    def sizes(self) -> np.ndarray:
+        """Standard deviations of the entries (d,)."""
+        return np.sqrt(self.variances)
+
+    @functools.cached_property
+    def diagonal(self) -> bool:
+        """Whether the entries are independent."""
+        return not np.any(self.covariance - np.diag(self.variances))
+
+    @functools.cached_property
+    def _root(self) -> np.ndarray:
+        """A square root of the covariance of the squares, which is twice the covariances' squares."""
+        if self.diagonal:
+            return math.sqrt(2) * self.variances
+        values, vectors = np.linalg.eigh(2 * self.covariance**2)
+        return vectors * np.sqrt(np.maximum(values, 0.0))
+
+    def square(self, normals: Any) -> Any:
+        """Gaussian noise (m, d) with the second moments that the squares have about their means."""
+        root = like(self._root, normals)
+        return root * normals if self.diagonal else normals @ root.T
+
+
+class Force(NamedTuple):
+    """What moves states in one step of an equation: gradient, its noise, and normals of the squares' own."""
+
+    gradient: Any
+    zeta: Any
+    own: Any
+    law: GradientLaw
 
 
 class Metric(Method):
@@ -33,6 +86,7 @@ class Metric(Method):
     linear = True
     renewal = 0.0  # the share of the mean squares that one gradient renews
     averaging: Memory | None = None  # of the gradients over the metric
+    means: tuple[str, ...] = ()  # running means that steps keep, by their names in `direction`
 
     def scale(self, variances: Any) -> Any:
         """The diagonal ``p`` of P (..., d), from the mean squares ``v`` of a gradient's entries (..., d)."""
@@ -45,6 +99,20 @@ class Metric(Method):
         place, and are all that a run needs to go on.
         """
         raise NotImplementedError
+
+    def require_law(self, law: GradientLaw) -> None:
+        """Raise where this metric's SDE is not known under additive noise of this law."""
+
+    def chained(self, force: Force, means: dict[str, Any], *, step: float, dt: float) -> Any:
+        """What positions (m, d) gain in a step of length `dt` of this metric's equation.
+
+        `means` are there from the start on, as `rest` gives them, and are replaced by those after the step.
+        """
+        raise NotImplementedError
+
+    def rest(self, gradient: np.ndarray, variances: np.ndarray) -> dict[str, np.ndarray]:
+        """Where the means would settle if the positions stayed where these gradients (..., d) are."""
+        return {}
 
     def kicks(self, covariance: np.ndarray) -> np.ndarray:
         """The gradient covariance (d, d) under which linear steps in this metric are kicked as these are."""
@@ -93,6 +161,26 @@ class SignSGD(Metric):
 
     def direction(self, gradient: Any, means: dict[str, Any]) -> Any:
         return namespace(gradient).sign(gradient)
+
+    def require_law(self, law: GradientLaw) -> None:
+        if not law.diagonal:
+            raise ValueError(
+                f"The SDE of {self.name} is known for noise that is independent between coordinates; "
+                "`gradient` is a covariance that is not diagonal. Use level='iteration'."
+            )
+        still = np.flatnonzero(law.variances == 0)
+        if len(still):
+            raise ValueError(
+                f"The SDE of {self.name} needs noise in every coordinate; the gradient's entry {still[0]} "
+                "has none. Use level='iteration', or give it some."
+            )
+
+    def chained(self, force: Force, means: dict[str, Any], *, step: float, dt: float) -> Any:
+        xp, size = namespace(force.gradient), like(force.law.sizes, force.gradient)
+        # A sign's mean and spread, of a Gaussian gradient.
+        lean = erf(force.gradient / (math.sqrt(2) * size), xp)
+        spread = xp.sqrt(xp.abs((1 - lean) * (1 + lean)))
+        return math.sqrt(step * dt) * spread * (force.zeta / size) - dt * lean
 
     def kicks(self, covariance: np.ndarray) -> np.ndarray:
         size = np.sqrt(np.diag(covariance))
@@ -144,6 +232,39 @@ class RMSprop(Metric):
 
     def direction(self, gradient: Any, means: dict[str, Any]) -> Any:
         return _over_root(gradient, _renewed(means, "second", self.beta2, gradient**2), self.eps)
+
+    means: tuple[str, ...] = ("second",)
+
+    def require_law(self, law: GradientLaw) -> None:
+        if self.beta2 < SLOW:
+            raise ValueError(
+                f"The SDE of {self.name} is of mean squares that a step changes little: `beta2` must be >= "
+                f"{SLOW:g}; got {self.beta2:g}. Use level='iteration'."
+            )
+        still = np.flatnonzero(law.variances == 0)
+        if not self.eps and len(still):
+            raise ValueError(
+                f"The gradient's entry {still[0]} has no noise: at a critical point {self.name}'s metric is "
+                "infinite there. Use level='iteration', noise in every coordinate, or `eps` > 0."
+            )
+
+    def rest(self, gradient: np.ndarray, variances: np.ndarray) -> dict[str, np.ndarray]:
+        return {"second": gradient**2 + variances}
+
+    def chained(self, force: Force, means: dict[str, Any], *, step: float, dt: float) -> Any:
+        scale = self.scale(means["second"])  # before the step: the equation is Ito's
+        means["second"] = self._followed(force, means["second"], dt / step)
+        return scale * (math.sqrt(step * dt) * force.zeta - dt * force.gradient)
+
+    def _followed(self, force: Force, second: Any, ratio: float) -> Any:
+        """The mean squares after so many iterations' time, a share of one."""
+        gradient, fresh = force.gradient, 1 - self.beta2
+        variances = like(force.law.variances, gradient)
+        noise = force.law.square(force.own) - 2 * gradient * force.zeta
+        drift = ratio * (gradient**2 + variances - second)
+        ahead = second + fresh * (drift + math.sqrt(ratio) * noise)
+        # Squares have no negative mean, which Gaussian noise does not know: it comes here once in a thousand.
+        return namespace(ahead).where(ahead > LEAST * variances, ahead, LEAST * variances)
 
 
 class Adam(RMSprop):
@@ -198,6 +319,18 @@ class Adam(RMSprop):
         second = _renewed(means, "second", self.beta2, gradient**2)
         unbiased = math.sqrt(1 - self.beta2**count)
         return _over_root(first * (unbiased / (1 - self.beta1**count)), second, self.eps * unbiased)
+
+    means = ("first", "second")
+
+    def rest(self, gradient: np.ndarray, variances: np.ndarray) -> dict[str, np.ndarray]:
+        return {"first": gradient, **super().rest(gradient, variances)}
+
+    def chained(self, force: Force, means: dict[str, Any], *, step: float, dt: float) -> Any:
+        ratio, first = dt / step, means["first"]
+        fresh = ratio * (force.gradient - first) - math.sqrt(ratio) * force.zeta
+        means["first"] = first + (1 - self.beta1) * fresh
+        means["second"] = self._followed(force, means["second"], ratio)
+        return -dt * self.scale(means["second"]) * means["first"]
 
     @property
     def averaging(self) -> Memory | None:  # type: ignore[override]

@@ -286,5 +286,5 @@ def doubled(flow: Flow, seed: int, *, level: str = "sde", draws: int = 20_000) -
     """Squares of one step from a unit offset without gradient noise, in one dimension."""
     sample = flow.draw(draws, np.random.default_rng(seed), level=level)
     start = np.full((draws, 1), 1.0) + (0.0 if flow.reference is None else flow.reference)
-    moved = flow.euler(start, sample, flow.step) if level == "sde" else flow.update(start, sample)  # type: ignore[arg-type]
+    moved = flow.euler(start, sample, flow.step) if level == "sde" else flow.update(start, sample)
     return (moved[:, 0] - (0.0 if flow.reference is None else flow.reference[0])) ** 2
