@@ -69,6 +69,10 @@ class TestMomentum:
                 lambda: st.Momentum(HEAVY),
                 r"must have no momentum of its own; got Momentum.*Wrap the method inside",
             ),
+            (
+                lambda: st.Momentum(st.Adam()),
+                r"must have no momentum of its own; got Adam.* Use its own `beta1`",
+            ),
             (lambda: st.Momentum(st.SGD), r"`method` must be a st.Method such as st.SGD\(\)"),
             (lambda: st.Momentum("SGD"), r"`method` must be a st.Method such as st.SGD\(\) .*; got 'SGD'"),
         ],
@@ -87,10 +91,6 @@ ASKED = {
     "st.exact_mode": lambda: st.exact_mode(HEAVY, curvature=1.0, noise=QUIET),
     "st.portrait": lambda: st.portrait(st.landscape("coupled_quartic"), 2, [HEAVY]),
     "st.profile": lambda: st.profile(LINE, 2, [HEAVY]),
-    "the table of a critical point": lambda: CriticalPoint(np.zeros(1), 0.0, np.ones(1), 1, False).methods(
-        [HEAVY]
-    ),
-    "a spectrum": lambda: st.spectrum(lambda V: V, n=3).amplification(HEAVY),
     "theorem 'noise-amplification'": lambda: st.theorem("noise-amplification", method=HEAVY),
 }
 
@@ -465,7 +465,62 @@ def test_the_limit_by_sample_weights(n, d, nesterov):
     assert np.abs(np.linalg.eigvals(between)).max() == pytest.approx(1, abs=1e-10 if d < 10 else 1e-5)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("inner", [st.RMSprop(eps=0.1), st.SignSGD()], ids=lambda m: m.label)
+def test_with_a_metric_that_does_not_commute_with_the_curvature(inner, nesterov):
+    step, beta = 0.05, 0.7
+    F, C = (
+        st.quadratic(SPECTRUM, rotation_seed=5),
+        np.array([[0.3, 0.1, 0.0], [0.1, 0.2, 0.05], [0.0, 0.05, 0.1]]),
+    )
+    linear = st.linearize(st.Flow(F, st.Momentum(inner, beta, nesterov), st.Noise(gradient=C), step=step))
+    H, P, K = F.hessian(np.zeros(3)), np.diag(linear.metric), inner.kicks(C)
+    assert np.abs(P @ H - H @ P).max() > 0.1
+    B, b = Dense(H, P, K, 0.0).matrices(beta, nesterov, step)
+    S = scipy.linalg.solve_discrete_lyapunov(B, b @ P @ K @ P @ b.T)
+    np.testing.assert_allclose(linear.covariance(state=True), S, rtol=0, atol=1e-12 * np.abs(S).max())
+    if isinstance(inner, st.RMSprop):  # the metric follows the iterates' own covariance
+        S = linear.covariance()
+        np.testing.assert_allclose(linear.metric, inner.scale(np.diag(C + H @ S @ H)), rtol=1e-12)
+    if not nesterov:
+        A, S = P @ H, linear.covariance()
+        left = (1 - beta) * step * (A @ S + S @ A.T) - (1 + beta**2) / (1 - beta**2) * step**2 * A @ S @ A.T
+        left += beta / (1 - beta**2) * step**2 * (A @ A @ S + S @ A.T @ A.T)
+        np.testing.assert_allclose(left, step**2 * P @ K @ P, rtol=0, atol=1e-12 * step**2)
+        weighted = np.trace((H - step / (2 * (1 + beta)) * H @ P @ H) @ S)
+        assert weighted == pytest.approx(step * np.trace(P @ K) / (2 * (1 - beta)), rel=1e-12)
+
+
 class TestQuestions:
+    @pytest.mark.parametrize("nesterov", [False, True])
+    def test_spectral_sums_are_the_linear_theorys(self, nesterov):
+        F, method = st.quadratic(SPECTRUM, rotation_seed=1), st.Momentum(st.SFN(damping=0.2), 0.8, nesterov)
+        sums = st.spectrum(lambda V: F.hessian(np.zeros(3)) @ V, n=3, deflate=3)
+        linear = st.linearize(st.Flow(F, method, QUIET, step=0.1))
+        for time in ("continuous", "discrete"):
+            asked = {"step": 0.1, "noise": QUIET, "time": time}
+            assert sums.variance(method, **asked).value == pytest.approx(
+                np.trace(linear.covariance(time)), rel=1e-9
+            )
+            assert sums.excess_risk(method, **asked).value == pytest.approx(
+                linear.excess_risk(time), rel=1e-9
+            )
+        plain = sums.amplification(method.method).value
+        assert sums.amplification(method).value == pytest.approx(5 * plain, rel=1e-9)
+        with pytest.raises(st.Unstable, match="no stationary law under SFN"):
+            sums.variance(method, step=6.0, noise=QUIET, time="discrete")
+
+    def test_at_a_critical_point_it_is_faster_and_noisier_at_small_steps(self):
+        point = CriticalPoint(np.zeros(2), 0.0, np.array([0.5, 2.0]), 1, False)
+        rows = point.methods(
+            [st.SGD(), st.Momentum(st.SGD(), 0.5), st.Momentum(st.SGD(), 0.5, True)]
+        ).splitlines()[-3:]
+        assert [row.split()[-5:] for row in rows] == [
+            ["-2", "...", "-0.5", "1", "1"],
+            ["-4", "...", "-1", "2", "1.5"],
+            ["-4", "...", "-1", "2", "0.75"],
+        ]
+
     def test_a_momentum_method_beside_the_others(self):
         F, noise = st.quadratic([1.0, 0.1]), st.Noise(gradient=0.1, curvature=0.2, batch=4)
         methods = [

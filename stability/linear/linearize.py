@@ -734,7 +734,7 @@ class LinearFlow(Result, Framed):
         gains = self.gains
         if self.memory is not None:
             with np.errstate(all="ignore"):
-                response = np.diag(self._motion(self.flow.step, 0.0).response(self._pull))
+                response = self._motion(self.flow.step, 0.0).variances(self._pull)
                 gains = -2 * gains * self.rates * response / self.flow.step
         return np.where(self.eigenvalues > 0, gains, np.nan)
 

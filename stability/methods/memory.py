@@ -71,11 +71,18 @@ class Motion:
 
     def response(self, pull: np.ndarray) -> np.ndarray:
         """``E[x_j x_k]`` of stable modes (d,) under one and the same unit noise, (d, d)."""
+        return self._covariances(pull[:, None], pull)
+
+    def variances(self, pull: np.ndarray) -> np.ndarray:
+        """``E[x^2]`` of stable modes of any shape under unit noise."""
+        return self._covariances(pull, pull)
+
+    def _covariances(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """``E[x y]`` of pairs of modes under one and the same unit noise."""
         # The positions alone are ARMA(2, 1): x'' = tr x' - det x + first n' + second n.
         first = self.kick[0]
         second = self.free[0, 1] * self.kick[1] - self.free[1, 1] * first
-        near, loss = self._characteristic(pull)
-        p, q, a, b = near[:, None], near, loss[:, None], loss
+        (p, a), (q, b) = self._characteristic(one), self._characteristic(other)
         if self.dt == 0:
             across = a * q + b * p
             return (second**2 * (a + b) + first**2 * across) / ((p - q) ** 2 + (a + b) * across)

@@ -39,10 +39,9 @@ class Momentum(Method):
             raise ValueError(
                 f"`method` must be a st.Method such as st.SGD() or st.SFN(damping=0.1); got {method!r}."
             )
-        if method.memory is not None:
-            raise ValueError(
-                f"`method` must have no momentum of its own; got {method!r}. Wrap the method inside it, once."
-            )
+        if method.memory is not None or getattr(method, "averaging", None) is not None:
+            advice = "Wrap the method inside it, once." if method.memory else "Use its own `beta1`."
+            raise ValueError(f"`method` must have no momentum of its own; got {method!r}. {advice}")
         self.method, self.memory = method, Memory(beta, nesterov)
         self.name = f"{method.name} + {self.memory}"
         # What `Method` has for all its kinds is not asked of the inner method by itself.

@@ -13,7 +13,6 @@ from .. import _check
 from .._display import Grid, Page, number, point, settled
 from .._frames import Framed
 from .._saving import Result
-from ..methods.memory import memoryless
 from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from ..methods.response import SpectralResponse
 from ..objectives.base import defines, require
@@ -81,6 +80,8 @@ class CriticalPoint(Result):
     def methods(self, methods: Iterable[Method] | None = None) -> str:
         """What methods do here, as a table: attracts, range of rates, largest noise gain, largest step.
 
+        With momentum rates and noise gain are those at small steps.
+
         Parameters
         ----------
         methods : iterable of Method, optional
@@ -104,16 +105,18 @@ class CriticalPoint(Result):
         return Page(Grid(columns, map(self._row, default if methods is None else methods)))
 
     def _row(self, method: Method) -> tuple[str, str, str, float, float]:
-        memoryless(method, "the table of a critical point")
         response = SpectralResponse(method, self.eigenvalues)
         with np.errstate(all="ignore"):
             gains = np.asarray(response.gains)
             rates = np.sort(0.0 - gains * self.eigenvalues)  # of the deviation along each eigenvector
-            limit = float(np.min(np.where(rates < 0, -2 / rates, np.inf)))  # where |1 + step rate| = 1
+            limits, longer = -2 / rates, 1.0  # where |1 + step rate| = 1
+            if method.memory is not None:
+                limits, longer = method.memory.mean_limit(-rates), method.memory.effective(1.0)
+            limit, rates = float(np.min(np.where(rates < 0, limits, np.inf))), longer * rates
         verdicts = {-1: "yes", 0: "flat", 1: "no"}
         attracts = verdicts[int(np.sign(rates[-1]))] if np.isfinite(rates).all() else "singular"
         ends = dict.fromkeys(number(rate, ".3g") for rate in rates[[0, -1]])  # one number where all are alike
-        largest = float(np.max(np.abs(gains)))
+        largest = longer * float(np.max(np.abs(gains)))
         return method.label, attracts, " ... ".join(ends), largest, limit if attracts == "yes" else np.nan
 
 

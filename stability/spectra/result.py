@@ -16,7 +16,6 @@ from .._display import Grid, settled
 from .._estimate import Estimate
 from .._law import Law, law_of
 from .._saving import Result, Study
-from ..methods.memory import memoryless
 from ..methods.method import SGD, Method
 from ..methods.response import gains_at
 from ..noise import Noise
@@ -276,6 +275,8 @@ class Spectrum(Result):
     ) -> Estimate:
         """Stationary ``tr M`` under white gradient noise: ``sum step sigma^2 phi_i / (2 lam_i)``.
 
+        Momentum makes it ``1 / (1 - beta)`` times larger at small steps.
+
         Parameters
         ----------
         method : Method
@@ -284,7 +285,8 @@ class Spectrum(Result):
         noise : Noise
             Of the gradient alone, one standard deviation for all entries; ``sigma`` is that of a batch.
         time : {"continuous", "discrete"} or Law
-            Discrete is the iteration's own: ``2 lam_i`` becomes ``lam_i (2 - step phi_i lam_i)``.
+            Discrete is the iteration's own: without momentum ``2 lam_i`` becomes ``lam_i (2 - step phi_i
+            lam_i)``.
         stationary_only : bool
             Sum over the directions that have a stationary law, and say in ``reason`` how many have none,
             instead of raising.
@@ -297,7 +299,7 @@ class Spectrum(Result):
             If the noise is of another kind, or too few eigenvalues are deflated.
         """
         strength, share = _asked(method, step, noise, time)
-        gains, reason = self._stationary(method, share, stationary_only, flat_too=True)
+        gains, reason = self._stationary(method, step, share, stationary_only, flat_too=True)
         return self._estimate(lambda nodes: strength * _over(gains(nodes), nodes), reason)
 
     def excess_risk(
@@ -323,7 +325,7 @@ class Spectrum(Result):
         1.0
         """
         strength, share = _asked(method, step, noise, time)
-        gains, reason = self._stationary(method, share, stationary_only, flat_too=False)
+        gains, reason = self._stationary(method, step, share, stationary_only, flat_too=False)
         return self._estimate(lambda nodes: 0.5 * strength * gains(nodes), reason)
 
     def amplification(self, method: Method, *, stationary_only: bool = False) -> Estimate:
@@ -336,8 +338,8 @@ class Spectrum(Result):
         ValueError
             If too few eigenvalues are deflated.
         """
-        plain, reason = self._stationary(SGD(), 0.0, stationary_only, flat_too=True)
-        gains, other = self._stationary(method, 0.0, stationary_only, flat_too=True)
+        plain, reason = self._stationary(SGD(), None, 0.0, stationary_only, flat_too=True)
+        gains, other = self._stationary(method, None, 0.0, stationary_only, flat_too=True)
 
         def above(nodes: np.ndarray) -> np.ndarray:
             return _over(gains(nodes) * (plain(nodes) > 0), nodes)
@@ -352,20 +354,27 @@ class Spectrum(Result):
         return Estimate(value, math.hypot(error, value - rough), reason or other)
 
     def _stationary(
-        self, method: Method, share: float, allowed: bool, *, flat_too: bool
+        self, method: Method, step: float | None, share: float, allowed: bool, *, flat_too: bool
     ) -> tuple[Function, str]:
-        """``phi / (2 - share phi lam)`` of nodes, 0 where there is no stationary law, and where that is."""
-        memoryless(method, "a spectrum")
+        """``phi / (2 - share phi lam)`` of nodes, 0 where there is no stationary law, and where that is.
+
+        With momentum what takes its place at this step, or None for small ones.
+        """
+        memory = method.memory
 
         @np.errstate(all="ignore")
         def law(nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             phi = self._gains(method, nodes)
             rate, flat = phi * nodes, np.abs(nodes) <= self.resolution
-            good = (rate > 0) & (share * rate < 2) & ~flat & np.isfinite(phi)
+            stable, settled = share * rate < 2, phi / (2 - share * rate)
+            if memory is not None and step is not None:
+                motion = memory.motion(step, share)
+                stable, settled = motion.stable(rate), phi * rate * motion.variances(rate) / step
+            elif memory is not None:
+                settled = settled * memory.effective(1.0)
+            good = (rate > 0) & stable & ~flat & np.isfinite(phi)
             # Newton's gain makes noise of the least curvature: there a flat direction is an obstacle.
-            return np.where(good, phi / (2 - share * rate), 0.0), good | (
-                flat & (np.abs(rate) < 1e-3) & (not flat_too)
-            )
+            return np.where(good, settled, 0.0), good | (flat & (np.abs(rate) < 1e-3) & (not flat_too))
 
         nodes, weights = self._rule
         lost = ~law(nodes)[1]
