@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 import stability as st
+from stability.objectives._advice import KNOWN, Refused
 from stability.objectives._graph import FUNCTIONS, LARGEST
-from stability.objectives._reader import KNOWN, Refused
 from stability.objectives.expression import Expression
 
 LANDSCAPES = {

@@ -12,9 +12,10 @@ from .. import _check
 from .._array import as_floats, namespace
 from .._saving import Kept
 from . import _notation as notation
+from ._advice import Refused
 from ._digits import lost
 from ._graph import Evaluator, Graph, TooLarge, Undefined
-from ._reader import Refused, read
+from ._reader import read
 from .base import Objective
 
 _EDGES = {
