@@ -1,6 +1,7 @@
 """Metrics from the noise: sign steps, RMSprop, Adam, as methods and in the linear theory."""
 
 import re
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -361,3 +362,143 @@ class TestWithoutNoise:
     def test_weight_decay_beyond_its_own_limit_is_told(self):
         with pytest.raises(st.Unstable, match="weight decay 50 is beyond 2 / step"):
             at_point(st.Adam(weight_decay=50.0), st.Noise(gradient=SIGMA))
+
+
+class TestSeen:
+    """Plain iterations, written apart from the package's, against what theory says of them."""
+
+    C, S = np.cos(0.6), np.sin(0.6)
+    TURN = np.array([[C, -S], [S, C]])
+    HESSIAN = TURN @ np.diag([1.0, 0.4]) @ TURN.T
+    SIGMA = np.array([[1.0, 0.3], [0.3, 0.5]])
+    CENTER = np.array([0.8, -0.5])
+    KINDS: ClassVar = {
+        "SignSGD": lambda step: st.SignSGD(),
+        "RMSprop": lambda step: st.RMSprop(beta2=1 - 0.2 * step),
+        "Adam": lambda step: st.Adam(beta1=0.5, beta2=1 - 0.2 * step),
+        "AdamW": lambda step: st.Adam(beta1=0.5, beta2=1 - 0.2 * step, weight_decay=0.3),
+    }
+
+    def iterates(self, method, step, paths, lin):
+        """Positions after each step, from about the stationary law."""
+        rng, root = np.random.default_rng(7), np.linalg.cholesky(self.SIGMA)
+        w = lin.center + rng.standard_normal((paths, 2)) @ np.linalg.cholesky(lin.covariance()).T
+        m, v = 0 * w, (0 * w + 1 / lin.metric) ** 2
+        beta, decay = getattr(method, "beta1", 0.0), method.weight_decay
+        while True:
+            g = (w - self.CENTER) @ self.HESSIAN + rng.standard_normal((paths, 2)) @ root.T
+            if isinstance(method, st.SignSGD):
+                w = w - step * np.sign(g)
+            else:
+                v = method.beta2 * v + (1 - method.beta2) * g * g
+                m = beta * m + (1 - beta) * g
+                w = (1 - step * decay) * w - step * m / (np.sqrt(v) + method.eps)
+            yield w
+
+    def excess(self, method, step, paths):
+        """Measured less predicted second moments about the centre, over `step`, and their errors."""
+        objective = QuadraticModel(self.HESSIAN, self.CENTER)
+        lin = st.linearize(st.Flow(objective, method, st.Noise(gradient=self.SIGMA), step=step), self.CENTER)
+        each, count = 0.0, int(30 / step)
+        for k, w in zip(range(2 * count), self.iterates(method, step, paths, lin), strict=False):
+            apart = w - lin.center
+            each = each + (k >= count) * apart[:, :, None] * apart[:, None, :] / count
+        return (each.mean(axis=0) - lin.covariance()) / step, each.std(axis=0) / np.sqrt(paths) / step
+
+    def check(self, kind, paths):
+        (far, far_error), (near, error) = (self.excess(self.KINDS[kind](a), a, paths) for a in (0.4, 0.2))
+        assert np.all(np.abs(2 * near - far) < 4 * np.hypot(2 * error, far_error))
+        return far / far_error
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_what_theory_leaves_out_is_of_first_order_in_the_step(self, kind):
+        self.check(kind, 2000)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_and_it_is_seen_with_many_paths(self, kind):
+        assert np.min(self.check(kind, 12000)) < -3
+
+
+class TestRotation:
+    def test_a_turned_problem_is_another_one_to_adam_and_the_same_to_sgd(self):
+        """Label noise, Sigma = H: along the axes Adam's metric takes the root of the condition number."""
+        spectrum, ratios = [1.0, 1e-2, 1e-4], {}
+        for turned in (False, True):
+            H = TURN @ np.diag(spectrum) @ TURN.T if turned else np.diag(spectrum)
+            for method in (st.SGD(), st.SFN(damping=0.1), st.Adam(), st.SignSGD()):
+                lin = at_point(method, st.Noise(gradient=H), step=1e-5, hessian=H)
+                ratios[method.name, turned] = np.max(lin.rates) / np.min(lin.rates), lin.excess_risk()
+        for name in ("SGD", "SFN"):
+            np.testing.assert_allclose(ratios[name, True], ratios[name, False], rtol=1e-9)
+        for name in ("Adam", "SignSGD"):
+            assert 1 / ratios[name, False][0] == pytest.approx(100, rel=0.01)
+            assert 1 / ratios[name, True][0] > 2000
+
+
+class TestElsewhere:
+    def test_at_a_saddle_the_metric_is_the_noises_own(self):
+        lin = at_point(st.Adam(), st.Noise(gradient=SIGMA), hessian=TURN @ np.diag([1.0, -0.3, 0.1]) @ TURN.T)
+        np.testing.assert_allclose(lin.metric, 1 / (np.sqrt(np.diag(SIGMA)) + 1e-8), rtol=1e-12)
+        assert np.sum(lin.rates > 0) == 1
+        with pytest.raises(st.Unstable, match="1 of 3 modes do not decay"):
+            lin.covariance()
+        assert lin.moments(1.0)[1].shape == (3, 3)
+
+    def test_a_flat_direction_that_noise_enters_leaves_the_others_to_settle(self):
+        H = TURN @ np.diag([1.0, 0.3, 0.0]) @ TURN.T
+        lin = at_point(st.RMSprop(), st.Noise(gradient=SIGMA), hessian=H)
+        assert np.all(lin.metric < 1 / np.sqrt(np.diag(SIGMA)))
+        with pytest.raises(st.Unstable, match="do not decay"):
+            lin.covariance()
+
+    def test_weight_decay_holds_a_saddle_and_moves_nothing_at_the_origin(self):
+        method = st.Adam(weight_decay=1.0)
+        lin = at_point(method, st.Noise(gradient=SIGMA), hessian=np.diag([1.0, -0.3, 0.1]), at=np.zeros(3))
+        assert np.all(lin.rates < 0)
+        assert lin.center is lin.at
+        with pytest.raises(st.Unstable, match="cancels a negative curvature exactly"):
+            at_point(
+                st.Adam(weight_decay=1.0, eps=1.0),
+                st.Noise(gradient=[0.0, 0.0, 0.0]),
+                hessian=np.diag([1.0, -1.0, 0.1]),
+            )
+
+    @pytest.mark.parametrize("method", METRICS, ids=repr)
+    def test_saved_it_answers_as_before(self, method, tmp_path):
+        lin = at_point(method, st.Noise(gradient=SIGMA, curvature=TAU))
+        back = st.load(lin.save(tmp_path / "linear"))
+        assert str(back) == str(lin)
+        np.testing.assert_array_equal(back.covariance("continuous"), lin.covariance("continuous"))
+
+    def test_methods_of_both_kinds_share_a_point(self):
+        noise = st.Noise(gradient=SIGMA, curvature=TAU)
+        sgd = at_point(st.SGD(), noise)
+        for method in METRICS:
+            np.testing.assert_array_equal(
+                sgd.under(method).covariance(), at_point(method, noise).covariance()
+            )
+            np.testing.assert_array_equal(sgd.under(method).under(st.SGD()).rates, sgd.rates)
+        bounds = st.bounds(QuadraticModel(HESSIAN, CENTER), noise, [st.SGD(), *METRICS], step=STEP, at=CENTER)
+        assert [row.method for row in bounds.rows] == ["SGD", *(one.label for one in METRICS)]
+        for row, method in zip(bounds.rows[1:], METRICS, strict=True):
+            assert row.step_limit == at_point(method, noise).step_limit()
+            assert not row.note
+
+    @pytest.mark.parametrize("method", ADAPTIVE, ids=repr)
+    def test_minibatches_samples_of_few_rows_are_what_matrices_say(self, method, monkeypatch):
+        rng = np.random.default_rng(0)
+        X = rng.normal(size=(60, 5)) * [1.0, 0.5, 0.3, 0.2, 0.1] @ np.linalg.qr(rng.normal(size=(5, 5)))[0]
+        F = st.least_squares(X, X @ rng.normal(size=5) + 0.5 * rng.normal(size=60), l2=0.05)
+        found = []
+        for whole in (34, 2):
+            monkeypatch.setattr("stability.noise.WHOLE", whole)
+            lin = st.linearize(st.Flow(F, method, st.Noise.from_data(F, batch=8), step=0.02))
+            cov, moments = lin.covariance(), lin.moments(0.2, np.ones(5))
+            found.append([lin.metric, cov, *moments, lin.step_limit(), lin.limit().shares["gradient batch"]])
+        for whole, by_rows in zip(*found, strict=True):
+            np.testing.assert_allclose(by_rows, whole, rtol=1e-8, atol=1e-11)
+
+    def test_order_two_is_order_one_where_no_hessian_noise_bends(self):
+        lin = at_point(st.Adam(weight_decay=0.1), st.Noise(gradient=SIGMA, curvature=TAU))
+        np.testing.assert_array_equal(lin.covariance(order=2), lin.covariance())
