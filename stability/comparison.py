@@ -184,8 +184,15 @@ def compare(theory: LinearFlow | Trajectory, ensemble: Ensemble, *, order: int =
         validity=predicted.validity,
         notes=predicted.notes,
         **_histograms(ensemble),
-        variables=tuple(ensemble.provenance.get("variables", ())),
+        variables=_names(ensemble),
     )
+
+
+def _names(ensemble: Ensemble) -> tuple[str, ...]:
+    """The formula's own names of what is compared; none where there are only numbers."""
+    names = tuple(ensemble.provenance.get("variables") or ())
+    kept = tuple(ensemble.provenance.get("remembered") or ())
+    return names + tuple(f"{what} of {name}" for what in kept for name in names)
 
 
 def _histograms(ensemble: Ensemble) -> dict[str, np.ndarray]:
@@ -224,8 +231,13 @@ def _comparable(ensemble: Ensemble) -> np.ndarray:
 
 def _around(linear: LinearFlow, ensemble: Ensemble, order: int) -> Predicted:
     """Around a critical point: the linear flow's moments from the ensemble's own start."""
-    dim = len(linear.at)
-    if ensemble.states.shape[-1] != dim:
+    dim, remembered = len(linear.at), ensemble.provenance.get("remembered") or ()
+    if set(remembered) - {"buffer"}:
+        raise ValueError(
+            "The linear theory of a metric is of positions; the ensemble's states hold its means too. "
+            "Simulate with state=False."
+        )
+    if ensemble.states.shape[-1] != dim * (1 + len(remembered)):
         raise ValueError(
             f"The ensemble has {_check.counted(ensemble.states.shape[-1], 'dimension')}; the linear flow has "
             f"{dim}."
@@ -239,17 +251,18 @@ def _around(linear: LinearFlow, ensemble: Ensemble, order: int) -> Predicted:
             "`order=2` corrects towards the iteration; compare the SDE with order=1, which is exact for it."
         )
     average = ensemble.average
+    asked: dict[str, Any] = {"average": average, "state": bool(remembered)}
     if average is not None and ensemble.scheme == "exponential":
         raise ValueError(
             "The exponential scheme's average is of positions at its time steps, of which no law is known "
             "here. Simulate with scheme='euler', or without `average`."
         )
     # Raises Unstable where moments mean nothing: before paths are counted, as an unstable flow loses them.
-    linear.covariance(time=ensemble.law, order=order, average=average)
+    linear.covariance(time=ensemble.law, order=order, **asked)
     kept = _comparable(ensemble)
     start_mean, start_covariance = _start(ensemble.start)
     predicted = [
-        linear.moments(t, start_mean, start_covariance, time=ensemble.law, order=order, average=average)
+        linear.moments(t, start_mean, start_covariance, time=ensemble.law, order=order, **asked)
         for t in ensemble.times[kept]
     ]
     mean, covariance = (np.stack(part) for part in zip(*predicted, strict=True))
@@ -262,6 +275,11 @@ def _along(path: Trajectory, ensemble: Ensemble, order: int) -> Predicted:
     """Along a path: what the trajectory says at the ensemble's times."""
     if order != 1:
         raise ValueError("`order=2` is for a linear flow; a trajectory has order=1 only.")
+    if ensemble.provenance.get("remembered"):
+        raise ValueError(
+            "A trajectory tells of positions; the ensemble's states hold what steps remember too. Simulate "
+            "with state=False."
+        )
     if ensemble.average is not None:
         raise ValueError(
             "The ensemble's states are averages of iterates; a trajectory tells of the iterates. Simulate "

@@ -300,6 +300,32 @@ class TestAverages:
         assert np.unique(other.states[after, lost[0]], axis=0).shape[0] == 1
 
 
+@forms
+@pytest.mark.parametrize(
+    "part", [{}, {"state": True}, {"average": 0.8}], ids=["positions", "states", "average"]
+)
+class TestTheory:
+    """`linearize` speaks of the same paths."""
+
+    def test_paths_agree_from_their_own_start(self, nesterov, part):
+        one = flow(nesterov=nesterov)
+        for level in ("sde", "iteration"):
+            options = {"t_end": 3.0, "paths": 3000, "seed": 2, "save": 3, "level": level}
+            ens = st.simulate(one, start=[1.0, 0.5], **options, **part)
+            assert st.compare(st.linearize(one), ens).max_z < 4
+
+    def test_a_control_sharpens_and_is_not_off(self, nesterov, part):
+        F = st.expression("x**2/2 + x**4/40 + y**2", ["x", "y"])
+        method = st.Momentum(st.SGD(), beta=BETA, nesterov=nesterov)
+        one = st.Flow(F, method, st.Noise(gradient=0.3), step=STEP)
+        options = {"start": [0.3, 0.2], "t_end": 3.0, "seed": 5, **part}
+        plain = st.simulate(one, paths=6000, **options)
+        ens = st.simulate(one, paths=1000, control=True, at=[0.0, 0.0], **options)
+        assert ens.covariance_reduction[-1].min() > 3
+        error = np.hypot(plain.covariance_error, ens.covariance_error)
+        assert np.max(np.abs(plain.covariance - ens.covariance) / error) < 4
+
+
 class TestExits:
     def test_the_ensembles_exits_are_timed_and_have_no_law(self):
         one = flow(lam=(1.0, -0.3), noise=st.Noise(gradient=0.2))
@@ -325,6 +351,18 @@ class TestBadInput:
             st.simulate(one, start=[0.0, 0.0], t_end=1.0, average=1.0)
         with pytest.raises(ValueError, match=r"draws two samples a step.*scheme='euler'"):
             st.simulate(one, start=[0.0, 0.0], t_end=1.0, scheme="exponential", refine=1)
+
+    def test_comparisons_of_what_theory_does_not_tell(self):
+        adam = st.Flow(st.quadratic([1.0]), st.Adam(), st.Noise(gradient=1.0), step=0.1)
+        ens = st.simulate(adam, start=[0.0], t_end=1.0, paths=5, level="iteration", state=True)
+        with pytest.raises(ValueError, match=r"a metric is of positions.*state=False"):
+            st.compare(st.linearize(adam), ens)
+        plain = st.Flow(st.quadratic([1.0]), st.SGD(), st.Noise(gradient=1.0), step=0.1)
+        with pytest.raises(ValueError, match=r"A trajectory tells of positions.*state=False"):
+            st.compare(st.trajectory(plain, [0.0], 1.0), ens)
+        one, options = flow(), {"average": 0.5, "scheme": "exponential", "control": True}
+        with pytest.raises(ValueError, match=r"law of an `average` with scheme='euler' only"):
+            st.simulate(one, start=[0.0, 0.0], t_end=1.0, **options)
 
     @forms
     def test_time_steps_beyond_the_chains_own_limit_are_told(self, nesterov):

@@ -275,7 +275,7 @@ def _lose_outside(plan: EnsemblePlan, seen: Snapshots) -> None:
     outside = ~np.isfinite(gradient).all(axis=-1) & ~seen.lost
     if outside.any():
         seen.lost |= outside
-        seen.diverged_at[outside] = plan.saved[-1] * plan.dt
+        seen.diverged_at[outside] = plan.time(plan.saved[-1])
         seen.any_lost = True
 
 

@@ -219,7 +219,8 @@ def simulate(
         whole=rest["state"],
     )
     if control:
-        plan = replace(plan, control=_tangent(request, plan.times()))
+        part = {"average": average, "state": rest["state"] and flow.memory is not None}
+        plan = replace(plan, control=_tangent(request, plan.times(), part))
     gathered = gather(
         plan,
         backend,
@@ -245,7 +246,7 @@ def simulate(
     return ensemble
 
 
-def _tangent(request: Request, times: np.ndarray) -> Control:
+def _tangent(request: Request, times: np.ndarray, part: dict[str, Any]) -> Control:
     """The flow linearised at a critical point, with the exact moments of its paths at the given times."""
     flow = request.flow
     if request.level != "sde":
@@ -267,11 +268,17 @@ def _tangent(request: Request, times: np.ndarray) -> Control:
             "`control` with scheme='exponential' needs additive noise: the linear flow's law is not known "
             "else. Use scheme='euler'."
         )
-    polynomial_degree(flow.dim, gaussian=False)  # refuses what would be too many dimensions
+    if part["average"] is not None and request.modes is not None:
+        raise ValueError(
+            "`control` knows the law of an `average` with scheme='euler' only. Leave one of the three out."
+        )
+    polynomial_degree(
+        flow.dim * (2 if part["state"] else 1), gaussian=False
+    )  # refuses what would be too many dimensions
     linear = linearize(flow, at=request.at)
     # The moments of an unstable flow may overflow: blocks then leave the control out.
     with np.errstate(all="ignore"):
-        moments = [linear.moments(t, request.start[0], time=request.law) for t in times]
+        moments = [linear.moments(t, request.start[0], time=request.law, **part) for t in times]
     mean, covariance = (np.stack(part) for part in zip(*moments, strict=True))
     # With curvature noise the tangent flow is no Gaussian: only its first two moments are known.
     return Control(flow.tangent(linear.at), mean, covariance, gaussian=not flow.noise_model.has_curvature)
