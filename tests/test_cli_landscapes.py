@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 import stability as st
 from stability import cli
-from stability.cli._methods import METHODS, method_of
+from stability.cli._methods import SPECTRAL, method_of
 
 WELL = "x^4/4 - x^2/2 + y^2"
 
@@ -257,7 +257,7 @@ def test_methods_are_named_in_any_case_and_files_are_told(tmp_path):
     assert ".npz" not in run(*command).stdout
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SPECTRAL)
 def test_methods_have_their_damping_and_rank(name):
     method = method_of(name, damping=0.3, rank=2)
     if "damping" in method.parameters:
@@ -265,3 +265,53 @@ def test_methods_have_their_damping_and_rank(name):
     if method.rank is not None:
         assert method.rank == 2
     assert name == "newton" or np.isfinite(method.gain(0.5))
+
+
+class TestMethodsWithMomentumAndMetrics:
+    @pytest.fixture
+    def table(self, tmp_path):
+        rng = np.random.default_rng(0)
+        X = rng.normal(size=(120, 2)) * [1.0, 0.3]
+        rows = np.c_[X, X @ [1.0, -1.0] + 0.3 * rng.normal(size=120)]
+        np.savetxt(tmp_path / "table.csv", rows, delimiter=",", header="a,b,y", comments="")
+        return ("bound", "--csv", tmp_path / "table.csv", "--target", "y", "--model", "least-squares")
+
+    def test_bound_asks_the_methods_that_are_named(self, table):
+        names = ("momentum", "nesterov", "adam", "SIGN", "adam")
+        named = [part for name in names for part in ("--method", name)]
+        result = run(*table, *named, "--beta", 0.8, "--json")
+        assert result.exit_code == 0, result.output
+        rows = json.loads(result.stdout)["methods"]
+        assert [row["method"] for row in rows] == [
+            "SGD + momentum 0.8",
+            "SGD + Nesterov 0.8",
+            "Adam",
+            "SignSGD",
+        ]
+        assert all(row["step_limit"] > 0 for row in rows)
+        plain = json.loads(run(*table, "--json").stdout)["methods"]
+        assert [row["method"] for row in plain][:2] == ["SGD", "Newton"]
+        assert len(plain) == 6
+
+    def test_a_momentum_that_forgets_nothing_is_refused(self, table):
+        result = run(*table, "--method", "nesterov", "--beta", 1)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "`--beta` must be in [0, 1); got 1" in result.stderr
+
+    def test_paths_have_the_momentum_that_is_named(self):
+        typed = ("--expression", WELL, "--start", "1,0", "--t-end", 0.2, "--paths", 20, "--json")
+        result = run("simulate", *typed, "--method", "nesterov", "--beta", 0.5)
+        flow = st.Flow(
+            st.expression(WELL), st.Momentum(st.SGD(), 0.5, nesterov=True), st.Noise(gradient=0.1), step=0.1
+        )
+        ens = st.simulate(flow, start=[1, 0], t_end=0.2, paths=20, seed=0, save=2)
+        np.testing.assert_array_equal(json.loads(result.stdout)["mean"], ens.mean)
+
+    @pytest.mark.parametrize(
+        ("method", "kind"), [("momentum", "momentum"), ("adamw", "a metric that follows")]
+    )
+    def test_a_portrait_refuses_them_in_one_sentence(self, method, kind, tmp_path):
+        result = run("portrait", "--expression", WELL, "--method", method, "--out", tmp_path / "x")
+        assert result.exit_code == 2
+        assert f"`--method {method}` has {kind}" in result.stderr
+        assert "a portrait does not know. Use --method sgd or sfn." in result.stderr

@@ -146,7 +146,9 @@ class TestCommandLine:
     @pytest.mark.slow
     @pytest.mark.parametrize("method", cli.METHODS)
     def test_every_method_by_name(self, method):
-        result = run("same-batch-cancellation", "--method", method, "--dim", "2")
+        memory, metric = ("momentum", "nesterov"), ("rmsprop", "adam", "adamw", "sign")
+        names = dict.fromkeys(memory, "noise-floor") | dict.fromkeys(metric, "adaptive-metric")
+        result = run(names.get(method, "same-batch-cancellation"), "--method", method, "--dim", "2")
         assert result.exit_code == 0, result.output
 
     @pytest.mark.slow
@@ -178,10 +180,16 @@ class TestCommandLine:
 
     def test_bad_input_is_one_sentence(self):
         for arguments, message in (
-            (("theorem-1",), "`name` must be one of noise-amplification"),
+            (("theorem-1",), "`NAME` must be one of noise-amplification"),
             (("truncation-gap", "--method", "sgd"), "'truncation-gap' says nothing about SGD"),
+            (
+                ("damping", "--method", "nesterov"),
+                "'damping' says nothing about --method nesterov; noise-floor, momentum, "
+                "batch-sharpness do. Use --method sgd",
+            ),
+            (("damping", "--method", "adam"), "'damping' says nothing about Adam"),
             (("--dim", "2"), "`--dim` belongs to one theorem"),
-            (("noise-amplification", "--dim", "7"), "`dim` must be one of 1, 2, 3; got 7"),
+            (("noise-amplification", "--dim", "7"), "`--dim` must be one of 1, 2, 3; got 7"),
         ):
             result = run(*arguments)
             assert result.exit_code == 2

@@ -9,7 +9,7 @@ import click
 
 from ._numbers import REAL, TooSmall, real
 
-METHODS = (
+SPECTRAL = (
     "sgd",
     "newton",
     "damped-newton",
@@ -21,13 +21,26 @@ METHODS = (
     "natural-gradient",
     "fractional-power",
 )
+"""Methods without a memory, whose preconditioner follows the Hessian's eigenvalues."""
+METHODS = (*SPECTRAL, "momentum", "nesterov", "rmsprop", "adam", "adamw", "sign")
 A_METHOD = click.Choice(METHODS, case_sensitive=False)
+BETA, ADAMW_DECAY = 0.9, 0.01
+"""The field's usual momentum and weight decay, where none is given."""
 
 
-def method_of(name: str, *, damping: float = 0.2, rank: int = 1) -> Any:
+def method_of(
+    name: str,
+    *,
+    damping: float = 0.2,
+    rank: int = 1,
+    beta: float = BETA,
+    weight_decay: float | None = None,
+) -> Any:
     """A method by its name; to a statement in symbols it does not matter what its parameters are."""
     from ..methods import gallery
     from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Newton
+    from ..methods.metrics import Adam, RMSprop, SignSGD
+    from ..methods.momentum import Momentum
 
     made: dict[str, Callable[[], Any]] = {
         "sgd": SGD,
@@ -40,8 +53,29 @@ def method_of(name: str, *, damping: float = 0.2, rank: int = 1) -> Any:
         "newsamp": lambda: gallery.newsamp(rank=rank),
         "natural-gradient": lambda: gallery.natural_gradient(variance=1.0, eps=damping),
         "fractional-power": lambda: gallery.fractional(power=0.5),
+        "momentum": lambda: Momentum(SGD(), beta),
+        "nesterov": lambda: Momentum(SGD(), beta, nesterov=True),
+        "rmsprop": RMSprop,
+        "adam": Adam,
+        "adamw": lambda: Adam(weight_decay=ADAMW_DECAY if weight_decay is None else weight_decay),
+        "sign": SignSGD,
     }
     return made[name]()
+
+
+def spectral_of(name: str, what: str, **parameters: Any) -> Any:
+    """A method by its name for what knows neither momentum nor metrics that follow the noise."""
+    if name in SPECTRAL:
+        return method_of(name, **parameters)
+    kind = "momentum" if name in ("momentum", "nesterov") else "a metric that follows the noise"
+    raise ValueError(f"`--method {name}` has {kind}, which {what} does not know. Use --method sgd or sfn.")
+
+
+def with_momentum(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option that says how much of the past momentum keeps."""
+    return click.option(
+        "--beta", type=REAL, default=BETA, show_default=True, help="Momentum of momentum and nesterov, SGD's."
+    )(command)
 
 
 def on_a_landscape(command: Callable[..., Any]) -> Callable[..., Any]:

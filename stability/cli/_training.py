@@ -10,13 +10,12 @@ import numpy as np
 
 from .. import _check, _files, datasets
 from .._check import Interrupted
-from ..methods.method import LRSFN, SGD, Method
-from ..methods.metrics import Adam, RMSprop, SignSGD
-from ..methods.momentum import Momentum
+from ..methods.method import LRSFN
 from ..objectives.network import Network, autoencoder, mlp
 from ..training.history import History
 from ..training.minimize import minimize
 from ..training.problem import Progress
+from ._methods import method_of
 from ._numbers import TooSmall, real
 from ._reading import table_of
 
@@ -31,7 +30,7 @@ STEPS = {
 }
 """The field's usual steps, where none is given; lrsfn then measures its own."""
 SCIPYS = {"lbfgs": "L-BFGS-B", "newton-cg": "Newton-CG"}
-BATCH, HELD_OUT, MOMENTUM, ADAMW_DECAY = 32, 0.2, 0.9, 0.01
+BATCH, HELD_OUT = 32, 0.2
 CHECKS = 20
 """How often in a run the loss of the samples held back is looked at."""
 
@@ -201,15 +200,6 @@ class _HeldBack:
         return replace(history, held_back=np.array(self.seen + ends).reshape(-1, 2))
 
 
-def _first_order(optimizer: str, weight_decay: float | None) -> Method:
-    """A method that looks at no curvature."""
-    if optimizer in ("momentum", "nesterov"):
-        return Momentum(SGD(), MOMENTUM, nesterov=optimizer == "nesterov")
-    if optimizer == "adamw":
-        return Adam(weight_decay=ADAMW_DECAY if weight_decay is None else weight_decay)
-    return {"sgd": SGD, "sign": SignSGD, "rmsprop": RMSprop, "adam": Adam}[optimizer]()
-
-
 def _method(
     optimizer: str, step: str, rank: int | None, damping: float | None, weight_decay: float | None
 ) -> tuple[Any, Any]:
@@ -227,7 +217,7 @@ def _method(
         return SCIPYS[optimizer], "auto"
     number = None if step == "auto" else _number(step)
     if optimizer != "lrsfn":
-        method = _first_order(optimizer, weight_decay)
+        method = method_of(optimizer, weight_decay=weight_decay)
         return method, STEPS[optimizer] if number is None else number
     if number is None:
         if damping is not None:

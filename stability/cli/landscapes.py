@@ -14,7 +14,16 @@ from .._check import Interrupted, Unstable
 from .._saving import jsonable
 from . import _output
 from ._main import main
-from ._methods import A_METHOD, method_of, noise_of, numbers, objective_of, on_a_landscape
+from ._methods import (
+    A_METHOD,
+    method_of,
+    noise_of,
+    numbers,
+    objective_of,
+    on_a_landscape,
+    spectral_of,
+    with_momentum,
+)
 from ._numbers import REAL
 
 
@@ -24,6 +33,7 @@ from ._numbers import REAL
 )
 @on_a_landscape
 @click.option("--method", type=A_METHOD, default="sfn", show_default=True, help="The optimizer.")
+@with_momentum
 @click.option("--step", type=REAL, default=0.1, show_default=True, help="The learning rate.")
 @click.option(
     "--t-end", type=REAL, default=10.0, show_default=True, help="How long, in units of iteration x step."
@@ -84,7 +94,8 @@ def simulate(
     objective = objective_of(text, name, dim, parameters, variables)
     center = None if at is None else numbers("--at", at)
     noise = noise_of(options, center)
-    chosen = method_of(method, damping=options.pop("damping"), rank=options.pop("rank"))
+    about = {name: options.pop(name) for name in ("damping", "rank", "beta")}
+    chosen = method_of(method, **about)
     flow = Flow(objective, chosen, noise, step=step)
     linear = None if center is None else linearize(flow, at=center)
     out = _output.place(out)
@@ -221,7 +232,8 @@ def portrait(
         )
     damping, rank = options.pop("damping"), options.pop("rank")
     noise = noise_of(options, None if at is None else numbers("--at", at))
-    methods = [method_of(one, damping=damping, rank=rank) for one in compared or ("sgd", "newton", "sfn")]
+    chosen = compared or ("sgd", "newton", "sfn")
+    methods = [spectral_of(one, "a portrait", damping=damping, rank=rank) for one in chosen]
     place, resolution = _output.place(out), options.pop("resolution")
     options["start"] = None if start is None else numbers("--start", start)
     if options["paths"] is None:

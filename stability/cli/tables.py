@@ -10,13 +10,18 @@ import click
 
 from .. import _check
 from ._main import in_options, main
+from ._methods import A_METHOD, method_of, with_momentum
 from ._numbers import REAL
 from ._reading import reads_a_table, table_of
 
+BOUND = ("sgd", "newton", "damped-newton", "sfn", "lrsfn", "lrsfn-flat")
+"""The methods that are asked where none is named."""
+
 
 @main.command(
-    epilog="Example:  stability bound --csv table.csv --target label --model logistic --batch 32 "
-    "--hessian-batch 8"
+    epilog="Examples:  stability bound --csv table.csv --target label --model logistic --batch 32 "
+    "--hessian-batch 8\n\nstability bound --csv table.csv --target label --model logistic --method sgd "
+    "--method momentum --method adam"
 )
 @click.option(
     "--csv",
@@ -59,6 +64,14 @@ from ._reading import reads_a_table, table_of
     type=REAL,
     help="The learning rate at which the excess risk is asked for.",
 )
+@click.option(
+    "--method",
+    "compared",
+    multiple=True,
+    type=A_METHOD,
+    help="May be given more than once; sgd and the second-order methods by default.",
+)
+@with_momentum
 @click.option("--damping", default=0.1, show_default=True, type=REAL, help="Levenberg-Marquardt damping.")
 @click.option(
     "--rank", default=None, type=int, help="Rank of LRSFN; 10 or the number of columns if not given."
@@ -75,6 +88,8 @@ def bound(
     coupling: str,
     replacement: bool,
     step: float,
+    compared: tuple[str, ...],
+    beta: float,
     damping: float,
     rank: int | None,
     l2: float,
@@ -83,12 +98,12 @@ def bound(
 ) -> None:
     """Step limits, noise and risk of every method on your own table.
 
-    Fits the model, estimates the minibatch noise, and asks every method: the largest mean-square-stable step,
-    the noise amplification over SGD, the stationary excess risk at --step, the validity indicator (trust
-    below 0.1) and what limits the step. (L2) corrects for Hessian noise to second order.
+    Fits the model, estimates the minibatch noise, and asks every method, or those named: the largest
+    mean-square-stable step, the noise amplification over SGD, the stationary excess risk at --step, the
+    validity indicator (trust below 0.1) and what limits the step. (L2) corrects for Hessian noise to second
+    order.
     """
     from ..linear.bounds import bounds
-    from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Newton
     from ..noise import Noise
     from ..objectives.regression import Regression, least_squares, logistic
 
@@ -108,12 +123,13 @@ def bound(
     if batch is None:
         batch = 32 if objective.n_samples > 32 else max(1, objective.n_samples // 2)
     rank = min(10, objective.dim) if rank is None else rank
-    compared = [SGD(), Newton(), DampedNewton(damping=damping), SFN(damping=damping)]
-    compared += [LRSFN(rank=rank, damping=damping, tail=tail) for tail in ("damping", "flat")]
+    methods = [
+        method_of(name, damping=damping, rank=rank, beta=beta) for name in dict.fromkeys(compared or BOUND)
+    ]
     noise = Noise.from_data(
         objective, None, batch, hessian_batch=hessian_batch, replacement=replacement, coupling=coupling
     )
-    result = bounds(objective, noise, compared, step=step)
+    result = bounds(objective, noise, methods, step=step)
     if as_json:
         about = {
             "file": str(path),

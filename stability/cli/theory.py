@@ -50,6 +50,8 @@ def theorems(name: str | None, method: str | None, dim: int | None, form: str | 
         if form is None:
             click.echo(f"\n{method_table()}\n\nOne of them in full:  stability theorems noise-amplification")
         return
+    if name is not None and subject is not None and subject.memory is not None:
+        _require_said(name, names(), str(method), subject)
     found = [theorem(name, method=subject, dim=dim)] if name is not None else _all(names(), subject)
     verdicts = [sheet.check() if check else None for sheet in found]
     if form == "json":
@@ -66,6 +68,17 @@ def theorems(name: str | None, method: str | None, dim: int | None, form: str | 
     failed = sum(verdict is not None and not verdict for verdict in verdicts)
     if failed:
         raise SystemExit(1)
+
+
+def _require_said(name: str, names: Iterable[str], method: str, subject: Any) -> None:
+    """A theorem that does not know momentum is told so in the command line's words."""
+    from ..symbolic.theorem import applies
+
+    if name in names and not applies(name, subject):
+        speak = ", ".join(one for one in names if applies(one, subject))
+        raise ValueError(
+            f"{name!r} says nothing about --method {method}; {speak} do. Use --method sgd, without momentum."
+        )
 
 
 def _all(names: Iterable[str], method: Any) -> list[Any]:
