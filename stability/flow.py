@@ -302,14 +302,15 @@ class Flow(Kept):
         return cls(noise.objective if objective is None else objective, noise=noise, **values)
 
     def drift(self, w: Any) -> np.ndarray:
-        """``-P(H(w)) g(w)``, (..., d) -> (..., d).
+        """``-P(H(w)) g(w)``, (..., d) -> (..., d); and ``-weight_decay w``, where there is some.
 
         With momentum that of whole states (..., 2 d), positions and buffer: ``-u`` of the positions,
         ``(P g - (1 - beta) u) / step`` of the buffer; see `rest`.
         """
         w, buffer = self._parted(w)
         push = -self._checked(w).apply(self.objective.gradient(w))
-        return push if self.memory is None else self.gained(push, buffer, 0.0)
+        gained = push if self.memory is None else self.gained(push, buffer, 0.0)
+        return gained - self._decay * np.concatenate([w, 0 * buffer], axis=-1) if self._decay else gained
 
     def jacobian(self, w: Any) -> np.ndarray:
         """Jacobian of the drift, ``v -> -P H v - DP[third(w, v)] g``: (..., d) -> (..., d, d).
@@ -322,13 +323,20 @@ class Flow(Kept):
             If ``P`` moves with the state and the objective has no `third`; where the gain is singular.
         """
         w, _ = self._parted(w)
-        found = self._jacobian(w)
+        found, decay = self._jacobian(w), np.zeros(self.state_dim)
+        decay[: self.dim] = self._decay
         if self.memory is None:
-            return found
+            return found - np.diag(decay) if self._decay else found
         # Its columns are what the drift gains where one number of the state does.
         rows, one = np.swapaxes(found, -1, -2), np.broadcast_to(np.eye(self.dim), found.shape)
         gained = [self.gained(rows, 0 * rows, 0.0), self.gained(0 * rows, one, 0.0)]
-        return np.swapaxes(np.concatenate(gained, axis=-2), -1, -2)
+        whole = np.swapaxes(np.concatenate(gained, axis=-2), -1, -2)
+        return whole - np.diag(decay) if self._decay else whole
+
+    @property
+    def _decay(self) -> float:
+        """Weight decay of the weights themselves."""
+        return self.method.weight_decay if self.method.decoupled else 0.0
 
     def _jacobian(self, w: np.ndarray) -> np.ndarray:
         hessian = np.asarray(self.objective.hessian(w), dtype=float)
@@ -524,7 +532,7 @@ class Flow(Kept):
 
     def _stepped(self, w: Any, dt: float, increments: Callable[[Any], Iterator[Any]]) -> Any:
         """Whole states (m, state_dim) a step later, from the `increments` of the flow without momentum."""
-        decay = self.method.weight_decay if self.method.decoupled else 0.0
+        decay = self._decay
         if self.memory is None:
             ahead = functools.reduce(operator.add, increments(w), w)
             return ahead - (dt * decay) * w if decay else ahead

@@ -203,6 +203,7 @@ def memoryless(method: Any, what: str) -> None:
     what : str
         Who asks, as the subject of a sentence.
     """
+    undecayed(method, what)
     if method.memory is None:
         return
     if not method.spectral:  # the metric inside is the deeper reason
@@ -211,4 +212,16 @@ def memoryless(method: Any, what: str) -> None:
     instead = f"Use {inside!r}, the method inside" if inside is not None else "Use a method without momentum"
     raise ValueError(
         f"`method` must have no momentum: {what} knows nothing of it yet; got {method!r}. {instead}."
+    )
+
+
+def undecayed(method: Any, what: str) -> None:
+    """Raise where a method has weight decay that the one who asks, `what`, knows nothing of."""
+    if not method.weight_decay:
+        return
+    if not method.spectral:
+        method.gain(0.0)
+    raise ValueError(
+        f"`method` must have no weight decay: {what} knows nothing of it yet; got {method!r}. Use "
+        f"{method.with_weight_decay(0.0)!r}; a ridge is part of an objective, as its `l2`."
     )

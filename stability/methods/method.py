@@ -40,6 +40,9 @@ class Method(Kept):
     tail_gain : callable, optional
         With `rank`: the gain of all other directions, a formula of the first eigenvalue left out,
         ``lam_{r+1}``.
+    weight_decay : float
+        Decoupled, of the weights themselves: ``w+ = (1 - step * weight_decay) w - step * P g``. Every method
+        has it.
     **parameters : float
         Further arguments of `gain` (and of `tail_gain`), by name. Theorems then hold for them as symbols.
 
@@ -72,11 +75,13 @@ class Method(Kept):
         name: str = "method",
         rank: int | None = None,
         tail_gain: Callable[..., Any] | None = None,
+        weight_decay: float = 0.0,
         **parameters: float,
     ):
         if (rank is None) != (tail_gain is None):
             raise ValueError("A truncated method needs both `rank` and `tail_gain`.")
         self.name, self.parameter_names = name, tuple(parameters)
+        self._decay_by(weight_decay)
         for key, value in parameters.items():
             if hasattr(type(self), key):
                 raise ValueError(
@@ -149,6 +154,23 @@ class Method(Kept):
             setattr(other, name, value)
         return other
 
+    def _decay_by(self, weight_decay: float) -> None:
+        found = _check.nonnegative("weight_decay", weight_decay)
+        if found != self.weight_decay:  # without it the class's own 0 serves
+            self.weight_decay = found
+
+    def with_weight_decay(self, weight_decay: float) -> Method:
+        """The same method with this weight decay.
+
+        Raises
+        ------
+        ValueError
+            If `weight_decay` is not a finite number >= 0.
+        """
+        other = copy.copy(self)
+        other._decay_by(weight_decay)
+        return other
+
     def gain(self, lam: Any) -> Any:
         """``phi(lam)`` for one eigenvalue: a float, an array of them, or a symbol."""
         return self._gain(lam, **self.parameters)
@@ -173,14 +195,19 @@ class Method(Kept):
         return SpectralResponse(self, _check.floats("lams", lams)).divided
 
     def _kept(self) -> dict[str, Any]:
-        if type(self) is not Method:
-            return super()._kept()
+        kept = super()._kept() if type(self) is not Method else self._read()
+        # What has none is kept, and told from others by its digest, as by earlier versions.
+        return kept if self.weight_decay else {key: kept[key] for key in kept if key != "weight_decay"}
+
+    def _read(self) -> dict[str, Any]:
+        """What a method made of formulas is."""
         return {
             "name": self.name,
             "rank": self.rank,
             "parameters": list(self.parameters.items()),
             "gain": self._recipe("gain", self._gain),
             "tail_gain": None if self._tail_gain is None else self._recipe("tail_gain", self._tail_gain),
+            "weight_decay": self.weight_decay,
         }
 
     def _recipe(self, name: str, formula: Callable[..., Any]) -> dict[str, Any]:
@@ -207,7 +234,8 @@ class Method(Kept):
     @property
     def label(self) -> str:
         """The name with what tells two variants apart."""
-        return self.name if self.rank is None else f"{self.name}({self.rank})"
+        decay = f" + decay {self.weight_decay:g}" if self.weight_decay else ""
+        return (self.name if self.rank is None else f"{self.name}({self.rank})") + decay
 
     def remedy(self) -> str:
         """What to do where the gain is singular."""
@@ -218,7 +246,8 @@ class Method(Kept):
         shown: dict[str, Any] = {"name": self.name} if named else {}
         if self.rank is not None:
             shown["rank"] = self.rank
-        fields = ", ".join(f"{k}={v!r}" for k, v in {**shown, **self.parameters}.items())
+        decay = {"weight_decay": self.weight_decay} if self.weight_decay else {}
+        fields = ", ".join(f"{k}={v!r}" for k, v in {**shown, **self.parameters, **decay}.items())
         return f"{type(self).__name__}({fields})"
 
 
@@ -235,8 +264,8 @@ class SGD(Method):
     name = "SGD"
     is_identity = True
 
-    def __init__(self) -> None:
-        pass
+    def __init__(self, *, weight_decay: float = 0.0):
+        self._decay_by(weight_decay)
 
     def gain(self, lam: Any) -> Any:
         # 1 with the shape and kind of what is asked about: an array, a symbol, a divided difference.
@@ -255,8 +284,8 @@ class Newton(Method):
 
     name = "Newton"
 
-    def __init__(self) -> None:
-        pass
+    def __init__(self, *, weight_decay: float = 0.0):
+        self._decay_by(weight_decay)
 
     def gain(self, lam: Any) -> Any:
         return 1 / lam
@@ -280,8 +309,9 @@ class DampedNewton(Method):
     name = "damped Newton"
     parameter_names = ("damping",)
 
-    def __init__(self, *, damping: float):
+    def __init__(self, *, damping: float, weight_decay: float = 0.0):
         self.damping = _check.positive("damping", damping)
+        self._decay_by(weight_decay)
 
     def gain(self, lam: Any) -> Any:
         return 1 / (lam + self.damping)
@@ -305,8 +335,9 @@ class SFN(Method):
     name = "SFN"
     parameter_names = ("damping",)
 
-    def __init__(self, *, damping: float):
+    def __init__(self, *, damping: float, weight_decay: float = 0.0):
         self.damping = _check.positive("damping", damping)
+        self._decay_by(weight_decay)
 
     def gain(self, lam: Any) -> Any:
         return 1 / (abs(lam) + self.damping)
@@ -344,9 +375,9 @@ class LRSFN(SFN):
 
     name = "LRSFN"
 
-    def __init__(self, *, rank: int, damping: float, tail: str = "damping"):
+    def __init__(self, *, rank: int, damping: float, tail: str = "damping", weight_decay: float = 0.0):
         self.rank = _check.count("rank", rank)
-        super().__init__(damping=damping)
+        super().__init__(damping=damping, weight_decay=weight_decay)
         self.tail = _check.choice("tail", tail, ("damping", "flat"))
 
     def tail_gain(self, lam_next: Any) -> Any:
@@ -358,4 +389,5 @@ class LRSFN(SFN):
         return super().label + (" flat tail" if self.tail == "flat" else "")
 
     def __repr__(self) -> str:
-        return f"LRSFN(rank={self.rank}, damping={self.damping!r}, tail={self.tail!r})"
+        decay = f", weight_decay={self.weight_decay!r}" if self.weight_decay else ""
+        return f"LRSFN(rank={self.rank}, damping={self.damping!r}, tail={self.tail!r}{decay})"

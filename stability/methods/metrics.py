@@ -153,8 +153,8 @@ class SignSGD(Metric):
     name = "SignSGD"
     linear = False
 
-    def __init__(self) -> None:
-        pass
+    def __init__(self, *, weight_decay: float = 0.0):
+        self._decay_by(weight_decay)
 
     def scale(self, variances: Any) -> Any:
         return BUSSGANG / variances**0.5
@@ -219,9 +219,10 @@ class RMSprop(Metric):
     name = "RMSprop"
     parameter_names: tuple[str, ...] = ("beta2", "eps")
 
-    def __init__(self, beta2: float = 0.99, eps: float = 1e-8):
+    def __init__(self, beta2: float = 0.99, eps: float = 1e-8, *, weight_decay: float = 0.0):
         self.beta2 = _check.fraction("beta2", beta2)
         self.eps = _check.nonnegative("eps", eps)
+        self._decay_by(weight_decay)
 
     @property
     def renewal(self) -> float:  # type: ignore[override]
@@ -308,9 +309,8 @@ class Adam(RMSprop):
         weight_decay: float = 0.0,
         decoupled: bool = True,
     ):
-        super().__init__(beta2, eps)
+        super().__init__(beta2, eps, weight_decay=weight_decay)
         self.beta1 = _check.fraction("beta1", beta1)
-        self.weight_decay = _check.nonnegative("weight_decay", weight_decay)
         self.decoupled = _check.flag("decoupled", decoupled)
 
     def direction(self, gradient: Any, means: dict[str, Any]) -> Any:
@@ -341,8 +341,7 @@ class Adam(RMSprop):
         return "AdamW" if self.weight_decay and self.decoupled else self.name
 
     def __repr__(self) -> str:
-        decay = f", weight_decay={self.weight_decay!r}" if self.weight_decay else ""
-        return super().__repr__()[:-1] + decay + ("" if self.decoupled else ", decoupled=False") + ")"
+        return super().__repr__()[:-1] + ("" if self.decoupled else ", decoupled=False") + ")"
 
 
 def _renewed(means: dict[str, Any], name: str, decay: float, value: Any) -> Any:

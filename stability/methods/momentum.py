@@ -80,6 +80,9 @@ class Momentum(Method):
     def with_parameters(self, **values: Any) -> Method:
         return Momentum(self.method.with_parameters(**values), self.beta, nesterov=self.nesterov)
 
+    def with_weight_decay(self, weight_decay: float) -> Method:
+        return Momentum(self.method.with_weight_decay(weight_decay), self.beta, nesterov=self.nesterov)
+
     def gain(self, lam: Any) -> Any:
         return self.method.gain(lam)
 

@@ -12,7 +12,7 @@ import sympy
 from .._display import Grid
 from .._frames import Framed
 from .._saving import Result
-from ..methods.memory import Memory
+from ..methods.memory import Memory, undecayed
 from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from ..methods.metrics import Adam, RMSprop, SignSGD
 from ..methods.momentum import Momentum
@@ -159,6 +159,7 @@ def method_table(methods: Iterable[Method] | None = None) -> MethodTable:
 def _rows(method: Method) -> list[Row]:
     if not method.spectral:
         return _adaptive_rows(method)
+    undecayed(method, "st.method_table")
     if method.memory is None:
         return _spectral_rows(method)
     return [_remembering(row, method.memory) for row in _spectral_rows(method.method)]  # type: ignore[attr-defined]

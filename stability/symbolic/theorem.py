@@ -19,7 +19,7 @@ from .. import _check
 from .._display import Grid
 from .._frames import Framed
 from .._saving import Result, Study, jsonable, provenance
-from ..methods.memory import memoryless
+from ..methods.memory import memoryless, undecayed
 from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from ..methods.metrics import Adam, RMSprop, SignSGD
 from . import batches, laws, memory, metrics, moments, paths, steps  # noqa: F401 - importing them registers their statements
@@ -211,6 +211,8 @@ def theorem(
         )
     if method is not None and method.memory is not None and not entry.memory:
         memoryless(method, f"theorem {name!r}")
+    if method is not None and method.spectral:
+        undecayed(method, f"theorem {name!r}")
     if method is not None and not applies(name, method):
         raise ValueError(
             f"{name!r} says nothing about {method.label}: {entry.title[0].lower()}{entry.title[1:]}."

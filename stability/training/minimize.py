@@ -103,7 +103,8 @@ def minimize(
         ``method=st.Momentum(method, momentum)``.
     weight_decay : float
         Decoupled, for every method: ``w+ = w - step * (p + weight_decay * w)``, where ``p`` is the direction
-        without it. A ridge, which joins the gradient, is the objective's ``l2=``.
+        without it; short for ``method=method.with_weight_decay(...)``. A ridge, which joins the gradient, is
+        the objective's ``l2=``.
     decay : {"linear", "sqrt"}, optional
         Let the step fall to zero over the run, in proportion to what is left of it or to the root of that;
         not the steps that `Armijo` searches for.

@@ -1,0 +1,228 @@
+"""Decoupled weight decay of every method: in its name, in theory, in paths and in training, or refused."""
+
+import numpy as np
+import pytest
+from conftest import GAMMA, assert_close, smooth_methods
+from scipy.linalg import solve_discrete_lyapunov
+from test_minimize import assert_same_run, logistic
+
+import stability as st
+from stability.linear.modes import mode_limits
+from stability.portraits.critical import CriticalPoint
+
+THETA = 0.3
+MADE = {
+    "SGD": st.SGD(weight_decay=THETA),
+    "Newton": st.Newton(weight_decay=THETA),
+    "damped Newton": st.DampedNewton(damping=0.1, weight_decay=THETA),
+    "SFN": st.SFN(damping=0.1, weight_decay=THETA),
+    "LRSFN": st.LRSFN(rank=2, damping=0.1, tail="flat", weight_decay=THETA),
+    "SignSGD": st.SignSGD(weight_decay=THETA),
+    "RMSprop": st.RMSprop(0.9, weight_decay=THETA),
+    "Adam": st.Adam(weight_decay=THETA),
+    "momentum": st.Momentum(st.SFN(damping=0.1, weight_decay=THETA), 0.5, nesterov=True),
+    "own": st.Method(gain=lambda lam, eps: 1 / (lam**2 + eps), name="own", eps=0.2, weight_decay=THETA),
+    "gallery": st.gallery.rsfn(eps=0.1).with_weight_decay(THETA),
+}
+
+
+class TestTheObjects:
+    @pytest.mark.parametrize("name", MADE)
+    def test_they_say_it_and_are_kept_with_it(self, name, tmp_path):
+        method = MADE[name]
+        assert method.weight_decay == THETA
+        assert f"weight_decay={THETA}" in repr(method)
+        assert "decay 0.3" in method.label or method.label == "AdamW"
+        back = st.load(st.save(method, tmp_path / "method"))
+        assert (back.weight_decay, back.label, repr(back)) == (THETA, method.label, repr(method))
+
+    @pytest.mark.parametrize("name", MADE)
+    def test_it_is_taken_away_and_given(self, name):
+        without = MADE[name].with_weight_decay(0)
+        assert without.weight_decay == 0.0
+        assert "decay" not in repr(without) + without.label
+        assert repr(without.with_weight_decay(THETA)) == repr(MADE[name])
+        assert MADE[name].weight_decay == THETA  # the first is as it was
+
+    @pytest.mark.parametrize("name", ["SFN", "LRSFN", "own", "RMSprop"])
+    def test_without_it_they_are_kept_as_by_earlier_versions(self, name):
+        assert "weight_decay" not in MADE[name].with_weight_decay(0.0)._kept()
+        assert MADE[name]._kept()["weight_decay"] == THETA
+
+    @pytest.mark.parametrize("wrong", [-0.1, np.nan, np.inf, "0.1", True])
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda theta: st.SGD(weight_decay=theta),
+            lambda theta: st.SFN(damping=0.1, weight_decay=theta),
+            lambda theta: st.SignSGD(weight_decay=theta),
+            lambda theta: st.Momentum(st.SGD()).with_weight_decay(theta),
+        ],
+    )
+    def test_numbers_out_of_range_are_refused(self, make, wrong):
+        with pytest.raises(ValueError, match="`weight_decay` must be a finite number >= 0; got"):
+            make(wrong)
+
+
+INNER = [*smooth_methods(), st.Method(gain=lambda lam: 1 / (1 + lam**2))]
+MEMORIES = {"none": None, "heavy ball": (0.6, False), "Nesterov": (0.6, True)}
+
+
+def remembered(method, name):
+    memory = MEMORIES[name]
+    return method if memory is None else st.Momentum(method, memory[0], nesterov=memory[1])
+
+
+def whole(method, H, step):
+    """The iteration ``z+ = B z + b zeta`` of positions and buffer, written out: B (2 d, 2 d), b (2 d, d)."""
+    one, (lam, Q) = np.eye(len(H)), np.linalg.eigh(H)
+    inner = method.method if isinstance(method, st.Momentum) else method
+    P = (Q * inner.gains(lam)) @ Q.T
+    beta = method.beta if inner is not method else 0.0
+    c, e = (1 + beta, beta**2) if inner is not method and method.nesterov else (1.0, beta)
+    B = np.block([[(1 - step * THETA) * one - step * c * P @ H, -step * e * one], [P @ H, beta * one]])
+    return B, np.concatenate([-step * c * P, P])
+
+
+class TestTheory:
+    @pytest.mark.parametrize("inner", INNER, ids=lambda m: m.label)
+    @pytest.mark.parametrize("memory", MEMORIES)
+    def test_the_covariance_is_the_iterations(self, inner, memory):
+        F = st.quadratic([1.5, 0.6, 0.2], rotation_seed=2)
+        C = np.array([[1.0, 0.3, 0.0], [0.3, 0.5, 0.1], [0.0, 0.1, 0.8]])
+        method = remembered(inner.with_weight_decay(THETA), memory)
+        B, b = whole(method, F.hessian(np.zeros(3)), 0.1)
+        expected = solve_discrete_lyapunov(B, b @ C @ b.T)[:3, :3]
+        lin = st.linearize(st.Flow(F, method, st.Noise(gradient=C), step=0.1))
+        assert_close(lin.covariance(time="discrete"), expected, rtol=1e-10)
+
+    @pytest.mark.parametrize("inner", smooth_methods(), ids=lambda m: m.label)
+    @pytest.mark.parametrize("memory", MEMORIES)
+    def test_the_mean_limit_is_where_the_iteration_stops_shrinking(self, inner, memory):
+        F = st.quadratic([1.5, 0.6, 0.2], rotation_seed=2)
+        method = remembered(inner.with_weight_decay(THETA), memory)
+        limit = st.linearize(st.Flow(F, method, step=0.1)).step_limit("mean")
+        radii = [
+            np.abs(np.linalg.eigvals(whole(method, F.hessian(np.zeros(3)), factor * limit)[0])).max()
+            for factor in (0.999, 1.001)
+        ]
+        assert radii[0] < 1 < radii[1]
+
+    @pytest.mark.parametrize("inner", [st.SGD(), st.SFN(damping=GAMMA)], ids=lambda m: m.label)
+    @pytest.mark.parametrize("memory", MEMORIES)
+    @pytest.mark.parametrize("theta", [0.0, THETA])
+    def test_the_mean_square_limit_of_one_mode_is_the_optimizers(self, inner, memory, theta):
+        noise = st.Noise(gradient=0.1, curvature=0.7, batch=4, hessian_batch=8)
+        method = remembered(inner.with_weight_decay(theta), memory)
+        expected = st.linearize(st.Flow(st.quadratic([1.5]), method, noise, step=0.05)).step_limit(
+            "mean-square"
+        )
+        gain = inner.gains([1.5])
+        slope = 0.0 if inner.is_identity else -(gain**2)
+        beta, nesterov = MEMORIES[memory] or (0.0, False)
+        found = mode_limits(
+            gain,
+            np.array([1.5]),
+            slopes=slope,
+            gradient=2 * 0.7**2 / 4,
+            hessian=2 * 0.7**2 / 8,
+            momentum=beta,
+            nesterov=nesterov,
+            weight_decay=theta,
+        )
+        assert_close(found[0], expected, rtol=1e-8)
+
+    def test_it_moves_the_centre(self):
+        F = st.expression("(x - 1)^2 + (y + 2)^2/4 + x*y/5")
+        at = st.critical_points(F, 3)[0].w
+        lin = st.linearize(st.Flow(F, st.SGD(weight_decay=THETA), st.Noise(gradient=0.1), step=0.1), at=at)
+        assert_close(
+            lin.center, np.linalg.solve(F.hessian(at) + THETA * np.eye(2), F.hessian(at) @ at), rtol=1e-8
+        )
+
+
+class TestIterations:
+    @pytest.mark.parametrize("name", [name for name in MADE if name != "Newton"])
+    def test_in_minimize_it_is_the_option(self, name):
+        options = {"step": 0.05, "batch": 8, "sweeps": 3}
+        inside = st.minimize(logistic(), np.ones(8), method=MADE[name], **options)
+        beside = st.minimize(
+            logistic(), np.ones(8), method=MADE[name].with_weight_decay(0.0), weight_decay=THETA, **options
+        )
+        np.testing.assert_array_equal(inside.final, beside.final)
+
+    @pytest.mark.parametrize("name", MADE)
+    def test_the_flow_iterates_as_minimize_does(self, name):
+        F, start = st.quadratic([3.0, -2.0, 0.5], rotation_seed=3), np.array([1.0, -1.0, 0.5])
+        flow = st.Flow(F, MADE[name], step=0.05)
+        state = flow.rest(start)
+        found = st.minimize(F, start, method=flow.method, step=0.05, iterations=1)
+        assert_close(found.final, flow.iterate(state, np.random.default_rng(0))[:3], rtol=1e-11)
+
+    @pytest.mark.parametrize("memory", ["none", "Nesterov"])
+    @pytest.mark.parametrize("level", ["sde", "iteration"])
+    def test_paths_have_the_law_of_theory(self, memory, level):
+        method = remembered(st.SFN(damping=0.5, weight_decay=THETA), memory)
+        noise = st.Noise(gradient=[0.4, 0.2], curvature=0.2, hessian_batch=np.inf)  # exact, then
+        flow = st.Flow(st.quadratic([1.0, 0.2], rotation_seed=1), method, noise, step=0.1)
+        ens = st.simulate(flow, start=[1.0, -1.0], t_end=4.0, paths=2000, seed=1, level=level)
+        found = st.compare(st.linearize(flow), ens)
+        assert max(np.nanmax(np.abs(z)) for z in (found.mean_z, found.covariance_z)) < 4
+
+    def test_the_drift_has_it_and_its_derivative(self):
+        F, w = st.quadratic([3.0, 0.5], rotation_seed=3), np.array([1.0, -0.5])
+        plain, flow = (st.Flow(F, m, step=0.1) for m in (st.SFN(damping=0.1), DECAYED))
+        assert_close(flow.drift(w), plain.drift(w) - THETA * w)
+        assert_close(flow.jacobian(w), plain.jacobian(w) - THETA * np.eye(2))
+
+    def test_with_momentum_the_buffers_do_not_decay(self):
+        F, state = st.quadratic([3.0, 0.5], rotation_seed=3), np.array([1.0, -0.5, 0.3, 0.2])
+        method = st.Momentum(st.SFN(damping=0.1), 0.5)
+        plain, flow = (st.Flow(F, one, step=0.1) for one in (method, method.with_weight_decay(THETA)))
+        decay = THETA * np.array([1.0, 1.0, 0.0, 0.0])
+        assert_close(flow.drift(state), plain.drift(state) - decay * state)
+        assert_close(flow.jacobian(state), plain.jacobian(state) - np.diag(decay))
+
+    def test_a_checkpoint_is_for_the_same_decay(self, tmp_path):
+        options = {"step": 0.05, "batch": 8, "iterations": 9, "checkpoint": tmp_path / "state"}
+        first = st.minimize(logistic(), np.ones(8), method=MADE["SFN"], **options)
+        assert_same_run(first, st.minimize(logistic(), np.ones(8), method=MADE["SFN"], **options))
+        with pytest.raises(ValueError, match="was made with `method`"):
+            st.minimize(logistic(), np.ones(8), method=MADE["SFN"].with_weight_decay(0.1), **options)
+
+    def test_twice_is_refused(self):
+        with pytest.raises(ValueError, match=r"`weight_decay` is in `method` already: SFN\(.*\)\. Leave"):
+            st.minimize(logistic(), np.ones(8), method=MADE["SFN"], weight_decay=0.1, step=0.1, sweeps=1)
+
+
+DECAYED = MADE["SFN"]
+LINE = st.expression("x**4 - x**2")
+
+
+def flow():
+    return st.Flow(st.quadratic([1.0, 0.5]), DECAYED, st.Noise(gradient=0.1), step=0.1)
+
+
+ASKED = {
+    "st.stationary_density": lambda: st.stationary_density(flow(), 2),
+    "st.trajectory": lambda: st.trajectory(flow(), [1.0, 1.0], 1.0),
+    "st.lyapunov_exponents": lambda: st.lyapunov_exponents(flow()),
+    "st.almost_sure_limit": lambda: st.almost_sure_limit(flow()),
+    "st.exact_mode": lambda: st.exact_mode(DECAYED, curvature=1.0, noise=st.Noise(gradient=0.1)),
+    "st.portrait": lambda: st.portrait(st.landscape("coupled_quartic"), 2, [DECAYED]),
+    "st.profile": lambda: st.profile(LINE, 2, [DECAYED]),
+    "the table of a critical point": lambda: CriticalPoint(np.zeros(1), 0.0, np.ones(1), 1, False).methods(
+        [DECAYED]
+    ),
+    "a spectrum": lambda: st.spectrum(lambda V: V, n=3).amplification(DECAYED),
+    "theorem 'noise-amplification'": lambda: st.theorem("noise-amplification", method=DECAYED),
+    "st.method_table": lambda: st.method_table([DECAYED]),
+}
+
+
+@pytest.mark.parametrize("who", ASKED)
+def test_what_does_not_know_it_refuses_it(who):
+    with pytest.raises(
+        ValueError, match=rf"no weight decay: {who} knows nothing of it yet; .* Use SFN\(damping=0.1\);"
+    ):
+        ASKED[who]()
