@@ -319,6 +319,18 @@ def test_moments_of_quiet_curvature_settle_as_the_covariance_says(memory, time):
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
+def test_what_grows_leaves_the_rest_be(nesterov):
+    linear = st.linearize(flow(st.Momentum(st.SGD(), 0.9, nesterov), (1.0, -1.0)))
+    for time in ("discrete", "continuous"):
+        mean, cov = linear.moments(100.0, [1.0, 1.0], time=time)
+        alone = st.linearize(flow(st.Momentum(st.SGD(), 0.9, nesterov), (1.0, 0.5))).covariance(time)
+        assert cov[0, 0] == pytest.approx(alone[0, 0], rel=1e-12)
+        assert abs(mean[0]) < 1e-12
+        assert 1e150 < cov[1, 1] < np.inf
+        assert not np.isfinite(linear.moments(1e5, [1.0, 1.0], time=time)[1][1, 1])
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
 def test_underdamped_moments_are_the_differential_equations(nesterov):
     linear = st.linearize(flow(st.Momentum(st.SGD(), 0.8, nesterov)))
     H, step = np.diag([1.0, 0.2]), 0.1

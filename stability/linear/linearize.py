@@ -568,17 +568,16 @@ class LinearFlow(Result, Framed):
             rest, mean, cov = rest[with_copy], mean[with_copy], cov[np.ix_(with_copy, with_copy)]
         coupled = self._coupling(np.zeros(dim), 1.0)
         offset = ((mean - rest).reshape(-1, dim) @ self._frame.inverse.T).ravel()
-        offset, M = evolve(
-            course.balance(self._noise.kick, self._source),
-            None if coupled is None else course.lifted(coupled),
-            t,
-            dt,
-            offset,
-            self._frame.inward(cov) + np.outer(offset, offset),
-            np.zeros_like(offset),
-        )
-        mean = rest + (offset.reshape(-1, dim) @ self.vectors.T).ravel()
-        return mean, self._frame.outward(M - np.outer(offset, offset))
+        start = self._frame.inward(cov) + np.outer(offset, offset)
+        if self._noise.kick is None:
+            offset, M = course.evolved(self._source, t, offset, start)
+        else:
+            balance = course.balance(self._noise.kick, self._source)
+            lifted = None if coupled is None else course.lifted(coupled)
+            offset, M = evolve(balance, lifted, t, dt, offset, start, np.zeros_like(offset))
+        with np.errstate(all="ignore"):  # what grows may have overflown
+            mean = rest + (offset.reshape(-1, dim) @ self.vectors.T).ravel()
+            return mean, self._frame.outward(M - np.outer(offset, offset))
 
     def _coupling(self, push: np.ndarray, step: float) -> Map | None:
         """What a mean m adds to the second moment's source.

@@ -12,6 +12,7 @@ from ..methods.memory import Motion
 from .moments import Balance, Map
 
 _TOLERANCE = 1e-13
+_TERMS = 30
 _LOOSE = 1e-6  # where the map is dear
 _EDGE = 1e-9  # so near the mean limit the noise decides, if it enters the fastest mode at all
 
@@ -80,6 +81,45 @@ class Course:
         constant = self.lifted(lambda _: source)(np.zeros((size * dim,) * 2))
         return Balance(drift, None if kick is None else self.lifted(kick), constant, self.dt)
 
+    def evolved(
+        self, noise: np.ndarray, t: float, mean: np.ndarray, M: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Means (s d,) and second moments (s d, s d) after time `t` of additive noise (d, d) alone.
+
+        Pair by pair, in ever longer steps, each made of the last two: modes that grow leave the others be.
+        """
+        dim, size = self.matrices.shape[:2]
+        x, pairs = mean.reshape(size, dim).T, M.reshape(size, dim, size, dim).transpose(1, 3, 0, 2)
+        with np.errstate(all="ignore"):  # what grows may overflow: inf is its answer
+            step, gathered, count = self._first_step(noise, t)
+            while count:
+                if count % 2:
+                    x = np.einsum("jab,jb->ja", step, x)
+                    pairs = _moved(step, pairs) + gathered
+                count //= 2
+                if count:
+                    step, gathered = step @ step, _moved(step, gathered) + gathered
+            found = whole(pairs)
+            return x.T.ravel(), 0.5 * (found + found.T)
+
+    def _first_step(self, noise: np.ndarray, t: float) -> tuple[np.ndarray, np.ndarray, int]:
+        """The modes' matrices over a short time, what noise gathers in it, and how many of them make `t`."""
+        import scipy
+
+        B, kicked = self.matrices, np.multiply.outer(noise, np.outer(self.kick, self.kick))
+        if self.dt:
+            return B, kicked, round(t / self.dt)
+        size = t * float(np.max(np.sum(np.abs(B), axis=-1), initial=0.0))
+        count = 2 ** max(0, math.ceil(math.log2(max(4 * size, 1.0))))
+        short = t / count
+        # The integral of exp(B_j s) N exp(B_k^T s), term by term: the time is so short that each is half
+        # the last.
+        term = gathered = short * kicked
+        for n in range(2, _TERMS):
+            term = short / n * (np.einsum("jab,jkbc->jkac", B, term) + np.einsum("jkab,kcb->jkac", term, B))
+            gathered = gathered + term
+        return scipy.linalg.expm(short * B), gathered, count
+
     def mean_of(self, pairs: np.ndarray, decay: float, step: float) -> np.ndarray:
         """Second moment (d, d) of the average, from that of the modes' states without it (d, d, s, s)."""
         eye, first = np.eye(self.matrices.shape[-1]), pairs[..., 0, :, None]
@@ -92,6 +132,11 @@ class Course:
         before = np.linalg.solve(eye - kept * B, (1 - kept) * first)  # of the average and a state
         after = np.einsum("kb,jkb->jk", B[:, 0], before[..., 0])  # ... a step later
         return (kept * (after + after.T) + (1 - kept) * pairs[..., 0, 0]) / (1 + kept)
+
+
+def _moved(step: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Second moments of pairs of modes (d, d, s, s) a step later."""
+    return step[:, None] @ pairs @ step.transpose(0, 2, 1)[None]
 
 
 def pairs_of(motion: Motion, pull: np.ndarray, noise: np.ndarray) -> np.ndarray:

@@ -381,8 +381,6 @@ def evolve(
 
     if balance.kick is None and cross is None and balance.drift.ndim == 1:
         return _evolve_modes(balance, t, dt, mean, M)
-    if balance.kick is None and cross is None and not push.any():
-        return _evolve_matrix(balance, t, dt, mean, M)
     half, dim = balance.half, len(mean)
     if half.size > DENSE:
         return _evolve_large(balance, cross, t, dt, mean, M, push)
@@ -426,32 +424,6 @@ def _evolve_modes(
             factor, growth = np.exp(t * a), np.exp(t * pair)
             gained = np.where(resting, t, np.expm1(t * pair) / safe)
         return factor * mean, growth * M + balance.source * gained
-
-
-def _evolve_matrix(
-    balance: Balance, t: float, dt: float, mean: np.ndarray, M: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Without multiplicative noise, whatever the drift: ever longer steps, each made of the last two."""
-    import scipy
-
-    drift, source, dim = balance.drift, balance.source, len(mean)
-    with np.errstate(all="ignore"):
-        if dt:
-            step, noise, count = np.eye(dim) + dt * drift, dt * source, round(t / dt)
-        else:
-            halvings = max(0, math.ceil(math.log2(max(t * float(np.linalg.norm(drift, 1)), 1.0))))
-            short, count = t / 2**halvings, 2**halvings
-            # exp of [[A, C], [0, -A^T]] (Van Loan 1978), over a time in which nothing grows much.
-            pair = scipy.linalg.expm(short * np.block([[drift, source], [np.zeros_like(drift), -drift.T]]))
-            step = pair[:dim, :dim]
-            noise = pair[:dim, dim:] @ step.T
-        while count:
-            if count % 2:
-                mean, M = step @ mean, step @ M @ step.T + noise
-            count //= 2
-            if count:
-                step, noise = step @ step, step @ noise @ step.T + noise
-    return mean, 0.5 * (M + M.T)
 
 
 def _evolve_large(
