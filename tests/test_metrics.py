@@ -68,18 +68,34 @@ NO_FUNCTION = (
 )
 
 
-@pytest.mark.parametrize("method", [METRICS[0], METRICS[1], METRICS[2]], ids=repr)
-@pytest.mark.parametrize(
-    "ask",
-    [
-        lambda method: method.gain(1.0),
-        lambda method: method.tail_gain(1.0),
-        lambda method: method.gains([1.0, 0.5]),
-        lambda method: method.divided_differences([1.0, 0.5]),
-        lambda method: st.exact_mode(method, curvature=1.0, noise=st.Noise(gradient=1.0)),
-    ],
-    ids=["gain", "tail_gain", "gains", "divided_differences", "exact_mode"],
-)
+WELL = st.expression("x**4/4 - x**2/2", ["x"])
+SADDLE = st.expression("x**4/4 - x**2/2 + y**2", ["x", "y"])
+CURVED = st.Noise(gradient=1.0, curvature=0.1, reference=[0.0, 0.0])
+ASKED = {
+    "gain": lambda method: method.gain(1.0),
+    "tail_gain": lambda method: method.tail_gain(1.0),
+    "gains": lambda method: method.gains([1.0, 0.5]),
+    "divided_differences": lambda method: method.divided_differences([1.0, 0.5]),
+    "exact_mode": lambda method: st.exact_mode(method, curvature=1.0, noise=st.Noise(gradient=1.0)),
+    "lyapunov_exponents": lambda method: st.lyapunov_exponents(
+        st.Flow(st.quadratic([1.0, 0.5]), method, CURVED, step=0.1)
+    ),
+    "almost_sure_limit": lambda method: st.almost_sure_limit(
+        st.Flow(st.quadratic([1.0, 0.5]), method, CURVED, step=0.1)
+    ),
+    "stationary_density": lambda method: st.stationary_density(
+        st.Flow(WELL, method, st.Noise(gradient=1.0), step=0.1), region=[(-2, 2)]
+    ),
+    "trajectory": lambda method: st.trajectory(st.Flow(SADDLE, method, CURVED, step=0.1), [1.0, 1.0], 1.0),
+    "portrait": lambda method: st.portrait(SADDLE, [(-2, 2), (-2, 2)], [method]),
+    "profile": lambda method: st.profile(WELL, [(-2, 2)], [method]),
+    "critical_points": lambda method: st.critical_points(WELL, [(-2, 2)])[0].methods([method]),
+    "spectrum": lambda method: st.spectrum(st.quadratic([1.0, 0.5]), at=[0.0, 0.0]).amplification(method),
+}
+
+
+@pytest.mark.parametrize("method", [METRICS[0], METRICS[1], METRICS[2], st.Momentum(METRICS[1])], ids=repr)
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
 def test_who_asks_for_a_function_of_eigenvalues_is_told(method, ask):
     with pytest.raises(ValueError, match=NO_FUNCTION):
         ask(method)

@@ -757,9 +757,10 @@ class LinearFlow(Result, Framed):
     def tail_index(self) -> float:
         """Tail index ``nu`` of the stationary law of the SDE: moments below ``nu`` are finite.
 
-        ``1 + 2 |a| / (step K)`` in one dimension (a Student-t law), ``inf`` without curvature noise. Where
-        modes couple, or momentum does, there is one joint index that this theory does not give: nan, and
-        `tail_exceeds_two` says whether the variance is finite.
+        ``1 + 2 |a| / (step K)`` in one dimension (a Student-t law), ``inf`` without curvature noise, and of a
+        metric that follows the noise, whose steps are bounded. Where modes couple, or momentum does, there is
+        one joint index that this theory does not give: nan, and `tail_exceeds_two` says whether the variance
+        is finite.
 
         Raises
         ------
@@ -767,7 +768,7 @@ class LinearFlow(Result, Framed):
             If a mode does not decay.
         """
         self._require_decay(self._moving)
-        if self._noise.kick is None:
+        if self._noise.kick is None or self.metric is not None:  # a metric's steps are bounded
             return math.inf
         if len(self.at) > 1 or self.memory is not None:
             return math.nan

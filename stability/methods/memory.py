@@ -195,7 +195,7 @@ class Memory(Kept):
 
 
 def memoryless(method: Any, what: str) -> None:
-    """Raise where a method has a memory that the one who asks knows nothing of.
+    """Raise where a method has a memory, or a metric in the place of a gain, that who asks knows nothing of.
 
     Parameters
     ----------
@@ -204,10 +204,10 @@ def memoryless(method: Any, what: str) -> None:
         Who asks, as the subject of a sentence.
     """
     undecayed(method, what)
+    if not method.spectral:
+        method.gain(0.0)  # says why there is none
     if method.memory is None:
         return
-    if not method.spectral:  # the metric inside is the deeper reason
-        method.gain(0.0)
     inside = getattr(method, "method", None)
     instead = f"Use {inside!r}, the method inside" if inside is not None else "Use a method without momentum"
     raise ValueError(
