@@ -193,6 +193,10 @@ BAD = {
         ("--data", "digits", "--optimizer", "adam", "--hessian-batch", "32"),
         "`--hessian-batch` is lrsfn's; adam has none.",
     ),
+    "no momentum": (
+        ("--data", "digits", "--method", "momentum", "--beta", "1"),
+        "`--beta` must be in [0, 1); got 1.0.",
+    ),
     "weight decay < 0": (
         ("--data", "digits", "--optimizer", "sgd", "--weight-decay", "-1"),
         "`--weight-decay` must be a finite number >= 0; got -1.",
@@ -295,7 +299,15 @@ def test_momentum_is_called_momentum(table, tmp_path):
         (("--method", "nesterov"), "Momentum(SGD(), beta=0.9, nesterov=True)"),
         (("--method", "ADAMW"), "Adam(beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.01)"),
         (("--method", "adamw", "--weight-decay", "0.1"), "Adam(beta1=0.9, beta2=0.999, eps=1e-08, weight_"),
-        (("--optimizer", "rmsprop", "--weight-decay", "0.1"), "RMSprop(beta2=0.99, eps=1e-08)"),
+        (("--method", "momentum", "--beta", "0.95"), "Momentum(SGD(), beta=0.95)"),
+        (
+            ("--optimizer", "rmsprop", "--weight-decay", "0.1"),
+            "RMSprop(beta2=0.99, eps=1e-08, weight_decay=0.1)",
+        ),
+        (
+            ("--step", "0.1", "--rank", "4", "--weight-decay", "0.1"),
+            "LRSFN(rank=4, damping=0.1, tail='damping', weight_decay=0.1)",
+        ),
         (("--method", "sign"), "SignSGD()"),
     ],
     ids=repr,

@@ -15,7 +15,7 @@ from ..objectives.network import Network, autoencoder, mlp
 from ..training.history import History
 from ..training.minimize import minimize
 from ..training.problem import Progress
-from ._methods import method_of
+from ._methods import BETA, method_of
 from ._numbers import TooSmall, real
 from ._reading import table_of
 
@@ -124,6 +124,7 @@ def run(
     sweeps: float,
     seed: int,
     weight_decay: float | None = None,
+    beta: float = BETA,
     **options: Any,
 ) -> History:
     """Train the network from its seeded start, by default on batches of 32 samples, or of all if fewer.
@@ -138,7 +139,7 @@ def run(
     F = training.train
     start = F.initial(seed)
     hessian_batch = options.get("hessian_batch")
-    method, chosen = _method(optimizer, step, rank, damping, weight_decay)
+    method, chosen = _method(optimizer, step, rank, damping, weight_decay, beta)
     if isinstance(method, str):
         if batch is not None or hessian_batch is not None or options.pop("checkpoint", None) is not None:
             raise ValueError(
@@ -152,8 +153,6 @@ def run(
     for name, size in (("--batch", batch), ("--hessian-batch", hessian_batch)):
         if size is not None and not 1 <= size <= F.n_samples:
             raise ValueError(f"`{name}` must be from 1 to {F.n_samples}, the training samples; got {size}.")
-    if weight_decay and optimizer != "adamw":  # which has it already
-        options["weight_decay"] = weight_decay
     if not isinstance(chosen, str):
         options["decay"] = "linear"
     size, watch = min(BATCH, F.n_samples) if batch is None else batch, _HeldBack(training.test, sweeps)
@@ -201,7 +200,12 @@ class _HeldBack:
 
 
 def _method(
-    optimizer: str, step: str, rank: int | None, damping: float | None, weight_decay: float | None
+    optimizer: str,
+    step: str,
+    rank: int | None,
+    damping: float | None,
+    weight_decay: float | None,
+    beta: float,
 ) -> tuple[Any, Any]:
     """The method and its step."""
     if weight_decay is not None and not 0 <= weight_decay < np.inf:
@@ -217,7 +221,9 @@ def _method(
         return SCIPYS[optimizer], "auto"
     number = None if step == "auto" else _number(step)
     if optimizer != "lrsfn":
-        method = method_of(optimizer, weight_decay=weight_decay)
+        method = method_of(optimizer, beta=beta, weight_decay=weight_decay)
+        if weight_decay:
+            method = method.with_weight_decay(weight_decay)
         return method, STEPS[optimizer] if number is None else number
     if number is None:
         if damping is not None:
@@ -225,7 +231,8 @@ def _method(
                 "With `--step auto` the damping is measured: leave `--damping` out, or give a step."
             )
         return None if rank is None else LRSFN(rank=rank, damping=1.0), "auto"
-    return LRSFN(rank=20 if rank is None else rank, damping=0.1 if damping is None else damping), number
+    damped = LRSFN(rank=20 if rank is None else rank, damping=0.1 if damping is None else damping)
+    return damped.with_weight_decay(weight_decay or 0.0), number
 
 
 def _number(step: str) -> float:

@@ -13,6 +13,7 @@ from .._saving import jsonable
 from ..training.history import History
 from . import _output
 from ._main import main
+from ._methods import with_momentum
 from ._numbers import REAL
 from ._reading import OPTIONS, reads_a_table
 
@@ -68,7 +69,7 @@ from ._reading import OPTIONS, reads_a_table
     ),
     default="lrsfn",
     show_default=True,
-    help="What trains it; momentum and nesterov are SGD's, with 0.9.",
+    help="What trains it.",
 )
 @click.option(
     "--step",
@@ -132,6 +133,7 @@ from ._reading import OPTIONS, reads_a_table
     default=None,
     help="Save the history there (.npz; .json is a copy to read) and draw it (.png, .svg).",
 )
+@with_momentum
 @reads_a_table
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for a program.")
 def train(
