@@ -26,6 +26,12 @@ TAIL_PATHS = 4000
 """Paths from which the tail index is measured: more would not change what is said of it."""
 
 
+LEAN = 0.3
+"""Of the noise's standard deviation: a mean gradient that a metric does not feel yet."""
+SETTLED = 5.0
+"""Times of a running mean's memory until its start is forgotten."""
+
+
 @dataclass(frozen=True)
 class Comparison(Result, Framed, Labelled):
     """Predicted and measured moments of an ensemble; made by `compare`.
@@ -365,6 +371,8 @@ def _notes(linear: LinearFlow, ensemble: Ensemble) -> tuple[str, ...]:
         notes.append(
             "Nested batches shift the iteration's mean: see mean_shift; order=2 has it, order=1 does not."
         )
+    if linear.metric is not None:
+        notes += _metric_notes(linear, ensemble)
     notes += _tail_notes(linear, ensemble)
     if repr(linear.flow) != ensemble.provenance.get("flow"):
         notes.append(
@@ -372,6 +380,28 @@ def _notes(linear: LinearFlow, ensemble: Ensemble) -> tuple[str, ...]:
             f"{linear.flow!r}."
         )
     return tuple(notes)
+
+
+def _metric_notes(linear: LinearFlow, ensemble: Ensemble) -> list[str]:
+    """Where paths have another metric than the one that theory has settled on."""
+    flow, notes = linear.flow, []
+    dim, variances = flow.dim, np.diag(flow.noise_model.gradient_covariance(linear.at, linear.at))
+    start = np.mean(ensemble.start[:1000, :dim], axis=0)
+    with np.errstate(all="ignore"):
+        lean = np.max(np.abs(flow.objective.gradient(start)) / np.sqrt(variances))
+    if lean > LEAN:
+        notes.append(
+            f"Paths start where the gradient is {lean:.3g} times its noise: theory's metric is the one at "
+            "the critical point. Start nearer to it, or compare times when paths have come there."
+        )
+    fresh = 1 - flow.method.parameters.get("beta2", 0.0)
+    early = ensemble.times[ensemble.times > 0]
+    if ensemble.level == "iteration" and fresh < 1 and early[0] * fresh < SETTLED * flow.step:
+        notes.append(
+            f"Until t = {SETTLED * flow.step / fresh:.3g} or so the running mean of squares, which starts at "
+            "zero, has not settled: theory's metric is the settled one. Compare later times."
+        )
+    return notes
 
 
 def _tail_notes(linear: LinearFlow, ensemble: Ensemble) -> list[str]:

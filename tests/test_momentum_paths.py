@@ -360,6 +360,10 @@ class TestBadInput:
         plain = st.Flow(st.quadratic([1.0]), st.SGD(), st.Noise(gradient=1.0), step=0.1)
         with pytest.raises(ValueError, match=r"A trajectory tells of positions.*state=False"):
             st.compare(st.trajectory(plain, [0.0], 1.0), ens)
+        far = st.simulate(adam, start=[9.0], t_end=1.0, paths=5, level="iteration")
+        notes = st.compare(st.linearize(adam), far).notes
+        assert any("the gradient is 9 times its noise" in note for note in notes)
+        assert any("Until t = 500 or so the running mean of squares" in note for note in notes)
         one, options = flow(), {"average": 0.5, "scheme": "exponential", "control": True}
         with pytest.raises(ValueError, match=r"law of an `average` with scheme='euler' only"):
             st.simulate(one, start=[0.0, 0.0], t_end=1.0, **options)

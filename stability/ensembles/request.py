@@ -270,16 +270,17 @@ class Request:
 
 def _euler_limit(flow: Flow, fastest: float) -> float:
     """The largest `dt` at which the Euler scheme's mode of this rate decays."""
+    decay = flow.method.weight_decay if flow.method.decoupled else 0.0
     if flow.memory is None:
-        return 2 / fastest if fastest > 0 else math.inf
+        return 2 / (fastest + decay) if fastest + decay > 0 else math.inf
     # Without a force the buffer's own decay is followed up to here.
     low, high = 0.0, 2 * flow.step / (1 - flow.memory.beta)
     pull = np.array([max(fastest, 1e-9 / high)])
-    if flow.memory.motion(flow.step, high * (1 - 1e-9)).stable(pull).all():
+    if flow.memory.motion(flow.step, high * (1 - 1e-9), decay).stable(pull).all():
         return high
     for _ in range(50):
         middle = 0.5 * (low + high)
-        stable = bool(flow.memory.motion(flow.step, middle).stable(pull).all())
+        stable = bool(flow.memory.motion(flow.step, middle, decay).stable(pull).all())
         low, high = (middle, high) if stable else (low, middle)
     return high
 
