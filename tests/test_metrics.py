@@ -167,6 +167,18 @@ def remembered(method, pull, C, time, step, dt):
     return whole_moment(A, b, C, time, step, dt)
 
 
+def heavy(pull, decay, beta, C, time, step, dt):
+    """As `second_moment` of a heavy ball, with the buffer of its steps."""
+    eye = np.eye(DIM)
+    u = np.hstack([-pull, (1 - beta) * eye]) / step  # the rate at which the buffer is lost
+    if time == "continuous":
+        A, b = np.vstack([np.hstack([decay * eye, eye]), u]), np.vstack([0 * eye, eye / step])
+    else:
+        A = np.vstack([np.hstack([decay * eye, eye]) - dt * u, u])
+        b = np.vstack([-dt * eye, eye]) / step
+    return whole_moment(A, b, C, time, step, dt)[:DIM, :DIM]
+
+
 def settled(method, covariance, factors, time="discrete", step=STEP, dt=None, hessian=HESSIAN, at=CENTER):
     """Metric, drift, centre and covariance of RMSprop, Adam and AdamW, by plain iteration of dense solves."""
     H, eye, v = hessian, np.eye(DIM), np.diag(covariance).copy()
@@ -518,3 +530,59 @@ class TestElsewhere:
     def test_order_two_is_order_one_where_no_hessian_noise_bends(self):
         lin = at_point(st.Adam(weight_decay=0.1), st.Noise(gradient=SIGMA, curvature=TAU))
         np.testing.assert_array_equal(lin.covariance(order=2), lin.covariance())
+
+
+class TestWeightDecay:
+    """Of every method, against dense solves: drift ``P H + decay I``, noise about the moved centre."""
+
+    METHODS: ClassVar = [
+        st.SGD(weight_decay=0.3),
+        st.SFN(damping=0.2, weight_decay=0.3),
+        st.Momentum(st.SFN(damping=0.2, weight_decay=0.3), beta=0.6),
+    ]
+
+    @pytest.mark.parametrize("coupling", ["independent", "nested"])
+    @pytest.mark.parametrize("method", METHODS, ids=repr)
+    def test_covariances_risks_and_moments(self, method, coupling):
+        lin = at_point(method, st.Noise(gradient=SIGMA, curvature=TAU, coupling=coupling))
+        P = np.eye(DIM) if method.is_identity else np.linalg.inv(HESSIAN + 0.2 * np.eye(DIM))
+        bent = 0 * P if method.is_identity else P  # DP[E] = -P E P at a minimum
+        drawn = np.array([[P @ E, -bent @ E @ P @ HESSIAN] for E in goe(TAU)])
+        kicks = drawn.sum(axis=1) if coupling == "nested" else drawn.reshape(-1, DIM, DIM)
+        A = P @ HESSIAN + 0.3 * np.eye(DIM)
+        apart = np.linalg.solve(A, P @ HESSIAN @ CENTER) - CENTER
+
+        def noise(M):
+            return P @ SIGMA @ P + sum(G @ (M + np.outer(apart, apart)) @ G.T for G in kicks)
+
+        for time, dt in LAWS:
+            law = noise, time, STEP, STEP if dt is None else dt
+            expected = heavy(P @ HESSIAN, 0.3, 0.6, *law) if method.memory else second_moment(A, *law)
+            np.testing.assert_allclose(lin.covariance(time, dt), expected, rtol=1e-10, atol=1e-12)
+            risk = 0.5 * np.trace(HESSIAN @ (expected + np.outer(apart, apart)))
+            np.testing.assert_allclose(lin.excess_risk(time, dt), risk, rtol=1e-10)
+        np.testing.assert_allclose(lin.mean_shift, apart, rtol=1e-10)
+        np.testing.assert_allclose(lin.center, CENTER + apart, rtol=1e-12)
+        mean, cov = lin.moments(1000 * STEP, [1.0, 2.0, -1.0])
+        np.testing.assert_allclose(mean, lin.center, rtol=1e-5)
+        np.testing.assert_allclose(cov, lin.covariance(), rtol=1e-5)
+
+    @pytest.mark.parametrize("method", METHODS[:2], ids=repr)
+    def test_amplification_and_limit_of_single_modes(self, method):
+        lin = at_point(method, st.Noise(gradient=0.7))
+        phi = lin.gains
+        np.testing.assert_allclose(lin.rates, -phi * lin.eigenvalues - 0.3)
+        np.testing.assert_allclose(
+            lin.amplification, phi**2 * lin.eigenvalues / (phi * lin.eigenvalues + 0.3), rtol=1e-12
+        )
+        assert lin.step_limit() == pytest.approx(2 / np.max(-lin.rates), rel=1e-12)
+
+    def test_order_two_is_refused_where_it_is_another(self):
+        lin = at_point(self.METHODS[1], st.Noise(gradient=SIGMA, curvature=TAU))
+        with pytest.raises(ValueError, match=r"`order=2` is not derived with weight decay\. Use order=1"):
+            lin.covariance(order=2)
+        table = st.bounds(
+            QuadraticModel(HESSIAN, CENTER), lin.flow.noise_model, self.METHODS[:2], step=STEP, at=CENTER
+        )
+        assert table.rows[1].step_limit == lin.step_limit()
+        assert np.isnan(table.rows[1].step_limit_L2)

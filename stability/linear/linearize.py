@@ -239,8 +239,6 @@ class LinearFlow(Result, Framed):
                 for one in (kick, self._noise.rough)
             )
             return Balance(self.rates, scaled, step * self._source, dt, self.gains, rough)
-        if self.flow.method.weight_decay:
-            raise ValueError("`order=2` is not derived with weight decay. Use order=1.")
         drift, spread, additive = self._noise.second_order
         return Balance(drift, lambda M: step * spread(M), step * additive)
 
@@ -260,6 +258,8 @@ class LinearFlow(Result, Framed):
 
     def _order(self, order: int) -> int:
         """Both orders are one where no Hessian noise reaches the preconditioner."""
+        if order == 2 and self._noise.bends and self._decoupled:
+            raise ValueError("`order=2` is not derived with weight decay. Use order=1.")
         if order == 2 and self._noise.bends and self.memory is not None:
             raise ValueError(
                 f"`order=2` is not known with momentum; got {self.flow.method!r}. Use order=1, or the method "
@@ -727,14 +727,17 @@ class LinearFlow(Result, Framed):
     def amplification(self) -> np.ndarray:
         """Stationary variance over SGD's at equal step, per mode: ``phi_i``, nan where ``lam_i <= 0``.
 
-        For additive noise in continuous time; momentum makes it ``1 / (1 - beta)`` times larger. Of a metric,
-        whose modes are no orthogonal axes, it is over SGD's that is confined to the mode's own line.
+        For additive noise in continuous time; momentum makes it ``1 / (1 - beta)`` times larger, weight decay
+        smaller. Of a metric, whose modes are no orthogonal axes, it is over SGD's that is confined to the
+        mode's own line.
         """
         gains = self.gains
+        if self.memory is None and self._decoupled:
+            return np.where(self.eigenvalues > 0, gains * self._pull / -self.rates, np.nan)
         if self.memory is not None:
             with np.errstate(all="ignore"):
                 response = self._motion(self.flow.step, 0.0).variances(self._pull)
-                gains = -2 * gains * self.rates * response / self.flow.step
+                gains = 2 * gains * self._pull * response / self.flow.step
         return np.where(self.eigenvalues > 0, gains, np.nan)
 
     @property
