@@ -13,6 +13,7 @@ from .. import _check
 from .._display import Grid, Page, number, point, settled
 from .._frames import Framed
 from .._saving import Result
+from ..methods.memory import undecayed
 from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from ..methods.response import SpectralResponse
 from ..objectives.base import defines, require
@@ -105,6 +106,7 @@ class CriticalPoint(Result):
         return Page(Grid(columns, map(self._row, default if methods is None else methods)))
 
     def _row(self, method: Method) -> tuple[str, str, str, float, float]:
+        undecayed(method, "the table of a critical point")
         response = SpectralResponse(method, self.eigenvalues)
         with np.errstate(all="ignore"):
             gains = np.asarray(response.gains)

@@ -16,6 +16,7 @@ from .._display import Grid, settled
 from .._estimate import Estimate
 from .._law import Law, law_of
 from .._saving import Result, Study
+from ..methods.memory import undecayed
 from ..methods.method import SGD, Method
 from ..methods.response import gains_at
 from ..noise import Noise
@@ -360,6 +361,7 @@ class Spectrum(Result):
 
         With momentum what takes its place at this step, or None for small ones.
         """
+        undecayed(method, "a spectrum")
         memory = method.memory
 
         @np.errstate(all="ignore")
