@@ -11,11 +11,11 @@ import numpy as np
 
 from . import _check
 from ._display import Grid, settled
+from ._estimate import Estimate
 from ._frames import Framed, Labelled
 from ._saving import Result
 from .ensembles.result import Ensemble
 from .ensembles.tails import TailIndex, tail_index
-from .exact.mode import exact_mode
 from .linear.linearize import VALID, LinearFlow, order_of
 from .trajectories.departure import departure_notes
 from .trajectories.result import Trajectory, shared
@@ -53,6 +53,9 @@ class Comparison(Result, Framed, Labelled):
         Paths in bins of each of the first coordinates at the last time; empty where no states were kept.
     variables : tuple of str
         What the formula calls the coordinates, where there is one.
+    predicted_tail, measured_tail : arrays (2,)
+        Tail index of the stationary law and its error, of a linear flow by `LinearFlow.tail` and of the last
+        states by `tail_index`; nan where theirs is not known, or not told from a Gaussian's.
     """
 
     times: np.ndarray
@@ -70,6 +73,8 @@ class Comparison(Result, Framed, Labelled):
     edges: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     counts: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     variables: tuple[str, ...] = ()
+    predicted_tail: np.ndarray = field(default_factory=lambda: np.full(2, math.nan))
+    measured_tail: np.ndarray = field(default_factory=lambda: np.full(2, math.nan))
 
     _RENAMED: ClassVar = {"mean_error": "standard_error"}
     mean_error = _check.renamed_attribute("mean_error", "standard_error")
@@ -106,6 +111,12 @@ class Comparison(Result, Framed, Labelled):
         if len(rows) > len(shown):
             yield f"(the {len(shown)} largest |z| of {len(rows)} moments)"
         yield f"largest |z| of {len(rows) * len(self.times)}: {self.max_z:.2f}"
+        tails = (self.predicted_tail, self.measured_tail)
+        if all(np.isfinite(index) for index, _ in tails):
+            (predicted, error), (measured, own) = tails
+            yield (
+                f"tail index: predicted {predicted:.4g} +- {error:.1g}, measured {measured:.4g} +- {own:.2g}"
+            )
         yield from self.notes
 
     def _rows(self, k: int) -> list[tuple[Any, ...]]:
@@ -191,6 +202,7 @@ def compare(theory: LinearFlow | Trajectory, ensemble: Ensemble, *, order: int =
         notes=predicted.notes,
         **_histograms(ensemble),
         variables=_names(ensemble),
+        **predicted.tails,
     )
 
 
@@ -218,6 +230,7 @@ class Predicted(NamedTuple):
     law: str
     validity: float
     notes: tuple[str, ...]
+    tails: dict[str, np.ndarray]
 
 
 def _comparable(ensemble: Ensemble) -> np.ndarray:
@@ -274,7 +287,13 @@ def _around(linear: LinearFlow, ensemble: Ensemble, order: int) -> Predicted:
     mean, covariance = (np.stack(part) for part in zip(*predicted, strict=True))
     law = f"{ensemble.law.time}, order {order}"
     law += "" if average is None else f", averaged with decay {average:g}"
-    return Predicted(mean, covariance, law, linear.validity, _notes(linear, ensemble))
+    measured = _measured_tail(ensemble)
+    known = _predicted_tail(linear, ensemble, measured)
+    notes = _notes(linear, ensemble, _tail_notes(known, measured, ensemble.law.time))
+    tails = {} if known is None else {"predicted_tail": np.array([known.value, known.error])}
+    if measured is not None and not measured.light and not measured.lumps:
+        tails["measured_tail"] = np.array([measured.index, measured.error])
+    return Predicted(mean, covariance, law, linear.validity, notes, tails)
 
 
 def _along(path: Trajectory, ensemble: Ensemble, order: int) -> Predicted:
@@ -303,7 +322,7 @@ def _along(path: Trajectory, ensemble: Ensemble, order: int) -> Predicted:
             f"{path.validity[rows][lost[0]]:.3g}). Compare earlier times, a smaller step or less noise.",
             *notes,
         )
-    return Predicted(path.mean[rows], path.covariance[rows], law, validity, notes)
+    return Predicted(path.mean[rows], path.covariance[rows], law, validity, notes, {})
 
 
 MEANINGLESS = 0.5
@@ -349,7 +368,7 @@ def _z(gap: np.ndarray, error: np.ndarray, size: float) -> np.ndarray:
     return np.where((error <= 1e-12 * scale) & (np.abs(gap) <= 1e-9 * size), 0.0, z)
 
 
-def _notes(linear: LinearFlow, ensemble: Ensemble) -> tuple[str, ...]:
+def _notes(linear: LinearFlow, ensemble: Ensemble, tails: list[str]) -> tuple[str, ...]:
     notes = []
     if ensemble.conditional:
         lost = int(ensemble.diverged.sum())
@@ -373,7 +392,7 @@ def _notes(linear: LinearFlow, ensemble: Ensemble) -> tuple[str, ...]:
         )
     if linear.metric is not None:
         notes += _metric_notes(linear, ensemble)
-    notes += _tail_notes(linear, ensemble)
+    notes += tails
     if repr(linear.flow) != ensemble.provenance.get("flow"):
         notes.append(
             f"The ensemble is of another flow than the theory: {ensemble.provenance.get('flow')} against "
@@ -404,19 +423,18 @@ def _metric_notes(linear: LinearFlow, ensemble: Ensemble) -> list[str]:
     return notes
 
 
-def _tail_notes(linear: LinearFlow, ensemble: Ensemble) -> list[str]:
+def _tail_notes(known: Estimate | None, found: TailIndex | None, time: str) -> list[str]:
     """Whether tails are so heavy that a covariance's standard error means nothing.
 
     It needs fourth moments. By theory, and as measured.
     """
     notes, warning = [], "standard errors of covariances, and their z, mean nothing"
-    known = linear.tail_index if ensemble.level == "sde" else _iteration_tail(linear)
-    if known < 4:  # nan where modes couple
-        what = "SDE" if ensemble.level == "sde" else "iteration"
+    if known is not None and known.value + 2 * known.error < 4:
+        what = {"continuous": "SDE", "chain": "chain", "discrete": "iteration"}[time]
         notes.append(
-            f"The tail index of the {what}'s stationary law is {known:.3g} by theory, below 4: {warning}."
+            f"The tail index of the {what}'s stationary law is {known.value:.3g} by theory, below 4: "
+            f"{warning}."
         )
-    found = _measured_tail(ensemble)
     if (
         found is not None and not found.lumps and found.index + 2 * found.error < 4
     ):  # paths in another well are no tail
@@ -427,17 +445,14 @@ def _tail_notes(linear: LinearFlow, ensemble: Ensemble) -> list[str]:
     return notes
 
 
-def _iteration_tail(linear: LinearFlow) -> float:
-    """Kesten's index of one mode of the iteration; nan in more dimensions, or without a stationary law."""
-    flow, noise = linear.flow, linear.flow.noise_model
-    if flow.dim > 1 or not noise.isotropic or not noise.has_curvature or flow.method.memory is not None:
-        return math.nan
+def _predicted_tail(linear: LinearFlow, ensemble: Ensemble, found: TailIndex | None) -> Estimate | None:
+    """Of the ensemble's own law; None where it is not known, or dear and the measured tail is light."""
+    if not linear._tail_is_cheap(ensemble.law) and (found is None or found.light):
+        return None
     try:
-        lam = float(linear.eigenvalues[0])
-        mode = exact_mode(flow.method, curvature=lam, noise=noise.multiplicative())
-        return mode.tail_index(flow.step)
-    except ArithmeticError:  # Unstable, or a quadrature that does not converge
-        return math.nan
+        return linear.tail(ensemble.law)
+    except (ArithmeticError, ValueError):  # Unstable, a quadrature that does not converge, too many modes
+        return None
 
 
 def _measured_tail(ensemble: Ensemble) -> TailIndex | None:

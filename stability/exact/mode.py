@@ -285,6 +285,14 @@ class ExactMode(Result):
         additive, critical = (self._law.index(what) if self._law else math.inf for what in ("gain", "rate"))
         return min(additive, self._kesten(step, growth.value, critical))
 
+    @property
+    def pole(self) -> tuple[float, str]:
+        """The order from which on one step has no moment ``E|X|^order``, and why; inf where it has all."""
+        if self._law is None:
+            return math.inf, ""
+        order = self._law.index("rate")
+        return order, self._law.reason("rate", order)
+
     def _kesten(self, step: float, growth: float, critical: float) -> float:
         import scipy
 

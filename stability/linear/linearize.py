@@ -21,6 +21,7 @@ import numpy as np
 from .. import _check
 from .._check import Unstable
 from .._display import Grid, number, settled, shortened
+from .._estimate import Estimate
 from .._frames import Framed
 from .._law import Law, law_of
 from .._saving import Result, keeps
@@ -35,6 +36,7 @@ from .frames import Frame
 from .memory import Course, largest_step, pairs_of, whole
 from .modes import Turned, modal_noise
 from .moments import Balance, Map, Remembered, evolve
+from .tail import Products, tail
 
 VALID = 0.1
 """The linearisation is trusted where the validity indicator is below this."""
@@ -756,27 +758,71 @@ class LinearFlow(Result, Framed):
         self._require_decay(moving)
         return self.vectors[:, moving] @ (push[moving] / self.rates[moving])
 
-    @property
-    def tail_index(self) -> float:
-        """Tail index ``nu`` of the stationary law of the SDE: moments below ``nu`` are finite.
+    def tail(self, time: str | Law = "continuous", dt: float | None = None, *, seed: int = 0) -> Estimate:
+        """Tail index of the stationary law, with its error: moments below it are finite.
 
-        ``1 + 2 |a| / (step K)`` in one dimension (a Student-t law), ``inf`` without curvature noise, and of a
-        metric that follows the noise, whose steps are bounded. Where modes couple, or momentum does, there is
-        one joint index that this theory does not give: nan, and `tail_exceeds_two` says whether the variance
-        is finite.
+        Coupled modes have one index together: the order s at which ``E|B_n ... B_1|^s`` of their random
+        products neither grows nor shrinks (Kesten 1973). inf, and why, where no order grows, and of a metric
+        that follows the noise, whose steps are bounded.
+
+        Parameters
+        ----------
+        time, dt
+            As for `covariance`. In continuous time the index of up to five modes that differ is found by
+            polynomials on the sphere of directions, and of any number that are alike in closed form. Of
+            chain and iteration it is a quadrature of one mode, of modes that are alike, and of two with
+            Gaussian noise; of others a population of directions tells it, with a standard error. With
+            momentum a mode has two coordinates.
+        seed : int
+            Of that population.
+
+        Returns
+        -------
+        Estimate
+            An infinite error says that the value is a lower bound.
 
         Raises
         ------
         Unstable
-            If a mode does not decay.
+            If a mode does not decay, or paths grow almost surely.
+        ValueError
+            If more than five modes differ in continuous time.
+
+        References
+        ----------
+        H. Kesten, Acta Math. 131 (1973) 207-248; L. Arnold, E. Oeljeklaus, E. Pardoux, Lect. Notes Math. 1186
+        (1986) 129-159, on moments in continuous time.
+
+        Examples
+        --------
+        Streaming least squares in two dimensions, one sample at a time:
+
+        >>> import stability as st
+        >>> flow = st.Flow(st.quadratic([1.0, 1.0]), st.SGD(), st.Noise.streaming(), step=0.3)
+        >>> round(st.linearize(flow).tail("discrete").value, 3)
+        4.643
         """
-        self._require_decay(self._moving)
-        if self._noise.kick is None or self.metric is not None:  # a metric's steps are bounded
-            return math.inf
-        if len(self.at) > 1 or self.memory is not None:
-            return math.nan
-        strength = float(self._noise.kick(np.ones((1, 1)))[0, 0])
-        return math.inf if strength == 0 else float(1 + 2 * abs(self.rates[0]) / (self.flow.step * strength))
+        law, seed = law_of(time, dt, self.flow.step), _check.count("seed", seed, least=0)
+        return tail(self._products(law), seed)
+
+    def _products(self, law: Law) -> Products:
+        """What multiplies deviations, in a law of which every mode decays."""
+        here = self._along(law.dt)
+        here._require_decay(here._moving)
+        return Products(here._noise, here.rates, here._moving, law)
+
+    def _tail_is_cheap(self, law: Law) -> bool:
+        """Whether `tail` takes no longer than a covariance."""
+        return self._products(law).cheap
+
+    @property
+    def tail_index(self) -> float:
+        """Tail index ``nu`` of the stationary law of the SDE: moments below ``nu`` are finite.
+
+        ``1 + 2 |a| / (step K)`` in one dimension (a Student-t law), ``inf`` without curvature noise; the
+        joint index where modes couple: `tail`, which tells its error too, and raises where there is none.
+        """
+        return self.tail().value
 
     @property
     def tail_exceeds_two(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,13 +9,8 @@ import numpy as np
 
 from .. import _check
 from ..flow import Flow
+from ..linear.draws import Draw, chain_rates, iteration_rates
 from ..linear.linearize import LinearFlow, linearize
-from ..methods.preconditioner import preconditioner
-from ..methods.response import SpectralResponse, check_cut
-from ..noise import Minibatches
-
-Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
-"""Random matrices (size, d, d) and what their rounding errors are in proportion to (size,)."""
 
 LEVELS = ("iteration", "sde")
 EPS = 8 * float(np.finfo(float).eps)
@@ -25,8 +19,6 @@ PROBE = 64
 """Draws by which directions that nothing moves are found."""
 CHUNK = 2_000_000
 """Numbers drawn at a time."""
-SINGULAR = 1e12
-"""Gain times Hessian from which a drawn gain is all rounding."""
 
 
 class Product(NamedTuple):
@@ -107,61 +99,9 @@ def moving_rates(linear: LinearFlow, level: str, ratio: float, seed: int) -> Rat
 
 def rates(linear: LinearFlow, level: str, ratio: float) -> Draw:
     """Draws of ``X`` in ``B = I - dt X``, which do not depend on the step while ``dt = ratio * step``."""
-    return _chain_rates(linear, ratio) if level == "sde" else _iteration_rates(linear)
-
-
-def _iteration_rates(linear: LinearFlow) -> Draw:
-    """``P(H + Eh) (H + Eg)``, of real minibatches where the noise is of data."""
-    flow, at = linear.flow, linear.at
-    hessian = np.asarray(flow.objective.hessian(at), dtype=float)
-
-    def draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-        slope, bent = _hessians(flow, at, hessian, rng, size)
-        if flow.method.is_identity:
-            return slope, np.abs(slope).max(axis=(1, 2))
-        with np.errstate(all="ignore"):
-            local = preconditioner(flow.method, bent, compiled=False)
-            columns = [local.apply(slope[:, :, j]) for j in range(len(at))]
-            gain = np.abs(local.response.gains).max(axis=-1)
-            usual = np.abs(local.response.gains * local.response.lams).max(axis=-1)
-            _regular(gain * np.abs(bent).max(axis=(1, 2)), usual)
-            return np.stack(columns, axis=-1), gain * np.abs(slope).max(axis=(1, 2))
-
-    return draw
-
-
-def _hessians(
-    flow: Flow, at: np.ndarray, hessian: np.ndarray, rng: np.random.Generator, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The Hessians (size, d, d) of gradient batches, and those of Hessian batches."""
-    sample = flow.draw(size, rng, level="iteration")
-    if not isinstance(sample, Minibatches):
-        return hessian + sample.Eg, hessian + sample.Eh
-    w = np.broadcast_to(at, (size, len(at)))
-    slope = flow.objective.hessian(w, batch=sample.gradient)
-    if sample.hessian is sample.gradient:
-        return slope, slope
-    return slope, flow.objective.hessian(w, batch=sample.hessian)
-
-
-def _chain_rates(linear: LinearFlow, ratio: float) -> Draw:
-    """The same of the SDE's chain, ``-A - G / sqrt(ratio)`` in the eigenbasis: its exponents are the same."""
-    flow, Q, lam, gains = linear.flow, linear.vectors, linear.eigenvalues, linear.gains
-    if flow.bends:
-        check_cut(flow.method, lam)
-    response, drift = SpectralResponse(flow.method, lam), np.diag(linear.rates)
-    reach = float(np.max(np.abs(gains)) * np.max(np.abs(lam)))
-
-    def draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-        _, Eg, Eh = flow.noise_model.drawn(linear.at, size, rng)
-        G = gains[:, None] * (Q.T @ Eg @ Q)
-        if flow.bends:
-            G = G + response.derivative(Q.T @ Eh @ Q) * lam
-        # B = I + dt A + sqrt(step dt) G, where sqrt(step dt)
-        # = dt / sqrt(ratio); the sign of G is of no matter.
-        return -drift - G / math.sqrt(ratio), np.full(size, reach)
-
-    return draw
+    if level == "iteration":
+        return iteration_rates(linear.flow, linear.at)
+    return chain_rates(linear._noise, ratio)
 
 
 def _moving(draw: Draw, dim: int, rng: np.random.Generator) -> tuple[Draw, np.ndarray]:
@@ -179,20 +119,6 @@ def _moving(draw: Draw, dim: int, rng: np.random.Generator) -> tuple[Draw, np.nd
         return kept.T @ X @ kept, reach
 
     return restricted, kept
-
-
-def _regular(sizes: np.ndarray, usual: np.ndarray) -> None:
-    """Raise where the largest gain times the Hessian's size (n,) says that the gain is infinite, to rounding.
-
-    As on a batch smaller than the dimension. Held against the largest product of a gain and its own
-    eigenvalue (n,), which a pole at zero leaves as it is.
-    """
-    broken = int(np.count_nonzero(~(np.isfinite(sizes) & (sizes <= SINGULAR * usual))))
-    if broken:
-        raise ValueError(
-            f"The gain is singular, to working precision, on {broken} of {len(sizes)} Hessian batches drawn. "
-            "Use damping, or larger Hessian batches."
-        )
 
 
 # -- factors ---------------------------------------------------------------------------------------

@@ -1,0 +1,325 @@
+"""The joint tail index of coupled modes: the order at which moments of the random products stop shrinking.
+
+Near a critical point a law's tail is that of ``w+ = B w + additive noise``: its moments are finite up to the
+order s at which ``E|B_n ... B_1|^s`` neither grows nor shrinks (Kesten 1973).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._check import Unstable
+from .._estimate import Estimate
+from .._law import Law
+from ..exact.mode import exact_mode
+from ..methods.memory import Motion
+from ..noise import GaussianInputs
+from .draws import chain_rates, iteration_rates, slope_rates
+from .growth import Plane, Step, of_gaussian, of_generator, of_inputs, zero
+from .memory import Course
+from .modes import ModalNoise
+from .population import Move, found
+
+DEGREES = {1: 0, 2: 32, 3: 8, 4: 6, 5: 6}
+"""Of the polynomials on the sphere, by its dimension: those of two degrees less tell the error."""
+CHEAP = 3
+"""Coordinates up to which polynomials on the sphere are few."""
+ANGLES = (24, 48, 96, 192)
+"""On the circle: the first that resolve a kernel."""
+FAR = 100.0
+"""Indices beyond it that no closed form tells are told by a lower bound."""
+ALIKE = 1e-9
+"""Relative difference of rates that are held to be equal."""
+
+
+class Products(NamedTuple):
+    """The random products of a linearised flow, and the law of its paths.
+
+    Attributes
+    ----------
+    noise : ModalNoise
+    rates : array (d,)
+        Of the modes, with weight decay.
+    modes : array (d,) bool
+        Which of them move.
+    law : Law
+    """
+
+    noise: ModalNoise
+    rates: np.ndarray
+    modes: np.ndarray
+    law: Law
+
+    @property
+    def continuous(self) -> bool:
+        return self.law.time == "continuous"
+
+    @property
+    def pull(self) -> np.ndarray:
+        """Minus the rates of the modes that move."""
+        return -self.rates[self.modes]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the iteration's Hessian noise goes through the gain itself, not its derivative."""
+        return self.law.time == "discrete" and self.noise.bends
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether the matrices are Gaussian, or so many that only their second moments matter."""
+        noise = self.noise.noise
+        minibatches = self.law.time == "discrete" and noise.objective is not None
+        return self.continuous or (noise.linear and not minibatches and not self.whole)
+
+    @property
+    def motion(self) -> Motion | None:
+        """Of a method with memory: what it does to one mode's state."""
+        memory, step = self.noise.flow.method.memory, self.noise.flow.step
+        return None if memory is None else memory.motion(step, self.law.dt)
+
+    @property
+    def cheap(self) -> bool:
+        """Whether the index is a quadrature, or a matrix's of few entries."""
+        noise, size = self.noise, len(self.pull) * (1 if self.motion is None else 2)
+        if (
+            noise.response is None
+            or not noise.noise.has_curvature
+            or (size == 1 and (self.gaussian or noise.noise.isotropic))
+        ):
+            return True
+        if self.continuous:
+            return size <= CHEAP
+        return self.gaussian and (size == 2 or (self.motion is None and _isotropic(self)))
+
+    def kick(self, M: np.ndarray) -> np.ndarray:
+        """``E[G M G^T]`` on the modes that move, per iteration."""
+        modes = np.flatnonzero(self.modes)
+        inner = np.zeros((*M.shape[:-2], len(self.modes), len(self.modes)))
+        inner[..., modes[:, None], modes] = M
+        assert self.noise.kick is not None
+        return self.noise.kick(inner)[..., modes[:, None], modes]
+
+    @property
+    def step(self) -> Step:
+        """Of positions, or of whole states ``(x, u)`` where there is a memory."""
+        course = self.course
+        mean = np.block([[np.diag(one) for one in row] for row in course.matrices.transpose(1, 2, 0)])
+        lifted, dt = course.lifted(self.kick), course.dt or 1.0
+        return Step(mean, lambda M: dt * lifted(M), self.continuous)
+
+    @property
+    def course(self) -> Course:
+        """What the mean does to one mode's state."""
+        if self.motion is not None:
+            return Course.of(self.motion, self.pull)
+        return Course.alone(self.pull, self.noise.flow.step, self.law.dt)
+
+    def move(self) -> Move:
+        """Directions moved by matrices of their own."""
+        noise, law, motion = self.noise, self.law, self.motion
+        modes = np.flatnonzero(self.modes)
+        decay = np.diag(noise.rates - self.rates)
+        if law.time == "chain":
+            draw, inward = chain_rates(noise, law.dt / noise.flow.step), None
+        elif noise.bends:
+            draw, inward = iteration_rates(noise.flow, noise.at), noise.vectors
+        else:
+            draw, inward = slope_rates(noise), None
+
+        def move(rng: np.random.Generator, states: np.ndarray) -> np.ndarray:
+            X, _ = draw(rng, len(states))
+            X = X + decay if inward is None else inward.T @ X @ inward + decay
+            X = X[:, modes[:, None], modes]
+            w = states[:, : X.shape[1]]
+            force = np.einsum("nij,nj->ni", X, w)
+            if motion is None:
+                return states - law.dt * force
+            u = states[:, X.shape[1] :]
+            rows = zip(motion.free, motion.force, strict=True)
+            return np.concatenate([a * w + b * u + f * force for (a, b), f in rows], axis=1)
+
+        return move
+
+
+def tail(products: Products, seed: int) -> Estimate:
+    """The tail index of what the products carry, and its error; see `LinearFlow.tail`."""
+    flow, noise = products.noise.flow, products.noise.noise
+    if products.noise.response is None:
+        return Estimate(math.inf, 0.0, "the steps of a metric that follows the noise are bounded")
+    if not products.modes.any() or not noise.has_curvature or not any(noise.scales):
+        return Estimate(math.inf, 0.0, "no noise of the curvature")
+    if not products.whole and not np.any(products.kick(np.eye(len(products.pull)))):
+        return Estimate(math.inf, 0.0, "one batch undoes the other: no noise of the curvature is left")
+    index = _index(products, seed)
+    if index.value == 0:
+        raise Unstable(
+            f"A stationary law does not exist for {flow.method.name} at step {flow.step:g} ({products.law}): "
+            "paths grow almost surely. Take a smaller step, more damping or larger batches."
+        )
+    return index
+
+
+def _index(products: Products, seed: int) -> Estimate:
+    step = products.step
+    if products.motion is None:
+        alone = _alone(products)
+        if alone is not None:
+            return alone
+        alike = _alike(products)
+        if alike is not None:
+            return alike
+    if products.continuous:
+        return _continuous(step, products.noise.flow.step)
+    if len(step.mean) == 2 and products.gaussian:
+        index = _plane(step)
+        if index is not None:
+            return index
+    most, why = _pole(products)
+    return found(products.move(), step, seed, exact=not products.whole, most=most, pole=why)
+
+
+def _told(index: float, error: float) -> Estimate:
+    if math.isinf(index):
+        return Estimate(index, 0.0, "moments of every order shrink")
+    return Estimate(index, error * index)
+
+
+def _alone(products: Products) -> Estimate | None:
+    """Of one mode: in closed form, or by the quadratures of `exact_mode`; None where neither has it."""
+    flow, noise = products.noise.flow, products.noise.noise
+    if len(products.pull) > 1:
+        return None
+    pull = float(products.pull[0])
+    if products.continuous:
+        strength = flow.step * float(products.kick(np.ones((1, 1)))[0, 0])
+        return Estimate(1 + 2 * pull / strength, 0.0)
+    plain = noise.isotropic and flow.dim == 1 and not flow.method.weight_decay
+    if products.law.time == "discrete" and plain:
+        lam = float(products.noise.eigenvalues[0])
+        mode = exact_mode(flow.method, curvature=lam, noise=noise.multiplicative())
+        return _told(mode.tail_index(flow.step), 1e-9)
+    return None
+
+
+def _alike(products: Products) -> Estimate | None:
+    """Where one mode is alone, or the law of the matrices is the same in every basis; None elsewhere."""
+    noise, dim, pull = products.noise, len(products.pull), float(np.mean(products.pull))
+    if products.whole or (dim > 1 and not _isotropic(products)):
+        return None
+    if not products.gaussian:
+        return (
+            _inputs(products, pull)
+            if isinstance(noise.noise, GaussianInputs) and _isotropic(products)
+            else None
+        )
+    first = np.zeros((dim, dim))
+    first[0, 0] = 1.0
+    along, across = np.diag(products.kick(first))[[0, -1]]
+    step, dt = noise.flow.step, products.law.dt
+    if products.continuous:
+        # Growth of |w|^s: -s pull + s step ((s - 1) along + (dim - 1) across) / 2.
+        index = 1 + (2 * pull / step - (dim - 1) * across) / along
+        return Estimate(max(float(index), 0.0), 0.0)
+    return _told(zero(of_gaussian(1 - dt * pull, step * dt * along, step * dt * across, dim)), 1e-9)
+
+
+def _isotropic(products: Products) -> bool:
+    """Whether all modes have one curvature and the noise is the same in every basis."""
+    noise = products.noise
+    model, lam = noise.noise, noise.eigenvalues
+    if noise.response.truncated or not products.modes.all() or not _level(lam):
+        return False
+    if isinstance(model, GaussianInputs):
+        inputs: Any = model.covariance
+        return type(model) is GaussianInputs and _level(np.linalg.eigvalsh(inputs))
+    return model.isotropic
+
+
+def _level(values: np.ndarray) -> bool:
+    return bool(np.ptp(values) <= ALIKE * np.max(np.abs(values)))
+
+
+def _inputs(products: Products, pull: float) -> Estimate | None:
+    """Of one batch of Gaussian inputs of one size in all directions; None where two batches are drawn."""
+    noise, model = products.noise, products.noise.noise
+    size = float(np.mean(np.linalg.eigvalsh(model.covariance)))  # type: ignore[attr-defined]
+    strength, batch = noise.gains[0] * size, model.batch
+    if noise.bends:
+        if not math.isinf(batch):
+            return None
+        strength, batch = noise.response.divided[0, 0] * noise.eigenvalues[0] * size, model.hessian_batch
+    dt = products.law.dt
+    # Noise of the iteration is against the step, of the SDE's chain along it: these laws are skewed.
+    side = -1.0 if products.law.time == "discrete" else 1.0
+    kick = side * math.sqrt(noise.flow.step * dt) * float(strength)
+    law = (1 - dt * pull - kick, -kick / batch, batch, len(products.pull))
+    index = zero(of_inputs(*law))
+    rough = zero(of_inputs(*law, fine=20), index or 2.0)
+    return _told(index, max(1e-9, abs(rough / index - 1)) if 0 < index < math.inf else 0.0)
+
+
+def _continuous(step: Step, length: float) -> Estimate:
+    """By polynomials on the sphere, in coordinates made for the index itself; `length` is a step's."""
+    dim = len(step.mean)
+    if dim not in DEGREES:
+        raise ValueError(
+            f"The joint tail index in continuous time is known here of up to {max(DEGREES)} coordinates; got "
+            f"{dim}. Use lin.tail('chain', dt={0.1 * length:g}), a chain of short time steps, or "
+            "lin.tail_exceeds_two."
+        )
+    bound, degree = step.bound(), DEGREES[dim]
+    if bound > FAR:
+        return _beyond(bound)
+    indices = [bound]
+    for finer in (degree - 2, degree, degree, degree - 2):
+        index = zero(of_generator(step, indices[-1], finer), indices[-1])
+        if not 0 < index < math.inf:
+            break
+        indices.append(index)
+    if len(indices) < 5 or 2 < bound > indices[-2]:
+        if bound > 2:
+            return _beyond(bound)
+        # Paths that do not contract have no index at any degree.
+        sure = all(zero(of_generator(step, 2.0, few)) == 0 for few in range(0, degree + 1, 2))
+        return Estimate(0.0, 0.0) if sure else Estimate(1.0, 1.0, "below 2: where is not resolved")
+    before, index, rough = indices[-3:]
+    return Estimate(index, max(abs(index - before), abs(index - rough), 1e-9 * index))
+
+
+def _beyond(bound: float) -> Estimate:
+    return Estimate(bound, math.inf, f"at least {bound:.4g}: where beyond is not resolved")
+
+
+def _plane(step: Step) -> Estimate | None:
+    """By the kernel on the circle; None where the noise does not spread every direction over it."""
+    angles = np.pi * np.arange(8) / 8
+    u = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    spread = step.noise(u[:, :, None] * u[:, None, :])
+    if np.min(np.linalg.eigvalsh(spread)) <= 1e-6 * np.max(spread):
+        return None
+    bound = step.bound()
+    if bound > FAR:
+        return _beyond(bound)
+    for count in ANGLES:
+        plane = Plane(step, count)
+        if plane.resolved:
+            return _told(zero(plane.rate, bound), 1e-9)
+    return None
+
+
+def _pole(products: Products) -> tuple[float, str]:
+    """The order from which one step has no moment, as a Gaussian Hessian batch reaches a pole, and why."""
+    flow, noise = products.noise.flow, products.noise.noise
+    truncated = flow.method.rank is not None and flow.method.rank < flow.dim
+    if not products.whole or not noise.isotropic or truncated:
+        return math.inf, ""
+    try:
+        mode = exact_mode(
+            flow.method, curvature=float(products.noise.eigenvalues[0]), noise=noise.multiplicative()
+        )
+    except ArithmeticError:
+        return math.inf, ""
+    return mode.pole
