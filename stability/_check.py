@@ -576,6 +576,28 @@ def folder(path: str | Path) -> Path:
     return path
 
 
+def by_name(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorator: who gives by place what goes by name is told the names."""
+    parameters = inspect.signature(function).parameters.values()
+    places = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    what = function.__qualname__.removesuffix(".__init__")
+    first = "" if places in ([], ["self"]) else "..., "
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        surplus = args[len(places) :]
+        meant = list(zip((name for name in named if name not in kwargs), surplus, strict=False))
+        if meant:
+            raise TypeError(
+                f"`{what}` takes {', '.join(f'`{name}`' for name, _ in meant)} by name: write {what}({first}"
+                f"{', '.join(f'{name}={shown(value)}' for name, value in meant)})."
+            )
+        return function(*args, **kwargs)
+
+    return call
+
+
 def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorator: old keywords are accepted for one version, with a warning: ``@renamed(old="new")``."""
 

@@ -22,6 +22,8 @@ from .trajectories.result import Trajectory, shared
 
 BINS, DRAWN = 60, 4
 """Of the histograms; of how many coordinates there are some."""
+MOST_TIMES = 12
+"""Of which a comparison prints the largest z."""
 TAIL_PATHS = 4000
 """Paths from which the tail index is measured: more would not change what is said of it."""
 
@@ -110,6 +112,8 @@ class Comparison(Result, Framed, Labelled):
         yield Grid([("moment", ""), *numbers], shown)
         if len(rows) > len(shown):
             yield f"(the {len(shown)} largest |z| of {len(rows)} moments)"
+        if len(self.times) > 1:
+            yield Grid([("t", ".4g"), ("largest |z|", ".2f"), ("of", "")], self._worst())
         yield f"largest |z| of {len(rows) * len(self.times)}: {self.max_z:.2f}"
         tails = (self.predicted_tail, self.measured_tail)
         if all(np.isfinite(index) for index, _ in tails):
@@ -118,6 +122,12 @@ class Comparison(Result, Framed, Labelled):
                 f"tail index: predicted {predicted:.4g} +- {error:.1g}, measured {measured:.4g} +- {own:.2g}"
             )
         yield from self.notes
+
+    def _worst(self) -> list[tuple[Any, ...]]:
+        """The largest ``|z|`` at each time, or at so many of them that a table is read."""
+        places = np.unique(np.linspace(0, len(self.times) - 1, min(len(self.times), MOST_TIMES)).astype(int))
+        worst = [max(self._rows(k), key=lambda row: abs(row[-1])) for k in places]
+        return [(self.times[k], abs(row[-1]), row[0]) for k, row in zip(places, worst, strict=True)]
 
     def _rows(self, k: int) -> list[tuple[Any, ...]]:
         """Moments at one time: name, predicted, measured, standard error and z."""
@@ -139,6 +149,7 @@ class Comparison(Result, Framed, Labelled):
         return rows
 
 
+@_check.by_name
 @_check.renamed(level="order")
 def compare(theory: LinearFlow | Trajectory, ensemble: Ensemble, *, order: int = 1) -> Comparison:
     """Compare the linear theory, or the noise along a path, with an ensemble's moments.

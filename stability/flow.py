@@ -65,6 +65,7 @@ class Flow(Kept):
     array([-1., -1.])
     """
 
+    @_check.by_name
     def __init__(self, objective: Any, method: Method, noise: Noise | None = None, *, step: Any):
         objective = require(objective, "st.Flow", "dim", "gradient", "hessian")
         if not isinstance(method, Method):
@@ -246,7 +247,8 @@ class Flow(Kept):
         """As `local`, with the error that a single state (d,) deserves where the gain is singular."""
         local = self.local(w)
         if local.response is not None and local.response.lams.ndim == 1:
-            check_regular(self.method, local.response.lams)
+            exact = bool(trait(self.objective, "diagonal_hessian"))
+            check_regular(self.method, local.response.lams, exact=exact)
         return local
 
     @functools.cached_property

@@ -91,6 +91,7 @@ class Noise(Kept):
 
     objective = None  # set where real minibatches can be drawn
 
+    @_check.by_name
     def __init__(
         self,
         *,
@@ -358,6 +359,7 @@ class Noise(Kept):
         return np.einsum("kij,jl,kml->im", G, M, G, optimize=True)
 
     @staticmethod
+    @_check.by_name
     def from_data(
         F: Any,
         at: Any = None,
@@ -390,6 +392,7 @@ class Noise(Kept):
         )
 
     @staticmethod
+    @_check.by_name
     def aligned(
         F: Any, at: Any = None, *, scale: float = 1.0, exponent: float = 1.0, batch: float = 1
     ) -> Noise:
@@ -434,6 +437,7 @@ class Noise(Kept):
         return Noise(gradient=scale * (vectors * powers) @ vectors.T, batch=batch)
 
     @staticmethod
+    @_check.by_name
     def streaming(
         covariance: Any = None,
         *,
@@ -483,6 +487,7 @@ class Noise(Kept):
         )
 
     @staticmethod
+    @_check.by_name
     def wishart(covariance: Any = None, *, samples: int, reference: Any = None) -> GaussianInputs:
         """An exact gradient, and an independent Hessian batch of Gaussian inputs: a Wishart matrix.
 

@@ -1,5 +1,6 @@
 """Bad input gets one clear error: what must be given, what was given, and what to do."""
 
+import inspect
 import math
 
 import numpy as np
@@ -420,6 +421,43 @@ class TestNumbers:
         one = st.Method(gain=lambda lam: lam**200 / lam**199)
         assert st.linearize(flow(method=one)).rates == pytest.approx([-1.0, -0.01])
         assert st.gallery.fractional(power=1e300).gains(np.array([0.5])) == [np.inf]
+
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (lambda: st.SFN(0.1), "`SFN` takes `damping` by name: write SFN(damping=0.1)."),
+            (lambda: st.LRSFN(3, 0.1), "takes `rank`, `damping` by name: write LRSFN(rank=3, damping=0.1)."),
+            (lambda: st.LRSFN(3, damping=0.1), "takes `rank` by name: write LRSFN(rank=3)."),
+            (lambda: st.Noise(0.1), "write Noise(gradient=0.1)."),
+            (lambda: st.Noise.wishart(np.eye(2), 4), "write Noise.wishart(..., samples=4)."),
+            (lambda: st.Flow(st.quadratic([1.0]), st.SGD(), None, 0.1), "write Flow(..., step=0.1)."),
+            (lambda: st.landscape("rosenbrock", 3), "write landscape(..., dim=3)."),
+            (lambda: st.exit_time(0.5, 0.1, 1.0), "write exit_time(rate=0.5, diffusion=0.1, radius=1.0)."),
+            (lambda: st.simulate(flow(), [1.0, 0.0], 1.0), "(..., start=[1.0, 0.0], t_end=1.0)."),
+            (
+                lambda: st.minimize(st.quadratic([1.0]), [1.0], st.SGD(), 0.1),
+                "(..., method=SGD(), step=0.1).",
+            ),
+            (lambda: st.gallery.newsamp(3), "write newsamp(rank=3)."),
+        ],
+        ids=lambda one: one if isinstance(one, str) else "",
+    )
+    def test_what_goes_by_name_is_named(self, call, message):
+        with pytest.raises(TypeError) as told:
+            call()
+        assert str(told.value).endswith(message)
+
+    def test_everything_public_that_takes_names_says_them(self):
+        """By one decorator, which no public function or constructor with such arguments is without."""
+        for name in st.__all__:
+            function = getattr(st, name)
+            if inspect.isclass(function):
+                function = function.__init__
+            if not inspect.isfunction(function) or name in ("save", "Unstable"):
+                continue
+            kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
+            if inspect.Parameter.KEYWORD_ONLY in kinds:
+                assert function.__code__.co_filename.endswith("_check.py"), name
 
     def test_numbers_that_are_times_beyond_all_steps_are_refused(self):
         with pytest.raises(ValueError, match=r"`t` = 1e\+308 is inf time steps of 0\.1"):

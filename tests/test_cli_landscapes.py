@@ -1,6 +1,7 @@
 """`stability simulate` and `stability portrait`, as they are typed."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -205,6 +206,27 @@ class TestPortrait:
 
 
 @pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ["--noise", "1e-400"],
+            "'--noise': 1e-400 is too small for a computer's numbers .* Give 0, or change",
+        ),
+        (["--noise=-1e-310"], "-1e-310 is too small"),
+        (["--step", "1e-9999"], "1e-9999 is too small"),
+        (["--noise", "small"], "is not a valid float"),
+        (["--save", "out/run"], "'out/run' is no number of intervals. Results go to files by --out"),
+        (["--times", "2.5"], "'2.5' is no number of intervals"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
+def test_a_value_that_is_no_number_is_told(given, message):
+    result = run("simulate", "--expression", "x^2", *given)
+    assert result.exit_code == 2
+    assert re.search(message, result.stderr)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["simulate"], "Give either `--expression` or `--landscape`"),
@@ -213,9 +235,8 @@ class TestPortrait:
         (["simulate", "--expression", "a*x^2", "--set", "text=1"], "`--set` must be a name and a number"),
         (["simulate", "--expression", "a*x^2", "--set", "b=1"], "no 'b' to set"),
         (["simulate", "--expression", "a*x^2", "--set", "a=1e-400"], "`--set a`: 1e-400 is too small for"),
-        (["simulate", "--expression", "x^2", "--noise", "1e-400"], "`--noise`: 1e-400 is too small for"),
-        (["simulate", "--expression", "x^2", "--noise=-1e-310"], "-1e-310 is too small .* Give 0, or change"),
         (["simulate", "--expression", "x^2", "--start", "1e-400"], "`--start`: 1e-400 is too small"),
+        (["simulate", "--expression", "x^2", "--times=-1"], "must be an integer >= 1"),
         (["simulate", "--expression", "a*x^2", "--set", "a=1", "--set", "a=2"], "must give each name once"),
         (["simulate", "--expression", "x", "--landscape", "rosenbrock"], "Give either"),
         (["simulate", "--expression", "__import__('os')"], "The expression"),

@@ -758,3 +758,55 @@ class TestNoiseOfOnesOwn:
             st.exact_mode(st.SGD(), curvature=1.0, noise=noise)
         with pytest.raises(ValueError, match="must be of the gradient alone"):
             st.spectrum(st.quadratic([1.0, 0.5])).excess_risk(st.SGD(), step=0.1, noise=noise)
+
+
+class TestRawUnits:
+    """Curvatures of a diagonal Hessian are its entries, however far apart."""
+
+    @pytest.mark.parametrize("small", [1e-15, 1e-18, 1e-40])
+    @pytest.mark.parametrize("method", [st.SGD(), st.Newton(), st.SFN(damping=1e-55)], ids=lambda m: m.name)
+    def test_a_small_curvature_is_not_a_flat_one(self, small, method):
+        flow = st.Flow(st.quadratic([1.0, small]), method, st.Noise(gradient=1.0), step=0.1)
+        lin = st.linearize(flow)
+        rates = np.array([1.0, small if method.is_identity else 1.0])
+        np.testing.assert_allclose(-lin.rates, rates, rtol=1e-12)
+        variances = 0.1 * lin.gains**2 / (rates * (2 - 0.1 * rates))
+        np.testing.assert_allclose(np.diag(lin.covariance()), variances, rtol=1e-12)
+        assert lin.step_limit() == pytest.approx(2.0)
+        assert f"{small:.4g}" in str(lin)
+        st.simulate(flow, start=[1.0, 1.0], t_end=0.1, paths=2)
+
+    def test_one_that_is_rounding_of_the_largest_is_told_so(self):
+        flow = st.Flow(st.quadratic([1e15, 1.0], rotation_seed=1), st.Newton(), step=0.1)
+        with pytest.raises(
+            st.Unstable, match=r"to rounding of the largest, 1e\+15, .* coordinates to one scale"
+        ):
+            st.linearize(flow)
+        flat = st.Flow(st.quadratic([1e15, 0.0]), st.Newton(), step=0.1)
+        with pytest.raises(st.Unstable, match="directions: its gain is infinite there; use"):
+            st.linearize(flat)
+
+
+def test_curvature_noise_is_centred_where_bounds_are_asked_for():
+    F, noise = st.expression("x^4/4 - x^2/2 + y^2"), st.Noise(gradient=0.1, curvature=0.1)
+    table = st.bounds(F, noise, [st.SGD(), st.SFN(damping=0.1)], step=0.1, at=[1.0, 0.0])
+    told = st.Noise(gradient=0.1, curvature=0.1, reference=[1.0, 0.0])
+    assert table == st.bounds(F, told, [st.SGD(), st.SFN(damping=0.1)], step=0.1, at=[1.0, 0.0])
+    assert noise.reference is None
+    other = st.Noise(gradient=0.1, curvature=0.1, reference=[-1.0, 0.0])
+    with pytest.raises(ValueError, match="Curvature noise is centred 2 away"):
+        st.bounds(F, other, [st.SGD()], step=0.1, at=[1.0, 0.0])
+
+
+def test_a_comparison_at_many_times_tells_the_worst_of_each():
+    flow = st.Flow(st.quadratic([1.0, 0.5]), st.SGD(), st.Noise(gradient=1.0), step=0.1)
+    ens = st.simulate(flow, start=[1.0, 1.0], t_end=3.0, paths=50, save=30)
+    found = st.compare(st.linearize(flow), ens)
+    lines = str(found).splitlines()
+    head = next(i for i, line in enumerate(lines) if "largest |z|  of" in line)
+    rows = [line.split() for line in lines[head + 1 : head + 13]]
+    assert [float(row[0]) for row in rows][::11] == [0.1, 3.0]
+    upper = np.abs(found.covariance_z[-1][np.triu_indices(2)])
+    assert float(rows[-1][1]) == pytest.approx(max(*np.abs(found.mean_z[-1]), *upper), abs=0.01)
+    single = st.simulate(flow, start=[1.0, 1.0], t_end=3.0, paths=50)
+    assert "largest |z|  of" not in str(st.compare(st.linearize(flow), single))

@@ -821,14 +821,28 @@ def test_a_start_on_which_the_operator_is_nearly_nothing():
     np.testing.assert_allclose(eig.eigenvalues[:2], by_size(curvature)[:2], rtol=0.05)
 
 
-@pytest.mark.parametrize("method", ["block-krylov", "double-pass", "nystrom", "warm", "tolerance"])
-@pytest.mark.parametrize("scale", [1e21, 1e30])
-def test_products_too_large_for_their_type(method, scale):
-    h = (matrix(SPECTRA["geometric"]) * scale).astype("float32")
-    start = np.eye(N, 6, dtype="float32") if method == "warm" else None
-    options = {"tolerance": 0.1} if method == "tolerance" else {"method": method}
-    with pytest.raises(BadProducts, match=r"squares are finite in float32\. Scale the objective down"):
-        randomized_eigh(lambda block: h @ block, N, 6, start=start, dtype="float32", **options)
+@pytest.mark.parametrize("method", [*METHODS, "tolerance"])
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [("float32", 2.0**70), ("float32", 2.0**126), ("float64", 2.0**1000)]
+)
+def test_large_products_give_scaled_answers(method, dtype, scale):
+    """Their squares overflow: they are taken of a smaller operator."""
+    plain = matrix(SPECTRA["geometric"]).astype(dtype)
+    options = {"start": np.eye(N, 6, dtype=dtype)} if method == "warm" else {}
+    options |= {"tolerance": 0.1} if method == "tolerance" else {"method": method}
+    found, usual = (
+        randomized_eigh(lambda block, h=h: h @ block, N, 6, dtype=dtype, **options)
+        for h in (plain * plain.dtype.type(scale), plain)
+    )
+    unit = 1e-4 if dtype == "float32" else 1e-12
+    np.testing.assert_allclose(found.eigenvalues / scale, usual.eigenvalues, rtol=0, atol=unit)
+    assert (found.status, found.columns) == (usual.status, usual.columns)
+
+
+def test_products_too_large_beside_the_first():
+    curvature = np.append(np.full(8, 1e-200), np.full(N - 8, 1e290))
+    with pytest.raises(BadProducts, match=r"squares are finite in float64\. Scale the objective down"):
+        randomized_eigh(lambda block: curvature[:, None] * block, N, 6, start=np.eye(N, 6))
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,18 @@ class TestLinearFlow:
         np.testing.assert_array_equal(np.sort(shown), np.sort(np.abs(linear.eigenvalues)))
         assert left <= shown.min() <= shown.max() <= right
 
+    def test_bounds_show_every_methods_limit_and_amplification(self):
+        methods = [st.SGD(), st.Newton(), st.SFN(damping=0.1)]
+        noise = st.Noise(gradient=0.1, curvature=0.1, reference=[0.0, 0.0])
+        table = st.bounds(st.quadratic([1.0, 0.1]), noise, methods, step=0.1)
+        limits, gains = st.plot(table).axes
+        for name, axis in (("step_limit", limits), ("step_limit_L2", limits), ("amplification", gains)):
+            values = {getattr(row, name) for row in table.rows if np.isfinite(getattr(row, name))}
+            assert values <= {float(x) for line in axis.lines for x in line.get_xdata()}
+        assert [label.get_text() for label in limits.get_yticklabels()] == [row.method for row in table.rows]
+        hollow = [line for line in limits.lines if line.get_fillstyle() == "none" and len(line.get_xdata())]
+        assert bool(hollow) == (not all(row.valid for row in table.rows)) is True
+
     def test_an_infinite_validity_is_written_out(self):
         linear = st.linearize(flow((1.0, 1.0), st.LRSFN(rank=1, damping=0.1), st.Noise(curvature=1.0)))
         assert "validity inf" in st.plot(linear).get_suptitle()

@@ -38,7 +38,7 @@ class _Real(click.types.FloatParamType):
             try:
                 return real(value)
             except TooSmall as error:
-                raise ValueError(f"`{param.opts[-1] if param else self.name}`: {error}") from None
+                self.fail(str(error), param, ctx)
             except ValueError:  # in click's own words
                 pass
         return super().convert(value, param, ctx)

@@ -27,6 +27,15 @@ from ._methods import (
 from ._numbers import REAL
 
 
+def _intervals(context: click.Context, option: click.Parameter, text: str | None) -> int | None:
+    """How many; a path means another option."""
+    if text is None:
+        return None
+    if not text.lstrip("+-").isdecimal():
+        raise click.BadParameter(f"{text!r} is no number of intervals. Results go to files by --out.")
+    return int(text)
+
+
 @main.command(
     epilog='Example:  stability simulate --expression "x^4/4 - x^2/2 + y^2" --method sfn --start 1,0.5 --at '
     "1,0"
@@ -49,10 +58,12 @@ from ._numbers import REAL
 )
 @click.option(
     "--save",
+    "--times",
     "save_at",
-    type=int,
+    metavar="COUNT",
+    callback=_intervals,
     default=None,
-    help="Equal intervals at whose ends states are kept; 20 or, if fewer, every step.",
+    help="Equal intervals at whose ends states are kept (files: --out); 20 or, if fewer, every step.",
 )
 @click.option(
     "--at",

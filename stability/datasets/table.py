@@ -74,6 +74,7 @@ class Table(Result, Framed):
         yield from self.notes
 
 
+@_check.by_name
 def read_table(
     path: str | Path,
     *,

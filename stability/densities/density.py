@@ -34,6 +34,7 @@ _JUMPS = (
 _HEAVY = 30.0  # a density that falls slower than this power has a tail worth a word
 
 
+@_check.by_name
 @_check.renamed(grid="region")
 def stationary_density(
     flow: Flow,

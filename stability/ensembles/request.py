@@ -314,7 +314,7 @@ def _check_start(flow: Flow, w: np.ndarray, level: str) -> None:
         _check_planar(flow, np.tile(w, (3, 1)))
     if flow.method.uses_hessian:
         values = np.linalg.eigvalsh(hessian)
-        check_regular(flow.method, values)
+        check_regular(flow.method, values, exact=bool(trait(flow.objective, "diagonal_hessian")))
         # Only the SDE: the iteration decomposes each sampled Hessian and linearises nothing.
         if flow.bends and level == "sde":
             check_cut(flow.method, values)

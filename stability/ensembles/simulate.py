@@ -36,6 +36,7 @@ from .request import (
 from .result import UNSTABLE_SHARE, Ensemble
 
 
+@_check.by_name
 @_check.renamed(noise="rng")
 def simulate(
     flow: Flow,

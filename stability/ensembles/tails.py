@@ -150,6 +150,7 @@ class TailIndex(Result):
         yield f"status: {self.status}"
 
 
+@_check.by_name
 def tail_index(sample: Any, *, tail: float | None = None, center: Any = None) -> TailIndex:
     """How heavy the tails of a sample are: its tail index ``nu``, below which moments are finite.
 

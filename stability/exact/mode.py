@@ -360,6 +360,7 @@ class ExactMode(Result):
             yield f"no step is mean-square stable: {reason or 'E X <= 0'}"
 
 
+@_check.by_name
 def exact_mode(method: Method, *, curvature: float, noise: Noise, density: Any = None) -> ExactMode:
     """One mode of the stochastic iteration, nothing linearised: step limits, tail index, variance.
 

@@ -35,6 +35,7 @@ small one.
 """
 
 
+@_check.by_name
 def escape(
     flow: Flow,
     at: Any = None,

@@ -282,6 +282,7 @@ def _long(time: float, logarithm: float) -> float | str:
     return f"exp({logarithm:.6g})" if math.isinf(time) else time
 
 
+@_check.by_name
 def exit_time(*, rate: float, diffusion: float, radius: float) -> ExitTime:
     """The first exit of ``d delta = rate delta dt + sqrt(diffusion) dW`` from ``|delta| < radius``, from 0.
 

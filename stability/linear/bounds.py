@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _check
 from .._display import Grid, number
 from .._frames import Framed
 from .._saving import Result, jsonable
@@ -17,6 +19,7 @@ from ..flow import Flow
 from ..methods.method import SGD, Method
 from ..methods.response import NotSmooth
 from ..noise import Noise
+from ..objectives.base import trait
 from .linearize import VALID, LinearFlow, linearize
 
 
@@ -107,6 +110,7 @@ class Bounds(Result, Framed):
         return (row.method, *limits, *risks, trusted, row.valid_from, row.limited_by)
 
 
+@_check.by_name
 def bounds(objective: Any, noise: Noise, methods: Iterable[Method], *, step: float, at: Any = None) -> Bounds:
     """Step limits, amplification and excess risk of several methods at one critical point.
 
@@ -118,7 +122,8 @@ def bounds(objective: Any, noise: Noise, methods: Iterable[Method], *, step: flo
     step : float
         The learning rate at which the excess risk is asked for.
     at : array (d,), optional
-        The critical point; the objective's reference by default.
+        The critical point; the objective's reference by default. Curvature noise is centred there where
+        neither it nor the objective has a reference.
 
     Raises
     ------
@@ -136,6 +141,11 @@ def bounds(objective: Any, noise: Noise, methods: Iterable[Method], *, step: flo
     methods = list(methods)
     if not methods:
         raise ValueError("`methods` must hold at least one method.")
+    centred = not isinstance(noise, Noise) or not noise.has_curvature or noise.reference is not None
+    if at is not None and not centred and trait(objective, "reference") is None:
+        # Where else it could be centred nobody has said: linear theory is about this point alone.
+        noise = copy.copy(noise)
+        noise.reference = _check.array("at", at, ndim=1, shape="(d,)")
     point = linearize(Flow(objective, SGD(), noise, step=step), at)  # shared checks, once
     rows = [_row(point, method) for method in methods]
     return Bounds(tuple(rows), step, point.eigenvalues, repr(noise))

@@ -32,7 +32,7 @@ from ..methods.response import jumps
 from ..noise import DataNoise, Noise
 from ..objectives.base import bend, defines, trait
 from .adaptive import QUIET, quiet_coordinates, settled_metric
-from .frames import Frame
+from .frames import Frame, along_axes
 from .memory import Course, largest_step, pairs_of, whole
 from .modes import Turned, modal_noise
 from .moments import Balance, Map, Remembered, evolve
@@ -360,9 +360,14 @@ class LinearFlow(Result, Framed):
                 rates=[self.rates[mode]],
             )
 
+    def _settled(self, values: np.ndarray) -> np.ndarray:
+        """Of a spectrum (d,), what is rounding of its largest is zero."""
+        unit = 0.0 if along_axes(self.vectors) else len(values) * np.finfo(float).eps
+        return settled(values, np.max(np.abs(values), initial=0.0), unit)
+
     def _told(self, mode: int) -> str:
         """A mode in a sentence, by its index."""
-        lam, rate = _settled(self.eigenvalues)[mode], _settled(self.rates)[mode]
+        lam, rate = self._settled(self.eigenvalues)[mode], self._settled(self.rates)[mode]
         return f"{mode} (lambda = {number(lam)}, rate = {number(rate, '.3g')})"
 
     # -- results ---------------------------------------------------------------------------------------------
@@ -626,7 +631,8 @@ class LinearFlow(Result, Framed):
     @property
     def _flat(self) -> np.ndarray:
         """Modes (d,) bool whose rate is rounding of the largest."""
-        return np.abs(self.rates) <= _ROUNDING * np.max(np.abs(self.rates))
+        rounding = 0.0 if along_axes(self.vectors) else _ROUNDING
+        return np.abs(self.rates) <= rounding * np.max(np.abs(self.rates))
 
     @functools.cached_property
     def _moving(self) -> np.ndarray:
@@ -922,7 +928,7 @@ class LinearFlow(Result, Framed):
     def _page(self) -> Iterator[str | Grid]:
         flow = self.flow
         yield f"{flow.method.name} at a critical point, step {flow.step:g}, validity {self.validity:.3g}"
-        columns = [_settled(values) for values in (self.eigenvalues, self.gains, self.rates)]
+        columns = [self._settled(values) for values in (self.eigenvalues, self.gains, self.rates)]
         rows = shortened((str(i), *row) for i, row in enumerate(zip(*columns, strict=True)))
         yield Grid([("mode", ""), ("lambda", ".4g"), ("gain", ".4g"), ("rate", ".4g")], rows)
         try:
@@ -936,11 +942,6 @@ def _embedded(M: np.ndarray, modes: np.ndarray) -> np.ndarray:
     whole = np.zeros((len(modes),) * 2)
     whole[np.ix_(modes, modes)] = M
     return whole
-
-
-def _settled(values: np.ndarray) -> np.ndarray:
-    """Of a spectrum (d,), what is rounding of its largest is zero."""
-    return settled(values, np.max(np.abs(values), initial=0.0), len(values) * np.finfo(float).eps)
 
 
 def linearize(flow: Flow, at: Any = None) -> LinearFlow:

@@ -41,8 +41,8 @@ class Operator:
     columns : int
         Products so far.
     scale : float
-        A power of two that the images are multiplied by, so that the squares of small ones do not underflow;
-        0 before the first that is not zero.
+        A power of two that the images are multiplied by, so that squares neither underflow nor overflow; 0
+        before the first that is not zero.
     unit : float
         The rounding unit of the arithmetic behind the products: that of their type, or a coarser one that
         they carry as `unit`, as under autocast, or were converted from; 0 before the first.
@@ -70,6 +70,8 @@ class Operator:
                 # The first product may be the caller's own array: never written.
                 total = product if number == 0 else _plus(total, product, fresh=number > 1)
         if not np.isfinite(cores).all():
+            if bool(self.backend.xp.all(self.backend.xp.isfinite(total))):
+                raise self._too_large()
             raise NotFinite(
                 "`hvp` must give finite products; some are nan or infinite. Check the objective at this "
                 "point: has the iteration diverged?"
@@ -78,7 +80,11 @@ class Operator:
         self.scale = self.scale or self._scale_of(mean)
         if self.factor == 1.0:
             return mean, np.stack(cores)
-        return mean * self.scale, np.stack(cores) * self.scale
+        with np.errstate(over="ignore"):
+            scaled = np.stack(cores) * self.scale
+            if not np.isfinite(scaled).all():
+                raise self._too_large()
+            return mean * self.scale, scaled
 
     @property
     def factor(self) -> float:
@@ -86,15 +92,20 @@ class Operator:
         return self.scale or 1.0
 
     def _scale_of(self, image: Any) -> float:
-        """1 where the squares of rounding errors are far from underflow; else no more than is needed."""
+        """1 where the squares of rounding errors are far from underflow, and of images from overflow.
+
+        Else no more than is needed.
+        """
         xp, limits = self.backend.xp, np.finfo(self.backend.dtype)
-        tiny, eps = float(limits.tiny), float(limits.eps)
+        tiny, eps, large = float(limits.tiny), float(limits.eps), float(limits.max) ** 0.5
         peak = max(float(xp.max(image)), -float(xp.min(image)))
         if 0.0 < peak < self.n**0.5 * tiny / eps:
             raise NotFinite(
                 f"`hvp` must give products well above the smallest {self.backend.dtype} numbers; got "
                 f"{peak:.2g} at most. Scale the objective up."
             )
+        if peak > large * eps:  # the images of other vectors may be as much larger again
+            return 2.0 ** -math.ceil(math.log2(peak))
         enough = tiny**0.5 / eps
         # Half way to 1 only, in powers of two: later images may be larger, and their squares overflow.
         return 2.0 ** math.ceil(math.log2(enough**0.5 / peak)) if 0.0 < peak < enough else float(peak > 0.0)

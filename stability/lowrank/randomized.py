@@ -17,6 +17,7 @@ from .result import LowRank, backend_like
 METHODS = ("block-krylov", "double-pass", "nystrom", "warm", "eigsh")
 
 
+@_check.by_name
 def randomized_eigh(
     hvp: Callable[[Any], Any] | Sequence[Callable[[Any], Any]],
     n: int,

@@ -102,6 +102,7 @@ class LyapunovExponents(Result, Framed):
         yield f"status: {self.status}"
 
 
+@_check.by_name
 @_check.renamed(count="rank")
 def lyapunov_exponents(
     flow: Flow | Callable[[np.random.Generator, int], np.ndarray],

@@ -64,6 +64,7 @@ class AlmostSureLimit(Result):
         yield f"status: {self.status}"
 
 
+@_check.by_name
 def almost_sure_limit(
     flow: Flow,
     at: Any = None,

@@ -13,6 +13,7 @@ from .. import _check
 from .method import Method
 
 
+@_check.by_name
 def rsfn(*, eps: float) -> Method:
     """Regularised saddle-free Newton, ``phi = (lam^2 + eps)^(-1/2)``: smooth at ``lam = 0`` too.
 
@@ -26,6 +27,7 @@ def rsfn(*, eps: float) -> Method:
     )
 
 
+@_check.by_name
 def newsamp(*, rank: int) -> Method:
     """NewSamp (Erdogdu and Montanari 2015): Newton on `rank` eigenvalues, ``1 / lam_{r+1}`` on all others.
 
@@ -39,6 +41,7 @@ def newsamp(*, rank: int) -> Method:
     )
 
 
+@_check.by_name
 def natural_gradient(*, variance: float, eps: float) -> Method:
     """The natural gradient for a gradient covariance ``variance * H``: ``phi = 1 / (variance * lam + eps)``.
 
@@ -56,6 +59,7 @@ def natural_gradient(*, variance: float, eps: float) -> Method:
     )
 
 
+@_check.by_name
 def fractional(*, power: float) -> Method:
     """A fractional power of the curvature, ``phi = |lam|^(-power)``.
 

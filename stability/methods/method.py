@@ -68,6 +68,7 @@ class Method(Kept):
     parameter_names: tuple[str, ...] = ()
     memory: Memory | None = None  # of its own steps: momentum
 
+    @_check.by_name
     def __init__(
         self,
         gain: Callable[..., Any] | Any,
@@ -264,6 +265,7 @@ class SGD(Method):
     name = "SGD"
     is_identity = True
 
+    @_check.by_name
     def __init__(self, *, weight_decay: float = 0.0):
         self._decay_by(weight_decay)
 
@@ -284,6 +286,7 @@ class Newton(Method):
 
     name = "Newton"
 
+    @_check.by_name
     def __init__(self, *, weight_decay: float = 0.0):
         self._decay_by(weight_decay)
 
@@ -309,6 +312,7 @@ class DampedNewton(Method):
     name = "damped Newton"
     parameter_names = ("damping",)
 
+    @_check.by_name
     def __init__(self, *, damping: float, weight_decay: float = 0.0):
         self.damping = _check.positive("damping", damping)
         self._decay_by(weight_decay)
@@ -335,6 +339,7 @@ class SFN(Method):
     name = "SFN"
     parameter_names = ("damping",)
 
+    @_check.by_name
     def __init__(self, *, damping: float, weight_decay: float = 0.0):
         self.damping = _check.positive("damping", damping)
         self._decay_by(weight_decay)
@@ -375,6 +380,7 @@ class LRSFN(SFN):
 
     name = "LRSFN"
 
+    @_check.by_name
     def __init__(self, *, rank: int, damping: float, tail: str = "damping", weight_decay: float = 0.0):
         self.rank = _check.count("rank", rank)
         super().__init__(damping=damping, weight_decay=weight_decay)

@@ -278,9 +278,10 @@ def singular_directions(method: Gains, lams: np.ndarray) -> int:
     return int(np.count_nonzero(_on_poles(method, lams)))
 
 
-def _on_poles(method: Gains, lams: np.ndarray) -> np.ndarray:
+def _on_poles(method: Gains, lams: np.ndarray, exact: Any = False) -> np.ndarray:
     lams = np.asarray(lams, dtype=float)
-    nudge = 8 * np.finfo(float).eps * len(lams) * max(float(np.max(np.abs(lams), initial=0.0)), 1e-290)
+    sizes = np.where(exact, np.abs(lams), np.max(np.abs(lams), initial=0.0))
+    nudge = 8 * np.finfo(float).eps * len(lams) * np.maximum(sizes, 1e-290)
     # A pole at 0 that keeps its sign, such as |lam|^-p, is found by hitting it.
     lams = np.where(np.abs(lams) <= nudge, 0.0, lams)
     with np.errstate(all="ignore"):
@@ -296,8 +297,12 @@ def _rounding(lams: np.ndarray) -> float:
     return 8 * np.finfo(float).eps * len(lams) * float(np.max(np.abs(lams)))
 
 
-def check_regular(method: Gains, lams: np.ndarray) -> None:
-    """Raise where ``P(H)`` does not exist, naming the directions and a method that does."""
+def check_regular(method: Gains, lams: np.ndarray, *, exact: Any = False) -> None:
+    """Raise where ``P(H)`` does not exist, naming the directions and a method that does.
+
+    Eigenvalues (d,) that are `exact`, as a diagonal matrix's, are told by a bool for each or for all; others
+    are known to rounding of the largest.
+    """
     with np.errstate(all="ignore"):
         undefined = np.isnan(gains_at(method, lams)) & np.isfinite(lams)
     # 0 / 0 at a pole is nan too: there it has values beside it.
@@ -311,11 +316,19 @@ def check_regular(method: Gains, lams: np.ndarray) -> None:
             "numpy.where(lam > 0, ..., ...).",
             modes=np.flatnonzero(undefined),
         )
-    poles = np.flatnonzero(_on_poles(method, lams))
+    poles = np.flatnonzero(_on_poles(method, lams, exact))
     if len(poles):
+        with np.errstate(all="ignore"):
+            infinite = not np.isfinite(gains_at(method, lams[poles])).all()
+        told = "its gain is infinite there"
+        if not infinite:
+            told = (
+                f"to rounding of the largest, {np.max(np.abs(lams)):.3g}, {told}. Bring the coordinates "
+                "to one scale, as by standardized columns"
+            )
         raise NotSmooth(
-            f"The curvature is singular for {method.name} along {len(poles)} of {len(lams)} directions: its "
-            f"gain is infinite there; {method.remedy()}.",
+            f"The curvature is singular for {method.name} along {len(poles)} of {len(lams)} directions: "
+            f"{told}; {method.remedy()}.",
             modes=poles,
         )
 

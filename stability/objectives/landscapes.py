@@ -246,6 +246,7 @@ _LANDSCAPES = {
 }
 
 
+@_check.by_name
 def landscape(name: str, *, dim: int | None = None) -> Landscape:
     """A named nonconvex landscape.
 

@@ -346,6 +346,7 @@ def _along(array: Any, lead: tuple[int, ...], kept: int) -> list[Any]:
     return [flat[i, ...] for i in range(flat.shape[0])]
 
 
+@_check.by_name
 def mlp(
     X: Any,
     y: Any,
@@ -417,6 +418,7 @@ def mlp(
     )
 
 
+@_check.by_name
 def autoencoder(
     X: Any,
     hidden: Sequence[int] = (64, 16, 64),

@@ -68,6 +68,7 @@ class QuadraticModel(Quadratic):
         return super().gradient(as_floats(w) - self.reference)
 
 
+@_check.by_name
 def quadratic(spectrum: Any, *, rotation_seed: int | None = None) -> Quadratic:
     """A quadratic with chosen eigenvalues; its minimum or saddle is at 0.
 

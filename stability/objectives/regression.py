@@ -343,6 +343,7 @@ class Multinomial(Regression):
         return namespace(w).reshape(blocks, (*blocks.shape[:-4], self.dim, self.dim)) + self._ridge(w)
 
 
+@_check.by_name
 def least_squares(X: Any, y: Any, *, l2: float = 0.0) -> LeastSquares:
     """Regularized least squares ``(1/2n) |X w - y|^2 + l2 |w|^2 / 2`` on a data table.
 
@@ -369,6 +370,7 @@ def least_squares(X: Any, y: Any, *, l2: float = 0.0) -> LeastSquares:
     return LeastSquares(X, y, l2=l2)
 
 
+@_check.by_name
 def logistic(X: Any, y: Any, *, l2: float = 0.0, classes: int | None = None) -> Logistic | Multinomial:
     """Regularized logistic regression on a data table, of two classes or more.
 

@@ -15,6 +15,7 @@ from ..comparison import Comparison
 from ..densities.result import StationaryDensity
 from ..ensembles.result import Ensemble
 from ..ensembles.tails import TailIndex
+from ..linear.bounds import Bounds
 from ..linear.linearize import LinearFlow
 from ..lyapunov.exponents import LyapunovExponents
 from ..lyapunov.limit import AlmostSureLimit
@@ -84,6 +85,7 @@ def _study(result: Study) -> Figure:
 
 _PICTURES: dict[type, Callable[..., Figure]] = {
     LinearFlow: results.linear_flow,
+    Bounds: results.bounds,
     Ensemble: results.ensemble,
     Comparison: results.comparison,
     History: training.history,

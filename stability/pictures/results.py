@@ -8,6 +8,7 @@ import numpy as np
 
 from ..comparison import Comparison
 from ..ensembles.result import Ensemble
+from ..linear.bounds import Bounds
 from ..linear.linearize import LinearFlow
 from .style import COLORS, coordinates, panels
 
@@ -39,6 +40,38 @@ def linear_flow(result: LinearFlow) -> Figure:
     figure.suptitle(
         f"{result.flow.method.name}, step {result.flow.step:g}, validity {result.validity:.2g}", fontsize=10
     )
+    return figure
+
+
+def bounds(result: Bounds) -> Figure:
+    """Every method's step limit and noise amplification; hollow where the row is no bound."""
+    figure, axes = panels(1, 2, 4.4, 0.8 + 0.32 * len(result.rows))
+    places = np.arange(len(result.rows))[::-1]
+    for axis, names, label in zip(
+        axes[0],
+        (("step_limit", "step_limit_L2"), ("amplification",)),
+        (r"largest stable step $\alpha$", "noise amplification over SGD"),
+        strict=True,
+    ):
+        for name, marker, order in zip(names, "os", ("first order", "second order (L2)"), strict=False):
+            values = np.array([getattr(row, name) for row in result.rows])
+            for valid in (True, False):
+                drawn = np.array([row.valid is valid for row in result.rows]) & np.isfinite(values)
+                axis.plot(
+                    values[drawn],
+                    places[drawn],
+                    marker,
+                    color=COLORS["SFN"] if marker == "o" else COLORS["Newton"],
+                    fillstyle="full" if valid else "none",
+                    label=order if valid and len(names) > 1 else None,
+                )
+        axis.set(xlabel=label, xscale="log", ylim=(-0.6, len(places) - 0.4), yticks=places)
+    axes[0, 0].axvline(result.step, color="0.6", lw=0.8, label="step asked for")
+    axes[0, 0].set_yticklabels([row.method for row in result.rows])
+    axes[0, 1].set_yticklabels([])
+    axes[0, 0].legend()
+    if not all(row.valid for row in result.rows):
+        figure.suptitle("hollow: Hessian noise bends the preconditioner too much for a bound", fontsize=9)
     return figure
 
 

@@ -212,6 +212,7 @@ class CriticalPoints(Result, Framed, Sequence):
         yield f"status: {self.status}"
 
 
+@_check.by_name
 def critical_points(objective: Any, region: Any, *, starts: int | None = None) -> CriticalPoints:
     """Find and classify the points of a region where the gradient vanishes.
 

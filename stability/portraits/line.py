@@ -110,6 +110,7 @@ class Profile(Result, Framed, Labelled):
         yield f"status: {self.status}"
 
 
+@_check.by_name
 def profile(
     objective: Any,
     region: Any,

@@ -147,6 +147,7 @@ class Portrait(Result, Framed, Labelled):
         yield f"status: {self.status}"
 
 
+@_check.by_name
 def portrait(
     objective: Any,
     region: Any,

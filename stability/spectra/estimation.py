@@ -21,6 +21,7 @@ from .lanczos import lanczos, rounding
 from .result import OUTLIER_STEPS, Spectrum
 
 
+@_check.by_name
 @_check.renamed(operator="hvp")
 def spectrum(
     hvp: Any,

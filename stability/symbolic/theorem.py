@@ -168,6 +168,7 @@ def theorems() -> tuple[str, ...]:
     return ORDER
 
 
+@_check.by_name
 def theorem(
     name: str, *, method: Method | None = None, branch: str | None = None, dim: int | None = None
 ) -> Theorem:

@@ -35,6 +35,7 @@ RUNAWAY = 100.0
 """A run whose loss ends so many times what it began with has diverged."""
 
 
+@_check.by_name
 @_check.renamed(w0="start")
 def minimize(
     objective: Any,

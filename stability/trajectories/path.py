@@ -28,6 +28,7 @@ MAX_STEPS = 100_000
 """Of a chain."""
 
 
+@_check.by_name
 def trajectory(
     flow: Flow,
     start: Any,
