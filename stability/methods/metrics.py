@@ -153,6 +153,7 @@ class SignSGD(Metric):
     name = "SignSGD"
     linear = False
 
+    @_check.by_name
     def __init__(self, *, weight_decay: float = 0.0):
         self._decay_by(weight_decay)
 
@@ -219,6 +220,7 @@ class RMSprop(Metric):
     name = "RMSprop"
     parameter_names: tuple[str, ...] = ("beta2", "eps")
 
+    @_check.by_name
     def __init__(self, beta2: float = 0.99, eps: float = 1e-8, *, weight_decay: float = 0.0):
         self.beta2 = _check.fraction("beta2", beta2)
         self.eps = _check.nonnegative("eps", eps)
