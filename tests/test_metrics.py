@@ -387,6 +387,16 @@ class TestWithoutNoise:
             at_point(st.RMSprop(), noise)
         assert at_point(advised(error), noise).valid
 
+    def test_in_a_table_of_bounds_it_is_a_note(self):
+        noise, compared = st.Noise(gradient=[1.0, 0.0, 0.5]), [st.SGD(), st.Adam(), st.SignSGD()]
+        compared.append(st.Adam(weight_decay=50.0))
+        rows = st.bounds(st.quadratic([2.0, 1.0, 0.5]), noise, compared, step=STEP).rows
+        assert "entry 1 has no noise" in rows[1].note
+        assert "entry 1 has no noise" in rows[2].note
+        assert "beyond 2 / step" in rows[3].note
+        assert np.isnan(rows[1].step_limit)
+        assert not rows[0].note
+
     def test_weight_decay_beyond_its_own_limit_is_told(self):
         with pytest.raises(st.Unstable, match="weight decay 50 is beyond 2 / step"):
             at_point(st.Adam(weight_decay=50.0), st.Noise(gradient=SIGMA))

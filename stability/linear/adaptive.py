@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._check import Unstable
+from ..methods.response import NotSmooth
 
 Squares = Callable[[np.ndarray], "np.ndarray | None"]
 
@@ -47,7 +48,7 @@ def settled_metric(method: Any, variances: np.ndarray, squares: Squares, pull: f
     ------
     Unstable
         If there is no such metric: weight decay beyond its own limit.
-    ValueError
+    NotSmooth
         If a coordinate has no noise, and its entry is no finite number or beyond every stable one.
     """
     size, seen = _stable_start(method, variances, squares, pull)
@@ -99,16 +100,17 @@ def _beyond(pull: float) -> str:
     return f"{10.0 ** math.ceil(math.log10(pull)) if pull > 0 else 1e-8:.0e}"
 
 
-def quiet_coordinates(method: Any, quiet: np.ndarray, pull: float) -> ValueError:
+def quiet_coordinates(method: Any, quiet: np.ndarray, pull: float) -> NotSmooth:
     """The error that coordinates (d,) bool without noise deserve."""
     which = ", ".join(map(str, np.flatnonzero(quiet)[:4]))
     which = which + (", ..." if quiet.sum() > 4 else "")
     known = method.parameters.get("eps")
     has = "is infinite" if not known else f"is 1 / eps = {1 / known:.3g}, beyond every stable step"
     name = "RMSprop" if known is None else type(method).__name__
-    return ValueError(
+    return NotSmooth(
         f"The gradient's entry {which} has no noise: there {method.name}'s metric {has}. Use noise in every "
-        f"coordinate, or st.{name}(eps={_beyond(pull)})."
+        f"coordinate, or st.{name}(eps={_beyond(pull)}).",
+        modes=np.flatnonzero(quiet),
     )
 
 
@@ -133,7 +135,7 @@ def _solved(method: Any, size: np.ndarray, seen: np.ndarray, squares: Squares, p
         else:
             break
     if np.max(np.abs(rest)) > _NEARLY:
-        raise ValueError(
+        raise NotSmooth(
             f"{method.name}'s metric does not settle here: gradients have hardly any noise beside what steps "
             f"this long make of them. Take a smaller step, more noise, or "
             f"st.{type(method).__name__}(eps={_beyond(pull)})."

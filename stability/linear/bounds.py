@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from .. import _check
+from .._check import Unstable
 from .._display import Grid, number
 from .._frames import Framed
 from .._saving import Result, jsonable
 from ..flow import Flow
 from ..methods.method import SGD, Method
-from ..methods.response import NotSmooth
 from ..noise import Noise
 from ..objectives.base import trait
 from .linearize import VALID, LinearFlow, linearize
@@ -154,7 +154,7 @@ def bounds(objective: Any, noise: Noise, methods: Iterable[Method], *, step: flo
 def _row(point: LinearFlow, method: Method) -> Bound:
     try:
         linear = point.under(method)
-    except NotSmooth as error:
+    except Unstable as error:  # the method has no preconditioner here
         return Bound(method.label, math.nan, math.nan, math.nan, math.nan, math.nan, math.inf, "", str(error))
     notes: list[str] = []
 

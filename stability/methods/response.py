@@ -28,7 +28,7 @@ class Gains(Protocol):
 
 
 class NotSmooth(Unstable, ValueError):
-    """The preconditioner has a pole at this spectrum, or no derivative: its truncation cuts through a tie."""
+    """The preconditioner is infinite here, or has no derivative: its truncation cuts through a tie."""
 
 
 class SpectralResponse:
