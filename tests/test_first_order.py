@@ -16,7 +16,6 @@ INNER = [
     st.Method(gain=lambda lam: 1 / (1 + lam**2)),
     st.SignSGD(),
     st.RMSprop(beta2=0.9),
-    st.Adam(),
 ]
 
 
@@ -52,6 +51,15 @@ class TestMomentum:
         again = st.minimize(logistic(), np.zeros(8), method=st.Momentum(inner, BETA), **options)
         assert_same_run(first, again)
         assert first.provenance["method"] == repr(st.Momentum(inner, BETA))
+
+    def test_of_adam_the_option_gathers_steps(self):
+        F, u, w, means = Watched(logistic()), np.zeros(8), np.zeros(8), {}
+        found = st.minimize(F, w, method=st.Adam(), momentum=BETA, step=0.05, batch=8, sweeps=2, check=False)
+        for rows in F.gradients:
+            u = BETA * u + st.Adam().direction(F.inner.gradient(w, batch=rows), means)
+            w = w - 0.05 * u
+        assert_close(found.final, w)
+        assert found.provenance["method"] == f"{st.Adam()!r} + momentum {BETA:g}"
 
     def test_low_rank_with_nesterov_is_the_plain_loop_on_its_kept_pairs(self):
         F = st.quadratic([5.0, 2.0, 0.5], rotation_seed=1)
@@ -240,7 +248,7 @@ class TestMetrics:
 
 
 class TestWeightDecay:
-    @pytest.mark.parametrize("inner", INNER, ids=lambda m: m.label)
+    @pytest.mark.parametrize("inner", [*INNER, st.Adam()], ids=lambda m: m.label)
     def test_it_is_decoupled_for_every_method(self, inner):
         options = {"method": inner, "step": 0.05, "batch": 8, "iterations": 1}
         start = np.linspace(-1, 1, 8)
@@ -263,13 +271,12 @@ class TestWeightDecay:
         beside = st.minimize(logistic(), np.ones(8), method=st.Adam(), weight_decay=0.2, **options)
         np.testing.assert_array_equal(inside.final, beside.final)
 
-    def test_inside_momentum_it_is_not_lost(self):
-        options = {"step": 0.05, "batch": 8, "sweeps": 3}
+    def test_beside_momentum_it_is_not_lost(self):
+        options = {"step": 0.05, "batch": 8, "sweeps": 3, "momentum": 0.5}
         for decoupled in (True, False):
             adam = st.Adam(weight_decay=0.2, decoupled=decoupled)
             found, other = (
-                st.minimize(logistic(), np.ones(8), method=st.Momentum(one, 0.5), **options).final
-                for one in (adam, st.Adam())
+                st.minimize(logistic(), np.ones(8), method=one, **options).final for one in (adam, st.Adam())
             )
             assert np.abs(found - other).max() > 1e-3
 

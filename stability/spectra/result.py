@@ -396,6 +396,7 @@ class Spectrum(Result):
 
     def _gains(self, method: Method, nodes: np.ndarray) -> np.ndarray:
         """The method's gain at every node, row by row of the rule."""
+        undecayed(method, "a spectrum")
         phi = gains_at(method, nodes)
         if method.rank is not None and method.rank < self.n:
             if method.rank >= self.deflated:

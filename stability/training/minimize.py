@@ -279,7 +279,11 @@ def _label(chosen: choice.Choice, method: Any) -> str:
     memory = chosen.memory
     if chosen.rule.untuned:
         return f"LRSFN(rank={chosen.rule.rank}), everything else measured"
-    return repr(Momentum(method, memory.beta, nesterov=memory.nesterov) if memory else method)
+    if memory is None:
+        return repr(method)
+    if getattr(method, "averaging", None):  # Adam has a mean of its own: `momentum` acts on its steps
+        return f"{method!r} + {memory}"
+    return repr(Momentum(method, memory.beta, nesterov=memory.nesterov))
 
 
 def _identity(plan: RunPlan, method: Any, w: Any) -> dict[str, Any]:
