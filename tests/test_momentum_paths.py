@@ -394,3 +394,44 @@ def test_other_libraries_give_numpys_paths(xp_backend, level, additive):
         wanted = st.simulate(one, exit=0.6, **options, **more)
         np.testing.assert_allclose(here.states, wanted.states, rtol=1e-11, atol=1e-12)
         np.testing.assert_array_equal(here.exit_times, wanted.exit_times)
+
+
+@forms
+class TestLimits:
+    def test_the_equations_second_moments_are_the_iterations_to_first_order(self, nesterov):
+        """Weak order one: the gap falls as the square of the step, which variances themselves follow."""
+        gaps = []
+        for step in (0.02, 0.01, 0.005):
+            noise = st.Noise(gradient=1.0, curvature=0.2)
+            lin = st.linearize(flow(st.SGD(), nesterov=nesterov, noise=noise, step=step))
+            here, there = (lin.moments(2.0, [0.0, 0.0], time=time)[1] for time in ("discrete", "continuous"))
+            gaps.append(np.linalg.norm(here - there))
+        np.testing.assert_allclose([gaps[0] / gaps[1], gaps[1] / gaps[2]], 4.0, atol=0.2)
+
+    @pytest.mark.slow
+    def test_and_beyond_quadratics(self, nesterov):
+        """On one Brownian path: the chain at the step is the iteration, at its sixteenth the equation."""
+        gaps, errors = [], []
+        for step in (0.2, 0.1):
+            F, method = st.expression(WELL, ["x", "y"]), st.Momentum(st.SGD(), beta=0.5, nesterov=nesterov)
+            one = st.Flow(F, method, st.Noise(gradient=1.0), step=step)
+            options = {"start": [0.5, 0.5], "t_end": 2.0, "paths": 8000, "seed": 1}
+            here, there = (st.simulate(one, refine=k, **options).states[-1] ** 2 for k in (0, 4))
+            gaps.append(np.mean(there - here, axis=0))
+            errors.append(np.std(there - here, axis=0) / np.sqrt(8000))
+        assert np.max(np.abs(gaps[0]) / errors[0]) > 6
+        slack = 4 * np.hypot(errors[1], errors[0] / 4) + 0.05 * np.max(np.abs(gaps[0]))
+        assert np.all(np.abs(gaps[1] - gaps[0] / 4) < slack)
+
+    def test_little_memory_is_hardly_any(self, nesterov):
+        """The overdamped limit, path by path: off by a multiple of beta."""
+        F, noise = st.expression(WELL, ["x", "y"]), st.Noise(gradient=0.3)
+        options = {"start": [0.5, 0.5], "t_end": 2.0, "paths": 100, "seed": 1}
+        plain = st.simulate(st.Flow(F, st.SGD(), noise, step=0.1), **options).states[-1]
+        off = []
+        for beta in (0.02, 0.01):
+            method = st.Momentum(st.SGD(), beta=beta, nesterov=nesterov)
+            ens = st.simulate(st.Flow(F, method, noise, step=0.1), **options)
+            off.append(np.mean(np.abs(ens.states[-1] - plain)) / beta)
+        assert off[0] > 0.01
+        assert abs(off[0] / off[1] - 1) < 0.03
