@@ -200,6 +200,18 @@ class TestEquation:
         assert one.iterate(one.rest([1.0, 1.0]), np.random.default_rng(0)).shape == (4,)
 
 
+@pytest.mark.parametrize("scheme", ["euler", "exponential"])
+def test_many_modes_move_one_by_one(scheme, monkeypatch):
+    """A diagonal Hessian costs no product of matrices, and gives the numbers that they give."""
+    noise = st.Noise(gradient=np.linspace(0.1, 0.3, 12))
+    one = st.Flow(st.quadratic(np.linspace(1, 2, 12)), st.Momentum(st.SGD()), noise, step=STEP)
+    options = {"start": np.ones(12), "t_end": 4.0, "paths": 40, "state": True, "scheme": scheme}
+    found, seen = st.simulate(one, **options).states, []
+    monkeypatch.setattr("stability.ensembles.steps._diagonals", lambda *asked: seen.append(asked))
+    np.testing.assert_allclose(found, st.simulate(one, **options).states, rtol=1e-10, atol=1e-12)
+    assert seen
+
+
 class TestStates:
     def test_positions_are_what_is_seen(self):
         one = flow()

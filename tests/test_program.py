@@ -116,6 +116,8 @@ def states_of(ens):
         st.LRSFN(rank=2, damping=0.1),
         st.gallery.rsfn(eps=0.1),
         st.Method(gain=lambda lam: 0.5),
+        st.Momentum(st.SGD(), beta=0.7),
+        st.Momentum(st.SFN(damping=0.1), beta=0.7, nesterov=True),
     ],
     ids=label,
 )
@@ -129,7 +131,17 @@ def test_compiled_or_not_the_bits_are_the_same(name, method, level):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("method", [st.SGD(), st.SFN(damping=0.1), st.LRSFN(rank=1, damping=0.1)], ids=label)
+@pytest.mark.parametrize(
+    "method",
+    [
+        st.SGD(),
+        st.SFN(damping=0.1),
+        st.LRSFN(rank=1, damping=0.1),
+        st.Momentum(st.SFN(damping=0.1), beta=0.7),
+        st.Momentum(st.SGD(), beta=0.7, nesterov=True),
+    ],
+    ids=label,
+)
 @pytest.mark.parametrize("name", PLANAR)
 def test_the_planar_steps_are_the_flows_own(name, method, monkeypatch):
     flow = flow_of(name, method)

@@ -24,21 +24,29 @@ class Instructions(Protocol):
 
 
 def planar_chunk(
-    states: np.ndarray, x: np.ndarray, pull: float, force: Instructions, gain: Instructions | None
+    states: np.ndarray,
+    x: np.ndarray,
+    pull: float,
+    force: Instructions,
+    gain: Instructions | None,
+    motion: np.ndarray | None = None,
 ) -> None:
     """``x <- x + P(H(x)) (push - pull * gradient(x))`` for two dimensions, step by step.
 
     `states` (steps, 2, m), contiguous, holds the pushes and gets the states after each step; `x` (2, m),
-    contiguous, the state before and after. `force` gives ``(g1, g2, h11, h12, h22)`` of both coordinates,
-    `gain` the gain of an eigenvalue (None: ``P = I``). The numbers are those of `planar_eigenvalues_numpy`
-    and `planar_step_numpy`.
+    contiguous, the state before and after. With momentum both have two rows more, of the buffer u, and
+    `motion` (4,) says what an increment f becomes: ``x += m_1 f + m_2 u``, ``u += m_3 f - m_4 u``.
+
+    `force` gives ``(g1, g2, h11, h12, h22)`` of both coordinates, `gain` the gain of an eigenvalue (None: ``P
+    = I``). The numbers are those of `planar_eigenvalues_numpy` and `planar_step_numpy`.
     """
     nothing = np.empty((0, 4), dtype=np.int64), np.empty(0), np.empty(0, dtype=np.int64)
     read = force.code, force.constants, force.results
     parts = nothing if gain is None else (gain.code, gain.constants, gain.results)
     counts = force.registers, 1 if gain is None else gain.registers, 6  # six rows of work
     chunk = kernel(_chunk, KERNELS[_chunk], prepare=_register)
-    chunk(states, x, float(pull), *read, *parts, *(np.empty((count, TILE)) for count in counts))
+    kept = np.empty(0) if motion is None else motion
+    chunk(states, x, float(pull), kept, *read, *parts, *(np.empty((count, TILE)) for count in counts))
 
 
 @functools.cache
@@ -83,7 +91,7 @@ def _fill_in(constants: Any, registers: Any, first: int) -> None:
 
 
 def _chunk(
-    states: Any, x: Any, pull: float, code: Any, constants: Any, results: Any,
+    states: Any, x: Any, pull: float, motion: Any, code: Any, constants: Any, results: Any,
     gain_code: Any, gain_constants: Any, gain_results: Any, registers: Any, own: Any, work: Any,
 ) -> None:  # fmt: skip
     tile = registers.shape[1]
@@ -99,11 +107,7 @@ def _chunk(
             for j in range(count):
                 work[0, j] = states[k, 0, start + j] - registers[g1, j] * pull
                 work[1, j] = states[k, 1, start + j] - registers[g2, j] * pull
-            if gain_results.size == 0:
-                for j in range(count):
-                    x[0, start + j] += work[0, j]
-                    x[1, start + j] += work[1, j]
-            else:
+            if gain_results.size > 0:
                 for j in range(count):
                     mean = (registers[h11, j] + registers[h22, j]) * 0.5
                     half = (registers[h11, j] - registers[h22, j]) * 0.5
@@ -118,10 +122,20 @@ def _chunk(
                     slope = 0.0 if radius == 0 else (high - low) * 0.5 / radius
                     level = (high + low) * 0.5
                     first, second, half, cross = work[0, j], work[1, j], work[2, j], registers[h12, j]
-                    x[0, start + j] += level * first + slope * (half * first + cross * second)
-                    x[1, start + j] += level * second + slope * (cross * first - half * second)
-            for j in range(count):
-                states[k, 0, start + j], states[k, 1, start + j] = x[0, start + j], x[1, start + j]
+                    work[0, j] = level * first + slope * (half * first + cross * second)
+                    work[1, j] = level * second + slope * (cross * first - half * second)
+            for i in range(2):
+                if motion.size == 0:
+                    for j in range(count):
+                        x[i, start + j] += work[i, j]
+                else:
+                    for j in range(count):
+                        increment, buffer = work[i, j], x[i + 2, start + j]
+                        x[i, start + j] += motion[0] * increment + motion[1] * buffer
+                        x[i + 2, start + j] += motion[2] * increment - motion[3] * buffer
+            for i in range(x.shape[0]):
+                for j in range(count):
+                    states[k, i, start + j] = x[i, start + j]
 
 
-KERNELS = {_chunk: "w3 w2 f i2 w1 i1 i2 w1 i1 w2 w2 w2"}
+KERNELS = {_chunk: "w3 w2 f w1 i2 w1 i1 i2 w1 i1 w2 w2 w2"}

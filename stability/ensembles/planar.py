@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import _fast
 from ..flow import Flow
+from ..methods.memory import Motion
 from ..methods.program import Program, Untraceable
 from ..methods.response import SpectralResponse
 from ..objectives.base import trait
@@ -26,6 +27,9 @@ class PlanarSteps(Mover):
         root = noise_root(flow) if flow.noise_model.normals(2) else np.zeros((2, 0))
         self.pull = flow.step if level == "iteration" else dt
         self.noise = -flow.step * root if level == "iteration" else math.sqrt(flow.step * dt) * root
+        self.motion = (
+            None if flow.memory is None else _motion(flow.memory.motion(flow.step, self.pull), self.pull)
+        )
 
     @staticmethod
     def fit(flow: Flow, modes: Modes | DoubledModes | None) -> bool:
@@ -36,7 +40,6 @@ class PlanarSteps(Mover):
             and trait(flow.objective, "planar") is not None
             and not model.has_curvature
             and model.linear
-            and flow.memory is None
             and flow.plain
             and modes is None
         )
@@ -49,17 +52,29 @@ class PlanarSteps(Mover):
         self.v, self.lams, self.shape, self.work, self.cross = (
             np.empty(size) for size in ((2, count), (2, count), (2, count), (4, count), count)
         )
+        move = np.empty((2, count))
         for push in pushes(self.noise, cut(noise, x), x.dtype):
             self._force(last, push)
             np.copyto(ahead, last)
-            if self.method.is_identity:
-                ahead += self.v
+            if self.motion is None:
+                self._add(ahead)
             else:
-                _fast.planar_step_numpy(self.cross, self.shape, self._gains(), self.v, ahead, self.work)
+                move[:] = 0.0
+                self._add(move)
+                own, reach, drive, decay = self.motion
+                ahead[:2] += own * move + reach * last[2:]
+                ahead[2:] += drive * move - decay * last[2:]
             yield ahead[None]
             last, ahead = ahead, last
         if last is not x:
             np.copyto(x, last)
+
+    def _add(self, x: np.ndarray) -> None:
+        """What the force at hand moves, added to `x` (2, m)."""
+        if self.method.is_identity:
+            x += self.v
+        else:
+            _fast.planar_step_numpy(self.cross, self.shape, self._gains(), self.v, x, self.work)
 
     def _force(self, x: np.ndarray, push: np.ndarray) -> None:
         """``push - pull * gradient``, and the Hessian's eigenvalues ``mean +- radius``."""
@@ -101,9 +116,17 @@ class PlanarChunks(PlanarSteps):
     def run(self, x: np.ndarray, noise: np.ndarray, done: int) -> Iterator[np.ndarray]:
         """The states after all steps at once."""
         states = pushes(self.noise, cut(noise, x), x.dtype)
-        _fast.planar_chunk(states, x, self.pull, self.force, self.gain)
+        if self.motion is not None:  # room for the buffer beside the pushes
+            states = np.concatenate([states, np.empty_like(states)], axis=1)
+        _fast.planar_chunk(states, x, self.pull, self.force, self.gain, self.motion)
         yield states
         np.copyto(x, states[-1])
+
+
+def _motion(motion: Motion, dt: float) -> np.ndarray:
+    """What an increment without momentum becomes: of positions and buffer, by itself and by the buffer."""
+    straight, driven = motion.force / -dt
+    return np.array([straight, motion.free[0, 1], driven, motion.decay])
 
 
 def _whole(method: object) -> bool:

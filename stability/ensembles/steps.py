@@ -196,10 +196,18 @@ class Affine(Mover):
         product, factor = (
             (np.multiply, np.diag(matrix)[:, None].copy()) if _is_diagonal(matrix) else (np.dot, matrix)
         )
+        half = len(matrix) // 2
+        across = None if product is np.multiply else _diagonals(matrix, half)
         moved, last = np.empty_like(x), x
         for ahead in states:
-            product(factor, last, out=moved)
-            np.add(ahead, moved, out=ahead)
+            if across is None:
+                product(factor, last, out=moved)
+                np.add(ahead, moved, out=ahead)
+            else:  # with momentum, mode by mode
+                for part, row in zip((ahead[:half], ahead[half:]), across, strict=True):
+                    for weight, of in zip(row, (last[:half], last[half:]), strict=True):
+                        np.multiply(weight, of, out=moved[:half])
+                        np.add(part, moved[:half], out=part)
             last = ahead
 
     def _pushes(self, x: np.ndarray, normals: np.ndarray) -> np.ndarray:
@@ -214,6 +222,9 @@ def pushes(noise: np.ndarray, normals: np.ndarray, dtype: Any) -> np.ndarray:
     if noise.shape[1] == 0:
         return np.zeros((normals.shape[0], noise.shape[0], normals.shape[2]), dtype=dtype)
     noise = noise.astype(dtype)
+    stacked = _diagonals(noise, noise.shape[1]) if len(noise) == 2 * noise.shape[1] else None
+    if stacked is not None:
+        return np.concatenate([normals * weight for (weight,) in stacked], axis=1)
     if _is_diagonal(noise):
         return np.multiply(
             normals, np.diag(noise)[:, None], out=normals if normals.flags.c_contiguous else None
@@ -225,6 +236,21 @@ def noise_root(flow: Flow) -> np.ndarray:
     """The matrix (d, k) that makes gradient noise of k standard normals."""
     model = flow.noise_model
     return np.asarray(model.combine(np.eye(model.normals(flow.dim)), flow.dim).zeta).T
+
+
+FEW = 8
+"""Rows of a block below which products of whole matrices are as quick."""
+
+
+def _diagonals(matrix: np.ndarray, size: int) -> list[list[np.ndarray]] | None:
+    """The diagonals, as columns (size, 1), of a matrix's square blocks of this size, if they are diagonal."""
+    if size < FEW or matrix.shape[0] % size or matrix.shape[1] % size:
+        return None
+    blocks = matrix.reshape(len(matrix) // size, size, -1, size).transpose(0, 2, 1, 3)
+    diagonals = np.diagonal(blocks, axis1=2, axis2=3)
+    if np.count_nonzero(blocks) > np.count_nonzero(diagonals):
+        return None
+    return [[one[:, None].copy() for one in row] for row in diagonals]
 
 
 def _is_diagonal(matrix: np.ndarray) -> bool:
