@@ -466,10 +466,15 @@ def room(needs: str, numbers: float, *, advice: str, width: int = 8, why: str = 
     `needs` says what needs it: "The Hessian needs".
     """
     asked, total = float(numbers) * width, memory()
-    if asked > MEMORY_SHARE * total:
+    if not fits(numbers, width):
         raise ValueError(
             f"{needs} {asked / 1e9:.1f} GB of {total / 1e9:.0f} GB{why and f': {why}'}. {advice}"
         )
+
+
+def fits(numbers: float, width: int = 8) -> bool:
+    """Whether so many numbers fit into memory."""
+    return float(numbers) * width <= MEMORY_SHARE * memory()
 
 
 def choice(name: str, value: T, known: Iterable[T]) -> T:

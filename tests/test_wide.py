@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import stability as st
-from stability.linear import modes
+from stability.linear import bounds, modes, products
 from stability.noise import DataNoise
 
 DAMPING = 0.2
@@ -298,3 +298,118 @@ def test_columns_that_do_not_fit_into_memory_are_refused_with_the_number_and_a_w
         st.linearize(st.Flow(wide, st.SGD(), noise, step=0.1), np.zeros(wide.dim))
     narrow = wide.in_row_space()
     assert linear(narrow, st.SGD(), batch=1, hessian_batch=1).step_limit() > 0
+
+
+ROWS = {"SGD": st.SGD(), "LRSFN": METHODS["LRSFN"], "LRSFN, flat tail": METHODS["LRSFN, flat tail"]}
+
+
+def crowd(kind: str):
+    """A table of many directions: Gaussian ones, a sample that carries the curvature, or a few in each."""
+    rng = np.random.default_rng(4)
+    X = rng.standard_normal((500, 120)) * np.arange(1, 121) ** -0.5
+    if kind == "one heavy sample":
+        X[7] *= 20
+    if kind == "sparse":
+        X = (rng.random((400, 120)) < 0.05) * rng.lognormal(0, 0.5, (400, 120))
+        X = (X - X.mean(0)) / X.std(0)
+    y = X @ rng.standard_normal(120) + rng.standard_normal(len(X))
+    return st.logistic(X, y > 0, l2=0.01) if kind == "logistic" else st.least_squares(X, y, l2=0.01)
+
+
+@pytest.fixture
+def by_products(monkeypatch):
+    """Every table is too wide, and has few leading modes."""
+    monkeypatch.setattr(products, "WORK", 0.0)
+    for module in (products, bounds):
+        monkeypatch.setattr(module, "MODES", 12)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "one heavy sample", "logistic", "sparse"])
+def test_rows_from_products_alone_are_the_rows_of_all_modes_within_their_error(kind, by_products):
+    F = crowd(kind)
+    noise = st.Noise.from_data(F, None, 16, hessian_batch=200)
+    table = st.bounds(F, noise, [*ROWS.values(), st.Newton()], step=1e-3)
+    for row, method in zip(table.rows, ROWS.values(), strict=False):
+        lin = st.linearize(st.Flow(F, method, noise, step=1e-3))
+        exact = lin.step_limit()
+        assert abs(row.step_limit - exact) < row.step_limit_error < 0.1 * exact
+        assert row.step_limit > 0.999 * exact  # Ritz: never below, but for the probes of a trace
+        assert row.excess_risk == pytest.approx(lin.excess_risk(), rel=0.01)
+        assert row.validity == pytest.approx(lin.validity)
+        assert row.valid_from == lin.valid_from
+        assert row.limited_by == lin.limit().cause
+    shown = str(table)
+    assert "+-" in shown
+    assert "SGD, LRSFN(3), LRSFN(3) flat tail: estimated from products alone: 12 leading modes" in shown
+    assert "Newton: it needs every mode" in shown
+    assert table.to_json()["methods"][0]["step_limit_error"] == table.rows[0].step_limit_error
+
+
+def test_samples_that_carry_the_curvature_are_among_the_directions(by_products):
+    F = crowd("sparse")
+    noise = st.Noise.from_data(F, None, 16, hessian_batch=200)
+    flow = st.Flow(F, st.SGD(), noise, step=1e-3)
+    leading = products.Leading.of(noise, 12)
+    exact = st.linearize(flow).step_limit()
+    assert products.Closed(leading, flow).limit().limit > 1.3 * exact
+    joined = products.refined(leading, flow)
+    assert joined.found.limit == pytest.approx(exact, rel=0.005)
+
+
+def test_products_alone_are_for_what_is_large_and_nested_batches_for_none_but_sgd(by_products, monkeypatch):
+    F = crowd("gaussian")
+    nested = st.Noise.from_data(F, None, 16, hessian_batch=8, coupling="nested")
+    rows = st.bounds(F, nested, list(ROWS.values()), step=1e-3).rows
+    assert [np.isnan(row.step_limit) for row in rows] == [False, True, True]
+    few = objective("least squares", 20, 45, l2=0.1)
+    assert not products.too_wide(st.Noise.from_data(few, None, 4))  # the space of its rows is exact
+    monkeypatch.setattr(products, "WORK", 1e30)
+    assert not products.too_wide(nested)
+    monkeypatch.setattr("stability._check.memory", lambda: 1e6)
+    assert products.too_wide(nested)
+    with pytest.raises(ValueError, match="`at` must be a critical point"):
+        st.bounds(F, nested, [st.SGD()], step=1e-3, at=F.reference + 1)
+
+
+def test_three_classes_from_products_alone(by_products):
+    F = objective("four classes", 300, 120)
+    noise = st.Noise.from_data(F, None, 16, hessian_batch=200)
+    for row, method in zip(st.bounds(F, noise, ROWS.values(), step=1e-3).rows, ROWS.values(), strict=True):
+        exact = st.linearize(st.Flow(F, method, noise, step=1e-3)).step_limit()
+        assert abs(row.step_limit - exact) < row.step_limit_error < 0.1 * exact
+
+
+@pytest.mark.parametrize("model", ["least squares", "logistic", "four classes"])
+def test_the_minimum_is_found_by_products_too(model, monkeypatch):
+    F, again = (objective(model, 60, 12, l2=0.01) for _ in range(2))
+    monkeypatch.setattr("stability.objectives._newton.DENSE", 0)
+    found = again.reference
+    monkeypatch.undo()
+    assert found == pytest.approx(F.reference, rel=1e-7, abs=1e-9)
+
+
+def test_no_minimum_is_told_without_a_hessian(monkeypatch):
+    monkeypatch.setattr("stability.objectives._newton.DENSE", 0)
+    monkeypatch.setattr("stability.objectives._newton.CONJUGATE", 3)
+    F = objective("least squares", 60, 12, l2=1e-9)
+    with pytest.raises(ValueError, match=r"no minimum on these data that 3 steps .* Use l2 = 0\.0"):
+        F.reference  # noqa: B018
+    monkeypatch.setattr("stability.objectives._newton.CONJUGATE", 2000)
+    assert np.isfinite(F.reference).all()
+
+
+def test_the_command_line_says_that_rows_are_estimates(tmp_path, by_products):
+    from click.testing import CliRunner
+
+    from stability.cli import main
+
+    X, y = table(200, 60)
+    lines = [",".join([*(f"c{i}" for i in range(60)), "y"]), *(",".join(map(str, r)) for r in np.c_[X, y])]
+    path = tmp_path / "wide.csv"
+    path.write_text("\n".join(lines))
+    asked = ["bound", "--csv", str(path), "--target", "y", "--model", "least-squares", "--rank", "3"]
+    shown = CliRunner().invoke(main, asked)
+    assert shown.exit_code == 0
+    assert "... (the largest of 61)" in shown.output
+    assert "SGD, LRSFN(3) flat tail: estimated from products alone" in shown.output
+    assert "LRSFN(3): no stationary covariance at this step; estimated from products alone" in shown.output

@@ -153,9 +153,11 @@ def bound(
     )
     for note in notes:
         click.echo(f"note: {note}")
-    click.echo(
-        f"at the minimum: curvature {lam[-1]:.3g} ... {lam[0]:.3g} (condition number {lam[0] / lam[-1]:.3g})"
-    )
+    if len(lam) == objective.dim:
+        span = f"{lam[-1]:.3g} ... {lam[0]:.3g} (condition number {lam[0] / lam[-1]:.3g})"
+    else:
+        span = f"{lam[0]:.3g}, {lam[1]:.3g}, ... (the largest of {objective.dim})"
+    click.echo(f"at the minimum: curvature {span}")
     drawn = f"{coupling}, {'with' if replacement else 'without'} replacement"
     click.echo(
         f"batches: gradient {batch}, Hessian {hessian_batch or batch}, {drawn}; step {step:g}, damping "

@@ -20,7 +20,8 @@ from ..flow import Flow
 from ..methods.method import SGD, Method
 from ..noise import Noise
 from ..objectives.base import trait
-from .linearize import VALID, LinearFlow, linearize
+from .linearize import VALID, LinearFlow, check_critical, linearize
+from .products import MODES, Leading, refined, served, too_wide
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Bound(Result):
     valid_from : float
         The smallest Hessian batch from which on `validity` is below 0.1, all else as it is; inf where none
         is large enough.
+    step_limit_error : float
+        Of `step_limit` where it is an estimate, as for data too large for whole matrices; else 0.
     """
 
     method: str
@@ -58,6 +61,7 @@ class Bound(Result):
     limited_by: str
     note: str
     valid_from: float = math.nan
+    step_limit_error: float = 0.0
 
     @property
     def valid(self) -> bool:
@@ -104,7 +108,9 @@ class Bounds(Result, Framed):
 
     @staticmethod
     def _cells(row: Bound) -> tuple[Any, ...]:
-        limits = (row.step_limit, row.step_limit_L2, row.amplification)
+        limits: tuple[Any, ...] = (row.step_limit, row.step_limit_L2, row.amplification)
+        if row.step_limit_error:
+            limits = (f"{row.step_limit:.3g} +- {row.step_limit_error:.1g}", *limits[1:])
         trusted = number(row.validity, ".3g") + (" " if row.valid else "!")
         risks = (row.excess_risk, row.excess_risk_L2)
         return (row.method, *limits, *risks, trusted, row.valid_from, row.limited_by)
@@ -113,6 +119,10 @@ class Bounds(Result, Framed):
 @_check.by_name
 def bounds(objective: Any, noise: Noise, methods: Iterable[Method], *, step: float, at: Any = None) -> Bounds:
     """Step limits, amplification and excess risk of several methods at one critical point.
+
+    Data of more than n d^2 = 1.2e11 (12,000 rows of 3,000 columns), or too large for memory, are asked by
+    products alone: rows of SGD and of methods of low rank are estimates then, with an error of the step
+    limit, and the others are left out.
 
     Parameters
     ----------
@@ -146,7 +156,10 @@ def bounds(objective: Any, noise: Noise, methods: Iterable[Method], *, step: flo
         # Where else it could be centred nobody has said: linear theory is about this point alone.
         noise = copy.copy(noise)
         noise.reference = _check.array("at", at, ndim=1, shape="(d,)")
-    point = linearize(Flow(objective, SGD(), noise, step=step), at)  # shared checks, once
+    flow = Flow(objective, SGD(), noise, step=step)
+    if too_wide(noise):
+        return _estimated(flow, methods, at)
+    point = linearize(flow, at)  # shared checks, once
     rows = [_row(point, method) for method in methods]
     return Bounds(tuple(rows), step, point.eigenvalues, repr(noise))
 
@@ -155,7 +168,7 @@ def _row(point: LinearFlow, method: Method) -> Bound:
     try:
         linear = point.under(method)
     except Unstable as error:  # the method has no preconditioner here
-        return Bound(method.label, math.nan, math.nan, math.nan, math.nan, math.nan, math.inf, "", str(error))
+        return _left_out(method, str(error))
     notes: list[str] = []
 
     def ask(question: Any) -> Any:
@@ -182,4 +195,54 @@ def _row(point: LinearFlow, method: Method) -> Bound:
         limited_by=cause,
         note=notes[0] if notes else "",
         valid_from=linear.valid_from,
+    )
+
+
+def _estimated(flow: Flow, methods: list[Method], at: Any) -> Bounds:
+    """`bounds` of data too large for matrices (d, d)."""
+    noise: Any = flow.noise_model
+    leading = Leading.of(noise)
+    where = noise.reference if at is None else _check.shaped("at", at, (flow.dim,))
+    check_critical(flow, where, float(leading.eigenvalues[0]))
+    rows = []
+    for method in methods:
+        if not served(method, noise):
+            rows.append(
+                _left_out(method, "it needs every mode, and data so large are asked by products alone")
+            )
+            continue
+        rows.append(_estimated_row(leading, Flow(flow.objective, method, noise, step=flow.step)))
+    return Bounds(tuple(rows), flow.step, leading.eigenvalues, repr(noise))
+
+
+def _left_out(method: Method, note: str) -> Bound:
+    return Bound(method.label, math.nan, math.nan, math.nan, math.nan, math.nan, math.inf, "", note)
+
+
+def _estimated_row(leading: Leading, flow: Flow) -> Bound:
+    try:
+        found = refined(leading, flow)
+        limit, shares = found.found.limit, found.closed.shares_of(found.found)
+        risk = found.closed.excess_risk() if flow.step < limit else math.nan
+    except (ArithmeticError, ValueError) as error:
+        return _left_out(flow.method, str(error))
+    linear = found.closed.linear
+    cause = max(shares, key=lambda name: shares[name])
+    note = (
+        f"estimated from products alone: {MODES} leading modes, the directions of samples that weigh most, "
+        "and the trace of all else; L2 is not known, validity is that of the leading modes"
+    )
+    bends = linear.flow.bends
+    return Bound(
+        method=flow.method.label,
+        step_limit=limit,
+        step_limit_L2=math.nan if bends else limit,
+        amplification=max(float(linear.gains.max()), found.closed.tail),
+        excess_risk=risk,
+        excess_risk_L2=math.nan if bends else risk,
+        validity=linear.validity,
+        limited_by=cause,
+        note=note if math.isfinite(risk) else f"no stationary covariance at this step; {note}",
+        valid_from=linear.valid_from,
+        step_limit_error=found.error,
     )

@@ -981,18 +981,24 @@ def linearize(flow: Flow, at: Any = None) -> LinearFlow:
     hessian = _check.symmetric("hessian", hessian)
     _check_smooth(flow, at)
     values, vectors = np.linalg.eigh(hessian)
-    _check_critical(flow, at, float(np.max(np.abs(values))))
+    check_critical(flow, at, float(np.max(np.abs(values))))
     order = np.argsort(-np.abs(values), kind="stable")
     values, vectors = values[order], vectors[:, order]
     flow.noise_model.check_declared(flow.dim)
     return LinearFlow(flow, at, values, vectors)
 
 
+def needs(noise: DataNoise, dim: int) -> float:
+    """Numbers that second moments of data in so many columns take."""
+    n, rank = noise.samples_shape
+    return _MATRICES * dim**2 + 3 * n * rank * dim
+
+
 def _check_room(flow: Flow) -> None:
     noise, dim = flow.noise_model, flow.dim
     if isinstance(noise, DataNoise) and noise.by_samples:
         n, rank = noise.samples_shape
-        numbers = _MATRICES * dim**2 + 3 * n * rank * dim
+        numbers = needs(noise, dim)
         advice = "Take fewer columns, or fewer rows where there are more of them than columns."
         if n * rank < dim:
             advice = "Take `F.in_row_space()`: its rows span fewer dimensions, and no other has noise."
@@ -1012,7 +1018,8 @@ def _check_smooth(flow: Flow, at: np.ndarray) -> None:
         )
 
 
-def _check_critical(flow: Flow, at: np.ndarray, scale: float) -> None:
+def check_critical(flow: Flow, at: np.ndarray, scale: float) -> None:
+    """Raise where the gradient does not vanish beside curvatures of size `scale`."""
     gradient = _check.shaped("gradient", flow.objective.gradient(at), (flow.dim,), at=at)
     size = float(np.linalg.norm(gradient))
     # Against what a gradient may be called small beside: that of as far a place as `at` is, or where the

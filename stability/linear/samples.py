@@ -72,6 +72,13 @@ class Samples:
         total /= self.n
         return _mirrored(total)
 
+    def spread(self, weights: np.ndarray) -> np.ndarray:
+        """``mean_s Z_s^T C_s Z_s`` of symmetric weights (n, o, o)."""
+        total = np.zeros((self.dim,) * 2, self.rows.dtype)
+        _spread(total, self.rows, weights)
+        total /= self.n
+        return _mirrored(total)
+
     def _lower(self, M: np.ndarray) -> np.ndarray:
         """L of ``M = L + L^T``, lower triangular: products with it are half the work of those with M."""
         lower = np.tril(M.astype(self.rows.dtype, copy=False))

@@ -10,6 +10,8 @@ import numpy as np
 
 ITERATIONS, HALVINGS, POLISHING = 200, 60, 4
 """Newton's steps, halvings of one, and the full steps that end at rounding error."""
+DENSE, CONJUGATE = 6000, 2000
+"""Dimensions up to which the Hessian is made; steps of conjugate gradients beyond."""
 
 
 def minimizer(objective: Any) -> np.ndarray:
@@ -25,10 +27,12 @@ def minimizer(objective: Any) -> np.ndarray:
     """
     w = np.zeros(objective.dim)
     start = value = float(objective.value(w))
-    H = _checked(objective, w)
-    units = np.sqrt(np.diagonal(H))
+    large = objective.dim > DENSE
+    H = None if large else _checked(objective, w)
+    units = np.sqrt(_diagonal(objective, w) if H is None else np.diagonal(H))
     for iteration in range(ITERATIONS):
-        solve = _solver(objective.hessian(w) if iteration else H)
+        H = None if large else objective.hessian(w) if iteration else H
+        solve = _by_products(objective, w) if H is None else _solver(H)
         if solve is None:
             break
         shift, decrement = _step(objective, w, solve)
@@ -88,6 +92,32 @@ def _solver(H: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
     return lambda slope: scipy.linalg.cho_solve(factor, slope / scale) / scale
 
 
+def _diagonal(objective: Any, w: np.ndarray) -> np.ndarray:
+    """The Hessian's diagonal, of data too large for the Hessian."""
+    curve = np.diagonal(objective.curvatures(w), axis1=-2, axis2=-1)
+    squares = np.einsum("so,sd,sd->od", curve, objective.X, objective.X)
+    return squares.ravel() / objective.n_samples + objective.l2
+
+
+def _by_products(objective: Any, w: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Newton's equations as a function of the slope, by conjugate gradients."""
+    import scipy
+
+    shape, inverse = (objective.dim,) * 2, 1 / _diagonal(objective, w)
+    hessian, units = (
+        scipy.sparse.linalg.LinearOperator(shape, map_, dtype=float)
+        for map_ in (lambda v: objective.hvp(w, v.reshape(-1, 1)).ravel(), lambda v: inverse * v.ravel())
+    )
+
+    def solve(slope: np.ndarray) -> np.ndarray:
+        found, failed = scipy.sparse.linalg.cg(hessian, slope, rtol=1e-10, maxiter=CONJUGATE, M=units)
+        if failed:
+            raise ValueError(_nowhere(objective))
+        return found
+
+    return solve
+
+
 def _unit_diagonal(H: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scale = np.sqrt(np.diagonal(H))
     scale = np.where(scale > 0, scale, 1.0)
@@ -108,7 +138,13 @@ def _downhill(objective: Any, w: np.ndarray, shift: np.ndarray, value: float) ->
 
 def _nowhere(objective: Any) -> str:
     """Why there is no minimum, or none to be told, and what gives one."""
-    name, l2, H = type(objective).__name__, objective.l2, objective.hessian(np.zeros(objective.dim))
+    name, l2, zero = type(objective).__name__, objective.l2, np.zeros(objective.dim)
+    if objective.dim > DENSE:
+        return (
+            f"{name} has no minimum on these data that {CONJUGATE} steps of conjugate gradients tell. Use "
+            f"l2 = {max(1e-4 * _diagonal(objective, zero).max(), 10 * l2):.1g}."
+        )
+    H = objective.hessian(zero)
     enough = f"{1e-6 * np.diagonal(H).max() or 1.0:.1g}"
     values, vectors = np.linalg.eigh(_unit_diagonal(H)[0])
     why, drop = "separable classes", ""
