@@ -13,6 +13,7 @@ import json
 import math
 import platform
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -280,7 +281,7 @@ def load(path: str | Path) -> Any:
     """Read back what `save` wrote; give its name with ``.npz`` or without.
 
     Nothing in the file is run. Pairs of a ``.npz`` and a ``.json``, as earlier versions wrote, are read as
-    well; their ``.json`` has no checksum: save them again.
+    well; their ``.json`` has no checksum, of which a warning tells: save them again.
 
     Raises
     ------
@@ -301,8 +302,9 @@ def load(path: str | Path) -> Any:
     place = _files.regular(_beside(base, ".npz"))
     try:
         found = _archive.unpack(place)
-        kind, values = _pair(base) if found is None else _read(*found)
-        return _build(kind, values)
+        if found is not None:
+            return _build(*_read(*found))
+        result = _build(*_pair(base))
     except ImportError:  # of an extra that the result needs
         raise
     except OSError as error:
@@ -313,6 +315,13 @@ def load(path: str | Path) -> Any:
         raise ValueError(f"{place} is damaged: {error}. Save the result again.") from None
     except Exception as error:  # what a file may hold to make its reader fail has no end
         raise ValueError(f"{place} is not a saved result ({type(error).__name__}: {error}).") from None
+    warnings.warn(
+        f"{place} is of an earlier version, and its half {base.name}.json has no checksum: a bit that "
+        "has changed in there is not found. Look at the numbers, and save the result again.",
+        UserWarning,
+        stacklevel=2,
+    )
+    return result
 
 
 class _Told(ValueError):

@@ -457,7 +457,8 @@ class TestNumbers:
                 continue
             kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
             if inspect.Parameter.KEYWORD_ONLY in kinds:
-                assert function.__code__.co_filename.endswith("_check.py"), name
+                told = f"{name} needs @_check.by_name"
+                assert function.__code__.co_filename.endswith("_check.py"), told
 
     def test_numbers_that_are_times_beyond_all_steps_are_refused(self):
         with pytest.raises(ValueError, match=r"`t` = 1e\+308 is inf time steps of 0\.1"):

@@ -907,3 +907,17 @@ def test_misuse_is_named(arguments, options, message):
 def test_misuse_of_the_damped_inverse_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(eight())
+
+
+def test_an_eigenvalue_lies_within_a_warm_starts_residual():
+    """Of the value that is given, not only of the quotient beside it: 0.2 from 1, and 0.2036 from 1.0383."""
+    tilt = 1.21
+    curvature = np.array([1 - 0.2 / tilt, 1 + 0.2 * tilt, 0.0])
+    start = np.array([[tilt], [1.0], [0.0]]) / np.hypot(tilt, 1.0)
+    found = randomized_eigh(
+        lambda block: curvature[:, None] * block, 3, 1, method="warm", start=start, oversampling=0
+    )
+    assert found.columns == 1
+    assert found.eigenvalues == pytest.approx([1.04 / 1.0016])
+    gap = np.abs(curvature - found.eigenvalues).min()
+    assert 0.2 < gap < found.residual[0] < 1.5 * gap
