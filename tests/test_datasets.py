@@ -84,8 +84,9 @@ def test_a_column_that_hardly_varies_is_not_blown_up():
 
 
 def test_standardizing_refuses_what_has_no_scale_or_other_columns():
-    with pytest.raises(ValueError, match="Every column is constant"):
+    with pytest.raises(ValueError, match=r"Every column is constant.* Standardize like a data set with more"):
         small().take([0]).standardized()
+    assert np.isfinite(small().take([0]).standardized(like=small()).X).all()  # as it says
     with pytest.raises(ValueError, match="`like` must have 4 columns as these data have; got 6"):
         small().standardized(small(columns=6))
 
@@ -393,8 +394,11 @@ def test_which_cifar_must_be_clear(tmp_path):
         "cifar-100 train",
     ]
     (tmp_path / "cifar-10-batches-py" / "test_batch").unlink()
-    with pytest.raises(ValueError, match="has no file test_batch: the test part is missing"):
+    with pytest.raises(ValueError, match=r"has no file test_batch: the test part is missing\. Unpack"):
         datasets.cifar(tmp_path, 10, part="test")
+    (tmp_path / "again").mkdir()
+    write_cifar(tmp_path / "again", 10)
+    assert datasets.cifar(tmp_path / "again", 10, part="test").name == "cifar-10 test"
 
 
 @pytest.mark.parametrize(

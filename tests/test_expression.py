@@ -457,6 +457,104 @@ REFUSED = {
 }
 
 
+POINT = {"x": 0.7, "y": 0.4, "t": 0.3, "a": 1.5, "b": 2.5, "j": 2.0, "E": 1.1}
+FIXED = [  # what is refused, what its message says to do, and the same formula after that
+    ("x^1000", r"in steps, as \(x\^100\)\^2", "(x^100)^10"),
+    ("0,5*x", r"Use '\.' for decimals", "0.5*x"),
+    ("pow(x, 2)", r"x\^2 for pow\(x, 2\)", "x^2"),
+    ("max(x, y)", r"\(x\+y\+abs\(x-y\)\)/2 for max", "(x+y+abs(x-y))/2"),
+    ("50% x", r"Write a percentage as \(x/100\)", "(50/100) x"),
+    (r"\sqrt{x}", r"Write sqrt\(x\) for", "sqrt(x)"),
+    (r"\frac{x}{y}", r"\(\(a\)/\(b\)\) for", "((x)/(y))"),
+    ("$x^2$", "Leave the dollar signs out", "x^2"),
+    ("½x", r"Write \(1/2\)", "(1/2)x"),
+    ("¾ x", r"Write \(3/4\)", "(3/4) x"),
+    ("sin(90°*x)", "write pi/180 for a degree", "sin(90*pi/180*x)"),
+    ("Πx", "Write pi for the number", "pi*x"),
+    ("x // 2", "/ for //", "x / 2"),
+    ("x⁺", r"Write it as \^2", "x^2"),
+    ("√sin(x)", r"as in √\(x \+ 1\)", "√(sin(x))"),
+    ("sin + x", r"in brackets, as in sin\(x\)", "sin(x) + x"),
+    ("Sin*x", r"in brackets, as in sin\(x\)", "sin(x)*x"),
+    ("sin()*x", r"in brackets: sin\(x\)", "sin(x)*x"),
+    ("sn(x)", "did you mean sin", "sin(x)"),
+    ("12345678901234567890123456789012345678901*x", r"Write it as 1\.5e20", "1.2345678901234568e40*x"),
+    ("1e999*x", "Change the units", "1e9*x"),
+    ("1e-400*x + y", "leave its term out", "y"),
+    ("0x1F*x", "write 31", "31*x"),
+    ("5", r"write, for instance, x\^2 \+ y\^2", "x^2 + y^2"),
+    ("", r"write, for instance, x\^2 \+ y\^2", "x^2 + y^2"),
+]
+ELSEWHERE = {
+    "log10": np.log10, "lg": np.log10, "log2": np.log2, "ld": np.log2, "sec": lambda x: 1 / np.cos(x),
+    "csc": lambda x: 1 / np.sin(x), "cot": lambda x: 1 / np.tan(x), "sech": lambda x: 1 / np.cosh(x),
+    "csch": lambda x: 1 / np.sinh(x), "coth": lambda x: 1 / np.tanh(x), "asinh": np.arcsinh,
+    "arcsinh": np.arcsinh, "arsinh": np.arcsinh, "acosh": np.arccosh, "arccosh": np.arccosh,
+    "arcosh": np.arccosh, "atanh": np.arctanh, "arctanh": np.arctanh, "artanh": np.arctanh,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "logistic": lambda x: 1 / (1 + np.exp(-x)),
+    "expit": lambda x: 1 / (1 + np.exp(-x)), "softplus": lambda x: np.log1p(np.exp(x)),
+    "relu": lambda x: np.maximum(x, 0), "sign": np.sign, "sgn": np.sign, "expm1": np.expm1,
+    "log1p": np.log1p, "square": np.square, "fabs": np.abs,
+}  # fmt: skip
+
+
+class TestFixes:
+    """What a message says to do is done here, and works."""
+
+    @pytest.mark.parametrize(("text", "message", "fixed"), FIXED)
+    def test_of_formulas(self, text, message, fixed):
+        with pytest.raises(ValueError, match=message):
+            st.expression(text)
+        F = st.expression(fixed)
+        assert np.isfinite(F.value([POINT[name] for name in F.variables]))
+
+    def test_large_powers_in_steps_are_the_same(self):
+        F = st.expression("(x^100)^10")
+        assert F.value([1.01]) == pytest.approx(1.01**1000, rel=1e-12)
+        assert F.status([1.01]) == "ok"
+
+    def test_functions_of_elsewhere_are_what_is_written_for_them(self):
+        from stability.objectives._advice import _INSTEAD
+
+        assert ELSEWHERE.keys() == _INSTEAD.keys()
+        for name, function in ELSEWHERE.items():
+            x = 2.0 if "cosh" in name and "a" in name else 0.6
+            with pytest.raises(ValueError, match=f"There is no function {name}: write ") as told:
+                st.expression(f"2*{name}(x/1) + y")
+            written = str(told.value).partition(": write ")[2].removesuffix(".")
+            assert st.expression(written, "x y").value([x, 0.0]) == pytest.approx(2 * function(x), rel=1e-13)
+
+    @pytest.mark.parametrize(
+        ("text", "names", "message"),
+        [
+            ("Pi*x^2", ["Pi", "x"], r"variables=\['Pi', 'x'\]"),
+            ("x + y + xy", ["x", "xy", "y"], r"variables=\['x', 'xy', 'y'\]"),
+            ("2sinx + t", ["sinx", "t"], r"variables=\['sinx', 't'\]"),
+            ("t*cost", ["cost", "t"], r"variables=\['cost', 't'\]"),
+        ],
+    )
+    def test_names_that_must_be_listed(self, text, names, message):
+        with pytest.raises(ValueError, match=message):
+            st.expression(text)
+        assert st.expression(text, names).variables == tuple(names)
+
+    def test_of_parameters(self):
+        for wrong, fixed in (
+            ({"a": "2"}, {"a": 2.0}),
+            ({"a": 1e-310}, {"a": 0.0}),
+            ({"a": 1e-310}, {"a": 1e-3}),
+        ):
+            with pytest.raises(ValueError, match=r"Set it as a=2\.0|change the units, or set it to 0"):
+                st.expression("a*x^2", **wrong)
+            assert st.expression("a*x^2", **fixed).value([2.0]) == fixed["a"] * 4
+        with pytest.raises(ValueError, match="leave it out of one of them"):
+            st.expression("a*x^2", ["a", "x"], a=1.0)
+        assert st.expression("a*x^2", ["x"], a=1.0).dim == 1
+        assert st.expression("a*x^2", ["a", "x"]).dim == 2
+        with pytest.raises(ValueError, match="did you mean x"):
+            st.expression("a*x^2", ["a", "x"], xx=1.0)
+
+
 class TestRefusals:
     @pytest.mark.parametrize("text", REFUSED, ids=lambda text: text[:20])
     def test_in_a_sentence_and_at_once(self, text):

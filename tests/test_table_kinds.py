@@ -18,6 +18,7 @@ from click.testing import CliRunner
 import stability as st
 from stability import cli
 from stability.datasets import columns, dialect, source
+from stability.datasets import table as tables
 from stability.datasets.cells import is_date, number
 from stability.datasets.refusal import Refused
 
@@ -585,3 +586,129 @@ def test_a_network_is_trained_on_the_same_dialects(write):
     assert "(separator semicolon, decimal comma): 24 samples, 3 columns, 'y' is 3 classes" in shown.stdout
     refused = CliRunner().invoke(cli.main, [*command[:2], "digits", "--one-hot"])
     assert refused.stderr == "Error: `--one-hot` is for a CSV file.\n"
+
+
+DAYS = [f"2020-01-{i + 1:02d}" for i in range(N)]
+BY_HAND = {  # what is refused, what its message says to do by hand, and the table after that
+    "infinity": (
+        beside(["1", "2", "inf"]),
+        {},
+        "Remove or impute it",
+        (beside(["1", "2", "3"]), {}),
+    ),
+    "huge": (beside(["1", "2", "9" * 400]), {}, "Correct it", (beside(["1", "2", "9"]), {})),
+    "dates": (beside(DAYS), {}, "days since the first", (beside([i**2 for i in range(N)]), {})),
+    "units": (beside(["5 cm", "7 m"]), {}, "Give all in one", (beside(["5 cm", "700 cm"]), {})),
+    "marks": (
+        beside(['"1,5"', '"2,25"']),
+        {},
+        "Write all numbers with one mark",
+        (beside(["1.5", "2.25"]), {}),
+    ),
+    "a word": (beside([*range(10), "oops"]), {}, "Encode it as numbers", (beside([*range(10), 11]), {})),
+    "names": (
+        table(labels=[f"name{i}" for i in range(N)]),
+        {},
+        "Group them into fewer classes",
+        (table(labels=[f"group{i % 3}" for i in range(N)]), {}),
+    ),
+    "twice": (PLAIN.replace("a,b", "a,a", 1), {}, "Rename one", (PLAIN, {})),
+    "cp1252": (
+        table(names=("größe", "b", "c", "y")).encode("cp1252"),
+        {},
+        "Save it as UTF-8",
+        (table(names=("größe", "b", "c", "y")), {}),
+    ),
+    "the target dropped": (PLAIN, {"drop": ["y"]}, "Leave it out of `drop`", (PLAIN, {"drop": []})),
+    "unknown columns": (PLAIN, {"columns": ["q"]}, "Its columns: a, b, c, y", (PLAIN, {"columns": ["a"]})),
+    "a name for a list": (PLAIN, {"drop": "a"}, "Give a list", (PLAIN, {"drop": ["a"]})),
+    "a long separator": (PLAIN, {"separator": "comma!"}, "comma, semicolon", (PLAIN, {"separator": "comma"})),
+    "encoding": (PLAIN, {"encoding": "rot13"}, "such as utf-8", (PLAIN, {"encoding": "utf-8"})),
+    "too few names": (
+        PLAIN.replace("a,b,", "a,", 1),
+        {"header": True},
+        "Give every column a name",
+        (PLAIN, {"header": True}),
+    ),
+    "a title above the names": (
+        "title,\n" + PLAIN,
+        {"header": True},
+        "remove what stands above the names",
+        (PLAIN, {"header": True}),
+    ),
+    "decimal commas": (
+        table(cell=comma),
+        {"header": True},
+        "put decimal commas in quotes",
+        (table(cell=lambda value: f'"{comma(value)}"'), {"header": True}),
+    ),
+    "a separator in a name": (
+        PLAIN.replace("a,b", "a,x,b", 1),
+        {"header": True},
+        "Put names that hold a separator in quotes",
+        (PLAIN.replace("a,b", '"a,x",b', 1), {"header": True}),
+    ),
+    "dates to predict": (
+        table(labels=DAYS),
+        {"model": "least-squares"},
+        "days since the first",
+        (table(labels=range(N)), {"model": "least-squares"}),
+    ),
+    "an infinite target": (
+        table(labels=["1", "inf", "2"]),
+        {"model": "least-squares"},
+        "in data row 2. Correct it",
+        (table(labels=["1", "3", "2"]), {"model": "least-squares"}),
+    ),
+    "a huge target": (
+        table(labels=["1", "9" * 400, "2"]),
+        {"model": "least-squares"},
+        "too large .* Correct it",
+        (table(labels=["1", "9", "2"]), {"model": "least-squares"}),
+    ),
+    "too many columns of words": (
+        beside([f"word{i % 9}" for i in range(N)]),
+        {"one_hot": True, "limit": 150},
+        "Drop columns of words",
+        (beside([f"word{i % 9}" for i in range(N)]), {"one_hot": True, "drop": ["d"], "limit": 150}),
+    ),
+    "too many cells": (
+        PLAIN,
+        {"limit": 90},
+        "a random sample of its rows",
+        ("\n".join(LINES[:13]), {"limit": 90}),
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "options", "message", "after"), BY_HAND.values(), ids=BY_HAND)
+def test_what_is_to_be_done_by_hand_works(write, monkeypatch, content, options, message, after):
+    def take(content, options):
+        options = {"model": "logistic", **options}
+        if limit := options.pop("limit", None):
+            for module in (columns, tables):
+                monkeypatch.setattr(module, "MAX_CELLS", limit)
+        return st.read_table(write(content), target="y", **options)
+
+    with pytest.raises(ValueError, match=message):
+        take(content, options)
+    assert np.isfinite(take(*after).X).all()
+
+
+def test_what_packs_several_tables_is_unpacked_as_told(tmp_path):
+    for name in ("one.csv", "two.csv"):
+        (tmp_path / name).write_text(PLAIN)
+    with zipfile.ZipFile(tmp_path / "both.zip", "w") as archive:
+        archive.write(tmp_path / "one.csv", "one.csv")
+        archive.write(tmp_path / "two.csv", "two.csv")
+    with tarfile.open(tmp_path / "both.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "one.csv", "one.csv")
+    for name, message in (
+        ("both.zip", r"holds 2 files\. Unpack it and give the path of one"),
+        ("both.tar.gz", r"archive of files \(tar\)\. Unpack it and give the path of a table"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read(tmp_path / name)
+    with zipfile.ZipFile(tmp_path / "both.zip") as archive:
+        archive.extract("two.csv", tmp_path / "out")
+    assert read(tmp_path / "out" / "two.csv").X.shape == (N, 4)

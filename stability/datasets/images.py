@@ -18,6 +18,7 @@ from .._saving import Result
 from .unpickle import read_pickle
 
 INSTALL = "Install the extra: pip install 'sfn-stability[data]'."
+AGAIN = "Unpack the original archive there."
 COLORS, SIDE = 3, 32
 PIXELS = COLORS * SIDE * SIDE
 MAX_ROWS = 100_000
@@ -147,7 +148,7 @@ class Dataset(Result):
         if not all(map(len, parts)):
             raise ValueError(
                 "`fractions` must leave no part empty; got parts of "
-                f"{', '.join(str(len(part)) for part in parts)} samples."
+                f"{', '.join(str(len(part)) for part in parts)} samples. Give fewer or larger parts."
             )
         return tuple(map(self.take, parts))
 
@@ -323,7 +324,7 @@ def cifar(
     if not files:
         raise ValueError(
             f"{place} has no file {(layout.train if part == 'train' else layout.test)[0]}: the {part} part "
-            "is missing."
+            f"is missing. {AGAIN}"
         )
     classes = layout.names(place, labels)
     images, found = zip(*(layout.read(path, labels) for path in files), strict=True)
@@ -331,7 +332,7 @@ def cifar(
         if y.min() < 0 or y.max() >= len(classes):
             raise ValueError(
                 f"{path} has labels from {y.min()} to {y.max()}; they must lie between 0 and "
-                f"{len(classes) - 1}."
+                f"{len(classes) - 1}. {AGAIN}"
             )
     pixels = np.concatenate(images).astype(dtype)
     pixels /= 255
@@ -365,13 +366,14 @@ def _pickled(path: Path, labels: str) -> tuple[np.ndarray, np.ndarray]:
         or images.shape[1] != PIXELS
     ):
         raise ValueError(
-            f"{path} must hold `data`, an array (n, {PIXELS}) of bytes; got {_described(images)}."
+            f"{path} must hold `data`, an array (n, {PIXELS}) of bytes; got {_described(images)}. {AGAIN}"
         )
     if isinstance(found, list) and all(type(label) is int and 0 <= label < 256 for label in found):
         found = np.array(found, dtype=np.int64)
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "iu" or found.shape != (len(images),):
         raise ValueError(
-            f"{path} must hold one label from 0 to 255 per image ({len(images)}); got {_described(found)}."
+            f"{path} must hold one label from 0 to 255 per image ({len(images)}); got {_described(found)}. "
+            f"{AGAIN}"
         )
     return _counted(path, images), found.astype(np.int64)
 
@@ -395,7 +397,7 @@ def _binary(path: Path, labels: str, *, label_bytes: int) -> tuple[np.ndarray, n
     if content.size % width:
         raise ValueError(
             f"{path} must be at most {MAX_ROWS:,} records of {width} bytes; got {content.size:,} bytes. It "
-            "is damaged, or of the other CIFAR."
+            f"is damaged, or of the other CIFAR. {AGAIN}"
         )
     records = _counted(path, content.reshape(-1, width))
     column = 0 if labels == "coarse" else label_bytes - 1
@@ -404,14 +406,14 @@ def _binary(path: Path, labels: str, *, label_bytes: int) -> tuple[np.ndarray, n
 
 def _counted(path: Path, rows: np.ndarray) -> np.ndarray:
     if not 0 < len(rows) <= MAX_ROWS:
-        raise ValueError(f"{path} must hold between 1 and {MAX_ROWS:,} images; got {len(rows):,}.")
+        raise ValueError(f"{path} must hold between 1 and {MAX_ROWS:,} images; got {len(rows):,}. {AGAIN}")
     return rows
 
 
 def _pickled_names(path: Path, key: str, count: int) -> tuple[str, ...]:
     names = read_pickle(path).get(key)
     if not isinstance(names, list) or not all(isinstance(name, (str, bytes)) for name in names):
-        raise ValueError(f"{path} must hold `{key}`, a list of names; got {_described(names)}.")
+        raise ValueError(f"{path} must hold `{key}`, a list of names; got {_described(names)}. {AGAIN}")
     return _named(path, (name if isinstance(name, str) else name.decode("latin-1") for name in names), count)
 
 
@@ -427,7 +429,7 @@ def _listed_names(path: Path, count: int) -> tuple[str, ...]:
 def _named(path: Path, names: Iterator[str], count: int) -> tuple[str, ...]:
     found = tuple(names)
     if len(found) != count:
-        raise ValueError(f"{path} must name {count} classes; got {len(found)}.")
+        raise ValueError(f"{path} must name {count} classes; got {len(found)}. {AGAIN}")
     return found
 
 
@@ -487,7 +489,7 @@ def _find(folder: Path, kind: int | None) -> tuple[_Layout, Path]:
                 found.append((layout, place))
     if not found:
         wanted = " or ".join(layout.folder for layout in LAYOUTS if kind in (None, layout.kind))
-        raise ValueError(f"{folder} does not hold the files of {wanted}. Unpack the original archive there.")
+        raise ValueError(f"{folder} does not hold the files of {wanted}. {AGAIN}")
     if len({layout.kind for layout, _ in found}) > 1:
         raise ValueError(f"{folder} holds CIFAR-10 and CIFAR-100. Say `kind=10` or `kind=100`.")
     return found[0]

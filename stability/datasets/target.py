@@ -116,7 +116,8 @@ def target_of(name: str, cells: np.ndarray, decimal: str) -> Target:
     values, is_word, units, huge = numbers(cells, decimal)
     if huge:
         raise ValueError(
-            f"The target {name!r} holds a number too large for a floating-point number: {huge[:20]}..."
+            f"The target {name!r} holds a number too large for a floating-point number: {huge[:20]}... "
+            "Correct it."
         )
     if is_word.any() or len(units) > 1 or np.isnan(values).all():
         words = {label for label in labels if label is not None}

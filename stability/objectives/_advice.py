@@ -79,7 +79,7 @@ _HINTS = {
     "max(x, y). ",
     "[": "Use round brackets. ",
     "]": "Use round brackets. ",
-    "%": "Write a percentage as x/100. ",
+    "%": "Write a percentage as (x/100). ",
     "\\": "Write sqrt(x) for \\sqrt{x} and ((a)/(b)) for \\frac{a}{b}. ",
     "$": "Leave the dollar signs out. ",
     "!": "It has no factorials. ",
@@ -149,7 +149,9 @@ def _natural(name: str) -> list[tuple[int, int | str]]:
 def listed_names(variables: Sequence[str]) -> tuple[str, ...]:
     names = variables.replace(",", " ").split() if isinstance(variables, str) else list(variables)
     if len(names) > MOST_VARIABLES:
-        raise Refused(f"There may be at most {MOST_VARIABLES} variables; got {len(names)}.")
+        raise Refused(
+            f"There may be at most {MOST_VARIABLES} variables; got {len(names)}. Write an st.Objective."
+        )
     found = tuple(_allowed(name, "variable") for name in names)
     if len(set(found)) != len(found):
         raise Refused(f"Variables must have different names; got {', '.join(found)}.")
@@ -208,7 +210,9 @@ def variables_in(words: Sequence[Word], numbers: Mapping[str, float]) -> tuple[s
             _look(word, found)
     names = tuple(sorted(found, key=_natural))
     if len(names) > MOST_VARIABLES:
-        raise Refused(f"There may be at most {MOST_VARIABLES} variables; got {len(names)}.")
+        raise Refused(
+            f"There may be at most {MOST_VARIABLES} variables; got {len(names)}. Write an st.Objective."
+        )
     return names
 
 

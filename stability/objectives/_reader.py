@@ -227,7 +227,10 @@ class _Reading(Walk):
     def raised(self, base: int, exponent: int) -> int:
         power = self.graph.value(exponent)
         if power is not None and abs(power) > LARGEST_POWER:
-            raise Refused(f"Powers may be at most {LARGEST_POWER}; got {power:g}.")
+            raise Refused(
+                f"Powers may be at most {LARGEST_POWER}; got {power:g}. Write larger ones in steps, as "
+                "(x^100)^2."
+            )
         return self.graph.pow(base, exponent)
 
     def atom(self) -> int:
@@ -298,7 +301,9 @@ class _Reading(Walk):
             )
         value = float(text)
         if not math.isfinite(value):
-            raise Refused("The expression holds a number too large for a computer's floating point.")
+            raise Refused(
+                "The expression holds a number too large for a computer's floating point. Change the units."
+            )
         if value < SMALLEST and re.search("[1-9]", re.split("[eE]", text)[0]):
             raise Refused(
                 f"The expression holds {text}, which is too small for a computer's floating point (below "
