@@ -103,7 +103,7 @@ class TestMomentum:
         options = {
             "method": st.Momentum(inner, 0.6, nesterov=nesterov),
             "weight_decay": theta,
-            "iterations": 400,
+            "iterations": 300,
         }
         limit = st.minimize(F, np.ones(4), step=1e-3, **options).step_limits[0]
         below, above = (

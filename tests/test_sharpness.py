@@ -17,10 +17,10 @@ def line(seed=0, samples=40):
 class TestItsValue:
     def test_in_one_mode_it_is_a_ratio_of_moments(self):
         F, h = line()
-        found = batch_sharpness(F, [2.0], 1, batches=4000, seed=1)
+        found = batch_sharpness(F, [2.0], 1, batches=1500, seed=1)
         expected = np.mean(h**3) / np.mean(h**2)
         assert abs(found.value - expected) < 4 * found.error
-        assert 0 < found.error < 0.05 * expected
+        assert 0 < found.error < 0.1 * expected
 
     def test_of_all_samples_it_is_the_hessians_own_quotient(self):
         F = st.logistic(*_table(), l2=0.1)
@@ -44,7 +44,7 @@ class TestItsValue:
 
     def test_its_error_is_that_of_repeated_draws(self):
         F, _ = line()
-        drawn = [batch_sharpness(F, [1.0], 4, batches=50, seed=seed) for seed in range(60)]
+        drawn = [batch_sharpness(F, [1.0], 4, batches=30, seed=seed) for seed in range(40)]
         spread = np.std([one.value for one in drawn], ddof=1)
         assert np.mean([one.error for one in drawn]) == pytest.approx(spread, rel=0.4)
 

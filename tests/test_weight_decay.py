@@ -165,7 +165,7 @@ class TestIterations:
         method = remembered(st.SFN(damping=0.5, weight_decay=THETA), memory)
         noise = st.Noise(gradient=[0.4, 0.2], curvature=0.2, hessian_batch=np.inf)  # exact, then
         flow = st.Flow(st.quadratic([1.0, 0.2], rotation_seed=1), method, noise, step=0.1)
-        ens = st.simulate(flow, start=[1.0, -1.0], t_end=4.0, paths=2000, seed=1, level=level)
+        ens = st.simulate(flow, start=[1.0, -1.0], t_end=2.0, paths=1000, seed=1, level=level)
         found = st.compare(st.linearize(flow), ens)
         assert max(np.nanmax(np.abs(z)) for z in (found.mean_z, found.covariance_z)) < 4
 
