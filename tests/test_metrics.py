@@ -560,7 +560,8 @@ class TestWeightDecay:
         drawn = np.array([[P @ E, -bent @ E @ P @ HESSIAN] for E in goe(TAU)])
         kicks = drawn.sum(axis=1) if coupling == "nested" else drawn.reshape(-1, DIM, DIM)
         A = P @ HESSIAN + 0.3 * np.eye(DIM)
-        apart = np.linalg.solve(A, P @ HESSIAN @ CENTER) - CENTER
+        beside = 0.3 * (0.4 if method.memory else 1.0) * np.eye(DIM)
+        apart = np.linalg.solve(P @ HESSIAN + beside, P @ HESSIAN @ CENTER) - CENTER
 
         def noise(M):
             return P @ SIGMA @ P + sum(G @ (M + np.outer(apart, apart)) @ G.T for G in kicks)
@@ -577,6 +578,34 @@ class TestWeightDecay:
         np.testing.assert_allclose(mean, lin.center, rtol=1e-5)
         np.testing.assert_allclose(cov, lin.covariance(), rtol=1e-5)
 
+    @pytest.mark.parametrize("nesterov", [False, True])
+    def test_with_momentum_the_centre_is_where_plain_steps_end(self, nesterov):
+        lin = at_point(
+            st.Momentum(st.SGD(weight_decay=0.3), beta=0.6, nesterov=nesterov), st.Noise(gradient=1.0)
+        )
+        w, u = np.zeros(DIM), np.zeros(DIM)
+        for _ in range(3000):
+            g = HESSIAN @ (w - CENTER)
+            u = 0.6 * u + g
+            w = (1 - STEP * 0.3) * w - STEP * (g + 0.6 * u if nesterov else u)
+        np.testing.assert_allclose(lin.center, w, rtol=1e-10)
+        mean, _ = lin.moments(500.0, [1.0, 2.0, -1.0], state=True)
+        np.testing.assert_allclose(mean, np.concatenate([w, u]), rtol=1e-8)
+
+    def test_a_saddle_that_momentum_tears_open_is_no_minimum_to_weight_decay(self):
+        F = st.quadratic([1.0, -0.2])
+        for method, held in (
+            (st.SGD(weight_decay=0.3), True),
+            (st.Momentum(st.SGD(weight_decay=0.3)), False),
+        ):
+            lin = st.linearize(st.Flow(F, method, st.Noise(gradient=1.0), step=0.01))
+            assert bool(np.all(lin.rates < 0)) is held
+            if held:
+                assert lin.covariance().shape == (2, 2)
+            else:
+                with pytest.raises(st.Unstable, match="1 of 2 modes do not decay"):
+                    lin.covariance()
+
     @pytest.mark.parametrize("method", METHODS[:2], ids=repr)
     def test_amplification_and_limit_of_single_modes(self, method):
         lin = at_point(method, st.Noise(gradient=0.7))
@@ -586,6 +615,12 @@ class TestWeightDecay:
             lin.amplification, phi**2 * lin.eigenvalues / (phi * lin.eigenvalues + 0.3), rtol=1e-12
         )
         assert lin.step_limit() == pytest.approx(2 / np.max(-lin.rates), rel=1e-12)
+
+    @pytest.mark.parametrize("method", [METHODS[0], st.Momentum(METHODS[0], beta=0.5)], ids=repr)
+    def test_the_tail_index_is_two_at_the_mean_square_limit(self, method):
+        flow = st.Flow(st.quadratic([1.0]), method, st.Noise(curvature=0.6), step=0.1)
+        at_limit = st.linearize(flow.at_step(st.linearize(flow).step_limit()))
+        assert at_limit.tail("discrete").value == pytest.approx(2, abs=1e-5)
 
     def test_order_two_is_refused_where_it_is_another(self):
         lin = at_point(self.METHODS[1], st.Noise(gradient=SIGMA, curvature=TAU))

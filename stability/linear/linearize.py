@@ -101,7 +101,8 @@ class LinearFlow(Result, Framed):
     gains : array (d,)
         ``phi_i`` in ``P = sum_i phi_i v_i v_i^T``.
     rates : array (d,)
-        ``a_i = -phi_i lam_i - weight_decay``, per unit of ``t = iteration * step``.
+        ``a_i = -phi_i lam_i - weight_decay``, per unit of ``t = iteration * step``; with momentum the rates
+        of the force that its buffer adds up, so that the last is ``(1 - beta) weight_decay``.
     metric : array (d,) or None
         The diagonal of P, of a method whose metric follows the noise; as it has settled in the iteration.
         `covariance`, `excess_risk` and `moments` of other laws are of the metric settled in theirs.
@@ -132,8 +133,10 @@ class LinearFlow(Result, Framed):
         self.eigenvalues, self.vectors, self.gains = frame.eigenvalues, frame.vectors, frame.gains
         self.metric = frame.metric
         method = self.flow.method
-        self.rates = self._noise.rates - self._decoupled if self._decoupled else self._noise.rates
-        self._offset = self._pulled_apart(method.weight_decay, self._decoupled)
+        # A buffer adds up what it is given, and not what weight decay takes beside it.
+        beside = self._decoupled / (1.0 if self.memory is None else self.memory.effective(1.0))
+        self.rates = self._noise.rates - beside if beside else self._noise.rates
+        self._offset = self._pulled_apart(beside or method.weight_decay, beside)
         self.center = self.at + self.vectors @ self._offset if self._offset.any() else self.at
         self._limits: dict[int, tuple[float, np.ndarray]] = {}
         self.__dict__.pop("_moving", None)

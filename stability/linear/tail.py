@@ -59,8 +59,8 @@ class Products(NamedTuple):
 
     @property
     def pull(self) -> np.ndarray:
-        """Minus the rates of the modes that move."""
-        return -self.rates[self.modes]
+        """The force on modes that move: minus their rates, without what decays beside a memory's buffer."""
+        return -(self.rates if self.motion is None else self.noise.rates)[self.modes]
 
     @property
     def whole(self) -> bool:
@@ -77,8 +77,9 @@ class Products(NamedTuple):
     @property
     def motion(self) -> Motion | None:
         """Of a method with memory: what it does to one mode's state."""
-        memory, step = self.noise.flow.method.memory, self.noise.flow.step
-        return None if memory is None else memory.motion(step, self.law.dt)
+        method, step = self.noise.flow.method, self.noise.flow.step
+        memory = method.memory
+        return None if memory is None else memory.motion(step, self.law.dt, method.weight_decay)
 
     @property
     def cheap(self) -> bool:
@@ -121,7 +122,7 @@ class Products(NamedTuple):
         """Directions moved by matrices of their own."""
         noise, law, motion = self.noise, self.law, self.motion
         modes = np.flatnonzero(self.modes)
-        decay = np.diag(noise.rates - self.rates)
+        decay = np.diag(noise.rates - self.rates) if motion is None else 0.0
         if law.time == "chain":
             draw, inward = chain_rates(noise, law.dt / noise.flow.step), None
         elif noise.bends:
