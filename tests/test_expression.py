@@ -785,3 +785,13 @@ test_nothing_but_what_is_on_the_list_is_ever_evaluated, test_of_many_texts = dra
         some.lists(some.sampled_from(WORDS), max_size=25).map(" ".join),
     ),
 )
+
+
+def test_pieces_of_quadratics_are_no_quadratic():
+    """Their Hessian is the same on both sides of a corner, and their slope is not."""
+    F = st.expression("x^2/2 + abs(x - 1)")
+    assert not F.constant_hessian
+    assert st.expression("x^2/2 + abs(-2)*x").constant_hessian
+    for x in (0.5, 1.5):
+        ens = st.simulate(st.Flow(F, st.SGD(), step=0.1), start=[x], t_end=0.1, paths=1, seed=0)
+        np.testing.assert_allclose(ens.states[0, 0], [x - 0.1 * (x + np.sign(x - 1))], rtol=1e-14)

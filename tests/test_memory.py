@@ -11,6 +11,7 @@ import scipy
 import stability as st
 from stability.methods.memory import Memory
 from stability.portraits.critical import CriticalPoint
+from stability.trajectories.equations import chain_step
 
 QUIET = st.Noise(gradient=0.1)
 HEAVY = st.Momentum(st.SFN(damping=0.1), beta=0.9)
@@ -85,7 +86,6 @@ class TestMomentum:
 LINE = st.expression("x**4 - x**2")
 ASKED = {
     "st.stationary_density": lambda: st.stationary_density(flow(), 2),
-    "st.trajectory": lambda: st.trajectory(flow(), [1.0, 1.0], 1.0),
     "st.lyapunov_exponents": lambda: st.lyapunov_exponents(flow()),
     "st.almost_sure_limit": lambda: st.almost_sure_limit(flow()),
     "st.exact_mode": lambda: st.exact_mode(HEAVY, curvature=1.0, noise=QUIET),
@@ -727,3 +727,66 @@ class TestAverages:
         path = st.trajectory(still, [0.5], 1.0, time=ens.law, save=ens.times)
         with pytest.raises(ValueError, match="a trajectory tells of the iterates"):
             st.compare(path, ens)
+
+
+class TestAlongAPath:
+    @pytest.mark.parametrize(("time", "dt"), [("continuous", None), ("chain", 0.05), ("discrete", None)])
+    @pytest.mark.parametrize("nesterov", [False, True])
+    def test_on_a_quadratic_it_is_the_linear_theory(self, nesterov, time, dt):
+        noise = st.Noise(gradient=0.1, curvature=0.2)
+        one = st.Flow(
+            st.quadratic([1.0, 0.3], rotation_seed=1), st.Momentum(st.SGD(), 0.8, nesterov), noise, step=0.1
+        )
+        path = st.trajectory(one, [1.0, 2.0], 1.0, time=time, dt=dt, state=True, save=2)
+        mean, covariance = st.linearize(one).moments(1.0, [1.0, 2.0], time=time, dt=dt, state=True)
+        np.testing.assert_allclose(path.mean[-1], mean, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(
+            path.covariance[-1], covariance, rtol=0, atol=1e-9 * np.abs(covariance).max()
+        )
+        assert path.status == "ok"
+        alone = st.trajectory(one, [1.0, 2.0], 1.0, time=time, dt=dt, save=2)
+        assert np.array_equal(alone.covariance, path.covariance[:, :2, :2])
+        assert np.array_equal(alone.start, [1.0, 2.0])
+        assert alone.jacobian.shape == (3, 2, 2)
+        np.testing.assert_allclose(path.growth, np.linalg.eigvals(path.jacobian).real.max(axis=-1))
+
+    @pytest.mark.parametrize("nesterov", [False, True])
+    def test_a_step_of_the_chain_and_its_derivative(self, nesterov):
+        """The mean's step is the simulation's without noise, and deviations follow its differences."""
+        one = st.Flow(
+            st.expression("x^4/4 - x^2/2 + y^2 + 0.3*x*y"),
+            st.Momentum(st.SFN(damping=0.5), 0.7, nesterov),
+            step=0.05,
+        )
+        place, spread, dt = np.array([1.1, 0.4, 0.3, -0.2]), np.diag([1.0, 2.0, 3.0, 4.0]), 0.02
+        ahead, covariance = chain_step(one, place, spread, dt)
+        still = one.draw(1, np.random.default_rng(0), level="sde")
+        np.testing.assert_allclose(ahead, one.euler(place[None], still, dt)[0], rtol=1e-14)
+        moves = 1e-5 * np.eye(4)
+        J = [
+            chain_step(one, place + e, spread, dt)[0] - chain_step(one, place - e, spread, dt)[0]
+            for e in moves
+        ]
+        J = np.array(J).T / 2e-5
+        np.testing.assert_allclose(covariance, J @ spread @ J.T, rtol=1e-8, atol=1e-9)
+
+    def test_beside_paths(self):
+        F = st.expression("x^4/4 - x^2/2 + y^2 + 0.3*x*y")
+        one = st.Flow(F, st.Momentum(st.SGD(), 0.7), st.Noise(gradient=0.02), step=0.05)
+        ens = st.simulate(one, start=[0.7, 1.0], t_end=1.0, paths=3000, seed=3, save=[0.5, 1.0])
+        path = st.trajectory(one, [0.7, 1.0], 1.0, time=ens.law, save=ens.times)
+        assert path.valid
+        assert st.compare(path, ens).max_z < 4
+        assert np.all(np.abs(path.departure(ens).z) < 4)
+
+    def test_across_a_jump_of_the_drift(self):
+        """A force that jumps where x is 0: the law behind is that of all the paths."""
+        one = st.Flow(
+            st.expression("abs(x) + 0.1*x"), st.Momentum(st.SGD(), 0.5), st.Noise(gradient=0.01), step=0.05
+        )
+        path = st.trajectory(one, [0.5], 0.45, save=[0.45], state=True)
+        assert any("the covariance was carried across" in note for note in path.notes)
+        ens = st.simulate(one, start=[0.5], t_end=0.45, dt=0.05 / 256, paths=1000, seed=1, state=True)
+        gap = np.abs(ens.covariance[-1] - path.covariance[-1])
+        assert np.all(gap < 4 * ens.covariance_error[-1])
+        assert np.all(np.abs(ens.mean[-1] - path.mean[-1]) < 4 * ens.standard_error[-1] + 0.002)

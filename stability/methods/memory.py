@@ -203,9 +203,7 @@ def memoryless(method: Any, what: str) -> None:
     what : str
         Who asks, as the subject of a sentence.
     """
-    undecayed(method, what)
-    if not method.spectral:
-        method.gain(0.0)  # says why there is none
+    only_gains(method, what)
     if method.memory is None:
         return
     inside = getattr(method, "method", None)
@@ -213,6 +211,13 @@ def memoryless(method: Any, what: str) -> None:
     raise ValueError(
         f"`method` must have no momentum: {what} knows nothing of it yet; got {method!r}. {instead}."
     )
+
+
+def only_gains(method: Any, what: str) -> None:
+    """`memoryless` for one who knows momentum, but neither weight decay nor metrics."""
+    undecayed(method, what)
+    if not method.spectral:
+        method.gain(0.0)  # says why there is none
 
 
 def undecayed(method: Any, what: str) -> None:

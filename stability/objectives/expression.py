@@ -101,7 +101,9 @@ class Expression(Objective, Kept):
         self._places = [graph.variable(i) for i in range(self.dim)]
         entries = self._entries  # derived at once: what is too large or undefined is said here
         varying = {place for place, node in entries.items() if graph.value(node) is None}
-        self.constant_hessian = not varying
+        # Behind a corner the slope is another one, though the curvature is the same: |x| is no quadratic.
+        corners = any(graph.nodes[n][0] in _EDGES for n in graph.reached([root]))
+        self.constant_hessian = not varying and not corners
         self.diagonal_hessian = all(i == j for i, j in entries)
 
     def __repr__(self) -> str:

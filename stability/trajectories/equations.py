@@ -37,12 +37,26 @@ def remembering(flow: Flow) -> Flow:
     return other
 
 
-def noise_rate(flow: Flow, m: np.ndarray, S: np.ndarray) -> np.ndarray:
-    """What noise adds to the covariance per unit of t.
+def positions(flow: Flow, w: np.ndarray) -> np.ndarray:
+    """Of whole states (..., state_dim) the positions (..., d)."""
+    return w[..., : flow.dim]
+
+
+def _lifted(flow: Flow, dt: float) -> np.ndarray:
+    """What a gain of positions alone makes of the whole state, (2 d, d)."""
+    one = np.eye(flow.dim)
+    return flow.gained(one, 0 * one, dt).T
+
+
+def noise_rate(flow: Flow, m: np.ndarray, S: np.ndarray, dt: float = 0.0) -> np.ndarray:
+    """What noise adds to the covariance per unit of t, with momentum in steps of `dt`.
 
     `Flow.diffusion`, and what curvature noise adds because the tube has a width: ``step * sum_k G_k S G_k^T``
     with ``G_k v = P Eg_k v + DP[Eh_k] H v``.
     """
+    if flow.memory is not None:  # what positions feel, the buffer adds up
+        lift, dim = _lifted(flow, dt), flow.dim
+        return lift @ noise_rate(flow.without_memory(), m[:dim], S[:dim, :dim]) @ lift.T
     diffusion = flow.diffusion(m)
     if not flow.noise_model.has_curvature or not S.any():
         return diffusion
@@ -59,20 +73,31 @@ def noise_rate(flow: Flow, m: np.ndarray, S: np.ndarray) -> np.ndarray:
 def chain_step(flow: Flow, m: np.ndarray, S: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance one step of the Euler-Maruyama chain later; nan where the gain is singular."""
     try:
-        ahead, J, C = m + dt * flow.drift(m), np.eye(flow.dim) + dt * flow.jacobian(m), noise_rate(flow, m, S)
+        (ahead, J), C = _stepped(flow, m, dt), noise_rate(flow, m, S, dt)
     except ValueError:
         return np.full_like(m, np.nan), np.full_like(S, np.nan)
     S = J @ S @ J.T + dt * C
     return ahead, 0.5 * (S + S.T)  # over many steps rounding would make it lopsided
 
 
+def _stepped(flow: Flow, m: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray]:
+    """The mean a step later, and the step's Jacobian; with momentum the buffer moves first."""
+    if flow.memory is None:
+        return m + dt * flow.drift(m), np.eye(flow.dim) + dt * flow.jacobian(m)
+    inner, x, buffer = flow.without_memory(), m[: flow.dim], m[flow.dim :]
+    one, none = np.eye(flow.dim), np.zeros((flow.dim,) * 2)
+    ahead = m + flow.gained(dt * inner.drift(x), buffer, dt)
+    moved = _lifted(flow, dt) @ (dt * inner.jacobian(x))
+    return ahead, np.eye(len(m)) + np.hstack([moved, flow.gained(none, one, dt).T])
+
+
 class Equations:
     """Mean and covariance as one vector: the mean, then the upper triangle in units of its own size."""
 
     def __init__(self, flow: Flow, begin: Place, t_end: float):
-        self.flow, self.dim, self.calls = flow, flow.dim, 0
-        self.upper = np.triu_indices(flow.dim)
         _, m, S = begin
+        self.flow, self.dim, self.calls = flow, len(m), 0
+        self.upper = np.triu_indices(self.dim)
         # Sizes that both are going to have: at the start the covariance, or the mean, may be zero.
         fastest = float(np.max(np.abs(flow.jacobian(m)))) or 1e-300
         soon = min(t_end, 1 / fastest)

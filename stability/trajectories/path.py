@@ -14,10 +14,10 @@ from .._law import Law, law_of
 from .._saving import provenance
 from ..flow import Flow
 from ..linear.linearize import VALID
-from ..methods.memory import memoryless
+from ..methods.memory import only_gains
 from ..methods.method import SGD
 from ..methods.response import NotSmooth
-from .equations import Place, remembering
+from .equations import Place, positions, remembering
 from .result import Trajectory
 from .walk import kept, solved, stepped
 from .watch import Watch, outside
@@ -38,6 +38,7 @@ def trajectory(
     save: Any = None,
     time: str | Law = "continuous",
     dt: float | None = None,
+    state: bool = False,
 ) -> Trajectory:
     """Follow the mean path from any start, and the covariance of the noise around it.
 
@@ -59,6 +60,8 @@ def trajectory(
         with `dt` = `step`, the iteration. ``time=ens.law`` is the law of an ensemble's paths.
     dt : float, optional
         For ``time="chain"``; `step` by default.
+    state : bool
+        With momentum keep whole states ``(w, u)``, positions and buffer, (2d,); positions alone by default.
 
     Returns
     -------
@@ -95,7 +98,7 @@ def trajectory(
     """
     if not isinstance(flow, Flow):
         raise ValueError(f"`flow` must be a st.Flow(objective, method, noise, step=...); got {flow!r}.")
-    memoryless(flow.method, "st.trajectory")
+    only_gains(flow.method, "st.trajectory")
     law = law_of(time, dt, flow.step)
     times = _times(_check.positive("t_end", t_end), law.dt, save, flow.dim)
     flow = remembering(flow)
@@ -105,7 +108,7 @@ def trajectory(
         watch = Watch(flow, begin, continuous=not law.dt)
         walk = stepped(flow, begin, times, law.dt) if law.dt else solved(flow, begin, times, watch)
         places = kept(walk, times, watch)
-        return _result(flow, places, watch, law, float(t_end))
+        return _result(flow, places, watch, law, float(t_end), state=_check.flag("state", state))
 
 
 def _times(t_end: float, dt: float, save: Any, dim: int) -> np.ndarray:
@@ -151,7 +154,7 @@ def _begin(flow: Flow, start: Any, covariance: Any) -> Place:
             "elsewhere."
         )
     _require_smooth(flow, start)
-    return 0.0, start, spread
+    return 0.0, flow.rest(start), np.pad(spread, (0, flow.state_dim - dim))
 
 
 def _require_smooth(flow: Flow, start: np.ndarray) -> None:
@@ -159,6 +162,7 @@ def _require_smooth(flow: Flow, start: np.ndarray) -> None:
     cut = "the objective or the gain is not smooth there"
     if flow.method.rank is not None:
         cut = "a truncation cuts through eigenvalues of equal size"
+    flow = flow.without_memory()
     if not (np.isfinite(flow.drift(start)).all() and np.isfinite(flow.jacobian(start)).all()):
         raise NotSmooth(
             f"The drift of {flow.method.label} has no derivative at `start`: {cut}. Start elsewhere."
@@ -170,23 +174,28 @@ def _require_smooth(flow: Flow, start: np.ndarray) -> None:
         )
 
 
-def _result(flow: Flow, places: list[Place], watch: Watch, law: Law, t_end: float) -> Trajectory:
+def _result(
+    flow: Flow, places: list[Place], watch: Watch, law: Law, t_end: float, *, state: bool
+) -> Trajectory:
     times, mean, covariance = (np.stack(part) for part in zip(*places, strict=True))
     jacobian = np.stack([flow.jacobian(m) for m in mean])
+    inner, x = flow.without_memory(), positions(flow, mean)
     validity = _remembered(np.array(watch.seen), times)
     sgd = Flow(flow.objective, SGD(), flow.noise_model, step=flow.step)
-    noise = np.array([[np.trace(some.diffusion(m)) for some in (flow, sgd)] for m in mean])
+    noise = np.array([[np.trace(some.diffusion(m)) for some in (inner, sgd)] for m in x])
+    growth = _growth(jacobian) if flow.memory is None else np.linalg.eigvals(jacobian).real.max(axis=-1)
     _, start, spread = watch.begin
+    kept = slice(None) if state else slice(flow.dim)
     return Trajectory(
         times=times,
-        mean=mean,
-        covariance=covariance,
-        jacobian=jacobian,
+        mean=mean[:, kept],
+        covariance=covariance[:, kept, kept],
+        jacobian=jacobian if state or flow.memory is None else np.stack([inner.jacobian(m) for m in x]),
         amplification=noise[:, 0] / np.where(noise[:, 1] > 0, noise[:, 1], np.nan),
-        growth=np.linalg.eigvalsh(0.5 * (jacobian + np.swapaxes(jacobian, -1, -2)))[:, -1],
+        growth=growth,
         validity=validity,
-        start=start,
-        start_covariance=spread,
+        start=start[kept],
+        start_covariance=spread[kept, kept],
         time=law.time,
         dt=law.dt,
         step=flow.step,
@@ -196,6 +205,11 @@ def _result(flow: Flow, places: list[Place], watch: Watch, law: Law, t_end: floa
         provenance=provenance(flow=repr(flow), variables=flow.variables, **law._asdict(), t_end=t_end),
         followed=not (watch.stopped or watch.doubt),
     )
+
+
+def _growth(jacobian: np.ndarray) -> np.ndarray:
+    """The fastest that any deviation grows (k,) under Jacobians (k, d, d)."""
+    return np.linalg.eigvalsh(0.5 * (jacobian + np.swapaxes(jacobian, -1, -2)))[:, -1]
 
 
 def _remembered(seen: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ..flow import Flow
-from .equations import Equations, Place, Stuck, chain_step
+from .equations import Equations, Place, Stuck, chain_step, positions
 from .watch import Watch
 
 RTOL = 1e-11
@@ -94,7 +94,7 @@ def kept(walk: Walk, times: np.ndarray, watch: Watch) -> list[Place]:
     """The places at the times to save; where the walk must stop, the last good one."""
     last = watch.begin
     saved, following = ([last] if times[0] == 0 else []), int(times[0] == 0)
-    far = FAR * (watch.flow.length(last[1], float(times[-1])) or 1.0)
+    far = FAR * (watch.flow.length(positions(watch.flow, last[1]), float(times[-1])) or 1.0)
     for place, between in walk:
         t, m, S = place
         if not (np.isfinite(m).all() and np.isfinite(S).all() and np.linalg.norm(m) <= far):

@@ -17,7 +17,7 @@ from ..linear.linearize import VALID
 from ..methods.method import Method
 from ..methods.response import SpectralResponse
 from ..objectives.base import defines
-from .equations import Place
+from .equations import Place, positions
 
 JUMP = 1e-6
 """Of the drift itself: a smaller jump is rounding."""
@@ -47,7 +47,7 @@ class Watch:
         # At a critical point the drift is rounding, against which everything would look like a jump.
         self.fastest = max(float(np.linalg.norm(self.here.drift)), 1e-10 * self._steepness(begin[1]))
         self.kinked = not flow.method.is_identity and flow.method.rank is None and _kinked(flow)
-        lams = np.linalg.eigvalsh(np.asarray(flow.objective.hessian(begin[1]), dtype=float))
+        lams = np.linalg.eigvalsh(np.asarray(flow.objective.hessian(positions(flow, begin[1])), dtype=float))
         self.usual = float(np.median(np.abs(SpectralResponse(flow.method, lams).gains)))
         self._look(begin)
 
@@ -61,7 +61,8 @@ class Watch:
 
     def _at(self, w: np.ndarray) -> Here:
         still = self.flow.method.is_identity or self.flow.constant_hessian
-        spectrum = None if still else np.linalg.eigh(_check.array("hessian", self.flow.objective.hessian(w)))
+        x = positions(self.flow, w)
+        spectrum = None if still else np.linalg.eigh(_check.array("hessian", self.flow.objective.hessian(x)))
         return Here(self.flow.drift(w), self.flow.jacobian(w), spectrum)
 
     def _steepness(self, w: np.ndarray) -> float:
@@ -125,7 +126,9 @@ class Watch:
         for (_, w, S), drift, (lams, vectors) in sides:
             u = vectors[:, i]
             # The eigenvalue's gradient: by it the tube and the drift are read along the eigenvalue.
-            slope = np.array([u @ self.flow.objective.third(w, e) @ u for e in np.eye(self.flow.dim)])
+            x, dim = positions(self.flow, w), self.flow.dim
+            slope = np.array([u @ self.flow.objective.third(x, e) @ u for e in np.eye(dim)])
+            S, drift = S[:dim, :dim], drift[:dim]
             spread, speed = math.sqrt(max(float(slope @ S @ slope), 0.0)), abs(float(slope @ drift))
             if self.continuous:
                 times.append(spread / speed if speed > 0 else math.inf)
@@ -166,7 +169,7 @@ class Watch:
             return self.stop(last[0], why)
         # The saltation matrix: it turns a deviation along the
         # drift before into the same one along the drift after.
-        self.across = np.eye(self.flow.dim) + np.outer(then - first, normal) / (normal @ first)
+        self.across = np.eye(len(move)) + np.outer(then - first, normal) / (normal @ first)
         self._note(f"{why} jumps by {size}, and the covariance was carried across.")
 
     def edge(self, w: np.ndarray, ahead: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -203,7 +206,7 @@ class Watch:
         """
         objective = self.flow.objective
         gradients, hessians = (
-            [np.asarray(part(x), dtype=float) for x in (w, ahead, place)]
+            [np.asarray(part(positions(self.flow, x)), dtype=float) for x in (w, ahead, place)]
             for part in (objective.gradient, objective.hessian)
         )
         if _differ(*gradients):
@@ -212,9 +215,10 @@ class Watch:
             values, vectors = np.linalg.eigh(hessians[1] - hessians[0])
             normal = vectors[:, np.argmax(np.abs(values))]
         elif swapped and self.here.spectrum is not None:
-            normal = _swap_normal(self.flow, place, self.here.spectrum)
+            normal = _swap_normal(self.flow, positions(self.flow, place), self.here.spectrum)
         else:
             return None
+        normal = np.pad(normal, (0, len(w) - len(normal)))  # where it jumps does not hang on the buffer
         return normal if normal @ self.flow.drift(w) > 0 else -normal
 
     def _swapped(self, before: Eigenpairs | None, after: Eigenpairs | None) -> bool:
@@ -233,7 +237,8 @@ class Watch:
 
     def obstacle(self, w: np.ndarray) -> str:
         """What keeps a path from going on beyond a state, as its spectrum tells."""
-        method, lams = self.flow.method, np.linalg.eigvalsh(self.flow.objective.hessian(w))
+        method, x = self.flow.method, positions(self.flow, w)
+        lams = np.linalg.eigvalsh(self.flow.objective.hessian(x))
         gains = np.asarray(SpectralResponse(method, lams).gains)
         steep = int(np.argmax(np.abs(gains)))
         if not abs(gains[steep]) < 1e4 * self.usual:
@@ -251,7 +256,7 @@ def outside(flow: Flow, w: np.ndarray) -> np.ndarray:
     """Whether states (..., d) lie outside the objective's domain, though a derivative may have a value."""
     if not defines(flow.objective, "value"):  # an objective need not have one
         return np.zeros(w.shape[:-1], dtype=bool)
-    return np.isnan(flow.objective.value(w))
+    return np.isnan(flow.objective.value(positions(flow, w)))
 
 
 def nonlinearity(flow: Flow, m: np.ndarray, S: np.ndarray, J: np.ndarray) -> float:
