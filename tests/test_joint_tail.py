@@ -238,3 +238,161 @@ class TestPopulation:
             z.append((index.value - exact) / index.error)
         assert 0.9 <= np.mean(np.abs(z) < 1.96) <= 0.99
         assert np.mean(np.abs(z) > 3) <= 0.03
+
+
+def least_squares(rows=60, batch=4, step=0.1, dim=2):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((rows, dim)) * rng.standard_t(3, (rows, 1))
+    F = st.least_squares(X, X @ np.ones(dim) + rng.standard_normal(rows))
+    return st.linearize(st.Flow(F, st.SGD(), st.Noise.from_data(F, batch=batch), step=step))
+
+
+class TestWhoseIndex:
+    def test_minibatches_of_data(self):
+        """Against all pairs of samples written out, on cosines and sines of the angle."""
+        lin = least_squares(rows=12, batch=2, step=0.45)
+        X = lin.flow.objective.X
+        pairs = [(i, j) for i in range(12) for j in range(i)]
+        batches = [np.eye(2) - 0.45 * (X[[i, j]].T @ X[[i, j]]) / 2 for i, j in pairs]
+        functions = basis(40, np.eye(2))
+        inverse = np.linalg.pinv(functions.values(functions.points))
+
+        def rate(order):
+            ahead = np.einsum("bij,kj->bki", batches, functions.points)
+            length = np.linalg.norm(ahead, axis=-1)
+            heights = length[..., None] ** order * functions.values(ahead / length[..., None])
+            matrix = inverse @ heights.mean(axis=0)
+            return math.log(np.max(np.linalg.eigvals(matrix).real)) / order
+
+        index = lin.tail("discrete")
+        assert abs(index.value - zero(rate)) < 4 * index.error
+        assert index.error < 0.05 * index.value
+
+    @pytest.mark.slow
+    def test_batches_that_all_contract_have_all_moments(self):
+        index = least_squares(step=1e-3).tail("discrete")
+        assert index.value == math.inf
+        assert "shrink" in index.reason
+
+    @pytest.mark.slow
+    def test_hessian_noise_through_the_whole_gain(self):
+        """In one mode by quadrature; this population of one direction must agree."""
+        method, noise = st.SFN(damping=0.1), st.Noise(curvature=0.35)
+        lin = linear([1.0], noise, method=method, step=0.9)
+        one = products(lin, "discrete")
+        index = found(one.move(), one.step, 0, exact=False)
+        assert abs(index.value - lin.tail("discrete").value) < 4 * index.error
+
+    def test_a_pole_within_reach_leaves_no_mean(self):
+        index = linear([1.0, 0.5], st.Noise(curvature=0.1), method=st.Newton(), step=0.1).tail("discrete")
+        assert (index.value, index.error) == (0.75, 0.25)
+        assert index.reason.startswith("between 0.5 and 1: X has a pole of order 1 at lambda = 0")
+
+    @pytest.mark.slow
+    def test_momentum_by_polynomials_and_by_a_population(self):
+        """Of one mode, a state of two numbers; below 2 where its variance is infinite."""
+        method = st.Momentum(st.SGD(), beta=0.5)
+        lin = linear([1.0], st.Noise(curvature=1.0), method=method, step=0.3)
+        index, chain = lin.tail(), lin.tail("chain", 0.03)
+        assert abs(chain.value - index.value) < 4 * math.hypot(chain.error, index.error) + 0.03 * index.value
+        for tau in (1.0, 2.2):
+            lin = linear([1.0], st.Noise(curvature=tau), method=method, step=0.3)
+            assert (lin.tail().value > 2) is lin.tail_exceeds_two
+
+    @pytest.mark.slow
+    def test_without_momentum_it_is_the_methods_own(self):
+        still = linear([1.0, 0.3], method=st.Momentum(st.SGD(), beta=0.0)).tail("discrete")
+        assert abs(still.value - linear([1.0, 0.3]).tail("discrete").value) < 4 * still.error
+
+    def test_directions_that_nothing_moves_are_left_out(self):
+        flat = linear([1.0, 0.3, 0.0], st.Noise.streaming([[1.0, 0, 0], [0, 0.3, 0], [0, 0, 0]], batch=8))
+        alone = linear([1.0, 0.3], st.Noise.streaming(batch=8))
+        assert flat.tail_index == pytest.approx(alone.tail_index, rel=1e-6)
+
+    @pytest.mark.parametrize(
+        ("lam", "noise", "method", "why"),
+        [
+            ([1.0, 0.5], st.Noise(gradient=1.0), st.SGD(), "no noise of the curvature"),
+            ([1.0, 0.5], st.Noise(curvature=1.0, batch=math.inf), st.SGD(), "no noise of the curvature"),
+            (
+                [1.0, 2.0],
+                st.Noise(curvature=0.3, coupling="nested"),
+                st.Newton(),
+                "one batch undoes the other",
+            ),
+            ([1.0, 0.5], st.Noise(gradient=1.0, curvature=0.3), st.RMSprop(), "are bounded"),
+        ],
+    )
+    def test_where_all_moments_are_finite(self, lam, noise, method, why):
+        index = linear(lam, noise, method=method, step=0.1).tail()
+        assert index.value == math.inf
+        assert why in index.reason
+
+    @pytest.mark.parametrize(
+        ("ask", "error", "message"),
+        [
+            (lambda: linear([1.0, -1.0]).tail(), st.Unstable, "do not decay"),
+            (
+                lambda: linear([1.0, 0.5], st.Noise(curvature=4.0)).tail("chain"),
+                st.Unstable,
+                r"A stationary law does not exist for SGD at step 0.5 \(time='chain', dt=0.5\): paths grow",
+            ),
+            (
+                lambda: linear([1.0] * 6, st.Noise(curvature=4.0)).tail(),
+                st.Unstable,
+                "paths grow almost surely. Take a smaller step, more damping or larger batches",
+            ),
+            (
+                lambda: linear([6, 5, 4, 3, 2, 1.0], step=0.01).tail(),
+                ValueError,
+                r"Use lin.tail\('chain', dt=0.001\)",
+            ),
+            (lambda: linear([1.0]).tail("weekly"), ValueError, "`time` must be one of"),
+            (lambda: linear([1.0]).tail(seed=-1), ValueError, "`seed` must be"),
+        ],
+    )
+    def test_where_there_is_none(self, ask, error, message):
+        with pytest.raises(error, match=message):
+            ask()
+
+    @pytest.mark.slow
+    def test_more_modes_than_polynomials_have_a_chain_of_short_steps(self):
+        """What the refusal advises; the bound of second moments says on which side of 2."""
+        lin = linear([1.0, 0.9, 0.8, 0.7, 0.6, 0.5], st.Noise(curvature=0.5))
+        index = lin.tail("chain", dt=0.05)
+        assert index.error < 0.1 * index.value
+        assert (index.value > 2) is lin.tail_exceeds_two
+
+
+class TestMeasured:
+    def test_compare_shows_predicted_beside_measured(self, tmp_path):
+        flow = st.Flow(st.quadratic([1.0, 0.6]), st.SGD(), st.Noise(gradient=0.3, curvature=0.7), step=0.5)
+        ensemble = st.simulate(flow, start=[0.0, 0.0], t_end=20.0, paths=3000, seed=1, level="iteration")
+        found = st.compare(st.linearize(flow), ensemble)
+        predicted, measured = found.predicted_tail, found.measured_tail
+        assert abs(predicted[0] - measured[0]) < 4 * measured[1]
+        assert predicted[0] == st.linearize(flow).tail("discrete").value
+        assert f"tail index: predicted {predicted[0]:.4g}" in str(found)
+        assert any("iteration's stationary law" in note for note in found.notes)
+        again = st.load(found.save(tmp_path / "found"))
+        assert again == found
+
+    def test_it_says_nothing_of_light_tails(self):
+        flow = st.Flow(st.quadratic([1.0, 0.6]), st.SGD(), st.Noise(gradient=0.3), step=0.5)
+        ensemble = st.simulate(flow, start=[0.0, 0.0], t_end=20.0, paths=300, seed=1)
+        found = st.compare(st.linearize(flow), ensemble)
+        assert np.isnan(found.measured_tail).all()
+        assert "tail index" not in str(found)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("level", ["sde", "iteration"])
+    def test_the_index_of_a_long_ensemble(self, level):
+        """Of SGD on two coupled modes, from the largest of 40,000 radii."""
+        flow = st.Flow(st.quadratic([1.0, 0.3]), st.SGD(), st.Noise(gradient=0.3, curvature=0.5), step=0.5)
+        options = {"dt": 0.25} if level == "sde" else {}
+        ensemble = st.simulate(
+            flow, start=[0.0, 0.0], t_end=40.0, paths=40_000, seed=2, level=level, **options
+        )
+        exact, measured = st.linearize(flow).tail(ensemble.law), st.tail_index(ensemble)
+        assert abs(measured.index - exact.value) < 4 * measured.error
+        assert measured.error < 0.15 * measured.index

@@ -99,7 +99,7 @@ def _bracket(rate: Rates, most: float) -> tuple[Point, Point] | Estimate | None:
         if value < 0:
             return (order, value), above
     while order < HIGHEST:
-        below, order = (order, value), min(2 * order, most)
+        below, order = (order, value), min((2 if order < 16 else 4) * order, most)
         if order == below[0]:
             return None
         value, _, share = rate(order)
