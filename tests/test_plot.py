@@ -658,7 +658,7 @@ def test_axes_carry_the_formulas_own_names(result, labels, tmp_path):
         (
             st.Study("other", {}, {}),
             "There is no picture for the study 'other'; there is for condition-number, equal-rates, "
-            "step-limit, real-data",
+            "step-limit, momentum",
         ),
     ],
     ids=["number", "objective", "study"],

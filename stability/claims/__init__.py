@@ -14,6 +14,7 @@ from ._common import Check
 from .density import check_density, density_study, density_table
 from .escape import check_escape, escape_study, escape_table
 from .lyapunov import check_lyapunov, lyapunov_study
+from .memory import check_metrics, check_momentum, metrics_study, momentum_study
 from .portrait import check_portrait, portrait_study
 from .quadratics import check_condition_number, check_equal_rates, condition_number, equal_rates
 from .real_data import breast_cancer, check_real_data, real_data_study, real_data_table
@@ -27,6 +28,8 @@ STUDIES: dict[str, Callable[..., Study]] = {
     "condition-number": condition_number,
     "step-limit": step_limit,
     "equal-rates": equal_rates,
+    "momentum": momentum_study,
+    "metrics": metrics_study,
     "real-data": real_data_study,
     "portrait": portrait_study,
     "escape": escape_study,
@@ -39,6 +42,8 @@ _CHECKS: dict[str, Callable[[Study], list[Check]]] = {
     "condition-number": check_condition_number,
     "step-limit": check_step_limit,
     "equal-rates": check_equal_rates,
+    "momentum": check_momentum,
+    "metrics": check_metrics,
     "real-data": check_real_data,
     "escape": check_escape,
     "toys": check_toys,

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
+from ..methods.metrics import Adam
+from ..methods.momentum import Momentum
 
 Report = Callable[[str], None]
 
@@ -33,9 +35,14 @@ def methods(damping: float, rank: int) -> list[Method]:
     ]
 
 
+def popular() -> list[Method]:
+    """The first-order methods beside SGD that people run."""
+    return [Momentum(SGD(), 0.9), Adam()]
+
+
 def method_names(compared: Iterable[Method]) -> np.ndarray:
     """The methods' names, as a study stores them."""
-    return np.array([method.name for method in compared])
+    return np.array(["momentum" if method.memory is not None else method.name for method in compared])
 
 
 def worst(measured: np.ndarray, keep: np.ndarray) -> tuple[float, int]:

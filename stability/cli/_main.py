@@ -89,6 +89,8 @@ class _Sentence(click.Group):
     def _invoked(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
+        except ValueError as error:  # of an option's own type, before there is a command
+            raise _BadInput(str(error)) from None
         except KeyboardInterrupt as stopped:
             told = stopped if isinstance(stopped, Stopped) else "Interrupted: nothing was saved."
             click.echo(told, err=True)

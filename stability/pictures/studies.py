@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,14 +22,29 @@ LABELS = {
 }
 
 
+MOST = 5
+"""Curves that a panel shows of as many methods or fewer; of more it leaves some out."""
+
+
+def _few(names: Iterable[str], *left_out: str) -> list[str]:
+    """The names, where there are many without these."""
+    names = list(names)
+    return [name for name in names if len(names) <= MOST or name not in left_out]
+
+
 def _condition_number(study: Study) -> Figure:
     figure, axes = panels(3, 2, 4.2, 2.5, sharex=True, sharey="row")
     trusted = study["validity"] < VALID
+    # At a minimum damped Newton is SFN; what takes no Hessian has none to subsample.
+    left_out = ("damped Newton", "LRSFN"), ("momentum", "Adam")
+    chosen = [_few(study["methods"], *names) for names in left_out]
     for column, title in enumerate(("exact Hessian", "subsampled Hessian (entry std 0.01)")):
         axes[0, column].set_title(title)
         for row, quantity in enumerate(("excess", "stiffest", "flattest")):
             axis = axes[row, column]
             for m, name in enumerate(study["methods"]):
+                if name not in chosen[column]:
+                    continue
                 values = study["theory"][column, m, :, :, row]
                 axis.plot(study["kappa"], np.where(trusted[column, m], values[:, 0], np.nan), **colored(name))
                 # The whole curve, faint and below: where theory is not valid nothing else is drawn over it.
@@ -80,9 +95,12 @@ def _theory_range(theory: np.ndarray) -> list[tuple[float, float]]:
 
 def _equal_rates(study: Study) -> Figure:
     figure, axes = panels(1, 3, 3.2, 2.9, sharex=True)
+    chosen = _few(study["methods"], "damped Newton")  # at a minimum it is SFN
     everywhere = np.ones(len(study["measured_kappa"]), dtype=bool)
     for row, (axis, quantity) in enumerate(zip(axes[0], ("excess", "stiffest", "flattest"), strict=True)):
         for m, name in enumerate(study["methods"]):
+            if name not in chosen:
+                continue
             axis.plot(study["kappa"], study["theory"][m, :, row], **colored(name))
             marks(axis, name, study["measured_kappa"], study["measured"][m, :, :, row], everywhere)
         axis.set(xscale="log", yscale="log", xlabel=r"condition number $\kappa$", title=LABELS[quantity])
@@ -90,7 +108,7 @@ def _equal_rates(study: Study) -> Figure:
         handle(color="0.3", marker="x", ls="", label="iteration"),
         handle(color="0.3", marker="o", ls="", label="SDE"),
     ]
-    method_legend(figure, study["methods"], extra)
+    method_legend(figure, chosen, extra)
     figure.suptitle(
         "Equal slowest rate instead of equal step: only the truncated tail at small condition numbers is "
         "noisier than SGD",
@@ -200,6 +218,103 @@ def _smaller_limits(axis: Axes, kappa: np.ndarray, tau: np.ndarray, limit: np.nd
     if levels:
         lines = axis.contour(kappa, tau, limit, levels=levels, colors="0.45", linewidths=0.8)
         axis.clabel(lines, fmt="%g", fontsize=6.5)
+
+
+def _momentum(study: Study) -> Figure:
+    figure, axes = panels(1, 2, 4.4, 3.4)
+    plane, lines = axes[0]
+    beta, noise, log = study["beta"], study["noise"], np.log2(study["ratio"])
+    from matplotlib.colors import TwoSlopeNorm
+
+    image = plane.pcolormesh(
+        1 - beta,
+        noise,
+        log,
+        norm=TwoSlopeNorm(0.0, -5.0, 1.0),
+        cmap="PuOr",
+        shading="nearest",
+        rasterized=True,
+    )
+    figure.colorbar(image, ax=plane, label=r"$\log_2$ of the largest step over SGD's")
+    edge = np.linspace(0.01, 0.99, 99)
+    plane.plot(
+        edge,
+        np.sqrt(edge / (2 - edge)),
+        "--",
+        color="#56B4E9",
+        lw=1.5,
+        zorder=3,
+        label=r"$s^2/h^2 = (1-\beta)/(1+\beta)$",
+    )
+    # Without momentum the ratio is one at any noise, which is no boundary.
+    _contour(plane, 1 - beta[1:], noise, log[:, 1:], colors="k", linewidths=1.8)
+    plane.set(xscale="log", yscale="log", xlabel=r"$1 - \beta$", ylabel="noise of the curvature $s/h$")
+    plane.set(ylim=(noise[0], noise[-1]), title="one mode")
+    plane.invert_xaxis()
+    plane.grid(False)
+    plane.legend(loc="lower left", fontsize=8)
+    for k, one in enumerate(study["betas"]):
+        color = list(COLORS.values())[k]
+        whole = 1 / (1 - one)
+        lines.plot(study["batch"], whole * study["limit"][0, k], color=color, label=rf"$\beta = {one:g}$")
+        if one:  # without momentum both are the same
+            lines.plot(study["batch"], whole * study["limit"][1, k], color=color, ls=":", lw=1.2)
+        lines.plot(study["measured_batch"], whole * study["measured"][k], "o", color=color, ms=4, mfc="white")
+    lines.set(xscale="log", yscale="log", xlabel="batch", title="streaming least squares")
+    lines.set_ylabel(r"largest step times $1/(1-\beta)$")
+    extra = [
+        handle(color="0.3", ls=":", lw=1.2, label="Nesterov"),
+        handle(color="0.3", marker="o", ls="", mfc="white", label="sampled"),
+    ]
+    shown = lines.get_legend_handles_labels()[0]
+    lines.legend(handles=[*shown, *extra], fontsize=7)
+    figure.suptitle(
+        "Momentum pays in large batches: in small ones its longer memory takes a shorter step", fontsize=10
+    )
+    return figure
+
+
+def _metrics(study: Study) -> Figure:
+    figure, axes = panels(1, 2, 4.4, 3.4)
+    left, right = axes[0]
+    names, dashes = list(study["names"]), ("-", "--", ":")
+    for g, (exponent, dash) in enumerate(zip(study["exponent"], dashes, strict=True)):
+        for m, name in enumerate(names):
+            if name == "Adam" or g == 0:  # the others do not look at the noise
+                label = name if name != "Adam" else rf"Adam, $\Sigma = H^{exponent:g}$"
+                left.plot(study["angle"], study["kappa"][m, g], dash, color=COLORS[name], label=label)
+    left.set(
+        yscale="log",
+        xlabel="angle of the axes to the coordinates, degrees",
+        ylabel=r"condition number of $PH$",
+    )
+    left.legend(fontsize=7)
+    for m, name in enumerate(names[:2]):
+        for a, angle in enumerate(study["shown"]):
+            dash = ("-", "--")[a]
+            label = f"{name}, {angle:g} degrees"
+            right.plot(study["iteration"], study["loss"][m, a], dash, color=COLORS[name], label=label)
+            value, error, _ = study["measured"][m, a].T
+            shift = 1 + 0.04 * (a - 0.5)
+            face = COLORS[name] if a else "white"
+            right.errorbar(
+                study["marked"] * shift,
+                value,
+                2 * error,
+                fmt=MARKERS[name],
+                color=COLORS[name],
+                mfc=face,
+                ms=4.5,
+                lw=0.9,
+            )
+    right.set(xscale="log", yscale="log", xlabel="iteration", ylabel="mean loss", xlim=(10, None))
+    right.legend(fontsize=7)
+    right.set_title(r"equal fastest rate, $\Sigma = H$")
+    kappa = study.parameters["kappa"]
+    figure.suptitle(
+        rf"A rotation changes Adam, not SGD: modes $1$, $1/\kappa$; $\kappa = {kappa:g}$", fontsize=10
+    )
+    return figure
 
 
 def _real_data(study: Study) -> Figure:
@@ -315,6 +430,8 @@ STUDIES: dict[str, Callable[[Study], Figure]] = {
     "condition-number": _condition_number,
     "equal-rates": _equal_rates,
     "step-limit": _step_limit,
+    "momentum": _momentum,
+    "metrics": _metrics,
     "real-data": _real_data,
     "theorem": _theorem,
     "exit-time": _exit_time,

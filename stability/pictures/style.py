@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,10 +19,14 @@ COLORS = {
     "damped Newton": "#E69F00",
     "SFN": "#0072B2",
     "LRSFN": "#009E73",
+    "momentum": "#CC79A7",
+    "Adam": "#56B4E9",
 }
 MARKERS = {"SGD": "o", "Newton": "s", "damped Newton": "^", "SFN": "D", "LRSFN": "v"}
+MARKERS |= {"momentum": "P", "Adam": "X"}
 # The later one is drawn, the smaller it is: where several lie on one point, all are seen.
 SIZES = {"SGD": 5.5, "Newton": 5.0, "damped Newton": 6.5, "SFN": 4.5, "LRSFN": 3.5}
+SIZES |= {"momentum": 5.5, "Adam": 4.0}
 
 
 def panels(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
@@ -82,7 +86,7 @@ def marks(axis: Axes, name: str, kappa: np.ndarray, measured: np.ndarray, truste
             )
 
 
-def method_legend(figure: Figure, names: np.ndarray, extra: list[Line2D]) -> None:
+def method_legend(figure: Figure, names: Iterable[str], extra: list[Line2D]) -> None:
     """One legend for all panels, below them."""
     lines = [handle(color=COLORS[n], marker=MARKERS[n], ms=SIZES[n], label=n) for n in names]
     figure.legend(handles=lines + extra, loc="outside lower center", ncol=5, fontsize=8)
