@@ -71,7 +71,10 @@ class TestIteration:
         for k in range(1, 31):
             sample = one.draw(5, rng, level="iteration")
             w = loop(w, one.objective.gradient(w) + sample.zeta, memory, k, STEP)
-            z = one.update(z, sample, k - 1)
+            before = z.copy()
+            ahead = one.update(z, sample, k - 1)
+            np.testing.assert_array_equal(z, before)  # nothing was renewed in place
+            z = ahead
             np.testing.assert_allclose(z[:, :2], w, rtol=1e-12, atol=1e-13)
 
     @loops
@@ -150,6 +153,26 @@ class TestEquation:
         lean = np.vectorize(math.erf)(one.objective.gradient(w) / sizes / math.sqrt(2))
         kick = np.sqrt(STEP * dt * (1 - lean**2)) * sample.zeta / sizes
         np.testing.assert_allclose(one.euler(w, sample, dt), w - dt * lean + kick, rtol=1e-9, atol=1e-12)
+
+    def test_steps_of_running_means(self, rng):
+        """Written out, at a time step of a quarter iteration."""
+        covariance = np.array([[0.2, 0.1], [0.1, 0.3]])
+        values, vectors = np.linalg.eigh(2 * covariance**2)
+        root = vectors * np.sqrt(values)  # of the squares' covariance, by Isserlis
+        dt, ratio, v0 = STEP / 4, 0.25, np.diag(covariance)
+        for method in (st.RMSprop(beta2=0.95), st.Adam(beta1=0.8, beta2=0.95, weight_decay=0.3)):
+            one = well(method, st.Noise(gradient=covariance))
+            z, noise = one.rest(rng.standard_normal((7, 2)), "sde"), one.draw(7, rng, level="sde")
+            w, *_, v = np.split(z, one.state_dim // 2, axis=1)
+            g, zeta = one.objective.gradient(w), noise.sample.zeta
+            squares = noise.own @ root.T - 2 * g * zeta
+            after = v + 0.05 * (ratio * (g**2 + v0 - v) + np.sqrt(ratio) * squares)
+            if isinstance(method, st.Adam):
+                m = z[:, 2:4] + 0.2 * (ratio * (g - z[:, 2:4]) - np.sqrt(ratio) * zeta)
+                wanted = [w - dt * (m / (np.sqrt(after) + 1e-8) + 0.3 * w), m, after]
+            else:
+                wanted = [w + (np.sqrt(STEP * dt) * zeta - dt * g) / (np.sqrt(v) + 1e-8), after]
+            np.testing.assert_allclose(one.euler(z, noise, dt), np.concatenate(wanted, axis=1), rtol=1e-11)
 
     def test_mean_and_spread_of_a_signs_step_are_the_iterations(self):
         one = well(st.SignSGD())

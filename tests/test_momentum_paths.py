@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import stability as st
+from stability.ensembles.steps import Averaged, Stepwise
 
 STEP, BETA = 0.2, 0.7
 FORMS = {"heavy ball": False, "Nesterov": True}
@@ -289,11 +290,19 @@ class TestAverages:
         assert "averaged with decay 0.8" in str(found)
 
     def test_a_shorter_time_step_forgets_as_much_per_unit_of_time(self):
-        still = st.Flow(st.quadratic([1e-12]), st.SGD(), st.Noise(gradient=0.0), step=0.1)
-        one, half = (
-            st.simulate(still, start=[1.0], t_end=1.0, paths=1, dt=dt, average=0.5) for dt in (0.1, 0.05)
-        )
-        np.testing.assert_allclose(one.states, half.states, rtol=1e-10)
+        options = {"start": [1.0, 0.5], "t_end": 1.0, "paths": 5, "dt": STEP / 2, "save": 10}
+        w, found = (st.simulate(flow(), average=average, **options).states for average in (None, 0.25))
+        a = w[0]
+        for ahead in w[1:]:
+            a = 0.5 * a + 0.5 * ahead
+        np.testing.assert_allclose(found[-1], a, rtol=1e-13)
+
+    def test_what_is_written_into_a_state_stays(self):
+        mover = Averaged(Stepwise(flow(), STEP, "sde", None), 2, 0.5)
+        x, normals = np.ones((6, 3)), np.zeros((2, 2, 3))
+        for states in mover.run(x, normals, 0):
+            states[-1] = 7.0
+        np.testing.assert_array_equal(x, 7.0)
 
     def test_its_variance_is_the_noisy_quadratic_models(self):
         """Zhang and others 2019: decay .99, step .1, curvature and noise 1."""

@@ -412,7 +412,7 @@ def _ask(name: str, function: Callable[[Any], Any], states: Any, kind: str) -> N
 
 def _answer(name: str, answer: Any, w: Any, kind: str) -> Any:
     """What a user's function said of states w (m, d): an array of bool, or of numbers, of w's library."""
-    states = len(w)
+    states = w.shape[0]  # not every library has len
     if isinstance(w, np.ndarray) or not hasattr(answer, "dtype"):
         answer = _check.numbers_of(name, answer)
     wrong = "bool" not in str(answer.dtype) if kind == "bool" else answer.dtype.kind not in "fiub"

@@ -352,7 +352,6 @@ class _Watch(Recorder):
         dim, states = self.plan.flow.dim, states[:, :, : len(self.inside)]
         self._look(step + 1, states[:, :dim], unit)
         states[-1][:dim, ~self.inside] = self.plan.center[:, None] / unit
-        states[-1][dim:, ~self.inside] = 0.0
 
     def _look(self, step: int, states: np.ndarray, unit: float) -> None:
         """Take note of who left in states (steps, d, count), the first of them after `step`."""
