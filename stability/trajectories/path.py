@@ -146,13 +146,13 @@ def _begin(flow: Flow, start: Any, covariance: Any) -> Place:
     start, spread = _check.shaped("start", start, (dim,)), np.zeros((dim, dim))
     if covariance is not None:
         spread = _check.covariance("covariance", covariance, (dim, dim))
-    _check.shaped("gradient", objective.gradient(start), (dim,), at=start)
-    _check.symmetric("hessian", _check.shaped("hessian", objective.hessian(start), (dim, dim), at=start))
     if outside(flow, start).any():
         raise ValueError(
             f"`start` must lie in the domain of the objective, which has no value at {start}. Start "
             "elsewhere."
         )
+    _check.shaped("gradient", objective.gradient(start), (dim,), at=start)
+    _check.symmetric("hessian", _check.shaped("hessian", objective.hessian(start), (dim, dim), at=start))
     _require_smooth(flow, start)
     return 0.0, flow.rest(start), np.pad(spread, (0, flow.state_dim - dim))
 

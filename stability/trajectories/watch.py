@@ -71,6 +71,9 @@ class Watch:
     def passes(self, last: Place, place: Place) -> bool:
         """Look at what lies between two places; False where the path may not go on."""
         behind = self.here
+        if outside(self.flow, place[1]).any():
+            self.stop(last[0], "the mean path leaves the domain of the objective")
+            return False
         try:
             self.here = self._at(place[1])
         except ValueError:  # the gain is singular exactly here, or the curvature is not finite
@@ -78,8 +81,6 @@ class Watch:
             return False
         if not (np.isfinite(self.here.jacobian).all() and np.isfinite(self.here.drift).all()):
             self.stop(last[0], self.obstacle(last[1]))
-        elif outside(self.flow, place[1]).any():
-            self.stop(last[0], "the mean path leaves the domain of the objective")
         else:
             self._look(place)
             self._gain(last, place, behind)
