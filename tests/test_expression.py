@@ -324,6 +324,11 @@ class TestDomain:
             st.simulate(flow, start=[-2.0], t_end=1.0, paths=3)
         with pytest.raises(ValueError, match=r"Choose another point than \[-1\.\]"):
             st.linearize(st.Flow(st.expression("log(x) + x"), st.SGD(), step=0.1), at=[-1.0])
+        with pytest.raises(
+            ValueError, match=r"`gradient` must be finite.* Choose another point than \[-1\.\]"
+        ):
+            st.check_derivatives(flow.objective, [-1.0])
+        assert st.check_derivatives(flow.objective, [1.0]).ok
         assert st.linearize(flow, at=[1.0]).eigenvalues == [2.0]
         assert len(st.simulate(flow, start=[2.0], t_end=1.0, paths=3).states) == 1
 

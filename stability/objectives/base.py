@@ -129,7 +129,7 @@ def trait(objective: Any, name: str) -> Any:
 def bend(objective: Any, w: np.ndarray) -> float:
     """How far from a state (d,) the Hessian has changed by half of itself: the length a landscape has.
 
-    A power of two, along one direction. 0 where the Hessian does not change, inf where it vanishes.
+    A power of two, along one direction and back. 0 where the Hessian does not change, inf where it vanishes.
     """
     if trait(objective, "constant_hessian"):
         return 0.0
@@ -140,10 +140,11 @@ def bend(objective: Any, w: np.ndarray) -> float:
 
     def changed(power: int) -> bool:
         try:
-            there = objective.hessian(w + 2.0**power * direction)
+            sides = [objective.hessian(w + side * 2.0**power * direction) for side in (1.0, -1.0)]
         except Exception:  # a user's function may fail in any way so far away
             return True
-        return not np.max(np.abs(there - here)) < 0.5 * size  # nan, outside the domain, is a change
+        # nan, outside the domain, is a change.
+        return any(not np.max(np.abs(there - here)) < 0.5 * size for there in sides)
 
     near, far = -_FARTHEST, _FARTHEST
     with np.errstate(all="ignore"):
@@ -242,7 +243,8 @@ def check_derivatives(objective: Any, at: Any) -> DerivativeCheck:
     Raises
     ------
     ValueError
-        If the objective has no dimension or gradient, or nothing to compare the gradient with.
+        If the objective has no dimension or gradient, or nothing to compare the gradient with; if the
+        gradient is not finite there, as outside a domain.
 
     Examples
     --------
@@ -259,6 +261,7 @@ def check_derivatives(objective: Any, at: Any) -> DerivativeCheck:
     advice = "Check a smaller instance of the same objective."
     _check.room(f"Differences along {dim} axes need", numbers, advice=advice)
     w, eye = _check.state("at", at, dim), np.eye(dim)
+    _check.shaped("gradient", objective.gradient(w), (dim,), at=w)
     absent = {
         name: f"not compared: the objective has no {' and no '.join(missing)}"
         for name, parts in _COMPARED.items()
