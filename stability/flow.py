@@ -25,6 +25,9 @@ from .objectives.base import bend, require, trait
 from .objectives.gate import bare
 from .objectives.quadratic import QuadraticModel
 
+_NAMES = {"first": "mean gradient", "second": "mean square"}
+"""What readers are told of a metric's means."""
+
 
 class Driven(NamedTuple):
     """The noise of one step of a metric's SDE: samples, and normals (m, d) of its means' own."""
@@ -149,6 +152,10 @@ class Flow(Kept):
     @property
     def remembered(self) -> tuple[str, ...]:
         """What a whole state has beside its positions, d numbers each: a buffer, a metric's means."""
+        return tuple(_NAMES.get(name, name) for name in self._kept_parts)
+
+    @property
+    def _kept_parts(self) -> tuple[str, ...]:
         buffer = () if self.memory is None else ("buffer",)
         return buffer + (() if self.metric is None else self.metric.means)
 
@@ -172,7 +179,7 @@ class Flow(Kept):
         which corrects no start's bias, are where they would settle there.
         """
         w = _check.state("w", w, self.dim)
-        kept = {name: np.zeros_like(w) for name in self.remembered}
+        kept = {name: np.zeros_like(w) for name in self._kept_parts}
         if level == "sde" and self.metric is not None:
             gradient = np.asarray(self.objective.gradient(w), dtype=float)
             kept |= self.metric.rest(gradient, self.gradient_law.variances)

@@ -103,21 +103,23 @@ class TestIteration:
     def test_iterate_takes_and_gives_whole_states(self):
         one = well(st.Adam())
         z = one.rest([1.0, 0.5])
-        assert one.remembered == ("first", "second")
+        assert one.remembered == ("mean gradient", "mean square")
         first = one.iterate(z, np.random.default_rng(0))
         assert first.shape == (6,)
         # Corrected for its start, the first step is the gradient's sign.
         np.testing.assert_allclose(np.abs(first[:2] - z[:2]), STEP, rtol=1e-6)
         later = one.iterate(z, np.random.default_rng(0), done=10**6)
         assert np.max(np.abs(later[:2] - z[:2])) > 2 * STEP
-        with pytest.raises(ValueError, match=r"shape \(\.\.\., 6\), positions and first, second.*flow\.rest"):
+        with pytest.raises(
+            ValueError, match=r"shape \(\.\.\., 6\), positions and mean gradient, mean square.*flow\.rest"
+        ):
             one.iterate([1.0, 0.5], np.random.default_rng(0))
 
     def test_states_are_named(self):
         F = st.expression("x**2 + y**2", ["x", "y"])
         one = st.Flow(F, st.Momentum(st.RMSprop()), st.Noise(gradient=0.1), step=0.1)
         ens = st.simulate(one, start=[1.0, 1.0], t_end=1.0, paths=5, level="iteration", state=True)
-        names = ["x", "y", "buffer of x", "buffer of y", "second of x", "second of y"]
+        names = ["x", "y", "buffer of x", "buffer of y", "mean square of x", "mean square of y"]
         assert ens.to_frame()["axis"].tolist() == names
 
 
