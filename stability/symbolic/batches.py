@@ -250,10 +250,16 @@ def critical_batch_matrix(mode: Mode, dim: int) -> Draft:
     )
 
 
+def _heavy(method: Method) -> bool:
+    """Whether its buffer, if any, is heavy ball's: Nesterov's floor is this one in small steps only."""
+    return method.memory is None or not method.memory.nesterov
+
+
 @statement(
     "noise-floor",
     "The noise floor of any metric: a trace, whether or not P and H commute",
     branches=("tail", "kept"),
+    applies=_heavy,
     memory=True,
 )
 def noise_floor(mode: Mode) -> Draft:
@@ -292,8 +298,6 @@ def noise_floor(mode: Mode) -> Draft:
     if mode.memory is None:
         discrete = Corollary("discrete", Eq(R, tidy(share(kept)), evaluate=False), (mean_stable(mode),))
         corollaries.insert(0, discrete)
-    elif mode.memory.nesterov:
-        corollaries = [one for one in corollaries if one.name != "momentum-discrete"]
     return Draft(
         Eq(R, floor / (1 - kept), evaluate=False),
         steps,

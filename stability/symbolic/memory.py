@@ -141,9 +141,19 @@ def momentum(mode: Mode) -> Draft:
     nesterov = mode.memory is not None and mode.memory.nesterov
     own, ours = about(mode), kind_of(nesterov)
     steps = [gain_step(mode), *_setting(own), *_solved(ours, NESTEROV if nesterov else HEAVY_BALL)]
-    share, fills = relaxing()
-    flowing = underdamped()
-    steps += [
+    corollaries = _of_kind(mode, "", ours, own)
+    if not nesterov:
+        flow, told = _flowing(mode, own)
+        steps += flow
+        corollaries += [*_of_kind(mode, "nesterov-", kind_of(True), own), *told]
+    statement = corollaries.pop(0)  # of its own kind, the mean-square limit
+    return Draft(statement.equation, steps, SOURCE, [*minimum(mode), MEMORY, GAUSSIAN, BATCHES], corollaries)
+
+
+def _flowing(mode: Mode, own: dict[Any, Any]) -> tuple[list[Step], list[Corollary]]:
+    """Heavy ball in continuous time: its variance, and how it fills up."""
+    (share, fills), flowing = relaxing(), underdamped()
+    steps = [
         Step(
             Eq(M, flowing, evaluate=False),
             "the same of the SDE dw = -u dt, alpha du = (|a| w - (1 - beta) u) dt + noise, by its generator",
@@ -154,20 +164,12 @@ def momentum(mode: Mode) -> Draft:
         "the mode swings: 4 alpha phi lambda > (1 - beta)^2",
         None if mode.method is None else 4 * alpha * own[pull] - (1 - beta) ** 2,
     )
-    corollaries = [
-        *_of_kind(mode, "", ours, own),
-        *([] if nesterov else _of_kind(mode, "nesterov-", kind_of(True), own)),
-        Corollary(
-            "underdamped", Eq(M, (flowing.subs(own)), evaluate=False), (STEP, _fed(mode, flowing, own))
-        ),
-        Corollary(
-            "relaxation",
-            Eq(Function("M")(t) / M, share.subs(pull, own[pull]), evaluate=False),
-            (STEP, TIME, EXACT, swings),
-        ),
+    variance = Eq(M, flowing.subs(own), evaluate=False)
+    filled = Eq(Function("M")(t) / M, share.subs(pull, own[pull]), evaluate=False)
+    return steps, [
+        Corollary("underdamped", variance, (STEP, _fed(mode, flowing, own))),
+        Corollary("relaxation", filled, (STEP, TIME, EXACT, swings)),
     ]
-    statement = corollaries.pop(0)  # of its own kind, the mean-square limit
-    return Draft(statement.equation, steps, SOURCE, [*minimum(mode), MEMORY, GAUSSIAN, BATCHES], corollaries)
 
 
 def _setting(own: dict[Any, Any]) -> list[Step]:

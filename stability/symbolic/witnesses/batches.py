@@ -176,9 +176,7 @@ class NoiseFloor(ExcessRisk):
         return super().numeric(case, values) if case.memory is None else self.share(case, values, False)
 
     def also(self, case: Case, values: Values) -> dict[str, float]:
-        found = {"momentum": self.share(case, values, False)}
-        if not case.nesterov:
-            found["momentum-discrete"] = self.share(case, values, True)
+        found = {f"momentum{end}": self.share(case, values, bool(end)) for end in ("", "-discrete")}
         if case.memory is None:
             found["discrete"] = 0.5 * values["lam"] * variance(*self.linear(case, values), "discrete")
         return found

@@ -114,8 +114,14 @@ class MatrixWitness(Witness):
 
     def _noise_floor(self, case: Case) -> float:
         """Of the samples' metric, which does not commute with the Hessian here."""
-        drift = self.P @ np.diag(self.curvatures)
-        covariance = solve_continuous_lyapunov(drift, self.step * self.P @ self.sigma @ self.P)
+        drift, kicks = self.P @ np.diag(self.curvatures), self.P @ self.sigma @ self.P
+        if case.memory is None:
+            covariance = solve_continuous_lyapunov(drift, self.step * kicks)
+        else:  # dw = -u dt, step du = (drift w - (1 - beta) u) dt + noise
+            eye, none = np.eye(len(drift)), np.zeros_like(drift)
+            whole = np.block([[none, eye], [-drift / self.step, (1 - case.memory.beta) / self.step * eye]])
+            source = np.block([[none, none], [none, kicks / self.step]])
+            covariance = solve_continuous_lyapunov(whole, source)[: len(drift), : len(drift)]
         return 0.5 * float(self.curvatures @ np.diag(covariance))
 
     def _streaming_limit(self, case: Case) -> float:

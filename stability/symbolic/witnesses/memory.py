@@ -93,13 +93,14 @@ class Momentum(Recomputed):
     def also(self, case: Case, values: Values) -> dict[str, float]:
         pull, spread, added = self.parts(case, values)
         beta, about = values["beta"], (values["step"], values["beta"])
-        found = {"underdamped": flowing(*about, pull, spread, added)}
+        found = {}
         if not case.nesterov:
+            found["underdamped"] = flowing(*about, pull, spread, added)
             found["nesterov-mean-square"] = largest(beta, True, pull, spread)
         for prefix, kind in (("", case.nesterov), *([("nesterov-", True)] if not case.nesterov else [])):
             found[f"{prefix}mean"] = largest(beta, kind, pull, 0.0)
             found[f"{prefix}variance"] = stationary_of(*about, kind, pull, spread, added)
-        if 4 * values["step"] * pull > (1 - beta) ** 2:
+        if not case.nesterov and 4 * values["step"] * pull > (1 - beta) ** 2:
             share = (flowing(*about, pull, 0.0, added, t) for t in (values["t"], math.inf))
             found["relaxation"] = next(share) / next(share)
         return found
