@@ -546,7 +546,6 @@ class TestQuestions:
         for row, method in zip(table.rows, methods, strict=True):
             own = st.linearize(st.Flow(F, method, noise, step=0.05))
             assert (row.step_limit, row.excess_risk) == (own.step_limit(), own.excess_risk())
-            assert own.valid_from == row.valid_from
         assert table.rows[2].amplification == pytest.approx(10.0)
         assert "order=2" in table.rows[3].note
         assert np.isnan(table.rows[3].excess_risk_L2)
@@ -559,7 +558,9 @@ class TestQuestions:
     def test_nested_batches_shift_the_mean_no_less(self):
         rng = np.random.default_rng(0)
         F = st.logistic(rng.normal(size=(60, 2)), rng.integers(2, size=60), l2=0.1)
-        centre = st.critical_points(F, 3)[0].w
+        centre = np.zeros(2)
+        for _ in range(10):
+            centre = centre - np.linalg.solve(F.hessian(centre), F.gradient(centre))
         noise = st.Noise.from_data(F, centre, batch=8, hessian_batch=4, coupling="nested")
         one, other = (
             st.linearize(st.Flow(F, m, noise, step=0.1), centre)
@@ -779,6 +780,7 @@ class TestAlongAPath:
         assert st.compare(path, ens).max_z < 4
         assert np.all(np.abs(path.departure(ens).z) < 4)
 
+    @pytest.mark.slow
     def test_across_a_jump_of_the_drift(self):
         """A force that jumps where x is 0: the law behind is that of all the paths."""
         one = st.Flow(
