@@ -21,6 +21,8 @@ from _measure import say, summary
 
 BATCH, HESSIAN_BATCH, RANK, DAMPING = 64, 256, 10, 0.1
 NOTES = [
+    "seconds: on the clock, beside the load in `environment`; processor: of all threads, which other work "
+    "changes little.",
     "sgd-lrsfn: seconds of the fit, the spectrum and SGD's and LRSFN's rows; all: of every row; against 60 "
     "and 300 s on two idle cores.",
     "memory: resident memory at its peak, against 6 GB.",
@@ -41,17 +43,26 @@ def measured(quick: bool) -> dict[str, Any]:
     import stability as st
 
     F, methods = _objective(2_000, 300) if quick else _objective(10_000, 1_999), _methods(st)
-    seconds = {"fit": _timed(lambda: F.reference)}
+    seconds, processor = {}, {}
+
+    def timed(name: str, work: Callable[[], Any]) -> None:
+        clock, used = time.perf_counter(), time.process_time()
+        work()
+        seconds[name], processor[name] = time.perf_counter() - clock, time.process_time() - used
+
+    timed("fit", lambda: F.reference)
     noise = st.Noise.from_data(F, batch=BATCH, hessian_batch=HESSIAN_BATCH)
     point: list[Any] = []
     flow = st.Flow(F, st.SGD(), noise, step=0.01)
-    seconds["spectrum"] = _timed(lambda: point.append(st.linearize(flow)))
+    timed("spectrum", lambda: point.append(st.linearize(flow)))
     limits = {}
     for name, method in methods.items():
         linear = point[0].under(method)
-        seconds[name] = _timed(lambda linear=linear: _row(st, linear))
+        timed(name, lambda linear=linear: _row(st, linear))
         limits[name] = linear.step_limit()
-        say(f"{name}: limit {limits[name]:.6g}, {seconds[name]:.1f} s")
+        say(
+            f"{name}: limit {limits[name]:.6g}, {seconds[name]:.1f} s ({processor[name]:.1f} s of processors)"
+        )
     first = sum(seconds[name] for name in ("fit", "spectrum", "SGD", "LRSFN", "LRSFN flat"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     cells = {
@@ -60,7 +71,7 @@ def measured(quick: bool) -> dict[str, Any]:
         "memory": _cell("peak", peak, "6 GB", 6.0, unit="GB"),
         "deterministic": _cell("limit", limits["SGD"], "2 / lambda", 2 / point[0].eigenvalues[0], unit=""),
     }
-    return {"cells": cells, "notes": NOTES, "seconds": seconds, "limits": limits}
+    return {"cells": cells, "notes": NOTES, "seconds": seconds, "processor": processor, "limits": limits}
 
 
 def _objective(n: int, columns: int) -> Any:
@@ -92,12 +103,6 @@ def _row(st: Any, linear: Any) -> None:
     except st.Unstable:
         say("no stationary covariance at this step")
     assert linear.valid_from >= 1
-
-
-def _timed(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def _cell(ours: str, found: float, theirs: str, goal: float, *, unit: str = "s") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -222,10 +223,12 @@ def _left_out(method: Method, note: str) -> Bound:
 def _estimated_row(leading: Leading, flow: Flow) -> Bound:
     try:
         found = refined(leading, flow)
-        limit, shares = found.found.limit, found.closed.shares_of(found.found)
-        risk = found.closed.excess_risk() if flow.step < limit else math.nan
     except (ArithmeticError, ValueError) as error:
         return _left_out(flow.method, str(error))
+    limit, shares, risk = found.found.limit, found.closed.shares_of(found.found), math.nan
+    if flow.step < limit:
+        with contextlib.suppress(ArithmeticError):  # too close to the limit: there is none that can be told
+            risk = found.closed.excess_risk()
     linear = found.closed.linear
     cause = max(shares, key=lambda name: shares[name])
     note = (
