@@ -322,8 +322,8 @@ def finite(name: str, value: Any) -> float:
 
 def fraction(name: str, value: Any) -> float:
     """`value` as a float in [0, 1)."""
-    found = nonnegative(name, value)
-    if not found < 1:
+    found = _real(value)
+    if found is None or not 0 <= found < 1:
         raise ValueError(f"`{name}` must be in [0, 1); got {shown(value)}.")
     return found
 

@@ -62,8 +62,8 @@ class TestMomentum:
         ("call", "message"),
         [
             (lambda: st.Momentum(st.SGD(), beta=1.0), r"`beta` must be in \[0, 1\); got 1.0"),
-            (lambda: st.Momentum(st.SGD(), beta=-0.1), r"`beta` must be a finite number >= 0; got -0.1"),
-            (lambda: st.Momentum(st.SGD(), beta=np.nan), r"`beta` must be a finite number"),
+            (lambda: st.Momentum(st.SGD(), beta=-0.1), r"`beta` must be in \[0, 1\); got -0.1"),
+            (lambda: st.Momentum(st.SGD(), beta=np.nan), r"`beta` must be in \[0, 1\); got nan"),
             (lambda: st.Momentum(st.SGD(), beta="0.9"), r"`beta` must be"),
             (lambda: st.Momentum(st.SGD(), nesterov="no"), r"`nesterov` must be True or False; got 'no'"),
             (

@@ -102,6 +102,11 @@ class TestRefused:
             run(flow(), t_end=1.0)
         run(flow(), t_end=float(str(told.value).rsplit("t_end=")[1].rstrip(".")))
 
+        # Three steps of 0.1 add up to a little more than 0.3.
+        with pytest.raises(ValueError, match=r"its 3 end at 0\.3\. Give more of them, or t_end=0\.3\.$"):
+            run(flow(step=[0.1] * 3), t_end=1.0)
+        run(flow(step=[0.1] * 3), t_end=0.3)
+
     def test_one_that_reaches_zero(self):
         def linear(k):
             return 0.1 * (1 - k / 4)
@@ -111,6 +116,11 @@ class TestRefused:
         run(flow(step=linear), t_end=float(str(told.value).rsplit("t_end=")[1].rstrip(".")))
         with pytest.raises(ValueError, match="got nan at iteration 0"):
             run(flow(step=lambda k: "0.1"))
+
+        with pytest.raises(ValueError, match=r"got 0 at iteration 2, counted from 0.*before: step\[:2\]"):
+            flow(step=[0.1, 0.2, 0.0])
+        with pytest.raises(ValueError, match=r"got -0.1 at iteration 0, counted from 0. Keep it above 0\.$"):
+            flow(step=[-0.1, 0.2])
 
     def test_a_time_that_is_no_sum_of_steps(self):
         with pytest.raises(ValueError, match=r"`t_end` must be sums.*got 0\.25\. The nearest") as told:

@@ -220,3 +220,21 @@ class TestDocuments:
         figures = {"condition-number", "step-limit", "equal-rates", "real-data"}
         assert named <= set(st.theorems()) | figures
         assert len(named & set(st.theorems())) >= 12
+
+
+def widest(theorem):
+    return max(map(len, str(theorem).splitlines()))
+
+
+def test_sheets_are_no_wider_than_a_screen():
+    for name in ("noise-floor", "momentum", "batch-sharpness", "averaging", "streaming-limit"):
+        assert widest(st.theorem(name)) <= 160
+    # What the widest equations repeat has a name.
+    sheet = str(st.theorem("momentum"))
+    assert re.search(r"with\n +d +\n +z₁ = ──\(φ\(λ\)\)", sheet)
+
+
+@pytest.mark.slow
+def test_no_sheet_is_wider_than_a_large_screen():
+    for theorem in sheets():
+        assert widest(theorem) < 200, theorem.name

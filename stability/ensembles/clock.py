@@ -56,7 +56,7 @@ class Schedule:
             low, high = self.times[near[:, k]]
             raise ValueError(
                 f"`{name}` must be sums of the schedule's first steps; got {times[k]:.10g}. The nearest are "
-                f"{low:.17g} and {high:.17g}."
+                f"{low:.12g} and {high:.12g}."
             )
         return chosen
 
@@ -69,7 +69,7 @@ def scheduled(flow: Flow, t_end: float, halvings: int) -> Schedule:
         if clock >= t_end * (1 - NEAR):
             break
         if not (step > 0 and math.isfinite(step)):
-            until = f", or end there: t_end={clock:.17g}" if steps else ""
+            until = f", or end there: t_end={clock:.12g}" if steps else ""
             raise ValueError(
                 f"`step` must be a finite number > 0 at every iteration; got {step:g} at iteration "
                 f"{len(steps)}, counted from 0. Keep it above 0{until}."
@@ -84,7 +84,7 @@ def scheduled(flow: Flow, t_end: float, halvings: int) -> Schedule:
     if clock < t_end * (1 - NEAR):
         raise ValueError(
             f"`step` must have a step for every iteration to `t_end` = {t_end:g}; its {len(steps)} end at "
-            f"{clock:.17g}. Give more of them, or t_end={clock:.17g}."
+            f"{clock:.12g}. Give more of them, or t_end={clock:.12g}."
         )
     found = Schedule(np.array(steps), halvings)
     found.numbers("t_end", np.array([t_end]))

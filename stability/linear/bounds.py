@@ -50,6 +50,8 @@ class Bound(Result):
         is large enough.
     step_limit_error : float
         Of `step_limit` where it is an estimate, as for data too large for whole matrices; else 0.
+    doubt : str
+        Why the linearisation is not to be trusted, and what helps; empty where it is.
     """
 
     method: str
@@ -63,6 +65,7 @@ class Bound(Result):
     note: str
     valid_from: float = math.nan
     step_limit_error: float = 0.0
+    doubt: str = ""
 
     @property
     def valid(self) -> bool:
@@ -98,12 +101,10 @@ class Bounds(Result, Framed):
         columns = [("method", ""), *((name, ".3g") for name in (*numbers, "validity"))]
         columns += [("valid from", ".6g"), ("limited by", "")]
         yield Grid(columns, [self._cells(row) for row in self.rows])
-        if not all(row.valid for row in self.rows):
-            yield (
-                "! Hessian noise bends this method's preconditioner too much for the linearisation: read the "
-                "row as a warning, not a bound. With as many samples in the Hessian batch as 'valid from' "
-                "says, it is one."
-            )
+        doubts = dict.fromkeys(row.doubt for row in self.rows if row.doubt)
+        for doubt in doubts:
+            whose = ", ".join(row.method for row in self.rows if row.doubt == doubt)
+            yield f"! {whose}: {doubt}" if len(doubts) > 1 else f"! {doubt}"
         for note in dict.fromkeys(row.note for row in self.rows if row.note):
             yield f"{', '.join(row.method for row in self.rows if row.note == note)}: {note}"
 
@@ -196,6 +197,7 @@ def _row(point: LinearFlow, method: Method) -> Bound:
         limited_by=cause,
         note=notes[0] if notes else "",
         valid_from=linear.valid_from,
+        doubt=linear.doubt,
     )
 
 
@@ -248,4 +250,5 @@ def _estimated_row(leading: Leading, flow: Flow) -> Bound:
         note=note if math.isfinite(risk) else f"no stationary covariance at this step; {note}",
         valid_from=linear.valid_from,
         step_limit_error=found.error,
+        doubt=linear.doubt,
     )

@@ -887,12 +887,35 @@ class LinearFlow(Result, Framed):
         """Whether `validity` is below 0.1."""
         return self.validity < VALID
 
+    @property
+    def doubt(self) -> str:
+        """Why the linearisation is not to be trusted, and what helps; empty where `valid`."""
+        if self.valid:
+            return ""
+        if self.metric is None:
+            return (
+                "Hessian noise bends this method's preconditioner too much for the linearisation: read the "
+                "row as a warning, not a bound. With as many samples in the Hessian batch as 'valid from' "
+                "says, it is one."
+            )
+        method: Any = self.flow.method
+        if method.renewal >= VALID:
+            return (
+                f"Theory is of first order in 1 - beta2: with `beta2` = {method.beta2:g} a mean square is of "
+                "so few gradients that it varies itself. It is a bound for "
+                f"`beta2` > {1 - VALID:g}."
+            )
+        return (
+            "Theory is of first order in the step: at this one the metric follows the iterates' own motion "
+            "as well as the noise. Read the row as a warning, not a bound; at a smaller step it is one."
+        )
+
     @functools.cached_property
     def valid_from(self) -> float:
         """The smallest Hessian batch from which on `validity` is below 0.1, all else as it is.
 
-        inf where none is large enough; nan where the noise is a class that states its own law, and where
-        batches of all the data tell nothing of a single sample.
+        inf where none is large enough, as where a metric's own motion is the reason; nan where the noise is
+        a class that states its own law, and where batches of all the data tell nothing of a single sample.
         """
         noise = self.flow.noise_model
         if self.metric is not None:

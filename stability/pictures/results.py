@@ -71,7 +71,7 @@ def bounds(result: Bounds) -> Figure:
     axes[0, 1].set_yticklabels([])
     axes[0, 0].legend()
     if not all(row.valid for row in result.rows):
-        figure.suptitle("hollow: Hessian noise bends the preconditioner too much for a bound", fontsize=9)
+        figure.suptitle("hollow: the linearisation is not to be trusted as a bound", fontsize=9)
     return figure
 
 

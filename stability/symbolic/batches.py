@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from itertools import combinations_with_replacement
+from typing import Any
 
 import sympy
 from sympy import Eq, Function, Matrix, Symbol
@@ -317,32 +318,58 @@ def _traces() -> tuple[Step, ...]:
     # In the basis of H, in which P and S are any symmetric matrices still.
     P, S, H = symmetric("P", 2), symmetric("S", 2), sympy.diag(*sympy.symbols("lambda_1:3", positive=True))
     A, left = P * H, (H * S).trace()
+    p, h, s, D, U = (sympy.MatrixSymbol(name, 2, 2) for name in ("P", "H", "S", "D", "U"))
+    a, across, kept = p * h, h * p, 1 - beta
 
     def traced(balance: Matrix) -> sympy.Expr:
         """``det(P) tr(P^-1 balance)``, a polynomial."""
         return (P.adjugate() * balance).trace()
 
+    def told(residual: sympy.Expr, balance: Any, trace: Any, reason: str) -> Step:
+        """A trace in matrices, which its entries bear out."""
+        vanishes(sympy.together(residual), reason)
+        return Step(Eq(sympy.Trace(p.I * balance), trace, evaluate=False), reason)
+
     # With a buffer, D = E w u' and U = E u u'; in continuous time D is antisymmetric: no w w' is gained.
     turn = Matrix([[0, Symbol("D")], [-Symbol("D"), 0]])
-    flowing = (S * A.T - (1 - beta) * turn) / alpha
-    gained = A * turn + (A * turn).T - 2 * (1 - beta) * flowing
+    flowing = (S * A.T - kept * turn) / alpha
+    gained = A * turn + (A * turn).T - 2 * kept * flowing
     # Of the iteration D is that before u is renewed, and w+ = w - alpha u+ leaves E w w' as it is.
     square = (S * A.T + A * S) / (alpha * (1 + beta))
-    mixed = (S * A.T - alpha * beta * square) / (1 - beta) - alpha * square
+    mixed = (S * A.T - alpha * beta * square) / kept - alpha * square
     held = (1 - beta**2) * square - beta * (A * mixed + (A * mixed).T) - A * S * A.T
-    rest = ((H - alpha * H * P * H / (2 * (1 + beta))) * S).trace()
+    rest = h - alpha / (2 * (1 + beta)) * h * p * h
+    bent = ((H - alpha * H * P * H / (2 * (1 + beta))) * S).trace()
     return (
-        vanishes(
+        told(
             traced(A * S + S * A.T) - 2 * P.det() * left,
+            a * s + s * across,
+            2 * sympy.Trace(h * s),
             "times the inverse of P, traced: 2 tr(H S) = alpha tr(P Sigma), for all symmetric P, H, S",
         ),
-        vanishes(
-            traced(gained) + 2 * (1 - beta) / alpha * P.det() * left,
-            "with a buffer 2 (1 - beta) tr(H S): the balance of E u u', alpha du = (P g - (1 - beta) u) dt",
+        Step(
+            Eq(U, (s * across - kept * D) / alpha, evaluate=False),
+            "with a buffer, alpha du = (P g - (1 - beta) u) dt, U = E u u', and D = E w u' is antisymmetric",
         ),
-        vanishes(
-            sympy.together(traced(held) - 2 * (1 - beta) / alpha * P.det() * rest),
-            "of heavy ball 2 (1 - beta) tr((H - alpha H P H / (2 (1 + beta))) S) = alpha tr(P Sigma)",
+        told(
+            traced(gained) + 2 * kept / alpha * P.det() * left,
+            a * D + D.T * across - 2 * kept * U,
+            -2 * kept / alpha * sympy.Trace(h * s),
+            "what E u u' gains without the noise, traced: 2 (1 - beta) tr(H S) = alpha tr(P Sigma)",
+        ),
+        Step(
+            Eq(U, (s * across + a * s) / (alpha * (1 + beta)), evaluate=False),
+            "of heavy ball, where w+ = w - alpha u+ leaves E w w' as it is",
+        ),
+        Step(
+            Eq(D, (s * across - alpha * beta * U) / kept - alpha * U, evaluate=False),
+            "and E w u' before u is renewed",
+        ),
+        told(
+            traced(held) - 2 * kept / alpha * P.det() * bent,
+            U - beta * (beta * U + a * D + D.T * across) - a * s * across,
+            2 * kept / alpha * sympy.Trace(rest * s),
+            "traced: 2 (1 - beta) tr((H - alpha H P H / (2 (1 + beta))) S) = alpha tr(P Sigma)",
         ),
     )
 
@@ -543,8 +570,6 @@ def batch_sharpness(mode: Mode) -> Draft:
     E = Symbol("E_g", real=True)
     square = expectation((mode.at + E) ** 2, {E**2: s_g**2})
     sharpness = sympy.factor(mode.phi * square / mode.at)
-    P, H, M, C = (symmetric(name, 2) for name in ("P", "H", "M", "C"))
-    moved = M - alpha * (P * H * M + M * H * P) + alpha**2 * P * C * P
     nu = Symbol("nu", positive=True)
 
     def moment(power: int) -> sympy.Expr:
@@ -553,6 +578,7 @@ def batch_sharpness(mode: Mode) -> Draft:
         return (mode.at / b) ** power * chi.subs(nu, b)
 
     own = sympy.factor(sympy.cancel(moment(3) / moment(2)) * mode.phi)
+    vanishes(sharpness - 2 / limit, "with an exact Hessian in P this is 2 / alpha_max")
     # With a buffer the limit is another one, and with it what the sharpness comes to.
     kind, noise = kind_of(mode.memory is not None and mode.memory.nesterov), s_g**2 / mode.at**2
     reached = kind.mean_square * pull * (1 + q)
@@ -566,14 +592,11 @@ def batch_sharpness(mode: Mode) -> Draft:
         Step(
             Eq(Symbol("B"), sharpness, evaluate=False), "phi^2 lambda E h^2 delta^2 over phi lambda^2 delta^2"
         ),
-        vanishes(sharpness - 2 / limit, "with an exact Hessian in P this is 2 / alpha_max"),
-        vanishes(
-            (H * (moved - M)).trace()
-            - alpha**2 * (P * H * P * C).trace()
-            + 2 * alpha * (P * H * M * H).trace(),
-            "in any dimension, C = E g g': tr(H M) is stationary where alpha E(g' P H P g) of the batch is "
-            "2 g' P g of all",
+        Step(
+            Eq(Symbol("B"), 2 / LIMIT, evaluate=False),
+            "the same, at the largest step alpha_max of an exact Hessian in P",
         ),
+        _any_dimension(),
         Step(
             Eq(Symbol("B"), own, evaluate=False),
             "with the batch's own curvature and gradient E h^3 / E h^2, of b Gaussian inputs",
@@ -605,3 +628,21 @@ def batch_sharpness(mode: Mode) -> Draft:
             Corollary("small-batches", Eq(level, small, evaluate=False), (MEMORY,)),
         ],
     )
+
+
+@functools.cache
+def _any_dimension() -> Step:
+    """The trace of H times the moments' map, of a metric that need not commute with H."""
+    names = ("P", "H", "M", "C")
+    P, H, M, C = (symmetric(name, 2) for name in names)
+    moved = M - alpha * (P * H * M + M * H * P) + alpha**2 * P * C * P
+    reason = (
+        "in any dimension, C = E g g': tr(H M) is stationary where alpha E(g' P H P g) of the batch is "
+        "2 g' P g of all"
+    )
+    fed, pulled = (P * H * P * C).trace(), (P * H * M * H).trace()
+    vanishes((H * (moved - M)).trace() - alpha**2 * fed + 2 * alpha * pulled, reason)
+    p, h, m, c = (sympy.MatrixSymbol(name, 2, 2) for name in names)
+    after = sympy.MatrixSymbol("M^+", 2, 2)
+    gained = alpha**2 * sympy.Trace(p * h * p * c) - 2 * alpha * sympy.Trace(p * h * m * h)
+    return Step(Eq(sympy.Trace(h * (after - m)), gained, evaluate=False), reason)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import html
+import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,6 +29,10 @@ ALIASES = {
     "p": ("power",),
 }
 """Other names under which `Statement.evaluate` takes a symbol's value; ``lambda`` is no name in Python."""
+
+
+WIDEST = 160
+"""Columns of a line of a printed sheet."""
 
 
 class DoesNotHold(ValueError):
@@ -140,7 +146,8 @@ class Statement(Result):
         yield from ("", "Statement", _indent(self.statement))
         for corollary in self.corollaries:
             extra = "; ".join(map(str, corollary.hypotheses))
-            yield f"  {corollary.name}" + (f" (if {extra})" if extra else "")
+            head = f"  {corollary.name}" + (f" (if {extra})" if extra else "")
+            yield textwrap.fill(head, WIDEST, subsequent_indent="    ")
             yield _indent(corollary.equation)
         yield from ("", "Derivation")
         for number, step in enumerate(self.derivation, 1):
@@ -435,5 +442,30 @@ def _keyword(symbol: Any) -> str:
 
 
 def _indent(equation: Any) -> str:
-    shown = sympy.pretty(equation, use_unicode=True, wrap_line=False)
-    return "\n".join("      " + line for line in shown.splitlines())
+    return "\n".join("      " + line for part in _parts(equation) for line in part.splitlines())
+
+
+def _parts(equation: Any) -> Iterator[str]:
+    """An equation in characters; where it is too wide, what it repeats gets a name and lines of its own."""
+    named: list[str] = []
+    # What a sum or an integral runs over means nothing outside it, and a derivative is of the gain itself.
+    bound = {symbol for one in equation.atoms(sympy.Sum, sympy.Integral) for symbol in one.bound_symbols}
+    while True:
+        shown = sympy.pretty(equation, use_unicode=True, wrap_line=False)
+        counts = Counter(
+            part
+            for part in sympy.preorder_traversal(equation)
+            if part.args and not isinstance(part, AppliedUndef) and not part.free_symbols & bound
+        )
+        # By how much shorter the equation becomes.
+        saved = {part: (count - 1) * len(str(part)) for part, count in counts.items() if count > 1}
+        if max(map(len, shown.splitlines())) <= WIDEST - 6 or not saved:
+            break
+        part = max(saved, key=lambda part: (saved[part], str(part)))
+        name = sympy.Symbol(f"z_{len(named) + 1}")
+        equation = equation.xreplace({part: name})
+        named.append(sympy.pretty(sympy.Eq(name, part, evaluate=False), use_unicode=True, wrap_line=False))
+    yield shown
+    if named:
+        yield "with"
+        yield from named
