@@ -32,6 +32,17 @@ def simulate(a_flow=None, **options):
     )
 
 
+class Stop:
+    """Ctrl-C after three iterations."""
+
+    left = 3
+
+    def __call__(self, progress):
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
 class Users(st.Objective):
     """A user's own quadratic in two dimensions, with whatever Hessian and gradient it is told to give."""
 
@@ -459,6 +470,14 @@ class TestNumbers:
             if inspect.Parameter.KEYWORD_ONLY in kinds:
                 told = f"{name} needs @_check.by_name"
                 assert function.__code__.co_filename.endswith("_check.py"), told
+
+    def test_work_without_end_is_what_was_asked_for(self):
+        found = st.minimize(DATA, np.zeros(2), method=st.SGD(), step=0.1, sweeps=1e308, iterations=2)
+        assert len(found.losses) == 2
+        stop = Stop()
+        with pytest.raises(st.Interrupted) as told:
+            st.minimize(DATA, np.zeros(2), method=st.SGD(), step=0.1, sweeps=1e308, callback=stop)
+        assert len(told.value.result.losses) == 3
 
     def test_numbers_that_are_times_beyond_all_steps_are_refused(self):
         with pytest.raises(ValueError, match=r"`t` = 1e\+308 is inf time steps of 0\.1"):

@@ -240,7 +240,7 @@ class _Seen:
     def _paths(self, flow: Flow, start: np.ndarray, t_end: float, paths: int, seed: int) -> np.ndarray:
         """The paths' last states (paths,); nan where they diverged."""
         dt = DT_SHARE * flow.step
-        steps = max(1, round(t_end / dt))
+        steps = max(1, round(min(t_end / dt, 1e18)))
         try:
             ens = simulate(flow, start=start, t_end=steps * dt, dt=dt, paths=paths, seed=seed)
         except ValueError as error:  # at the start the gain is singular, or the objective not defined

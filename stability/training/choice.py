@@ -90,11 +90,15 @@ def sizes(problem: Problem, batch: int | None, hessian_batch: int | None, option
     return own, other
 
 
+ENDLESS = 1e300
+"""Of passes: more than any run takes, and still a number."""
+
+
 def budget(sweeps: float | None, iterations: int | None, problem: Problem) -> tuple[float, float]:
     """When to stop: work in passes over single samples, and iterations; one of them may be inf."""
     if sweeps is None and iterations is None:
         raise ValueError("Say when to stop: give `sweeps` (passes over all samples) or `iterations`.")
-    passes = math.inf if sweeps is None else _check.positive("sweeps", sweeps) * problem.samples
+    passes = math.inf if sweeps is None else min(_check.positive("sweeps", sweeps) * problem.samples, ENDLESS)
     return passes, math.inf if iterations is None else _check.count("iterations", iterations, least=0)
 
 
