@@ -95,7 +95,7 @@ class TestIteration:
         options = {"start": [1.0, 0.5], "t_end": 0.5, "level": level, "seed": 2, "state": True}
         first, second, fewer = (
             st.simulate(well(method), paths=paths, workers=workers, **options).states
-            for paths, workers in ((1200, 1), (1200, 3), (300, 1))
+            for paths, workers in ((600, 1), (600, 3), (300, 1))
         )
         np.testing.assert_array_equal(first, second)
         np.testing.assert_array_equal(first[:, :300], fewer)
@@ -178,19 +178,19 @@ class TestEquation:
 
     def test_mean_and_spread_of_a_signs_step_are_the_iterations(self):
         one = well(st.SignSGD())
-        w = np.broadcast_to([0.6, 0.1], (200_000, 2))
+        w = np.broadcast_to([0.6, 0.1], (60_000, 2))
         rng = np.random.default_rng(0)
         drawn = {level: one.draw(len(w), rng, level=level) for level in ("sde", "iteration")}
         there, here = one.euler(w, drawn["sde"], STEP), one.update(w, drawn["iteration"])
         error = np.sqrt((there.var(axis=0) + here.var(axis=0)) / len(w))
         assert np.all(np.abs(there.mean(axis=0) - here.mean(axis=0)) < 4 * error)
-        np.testing.assert_allclose(there.var(axis=0), here.var(axis=0), rtol=0.02)
+        np.testing.assert_allclose(there.var(axis=0), here.var(axis=0), rtol=0.04)
 
     @pytest.mark.parametrize("method", [st.RMSprop(beta2=0.95), st.Adam(beta1=0.8, beta2=0.95)])
     def test_moments_of_a_step_are_the_iterations(self, method):
         """Of all that a state has, at ``dt = step``; of RMSprop's positions to O(1 - beta2)."""
         noise = st.Noise(gradient=[[0.2, 0.1], [0.1, 0.3]])
-        one, count = well(method, noise), 100_000
+        one, count = well(method, noise), 60_000
         z = np.broadcast_to(one.rest([0.6, 0.1], "sde"), (count, one.state_dim))
         rng = np.random.default_rng(1)
         drawn = {level: one.draw(count, rng, level=level) for level in ("sde", "iteration")}
@@ -203,7 +203,7 @@ class TestEquation:
                 np.cov(a.T) / np.outer(spread, spread),
                 np.cov(b.T) / np.outer(spread, spread),
                 rtol=0,
-                atol=0.15 if a is there else 0.03,
+                atol=0.15 if a is there else 0.04,
             )
 
     def test_means_start_where_they_would_settle(self):

@@ -44,7 +44,7 @@ def stationary(B, Q):
 
 
 def settled(one, **options):
-    options = {"t_end": 30.0, "paths": 4000, "seed": 3, "state": True, **options}
+    options = {"t_end": 16.0, "paths": 2500, "seed": 3, "state": True, **options}
     return st.simulate(one, start=np.zeros(one.dim), **options)
 
 
@@ -77,7 +77,7 @@ class TestLaws:
             push = np.concatenate([-kick @ E, 0 * kick], axis=1)
             T = T + np.kron(push, push)
         wanted = np.linalg.solve(np.eye(16) - T, Q.ravel()).reshape(4, 4)
-        assert z_of(settled(one, level=level, paths=6000), wanted) < 4
+        assert z_of(settled(one, level=level), wanted) < 4
 
     def test_minibatches_of_data(self, nesterov):
         """Nothing is linearised; on least squares with SGD the second moments are known all the same."""
@@ -97,7 +97,7 @@ class TestLaws:
             across = across + np.kron(push, add[:, None]) + np.kron(add[:, None], push)
         wanted = np.linalg.solve(np.eye(16) - T, source).reshape(4, 4)  # the mean is zero
         ens = st.simulate(
-            one, start=F.reference, t_end=20.0, paths=4000, seed=4, level="iteration", state=True
+            one, start=F.reference, t_end=14.0, paths=1500, seed=4, level="iteration", state=True
         )
         assert z_of(ens, wanted) < 4
         assert np.max(np.abs(ens.mean[-1] - one.rest(F.reference)) / ens.standard_error[-1]) < 4
@@ -245,10 +245,10 @@ class TestStates:
         options = {"start": [1.0, 0.5], "t_end": 2.0, "level": level, "state": True, "seed": 2}
         first, second, fewer = (
             st.simulate(one, paths=paths, workers=workers, **options).states
-            for paths, workers in ((3000, 1), (3000, 3), (700, 1))
+            for paths, workers in ((1200, 1), (1200, 3), (300, 1))
         )
         np.testing.assert_array_equal(first, second)
-        np.testing.assert_array_equal(first[:, :700], fewer)
+        np.testing.assert_array_equal(first[:, :300], fewer)
 
     @staticmethod
     def well():
@@ -307,7 +307,7 @@ class TestAverages:
     def test_its_variance_is_the_noisy_quadratic_models(self):
         """Zhang and others 2019: decay .99, step .1, curvature and noise 1."""
         one = st.Flow(st.quadratic([1.0]), st.SGD(), st.Noise(gradient=1.0), step=0.1)
-        ens = st.simulate(one, start=[0.0], t_end=100.0, paths=4000, level="iteration", average=0.99)
+        ens = st.simulate(one, start=[0.0], t_end=80.0, paths=1500, level="iteration", average=0.99)
         assert abs(ens.covariance[-1, 0, 0] - 0.00458837) < 4 * ens.covariance_error[-1, 0, 0]
 
     def test_exits_and_divergence_are_the_positions_own(self):
@@ -331,7 +331,7 @@ class TestTheory:
     def test_paths_agree_from_their_own_start(self, nesterov, part):
         one = flow(nesterov=nesterov)
         for level in ("sde", "iteration"):
-            options = {"t_end": 3.0, "paths": 3000, "seed": 2, "save": 3, "level": level}
+            options = {"t_end": 3.0, "paths": 1500, "seed": 2, "save": 3, "level": level}
             ens = st.simulate(one, start=[1.0, 0.5], **options, **part)
             assert st.compare(st.linearize(one), ens).max_z < 4
 
@@ -340,7 +340,7 @@ class TestTheory:
         method = st.Momentum(st.SGD(), beta=BETA, nesterov=nesterov)
         one = st.Flow(F, method, st.Noise(gradient=0.3), step=STEP)
         options = {"start": [0.3, 0.2], "t_end": 3.0, "seed": 5, **part}
-        plain = st.simulate(one, paths=6000, **options)
+        plain = st.simulate(one, paths=3000, **options)
         ens = st.simulate(one, paths=1000, control=True, at=[0.0, 0.0], **options)
         assert ens.covariance_reduction[-1].min() > 3
         error = np.hypot(plain.covariance_error, ens.covariance_error)
