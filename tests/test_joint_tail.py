@@ -218,6 +218,12 @@ class TestPopulation:
         plain = grown(one.move(), one.step.coordinates(2.0), 2.0, rng, **run)
         assert 1e-4 < plain.error < 0.1
 
+    def test_streaming_modes_that_differ(self):
+        """5.275766 by quadrature of ``B u = u - step |a| C^(1/2) (X a / |a| + sqrt(X) n)``; heavy weights."""
+        index = linear([1.0, 0.3], st.Noise.streaming(), step=0.3).tail("discrete")
+        assert abs(index.value - 5.275766) < 4 * index.error
+        assert index.error < 0.02
+
     def test_streaming_modes_alike(self):
         lin = linear([1.0] * 3, st.Noise.streaming(batch=4), step=0.9)
         one = products(lin, "discrete")
@@ -227,17 +233,18 @@ class TestPopulation:
 
     @pytest.mark.slow
     def test_nominal_intervals_cover(self, monkeypatch):
-        """95 % of them the kernel's index, over a hundred seeds of small populations."""
+        """95 % of them the kernel's index, over fifty seeds of small populations."""
         monkeypatch.setattr(population, "MAIN", (100, 120, 20))
         lin = linear([1.0, 0.3])
         one, exact = products(lin), lin.tail("chain").value
         z = []
-        for seed in range(100):
+        for seed in range(50):
             rate = population.Rates(one.move(), one.step, seed, True)
             index = population._refined(rate, 1.02 * exact)
             z.append((index.value - exact) / index.error)
-        assert 0.9 <= np.mean(np.abs(z) < 1.96) <= 0.99
-        assert np.mean(np.abs(z) > 3) <= 0.03
+        assert np.mean(np.abs(z) < 1.96) >= 0.88
+        assert 0.7 < np.std(z) < 1.25
+        assert abs(np.mean(z)) < 0.6
 
 
 def least_squares(rows=60, batch=4, step=0.1, dim=2):

@@ -8,7 +8,6 @@ error is read off blocks of steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,9 +15,7 @@ import numpy as np
 
 from .._estimate import Estimate
 from .growth import Coordinates, Step
-
-Move = Callable[[np.random.Generator, np.ndarray], np.ndarray]
-"""Directions (n, d) and what random matrices of their own make of them."""
+from .moves import Move
 
 BLOCKS = 20
 """Into which a run is cut for its error."""
@@ -132,7 +129,7 @@ def _refined(rate: Rates, order: float) -> Estimate:
     slope = max((here.value - near.value) / (0.1 * order), here.error / order)
     for _ in range(3):
         move = -here.value / slope
-        if abs(move) <= 0.05 * order:
+        if abs(move) <= 0.01 * order:
             break
         move = min(max(move, -0.4 * order), 0.6 * order)
         before, order = here, order + move
@@ -166,12 +163,13 @@ def grown(
     u /= np.linalg.norm(u @ place.root, axis=1)[:, None]
     metric = place.root @ place.root
     control = None if known is None else Control(known.mean, known.backward(metric), metric)
-    weights, means, share = np.zeros(size), np.zeros(steps), 0.0
+    weights, share = np.zeros(size), 0.0
+    means, plain = np.zeros((2, steps))
     for k in range(-burn, steps):
-        ahead = move(rng, u)
+        ahead, ratio = move(rng, u, order, metric)
         length = np.linalg.norm(ahead @ place.root, axis=1)
         with np.errstate(divide="ignore"):
-            growth = order * np.log(length)
+            growth = order * np.log(length) + ratio
         own = np.exp(weights - weights.max())
         own /= own.sum()
         heights = np.exp(growth)
@@ -180,12 +178,17 @@ def grown(
             return Growth(-math.inf, 0.0, 1.0)
         if k >= 0:
             share = max(share, float(np.max(own * heights)))
-        means[max(k, 0)] = mean if control is None else control.less(own, heights, u, ahead, length)
+        plain[max(k, 0)] = mean
+        means[max(k, 0)] = (
+            mean if control is None else control.less(own, heights, u, ahead, length, np.exp(ratio))
+        )
         weights = weights + growth - math.log(mean)
         u = ahead / np.where(length > 0, length, 1.0)[:, None]
         worth = np.exp(weights - weights.max())
         if worth.sum() ** 2 < UNEVEN * size * (worth**2).sum():
             u, weights = u[_drawn(worth, rng)], np.zeros(size)
+    if not means.mean() > 0:  # chance took more than all
+        means = plain
     blocks = means.reshape(BLOCKS, -1).mean(axis=1)
     # Mean weights are averaged before the logarithm is taken: that of one step alone would be too small.
     mean = float(blocks.mean())
@@ -194,23 +197,30 @@ def grown(
 
 
 class Control:
-    """What of a mean weight is known to be chance: two numbers that have mean zero from every direction.
+    """What of a mean weight is known to be chance: three numbers that have mean zero from every direction.
 
-    The step along its mean, and the square of its length, less their means. How much of them the weights have
-    is learnt from earlier steps, so that nothing of the mean itself is lost.
+    The step along its mean, the square of its length, and the ratio of densities, less their means. How much
+    of them the weights have is learnt from earlier steps, so that nothing of the mean itself is lost.
     """
 
     def __init__(self, mean: np.ndarray, backward: np.ndarray, metric: np.ndarray):
         self.mean, self.backward, self.metric = mean, backward, metric
-        self._squares, self._products = np.zeros((2, 2)), np.zeros(2)
+        self._squares, self._products = np.zeros((3, 3)), np.zeros(3)
 
     def less(
-        self, own: np.ndarray, heights: np.ndarray, u: np.ndarray, ahead: np.ndarray, length: np.ndarray
+        self,
+        own: np.ndarray,
+        heights: np.ndarray,
+        u: np.ndarray,
+        ahead: np.ndarray,
+        length: np.ndarray,
+        ratio: np.ndarray,
     ) -> float:
         """The mean of `heights` (n,) with weights `own` (n,), less the part that is chance."""
         straight = u @ self.mean.T
         along = np.sum((ahead - straight) @ self.metric * straight, axis=1)
-        parts = np.stack([along, length**2 - np.sum(u @ self.backward * u, axis=1)])
+        square = length**2 - np.sum(u @ self.backward * u, axis=1)
+        parts = np.stack([along * ratio, square * ratio, ratio - 1])
         slopes = np.linalg.lstsq(self._squares, self._products, rcond=1e-12)[0]
         mean, chance = float(own @ heights), parts @ own
         apart = (parts - chance[:, None]) * own

@@ -17,11 +17,13 @@ from .._law import Law
 from ..exact.mode import exact_mode
 from ..methods.memory import Motion
 from ..noise import GaussianInputs
-from .draws import chain_rates, iteration_rates, slope_rates
-from .growth import Plane, Step, of_gaussian, of_generator, of_inputs, zero
+from . import growth
+from .draws import Draw, chain_rates, iteration_rates, slope_rates
+from .growth import Plane, Step, of_generator, zero
 from .memory import Course
 from .modes import ModalNoise
-from .population import Move, found
+from .moves import Carry, Move, of_gaussian, of_inputs, of_matrices
+from .population import found
 
 DEGREES = {1: 0, 2: 32, 3: 8, 4: 6, 5: 6}
 """Of the polynomials on the sphere, by its dimension: those of two degrees less tell the error."""
@@ -121,28 +123,32 @@ class Products(NamedTuple):
     def move(self) -> Move:
         """Directions moved by matrices of their own."""
         noise, law, motion = self.noise, self.law, self.motion
-        modes = np.flatnonzero(self.modes)
-        decay = np.diag(noise.rates - self.rates) if motion is None else 0.0
-        if law.time == "chain":
-            draw, inward = chain_rates(noise, law.dt / noise.flow.step), None
+        alone = Carry(np.eye(1), np.array([-law.dt]))
+        carry = alone if motion is None else Carry(motion.free, motion.force)
+        ratio = law.dt / noise.flow.step
+        if self.gaussian:
+            return of_gaussian(carry, self.pull, lambda M: self.kick(M) / ratio)
+        if type(noise.noise) is GaussianInputs and not noise.bends and self.modes.all():
+            side = 1.0 if law.time == "discrete" else -1 / math.sqrt(ratio)
+            return of_inputs(carry, self.pull, side, noise)
+        return of_matrices(carry, self.draw())
+
+    def draw(self) -> Draw:
+        """Matrices X of the modes that move."""
+        noise, modes = self.noise, np.flatnonzero(self.modes)
+        decay = np.diag(noise.rates - self.rates)
+        if self.law.time == "chain":
+            drawn, inward = chain_rates(noise, self.law.dt / noise.flow.step), np.eye(len(decay))
         elif noise.bends:
-            draw, inward = iteration_rates(noise.flow, noise.at), noise.vectors
+            drawn, inward = iteration_rates(noise.flow, noise.at), noise.vectors
         else:
-            draw, inward = slope_rates(noise), None
+            drawn, inward = slope_rates(noise), np.eye(len(decay))
 
-        def move(rng: np.random.Generator, states: np.ndarray) -> np.ndarray:
-            X, _ = draw(rng, len(states))
-            X = X + decay if inward is None else inward.T @ X @ inward + decay
-            X = X[:, modes[:, None], modes]
-            w = states[:, : X.shape[1]]
-            force = np.einsum("nij,nj->ni", X, w)
-            if motion is None:
-                return states - law.dt * force
-            u = states[:, X.shape[1] :]
-            rows = zip(motion.free, motion.force, strict=True)
-            return np.concatenate([a * w + b * u + f * force for (a, b), f in rows], axis=1)
+        def draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+            X, reach = drawn(rng, size)
+            return (inward.T @ X @ inward + decay)[:, modes[:, None], modes], reach
 
-        return move
+        return draw
 
 
 def tail(products: Products, seed: int) -> Estimate:
@@ -224,7 +230,7 @@ def _alike(products: Products) -> Estimate | None:
         # Growth of |w|^s: -s pull + s step ((s - 1) along + (dim - 1) across) / 2.
         index = 1 + (2 * pull / step - (dim - 1) * across) / along
         return Estimate(max(float(index), 0.0), 0.0)
-    return _told(zero(of_gaussian(1 - dt * pull, step * dt * along, step * dt * across, dim)), 1e-9)
+    return _told(zero(growth.of_gaussian(1 - dt * pull, step * dt * along, step * dt * across, dim)), 1e-9)
 
 
 def _isotropic(products: Products) -> bool:
@@ -257,8 +263,8 @@ def _inputs(products: Products, pull: float) -> Estimate | None:
     side = -1.0 if products.law.time == "discrete" else 1.0
     kick = side * math.sqrt(noise.flow.step * dt) * float(strength)
     law = (1 - dt * pull - kick, -kick / batch, batch, len(products.pull))
-    index = zero(of_inputs(*law))
-    rough = zero(of_inputs(*law, fine=20), index or 2.0)
+    index = zero(growth.of_inputs(*law))
+    rough = zero(growth.of_inputs(*law, fine=20), index or 2.0)
     return _told(index, max(1e-9, abs(rough / index - 1)) if 0 < index < math.inf else 0.0)
 
 
