@@ -5,6 +5,7 @@ import pytest
 
 import stability as st
 from stability.linear import bounds, modes, products
+from stability.linear.samples import Samples
 from stability.noise import DataNoise
 
 DAMPING = 0.2
@@ -81,6 +82,21 @@ def test_order_2_of_more_columns_than_its_operations_allow_is_refused_with_their
     monkeypatch.setattr(modes, "_MOST_WORK", 1e6)
     with pytest.raises(ValueError, match=r"takes 3e\+06 operations on 60 samples; 1e\+06 are .* order=1"):
         linear(F, METHODS["SFN"]).step_limit(order=2)
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_products_in_blocks_are_those_of_whole_matrices(rank, kind):
+    rng = np.random.default_rng(1)
+    rows, M = rng.standard_normal((9, rank, 300)).astype(kind), rng.standard_normal((300, 300))
+    M = M + M.T
+    each = np.einsum("soi,soj->sij", rows, rows, dtype=float)
+    expected = np.einsum("sij,sjk->ik", each @ M, each) / 9
+    found = Samples(rows).feed(M)
+    assert found.dtype == kind
+    assert np.array_equal(found, found.T)
+    size = np.abs(expected).max()
+    assert found == pytest.approx(expected, rel=0, abs=(1e-4 if kind == np.float32 else 1e-12) * size)
 
 
 @pytest.mark.parametrize("name", ["SGD", "damped Newton", "LRSFN, flat tail"])
