@@ -362,6 +362,9 @@ class TestWhoseIndex:
         with pytest.raises(error, match=message):
             ask()
 
+    def test_as_a_number_it_is_nan_where_it_is_not_known(self):
+        assert np.isnan(linear([6, 5, 4, 3, 2, 1.0], step=0.01).tail_index)
+
     @pytest.mark.slow
     def test_more_modes_than_polynomials_have_a_chain_of_short_steps(self):
         """What the refusal advises; the bound of second moments says on which side of 2."""

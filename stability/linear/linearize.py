@@ -36,7 +36,7 @@ from .frames import Frame, along_axes
 from .memory import Course, largest_step, pairs_of, whole
 from .modes import Turned, modal_noise
 from .moments import Balance, Map, Remembered, evolve
-from .tail import Products, tail
+from .tail import Products, Untold, tail
 
 VALID = 0.1
 """The linearisation is trusted where the validity indicator is below this."""
@@ -829,9 +829,13 @@ class LinearFlow(Result, Framed):
         """Tail index ``nu`` of the stationary law of the SDE: moments below ``nu`` are finite.
 
         ``1 + 2 |a| / (step K)`` in one dimension (a Student-t law), ``inf`` without curvature noise; the
-        joint index where modes couple: `tail`, which tells its error too, and raises where there is none.
+        joint index where modes couple: `tail`, which tells its error too. nan where it is not known, of more
+        than five modes that differ.
         """
-        return self.tail().value
+        try:
+            return self.tail().value
+        except Untold:
+            return math.nan
 
     @property
     def tail_exceeds_two(self) -> bool:

@@ -37,6 +37,10 @@ ALIKE = 1e-9
 """Relative difference of rates that are held to be equal."""
 
 
+class Untold(ValueError):
+    """The index exists, but no way to it is known here."""
+
+
 class Products(NamedTuple):
     """The random products of a linearised flow, and the law of its paths.
 
@@ -272,7 +276,7 @@ def _continuous(step: Step, length: float) -> Estimate:
     """By polynomials on the sphere, in coordinates made for the index itself; `length` is a step's."""
     dim = len(step.mean)
     if dim not in DEGREES:
-        raise ValueError(
+        raise Untold(
             f"The joint tail index in continuous time is known here of up to {max(DEGREES)} coordinates; got "
             f"{dim}. Use lin.tail('chain', dt={0.1 * length:g}), a chain of short time steps, or "
             "lin.tail_exceeds_two."
