@@ -477,11 +477,12 @@ def fits(numbers: float, width: int = 8) -> bool:
     return float(numbers) * width <= MEMORY_SHARE * memory()
 
 
-def choice(name: str, value: T, known: Iterable[T]) -> T:
-    """`value` if it is one of the known ones; the error lists them."""
+def choice(name: str, value: T, known: Iterable[T], advice: str = "") -> T:
+    """`value` if it is one of the known ones; the error lists them, and adds `advice`."""
     known = list(known)
     if not isinstance(value, (str, int)) or value not in known:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(str, known))}; got {shown(value)}.")
+        listed = ", ".join(map(str, known))
+        raise ValueError(f"`{name}` must be one of {listed}; got {shown(value)}.{advice and ' '}{advice}")
     return value
 
 

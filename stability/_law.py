@@ -50,7 +50,8 @@ def law_of(time: Any, dt: float | None, step: float, known: Iterable[str] = TIME
                 "a flow of that step, or time='discrete'."
             )
         return time
-    _check.choice("time", time, known)
+    hint = "The iteration's is discrete; an ensemble's is `ens.law`." if "discrete" in known else ""
+    _check.choice("time", time, known, hint)
     if time != "chain" and dt is not None:
         raise ValueError(f"`dt` belongs to time='chain'; got dt={dt} with time={time!r}.")
     if time == "continuous":

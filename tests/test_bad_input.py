@@ -571,7 +571,7 @@ class TestNames:
         (
             "time",
             lambda: linear().covariance("x"),
-            "`time` must be one of continuous, chain, discrete; got 'x'",
+            "`time` must be one of continuous, chain, discrete; got 'x'. The iteration's is discrete;",
         ),
         ("theory level", lambda: linear().covariance(order="x"), "`order` must be one of 1, 2; got 'x'"),
         ("limit", lambda: linear().step_limit("x"), "`kind` must be one of mean, mean-square; got 'x'"),

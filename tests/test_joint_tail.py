@@ -347,7 +347,7 @@ class TestWhoseIndex:
             (
                 lambda: linear([1.0] * 6, st.Noise(curvature=4.0)).tail(),
                 st.Unstable,
-                "paths grow almost surely. Take a smaller step, more damping or larger batches",
+                "paths grow almost surely. Take a smaller step, larger batches, more damping",
             ),
             (
                 lambda: linear([6, 5, 4, 3, 2, 1.0], step=0.01).tail(),

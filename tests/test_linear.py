@@ -605,6 +605,9 @@ class TestDisplay:
         assert "SFN at a critical point" in text
         assert "step limit: mean 2.6, mean-square" in text
         assert "do not decay" in str(linear(st.SGD(), lam=[1.0, -1.0]))
+        heavy = st.Momentum(st.SGD(), beta=0.9)
+        assert "without momentum, which makes slow modes' 10 times larger" in str(linear(heavy))
+        assert "without momentum" not in str(linear(st.Adam()))
 
 
 @pytest.mark.parametrize("lam", [0.0, 1e-17, 1e-12, 1e-6])

@@ -74,7 +74,11 @@ def spectral_of(name: str, what: str, **parameters: Any) -> Any:
 def with_momentum(command: Callable[..., Any]) -> Callable[..., Any]:
     """The option that says how much of the past momentum keeps."""
     return click.option(
-        "--beta", type=REAL, default=BETA, show_default=True, help="Momentum of momentum and nesterov, SGD's."
+        "--beta",
+        type=REAL,
+        default=BETA,
+        show_default=True,
+        help="Momentum of --method momentum and nesterov.",
     )(command)
 
 

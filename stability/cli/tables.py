@@ -101,7 +101,7 @@ def bound(
     Fits the model, estimates the minibatch noise, and asks every method, or those named: the largest
     mean-square-stable step, the noise amplification over SGD, the stationary excess risk at --step, the
     validity indicator (trust below 0.1) and what limits the step. (L2) corrects for Hessian noise to second
-    order.
+    order. Adam and its kin have the metric that settles at --step, and their largest step is this metric's.
     """
     from ..linear.bounds import bounds
     from ..noise import Noise

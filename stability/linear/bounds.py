@@ -132,7 +132,8 @@ def bounds(objective: Any, noise: Noise, methods: Iterable[Method], *, step: flo
     noise : Noise
     methods : iterable of Method
     step : float
-        The learning rate at which the excess risk is asked for.
+        The learning rate at which the excess risk is asked for, and at which metrics that follow the noise
+        settle: Adam's largest step depends on it.
     at : array (d,), optional
         The critical point; the objective's reference by default. Curvature noise is centred there where
         neither it nor the objective has a reference.

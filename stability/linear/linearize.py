@@ -358,7 +358,7 @@ class LinearFlow(Result, Framed):
                 f"{what} does not exist for {self.flow.method.name}: the noise's second-moment map has "
                 f"relative radius {radius:.4g} >= 1 at "
                 f"step {self.flow.step:.4g}, led by mode {self._told(mode)}. "
-                "Take a smaller step, more damping or larger batches.",
+                "Take a smaller step, larger batches, more damping or less momentum.",
                 modes=[mode],
                 rates=[self.rates[mode]],
             )
@@ -613,7 +613,7 @@ class LinearFlow(Result, Framed):
         """The largest stable step ``alpha``: of the mean, ``2 / max|a_i|``, or of the second moment.
 
         With momentum the mean allows ``2 (1 + beta) / max|a_i|``, or ``1 + 2 beta`` times less in Nesterov's
-        form.
+        form. Of a metric that follows the noise it is the limit of the metric settled at the flow's own step.
 
         Raises
         ------
@@ -961,6 +961,9 @@ class LinearFlow(Result, Framed):
         columns = [self._settled(values) for values in (self.eigenvalues, self.gains, self.rates)]
         rows = shortened((str(i), *row) for i, row in enumerate(zip(*columns, strict=True)))
         yield Grid([("mode", ""), ("lambda", ".4g"), ("gain", ".4g"), ("rate", ".4g")], rows)
+        added = 1.0 if self.memory is None else self.memory.effective(1.0)
+        if added != 1:
+            yield f"gain and rate are without momentum, which makes slow modes' {added:.4g} times larger"
         try:
             yield f"step limit: mean {self.step_limit('mean'):.4g}, mean-square {self.step_limit():.4g}"
         except (Unstable, ValueError) as error:

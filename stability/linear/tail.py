@@ -168,7 +168,7 @@ def tail(products: Products, seed: int) -> Estimate:
     if index.value == 0:
         raise Unstable(
             f"A stationary law does not exist for {flow.method.name} at step {flow.step:g} ({products.law}): "
-            "paths grow almost surely. Take a smaller step, more damping or larger batches."
+            "paths grow almost surely. Take a smaller step, larger batches, more damping or less momentum."
         )
     return index
 

@@ -32,6 +32,9 @@ class Momentum(Method):
     >>> heavy = st.Momentum(st.SFN(damping=0.25), beta=0.5)
     >>> heavy.gains([0.75, -0.75, 0.0])
     array([1., 1., 4.])
+    >>> flow = st.Flow(st.quadratic([1.0]), st.Momentum(st.SGD(), beta=0.9), st.Noise(gradient=0.1), step=0.1)
+    >>> st.linearize(flow).amplification  # at equal step the noise of 1 / (1 - beta) SGDs
+    array([10.])
     """
 
     def __init__(self, method: Method, beta: float = 0.9, nesterov: bool = False):
