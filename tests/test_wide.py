@@ -40,7 +40,7 @@ def linear(F, method: st.Method, kind=None, *, step: float = 1e-9, **batches) ->
     batches = {"batch": 8, "hessian_batch": 5, **batches}
     lin = st.linearize(st.Flow(F, method, st.Noise.from_data(F, None, **batches), step=step))
     if kind is not None:
-        lin._noise = kind(lin.flow, lin._noise.turned, lin.eigenvalues)
+        lin._noise = kind(lin.flow, lin._noise.turned, lin._frame)
     return lin
 
 
