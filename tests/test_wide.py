@@ -357,7 +357,7 @@ def test_rows_from_products_alone_are_the_rows_of_all_modes_within_their_error(k
     shown = str(table)
     assert "+-" in shown
     assert "SGD, LRSFN(3), LRSFN(3) flat tail: estimated from products alone: 12 leading modes" in shown
-    assert "Newton: it needs every mode" in shown
+    assert "Newton: data so large are asked by products alone" in shown
     assert table.to_json()["methods"][0]["step_limit_error"] == table.rows[0].step_limit_error
 
 
@@ -377,6 +377,8 @@ def test_products_alone_are_for_what_is_large_and_nested_batches_for_none_but_sg
     nested = st.Noise.from_data(F, None, 16, hessian_batch=8, coupling="nested")
     rows = st.bounds(F, nested, list(ROWS.values()), step=1e-3).rows
     assert [np.isnan(row.step_limit) for row in rows] == [False, True, True]
+    for other in (st.SGD(weight_decay=0.1), st.Momentum(st.SGD(), 0.9), st.Adam()):
+        assert not products.served(other, nested)
     few = objective("least squares", 20, 45, l2=0.1)
     assert not products.too_wide(st.Noise.from_data(few, None, 4))  # the space of its rows is exact
     monkeypatch.setattr(products, "WORK", 1e30)

@@ -212,7 +212,10 @@ def _estimated(flow: Flow, methods: list[Method], at: Any) -> Bounds:
     for method in methods:
         if not served(method, noise):
             rows.append(
-                _left_out(method, "it needs every mode, and data so large are asked by products alone")
+                _left_out(
+                    method,
+                    "data so large are asked by products alone, which tell of SGD and of methods of low rank",
+                )
             )
             continue
         rows.append(_estimated_row(leading, Flow(flow.objective, method, noise, step=flow.step)))

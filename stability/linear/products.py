@@ -49,7 +49,8 @@ def too_wide(noise: Noise) -> bool:
 def served(method: Method, noise: Noise) -> bool:
     """Whether a method's gain is one number but for a few modes, as the closure asks for."""
     few = method.is_identity or (method.rank is not None and 2 * method.rank <= MODES)
-    return few and method.memory is None and (method.is_identity or not noise.scales[1])
+    plain = method.spectral and method.memory is None and not method.weight_decay
+    return few and plain and (method.is_identity or not noise.scales[1])
 
 
 class Leading:
