@@ -141,6 +141,11 @@ class TestEnsemble:
             np.testing.assert_allclose([bar.get_x() for bar in axis.patches], edges[:-1])
         assert_draws(figure)
 
+    def test_steps_of_a_schedule_and_averages_are_told(self):
+        flow = st.Flow(st.quadratic([1.0]), st.SGD(), st.Noise(gradient=0.1), step=[0.1, 0.2])
+        figure = st.plot(st.simulate(flow, start=[1.0], t_end=0.3, paths=5, seed=0, average=0.5))
+        assert figure.get_suptitle() == "5 paths, sde, steps of a schedule, averaged with decay 0.5"
+
     @pytest.mark.parametrize("save", [None, 5])
     def test_diverged_paths_are_counted_and_left_out(self, save):
         ens = ensemble(radius=0.8, save=save)

@@ -95,21 +95,23 @@ def _with_quiet(
     raise quiet_coordinates(method, quiet, pull)
 
 
-def _beyond(pull: float) -> str:
-    """A round number for `eps` that keeps what has no noise stable."""
-    return f"{10.0 ** math.ceil(math.log10(pull)) if pull > 0 else 1e-8:.0e}"
+def _stable(method: Any, pull: float) -> str:
+    """The method with a round `eps` that keeps what has no noise stable; of signs, which have none, a kin."""
+    eps = float(f"{10.0 ** math.ceil(math.log10(pull)) if pull > 0 else 1e-8:.0e}")
+    if "eps" in method.parameters:
+        return repr(method.with_parameters(eps=eps))
+    return f"RMSprop(eps={eps!r})"
 
 
 def quiet_coordinates(method: Any, quiet: np.ndarray, pull: float) -> NotSmooth:
     """The error that coordinates (d,) bool without noise deserve."""
-    which = ", ".join(map(str, np.flatnonzero(quiet)[:4]))
-    which = which + (", ..." if quiet.sum() > 4 else "")
+    which = ", ".join(map(str, np.flatnonzero(quiet)[:4])) + (", ..." if quiet.sum() > 4 else "")
+    still = f"entries {which} have" if quiet.sum() > 1 else f"entry {which} has"
     known = method.parameters.get("eps")
     has = "is infinite" if not known else f"is 1 / eps = {1 / known:.3g}, beyond every stable step"
-    name = "RMSprop" if known is None else type(method).__name__
     return NotSmooth(
-        f"The gradient's entry {which} has no noise: there {method.name}'s metric {has}. Use noise in every "
-        f"coordinate, or st.{name}(eps={_beyond(pull)}).",
+        f"The gradient's {still} no noise: there {method.name}'s metric {has}. Use noise in every "
+        f"coordinate, or {_stable(method, pull)}.",
         modes=np.flatnonzero(quiet),
     )
 
@@ -137,8 +139,7 @@ def _solved(method: Any, size: np.ndarray, seen: np.ndarray, squares: Squares, p
     if np.max(np.abs(rest)) > _NEARLY:
         raise NotSmooth(
             f"{method.name}'s metric does not settle here: gradients have hardly any noise beside what steps "
-            f"this long make of them. Take a smaller step, more noise, or "
-            f"st.{type(method).__name__}(eps={_beyond(pull)})."
+            f"this long make of them. Take a smaller step, more noise, or {_stable(method, pull)}."
         )
     return size
 

@@ -33,7 +33,8 @@ class Bound(Result):
     ----------
     method : str
     step_limit, step_limit_L2 : float
-        The largest mean-square-stable step, at first order and corrected to second; nan where none is.
+        The largest mean-square-stable step, at first order and corrected to second; nan where none is. Of a
+        metric that follows the noise it is that of the metric that has settled at the given step.
     amplification : float
         The largest stationary noise amplification over SGD at equal step, ``max phi_i`` over modes with
         ``lam_i > 0``.

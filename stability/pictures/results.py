@@ -86,8 +86,10 @@ def ensemble(result: Ensemble) -> Figure:
     if len(result.times) > 1:
         axes[0, 0].legend()
     lost = int(result.diverged.sum())
+    steps = f"dt = {result.dt:g}" if result.dt > 0 else "steps of a schedule"
+    averaged = "" if result.average is None else f", averaged with decay {result.average:g}"
     figure.suptitle(
-        f"{len(result.diverged)} paths, {result.level}, dt = {result.dt:g}"
+        f"{len(result.diverged)} paths, {result.level}, {steps}{averaged}"
         + (f"; {lost} diverged, not drawn" if lost else ""),
         fontsize=10,
     )
