@@ -267,7 +267,8 @@ def _momentum(study: Study) -> Figure:
         handle(color="0.3", marker="o", ls="", mfc="white", label="sampled"),
     ]
     shown = lines.get_legend_handles_labels()[0]
-    lines.legend(handles=[*shown, *extra], fontsize=7)
+    lines.set_ylim(top=4000)
+    lines.legend(handles=[*shown, *extra], fontsize=7, ncols=3, loc="upper left")
     figure.suptitle(
         "Momentum pays in large batches: in small ones its longer memory takes a shorter step", fontsize=10
     )
@@ -278,8 +279,8 @@ def _metrics(study: Study) -> Figure:
     figure, axes = panels(1, 2, 4.4, 3.4)
     left, right = axes[0]
     names, dashes = list(study["names"]), ("-", "--", ":")
-    for g, (exponent, dash) in enumerate(zip(study["exponent"], dashes, strict=True)):
-        for m, name in enumerate(names):
+    for m, name in enumerate(names):
+        for g, (exponent, dash) in enumerate(zip(study["exponent"], dashes, strict=True)):
             if name == "Adam" or g == 0:  # the others do not look at the noise
                 label = name if name != "Adam" else rf"Adam, $\Sigma = H^{exponent:g}$"
                 left.plot(study["angle"], study["kappa"][m, g], dash, color=COLORS[name], label=label)
