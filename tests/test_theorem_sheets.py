@@ -189,6 +189,7 @@ class TestCommandLine:
                 "batch-sharpness do. Use --method sgd",
             ),
             (("damping", "--method", "adam"), "'damping' says nothing about Adam"),
+            (("momentum", "--method", "adam"), "What does: adaptive-metric."),
             (("--dim", "2"), "`--dim` belongs to one theorem"),
             (("noise-amplification", "--dim", "7"), "`--dim` must be one of 1, 2, 3; got 7"),
         ):

@@ -215,8 +215,10 @@ def theorem(
     if method is not None and method.spectral:
         undecayed(method, f"theorem {name!r}")
     if method is not None and not applies(name, method):
+        speak = ", ".join(one for one in ORDER if applies(one, method))
         raise ValueError(
             f"{name!r} says nothing about {method.label}: {entry.title[0].lower()}{entry.title[1:]}."
+            + (f" What does: {speak}." if speak else "")
         )
     subject = entry.default if method is None else method
     mode = Mode(subject, _branch(entry, subject, branch), entry.at, bound=method is not None)
