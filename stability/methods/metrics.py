@@ -276,6 +276,7 @@ class Adam(RMSprop):
     ``m+ = beta1 m + (1 - beta1) g``, ``v+ = beta2 v + (1 - beta2) g^2``, both from 0 and without their
     start's bias; ``w+ = (1 - step * weight_decay) w - step * m / (sqrt(v) + eps)``. Theory takes m as the
     memory of a linear flow (`Momentum` with averages), which at first order in `step` changes no covariance.
+    The learning rate is no argument here: it is the `step` of `Flow`, `bounds` and `minimize`.
 
     Parameters
     ----------
@@ -298,6 +299,9 @@ class Adam(RMSprop):
     >>> import stability as st
     >>> st.Adam(weight_decay=0.01)
     Adam(beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.01)
+    >>> flow = st.Flow(st.quadratic([1.0, 0.1]), st.Adam(), st.Noise(gradient=[2.0, 0.5]), step=1e-4)
+    >>> st.linearize(flow).metric.round(2)
+    array([0.5, 2. ])
     """
 
     name = "Adam"
