@@ -348,7 +348,7 @@ def _path_notes(path: Trajectory, ensemble: Ensemble, validity: float) -> tuple[
             "tube."
         )
     if not path.followed:
-        notes.append(f"The path: {path.status}.")
+        notes.append(f"The path: {path.status.rstrip('.')}.")
     notes.extend(path.notes)
     if ensemble.scheme == "exponential":
         notes.append(

@@ -897,6 +897,9 @@ def _exponent(F: Any, at: Any) -> Estimate:
     whole = [sum(parts) for parts in zip(*(_sums(F, at, k, count) for k in range(count)), strict=True)]
     curvatures, variances = _spectra(*whole)
     kept = (curvatures > SMALL * curvatures.max()) & (variances > SMALL * variances.max())
+    # Where data are fitted exactly a gradient is rounding of its predictions, about sqrt(w' H w) large.
+    predicted = float(at @ whole[1] @ at) / whole[0]
+    kept &= variances > (16 * np.finfo(float).eps) ** 2 * max(predicted, 0.0) * curvatures
     if count < 2 or kept.sum() < 2 or not np.ptp(np.log(curvatures[kept])) > SMALL:
         raise ValueError(
             "The exponent of the noise is a slope over modes: it needs two samples, and two modes with "

@@ -420,6 +420,13 @@ class TestExponent:
         flat[:4, :4] = self.H
         assert Noise.from_data(Slopes(flat, 1.0, 400, rng)).exponent.reason == "of 4 of 5 modes"
 
+    @pytest.mark.parametrize("seed", range(4))
+    def test_data_that_are_fitted_exactly_have_no_noise_but_rounding(self, seed):
+        X = np.random.default_rng(seed).standard_normal((50, 3)) * [1.0, 0.3, 0.1] + [0.0, 5.0, 0.0]
+        F = st.least_squares(X, X @ [1.0, -2.0, 3e3])
+        with pytest.raises(ValueError, match="and 0 such modes"):
+            _ = Noise.from_data(F).exponent
+
     def test_curvatures_that_differ_by_chance_give_no_exponent(self):
         rng = np.random.default_rng(3)
         F = st.least_squares(rng.standard_normal((300, 3)), rng.standard_normal(300))
