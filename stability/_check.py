@@ -604,6 +604,22 @@ def by_name(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def elsewhere(**advice: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorator: other libraries' keywords are told what to do instead, as ``@elsewhere(lr="Use ...")``."""
+
+    def told(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            for name in advice.keys() & kwargs.keys():
+                what = function.__qualname__.removesuffix(".__init__")
+                raise TypeError(f"`{what}` has no `{name}`. {advice[name]}")
+            return function(*args, **kwargs)
+
+        return call
+
+    return told
+
+
 def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorator: old keywords are accepted for one version, with a warning: ``@renamed(old="new")``."""
 

@@ -220,6 +220,25 @@ NOISES = {
 LAWS = [("discrete", None), ("continuous", None), ("chain", 0.02)]
 
 
+class TestOtherLibrariesWords:
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda: st.Adam(lr=1e-3), r"`Adam` has no `lr`. The learning rate is the flow's: st.Flow\("),
+            (lambda: st.Adam(betas=(0.9, 0.99)), "Use beta1=... and beta2=..."),
+            (lambda: st.RMSprop(lr=1e-3), "`RMSprop` has no `lr`"),
+            (lambda: st.RMSprop(alpha=0.9), "beta2="),
+            (lambda: st.RMSprop(momentum=0.9), r"st.Momentum\(st.RMSprop\(\), beta=...\)"),
+        ],
+    )
+    def test_are_told_what_is_meant(self, make, message):
+        with pytest.raises(TypeError, match=message):
+            make()
+
+    def test_what_they_are_told_works(self):
+        assert st.Momentum(st.RMSprop(beta2=0.9), beta=0.9).memory.beta == 0.9
+
+
 class TestSettled:
     @pytest.mark.parametrize("noise", NOISES)
     @pytest.mark.parametrize("method", ADAPTIVE, ids=repr)

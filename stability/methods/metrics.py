@@ -27,6 +27,7 @@ SLOW = 0.9
 """The fastest forgetting that an SDE may follow: a mean of squares then varies by a third of itself."""
 LEAST = 0.05
 """Of the noise's variance: the least that an SDE's mean of squares may be."""
+_RATE = "The learning rate is the flow's: st.Flow(..., step=...) or st.minimize(..., step=...)."
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,9 @@ class RMSprop(Metric):
     parameter_names: tuple[str, ...] = ("beta2", "eps")
 
     @_check.by_name
+    @_check.elsewhere(
+        lr=_RATE, alpha="Its decay is beta2=...", momentum="Use st.Momentum(st.RMSprop(), beta=...)."
+    )
     def __init__(self, beta2: float = 0.99, eps: float = 1e-8, *, weight_decay: float = 0.0):
         self.beta2 = _check.fraction("beta2", beta2)
         self.eps = _check.nonnegative("eps", eps)
@@ -307,6 +311,7 @@ class Adam(RMSprop):
     name = "Adam"
     parameter_names = ("beta1", "beta2", "eps")
 
+    @_check.elsewhere(lr=_RATE, betas="Use beta1=... and beta2=...")
     def __init__(
         self,
         beta1: float = 0.9,
