@@ -395,6 +395,14 @@ class TestWithoutNoise:
         assert np.diag(lin.covariance())[1] == 0
 
     @pytest.mark.parametrize("method", [st.SignSGD(), st.RMSprop(), st.Adam()], ids=repr)
+    @pytest.mark.filterwarnings("ignore:overflow")
+    def test_noise_whose_square_is_no_number_is_refused(self, method):
+        flow = st.Flow(st.quadratic([1.0]), method, st.Noise(gradient=1e200), step=0.1)
+        for ask in (lambda: st.linearize(flow), lambda: st.simulate(flow, start=[0.0], t_end=0.1, paths=2)):
+            with pytest.raises(ValueError, match=r"beyond all floats.* in larger units"):
+                ask()
+
+    @pytest.mark.parametrize("method", [st.SignSGD(), st.RMSprop(), st.Adam()], ids=repr)
     def test_so_is_a_flow_without_any(self, method):
         with pytest.raises(ValueError, match="entries 0, 1, 2 have no noise") as error:
             at_point(method, None)

@@ -28,6 +28,7 @@ from .._saving import Result, keeps
 from ..flow import Flow
 from ..methods.memory import Memory, Motion
 from ..methods.method import Method
+from ..methods.metrics import GradientLaw
 from ..methods.response import jumps
 from ..noise import DataNoise, Noise
 from ..objectives.base import bend, defines, trait
@@ -171,7 +172,7 @@ class LinearFlow(Result, Framed):
         if not method.decoupled:
             hessian = hessian + method.weight_decay * np.eye(len(values))
         covariance = noise.gradient_covariance(self.at, self.at)
-        variances = np.diag(covariance)
+        variances = GradientLaw(covariance).variances
 
         def squares(metric: np.ndarray) -> np.ndarray | None:
             frame = Frame.diagonal(metric, hessian)

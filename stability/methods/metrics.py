@@ -36,6 +36,13 @@ class GradientLaw:
 
     covariance: np.ndarray
 
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.covariance).all():
+            raise ValueError(
+                "The variance of the gradient's noise is beyond all floats, and metrics are made of it. "
+                "Measure the objective in larger units."
+            )
+
     @functools.cached_property
     def variances(self) -> np.ndarray:
         """Of the entries (d,)."""
