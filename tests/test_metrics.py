@@ -43,7 +43,7 @@ class TestTheObjects:
         assert back.label == method.label
 
     def test_labels_tell_two_ways_of_weight_decay_apart(self):
-        assert [one.label for one in METRICS] == ["SignSGD", "RMSprop", "Adam", "AdamW", "Adam"]
+        assert [one.label for one in METRICS] == ["SignSGD", "RMSprop", "Adam", "AdamW", "Adam + L2 0.1"]
 
     @pytest.mark.parametrize(
         ("make", "message"),

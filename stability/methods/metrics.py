@@ -356,7 +356,9 @@ class Adam(RMSprop):
 
     @property
     def label(self) -> str:
-        return "AdamW" if self.weight_decay and self.decoupled else self.name
+        if not self.weight_decay:
+            return self.name
+        return "AdamW" if self.decoupled else f"{self.name} + L2 {self.weight_decay:g}"
 
     def __repr__(self) -> str:
         return super().__repr__()[:-1] + ("" if self.decoupled else ", decoupled=False") + ")"
