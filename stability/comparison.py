@@ -16,7 +16,9 @@ from ._frames import Framed, Labelled
 from ._saving import Result
 from .ensembles.result import Ensemble
 from .ensembles.tails import TailIndex, tail_index
-from .linear.linearize import VALID, LinearFlow, order_of
+from .linear.dynamics import order_of
+from .linear.result import LinearFlow
+from .linear.trust import VALID
 from .trajectories.departure import departure_notes
 from .trajectories.result import Trajectory, shared
 

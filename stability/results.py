@@ -21,7 +21,8 @@ from .exact.mode import ExactMode
 from .exits.exit_time import ExitTime
 from .exits.result import Escape
 from .linear.bounds import Bound, Bounds
-from .linear.linearize import Limit, LinearFlow
+from .linear.limits import Limit
+from .linear.result import LinearFlow
 from .lowrank.result import LowRank
 from .lyapunov.exponents import LyapunovExponents
 from .lyapunov.limit import AlmostSureLimit

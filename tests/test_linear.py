@@ -196,7 +196,9 @@ class TestCurvatureNoise:
         )
         M = rng.standard_normal((3, 3))
         M = M + M.T
-        np.testing.assert_allclose(short._noise.kick(M), general._noise.kick(M), atol=1e-14 * np.abs(M).max())
+        np.testing.assert_allclose(
+            short._dynamics.noise.kick(M), general._dynamics.noise.kick(M), atol=1e-14 * np.abs(M).max()
+        )
         np.testing.assert_allclose(short.covariance(), general.covariance(), rtol=1e-10)
         assert np.isclose(short.validity, general.validity, rtol=1e-10)
 
@@ -215,7 +217,7 @@ class TestCurvatureNoise:
         M = np.diag([1.0, 2.0, 3.0])
         products = G @ M @ np.swapaxes(G, 1, 2)
         error = products.std(axis=0) / np.sqrt(len(G))
-        expected = lin.vectors @ lin._noise.kick(lin.vectors.T @ M @ lin.vectors) @ lin.vectors.T
+        expected = lin.vectors @ lin._dynamics.noise.kick(lin.vectors.T @ M @ lin.vectors) @ lin.vectors.T
         assert np.max(np.abs(products.mean(axis=0) - expected) / np.where(error > 1e-14, error, 1)) < 4
 
 
@@ -391,8 +393,8 @@ class TestSecondOrder:
                     @ (np.diag(LAM) + Eg)
                 )
                 mean = mean + 0.5 * np.mean(X @ M @ np.swapaxes(X, 1, 2), axis=0)
-            predicted = lin._noise.second_order[1](M)
-            first_order = np.outer(lin.rates, lin.rates) * M + lin._noise.kick(M)
+            predicted = lin._dynamics.noise.second_order[1](M)
+            first_order = np.outer(lin.rates, lin.rates) * M + lin._dynamics.noise.kick(M)
             assert np.abs(mean - predicted).max() < 0.35 * np.abs(mean - first_order).max()
             gaps.append(np.abs(mean - predicted).max())
         assert gaps[0] < 0.4 * gaps[1]

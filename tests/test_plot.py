@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 import stability as st
-from stability.linear.linearize import VALID
+from stability.linear.trust import VALID
 from stability.pictures.curves import apart
 from stability.pictures.style import COLORS, MARKERS, SIZES
 from stability.spectra.estimation import spectrum

@@ -40,7 +40,7 @@ def linear(F, method: st.Method, kind=None, *, step: float = 1e-9, **batches) ->
     batches = {"batch": 8, "hessian_batch": 5, **batches}
     lin = st.linearize(st.Flow(F, method, st.Noise.from_data(F, None, **batches), step=step))
     if kind is not None:
-        lin._noise = kind(lin.flow, lin._noise.turned, lin._frame)
+        lin._dynamics.noise = kind(lin.flow, lin._dynamics.noise.turned, lin._dynamics.frame)
     return lin
 
 
@@ -52,7 +52,7 @@ def test_what_samples_say_of_second_moments_is_what_whole_matrices_say(model, na
     root, m = np.random.default_rng(5).standard_normal((12, 12)), np.linspace(-1, 2, 12)
     M, told = root @ root.T, []
     for kind in (modes.FactoredNoise, modes.SampledNoise):
-        noise = linear(F, METHODS[name], kind, coupling=coupling)._noise
+        noise = linear(F, METHODS[name], kind, coupling=coupling)._dynamics.noise
         told.append(
             [noise.kick(M), noise.gradient_share(M), noise.hessian_spread(), noise.cross(m), noise.push]
         )
@@ -69,7 +69,9 @@ def test_order_2_by_samples_is_order_2_by_whole_matrices(model, name, coupling):
     root = np.random.default_rng(5).standard_normal((12, 12))
     told = []
     for kind in (modes.FactoredNoise, modes.SampledNoise):
-        drift, spread, additive = linear(F, METHODS[name], kind, coupling=coupling)._noise.second_order
+        drift, spread, additive = linear(
+            F, METHODS[name], kind, coupling=coupling
+        )._dynamics.noise.second_order
         told.append([drift, spread(root @ root.T), additive])
     for whole, samples in zip(*told, strict=True):
         assert samples == pytest.approx(whole, rel=1e-9, abs=1e-11 * np.abs(whole).max())
@@ -132,7 +134,7 @@ def kronecker_limit(F, step: float, batch: int) -> float:
 def test_sgds_map_has_radius_one_at_the_limit_of_many_columns(model, monkeypatch):
     monkeypatch.setattr("stability.noise.WHOLE", 0)
     F = objective(model, 30, 9)
-    assert isinstance(linear(F, st.SGD())._noise, modes.SampledNoise)
+    assert isinstance(linear(F, st.SGD())._dynamics.noise, modes.SampledNoise)
     assert kronecker_limit(F, linear(F, st.SGD()).step_limit(), 8) == pytest.approx(1, abs=1e-10)
 
 
@@ -142,8 +144,8 @@ def test_large_maps_are_searched_in_single_precision_and_measured_in_double(name
 
     def told() -> list[float]:
         lin = linear(F, METHODS[name], step=0.001)
-        assert isinstance(lin._noise, modes.SampledNoise)
-        radii = [lin._balance(dt, 1).radius()[0] for dt in (0.0, 0.0005)]
+        assert isinstance(lin._dynamics.noise, modes.SampledNoise)
+        radii = [lin._dynamics.balance(dt, 1).radius()[0] for dt in (0.0, 0.0005)]
         return [lin.step_limit(), lin.excess_risk(), lin.excess_risk("continuous"), *radii]
 
     exact = told()
@@ -164,7 +166,7 @@ def test_fewer_samples_than_columns_are_the_theory_of_the_directions_they_span()
     wide, narrow = st.least_squares(X, y, l2=0.1), st.least_squares(X @ directions, y, l2=0.1)
     for name in ("SGD", "damped Newton", "LRSFN"):
         one, other = (linear(F, METHODS[name], step=1e-3) for F in (wide, narrow))
-        assert isinstance(one._noise, modes.SampledNoise)
+        assert isinstance(one._dynamics.noise, modes.SampledNoise)
         assert one.step_limit() == pytest.approx(other.step_limit(), rel=1e-9)
         assert one.covariance() == pytest.approx(
             directions @ other.covariance() @ directions.T, rel=1e-8, abs=1e-14
@@ -188,8 +190,8 @@ def test_minibatch_steps_keep_the_leading_second_moment_exactly_at_the_limit(fac
     X, _ = table(60, 40)
     F = st.least_squares(X, X @ np.ones(40))
     lin = linear(F, st.SGD(), batch=4)
-    assert isinstance(lin._noise, modes.SampledNoise)
-    limit, leading = lin._limit(1)
+    assert isinstance(lin._dynamics.noise, modes.SampledNoise)
+    limit, leading = lin._limits.mean_square(1)
     rng, paths = np.random.default_rng(3), 20_000
     root = lin.vectors @ np.linalg.cholesky(leading + 1e-12 * np.eye(40))
     before = rng.standard_normal((paths, 40)) @ root.T

@@ -10,7 +10,8 @@ import scipy
 from .._saving import Study, provenance
 from ..ensembles.simulate import simulate
 from ..flow import Flow
-from ..linear.linearize import LinearFlow, linearize
+from ..linear.linearize import linearize
+from ..linear.result import LinearFlow
 from ..methods.method import SGD, Method, Newton
 from ..methods.metrics import Adam
 from ..methods.momentum import Momentum

@@ -10,7 +10,9 @@ from .._check import Unstable
 from .._saving import Study, provenance
 from ..ensembles.simulate import simulate
 from ..flow import Flow
-from ..linear.linearize import VALID, LinearFlow, linearize
+from ..linear.linearize import linearize
+from ..linear.result import LinearFlow
+from ..linear.trust import VALID
 from ..methods.method import Newton
 from ..noise import Noise
 from ..objectives.regression import logistic

@@ -11,7 +11,7 @@ from ..comparison import compare
 from ..ensembles.result import Ensemble
 from ..ensembles.simulate import simulate
 from ..flow import Flow
-from ..linear.linearize import VALID
+from ..linear.trust import VALID
 from ..methods.method import SFN, SGD, DampedNewton, Method
 from ..noise import Noise
 from ..objectives.landscapes import landscape

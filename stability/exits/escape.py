@@ -16,7 +16,8 @@ from ..ensembles.plan import EnsemblePlan
 from ..ensembles.request import Request, compiled, threads
 from ..ensembles.threads import in_order
 from ..flow import Flow
-from ..linear.linearize import LinearFlow, linearize
+from ..linear.linearize import linearize
+from ..linear.result import LinearFlow
 from ..methods.memory import Memory
 from ..methods.response import check_cut
 from .chain import watched

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from .._check import Unstable
+from ..flow import Flow
+from ..methods.metrics import GradientLaw
 from ..methods.response import NotSmooth
+from ..noise import Noise
+from .dynamics import Dynamics
+from .frames import Frame
+from .modes import Turned
+from .moments import embedded
 
 Squares = Callable[[np.ndarray], "np.ndarray | None"]
 
@@ -25,6 +32,76 @@ _NUDGE = 1e-6
 _DOUBLINGS = 400
 _REMEMBERED = 6
 _FARTHEST = 4.0
+
+
+def settled(flow: Flow, at: np.ndarray, spectrum: tuple[np.ndarray, np.ndarray], dt: float) -> Dynamics:
+    """The dynamics under a method's metric as it is in the chain with time step `dt`.
+
+    Parameters
+    ----------
+    flow : Flow
+    at : array (d,)
+        The critical point.
+    spectrum : tuple of arrays (d,), (d, d)
+        Of the Hessian there.
+    dt : float
+
+    Raises
+    ------
+    Unstable
+        If no metric settles; NotSmooth, if a coordinate has no noise.
+    """
+    method: Any = flow.method
+    values, vectors = spectrum
+    hessian = (vectors * values) @ vectors.T
+    if not method.decoupled:
+        hessian = hessian + method.weight_decay * np.eye(len(values))
+    covariance = flow.noise_model.gradient_covariance(at, at)
+    variances = GradientLaw(covariance).variances
+    pull = flow.step * float(np.max(np.abs(values)))
+
+    def under(metric: np.ndarray, noise: Noise) -> Dynamics:
+        frame = Frame.diagonal(metric, hessian)
+        return Dynamics(flow, at, frame, Turned(noise, at, frame.vectors, skew=True))
+
+    def squares(metric: np.ndarray) -> np.ndarray | None:
+        return _squares(under(metric, flow.noise_model), dt)
+
+    if method.linear:
+        here = under(settled_metric(method, variances, squares, pull), flow.noise_model)
+        found = _squares(here, dt)
+    else:
+        quiet = variances <= QUIET * np.max(variances)
+        if quiet.any():
+            raise quiet_coordinates(method, quiet, pull)
+        noise = Noise(gradient=method.kicks(covariance))
+        here = under(method.scale(variances), noise)
+        found = _squares(here, dt)
+        found = None if found is None else found - np.diag(noise.gradient) + variances
+    with np.errstate(divide="ignore"):  # without noise of its own a coordinate's entry may be infinite
+        still = method.scale(variances)
+    here.moved = 1.0 if found is None else float(np.max(1 - method.scale(found) / still))
+    return here
+
+
+def _squares(here: Dynamics, dt: float) -> np.ndarray | None:
+    """Mean squares (d,) of a batch's gradient entries in the stationary state; None where there is none.
+
+    At a saddle they are those of the noise at the point.
+    """
+    decaying = ~here.flat
+    M = np.zeros((len(here.at),) * 2)
+    if decaying.any() and not (here.rates[decaying] > 0).any():
+        balance = here.balance(dt, 1).restricted(decaying)
+        if not here.decaying(dt)[decaying].all() or not balance.radius()[0] < 1:
+            return None
+        M = embedded(balance.stationary(), decaying)
+    frame, kick, seen = here.frame, here.noise.kick, here.source
+    seen = (seen if kick is None else seen + kick(M)) / np.outer(frame.gains, frame.gains)
+    if here.decoupled:
+        M = M + np.outer(here.offset, here.offset)
+    seen = seen + frame.eigenvalues[:, None] * M * frame.eigenvalues
+    return np.einsum("ki,kl,li->i", frame.inverse, seen, frame.inverse)
 
 
 def settled_metric(method: Any, variances: np.ndarray, squares: Squares, pull: float) -> np.ndarray:

@@ -21,8 +21,10 @@ from ..flow import Flow
 from ..methods.method import SGD, Method
 from ..noise import Noise
 from ..objectives.base import trait
-from .linearize import VALID, LinearFlow, check_critical, linearize
+from .linearize import check_critical, linearize
 from .products import MODES, Leading, refined, served, too_wide
+from .result import LinearFlow
+from .trust import VALID
 
 
 @dataclass(frozen=True)

@@ -266,16 +266,17 @@ class Remembered(Balance):
         return self.undecay(self.source) if self.kick is None else super().stationary()
 
 
+def embedded(M: np.ndarray, modes: np.ndarray) -> np.ndarray:
+    """Matrices (..., r, r) of some of the modes (d,) bool among all of them, (..., d, d), zero elsewhere."""
+    whole, chosen = np.zeros((*M.shape[:-2], len(modes), len(modes))), np.flatnonzero(modes)
+    whole[..., chosen[:, None], chosen] = M
+    return whole
+
+
 def _within(map_: Map, modes: np.ndarray) -> Map:
     """A map of (..., d, d) on some of the modes (d,) bool, the others at rest."""
     chosen = np.flatnonzero(modes)
-
-    def inner(M: np.ndarray) -> np.ndarray:
-        whole = np.zeros((*M.shape[:-2], len(modes), len(modes)))
-        whole[..., chosen[:, None], chosen] = M
-        return map_(whole)[..., chosen[:, None], chosen]
-
-    return inner
+    return lambda M: map_(embedded(M, modes))[..., chosen[:, None], chosen]
 
 
 def _leading(half: Half, apply: Map) -> tuple[float, np.ndarray]:

@@ -20,9 +20,10 @@ from .. import _check
 from ..flow import Flow
 from ..methods.method import Method
 from ..noise import DataNoise, Noise
-from .linearize import LinearFlow, needs
+from .linearize import needs
 from .modes import SampledNoise, Turned
 from .moments import Map, _krylov, _solved
+from .result import LinearFlow
 from .samples import Samples, _products, _weights
 
 MODES = 64
@@ -178,7 +179,7 @@ class Closed:
         self.leading, self.flow = leading, flow
         at, lam = leading.turned.at, leading.eigenvalues
         self.linear = LinearFlow(flow, at, lam, leading.vectors, leading.turned)
-        noise = self.linear._noise
+        noise = self.linear._dynamics.noise
         assert isinstance(noise, SampledNoise)
         self.noise, self.gains, self.rates = noise, noise.gains, noise.rates
         response = noise.response

@@ -10,7 +10,8 @@ import numpy as np
 from .. import _check
 from ..flow import Flow
 from ..linear.draws import Draw, chain_rates, iteration_rates
-from ..linear.linearize import LinearFlow, linearize
+from ..linear.linearize import linearize
+from ..linear.result import LinearFlow
 
 LEVELS = ("iteration", "sde")
 EPS = 8 * float(np.finfo(float).eps)
@@ -101,7 +102,7 @@ def rates(linear: LinearFlow, level: str, ratio: float) -> Draw:
     """Draws of ``X`` in ``B = I - dt X``, which do not depend on the step while ``dt = ratio * step``."""
     if level == "iteration":
         return iteration_rates(linear.flow, linear.at)
-    return chain_rates(linear._noise, ratio)
+    return chain_rates(linear._dynamics.noise, ratio)
 
 
 def _moving(draw: Draw, dim: int, rng: np.random.Generator) -> tuple[Draw, np.ndarray]:

@@ -8,8 +8,8 @@ import numpy as np
 
 from .._estimate import Estimate
 from ..exact.mode import exact_mode
-from ..linear.linearize import LinearFlow
 from ..linear.moments import DENSE, Half, Map
+from ..linear.result import LinearFlow
 from .matrices import Draw, Product
 
 LUMP = 0.05

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._saving import Study
-from ..linear.linearize import VALID
+from ..linear.trust import VALID
 from ..trajectories.result import Trajectory
 from .style import COLORS, MARKERS, SIZES, coordinates, handle, method_legend, panels
 

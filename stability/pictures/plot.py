@@ -16,7 +16,7 @@ from ..densities.result import StationaryDensity
 from ..ensembles.result import Ensemble
 from ..ensembles.tails import TailIndex
 from ..linear.bounds import Bounds
-from ..linear.linearize import LinearFlow
+from ..linear.result import LinearFlow
 from ..lyapunov.exponents import LyapunovExponents
 from ..lyapunov.limit import AlmostSureLimit
 from ..portraits.line import Profile

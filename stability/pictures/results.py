@@ -9,7 +9,7 @@ import numpy as np
 from ..comparison import Comparison
 from ..ensembles.result import Ensemble
 from ..linear.bounds import Bounds
-from ..linear.linearize import LinearFlow
+from ..linear.result import LinearFlow
 from .style import COLORS, coordinates, panels
 
 if TYPE_CHECKING:

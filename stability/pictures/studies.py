@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._saving import Study
-from ..linear.linearize import VALID
+from ..linear.trust import VALID
 from .style import COLORS, MARKERS, SIZES, colored, handle, marks, method_legend, panels
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from .. import _check
 from .._law import Law, law_of
 from .._saving import provenance
 from ..flow import Flow
-from ..linear.linearize import VALID
+from ..linear.trust import VALID
 from ..methods.memory import only_gains
 from ..methods.method import SGD
 from ..methods.response import NotSmooth

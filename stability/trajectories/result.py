@@ -15,7 +15,7 @@ from .._frames import Framed, Labelled
 from .._law import Law
 from .._saving import Result
 from ..ensembles.result import Ensemble
-from ..linear.linearize import VALID
+from ..linear.trust import VALID
 from .departure import BLOCKS, Departure, departure_notes, measured
 
 

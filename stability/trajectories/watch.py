@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import _check
 from ..flow import Flow
-from ..linear.linearize import VALID
+from ..linear.trust import VALID
 from ..methods.method import Method
 from ..methods.response import SpectralResponse
 from ..objectives.base import defines

@@ -14,7 +14,8 @@ import numpy as np
 from ...ensembles.result import Ensemble
 from ...ensembles.simulate import simulate
 from ...flow import Flow
-from ...linear.linearize import LinearFlow, linearize
+from ...linear.linearize import linearize
+from ...linear.result import LinearFlow
 from ...methods.memory import Memory
 from ...methods.method import Method
 from ...noise import Noise

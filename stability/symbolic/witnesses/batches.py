@@ -10,7 +10,8 @@ import scipy
 
 from ...ensembles.simulate import simulate
 from ...flow import Flow
-from ...linear.linearize import LinearFlow, linearize
+from ...linear.linearize import linearize
+from ...linear.result import LinearFlow
 from ...methods.method import SGD, Method
 from ...methods.response import SpectralResponse
 from ...noise import Noise

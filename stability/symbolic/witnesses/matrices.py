@@ -10,7 +10,8 @@ import numpy as np
 from scipy.linalg import solve_continuous_lyapunov
 
 from ...flow import Flow
-from ...linear.linearize import LinearFlow, linearize
+from ...linear.linearize import linearize
+from ...linear.result import LinearFlow
 from ...noise import Noise
 from ...objectives.quadratic import quadratic
 from ...objectives.regression import least_squares

@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from ...flow import Flow
-from ...linear.linearize import LinearFlow, linearize
+from ...linear.linearize import linearize
+from ...linear.result import LinearFlow
 from ...methods.method import SGD, Newton
 from ...noise import Noise
 from ...objectives.quadratic import quadratic
