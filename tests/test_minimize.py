@@ -1302,11 +1302,12 @@ class TestCheckpoints:
         for ending in ("json", "npz"):
             shutil.copy(Path(__file__).parent / "kept" / f"state.b.{ending}", tmp_path)
         seen = []
-        run = run_of(
-            "momentum, averaged, decaying",
-            checkpoint=tmp_path / "state",
-            callback=lambda p: seen.append(p.iteration),
-        )
+        with pytest.warns(UserWarning, match="has no checksum"):
+            run = run_of(
+                "momentum, averaged, decaying",
+                checkpoint=tmp_path / "state",
+                callback=lambda p: seen.append(p.iteration),
+            )
         np.testing.assert_allclose(run.final, run_of("momentum, averaged, decaying").final, rtol=1e-9)
         assert seen[0] == 18
 
