@@ -151,6 +151,7 @@ def test_the_peers_are_given_our_landscape(dim):
     np.testing.assert_allclose(hessian, ours.hessian(w), atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "dim"), [("ou", 3), ("sfn", 2)])
 def test_the_check_passes_the_right_ensemble_and_no_other(kind, dim):
     problem = problems.Problem(kind, dim, paths=4000, steps=16)

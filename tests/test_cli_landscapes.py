@@ -85,6 +85,7 @@ class TestSimulate:
         assert result.exit_code == 0
         assert "1000 paths of the SDE, dt = 0.1, to t = 1" in result.stdout
 
+    @pytest.mark.slow
     def test_it_is_kept_and_drawn(self, tmp_path):
         result = run(
             "simulate",

@@ -126,6 +126,7 @@ class TestDoubts:
     def test_a_minimum_at_a_corner_is_not_passed_over(self, text):
         assert "where the gradient does not vanish: a corner?" in found(text, 1).status
 
+    @pytest.mark.slow
     def test_few_starts_on_many_points_are_not_ok(self):
         assert found("cos(10*x)*cos(10*y)", 3).status.startswith(
             "not all: another start would find a new point"

@@ -79,6 +79,7 @@ def test_the_readmes_measured_table_is_the_tracked_one():
     assert block("real-data") == claims.summary(st.load(ROOT / "figures/data/real-data"))
 
 
+@pytest.mark.slow
 def test_the_readmes_bound_is_what_its_commands_print(tmp_path):
     pytest.importorskip("sklearn", reason="the breast-cancer table comes with scikit-learn")
     commands = re.findall(

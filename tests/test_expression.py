@@ -593,6 +593,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match="must be text"):
             st.expression(text)
 
+    @pytest.mark.slow
     def test_derivatives_that_explode_are_refused_soon(self):
         began = time.process_time()
         text = "sin(" + "*".join(f"(1 + x{i}^2*x{i + 1})" for i in range(150)) + ")"

@@ -478,6 +478,7 @@ class TestCalibration:
         ("most are given up", [-1.0, -0.1], {"radius": 0.8, "along": 1, "t_end": 60.0}, 0.1),
     )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("spectrum", "options", "step"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
     )

@@ -201,6 +201,7 @@ class TestPopulation:
             assert abs(value - plane.rate(order) * order) < 4 * error
             assert error < 0.01
 
+    @pytest.mark.slow
     def test_the_kernel_against_this_population(self):
         lin = linear([1.0, 0.3])
         one = products(lin)

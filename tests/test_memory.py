@@ -692,6 +692,7 @@ class TestAverages:
         np.testing.assert_allclose(begun[0], [1.0, 2.0], rtol=1e-14)
         np.testing.assert_allclose(begun[1], np.eye(2), atol=1e-14)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("options", [{"level": "iteration"}, {"dt": 0.05}], ids=["iteration", "chain"])
     @pytest.mark.parametrize("average", [None, 0.9])
     @pytest.mark.parametrize("method", [st.SGD(), st.Momentum(st.SGD(), 0.7, True)], ids=lambda m: m.label)

@@ -302,6 +302,7 @@ class TestGaussianInputs:
         kicks = zeta + Eg @ (w - noise.reference)
         np.testing.assert_allclose(noise.gradient_covariance(w), kicks.T @ kicks, rtol=1e-12)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("level", ["sde", "iteration"])
     def test_paths_have_the_moments_of_theory_and_of_the_theorem(self, level):
         lam, step, batch = [1.0, 0.4], 0.4, 4

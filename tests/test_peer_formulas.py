@@ -474,6 +474,7 @@ class TestAveraging:
         values = {"lam": self.LAM, "step": step, "sigma": self.SIGMA, "b": self.B}
         return derived("averaging", method=method).evaluate("streaming-risk", **values)
 
+    @pytest.mark.slow
     @streams
     def test_the_streaming_risk_solves_the_moment_equation_of_gaussian_inputs(self, method, step):
         """``E[H_B M H_B] = H M H + (H M H + tr(H M) H) / b`` by Isserlis, in full matrices."""

@@ -38,6 +38,7 @@ class TestLaws:
         found = st.compare(st.linearize(one), run(one, t_end=6.0, dt=0.1, paths=6000, save=2))
         assert found.max_z < 4, str(found)
 
+    @pytest.mark.slow
     def test_the_iteration_follows_level_L2(self, method, noise):
         one = flow(method, noise=noise)
         lin = st.linearize(one)

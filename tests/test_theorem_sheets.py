@@ -93,6 +93,7 @@ class TestLatex:
     def test_a_sentence_is_typeset(self, text, shown):
         assert inline(text) == shown
 
+    @pytest.mark.slow
     def test_the_methods_table_compiles(self):
         _begin, array, *rows, end = st.method_table()._repr_latex_().split("\n")
         assert (array, end) == (r"\begin{array}{lllllll}", r"\end{array}$")

@@ -181,6 +181,7 @@ class TestClosedForms:
                 p, d = TAIL[method](drawn["lam_next"]), 0.0
             assert evaluated(theorem, drawn) == pytest.approx(CLOSED[name](method, drawn, p, d), rel=1e-11)
 
+    @pytest.mark.slow
     def test_those_that_are_typed_out_in_full(self):
         lam, s, t, g = 0.7, 0.3, 0.2, GAMMA
         given = {"lam": lam, "s_g": s, "s_h": t, "c_gh": 0.0}
@@ -546,6 +547,7 @@ class TestTheyCanFail:
         ]
         assert not dataclasses.replace(right, corollaries=tuple(wrong)).check(points=5, ensemble=False)
 
+    @pytest.mark.slow
     def test_every_corollary_is_among_them(self):
         assert {
             name: many for name in NAMES if (many := tuple(c.name for c in st.theorem(name).corollaries))

@@ -159,6 +159,7 @@ class TestIterations:
         found = st.minimize(F, start, method=flow.method, step=0.05, iterations=1)
         assert_close(found.final, flow.iterate(state, np.random.default_rng(0))[:3], rtol=1e-11)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("memory", ["none", "Nesterov"])
     @pytest.mark.parametrize("level", ["sde", "iteration"])
     def test_paths_have_the_law_of_theory(self, memory, level):
