@@ -12,13 +12,14 @@ class Momentum(Method):
     """A method with momentum: ``u+ = beta u + P g``, ``w+ = w - step u+``; P is the inner method's.
 
     The batch's preconditioner acts inside the buffer. Nesterov's form, as PyTorch has it, moves by ``-step (P
-    g + beta u+)``.
+    g + beta u+)``. In continuous time the buffer forgets at the rate ``(1 - beta) / step`` even where `beta`
+    is 0: only the iteration and its chain are then the method's own.
 
     Parameters
     ----------
     method : Method
     beta : float
-        In [0, 1).
+        In [0, 1); other libraries' `momentum`.
     nesterov : bool
 
     Raises
