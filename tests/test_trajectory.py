@@ -703,7 +703,7 @@ class TestResult:
         assert not path.valid
         assert not any(note.startswith("The path:") for note in st.compare(path, ens).notes)
         doubted = dataclasses.replace(path, followed=False, status="doubted.")
-        assert "The path: doubted.." in st.compare(doubted, ens).notes
+        assert "The path: doubted." in st.compare(doubted, ens).notes
 
     def test_times_to_save(self):
         one = flow(WELL)
