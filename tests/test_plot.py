@@ -418,8 +418,9 @@ class TestStudies:
             assert st.plot(study).axes
 
     def test_colours_and_markers_tell_all_methods_apart(self):
-        assert set(COLORS) == set(MARKERS) == set(SIZES) == set(NAMES)
-        assert len(set(COLORS.values())) == len(set(MARKERS.values())) == 5
+        drawn = {*NAMES, "momentum", "Adam"}
+        assert set(COLORS) == set(MARKERS) == set(SIZES) == drawn
+        assert len(set(COLORS.values())) == len(set(MARKERS.values())) == len(drawn)
 
 
 def run(refreshes=3, **changes):
