@@ -13,7 +13,7 @@ STAMP  := $(VENV)/.installed
 help:
 	@echo "make reproduce          install, run the main job, leave pictures and numbers in out/ (about 6 minutes)"
 	@echo "make reproduce QUICK=1  the small form (about 2 minutes)"
-	@echo "make test               install, run the tests, ruff and mypy (4 to 5 minutes)"
+	@echo "make test               install, run the tests, ruff and mypy (about 5 minutes)"
 	@echo "make test-all           with PyTorch installed too, and the long studies; ONLY='torch or slow' for these alone"
 	@echo "make test-everywhere    under every kernel of OpenBLAS, two threads, without Numba (about 45 minutes; QUICK=1: a minute; SLOW=1: hours)"
 	@echo "make test-gpu           install CuPy too and run the tests that need a GPU"
@@ -36,7 +36,7 @@ figures: $(STAMP)
 	$(RUN)/stability reproduce --out figures
 
 test: $(STAMP)
-	@echo "ruff, mypy, then the tests (4 to 5 minutes)"
+	@echo "ruff, mypy, then the tests (about 5 minutes)"
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
