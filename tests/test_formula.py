@@ -9,6 +9,7 @@ import sympy
 from conftest import GAMMA, LITERAL, all_methods, label, smooth_methods
 
 import stability as st
+from stability import _fast
 from stability.methods.divided import Divided
 from stability.methods.formula import read
 from stability.methods.response import SpectralResponse, singular_directions
@@ -321,6 +322,7 @@ class TestFunctionsAndChoices:
         np.testing.assert_allclose(np.asarray(response.gains), literal(LAM) + 0 * LAM, rtol=1e-14)
         np.testing.assert_allclose(np.diag(np.asarray(response.divided)), slope(LAM) + 0 * LAM, rtol=1e-13)
 
+    @pytest.mark.skipif(not _fast.available(), reason="Numba is not installed, or does not compile")
     @pytest.mark.filterwarnings("ignore::stability.StabilityWarning")
     def test_compiled_or_not_paths_have_the_same_bits(self, name):
         flow = st.Flow(
