@@ -367,10 +367,15 @@ def schedule(name: str, value: Any, count: int, *, end: str) -> np.ndarray:
     else:
         asked = (_real(value(k)) for k in range(count))
         lengths = np.array([math.nan if found is None else found for found in asked])
+    return steps(name, lengths, f"end the run there: {end}")
+
+
+def steps(name: str, lengths: np.ndarray, end: str) -> np.ndarray:
+    """Lengths (k,) of steps, all finite and > 0; `end` says how to stop before step ``{k}``."""
     wrong = np.flatnonzero(~((lengths > 0) & np.isfinite(lengths)))
     if len(wrong):
         k = int(wrong[0])
-        ending = f", or end the run there: {end.format(k=k)}" if k else ""
+        ending = f", or {end.format(k=k)}" if k else ""
         raise ValueError(
             f"`{name}` must be a finite number > 0 at every iteration; got {lengths[k]:g} at iteration {k}, "
             f"counted from 0. Keep it above 0{ending}."

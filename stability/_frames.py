@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,12 @@ if TYPE_CHECKING:
     import xarray
 
 
-class Framed:
+class Framed(abc.ABC):
     """A result that is a table: `to_frame`."""
 
+    @abc.abstractmethod
     def _columns(self) -> Mapping[str, Any]:
         """Columns of equal length, by name."""
-        raise NotImplementedError
 
     def to_frame(self) -> pandas.DataFrame:
         """The table that `print` shows as a pandas frame: every row, nothing rounded."""
@@ -26,16 +27,16 @@ class Framed:
         return pandas.DataFrame(self._columns())
 
 
-class Labelled:
+class Labelled(abc.ABC):
     """A result whose arrays have axes with names: `to_xarray`."""
 
+    @abc.abstractmethod
     def _labels(self) -> Mapping[str, np.ndarray]:
         """Positions along the axes that have some, by the axis's name."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _variables(self) -> Mapping[str, tuple[tuple[str, ...], np.ndarray]]:
         """Arrays by name, each with the names of its axes."""
-        raise NotImplementedError
 
     def to_xarray(self) -> xarray.Dataset:
         """The arrays with named axes, as an xarray dataset; needs the extra ``sweep``.

@@ -627,12 +627,4 @@ def _schedule(step: Any) -> Any:
     steps = _check.array("step", step, ndim=1, shape="(iterations,), one step for each")
     if not len(steps):
         raise ValueError("`step` must hold a step for each iteration; got none.")
-    wrong = np.flatnonzero(~(steps > 0))
-    if len(wrong):
-        k = int(wrong[0])
-        until = f", or end it before: step[:{k}]" if k else ""
-        raise ValueError(
-            f"`step` must be a finite number > 0 at every iteration; got {steps[k]:g} at iteration {k}, "
-            f"counted from 0. Keep it above 0{until}."
-        )
-    return steps
+    return _check.steps("step", steps, "end it before: step[:{k}]")

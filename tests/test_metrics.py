@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import stability as st
+from stability.linear import modes
+from stability.linear.frames import Frame
 from stability.objectives.quadratic import QuadraticModel
 
 METRICS = [
@@ -686,3 +688,17 @@ class TestWeightDecay:
         )
         assert table.rows[1].step_limit == lin.step_limit()
         assert np.isnan(table.rows[1].step_limit_L2)
+
+
+class TestSkewNoise:
+    @pytest.mark.parametrize("noise", [st.Noise(curvature=0.3), st.Noise.streaming(np.diag([1.0, 0.5, 0.2]))])
+    def test_on_orthonormal_modes_it_is_the_other(self, noise):
+        """One law, told in two ways: what it does, what is the gradient's, and how single samples spread."""
+        flow = st.Flow(st.quadratic([1.0, 0.5, 0.2]), st.SGD(), noise, step=0.1)
+        known = st.linearize(flow, at=np.zeros(3))._dynamics.noise
+        frame = Frame.spectral(flow.method, known.eigenvalues, known.vectors)
+        skew = modes.SkewNoise(flow, known.turned, frame)
+        M = np.array([[2.0, 0.3, -0.1], [0.3, 1.0, 0.2], [-0.1, 0.2, 0.5]])
+        np.testing.assert_allclose(skew.kick(M), known.kick(M), rtol=1e-13)
+        np.testing.assert_allclose(skew.sample_spread(), known.sample_spread(), rtol=1e-13)
+        assert skew.gradient_share(M) == pytest.approx(known.gradient_share(M), rel=1e-13)

@@ -6,6 +6,7 @@ alone: not on workers, on how many steps are drawn at once, or on how many other
 
 from __future__ import annotations
 
+import abc
 import math
 import threading
 import time
@@ -26,7 +27,7 @@ from .streaming import Quantiles, SampleMoments
 SQUARABLE = {"float64": 1e300, "float32": 1e36}  # squared distances that are far from overflow
 
 
-class Recorder:
+class Recorder(abc.ABC):
     """What watches a block's paths as they are moved.
 
     Attributes
@@ -37,17 +38,17 @@ class Recorder:
 
     done = False
 
-    def start(self, x: np.ndarray) -> None:
+    def start(self, x: np.ndarray) -> None:  # noqa: B027 - most need none
         """Take note of the states (n, count) at time 0, of `plan.size` numbers, the positions first."""
 
+    @abc.abstractmethod
     def follow(self, step: int, states: np.ndarray, unit: float) -> None:
         """Take note of the states (steps, n, width), in units, after `step`.
 
         What is put into the last of them stays: the paths go on from there.
         """
-        raise NotImplementedError
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027 - most need none
         """Copy what is still needed of states: their memory is about to be used again."""
 
 

@@ -5,6 +5,7 @@ States are (n, m), paths last, so that every coordinate's row is contiguous: n i
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from .doubled import DoubledModes, root
 SCHEMES = ("euler", "exponential")
 
 
-class Mover:
+class Mover(abc.ABC):
     """What moves a block's paths.
 
     Attributes
@@ -39,13 +40,13 @@ class Mover:
     unit: float = 1.0
     full = shared = brief = False
 
+    @abc.abstractmethod
     def run(self, x: np.ndarray, noise: Any, done: int) -> Iterator[np.ndarray]:
         """The states (steps, n, width) from `x` (n, width) on, stretch by stretch; `x` ends as the last.
 
         What is written into the last state of a stretch stays: the next one starts there. `noise` is that of
         a block at its full width, and may be used up; `done` steps were taken before.
         """
-        raise NotImplementedError
 
 
 def cut(normals: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 import math
 
@@ -72,7 +73,7 @@ class Turned:
         return Samples.along(self.noise.samples, self.vectors, skew=self.skew)
 
 
-class ModalNoise:
+class ModalNoise(abc.ABC):
     """What of the noise reaches the modes of a linearised flow.
 
     Additively, through ``G = P Eg + DP[Eh] H``, and to second order.
@@ -125,20 +126,21 @@ class ModalNoise:
         """The kick in single precision, where it is dear; else None."""
         return None
 
+    @abc.abstractmethod
     def _kick(self) -> Map:
-        raise NotImplementedError
+        """What `kick` is where there is curvature noise."""
 
+    @abc.abstractmethod
     def gradient_share(self, M: np.ndarray) -> float:
         """``tr E[P Eg M Eg P]``: the gradient batch's share of the kick at a diagonal-dominated M."""
-        raise NotImplementedError
 
     def hessian_spread(self) -> np.ndarray:
         """Standard deviations (d, d) of the entries of ``Eh`` in the eigenbasis."""
         return math.sqrt(self.noise.scales[2]) * self.sample_spread()
 
+    @abc.abstractmethod
     def sample_spread(self) -> np.ndarray:
         """The same over single samples."""
-        raise NotImplementedError
 
     @functools.cached_property
     def cross(self) -> Map | None:
@@ -257,10 +259,14 @@ class SkewNoise(ModalNoise):
     symmetric Gaussian matrix of unit entries with ``C = I``.
     """
 
+    @functools.cached_property
+    def _inner(self) -> np.ndarray:
+        """``C`` (d, d) of one sample, on the modes."""
+        V = self.vectors
+        return V.T @ V * self.noise.curvature if self.noise.isotropic else _inputs(self.turned)
+
     def _kick(self) -> Map:
-        noise, V = self.noise, self.vectors
-        inner = V.T @ V * noise.curvature if noise.isotropic else _inputs(self.turned)
-        share, gain = noise.scales[0], np.outer(self.gains, self.gains)
+        share, gain, inner = self.noise.scales[0], np.outer(self.gains, self.gains), self._inner
 
         def kick(M: np.ndarray) -> np.ndarray:
             trace = np.einsum("ij,...ij->...", inner, M)[..., None, None]
@@ -270,6 +276,10 @@ class SkewNoise(ModalNoise):
 
     def gradient_share(self, M: np.ndarray) -> float:
         return 0.0 if self.kick is None else float(np.trace(self.kick(M)))
+
+    def sample_spread(self) -> np.ndarray:
+        own = np.diag(self._inner)
+        return np.sqrt(np.outer(own, own) + self._inner**2)
 
 
 class FactoredNoise(ModalNoise):

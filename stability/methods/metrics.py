@@ -6,6 +6,7 @@ A spectral method turns with the problem; a metric does not, so that it depends 
 
 from __future__ import annotations
 
+import abc
 import functools
 import math
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ class Force(NamedTuple):
     law: GradientLaw
 
 
-class Metric(Method):
+class Metric(Method, abc.ABC):
     """What metrics have in common; use `SignSGD`, `RMSprop` or `Adam`.
 
     Attributes
@@ -96,27 +97,27 @@ class Metric(Method):
     averaging: Memory | None = None  # of the gradients over the metric
     means: tuple[str, ...] = ()  # running means that steps keep, by their names in `direction`
 
+    @abc.abstractmethod
     def scale(self, variances: Any) -> Any:
         """The diagonal ``p`` of P (..., d), from the mean squares ``v`` of a gradient's entries (..., d)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def direction(self, gradient: Any, means: dict[str, Any]) -> Any:
         """Where a step goes, along minus this: (..., d) from a batch's gradients (..., d) of any library.
 
         `means` are what the steps before have left, by name: none before the first. They are renewed in
         place, and are all that a run needs to go on.
         """
-        raise NotImplementedError
 
     def require_law(self, law: GradientLaw) -> None:
         """Raise where this metric's SDE is not known under additive noise of this law."""
 
+    @abc.abstractmethod
     def chained(self, force: Force, means: dict[str, Any], *, step: float, dt: float) -> Any:
         """What positions (m, d) gain in a step of length `dt` of this metric's equation.
 
         `means` are there from the start on, as `rest` gives them, and are replaced by those after the step.
         """
-        raise NotImplementedError
 
     def rest(self, gradient: np.ndarray, variances: np.ndarray) -> dict[str, np.ndarray]:
         """Where the means would settle if the positions stayed where these gradients (..., d) are."""

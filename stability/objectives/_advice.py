@@ -111,6 +111,7 @@ class Unclear(Exception):
 
 
 def edited(source: str, edits: Sequence[tuple[int, int, str]]) -> str:
+    """The text with other words from start to end of each edit (start, end, instead)."""
     # From the end; of two at one place the later is put in first, so that it stands behind.
     for start, end, instead in sorted(edits, key=lambda edit: edit[:2])[::-1]:
         source = source[:start] + instead + source[end:]
@@ -118,11 +119,13 @@ def edited(source: str, edits: Sequence[tuple[int, int, str]]) -> str:
 
 
 def shortened(text: str) -> str:
+    """A formula as a sentence quotes it, on one line and not too long."""
     text = " ".join(text.replace("**", "^").split())
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
 def stray(source: str, character: str) -> Exception:
+    """What is said of a character that no formula has."""
     told = (
         repr(character)
         if character.isascii()
@@ -147,6 +150,7 @@ def _natural(name: str) -> list[tuple[int, int | str]]:
 
 
 def listed_names(variables: Sequence[str]) -> tuple[str, ...]:
+    """The variables as a tuple, of one text or several; too many are refused."""
     names = variables.replace(",", " ").split() if isinstance(variables, str) else list(variables)
     if len(names) > MOST_VARIABLES:
         raise Refused(
@@ -395,5 +399,6 @@ class Walk:
 
 
 def some(names: Sequence[str]) -> str:
+    """Names in a sentence: the first few and the last where they are many."""
     shown = list(names)
     return ", ".join(shown if len(shown) <= 8 else [*shown[:7], "...", shown[-1]])
