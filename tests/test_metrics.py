@@ -587,7 +587,7 @@ class TestElsewhere:
         F = st.least_squares(X, X @ rng.normal(size=5) + 0.5 * rng.normal(size=60), l2=0.05)
         found = []
         for whole in (34, 2):
-            monkeypatch.setattr("stability.noise.WHOLE", whole)
+            monkeypatch.setattr("stability.noise.data.WHOLE", whole)
             lin = st.linearize(st.Flow(F, method, st.Noise.from_data(F, batch=8), step=0.02))
             cov, moments = lin.covariance(), lin.moments(0.2, np.ones(5))
             found.append([lin.metric, cov, *moments, lin.step_limit(), lin.limit().shares["gradient batch"]])

@@ -132,7 +132,7 @@ def kronecker_limit(F, step: float, batch: int) -> float:
 
 @pytest.mark.parametrize("model", ["least squares", "four classes"])
 def test_sgds_map_has_radius_one_at_the_limit_of_many_columns(model, monkeypatch):
-    monkeypatch.setattr("stability.noise.WHOLE", 0)
+    monkeypatch.setattr("stability.noise.data.WHOLE", 0)
     F = objective(model, 30, 9)
     assert isinstance(linear(F, st.SGD())._dynamics.noise, modes.SampledNoise)
     assert kronecker_limit(F, linear(F, st.SGD()).step_limit(), 8) == pytest.approx(1, abs=1e-10)
