@@ -21,7 +21,7 @@ FLOORS = (
     ("methods", "objectives", "datasets", "noise", "lowrank", "_law"),
     ("flow", "spectra", "exact"),
     ("linear",),
-    (),
+    ("advice",),
     ("ensembles", "training", "lyapunov", "torch"),
     ("trajectories", "densities", "exits"),
     ("symbolic", "portraits", "comparison"),

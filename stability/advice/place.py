@@ -1,0 +1,109 @@
+"""A place: a point of a loss as the adviser sees it, by products and by per-sample numbers along directions.
+
+Whoever has a loss, be it of this package or a network of PyTorch, gives the adviser a `Place`; all that it
+knows of the loss passes through these few calls, and `Work` counts what they cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from .._array import Backend
+
+
+class Unknown(Exception):
+    """What a place cannot tell; the text is the reason, a sentence that the advice passes on."""
+
+
+@dataclass
+class Work:
+    """What was asked of a loss, in gradients of all looked-at samples.
+
+    Attributes
+    ----------
+    gradients : float
+        Gradients, or passes worth one: of a batch of b among m samples ``b / m``.
+    products : float
+        Hessian products, likewise; each is worth two gradients.
+    forwards : float
+        Forward passes, likewise; three are worth a gradient.
+    """
+
+    gradients: float = 0.0
+    products: float = 0.0
+    forwards: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All of it in gradients."""
+        return self.gradients + 2 * self.products + self.forwards / 3
+
+
+@dataclass(frozen=True)
+class Along:
+    """Every sample's gradient and curvature along k directions.
+
+    Attributes
+    ----------
+    gradients : array (m, k)
+        ``V^T g_s``.
+    curvatures : array (m, k, k)
+        ``V^T H_s V``, symmetric.
+    exact : bool
+        False where Gauss-Newton curvature stands in for a part of it.
+    note : str
+        What stands in for what; a sentence, or empty.
+    """
+
+    gradients: np.ndarray
+    curvatures: np.ndarray
+    exact: bool = True
+    note: str = ""
+
+
+class Place(Protocol):
+    """A point of a loss that is a mean over samples.
+
+    n-vectors belong to `backend`; blocks of k are (n, k), and what is small comes as a NumPy array.
+
+    Attributes
+    ----------
+    backend : Backend
+    n : int
+        Parameters.
+    samples : int
+        Samples looked at, m: all, or a fixed random subset.
+    population : int
+        Samples that there are, N, from which batches are drawn without replacement.
+    work : Work
+    """
+
+    backend: Backend
+    n: int
+    samples: int
+    population: int
+    work: Work
+
+    def product(self, V: Any, rows: np.ndarray | None = None) -> Any:
+        """The mean Hessian times V, (n, k) -> (n, k): of the looked-at samples, or of those in `rows`.
+
+        `rows` are indices below m; of b rows the work is ``b / m`` products a column.
+        """
+
+    def gradient(self, rows: np.ndarray | None = None) -> Any:
+        """The mean gradient (n,), likewise."""
+
+    def signed_gradient(self, signs: np.ndarray) -> Any:
+        """``sum_s signs_s g_s / m`` (n,) of weights (m,): one backward pass."""
+
+    def second_moment(self) -> Any:
+        """``mean_s g_s^2`` (n,), entry by entry; raises `Unknown` where it cannot be had."""
+
+    def along(self, V: Any) -> Along:
+        """Every looked-at sample's gradient and curvature along the columns of V (n, k)."""
+
+    def price(self, k: int) -> float:
+        """What `along` costs with k directions, in gradients."""
