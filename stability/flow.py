@@ -14,6 +14,7 @@ import numpy as np
 from . import _check
 from ._array import Backend, joined, like, matvec, moved, transpose
 from ._saving import Kept
+from .methods.adapted import Adapted
 from .methods.memory import Memory
 from .methods.method import Method
 from .methods.metrics import Force, GradientLaw, Metric
@@ -181,9 +182,16 @@ class Flow(Kept):
         w = _check.state("w", w, self.dim)
         kept = {name: np.zeros_like(w) for name in self._kept_parts}
         if level == "sde" and self.metric is not None:
-            gradient = np.asarray(self.objective.gradient(w), dtype=float)
-            kept |= self.metric.rest(gradient, self.gradient_law.variances)
+            kept |= self.metric.rest(self._slope(w), self.gradient_law.variances)
         return np.concatenate([w, *kept.values()], axis=-1) if kept else w
+
+    def rest_slope(self, w: np.ndarray) -> np.ndarray:
+        """How the SDE's whole states at rest change with positions (d,): (state_dim, d)."""
+        parts = [np.eye(self.dim)] + ([] if self.memory is None else [np.zeros((self.dim,) * 2)])
+        if self.metric is not None:
+            means = self._adapted_at(w, w[self.dim :]).means.values()
+            parts += [mean.turn[:, None] * self._bent(w) for mean in means]
+        return np.concatenate(parts)
 
     @functools.cached_property
     def gradient_law(self) -> GradientLaw:
@@ -194,21 +202,45 @@ class Flow(Kept):
             kind = "curvature noise" if noise.has_curvature else "noise that draws its own samples"
             raise ValueError(
                 f"The SDE of {self.metric.name} is known for additive Gaussian noise; got {kind}: {noise!r}. "
-                "Use level='iteration', or st.Noise(gradient=...)."
+                "Use st.simulate(..., level='iteration'), or st.Noise(gradient=...)."
             )
         law = GradientLaw(noise.gradient_covariance(np.zeros(self.dim)))
         self.metric.require_law(law)
         return law
 
-    def _parted(self, w: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and what is remembered of a user's whole states."""
+    def _parted(self, w: Any, *, settled: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and what is remembered of a user's whole states; of a metric's, perhaps positions alone.
+
+        Its means are then where they settle, if that is `settled` for the one who asks.
+        """
         w = _check.floats("w", w)
-        if self.remembered and w.shape[-1:] != (self.state_dim,):
+        alone = settled and self.memory is None and w.shape[-1:] == (self.dim,)
+        if self.remembered and not alone and w.shape[-1:] != (self.state_dim,):
+            rest = "flow.rest(w), which adds what an iteration starts with"
+            if settled and self.metric is not None:
+                rest = "flow.rest(w, level='sde'), which adds what the SDE starts with"
             raise ValueError(
                 f"`w` must have shape (..., {self.state_dim}), positions and {', '.join(self.remembered)}; "
-                f"got shape {w.shape}. Use flow.rest(w), which adds what an iteration starts with."
+                f"got shape {w.shape}. Use {rest}."
             )
         return w[..., : self.dim], w[..., self.dim :]
+
+    def _slope(self, w: np.ndarray) -> np.ndarray:
+        """The gradient, with the weight decay that joins it, on the host."""
+        return self._joined_decay(w, np.asarray(self.objective.gradient(w), dtype=float))
+
+    def _adapted_at(self, w: np.ndarray, kept: np.ndarray) -> Adapted:
+        """A metric's equation at positions with what is remembered; settled where that is nothing."""
+        assert self.metric is not None
+        parts = dict(zip(self._kept_parts, np.split(kept, len(self._kept_parts) or 1, axis=-1), strict=False))
+        parts.pop("buffer", None)
+        means = parts if kept.shape[-1] else None
+        return self.metric.adapted(self._slope(w), means, self.gradient_law, self.step)
+
+    def _whole(self, moved: Any, buffer: Any, *means: Any) -> Any:
+        """What the whole state gains per unit of t: positions would gain `moved`, and the means these."""
+        first = moved if self.memory is None else self.gained(moved, buffer, 0.0)
+        return np.concatenate([first, *means], axis=-1) if means else first
 
     def gained(self, increment: Any, buffer: Any, dt: float) -> Any:
         """What positions and buffer (..., 2 d) gain, where positions alone would gain `increment` (..., d).
@@ -314,33 +346,54 @@ class Flow(Kept):
         """``-P(H(w)) g(w)``, (..., d) -> (..., d); and ``-weight_decay w``, where there is some.
 
         With momentum that of whole states (..., 2 d), positions and buffer: ``-u`` of the positions,
-        ``(P g - (1 - beta) u) / step`` of the buffer; see `rest`.
+        ``(P g - (1 - beta) u) / step`` of the buffer; see `rest`. With a metric that follows the noise, of
+        whole states too: positions and running means. Positions alone (..., d) are then taken with means that
+        have settled: ``-g / (sqrt(g^2 + diag Sigma) + eps)`` of RMSprop and Adam; of a sign, which has none,
+        ``-erf(g / sqrt(2 diag Sigma))``.
         """
-        w, buffer = self._parted(w)
-        push = -self._checked(w).apply(self.objective.gradient(w))
-        gained = push if self.memory is None else self.gained(push, buffer, 0.0)
-        return gained - self._decay * np.concatenate([w, 0 * buffer], axis=-1) if self._decay else gained
+        w, kept = self._parted(w)
+        if self.metric is not None:
+            push, *means = self._adapted_at(w, kept).drift()
+        else:
+            push, means = -self._checked(w).apply(self.objective.gradient(w)), []
+        gained = self._whole(push, kept[..., : self.dim], *means)
+        return gained - self._decay * np.concatenate([w, 0 * kept], axis=-1) if self._decay else gained
 
     def jacobian(self, w: Any) -> np.ndarray:
         """Jacobian of the drift, ``v -> -P H v - DP[third(w, v)] g``: (..., d) -> (..., d, d).
 
-        With momentum that of whole states: (..., 2 d) -> (..., 2 d, 2 d).
+        Of whole states it is (..., state_dim, state_dim), as the drift is of whole states.
 
         Raises
         ------
         ValueError
             If ``P`` moves with the state and the objective has no `third`; where the gain is singular.
         """
-        w, _ = self._parted(w)
-        found, decay = self._jacobian(w), np.zeros(self.state_dim)
+        w, kept = self._parted(w)
+        rows = (
+            [[self._jacobian(w)]]
+            if self.metric is None
+            else self._adapted_at(w, kept).jacobian(self._bent(w))
+        )
+        if self.memory is not None:  # nothing that a force or a mean depends on is in the buffer
+            rows = [[first, 0 * first, *others] for first, *others in rows]
+        push, *means = (np.concatenate(row, axis=-1) for row in rows)
+        decay = np.zeros(push.shape[-1])
         decay[: self.dim] = self._decay
-        if self.memory is None:
-            return found - np.diag(decay) if self._decay else found
         # Its columns are what the drift gains where one number of the state does.
-        rows, one = np.swapaxes(found, -1, -2), np.broadcast_to(np.eye(self.dim), found.shape)
-        gained = [self.gained(rows, 0 * rows, 0.0), self.gained(0 * rows, one, 0.0)]
-        whole = np.swapaxes(np.concatenate(gained, axis=-2), -1, -2)
+        buffer = np.zeros_like(push)
+        if self.memory is not None:
+            buffer[..., self.dim : 2 * self.dim] = np.eye(self.dim)
+        whole = np.swapaxes(
+            self._whole(*(np.swapaxes(part, -1, -2) for part in (push, buffer, *means))), -1, -2
+        )
         return whole - np.diag(decay) if self._decay else whole
+
+    def _bent(self, w: np.ndarray) -> np.ndarray:
+        """The Hessian, with the weight decay that joins the gradient."""
+        hessian = np.asarray(self.objective.hessian(w), dtype=float)
+        joined = 0.0 if self.method.decoupled else self.method.weight_decay
+        return hessian + joined * np.eye(self.dim) if joined else hessian
 
     @property
     def _decay(self) -> float:
@@ -370,14 +423,17 @@ class Flow(Kept):
         ]
         return -preconditioner @ hessian - np.stack(columns, axis=-1)
 
-    def noise(self, w: Any, sample: Sample) -> np.ndarray:
+    def noise(self, w: Any, sample: Sample | Driven) -> np.ndarray:
         """The linear noise map ``P zeta + P Eg (w - w*) + DP[Eh] g``, with one noise sample per state.
 
-        States (..., d) -> (..., d), with momentum whole states (..., 2 d) -> (..., 2 d); the law of the
-        samples is `noise_model`.
+        States as in `drift`; the law of the samples is `noise_model`. The mean square of a metric has noise
+        of its own beside the gradient's, which ``flow.draw(size, rng, level="sde")`` draws too.
         """
-        w, _ = self._parted(w)
+        w, kept = self._parted(w)
+        sample, own = sample if isinstance(sample, Driven) else (sample, np.zeros(self.dim))
         zeta, Eg, Eh = (np.asarray(part, dtype=float) for part in sample)
+        if self.metric is not None:
+            return self._noisy(*self._adapted_at(w, kept).noise(zeta, self.gradient_law.square(own)))
         if self.reference is None and Eg.any():
             raise ValueError(
                 f"Curvature noise needs a reference point, and {self.objective!r} has none. Use Noise(..., "
@@ -392,26 +448,31 @@ class Flow(Kept):
             return self._noisy(force)
         return self._noisy(force + local.derivative(Eh, np.asarray(self.objective.gradient(w), dtype=float)))
 
-    def _noisy(self, force: np.ndarray) -> np.ndarray:
-        """What a linear noise (..., d) of the flow without momentum does to the whole state."""
-        return force if self.memory is None else self.gained(force, 0 * force, 0.0)
+    def _noisy(self, force: np.ndarray, *means: np.ndarray) -> np.ndarray:
+        """What a linear noise (..., d) of positions, and of a metric's means, does to the whole state."""
+        return self._whole(force, 0 * force, *means)
 
     def diffusion(self, w: Any) -> np.ndarray:
         """Covariance that the noise adds per unit of t, ``step * E[b b^T]``: (..., d) -> (..., d, d).
 
-        With momentum that of whole states: (..., 2 d) -> (..., 2 d, 2 d).
-
         ``b = P zeta + P Eg (w - w*) + DP[Eh] g`` is the linear noise map; the noise's own factors stand for
-        its law.
+        its law. Of whole states it is (..., state_dim, state_dim), as the drift is of whole states.
 
         Raises
         ------
         ValueError
             If the noise is a class with its own `sample` but no `factors` of its own.
         """
-        w, _ = self._parted(w)
+        w, kept = self._parted(w)
         lift = (slice(None), *(None,) * (w.ndim - 1))
         zeta, Eg, Eh = (part[lift] for part in self.noise_model.law(w))
+        if self.metric is not None:
+            own, still = self.gradient_law.square(np.eye(self.dim))[lift], np.zeros((self.dim,) * 2)[lift]
+            # One after the other: a sample, and the squares' own normals, which are independent of it.
+            pairs = ((zeta, 0 * zeta), (still, own)) if self.own_normals else ((zeta, 0 * zeta),)
+            local = self._adapted_at(w, kept)
+            kicks = np.concatenate([self._noisy(*local.noise(*pair)) for pair in pairs])
+            return self.step * np.einsum("k...i,k...j->...ij", kicks, kicks)
         local, offset = self._checked(w), w - (w if self.reference is None else self.reference)
         kicks = local.apply(zeta + (Eg @ offset[..., None])[..., 0])
         if self.bends:
@@ -604,7 +665,7 @@ class Flow(Kept):
         iterations were taken before: Adam's means know their start by it.
         """
         if self.remembered:
-            self._parted(w)
+            self._parted(w, settled=False)
         w = _check.state("w", w, self.state_dim)
         flat = w.reshape(-1, self.state_dim)
         return self.update(flat, self.draw(len(flat), rng, level="iteration"), done).reshape(w.shape)

@@ -87,7 +87,6 @@ ASKED = {
     "stationary_density": lambda method: st.stationary_density(
         st.Flow(WELL, method, st.Noise(gradient=1.0), step=0.1), region=[(-2, 2)]
     ),
-    "trajectory": lambda method: st.trajectory(st.Flow(SADDLE, method, CURVED, step=0.1), [1.0, 1.0], 1.0),
     "portrait": lambda method: st.portrait(SADDLE, [(-2, 2), (-2, 2)], [method]),
     "profile": lambda method: st.profile(WELL, [(-2, 2)], [method]),
     "critical_points": lambda method: st.critical_points(WELL, [(-2, 2)])[0].methods([method]),

@@ -206,7 +206,6 @@ def flow():
 
 ASKED = {
     "st.stationary_density": lambda: st.stationary_density(flow(), 2),
-    "st.trajectory": lambda: st.trajectory(flow(), [1.0, 1.0], 1.0),
     "st.lyapunov_exponents": lambda: st.lyapunov_exponents(flow()),
     "st.almost_sure_limit": lambda: st.almost_sure_limit(flow()),
     "st.exact_mode": lambda: st.exact_mode(DECAYED, curvature=1.0, noise=st.Noise(gradient=0.1)),

@@ -17,6 +17,7 @@ import numpy as np
 from .. import _check
 from .._array import like, namespace
 from .._special import erf
+from .adapted import Adapted, Mean, Pull
 from .memory import Memory
 from .method import Method
 
@@ -96,6 +97,7 @@ class Metric(Method, abc.ABC):
     renewal = 0.0  # the share of the mean squares that one gradient renews
     averaging: Memory | None = None  # of the gradients over the metric
     means: tuple[str, ...] = ()  # running means that steps keep, by their names in `direction`
+    leading = False  # whether positions move by means that are of the same step, in `chained`
 
     @abc.abstractmethod
     def scale(self, variances: Any) -> Any:
@@ -122,6 +124,28 @@ class Metric(Method, abc.ABC):
     def rest(self, gradient: np.ndarray, variances: np.ndarray) -> dict[str, np.ndarray]:
         """Where the means would settle if the positions stayed where these gradients (..., d) are."""
         return {}
+
+    @abc.abstractmethod
+    def pull(self, gradient: np.ndarray, means: dict[str, np.ndarray], law: GradientLaw) -> Pull:
+        """What positions gain at gradients (..., d) and given means, and its derivatives."""
+
+    def forgetting(self, name: str) -> float:
+        """What an iteration renews of the mean of this name."""
+        raise KeyError(name)
+
+    def adapted(
+        self, gradient: np.ndarray, means: dict[str, np.ndarray] | None, law: GradientLaw, step: float
+    ) -> Adapted:
+        """This metric's equation at gradients (..., d), with the means given or settled (None)."""
+        rest = self.rest(gradient, law.variances)
+        found = {}
+        for name, target in rest.items():
+            square = name == "second"
+            rate = self.forgetting(name) / step
+            gained = rate * (target - (target if means is None else means[name]))
+            turn = 2 * gradient if square else np.ones_like(gradient)
+            found[name] = Mean(rate, gained, turn, own=float(square))
+        return Adapted(self.pull(gradient, means or rest, law), found, settled=means is None)
 
     def kicks(self, covariance: np.ndarray) -> np.ndarray:
         """The gradient covariance (d, d) under which linear steps in this metric are kicked as these are."""
@@ -191,6 +215,11 @@ class SignSGD(Metric):
         lean = erf(force.gradient / (math.sqrt(2) * size), xp)
         spread = xp.sqrt(xp.abs((1 - lean) * (1 + lean)))
         return math.sqrt(step * dt) * spread * (force.zeta / size) - dt * lean
+
+    def pull(self, gradient: np.ndarray, means: dict[str, np.ndarray], law: GradientLaw) -> Pull:
+        lean = erf(gradient / (math.sqrt(2) * law.sizes))
+        slope = BUSSGANG / law.sizes * np.exp(-0.5 * (gradient / law.sizes) ** 2)
+        return Pull(-lean, -slope, {}, np.sqrt((1 - lean) * (1 + lean)) / law.sizes)
 
     def kicks(self, covariance: np.ndarray) -> np.ndarray:
         size = np.sqrt(np.diag(covariance))
@@ -266,6 +295,19 @@ class RMSprop(Metric):
     def rest(self, gradient: np.ndarray, variances: np.ndarray) -> dict[str, np.ndarray]:
         return {"second": gradient**2 + variances}
 
+    def pull(self, gradient: np.ndarray, means: dict[str, np.ndarray], law: GradientLaw) -> Pull:
+        scale, bend = self._scales(means["second"])
+        return Pull(-scale * gradient, -scale, {"second": bend * gradient}, scale)
+
+    def _scales(self, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The metric's diagonal, and minus its derivative by the mean square, (..., d) each."""
+        scale, root = self.scale(second), np.sqrt(second)
+        # Where there is neither noise nor gradient the metric is 1 / eps, and what bends it meets no force.
+        return scale, np.divide(scale**2, 2 * root, out=np.zeros_like(scale), where=root > 0)
+
+    def forgetting(self, name: str) -> float:
+        return 1 - self.beta2
+
     def chained(self, force: Force, means: dict[str, Any], *, step: float, dt: float) -> Any:
         scale = self.scale(means["second"])  # before the step: the equation is Ito's
         means["second"] = self._followed(force, means["second"], dt / step)
@@ -340,9 +382,18 @@ class Adam(RMSprop):
         return _over_root(first * (unbiased / (1 - self.beta1**count)), second, self.eps * unbiased)
 
     means = ("first", "second")
+    leading = True
 
     def rest(self, gradient: np.ndarray, variances: np.ndarray) -> dict[str, np.ndarray]:
         return {"first": gradient, **super().rest(gradient, variances)}
+
+    def pull(self, gradient: np.ndarray, means: dict[str, np.ndarray], law: GradientLaw) -> Pull:
+        scale, bend = self._scales(means["second"])
+        none, mean = np.zeros_like(gradient), means["first"]
+        return Pull(-scale * mean, none, {"first": -scale, "second": bend * mean}, none)
+
+    def forgetting(self, name: str) -> float:
+        return 1 - (self.beta1 if name == "first" else self.beta2)
 
     def chained(self, force: Force, means: dict[str, Any], *, step: float, dt: float) -> Any:
         ratio, first = dt / step, means["first"]

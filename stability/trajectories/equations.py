@@ -42,20 +42,15 @@ def positions(flow: Flow, w: np.ndarray) -> np.ndarray:
     return w[..., : flow.dim]
 
 
-def _lifted(flow: Flow, dt: float) -> np.ndarray:
-    """What a gain of positions alone makes of the whole state, (2 d, d)."""
-    one = np.eye(flow.dim)
-    return flow.gained(one, 0 * one, dt).T
-
-
-def noise_rate(flow: Flow, m: np.ndarray, S: np.ndarray, dt: float = 0.0) -> np.ndarray:
-    """What noise adds to the covariance per unit of t, with momentum in steps of `dt`.
+def noise_rate(flow: Flow, m: np.ndarray, S: np.ndarray) -> np.ndarray:
+    """What noise adds to the covariance per unit of t.
 
     `Flow.diffusion`, and what curvature noise adds because the tube has a width: ``step * sum_k G_k S G_k^T``
     with ``G_k v = P Eg_k v + DP[Eh_k] H v``.
     """
-    if flow.memory is not None:  # what positions feel, the buffer adds up
-        lift, dim = _lifted(flow, dt), flow.dim
+    if flow.memory is not None and flow.metric is None:  # what positions feel, the buffer adds up
+        dim, one = flow.dim, np.eye(flow.dim)
+        lift = flow.gained(one, 0 * one, 0.0).T
         return lift @ noise_rate(flow.without_memory(), m[:dim], S[:dim, :dim]) @ lift.T
     diffusion = flow.diffusion(m)
     if not flow.noise_model.has_curvature or not S.any():
@@ -73,22 +68,30 @@ def noise_rate(flow: Flow, m: np.ndarray, S: np.ndarray, dt: float = 0.0) -> np.
 def chain_step(flow: Flow, m: np.ndarray, S: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance one step of the Euler-Maruyama chain later; nan where the gain is singular."""
     try:
-        (ahead, J), C = _stepped(flow, m, dt), noise_rate(flow, m, S, dt)
+        C, ahead = noise_rate(flow, m, S), m
+        J, kicked = np.eye(len(m)), np.zeros((len(m),) * 2)
+        for rows in _turns(flow):
+            # One part of the state after the other: the later ones feel what the earlier have become.
+            drift, moved = flow.drift(ahead), np.zeros_like(J)
+            moved[rows] = dt * flow.jacobian(ahead)[rows]
+            ahead = ahead.copy()
+            ahead[rows] += dt * drift[rows]
+            J, kicked = J + moved @ J, kicked + moved @ kicked
+            kicked[rows] += np.eye(len(m))[rows]
     except ValueError:
         return np.full_like(m, np.nan), np.full_like(S, np.nan)
-    S = J @ S @ J.T + dt * C
+    S = J @ S @ J.T + dt * (kicked @ C @ kicked.T)
     return ahead, 0.5 * (S + S.T)  # over many steps rounding would make it lopsided
 
 
-def _stepped(flow: Flow, m: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray]:
-    """The mean a step later, and the step's Jacobian; with momentum the buffer moves first."""
-    if flow.memory is None:
-        return m + dt * flow.drift(m), np.eye(flow.dim) + dt * flow.jacobian(m)
-    inner, x, buffer = flow.without_memory(), m[: flow.dim], m[flow.dim :]
-    one, none = np.eye(flow.dim), np.zeros((flow.dim,) * 2)
-    ahead = m + flow.gained(dt * inner.drift(x), buffer, dt)
-    moved = _lifted(flow, dt) @ (dt * inner.jacobian(x))
-    return ahead, np.eye(len(m)) + np.hstack([moved, flow.gained(none, one, dt).T])
+def _turns(flow: Flow) -> list[np.ndarray]:
+    """The parts of the whole state in the order in which a chain moves them, as `Flow.euler` does."""
+    first = np.zeros(flow.state_dim, dtype=bool)
+    if flow.memory is not None:
+        first[flow.dim : 2 * flow.dim] = True
+    elif flow.metric is not None and flow.metric.leading:
+        first[flow.dim :] = True
+    return [first, ~first] if first.any() else [~first]
 
 
 class Equations:

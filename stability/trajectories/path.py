@@ -14,7 +14,6 @@ from .._law import Law, law_of
 from .._saving import provenance
 from ..flow import Flow
 from ..linear.trust import VALID
-from ..methods.memory import only_gains
 from ..methods.method import SGD
 from ..methods.response import NotSmooth
 from .equations import Place, positions, remembering
@@ -61,7 +60,8 @@ def trajectory(
     dt : float, optional
         For ``time="chain"``; `step` by default.
     state : bool
-        With momentum keep whole states ``(w, u)``, positions and buffer, (2d,); positions alone by default.
+        Keep whole states, with what is remembered beside the positions: momentum's buffer, a metric's running
+        means (`Flow.remembered`); positions alone by default.
 
     Returns
     -------
@@ -77,6 +77,10 @@ def trajectory(
 
     Notes
     -----
+    With momentum, and with a metric that follows the noise, the path is of the whole state. It starts at
+    rest: an empty buffer, means where they would settle at `start`. A metric's SDE is known for additive
+    noise.
+
     Curvature noise also feeds the tube through its width: ``sum_k G_k S G_k^T`` with ``G_k`` the noise's
     change with the deviation, the preconditioner held as on the mean path. With it the moments are exact on
     a quadratic with any noise; elsewhere it is one term of the next order.
@@ -98,8 +102,8 @@ def trajectory(
     """
     if not isinstance(flow, Flow):
         raise ValueError(f"`flow` must be a st.Flow(objective, method, noise, step=...); got {flow!r}.")
-    only_gains(flow.method, "st.trajectory")
     law = law_of(time, dt, flow.step)
+    _require_equation(flow, law)
     times = _times(_check.positive("t_end", t_end), law.dt, save, flow.dim)
     flow = remembering(flow)
     with np.errstate(all="ignore"), warnings.catch_warnings():
@@ -130,6 +134,19 @@ def _steps(t_end: float, dt: float) -> int:
     return _check.whole_steps("t_end", t_end, dt, most=MAX_STEPS, advice=" Use time='continuous'.")
 
 
+def _require_equation(flow: Flow, law: Law) -> None:
+    """Raise where a metric's equation is not known, or is not that of the paths that are asked for."""
+    if flow.metric is None:
+        return
+    flow.gradient_law  # noqa: B018 - raises where its SDE is not known
+    if law.time == "discrete" and flow.metric.means:
+        raise ValueError(
+            f"time='discrete' is not known of {flow.method.label}: an iteration starts with means of zero, "
+            "and its first steps are as long whatever the gradient. Use time='continuous' or time='chain', "
+            "whose means start where they settle."
+        )
+
+
 def _begin(flow: Flow, start: Any, covariance: Any) -> Place:
     """The start, checked: everything that is asked for along the path must exist there."""
     dim, noise, objective = flow.dim, flow.noise_model, flow.objective
@@ -137,6 +154,11 @@ def _begin(flow: Flow, start: Any, covariance: Any) -> Place:
         raise ValueError(
             f"`trajectory` takes at most {MAX_DIM} dimensions (a covariance and d third derivatives at every "
             f"step); got {dim}. Use st.simulate."
+        )
+    if flow.metric is not None and flow.state_dim > MAX_DIM:
+        raise ValueError(
+            f"`trajectory` takes at most {MAX_DIM} numbers of a whole state, with "
+            f"{', '.join(flow.remembered)}; got {flow.state_dim} in {dim} dimensions. Use st.simulate."
         )
     if not noise.has_factors:
         raise ValueError(
@@ -154,7 +176,8 @@ def _begin(flow: Flow, start: Any, covariance: Any) -> Place:
     _check.shaped("gradient", objective.gradient(start), (dim,), at=start)
     _check.symmetric("hessian", _check.shaped("hessian", objective.hessian(start), (dim, dim), at=start))
     _require_smooth(flow, start)
-    return 0.0, flow.rest(start), np.pad(spread, (0, flow.state_dim - dim))
+    rest = flow.rest_slope(start)
+    return 0.0, flow.rest(start, level="sde"), rest @ spread @ rest.T
 
 
 def _require_smooth(flow: Flow, start: np.ndarray) -> None:
@@ -183,14 +206,14 @@ def _result(
     validity = _remembered(np.array(watch.seen), times)
     sgd = Flow(flow.objective, SGD(), flow.noise_model, step=flow.step)
     noise = np.array([[np.trace(some.diffusion(m)) for some in (inner, sgd)] for m in x])
-    growth = _growth(jacobian) if flow.memory is None else np.linalg.eigvals(jacobian).real.max(axis=-1)
+    growth = np.linalg.eigvals(jacobian).real.max(axis=-1) if flow.remembered else _growth(jacobian)
     _, start, spread = watch.begin
     kept = slice(None) if state else slice(flow.dim)
     return Trajectory(
         times=times,
         mean=mean[:, kept],
         covariance=covariance[:, kept, kept],
-        jacobian=jacobian if state or flow.memory is None else np.stack([inner.jacobian(m) for m in x]),
+        jacobian=jacobian if state or not flow.remembered else np.stack([inner.jacobian(m) for m in x]),
         amplification=noise[:, 0] / np.where(noise[:, 1] > 0, noise[:, 1], np.nan),
         growth=growth,
         validity=validity,

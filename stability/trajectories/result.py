@@ -30,13 +30,13 @@ class Trajectory(Result, Framed, Labelled):
     mean : array (k, d)
     covariance : array (k, d, d)
     jacobian : array (k, d, d)
-        Of the drift, at the mean; of positions alone that without momentum.
+        Of the drift, at the mean; of positions alone that without momentum, a metric's means having settled.
     amplification : array (k,)
         The noise that the method lets in here over what SGD would: ``tr C_method(m) / tr C_SGD(m)``; nan
         without noise. Momentum, which adds noise up, is not in it.
     growth : array (k,)
-        The largest eigenvalue of ``(J + J^T) / 2``: the fastest that any deviation grows here. With momentum,
-        where positions and buffer have no common unit, the largest real part of J's own.
+        The largest eigenvalue of ``(J + J^T) / 2``: the fastest that any deviation grows here. Where more
+        than positions moves, in units of its own, the largest real part of J's own.
     validity : array (k,)
         How nonlinear the drift is across the tube: at the 2 d points one standard deviation away along the
         covariance's axes, what ``f(m) + J delta`` misses, over the change of ``f`` itself (root mean

@@ -22,6 +22,7 @@ from .equations import Place, positions
 JUMP = 1e-6
 """Of the drift itself: a smaller jump is rounding."""
 MAX_NOTES = 8
+NOT_SMOOTH = "beyond, the drift or its Jacobian is not finite or not smooth"
 
 Eigenpairs = tuple[np.ndarray, np.ndarray]  # eigenvalues (d,), vectors (d, d)
 
@@ -46,9 +47,14 @@ class Watch:
         self.here = self._at(begin[1])
         # At a critical point the drift is rounding, against which everything would look like a jump.
         self.fastest = max(float(np.linalg.norm(self.here.drift)), 1e-10 * self._steepness(begin[1]))
-        self.kinked = not flow.method.is_identity and flow.method.rank is None and _kinked(flow)
-        lams = np.linalg.eigvalsh(np.asarray(flow.objective.hessian(positions(flow, begin[1])), dtype=float))
-        self.usual = float(np.median(np.abs(SpectralResponse(flow.method, lams).gains)))
+        bends = flow.metric is None and not flow.method.is_identity
+        self.kinked = bends and flow.method.rank is None and _kinked(flow)
+        self.usual = math.inf  # a metric has no poles
+        if flow.metric is None:
+            lams = np.linalg.eigvalsh(
+                np.asarray(flow.objective.hessian(positions(flow, begin[1])), dtype=float)
+            )
+            self.usual = float(np.median(np.abs(SpectralResponse(flow.method, lams).gains)))
         self._look(begin)
 
     def stop(self, t: float, why: str) -> None:
@@ -60,7 +66,7 @@ class Watch:
             self.notes.append(text)
 
     def _at(self, w: np.ndarray) -> Here:
-        still = self.flow.method.is_identity or self.flow.constant_hessian
+        still = self.flow.method.is_identity or self.flow.constant_hessian or self.flow.metric is not None
         x = positions(self.flow, w)
         spectrum = None if still else np.linalg.eigh(_check.array("hessian", self.flow.objective.hessian(x)))
         return Here(self.flow.drift(w), self.flow.jacobian(w), spectrum)
@@ -239,6 +245,8 @@ class Watch:
     def obstacle(self, w: np.ndarray) -> str:
         """What keeps a path from going on beyond a state, as its spectrum tells."""
         method, x = self.flow.method, positions(self.flow, w)
+        if self.flow.metric is not None:
+            return NOT_SMOOTH
         lams = np.linalg.eigvalsh(self.flow.objective.hessian(x))
         gains = np.asarray(SpectralResponse(method, lams).gains)
         steep = int(np.argmax(np.abs(gains)))
@@ -250,7 +258,7 @@ class Watch:
         size, rank = np.sort(np.abs(lams))[::-1], method.rank or self.flow.dim
         if rank < self.flow.dim and size[rank - 1] - size[rank] < 1e-6 * size[0]:
             return f"rank {rank} cuts through eigenvalues of equal size here, and the drift is not smooth"
-        return "beyond, the drift or its Jacobian is not finite or not smooth"
+        return NOT_SMOOTH
 
 
 def outside(flow: Flow, w: np.ndarray) -> np.ndarray:
