@@ -121,7 +121,7 @@ def top(
     >>> curvature = np.linspace(-1.0, 3.0, 1000)  # no gap anywhere
     >>> end = top(lambda V: curvature[:, None] * V, 1000, st.Backend("numpy", np))
     >>> end.below < 3.0 < end.above < 3.2, end.products
-    (True, 21)
+    (True, 20)
     """
     rng, steps = stream(seed, 3), steps_for(n)
     normals = backend.normals(seed) or (lambda shape: backend.asarray(rng.standard_normal(shape)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..lowrank.randomized import randomized_eigh
 from ..lowrank.result import LowRank
 from ..methods import method as methods
 from . import saved
+from .limit import UNKNOWN, Block, Seen, StepLimit, largest_step
 from .products import DTYPES, Batch, Products, flatten, gradient, trainable
 from .report import Report, compose
 
@@ -118,6 +120,7 @@ class LRSFN(torch.optim.Optimizer):
             "tail": tail,
             "noise_margin": noise_margin,
         }
+        self._last = Seen()
         super().__init__(
             trainable(params),
             {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "seed": seed, **curvature},
@@ -227,6 +230,7 @@ class LRSFN(torch.optim.Optimizer):
         for group, velocity, ahead in moves:
             assert ahead is not None  # told above
             self._take(group, velocity, ahead)
+        self._seen.note(batch)
         return loss.detach()
 
     def _why(self, error: BadProducts, index: int) -> str:
@@ -324,12 +328,28 @@ class LRSFN(torch.optim.Optimizer):
     # -- what is known -----------------------------------------------------------------------------
 
     @property
+    def _seen(self) -> Seen:
+        # A copied or unpickled optimizer has its groups and state alone.
+        if not hasattr(self, "_last"):
+            self._last = Seen()
+        return self._last
+
+    @property
     def skipped(self) -> int:
         """Steps that were not taken: they would not have been finite, or their curvature not symmetric."""
         return int(self._state(self.param_groups[0])["skipped"])
 
-    def report(self, group: int = 0) -> Report:
-        """The theory at the last refresh, for one parameter group; prints as a table.
+    def report(self, group: int = 0, *, closure: Callable[..., Any] | None = None) -> Report:
+        """The theory of one parameter group: modes at the last refresh, the largest stable step now.
+
+        Parameters
+        ----------
+        group : int
+            Its learning rate is what the limit is told in; with several groups all rates grow in proportion.
+        closure : callable, optional
+            As `step` takes it: the loss whose curvature limits the step, best of all samples. By default the
+            closure of the last step is called once more. It takes about 20 products with the Hessian at the
+            present parameters; random numbers are put back, running means of batch normalisation are not.
 
         Raises
         ------
@@ -346,7 +366,33 @@ class LRSFN(torch.optim.Optimizer):
             )
         names = ("batch", "hessian_batch", "steps", "skipped", "refreshes", "products")
         counts = {**{name: state[name] for name in names}, "failure": self._failure}
-        return compose(_low_rank(state), _modes(options, state), options, counts)
+        limit = self._limit(index, self._seen.closure if closure is None else closure)
+        return compose(_low_rank(state), _modes(options, state), options, counts, limit, self._seen.drawn)
+
+    def _limit(self, index: int, closure: Callable[..., Any] | None) -> StepLimit:
+        """The largest stable `lr` of a group, the others' in proportion."""
+        rates = [float(group["lr"]) for group in self.param_groups]
+        if len(rates) == 1:
+            rates = [1.0]  # the limit does not depend on it
+        if not rates[index]:
+            return UNKNOWN._replace(unknown="the group's `lr` is 0, and the others' are no multiple of it.")
+        blocks = []
+        for i, (group, rate) in enumerate(zip(self.param_groups, rates, strict=True)):
+            modes, eig = _modes(group, self._state(group)), _low_rank(self._state(group))
+            if not np.isfinite(modes.gains).all():
+                unknown = "the noise that `noise_margin` asks for is not known yet. Call step(closure)."
+                return UNKNOWN._replace(unknown=unknown)
+            blocks.append(
+                Block(
+                    group["params"],
+                    self._names(i),
+                    partial(eig.precondition, kept=np.sqrt(modes.gains), rest=math.sqrt(modes.tail_gain)),
+                    group["momentum"],
+                    group["weight_decay"],
+                    rate / rates[index],
+                )
+            )
+        return largest_step(closure, blocks, self.param_groups[0]["seed"])
 
     # -- saving ------------------------------------------------------------------------------------
 
@@ -361,6 +407,7 @@ class LRSFN(torch.optim.Optimizer):
         state_dict = saved.renewed(state_dict)
         saved.check(state_dict, [_size(group) for group in self.param_groups])
         super().load_state_dict(state_dict)
+        self._last = Seen()  # what was seen before led to another state
 
 
 def _rows(group: dict[str, Any], batch: Batch, rng: np.random.Generator) -> list[torch.Tensor]:

@@ -30,6 +30,8 @@ class Batch:
     ----------
     size : int or None
         Samples, once the whole batch was evaluated; None where neither the losses nor `batch_size` tell.
+    losses : tensor (b,) or None
+        Of the whole batch, as evaluated last, without their graph; None where the closure gives their mean.
     """
 
     def __init__(self, closure: Callable[..., Any], batch_size: int | None = None):
@@ -41,6 +43,7 @@ class Batch:
         self.closure, self.takes_rows = closure, _takes_rows(closure)
         self.size = None if batch_size is None else _check.count("batch_size", batch_size)
         self.told = self.size is not None  # by the caller, who may be wrong
+        self.losses: torch.Tensor | None = None
 
     def loss(self, rows: torch.Tensor | None = None) -> torch.Tensor:
         """The mean loss of the rows (k,), or of the whole batch, with its graph."""
@@ -58,6 +61,8 @@ class Batch:
                     "batch."
                 ) from error
             self._count(losses, rows)
+            if rows is None:
+                self.losses = losses.detach() if losses.ndim else None
             return losses.mean()
 
     def _count(self, losses: torch.Tensor, rows: torch.Tensor | None) -> None:

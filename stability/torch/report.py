@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from .._frames import Framed
 from .._saving import Result
 from ..linear.kept import KeptModes
 from ..lowrank.result import LowRank
+from .limit import DRAWN, StepLimit
 
 # Condition numbers from which second order was measured to win, and below which to tie.
 _PAYS, _TIES = 1e4, 3e3
@@ -24,16 +25,16 @@ _DETERMINISTIC = 0.05  # s / |lambda| below which gradients hardly need a stocha
 class Report(Result, Framed):
     """The theory at the last refresh, for one parameter group; made by `LRSFN.report`.
 
-    The limits are those of the linearised iteration, one mode at a time, with the optimizer's momentum, as if
-    an independent Hessian batch were drawn at every step. Negative eigenvalues have none: their modes are
-    left, not approached.
+    Limits are those of the linearised iteration with the optimizer's momentum. Negative eigenvalues have
+    none: their modes are left, not approached.
 
     Attributes
     ----------
     eigenvalues : array (r,)
         Of the Hessian batch, weight decay included, largest ``|lambda|`` first.
     next_eigenvalue : float
-        Estimate of the first one left out; nan where none was seen.
+        Estimate of the first one left out, from inside the spectrum: larger ones may have been missed. nan
+        where none was seen.
     std : array (r,)
         Standard deviation of each over Hessian batches, from its sub-batches; of the last refresh that had
         some where a Hessian batch is one sample; nan where samples are not known.
@@ -42,10 +43,11 @@ class Report(Result, Framed):
     tail_gain : float
         Off the kept eigenvectors.
     step_limits : array (r,)
-        Largest mean-square-stable `lr` per mode.
+        Largest mean-square-stable `lr` of each mode alone, as if it were an eigenvector of the loss and an
+        independent Hessian batch were drawn at every step. No bound: modes together, and what was not kept,
+        allow less.
     tail_limit : float
-        The same off the kept eigenvectors, for a mode of the size of `next_eigenvalue`; where that is nan, of
-        the last kept one's.
+        The same off the kept eigenvectors, for a mode of the size of `next_eigenvalue`; nan where that is.
     lr : float
     parameters : int
     batch, hessian_batch : int or None
@@ -55,6 +57,17 @@ class Report(Result, Framed):
         eigendecompositions and their Hessian products.
     failure : str
         Why the last skipped step was not taken.
+    step_limit : float
+        The largest stable `lr`: of all modes at once, with the metric as it stands, on the loss that was
+        asked; nan where that is not known, and `unknown` says why. Beyond it at least one mode grows.
+    deterministic_limit : float
+        The same as if every step saw that loss: no step is stable beyond it and batch noise lowers it
+        further.
+    step_limit_bracket : array (2,)
+        What `deterministic_limit` lies between: its value is the lower end, below which no larger curvature
+        was missed but with a probability of 0.05 (Kuczynski and Wozniakowski).
+    unknown : str
+        Why `step_limit` is nan.
     """
 
     eigenvalues: np.ndarray
@@ -73,11 +86,10 @@ class Report(Result, Framed):
     refreshes: int
     products: int
     failure: str = ""
-
-    @property
-    def step_limit(self) -> float:
-        """The predicted largest stable `lr`: the smallest limit of all modes."""
-        return float(min(np.min(self.step_limits), self.tail_limit))
+    step_limit: float = math.nan
+    deterministic_limit: float = math.nan
+    step_limit_bracket: np.ndarray = field(default_factory=lambda: np.full(2, np.nan))
+    unknown: str = ""
 
     @property
     def noise_ratio(self) -> np.ndarray:
@@ -107,6 +119,22 @@ class Report(Result, Framed):
         share = self.effective_dimension / self.batch if self.batch else math.nan
         return advice(spread, noise, share)
 
+    @property
+    def _verdict(self) -> str:
+        """What is known of the largest stable `lr`, and where `lr` is."""
+        lower, upper = self.step_limit_bracket
+        if math.isnan(self.step_limit):
+            because = f"largest stable lr not known: {self.unknown}"
+            if math.isnan(lower):
+                return because
+            where = "beyond even that" if self.lr > upper else "below that"
+            return f"{because} Without noise it would be {lower:.3g}; lr = {self.lr:.3g} is {where}."
+        where = "beyond it" if self.lr > lower else "within it"
+        return (
+            f"predicted largest stable lr {lower:.3g}{_apart(lower, upper)}, if every step sees this loss; "
+            f"lr = {self.lr:.3g} is {where}."
+        )
+
     def _columns(self) -> Mapping[str, Any]:
         return {
             "eigenvalue": self.eigenvalues,
@@ -130,13 +158,9 @@ class Report(Result, Framed):
         shown = range(count) if count <= 7 else [*range(5), count - 1]
         rows = [(str(i + 1), *(column[i] for column in columns)) for i in shown]
         rows.append(("rest", self.next_eigenvalue, None, self.tail_gain, self.tail_limit))
-        numbers = (("lambda", ".3g"), ("s/|lambda|", ".2g"), ("gain", ".3g"), ("largest lr", ".3g"))
+        numbers = (("lambda", ".3g"), ("s/|lambda|", ".2g"), ("gain", ".3g"), ("lr limit alone", ".3g"))
         yield Grid([("mode", ""), *numbers], rows)
-        verdict = "beyond it" if self.lr > self.step_limit else "within it"
-        yield (
-            f"predicted largest stable lr {self.step_limit:.3g}; lr = {self.lr:.3g} is {verdict}. Effective "
-            f"dimension {self.effective_dimension:.3g}."
-        )
+        yield f"{self._verdict} Effective dimension {self.effective_dimension:.3g}."
         if self.failure:
             yield f"Last step not taken: {self.failure}"
         yield self.advice
@@ -174,13 +198,24 @@ def advice(spread: float, noise: float, share: float) -> str:
     )
 
 
+def _apart(lower: float, upper: float) -> str:
+    """The other end of a bracket, where it is another."""
+    return "" if f"{lower:.3g}" == f"{upper:.3g}" else f" ({upper:.3g} at most)"
+
+
 def compose(
     eig: LowRank,
     modes: KeptModes,
     group: Mapping[str, Any],
     counts: Mapping[str, Any],
+    limit: StepLimit,
+    drawn: bool,
 ) -> Report:
-    """A report from the eigenpairs, the account of their modes, the options and what was counted."""
+    """A report from eigenpairs, the account of their modes, options, counts, and the limit on one loss.
+
+    `drawn` says that steps see other losses than that one.
+    """
+    seen = not math.isnan(eig.next_eigenvalue)
     return Report(
         eigenvalues=eig.eigenvalues,
         next_eigenvalue=eig.next_eigenvalue,
@@ -188,8 +223,12 @@ def compose(
         gains=modes.gains,
         tail_gain=modes.tail_gain,
         step_limits=modes.step_limits(group["momentum"]),
-        tail_limit=modes.tail_limit(group["momentum"]),
+        tail_limit=modes.tail_limit(group["momentum"]) if seen else math.nan,
         lr=float(group["lr"]),
         parameters=int(eig.vectors.shape[0]),
+        step_limit=math.nan if drawn else limit.lower,
+        deterministic_limit=limit.lower,
+        step_limit_bracket=np.array([limit.lower, limit.upper]),
+        unknown=DRAWN if drawn and not limit.unknown else limit.unknown,
         **counts,
     )

@@ -1,0 +1,139 @@
+"""The largest stable step of an optimizer as it stands, on a loss that can be asked once more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from ..advice.ends import top
+from ..lowrank.operator import BadProducts
+from .products import Batch, Products
+
+ALIKE = 0.5
+"""Least correlation of two steps' losses, sample by sample, for batches that count as the same one."""
+TELLING = 16
+"""Samples from which a correlation tells two batches apart."""
+
+_AGAIN = "Call report(closure=...) with the loss that every step sees."
+_NONE = f"this optimizer has taken no step since it was made or loaded. {_AGAIN}"
+DRAWN = (
+    "steps see different batches, and what their noise takes from it, rare samples' above all, does not show "
+    "in one of them. Ask stability.torch.advise(model, loss, data, optimizer), which looks at all samples."
+)
+
+
+class StepLimit(NamedTuple):
+    """A largest stable step between two bounds, on one loss; and why nothing is known where it is not."""
+
+    lower: float
+    upper: float
+    unknown: str = ""
+
+
+UNKNOWN = StepLimit(math.nan, math.nan)
+
+
+class Seen:
+    """What is kept of the last two steps: the closure, and every sample's loss."""
+
+    def __init__(self) -> None:
+        self.closure: Callable[..., Any] | None = None
+        self.losses: list[torch.Tensor | None] = []
+
+    def note(self, batch: Batch) -> None:
+        """A step has been taken on this batch."""
+        self.closure = batch.closure
+        self.losses = [*self.losses[-1:], batch.losses]
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the steps' losses tell that their batches are drawn anew.
+
+        Of the same samples they move little from one step to the next; of others they have nothing to do with
+        one another. Nothing is told by a single step, or by mean losses.
+        """
+        if len(self.losses) < 2 or any(losses is None for losses in self.losses):
+            return False
+        before, now = self.losses
+        assert before is not None
+        assert now is not None
+        if before.shape != now.shape:
+            return True
+        if len(now) < TELLING:
+            return False
+        together = torch.stack([before, now]).double()
+        together = together - together.mean(dim=1, keepdim=True)
+        gram = together @ together.T
+        return bool(gram[0, 1] < ALIKE * torch.sqrt(gram[0, 0] * gram[1, 1]))
+
+
+@dataclass(frozen=True)
+class Block:
+    """A parameter group as far as its linearised step goes.
+
+    Attributes
+    ----------
+    root : callable
+        ``V -> P^{1/2} V`` on the group's parameters, (n, k).
+    share : float
+        The group's learning rate, in units of that which the limit is told in.
+    """
+
+    params: Sequence[torch.Tensor]
+    names: Sequence[str]
+    root: Callable[[torch.Tensor], torch.Tensor]
+    momentum: float
+    weight_decay: float
+    share: float
+
+
+def largest_step(closure: Callable[..., Any] | None, blocks: Sequence[Block], seed: int) -> StepLimit:
+    """The largest stable learning rate of all groups together, on the closure's loss, without batch noise.
+
+    All groups' rates grow in proportion: one group's curvature alone, without what it shares with the others,
+    would allow more. With heavy-ball momentum the first mode to be lost turns around at every step, where ``P
+    H = 2 (1 + beta) / lr``, also where groups have momenta of their own.
+    """
+    if closure is None:
+        return UNKNOWN._replace(unknown=_NONE)
+    device = blocks[0].params[0].device
+    try:
+        # What is drawn in the closure, as by dropout, does not move the random numbers of the training.
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            loss = Batch(closure).loss()
+        operator = _Joint(loss, blocks)
+        end = top(operator.product, operator.n, operator.backend, root=operator.root, seed=seed)
+    except BadProducts as error:
+        return UNKNOWN._replace(unknown=f"its curvature cannot be used here. {error}")
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}".rstrip(".")
+        return UNKNOWN._replace(unknown=f"the loss of the last step cannot be asked again ({told}). {_AGAIN}")
+    lower, upper = (2 / value if value > 0 else math.inf for value in (end.above, end.below))
+    return StepLimit(lower, upper)
+
+
+class _Joint:
+    """Products with the Hessian of all groups, and the root of all groups' steps together."""
+
+    def __init__(self, loss: torch.Tensor, blocks: Sequence[Block]):
+        self.blocks = blocks
+        params, names = ([one for b in blocks for one in getattr(b, part)] for part in ("params", "names"))
+        self.products = Products(loss, params, names)
+        self.n, self.backend = self.products.n, self.products.backend
+        self.sizes = [sum(p.numel() for p in block.params) for block in blocks]
+        self.unit = self.products.unit
+
+    def product(self, V: torch.Tensor) -> torch.Tensor:
+        moved = self.products(V)
+        for block, part, image in zip(self.blocks, V.split(self.sizes), moved.split(self.sizes), strict=True):
+            if block.weight_decay:
+                image += block.weight_decay * part
+        return moved
+
+    def root(self, V: torch.Tensor) -> torch.Tensor:
+        parts = zip(self.blocks, V.split(self.sizes), strict=True)
+        return torch.cat([math.sqrt(b.share / (1 + b.momentum)) * b.root(part) for b, part in parts])
