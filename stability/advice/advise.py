@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import _check
+from .._progress import Bar, progress_bar
+from .._saving import provenance
+from .._streams import stream
+from ..lowrank.operator import Operator
+from ..spectra.lanczos import Tridiagonals, lanczos
+from .closure import Blocks, Closed
+from .noise import Noisy, exponent, ratio
 from .optimizer import Optimizer
-from .place import Place
-from .result import Advice
+from .place import Along, Place, Unknown
+from .result import Advice, told
 
 BUDGET = 60
 """Gradients of all looked-at samples."""
@@ -12,6 +28,55 @@ SAMPLES = 2048
 """Samples that are looked at by default."""
 HORIZON = 1000
 """Iterations over which the noise floor builds up."""
+CONFIDENCE = 0.95
+"""Of the bracket."""
+BATCHES = (0.25, 0.5, 2.0, 4.0, 8.0)
+"""Other batch sizes that limits are told of, as multiples of the one in use."""
+
+_LEAST = 20  # gradients
+_SHARE = 0.2  # of the budget: Lanczos steps on the metric's curvature
+_ROWS, _DEPTH = 3, 2  # vectors of noise, and Lanczos steps from each
+_SHARP = 4  # Lanczos steps on the plain Hessian, under a metric
+_DRAWN, _SPENT = 32, 4.0  # batches for the batch sharpness at most, and gradients for them
+_PROBES = 6
+_SCREENED = (4, 4)  # modes and probes that find the samples that carry the curvature
+_HEAVY = 8  # samples whose own directions join
+_STANDS_OUT = 4.0  # how many times the usual share of the curvature's noise a sample must have to join
+_NOTHING = 1e-20  # of a sample's squared noise: a gradient that is rounding
+_DOUBT = 0.3  # of what the closure takes from the limit: how wrong it may be
+
+
+@dataclass(frozen=True)
+class Row:
+    """Lanczos from a random start on the metric's curvature.
+
+    Attributes
+    ----------
+    values : array (k,)
+        Ritz values, descending.
+    vectors : array (n, k)
+        Ritz vectors, of the place's own kind.
+    residuals : array (k,)
+    exhausted : bool
+        Whether its space holds a vector of every eigenvalue.
+    """
+
+    values: np.ndarray
+    vectors: Any
+    residuals: np.ndarray
+    exhausted: bool
+
+    def upper(self, n: int, confidence: float) -> float:
+        """What the largest eigenvalue is below with this probability, the start being random.
+
+        Kuczynski and Woźniakowski 1992, for a matrix that may be indefinite.
+        """
+        top, low = float(self.values[0]), float(self.values[-1])
+        if self.exhausted:
+            return top
+        delta = (1 - confidence) / 2
+        eps = (math.log(1.648 * math.sqrt(n) / delta) / (2 * len(self.values) - 1)) ** 2
+        return top + eps * (top - low) / (1 - 2 * eps) if eps < 0.5 else math.inf
 
 
 def examine(
@@ -43,5 +108,457 @@ def examine(
     -------
     Advice
         With what is known where the work is interrupted.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, or the place has a single sample, no finite gradient, or products that
+        are no Hessian's (`BadProducts`).
     """
-    raise NotImplementedError("the adviser's core is being written")
+    budget = _check.positive("budget", budget)
+    if budget < _LEAST:
+        raise ValueError(
+            f"`budget` must be at least {_LEAST} gradients; got {budget:g}. Leave it out for {BUDGET}."
+        )
+    if place.samples < 2:
+        raise ValueError(
+            "Batch noise cannot be measured on one sample: data must hold two or more. Give more data, or to "
+            "st.advise a `noise`."
+        )
+    batch = _check.count("batch", batch, most=_whole(place.population), why="the samples there are")
+    horizon = _check.count("horizon", horizon)
+    with progress_bar(_check.flag("progress", progress), "gradients", budget) as bar:
+        found = Examination(place, optimizer, batch, budget, horizon, _check.seed(seed), bar)
+        return found.advice()
+
+
+def _whole(population: float) -> int | None:
+    return None if math.isinf(population) else int(population)
+
+
+class Examination:
+    """One examination of a place: every stage leaves what it found, and the last one tells."""
+
+    def __init__(
+        self,
+        place: Place,
+        optimizer: Optimizer,
+        batch: int,
+        budget: float,
+        horizon: int,
+        seed: int,
+        bar: Bar,
+    ):
+        self.place, self.optimizer, self.batch = place, optimizer, batch
+        self.budget, self.horizon, self.bar = budget, horizon, bar
+        self.rng, self.seed = stream(seed, 0), seed
+        self.began, self.before = time.perf_counter(), place.work.total
+        self.products_before = place.work.products
+        self.notes: list[str] = list(optimizer.notes)
+        self.found: dict[str, Any] = {}
+        self.estimates: dict[str, tuple[float, float]] = {}
+        self.reasons: dict[str, str] = {}
+
+    # -- coordinates -------------------------------------------------------------------------------
+
+    def scaled(self, V: Any) -> Any:
+        """``S V`` (n, k)."""
+        return self.optimizer.scaled(V, self.place.backend)
+
+    def curvature(self, V: Any, rows: np.ndarray | None = None) -> Any:
+        """``S H S V`` (n, k)."""
+        moved = self.scaled(V)
+        image = self.place.product(moved) if rows is None else self.place.product(moved, rows)
+        if (decay := self._joined_decay()) is not None:
+            image = image + decay * moved
+        self.bar.show(self.spent, "gradients")
+        return self.scaled(image)
+
+    def _joined_decay(self) -> Any:
+        """Of weight decay that joins the gradient: one number, or parameters' own (n, 1); None of none."""
+        optimizer = self.optimizer
+        if optimizer.decoupled or not any(optimizer.weight_decay):
+            return None
+        if optimizer.groups is None:
+            return optimizer.weight_decay[0]
+        return self.place.backend.asarray(np.array(optimizer.weight_decay)[optimizer.groups])[:, None]
+
+    @property
+    def decoupled(self) -> float:
+        """Weight decay beside the metric, per unit of the largest step: of groups their parameters' mean."""
+        optimizer = self.optimizer
+        if not optimizer.decoupled:
+            return 0.0
+        each = optimizer.ratios * np.array(optimizer.weight_decay)
+        return float(each[0] if optimizer.groups is None else np.mean(each[optimizer.groups]))
+
+    @property
+    def spent(self) -> float:
+        """Gradients so far."""
+        return self.place.work.total - self.before
+
+    @property
+    def left(self) -> float:
+        """Gradients."""
+        return self.budget - self.spent
+
+    def normals(self, shape: tuple[int, ...]) -> Any:
+        """Standard normals of the place's own kind."""
+        return self.place.backend.asarray(self.rng.standard_normal(shape))
+
+    def shrink(self, batch: float) -> float:
+        """The variance of a batch's mean, per variance of a sample."""
+        N = self.place.population
+        return 1 / batch if math.isinf(N) else (N - batch) / (batch * (N - 1))
+
+    @property
+    def unbias(self) -> float:
+        """Of variances seen on a random part of all samples."""
+        m = self.place.samples
+        return m / (m - 1) if m < self.place.population else 1.0
+
+    # -- the whole ---------------------------------------------------------------------------------
+
+    def advice(self) -> Advice:
+        """All stages; where one is interrupted, what is known."""
+        try:
+            for stage in self._stages():
+                try:
+                    stage()
+                except Unknown as why:
+                    self.notes.append(str(why))
+        except KeyboardInterrupt:
+            self.notes.append("Interrupted: what was not reached is not known.")
+        return self._told()
+
+    def _stages(self) -> Iterator[Callable[[], None]]:
+        yield self._lead
+        yield self._take_gradient
+        yield self._draw_batches
+        yield self._take_noise
+        yield self._sharpen
+        yield self._look_along
+        yield self._limits
+        yield self._noise
+        yield self._exponent
+
+    def _lead(self) -> None:
+        """The leading curvature: Lanczos from a random start."""
+        place = self.place
+        steps = min(max(3, round(_SHARE * self.budget)), place.n)
+        self.row = self._lanczos(self.curvature, steps)
+        self.found["curvatures"] = self.row.values
+        self.found["preconditioned_sharpness"] = float(self.row.values[0])
+        if not self._metric:
+            self.found["sharpness"] = float(self.row.values[0])
+
+    @property
+    def _metric(self) -> bool:
+        return self.optimizer.root is not None or self.optimizer.groups is not None
+
+    def _lanczos(self, product: Callable[[Any], Any], steps: int, start: Any = None) -> Row:
+        place, xp = self.place, self.place.backend.xp
+        operator = Operator((product,), place.n, place.backend, self.normals)
+        start = self.normals((place.n, 1)) if start is None else start
+        start = start / xp.sqrt(xp.sum(start * start))
+        made: Tridiagonals = lanczos(operator, start.T, steps, keep=True)
+        length = int(made.lengths[0])
+        diagonal, beside = made.diagonals[0, :length], made.off_diagonals[0, :length]
+        T = np.diag(diagonal) + np.diag(beside[:-1], 1) + np.diag(beside[:-1], -1)
+        values, turn = np.linalg.eigh(T)
+        values, turn = values[::-1], turn[:, ::-1]
+        vectors = made.basis[0, :length, :].T @ place.backend.asarray(turn)
+        exhausted = length < steps or length == place.n
+        residuals = np.zeros(length) if exhausted else beside[-1] * np.abs(turn[-1])
+        return Row(values, vectors, residuals, exhausted)
+
+    def _take_gradient(self) -> None:
+        gradient = self.place.gradient()
+        if not bool(self.place.backend.xp.all(self.place.backend.xp.isfinite(gradient))):
+            raise ValueError(
+                "The gradient at this place must be finite; it is not. Ask before the run has diverged."
+            )
+        moved = self.scaled(gradient[:, None])
+        bent = self.curvature(moved)
+        self.pull = self._dot(moved, moved), self._dot(moved, bent)
+
+    def _dot(self, one: Any, other: Any) -> float:
+        return float(self.place.backend.xp.sum(one * other))
+
+    # -- noise -------------------------------------------------------------------------------------
+
+    def _draw_batches(self) -> None:
+        """What curvature batches' gradients see along themselves."""
+        m, b = self.place.samples, self.batch
+        if b > m:
+            self.reasons["batch_sharpness"] = f"only {m} samples are looked at, fewer than a batch"
+            return
+        number = 1 if b == m else int(min(_DRAWN, max(4, _SPENT * m / (3 * b))))
+        bent, square = np.zeros(number), np.zeros(number)
+        for i in range(number):
+            rows = None if b == m else np.sort(self.rng.choice(m, b, replace=False))
+            slope = self.place.gradient() if rows is None else self.place.gradient(rows)
+            moved = self.scaled(slope[:, None])
+            bent[i], square[i] = self._dot(moved, self.curvature(moved, rows)), self._dot(moved, moved)
+        found = ratio(bent, square)
+        self.estimates["batch_sharpness"] = found.value, found.error
+        self.reasons["batch_sharpness"] = found.reason
+
+    def _take_noise(self) -> None:
+        """Vectors of one sample's noise, ``S zeta``."""
+        m = self.place.samples
+        vectors = []
+        for _ in range(_ROWS):
+            signs = self.rng.choice([-1.0, 1.0], m)
+            signs -= signs.mean()
+            vectors.append(self.scaled((self.place.signed_gradient(signs) * math.sqrt(m))[:, None]))
+        self.zeta = self.place.backend.xp.concat(vectors, axis=1) * math.sqrt(self.unbias)
+
+    def _sharpen(self) -> None:
+        """The plain Hessian's largest eigenvalue, from the metric's leading direction."""
+        if not self._metric:
+            return
+        start = self.scaled(self.row.vectors[:, :1])
+        row = self._lanczos(self.place.product, min(_SHARP, self.place.n), start)
+        self.found["sharpness"] = float(row.values[0])
+
+    # -- every sample along a few directions -------------------------------------------------------
+
+    def _look_along(self) -> None:
+        """Every sample's curvature along the leading modes, heavy samples' own directions, and probes."""
+        place = self.place
+        Q = self.row.vectors
+        reserve = 2 * _ROWS * _DEPTH
+        width = place.n - Q.shape[1]
+        heavy = self._heavy_directions(Q, reserve) if width > _HEAVY else None
+        if heavy is not None:
+            Q = place.backend.xp.concat([Q, heavy], axis=1)
+        k = Q.shape[1]
+        probes = _PROBES if place.n > k else 0
+        while k + probes > 2 and place.price(k + probes) > max(self.left - reserve, 0.1 * self.budget):
+            # Of the modes the last ones hardly matter; of heavy samples the last ones neither.
+            probes, k = (probes - 1, k) if probes > 4 else (probes, k - 1)
+            if k < 1:
+                raise Unknown(f"The budget of {self.budget:g} gradients leaves none for single samples.")
+        Q = Q[:, :k]
+        G = self._probes(Q, probes)
+        V = Q if G is None else place.backend.xp.concat([Q, G], axis=1)
+        seen = self._along(V)
+        mean = seen.curvatures.mean(axis=0)[:k, :k]
+        led = min(k, len(self.row.values))
+        # Products know the mean, of which single samples may have been looked at by their larger part alone.
+        mean[:led, :led] = np.diag(self.row.values[:led])
+        self.blocks, turn = Blocks.of(seen.curvatures, mean, place.n - k, unbias=self.unbias)
+        self.directions = Q @ place.backend.asarray(turn)
+        self.turn, self.seen, self.led = turn, seen, led
+
+    def _along(self, V: Any) -> Along:
+        """Curvatures with what weight decay adds; V (n, k) in the metric's coordinates."""
+        moved = self.scaled(V)
+        seen = self.place.along(moved)
+        if seen.note and seen.note not in self.notes:
+            self.notes.append(seen.note)
+        curvatures = seen.curvatures
+        if (decay := self._joined_decay()) is not None:
+            curvatures = curvatures + self.place.backend.host(moved.T @ (decay * moved))
+        if not (np.isfinite(curvatures).all() and np.isfinite(seen.gradients).all()):
+            raise ValueError(
+                "Every sample's loss must have finite derivatives here; some are nan or infinite. Leave such "
+                "samples out, or ask before the run has diverged."
+            )
+        return Along(seen.gradients, curvatures, seen.exact, seen.note)
+
+    def _probes(self, Q: Any, count: int) -> Any:
+        """Gaussian vectors off the directions."""
+        if not count:
+            return None
+        G = self.normals((self.place.n, count))
+        for _ in range(2):
+            G = G - Q @ (Q.T @ G)
+        return G
+
+    def _heavy_directions(self, Q: Any, reserve: float) -> Any:
+        """Directions of the samples that carry the curvature's noise; None if none stands out."""
+        place = self.place
+        k, probes = min(_SCREENED[0], Q.shape[1]), _SCREENED[1]
+        if place.price(k + probes) > 0.4 * (self.left - reserve):
+            return None
+        G = self._probes(Q, probes)
+        seen = self._along(place.backend.xp.concat([Q[:, :k], G], axis=1))
+        blocks, _ = Blocks.of(seen.curvatures, np.diag(self.row.values[:k]), place.n - k)
+        each = np.sum(blocks.inner**2, axis=(1, 2)) + 2 * np.sum(blocks.across**2, axis=(1, 2)) / probes
+        each = each + blocks.scatters
+        order = np.argsort(-each)[:_HEAVY]
+        chosen = order[each[order] > _STANDS_OUT * each.mean()]
+        if not len(chosen):
+            return None
+        operator = Operator((self.curvature,), place.n, place.backend, self.normals)
+        start, found = self.normals((place.n, 1)), []
+        for s in chosen:
+            vector = start
+            for _ in range(2):  # its range, the larger curvatures first
+                vector = self.curvature(vector, np.array([s]))
+                size = math.sqrt(self._dot(vector, vector))
+                vector = vector / size if size > 0 else start
+            found.append(vector)
+        rows = place.backend.xp.concat(found, axis=1).T
+        return operator.orthonormal(rows, Q.T)[0].T
+
+    # -- what follows ------------------------------------------------------------------------------
+
+    def closed(self, batch: float, *, alone: bool = False) -> Closed:
+        """The balance of second moments at a batch size."""
+        blocks = self.blocks.alone() if alone else self.blocks
+        share = self.shrink(batch) if self.optimizer.multiplies else 0.0
+        return Closed(blocks.positive(), share, self.optimizer.memory, self.decoupled)
+
+    def _limits(self) -> None:
+        closed, alone = self.closed(self.batch), self.closed(self.batch, alone=True)
+        if not len(closed.blocks.eigenvalues):
+            self.reasons["step_limit"] = (
+                "no direction of positive curvature was found: this is no place to stay at"
+            )
+            return
+        limit, most, top = closed.leader.limit, alone.leader.limit, float(self.row.values[0])
+        whole = self.blocks.width == 0 or not closed.blocks.closed
+        self.found["step_limit"] = limit
+        self.found["deterministic_limit"] = closed.deterministic
+        self.found["exact"] = self.blocks.width == 0 and self.seen.exact and self._all_samples
+        apart = 0.0 if self.found["exact"] else _DOUBT * max(most - limit, 0.0)
+        upper = self.row.upper(self.place.n, CONFIDENCE)
+        self.found["step_limit_bracket"] = max(limit - apart, 0.0) * top / upper, max(most, limit)
+        self.found["closed"] = closed
+        self.found["mode_limits"] = self._mode_limits()
+        self.found["batches"], self.found["batch_limits"] = self._other_batches()
+        if closed.share:
+            self.found["sample_share"] = float(np.max(closed.shares()))
+        if whole and self.blocks.width:
+            self.notes.append(
+                "The curvature beyond the leading modes is not positive on average: the limit is that of "
+                "these modes alone, and may be lower."
+            )
+        self._group_shares(closed)
+
+    @property
+    def _all_samples(self) -> bool:
+        return self.place.samples == self.place.population
+
+    def _mode_limits(self) -> np.ndarray:
+        """Of each Ritz direction by itself (k,); nan where its curvature is not positive."""
+        share = self.shrink(self.batch) if self.optimizer.multiplies else 0.0
+        found = np.full(len(self.row.values), np.nan)
+        for i in range(self.led):
+            one = self.seen.curvatures[:, i : i + 1, i : i + 1]
+            if self.row.values[i] > 0:
+                block, _ = Blocks.of(one, self.row.values[i : i + 1, None], 0, unbias=self.unbias)
+                found[i] = Closed(block, share, self.optimizer.memory, self.decoupled).leader.limit
+        return found
+
+    def _other_batches(self) -> tuple[np.ndarray, np.ndarray]:
+        asked = {self.batch}
+        asked |= {max(1, round(self.batch * factor)) for factor in BATCHES}
+        sizes = np.array(sorted(size for size in asked if size <= self.place.population))
+        limits = [self.closed(size).leader.limit for size in sizes]
+        return sizes, np.array(limits) / self.optimizer.step
+
+    def _group_shares(self, closed: Closed) -> None:
+        """Of the leading direction, what lies in each group."""
+        groups = self.optimizer.groups
+        if groups is None:
+            return
+        kept = self.blocks.eigenvalues > 1e-12 * max(float(self.blocks.eigenvalues[0]), 0.0)
+        weights = np.linalg.eigh(closed.leader.W)[1][:, -1]
+        turned = self.place.backend.asarray((np.eye(len(kept))[:, kept] @ weights)[:, None])
+        square = self.place.backend.host(self.directions @ turned)[:, 0] ** 2
+        self.found["group_shares"] = np.bincount(groups, square, len(self.optimizer.steps)) / square.sum()
+
+    def _noise(self) -> None:
+        """The noise floor, and the critical batch."""
+        Q = self.directions
+        beyond = self.zeta
+        for _ in range(2):
+            beyond = beyond - Q @ (Q.T @ beyond)
+        xp = self.place.backend.xp
+        sizes = self.place.backend.host(xp.sum(beyond * beyond, axis=0))
+        whole = self.place.backend.host(xp.sum(self.zeta * self.zeta, axis=0))
+        rules = []
+        if self.blocks.width and np.any(sizes > 1e-20 * whole):
+
+            def outside(V: Any) -> Any:
+                image = self.curvature(V)
+                return image - Q @ (Q.T @ image)
+
+            operator = Operator((outside,), self.place.n, self.place.backend, self.normals)
+            start = beyond / self.place.backend.asarray(np.sqrt(sizes))
+            depth = min(_DEPTH, self.blocks.width)
+            made = lanczos(operator, start.T, depth, size=float(abs(self.row.values[0])))
+            nodes, weights = made.rule(made.lengths)
+            rules = [(nodes[i], sizes[i] * weights[i]) for i in range(len(sizes))]
+        seen = self.seen.gradients[:, : len(self.turn)] @ self.turn
+        closed = self.found.get("closed")
+        seen = seen - seen.mean(axis=0)
+        noisy = Noisy(seen, self.blocks.eigenvalues, rules, self.unbias, self._all_samples)
+        self._critical(noisy)
+        if closed is None:
+            return
+        here = self.optimizer.step
+        if here >= closed.leader.limit:
+            self.estimates["noise_floor"] = self.estimates["drop"] = (math.inf, 0.0)
+            self.reasons["noise_floor"] = self.reasons["drop"] = "the step is beyond its limit"
+            return
+        share = self.shrink(self.batch)
+        floors = [noisy.floor(closed, step, share, self.horizon) for step in (here, here / 10)]
+        self.estimates["noise_floor"] = floors[0]
+        self.estimates["drop"] = floors[0][0] - floors[1][0], math.hypot(floors[0][1], floors[1][1])
+
+    def _critical(self, noisy: Noisy) -> None:
+        (square, bent), shrink = self.pull, self.shrink(self.place.samples)
+        bending, trace = noisy.bending(), noisy.trace()
+        # The mean over the samples looked at carries their own noise.
+        bent, square = bent - shrink * bending[0], square - shrink * trace[0]
+        if square <= _NOTHING * trace[0]:
+            self.estimates["critical_batch"] = math.inf, 0.0
+            self.reasons["critical_batch"] = "the gradient vanishes here"
+            return
+        if not (bent > 0 and square > 0):
+            self.reasons["critical_batch"] = (
+                "the gradient is lost in the noise of the samples looked at"
+                if bending[0] > 0
+                else "the loss does not curve up along the step"
+            )
+            return
+        found = bending[0] / bent
+        self.estimates["critical_batch"] = found, bending[1] / bent
+        self.found["best_step"] = square / bent / (1 + found / self.batch)
+
+    def _exponent(self) -> None:
+        """``g`` of ``Sigma ~ H^g``, over Ritz vectors that are nearly eigenvectors."""
+        settled = (self.row.residuals <= 0.3 * np.abs(self.row.values))[: self.led]
+        chosen = np.flatnonzero(settled & (self.row.values[: self.led] > 0))
+        curvatures = np.einsum("sii->si", self.seen.curvatures)[:, chosen]
+        found = exponent(self.seen.gradients[:, chosen], curvatures)
+        self.estimates["noise_exponent"] = found.value, found.error
+        self.reasons["noise_exponent"] = found.reason
+
+    def _told(self) -> Advice:
+        work = self.place.work
+        stats = {
+            "gradients": work.total - self.before,
+            "hessian_products": work.products - self.products_before,
+            "seconds": time.perf_counter() - self.began,
+        }
+        return told(
+            self.optimizer,
+            self.found,
+            self.estimates,
+            reasons=self.reasons,
+            notes=self.notes,
+            batch=self.batch,
+            horizon=self.horizon,
+            samples=self.place.samples,
+            population=self.place.population,
+            parameters=self.place.n,
+            confidence=CONFIDENCE,
+            stats=stats,
+            provenance=provenance(seed=self.seed, budget=self.budget),
+        )

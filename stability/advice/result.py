@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from .._display import Grid
+from .._display import Grid, number
 from .._estimate import Number
 from .._frames import Framed
 from .._saving import Result
+from .optimizer import Optimizer
 
 
 @dataclass(frozen=True)
@@ -131,5 +133,126 @@ class Advice(Result, Framed):
     def _columns(self) -> Mapping[str, Any]:
         return {"curvature": self.curvatures, "step limit": self.mode_limits}
 
+    @property
+    def sentence(self) -> str:
+        """The advice in a sentence."""
+        head = f"{self.label}: {self._name} {_listed(self.step)}"
+        if math.isnan(self.share):
+            return f"{head}: the largest stable one is not known, {self.reasons.get('step_limit', '')}"
+        several = np.size(self.step) > 1
+        compared = f"{self.share:.2g} of" if self.share <= 1 else f"{self.share:.2g} times"
+        limits = f"{_listed(self.step_limit)}; {_listed(self.deterministic_limit)} without batch noise"
+        verb, what = ("are", "the largest stable ones") if several else ("is", "the largest stable one")
+        text = f"{head} {verb} {compared} {what} ({limits})"
+        larger = np.flatnonzero(self.batches > self.batch)
+        if len(larger):
+            chosen = larger[min(1, len(larger) - 1)]
+            allowed = np.max(self.step) * self.batch_limits[chosen]
+            if allowed > 1.05 * np.max(self.step_limit):
+                return f"{text}; batches of {self.batches[chosen]:g} would allow {allowed:.2g}"
+            return f"{text}; larger batches would hardly allow more"
+        return text
+
+    @property
+    def _name(self) -> str:
+        return "lrs" if np.size(self.step) > 1 else "lr"
+
     def _page(self) -> Iterator[str | Grid]:
-        yield self.label
+        yield self.sentence + "."
+        yield Grid([("", ""), ("value", ".3g"), ("+-", ".2g"), ("", "")], self._rows())
+        if self.share > 1:
+            yield "Beyond the limit the iterate leaves this place: for a flatter one, or for good."
+        elif self.share == self.share:
+            yield "Beyond the limit the iterate leaves this place; it may settle at a flatter one."
+        yield from self.notes
+
+    def _rows(self) -> list[tuple[Any, ...]]:
+        low, high = (np.max(end) for end in self.step_limit_bracket)
+        exact = "all modes" if self.exact else f"{number(low, '.3g')} to {number(high, '.3g')}"
+        exact = exact if self.exact or math.isnan(low) else f"{exact} with probability {self.confidence:g}"
+        rows: list[tuple[Any, ...]] = [
+            ("largest stable step", np.max(self.step_limit), None, exact),
+            ("... without batch noise", np.max(self.deterministic_limit), None, ""),
+        ]
+        if self.sample_share == self.sample_share:
+            rows.append(("share of the heaviest sample", self.sample_share, None, "in the limit's noise"))
+        rows += [
+            self._row("noise floor of the loss", self.noise_floor, f"after {self.horizon:g} iterations"),
+            self._row("... less at a tenth of the step", self.drop, ""),
+            self._row("critical batch", self.critical_batch, f"in use {self.batch:g}"),
+            ("sharpness", self.sharpness, None, self._also("sharpness")),
+        ]
+        if self.preconditioned_sharpness != self.sharpness:
+            rows.append(("... in the metric", self.preconditioned_sharpness, None, ""))
+        rows += [
+            self._row("batch sharpness", self.batch_sharpness, ""),
+            self._row("noise exponent", self.noise_exponent, "of Sigma ~ H^g"),
+        ]
+        return rows
+
+    def _row(self, name: str, found: Number, told: str) -> tuple[Any, ...]:
+        reason = found.reason if not math.isfinite(found) or not told else ""
+        return name, float(found), found.error, reason or told
+
+    def _also(self, name: str) -> str:
+        return self.reasons.get(name, "")
+
+
+def _listed(values: Any) -> str:
+    """One number, or those of all groups."""
+    each = [f"{value:.2g}" for value in np.atleast_1d(values)]
+    return ", ".join(dict.fromkeys(each) if len(set(each)) == 1 else each)
+
+
+def told(
+    optimizer: Optimizer,
+    found: Mapping[str, Any],
+    estimates: Mapping[str, tuple[float, float]],
+    *,
+    reasons: Mapping[str, str],
+    notes: Sequence[str],
+    batch: float,
+    **about: Any,
+) -> Advice:
+    """The advice made of what was found; limits are of the largest learning rate.
+
+    What was not found is nan.
+    """
+    steps = np.array(optimizer.steps)
+    several = len(steps) > 1
+
+    def of_groups(limit: float) -> Any:
+        return limit * optimizer.ratios if several else float(limit)
+
+    def known(name: str) -> float:
+        return float(found.get(name, math.nan))
+
+    lower, upper = found.get("step_limit_bracket", (math.nan, math.nan))
+    nothing = np.zeros(0)
+    curvatures = np.asarray(found.get("curvatures", nothing))
+    share = optimizer.step / known("step_limit") if known("step_limit") else math.inf
+    return Advice(
+        label=optimizer.label,
+        step=steps if several else float(steps[0]),
+        batch=batch,
+        step_limit=of_groups(known("step_limit")),
+        step_limit_bracket=(of_groups(lower), of_groups(upper)),
+        deterministic_limit=of_groups(known("deterministic_limit")),
+        share=share,
+        estimates={name: (float(value), float(error)) for name, (value, error) in estimates.items()},
+        best_step=known("best_step"),
+        sharpness=known("sharpness"),
+        preconditioned_sharpness=known("preconditioned_sharpness"),
+        curvatures=curvatures,
+        mode_limits=np.asarray(
+            found.get("mode_limits", np.full_like(found.get("curvatures", nothing), np.nan))
+        ),
+        batches=np.asarray(found.get("batches", nothing), dtype=float),
+        batch_limits=np.asarray(found.get("batch_limits", nothing), dtype=float),
+        sample_share=known("sample_share"),
+        group_shares=np.asarray(found.get("group_shares", np.ones(1))),
+        exact=bool(found.get("exact", False)),
+        reasons={name: reason for name, reason in reasons.items() if reason},
+        notes=tuple(dict.fromkeys(notes)),
+        **about,
+    )

@@ -26,11 +26,14 @@ class Tridiagonals:
         The last off-diagonal entry of a row couples to the vector that was not taken.
     lengths : array of int, shape (rows,)
         Steps before the row's Krylov space was exhausted: its entries beyond mean nothing.
+    basis : array of the backend's, shape (rows, steps, n), or None
+        The Lanczos vectors, where they were asked for.
     """
 
     diagonals: np.ndarray
     off_diagonals: np.ndarray
     lengths: np.ndarray
+    basis: Any = None
 
     def rule(self, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Gauss rules of the first `limits` (rows,) steps: nodes and weights (rows, steps) that sum to one.
@@ -69,6 +72,8 @@ def lanczos(
     steps: int,
     size: float = 0.0,
     report: Callable[[int], None] = lambda products: None,
+    *,
+    keep: bool = False,
 ) -> Tridiagonals:
     """Run Lanczos from every one of the rows (k, n), unit vectors, with full reorthogonalization.
 
@@ -83,7 +88,11 @@ def lanczos(
         Of the operator as far as it is known: what is small beside it is rounding.
     report : callable
         Told of the products, block by block.
+    keep : bool
+        Whether all rows advance together and leave their bases.
     """
+    if keep:
+        return _advance(operator, rows, steps, size, report, keep=True)
     count, width = rows.shape[0], operator.n * steps * np.dtype(operator.backend.dtype).itemsize
     together = max(2, BASIS_BYTES // width)
     parts = [
@@ -99,7 +108,13 @@ def lanczos(
 
 
 def _advance(
-    operator: Operator, rows: Any, steps: int, size: float, report: Callable[[int], None]
+    operator: Operator,
+    rows: Any,
+    steps: int,
+    size: float,
+    report: Callable[[int], None],
+    *,
+    keep: bool = False,
 ) -> Tridiagonals:
     backend, count = operator.backend, rows.shape[0]
     xp, tiny = backend.xp, rounding(backend, operator.n)
@@ -130,7 +145,8 @@ def _advance(
         # A row that is done goes on as zeros: the block keeps its shape.
         grown = np.where(over, 0.0, 1 / np.where(over, 1.0, betas[:, k]))
         last, rows = rows, rest * _each(grown, backend)
-    return Tridiagonals(alphas / operator.factor, betas / operator.factor, lengths)
+    alphas, betas = alphas / operator.factor, betas / operator.factor
+    return Tridiagonals(alphas, betas, lengths, basis if keep else None)
 
 
 def _each(numbers: np.ndarray, backend: Backend) -> Any:
