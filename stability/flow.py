@@ -165,6 +165,16 @@ class Flow(Kept):
         """How many numbers a whole state has: d positions, and d of each that is `remembered`."""
         return self.dim * (1 + len(self.remembered))
 
+    @property
+    def inertia(self) -> Memory | None:
+        """What keeps a motion going: a momentum buffer, or a metric's own running mean of gradients."""
+        return self.metric.averaging if self.memory is None and self.metric is not None else self.memory
+
+    @property
+    def coasting(self) -> float:
+        """How far, in time, a motion goes on without a force."""
+        return 0.0 if self.inertia is None else self.step / (1 - self.inertia.beta)
+
     def without_memory(self) -> Flow:
         """The same flow without its momentum."""
         if not isinstance(self.method, Momentum):
@@ -518,6 +528,15 @@ class Flow(Kept):
             kicked = math.sqrt(self.step * soon) * self.gradient_noise(w)
             found += [float(np.max(gains)) * size for size in (pushed, kicked)]
         return max(size for size in found if not math.isnan(size))
+
+    def settled_drift(self, w: np.ndarray) -> np.ndarray:
+        """The drift of positions (m, d) whose buffer, and whose running means, have settled there."""
+        longer = 1.0 if self.memory is None else self.memory.weight / (1 - self.memory.beta)
+        if self.metric is None:
+            push = -self.local(w, bends=False).apply(self.objective.gradient(w))
+        else:
+            (push,) = self._adapted_at(w, w[..., self.dim :]).drift()
+        return longer * push - self._decay * w if self._decay else longer * push
 
     def pulls(self, w: np.ndarray) -> np.ndarray:
         """Curvatures under the preconditioner, ``phi lam``, at states (m, d): those of the finite ones.

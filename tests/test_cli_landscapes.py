@@ -329,11 +329,18 @@ class TestMethodsWithMomentumAndMetrics:
         ens = st.simulate(flow, start=[1, 0], t_end=0.2, paths=20, seed=0, save=2)
         np.testing.assert_array_equal(json.loads(result.stdout)["mean"], ens.mean)
 
-    @pytest.mark.parametrize(
-        ("method", "kind"), [("momentum", "momentum"), ("adamw", "a metric that follows")]
-    )
-    def test_a_portrait_refuses_them_in_one_sentence(self, method, kind, tmp_path):
-        result = run("portrait", "--expression", WELL, "--method", method, "--out", tmp_path / "x")
+    def test_a_portrait_draws_them_too(self, tmp_path):
+        options = ("--beta", "0.8", "--beta2", "0.95", "--resolution", "8", "--t-end", "0.5")
+        methods = [part for name in ("momentum", "rmsprop", "sign") for part in ("--method", name)]
+        result = run("portrait", "--expression", WELL, *methods, *options, "--out", tmp_path / "x")
+        assert result.exit_code == 0, result.stderr
+        told = st.load(tmp_path / "x.npz").provenance["methods"]
+        assert told == ["Momentum(SGD(), beta=0.8)", "RMSprop(beta2=0.95, eps=1e-08)", "SignSGD()"]
+        # The table of a point knows momentum; a metric is the noise's too.
+        assert result.stdout.count("SGD + momentum 0.8") == 1 + result.stdout.count("noise gain")
+        assert (tmp_path / "x.png").exists()
+
+    def test_a_portrait_refuses_weight_decay_in_one_sentence(self, tmp_path):
+        result = run("portrait", "--expression", WELL, "--method", "adamw", "--out", tmp_path / "x")
         assert result.exit_code == 2
-        assert f"`--method {method}` has {kind}" in result.stderr
-        assert "a portrait does not know. Use --method sgd or sfn." in result.stderr
+        assert "must have no weight decay: st.portrait knows nothing of it yet" in result.stderr

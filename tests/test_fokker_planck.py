@@ -978,3 +978,40 @@ def test_the_old_name_of_the_region_warns():
     with pytest.warns(DeprecationWarning, match="`grid` is called `region` now"):
         found = st.stationary_density(flow(), grid=1)
     assert found.edges["w1"][[0, -1]].tolist() == [-1, 1]
+
+
+class TestOtherMethods:
+    def test_weight_decay_and_signs_agree_with_linear_theory(self):
+        noise = st.Noise(gradient=1.0)
+        decayed = st.Flow(st.quadratic([2.0]), st.SFN(damping=0.5, weight_decay=0.3), noise, step=0.1)
+        theory = st.linearize(decayed).covariance(time="continuous")
+        np.testing.assert_allclose(st.stationary_density(decayed, 2).covariance, theory, rtol=1e-9)
+        sign = st.Flow(st.quadratic([2.0]), st.SignSGD(), noise, step=1e-3)
+        theory = st.linearize(sign).covariance(time="continuous")
+        np.testing.assert_allclose(st.stationary_density(sign, 0.3).covariance, theory, rtol=2e-3)
+
+    def test_momentum_is_told_what_has_its_density(self):
+        quartic = st.expression("x^4/4")
+        flow = st.Flow(quartic, st.Momentum(st.SGD(), 0.8), st.Noise(gradient=1.0), step=0.02)
+        with pytest.raises(
+            ValueError, match=r"no memory: .* flow.without_memory\(\).at_step\(0.1\): its density"
+        ):
+            st.stationary_density(flow, 2)
+        ens = st.simulate(flow, start=np.zeros((2000, 1)), t_end=6.0, seed=1)
+        law = st.stationary_density(flow.without_memory().at_step(0.1), 2)
+        assert law.total_variation(ens.states[-1], bins=20).agrees
+
+    @pytest.mark.parametrize(
+        ("method", "noise"),
+        [
+            (st.Momentum(st.SGD(), 0.8, nesterov=True), st.Noise(gradient=1.0)),
+            (st.Momentum(st.SFN(damping=0.1), 0.8), st.Noise(gradient=1.0)),
+            (st.Momentum(st.SGD(), 0.8), st.Noise(gradient=[1.0, 2.0])),
+            (st.RMSprop(), st.Noise(gradient=1.0)),
+        ],
+        ids=repr,
+    )
+    def test_where_no_density_is_known_simulation_is_named(self, method, noise):
+        flow = st.Flow(st.quadratic([1.0, 2.0]), method, noise, step=0.1)
+        with pytest.raises(ValueError, match=r"no memory: .*Use a histogram of st.simulate\(flow, "):
+            st.stationary_density(flow, 2)

@@ -83,14 +83,10 @@ class TestMomentum:
             call()
 
 
-LINE = st.expression("x**4 - x**2")
 ASKED = {
-    "st.stationary_density": lambda: st.stationary_density(flow(), 2),
     "st.lyapunov_exponents": lambda: st.lyapunov_exponents(flow()),
     "st.almost_sure_limit": lambda: st.almost_sure_limit(flow()),
     "st.exact_mode": lambda: st.exact_mode(HEAVY, curvature=1.0, noise=QUIET),
-    "st.portrait": lambda: st.portrait(st.landscape("coupled_quartic"), 2, [HEAVY]),
-    "st.profile": lambda: st.profile(LINE, 2, [HEAVY]),
     "theorem 'noise-amplification'": lambda: st.theorem("noise-amplification", method=HEAVY),
 }
 

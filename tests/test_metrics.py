@@ -84,11 +84,6 @@ ASKED = {
     "almost_sure_limit": lambda method: st.almost_sure_limit(
         st.Flow(st.quadratic([1.0, 0.5]), method, CURVED, step=0.1)
     ),
-    "stationary_density": lambda method: st.stationary_density(
-        st.Flow(WELL, method, st.Noise(gradient=1.0), step=0.1), region=[(-2, 2)]
-    ),
-    "portrait": lambda method: st.portrait(SADDLE, [(-2, 2), (-2, 2)], [method]),
-    "profile": lambda method: st.profile(WELL, [(-2, 2)], [method]),
     "critical_points": lambda method: st.critical_points(WELL, [(-2, 2)])[0].methods([method]),
     "spectrum": lambda method: st.spectrum(st.quadratic([1.0, 0.5]), at=[0.0, 0.0]).amplification(method),
 }

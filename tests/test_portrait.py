@@ -212,6 +212,96 @@ class TestPortrait:
         assert (seen.basins == UNDECIDED).mean() < 0.05
 
 
+TILTED = st.expression("x^4/4 - x^2/2 + y^2 + x*y/3", ["x", "y"])
+LOOSE = st.Noise(gradient=0.4)
+
+
+KINDS = [st.Momentum(st.SFN(damping=0.2), 0.8, nesterov=True), st.Adam(), st.RMSprop(), st.SignSGD()]
+
+
+@pytest.fixture(scope="module")
+def remembering():
+    return st.portrait(TILTED, 1.6, KINDS, noise=LOOSE, resolution=8, paths=2, t_end=0.5)
+
+
+class TestMemory:
+    """Flow lines of whole states, from rest."""
+
+    @pytest.mark.parametrize(("beta", "crossings"), [(0.9, 2), (0.2, 0)], ids=["swings", "creeps"])
+    def test_a_swing_is_the_damped_oscillators(self, beta, crossings):
+        lam, start, step = np.array([1.0, 4.0]), np.array([0.9, -0.6]), 0.02
+        flow, square = st.Flow(st.quadratic(lam), st.Momentum(st.SGD(), beta), step=step), [[-1.0, 1.0]] * 2
+        ends, lines = follow(flow, start[None], np.array(square), [(0, np.zeros(2), 0.02)], keep=True)
+        assert ends.tolist() == [0]
+        line = lines[np.isfinite(lines[:, 0, 0]), 0]
+        # x'' + Gamma x' + lam x / step = 0 from rest.
+        t, half = np.linspace(0, 8, 40_000)[:, None], 0.5 * (1 - beta) / step
+        omega = np.sqrt(lam / step - half**2 + 0j)
+        exact = (start * np.exp(-half * t) * (np.cos(omega * t) + half / omega * np.sin(omega * t))).real
+        gaps = [np.min(np.linalg.norm(exact - at, axis=1)) for at in line]
+        assert max(gaps) < 0.01  # of a region 2 wide, in steps of 0.02
+        assert np.sum(np.diff(np.sign(line[:, 0])) != 0) == crossings
+
+    @pytest.mark.parametrize("m", [0, 1, 2])
+    def test_a_basin_is_where_the_whole_state_settles(self, remembering, m):
+        flow = st.Flow(TILTED, KINDS[m], LOOSE, step=0.05)
+        for i, j in ((3, 4), (7, 3)):
+            start = flow.rest(np.array([remembering.x[j], remembering.y[i]]), level="sde")
+            found = solve_ivp(lambda t, z: flow.drift(z), (0, 30), start, method="LSODA")
+            nearest = np.argmin(np.linalg.norm(remembering.points - found.y[:2, -1], axis=1))
+            assert remembering.basins[m, i, j] == nearest
+
+    def test_without_third_derivatives_too(self):
+        class Bare:
+            dim, reference = 2, None
+            value = staticmethod(TILTED.value)
+            gradient = staticmethod(TILTED.gradient)
+            hessian = staticmethod(TILTED.hessian)
+
+        starts, square = np.array([[1.5, 1.2], [-0.3, -1.4]]), np.array([[-1.6, 1.6]] * 2)
+        flows = [
+            st.Flow(F, st.Momentum(st.SFN(damping=0.2), 0.8), LOOSE, step=0.05) for F in (Bare(), TILTED)
+        ]
+        found = [follow(flow, starts, square, [], keep=True, rounds=40)[1] for flow in flows]
+        np.testing.assert_allclose(*found, atol=1e-3)
+
+    def test_rates_are_of_the_whole_flow(self, remembering):
+        """Real parts of its Jacobian's eigenvalues at rest, the larger of the two of each mode."""
+        assert remembering.attracts.tolist() == [["attracts", "attracts", "passes"]] * 4
+        for m, method in enumerate(KINDS):
+            flow = st.Flow(TILTED, method, LOOSE, step=0.05)
+            for k, at in enumerate(remembering.points):
+                values = np.linalg.eigvals(flow.jacobian(flow.rest(at, level="sde"))).real
+                assert np.abs(values[:, None] - remembering.rates[m, k]).min(axis=0).max() < 1e-8
+
+    def test_paths_are_simulates_and_the_legend_says_that_lines_cross(self, remembering):
+        about = {"start": remembering.start, "t_end": 0.5, "dt": 0.05 / 8, "paths": 2, "seed": 0}
+        ens = st.simulate(st.Flow(TILTED, KINDS[2], LOOSE, step=0.05), save=remembering.times, **about)
+        np.testing.assert_array_equal(remembering.paths[2], ens.states)
+        figure = st.plot(remembering)
+        legends = [*figure.legends, *(axis.get_legend() for axis in figure.axes if axis.get_legend())]
+        told = [text.get_text() for text in legends[0].get_texts()]
+        assert "flow lines, from rest: may cross" in told
+
+    @pytest.mark.parametrize(
+        ("method", "noise", "message"),
+        [
+            (st.Adam(weight_decay=0.1), LOOSE, r"no weight decay: st.portrait .* Use Adam\(beta1=0.9, "),
+            (st.SignSGD(), st.Noise(), "needs noise in every coordinate.*give it some"),
+            (
+                st.Adam(),
+                st.Noise(curvature=0.1, reference=[0, 0]),
+                r"additive Gaussian noise.* st.Noise\(gradient=",
+            ),
+            (st.RMSprop(beta2=0.5), LOOSE, "`beta2` must be >= 0.9; got 0.5"),
+        ],
+        ids=repr,
+    )
+    def test_what_has_no_flow_is_told(self, method, noise, message):
+        with pytest.raises(ValueError, match=message):
+            st.portrait(TILTED, 1.6, [method], noise=noise)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

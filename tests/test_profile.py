@@ -103,3 +103,30 @@ def test_bad_arguments(options, message):
 def test_two_dimensions_are_for_portraits():
     with pytest.raises(ValueError, match=r"needs one dimension; .* has 2. In two, use st.portrait"):
         st.profile(st.landscape("double_well"), 1)
+
+
+class TestMemory:
+    def test_with_momentum_sgds_positions_have_kramers_density(self):
+        kinds = [st.Momentum(st.SGD(), 0.8), st.Momentum(st.SFN(damping=0.3)), st.RMSprop()]
+        seen = st.profile(WELL, 2, kinds, noise=st.Noise(gradient=1.5), paths=2000, t_end=4.0, step=0.04)
+        kramers = np.exp(-2 * 0.2 * seen.values / (0.04 * 1.5**2))
+        width = seen.x[1] - seen.x[0]
+        np.testing.assert_allclose(seen.density[0], kramers / (kramers.sum() * width), rtol=2e-3, atol=1e-12)
+        assert seen.agrees.tolist()[0]
+        assert np.isnan(seen.density[1:]).all()
+        assert [note.split(":")[0] for note in seen.notes[:2]] == ["SFN + momentum 0.9", "RMSprop"]
+        assert (seen.counts.sum(axis=1) + seen.outside == 2000).all()
+
+    def test_the_drift_is_that_of_what_has_settled(self):
+        kinds = [st.Momentum(st.SGD(), 0.8), st.RMSprop(), st.SFN(damping=0.3, weight_decay=0.2)]
+        seen = st.profile(WELL, 2, kinds, paths=100, t_end=0.2)
+        g = seen.x**3 - seen.x
+        np.testing.assert_allclose(seen.drift[0], -5 * g, rtol=1e-12)
+        np.testing.assert_allclose(seen.drift[1], -g / (np.sqrt(g**2 + 1) + 1e-8), rtol=1e-12)
+        gain = 1 / (np.abs(3 * seen.x**2 - 1) + 0.3)
+        np.testing.assert_allclose(seen.drift[2], -gain * g - 0.2 * seen.x, atol=1e-12)
+
+    def test_a_sign_has_a_density_and_weight_decay_is_in_it(self):
+        kinds = [st.SignSGD(), st.SFN(damping=0.3, weight_decay=0.2)]
+        seen = st.profile(WELL, 2, kinds, noise=st.Noise(gradient=1.5), paths=2000, t_end=2.0, step=0.1)
+        assert seen.agrees.all()

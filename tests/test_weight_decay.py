@@ -197,7 +197,6 @@ class TestIterations:
 
 
 DECAYED = MADE["SFN"]
-LINE = st.expression("x**4 - x**2")
 
 
 def flow():
@@ -205,12 +204,10 @@ def flow():
 
 
 ASKED = {
-    "st.stationary_density": lambda: st.stationary_density(flow(), 2),
     "st.lyapunov_exponents": lambda: st.lyapunov_exponents(flow()),
     "st.almost_sure_limit": lambda: st.almost_sure_limit(flow()),
     "st.exact_mode": lambda: st.exact_mode(DECAYED, curvature=1.0, noise=st.Noise(gradient=0.1)),
     "st.portrait": lambda: st.portrait(st.landscape("coupled_quartic"), 2, [DECAYED]),
-    "st.profile": lambda: st.profile(LINE, 2, [DECAYED]),
     "the table of a critical point": lambda: CriticalPoint(np.zeros(1), 0.0, np.ones(1), 1, False).methods(
         [DECAYED]
     ),

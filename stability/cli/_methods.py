@@ -35,13 +35,20 @@ def method_of(
     rank: int = 1,
     beta: float = BETA,
     weight_decay: float | None = None,
+    **given: float | None,
 ) -> Any:
-    """A method by its name; to a statement in symbols it does not matter what its parameters are."""
+    """A method by its name; to a statement in symbols it does not matter what its parameters are.
+
+    What is `given` of a metric's own parameters and is not None takes the place of its usual number.
+    """
     from ..methods import gallery
     from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Newton
     from ..methods.metrics import Adam, RMSprop, SignSGD
     from ..methods.momentum import Momentum
 
+    own: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    follows = {name: value for name, value in own.items() if name != "beta1"}
+    decay = ADAMW_DECAY if weight_decay is None else weight_decay
     made: dict[str, Callable[[], Any]] = {
         "sgd": SGD,
         "newton": Newton,
@@ -55,20 +62,12 @@ def method_of(
         "fractional-power": lambda: gallery.fractional(power=0.5),
         "momentum": lambda: Momentum(SGD(), beta),
         "nesterov": lambda: Momentum(SGD(), beta, nesterov=True),
-        "rmsprop": RMSprop,
-        "adam": Adam,
-        "adamw": lambda: Adam(weight_decay=ADAMW_DECAY if weight_decay is None else weight_decay),
+        "rmsprop": lambda: RMSprop(**follows),
+        "adam": lambda: Adam(**own),
+        "adamw": lambda: Adam(weight_decay=decay, **own),
         "sign": SignSGD,
     }
     return made[name]()
-
-
-def spectral_of(name: str, what: str, **parameters: Any) -> Any:
-    """A method by its name for what knows neither momentum nor metrics that follow the noise."""
-    if name in SPECTRAL:
-        return method_of(name, **parameters)
-    kind = "momentum" if name in ("momentum", "nesterov") else "a metric that follows the noise"
-    raise ValueError(f"`--method {name}` has {kind}, which {what} does not know. Use --method sgd or sfn.")
 
 
 def with_momentum(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,6 +79,22 @@ def with_momentum(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="Momentum of --method momentum and nesterov.",
     )(command)
+
+
+def with_memory(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say how much of the past momentum and metrics keep."""
+    for name, what in (
+        ("--eps", "Added to the root of the mean square, of --method rmsprop and adam; 1e-8 if not given."),
+        ("--beta2", "Decay of the mean square; 0.99 of --method rmsprop, 0.999 of adam if not given."),
+        ("--beta1", "Decay of the mean gradient, of --method adam; 0.9 if not given."),
+    ):
+        command = click.option(name, type=REAL, default=None, help=what)(command)
+    return with_momentum(command)
+
+
+def parameters_of(options: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of methods that the options give, which are taken out."""
+    return {name: options.pop(name) for name in ("damping", "rank", "beta", "beta1", "beta2", "eps")}
 
 
 def on_a_landscape(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -21,8 +21,8 @@ from ._methods import (
     numbers,
     objective_of,
     on_a_landscape,
-    spectral_of,
-    with_momentum,
+    parameters_of,
+    with_memory,
 )
 from ._numbers import REAL
 
@@ -42,7 +42,7 @@ def _intervals(context: click.Context, option: click.Parameter, text: str | None
 )
 @on_a_landscape
 @click.option("--method", type=A_METHOD, default="sfn", show_default=True, help="The optimizer.")
-@with_momentum
+@with_memory
 @click.option("--step", type=REAL, default=0.1, show_default=True, help="The learning rate.")
 @click.option(
     "--t-end", type=REAL, default=10.0, show_default=True, help="How long, in units of iteration x step."
@@ -105,8 +105,7 @@ def simulate(
     objective = objective_of(text, name, dim, parameters, variables)
     center = None if at is None else numbers("--at", at)
     noise = noise_of(options, center)
-    about = {name: options.pop(name) for name in ("damping", "rank", "beta")}
-    chosen = method_of(method, **about)
+    chosen = method_of(method, **parameters_of(options))
     flow = Flow(objective, chosen, noise, step=step)
     linear = None if center is None else linearize(flow, at=center)
     out = _output.place(out)
@@ -179,6 +178,7 @@ def _moments(ensemble: Any, comparison: Any) -> dict[str, Any]:
     type=A_METHOD,
     help="May be given more than once; sgd, newton and sfn by default.",
 )
+@with_memory
 @click.option(
     "--region",
     metavar="R | LOW,HIGH | LOW,HIGH,LOW,HIGH",
@@ -227,9 +227,10 @@ def portrait(
 ) -> None:
     """Draw what methods do on a landscape in one or two dimensions.
 
-    One panel for each method: level sets, flow lines, basins of attraction, sample paths, and the critical
-    points by what the method does to them; on a line the potential, the drift, and the stationary density by
-    Fokker and Planck's equation and by paths. The tables say the same in numbers.
+    One panel for each method: level sets, flow lines (with momentum or a metric's running means from rest),
+    basins of attraction, sample paths, and the critical points by what the method does to them; on a line the
+    potential, the drift, and the stationary density by Fokker and Planck's equation and by paths. The tables
+    say the same in numbers.
     """
     from ..portraits.critical import critical_points
     from ..portraits.line import profile as on_a_line
@@ -241,10 +242,9 @@ def portrait(
         raise ValueError(
             f"`--region` must be one number, LOW,HIGH, or LOW,HIGH,LOW,HIGH; got {len(bounds)} numbers."
         )
-    damping, rank = options.pop("damping"), options.pop("rank")
+    about = parameters_of(options)
     noise = noise_of(options, None if at is None else numbers("--at", at))
-    chosen = compared or ("sgd", "newton", "sfn")
-    methods = [spectral_of(one, "a portrait", damping=damping, rank=rank) for one in chosen]
+    methods = [method_of(one, **about) for one in compared or ("sgd", "newton", "sfn")]
     place, resolution = _output.place(out), options.pop("resolution")
     options["start"] = None if start is None else numbers("--start", start)
     if options["paths"] is None:
@@ -259,9 +259,10 @@ def portrait(
     click.echo(str(result))
     points = critical_points(objective, shape)
     width = points.region[:, 1] - points.region[:, 0]
-    for point in points[:6]:
+    known = [method for method in methods if method.spectral]  # a metric is the noise's too
+    for point in points[:6] if known else ():
         at = ", ".join(f"{x:.4g}" for x in np.where(np.abs(point.w) < 1e-6 * width, 0.0, point.w))
-        click.echo(f"\n{point.kind} at ({at}), value {point.value:.5g}\n{point.methods(methods)}")
-    if len(points) > 6:
+        click.echo(f"\n{point.kind} at ({at}), value {point.value:.5g}\n{point.methods(known)}")
+    if known and len(points) > 6:
         click.echo(f"\n... and {len(points) - 6} more")
     click.echo(f"\n{_output.written(place)}")

@@ -16,7 +16,6 @@ from .._check import Unstable
 from .._law import Law, law_of
 from .._saving import provenance
 from ..flow import Flow
-from ..methods.memory import memoryless
 from ..methods.response import gains_at
 from ..objectives.base import defines
 from .kernel import chain_law
@@ -69,7 +68,8 @@ def stationary_density(
     Raises
     ------
     ValueError
-        If an argument is out of range, the flow has no noise, or is not finite on the grid.
+        If an argument is out of range, the flow has no noise, or is not finite on the grid; with momentum, or
+        a metric with running means, whose density is one of more dimensions.
     Unstable
         If the mass collapses onto a point, as where the noise vanishes: there is no density.
 
@@ -89,7 +89,7 @@ def stationary_density(
     """
     if not isinstance(flow, Flow):
         raise ValueError(f"`flow` must be an st.Flow; got {flow!r:.60}.")
-    memoryless(flow.method, "st.stationary_density")
+    _require_positions(flow)
     law = law_of(time, dt, flow.step, ("continuous", "chain"))
     if flow.dim not in (1, 2):
         raise ValueError(
@@ -110,6 +110,41 @@ def stationary_density(
             f"There is no stationary density on this grid: {error}. Choose a grid inside the domain, and a "
             "flow with noise."
         ) from None
+
+
+def langevin(flow: Flow) -> Flow | None:
+    """The flow without momentum whose stationary density the positions have, exactly; None if none is known.
+
+    A gradient's heavy ball in noise of one strength is Langevin's equation with its momentum: Kramers's
+    density is ``exp(-2 (1 - beta) F / (step sigma^2))`` of positions, times a Gaussian of the buffer.
+    """
+    noise, memory = flow.noise_model, flow.memory
+    if memory is None or memory.nesterov or not flow.plain or not flow.method.is_identity:
+        return None
+    if noise.has_curvature or not noise.linear:
+        return None
+    covariance = noise.gradient_covariance(np.zeros(flow.dim))
+    if np.any(covariance - covariance[0, 0] * np.eye(flow.dim)):
+        return None
+    return flow.without_memory().at_step(memory.effective(flow.step))
+
+
+def _require_positions(flow: Flow) -> None:
+    """Raise where positions do not move by themselves: their density is one of more dimensions."""
+    if flow.metric is not None:
+        flow.gradient_law  # noqa: B018 - raises where its SDE is not known
+    if not flow.remembered:
+        return
+    same, advice = langevin(flow), "Use a histogram of st.simulate(flow, ...).states"
+    if same is not None:
+        advice = (
+            f"Use flow.without_memory().at_step({same.step:g}): its density is the positions' own, while its "
+            "times are not"
+        )
+    raise ValueError(
+        f"`method` must have no memory: positions and {', '.join(flow.remembered)} have one density "
+        f"together, which st.stationary_density does not solve for; got {flow.method!r}. {advice}."
+    )
 
 
 # -- one dimension ---------------------------------------------------------------------------------
@@ -262,6 +297,8 @@ def _spectra(flow: Flow, w: np.ndarray) -> np.ndarray:
 
 def _through_infinity(flow: Flow, curvature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The gains (m,) at these curvatures, and whether there is a pole between neighbours (m - 1,)."""
+    if flow.metric is not None:  # bounded by the noise
+        return np.zeros(len(curvature)), np.zeros(len(curvature) - 1, dtype=bool)
     middle = 0.5 * (curvature[1:] + curvature[:-1])
     with np.errstate(all="ignore"):
         gain, between = (gains_at(flow.method, lam) for lam in (curvature, middle))

@@ -405,7 +405,7 @@ def exact_mode(method: Method, *, curvature: float, noise: Noise, density: Any =
         raise ValueError(
             f"`method` must be a st.Method; got {method!r}. Use st.SFN(damping=...) or st.Method(gain=...)."
         )
-    memoryless(method, "st.exact_mode")
+    memoryless(method, "st.exact_mode", "st.lyapunov_exponents(flow) and st.linearize(flow).tail_index")
     lam = float(_check.array("curvature", curvature, ndim=0, shape="()"))
     sigma = _checked(noise, density)
     own, shared, other = noise.scales

@@ -194,7 +194,7 @@ class Memory(Kept):
         return f"{'Nesterov' if self.nesterov else 'momentum'} {self.beta:g}"
 
 
-def memoryless(method: Any, what: str) -> None:
+def memoryless(method: Any, what: str, instead: str = "") -> None:
     """Raise where a method has a memory, or a metric in the place of a gain, that who asks knows nothing of.
 
     Parameters
@@ -202,14 +202,17 @@ def memoryless(method: Any, what: str) -> None:
     method : Method
     what : str
         Who asks, as the subject of a sentence.
+    instead : str
+        What answers such a question with momentum, as the end of a sentence.
     """
     only_gains(method, what)
     if method.memory is None:
         return
     inside = getattr(method, "method", None)
-    instead = f"Use {inside!r}, the method inside" if inside is not None else "Use a method without momentum"
+    use = f"Use {inside!r}, the method inside" if inside is not None else "Use a method without momentum"
     raise ValueError(
-        f"`method` must have no momentum: {what} knows nothing of it yet; got {method!r}. {instead}."
+        f"`method` must have no momentum: {what} knows nothing of it yet; got {method!r}. {use}"
+        f"{instead and f', or {instead}'}."
     )
 
 
@@ -220,11 +223,14 @@ def only_gains(method: Any, what: str) -> None:
         method.gain(0.0)  # says why there is none
 
 
-def undecayed(method: Any, what: str) -> None:
-    """Raise where a method has weight decay that the one who asks, `what`, knows nothing of."""
+def undecayed(method: Any, what: str, *, metrics: bool = False) -> None:
+    """Raise where a method has weight decay that the one who asks, `what`, knows nothing of.
+
+    Nor of `metrics`, if not said otherwise: what has a metric is then told of that first.
+    """
     if not method.weight_decay:
         return
-    if not method.spectral:
+    if not (method.spectral or metrics):
         method.gain(0.0)
     raise ValueError(
         f"`method` must have no weight decay: {what} knows nothing of it yet; got {method!r}. Use "

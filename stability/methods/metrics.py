@@ -200,13 +200,13 @@ class SignSGD(Metric):
         if not law.diagonal:
             raise ValueError(
                 f"The SDE of {self.name} is known for noise that is independent between coordinates; "
-                "`gradient` is a covariance that is not diagonal. Use level='iteration'."
+                "`gradient` is a covariance that is not diagonal. Use st.simulate(..., level='iteration')."
             )
         still = np.flatnonzero(law.variances == 0)
         if len(still):
             raise ValueError(
                 f"The SDE of {self.name} needs noise in every coordinate; the gradient's entry {still[0]} "
-                "has none. Use level='iteration', or give it some."
+                "has none. Use st.simulate(..., level='iteration'), or give it some."
             )
 
     def chained(self, force: Force, means: dict[str, Any], *, step: float, dt: float) -> Any:
@@ -283,13 +283,14 @@ class RMSprop(Metric):
         if self.beta2 < SLOW:
             raise ValueError(
                 f"The SDE of {self.name} is of mean squares that a step changes little: `beta2` must be >= "
-                f"{SLOW:g}; got {self.beta2:g}. Use level='iteration'."
+                f"{SLOW:g}; got {self.beta2:g}. Use st.simulate(..., level='iteration')."
             )
         still = np.flatnonzero(law.variances == 0)
         if not self.eps and len(still):
             raise ValueError(
                 f"The gradient's entry {still[0]} has no noise: at a critical point {self.name}'s metric is "
-                "infinite there. Use level='iteration', noise in every coordinate, or `eps` > 0."
+                "infinite there. Use st.simulate(..., level='iteration'), noise in every coordinate, or "
+                "`eps` > 0."
             )
 
     def rest(self, gradient: np.ndarray, variances: np.ndarray) -> dict[str, np.ndarray]:

@@ -87,8 +87,9 @@ def _legend(result: Portrait) -> list[Line2D]:
         for end in FATES
         if (result.basins == end).any()
     ]
+    crossing = any(result.provenance.get("remembered", ()))
     entries += [
-        handle(color="0.25", lw=0.8, label="flow lines"),
+        handle(color="0.25", lw=0.8, label="flow lines" + (", from rest: may cross" if crossing else "")),
         handle(color="0.6", lw=0.6, label="level sets"),
     ]
     if result.paths.shape[2]:

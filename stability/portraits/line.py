@@ -13,7 +13,7 @@ from .._check import Unstable
 from .._display import Grid, settled
 from .._frames import Framed, Labelled
 from .._saving import Result
-from ..densities.density import stationary_density
+from ..densities.density import langevin, stationary_density
 from ..densities.result import StationaryDensity
 from ..ensembles.simulate import simulate
 from ..flow import Flow
@@ -41,6 +41,7 @@ class Profile(Result, Framed, Labelled):
         Critical points, lowest value first.
     kinds : array of str (k,)
     drift : array (m, n)
+        With momentum, or a metric that follows the noise, where buffer and running means have settled.
     density : array (m, n)
         Stationary, by quadrature of the Fokker-Planck equation; nan where a method has none.
     edges : array (bins + 1,)
@@ -126,7 +127,8 @@ def profile(
     """Numbers of a landscape on a line: potential, drift, and the stationary density by two witnesses.
 
     The density solves the stationary Fokker-Planck equation of each method's SDE; paths that start from it
-    should still have it at `t_end`.
+    should still have it at `t_end`. With momentum it is known of SGD, whose positions have Kramers's density;
+    of other methods with momentum, and of metrics with running means, there are drift and paths alone.
 
     Parameters
     ----------
@@ -195,7 +197,7 @@ def profile(
 
 def _drift(flow: Flow, x: np.ndarray) -> np.ndarray:
     with np.errstate(all="ignore"):
-        return -flow.local(x[:, None]).apply(flow.objective.gradient(x[:, None]))[:, 0]
+        return flow.settled_drift(x[:, None])[:, 0]
 
 
 class _Seen:
@@ -229,7 +231,7 @@ class _Seen:
 
     def _law(self, flow: Flow, ends: tuple[float, float]) -> StationaryDensity | None:
         try:
-            law = stationary_density(flow, ends)
+            law = stationary_density(langevin(flow) or flow, ends)
         except (ValueError, Unstable) as error:
             self.notes.append(str(error))
             return None

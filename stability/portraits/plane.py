@@ -19,7 +19,7 @@ from ..flow import Flow
 from ..methods.method import Method
 from ..methods.response import SpectralResponse
 from ..noise import Noise
-from .critical import critical_points
+from .critical import CriticalPoints, critical_points
 from .flowlines import LEFT, NEAREST, SINGULAR, UNDECIDED, UNDEFINED, Sinks, follow
 from .setting import DT_SHARE, flows_of, shared_fields
 
@@ -51,9 +51,11 @@ class Portrait(Result, Framed, Labelled):
         Critical points, lowest value first.
     kinds : array of str (k,)
     rates : array (m, k, 2)
-        Rates of the linearised flow at each point, ascending; nan where a gain is infinite.
+        Rates of the linearised flow at each point, ascending; nan where a gain is infinite. With momentum the
+        larger of the two that each mode has, its real part.
     lines : array (m, steps, lines, 2)
-        Flow lines ``w' = -P g``, nan after they end.
+        Flow lines ``w' = -P g``, nan after they end. With momentum, or a metric's running means, the
+        positions of a whole state that starts at rest: such lines may cross.
     basins : array of int (m, ny, nx)
         The point that the flow leads to from there; -1 it leaves the region, -2 it ends where the drift is
         infinite, -3 undecided, -4 the objective is not defined there, or where the flow leads.
@@ -165,8 +167,10 @@ def portrait(
     """Draw-ready numbers of a landscape in two dimensions and of what methods do on it.
 
     Flow lines solve ``w' = -P(H) g`` (an L-stable Rosenbrock method of second order with exact Jacobians,
-    steps of at most a hundredth of the region); basins are where they end. Sample paths draw the same noise
-    for all methods.
+    steps of at most a hundredth of the region); basins are where they end. With momentum, or a metric that
+    follows the noise, they are the SDE's own lines without its noise (`Flow.drift`), of the whole state from
+    rest, and depend on `step`: lines may cross, and a basin is where the whole state settles. Sample paths
+    draw the same noise for all methods.
 
     Parameters
     ----------
@@ -214,7 +218,7 @@ def portrait(
     grid, seeds = _grid(found.region, count), _grid(found.region, 9).reshape(-1, 2)
     with np.errstate(all="ignore"):
         values = np.asarray(objective.value(grid))
-    rates = np.stack([_rates(flow.method, found.eigenvalues) for flow in flows])
+    rates = np.stack([_rates(flow, found) for flow in flows])
     sinks = [_sinks(found.states, rate) for rate in rates]
     pairs = list(zip(flows, sinks, strict=True))
     ends = [_followed(flow, grid.reshape(-1, 2), found.region, points)[0] for flow, points in pairs]
@@ -242,11 +246,22 @@ def _grid(region: np.ndarray, count: int) -> np.ndarray:
     return np.stack(np.meshgrid(*(np.linspace(low, high, count) for low, high in region)), axis=-1)
 
 
-def _rates(method: Method, lam: np.ndarray) -> np.ndarray:
-    """Rates ``-phi lam`` at points with eigenvalues (k, 2), ascending; nan where the gain is infinite."""
+def _rates(flow: Flow, found: CriticalPoints) -> np.ndarray:
+    """Rates (k, 2) at critical points, ascending; nan where the gain is infinite."""
+    if not len(found):
+        return np.zeros((0, 2))
     with np.errstate(all="ignore"):
-        rates = -SpectralResponse(method, lam).gains * lam if len(lam) else np.zeros((0, 2))
-    return np.sort(np.where(np.isfinite(rates), rates, np.nan), axis=-1)
+        pulls = (
+            SpectralResponse(flow.method, found.eigenvalues).gains * found.eigenvalues
+            if flow.metric is None
+            else flow.pulls(found.states)
+        )
+        rates = np.where(np.isfinite(pulls), -pulls, np.nan)
+        if flow.inertia is not None:
+            matrices = flow.inertia.motion(flow.step, 0.0).matrices(np.nan_to_num(pulls, posinf=0, neginf=0))
+            led = np.linalg.eigvals(matrices).real.max(axis=-1)
+            rates = np.where(np.isnan(rates) | (rates == 0), rates, led)
+    return np.sort(rates, axis=-1)
 
 
 def _sinks(states: np.ndarray, rates: np.ndarray) -> Sinks:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._saving import provenance
 from ..flow import Flow
-from ..methods.memory import memoryless
+from ..methods.memory import undecayed
 from ..methods.method import SFN, SGD, Method, Newton
 from ..noise import Noise
 from ..objectives.base import require
@@ -45,7 +45,10 @@ def flows_of(
         for method in ((SGD(), Newton(), SFN(damping=0.1)) if methods is None else methods)
     ]
     for flow in flows:
-        memoryless(flow.method, who)
+        if dim == 2:  # it moves the points where flow lines end
+            undecayed(flow.method, who, metrics=True)
+        if flow.metric is not None:
+            flow.gradient_law  # noqa: B018 - raises where its SDE is not known
     if not flows:
         raise ValueError("`methods` must hold at least one method.")
     return flows
@@ -61,6 +64,7 @@ def shared_fields(flows: list[Flow], found: CriticalPoints, **asked: Any) -> dic
             methods=[repr(flow.method) for flow in flows],
             variables=flows[0].variables,
             noise=repr(flows[0].noise_model),
+            remembered=[list(flow.remembered) for flow in flows],
             **asked,
         ),
     }
