@@ -146,7 +146,7 @@ class AutoRule(LowRankRule):
 
     def length(self, ahead: Prospect) -> float:
         """The step length at an iterate."""
-        return min(self.step(ahead.passes), ahead.limit) * ahead.share
+        return min(self.step(ahead.passes), ahead.ceiling) * ahead.share
 
     def watch(self, loss: float, batch: int) -> Course:
         said = self.guard.watch(loss, batch)

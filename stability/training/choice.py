@@ -139,7 +139,7 @@ def choose(
         refuse("step='auto' chooses momentum, schedule, averaging and refreshes", **own, **refresh)
         return _automatic(method, problem, hessian_batch if told else None, passes)
     plain, memory = _memory(method, own["momentum"])
-    rule = _rule(plain, problem, refresh)
+    rule = _rule(plain, problem, refresh, options["limits"])
     if isinstance(step, SpectralStep) and not rule.rank:
         raise ValueError(
             "SpectralStep needs the eigenvalues of a low-rank method. Use method=st.LRSFN(...), or a number."
@@ -196,12 +196,14 @@ def _refresh(options: Rare) -> dict[str, Any]:
     if options["refresh"] is not None:
         _check.count("refresh", options["refresh"])
     _check.flag("warm", options["warm"])
+    if options["limits"] is not None:
+        _check.flag("limits", options["limits"])
     _check.nonnegative("noise_margin", options["noise_margin"])
     _check.choice("eigensolver", options["eigensolver"], ("block-krylov", "double-pass", "nystrom"))
     return {name: options[name] for name in ("refresh", "warm", "noise_margin", "eigensolver")}
 
 
-def _rule(method: Any, problem: Problem, refresh: dict[str, Any]) -> DirectionRule:
+def _rule(method: Any, problem: Problem, refresh: dict[str, Any], limits: bool | None) -> DirectionRule:
     """The direction rule of a method."""
     if not isinstance(method, Method):
         raise ValueError(
@@ -209,7 +211,7 @@ def _rule(method: Any, problem: Problem, refresh: dict[str, Any]) -> DirectionRu
             f"{', '.join(BASELINES)}; got {method!r}."
         )
     if not method.uses_hessian:
-        refuse(f"{method.label} knows no curvature", **refresh)
+        refuse(f"{method.label} knows no curvature", **refresh, limits=limits or None)
         return MetricRule(method) if isinstance(method, Metric) else DirectionRule()
     require(problem.objective, method.label, "hessian" if method.rank is None else "hvp")
     every = refresh.pop("refresh")

@@ -60,10 +60,13 @@ class History(Result, Framed):
     noise : array (refreshes, rank)
         Standard deviation of their Rayleigh quotients due to the gradient batch's sampling (nan: not known).
     step_limits : array (refreshes,)
-        The largest mean-square-stable step that the linearised theory predicts, one mode at a time: the least
-        over the kept modes and the first one beyond them, as far as that is known, with the run's momentum
-        and weight decay; inf where nothing bounds it. None of methods that look at no curvature (SGD, Adam
-        and the other metrics).
+        The largest stable step at each, of all modes together, with the metric as it stood there and the
+        run's momentum and weight decay. Of steps on all samples it is a lower bound, at most 10 % below the
+        limit and above it with a probability of 0.05 (Kuczynski and Wozniakowski); of batches the lower end
+        of the mean-square limit by `st.advise`, which looks at the curvature of single samples.
+        inf where nothing bounds it; nan where it is not known: it was not asked for (``limits=True``), or P
+        is not positive, as Newton's at a saddle (``stats["limit_unknown"]`` says which). None of methods that
+        look at no curvature (SGD, Adam and the other metrics).
     refreshed_at : array (refreshes,)
         When, in sweeps.
     skipped : array of int
@@ -164,14 +167,21 @@ class History(Result, Framed):
             yield (
                 f"curvature seen last: lambda_1 = {last[0]:.3g}, {least}"
                 f"{int(np.sum(last < 0))} negative; "
-                f"largest step of the run {np.max(self.steps, initial=0.0):.3g}, last predicted mean-square "
-                f"limit {self.step_limits[-1]:.3g}"
+                f"largest step of the run {np.max(self.steps, initial=0.0):.3g}, {self._limit}"
             )
         if len(self.skipped):
             yield (
                 f"{len(self.skipped)} steps were not finite and not taken, the first at iteration "
                 f"{self.skipped[0]}"
             )
+
+    @property
+    def _limit(self) -> str:
+        """What was predicted last of the largest stable step."""
+        limit, why = self.step_limits[-1], self.stats.get("limit_unknown")
+        if np.isnan(limit):
+            return f"largest stable one not known{f': {why}' if why else ''}"
+        return f"last predicted limit {limit:.3g}"
 
     def _course(self) -> Grid:
         """A few iterations from the first to the last."""

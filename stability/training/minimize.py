@@ -26,6 +26,7 @@ from . import choice
 from .baselines import BASELINES, baseline
 from .batches import Batches
 from .history import End, Ending, History
+from .limits import Forecast
 from .options import Armijo, Rare, SpectralStep
 from .problem import Problem, Progress
 from .run import OptimizerRun, RunPlan
@@ -70,10 +71,10 @@ def minimize(
     >>> run.status, bool(run.loss < 1e-9 * run.losses[0])
     ('done', True)
 
-    Without `method` and `step` there is nothing to tune, and the theory bounds the step:
+    Without `method` and `step` there is nothing to tune:
 
-    >>> run = st.minimize(F, np.zeros(4), batch=20, sweeps=60)
-    >>> bool(run.loss < 1e-3 * run.losses[0]), bool(run.steps.max() < run.step_limits.max())
+    >>> run = st.minimize(F, np.zeros(4), batch=20, sweeps=60, limits=True)
+    >>> bool(run.loss < 1e-3 * run.losses[0]), bool(run.steps.max() < run.step_limits.min())
     (True, True)
 
     Parameters
@@ -93,8 +94,7 @@ def minimize(
         The learning rate; a schedule, which is a function of the iteration (counted from 0) or an array with
         a length for each, known before the run; a rule; or ``"auto"``: rank, damping, step, momentum and
         refreshes from the curvature and its sampling noise as measured, nothing to tune; the step falls to
-        zero over the run, stays below the predicted mean-square limit, and the mean of the last fifth of the
-        iterates is returned.
+        zero over the run, and the mean of the last fifth of the iterates is returned.
     batch, hessian_batch : int, optional
         Samples per gradient and per Hessian batch; all samples, and `batch`, by default.
     sweeps, iterations : number
@@ -148,6 +148,11 @@ def minimize(
         Keep the iterate after every so many iterations.
     checkpoint_every : float
         Seconds between checkpoints; 60 by default.
+    limits : bool, optional
+        Predict the largest stable step whenever curvature is renewed, `History.step_limits`: about 20 Hessian
+        products on all samples, where batches are drawn 60 gradients of 2,048 of them, which are not counted
+        as work. By default only where it costs little: for steps on all samples, and a million numbers behind
+        a product at most.
     check : bool
         Compare the gradient of an objective of one's own with its value at the start, by a few values that
         are not counted as work; True by default.
@@ -182,6 +187,7 @@ def minimize(
             hessian_batch=hessian_batch,
             refresh=options["refresh"],
             keep_every=options["keep_every"],
+            limits=options["limits"] or None,
             checkpoint=checkpoint,
             **own,
         )
@@ -239,6 +245,15 @@ def minimize(
         weight_decay=chosen.weight_decay,
         ridge=chosen.ridge,
         average=chosen.average,
+        forecast=Forecast(
+            problem,
+            chosen.memory,
+            chosen.weight_decay,
+            chosen.ridge,
+            size,
+            int(seed),
+            options["limits"],
+        ),
         passes=passes,
         iterations=most,
         seed=int(seed),
@@ -396,6 +411,8 @@ def _history(run: OptimizerRun) -> History:
         }
     if plan.rule.untuned:
         stats["rescues"] = run.rescues
+    if run.unknown:
+        stats["limit_unknown"] = run.unknown
     return History(
         losses=np.array(log.losses),
         sweeps=np.array(log.sweeps),

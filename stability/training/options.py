@@ -27,6 +27,7 @@ class Rare(TypedDict, total=False):
     keep_every: int | None
     checkpoint_every: float
     check: bool
+    limits: bool | None
 
 
 RARE: Rare = {
@@ -41,6 +42,7 @@ RARE: Rare = {
     "keep_every": None,
     "checkpoint_every": 60.0,
     "check": True,
+    "limits": None,
 }
 """Their defaults."""
 
@@ -59,8 +61,8 @@ class Prospect:
         That loss after a step of a length; charged.
     largest : float
         ``|lambda_1|`` as seen last; nan where no eigenvalues are kept.
-    limit : float
-        The largest stable step that was predicted then.
+    ceiling : float
+        A step that the kept modes would not have borne then, each alone.
     passes : float
         Work so far.
     share : float
@@ -73,7 +75,7 @@ class Prospect:
     slope: Callable[[], float]
     value: Callable[[float], float]
     largest: float
-    limit: float
+    ceiling: float
     passes: float
     share: float
     iteration: int
@@ -115,6 +117,8 @@ class ScheduledStep:
 @dataclass(frozen=True)
 class SpectralStep:
     """The step rule ``min(step, limit / |lambda_1|)``, from the largest curvature seen at the last refresh.
+
+    What is seen is a Ritz value, which lies inside the spectrum: a `limit` of 2 is not cautious.
 
     Raises
     ------

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -95,9 +96,16 @@ class DirectionRule:
         """The direction ``p`` (d,): the step goes along ``-p``."""
         return gradient
 
-    def step_limit(self, memory: Memory | None, weight_decay: float) -> float:
-        """The largest stable step that the curvature seen last predicts; inf where none does."""
+    def ceiling(self, memory: Memory | None, weight_decay: float) -> float:
+        """A step that the kept modes would not bear, each alone; inf where there are none.
+
+        No limit: what modes do together, and what was not kept, bears less.
+        """
         return math.inf
+
+    def root(self) -> Callable[[Any], Any] | None:
+        """``V -> S V`` (d, k) with ``P = S S``, as the metric stands; None where P is not positive."""
+        return None
 
     def watch(self, loss: float, batch: int) -> Course:
         """What a batch's loss says of the run."""
@@ -152,6 +160,14 @@ class DenseRule(DirectionRule):
 
     def direction(self, gradient: Any) -> Any:
         return self._local.apply(gradient)
+
+    def root(self) -> Callable[[Any], Any] | None:
+        vectors, gains = self._local.vectors, self._local.response.gains
+        xp = namespace(gains)
+        if not bool(xp.all(gains >= 0)):
+            return None
+        half = xp.sqrt(gains)[:, None]
+        return lambda V: vectors @ (half * (vectors.T @ V))
 
     def state(self) -> dict[str, Any]:
         return {} if self.hessian is None else {"hessian": self.hessian, "last": self.last}
@@ -271,11 +287,18 @@ class LowRankRule(DirectionRule):
         assert self.eig is not None
         return self.eig.precondition(gradient, self.modes.gains, self.modes.tail_gain)
 
-    def step_limit(self, memory: Memory | None, weight_decay: float) -> float:
-        """The largest mean-square-stable step of the linearised theory, one mode at a time."""
+    def ceiling(self, memory: Memory | None, weight_decay: float) -> float:
+        """The least mean-square limit of a kept mode alone, and of one of the size of the first beyond."""
         beta, nesterov = (memory.beta, memory.nesterov) if memory else (0.0, False)
         told: Any = {"nesterov": nesterov, "weight_decay": weight_decay}
         return float(min(self.modes.step_limits(beta, **told).min(), self.modes.tail_limit(beta, **told)))
+
+    def root(self) -> Callable[[Any], Any] | None:
+        assert self.eig is not None
+        gains, tail = self.modes.gains, self.modes.tail_gain
+        if not (np.all(gains >= 0) and tail >= 0):  # nan neither
+            return None
+        return partial(self.eig.precondition, kept=np.sqrt(gains), rest=math.sqrt(tail))
 
     def state(self) -> dict[str, Any]:
         if self.eig is None:

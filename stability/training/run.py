@@ -20,6 +20,7 @@ from ..methods.memory import Memory
 from .batches import Batches, parts
 from .checkpoint import Checkpoint, latest, nameless, slots
 from .history import End, Ending
+from .limits import Forecast
 from .options import Prospect, StepRule
 from .problem import VALUE_COST, Problem, Progress, Work
 from .rules import Course, Curvature, DirectionRule
@@ -28,7 +29,7 @@ GIVE_UP = 10
 """Steps in a row that would not have been finite before a run is called diverged."""
 VECTORS = ("w", "velocity", "best", "sum")
 """What a checkpoint keeps of a run, where there is any, beside its log, rule and batches; and numbers."""
-NUMBERS = ("iteration", "gathered", "limit", "in_a_row", "rescues")
+NUMBERS = ("iteration", "gathered", "ceiling", "unknown", "in_a_row", "rescues")
 _LATER = ("samples", "keep_every")
 """Arguments that older checkpoints do not tell."""
 DECAYS = {"linear": 1.0, "sqrt": 0.5}
@@ -49,6 +50,7 @@ class RunPlan:
     weight_decay: float  # of the weights themselves
     ridge: float  # of weight decay that is a part of the gradient
     average: float  # share of the run, at its end, whose mean iterate is returned; 0 for the last one
+    forecast: Forecast
     passes: float  # the budget
     iterations: float  # at most; may be inf
     seed: int
@@ -87,7 +89,8 @@ class OptimizerRun:
         self.gathered, self.sum = 0, None  # of the iterates that the mean is taken of
         self.iteration, self.work, self.log = 0, Work(), Log()
         self.ending = Ending(End.DONE, "done")
-        self.limit, self.in_a_row = math.inf, 0
+        self.ceiling, self.in_a_row = math.inf, 0
+        self.unknown = ""  # why the limit is not known that was asked for last
         self.best: Any = None  # of what the rule has watched; none before, where it is the start
         self.rescues = 0  # how often the run went back there
         self.whole = True  # between iterations: what a checkpoint may keep
@@ -234,10 +237,11 @@ class OptimizerRun:
         products = plan.rule.refresh(curvature, self.iteration)
         self.work.products += products
         self.work.hessian_passes += 2.0 * products * used
-        self.limit = plan.rule.step_limit(plan.memory, plan.weight_decay)
+        self.ceiling = plan.rule.ceiling(plan.memory, plan.weight_decay)
+        limit, self.unknown = plan.forecast.at(w, plan.rule.root())
         self.log.eigenvalues.append(plan.rule.eigenvalues.copy())
         self.log.noise.append(plan.rule.noise.copy())
-        self.log.step_limits.append(self.limit)
+        self.log.step_limits.append(limit)
         self.log.refreshed_at.append(self.work.passes / problem.samples)
 
     def _prospect(self, loss: float, gradient: Any, direction: Any, rows: np.ndarray | None) -> Prospect:
@@ -254,7 +258,7 @@ class OptimizerRun:
             slope=lambda: float(namespace(gradient).sum(gradient * direction)),
             value=value,
             largest=abs(float(eigenvalues[0])) if len(eigenvalues) else math.nan,
-            limit=self.limit,
+            ceiling=self.ceiling,
             passes=self.work.passes,
             share=(1 - self._share()) ** DECAYS[plan.decay] if plan.decay else 1.0,
             iteration=self.iteration,
@@ -339,7 +343,8 @@ class OptimizerRun:
         plan, asarray = self.plan, self.plan.problem.backend.asarray
         assert plan.checkpoint is not None
         self._slot, found = latest(plan.checkpoint)
-        arrays, values = found.arrays, found.values
+        # Older checkpoints call the ceiling a limit.
+        arrays, values = found.arrays, {"ceiling": found.values.get("limit"), "unknown": "", **found.values}
         try:
             self._compare(values["identity"])
             _check.shaped("w", arrays["w"], (plan.problem.dim,))
