@@ -836,3 +836,70 @@ class TestMessages:
         flow = st.Flow(st.quadratic([30.0, -0.5]), st.SGD(), st.Noise(gradient=0.5), step=0.1)
         with pytest.warns(st.StabilityWarning, match="beyond the Euler scheme's stability limit"):
             st.escape(flow, radius=0.5, paths=10, seed=0, along="unstable")
+
+
+class TestOtherMethods:
+    """Metrics, weight decay and schedules: what has a law keeps it, and what has none says why."""
+
+    TURNED = st.quadratic([1.0, -0.4], rotation_seed=3)
+    NOISE = st.Noise(gradient=[0.5, 0.8])
+
+    def left(self, method, **options):
+        flow = st.Flow(self.TURNED, method, self.NOISE, step=0.01)
+        return st.escape(flow, **{"radius": 0.2, "paths": 300, "seed": 1, "along": "unstable"} | options)
+
+    @pytest.mark.parametrize(
+        "method",
+        [st.SignSGD(), st.RMSprop(weight_decay=0.1), st.SFN(damping=0.1, weight_decay=0.2)],
+        ids=repr,
+    )
+    def test_along_its_own_mode_each_has_a_law(self, method):
+        found = self.left(method)
+        assert abs(found.z) < 4
+        assert found.kolmogorov_smirnov[1] > 1e-3
+        metric = {
+            "SignSGD": np.sqrt(2 / np.pi) / np.array([0.5, 0.8]),
+            "RMSprop + decay 0.1": 1 / (np.array([0.5, 0.8]) + 1e-8),
+        }.get(found.method)
+        assert found.exact == (metric is None)
+        if metric is not None:  # rates, and what is left along, by SciPy's left eigenvectors
+            A = -metric[:, None] * self.TURNED.hessian(np.zeros(2))
+            values, normals, _ = scipy.linalg.eig(A, left=True)
+            k = np.argmax(values.real)
+            assert found.rate == pytest.approx(values[k].real - (0.1 if "decay" in found.method else 0))
+            assert abs(normals[:, k] @ found.along) == pytest.approx(1)
+            assert float(found.status.split("off by ")[1].split()[0]) < 0.02
+
+    @pytest.mark.parametrize(
+        ("method", "options", "reason"),
+        [
+            (st.Adam(), {}, "the running mean's"),
+            (st.Momentum(st.RMSprop()), {}, "the buffer's"),
+            (st.RMSprop(), {"level": "iteration"}, "starts with a mean square of zero"),
+        ],
+        ids=repr,
+    )
+    def test_what_has_no_law_says_why(self, method, options, reason):
+        found = self.left(method, paths=50, t_end=2.0, **options)
+        assert reason in found.reason
+        assert found.left.any()
+
+    def test_weight_decay_that_draws_elsewhere_has_none_either(self):
+        well = st.expression("-0.2*(x - 1)^2", ["x"])
+        flow = st.Flow(well, st.SGD(weight_decay=0.1), st.Noise(gradient=0.5), step=0.05)
+        found = st.escape(flow, [1.0], radius=0.3, paths=50)
+        assert found.reason == "weight decay draws the paths to another point"
+
+    def test_with_a_schedule_the_exits_are_simulates(self):
+        steps = 0.1 / np.sqrt(1 + np.arange(200))
+        flow = st.Flow(self.TURNED, st.SGD(), self.NOISE, step=steps)
+        found = st.escape(flow, radius=0.3, paths=100, t_end=steps.sum())
+        ens = st.simulate(flow, start=[0, 0], t_end=steps.sum(), paths=100, seed=0, exit=0.3)
+        np.testing.assert_array_equal(found.times, ens.exit_times)
+        assert found.reason.startswith("the step is a schedule")
+        text = str(found)
+        assert "SGD, SDE, a schedule: first exits" in text
+        when = np.searchsorted(np.cumsum(steps), found.seen * (1 - 1e-12)) + 1
+        assert found.stats["path_steps"] == when.sum()
+        with pytest.raises(ValueError, match=r"`t_end` must be given .* a schedule"):
+            st.escape(flow, radius=0.3, paths=100)

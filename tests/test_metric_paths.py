@@ -266,8 +266,6 @@ class TestRefused:
             self.run(st.RMSprop(), scheme="exponential")
         with pytest.raises(ValueError, match=r"`control` needs a linearised flow.*control=False"):
             self.run(st.RMSprop(), control=True)
-        with pytest.raises(ValueError, match=r"st\.escape is for.*st\.simulate\(\.\.\., exit=radius\)"):
-            st.escape(well(st.Adam()), [0.0, 0.0], radius=0.5, paths=5)
         assert np.isnan(self.run(st.Adam(), exit=0.7, level="iteration").exit_times).all()
 
     def test_time_steps_that_are_too_long_are_told(self):

@@ -147,11 +147,15 @@ class EnsemblePlan:
         return max(1, min(max(16, min(256, CHUNK // size)), LARGEST_CHUNK // size))
 
     def times(self) -> np.ndarray:
-        return self.saved * self.dt if self.schedule is None else self.schedule.times[self.saved]
+        return self.clock(self.saved)
 
     def time(self, step: int) -> float:
         """After so many time steps."""
-        return step * self.dt if self.schedule is None else float(self.schedule.times[step])
+        return float(self.clock(step))
+
+    def clock(self, steps: Any) -> Any:
+        """The times after so many time steps, an array of any shape."""
+        return steps * self.dt if self.schedule is None else self.schedule.times[steps]
 
 
 def stepwise(plan: EnsemblePlan, flow: Flow, *, samples: bool = False) -> Stepwise | Averaged:

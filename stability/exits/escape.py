@@ -12,13 +12,13 @@ from .. import _check
 from .._check import Interrupted
 from .._saving import provenance
 from ..ensembles.block import Recorder, Signals, run_block
+from ..ensembles.clock import scheduled
 from ..ensembles.plan import EnsemblePlan
 from ..ensembles.request import Request, compiled, threads
 from ..ensembles.threads import in_order
 from ..flow import Flow
 from ..linear.linearize import linearize
 from ..linear.result import LinearFlow
-from ..methods.memory import Memory
 from ..methods.response import check_cut
 from .chain import watched
 from .exit_time import ExitTime, exit_time
@@ -73,13 +73,14 @@ def escape(
         are those of ``simulate(..., exit=...)``.
     t_end : float, optional
         When to stop watching, a multiple of `dt`. By default when the law says that 99.9 % have left, but no
-        more than about ten seconds' work.
+        more than about ten seconds' work. With a schedule it must be given, a sum of its first steps.
     dt : float, optional
         Time step of the SDE; `step` by default.
     level : {"sde", "iteration"}
     along : int, "unstable" or array (d,), optional
         A mode of ``linearize(flow, at)`` (largest ``|lam|`` first), the eigenvector of the smallest
-        eigenvalue, or any direction.
+        eigenvalue, or any direction. A metric's modes are not orthogonal: a slab along one is bounded in the
+        mode's own share of ``w - at``.
     workers : int, optional
         Threads; by default one per core where a step is long enough to share, else one.
 
@@ -101,19 +102,16 @@ def escape(
     Every path starts at `at` and is watched after each time step until it leaves. The law is known for a slab
     along an eigenvector of the Hessian with additive noise, or in one dimension: the component along it is
     then a process of its own. On a quadratic it is the law of these very paths; elsewhere of the linearised
-    flow, and `status` says so. A ball in more dimensions is only simulated (see `Escape.bounds`).
+    flow, and `status` says so. A metric's law is of steps under the mean square that the noise has at `at`.
+    With momentum, a running mean of gradients, a schedule, or weight decay that draws elsewhere, no law is
+    known, and `reason` says why. A ball in more dimensions is only simulated (see `Escape.bounds`).
     """
     if not isinstance(flow, Flow):
         raise ValueError(f"`flow` must be a st.Flow(objective, method, noise, step=...); got {flow!r:.60}.")
-    if not flow.plain:
-        what = "a schedule" if flow.schedule is not None else repr(flow.method)
-        raise ValueError(
-            "st.escape is for steps of one length, with a preconditioner that follows the curvature alone; "
-            f"got {what}. Use st.simulate(..., exit=radius), which times the exits of any flow."
-        )
+    steady = flow if flow.schedule is None else _first_of(flow, t_end)
     # A buffer moves neither the critical point nor its modes.
-    linear = linearize(flow.without_memory(), at)
-    setting = _Setting(linear, along, _check.positive("radius", radius), flow.memory)
+    linear = linearize(steady.without_memory(), at)
+    setting = _Setting(linear, along, _check.positive("radius", radius), flow, level)
     paths = _check.count("paths", paths)
     if t_end is None:
         t_end = setting.horizon(paths, flow.step if dt is None else _check.positive("dt", dt))
@@ -138,6 +136,7 @@ def escape(
         center=request.center,
         radius=math.inf,
         compiled=compiled(None),
+        schedule=request.schedule,
     )
     done: list[_Watch] = []
     try:
@@ -154,28 +153,40 @@ def escape(
     return _result(setting, plan, done)
 
 
+def _first_of(flow: Flow, t_end: float | None) -> Flow:
+    """The flow at the first step of its schedule."""
+    if t_end is None:
+        raise ValueError(
+            "`t_end` must be given where the flow's `step` is a schedule: no law sets the clock. Use "
+            "st.escape(..., t_end=...), a sum of its first steps."
+        )
+    return flow.at_step(float(scheduled(flow, _check.positive("t_end", t_end), 0).steps[0]))
+
+
 class _Setting:
     """What is left, and what theory says of it before any path is simulated."""
 
-    def __init__(self, linear: LinearFlow, along: Any, radius: float, memory: Memory | None):
+    def __init__(self, linear: LinearFlow, along: Any, radius: float, flow: Flow, level: str):
         self.linear, self.radius = linear, radius
-        self.direction = _direction(along, linear)
+        self.modes = _Modes(linear)
+        self.direction = _direction(along, self.modes)
         if linear.flow.bends:
             check_cut(linear.flow.method, linear.eigenvalues)
         # A buffer adds up steps: once it has filled, momentum is the flow without it at a longer step.
-        self.speed = 1.0 if memory is None else memory.weight / (1 - memory.beta)
-        diffusion = linear.flow.diffusion(linear.at)
+        self.speed = 1.0 if flow.memory is None else flow.memory.weight / (1 - flow.memory.beta)
+        diffusion = self.modes.diffusion
         if not np.trace(diffusion) > 0:
             raise ValueError(
                 "No noise moves a path that starts at the critical point: it stays there. Give the flow "
                 "st.Noise(gradient=...)."
             )
         # Of each mode alone: what noise shares between modes does not move any of them by itself.
-        self.diffusions = np.einsum("ji,jk,ki->i", linear.vectors, diffusion, linear.vectors)
-        self.rate, self.diffusion, self.reason = _projected(linear, self.direction, diffusion)
-        if memory is not None:
+        normals = self.modes.normals
+        self.diffusions = np.einsum("ji,jk,ki->i", normals, diffusion, normals)
+        self.rate, self.diffusion, self.reason = _projected(self.modes, self.direction)
+        if other := _unlike(flow, linear, level):
             self.rate = self.diffusion = math.nan
-            self.reason = "with momentum the way out depends on the speed too, which is the buffer's"
+            self.reason = other
         self.known = not math.isnan(self.rate)
         self.guess = (
             exit_time(rate=self.rate, diffusion=self.diffusion, radius=radius)
@@ -183,15 +194,14 @@ class _Setting:
             else self._first()
         )
         model = linear.flow.noise_model
-        self.quadratic = linear.flow.constant_hessian
-        self.exact = self.quadratic and not model.has_curvature and model.linear and memory is None
+        self.quadratic = linear.flow.constant_hessian and linear.metric is None
+        self.exact = self.quadratic and not model.has_curvature and model.linear and not other
 
     def _first(self) -> ExitTime:
         """The law of the mode that leads out first, to set the clock by."""
-        modes = self.diffusions
-        overlap = (
-            np.ones(len(modes)) if self.direction is None else np.abs(self.linear.vectors.T @ self.direction)
-        )
+        modes, overlap = self.diffusions, self.modes.reach
+        if self.direction is not None:
+            overlap = overlap * np.abs(self.linear.vectors.T @ self.direction)
         # Modes that noise moves, and that lead anywhere along the direction.
         able = np.flatnonzero((modes > 1e-20 * modes.max()) & (overlap > 1e-6))
         if not len(able):  # noise reaches the direction only by way of others, if at all
@@ -221,12 +231,13 @@ class _Setting:
         for side in (self.radius * self.direction, -self.radius * self.direction):
             straight = self.rate * side
             try:
-                gaps.append(
-                    float(np.linalg.norm(flow.drift(self.linear.at + side) - straight))
-                    / max(float(np.linalg.norm(straight)), 1e-300)
-                )
+                gap = flow.drift(self.linear.at + side) - straight
             except ValueError:  # the gain is singular there
                 gaps.append(math.inf)
+                continue
+            if self.linear.metric is not None:  # whose modes are not orthogonal: only what leads out counts
+                gap = gap @ self.direction
+            gaps.append(float(np.linalg.norm(gap)) / max(float(np.linalg.norm(straight)), 1e-300))
         return max(gaps)
 
     def status(self, times: np.ndarray, lost: np.ndarray) -> str:
@@ -260,25 +271,68 @@ class _Setting:
         return "; ".join(told) or "ok"
 
 
-def _direction(along: Any, linear: LinearFlow) -> np.ndarray | None:
+class _Modes:
+    """The modes at the critical point, as what leaves a slab sees them.
+
+    Attributes
+    ----------
+    linear : LinearFlow
+    normals : array (d, d)
+        Unit columns ``n``: what ``n.(w - at)`` is moves by itself. The eigenvectors; of a metric, whose modes
+        are not orthogonal, the left ones.
+    reach : array (d,)
+        How far a path along a mode is for each unit of that.
+    diffusion : array (d, d)
+        What noise adds at the point, per unit of t.
+    """
+
+    def __init__(self, linear: LinearFlow):
+        self.linear, frame = linear, linear._dynamics.frame
+        if frame.orthonormal:
+            self.normals, self.reach = linear.vectors, np.ones(len(linear.at))
+            self.diffusion = linear.flow.diffusion(linear.at)
+            return
+        self.reach = np.linalg.norm(frame.inverse, axis=1)
+        self.normals = frame.inverse.T / self.reach
+        self.diffusion = linear.flow.step * frame.outward(linear._dynamics.source)
+
+    @property
+    def drift(self) -> np.ndarray:
+        """The Jacobian of the drift (d, d)."""
+        return (self.linear.vectors * self.linear.rates) @ self.linear._dynamics.frame.inverse
+
+
+def _unlike(flow: Flow, linear: LinearFlow, level: str) -> str:
+    """Why the way out is not that of a linear flow of positions alone; empty where it is."""
+    if flow.schedule is not None:
+        return "the step is a schedule, and the noise changes with it"
+    if flow.inertia is not None:
+        whose = "buffer's" if flow.memory is not None else "running mean's"
+        return f"with momentum the way out depends on the speed too, which is the {whose}"
+    if flow.metric is not None and flow.metric.means and level == "iteration":
+        return "an iteration starts with a mean square of zero: its first steps are long"
+    if linear._dynamics.offset.any():
+        return "weight decay draws the paths to another point"
+    return ""
+
+
+def _direction(along: Any, modes: _Modes) -> np.ndarray | None:
     """The slab's unit vector (d,); in one dimension a ball is a slab."""
-    dim = len(linear.at)
+    dim = len(modes.reach)
     if along is None:
         return np.ones(1) if dim == 1 else None
     if isinstance(along, str):
         _check.choice("along", along, ("unstable",))
-        return linear.vectors[:, int(np.argmin(linear.eigenvalues))]
+        return modes.normals[:, int(np.argmin(modes.linear.eigenvalues))]
     if isinstance(along, (int, np.integer)) and not isinstance(along, bool):
-        return linear.vectors[:, _check.count("along", along, least=0, most=dim - 1, why="a mode")]
+        return modes.normals[:, _check.count("along", along, least=0, most=dim - 1, why="a mode")]
     vector = _check.shaped("along", along, (dim,))
     if not vector.any():
         raise ValueError("`along` must be a direction, not the zero vector.")
     return vector / np.linalg.norm(vector)
 
 
-def _projected(
-    linear: LinearFlow, direction: np.ndarray | None, diffusion: np.ndarray
-) -> tuple[float, float, str]:
+def _projected(modes: _Modes, direction: np.ndarray | None) -> tuple[float, float, str]:
     """Rate and diffusion of the component along the direction, or nan and why it has no law of its own."""
     if direction is None:
         return (
@@ -286,14 +340,14 @@ def _projected(
             math.nan,
             "a ball in more than one dimension; `bounds` holds it between the modes' own laws on a quadratic",
         )
-    noise, reason = linear.flow.noise_model, ""
-    drift = (linear.vectors * linear.rates) @ linear.vectors.T
+    noise, reason, drift = modes.linear.flow.noise_model, "", modes.drift
+    diffusion = modes.diffusion
     rate, strength = float(direction @ drift @ direction), float(direction @ diffusion @ direction)
     if noise.has_curvature:
         reason = "curvature noise grows with the distance, and mixes the modes"
     elif not noise.linear:
         reason = "the noise draws its own samples, whose law is not known to be Gaussian"
-    elif np.linalg.norm(drift @ direction - rate * direction) > 1e-9 * np.max(np.abs(linear.rates)):
+    elif np.linalg.norm(direction @ drift - rate * direction) > 1e-9 * np.max(np.abs(modes.linear.rates)):
         reason = "the direction is not an eigenvector: other modes drive the component along it"
     elif strength <= 1e-20 * float(np.trace(diffusion)):
         reason = "no noise reaches the component along this direction"
@@ -304,7 +358,7 @@ def _result(setting: _Setting, plan: EnsemblePlan, parts: list[_Watch]) -> Escap
     times, seen, exits, lost = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("times", "seen", "exits", "lost")
     )
-    linear, flow, t_end = setting.linear, plan.flow, plan.steps * plan.dt
+    linear, flow, t_end = setting.linear, plan.flow, plan.time(plan.steps)
     return Escape(
         times=times,
         seen=seen,
@@ -327,7 +381,7 @@ def _result(setting: _Setting, plan: EnsemblePlan, parts: list[_Watch]) -> Escap
         reason=setting.reason,
         status=setting.status(times, lost),
         stats={
-            "path_steps": int(np.sum(np.round(seen / plan.dt))),
+            "path_steps": int(np.sum(_steps_to(plan, seen))),
             "left": int(np.isfinite(times).sum()),
             "lost": int(lost.sum()),
         },
@@ -335,6 +389,11 @@ def _result(setting: _Setting, plan: EnsemblePlan, parts: list[_Watch]) -> Escap
             seed=plan.seed, paths=len(times), flow=repr(flow), radius=setting.radius, t_end=t_end, dt=plan.dt
         ),
     )
+
+
+def _steps_to(plan: EnsemblePlan, times: np.ndarray) -> np.ndarray:
+    """How many time steps lead to these times."""
+    return np.round(times / plan.dt) if plan.schedule is None else plan.schedule.numbers("times", times)
 
 
 class _Watch(Recorder):
@@ -346,7 +405,7 @@ class _Watch(Recorder):
     def __init__(self, plan: EnsemblePlan, count: int, direction: np.ndarray | None, radius: float):
         self.plan, self.direction, self.size = plan, direction, radius
         self.inside, self.lost = np.ones(count, dtype=bool), np.zeros(count, dtype=bool)
-        self.times, self.seen = np.full(count, np.nan), np.full(count, plan.steps * plan.dt)
+        self.times, self.seen = np.full(count, np.nan), np.full(count, plan.time(plan.steps))
         self.exits = np.full((count, plan.flow.dim), np.nan)
 
     def follow(self, step: int, states: np.ndarray, unit: float) -> None:
@@ -372,7 +431,7 @@ class _Watch(Recorder):
         moved, column = gone.any(axis=0), np.arange(len(rows))
         left = moved & out[when, column]
         given_up = moved & ~left
-        self.seen[rows[moved]] = (step + when[moved]) * self.plan.dt
+        self.seen[rows[moved]] = self.plan.clock(step + when[moved])
         self.times[rows[left]] = self.seen[rows[left]]
         self.exits[rows[left]] = offset[when[left], :, column[left]]
         self.lost[rows[given_up]] = True

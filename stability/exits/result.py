@@ -41,11 +41,12 @@ class Escape(Result):
     at, along : arrays (d,)
         The critical point, and the slab's unit vector; zeros for a ball.
     radius, t_end, dt : float
+        `dt` is nan where the flow's step is a schedule.
     eigenvalues, rates, diffusions : arrays (d,)
-        Of the Hessian at `at`, largest ``|lam|`` first; of each mode, ``-phi lam`` and the variance that
-        noise adds per unit of t.
+        Of the Hessian at `at`, largest ``|lam|`` first; of each mode, ``-phi lam - weight_decay`` and the
+        variance that noise adds per unit of t (with a schedule, at its first step).
     vectors : array (d, d)
-        Eigenvectors, as columns.
+        Eigenvectors, as columns; the modes of a metric, as `LinearFlow` has them.
     rate, diffusion : float
         Of the motion along `along`; nan where it has no law of its own, and `reason` says why.
     exact : bool
@@ -210,7 +211,7 @@ class Escape(Result):
 
         Of a slab, its two sides (1, 2).
         """
-        axes = self.along[:, None] if self.along.any() else self.vectors
+        axes = self.along[:, None] if self.along.any() else self._shares
         parts = self.exits[self.left] @ axes
         if not len(parts):
             return np.full((axes.shape[1], 2), np.nan)
@@ -222,6 +223,12 @@ class Escape(Result):
                 for i in range(axes.shape[1])
             ]
         )
+
+    @property
+    def _shares(self) -> np.ndarray:
+        """Columns (d, d) by which a state is split among the modes; of a metric they are not orthogonal."""
+        apart = self.vectors.T @ self.vectors - np.eye(len(self.at))
+        return self.vectors if np.abs(apart).max() < 1e-9 else np.linalg.inv(self.vectors).T
 
     def bounds(self, t: Any) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper bound on the survival of a ball of a linear flow at times `t`.
@@ -283,16 +290,15 @@ class Escape(Result):
     def _region(self) -> str:
         if not self.along.any():
             return f"|w - at| < {self.radius:g}"
-        overlap = np.abs(self.vectors.T @ self.along)
+        shares = self._shares / np.linalg.norm(self._shares, axis=0)
+        overlap = np.abs(shares.T @ self.along)
         mode = f"mode {np.argmax(overlap)}" if overlap.max() > 1 - 1e-9 else "the given direction"
         return f"|v.(w - at)| < {self.radius:g} along {mode}"
 
     def _page(self) -> Iterator[str | Grid]:
         level = "SDE" if self.level == "sde" else "iteration"
-        yield (
-            f"{self.method}, {level}, dt = {self.dt:g}: first exits from {self._region}, to t = "
-            f"{self.t_end:g}"
-        )
+        clock = "a schedule" if math.isnan(self.dt) else f"dt = {self.dt:g}"
+        yield (f"{self.method}, {level}, {clock}: first exits from {self._region}, to t = {self.t_end:g}")
         half = f", half of all by t = {self.median:.5g}" if math.isfinite(self.median) else ""
         yield f"{int(self.left.sum())} of {len(self.times)} paths left{half}"
         value, error = self.mean
