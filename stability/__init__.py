@@ -10,6 +10,7 @@ from . import _check, datasets, results
 from ._array import Backend
 from ._check import Interrupted, StabilityWarning, Unstable
 from ._saving import Study, load, save
+from .advice.library import advise
 from .comparison import compare
 from .datasets.table import read_table
 from .densities.density import stationary_density
@@ -71,6 +72,7 @@ __all__ = [
     "StabilityWarning",
     "Study",
     "Unstable",
+    "advise",
     "almost_sure_limit",
     "autoencoder",
     "bounds",

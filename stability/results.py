@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._estimate import Estimate
 from ._saving import Study, later
+from .advice.result import Advice
 from .comparison import Comparison
 from .datasets.images import Dataset
 from .datasets.table import Table
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from .symbolic.theorem import Theorem, Verdict
 
 __all__ = [
+    "Advice",
     "AlmostSureLimit",
     "Bound",
     "Bounds",

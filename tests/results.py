@@ -49,6 +49,9 @@ def _landscapes():
 
 
 def _others():
+    yield st.advise(
+        st.quadratic([1.0, 0.1]), [1.0, 0.5], step=0.1, noise=st.Noise(gradient=0.1, curvature=0.1)
+    )
     eig = st.randomized_eigh(lambda block: np.diag([3.0, 2.0, 1.0]) @ block, 3, 2)
     yield from (eig, st.spectrum(st.quadratic(np.linspace(1.0, 2.0, 40))))
     yield st.minimize(st.quadratic([1.0, 0.1]), [1.0, 1.0], method=st.SGD(), step=0.5, sweeps=8)

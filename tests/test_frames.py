@@ -32,6 +32,7 @@ ROWS = {
     "MethodTable": (4, "rate"),
     "DerivativeCheck": (5, "ok"),
     "Table": (2, "kind"),
+    "Advice": (2, "step limit"),
 }
 """Rows of a kind's frame, and one of its columns."""
 

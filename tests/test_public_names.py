@@ -13,7 +13,7 @@ NAMES = {
     "objectives": "quadratic expression landscape logistic least_squares mlp autoencoder read_table datasets "
     "Objective check_derivatives",
     "flows": "Flow Noise",
-    "theory": "linearize bounds exact_mode exit_time theorem theorems method_table trajectory "
+    "theory": "linearize bounds advise exact_mode exit_time theorem theorems method_table trajectory "
     "stationary_density almost_sure_limit lyapunov_exponents",
     "measurement": "simulate escape compare tail_index critical_points portrait profile",
     "solver": "minimize randomized_eigh spectrum SpectralStep Armijo Backend",

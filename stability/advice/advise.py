@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,10 @@ from .._progress import Bar, progress_bar
 from .._saving import provenance
 from .._streams import stream
 from ..lowrank.operator import Operator
+from ..methods.memory import Memory
 from ..spectra.lanczos import Tridiagonals, lanczos
 from .closure import Blocks, Closed
+from .ends import DOUBT, above
 from .noise import Noisy, exponent, ratio
 from .optimizer import Optimizer
 from .place import Along, Place, Unknown
@@ -28,22 +30,20 @@ SAMPLES = 2048
 """Samples that are looked at by default."""
 HORIZON = 1000
 """Iterations over which the noise floor builds up."""
-CONFIDENCE = 0.95
-"""Of the bracket."""
 BATCHES = (0.25, 0.5, 2.0, 4.0, 8.0)
 """Other batch sizes that limits are told of, as multiples of the one in use."""
 
 _LEAST = 20  # gradients
 _SHARE = 0.2  # of the budget: Lanczos steps on the metric's curvature
 _ROWS, _DEPTH = 3, 2  # vectors of noise, and Lanczos steps from each
-_SHARP = 4  # Lanczos steps on the plain Hessian, under a metric
-_DRAWN, _SPENT = 32, 4.0  # batches for the batch sharpness at most, and gradients for them
+_SHARP = 3  # Lanczos steps on the plain Hessian, under a metric
+_DRAWN, _SPENT = 32, 2.0  # batches for the batch sharpness at most, and gradients for them
 _PROBES = 6
 _SCREENED = (4, 4)  # modes and probes that find the samples that carry the curvature
 _HEAVY = 8  # samples whose own directions join
 _STANDS_OUT = 4.0  # how many times the usual share of the curvature's noise a sample must have to join
 _NOTHING = 1e-20  # of a sample's squared noise: a gradient that is rounding
-_DOUBT = 0.3  # of what the closure takes from the limit: how wrong it may be
+_CLOSURE = 0.3  # of what the closure takes from the limit: how wrong it may be
 
 
 @dataclass(frozen=True)
@@ -66,17 +66,10 @@ class Row:
     residuals: np.ndarray
     exhausted: bool
 
-    def upper(self, n: int, confidence: float) -> float:
-        """What the largest eigenvalue is below with this probability, the start being random.
-
-        Kuczynski and Woźniakowski 1992, for a matrix that may be indefinite.
-        """
-        top, low = float(self.values[0]), float(self.values[-1])
-        if self.exhausted:
-            return top
-        delta = (1 - confidence) / 2
-        eps = (math.log(1.648 * math.sqrt(n) / delta) / (2 * len(self.values) - 1)) ** 2
-        return top + eps * (top - low) / (1 - 2 * eps) if eps < 0.5 else math.inf
+    def upper(self, n: int) -> float:
+        """What the largest eigenvalue does not pass, but with a small probability."""
+        top = float(self.values[0])
+        return top if self.exhausted else above(float(self.values[-1]), top, n, len(self.values))
 
 
 def examine(
@@ -222,25 +215,29 @@ class Examination:
     def advice(self) -> Advice:
         """All stages; where one is interrupted, what is known."""
         try:
-            for stage in self._stages():
+            for stage, names in self._stages():
                 try:
                     stage()
                 except Unknown as why:
-                    self.notes.append(str(why))
+                    self.reasons.update(dict.fromkeys(names, str(why)))
+                    if stage == self._look_along:
+                        break
         except KeyboardInterrupt:
             self.notes.append("Interrupted: what was not reached is not known.")
         return self._told()
 
-    def _stages(self) -> Iterator[Callable[[], None]]:
-        yield self._lead
-        yield self._take_gradient
-        yield self._draw_batches
-        yield self._take_noise
-        yield self._sharpen
-        yield self._look_along
-        yield self._limits
-        yield self._noise
-        yield self._exponent
+    def _stages(self) -> Iterator[tuple[Callable[[], None], Sequence[str]]]:
+        """What is done, and what is not known where it cannot be."""
+        floors = ("noise_floor", "drop", "critical_batch")
+        yield self._lead, ()
+        yield self._take_gradient, ()
+        yield self._draw_batches, ("batch_sharpness",)
+        yield self._take_noise, floors
+        yield self._sharpen, ("sharpness",)
+        yield self._look_along, ("step_limit", *floors, "noise_exponent")
+        yield self._limits, ("step_limit",)
+        yield self._noise, floors
+        yield self._exponent, ("noise_exponent",)
 
     def _lead(self) -> None:
         """The leading curvature: Lanczos from a random start."""
@@ -248,7 +245,10 @@ class Examination:
         steps = min(max(3, round(_SHARE * self.budget)), place.n)
         self.row = self._lanczos(self.curvature, steps)
         self.found["curvatures"] = self.row.values
-        self.found["preconditioned_sharpness"] = float(self.row.values[0])
+        top = self.found["preconditioned_sharpness"] = float(self.row.values[0])
+        if top > 0:
+            memory = self.optimizer.memory or Memory(0.0)
+            self.found["deterministic_limit"] = float(memory.mean_limit(top, self.decoupled))
         if not self._metric:
             self.found["sharpness"] = float(self.row.values[0])
 
@@ -335,11 +335,14 @@ class Examination:
             Q = place.backend.xp.concat([Q, heavy], axis=1)
         k = Q.shape[1]
         probes = _PROBES if place.n > k else 0
-        while k + probes > 2 and place.price(k + probes) > max(self.left - reserve, 0.1 * self.budget):
-            # Of the modes the last ones hardly matter; of heavy samples the last ones neither.
-            probes, k = (probes - 1, k) if probes > 4 else (probes, k - 1)
-            if k < 1:
-                raise Unknown(f"The budget of {self.budget:g} gradients leaves none for single samples.")
+        while place.price(k + probes) > max(self.left - reserve, 0.1 * self.budget):
+            # The last modes matter least; a few probes tell of all that is left out.
+            if k > max(probes, 1):
+                k -= 1
+            elif probes > 2:
+                probes -= 1
+            else:
+                raise Unknown(f"a budget of {self.budget:g} gradients is too small to look at single samples")
         Q = Q[:, :k]
         G = self._probes(Q, probes)
         V = Q if G is None else place.backend.xp.concat([Q, G], axis=1)
@@ -394,13 +397,16 @@ class Examination:
             return None
         operator = Operator((self.curvature,), place.n, place.backend, self.normals)
         start, found = self.normals((place.n, 1)), []
-        for s in chosen:
-            vector = start
-            for _ in range(2):  # its range, the larger curvatures first
-                vector = self.curvature(vector, np.array([s]))
-                size = math.sqrt(self._dot(vector, vector))
-                vector = vector / size if size > 0 else start
-            found.append(vector)
+        try:
+            for s in chosen:
+                vector = start
+                for _ in range(2):  # its range, the larger curvatures first
+                    vector = self.curvature(vector, np.array([s]))
+                    size = math.sqrt(self._dot(vector, vector))
+                    vector = vector / size if size > 0 else start
+                found.append(vector)
+        except Unknown:  # whoever has no samples of its own has none that stand out
+            return None
         rows = place.backend.xp.concat(found, axis=1).T
         return operator.orthonormal(rows, Q.T)[0].T
 
@@ -424,8 +430,8 @@ class Examination:
         self.found["step_limit"] = limit
         self.found["deterministic_limit"] = closed.deterministic
         self.found["exact"] = self.blocks.width == 0 and self.seen.exact and self._all_samples
-        apart = 0.0 if self.found["exact"] else _DOUBT * max(most - limit, 0.0)
-        upper = self.row.upper(self.place.n, CONFIDENCE)
+        apart = 0.0 if self.found["exact"] else _CLOSURE * max(most - limit, 0.0)
+        upper = self.row.upper(self.place.n)
         self.found["step_limit_bracket"] = max(limit - apart, 0.0) * top / upper, max(most, limit)
         self.found["closed"] = closed
         self.found["mode_limits"] = self._mode_limits()
@@ -558,7 +564,7 @@ class Examination:
             samples=self.place.samples,
             population=self.place.population,
             parameters=self.place.n,
-            confidence=CONFIDENCE,
+            confidence=1 - DOUBT,
             stats=stats,
             provenance=provenance(seed=self.seed, budget=self.budget),
         )

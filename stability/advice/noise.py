@@ -123,6 +123,15 @@ def exponent(gradients: np.ndarray, curvatures: np.ndarray) -> Estimate:
     return Estimate(slope, math.sqrt(max(scatter, spread)))
 
 
+def slope_of(curvatures: np.ndarray, variances: np.ndarray) -> Estimate:
+    """The slope of log variances over log curvatures of modes (d,), both known exactly."""
+    kept = (curvatures > 1e-12 * np.max(curvatures)) & (variances > 1e-12 * np.max(variances))
+    if kept.sum() < 2 or np.ptp(np.log(curvatures[kept])) < 1e-9:
+        why = "a slope needs two modes of different positive curvature and with noise"
+        return Estimate(math.nan, math.nan, why)
+    return Estimate(_slope(np.log(curvatures[kept]), np.log(variances[kept])), 0.0)
+
+
 def _slope(x: np.ndarray, y: np.ndarray) -> float:
     x = x - x.mean()
     return float(x @ y / (x @ x))

@@ -1,17 +1,21 @@
-"""Places of this package's objectives."""
+"""Places of this package's objectives: with samples, and under a model of the noise."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from .._array import Backend
-from ..objectives.base import defines
-from .place import Along, Work
+from .._streams import stream
+from ..noise import GaussianInputs, Noise
+from ..objectives.base import defines, trait
+from .place import Along, Unknown, Work
 
 HOST = Backend("numpy", np)
 _FACTORS = 2e8  # numbers: rows of all samples' curvature
+_DRAWN = 1024  # samples that stand for a model of the noise
 _MATRICES = 5e7  # numbers: Hessians of all samples
 
 
@@ -118,3 +122,110 @@ class ObjectivePlace:
         F = self.objective
         by_factors = hasattr(F, "hessian_factors") and F.n_samples * F.outputs * self.n <= _FACTORS
         return k / 3 if by_factors else k / 3 + 2 * k
+
+
+class ModelPlace:
+    """A state of an objective under a model of the noise, which samples are drawn from afresh.
+
+    Parameters
+    ----------
+    objective : Objective
+        With ``gradient`` and ``hvp`` or ``products``.
+    w : array (n,)
+    noise : Noise
+        Gaussian of a given size, or of Gaussian inputs.
+    seed : int
+
+    Raises
+    ------
+    ValueError
+        If the noise is of another class.
+    """
+
+    def __init__(self, objective: Any, w: np.ndarray, noise: Noise, seed: int = 0):
+        if type(noise) not in (Noise, GaussianInputs):
+            raise ValueError(
+                f"In {len(w)} dimensions `noise` must be given by its size, or be streaming; got {noise!r}. "
+                "Use st.Noise(gradient=..., curvature=...), or an objective with samples."
+            )
+        self.objective, self.w, self.noise = objective, w, noise
+        self.backend, self.n, self.population = HOST, len(w), math.inf
+        self.samples = _DRAWN
+        self.work, self.rng = Work(), stream(seed, 1)
+        reference = noise.reference if noise.reference is not None else trait(objective, "reference")
+        self.offset = np.zeros(self.n) if reference is None else w - reference
+
+    def product(self, V: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """The Hessian times V (n, k); a batch's own is not known."""
+        if rows is not None and self.noise.has_curvature:
+            raise Unknown("a model of the noise has no batches whose Hessians could be asked")
+        self.work.products += V.shape[1] * (1.0 if rows is None else len(rows) / self.samples)
+        if defines(self.objective, "products"):
+            return np.asarray(self.objective.products(self.w)(V), dtype=float)
+        return np.asarray(self.objective.hvp(self.w, V), dtype=float)
+
+    def gradient(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """The gradient (n,), with the noise of as many samples as there are in `rows`."""
+        self.work.gradients += 1.0 if rows is None else len(rows) / self.samples
+        mean = np.asarray(self.objective.gradient(self.w), dtype=float)
+        return mean if rows is None else mean + self._drawn() / math.sqrt(len(rows))
+
+    def _drawn(self) -> np.ndarray:
+        """One sample's gradient noise (n,) at this state."""
+        noise, normal, offset = self.noise, self.rng.standard_normal, self.offset
+        if isinstance(noise, GaussianInputs):
+            C, half = noise._inputs(self.w), noise._half
+            size = math.sqrt(noise.label_noise**2 + float(offset @ C @ offset))
+            return size * (half @ normal(self.n)) + C @ offset * normal()
+        own = noise._zeta_rows(normal((self.n, 1)), self.n)[:, 0] * math.sqrt(noise.batch)
+        length = float(np.linalg.norm(offset))
+        return own + noise.curvature * (length * normal(self.n) + offset * normal())
+
+    def signed_gradient(self, signs: np.ndarray) -> np.ndarray:
+        """``sum_s signs_s g_s / m`` (n,)."""
+        self.work.gradients += 1
+        mean = np.asarray(self.objective.gradient(self.w), dtype=float)
+        size = float(np.linalg.norm(signs)) / self.samples
+        return float(np.mean(signs)) * mean + size * self._drawn()
+
+    def second_moment(self) -> np.ndarray:
+        """``E g_s^2`` (n,)."""
+        self.work.gradients += 1
+        mean = np.asarray(self.objective.gradient(self.w), dtype=float)
+        noise, offset = self.noise, self.offset
+        if isinstance(noise, GaussianInputs):
+            C = noise._inputs(self.w)
+            size = noise.label_noise**2 + float(offset @ C @ offset)
+            return mean**2 + size * np.diag(C) + (C @ offset) ** 2
+        own = np.diag(noise.gradient) if noise.gradient.ndim == 2 else noise.gradient**2
+        return mean**2 + own + noise.curvature**2 * (offset @ offset + offset**2)
+
+    def along(self, V: np.ndarray) -> Along:
+        """Gradients and curvatures of drawn samples along V (n, k)."""
+        noise, k, m = self.noise, V.shape[1], self.samples
+        mean, slope = V.T @ self.product(V), V.T @ np.asarray(self.objective.gradient(self.w), dtype=float)
+        normal = self.rng.standard_normal
+        frame = np.column_stack([V, self.offset])
+        if isinstance(noise, GaussianInputs):
+            rows = normal((m, k + 1)) @ _root(frame.T @ noise._inputs(self.w) @ frame).T
+            bent = rows[:, :, None] * rows[:, None] - frame.T @ noise._inputs(self.w) @ frame
+            own = noise.label_noise * rows[:, :k] * normal((m, 1))
+        else:
+            square = normal((m, k + 1, k + 1))
+            root = _root(frame.T @ frame)
+            bent = noise.curvature / math.sqrt(2) * root @ (square + square.transpose(0, 2, 1)) @ root.T
+            size = noise.gradient
+            own = normal((m, k)) @ _root(V.T @ (size @ V if size.ndim == 2 else (size**2 * V.T).T)).T
+        gradients = slope + own + bent[:, :k, k]
+        note = f"{m} samples were drawn from the model of the noise."
+        return Along(gradients, mean + bent[:, :k, :k], True, note)
+
+    def price(self, k: int) -> float:
+        """Of `along`, in gradients."""
+        return 2.0 * k
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """A square root of a covariance."""
+    values, vectors = np.linalg.eigh(covariance)
+    return vectors * np.sqrt(np.maximum(values, 0.0))

@@ -141,7 +141,9 @@ class Advice(Result, Framed):
             return f"{head}: the largest stable one is not known, {self.reasons.get('step_limit', '')}"
         several = np.size(self.step) > 1
         compared = f"{self.share:.2g} of" if self.share <= 1 else f"{self.share:.2g} times"
-        limits = f"{_listed(self.step_limit)}; {_listed(self.deterministic_limit)} without batch noise"
+        limits = _listed(self.step_limit)
+        if not np.allclose(self.step_limit, self.deterministic_limit, rtol=1e-6):
+            limits += f"; {_listed(self.deterministic_limit)} without batch noise"
         verb, what = ("are", "the largest stable ones") if several else ("is", "the largest stable one")
         text = f"{head} {verb} {compared} {what} ({limits})"
         larger = np.flatnonzero(self.batches > self.batch)
@@ -182,7 +184,7 @@ class Advice(Result, Framed):
             self._row("critical batch", self.critical_batch, f"in use {self.batch:g}"),
             ("sharpness", self.sharpness, None, self._also("sharpness")),
         ]
-        if self.preconditioned_sharpness != self.sharpness:
+        if not np.isclose(self.preconditioned_sharpness, self.sharpness, rtol=1e-6):
             rows.append(("... in the metric", self.preconditioned_sharpness, None, ""))
         rows += [
             self._row("batch sharpness", self.batch_sharpness, ""),
@@ -192,7 +194,7 @@ class Advice(Result, Framed):
 
     def _row(self, name: str, found: Number, told: str) -> tuple[Any, ...]:
         reason = found.reason if not math.isfinite(found) or not told else ""
-        return name, float(found), found.error, reason or told
+        return name, float(found), found.error or None, reason or told
 
     def _also(self, name: str) -> str:
         return self.reasons.get(name, "")
