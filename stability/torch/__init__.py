@@ -5,8 +5,9 @@ try:
 except ImportError:
     raise ImportError("stability.torch needs PyTorch: pip install 'sfn-stability[torch]'.") from None
 
+from .advise import advise
 from .optimizer import LRSFN
 from .products import hessian_products
 from .report import Report
 
-__all__ = ["LRSFN", "Report", "hessian_products"]
+__all__ = ["LRSFN", "Report", "advise", "hessian_products"]

@@ -273,7 +273,7 @@ class LRSFN(torch.optim.Optimizer):
         if group["weight_decay"]:
             # Its curvature is in the eigenpairs already, by the `shift` of `Products`.
             g = g + group["weight_decay"] * flatten(p.detach() for p in group["params"])
-        modes = _modes(group, state)
+        modes = kept_modes(group, state)
         direction = _low_rank(state).precondition(g, modes.gains, modes.tail_gain)
         return direction if state["velocity"] is None else group["momentum"] * state["velocity"] + direction
 
@@ -316,7 +316,7 @@ class LRSFN(torch.optim.Optimizer):
         )
         state.update(age=0, refreshes=state["refreshes"] + 1, products=state["products"] + eig.columns)
         state.update(batch=batch.size, hessian_batch=hessian_batch)
-        state["scale"] = max(float(_modes(group, state).sizes[-1]), MEMORY * state["scale"])
+        state["scale"] = max(float(kept_modes(group, state).sizes[-1]), MEMORY * state["scale"])
 
     def _state(self, group: dict[str, Any]) -> dict[str, Any]:
         """A group's state, kept with its first parameter: tensors, numbers and lists of numbers."""
@@ -367,7 +367,7 @@ class LRSFN(torch.optim.Optimizer):
         names = ("batch", "hessian_batch", "steps", "skipped", "refreshes", "products")
         counts = {**{name: state[name] for name in names}, "failure": self._failure}
         limit = self._limit(index, self._seen.closure if closure is None else closure)
-        return compose(_low_rank(state), _modes(options, state), options, counts, limit, self._seen.drawn)
+        return compose(_low_rank(state), kept_modes(options, state), options, counts, limit, self._seen.drawn)
 
     def _limit(self, index: int, closure: Callable[..., Any] | None) -> StepLimit:
         """The largest stable `lr` of a group, the others' in proportion."""
@@ -378,7 +378,7 @@ class LRSFN(torch.optim.Optimizer):
             return UNKNOWN._replace(unknown="the group's `lr` is 0, and the others' are no multiple of it.")
         blocks = []
         for i, (group, rate) in enumerate(zip(self.param_groups, rates, strict=True)):
-            modes, eig = _modes(group, self._state(group)), _low_rank(self._state(group))
+            modes, eig = kept_modes(group, self._state(group)), _low_rank(self._state(group))
             if not np.isfinite(modes.gains).all():
                 unknown = "the noise that `noise_margin` asks for is not known yet. Call step(closure)."
                 return UNKNOWN._replace(unknown=unknown)
@@ -432,7 +432,7 @@ def _due(group: dict[str, Any], state: dict[str, Any], batch: Batch) -> bool:
     """Whether a group's curvature is to be found anew on this batch."""
     if state["vectors"] is None:
         return True
-    if not np.isfinite(_modes(group, state).sizes).all():  # `noise_margin` may be asked for later
+    if not np.isfinite(kept_modes(group, state).sizes).all():  # `noise_margin` may be asked for later
         return True
     late = state["age"] - group["refresh"]
     # What a loader leaves over is no Hessian batch; but one sample may be all that batches have from now on.
@@ -465,7 +465,7 @@ def _low_rank(state: dict[str, Any]) -> LowRank:
     )
 
 
-def _modes(group: dict[str, Any], state: dict[str, Any]) -> KeptModes:
+def kept_modes(group: dict[str, Any], state: dict[str, Any]) -> KeptModes:
     """What the group's method makes of the eigenpairs in its state."""
     lam, std = np.array(state["eigenvalues"]), np.array(state["std"])
     seen = not math.isnan(state["next_eigenvalue"])

@@ -1,0 +1,541 @@
+"""A network's place: products with its Hessian, and per-sample curvature along directions."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import array_api_compat.torch
+import numpy as np
+import torch
+from torch.func import jvp, vmap
+
+from .._array import Backend
+from .._streams import stream
+from ..advice.place import Along, Work
+from .batches import Looked, Part, joined, mapped, tensors
+from .batches import rows as rows_of
+from .products import DTYPES, Products
+from .whole import Tap, Whole, described, rolled
+
+CHUNK = 8
+"""Directions at once: on a CPU as fast as any larger number."""
+MEMORY = 2.0**29
+"""Bytes for what an evaluation keeps, by default."""
+PAIRS = 12
+"""Pairs of directions along which curvature that Gauss-Newton leaves out is measured, by default."""
+SQUARES = 128
+"""Groups of samples whose gradients are squared."""
+NEAR = 1e-3
+"""Relative difference up to which two ways to the same single-precision numbers agree."""
+
+
+class NetworkPlace:
+    """A network's loss at its present parameters, for `stability.advice`.
+
+    Everything is computed by functional calls: nothing in the model changes. The methods are to be called
+    under `untouched`.
+
+    Parameters
+    ----------
+    whole : Whole
+    looked : Looked
+        The samples.
+    memory : float
+        Bytes that an evaluation may keep for its derivatives; always at least one sample's.
+    pairs : float
+        How many pairs of directions are worth an evaluation each where Gauss-Newton curvature misses
+        something.
+
+    Attributes
+    ----------
+    backend, n, samples, population, work
+        As in `stability.advice.place.Place`.
+    mean : bool
+        Whether the loss returns the mean of a batch alone.
+    """
+
+    def __init__(self, whole: Whole, looked: Looked, *, memory: float = MEMORY, pairs: float = PAIRS):
+        self.whole, self.pairs, self.work, self.n = whole, pairs, Work(), whole.n
+        self.population = looked.population
+        self.backend = Backend("torch", array_api_compat.torch, whole.device, DTYPES[whole.dtype])
+        first = whole.placed(looked.parts(min(looked.batch, 8, looked.samples))[0])
+        self.mean = self._returns_mean(first)
+        size = looked.batch if keeps_batch_statistics(whole.model) else self._affordable(first, memory)
+        self.parts = looked.parts(size)
+        self.samples = sum(part.size for part in self.parts)
+        self._starts = np.cumsum([0, *(part.size for part in self.parts)])
+        self._gradient: torch.Tensor | None = None
+        self._forward, self._nests = "reverse", True
+        self.cut, self.notes = self._find_cut(first)
+        self._forward = self._find_forward(first)
+
+    # -- losses ------------------------------------------------------------------------------------
+
+    def _returns_mean(self, part: Part) -> bool:
+        with torch.no_grad():
+            found = self.whole(self.whole.w, part)
+        if not isinstance(found, torch.Tensor) or not found.is_floating_point():
+            hint = "Return its .loss." if hasattr(found, "loss") else "Return the tensor, without .item()."
+            raise ValueError(
+                "`loss` must return a tensor, one loss per sample or their mean; got "
+                f"{described(found)}. {hint}"
+            )
+        if found.ndim == 0:
+            return True
+        if found.shape == (part.size,):
+            return False
+        raise ValueError(
+            f"`loss` must return one loss per sample, shape ({part.size},) for {part.size} samples, or their "
+            f"mean; got {described(found)}. Take the mean over the other axes, losses.flatten(1).mean(1)."
+        )
+
+    def losses(self, w: torch.Tensor, part: Part) -> torch.Tensor:
+        """One loss for each sample of a part (size,); of means, by batches of one sample."""
+        if not self.mean:
+            return self.whole(w, part)
+        if part.size == 1:
+            return self.whole(w, part).reshape(1)
+        places = [t.ndim > 0 and len(t) == part.size for t in tensors(part.batch)]
+
+        def single(*leaves: torch.Tensor) -> torch.Tensor:
+            return self.whole(w, _of_one(part, leaves, places))
+
+        leaves = tensors(part.batch)
+        along = tuple(0 if own else None for own in places)
+        return vmap(single, in_dims=along, randomness="different")(*leaves)
+
+    def total(self, w: torch.Tensor, part: Part, tap: Tap | None = None) -> torch.Tensor:
+        """The sum of a part's losses."""
+        found = self.whole(w, part, tap)
+        return found * part.size if self.mean else found.sum()
+
+    def _affordable(self, part: Part, memory: float) -> int:
+        """How many samples may be evaluated together."""
+        kept, own = {}, {t.untyped_storage().data_ptr() for t in (self.whole.w,)}
+
+        def pack(t: torch.Tensor) -> torch.Tensor:
+            pointer = t.untyped_storage().data_ptr()
+            if pointer not in own:
+                kept[pointer] = t.untyped_storage().nbytes()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            self.total(self.whole.w.clone().requires_grad_(), part)
+        one = sum(kept.values()) / part.size
+        # A second derivative keeps about four times what a gradient does.
+        return int(np.clip(memory / (4 * one + 1), 1, 2**20))
+
+    # -- what the adviser asks ---------------------------------------------------------------------
+
+    def product(self, V: torch.Tensor, rows: np.ndarray | None = None) -> torch.Tensor:
+        """The mean Hessian of the looked-at samples, or of some rows, times V (n, k)."""
+        parts, count = self._chosen(rows)
+        result = torch.zeros_like(V)
+        for part in map(self.whole.placed, parts):
+            w = self.whole.w.clone().requires_grad_()
+            # A part's graph is kept for the columns of this block alone.
+            result += Products(self.total(w, part), [w], ["w"])(V)
+        self.work.products += V.shape[1] * count / self.samples
+        return result / count
+
+    def gradient(self, rows: np.ndarray | None = None) -> torch.Tensor:
+        """The mean gradient (n,), of all looked-at samples or of some rows."""
+        if rows is None and self._gradient is not None:
+            return self._gradient
+        parts, count = self._chosen(rows)
+        self.work.gradients += count / self.samples
+        found = self._summed(self.total, parts) / count
+        if rows is None:
+            self._gradient = found
+        return found
+
+    def signed_gradient(self, signs: np.ndarray) -> torch.Tensor:
+        """``sum_s signs_s g_s / m`` (n,)."""
+        weights = torch.as_tensor(np.asarray(signs), dtype=self.whole.dtype, device=self.whole.device)
+
+        def weighted(w: torch.Tensor, part: Part) -> torch.Tensor:
+            start = int(self._starts[part.index])
+            mine = weights[start : start + part.size]
+            if not self.mean or self.cut is None:
+                return mine @ self.losses(w, part)
+            # A mean tells samples apart by what the network put out for each.
+            z = self._outputs(self.cut, w, part)
+            slope = _slope(self._remainder(self.cut, part), z)
+            return (mine[:, None] * slope * z).sum()
+
+        self.work.gradients += 1
+        return self._summed(weighted, self.parts) / self.samples
+
+    def second_moment(self) -> torch.Tensor:
+        """``mean_s g_s^2`` (n,): of single samples, or estimated without bias from groups of them."""
+        groups = min(SQUARES, self.samples)
+        total, squares = torch.zeros_like(self.whole.w), torch.zeros_like(self.whole.w)
+        # At random: data may lie in order.
+        for rows in np.array_split(stream(self.whole.seed, 1).permutation(self.samples), groups):
+            parts, count = self._chosen(rows)
+            g = self._summed(self.total, parts)
+            total += g
+            squares += g**2 / count
+        self.work.gradients += 1
+        mean = total / self.samples
+        # Means of groups spread by what their samples do, over the groups' size: `count` takes it back.
+        spread = (squares - self.samples * mean**2) / max(groups - 1, 1)
+        return mean**2 + spread.clamp_min(0) * (self.samples - 1) / self.samples
+
+    def along(self, V: torch.Tensor) -> Along:
+        """Every sample's gradient and curvature along the columns of V (n, k)."""
+        columns, pairs = V.T.contiguous(), self._pairs(V.shape[1])
+        found = [self._part_along(self.whole.placed(part), columns, pairs) for part in self.parts]
+        self.work.forwards += 3 * self.price(V.shape[1])
+        gradients, curvatures, left = (np.concatenate(each) for each in zip(*found, strict=True))
+        return Along(
+            gradients, curvatures, self._all(len(columns)), self._told(pairs, len(columns), curvatures, left)
+        )
+
+    def price(self, k: int) -> float:
+        """What `along` costs with k directions, in gradients."""
+        return (k + 3 * len(self._pairs(k)) + 3) / 3
+
+    def tried(self, part: Part) -> None:
+        """Raise where the loss has no second derivative, on a few samples."""
+        w = self.whole.w.clone().requires_grad_()
+        Products(self.total(w, part), [w], ["w"])(torch.zeros_like(self.whole.w)[:, None])
+
+    # -- parts -------------------------------------------------------------------------------------
+
+    def _chosen(self, rows: np.ndarray | None) -> tuple[Sequence[Part], int]:
+        """The parts that hold some samples, together where they fit."""
+        if rows is None:
+            return self.parts, self.samples
+        rows = np.sort(np.asarray(rows))
+        owners = np.searchsorted(self._starts, rows, side="right") - 1
+        pieces = []
+        for i in np.unique(owners):
+            mine = rows[owners == i] - self._starts[i]
+            pieces.append(self.parts[i].only(torch.from_numpy(mine), len(mine)))
+        return list(_together(pieces, self.parts[0].size)), len(rows)
+
+    def _summed(
+        self, function: Callable[[torch.Tensor, Part], torch.Tensor], parts: Sequence[Part]
+    ) -> torch.Tensor:
+        """The sum of a function's gradients (n,) over parts."""
+        total = torch.zeros_like(self.whole.w)
+        for part in map(self.whole.placed, parts):
+            w = self.whole.w.clone().requires_grad_()
+            total += torch.autograd.grad(function(w, part), w)[0]
+        return total
+
+    # -- through what the network puts out ---------------------------------------------------------
+
+    def _outputs(self, at: str, w: torch.Tensor, part: Part) -> torch.Tensor:
+        """What the network puts out for each sample of a part, (size, o)."""
+        tap = Tap(at)
+        self.whole(w, part, tap)
+        return rolled(tap.seen[0], part.size)
+
+    def _remainder(self, at: str, part: Part) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The part's total loss as a function of what the network puts out, (size, o) -> ()."""
+        like = None
+        if at == "model":
+            tap = Tap(at)
+            with torch.no_grad():
+                self.whole(self.whole.w, part, tap)
+            like = tap.output
+        return lambda z: self.total(self.whole.w, part, Tap(at, z, like))
+
+    def _part_along(
+        self, part: Part, columns: torch.Tensor, pairs: Sequence[tuple[int, int]]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Gradients (b, k), curvatures (b, k, k), and what Gauss-Newton leaves out for the pairs, (b, p)."""
+        k = len(columns)
+        if self.cut is None:
+            _, values = self._pushed(lambda w: self.losses(w, part), columns)
+            curved = self._twice(lambda w: self.losses(w, part), columns, pairs)
+            return (
+                _host(values.T),
+                _filled(np.zeros((part.size, k, k)), pairs, curved),
+                np.zeros((part.size, 0)),
+            )
+        at = self.cut
+        remainder = self._remainder(at, part)
+        z, dz = self._pushed(lambda w: self._outputs(at, w, part), columns)
+        slope = _slope(remainder, z)
+        bent = _bent(remainder, z, dz)
+        gradients = _host(torch.einsum("bo,kbo->bk", slope, dz))
+        squares = _host(torch.einsum("ibo,jbo->bij", dz, bent))
+        left = self._twice(lambda w: (slope * self._outputs(at, w, part)).sum(1), columns, pairs)
+        curvatures = (squares + squares.transpose(0, 2, 1)) / 2
+        return gradients, _filled(curvatures, pairs, left), _host(left.T)
+
+    def _pairs(self, k: int) -> list[tuple[int, int]]:
+        """The pairs of directions along which second derivatives are measured, the leading ones first."""
+        every = sorted(
+            itertools.combinations_with_replacement(range(k), 2), key=lambda pair: (pair[1], pair[0])
+        )
+        if self.cut is None or len(every) <= self.pairs:
+            return every
+        if not self._nests:
+            return []
+        block = int((math.sqrt(4 * self.pairs + 1) - 1) / 2)
+        leading = [pair for pair in every if pair[1] < block]
+        rest = [(i, i) for i in range(block, k)]
+        return (leading + rest)[: int(self.pairs)]
+
+    def _all(self, k: int) -> bool:
+        return len(self._pairs(k)) == k * (k + 1) // 2
+
+    def _told(self, pairs: Sequence[Any], k: int, curvatures: np.ndarray, left: np.ndarray) -> str:
+        if self._all(k):
+            return ""
+        every = k * (k + 1) // 2
+        beside = float(np.sqrt(np.mean(left**2))) if left.size else math.nan
+        scale = float(np.sqrt(np.mean([curvatures[:, i, j] ** 2 for i, j in pairs]))) if pairs else 1.0
+        size = f": {beside / scale:.2g} of the whole there" if left.size and scale > 0 else ""
+        return (
+            "Samples' curvature is Gauss-Newton's, through what the network puts out; what that "
+            "leaves out was "
+            f"measured for {len(pairs)} of {every} pairs of directions{size}."
+        )
+
+    # -- forward mode ------------------------------------------------------------------------------
+
+    def _pushed(
+        self, function: Callable[[torch.Tensor], torch.Tensor], columns: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A function of w, and its derivatives along the rows of `columns` (k, n), shape (k, ...)."""
+        w = self.whole.w
+        if self._forward == "reverse":
+            slopes = self._one_by_one(lambda v: _double(function, w, v), columns)
+        else:
+            slopes = self._each(lambda v: jvp(function, (w,), (v,))[1], columns)
+        if self._forward != "vmap":
+            with torch.no_grad():
+                return function(w), slopes
+        # Masks drawn inside a transform may differ from those outside: the value is that of the derivatives.
+        value, _ = vmap(lambda v: jvp(function, (w,), (v,)), out_dims=(None, 0), randomness="same")(
+            columns[:1]
+        )
+        return value, slopes
+
+    def _twice(
+        self,
+        function: Callable[[torch.Tensor], torch.Tensor],
+        columns: torch.Tensor,
+        pairs: Sequence[tuple[int, int]],
+    ) -> torch.Tensor:
+        """Second derivatives of a function (b,) of w along pairs of directions, (p, b)."""
+        if not pairs:
+            return torch.zeros((0, 0), dtype=columns.dtype, device=columns.device)
+
+        def second(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return self._push(lambda w: self._push(function, w, u), self.whole.w, v)
+
+        one, other = (torch.tensor(index, device=columns.device) for index in zip(*pairs, strict=True))
+        each = self._each if self._nests else self._one_by_one
+        pieces = [
+            each(second, columns[i], columns[j])
+            for i, j in zip(one.split(CHUNK), other.split(CHUNK), strict=True)
+        ]
+        return torch.cat(pieces)
+
+    def _push(
+        self, function: Callable[[torch.Tensor], torch.Tensor], w: torch.Tensor, v: torch.Tensor
+    ) -> torch.Tensor:
+        if self._forward == "reverse" or not self._nests:
+            return _double(function, w, v)
+        return jvp(function, (w,), (v,))[1]
+
+    def _one_by_one(self, function: Callable[..., torch.Tensor], *columns: torch.Tensor) -> torch.Tensor:
+        return torch.stack([function(*each).detach() for each in zip(*columns, strict=True)])
+
+    def _each(self, function: Callable[..., torch.Tensor], *columns: torch.Tensor) -> torch.Tensor:
+        """A function of vectors (n,) for every row of blocks (k, n)."""
+        if self._forward == "vmap":
+            return vmap(function, randomness="same", chunk_size=CHUNK)(*columns)
+        return self._one_by_one(function, *columns)
+
+    def _find_forward(self, part: Part) -> str:
+        """How derivatives along directions are had: all at once, one by one, or by two backward passes."""
+        columns = torch.zeros((2, self.n), dtype=self.whole.dtype, device=self.whole.device)
+        # Convolutions of many weights at once are grouped ones, slower on a CPU than one after the other.
+        slow = any(isinstance(m, torch.nn.modules.conv._ConvNd) for m in self.whole.model.modules())
+        for self._forward in ("loop", "reverse") if slow else ("vmap", "loop", "reverse"):
+            try:
+                with _unwarned():
+                    self._part_along(part, columns, [(0, 0), (0, 1)])
+            except (RuntimeError, NotImplementedError):
+                continue
+            self._nests = self._forward != "reverse" and self._nested_is_right(part)
+            return self._forward
+        return "reverse"  # what is missing is told by the first product
+
+    def _nested_is_right(self, part: Part) -> bool:
+        """Whether forward mode inside forward mode agrees with two backward passes, which not all kernels do."""
+        v = torch.randn(
+            self.n, dtype=self.whole.dtype, generator=torch.Generator().manual_seed(self.whole.seed)
+        ).to(self.whole.device)
+        weights = torch.linspace(1, 2, part.size, dtype=v.dtype, device=v.device)
+
+        def weighted(w: torch.Tensor) -> torch.Tensor:
+            z = self.losses(w, part) if self.cut is None else self._outputs(self.cut, w, part).sum(1)
+            return weights[: len(z)] * z
+
+        nested = self._twice(weighted, v[None], [(0, 0)]).sum()
+        w = self.whole.w.clone().requires_grad_()
+        backward = v @ Products(weighted(w).sum(), [w], ["w"])(v[:, None])[:, 0]
+        return bool((nested - backward).abs() <= 10 * NEAR * backward.abs() + NEAR**2)
+
+    # -- where to cut ------------------------------------------------------------------------------
+
+    def _find_cut(self, part: Part) -> tuple[str | None, list[str]]:
+        """Where the loss is cut in two, tested on a few samples; None where no place passes."""
+        with evaluating(self.whole.model):
+            for at in ("model", "function"):
+                try:
+                    return at, self._tested(at, part)
+                except (_NoCut, RuntimeError, ValueError, NotImplementedError, KeyError, AttributeError):
+                    continue
+        return None, []
+
+    def _alone(self, part: Part, w: torch.Tensor) -> torch.Tensor:
+        return self.whole(w, part)
+
+    def _tested(self, at: str, part: Part) -> list[str]:
+        tap = Tap(at)
+        self.whole(self.whole.w, part, tap)
+        if len(tap.seen) != 1 or not tap.seen[0] or any(t.numel() % part.size for t in tap.seen[0]):
+            raise _NoCut
+        if any(t.ndim == 0 or len(t) % part.size for t in tap.seen[0]):
+            raise _NoCut
+        remainder, w = self._remainder(at, part), self.whole.w.clone().requires_grad_()
+        z = self._outputs(at, self.whole.w, part).detach().requires_grad_()
+        # The loss sees the parameters through z alone.
+        aside = self.total(w, part, Tap(at, z.detach(), tap.output if at == "model" else None))
+        if aside.requires_grad:
+            (beside,) = torch.autograd.grad(aside, w, allow_unused=True)
+            if beside is not None and bool(beside.any()):
+                raise _NoCut
+        v = torch.randn((3, self.n), dtype=self.whole.dtype, device=self.whole.device)
+        slope = _slope(remainder, z)
+        through = torch.stack(
+            [(slope * _double(lambda w: self._outputs(at, w, part), self.whole.w, u)).sum(1) for u in v]
+        )
+        return self._agrees(through.detach(), v, part)
+
+    def _agrees(self, through: torch.Tensor, v: torch.Tensor, part: Part) -> list[str]:
+        """Raise unless samples' slopes (3, size) along v are those of the samples' own losses."""
+        if not self.mean:
+            own = torch.stack([_double(lambda w: self.whole(w, part), self.whole.w, u) for u in v])
+            if bool((own - through).abs().max() > NEAR * own.abs().max()):
+                raise _NoCut
+            return []
+        ratios = []
+        for s in {0, part.size - 1}:
+            alone = part.only(slice(s, s + 1), 1)
+            alone_losses = functools.partial(self._alone, alone)
+            own = torch.stack([_double(alone_losses, self.whole.w, u).detach() for u in v])
+            ratio = float((own @ through[:, s]) / (own @ own))
+            if bool((through[:, s] - ratio * own).abs().max() > NEAR * through[:, s].abs().max()):
+                raise _NoCut
+            ratios.append(ratio)
+        if max(abs(r - 1) for r in ratios) > 10 * NEAR:
+            return ["The mean that the loss returns weights samples unequally, as where tokens are counted."]
+        return []
+
+
+class _NoCut(Exception):
+    """The loss is not cut there."""
+
+
+def keeps_batch_statistics(model: torch.nn.Module) -> bool:
+    """Whether samples of a batch meet in normalisation, as in training mode."""
+    kinds = (torch.nn.modules.batchnorm._BatchNorm,)
+    return any(isinstance(m, kinds) and (m.training or m.running_mean is None) for m in model.modules())
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """All modules in evaluation mode: samples by themselves are what they are in a batch."""
+    modes = [(m, m.training) for m in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _of_one(part: Part, leaves: Sequence[torch.Tensor], own: Sequence[bool]) -> Part:
+    """A batch of one sample, from what a batched evaluation hands on."""
+    pieces = iter([leaf[None] if mine else leaf for leaf, mine in zip(leaves, own, strict=True)])
+    return Part(mapped(lambda t: next(pieces), part.batch), 1, part.index)
+
+
+def _together(pieces: Sequence[Part], most: int) -> Iterator[Part]:
+    """Parts as few as they fit into."""
+    sizes = [piece.size for piece in pieces]
+    whole = joined([piece.batch for piece in pieces], sizes)
+    if whole is None:
+        yield from pieces
+        return
+    size = sum(sizes)
+    for start in range(0, size, most):
+        number = min(most, size - start)
+        yield Part(rows_of(whole, size, slice(start, start + number)), number, pieces[0].index)
+
+
+def _slope(function: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor) -> torch.Tensor:
+    """The gradient of a scalar function, by an ordinary backward pass."""
+    z = z.detach().requires_grad_()
+    return torch.autograd.grad(function(z), z)[0]
+
+
+def _double(
+    function: Callable[[torch.Tensor], torch.Tensor], w: torch.Tensor, v: torch.Tensor
+) -> torch.Tensor:
+    """A function's derivative along v by two backward passes, where forward mode is missing."""
+    w = w if w.requires_grad else w.detach().requires_grad_()
+    z = function(w)
+    if not z.requires_grad:
+        return torch.zeros_like(z)
+    u = torch.zeros_like(z, requires_grad=True)
+    (pulled,) = torch.autograd.grad(z, w, u, create_graph=True)
+    return torch.autograd.grad(pulled, u, v, create_graph=True)[0]
+
+
+def _bent(
+    function: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor, dz: torch.Tensor
+) -> torch.Tensor:
+    """Products of a scalar function's Hessian with directions (k, ...)."""
+    z = z.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(function(z), z, create_graph=True)
+    if not slope.requires_grad:  # linear
+        return torch.zeros_like(dz)
+    return torch.stack([torch.autograd.grad(slope, z, d, retain_graph=True)[0] for d in dz])
+
+
+def _filled(curvatures: np.ndarray, pairs: Sequence[tuple[int, int]], values: torch.Tensor) -> np.ndarray:
+    """Curvatures (b, k, k) with values (p, b) added at pairs, on both sides of the diagonal."""
+    for (i, j), value in zip(pairs, _host(values), strict=True):
+        curvatures[:, i, j] += value
+        if i != j:
+            curvatures[:, j, i] += value
+    return curvatures
+
+
+def _host(t: torch.Tensor) -> np.ndarray:
+    return t.detach().cpu().numpy().astype(float)
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
