@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from torch.utils.data import (
 from .. import _check
 from .._streams import stream
 
-UNBOUNDED = 2**31
+UNBOUNDED = math.inf
 """What stands for the number of samples where they are drawn with replacement, or it is not known."""
 
 
@@ -95,7 +96,7 @@ class Looked:
     ----------
     batch : int
         Samples in a batch of the optimizer's.
-    population : int
+    population : float
         Samples that its batches are drawn from.
     samples : int
         Looked at: all, or a random subset.
@@ -104,7 +105,7 @@ class Looked:
     """
 
     batch: int
-    population: int
+    population: float
     samples: int
     fetch: Callable[[int], Iterator[Any]]
 
@@ -181,7 +182,7 @@ def _in_memory(data: Any, batch: int | None, samples: int, seed: int) -> Looked:
     return Looked(size, number, len(chosen), fetch)
 
 
-def _dataset(data: Any, collate: Any, batch: int, samples: int, seed: int, population: int = 0) -> Looked:
+def _dataset(data: Any, collate: Any, batch: int, samples: int, seed: int, population: float = 0) -> Looked:
     number = len(data)
     _enough(number, batch)
     chosen = _subset(number, samples, seed).tolist()
