@@ -15,7 +15,8 @@ from ..advice.result import Advice
 from .batches import Looked, look
 from .culprit import culprit
 from .metric import Chosen, read
-from .place import MEMORY, PAIRS, NetworkPlace, keeps_batch_statistics
+from .place import MEMORY, PAIRS, NetworkPlace, keeps_batch_statistics, returns_mean
+from .products import Products
 from .still import untouched
 from .whole import Whole, takes_two
 
@@ -162,17 +163,20 @@ def here(model: Any, loss: Any, optimizer: Any) -> Iterator[Chosen]:
 def placed(whole: Whole, looked: Looked, **options: Any) -> NetworkPlace:
     """The network's place, once its loss was seen to be one that can be examined."""
     part = whole.placed(looked.parts(min(looked.batch, 8, looked.samples))[0])
+    returns_mean(whole, part)
     w = whole.w.clone().requires_grad_()
-    found = whole(w, part)
-    if isinstance(found, torch.Tensor) and not found.requires_grad:
+    # A slope that may itself be differentiated: or what is differentiable once lets its mistake pass.
+    slope = torch.ones((), dtype=whole.dtype, device=whole.device, requires_grad=True)
+    losses = whole(w, part)
+    total = (slope * losses).sum()
+    if not losses.requires_grad:
         raise ValueError(
             "`loss` must depend on the parameters; this one does not. Compute it from model(...) of "
             "the model that "
             "it is given, without detach(), argmax or torch.no_grad()."
         )
     try:
-        place = NetworkPlace(whole, looked, **options)
-        place.tried(part)
+        Products(total, [w], ["w"])(torch.zeros_like(whole.w)[:, None])
     except (RuntimeError, NotImplementedError, ValueError) as error:
         name = culprit(whole, part)
         if name is None:
@@ -182,6 +186,7 @@ def placed(whole: Whole, looked: Looked, **options: Any) -> NetworkPlace:
             "that has a "
             "first derivative alone."
         ) from error
+    place = NetworkPlace(whole, looked, **options)
     g = place.gradient()
     if not bool(torch.isfinite(g).all()):
         raise ValueError(

@@ -219,7 +219,7 @@ def _undrawn(loader: DataLoader[Any]) -> Iterator[Any]:
             generator.set_state(state)
 
 
-def _iterated(batches: Callable[[], Iterable[Any]], batch: int | None, samples: int, number: int) -> Looked:
+def _iterated(batches: Callable[[], Iterable[Any]], batch: int | None, samples: int, number: float) -> Looked:
     kept, seen = [], 0
     for item in batches():
         size = size_of(item)
@@ -229,7 +229,7 @@ def _iterated(batches: Callable[[], Iterable[Any]], batch: int | None, samples: 
             break
     first = size_of(kept[0]) if kept else 0
     size = _check.count("batch", batch) if batch is not None else first
-    _enough(min(seen, number), min(size, number) if seen < samples else 0)
+    _enough(seen, size if seen < samples and math.isfinite(number) else 0)
     return Looked(size, max(number, seen), seen, lambda most: itertools.chain(kept))
 
 

@@ -63,7 +63,7 @@ def _bends(whole: Whole, module: torch.nn.Module, args: Any, kwargs: Any) -> boo
 def _whole_bends(whole: Whole, part: Part) -> bool:
     w = whole.w.clone().requires_grad_()
     try:
-        return _twice(whole(w, part).sum(), [w])
+        return _twice((whole(w, part) ** 2).sum(), [w])
     except (RuntimeError, NotImplementedError, ValueError):
         return False
 
