@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import stability as st
-from stability.advice.ends import DOUBT, above, steps_for, top
+from stability.spectra.ends import DOUBT, above, steps_for, top
 
 HOST = st.Backend("numpy", np)
 SPECTRA = {

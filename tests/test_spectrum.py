@@ -299,6 +299,35 @@ class TestTheory:
         ):
             sampled(POSITIVE, deflate=4).variance(st.LRSFN(rank=4, damping=0.1), step=0.1, noise=self.noise)
 
+    @pytest.mark.parametrize("deflate", [0, 3])
+    @pytest.mark.parametrize("steps", [8, 30])
+    def test_the_largest_eigenvalue_is_bounded_from_both_sides(self, deflate, steps):
+        for lams in (np.linspace(0.01, 2.0, N), np.r_[5.0, np.linspace(-1.0, 2.0, N - 1)]):
+            below, above = sampled(lams, deflate=deflate, steps=steps).highest
+            assert below <= lams.max() * (1 + 1e-12) <= above * (1 + 2e-12)
+            assert above <= 1.5 * lams.max()
+        assert sampled(lams, steps=N).highest == pytest.approx((5.0, 5.0))
+        assert sampled(lams, deflate=N).highest == pytest.approx((5.0, 5.0))
+
+    @pytest.mark.parametrize("method", [st.SGD(), st.Momentum(st.SGD(), 0.5)], ids=repr)
+    def test_a_step_that_the_nodes_alone_would_allow_has_no_law_without_a_doubt(self, method):
+        """Nodes lie inside the spectrum: beyond the limit a sum over them was finite, with a small error."""
+        lams = np.linspace(0.01, 2.0, N)
+        s = sampled(lams, steps=10)
+        limit = 2 * (1 + method.memory.beta if method.memory else 1) / 2.0
+        allowed = limit * 2.0 / s.extremes[1]
+        beyond = 0.5 * (limit + allowed)
+        assert beyond > limit * (1 + 1e-6)
+        for asked in (s.variance, s.excess_risk):
+            found = asked(method, step=beyond, noise=self.noise, time="discrete")
+            assert found.error == np.inf
+            assert "there may be no stationary law: the largest curvature lies between" in found.reason
+            with pytest.raises(st.Unstable, match="have no stationary law"):
+                asked(method, step=1.01 * allowed, noise=self.noise, time="discrete")
+            low = asked(method, step=0.7 * limit, noise=self.noise, time="discrete")
+            assert low.reason == ""
+            assert np.isfinite(low.error)
+
     def test_the_flat_tail_takes_the_next_eigenvalue(self):
         method = st.LRSFN(rank=4, damping=0.3, tail="flat")
         s = sampled(NETWORK + 0.1, deflate=11, probes=20)

@@ -363,6 +363,15 @@ def test_rows_from_products_alone_are_the_rows_of_all_modes_within_their_error(k
     assert table.to_json()["methods"][0]["step_limit_error"] == table.rows[0].step_limit_error
 
 
+def test_between_the_limit_and_its_estimate_from_above_no_risk_is_told(by_products):
+    F = crowd("sparse")
+    noise = st.Noise.from_data(F, None, 16, hessian_batch=200)
+    row = st.bounds(F, noise, [st.SGD()], step=1e-3).rows[0]
+    near = st.bounds(F, noise, [st.SGD()], step=row.step_limit - 0.5 * row.step_limit_error).rows[0]
+    assert np.isnan(near.excess_risk)
+    assert "no stationary covariance at this step" in near.note
+
+
 def test_samples_that_carry_the_curvature_are_among_the_directions(by_products):
     F = crowd("sparse")
     noise = st.Noise.from_data(F, None, 16, hessian_batch=200)

@@ -16,9 +16,9 @@ from .._saving import provenance
 from .._streams import stream
 from ..lowrank.operator import Operator
 from ..methods.memory import Memory
+from ..spectra.ends import DOUBT, above
 from ..spectra.lanczos import Tridiagonals, lanczos
 from .closure import Blocks, Closed
-from .ends import DOUBT, above
 from .noise import Noisy, exponent, ratio
 from .optimizer import Optimizer
 from .place import Along, Place, Unknown

@@ -52,7 +52,8 @@ class Bound(Result):
         The smallest Hessian batch from which on `validity` is below 0.1, all else as it is; inf where none
         is large enough.
     step_limit_error : float
-        Of `step_limit` where it is an estimate, as for data too large for whole matrices; else 0.
+        Of `step_limit` where it is an estimate, as for data too large for whole matrices: the limit is at
+        most so much lower, and hardly higher. Else 0.
     doubt : str
         Why the linearisation is not to be trusted, and what helps; empty where it is.
     """
@@ -235,7 +236,7 @@ def _estimated_row(leading: Leading, flow: Flow) -> Bound:
     except (ArithmeticError, ValueError) as error:
         return _left_out(flow.method, str(error))
     limit, shares, risk = found.found.limit, found.closed.shares_of(found.found), math.nan
-    if flow.step < limit:
+    if flow.step < limit - found.error:  # the limit is seen from above
         with contextlib.suppress(ArithmeticError):  # too close to the limit: there is none that can be told
             risk = found.closed.excess_risk()
     linear = found.closed.linear

@@ -23,7 +23,7 @@ class KeptModes:
         With a `rank`: its gain is read on the kept eigenvalues, its tail gain on the first one left out.
     eigenvalues : array (r,)
     beyond : float
-        The first eigenvalue left out, or a bound on its size.
+        The first eigenvalue left out, or what stands for it.
     sampling, hessian_sampling : arrays (r,)
         Standard deviations of the eigenvalues over gradient and over Hessian batches; nan where not known.
     margin : float
@@ -71,7 +71,10 @@ class KeptModes:
     def step_limits(
         self, momentum: float, *, nesterov: bool = False, weight_decay: float = 0.0
     ) -> np.ndarray:
-        """Largest mean-square-stable step of each kept mode (r,); noise not known counts as none."""
+        """Largest mean-square-stable step of each kept mode alone (r,); noise not known counts as none.
+
+        No bound on a run's step: what was kept are Ritz vectors, and modes together bear less.
+        """
         gradient, hessian = (np.nan_to_num(s) ** 2 for s in (self.sampling, self.hessian_sampling))
         return mode_limits(
             self.gains,
@@ -85,7 +88,7 @@ class KeptModes:
         )
 
     def tail_limit(self, momentum: float, *, nesterov: bool = False, weight_decay: float = 0.0) -> float:
-        """The same off the kept eigenvectors."""
+        """The same off the kept eigenvectors, for a mode of the size of `beyond`; larger may be there."""
         # Behind a negative eigenvalue, positive ones of nearly its size may follow.
         gain, following = np.array([self.tail_gain]), np.array([abs(self.beyond)])
         found = mode_limits(gain, following, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)

@@ -132,7 +132,7 @@ def spectrum(
         backend=backend.name,
     )
     lengths = np.concatenate([part.lengths for part in parts])
-    bound = float(np.abs(diagonals).max() + 2 * off_diagonals.max())  # Gershgorin's, on all eigenvalues
+    bound = float(np.abs(diagonals).max() + 2 * off_diagonals.max())  # Gershgorin's, on all nodes
     resolution = rounding(backend, n) * bound
     return Spectrum(n, deflate, probes, diagonals, off_diagonals, lengths, resolution, stats, about)
 

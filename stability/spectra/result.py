@@ -20,6 +20,7 @@ from ..methods.memory import undecayed
 from ..methods.method import SGD, Method
 from ..methods.response import gains_at
 from ..noise import Noise
+from .ends import DOUBT, above
 from .lanczos import Tridiagonals
 
 Function = Callable[[np.ndarray], Any]
@@ -33,6 +34,9 @@ SMOOTHING, RESOLVED = 0.2, 4
 """Width of the picture's smoothing, in units of ``asinh(lam / scale)``, and how many of a rule's nodes lie
 within `scale` of zero.
 """
+
+MAYBE = "there may be no stationary law"
+"""What a reason begins with that leaves a sum without an error."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,28 @@ class Spectrum(Result):
         """Lowest and highest Ritz value: the spectrum reaches at least so far."""
         return float(self.nodes.min()), float(self.nodes.max())
 
+    @property
+    def highest(self) -> tuple[float, float]:
+        """What the largest eigenvalue lies between: the highest Ritz value, and what it does not pass.
+
+        But with a probability of 0.05 over all probes, whose starts are random and independent (Kuczynski and
+        Wozniakowski).
+        """
+        return self.extremes[1], max(self._above, float(self.nodes[: self.deflated].max(initial=-math.inf)))
+
+    @functools.cached_property
+    def _above(self) -> float:
+        """What the largest eigenvalue off the deflated vectors does not pass."""
+        doubt, ends = DOUBT ** (1 / max(1, self.probes)), [-math.inf]
+        for i in range(self.deflated, self.deflated + self.probes):
+            count = min(int(self.lengths[i]), self.diagonals.shape[1])
+            nodes = self.nodes[i, :count]
+            lowest, highest = float(nodes.min()), float(nodes.max())
+            exhausted = self.off_diagonals[i, count - 1] <= self.resolution
+            width = self.n - self.deflated
+            ends.append(highest if exhausted else above(lowest, highest, width, count, doubt))
+        return max(ends)
+
     def sum(self, f: Function) -> Estimate:
         """``tr f(H)``: the sum of `f` over all eigenvalues.
 
@@ -164,7 +190,8 @@ class Spectrum(Result):
 
     def _estimate(self, f: Function, reason: str = "") -> Estimate:
         full, half = (self._samples(rule, f).mean() for rule in (self._rule, self._half))
-        return Estimate(float(full), math.hypot(self._probe_error(f), full - half), reason)
+        error = math.inf if reason.startswith(MAYBE) else math.hypot(self._probe_error(f), full - half)
+        return Estimate(float(full), error, reason)
 
     def _probe_error(self, f: Function, rule: tuple[np.ndarray, np.ndarray] | None = None) -> float:
         """The standard error of the probes' mean, for Gaussian intervals.
@@ -295,7 +322,8 @@ class Spectrum(Result):
         Raises
         ------
         Unstable
-            If a direction has no stationary law: unstable, or flat.
+            If a direction that was seen has no stationary law: unstable, or flat. Where only what may lie
+            beyond the highest Ritz value has none, the error is infinite and `reason` says so.
         ValueError
             If the noise is of another kind, or too few eigenvalues are deflated.
         """
@@ -382,7 +410,7 @@ class Spectrum(Result):
         lost = ~law(nodes)[1]
         count = float(weights[lost].sum())
         if count == 0:
-            return (lambda nodes: law(nodes)[0]), ""
+            return (lambda nodes: law(nodes)[0]), self._doubt(law)
         what = (
             f"{count:.3g} of {self.n} directions have no stationary law under {method.label}: curvature "
             f"{nodes[lost].min():.3g} to {nodes[lost].max():.3g}"
@@ -393,6 +421,18 @@ class Spectrum(Result):
                 "regularized objective or a smaller step."
             )
         return (lambda nodes: law(nodes)[0]), f"left out: {what}"
+
+    def _doubt(self, law: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> str:
+        """Why a stationary law that is there on all nodes may not be: these lie inside the spectrum."""
+        nodes = self._rule[0].copy()
+        nodes[self.deflated :, -1] = np.maximum(nodes[self.deflated :, -1], self._above)
+        if law(nodes)[1].all():
+            return ""
+        low, high = self.highest
+        return (
+            f"{MAYBE}: the largest curvature lies between {low:.6g} and {high:.6g}, where there is none; ask "
+            "for more steps of Lanczos, or a smaller step"
+        )
 
     def _gains(self, method: Method, nodes: np.ndarray) -> np.ndarray:
         """The method's gain at every node, row by row of the rule."""

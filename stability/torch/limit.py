@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..advice.ends import top
 from ..lowrank.operator import BadProducts
+from ..spectra.ends import top
 from .products import Batch, Products
 
 ALIKE = 0.5

@@ -71,8 +71,8 @@ class LRSFN(torch.optim.Optimizer):
         Adds ``weight_decay |w|^2 / 2`` to the loss: to gradients and to the curvature.
     tail : {"flat", "damping"}
         Gain off the kept eigenvectors: ``1 / (mu + damping)``, where ``mu = max(|lambda_r|, mu_before / 2)``
-        bounds what a small batch does not show and is the least size that a kept eigenvalue counts with; or,
-        as published, ``1 / damping``, which is stable only for ``lr < 2 damping / |lambda_{r+1}|``. The
+        stands for what a small batch does not show and is the least size that kept eigenvalues count with;
+        or, as published, ``1 / damping``, which is stable only for ``lr < 2 damping / |lambda_{r+1}|``. The
         default of `stability.LRSFN`, the published method, is ``"damping"``.
     noise_margin : float
         Adds so many standard deviations, over gradient batches, to the size of each kept eigenvalue; Hessian

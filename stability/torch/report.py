@@ -37,7 +37,8 @@ class Report(Result, Framed):
         where none was seen.
     std : array (r,)
         Standard deviation of each over Hessian batches, from its sub-batches; of the last refresh that had
-        some where a Hessian batch is one sample; nan where samples are not known.
+        some where a Hessian batch is one sample; nan where samples are not known. Four sub-batches do not
+        show what rare samples carry.
     gains : array (r,)
         ``phi_i``; where ``lambda_i > 0`` this is the stationary noise over SGD's at equal `lr`.
     tail_gain : float

@@ -58,7 +58,8 @@ class History(Result, Framed):
     eigenvalues : array (refreshes, rank)
         Kept Hessian eigenvalues, largest magnitude first, at each refresh; rank 0 with a whole Hessian.
     noise : array (refreshes, rank)
-        Standard deviation of their Rayleigh quotients due to the gradient batch's sampling (nan: not known).
+        Standard deviation of their Rayleigh quotients due to the gradient batch's sampling, by the spread of
+        the Hessian batch's four parts, which do not show what rare samples carry (nan: not known).
     step_limits : array (refreshes,)
         The largest stable step at each, of all modes together, with the metric as it stood there and the
         run's momentum and weight decay. Of steps on all samples it is a lower bound, at most 10 % below the

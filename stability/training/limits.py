@@ -11,12 +11,12 @@ import numpy as np
 
 from .._streams import stream
 from ..advice.advise import SAMPLES, examine
-from ..advice.ends import top
 from ..advice.objective import ObjectivePlace
 from ..advice.optimizer import Optimizer
 from ..linear.modes import mode_limits
 from ..lowrank.operator import BadProducts
 from ..methods.memory import Memory
+from ..spectra.ends import top
 from .problem import Problem
 
 SMALL = 2**20

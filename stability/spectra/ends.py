@@ -17,7 +17,7 @@ import numpy as np
 from .._array import Backend
 from .._streams import stream
 from ..lowrank.operator import Operator
-from ..spectra.lanczos import lanczos
+from .lanczos import lanczos
 
 DOUBT = 0.05
 """Probability, over the start, that an upper bound is passed."""
@@ -117,7 +117,7 @@ def top(
     Examples
     --------
     >>> import numpy as np, stability as st
-    >>> from stability.advice.ends import top
+    >>> from stability.spectra.ends import top
     >>> curvature = np.linspace(-1.0, 3.0, 1000)  # no gap anywhere
     >>> end = top(lambda V: curvature[:, None] * V, 1000, st.Backend("numpy", np))
     >>> end.below < 3.0 < end.above < 3.2, end.products
