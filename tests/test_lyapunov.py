@@ -734,3 +734,67 @@ class TestStudy:
         assert lyapunov_claim._mean_square_limit(flow, 100_000, 0) == pytest.approx(
             2 / (1 + 3 * 0.09), rel=0.01
         )
+
+
+class TestMomentum:
+    """Matrices of whole states, positions and buffer."""
+
+    SPECTRUM = np.array([1.0, 0.3])
+    NOISE = st.Noise(curvature=0.4)
+
+    @pytest.mark.parametrize("nesterov", [False, True])
+    @pytest.mark.parametrize("beta", [0.8, 0.1])
+    def test_without_noise_they_are_logarithms_of_eigenvalues(self, beta, nesterov):
+        step, c, e = 0.5, (1 + beta if nesterov else 1), (beta**2 if nesterov else beta)
+        flow = st.Flow(
+            st.quadratic(self.SPECTRUM, rotation_seed=1), st.Momentum(st.SGD(), beta, nesterov), step=step
+        )
+        pairs = [[[1 - step * c * h, -step * e], [h, beta]] for h in self.SPECTRUM]
+        expected = np.sort(np.log(np.abs(np.linalg.eigvals(pairs))).ravel())[::-1]
+        found = st.lyapunov_exponents(flow)
+        np.testing.assert_allclose(found.exponents, expected, rtol=1e-12)
+        assert found.mean_square == pytest.approx(expected[0])
+        limit = st.almost_sure_limit(flow).limit
+        assert limit == pytest.approx(2 * (1 + beta) / (1 + 2 * beta if nesterov else 1), rel=1e-4)
+
+    @pytest.mark.parametrize(
+        ("method", "level", "dt"),
+        [
+            (st.Momentum(st.SFN(damping=0.3), 0.5, nesterov=True), "iteration", None),
+            (st.Momentum(st.SGD(), 0.8, nesterov=True), "sde", 0.1),
+        ],
+        ids=["iteration", "sde"],
+    )
+    def test_paths_grow_at_the_top_exponent(self, method, level, dt):
+        flow = st.Flow(st.quadratic(self.SPECTRUM), method, self.NOISE, step=0.4)
+        found = st.lyapunov_exponents(flow, level=level, dt=dt, products=60, iterations=300, rank=1)
+        rng, ratio, z, grown = np.random.default_rng(5), (dt or 0.4) / 0.4, np.ones((200, 4)), 0.0
+        for k in range(round(300 / ratio)):
+            sample = flow.draw(200, rng, level=level)
+            z = flow.update(z, sample) if dt is None else flow.euler(z, sample, dt)
+            size = np.linalg.norm(z, axis=1)
+            grown, z = grown + np.log(size) * (k >= 60 / ratio), z / size[:, None]
+        grown = grown / 240
+        error = np.hypot(found.errors[0], grown.std(ddof=1) / np.sqrt(200))
+        assert abs(found.exponents[0] - grown.mean()) < 4 * error
+
+    def test_the_chains_mean_square_rate_is_zero_at_linear_theorys_limit(self):
+        flow = st.Flow(st.quadratic(self.SPECTRUM), st.Momentum(st.SGD(), 0.8), self.NOISE, step=0.1)
+        at_limit = flow.at_step(st.linearize(flow).step_limit("mean-square"))
+        found = st.lyapunov_exponents(at_limit, level="sde", products=10, iterations=10)
+        assert found.mean_square == pytest.approx(0, abs=1e-10)
+        assert found.exponents[0] < 0
+
+    def test_at_its_limit_the_top_exponent_is_zero(self):
+        flow = st.Flow(st.quadratic(self.SPECTRUM), st.Momentum(st.SGD(), 0.8), self.NOISE, step=0.1)
+        limit = st.almost_sure_limit(flow, products=20, iterations=100)
+        assert limit.limit > 1.5 * st.linearize(flow).step_limit("mean-square")
+        there = st.lyapunov_exponents(flow.at_step(limit.limit), products=60, iterations=300, rank=1)
+        slope = np.gradient(limit.exponents, limit.steps)[np.argmin(np.abs(limit.steps - limit.limit))]
+        assert abs(there.exponents[0]) < 4 * np.hypot(there.errors[0], slope * limit.error)
+
+    def test_a_newton_batch_has_no_second_moment_with_momentum_either(self):
+        flow = st.Flow(st.quadratic([1.0]), st.Momentum(st.Newton(), 0.5), self.NOISE, step=0.1)
+        found = st.lyapunov_exponents(flow, products=10, iterations=10)
+        assert found.mean_square == np.inf
+        assert "no second moment" in found.status

@@ -84,8 +84,6 @@ class TestMomentum:
 
 
 ASKED = {
-    "st.lyapunov_exponents": lambda: st.lyapunov_exponents(flow()),
-    "st.almost_sure_limit": lambda: st.almost_sure_limit(flow()),
     "st.exact_mode": lambda: st.exact_mode(HEAVY, curvature=1.0, noise=QUIET),
     "theorem 'noise-amplification'": lambda: st.theorem("noise-amplification", method=HEAVY),
 }
@@ -98,6 +96,16 @@ def test_what_does_not_know_momentum_refuses_it(who):
         ValueError, match=rf"must have no momentum: {who} knows nothing of it yet; .*{inside}"
     ):
         ASKED[who]()
+
+
+def test_one_mode_exactly_names_who_knows_momentum():
+    with pytest.raises(
+        ValueError, match=r"or st.lyapunov_exponents\(flow\) and st.linearize\(flow\).tail_index"
+    ):
+        ASKED["st.exact_mode"]()
+    noisy = st.Flow(st.quadratic([1.0]), HEAVY, st.Noise(gradient=0.1, curvature=0.3), step=0.1)
+    assert st.lyapunov_exponents(noisy, iterations=20, products=10).exponents.shape == (2,)
+    assert st.linearize(noisy).tail_index > 0
 
 
 # -- linear theory, against matrices written out here -----------------------------------------------------

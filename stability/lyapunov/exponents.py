@@ -14,7 +14,7 @@ from .._display import Grid
 from .._frames import Framed
 from .._saving import Result, provenance
 from ..flow import Flow
-from ..methods.memory import memoryless
+from ..methods.memory import only_gains
 from .matrices import EPS, Product, blocks, product_of_flow, product_of_function
 from .mean_square import mean_square_rate
 
@@ -120,7 +120,8 @@ def lyapunov_exponents(
     For the iteration ``B = I - step P(H + Eh)(H + Eg)`` with nothing linearised in the noise, real
     minibatches where the noise is estimated from data. For the SDE ``B = I + dt A + sqrt(step dt) G``, its
     Euler-Maruyama chain, with ``A = -P H`` and ``G = P Eg + DP[Eh] H`` linear in Gaussian noise; as ``dt``
-    goes to 0 the exponent of one mode goes to Ito's ``a - step K / 2`` per unit of t.
+    goes to 0 the exponent of one mode goes to Ito's ``a - step K / 2`` per unit of t. With momentum the
+    matrices are those of whole states, positions and buffer, and there are twice as many exponents.
 
     Parameters
     ----------
@@ -167,7 +168,7 @@ def lyapunov_exponents(
     products = _check.count("products", products, least=10)
     seed = _check.seed(seed)
     if isinstance(flow, Flow):
-        memoryless(flow.method, "st.lyapunov_exponents")
+        only_gains(flow.method, "st.lyapunov_exponents")
         one = product_of_flow(flow, at, level, dt, seed)
     else:
         one = product_of_function(flow, at, dt)

@@ -14,7 +14,7 @@ from .._display import Grid
 from .._saving import Result, provenance
 from ..flow import Flow
 from ..linear.linearize import linearize
-from ..methods.memory import memoryless
+from ..methods.memory import Motion, only_gains
 from .exponents import ROUNDING, SURE, means
 from .matrices import EPS, LEVELS, PROBE, Rates, blocks, moving_rates
 
@@ -173,9 +173,11 @@ def _rates(flow: Flow, at: Any, level: str, seed: int) -> Rates:
             f"`flow` must be a st.Flow; got {flow!r}. For matrices of one's own there is "
             "st.lyapunov_exponents."
         )
-    memoryless(flow.method, "st.almost_sure_limit")
+    only_gains(flow.method, "st.almost_sure_limit")
     level, seed = _check.choice("level", level, LEVELS), _check.seed(seed)
-    return moving_rates(linearize(flow, at), level, 1.0, seed)
+    linear = linearize(flow, at)
+    motion = None if linear.memory is None else linear.memory.motion(1.0, 1.0)
+    return moving_rates(linear, level, 1.0, seed)._replace(motion=motion)
 
 
 def _tops(
@@ -191,7 +193,9 @@ def _tops(
         return means(_growth(rates, steps, iterations, products, seed).T)
     (X,), (reach,) = rates.draw(np.random.default_rng(seed), 1)
     # The eigenvalues of I - step X are 1 - step mu: one decomposition serves all steps.
-    sizes = np.abs(1 - steps[:, None] * np.linalg.eigvals(X)).max(axis=1)
+    pulls = steps[:, None] * np.linalg.eigvals(X)
+    factors = 1 - pulls if rates.motion is None else np.linalg.eigvals(rates.motion.matrices(pulls))
+    sizes = np.abs(factors).reshape(len(steps), -1).max(axis=1)
     sizes[sizes <= EPS * rates.dim * (1 + steps * reach)] = 0.0
     with np.errstate(divide="ignore"):
         return np.log(sizes), np.zeros(len(steps))
@@ -202,7 +206,9 @@ def _growth(rates: Rates, steps: np.ndarray, iterations: int, products: int, see
     dim, rng, burn = rates.dim, np.random.default_rng(seed), min(200, iterations // 5)
     # Not all along the first direction, lest noise that couples no modes never leaves it.
     v = rates.start[:, 0] + 0.01 * rng.standard_normal((products, dim))
-    v = np.broadcast_to(v, (len(steps), products, dim))
+    if rates.motion is not None:  # empty buffers
+        v = np.concatenate([v, 0 * v], axis=-1)
+    v = np.broadcast_to(v, (len(steps), *v.shape))
     growth, k, scale, least = np.zeros((len(steps), products)), -burn, steps[:, None], EPS * dim
     for X, reach in blocks(rates.draw, rng, burn + iterations, products, dim):
         if steps.max() * reach.max() > LARGEST:
@@ -211,7 +217,7 @@ def _growth(rates: Rates, steps: np.ndarray, iterations: int, products: int, see
                 f"{LARGEST / reach.max():.2g}; got {steps.max():.3g}."
             )
         for rate, far in zip(X, reach, strict=True):
-            v = v - scale[..., None] * np.einsum("pij,spj->spi", rate, v)
+            v = _moved(v, scale[..., None] * np.einsum("pij,spj->spi", rate, v[..., :dim]), rates.motion)
             size = np.sqrt(np.einsum("spi,spi->sp", v, v))
             lost = size <= least + (least * scale) * far
             if lost.any():
@@ -222,6 +228,19 @@ def _growth(rates: Rates, steps: np.ndarray, iterations: int, products: int, see
                 growth += np.log(size)
             k += 1
     return growth / iterations
+
+
+def _moved(v: np.ndarray, pulled: np.ndarray, motion: Motion | None) -> np.ndarray:
+    """Directions a step on, `pulled` being ``step X x``; a buffer, counted in steps, is their last half."""
+    if motion is None:
+        return v - pulled
+    dim = pulled.shape[-1]
+    x, buffer = v[..., :dim], v[..., dim:]
+    (kept, reach), (_, keeps) = motion.free.tolist()
+    straight, driven = motion.force.tolist()
+    return np.concatenate(
+        [kept * x + reach * buffer + straight * pulled, keeps * buffer + driven * pulled], axis=-1
+    )
 
 
 def _windows(steps: np.ndarray, exponents: np.ndarray, errors: np.ndarray) -> np.ndarray:

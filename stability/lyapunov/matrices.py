@@ -12,6 +12,7 @@ from ..flow import Flow
 from ..linear.draws import Draw, chain_rates, iteration_rates
 from ..linear.linearize import linearize
 from ..linear.result import LinearFlow
+from ..methods.memory import Motion
 
 LEVELS = ("iteration", "sde")
 EPS = 8 * float(np.finfo(float).eps)
@@ -47,7 +48,8 @@ class Rates(NamedTuple):
     """Draws of ``X`` in ``B = I - dt X`` in the `dim` directions that anything moves.
 
     `steady` says that every draw is the same. `start` (dim, dim) holds the directions that contract least
-    without noise, in order: small steps take long to find them.
+    without noise, in order: small steps take long to find them. `motion`, with momentum, is what a force does
+    to positions and buffer at step 1, the buffer being counted in steps.
     """
 
     draw: Draw
@@ -55,6 +57,7 @@ class Rates(NamedTuple):
     flat: int
     steady: bool
     start: np.ndarray
+    motion: Motion | None = None
 
 
 def product_of_flow(flow: Flow, at: Any, level: str, dt: float | None, seed: int) -> Product:
@@ -64,8 +67,13 @@ def product_of_flow(flow: Flow, at: Any, level: str, dt: float | None, seed: int
         raise ValueError(f"`dt` belongs to level='sde': the iteration's step is {flow.step:g}; got dt={dt}.")
     ratio = 1.0 if dt is None else _check.positive("dt", dt) / flow.step
     linear, length = linearize(flow, at), ratio * flow.step
-    draw, dim, flat, steady, start = moving_rates(linear, level, ratio, seed)
-    return Product(factors(draw, length), dim, level, flat, length, ratio, steady, start, linear)
+    moving = moving_rates(linear, level, ratio, seed)
+    draw, dim, start = factors(moving.draw, length), moving.dim, moving.start
+    if linear.memory is not None:
+        draw = _doubled(moving.draw, linear.memory.motion(1.0, ratio), flow.step)
+        # Positions first, in the order of their directions: a buffer forgets faster than most of them.
+        dim, start = 2 * dim, np.kron(np.eye(2), start)
+    return Product(draw, dim, level, moving.flat, length, ratio, moving.steady, start, linear)
 
 
 def product_of_function(function: Any, at: Any, dt: Any) -> Product:
@@ -142,6 +150,24 @@ def factors(drawn: Draw, length: float) -> Draw:
             )
         B[np.abs(B).max(axis=(1, 2)) <= rounding] = 0.0
         return B, rounding
+
+    return draw
+
+
+def _doubled(drawn: Draw, motion: Motion, step: float) -> Draw:
+    """The matrices of whole states, positions and ``step`` times the buffer, and their rounding errors.
+
+    In that unit of the buffer the motion of step 1 is that of every step, under a force as many times longer.
+    """
+
+    def draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+        X, reach = drawn(rng, size)
+        dim = X.shape[-1]
+        forced = np.array([motion.force, np.zeros(2)]).T  # only positions are felt
+        B = np.kron(motion.free, np.eye(dim)) + step * np.kron(forced, X)
+        if not np.isfinite(B).all():
+            raise ValueError(f"The step must be so small that one step does not overflow; got {step:g}.")
+        return B, 2 * EPS * dim * (1 + step * np.abs(motion.force).max() * reach)
 
     return draw
 

@@ -41,6 +41,8 @@ def _per_factor(one: Product, rng: np.random.Generator) -> tuple[float, float, s
 
 def _chain_rate(linear: LinearFlow, dt: float) -> float:
     """From the linear theory: ``M + dt (A M + M A^T) + dt^2 A M A^T + step dt E[G M G^T]``."""
+    if linear.memory is not None:
+        return _remembered_rate(linear, dt)
     factor, kick, spread = 1 + dt * linear.rates, linear.kick, math.sqrt(linear.flow.step) * math.sqrt(dt)
     if kick is None:
         with np.errstate(divide="ignore"):
@@ -48,6 +50,26 @@ def _chain_rate(linear: LinearFlow, dt: float) -> float:
     size = max(float(np.max(np.abs(factor))), spread)  # of huge steps the squares would overflow
     squares, strength = np.outer(factor / size, factor / size), (spread / size) ** 2
     return math.log(size) + _half_log_radius(lambda M: squares * M + strength * kick(M), linear.flow.dim)
+
+
+def _remembered_rate(linear: LinearFlow, dt: float) -> float:
+    """The same of whole states: noise is in the force that positions feel, and enters along one vector."""
+    assert linear.memory is not None
+    kick, dim = linear.kick, linear.flow.dim
+    motion = linear.memory.motion(linear.flow.step, dt)
+    forced = np.array([motion.force, np.zeros(2)]).T
+    B = np.kron(motion.free, np.eye(dim)) - np.kron(forced, np.diag(linear.rates))
+    if kick is None:
+        with np.errstate(divide="ignore"):
+            return float(np.log(np.max(np.abs(np.linalg.eigvals(B)))))
+    entering = np.multiply.outer(motion.kick, motion.kick)
+
+    def apply(M: np.ndarray) -> np.ndarray:
+        felt = kick(M[..., :dim, :dim])
+        grown = np.einsum("ab,...ij->...aibj", entering, felt).reshape(M.shape)
+        return B @ M @ B.T + grown
+
+    return _half_log_radius(apply, 2 * dim)
 
 
 def _quadrature(linear: LinearFlow) -> Estimate | None:
@@ -63,7 +85,9 @@ def _quadrature(linear: LinearFlow) -> Estimate | None:
         return None
     try:
         lam = float(linear.eigenvalues[0])
-        mode = exact_mode(flow.method, curvature=lam, noise=noise.multiplicative())
+        # What a step is added to does not make its second moment finite: momentum is left out.
+        method = flow.without_memory().method
+        mode = exact_mode(method, curvature=lam, noise=noise.multiplicative())
         return mode.moment(2, flow.step)
     except ArithmeticError:
         return None
