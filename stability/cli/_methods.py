@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import click
 
@@ -24,31 +24,72 @@ SPECTRAL = (
 """Methods without a memory, whose preconditioner follows the Hessian's eigenvalues."""
 METHODS = (*SPECTRAL, "momentum", "nesterov", "rmsprop", "adam", "adamw", "sign")
 A_METHOD = click.Choice(METHODS, case_sensitive=False)
-BETA, ADAMW_DECAY = 0.9, 0.01
+DAMPING, BETA, ADAMW_DECAY = 0.1, 0.9, 0.01
 """The field's usual momentum and weight decay, where none is given."""
+
+
+class Knob(NamedTuple):
+    """A number of some methods: the option's type, its help, and the methods that have it; all if None."""
+
+    type: Any
+    help: str
+    methods: tuple[str, ...] | None
+
+
+KNOBS = {
+    "damping": Knob(
+        REAL,
+        f"Damping of the methods that have one; {DAMPING:g} by default.",
+        ("damped-newton", "sfn", "lrsfn", "lrsfn-flat", "r-sfn", "natural-gradient"),
+    ),
+    "rank": Knob(int, "Eigenpairs that truncated methods keep.", ("lrsfn", "lrsfn-flat", "newsamp")),
+    "beta": Knob(
+        REAL,
+        f"How much of the past momentum and nesterov keep; {BETA:g} by default.",
+        ("momentum", "nesterov"),
+    ),
+    "beta1": Knob(REAL, "Memory of the gradients in adam and adamw; 0.9 by default.", ("adam", "adamw")),
+    "beta2": Knob(
+        REAL,
+        "Memory of the squared gradients; 0.99 for rmsprop, 0.999 for adam and adamw by default.",
+        ("rmsprop", "adam", "adamw"),
+    ),
+    "eps": Knob(
+        REAL,
+        "Added to their root in rmsprop, adam and adamw; 1e-8 by default.",
+        ("rmsprop", "adam", "adamw"),
+    ),
+    "weight_decay": Knob(
+        REAL,
+        f"Decoupled weight decay, beside the gradient: {ADAMW_DECAY:g} with adamw, else none.",
+        None,
+    ),
+}
+"""By their names in Python."""
 
 
 def method_of(
     name: str,
     *,
-    damping: float = 0.2,
-    rank: int = 1,
-    beta: float = BETA,
+    damping: float | None = None,
+    rank: int | None = None,
+    beta: float | None = None,
+    beta1: float | None = None,
+    beta2: float | None = None,
+    eps: float | None = None,
     weight_decay: float | None = None,
-    **given: float | None,
 ) -> Any:
-    """A method by its name; to a statement in symbols it does not matter what its parameters are.
-
-    What is `given` of a metric's own parameters and is not None takes the place of its usual number.
-    """
+    """A method by its name, of numbers those that it has; to a statement in symbols they do not matter."""
     from ..methods import gallery
     from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Newton
     from ..methods.metrics import Adam, RMSprop, SignSGD
     from ..methods.momentum import Momentum
 
-    own: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    follows = {name: value for name, value in own.items() if name != "beta1"}
-    decay = ADAMW_DECAY if weight_decay is None else weight_decay
+    damping, rank = DAMPING if damping is None else damping, 1 if rank is None else rank
+    beta, given = BETA if beta is None else beta, {"beta2": beta2, "eps": eps}
+    follows: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    averages = follows | ({} if beta1 is None else {"beta1": beta1})
+    decay = ADAMW_DECAY if weight_decay is None and name == "adamw" else weight_decay
     made: dict[str, Callable[[], Any]] = {
         "sgd": SGD,
         "newton": Newton,
@@ -63,38 +104,64 @@ def method_of(
         "momentum": lambda: Momentum(SGD(), beta),
         "nesterov": lambda: Momentum(SGD(), beta, nesterov=True),
         "rmsprop": lambda: RMSprop(**follows),
-        "adam": lambda: Adam(**own),
-        "adamw": lambda: Adam(weight_decay=decay, **own),
+        "adam": lambda: Adam(**averages),
+        "adamw": lambda: Adam(**averages),
         "sign": SignSGD,
     }
-    return made[name]()
+    return made[name]().with_weight_decay(decay) if decay else made[name]()
 
 
-def with_momentum(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The option that says how much of the past momentum keeps."""
-    return click.option(
-        "--beta",
-        type=REAL,
-        default=BETA,
-        show_default=True,
-        help="Momentum of --method momentum and nesterov.",
-    )(command)
+def methods_of(
+    names: Iterable[str], given: dict[str, Any], known: Iterable[str] = METHODS, **usual: Any
+) -> list[Any]:
+    """Methods by their names with the numbers `given`, which one of them must have; else the `usual` ones.
+
+    Raises
+    ------
+    ValueError
+        If a number was given (not None) that none of the methods has; advice is a method of the `known` ones.
+    """
+    names = list(names)
+    require_had(names, given, known)
+    numbers = usual | {key: value for key, value in given.items() if value is not None}
+    decay = numbers.get("weight_decay")
+    if decay is not None and not 0 <= decay < float("inf"):
+        raise ValueError(f"`--weight-decay` must be a finite number >= 0; got {decay:g}.")
+    return [method_of(name, **numbers) for name in names]
 
 
-def with_memory(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say how much of the past momentum and metrics keep."""
-    for name, what in (
-        ("--eps", "Added to the root of the mean square, of --method rmsprop and adam; 1e-8 if not given."),
-        ("--beta2", "Decay of the mean square; 0.99 of --method rmsprop, 0.999 of adam if not given."),
-        ("--beta1", "Decay of the mean gradient, of --method adam; 0.9 if not given."),
-    ):
-        command = click.option(name, type=REAL, default=None, help=what)(command)
-    return with_momentum(command)
+def require_had(names: Sequence[str], given: dict[str, Any], known: Iterable[str] = METHODS) -> None:
+    """That each number given is one of a method's."""
+    for key, value in given.items():
+        own = KNOBS[key].methods
+        if value is None or own is None or set(own) & set(names):
+            continue
+        option, offered = f"--{key.replace('_', '-')}", [name for name in known if name in own]
+        lacking = f"{_listed(names)} {'has' if len(names) == 1 else 'have'} none"
+        raise ValueError(
+            f"`{option}` is for {_listed(offered)}; {lacking}. Leave it out, or use --method {offered[0]}."
+        )
 
 
-def parameters_of(options: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of methods that the options give, which are taken out."""
-    return {name: options.pop(name) for name in ("damping", "rank", "beta", "beta1", "beta2", "eps")}
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def with_numbers(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Options for numbers of methods, None where they are not given."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names):  # as decorators, of which the last is applied first
+            option, knob = f"--{name.replace('_', '-')}", KNOBS[name]
+            command = click.option(option, name, type=knob.type, default=None, help=knob.help)(command)
+        return command
+
+    return decorate
+
+
+def taken(options: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of methods among options, which are taken out."""
+    return {name: options.pop(name) for name in KNOBS if name in options}
 
 
 def on_a_landscape(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -122,16 +189,7 @@ def on_a_landscape(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Or a known one: double_well, coupled_quartic, monkey_saddle, rosenbrock, michalewicz.",
         ),
         click.option("--dim", type=int, default=2, show_default=True, help="Dimensions of --landscape."),
-        click.option(
-            "--damping",
-            type=REAL,
-            default=0.1,
-            show_default=True,
-            help="Damping of the methods that have one.",
-        ),
-        click.option(
-            "--rank", type=int, default=1, show_default=True, help="Eigenpairs that truncated methods keep."
-        ),
+        with_numbers("damping", "rank"),
         click.option(
             "--noise",
             type=REAL,

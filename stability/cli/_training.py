@@ -15,7 +15,7 @@ from ..objectives.network import Network, autoencoder, mlp
 from ..training.history import History
 from ..training.minimize import minimize
 from ..training.problem import Progress
-from ._methods import BETA, method_of
+from ._methods import method_of
 from ._numbers import TooSmall, real
 from ._reading import table_of
 
@@ -124,10 +124,12 @@ def run(
     sweeps: float,
     seed: int,
     weight_decay: float | None = None,
-    beta: float = BETA,
+    given: dict[str, Any] | None = None,
     **options: Any,
 ) -> History:
     """Train the network from its seeded start, by default on batches of 32 samples, or of all if fewer.
+
+    What first-order methods have for numbers is `given` by name.
 
     Raises
     ------
@@ -139,7 +141,7 @@ def run(
     F = training.train
     start = F.initial(seed)
     hessian_batch = options.get("hessian_batch")
-    method, chosen = _method(optimizer, step, rank, damping, weight_decay, beta)
+    method, chosen = _method(optimizer, step, rank, damping, weight_decay, given or {})
     if isinstance(method, str):
         if batch is not None or hessian_batch is not None or options.pop("checkpoint", None) is not None:
             raise ValueError(
@@ -205,7 +207,7 @@ def _method(
     rank: int | None,
     damping: float | None,
     weight_decay: float | None,
-    beta: float,
+    given: dict[str, Any],
 ) -> tuple[Any, Any]:
     """The method and its step."""
     if weight_decay is not None and not 0 <= weight_decay < np.inf:
@@ -221,9 +223,7 @@ def _method(
         return SCIPYS[optimizer], "auto"
     number = None if step == "auto" else _number(step)
     if optimizer != "lrsfn":
-        method = method_of(optimizer, beta=beta, weight_decay=weight_decay)
-        if weight_decay:
-            method = method.with_weight_decay(weight_decay)
+        method = method_of(optimizer, weight_decay=weight_decay, **given)
         return method, STEPS[optimizer] if number is None else number
     if number is None:
         if damping is not None:

@@ -16,13 +16,13 @@ from . import _output
 from ._main import main
 from ._methods import (
     A_METHOD,
-    method_of,
+    methods_of,
     noise_of,
     numbers,
     objective_of,
     on_a_landscape,
-    parameters_of,
-    with_memory,
+    taken,
+    with_numbers,
 )
 from ._numbers import REAL
 
@@ -37,12 +37,14 @@ def _intervals(context: click.Context, option: click.Parameter, text: str | None
 
 
 @main.command(
-    epilog='Example:  stability simulate --expression "x^4/4 - x^2/2 + y^2" --method sfn --start 1,0.5 --at '
-    "1,0"
+    epilog='Examples:  stability simulate --expression "x^4/4 - x^2/2 + y^2" --method sfn --start 1,0.5 --at '
+    '1,0\n\nstability simulate --expression "x^2 + y^2/10" --method momentum --beta 0.9 --step 0.02 --at 0,0'
+    '\n\nstability simulate --expression "x^2 + y^2/10" --method adam --beta2 0.99 --step 0.01 --at 0,0 '
+    "--level iteration"
 )
 @on_a_landscape
 @click.option("--method", type=A_METHOD, default="sfn", show_default=True, help="The optimizer.")
-@with_memory
+@with_numbers("beta", "beta1", "beta2", "eps", "weight_decay")
 @click.option("--step", type=REAL, default=0.1, show_default=True, help="The learning rate.")
 @click.option(
     "--t-end", type=REAL, default=10.0, show_default=True, help="How long, in units of iteration x step."
@@ -105,7 +107,7 @@ def simulate(
     objective = objective_of(text, name, dim, parameters, variables)
     center = None if at is None else numbers("--at", at)
     noise = noise_of(options, center)
-    chosen = method_of(method, **parameters_of(options))
+    (chosen,) = methods_of([method], taken(options))
     flow = Flow(objective, chosen, noise, step=step)
     linear = None if center is None else linearize(flow, at=center)
     out = _output.place(out)
@@ -167,8 +169,9 @@ def _moments(ensemble: Any, comparison: Any) -> dict[str, Any]:
 
 
 @main.command(
-    epilog='Example:  stability portrait --expression "x^4/4 - x^2/2 + y^2" --method sgd --method newton '
-    "--method sfn --out out/portrait"
+    epilog='Examples:  stability portrait --expression "x^4/4 - x^2/2 + y^2" --method sgd --method newton '
+    '--method sfn --out out/portrait\n\nstability portrait --expression "x^4/4 - x^2/2 + y^2" --method '
+    "momentum --beta 0.5 --method sfn --damping 0.5"
 )
 @on_a_landscape
 @click.option(
@@ -178,7 +181,7 @@ def _moments(ensemble: Any, comparison: Any) -> dict[str, Any]:
     type=A_METHOD,
     help="May be given more than once; sgd, newton and sfn by default.",
 )
-@with_memory
+@with_numbers("beta", "beta1", "beta2", "eps")
 @click.option(
     "--region",
     metavar="R | LOW,HIGH | LOW,HIGH,LOW,HIGH",
@@ -242,9 +245,9 @@ def portrait(
         raise ValueError(
             f"`--region` must be one number, LOW,HIGH, or LOW,HIGH,LOW,HIGH; got {len(bounds)} numbers."
         )
-    about = parameters_of(options)
+    given = taken(options)
     noise = noise_of(options, None if at is None else numbers("--at", at))
-    methods = [method_of(one, **about) for one in compared or ("sgd", "newton", "sfn")]
+    methods = methods_of(compared or ("sgd", "newton", "sfn"), given)
     place, resolution = _output.place(out), options.pop("resolution")
     options["start"] = None if start is None else numbers("--start", start)
     if options["paths"] is None:

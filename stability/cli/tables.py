@@ -10,7 +10,7 @@ import click
 
 from .. import _check
 from ._main import in_options, main
-from ._methods import A_METHOD, method_of, with_momentum
+from ._methods import A_METHOD, DAMPING, methods_of, require_had, taken, with_numbers
 from ._numbers import REAL
 from ._reading import reads_a_table, table_of
 
@@ -21,7 +21,8 @@ BOUND = ("sgd", "newton", "damped-newton", "sfn", "lrsfn", "lrsfn-flat")
 @main.command(
     epilog="Examples:  stability bound --csv table.csv --target label --model logistic --batch 32 "
     "--hessian-batch 8\n\nstability bound --csv table.csv --target label --model logistic --method sgd "
-    "--method momentum --method adam"
+    "--method momentum --method adam --beta 0.95\n\nstability bound --csv table.csv --target label --model "
+    "logistic --method adamw --weight-decay 0.05 --step 0.001"
 )
 @click.option(
     "--csv",
@@ -71,11 +72,7 @@ BOUND = ("sgd", "newton", "damped-newton", "sfn", "lrsfn", "lrsfn-flat")
     type=A_METHOD,
     help="May be given more than once; sgd and the second-order methods by default.",
 )
-@with_momentum
-@click.option("--damping", default=0.1, show_default=True, type=REAL, help="Levenberg-Marquardt damping.")
-@click.option(
-    "--rank", default=None, type=int, help="Rank of LRSFN; 10 or the number of columns if not given."
-)
+@with_numbers("damping", "rank", "beta", "beta1", "beta2", "eps", "weight_decay")
 @click.option("--l2", default=0.01, show_default=True, type=REAL, help="Weight of the ridge.")
 @reads_a_table
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for a program.")
@@ -89,9 +86,6 @@ def bound(
     replacement: bool,
     step: float,
     compared: tuple[str, ...],
-    beta: float,
-    damping: float,
-    rank: int | None,
     l2: float,
     as_json: bool,
     **reading: Any,
@@ -102,12 +96,14 @@ def bound(
     mean-square-stable step, the noise amplification over SGD, the stationary excess risk at --step, the
     validity indicator (trust below 0.1) and what limits the step. (L2) corrects for Hessian noise to second
     order. Adam and its kin have the metric that settles at --step, and their largest step is this metric's.
+    LRSFN keeps 10 modes, or as many as there are columns, where --rank does not say.
     """
     from ..linear.bounds import bounds
     from ..noise import Noise
     from ..objectives.regression import Regression, least_squares, logistic
 
-    step = _check.positive("--step", step)
+    step, given = _check.positive("--step", step), taken(reading)
+    require_had(compared or BOUND, given)
     table = table_of(path, target, model, reading)
     whole: Regression = (
         logistic(table.X, table.y, l2=l2, classes=len(table.classes))
@@ -122,10 +118,7 @@ def bound(
         )
     if batch is None:
         batch = 32 if objective.n_samples > 32 else max(1, objective.n_samples // 2)
-    rank = min(10, objective.dim) if rank is None else rank
-    methods = [
-        method_of(name, damping=damping, rank=rank, beta=beta) for name in dict.fromkeys(compared or BOUND)
-    ]
+    methods = methods_of(dict.fromkeys(compared or BOUND), given, rank=min(10, objective.dim))
     noise = Noise.from_data(
         objective, None, batch, hessian_batch=hessian_batch, replacement=replacement, coupling=coupling
     )
@@ -159,6 +152,7 @@ def bound(
         span = f"{lam[0]:.3g}, {lam[1]:.3g}, ... (the largest of {objective.dim})"
     click.echo(f"at the minimum: curvature {span}")
     drawn = f"{coupling}, {'with' if replacement else 'without'} replacement"
+    damping = DAMPING if given["damping"] is None else given["damping"]
     click.echo(
         f"batches: gradient {batch}, Hessian {hessian_batch or batch}, {drawn}; step {step:g}, damping "
         f"{damping:g}\n"

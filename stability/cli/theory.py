@@ -9,10 +9,16 @@ from typing import Any
 import click
 
 from ._main import main
-from ._methods import A_METHOD, method_of
+from ._methods import A_METHOD, KNOBS, METHODS, methods_of, taken, with_numbers
+
+NUMBERS = {"damping": "damping", "beta": "beta", "beta2": "beta2", "eps": "eps", "weight_decay": "theta"}
+"""Options that stand for a symbol of theorems, and the name under which these take its value."""
 
 
-@main.command(epilog="Example:  stability theorems noise-amplification --method newton --check")
+@main.command(
+    epilog="Examples:  stability theorems noise-amplification --method newton --check\n\nstability theorems "
+    "momentum --beta 0.9\n\nstability theorems adaptive-metric --method adamw --weight-decay 0.05"
+)
 @click.argument("name", required=False)
 @click.option("--method", type=A_METHOD, help="For this method; by default for any gain.")
 @click.option(
@@ -20,6 +26,7 @@ from ._methods import A_METHOD, method_of
     type=int,
     help="Derive with full matrices in 1, 2 or 3 dimensions; by default for one generic mode.",
 )
+@with_numbers("damping", "beta", "beta2", "eps", "weight_decay")
 @click.option("--latex", "form", flag_value="latex", help="Print LaTeX: the statement with its derivation.")
 @click.option("--json", "form", flag_value="json", help="Print JSON for a program.")
 @click.option(
@@ -27,11 +34,13 @@ from ._methods import A_METHOD, method_of
     is_flag=True,
     help="Recompute at random values by the numeric theory and by an ensemble; exit code 1 on disagreement.",
 )
-def theorems(name: str | None, method: str | None, dim: int | None, form: str | None, check: bool) -> None:
+def theorems(
+    name: str | None, method: str | None, dim: int | None, form: str | None, check: bool, **options: Any
+) -> None:
     """Statements about stability and noise, derived by SymPy.
 
     Without NAME: what there is, and the table of what each method does at a minimum, a saddle, a maximum and
-    a flat point.
+    a flat point. Numbers such as --beta are put in their symbols' place, below the sheet.
     """
     from ..symbolic.table import method_table
     from ..symbolic.theorem import theorem
@@ -39,7 +48,10 @@ def theorems(name: str | None, method: str | None, dim: int | None, form: str | 
 
     if name is None and dim is not None:
         raise ValueError("`--dim` belongs to one theorem: name it.")
-    subject = None if method is None else method_of(method)
+    given = {key: value for key, value in taken(options).items() if value is not None}
+    if name is None and given:
+        raise ValueError(f"`{_option(next(iter(given)))}` is a number for one theorem: name it.")
+    (subject,) = [None] if method is None else methods_of([method], _own(method, given))
     if name is None and method is None and not check:
         if form == "json":
             sheets = [theorem(one).to_json() for one in names()]
@@ -53,15 +65,19 @@ def theorems(name: str | None, method: str | None, dim: int | None, form: str | 
     if name is not None and subject is not None and subject.memory is not None:
         _require_said(name, names(), str(method), subject)
     found = [theorem(name, method=subject, dim=dim)] if name is not None else _all(names(), subject)
+    numbers = _numbers(found[0], given) if given else {}
     verdicts = [sheet.check() if check else None for sheet in found]
     if form == "json":
         sheets = [
-            {**sheet.to_json(), "check": v and v.to_json()} for sheet, v in zip(found, verdicts, strict=True)
+            {**sheet.to_json(), "check": v and v.to_json(), **_as_json(numbers, given)}
+            for sheet, v in zip(found, verdicts, strict=True)
         ]
         click.echo(json.dumps(sheets if name is None else sheets[0], indent=1, allow_nan=False))
     else:
         for sheet, verdict in zip(found, verdicts, strict=True):
             shown = [sheet.latex(derivation=True) if form == "latex" else str(sheet)]
+            if numbers:
+                shown.append(_with_numbers(numbers, given, latex=form == "latex"))
             if verdict is not None:
                 shown = [str(verdict)] if name is None else [*shown, str(verdict)]
             click.echo("\n\n".join(shown))
@@ -79,6 +95,44 @@ def _require_said(name: str, names: Iterable[str], method: str, subject: Any) ->
         raise ValueError(
             f"{name!r} says nothing about --method {method}; {speak} do. Use --method sgd, without momentum."
         )
+
+
+def _own(method: str, given: dict[str, float]) -> dict[str, float]:
+    """The numbers that are the method's; others are the theorem's alone."""
+    return {key: value for key, value in given.items() if method in (KNOBS[key].methods or METHODS)}
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _numbers(sheet: Any, given: dict[str, float]) -> dict[str, Any]:
+    """Its equations at the numbers, each of which it must have."""
+    for key in given:
+        if not sheet.takes(NUMBERS[key]):
+            raise ValueError(
+                f"`{_option(key)}` changes nothing in {sheet.name!r} for {sheet.mode.label}: it has no such "
+                "symbol. Leave it out."
+            )
+    return sheet.at(**{NUMBERS[key]: value for key, value in given.items()})
+
+
+def _with_numbers(numbers: dict[str, Any], given: dict[str, float], *, latex: bool) -> str:
+    """The equations at the numbers, for people."""
+    import sympy
+
+    from ..symbolic.statement import indented
+
+    lines = ["With " + ", ".join(f"{_option(key)[2:]} = {value:g}" for key, value in given.items())]
+    for name, equation in numbers.items():
+        lines += [f"  {name}", f"      {sympy.latex(equation)}" if latex else indented(equation)]
+    return "\n".join(lines)
+
+
+def _as_json(numbers: dict[str, Any], given: dict[str, float]) -> dict[str, Any]:
+    import sympy
+
+    return {"given": given, "numbers": {k: sympy.latex(v) for k, v in numbers.items()}} if given else {}
 
 
 def _all(names: Iterable[str], method: Any) -> list[Any]:

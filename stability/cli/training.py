@@ -13,14 +13,28 @@ from .._saving import jsonable
 from ..training.history import History
 from . import _output
 from ._main import main
-from ._methods import with_momentum
+from ._methods import require_had, with_numbers
 from ._numbers import REAL
 from ._reading import OPTIONS, reads_a_table
+
+OPTIMIZERS = (
+    "lrsfn",
+    "sgd",
+    "momentum",
+    "nesterov",
+    "sign",
+    "rmsprop",
+    "adam",
+    "adamw",
+    "lbfgs",
+    "newton-cg",
+)
 
 
 @main.command(
     epilog="Examples:  stability train --data digits --model mlp --method lrsfn --sweeps 20 --out "
     "out/digits\n\nstability train --data digits --method adamw --step 0.002 --weight-decay 0.05"
+    "\n\nstability train --data digits --method nesterov --step 0.02 --beta 0.95"
 )
 @click.option("--data", required=True, help="digits, mnist (5,000 images), or a CSV file with a header line.")
 @click.option(
@@ -53,18 +67,7 @@ from ._reading import OPTIONS, reads_a_table
     "--method",
     "optimizer",
     type=click.Choice(
-        [
-            "lrsfn",
-            "sgd",
-            "momentum",
-            "nesterov",
-            "sign",
-            "rmsprop",
-            "adam",
-            "adamw",
-            "lbfgs",
-            "newton-cg",
-        ],
+        OPTIMIZERS,
         case_sensitive=False,
     ),
     default="lrsfn",
@@ -133,7 +136,7 @@ from ._reading import OPTIONS, reads_a_table
     default=None,
     help="Save the history there (.npz; .json is a copy to read) and draw it (.png, .svg).",
 )
-@with_momentum
+@with_numbers("beta", "beta1", "beta2", "eps")
 @reads_a_table
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for a program.")
 def train(
@@ -152,6 +155,8 @@ def train(
     """
     from . import _training
 
+    given = {name: options.pop(name) for name in ("beta", "beta1", "beta2", "eps")}
+    require_had([options["optimizer"]], given, OPTIMIZERS)
     network = {name: options.pop(name) for name in ("l2", "dtype")} | {"seed": options["seed"]}
     network["reading"] = {name: options.pop(name) for name in OPTIONS}
     training = _training.prepare(
@@ -161,7 +166,7 @@ def train(
     if not as_json:
         click.echo(f"{training.about}\n{training.train!r}; {training.test.n_samples} samples held back\n")
     try:
-        history = _training.run(training, progress=not as_json, **options)
+        history = _training.run(training, progress=not as_json, given=given, **options)
     except KeyboardInterrupt as stopped:
         so_far = stopped.result if isinstance(stopped, Interrupted) else None
         raise _output.Stopped(_left_behind(so_far, out, options["checkpoint"])) from None

@@ -86,6 +86,12 @@ class Step(NamedTuple):
 
         return zero(rate) if rate(2.0) < 0 else 2.0
 
+    def settling(self) -> float:
+        """Steps in which second moments forget all but what grows most, by a factor of e."""
+        sizes = np.sort(np.abs(np.linalg.eigvals(Half(len(self.mean)).matrix(self.second))))[::-1]
+        apart = float(np.log(sizes[0] / max(sizes[1], 1e-300 * sizes[0]))) if len(sizes) > 1 else math.inf
+        return 1 / apart if apart > 0 else math.inf
+
     def backward(self, M: np.ndarray) -> np.ndarray:
         """``E[B^T M B]``: what the quadratic form of M is on average after one step."""
         half = Half(len(self.mean))

@@ -27,6 +27,8 @@ LOWEST, HIGHEST = 1 / 32, 512.0
 """Orders that are tried."""
 UNEVEN = 0.5
 """Share of a population that its weights must be worth, lest it is drawn anew."""
+SETTLING, LONGEST = 25, 4
+"""Steps in which directions may settle, lest runs are longer; and how many times as long they become."""
 
 
 class Growth(NamedTuple):
@@ -50,7 +52,7 @@ def found(
         The order from which one matrix has no moment, and as `pole` why.
     """
 
-    rate = Rates(move, step, seed, exact)
+    rate = Rates(move, step, seed, exact, step.settling())
     bracket = _bracket(rate, 0.45 * most)
     if isinstance(bracket, Estimate):
         return bracket
@@ -68,9 +70,16 @@ class Rates:
     step: Step
     seed: int
     exact: bool
+    settling: float = 1.0  # steps
+
+    @property
+    def longer(self) -> int:
+        """How many times as long a run must be for directions to settle, as far as it may."""
+        return math.ceil(min(max(self.settling / SETTLING, 1.0), LONGEST))
 
     def __call__(self, order: float, run: tuple[int, int, int] | None = None) -> Growth:
         size, steps, burn = run or PILOT
+        steps, burn = self.longer * steps, self.longer * burn
         rng = np.random.default_rng([self.seed, round(1e6 * order)])
         known, coordinates = self.step if self.exact else None, self.step.coordinates(order)
         one = grown(self.move, coordinates, order, rng, size=size, steps=steps, burn=burn, known=known)
@@ -137,6 +146,12 @@ def _refined(rate: Rates, order: float) -> Estimate:
         slope = max((here.value - before.value) / move, here.error / order)
     move = -here.value / slope
     error = math.hypot(here.error / slope, 0.05 * move)
+    if max(error, abs(move)) > 0.25 * order:
+        why = "its growth over a step is too small beside what chance does to it"
+        return Estimate(order, math.inf, f"about {order:.2g}, which is not resolved: {why}")
+    if rate.settling > LONGEST * SETTLING:
+        why = f"directions settle in {rate.settling:.0f} steps only"
+        return Estimate(order + move, max(error, 0.25 * order), f"{why}, longer than was waited for")
     if here.share <= LUMP:
         return Estimate(order + move, error)
     reason = f"one matrix of all that were drawn makes up {here.share:.0%} of the moment"

@@ -8,7 +8,6 @@ drift and noise: it corrects L towards the stochastic iteration.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -32,7 +31,7 @@ from .frames import Frame
 from .limits import Limit, Limits
 from .modes import Turned
 from .moments import Map
-from .tail import Products, Untold, tail
+from .tail import Products, tail
 
 MOST_STEPS = 1e15
 """Time steps whose number still is a whole one where a time is divided by them."""
@@ -307,25 +306,25 @@ class LinearFlow(Result, Framed):
         Parameters
         ----------
         time, dt
-            As for `covariance`. In continuous time the index of up to five modes that differ is found by
-            polynomials on the sphere of directions, and of any number that are alike in closed form. Of
-            chain and iteration it is a quadrature of one mode, of modes that are alike, and of two with
-            Gaussian noise; of others a population of directions tells it, with a standard error. With
-            momentum a mode has two coordinates.
+            As for `covariance`. In continuous time the index of up to 24 modes that differ is found by
+            polynomials on the sphere of directions (of more than five to some percent, of more than eight
+            roughly; the error says so), and of any number that are alike in closed form. Of chain and
+            iteration it is a quadrature of one mode, of modes that are alike, and of two with Gaussian noise;
+            of others a population of directions tells it, with a standard error. With momentum a mode has
+            two coordinates.
         seed : int
             Of that population.
 
         Returns
         -------
         Estimate
-            An infinite error says that the value is a lower bound.
+            An infinite error says that the value is a lower bound, or not resolved; nan, and why, of more
+            than 24 coordinates that differ in continuous time.
 
         Raises
         ------
         Unstable
             If a mode does not decay, or paths grow almost surely.
-        ValueError
-            If more than five modes differ in continuous time.
 
         References
         ----------
@@ -359,13 +358,9 @@ class LinearFlow(Result, Framed):
         """Tail index ``nu`` of the stationary law of the SDE: moments below ``nu`` are finite.
 
         ``1 + 2 |a| / (step K)`` in one dimension (a Student-t law), ``inf`` without curvature noise; the
-        joint index where modes couple: `tail`, which tells its error too. nan where it is not known, of more
-        than five modes that differ.
+        joint index where modes couple: `tail`, which tells its error too, and why where the index is nan.
         """
-        try:
-            return self.tail().value
-        except Untold:
-            return math.nan
+        return self.tail().value
 
     @property
     def tail_exceeds_two(self) -> bool:

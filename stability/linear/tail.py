@@ -25,8 +25,12 @@ from .modes import ModalNoise
 from .moves import Carry, Move, of_gaussian, of_inputs, of_matrices
 from .population import found
 
-DEGREES = {1: 0, 2: 32, 3: 8, 4: 6, 5: 6}
+DEGREES = {1: 0, 2: 32, 3: 8, 4: 6, 5: 6, 6: 4, 7: 4, 8: 4}
 """Of the polynomials on the sphere, by its dimension: those of two degrees less tell the error."""
+MOST = 24
+"""Coordinates up to which squares alone, polynomials of degree 2, are few enough."""
+ROUGH = 5e-3
+"""Share of the index that its error is at least, where only squares are known."""
 CHEAP = 3
 """Coordinates up to which polynomials on the sphere are few."""
 ANGLES = (24, 48, 96, 192)
@@ -35,10 +39,6 @@ FAR = 100.0
 """Indices beyond it that no closed form tells are told by a lower bound."""
 ALIKE = 1e-9
 """Relative difference of rates that are held to be equal."""
-
-
-class Untold(ValueError):
-    """The index exists, but no way to it is known here."""
 
 
 class Products(NamedTuple):
@@ -275,13 +275,12 @@ def _inputs(products: Products, pull: float) -> Estimate | None:
 def _continuous(step: Step, length: float) -> Estimate:
     """By polynomials on the sphere, in coordinates made for the index itself; `length` is a step's."""
     dim = len(step.mean)
-    if dim not in DEGREES:
-        raise Untold(
-            f"The joint tail index in continuous time is known here of up to {max(DEGREES)} coordinates; got "
-            f"{dim}. Use lin.tail('chain', dt={0.1 * length:g}), a chain of short time steps, or "
-            "lin.tail_exceeds_two."
+    if dim > MOST:
+        chain = f"lin.tail('chain', dt={0.1 * length:g}) is that of a chain of short time steps"
+        return Estimate(
+            math.nan, math.nan, f"known here of up to {MOST} coordinates, and not of {dim}: {chain}"
         )
-    bound, degree = step.bound(), DEGREES[dim]
+    bound, degree = step.bound(), DEGREES.get(dim, 2)
     if bound > FAR:
         return _beyond(bound)
     indices = [bound]
@@ -297,7 +296,8 @@ def _continuous(step: Step, length: float) -> Estimate:
         sure = all(zero(of_generator(step, 2.0, few)) == 0 for few in range(0, degree + 1, 2))
         return Estimate(0.0, 0.0) if sure else Estimate(1.0, 1.0, "below 2: where is not resolved")
     before, index, rough = indices[-3:]
-    return Estimate(index, max(abs(index - before), abs(index - rough), 1e-9 * index))
+    least = (1e-9 if dim in DEGREES else ROUGH) * index
+    return Estimate(index, max(abs(index - before), abs(index - rough), least))
 
 
 def _beyond(bound: float) -> Estimate:

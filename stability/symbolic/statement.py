@@ -143,16 +143,16 @@ class Statement(Result):
         about = "any gain" if self.method is None else self.mode.label
         yield f"{self.name}: {self.title} ({about})"
         yield from ("", "Hypotheses", *(f"  - {hypothesis}" for hypothesis in self.hypotheses))
-        yield from ("", "Statement", _indent(self.statement))
+        yield from ("", "Statement", indented(self.statement))
         for corollary in self.corollaries:
             extra = "; ".join(map(str, corollary.hypotheses))
             head = f"  {corollary.name}" + (f" (if {extra})" if extra else "")
             yield textwrap.fill(head, WIDEST, subsequent_indent="    ")
-            yield _indent(corollary.equation)
+            yield indented(corollary.equation)
         yield from ("", "Derivation")
         for number, step in enumerate(self.derivation, 1):
             yield f"  {number}. {step.reason}"
-            yield _indent(step.equation)
+            yield indented(step.equation)
         yield from ("", f"Source: {self.source}")
 
     def to_json(self) -> dict[str, Any]:
@@ -192,6 +192,39 @@ class Statement(Result):
             f"`quantity` must be None for the statement or one of its corollaries ({known}); got "
             f"{quantity!r}."
         )
+
+    def at(self, **values: float) -> dict[str, Any]:
+        """Those of its equations that have these symbols, by name, with numbers in the symbols' place.
+
+        Parameters
+        ----------
+        **values : float
+            Under any name that `evaluate` takes.
+
+        Raises
+        ------
+        ValueError
+            If a value is unknown or no number.
+
+        Examples
+        --------
+        >>> import stability as st
+        >>> st.theorem("batch-sharpness").at(beta=0.9)["small-batches"]
+        Eq(B*alpha, 0.2)
+        """
+        given = {name: _decimal(value) for name, value in self._given(values, own=False).items()}
+        found = {}
+        for name, equation in (
+            ("statement", self.statement),
+            *((c.name, c.equation) for c in self.corollaries),
+        ):
+            put = {symbol: given[symbol.name] for symbol in _symbols(equation.rhs) if symbol.name in given}
+            if put:
+                # By fractions, so that what cancels does; then as decimals.
+                right = equation.rhs.subs(put)
+                right = right.xreplace({one: _float(one) for one in right.atoms(sympy.Rational)})
+                found[name] = sympy.Eq(equation.lhs, right, evaluate=False)
+        return found
 
     @property
     def _signs(self) -> tuple[Hypothesis, ...]:
@@ -322,9 +355,9 @@ class Statement(Result):
             return key
         return names.get(key, key.replace("lam_", "lambda_") if key.startswith("lam_") else key)
 
-    def _given(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Values by symbol name; the method's own parameters where they are not given."""
-        known, given = self._known, dict(self.mode.values)
+    def _given(self, values: Mapping[str, Any], *, own: bool = True) -> dict[str, np.ndarray]:
+        """Values by symbol name; the method's `own` parameters where they are not given."""
+        known, given = self._known, dict(self.mode.values) if own else {}
         seen: dict[str, str] = {}
         for key, value in values.items():
             name = self.symbol(key)
@@ -392,6 +425,16 @@ def _compiled(expression: Any, slots: tuple[Any, ...], module: str) -> Callable[
     return sympy.lambdify(slots, expression, modules="mpmath" if module == "mpmath" else [_NUMERIC, "numpy"])
 
 
+def _decimal(value: Any) -> Any:
+    """A number as the fraction that its shortest decimal is."""
+    return sympy.Rational(repr(float(value)))
+
+
+def _float(fraction: Any) -> Any:
+    """A fraction as a decimal of few digits, unless it is a root's or a small one that is read as it is."""
+    return fraction if fraction.q <= 4 else sympy.Float(fraction, 6)
+
+
 def _radius(matrix: Any) -> float:
     return float(np.max(np.abs(np.linalg.eigvals(np.asarray(matrix, dtype=float)))))
 
@@ -441,8 +484,13 @@ def _keyword(symbol: Any) -> str:
     return symbol.name.replace("lambda", "lam")
 
 
-def _indent(equation: Any) -> str:
+def indented(equation: Any) -> str:
+    """An equation in characters, as sheets show it."""
     return "\n".join("      " + line for part in _parts(equation) for line in part.splitlines())
+
+
+def _drawn(equation: Any) -> str:
+    return sympy.pretty(equation, use_unicode=True, wrap_line=False, full_prec=False)
 
 
 def _parts(equation: Any) -> Iterator[str]:
@@ -451,7 +499,7 @@ def _parts(equation: Any) -> Iterator[str]:
     # What a sum or an integral runs over means nothing outside it, and a derivative is of the gain itself.
     bound = {symbol for one in equation.atoms(sympy.Sum, sympy.Integral) for symbol in one.bound_symbols}
     while True:
-        shown = sympy.pretty(equation, use_unicode=True, wrap_line=False)
+        shown = _drawn(equation)
         counts = Counter(
             part
             for part in sympy.preorder_traversal(equation)
@@ -464,7 +512,7 @@ def _parts(equation: Any) -> Iterator[str]:
         part = max(saved, key=lambda part: (saved[part], str(part)))
         name = sympy.Symbol(f"z_{len(named) + 1}")
         equation = equation.xreplace({part: name})
-        named.append(sympy.pretty(sympy.Eq(name, part, evaluate=False), use_unicode=True, wrap_line=False))
+        named.append(_drawn(sympy.Eq(name, part, evaluate=False)))
     yield shown
     if named:
         yield "with"
