@@ -8,6 +8,9 @@ ONLY   ?=
 SLOW   ?=
 STAMP  := $(VENV)/.installed
 
+# Tests start many processes: where this is set, each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help reproduce figures test test-all test-everywhere test-gpu bench bench-solver clean
 
 help:
@@ -40,11 +43,11 @@ test: $(STAMP)
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
-	OPENBLAS_NUM_THREADS=1 $(RUN)/python -m pytest -n auto -m 'not slow'
+	OPENBLAS_NUM_THREADS=1 $(RUN)/python -m pytest -n auto -m 'not slow' --dist worksteal
 
 test-all: $(STAMP)
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,torch]'
-	OPENBLAS_NUM_THREADS=1 $(RUN)/python -m pytest -n auto $(if $(ONLY),-k '$(ONLY)' tests)
+	OPENBLAS_NUM_THREADS=1 $(RUN)/python -m pytest -n auto --dist worksteal $(if $(ONLY),-k '$(ONLY)' tests)
 
 test-everywhere: $(STAMP)
 	$(RUN)/python tests/everywhere.py $(if $(QUICK),--quick) $(if $(SLOW),--slow)

@@ -1,5 +1,6 @@
 """Shared by the tests: methods with literal closed forms, chosen matrices, arrays of every library."""
 
+import os
 import signal
 from dataclasses import dataclass
 from functools import reduce
@@ -31,6 +32,34 @@ LITERAL = {
         lambda x: 2 / (np.abs(x) + GAMMA) ** 3,
     ),
 }
+
+
+COSTLY = 5.0
+"""Seconds of processor time from which on a test that is not marked slow is named at the end of a run."""
+
+
+def processor_time():
+    """Of this process and of those that it started and waited for."""
+    return sum(os.times()[:4])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    before = processor_time()
+    try:
+        return (yield)
+    finally:
+        if processor_time() - before > COSTLY and not item.get_closest_marker("slow"):
+            item.user_properties.append(("processor time", processor_time() - before))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Named, not failed: how long a test takes is the machine's affair too."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    for report in reports:
+        seconds = dict(report.user_properties).get("processor time")
+        if seconds and report.when == "call":
+            terminalreporter.line(f"{report.nodeid} took {seconds:.1f} s of processor time: make it cheaper")
 
 
 @pytest.fixture(autouse=True, scope="session")

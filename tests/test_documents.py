@@ -1,6 +1,5 @@
 """The documents: their tables are the tracked numbers, their examples run, what they name exists."""
 
-import ast
 import importlib.metadata
 import json
 import re
@@ -12,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from sources import tree
 
 import stability as st
 from stability import claims, cli
@@ -128,7 +128,7 @@ def test_every_promise_has_its_test():
         named = re.findall(r"`(test_\w+\.py)((?:::\w+)+)`", row.split("|")[2])
         assert named, f"no test: {row}"
         for file, names in named:
-            body = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8")).body
+            body = tree(ROOT / "tests" / file).body
             for name in names.split("::")[1:]:
                 found = [node for node in body if getattr(node, "name", None) == name]
                 assert found, f"{file} has no {names}"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sources import FILES, nodes
 
 import stability as st
 from stability import _check, _files
@@ -282,9 +283,6 @@ class TestLocks:
         assert names(tmp_path) == ["link", "lock"]
 
 
-SOURCES = {
-    path: ast.parse(path.read_text(encoding="utf-8")) for path in Path(st.__file__).parent.rglob("*.py")
-}
 WRITES = {"write_text", "write_bytes", "savez", "savez_compressed", "tofile", "touch", "to_csv", "to_html"}
 WRITES |= {"replace", "rename", "unlink", "remove", "rmtree", "mkdir", "makedirs", "mkstemp"}
 NETWORK = {
@@ -302,17 +300,17 @@ NETWORK = {
 POSIX = {"fcntl", "grp", "posix", "pwd", "resource", "termios", "tty"}
 
 
-def imported(tree):
-    for node in ast.walk(tree):
+def imported(path):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
             yield node.module.split(".")[0]
 
 
-def writing(tree):
+def writing(path):
     """Calls that change files: by the names of modules and methods, and `open` for anything but reading."""
-    for call in ast.walk(tree):
+    for call in nodes(path):
         if not isinstance(call, ast.Call):
             continue
         name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
@@ -327,7 +325,7 @@ def writing(tree):
 
 
 def test_every_file_is_written_by_the_one_writer():
-    found = {path.name: [*writing(tree)] for path, tree in SOURCES.items()}
+    found = {path.name: [*writing(path)] for path in FILES}
     assert len(found.pop("_files.py")) >= 5
     found = {name: calls for name, calls in found.items() if calls}
     # An archive is opened for writing in memory.
@@ -336,11 +334,11 @@ def test_every_file_is_written_by_the_one_writer():
 
 
 def test_nothing_that_reaches_a_network_is_imported():
-    assert not {name for tree in SOURCES.values() for name in imported(tree)} & NETWORK
+    assert not {name for path in FILES for name in imported(path)} & NETWORK
 
 
 def test_nothing_that_other_systems_lack_is_imported():
-    assert not {name for tree in SOURCES.values() for name in imported(tree)} & POSIX
+    assert not {name for path in FILES for name in imported(path)} & POSIX
 
 
 OFFLINE = """

@@ -7,11 +7,10 @@ import ast
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
 import pytest
+from sources import FILES, ROOT, nodes
 
-ROOT = Path(__file__).parents[1] / "stability"
 CONTRIBUTING = ROOT.parent / "CONTRIBUTING.md"
 FLOORS = (
     ("_display", "_files", "_frames", "_interrupts"),
@@ -35,23 +34,19 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
-def files():
-    return sorted(ROOT.rglob("*.py"))
-
-
 def module(path):
     """The parts of a file's dotted name below `stability`; a folder's face is the folder."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts
 
 
-MODULES = {module(path): path for path in files()}
+MODULES = {module(path): path for path in FILES}
 
 
 def imports(path):
     """The modules of `stability` that a file imports, also inside functions and for type checkers."""
     package = path.relative_to(ROOT).parts[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (tuple(a.name.split(".")[1:]) for a in node.names if a.name.startswith("stability."))
         elif isinstance(node, ast.ImportFrom):
@@ -103,14 +98,17 @@ def test_contributing_describes_the_house_as_it_is():
 
 
 def test_every_room_has_a_floor():
-    assert {room(path) for path in files()} == FLOOR.keys()
+    assert {room(path) for path in FILES} == FLOOR.keys()
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_file_imports_from_its_own_room_or_from_floors_below(path):
-    own = room(path)
-    wrong = {other[0] for other in imports(path) if other[0] != own and FLOOR[other[0]] >= FLOOR[own]}
-    assert not wrong, f"{own} (floor {FLOOR[own] + 1}) imports {wrong}"
+def test_a_file_imports_from_its_own_room_or_from_floors_below():
+    wrong = {
+        f"{path.relative_to(ROOT)} (floor {FLOOR[room(path)] + 1})": other[0]
+        for path in FILES
+        for other in imports(path)
+        if other[0] != room(path) and FLOOR[other[0]] >= FLOOR[room(path)]
+    }
+    assert not wrong
 
 
 def test_no_circle_of_imports_at_any_level():
@@ -123,18 +121,11 @@ def test_no_circle_of_imports_at_any_level():
 
 def test_only_the_pictures_import_matplotlib():
     def draws(path):
-        nodes = [
-            node
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.Import | ast.ImportFrom)
-        ]
-        names = [a.name for node in nodes if isinstance(node, ast.Import) for a in node.names]
-        return any(
-            name.split(".")[0] == "matplotlib"
-            for name in [*names, *(n.module or "" for n in nodes if isinstance(n, ast.ImportFrom))]
-        )
+        names = [a.name for node in nodes(path) if isinstance(node, ast.Import) for a in node.names]
+        names += [node.module or "" for node in nodes(path) if isinstance(node, ast.ImportFrom)]
+        return any(name.split(".")[0] == "matplotlib" for name in names)
 
-    assert {room(path) for path in files() if draws(path)} == {"pictures"}
+    assert {room(path) for path in FILES if draws(path)} == {"pictures"}
 
 
 def test_importing_the_package_loads_nothing_heavy():
@@ -162,12 +153,12 @@ def test_importing_the_package_loads_nothing_heavy():
     )
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_nothing_that_runs_a_users_text(path):
+def test_nothing_that_runs_a_users_text():
     forbidden = {"eval", "exec", "sympify", "parse_expr", "pickle"}
-    names = {n.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Name)}
-    names |= {n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
-    assert not names & forbidden
+    for path in FILES:
+        names = {node.id for node in nodes(path) if isinstance(node, ast.Name)}
+        names |= {node.attr for node in nodes(path) if isinstance(node, ast.Attribute)}
+        assert not names & forbidden, path
 
 
 def test_public_names_are_documented():

@@ -7,7 +7,6 @@ import json
 import math
 import time
 import typing
-from pathlib import Path
 
 import matplotlib.mathtext
 import mpmath
@@ -17,6 +16,7 @@ import scipy.linalg
 import scipy.stats
 import sympy
 from conftest import GAMMA
+from sources import FILES, nodes
 
 import stability as st
 from stability.methods.formula import Symbolic
@@ -161,6 +161,12 @@ def evaluated(theorem, drawn):
     return theorem.evaluate(**{key: value for key, value in drawn.items() if theorem.takes(key)})
 
 
+@functools.cache
+def derived(name, method):
+    """A theorem of one of these methods: most tests that look at one share the derivation."""
+    return st.theorem(name, method=METHODS[method])
+
+
 PAIRS = [(name, method) for name in NAMES for method in METHODS if applies(name, METHODS[method])]
 
 
@@ -172,8 +178,8 @@ def test_every_theorem_has_a_closed_form_here_and_the_table_of_names_is_whole():
 class TestClosedForms:
     @pytest.mark.parametrize(("name", "method"), PAIRS)
     def test_the_statement_is_the_literal_closed_form(self, name, method):
-        theorem, rng = st.theorem(name, method=METHODS[method]), np.random.default_rng(3)
-        for _ in range(10):
+        theorem, rng = derived(name, method), np.random.default_rng(3)
+        for _ in range(4):  # formulas that agree to eleven digits at random points are one
             drawn = values(name, rng)
             at = drawn["h"] if name == "trajectory-noise" else drawn["lam"]
             p, d = (part(at) for part in KEPT[method])
@@ -435,9 +441,11 @@ class TwoFacedLowRank(st.LRSFN):
 @functools.cache
 def confirmed(name):
     """A theorem of one of these methods that its witness bears out: derived and checked once."""
-    able = (METHODS["damped Newton"], st.Newton(), st.RMSprop())
-    right = st.theorem(name, method=next(method for method in able if applies(name, method)))
-    assert right.check(points=5, ensemble=False)
+    if name == "adaptive-metric":
+        right = st.theorem(name, method=st.RMSprop())
+    else:
+        right = derived(name, "damped Newton" if (name, "damped Newton") in PAIRS else "Newton")
+    assert right.check(points=1, ensemble=False)
     return right
 
 
@@ -472,7 +480,7 @@ class TestTheyCanFail:
         "name", [name for name in NAMES if name != "heavy-tailed-newton" and applies(name, METHODS["SFN"])]
     )
     def test_a_gain_changed_for_symbols_only_is_caught(self, name):
-        assert not st.theorem(name, method=TwoFaced(damping=GAMMA)).check(points=5, ensemble=False)
+        assert not st.theorem(name, method=TwoFaced(damping=GAMMA)).check(points=1, ensemble=False)
 
     @pytest.mark.parametrize("name", [name for name in NAMES if "truncation" in name])
     def test_a_truncated_gain_changed_for_symbols_only_is_caught(self, name):
@@ -545,7 +553,8 @@ class TestTheyCanFail:
             else c
             for c in right.corollaries
         ]
-        assert not dataclasses.replace(right, corollaries=tuple(wrong)).check(points=5, ensemble=False)
+        points = 5 if corollary == "relaxation" else 1  # about modes that swing: not every draw does
+        assert not dataclasses.replace(right, corollaries=tuple(wrong)).check(points=points, ensemble=False)
 
     @pytest.mark.slow
     def test_every_corollary_is_among_them(self):
@@ -644,8 +653,9 @@ class TestReading:
             assert isinstance(step.equation, (sympy.Rel, sympy.Eq)), step
             assert 5 < len(step.reason) < 160
             assert "\n" not in step.reason
-        assert theorem.title in str(theorem)
-        assert all(hypothesis.text in str(theorem) for hypothesis in theorem.hypotheses)
+        sheet = str(theorem)
+        assert theorem.title in sheet
+        assert all(hypothesis.text in sheet for hypothesis in theorem.hypotheses)
         assert json.loads(json.dumps(theorem.to_json()))["statement"] == theorem.latex()
 
     @pytest.mark.slow
@@ -1197,9 +1207,8 @@ class TestUsersGains:
             )
 
     def test_every_symbol_of_the_theory_is_reserved(self):
-        folder = Path(st.__file__).parent / "symbolic"
         used = set()
-        for node in (node for path in folder.glob("*.py") for node in ast.walk(ast.parse(path.read_text()))):
+        for node in (node for path in FILES if path.parent.name == "symbolic" for node in nodes(path)):
             if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in (
                 "Symbol",
                 "symbols",

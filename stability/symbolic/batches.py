@@ -272,9 +272,9 @@ def noise_floor(mode: Mode) -> Draft:
     left = names[0] * names[1] * names[2] + names[2] * names[1] * names[0]
 
     def share(held: sympy.Expr) -> sympy.Expr:
-        """One mode's part of the iteration's trace, solved for ``lambda M / 2``."""
+        """One mode's part of the iteration's trace, solved for ``lambda M / 2``, in which it is linear."""
         rest = mode.at - alpha * mode.phi * mode.at**2 / (2 * (1 + held))
-        return sympy.solve(Eq(rest * 2 * R / mode.at, 2 * floor / (1 - held)), R)[0]
+        return floor * mode.at / (rest * (1 - held))
 
     steps += [
         Step(Eq(left, alpha * names[0] * names[3] * names[0], evaluate=False), "the balance of any metric P"),
@@ -407,10 +407,21 @@ INPUTS = Hypothesis(
 )
 
 
+@functools.cache
+def _convex() -> tuple[Any, Any]:
+    """How a mode's part of S bends in x = alpha phi lambda, and the largest sum of all x where S = 1."""
+    _, weight = streaming()
+    x, d = Symbol("x", positive=True), Symbol("d", integer=True, positive=True)
+    each = tidy(weight.subs({Symbol("phi_i"): x / alpha, Symbol("lambda_i", positive=True): 1}))
+    # d f(T / d) = 1 at the trace T that the largest step can have.
+    most = sympy.solve(Eq(d * each.subs(x, x / d), 1), x)[0]
+    return sympy.factor(sympy.diff(each, x, 2)), most
+
+
 @statement("streaming-limit", "Streaming least squares: the largest step that a batch allows")
 def streaming_limit(mode: Mode) -> Draft:
     """Where the excess risk of constant steps has its pole."""
-    steps, weight = streaming()
+    shared, weight = streaming()
     gain, curvature = Symbol("phi_i"), Symbol("lambda_i", positive=True)
 
     def share(phi: sympy.Expr, at: sympy.Expr) -> sympy.Expr:
@@ -419,11 +430,7 @@ def streaming_limit(mode: Mode) -> Draft:
     own = weight.subs({gain: mode.phi, curvature: mode.at})
     top, bottom = sympy.fraction(sympy.together(own))
     limit = tidy(linear_root(sympy.expand(top - bottom), alpha))
-    x, d = Symbol("x", positive=True), Symbol("d", integer=True, positive=True)
-    each = tidy(weight.subs({gain: x / alpha, curvature: 1}))
-    bend = sympy.factor(sympy.diff(each, x, 2))
-    # d f(T / d) = 1 at the trace T that the largest step can have.
-    most = sympy.solve(Eq(d * each.subs(x, x / d), 1), x)[0]
+    bend, most = _convex()
     whole = over_spectrum(mode, lambda phi, at: phi * at)
     alone = throughout(
         mode,
@@ -432,7 +439,7 @@ def streaming_limit(mode: Mode) -> Draft:
     )
     steps = [
         gain_step(mode),
-        *steps,
+        *shared,
         Step(Eq(Symbol("S"), 1, evaluate=False), "there T has its pole, and nothing is stable beyond"),
         Step(Eq(LIMIT, limit, evaluate=False), "of one mode alone"),
         Step(

@@ -77,6 +77,7 @@ def kind_of(nesterov: bool) -> Kind:
     return Kind(arranged(sympy.solve(edge, alpha)[0]), limit / pull, arranged(alone), arranged(alone / left))
 
 
+@functools.cache
 def underdamped() -> Any:
     """``E w^2`` of the SDE with the buffer as its velocity: three equations of moments."""
     equations = [
@@ -103,6 +104,7 @@ def arranged(expression: Any) -> Any:
     return sympy.Mul(sign, *factors, evaluate=sign == 1 or len(factors) > 1)
 
 
+@functools.cache
 def relaxing() -> tuple[Any, Step]:
     """The share of the stationary variance that a mode has at t, from rest at 0."""
     rate, turn = sympy.symbols("Gamma omega", positive=True)
@@ -140,7 +142,7 @@ def momentum(mode: Mode) -> Draft:
     """Limits and variances from the second moments of position and buffer."""
     nesterov = mode.memory is not None and mode.memory.nesterov
     own, ours = about(mode), kind_of(nesterov)
-    steps = [gain_step(mode), *_setting(own), *_solved(ours, NESTEROV if nesterov else HEAVY_BALL)]
+    steps = [gain_step(mode), *_setting(own), *_solved(nesterov)]
     corollaries = _of_kind(mode, "", ours, own)
     if not nesterov:
         flow, told = _flowing(mode, own)
@@ -193,12 +195,13 @@ def _setting(own: dict[Any, Any]) -> list[Step]:
     ]
 
 
-def _solved(ours: Kind, how: dict[Any, Any]) -> list[Step]:
-    B, _ = buffered()
+@functools.cache  # no gain is in it
+def _solved(nesterov: bool) -> tuple[Step, ...]:
+    (B, _), ours, how = buffered(), kind_of(nesterov), NESTEROV if nesterov else HEAVY_BALL
     first, edge = Symbol("V_1"), (B + sympy.eye(2)).det().subs(how)
     vanishes(edge.subs(alpha, ours.mean), "the limit of the mean")
     vanishes(sympy.simplify((1 / ours.variance).subs(alpha, ours.mean_square)), "that of the mean square")
-    return [
+    return (
         Step(Eq(first, ours.alone, evaluate=False), "that of w: three linear equations solved"),
         Step(
             Eq(edge, 0, evaluate=False),
@@ -213,7 +216,7 @@ def _solved(ours: Kind, how: dict[Any, Any]) -> list[Step]:
         Step(
             Eq(LIMIT, ours.mean_square, evaluate=False), "where it is infinite: the limit of the mean square"
         ),
-    ]
+    )
 
 
 def _of_kind(mode: Mode, prefix: str, kind: Kind, own: dict[Any, Any]) -> list[Corollary]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import combinations, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import sympy
 from sympy import Eq, Function, Matrix, Sum, Symbol
@@ -174,7 +175,8 @@ def weak_order(mode: Mode) -> Draft:
 b = Symbol("b", positive=True)
 
 
-def streaming() -> tuple[list[Step], Any]:
+@functools.cache  # no gain is in it
+def streaming() -> tuple[tuple[Step, ...], Any]:
     """Constant-step excess risk of streaming least squares: one generic mode, coupled through tr(H M)."""
     x, y, own, other = (
         Symbol("x_i"),
@@ -193,7 +195,7 @@ def streaming() -> tuple[list[Step], Any]:
     weight = tidy(own * variance / (T + sigma**2))
     S = Symbol("S")
     (total,) = sympy.solve(Eq(T, S * (T + sigma**2)), T)
-    steps = [
+    steps = (
         Step(
             Eq(Symbol("E") * x**2 * y**2, sympy.Tuple(diagonal, across), evaluate=False),
             "Gaussian inputs: fourth moments for i = j, and for i != j",
@@ -207,8 +209,30 @@ def streaming() -> tuple[list[Step], Any]:
         ),
         Step(Eq(own * Mi, weight * (T + sigma**2), evaluate=False), "the mode's share of T"),
         Step(Eq(T, total, evaluate=False), "summed over modes, S the sum of those factors"),
-    ]
+    )
     return steps, weight
+
+
+class _Averaged(NamedTuple):
+    gain: Any  # an undetermined one
+    variance: Any  # of the last iterate
+    lag: Any
+    base: Any  # rho, what a lag of one leaves of the correlation
+    geometric: Any  # the sum over all lags
+    long_run: Any
+
+
+@functools.cache
+def _averaged(at: Any) -> _Averaged:
+    """The long-run variance of the mean of iterates, at any gain; it cancels only in the end."""
+    general = Mode(None, "kept", at)
+    square = one_step(general, alpha, curvature=False)
+    variance = stationary(sympy.expand(square.subs(delta**2, M) - M))
+    lag, base = Symbol("lag", integer=True, positive=True), Symbol("rho", positive=True)
+    # The sum comes as a Piecewise; its first branch is that of |rho| < 1.
+    geometric = sympy.simplify(1 + 2 * sympy.summation(base**lag, (lag, 1, sympy.oo)).args[0][0])
+    long_run = tidy(variance * geometric.subs(base, 1 + alpha * general.rate))
+    return _Averaged(general.phi, variance, lag, base, geometric, long_run)
 
 
 @statement(
@@ -218,25 +242,18 @@ def streaming() -> tuple[list[Step], Any]:
 )
 def averaging(mode: Mode) -> Draft:
     """The long-run variance of the mean of iterates, and streaming least squares."""
-    general = Mode(None, "kept", mode.at)
-    ratio = 1 + alpha * general.rate
-    square = one_step(general, alpha, curvature=False)
-    variance = stationary(sympy.expand(square.subs(delta**2, M) - M))
-    lag, base = Symbol("lag", integer=True, positive=True), Symbol("rho", positive=True)
-    # The sum comes as a Piecewise; its first branch is that of |rho| < 1.
-    geometric = sympy.simplify(1 + 2 * sympy.summation(base**lag, (lag, 1, sympy.oo)).args[0][0])
-    long_run = tidy(variance * geometric.subs(base, ratio))
+    gain, variance, lag, base, geometric, long_run = _averaged(mode.at)
     steps, weight = streaming()
     S = over_spectrum(
         mode,
-        lambda gain, curvature: tidy(
-            weight.subs({Symbol("phi_i"): gain, Symbol("lambda_i", positive=True): curvature})
+        lambda phi, curvature: tidy(
+            weight.subs({Symbol("phi_i"): phi, Symbol("lambda_i", positive=True): curvature})
         ),
     )
     chain = [
         gain_step(mode),
         Step(
-            Eq(M, variance.subs(general.phi, mode.phi), evaluate=False),
+            Eq(M, variance.subs(gain, mode.phi), evaluate=False),
             "stationary variance of the last iterate: it carries the gain",
         ),
         Step(
@@ -267,7 +284,7 @@ def averaging(mode: Mode) -> Draft:
     )
     return Draft(
         Eq(sympy.Limit(Symbol("N") * Symbol("Var"), Symbol("N"), sympy.oo), long_run, evaluate=False),
-        chain + steps,
+        [*chain, *steps],
         "Polyak and Juditsky 1992 for the mean of iterates; the streaming corollary is checked by simulation "
         "in tests/test_peer_formulas.py",
         [STEP, *minimum(mode), mean_stable(mode), EXACT, UNALIGNED],

@@ -395,34 +395,48 @@ class Statement(Result):
 
 def number(expression: Any, given: Mapping[str, Any]) -> Any:
     """A SymPy expression at numbers, by name of symbol; spectra are given as arrays (d,), largest first."""
-    bases = sorted(expression.atoms(sympy.IndexedBase), key=str)
+    bases, counts = _asked(expression)
     # SymPy's sums count from one; a tail of no modes still reads the curvature after the last.
     spectra = [
         np.concatenate([[np.nan], np.sort(np.atleast_1d(given[str(base)]))[::-1], [1.0]]) for base in bases
     ]
     # Limits of sums: the compiled sum runs over a `range`, whose ends must be integers.
-    whole = {
-        symbol: int(given[symbol.name])
-        for symbol in expression.free_symbols
-        if symbol.name in _COUNTS and symbol.name in given
-    }
-    expression = expression.subs(whole)
-    slots = sorted(_symbols(expression) - {base.label for base in bases}, key=str)
-    inputs = [np.asarray(given[s.name], dtype=float) for s in slots]
-    if not expression.has(sympy.hyper):
-        return _compiled(expression, (*bases, *slots), "numpy")(*spectra, *inputs)
-    # 2F2 is in mpmath only, neither in NumPy nor in SciPy.
-    function = _compiled(expression, tuple(slots), "mpmath")
+    whole = tuple((symbol, int(given[symbol.name])) for symbol in counts if symbol.name in given)
+    slots, function, plain = _compiled(expression, whole)
+    inputs = [np.asarray(given[name], dtype=float) for name in slots]
+    if plain:
+        return function(*spectra, *inputs)
     # An exponentially long time is infinite as a float: its logarithm is a corollary.
     with np.errstate(over="ignore"):
         return np.vectorize(lambda *x: float(function(*x)), otypes=[float])(*inputs)
 
 
+# A picture or a check asks for the same few expressions hundreds of times, and to walk one takes as long as
+# to compute it: what it asks for, and its function, are kept.
 @functools.lru_cache(maxsize=1024)
-def _compiled(expression: Any, slots: tuple[Any, ...], module: str) -> Callable[..., Any]:
+def _asked(expression: Any) -> tuple[list[Any], list[Any]]:
+    """The spectra that an expression is of, and the counts in it."""
+    bases = sorted(expression.atoms(sympy.IndexedBase), key=str)
+    return bases, sorted((s for s in expression.free_symbols if s.name in _COUNTS), key=str)
+
+
+class _Compiled(NamedTuple):
+    slots: list[str]  # names of its arguments, after the spectra
+    function: Callable[..., Any]
+    plain: bool  # whether NumPy has all of it, and arrays are taken
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(expression: Any, whole: tuple[tuple[Any, int], ...]) -> _Compiled:
     """The expression as a function; SymPy prints it from its own tree, no text of a user's is in it."""
+    bases, _ = _asked(expression)
+    expression = expression.subs(dict(whole))
+    slots = sorted(_symbols(expression) - {base.label for base in bases}, key=str)
     expression = expression.xreplace({sympy.zoo: sympy.nan})  # a branch at a pole: no hypothesis holds there
-    return sympy.lambdify(slots, expression, modules="mpmath" if module == "mpmath" else [_NUMERIC, "numpy"])
+    plain = not expression.has(sympy.hyper)  # 2F2 is in mpmath only, neither in NumPy nor in SciPy
+    modules = [_NUMERIC, "numpy"] if plain else "mpmath"
+    arguments = [*bases, *slots] if plain else slots
+    return _Compiled([s.name for s in slots], sympy.lambdify(arguments, expression, modules=modules), plain)
 
 
 def _decimal(value: Any) -> Any:
@@ -472,12 +486,13 @@ _NUMERIC = {"erf": _erf, "rho": _radius, "lambda_max": _largest, "lambda_min": _
 _COUNTS = ("d", "r")
 
 
-def _symbols(expression: Any) -> set[Any]:
+@functools.lru_cache(maxsize=1024)
+def _symbols(expression: Any) -> frozenset[Any]:
     """The symbols that a value is wanted for: a spectrum counts once, its index and its length not at all."""
     if expression is None:
-        return set()
+        return frozenset()
     free = {s for s in expression.free_symbols if isinstance(s, sympy.Symbol)}
-    return {s for s in free if s.name not in (*_COUNTS, "i")}
+    return frozenset(s for s in free if s.name not in (*_COUNTS, "i"))
 
 
 def _keyword(symbol: Any) -> str:

@@ -72,12 +72,19 @@ def _limit() -> Any:
     return limit
 
 
+PULL, RELATIVE = Symbol("|a|", positive=True), Symbol("q", nonnegative=True)
+
+
+@functools.cache
+def _relative_limit() -> Any:
+    """The same with K relative to the pull, where its terms are short: 2 / |a| but for them."""
+    return sympy.factor(_limit().subs(K, RELATIVE * RATE**2).subs(RATE, -PULL))
+
+
 def largest(mode: Mode, strength: Any) -> Any:
     """The step at which the second moment neither grows nor decays under noise of this strength."""
-    # Relative to the pull the noise's terms are short, and the limit is 2 / |a| but for them.
-    pull, q = Symbol("|a|", positive=True), Symbol("q", nonnegative=True)
-    limit = sympy.factor(_limit().subs(K, q * RATE**2).subs(RATE, -pull))
-    return neat(limit.subs({pull: mode.phi * mode.at, q: relative(mode, strength)}))
+    own = {PULL: mode.phi * mode.at, RELATIVE: relative(mode, strength)}
+    return neat(_relative_limit().subs(own))
 
 
 def marginal(mode: Mode) -> list[Step]:
