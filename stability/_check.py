@@ -625,6 +625,25 @@ def elsewhere(**advice: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return told
 
 
+def no_rate(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorator of an initialiser whose first argument is a decay, where others have a learning rate."""
+    first = list(inspect.signature(function).parameters)[1]
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = number(args[1]) if len(args) == 2 else None
+        if isinstance(given, (int, float)) and 0 < given < 0.1:
+            what = function.__qualname__.removesuffix(".__init__")
+            raise ValueError(
+                f"st.{what}({given!r}) would be {first}={given!r}, no learning rate: that is the flow's, "
+                f"st.Flow(..., step={given!r}) or st.minimize(..., step={given!r}). Write st.{what}("
+                f"{first}={given!r}) where it is meant."
+            )
+        return function(*args, **kwargs)
+
+    return call
+
+
 def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorator: old keywords are accepted for one version, with a warning: ``@renamed(old="new")``."""
 

@@ -98,6 +98,18 @@ def test_what_does_not_know_momentum_refuses_it(who):
         ASKED[who]()
 
 
+def test_a_start_of_neither_length_names_both():
+    one = st.linearize(flow())
+    with pytest.raises(
+        ValueError, match=r"`mean0` must have shape \(2,\) or \(4,\), with the buffer; got shape \(3,\)"
+    ):
+        one.moments(1.0, np.ones(3))
+    with pytest.raises(ValueError, match=r"`cov0` must have shape \(2, 2\) or \(4, 4\)"):
+        one.moments(1.0, np.ones(2), np.eye(3))
+    whole = one.moments(1.0, [1.0, 2.0, 0.0, 0.0], np.diag([1.0, 1.0, 0.0, 0.0]))
+    np.testing.assert_array_equal(whole[1], one.moments(1.0, [1.0, 2.0], np.eye(2))[1])
+
+
 def test_one_mode_exactly_names_who_knows_momentum():
     with pytest.raises(
         ValueError, match=r"or st.lyapunov_exponents\(flow\) and st.linearize\(flow\).tail_index"

@@ -44,6 +44,46 @@ class TestTheObjects:
         assert back == method
         assert back.label == method.label
 
+    @pytest.mark.parametrize("given", [0.001, np.float32(0.001), 0.0999])
+    def test_a_lone_number_that_looks_like_a_learning_rate_is_refused(self, given):
+        message = r"st.Adam\(0\.[0-9]+\) would be beta1=.*st.Flow\(\.\.\., step=0.*Write st.Adam\(beta1=0"
+        with pytest.raises(ValueError, match=message):
+            st.Adam(given)
+        with pytest.raises(ValueError, match=r"would be beta2="):
+            st.RMSprop(given)
+        assert st.Adam(beta1=given).beta1 == pytest.approx(0.001, abs=0.1)
+        assert (st.Adam(0.0).beta1, st.Adam(0.01, 0.9).beta1, st.RMSprop(0.95).beta2) == (0.0, 0.01, 0.95)
+
+    def test_those_with_one_label_are_told_apart(self):
+        kinds = [
+            st.SFN(damping=0.1),
+            st.SFN(damping=0.2),
+            st.RMSprop(),
+            st.RMSprop(beta2=0.95),
+            st.Momentum(st.SFN(damping=0.1)),
+            st.Adam(weight_decay=0.1),
+            st.Adam(weight_decay=0.2),
+            st.SGD(),
+            st.SGD(),
+        ]
+        expected = [
+            "SFN (damping 0.1)",
+            "SFN (damping 0.2)",
+            "RMSprop (beta2 0.99)",
+            "RMSprop (beta2 0.95)",
+            "SFN + momentum 0.9",
+            "AdamW (weight decay 0.1)",
+            "AdamW (weight decay 0.2)",
+            "SGD",
+            "SGD",
+        ]
+        table = st.bounds(st.quadratic([1.0, 0.5]), st.Noise(gradient=0.1), kinds, step=0.01)
+        assert [row.method for row in table.rows] == expected
+        seen = st.profile(WELL, 1.5, kinds[:3], paths=100, t_end=0.05)
+        assert seen.methods.tolist() == [*expected[:2], "RMSprop"]
+        point = str(st.critical_points(WELL, 1.5)[0].methods(kinds[:2]))
+        assert "SFN (damping 0.2)" in point
+
     def test_labels_tell_two_ways_of_weight_decay_apart(self):
         assert [one.label for one in METRICS] == ["SignSGD", "RMSprop", "Adam", "AdamW", "Adam + L2 0.1"]
 
@@ -439,7 +479,10 @@ class TestWithoutNoise:
         assert "\n! Theory is of first order in the step" in str(table)
         assert "Hessian" not in str(table)
         both = str(st.bounds(F, noise, [st.Newton(), st.RMSprop(), fast], step=0.3))
-        for line in ("Newton: Hessian noise bends", "RMSprop: Theory is of first order in 1 - beta2"):
+        for line in (
+            "Newton: Hessian noise bends",
+            "RMSprop (beta2 0.8): Theory is of first order in 1 - beta2",
+        ):
             assert f"\n! {line}" in both
         # What they say to do helps.
         assert st.bounds(F, noise, [st.RMSprop()], step=1e-4).rows[0].valid

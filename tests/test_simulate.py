@@ -120,6 +120,12 @@ class TestDivergence:
         assert 0 < ens.diverged.sum() < 300
         assert np.isfinite(ens.mean).all()
 
+    def test_one_path_has_a_mean_and_no_spread(self):
+        ens = run(flow(st.SGD(), lam=(1.0, 1.0, 1.0)), t_end=1.0, paths=1)
+        np.testing.assert_array_equal(ens.mean, ens.states[:, 0])
+        assert np.isnan(ens.covariance).all()
+        assert np.isnan(ens.standard_error).all()
+
     def test_when_all_are_lost_the_moments_are_nan(self):
         one = flow(st.SGD(), lam=(100.0, 1.0, 1.0))
         with pytest.warns(st.StabilityWarning, match=r"stability limit 0\.02 .*reference point is 100"):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _check
 from .._display import Grid, settled
 from .._frames import Framed, Labelled
 from .._law import Law
@@ -149,7 +150,8 @@ class Ensemble(Result, Framed, Labelled):
         law = "SDE" if self.level == "sde" else "iteration"
         averaged = "" if self.average is None else f", averaged with decay {self.average:g}"
         dt = f"dt = {self.dt:g}" if self.dt > 0 else "steps of a schedule"
-        yield f"{paths} paths of the {law}{scheme}, {dt}, to t = {self.times[-1]:g}{averaged}"
+        many = _check.counted(paths, "path")
+        yield f"{many} of the {law}{scheme}, {dt}, to t = {self.times[-1]:g}{averaged}"
         if lost:
             yield (
                 f"{lost} of {paths} paths diverged, the first at t = {np.nanmin(self.diverged_at):g}: the "

@@ -23,8 +23,8 @@ class SampleMoments:
     """Mean and covariance with their standard errors, at several times at once; made by `SampleMoments.of`.
 
     Exact for any split into blocks, up to rounding: sums are kept about the mean and moved to the joint mean
-    on merging (Chan, Golub and LeVeque 1983; Pebay 2008 for higher orders). All results are nan below two
-    samples.
+    on merging (Chan, Golub and LeVeque 1983; Pebay 2008 for higher orders). Results are nan below two
+    samples, but for the mean, which one has too.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ class SampleMoments:
     @property
     def mean(self) -> np.ndarray:
         """Shape (times, d)."""
-        return self.center if self.count > 1 else np.full_like(self.center, np.nan)
+        return self.center if self.count else np.full_like(self.center, np.nan)
 
     @property
     def standard_error(self) -> np.ndarray:

@@ -18,7 +18,7 @@ from .._display import Grid, number
 from .._frames import Framed
 from .._saving import Result, jsonable
 from ..flow import Flow
-from ..methods.method import SGD, Method
+from ..methods.method import SGD, Method, told_apart
 from ..noise import Noise
 from ..objectives.base import trait
 from .linearize import check_critical, linearize
@@ -165,10 +165,15 @@ def bounds(objective: Any, noise: Noise, methods: Iterable[Method], *, step: flo
         noise.reference = _check.array("at", at, ndim=1, shape="(d,)")
     flow = Flow(objective, SGD(), noise, step=step)
     if too_wide(noise):
-        return _estimated(flow, methods, at)
-    point = linearize(flow, at)  # shared checks, once
-    rows = [_row(point, method) for method in methods]
-    return Bounds(tuple(rows), step, point.eigenvalues, repr(noise))
+        table = _estimated(flow, methods, at)
+    else:
+        point = linearize(flow, at)  # shared checks, once
+        rows = [_row(point, method) for method in methods]
+        table = Bounds(tuple(rows), step, point.eigenvalues, repr(noise))
+    pairs = zip(table.rows, told_apart(methods), strict=True)
+    return dataclasses.replace(
+        table, rows=tuple(dataclasses.replace(row, method=label) for row, label in pairs)
+    )
 
 
 def _row(point: LinearFlow, method: Method) -> Bound:

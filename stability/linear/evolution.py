@@ -91,6 +91,15 @@ class Evolution:
         mean, M = evolve(here.balance(self.dt, order), coupled, t, self.dt, offset, start, push)
         return here.center + here.frame.vectors @ mean, here.frame.outward(M - np.outer(mean, mean))
 
+    def _require_start(self, name: str, given: np.ndarray, axes: int, most: int) -> None:
+        """Raise where what is given is neither of positions nor of whole states."""
+        known = [(size,) * axes for size in dict.fromkeys((self.dynamics.flow.dim, most))]
+        if given.shape not in known:
+            whole = ", with the buffer" if len(known) > 1 else ""
+            raise ValueError(
+                f"`{name}` must have shape {' or '.join(map(str, known))}{whole}; got shape {given.shape}."
+            )
+
     def state_moments(
         self, t: float, mean0: Any, cov0: Any, average: float | None
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -103,11 +112,13 @@ class Evolution:
         rest[dim:] = -here.decoupled * here.center[: most - dim]
         cov = np.zeros((most,) * 2)
         if mean0 is not None:
-            known = most if np.size(mean0) == most else dim
-            mean[:known] = _check.shaped("mean0", mean0, (known,))
+            given = _check.array("mean0", mean0)
+            self._require_start("mean0", given, 1, most)
+            mean[: len(given)] = given
         if cov0 is not None:
-            known = most if len(np.atleast_1d(cov0)) == most else dim
-            cov[:known, :known] = _check.covariance("cov0", cov0, (known, known))
+            given = _check.array("cov0", cov0)
+            self._require_start("cov0", given, 2, most)
+            cov[: len(given), : len(given)] = _check.covariance("cov0", cov0)
         if average is not None:  # begins as a copy of the positions
             course, with_copy = course.averaged(average, here.flow.step), np.r_[:most, :dim]
             rest, mean, cov = rest[with_copy], mean[with_copy], cov[np.ix_(with_copy, with_copy)]

@@ -8,7 +8,7 @@ and the divided differences of `stability.methods.divided` all read that same fo
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -234,7 +234,7 @@ class Method(Kept):
 
     @property
     def label(self) -> str:
-        """The name with what tells two variants apart."""
+        """The name in tables and pictures, with what tells two variants apart; code is what `repr` gives."""
         decay = f" + decay {self.weight_decay:g}" if self.weight_decay else ""
         return (self.name if self.rank is None else f"{self.name}({self.rank})") + decay
 
@@ -250,6 +250,25 @@ class Method(Kept):
         decay = {"weight_decay": self.weight_decay} if self.weight_decay else {}
         fields = ", ".join(f"{k}={v!r}" for k, v in {**shown, **self.parameters, **decay}.items())
         return f"{type(self).__name__}({fields})"
+
+
+def told_apart(methods: Iterable[Method]) -> list[str]:
+    """Labels of methods, with the parameters that differ where two have the same."""
+    methods = list(methods)
+    labels = [method.label for method in methods]
+
+    def told(method: Method) -> str:
+        kin = [one for one, label in zip(methods, labels, strict=True) if label == method.label]
+        own, every = _numbers(method), [_numbers(one) for one in kin]
+        apart = [name for name in own if any(other.get(name) != own[name] for other in every)]
+        listed = ", ".join(f"{name.replace('_', ' ')} {own[name]:g}" for name in apart)
+        return f"{method.label} ({listed})" if listed else method.label
+
+    return [told(method) for method in methods]
+
+
+def _numbers(method: Method) -> dict[str, Any]:
+    return {**method.parameters, "weight_decay": method.weight_decay}
 
 
 class SGD(Method):

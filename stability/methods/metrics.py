@@ -262,6 +262,7 @@ class RMSprop(Metric):
     @_check.elsewhere(
         lr=_RATE, alpha="Its decay is beta2=...", momentum="Use st.Momentum(st.RMSprop(), beta=...)."
     )
+    @_check.no_rate
     def __init__(self, beta2: float = 0.99, eps: float = 1e-8, *, weight_decay: float = 0.0):
         self.beta2 = _check.fraction("beta2", beta2)
         self.eps = _check.nonnegative("eps", eps)
@@ -363,6 +364,7 @@ class Adam(RMSprop):
     parameter_names = ("beta1", "beta2", "eps")
 
     @_check.elsewhere(lr=_RATE, betas="Use beta1=... and beta2=...")
+    @_check.no_rate
     def __init__(
         self,
         beta1: float = 0.9,

@@ -14,7 +14,7 @@ from .._display import Grid, Page, number, point, settled
 from .._frames import Framed
 from .._saving import Result
 from ..methods.memory import undecayed
-from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
+from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton, told_apart
 from ..methods.response import SpectralResponse
 from ..objectives.base import defines, require
 
@@ -103,7 +103,9 @@ class CriticalPoint(Result):
             ("noise gain", ".3g"),
             ("largest step", ".3g"),
         )
-        return Page(Grid(columns, map(self._row, default if methods is None else methods)))
+        asked = default if methods is None else list(methods)
+        rows = [(label, *self._row(one)[1:]) for one, label in zip(asked, told_apart(asked), strict=True)]
+        return Page(Grid(columns, rows))
 
     def _row(self, method: Method) -> tuple[str, str, str, float, float]:
         undecayed(method, "the table of a critical point")

@@ -10,7 +10,7 @@ import numpy as np
 from .._saving import provenance
 from ..flow import Flow
 from ..methods.memory import undecayed
-from ..methods.method import SFN, SGD, Method, Newton
+from ..methods.method import SFN, SGD, Method, Newton, told_apart
 from ..noise import Noise
 from ..objectives.base import require
 from ..objectives.expression import Expression
@@ -58,7 +58,7 @@ def shared_fields(flows: list[Flow], found: CriticalPoints, **asked: Any) -> dic
     """The fields that both results have; what was `asked` beside the flows goes into the provenance."""
     return {
         "objective": repr(flows[0].objective),
-        "methods": np.array([flow.method.label for flow in flows]),
+        "methods": np.array(told_apart(flow.method for flow in flows)),
         "kinds": np.array([point.kind for point in found], dtype="U10"),
         "provenance": provenance(
             methods=[repr(flow.method) for flow in flows],
