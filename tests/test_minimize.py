@@ -799,7 +799,7 @@ class TestHistory:
             "10 gradients",
             "Hessian products",
             "lambda_3",
-            "largest stable one not known: limits=True predicts it",
+            "last predicted limit",
             "loss 0.69",
         ):
             assert part in text

@@ -8,7 +8,7 @@ import pytest
 
 import stability as st
 from stability.methods.memory import Memory
-from stability.training.limits import SMALL, Forecast
+from stability.training.limits import SMALL, SPARE, Forecast
 from stability.training.problem import Problem
 from stability.training.rules import Curvature, DenseRule, LowRankRule
 
@@ -80,11 +80,29 @@ def test_a_run_just_below_it_is_stable_where_ritz_values_allow_twice_as_much(tai
     assert above.diverged
 
 
-def dense_limit(Z, batch, beta=0.0, theta=0.0):
-    """Of SGD with rows Z (n, d) in batches, by the radius of the doubled state's second-moment map."""
-    n, d = Z.shape
-    H, share = Z.T @ Z / n, (n - batch) / (batch * (n - 1))
+class Plain(st.Objective):
+    """A regression that tells of single samples by their gradients and products alone."""
+
+    def __init__(self, F):
+        self.F, self.dim, self.n_samples = F, F.dim, F.n_samples
+
+    def value(self, w, batch=None):
+        return self.F.value(w, batch=batch)
+
+    def gradient(self, w, batch=None):
+        return self.F.gradient(w, batch=batch)
+
+    def hvp(self, w, V, batch=None):
+        return self.F.hvp(w, V, batch=batch)
+
+
+def dense_limit(X, P, ridge, batch, beta=0.0, theta=0.0):
+    """Of steps along ``P`` times gradients of batches, by the radius of the doubled map of moments."""
+    n, d = X.shape
+    Z, share = X @ np.linalg.cholesky(P), (n - batch) / (batch * (n - 1))
+    H, middle = Z.T @ Z / n, np.linalg.cholesky(P).T @ np.linalg.cholesky(P)
     noise = np.einsum("si,sj,sk,sl->ikjl", Z, Z, Z, Z).reshape(d * d, d * d) / n - np.kron(H, H)
+    H = H + ridge * middle
 
     def radius(step):
         eye = np.eye(d)
@@ -95,7 +113,7 @@ def dense_limit(Z, batch, beta=0.0, theta=0.0):
         return np.abs(np.linalg.eigvals(whole)).max()
 
     low, high = 0.0, 2 * (1 + beta) / np.linalg.eigvalsh(H).max()
-    for _ in range(40):
+    for _ in range(22):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if radius(middle) < 1 else (low, middle)
     return low
@@ -105,19 +123,23 @@ def dense_limit(Z, batch, beta=0.0, theta=0.0):
     ("beta", "theta", "tail"),
     [(0.0, 0.0, "flat"), (0.0, 0.0, "damping"), (0.7, 0.0, "flat"), (0.0, 0.1, "flat")],
 )
+@pytest.mark.parametrize("factors", [True, False])
 @pytest.mark.parametrize("kind", ["Gaussian", "few samples carry a column"])
-def test_batch_noise_lowers_it_as_the_dense_map_says(kind, beta, theta, tail):
+def test_batch_noise_lowers_it_as_the_dense_map_says(kind, beta, theta, tail, factors):
     rng = np.random.default_rng(1)
-    X = rng.standard_normal((150, 7)) / np.sqrt(np.arange(1, 8))
+    X = rng.standard_normal((150, 6)) / np.sqrt(np.arange(1, 7))
     if kind != "Gaussian":
         X[:, 4] = 8.0 * (rng.random(150) < 0.03)
-    F = st.least_squares(X, rng.standard_normal(150))
-    w = np.zeros(7)
+    F = st.least_squares(X, rng.standard_normal(150), l2=0.02)
+    F = F if factors else Plain(F)
+    w = np.zeros(6)
     problem, rule = refreshed(F, st.LRSFN(rank=2, damping=0.1, tail=tail), w, hessian_batch=40)
-    P = metric(rule, 7)
+    P = metric(rule, 6)
     forecast = Forecast(problem, Memory(beta) if beta else None, theta, 0.0, 8, 0, asked=True)
     found = forecast.at(w, rule.root())
-    true = dense_limit(X @ np.linalg.cholesky(P), 8, beta, theta)
+    true = dense_limit(X, P, 0.02, 8, beta, theta)
+    if factors:
+        assert found.step == pytest.approx(true, rel=1e-4)
     assert 0.8 * true < found.step < 1.05 * true
     steady = dataclasses.replace(forecast, batch=150).at(w, rule.root()).step
     assert steady > 1.2 * found.step
@@ -144,7 +166,7 @@ def test_where_it_is_not_known_it_is_nan_and_the_reason_is_told():
             iterations=1,
         )
     )
-    few = st.least_squares(np.ones((30, 2)) * [1, 2.0], np.ones(30), l2=0.1)
+    few = Plain(st.least_squares(np.ones((30, 2)) * [1, 2.0], np.ones(30), l2=0.1))
     run = st.minimize(few, np.zeros(2), method=st.LRSFN(rank=1, damping=0.1), step=0.1, batch=5, iterations=2)
     assert np.isnan(run.step_limits).all()
     assert run.stats["limit_unknown"] == "limits=True predicts it"
@@ -160,6 +182,23 @@ def test_where_it_is_not_known_it_is_nan_and_the_reason_is_told():
         st.minimize(few, np.zeros(2), method=st.LRSFN(rank=1, damping=0.1), step=0.1, iterations=1, limits=2)
     steep = Forecast(Problem(st.expression("x^4", ["x"]), HOST), None, 0.0, 0.0, 1, 0)
     assert "not finite" in steep.at(np.array([1e200]), lambda V: V).unknown
+
+
+def test_with_batches_it_is_predicted_now_and_then_unless_it_is_asked_for():
+    rng = np.random.default_rng(0)
+    F = st.least_squares(rng.standard_normal((40, 3)), rng.standard_normal(40))
+    options = {"method": st.LRSFN(rank=1, damping=0.1), "step": 0.1, "batch": 5, "refresh": 1}
+    run = st.minimize(F, np.zeros(3), iterations=2 * SPARE + 1, **options)
+    np.testing.assert_array_equal(np.flatnonzero(np.isfinite(run.step_limits)), [0, SPARE, 2 * SPARE])
+    assert f"last predicted limit {run.step_limits[-1]:.3g}" in str(run)
+    short = st.minimize(F, np.zeros(3), iterations=SPARE, **options)
+    assert f"last predicted limit {short.step_limits[0]:.3g}" in str(short)
+    assert "more often than every 16" in short.stats["limit_unknown"]
+    lines = [one for axis in st.plot(short).axes for one in axis.lines]
+    line = next(one for one in lines if one.get_label() == "predicted limit")
+    np.testing.assert_array_equal(line.get_ydata(), np.full(SPARE + 1, short.step_limits[0]))
+    asked = st.minimize(F, np.zeros(3), iterations=SPARE, limits=True, **options)
+    assert np.isfinite(asked.step_limits).all()
 
 
 def test_of_large_problems_it_is_predicted_where_that_is_asked_for():

@@ -100,6 +100,10 @@ def _steps(axis: Axes, result: History) -> None:
     taken = np.where(result.steps > 0, result.steps, np.nan)
     axis.plot(*_broken(result, result.sweeps, taken), color=COLORS["SFN"], label=r"step $\alpha$")
     limits = np.where(np.isfinite(result.step_limits), result.step_limits, np.nan)
+    known = np.flatnonzero(np.isfinite(limits))
+    if len(known):  # where none was predicted the one before stands on
+        before = np.maximum(np.searchsorted(known, np.arange(len(limits)), side="right") - 1, 0)
+        limits = np.where(np.arange(len(limits)) < known[0], np.nan, limits[known[before]])
     if np.isfinite(limits).any():
         axis.plot(
             np.append(result.refreshed_at, result.sweeps[-1:]),
@@ -109,7 +113,7 @@ def _steps(axis: Axes, result: History) -> None:
             drawstyle="steps-post",  # known when curvature was looked at, and used until the next time
             color=COLORS["Newton"],
             lw=1,
-            label="predicted mean-square limit",
+            label="predicted limit",
         )
     positive = bool((np.append(taken, limits) > 0).any())
     axis.set(xlabel="sweeps over the data", ylabel="step", yscale="log" if positive else "linear")

@@ -61,13 +61,14 @@ class History(Result, Framed):
         Standard deviation of their Rayleigh quotients due to the gradient batch's sampling, by the spread of
         the Hessian batch's four parts, which do not show what rare samples carry (nan: not known).
     step_limits : array (refreshes,)
-        The largest stable step at each, of all modes together, with the metric as it stood there and the
-        run's momentum and weight decay. Of steps on all samples it is a lower bound, at most 10 % below the
-        limit and above it with a probability of 0.05 (Kuczynski and Wozniakowski); of batches the lower end
-        of the mean-square limit by `st.advise`, which looks at the curvature of single samples.
-        inf where nothing bounds it; nan where it is not known: it was not asked for (``limits=True``), or P
-        is not positive, as Newton's at a saddle (``stats["limit_unknown"]`` says which). None of methods that
-        look at no curvature (SGD, Adam and the other metrics).
+        The largest mean-square-stable step at each, of all modes together, with the metric as it stood there
+        and the run's momentum and weight decay. Exact on regression of moderate size. Else, of steps on all
+        samples, a lower bound at most 10 % below the limit and above it with a probability of 0.05
+        (Kuczynski and Wozniakowski); of batches the lower end of what `st.advise` tells from the curvature of
+        single samples. inf where nothing bounds it; nan where it is not known: it was not asked for
+        (``limits=True``), cannot be told, or P is not positive, as Newton's at a saddle
+        (``stats["limit_unknown"]`` says which). None of methods that look at no curvature (SGD, Adam and the
+        other metrics).
     refreshed_at : array (refreshes,)
         When, in sweeps.
     skipped : array of int
@@ -179,10 +180,10 @@ class History(Result, Framed):
     @property
     def _limit(self) -> str:
         """What was predicted last of the largest stable step."""
-        limit, why = self.step_limits[-1], self.stats.get("limit_unknown")
-        if np.isnan(limit):
+        known, why = self.step_limits[~np.isnan(self.step_limits)], self.stats.get("limit_unknown")
+        if not len(known):
             return f"largest stable one not known{f': {why}' if why else ''}"
-        return f"last predicted limit {limit:.3g}"
+        return f"last predicted limit {known[-1]:.3g}"
 
     def _course(self) -> Grid:
         """A few iterations from the first to the last."""

@@ -13,12 +13,19 @@ from .._streams import stream
 from ..advice.advise import SAMPLES, examine
 from ..advice.objective import ObjectivePlace
 from ..advice.optimizer import Optimizer
+from ..linear.held import held_limit
 from ..linear.modes import mode_limits
 from ..lowrank.operator import BadProducts
 from ..methods.memory import Memory
 from ..spectra.ends import top
 from .problem import Problem
 
+FACTORED = 4e7
+"""Largest n o d^2 for which all modes of samples with a few rows of curvature are taken: about a second."""
+APART = 1.25
+"""How far apart the ends may lie of a limit that is told, where it is estimated."""
+SPARE = 16
+"""Iterations that a prediction with batch noise stands for, where it was not asked for."""
 SMALL = 2**20
 """Numbers behind a Hessian product up to which a limit is predicted without being asked for."""
 
@@ -55,15 +62,22 @@ class Forecast:
     seed: int
     asked: bool | None = None
 
-    def at(self, w: Any, root: Callable[[Any], Any] | None) -> Prediction:
-        """The limit at an iterate, for a metric ``P = S S`` given by S, None where P has no such root."""
+    def at(self, w: Any, root: Callable[[Any], Any] | None, *, often: bool = False) -> Prediction:
+        """The limit at an iterate, for a metric ``P = S S`` given by S, None where P has no such root.
+
+        `often` says that another has been predicted just before.
+        """
         if self.asked is False:
             return Prediction(math.nan, "limits=False")
         if root is None:
             return Prediction(math.nan, "the method divides by negative curvature as it is")
         if self.asked is None and not self._cheap:
             return Prediction(math.nan, "limits=True predicts it")
+        if self.asked is None and often and self._drawn:
+            return Prediction(math.nan, f"limits=True predicts it more often than every {SPARE} iterations")
         try:
+            if self._factored(FACTORED):
+                return Prediction(self._exact(np.asarray(w, dtype=float), root))
             return Prediction(self._noisy(w, root) if self._drawn else self._steady(w, root))
         except BadProducts:
             return Prediction(math.nan, "the curvature there is not finite, or not symmetric")
@@ -76,7 +90,8 @@ class Forecast:
 
     @property
     def _cheap(self) -> bool:
-        return not self._drawn and max(self.problem.samples, self.problem.dim) * self.problem.dim <= SMALL
+        small = max(self.problem.samples, self.problem.dim) * self.problem.dim <= SMALL
+        return self._factored(0.1 * FACTORED) if self._drawn else small
 
     def _steady(self, w: Any, root: Callable[[Any], Any]) -> float:
         """Of steps that see all samples: by the upper end of the spectrum of ``S H S``."""
@@ -116,4 +131,26 @@ class Forecast:
         )
         place = ObjectivePlace(problem.objective, np.asarray(w, dtype=float), rows)
         advice = examine(place, optimizer=optimizer, batch=self.batch, seed=self.seed)
-        return float(advice.step_limit_bracket[0])
+        low, high = map(float, advice.step_limit_bracket)
+        if not high <= APART * low:
+            raise ValueError(
+                f"batch noise reaches beyond the directions looked at: it is between {low:.3g} and {high:.3g}"
+            )
+        return low
+
+    def _factored(self, work: float) -> bool:
+        """Whether every sample's curvature is a few rows, and all of them together are not too many."""
+        F: Any = self.problem.objective
+        if not hasattr(F, "hessian_factors") or self.problem.backend.name != "numpy":
+            return False
+        # With momentum the limit is searched for.
+        searched = 10 if self._drawn and self.memory is not None else 1
+        return bool(searched * F.n_samples * F.outputs * self.problem.dim**2 <= work)
+
+    def _exact(self, w: np.ndarray, root: Callable[[Any], Any]) -> float:
+        """Of all modes of data whose samples have a few rows of curvature each."""
+        F: Any = self.problem.objective
+        N, S = self.problem.samples, root(np.eye(self.problem.dim))
+        beside = (float(F.l2) + self.ridge) * S @ S
+        share = (N - self.batch) / (self.batch * (N - 1)) if self._drawn else 0.0
+        return held_limit(F.hessian_factors(w) @ S, beside, share, self.memory, self.weight_decay)

@@ -151,8 +151,9 @@ def minimize(
     limits : bool, optional
         Predict the largest stable step whenever curvature is renewed, `History.step_limits`: about 20 Hessian
         products on all samples, where batches are drawn 60 gradients of 2,048 of them, which are not counted
-        as work. By default only where it costs little: for steps on all samples, and a million numbers behind
-        a product at most.
+        as work. By default only where it costs little: on small regression problems (of batches at most once
+        in 16 iterations), and for steps on all samples, where a million numbers stand behind a product at
+        most.
     check : bool
         Compare the gradient of an objective of one's own with its value at the start, by a few values that
         are not counted as work; True by default.

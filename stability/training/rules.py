@@ -69,10 +69,13 @@ class DirectionRule:
     untuned : bool
         Whether everything was chosen by the rule, which then answers for a loss that rose: the start is
         returned.
+    last : int
+        The iteration of the last refresh; -1 before there was one.
     """
 
     rank = 0
     untuned = False
+    last = -1
 
     @property
     def eigenvalues(self) -> np.ndarray:

@@ -20,7 +20,7 @@ from ..methods.memory import Memory
 from .batches import Batches, parts
 from .checkpoint import Checkpoint, latest, nameless, slots
 from .history import End, Ending
-from .limits import Forecast
+from .limits import SPARE, Forecast
 from .options import Prospect, StepRule
 from .problem import VALUE_COST, Problem, Progress, Work
 from .rules import Course, Curvature, DirectionRule
@@ -234,11 +234,13 @@ class OptimizerRun:
             backend=problem.backend,
             seed=plan.seed + self.iteration,
         )
+        before = plan.rule.last
         products = plan.rule.refresh(curvature, self.iteration)
         self.work.products += products
         self.work.hessian_passes += 2.0 * products * used
         self.ceiling = plan.rule.ceiling(plan.memory, plan.weight_decay)
-        limit, self.unknown = plan.forecast.at(w, plan.rule.root())
+        often = self.iteration // SPARE == before // SPARE
+        limit, self.unknown = plan.forecast.at(w, plan.rule.root(), often=often)
         self.log.eigenvalues.append(plan.rule.eigenvalues.copy())
         self.log.noise.append(plan.rule.noise.copy())
         self.log.step_limits.append(limit)
