@@ -44,6 +44,7 @@ from .portraits.plane import portrait
 from .spectra.estimation import spectrum
 from .training.minimize import minimize
 from .training.options import Armijo, SpectralStep
+from .training.sharpness import batch_sharpness
 from .trajectories.path import trajectory
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ __all__ = [
     "advise",
     "almost_sure_limit",
     "autoencoder",
+    "batch_sharpness",
     "bounds",
     "check_derivatives",
     "compare",

@@ -1,4 +1,4 @@
-"""The studies of momentum and of metrics: their checks can fail, and their pictures show their numbers."""
+"""Studies of momentum, metrics and batch sharpness: checks can fail, and pictures show the numbers."""
 
 import dataclasses
 from pathlib import Path
@@ -12,7 +12,7 @@ from stability import claims
 DATA = Path(__file__).parents[1] / "figures/data"
 
 
-@pytest.fixture(scope="module", params=["momentum", "metrics"])
+@pytest.fixture(scope="module", params=["momentum", "metrics", "sharpness"])
 def study(request):
     return st.load(DATA / request.param)
 
@@ -32,6 +32,15 @@ def test_every_check_fails_where_its_numbers_are_others(study):
         assert failed(study, measured=1.1 * study["measured"]) == [1]
         assert failed(study, limit=limit) == [3]
         assert 2 in failed(study, limit=study["limit"][:, ::-1])
+    elif study.name == "sharpness":
+        late = study["late"]
+        assert failed(study, ended=np.zeros_like(study["ended"])) == [0]
+        for entry, check in (((0, -1), 1), ((1, -1), 2), ((1, 0), 3), ((0, 0), 4)):
+            for factor in (0.1, 1.6):
+                other = late.copy()
+                other[entry] *= factor
+                assert failed(study, late=other) == [check]
+        assert failed(study, late=late[::-1]) == [1, 2, 3, 4]
     else:
         kappa = study["kappa"]
         turned = kappa.copy()
@@ -54,12 +63,17 @@ def test_its_picture_holds_its_numbers(study):
         whole = 1 / (1 - study["betas"])
         assert all(holds(w * y) for w, y in zip(whole, study["limit"][0], strict=True))
         assert all(holds(w * y) for w, y in zip(whole, study["measured"], strict=True))
+    elif study.name == "sharpness":
+        assert all(holds(y) for y in study["course"][:, [0, -1]].reshape(4, -1))
+        assert all(holds(y) for y in study["late"][:, :, 0])
+        for level in (2.0, 3.8, 0.2):
+            assert holds([level, level])
     else:
         assert all(holds(y) for y in (*study["kappa"][1], *study["kappa"][[0, 2], 0]))
         assert all(holds(y) for one in study["loss"] for y in one)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["momentum", "metrics"])
+@pytest.mark.parametrize("name", ["momentum", "metrics", "sharpness"])
 def test_quick_its_statements_hold_too(name):
     assert all(one.passed for one in claims.check(claims.run(name, quick=True, seed=1)))

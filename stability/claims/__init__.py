@@ -18,6 +18,7 @@ from .memory import check_metrics, check_momentum, metrics_study, momentum_study
 from .portrait import check_portrait, portrait_study
 from .quadratics import check_condition_number, check_equal_rates, condition_number, equal_rates
 from .real_data import breast_cancer, check_real_data, real_data_study, real_data_table
+from .sharpness import check_sharpness, sharpness_study
 from .steps import check_step_limit, step_limit
 from .toys import check_toys, toys_study, toys_table
 from .trajectory import check_trajectory, trajectory_study
@@ -30,6 +31,7 @@ STUDIES: dict[str, Callable[..., Study]] = {
     "equal-rates": equal_rates,
     "momentum": momentum_study,
     "metrics": metrics_study,
+    "sharpness": sharpness_study,
     "real-data": real_data_study,
     "portrait": portrait_study,
     "escape": escape_study,
@@ -44,6 +46,7 @@ _CHECKS: dict[str, Callable[[Study], list[Check]]] = {
     "equal-rates": check_equal_rates,
     "momentum": check_momentum,
     "metrics": check_metrics,
+    "sharpness": check_sharpness,
     "real-data": check_real_data,
     "escape": check_escape,
     "toys": check_toys,

@@ -27,9 +27,9 @@ def reproduce(out: str, quick: bool, only: tuple[str, ...], seed: int) -> None:
     """Run the studies behind the abstract's claims and draw them.
 
     Condition number against noise, curvature noise against the largest stable step, equal rates instead of
-    equal steps, momentum against noise and batch, a rotation under Adam, real minibatch steps on a data
-    table; escape from saddles, phase portraits, the noise along a path, where noise settles, almost-sure
-    stability, toy problems. Each leaves a PNG, an SVG and the numbers it is drawn from.
+    equal steps, momentum against noise and batch, a rotation under Adam, batch sharpness in training, real
+    minibatch steps on a data table; escape from saddles, phase portraits, the noise along a path, where noise
+    settles, almost-sure stability, toy problems. Each leaves a PNG, an SVG and the numbers it is drawn from.
     """
     from rich.console import Console
     from rich.markup import escape

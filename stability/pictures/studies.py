@@ -318,6 +318,43 @@ def _metrics(study: Study) -> Figure:
     return figure
 
 
+def _sharpness(study: Study) -> Figure:
+    figure, axes = panels(1, 2, 4.4, 3.4)
+    left, right = axes[0]
+    betas, batch = study["betas"], study["batch"]
+    colors = (COLORS["SGD"], COLORS["momentum"])
+    ends = (0, len(batch) - 1)
+    for m, beta in enumerate(betas):
+        name = rf"$\beta = {beta:g}$"
+        for k, dash in zip(ends, ("--", "-"), strict=True):
+            # With momentum and all samples it is seen in bursts: nothing joins the windows between them.
+            bursts = bool(k and beta)
+            label = f"{name}, batch {batch[k]}" + (", all" if k else "") + (" (in bursts)" if bursts else "")
+            how = "o" if bursts else dash
+            left.plot(study["iteration"], study["course"][m, k], how, color=colors[m], ms=4.5, label=label)
+        value, error = study["late"][m].T
+        right.errorbar(batch, value, 2 * error, fmt="o-", color=colors[m], ms=4.5, lw=1.2, label=name)
+    for axis in (left, right):
+        for level, color in (
+            (2.0, colors[0]),
+            (2 * (1 + betas[1]), colors[1]),
+            (2 * (1 - betas[1]), colors[1]),
+        ):
+            axis.axhline(level, color=color, ls=":", lw=1.2)
+        axis.set(yscale="log", ylim=(0.08, 30.0))
+    left.set(xlabel="iteration", ylabel=r"batch sharpness $\times$ step", title="in training")
+    right.set(xscale="log", xlabel="batch", title="the later half of a run")
+    levels = handle(color="0.3", ls=":", lw=1.2, label=r"theory: $2(1+\beta)$, $2$, $2(1-\beta)$")
+    shown = left.get_legend_handles_labels()[0]
+    left.legend(handles=[*shown, levels], fontsize=7, ncols=2, loc="upper left")
+    right.legend(fontsize=7, loc="upper left")
+    samples = study.parameters["samples"]
+    figure.suptitle(
+        f"Momentum holds batch sharpness between two levels: {samples} digits, 64-24-10, tanh", fontsize=10
+    )
+    return figure
+
+
 def _real_data(study: Study) -> Figure:
     settings, names = study["settings"], study["methods"]
     figure, axes = panels(1, len(settings), 4.4, 3.6, sharex=True, sharey=True)
@@ -433,6 +470,7 @@ STUDIES: dict[str, Callable[[Study], Figure]] = {
     "step-limit": _step_limit,
     "momentum": _momentum,
     "metrics": _metrics,
+    "sharpness": _sharpness,
     "real-data": _real_data,
     "theorem": _theorem,
     "exit-time": _exit_time,

@@ -20,14 +20,15 @@ def batch_sharpness(objective: Any, w: Any, batch: int, *, batches: int = 100, s
 
     In one mode of batch curvature ``h`` it is ``E h^3 / E h^2``. Where training sharpens a network, SGD holds
     it near ``2 / step`` (Andreyev and Beneventano 2024); with heavy-ball momentum it is held near ``2 (1 +
-    beta) / step`` for large batches and ``2 (1 - beta) / step`` for small ones (arXiv 2604.14108).
+    beta) / step`` for large batches and ``2 (1 - beta) / step`` for small ones (arXiv 2604.14108). See the
+    theorem ``batch-sharpness``, and the study ``stability reproduce --only sharpness``.
 
     Examples
     --------
     >>> import numpy as np, stability as st
-    >>> from stability.training.sharpness import batch_sharpness
     >>> X = np.array([[1.0], [2.0], [3.0]])
-    >>> round(batch_sharpness(st.least_squares(X, X[:, 0]), np.zeros(1), batch=3).value, 3)  # the mean of x^2
+    >>> F = st.least_squares(X, X[:, 0])
+    >>> round(st.batch_sharpness(F, [0.0], batch=3).value, 3)  # the mean of x^2
     4.667
 
     Parameters

@@ -1,0 +1,5 @@
+"""Batch sharpness of a network in training, with momentum and without, by the batch."""
+
+from _figure import draw
+
+draw("sharpness")
