@@ -143,6 +143,15 @@ class TestTrajectory:
         kicks = np.concatenate([root.T @ np.stack(kicks[:2]), np.stack(kicks).reshape(-1, z.shape[1])[2:]])
         np.testing.assert_allclose(path.covariance[-1], kicks.T @ kicks, rtol=1e-6, atol=1e-10)
 
+    @pytest.mark.parametrize("name", ["rmsprop + nesterov", "adam"])
+    def test_scattered_starts_have_means_of_their_own(self, name):
+        """Each at rest: means lie where they would settle, and vary with the positions."""
+        flow, h, spread = made(name), 1e-6, np.array([[0.02, 0.01], [0.01, 0.03]])
+        path = st.trajectory(flow, W[0], STEP, time="chain", covariance=spread, state=True)
+        rests = [flow.rest(W[0] + sign * h * e, level="sde") for e in np.eye(2) for sign in (1, -1)]
+        slope = np.stack([(rests[0] - rests[1]), (rests[2] - rests[3])], axis=-1) / (2 * h)
+        np.testing.assert_allclose(path.covariance[0], slope @ spread @ slope.T, rtol=1e-7, atol=1e-12)
+
     def test_the_chain_goes_to_the_equation(self):
         flow = st.Flow(F, st.Adam(beta2=0.95), APART, step=0.1)
         whole = {"covariance": 0.01 * np.eye(2), "save": [0.4]}

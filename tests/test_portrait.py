@@ -251,6 +251,23 @@ class TestMemory:
             nearest = np.argmin(np.linalg.norm(remembering.points - found.y[:2, -1], axis=1))
             assert remembering.basins[m, i, j] == nearest
 
+    def test_a_swing_passes_a_shallow_well(self):
+        F = st.expression("x^4/4 - x^2/2 - x/5 + y^2", ["x", "y"])
+        found = st.critical_points(F, 2)
+        deep, shallow = np.argsort([point.value for point in found])[:2]
+        sinks = [(k, found.states[k], 0.02) for k in (deep, shallow)]
+        start, ends = np.array([[-1.8, 0.0]]), []
+        for method in (st.SGD(), st.Momentum(st.SGD(), 0.95)):
+            flow = st.Flow(F, method, step=0.2)
+            ends.append(follow(flow, start, found.region, sinks)[0][0])
+        assert ends == [shallow, deep]
+        path = solve_ivp(lambda t, z: flow.drift(z), (0, 60), flow.rest(start[0]), rtol=1e-8)
+        assert np.linalg.norm(path.y[:2, -1] - found.states[deep]) < 0.1
+
+    def test_a_mean_square_that_falls_a_million_times_stays_one(self):
+        seen = st.portrait(st.landscape("rosenbrock"), 2, [st.Adam()], step=0.01, paths=0, resolution=8)
+        assert (seen.basins == 0).all()
+
     def test_without_third_derivatives_too(self):
         class Bare:
             dim, reference = 2, None

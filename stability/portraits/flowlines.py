@@ -47,7 +47,8 @@ def follow(
         now, sign = _drift(flow, ahead)
         halted = np.max(np.abs(ahead - w[going])[:, :2] / width, axis=1) < 1e-8
         fast = _speed(now, width) > usual[going]
-        stopped = (sign != signs[going]) | (halted & fast)
+        # A metric, which the noise bounds, has no poles.
+        stopped = (sign != signs[going]) | (halted & fast & (flow.metric is None))
         ends[going] = _ends(ahead[:, :2], now[:, :2], flow.coasting, stopped, region, sinks)
         ends[going[_undefined(flow, ahead[:, :2])]] = UNDEFINED
         w[going], drift[going], signs[going] = ahead, now, sign
@@ -95,6 +96,9 @@ def _ahead(flow: Flow, w: np.ndarray, drift: np.ndarray, reach: np.ndarray) -> n
             # What comes to move, from rest or where a swing turns, is held by its acceleration.
             turn = np.einsum("nij,nj->ni", J[:, :2], drift)
             pace = pace + np.sqrt(np.linalg.norm(turn / reach, axis=1))
+        squares = _squares(flow)
+        if squares is not None:  # and by a factor of e^(1/4) at most a metric may change
+            pace = pace + 4 * np.max(np.abs(drift[:, squares]) / w[:, squares], axis=1)
         dt = 1 / (pace + 1e-12 * np.linalg.norm(J, axis=(1, 2)) + 1e-300)  # finite where nothing moves
         # ROS2: Verwer, Spee, Blom and Hundsdorfer, SIAM J. Sci. Comput. 20 (1999) 1456.
         system = np.eye(w.shape[1]) - _GAMMA * dt[:, None, None] * J
@@ -104,6 +108,14 @@ def _ahead(flow: Flow, w: np.ndarray, drift: np.ndarray, reach: np.ndarray) -> n
         move = np.where(np.isfinite(move).all(axis=1, keepdims=True), move, dt[:, None] * drift)
         # A nonlinear drift may have thrown it farther than `reach`.
         return w + move / np.maximum(np.max(np.abs(move)[:, :2] / reach, axis=1), 1.0)[:, None]
+
+
+def _squares(flow: Flow) -> slice | None:
+    """Where whole states have a metric's mean squares; None where there are none."""
+    if "mean square" not in flow.remembered:
+        return None
+    start = 2 * (1 + flow.remembered.index("mean square"))
+    return slice(start, start + 2)
 
 
 def _growth(J: np.ndarray) -> np.ndarray:
