@@ -9,5 +9,6 @@ from .advise import advise
 from .optimizer import LRSFN
 from .products import hessian_products
 from .report import Report
+from .watch import Watch
 
-__all__ = ["LRSFN", "Report", "advise", "hessian_products"]
+__all__ = ["LRSFN", "Report", "Watch", "advise", "hessian_products"]

@@ -117,7 +117,7 @@ def advise(
         if accumulate != 1:
             _check.count("accumulate", accumulate)
         looked = look(data, batch, samples, _check.seed(seed))
-        whole = Whole(model, _sign(loss, chosen), chosen.params, seed)
+        whole = Whole(model, signed(loss, chosen), chosen.params, seed)
         place = placed(whole, looked, memory=memory, pairs=PAIRS * budget / (BUDGET / 2))
         size = looked.batch * accumulate
         notes = [*conditions(place, looked), *_accumulated(looked, accumulate), *_clipped(place, clip, size)]
@@ -196,7 +196,7 @@ def placed(whole: Whole, looked: Looked, **options: Any) -> NetworkPlace:
     return place
 
 
-def _sign(loss: Callable[..., Any], chosen: Chosen) -> Callable[..., Any]:
+def signed(loss: Callable[..., Any], chosen: Chosen) -> Callable[..., Any]:
     """The loss that an optimizer lowers: one that maximizes lowers minus the loss."""
     up = {bool(group.get("maximize", False)) for group in chosen.groups}
     if len(up) > 1:

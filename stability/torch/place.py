@@ -71,15 +71,31 @@ class NetworkPlace:
         first = whole.placed(looked.parts(min(looked.batch, 8, looked.samples))[0])
         self.mean = returns_mean(whole, first)
         size = looked.batch if keeps_batch_statistics(whole.model) else self._affordable(first, memory)
-        self.parts = looked.parts(size)
-        self.samples = sum(part.size for part in self.parts)
-        self._starts = np.cumsum([0, *(part.size for part in self.parts)])
-        self._gradient: torch.Tensor | None = None
+        self._together = size
+        self._take(looked)
         self._forward: str = "reverse"
         self._second: str | None = "forward"
         self.cut, self.notes = self._find_cut(first)
         self._forward = self._find_forward(first)
         self._second = self._find_second(first)
+
+    def _take(self, looked: Looked) -> None:
+        self.batch, self.parts = looked.batch, looked.parts(self._together)
+        self.samples = sum(part.size for part in self.parts)
+        self._starts = np.cumsum([0, *(part.size for part in self.parts)])
+        self._gradient: torch.Tensor | None = None
+
+    def again(self, chosen: Sequence[torch.Tensor], looked: Looked) -> None:
+        """The same network a while later, at its present parameters, by other samples."""
+        self.whole.reread(chosen)
+        self._take(looked)
+
+    def mean_loss(self) -> float:
+        """Over the samples looked at."""
+        with torch.no_grad():
+            return (
+                sum(float(self.total(self.whole.w, self.whole.placed(p))) for p in self.parts) / self.samples
+            )
 
     # -- losses ------------------------------------------------------------------------------------
 

@@ -141,10 +141,14 @@ class Whole:
         self.dtype = torch.float64 if any(p.dtype == torch.float64 for p in chosen) else torch.float32
         self.device = chosen[0].device
         self.still = Still(self.device, self.dtype)
-        self.shapes = [p.shape for p in chosen]
         self.halves = any(
             t.dtype in HALVES for t in model.state_dict(keep_vars=True).values() if _is_tensor(t)
         )
+        self.reread(chosen)
+
+    def reread(self, chosen: Sequence[torch.Tensor]) -> None:
+        """Take the parameters and buffers as they are now."""
+        self.shapes = [p.shape for p in chosen]
         self.w = torch.cat([self._wide(p.detach()).reshape(-1) for p in chosen])
         moving = set(self.names)
         self._others = {
@@ -156,6 +160,11 @@ class Whole:
     def n(self) -> int:
         """Parameters."""
         return self.w.shape[0]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Of the parameters."""
+        return [shape.numel() for shape in self.shapes]
 
     def _wide(self, t: torch.Tensor) -> torch.Tensor:
         return t.to(self.dtype) if t.is_floating_point() and t.dtype in HALVES else t

@@ -1,0 +1,221 @@
+"""A watch in the training loop: the step in use beside the largest stable one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import _check
+from .._saving import provenance
+from ..advice.advise import SAMPLES
+from ..advice.result import Advice
+from ..advice.warm import Warm
+from ..advice.watched import Watched
+from .advise import here, placed, signed
+from .batches import look
+from .metric import Chosen, read
+from .place import MEMORY, NetworkPlace
+from .whole import Whole
+
+SHARE = 0.1
+"""Of a run, what watching may take by default: of its time, and of its gradients by the samples looked at."""
+LEAST = 64
+"""Samples at least: fewer tell little of a network."""
+
+
+class Watch:
+    """Looks every so many steps how large a step the optimizer might take: ``watch.step()`` in the loop.
+
+    Each look takes the last one's directions for a start and other samples; it is put off where watching
+    would take more than a tenth of the run's time (the first look, which finds its directions from nothing,
+    not counted). As in `advise`, nothing is changed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch.nn import functional as F
+    >>> from stability.torch import Watch
+    >>> seeded = torch.manual_seed(0)
+    >>> x = torch.randn(200, 3)
+    >>> y = x.sum(1, keepdim=True)
+    >>> model = torch.nn.Linear(3, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> def loss(model, batch):
+    ...     return F.mse_loss(model(batch[0]), batch[1], reduction="none").mean(1)
+    >>> watch = Watch(model, loss, (x, y), optimizer, every=20, batch=20)
+    >>> for k in range(40):
+    ...     rows = torch.randint(200, (20,))
+    ...     optimizer.zero_grad()
+    ...     loss(model, (x[rows], y[rows])).mean().backward()
+    ...     optimizer.step()
+    ...     watch.step()
+    >>> watch.last["iteration"], watch.last["share"] < 1
+    (20, True)
+
+    Parameters
+    ----------
+    model, loss, data, optimizer
+        As of `advise`.
+    every : int
+        Steps from one look to the next at least.
+    batch : int, optional
+        Samples in a batch; the DataLoader's by default.
+    samples : int, optional
+        To look at each time; by default as many as a look every `every` steps allows, 64 to 2,048.
+    modes : int
+        Directions that are followed.
+    share : float, optional
+        Of the run's time that watching may take; None for a look every `every` steps, whatever it costs.
+    metric, momentum, accumulate, memory, seed
+        As of `advise`.
+
+    Attributes
+    ----------
+    last : dict
+        What was seen last: plain numbers, for any logger; empty before the first look.
+    advice : Advice or None
+        The same in full, but for the bracket, the noise floor and all else that `advise` has time for.
+
+    Raises
+    ------
+    ValueError
+        As `advise` does, at the first look; later ones that fail are recorded as nan, and `last` says why.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        loss: Callable[[Any, Any], Any],
+        data: Any,
+        optimizer: torch.optim.Optimizer,
+        every: int = 200,
+        *,
+        batch: int | None = None,
+        samples: int | None = None,
+        modes: int = 4,
+        share: float | None = SHARE,
+        metric: Any = None,
+        momentum: Any = None,
+        accumulate: int = 1,
+        memory: float = MEMORY,
+        seed: int = 0,
+    ):
+        self.model, self.loss, self.data, self.optimizer = model, loss, data, optimizer
+        self.every, self.modes = _check.count("every", every), _check.count("modes", modes)
+        self._accumulate, self._seed = _check.count("accumulate", accumulate), _check.seed(seed)
+        self._metric, self._momentum, self._memory = metric, momentum, memory
+        with here(model, loss, optimizer) as chosen:
+            self._samples = LEAST
+            self._batch = look(data, batch, LEAST, seed).batch
+            self._asked = batch
+            self.modes = min(self.modes, sum(chosen.sizes))
+        allowed = SHARE * self.every * self._batch * self._accumulate / self._price
+        self._samples = (
+            _check.count("samples", samples, least=2)
+            if samples is not None
+            else int(np.clip(allowed, LEAST, SAMPLES))
+        )
+        self.iteration, self.last, self.advice = 0, dict[str, Any](), None
+        self._share = None if share is None else _check.positive("share", share)
+        self._began, self._spent, self._looked = time.perf_counter(), 0.0, 0
+        self._place, self._start = None, None
+        self._rows: list[dict[str, Any]] = []
+
+    advice: Advice | None
+    _place: NetworkPlace | None
+
+    @property
+    def _price(self) -> float:
+        """Of a look, in gradients of its samples."""
+        return 2 * self.modes + (self.modes + 9) / 3 + 1
+
+    def step(self) -> None:
+        """To be called after each step of the optimizer; looks where it is time."""
+        self.iteration += 1
+        if self.iteration - self._looked < self.every:
+            return
+        run = time.perf_counter() - self._began
+        if self._share is None or self._spent <= self._share * run:
+            self.look()
+
+    def look(self) -> Advice | None:
+        """Look now, whether it is time or not; the advice, or None where there is none to be had."""
+        first, began = not self._rows, time.perf_counter()
+        self._looked, advice = self.iteration, None
+        try:
+            advice, loss = self._examined()
+        except ValueError as error:
+            if first:
+                raise
+            self._keep(None, math.nan, str(error))
+        else:
+            self._keep(advice, loss)
+        self._spent += 0.0 if first else time.perf_counter() - began
+        return advice
+
+    def _examined(self) -> tuple[Advice, float]:
+        with here(self.model, self.loss, self.optimizer) as chosen:
+            place = self._at(chosen)
+            size = place.batch * self._accumulate
+            seen = read(chosen, place, size, self._metric, self._momentum)
+            looking = Warm(place, seen, size, self._seed, self.modes, self._start)
+            advice = looking.advice()
+            self._start = looking.start
+            return advice, place.mean_loss()
+
+    def _at(self, chosen: Chosen) -> NetworkPlace:
+        """The place where the parameters are now, with other samples than the last time."""
+        looked = look(self.data, self._asked, self._samples, self._seed + len(self._rows))
+        if self._place is None or self._place.whole.sizes != chosen.sizes:
+            whole = Whole(self.model, signed(self.loss, chosen), chosen.params, self._seed)
+            self._place, self._start = placed(whole, looked, memory=self._memory, pairs=0), None
+        else:
+            self._place.again(chosen.params, looked)
+        return self._place
+
+    def _keep(self, advice: Advice | None, loss: float, reason: str = "") -> None:
+        self.advice = advice
+        row = {
+            "iteration": self.iteration,
+            "loss": loss,
+            "lr": max(float(group["lr"]) for group in self.optimizer.param_groups),
+            "step_limit": _largest(advice, "step_limit"),
+            "deterministic_limit": _largest(advice, "deterministic_limit"),
+            "share": math.nan if advice is None else float(advice.share),
+            "sharpness": math.nan if advice is None else float(advice.preconditioned_sharpness),
+        }
+        self._rows.append(row)
+        reason = reason or (advice.reasons.get("step_limit", "") if advice is not None else "")
+        self.last = {**row, "reason": reason} if reason else row
+
+    @property
+    def history(self) -> Watched:
+        """All that was seen: a table, saved and drawn as results are."""
+        if not self._rows:
+            raise ValueError(
+                f"A watch has a history after its first look; {self.iteration} of {self.every} steps "
+                "were taken. "
+                "Call step() in the loop, or look()."
+            )
+        columns = {name: np.array([row[name] for row in self._rows]) for name in self._rows[0]}
+        return Watched(
+            label=type(self.optimizer).__name__,
+            iterations=columns["iteration"],
+            steps=columns["lr"],
+            step_limits=columns["step_limit"],
+            deterministic_limits=columns["deterministic_limit"],
+            sharpness=columns["sharpness"],
+            losses=columns["loss"],
+            batch=self._batch * self._accumulate,
+            samples=self._samples,
+            provenance=provenance(seed=self._seed, modes=self.modes, every=self.every),
+        )
+
+
+def _largest(advice: Advice | None, name: str) -> float:
+    return math.nan if advice is None else float(np.max(getattr(advice, name)))
