@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ._estimate import Estimate
 from ._saving import Study, later
 from .advice.result import Advice
+from .advice.watched import Watched
 from .comparison import Comparison
 from .datasets.images import Dataset
 from .datasets.table import Table
@@ -77,6 +78,7 @@ __all__ = [
     "TotalVariation",
     "Trajectory",
     "Verdict",
+    "Watched",
 ]
 
 _SYMBOLIC = {"MethodTable": "table", "Theorem": "theorem", "Verdict": "theorem"}

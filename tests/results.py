@@ -49,6 +49,8 @@ def _landscapes():
 
 
 def _others():
+    seen = np.array([[200, 0.1, 0.5, 2.0, 4.0, 1.0], [400, 0.1, 0.08, 1.0, 8.0, 0.5]]).T
+    yield st.results.Watched("SGD", seen[0].astype(int), *seen[1:], batch=32, samples=64)
     yield st.advise(
         st.quadratic([1.0, 0.1]), [1.0, 0.5], step=0.1, noise=st.Noise(gradient=0.1, curvature=0.1)
     )

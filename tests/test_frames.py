@@ -33,6 +33,7 @@ ROWS = {
     "DerivativeCheck": (5, "ok"),
     "Table": (2, "kind"),
     "Advice": (2, "step limit"),
+    "Watched": (2, "share"),
 }
 """Rows of a kind's frame, and one of its columns."""
 

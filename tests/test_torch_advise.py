@@ -15,15 +15,16 @@ from torch.nn import functional as F  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 import stability as st  # noqa: E402
-from stability.torch import LRSFN, advise  # noqa: E402
+from stability.torch import LRSFN, Watch, advise  # noqa: E402
 from stability.torch.advise import here  # noqa: E402
 from stability.torch.batches import look  # noqa: E402
 from stability.torch.metric import read  # noqa: E402
 from stability.torch.place import NetworkPlace  # noqa: E402
 from stability.torch.still import untouched  # noqa: E402
+from stability.torch.watch import SHARE  # noqa: E402
 from stability.torch.whole import Whole  # noqa: E402
 
-CPU = torch.device("cpu")
+CPU, OPT = torch.device("cpu"), torch.optim
 
 
 @pytest.fixture(autouse=True)
@@ -472,9 +473,6 @@ def _square(optimizer, p):
     )
 
 
-OPT = torch.optim
-
-
 @pytest.mark.parametrize(
     ("make", "memory", "metric"),
     [
@@ -743,6 +741,95 @@ def test_maximizing_is_minimizing_minus_the_loss():
     )
     down = advise(net, per_sample, data, OPT.SGD(net.parameters(), lr=0.1), batch=4)
     assert up.step_limit == pytest.approx(down.step_limit, rel=1e-6)
+
+
+# -- a watch in the loop ---------------------------------------------------------------------------
+
+
+def watched(steps=40, make=None, **options):
+    net, data = mlp(), classes(40)
+    optimizer = make(net) if make else OPT.SGD(net.parameters(), lr=0.1)
+    watch = Watch(net, per_sample, data, optimizer, **{"every": 10, "batch": 8, "share": None, **options})
+    for _ in range(steps):
+        optimizer.zero_grad()
+        per_sample(net, data).mean().backward()
+        optimizer.step()
+        watch.step()
+    return net, data, optimizer, watch
+
+
+def test_a_watch_follows_the_limit(tmp_path):
+    net, data, optimizer, watch = watched(samples=40, modes=43)  # all samples, all modes
+    history = watch.history
+    assert history.iterations.tolist() == [10, 20, 30, 40]
+    assert np.all(history.steps == 0.1)
+    assert np.all(np.diff(history.losses) < 0)
+    advice = advise(net, per_sample, data, optimizer, batch=8, budget=2000)
+    assert watch.last["iteration"] == 40
+    assert watch.last["step_limit"] == pytest.approx(advice.step_limit, rel=0.1)
+    assert watch.last["deterministic_limit"] == pytest.approx(advice.deterministic_limit, rel=1e-3)
+    assert watch.last["share"] == pytest.approx(0.1 / watch.last["step_limit"])
+    assert all(isinstance(value, (int, float)) for value in watch.last.values())
+    assert math.isnan(watch.advice.step_limit_bracket[0])  # a start that was chosen bounds nothing
+    history.save(tmp_path / "watched")
+    assert st.load(tmp_path / "watched").step_limits.tolist() == history.step_limits.tolist()
+    assert "SGD watched 4 times" in str(history)
+    below = st.plot(history).axes[1]
+    assert any(np.array_equal(line.get_ydata(), history.step_limits) for line in below.lines)
+
+
+def test_a_few_directions_track_the_leading_curvature():
+    *_, watch = watched(steps=60, samples=40, modes=4)
+    torch.manual_seed(0)
+    *_, whole = watched(steps=60, samples=40, modes=12)
+    np.testing.assert_allclose(watch.history.sharpness, whole.history.sharpness, rtol=0.02)
+
+
+def test_a_watch_changes_nothing_and_repeats_itself():
+    net, _, optimizer, watch = watched(make=lambda net: OPT.Adam(net.parameters(), lr=0.01))
+    torch.manual_seed(0)
+    again, *_, other = watched(make=lambda net: OPT.Adam(net.parameters(), lr=0.01))
+    assert watch.history.step_limits.tolist() == other.history.step_limits.tolist()
+    torch.manual_seed(0)
+    unwatched, *_ = watched(make=lambda net: OPT.Adam(net.parameters(), lr=0.01), every=1000)
+    for p, q, r in zip(net.parameters(), again.parameters(), unwatched.parameters(), strict=True):
+        assert torch.equal(p, q)
+        assert torch.equal(p, r)
+    before = whole_state(net, optimizer)
+    watch.look()
+    assert_same(before, whole_state(net, optimizer))
+
+
+def test_a_look_is_put_off_where_it_costs_too_much(monkeypatch):
+    clock = iter(range(10**6))
+    monkeypatch.setattr("stability.torch.watch.time.perf_counter", lambda: float(next(clock)))
+    *_, watch = watched(share=1e-9)
+    # The first is free, the second paid for by none that follows.
+    assert watch.history.iterations.tolist() == [10, 20]
+
+
+def test_samples_are_as_many_as_a_look_may_cost():
+    assert watched(steps=0, every=200)[-1]._samples == 64
+    net, data = mlp(), classes(4000)
+    watch = Watch(net, per_sample, data, OPT.SGD(net.parameters(), lr=0.1), batch=512)
+    gradients = SHARE * 200 * 512
+    assert watch._samples == pytest.approx(gradients / watch._price, abs=1)
+    assert watch._samples * watch._price <= gradients
+
+
+def test_what_goes_wrong_later_is_recorded_and_training_goes_on():
+    net, _, _, watch = watched(steps=10)
+    with torch.no_grad():
+        net[0].bias[0] = math.nan
+    assert watch.look() is None
+    assert "must be finite" in watch.last["reason"]
+    assert math.isnan(watch.history.step_limits[-1])
+    with pytest.raises(ValueError, match="first look; 3 of 10 steps"):
+        _ = watched(steps=3)[-1].history
+    with torch.no_grad():
+        net[0].bias[0] = 0.0
+    assert watch.look().step_limit > 0
+    assert "reason" not in watch.last
 
 
 # -- refused ---------------------------------------------------------------------------------------

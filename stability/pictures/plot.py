@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._saving import Study
+from ..advice.watched import Watched
 from ..comparison import Comparison
 from ..densities.result import StationaryDensity
 from ..ensembles.result import Ensemble
@@ -89,6 +90,7 @@ _PICTURES: dict[type, Callable[..., Figure]] = {
     Ensemble: results.ensemble,
     Comparison: results.comparison,
     History: training.history,
+    Watched: training.watched,
     Portrait: landscapes.portrait,
     Profile: landscapes.profile,
     LyapunovExponents: products.lyapunov_exponents,

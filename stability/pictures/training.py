@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._saving import Study
+from ..advice.watched import Watched
 from ..training.history import History
 from .style import COLORS, panels
 
@@ -39,6 +40,29 @@ def history(result: History) -> Figure:
     figure.suptitle(
         f"{about.get('method', 'optimizer')}: {result.status}\n{about.get('objective', '')}", fontsize=9
     )
+    return figure
+
+
+def watched(result: Watched) -> Figure:
+    """The step in use below the largest stable one, with and without batch noise; above it the loss."""
+    figure, ((top,), (below,)) = panels(2, 1, 6.4, 2.4, sharex=True)
+    positive = result.losses[np.isfinite(result.losses)] > 0
+    top.plot(result.iterations, result.losses, ".-", color=COLORS["SFN"], label="loss")
+    top.set(ylabel="loss", yscale="log" if len(positive) and positive.all() else "linear")
+    lines = (
+        (result.deterministic_limits, ":", COLORS["SGD"], "largest stable step without batch noise"),
+        (result.step_limits, ".--", COLORS["Newton"], "largest stable step"),
+        (result.steps, "-", COLORS["SFN"], "step in use"),
+    )
+    for values, style, color, label in lines:
+        below.plot(result.iterations, values, style, color=color, label=label)
+    over = result.shares > 1
+    below.plot(result.iterations[over], result.steps[over], "x", color="k", label="beyond the limit")
+    if not over.any():
+        below.lines[-1].remove()
+    below.set(xlabel="iteration", ylabel="step", yscale="log")
+    below.legend()
+    figure.suptitle(f"{result.label}, batches of {result.batch}", fontsize=9)
     return figure
 
 

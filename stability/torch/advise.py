@@ -187,13 +187,17 @@ def placed(whole: Whole, looked: Looked, **options: Any) -> NetworkPlace:
             "first derivative alone."
         ) from error
     place = NetworkPlace(whole, looked, **options)
-    g = place.gradient()
-    if not bool(torch.isfinite(g).all()):
+    require_finite(place.gradient())
+    return place
+
+
+def require_finite(found: torch.Tensor) -> None:
+    """Raise where a loss, or its gradient, is not finite."""
+    if not bool(torch.isfinite(found).all()):
         raise ValueError(
             "`loss` must be finite, and its gradient; at these parameters one is nan or infinite. Ask where "
             "training is, before it diverged, and check the data for missing values."
         )
-    return place
 
 
 def signed(loss: Callable[..., Any], chosen: Chosen) -> Callable[..., Any]:

@@ -90,12 +90,11 @@ class NetworkPlace:
         self.whole.reread(chosen)
         self._take(looked)
 
-    def mean_loss(self) -> float:
-        """Over the samples looked at."""
+    def mean_loss(self) -> torch.Tensor:
+        """Over the samples looked at, ()."""
         with torch.no_grad():
-            return (
-                sum(float(self.total(self.whole.w, self.whole.placed(p))) for p in self.parts) / self.samples
-            )
+            totals = [self.total(self.whole.w, self.whole.placed(part)) for part in self.parts]
+            return torch.stack(totals).sum() / self.samples
 
     # -- losses ------------------------------------------------------------------------------------
 

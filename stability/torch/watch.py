@@ -16,7 +16,7 @@ from ..advice.advise import SAMPLES
 from ..advice.result import Advice
 from ..advice.warm import Warm
 from ..advice.watched import Watched
-from .advise import here, placed, signed
+from .advise import here, placed, require_finite, signed
 from .batches import look
 from .metric import Chosen, read
 from .place import MEMORY, NetworkPlace
@@ -161,12 +161,14 @@ class Watch:
     def _examined(self) -> tuple[Advice, float]:
         with here(self.model, self.loss, self.optimizer) as chosen:
             place = self._at(chosen)
+            loss = place.mean_loss()
+            require_finite(loss)
             size = place.batch * self._accumulate
             seen = read(chosen, place, size, self._metric, self._momentum)
             looking = Warm(place, seen, size, self._seed, self.modes, self._start)
             advice = looking.advice()
             self._start = looking.start
-            return advice, place.mean_loss()
+            return advice, float(loss)
 
     def _at(self, chosen: Chosen) -> NetworkPlace:
         """The place where the parameters are now, with other samples than the last time."""
