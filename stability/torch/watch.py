@@ -55,7 +55,7 @@ class Watch:
     ...     optimizer.step()
     ...     watch.step()
     >>> watch.last["iteration"], watch.last["share"] < 1
-    (20, True)
+    (40, True)
 
     Parameters
     ----------
