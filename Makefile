@@ -11,12 +11,13 @@ STAMP  := $(VENV)/.installed
 # Tests start many processes: where this is set, each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help reproduce figures test test-all test-everywhere test-gpu bench bench-solver clean
+.PHONY: help reproduce figures test types test-all test-everywhere test-gpu bench bench-solver clean
 
 help:
 	@echo "make reproduce          install, run the main job, leave pictures and numbers in out/ (about 6 minutes)"
 	@echo "make reproduce QUICK=1  the small form (about 2 minutes)"
-	@echo "make test               install, run the tests, ruff and mypy (about 5 minutes)"
+	@echo "make test               install, run ruff and the tests (about 4 minutes)"
+	@echo "make types              install, run mypy (half a minute, then seconds)"
 	@echo "make test-all           with PyTorch installed too, and the long studies; ONLY='torch or slow' for these alone"
 	@echo "make test-everywhere    under every kernel of OpenBLAS, two threads, without Numba (about 45 minutes; QUICK=1: a minute; SLOW=1: hours)"
 	@echo "make test-gpu           install CuPy too and run the tests that need a GPU"
@@ -39,11 +40,13 @@ figures: $(STAMP)
 	$(RUN)/stability reproduce --out figures
 
 test: $(STAMP)
-	@echo "ruff, mypy, then the tests (about 5 minutes)"
+	@echo "ruff, then the tests (about 4 minutes)"
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
-	$(RUN)/mypy
 	OPENBLAS_NUM_THREADS=1 $(RUN)/python -m pytest -n auto -m 'not slow' --dist worksteal
+
+types: $(STAMP)
+	$(RUN)/mypy
 
 test-all: $(STAMP)
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,torch]'

@@ -129,9 +129,9 @@ class TestDensitiesSingularAtTheirEdges:
         assert abs(ratio - 1) <= 4 * error + 1e-14
         assert error < 1e-6
 
-    @pytest.mark.parametrize("unit", [2.0**-40, 1.0])
     @pytest.mark.parametrize(("density", "mean", "variance"), FORMULAS.values(), ids=FORMULAS)
-    def test_of_a_formula(self, density, mean, variance, unit):
+    def test_of_a_formula(self, density, mean, variance):
+        unit = 2.0**-40  # in unit 1 too: scipy's, above
         ratio, error = limit(lambda e: density(e / unit) / unit, unit, unit * mean, unit**2 * variance)
         assert abs(ratio - 1) <= 4 * error + 1e-14
         assert error < 1e-9
