@@ -1,5 +1,6 @@
 """The command line's sheets and the documents' lists of theorems: generated, and held to their sources."""
 
+import functools
 import json
 import re
 import xml.etree.ElementTree
@@ -51,6 +52,11 @@ def sheets():
                 continue
 
 
+@functools.cache
+def whole_table():
+    return st.method_table()
+
+
 class TestLatex:
     @pytest.mark.slow
     def test_every_row_of_every_sheet_compiles(self):
@@ -96,7 +102,7 @@ class TestLatex:
 
     @pytest.mark.slow
     def test_the_methods_table_compiles(self):
-        _begin, array, *rows, end = st.method_table()._repr_latex_().split("\n")
+        _begin, array, *rows, end = whole_table()._repr_latex_().split("\n")
         assert (array, end) == (r"\begin{array}{lllllll}", r"\end{array}$")
         assert len(rows) == 1 + 48
         for row in rows:
@@ -122,7 +128,7 @@ class TestCommandLine:
         assert [line.split()[0] for line in result.stdout.splitlines()[: len(st.theorems())]] == list(
             st.theorems()
         )
-        assert str(st.method_table()) in result.stdout
+        assert str(whole_table()) in result.stdout
 
     def test_one_sheet(self):
         result = run("truncation-limit", "--method", "lrsfn")
@@ -204,11 +210,11 @@ class TestCommandLine:
 class TestDocuments:
     def test_the_readmes_table_is_generated(self):
         block = re.search(r"<!-- methods -->\n(.*?)\n<!-- /methods -->", README, re.S).group(1)
-        assert block == st.method_table().markdown()
+        assert block == whole_table().markdown()
 
     def test_the_notes_table_is_printed(self):
         assert re.search(r"<!-- table -->\n```\n(.*?)\n```\n<!-- /table -->", NOTES, re.S).group(1) == str(
-            st.method_table()
+            whole_table()
         )
 
     def test_the_notes_name_every_theorem_and_none_that_does_not_exist(self):

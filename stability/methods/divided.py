@@ -13,6 +13,7 @@ a switch have that side's differences; at a kink itself they are the mean of bot
 
 from __future__ import annotations
 
+import abc
 import functools
 import operator
 from collections.abc import Callable
@@ -31,7 +32,7 @@ class Unreadable(TypeError):
     """A formula asks for what cannot be read exactly; the message is in the words of its writer."""
 
 
-class Stand:
+class Stand(abc.ABC):
     """What a formula is read on in place of a number: NumPy's functions find it, and come here by name."""
 
     __slots__ = ()
@@ -49,9 +50,9 @@ class Stand:
             raise Unreadable(f"it uses {function.__name__}{' with options' if rule else ''}")
         return rule(self.lift(inputs[0]), *inputs[1:])
 
+    @abc.abstractmethod
     def lift(self, value: Any) -> Any:
         """A constant of the formula, as what stands for numbers."""
-        raise NotImplementedError
 
     def __bool__(self) -> NoReturn:
         raise Unreadable("it decides with `if`, `and`, `or` or `max`; use numpy.where(lam > 0, ..., ...)")
@@ -76,13 +77,13 @@ class Condition(Stand):
 
     __slots__ = ()
 
+    @abc.abstractmethod
     def where(self, yes: Any, no: Any) -> Any:
         """One formula where the comparison holds, another elsewhere."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def joined(self, how: Callable, *others: Any) -> Condition:
         """This and other comparisons under ``&``, ``|`` or ``~``."""
-        raise NotImplementedError
 
     def lift(self, value: Any) -> Any:
         return value

@@ -126,6 +126,9 @@ class Mark(Stand):
     def __init__(self, tape: Tape, place: int):
         self.tape, self.place = tape, place
 
+    def lift(self, value: Any) -> Mark:
+        return self.tape.lift(value)
+
     def clip(self, low: Any, high: Any) -> Mark:
         """As NumPy's method."""
         return self.tape.emit("numpy.clip", self, low, high)
