@@ -95,7 +95,7 @@ def test_numbers_stand_for_the_symbols_of_a_theorem():
     assert written["numbers"]["small-batches"] == r"B \alpha = 0.2"
 
 
-@pytest.mark.parametrize("name", ["bound", "simulate", "portrait", "train", "theorems"])
+@pytest.mark.parametrize("name", ["advise", "bound", "simulate", "portrait", "train", "theorems"])
 def test_help_has_examples_with_the_numbers_of_methods(name):
     command = main.commands[name]
     assert command.epilog.startswith("Examples:  stability")

@@ -22,7 +22,7 @@ from .closure import Blocks, Closed
 from .noise import Noisy, exponent, ratio
 from .optimizer import Optimizer
 from .place import Along, Place, Unknown
-from .result import Advice, told
+from .result import INTERRUPTED, Advice, told
 
 BUDGET = 60
 """Gradients of all looked-at samples."""
@@ -108,11 +108,7 @@ def examine(
         If an argument is out of range, or the place has a single sample, no finite gradient, or products that
         are no Hessian's (`BadProducts`).
     """
-    budget = _check.positive("budget", budget)
-    if budget < _LEAST:
-        raise ValueError(
-            f"`budget` must be at least {_LEAST} gradients; got {budget:g}. Leave it out for {BUDGET}."
-        )
+    budget = enough(budget)
     if place.samples < 2:
         raise ValueError(
             "Batch noise cannot be measured on one sample: data must hold two or more. Give more data, or to "
@@ -123,6 +119,16 @@ def examine(
     with progress_bar(_check.flag("progress", progress), "gradients", budget) as bar:
         found = Examination(place, optimizer, batch, budget, horizon, _check.seed(seed), bar)
         return found.advice()
+
+
+def enough(budget: float) -> float:
+    """A budget that advice can be given for, in gradients."""
+    budget = _check.positive("budget", budget)
+    if budget < _LEAST:
+        raise ValueError(
+            f"`budget` must be at least {_LEAST} gradients; got {budget:g}. Leave it out for {BUDGET}."
+        )
+    return budget
 
 
 def _whole(population: float) -> int | None:
@@ -223,7 +229,7 @@ class Examination:
                     if stage == self._look_along:
                         break
         except KeyboardInterrupt:
-            self.notes.append("Interrupted: what was not reached is not known.")
+            self.notes.append(INTERRUPTED)
         return self._told()
 
     def _stages(self) -> Iterator[tuple[Callable[[], None], Sequence[str]]]:

@@ -30,7 +30,8 @@ from ..objectives.gate import bare
 from .closure import gathered
 from .noise import ratio, slope_of
 from .optimizer import Optimizer
-from .result import Advice, told
+from .result import INTERRUPTED, Advice, told
+from .standing import settled
 
 MODES = 34
 """Most modes of noise that is known by whole matrices alone."""
@@ -131,17 +132,13 @@ class Exact:
         batch = noise.scales[0] / self.single.scales[0] if self.single.scales[0] else 0.0
         covariance = batch * self.covariance
         variances = GradientLaw(covariance).variances
+        square = variances + self.gradient**2 if method.linear else variances
+        metric = settled(method, square, lambda still: bool(np.any(hessian[:, still])))
         if not method.linear:
-            noise = Noise(gradient=method.kicks(covariance))
-            square = variances
-        else:
-            square = variances + self.gradient**2
-        metric = method.scale(square)
-        if not np.isfinite(metric).all():
-            raise ValueError(
-                f"{method.label}'s metric is infinite where a coordinate's gradient has neither size nor "
-                "noise. Give it `eps` > 0, or noise in every coordinate."
-            )
+            moved = np.ix_(metric > 0, metric > 0)
+            kicks = np.zeros_like(covariance)
+            kicks[moved] = method.kicks(covariance[moved])
+            noise = Noise(gradient=kicks)
         frame = Frame.diagonal(metric, hessian)
         return Here(flow, self.w, frame, Turned(noise, self.w, frame.vectors, skew=True))
 
@@ -331,7 +328,7 @@ class Exact:
             for stage in stages:
                 stage()
         except KeyboardInterrupt:
-            self.notes.append("Interrupted: what was not reached is not known.")
+            self.notes.append(INTERRUPTED)
         noise, method = self.flow.noise_model, self.flow.method
         F = noise.objective
         number = F.n_samples if F is not None else 0

@@ -12,8 +12,12 @@ import numpy as np
 from .._display import Grid, number
 from .._estimate import Number
 from .._frames import Framed
-from .._saving import Result
+from .._saving import Result, jsonable
 from .optimizer import Optimizer
+
+INTERRUPTED = "Interrupted: what was not reached is not known."
+"""The note on advice that Ctrl-C cut short."""
+ESTIMATES = ("noise_floor", "drop", "critical_batch", "batch_sharpness", "noise_exponent")
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,19 @@ class Advice(Result, Framed):
     def noise_exponent(self) -> Number:
         """``g`` of ``Sigma ~ H^g``."""
         return self._number("noise_exponent")
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C cut it short."""
+        return INTERRUPTED in self.notes
+
+    def to_json(self) -> dict[str, Any]:
+        """Strict-JSON values: nan is null, infinity the string "inf"."""
+        found = {name: value for name, value in vars(self).items() if name != "estimates"}
+        numbers = {name: self._number(name) for name in ESTIMATES}
+        errors = {f"{name}_error": each.error for name, each in numbers.items()}
+        values = {name: float(each) for name, each in numbers.items()}
+        return jsonable({"advice": self.sentence, **found, **values, **errors})
 
     def _columns(self) -> Mapping[str, Any]:
         return {"curvature": self.curvatures, "step limit": self.mode_limits}

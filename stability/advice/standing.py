@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
+from .._streams import stream
 from ..lowrank.randomized import randomized_eigh
 from ..methods.method import Method
 from .optimizer import Optimizer
@@ -60,16 +61,31 @@ def _diagonal(method: Any, place: Place, batch: int) -> Callable[[Any], Any]:
     share = 1 / batch if math.isinf(N) else (N - batch) / (batch * (N - 1))
     spread = np.maximum(second - gradient**2, 0.0) * share
     square = spread + gradient**2 if method.linear else spread
-    with np.errstate(divide="ignore"):
-        metric = np.asarray(method.scale(square))
-    if not np.isfinite(metric).all():
-        still = int(np.flatnonzero(~np.isfinite(metric))[0])
-        raise ValueError(
-            f"{method.label}'s metric is infinite where a coordinate's gradient has neither size nor noise, "
-            f"as entry {still} here. Give it `eps` > 0, or ask where gradients have noise."
-        )
+
+    def bends(still: np.ndarray) -> bool:
+        signs = stream(0, 5).choice([-1.0, 1.0], place.n) * still
+        return bool(np.any(place.backend.host(place.product(place.backend.asarray(signs[:, None])))))
+
+    metric = settled(method, square, bends)
     root = place.backend.asarray(np.sqrt(metric))[:, None]
     return lambda V: root * V
+
+
+def settled(method: Any, square: np.ndarray, bends: Callable[[np.ndarray], bool]) -> np.ndarray:
+    """The metric (n,) on mean squares of gradients; 0 for what no step moves, as weights of an empty input.
+
+    Whether there is curvature along some coordinates `bends` says; it is asked where the metric is infinite.
+    """
+    with np.errstate(divide="ignore"):
+        metric = np.asarray(method.scale(square))
+    still = ~np.isfinite(metric)
+    if still.any() and bends(still):
+        fix = "Give it `eps` > 0, or ask" if hasattr(method, "eps") else "Ask"
+        raise ValueError(
+            f"{method.label}'s metric is infinite where a coordinate's gradient has neither size nor noise, "
+            f"as entry {np.flatnonzero(still)[0]} here. {fix} where gradients have noise."
+        )
+    return np.where(still, 0.0, metric)
 
 
 def _truncated(method: Method, place: Place, seed: int) -> Callable[[Any], Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -67,6 +68,33 @@ def table_of(path: Any, target: str | None, model: str, options: dict[str, Any])
         return read_table(path, target=target, model=model, **given)
     except Refused as refused:
         raise ValueError(refused.on_the_command_line()) from None
+
+
+def regression_of(table: Table, model: str, l2: float) -> tuple[Any, list[str]]:
+    """The objective of a model on a table, in the space that its rows span, and the table's notes."""
+    from ..objectives.regression import Regression, least_squares, logistic
+
+    whole: Regression = (
+        logistic(table.X, table.y, l2=l2, classes=len(table.classes))
+        if model == "logistic"
+        else least_squares(table.X, table.y, l2=l2)
+    )
+    objective, notes = whole.in_row_space(), list(table.notes)
+    if objective.dim < whole.dim:
+        notes.append(
+            f"{whole.n_samples} rows span {objective.dim} of {whole.dim} dimensions; the others have the "
+            f"curvature l2 = {l2:g} and no noise, and are left out"
+        )
+    return objective, notes
+
+
+def told_of(path: Any, table: Table, objective: Any, model: str, l2: float) -> str:
+    """The line that says what was understood of a table."""
+    predicted = f"{table.target!r}" + (f", {len(table.classes)} classes" if len(table.classes) > 2 else "")
+    return (
+        f"{Path(path).name} ({table.reading}): {objective.n_samples} samples, {len(table.columns)} columns "
+        f"with the intercept, {model} for {predicted}, l2 = {l2:g}"
+    )
 
 
 def _names(texts: Iterable[str]) -> list[str]:

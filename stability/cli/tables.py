@@ -12,7 +12,7 @@ from .. import _check
 from ._main import in_options, main
 from ._methods import A_METHOD, DAMPING, methods_of, require_had, taken, with_numbers
 from ._numbers import REAL
-from ._reading import reads_a_table, table_of
+from ._reading import reads_a_table, regression_of, table_of, told_of
 
 BOUND = ("sgd", "newton", "damped-newton", "sfn", "lrsfn", "lrsfn-flat")
 """The methods that are asked where none is named."""
@@ -100,22 +100,11 @@ def bound(
     """
     from ..linear.bounds import bounds
     from ..noise import Noise
-    from ..objectives.regression import Regression, least_squares, logistic
 
     step, given = _check.positive("--step", step), taken(reading)
     require_had(compared or BOUND, given)
     table = table_of(path, target, model, reading)
-    whole: Regression = (
-        logistic(table.X, table.y, l2=l2, classes=len(table.classes))
-        if model == "logistic"
-        else least_squares(table.X, table.y, l2=l2)
-    )
-    objective, notes = whole.in_row_space(), list(table.notes)
-    if objective.dim < whole.dim:
-        notes.append(
-            f"{whole.n_samples} rows span {objective.dim} of {whole.dim} dimensions; the others have the "
-            f"curvature l2 = {l2:g} and no noise, and are left out"
-        )
+    objective, notes = regression_of(table, model, l2)
     if batch is None:
         batch = 32 if objective.n_samples > 32 else max(1, objective.n_samples // 2)
     methods = methods_of(dict.fromkeys(compared or BOUND), given, rank=min(10, objective.dim))
@@ -139,11 +128,7 @@ def bound(
         click.echo(json.dumps(about | result.to_json(), indent=1, allow_nan=False))
         return
     lam = result.eigenvalues
-    predicted = f"{table.target!r}" + (f", {len(table.classes)} classes" if len(table.classes) > 2 else "")
-    click.echo(
-        f"{path.name} ({table.reading}): {objective.n_samples} samples, {len(table.columns)} columns with "
-        f"the intercept, {model} for {predicted}, l2 = {l2:g}"
-    )
+    click.echo(told_of(path, table, objective, model, l2))
     for note in notes:
         click.echo(f"note: {note}")
     if len(lam) == objective.dim:

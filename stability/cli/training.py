@@ -12,10 +12,11 @@ from .._check import Interrupted
 from .._saving import jsonable
 from ..training.history import History
 from . import _output
+from ._data import AS_JSON, OUT, names_a_network, network_of
 from ._main import main
 from ._methods import require_had, with_numbers
 from ._numbers import REAL
-from ._reading import OPTIONS, reads_a_table
+from ._reading import reads_a_table
 
 OPTIMIZERS = (
     "lrsfn",
@@ -36,32 +37,7 @@ OPTIMIZERS = (
     "out/digits\n\nstability train --data digits --method adamw --step 0.002 --weight-decay 0.05"
     "\n\nstability train --data digits --method nesterov --step 0.02 --beta 0.95"
 )
-@click.option("--data", required=True, help="digits, mnist (5,000 images), or a CSV file with a header line.")
-@click.option(
-    "--target",
-    default=None,
-    help="In a CSV file, the column to predict: classes, or a number (an autoencoder leaves it out); without "
-    "it the columns are listed.",
-)
-@click.option(
-    "--model",
-    type=click.Choice(["mlp", "autoencoder"]),
-    default="mlp",
-    show_default=True,
-    help="The network.",
-)
-@click.option(
-    "--hidden",
-    default=None,
-    metavar="W,W,...",
-    help="Widths of the hidden layers; 128,64 for mlp and 64,16,64 for autoencoder.",
-)
-@click.option(
-    "--activation",
-    default="tanh",
-    show_default=True,
-    help="tanh, sigmoid, softplus or silu: smooth ones, which have Hessians.",
-)
+@names_a_network(("mlp", "autoencoder"))
 @click.option(
     "--optimizer",
     "--method",
@@ -111,40 +87,17 @@ OPTIMIZERS = (
     help="Decoupled weight decay, beside the gradient: 0.01 with adamw, else none.",
 )
 @click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float64"]),
-    default="float32",
-    show_default=True,
-    help="Numbers that it computes with.",
-)
-@click.option(
-    "--seed",
-    default=0,
-    show_default=True,
-    type=click.IntRange(min=0),
-    help="Seed of the split, the start and the batches.",
-)
-@click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
     default=None,
     help="Keep the state there; the same command goes on from it.",
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="Save the history there (.npz; .json is a copy to read) and draw it (.png, .svg).",
-)
+@OUT
 @with_numbers("beta", "beta1", "beta2", "eps")
 @reads_a_table
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for a program.")
+@AS_JSON
 def train(
-    data: str,
-    target: str | None,
-    model: str,
-    hidden: str | None,
-    activation: str,
+    l2: float,
     out: Path | None,
     as_json: bool,
     **options: Any,
@@ -157,11 +110,7 @@ def train(
 
     given = {name: options.pop(name) for name in ("beta", "beta1", "beta2", "eps")}
     require_had([options["optimizer"]], given, OPTIMIZERS)
-    network = {name: options.pop(name) for name in ("l2", "dtype")} | {"seed": options["seed"]}
-    network["reading"] = {name: options.pop(name) for name in OPTIONS}
-    training = _training.prepare(
-        data, model=model, hidden=_widths(hidden), activation=activation, target=target, **network
-    )
+    training = _training.prepare(**network_of(options, l2=l2))
     out = _output.place(out)
     if not as_json:
         click.echo(f"{training.about}\n{training.train!r}; {training.test.n_samples} samples held back\n")
@@ -215,12 +164,3 @@ def _left_behind(history: History | None, out: Path | None, checkpoint: Path | N
         f"Interrupted after {done} iterations, which are lost: --out saves them, --checkpoint lets the run "
         "go on."
     )
-
-
-def _widths(hidden: str | None) -> tuple[int, ...] | None:
-    if hidden is None:
-        return None
-    parts = hidden.split(",")
-    if not all(part.strip().isdecimal() and part.strip().isascii() for part in parts):
-        raise ValueError(f"`--hidden` must be widths separated by commas, such as 128,64; got {hidden!r}.")
-    return tuple(map(int, parts))
