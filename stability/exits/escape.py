@@ -168,10 +168,10 @@ class _Setting:
 
     def __init__(self, linear: LinearFlow, along: Any, radius: float, flow: Flow, level: str):
         self.linear, self.radius = linear, radius
+        if linear.flow.bends:  # asked first, lest the noise be told of instead
+            check_cut(linear.flow.method, linear.eigenvalues)
         self.modes = _Modes(linear)
         self.direction = _direction(along, self.modes)
-        if linear.flow.bends:
-            check_cut(linear.flow.method, linear.eigenvalues)
         # A buffer adds up steps: once it has filled, momentum is the flow without it at a longer step.
         self.speed = 1.0 if flow.memory is None else flow.memory.weight / (1 - flow.memory.beta)
         diffusion = self.modes.diffusion
