@@ -24,12 +24,15 @@ from .ends import DOUBT, above
 from .lanczos import Tridiagonals
 
 Function = Callable[[np.ndarray], Any]
+Lift = np.ndarray | None
 OUTLIER_STEPS = 4
 """Lanczos steps from each deflated vector: one that is an eigenvector only roughly then biases no sum."""
 SETTLED = 0.01
 """Residual, beside its distance from a bound, of a node whose side of that bound is known."""
 KERNEL = 0.1
 """Residual, beside the distance to the next node, of a node at zero that may stand for a kernel."""
+CONVERGED = 0.05
+"""Residual, beside its eigenvalue, of a deflated vector that a truncated method may count on."""
 SMOOTHING, RESOLVED = 0.2, 4
 """Width of the picture's smoothing, in units of ``asinh(lam / scale)``, and how many of a rule's nodes lie
 within `scale` of zero.
@@ -188,10 +191,12 @@ class Spectrum(Result):
         )
         return float(abs(full.mean() - half.mean()))
 
-    def _estimate(self, f: Function, reason: str = "") -> Estimate:
+    def _estimate(self, f: Function, reason: str = "", other: Function | None = None) -> Estimate:
+        """A sum; `other` stands where its function is not known better than that."""
         full, half = (self._samples(rule, f).mean() for rule in (self._rule, self._half))
-        error = math.inf if reason.startswith(MAYBE) else math.hypot(self._probe_error(f), full - half)
-        return Estimate(float(full), error, reason)
+        apart = 0.0 if other is None else float(self._samples(self._rule, other).mean() - full)
+        error = math.hypot(self._probe_error(f), full - half, apart)
+        return Estimate(float(full), math.inf if reason.startswith(MAYBE) else error, reason)
 
     def _probe_error(self, f: Function, rule: tuple[np.ndarray, np.ndarray] | None = None) -> float:
         """The standard error of the probes' mean, for Gaussian intervals.
@@ -308,7 +313,8 @@ class Spectrum(Result):
         Parameters
         ----------
         method : Method
-            A truncated one needs its ``rank + 1`` largest eigenvalues deflated.
+            A truncated one needs its ``rank + 1`` largest eigenvalues deflated; where these have not
+            converged, what that may change is in the error.
         step : float
         noise : Noise
             Of the gradient alone, one standard deviation for all entries; ``sigma`` is that of a batch.
@@ -329,7 +335,11 @@ class Spectrum(Result):
         """
         strength, share = _asked(method, step, noise, time)
         gains, reason = self._stationary(method, step, share, stationary_only, flat_too=True)
-        return self._estimate(lambda nodes: strength * _over(gains(nodes), nodes), reason)
+
+        def summed(lift: Lift) -> Function:
+            return lambda nodes: strength * _over(gains(nodes, lift), nodes)
+
+        return self._estimate(summed(None), reason, summed(self._lift(method)))
 
     def excess_risk(
         self,
@@ -355,7 +365,11 @@ class Spectrum(Result):
         """
         strength, share = _asked(method, step, noise, time)
         gains, reason = self._stationary(method, step, share, stationary_only, flat_too=False)
-        return self._estimate(lambda nodes: 0.5 * strength * gains(nodes), reason)
+
+        def summed(lift: Lift) -> Function:
+            return lambda nodes: 0.5 * strength * gains(nodes, lift)
+
+        return self._estimate(summed(None), reason, summed(self._lift(method)))
 
     def amplification(self, method: Method, *, stationary_only: bool = False) -> Estimate:
         """Stationary variance over SGD's at equal, small step: ``sum (phi_i / lam_i) / sum (1 / lam_i)``.
@@ -370,31 +384,35 @@ class Spectrum(Result):
         plain, reason = self._stationary(SGD(), None, 0.0, stationary_only, flat_too=True)
         gains, other = self._stationary(method, None, 0.0, stationary_only, flat_too=True)
 
-        def above(nodes: np.ndarray) -> np.ndarray:
-            return _over(gains(nodes) * (plain(nodes) > 0), nodes)
+        def above(nodes: np.ndarray, lift: Lift = None) -> np.ndarray:
+            return _over(gains(nodes, lift) * (plain(nodes, None) > 0), nodes)
 
         def below(nodes: np.ndarray) -> np.ndarray:
-            return _over(plain(nodes), nodes)
+            return _over(plain(nodes, None), nodes)
 
+        lift = self._lift(method)
+        lifted = self._samples(self._rule, lambda nodes: above(nodes, lift)).mean()
         sums = [[self._samples(rule, f).mean() for f in (above, below)] for rule in (self._rule, self._half)]
         value, rough = (float(one / other) for one, other in sums)
         # Both come from the same probes: their errors are one.
         error = self._probe_error(lambda nodes: above(nodes) - value * below(nodes)) / float(sums[0][1])
-        return Estimate(value, math.hypot(error, value - rough), reason or other)
+        kept = float((lifted - sums[0][0]) / sums[0][1])
+        return Estimate(value, math.hypot(error, value - rough, kept), reason or other)
 
     def _stationary(
         self, method: Method, step: float | None, share: float, allowed: bool, *, flat_too: bool
-    ) -> tuple[Function, str]:
+    ) -> tuple[Callable[[np.ndarray, Lift], np.ndarray], str]:
         """``phi / (2 - share phi lam)`` of nodes, 0 where there is no stationary law, and where that is.
 
-        With momentum what takes its place at this step, or None for small ones.
+        With momentum what takes its place at this step, or None for small ones. The function takes the
+        factors of `_lift` too.
         """
         undecayed(method, "a spectrum")
         memory = method.memory
 
         @np.errstate(all="ignore")
-        def law(nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            phi = self._gains(method, nodes)
+        def law(nodes: np.ndarray, lift: Lift = None) -> tuple[np.ndarray, np.ndarray]:
+            phi = self._gains(method, nodes, lift)
             rate, flat = phi * nodes, np.abs(nodes) <= self.resolution
             stable, settled = share * rate < 2, phi / (2 - share * rate)
             if memory is not None and step is not None:
@@ -410,7 +428,7 @@ class Spectrum(Result):
         lost = ~law(nodes)[1]
         count = float(weights[lost].sum())
         if count == 0:
-            return (lambda nodes: law(nodes)[0]), self._doubt(law)
+            return (lambda nodes, lift: law(nodes, lift)[0]), self._doubt(law)
         what = (
             f"{count:.3g} of {self.n} directions have no stationary law under {method.label}: curvature "
             f"{nodes[lost].min():.3g} to {nodes[lost].max():.3g}"
@@ -420,7 +438,7 @@ class Spectrum(Result):
                 f"About {what}. Sum over the others with stationary_only=True, or ask at a minimum, with a "
                 "regularized objective or a smaller step."
             )
-        return (lambda nodes: law(nodes)[0]), f"left out: {what}"
+        return (lambda nodes, lift: law(nodes, lift)[0]), f"left out: {what}"
 
     def _doubt(self, law: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> str:
         """Why a stationary law that is there on all nodes may not be: these lie inside the spectrum."""
@@ -434,10 +452,29 @@ class Spectrum(Result):
             "for more steps of Lanczos, or a smaller step"
         )
 
-    def _gains(self, method: Method, nodes: np.ndarray) -> np.ndarray:
-        """The method's gain at every node, row by row of the rule."""
+    def _lift(self, method: Method) -> Lift:
+        """By which factors (rank + 1,) a truncated method's kept eigenvalues may be larger; None if by none.
+
+        Deflated vectors that have not converged stand for larger eigenvalues than theirs, and what probes saw
+        of the rest may be larger than the last of them.
+        """
+        if method.rank is None or method.rank >= self.deflated:
+            return None
+        sizes, rest = np.abs(self.outliers[: method.rank + 1]), self.nodes[self.deflated :]
+        left = self.off_diagonals[: len(sizes), 0]
+        off = np.where(left > CONVERGED * sizes, left, 0.0)
+        may = np.maximum(sizes + off, np.max(np.abs(rest), initial=0.0))
+        with np.errstate(all="ignore"):
+            factors = np.where(sizes > self.resolution, may / sizes, 1.0)
+        return factors if np.any(factors > 1) else None
+
+    def _gains(self, method: Method, nodes: np.ndarray, lift: Lift = None) -> np.ndarray:
+        """The method's gain at every node, row by row of the rule; kept ones so many times larger."""
         undecayed(method, "a spectrum")
-        phi = gains_at(method, nodes)
+        factors = np.ones(len(nodes))
+        if lift is not None:
+            factors[: len(lift)] = lift
+        phi = gains_at(method, factors[:, None] * nodes)
         if method.rank is not None and method.rank < self.n:
             if method.rank >= self.deflated:
                 raise ValueError(
@@ -447,7 +484,11 @@ class Spectrum(Result):
                 )
             # Row i of the rule is the i-th outlier: beyond `rank` come
             # the other outliers, and all probes, off the kept ones.
-            phi[method.rank :] = method.tail_gain(self.outliers[method.rank])
+            edge = factors[method.rank] * self.outliers[method.rank]
+            phi[method.rank :] = method.tail_gain(edge)
+            if lift is not None:  # what kept vectors have of small eigenvalues is the rest's
+                small = np.abs(nodes[: method.rank]) < abs(self.outliers[method.rank])
+                phi[: method.rank][small] = method.tail_gain(edge)
         return phi
 
     def density(self, grid: Any, width: float, *, scale: float | None = None) -> np.ndarray:
