@@ -35,13 +35,16 @@ BATCHES = (0.25, 0.5, 2.0, 4.0, 8.0)
 
 _LEAST = 20  # gradients
 _SHARE = 0.2  # of the budget: Lanczos steps on the metric's curvature
-_ROWS, _DEPTH = 3, 2  # vectors of noise, and Lanczos steps from each
+_ROWS, _RULES, _DEPTH = 3, 2, 2  # vectors of noise, those with Lanczos steps, and how many of these
 _SHARP = 3  # Lanczos steps on the plain Hessian, under a metric
 _DRAWN, _SPENT = 32, 2.0  # batches for the batch sharpness at most, and gradients for them
 _PROBES = 6
-_SCREENED = (4, 4)  # modes and probes that find the samples that carry the curvature
+_SCREENED = (2, 3)  # modes and probes that find the samples that carry the curvature
+_CANDIDATES = 64  # samples that seem to carry much, of which
+_ROUGHLY, _EXACTLY = 3, 6  # products of a sample's own Hessian that find its leading direction
+_INSIDE = 1e-6  # what is left of a direction that lies among the others
 _HEAVY = 8  # samples whose own directions join
-_STANDS_OUT = 4.0  # how many times the usual share of the curvature's noise a sample must have to join
+_STANDS_OUT = 2.0  # how many times the usual share of the curvature's noise a sample must have to join
 _NOTHING = 1e-20  # of a sample's squared noise: a gradient that is rounding
 _CLOSURE = 0.3  # of what the closure takes from the limit: how wrong it may be
 
@@ -333,33 +336,45 @@ class Examination:
     def _look_along(self) -> None:
         """Every sample's curvature along the leading modes, heavy samples' own directions, and probes."""
         place = self.place
-        Q = self.row.vectors
-        reserve = 2 * _ROWS * _DEPTH
-        width = place.n - Q.shape[1]
-        heavy = self._heavy_directions(Q, reserve) if width > _HEAVY else None
-        if heavy is not None:
-            Q = place.backend.xp.concat([Q, heavy], axis=1)
+        reserve = 2 * _RULES * _DEPTH
+        heavy = None
+        if place.n - len(self.row.values) > _HEAVY:
+            heavy = self._heavy_directions(self.row.vectors, reserve)
+        many = 0 if heavy is None else heavy.shape[1]
+        led, many, probes = self._afforded(many, max(self.left - reserve, 0.1 * self.budget))
+        Q = self.row.vectors[:, :led]
+        if heavy is not None and many:
+            Q = place.backend.xp.concat([Q, heavy[:, :many]], axis=1)
         k = Q.shape[1]
-        probes = _PROBES if place.n > k else 0
-        while place.price(k + probes) > max(self.left - reserve, 0.1 * self.budget):
-            # The last modes matter least; a few probes tell of all that is left out.
-            if k > max(probes, 1):
-                k -= 1
-            elif probes > 2:
-                probes -= 1
-            else:
-                raise Unknown(f"a budget of {self.budget:g} gradients is too small to look at single samples")
-        Q = Q[:, :k]
         G = self._probes(Q, probes)
         V = Q if G is None else place.backend.xp.concat([Q, G], axis=1)
         seen = self._along(V)
         mean = seen.curvatures.mean(axis=0)[:k, :k]
-        led = min(k, len(self.row.values))
         # Products know the mean, of which single samples may have been looked at by their larger part alone.
         mean[:led, :led] = np.diag(self.row.values[:led])
         self.blocks, turn = Blocks.of(seen.curvatures, mean, place.n - k, unbias=self.unbias)
         self.directions = Q @ place.backend.asarray(turn)
         self.turn, self.seen, self.led = turn, seen, led
+
+    def _afforded(self, heavy: int, gradients: float) -> tuple[int, int, int]:
+        """How many modes, directions of heavy samples and probes so many gradients pay for."""
+        modes = len(self.row.values)
+        probes = _PROBES if self.place.n > modes + heavy else 0
+        while self.place.price(modes + heavy + probes) > gradients:
+            # The heaviest samples decide; the last modes matter least, and few probes tell of the rest.
+            if modes > 6:
+                modes -= 1
+            elif probes > 3:
+                probes -= 1
+            elif heavy > 2:
+                heavy -= 1
+            elif modes > 2:
+                modes -= 1
+            elif modes + heavy + probes > 3:
+                modes, heavy, probes = 1, 0, 2
+            else:
+                raise Unknown(f"a budget of {self.budget:g} gradients is too small to look at single samples")
+        return modes, heavy, probes
 
     def _along(self, V: Any) -> Along:
         """Curvatures with what weight decay adds; V (n, k) in the metric's coordinates."""
@@ -390,31 +405,42 @@ class Examination:
         """Directions of the samples that carry the curvature's noise; None if none stands out."""
         place = self.place
         k, probes = min(_SCREENED[0], Q.shape[1]), _SCREENED[1]
-        if place.price(k + probes) > 0.4 * (self.left - reserve):
+        if place.price(k + probes) > 0.5 * (self.left - reserve):
             return None
         G = self._probes(Q, probes)
         seen = self._along(place.backend.xp.concat([Q[:, :k], G], axis=1))
         blocks, _ = Blocks.of(seen.curvatures, np.diag(self.row.values[:k]), place.n - k)
         each = np.sum(blocks.inner**2, axis=(1, 2)) + 2 * np.sum(blocks.across**2, axis=(1, 2)) / probes
         each = each + blocks.scatters
-        order = np.argsort(-each)[:_HEAVY]
-        chosen = order[each[order] > _STANDS_OUT * each.mean()]
-        if not len(chosen):
-            return None
-        operator = Operator((self.curvature,), place.n, place.backend, self.normals)
-        start, found = self.normals((place.n, 1)), []
+        order = np.argsort(-each)[:_CANDIDATES]
+        candidates = order[each[order] > _STANDS_OUT * each.mean()]
         try:
-            for s in chosen:
-                vector = start
-                for _ in range(2):  # its range, the larger curvatures first
-                    vector = self.curvature(vector, np.array([s]))
-                    size = math.sqrt(self._dot(vector, vector))
-                    vector = vector / size if size > 0 else start
-                found.append(vector)
+            sizes = [self._range(s, _ROUGHLY)[0] for s in candidates]
+            heaviest = [candidates[i] for i in np.argsort(sizes)[::-1][:_HEAVY] if sizes[i] > 0]
+            found = [self._range(s, _EXACTLY)[1] for s in heaviest]
         except Unknown:  # whoever has no samples of its own has none that stand out
             return None
-        rows = place.backend.xp.concat(found, axis=1).T
-        return operator.orthonormal(rows, Q.T)[0].T
+        if not found:
+            return None
+        whole, k = Q, Q.shape[1]
+        for vector in found:  # one after the other: the heaviest come first
+            for _ in range(2):
+                vector = vector - whole @ (whole.T @ vector)
+            size = math.sqrt(self._dot(vector, vector))
+            if size > _INSIDE:
+                whole = place.backend.xp.concat([whole, vector / size], axis=1)
+        return whole[:, k:] if whole.shape[1] > k else None
+
+    def _range(self, sample: int, products: int) -> tuple[float, Any]:
+        """The size of a sample's largest curvature, and its direction (n, 1), by so many products."""
+        vector, size = self.normals((self.place.n, 1)), 0.0
+        for _ in range(products):
+            vector = self.curvature(vector, np.array([sample]))
+            size = math.sqrt(self._dot(vector, vector))
+            if not size > 0:
+                return 0.0, vector
+            vector = vector / size
+        return size, vector
 
     # -- what follows ------------------------------------------------------------------------------
 
@@ -501,11 +527,15 @@ class Examination:
                 return image - Q @ (Q.T @ image)
 
             operator = Operator((outside,), self.place.n, self.place.backend, self.normals)
-            start = beyond / self.place.backend.asarray(np.sqrt(sizes))
+            start = beyond[:, :_RULES] / self.place.backend.asarray(np.sqrt(sizes[:_RULES]))
             depth = min(_DEPTH, self.blocks.width)
             made = lanczos(operator, start.T, depth, size=float(abs(self.row.values[0])))
             nodes, weights = made.rule(made.lengths)
-            rules = [(nodes[i], sizes[i] * weights[i]) for i in range(len(sizes))]
+            # Vectors without a rule of their own tell of the size alone.
+            seen = range(len(weights))
+            rules = [(nodes[i], sizes[i] * weights[i]) for i in seen]
+            mean = float(np.mean(sizes) / np.mean(sizes[:_RULES]))
+            rules = [(node, mean * weight) for node, weight in rules]
         seen = self.seen.gradients[:, : len(self.turn)] @ self.turn
         closed = self.found.get("closed")
         seen = seen - seen.mean(axis=0)

@@ -312,4 +312,5 @@ def gathered(motion: Motion, pull: np.ndarray, steps: float) -> np.ndarray:
             made = matrix @ made @ matrix.transpose(0, 2, 1) + made
             matrix = matrix @ matrix
             count //= 2
-    return total[:, 0, 0]
+    found = total[:, 0, 0]
+    return np.where(np.isfinite(found), found, math.inf)

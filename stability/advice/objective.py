@@ -95,6 +95,10 @@ class ObjectivePlace:
 
     def along(self, V: np.ndarray) -> Along:
         """Every sample's gradient and curvature along V (n, k)."""
+        if hasattr(self.objective, "per_sample_along"):
+            self.work.forwards += 3 * V.shape[1]
+            found = self.objective.per_sample_along(self.w, V, batch=self.rows)
+            return Along(*(np.asarray(part, dtype=float) for part in found))
         self.work.forwards += V.shape[1]
         gradients = np.concatenate([rows @ V for _, rows in self._gradients()])
         return Along(gradients, self._curvatures(V))
@@ -120,6 +124,8 @@ class ObjectivePlace:
     def price(self, k: int) -> float:
         """Of `along`, in gradients."""
         F = self.objective
+        if hasattr(F, "per_sample_along"):
+            return float(k)
         by_factors = hasattr(F, "hessian_factors") and F.n_samples * F.outputs * self.n <= _FACTORS
         return k / 3 if by_factors else k / 3 + 2 * k
 

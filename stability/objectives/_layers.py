@@ -221,6 +221,27 @@ class Linearized:
         moved, tangents = self._forward(directions)
         self._backward(directions, moved, tangents, out)
 
+    def along(self, directions: Any) -> tuple[Any, Any]:
+        """Every sample's own slope (b, c) and curvatures (b, c, c) along the directions, by a pass forward.
+
+        Second derivatives of a composition are those of its parts, each weighed with what the loss makes of
+        its outputs, which the pass backward has left.
+        """
+        moved, tangents = self._forward(directions)
+        xp = namespace(directions)
+
+        def each(one: Any, other: Any) -> Any:
+            return xp.permute_dims(one, (1, 0, 2)) @ xp.permute_dims(other, (1, 2, 0))
+
+        slopes = xp.permute_dims(xp.sum(tangents[-1] * self._deltas[-1], axis=-1), (1, 0)) / self._share
+        found = each(tangents[-1], self._curve(tangents[-1] + 0.0))
+        for tangent, bend in zip(tangents[:-1], self._bends, strict=True):
+            found += each(tangent, tangent * (bend / self._share))
+        for layer, delta, before in zip(self._layers[1:], self._deltas[1:], moved, strict=True):
+            crossed = each(delta @ transpose(layer.weights(directions)), before) / self._share
+            found += crossed + xp.permute_dims(crossed, (0, 2, 1))
+        return slopes, found
+
     def _forward(self, directions: Any) -> tuple[list[Any], list[Any]]:
         """Derivatives, along each direction, of the inputs of layers 1, 2, ... and of all preactivations."""
         moved: list[Any] = []

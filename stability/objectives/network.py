@@ -177,6 +177,32 @@ class Network(Objective):
             [self.hessian(w, batch[..., i : i + 1]) for i in range(batch.shape[-1])], axis=-3
         )
 
+    def per_sample_along(self, w: Any, V: Any, batch: Any = None) -> tuple[Any, Any]:
+        """Samples' own slopes and curvatures, ridge included, along directions at one state (d,).
+
+        (d, k) -> (n, k) and (n, k, k): in passes forward alone, whatever the number of weights.
+
+        Examples
+        --------
+        >>> import numpy as np, stability as st
+        >>> F = st.mlp([[0.1], [0.7], [0.4]], [0.0, 1.0, 2.0], hidden=[2])
+        >>> w, V = F.initial(0), np.eye(F.dim)[:, :2]
+        >>> slopes, curvatures = F.per_sample_along(w, V)
+        >>> bool(np.allclose(curvatures.mean(axis=0), V.T @ F.hessian(w) @ V))
+        True
+        """
+        w, rows, targets = self._at(w, batch)
+        V, xp = self._here(V), namespace(w)
+        height, columns = tile(rows.shape[0], sum(self.sizes[1:]), on_host=isinstance(rows, np.ndarray))
+        height = max(1, height * columns // V.shape[1])
+        directions = xp.asarray(V.T, copy=True)
+        parts = [slice(i, i + height) for i in range(0, rows.shape[0], height)]
+        found = [self._linearized(w, rows[p, ...], targets[p, ...], 1.0).along(directions) for p in parts]
+        slopes, curvatures = (xp.concat(each, axis=0) for each in zip(*found, strict=True))
+        if self.l2:
+            slopes, curvatures = slopes + self.l2 * (w @ V), curvatures + self.l2 * (V.T @ V)
+        return slopes, curvatures
+
     # --- predictions ---
 
     def predict(self, w: Any, X: Any) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._saving import Study
+from ..advice.result import Advice
 from ..advice.watched import Watched
 from ..comparison import Comparison
 from ..densities.result import StationaryDensity
@@ -24,7 +25,7 @@ from ..portraits.line import Profile
 from ..portraits.plane import Portrait
 from ..training.history import History
 from ..trajectories.result import Trajectory
-from . import densities, exits, landscapes, paths, products, results, studies, training
+from . import advice, densities, exits, landscapes, paths, products, results, studies, training
 from .style import COLORS, MARKERS
 from .theme import context, styled
 
@@ -99,6 +100,7 @@ _PICTURES: dict[type, Callable[..., Figure]] = {
     StationaryDensity: densities.density,
     Trajectory: paths.trajectory,
     Study: _study,
+    Advice: advice.advice,
 }
 for _kind, _draw in _PICTURES.items():
     # `singledispatch` picks the nearest class: what has no entry falls to `plot` itself.
