@@ -7,9 +7,9 @@ import pytest
 
 import stability as st
 from stability.advice.closure import Blocks, Closed, gathered
-from stability.advice.ends import above
 from stability.advice.optimizer import Optimizer
 from stability.methods.memory import Memory
+from stability.spectra.ends import above
 
 # -- an independent limit: the dense map of second moments of the whole state, written out ------------------
 
@@ -203,18 +203,18 @@ class TestClosure:
 
     @pytest.mark.parametrize("memory", [None, Memory(0.9), Memory(0.6, nesterov=True)])
     def test_probes_close_what_few_modes_leave_out(self, memory):
-        Z = np.random.default_rng(1).normal(size=(1000, 8)) * np.sqrt([4.0, 2.0, *[0.5] * 6])
+        Z = np.random.default_rng(1).normal(size=(300, 8)) * np.sqrt([4.0, 2.0, *[0.5] * 6])
         samples = Z[:, :, None] * Z[:, None]
         mean = samples.mean(axis=0)
         every, _ = Blocks.of(samples, mean, 0)
         values, vectors = np.linalg.eigh(mean)
         Q = vectors[:, ::-1][:, :2]
-        G = np.random.default_rng(2).normal(size=(8, 400))
+        G = np.random.default_rng(2).normal(size=(8, 120))
         V = np.column_stack([Q, G - Q @ (Q.T @ G)])
         part, _ = Blocks.of(V.T @ samples @ V, np.diag(values[::-1][:2]), 6)
         truth = Closed(every, 0.25, memory).leader.limit
         assert Closed(part, 0.25, memory).leader.limit == pytest.approx(truth, rel=0.03)
-        assert Closed(part.alone(), 0.25, memory).leader.limit > 1.04 * truth
+        assert Closed(part.alone(), 0.25, memory).leader.limit > 1.02 * truth
 
     def test_memory_zero_is_sgds_closed_form(self):
         block, _ = Blocks.of(np.array([[[0.5]], [[1.5]]]), np.ones((1, 1)), 0)

@@ -98,7 +98,8 @@ class ObjectivePlace:
         if hasattr(self.objective, "per_sample_along"):
             self.work.forwards += 3 * V.shape[1]
             found = self.objective.per_sample_along(self.w, V, batch=self.rows)
-            return Along(*(np.asarray(part, dtype=float) for part in found))
+            gradients, curvatures = (np.asarray(part, dtype=float) for part in found)
+            return Along(gradients, curvatures)
         self.work.forwards += V.shape[1]
         gradients = np.concatenate([rows @ V for _, rows in self._gradients()])
         return Along(gradients, self._curvatures(V))
