@@ -74,6 +74,7 @@ def column_of(name: str, cells: Any, decimal: str) -> Column:
         if huge:
             row = next(row for row, cell in enumerate(unclean, start=1) if str(cell) == huge)
             return Column(name, values, trouble="huge", cell=f"{huge[:20]}...", row=row)
+        # "5 cm" is a number in a column that says cm throughout; beside "7 m" it is none.
         if is_word.any() or len(units) > 1:
             return _column_of_words(name, values, unclean, is_word, units)
         unit = next(iter(units), "")
@@ -118,10 +119,13 @@ def _column_of_words(
     row = _first(is_word)
     word = str(words[row - 1])
     different = set(words[there])
+    # Nearly all: one word among dates is a gap by another name, one date among words is a word.
     if sum(map(is_date, different)) > 0.9 * len(different):
         return Column(name, values, trouble="dates", cell=word, row=row)
+    # A number in the other decimal mark, read as a word: to encode it would hide a misread table.
     if (looks_numeric(word) and not np.isnan(values).all()) or all(map(looks_numeric, different)):
         return Column(name, values, trouble="mark", cell=word, row=row)
+    # Mostly numbers: the words are more likely slips than classes.
     if is_word.sum() <= np.sum(~np.isnan(values)):
         return Column(name, values, trouble="text", cell=word, row=row)
     return Column(name, values, words=words, cell=word, row=row)
@@ -146,6 +150,7 @@ def words_of(cells: np.ndarray) -> np.ndarray:
 
     found = np.empty(len(cells), dtype=object)
     for place, cell in enumerate(cells):
+        # 1, 1.0 and True are one key to a dictionary, and different words.
         key = cell if isinstance(cell, str) else repr(cell)
         if key not in known:
             known[key] = word(cell)
@@ -345,6 +350,7 @@ def _filled(column: Column) -> Column:
         return column
     if column.words is None:
         return replace(column, values=np.where(gaps, np.median(column.values[~gaps]), column.values))
+    # Of words that are as frequent the first by the alphabet: the same table, the same numbers.
     words, often = np.unique(column.words[~gaps].astype(str), return_counts=True)
     found = column.words.copy()
     found[gaps] = words[np.argmax(often)]

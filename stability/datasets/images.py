@@ -142,6 +142,7 @@ class Dataset(Result):
             )
         rng = np.random.default_rng(_check.seed(seed))
         cuts = np.cumsum(sizes)[:-1]
+        # Class by class, so that every part has all classes in proportion.
         members = [rng.permutation(np.flatnonzero(self.y == label)) for label in np.unique(self.y)]
         pieces = [np.split(rows, np.rint(cuts * len(rows)).astype(int)) for rows in members]
         parts = [rng.permutation(np.concatenate(part)) for part in zip(*pieces, strict=True)]
@@ -164,6 +165,7 @@ class Dataset(Result):
             raise ValueError(
                 f"`like` must have {self.X.shape[1]} columns as these data have; got {model.X.shape[1]}."
             )
+        # In float32 the sums of thousands of pixels would lose the digits that a small spread has.
         spread = model.X.std(axis=0, dtype=np.float64)
         if not spread.max() > 0:
             raise ValueError(
@@ -335,6 +337,7 @@ def cifar(
                 f"{len(classes) - 1}. {AGAIN}"
             )
     pixels = np.concatenate(images).astype(dtype)
+    # In place: the training images are 600 MB in float32.
     pixels /= 255
     missing = len(layout.train) - len(files) if part == "train" else 0
     name = f"cifar-{layout.kind} {part}" + (
@@ -391,6 +394,7 @@ def _binary(path: Path, labels: str, *, label_bytes: int) -> tuple[np.ndarray, n
     """
     width = label_bytes + PIXELS
     try:
+        # One byte more than is allowed is enough to see that there are too many.
         content = np.fromfile(_files.regular(path), dtype=np.uint8, count=MAX_ROWS * width + 1)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}).") from None

@@ -26,6 +26,7 @@ QUIET = 1e-30
 _SETTLED = 1e-14  # relative change of an entry
 _NEARLY = 1e-8  # what is accepted where rounding, or a dear second moment's own error, ends the search
 _ROUNDS = 100
+# Cheap steps are tried first: Newton's asks for second moments at a place per coordinate.
 _PLAIN = 3
 _TRIALS = 30
 _NUDGE = 1e-6
@@ -77,6 +78,7 @@ def settled(flow: Flow, at: np.ndarray, spectrum: tuple[np.ndarray, np.ndarray],
         noise = Noise(gradient=method.kicks(covariance))
         here = under(method.scale(variances), noise)
         found = _squares(here, dt)
+        # The signs' own variance stands in for the gradient's in these dynamics: it is given back here.
         found = None if found is None else found - np.diag(noise.gradient) + variances
     with np.errstate(divide="ignore"):  # without noise of its own a coordinate's entry may be infinite
         still = method.scale(variances)
@@ -93,6 +95,7 @@ def _squares(here: Dynamics, dt: float) -> np.ndarray | None:
     M = np.zeros((len(here.at),) * 2)
     if decaying.any() and not (here.rates[decaying] > 0).any():
         balance = here.balance(dt, 1).restricted(decaying)
+        # The cheap question first: a radius is a search for an eigenvalue.
         if not here.decaying(dt)[decaying].all() or not balance.radius()[0] < 1:
             return None
         M = embedded(balance.stationary(), decaying)
@@ -153,6 +156,7 @@ def _stable_start(
         seen = squares(np.exp(-size))
         if seen is not None:
             return size, seen
+        # A metric half as long: at some length every state is stable, unless weight decay alone is not.
         size = size + math.log(2)
     raise Unstable(
         f"{method.label} has no stationary state at any metric: its weight decay {method.weight_decay:g} is "
@@ -208,6 +212,7 @@ def _solved(method: Any, size: np.ndarray, seen: np.ndarray, squares: Squares, p
             if left is None:
                 continue
             tried.append((size + step, left))
+            # Any decrease will do, but one of rounding would go on for ever.
             if np.linalg.norm(left) < (1 - 1e-6) * np.linalg.norm(rest):
                 size, rest = tried[-1]
                 break
@@ -228,6 +233,7 @@ def _steps(
     residual: Squares,
 ) -> Iterator[np.ndarray]:
     """Steps to try from a place with this residual, the cheapest first."""
+    # Anderson: the combination of places tried whose residual, were it linear, would vanish.
     others = [(x - size, f - rest) for x, f in tried if x is not size]
     if others:
         moves, changes = (np.stack(part, axis=1) for part in zip(*others, strict=True))

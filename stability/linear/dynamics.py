@@ -111,6 +111,7 @@ class Dynamics:
         if not flat.any():
             return ~flat
         kick, one = self.noise.kick, np.eye(len(self.at))
+        # A flat mode that noise enters wanders without end: leaving it out would call the flow stable.
         driven = np.diag(self.noise.additive) + (0.0 if kick is None else np.diag(kick(one)))
         return ~flat | (driven > _ROUNDING * np.max(driven))
 
@@ -151,6 +152,8 @@ class Dynamics:
         if not self.offset.any() or self.noise.kick is None:
             return self.noise.additive
         cross = self.noise.cross
+        # Away from the critical point curvature noise acts on the offset too, and adds to what the mean
+        # feels.
         moved = self.noise.additive + self.noise.kick(np.outer(self.offset, self.offset))
         return moved if cross is None else moved + cross(self.offset)
 
@@ -164,6 +167,7 @@ class Dynamics:
         if self.known_order(order) == 1 and self.memory is not None:
             return self.remembered(step, dt)
         if self.known_order(order) == 1:
+            # Bound as a default, each map is the one it was made with, not the last of the two.
             scaled, rough = (
                 None if one is None else (lambda M, one=one: step * one(M))
                 for one in (kick, self.noise.rough)
@@ -189,6 +193,7 @@ class Dynamics:
 
     def rounded(self, values: np.ndarray) -> np.ndarray:
         """Of a spectrum (d,), what is rounding of its largest is zero."""
+        # A diagonal Hessian is diagonalised exactly: its small eigenvalues are no rounding of the large.
         unit = 0.0 if along_axes(self.frame.vectors) else len(values) * np.finfo(float).eps
         return settled(values, np.max(np.abs(values), initial=0.0), unit)
 

@@ -169,6 +169,7 @@ def of_gaussian(mean: float, along: float, across: float, dim: int) -> Rate:
 
     if dim == 1:
         return lambda s: float(gaussian_log_moment(s, np.array([mean]), np.array([math.sqrt(along)]))[0]) / s
+    # Beyond +-36 the integrand is below rounding: exp(-36) is 2e-16.
     t = np.arange(-36.0, 36.0, 0.05)
     cosine, sine = 1 / np.sqrt(1 + np.exp(2 * t)), 1 / np.sqrt(1 + np.exp(-2 * t))
     precision = cosine**2 / along + sine**2 / across
@@ -212,6 +213,7 @@ def of_inputs(mean: float, scale: float, batch: float, dim: int, *, fine: int = 
     jacobian = jacobian + np.resize(np.log(0.5 * np.pi * np.cosh(t) * spacing), len(X))
     density = (0.5 * batch - 1) * np.log(X) - 0.5 * X - 0.5 * batch * math.log(2) + jacobian
     density = density - scipy.special.gammaln(0.5 * batch)
+    # exp(-745) is the smallest float: nothing is left of what is smaller.
     kept = density > -745
     X, apart, density = X[kept], apart[kept], density[kept]
     if dim == 1:
@@ -266,6 +268,7 @@ class Plane:
         u = np.stack([np.cos(angles), np.sin(angles)], axis=1)
         triangle = np.linalg.cholesky(step.noise(u[:, :, None] * u[:, None, :]))
         inverse = np.linalg.inv(triangle)
+        # Whitened: the matrix's image of u is a standard normal around `mean`, seen along the directions v.
         v, mean = inverse @ u.T, np.einsum("nij,nj->ni", inverse, u @ step.mean.T)
         precision = np.sum(v**2, axis=1)
         shift = np.einsum("ni,nik->nk", mean, v) / precision
@@ -296,6 +299,7 @@ class Plane:
         import scipy
 
         kernel, size = self._kernel(order)
+        # A positive kernel: its leading eigenvalue is real and simple, and constants are no bad start.
         found = scipy.sparse.linalg.eigs(
             kernel, k=1, which="LR", v0=np.ones(self.count), tol=1e-13, return_eigenvectors=False
         )

@@ -93,6 +93,9 @@ class Limits:
             balance = balance.restricted(moving)
         _require_drift(here, balance, "A stable step")
         near = here.noise.turned.nearest(here.frame.gains)
+        # In units of the step both drift and noise are in proportion to it: the radius at any step is the
+        # step times that at 1, and the limit one over it. The matrices that lead methods at one point are
+        # alike: a search begins at the most similar method's.
         radius, leading = balance.radius(None if near is None else near[np.ix_(moving, moving)])
         leading = embedded(leading, moving)
         if balance.rough is not None:
@@ -155,10 +158,13 @@ class Limits:
         step, leading = self.mean_square(1)
         square, other = self._decay_spent(step, np.diag(leading))
         gradient = hessian = 0.0
+        # Shares are read to a few digits: the map in single precision will do where there is one.
         kick = here.noise.rough or here.noise.kick
         if kick is not None:
             gradient = here.noise.gradient_share(leading)
             hessian = float(np.trace(kick(leading))) - gradient if here.noise.bends else 0.0
+        # With memory the noise is amplified too: what curvature leaves of the decay is what both batches'
+        # noise spends at the limit, each in proportion to what it adds.
         if other is not None and gradient + hessian > 0:
             gradient, hessian = (share * other / (gradient + hessian) for share in (gradient, hessian))
         whole = square + gradient + hessian or 1.0

@@ -52,6 +52,7 @@ class Turned:
             with np.errstate(all="ignore"):
                 return float(np.nan_to_num(np.std(np.log(np.abs(gains / other[0]))), nan=np.inf))
 
+        # Alike up to a factor: the leading matrix does not change with the size of all gains.
         return min(self._led, key=apart)[1] if self._led else None
 
     @functools.cached_property
@@ -314,6 +315,7 @@ class FactoredNoise(ModalNoise):
         own, _, other = self.noise.scales
         if not own and not other:  # batches of all the data tell nothing of one sample
             return np.full((len(self.at),) * 2, np.nan)
+        # Both are the same samples' curvature, each over its own batch: either one tells, if it has noise.
         seen = self.factors.Eh if other else self.factors.Eg
         return np.sqrt(np.sum(seen**2, axis=0) / (other or own))
 
@@ -357,6 +359,8 @@ class SampledNoise(ModalNoise):
         if (scale := aligned(phi, self.response.divided)) is not None and not self.response.truncated:
             bent = scale * phi * lam  # DP[E] H = -P E diag(bent)
             gradient, across, rest = self.noise.mixing()
+            # Where DP[E] = P E P times a number, gain and bend merge into one weight: one product with
+            # samples, not three.
             quiet = _left(np.full_like(bent, gradient), -across * bent)
             weight = (np.outer(quiet, quiet) + rest**2 * np.outer(bent, bent)).astype(gain.dtype)
             return _one_by_one(lambda M: gain * centred(weight * M))
@@ -534,6 +538,7 @@ def _bisected_limits(
     with np.errstate(divide="ignore", invalid="ignore"):
         high = 2 * (1 + beta) / (theta * (1 + beta) + h * (straight + before))  # of the mean: 1 + D + T = 0
     low, high = np.zeros_like(h), np.where(pull > 0, high, 0.0)
+    # Sixty halvings are more than the 53 bits of a float.
     for _ in range(60):
         step = (low + high) / 2
         trace = 1 + beta - step * (theta + straight * h)

@@ -72,6 +72,7 @@ def of_gaussian(carry: Carry, pull: np.ndarray, noise: Map) -> Move:
         w = carry.positions(states)
         values, axes = np.linalg.eigh(noise(w[:, :, None] * w[:, None, :]))
         root = axes * np.sqrt(np.maximum(values, 0.0))[:, None, :]
+        # t counts standard deviations of the force along what lengthens the state most.
         usual = carry.moved(states, pull * w)
         along = usual @ metric
         square = np.maximum(np.sum(along * usual, axis=1), 1e-300)
@@ -79,6 +80,8 @@ def of_gaussian(carry: Carry, pull: np.ndarray, noise: Map) -> Move:
         size = np.linalg.norm(felt, axis=1)
         slope = np.maximum(size / square, 1e-9)
         direction = felt / np.maximum(size, 1e-300)[:, None]
+        # Stationary points of order log|1 + slope t| - t^2 / 2: roots of slope t^2 + t = order slope. The
+        # small one is written without the difference that would cancel.
         reach = np.sqrt(1 + 4 * order * slope**2)
         places = np.stack([np.zeros_like(reach), 2 * order * slope / (1 + reach), -(1 + reach) / (2 * slope)])
         # The far side of a small noise is out of reach for all that matters.
@@ -86,6 +89,7 @@ def of_gaussian(carry: Carry, pull: np.ndarray, noise: Map) -> Move:
         t = rng.standard_normal(len(w)) + places[rng.integers(3, size=len(w)), np.arange(len(w))]
         z = rng.standard_normal(w.shape)
         z += (t - np.sum(z * direction, axis=1))[:, None] * direction
+        # Density of the law over that of the mixture of three normals; at most 3, so no weight explodes.
         ratio = math.log(3) - scipy.special.logsumexp(t * places - 0.5 * places**2, axis=0)
         force = pull * w + np.einsum("nij,nj->ni", root, z)
         return carry.moved(states, force), ratio
@@ -115,12 +119,14 @@ def of_inputs(carry: Carry, pull: np.ndarray, side: float, noise: Any) -> Move:
         w = carry.positions(states)
         a = w @ half
         size = np.linalg.norm(a, axis=1)[:, None]
+        # A chi-squared variable weighted by its own power is one of more degrees: half the draws are that.
         more = np.where(rng.random(len(w)) < 0.5, 2 * order, 0.0)
         X = rng.chisquare(batch + more)
         ahead = order * np.log(0.5 * X) + scipy.special.gammaln(0.5 * batch)
         ahead -= scipy.special.gammaln(0.5 * batch + order)
         n = rng.standard_normal(w.shape)
         unit = a / np.maximum(size, 1e-300)
+        # Inputs are seen along the state only by X, and across it by normals that must be free of it.
         n -= np.sum(n * unit, axis=1)[:, None] * unit
         seen = (X[:, None] * a + size * np.sqrt(X)[:, None] * n) / batch - a
         force = pull * w + side * gains * (seen @ half.T)

@@ -53,6 +53,7 @@ def found(
     """
 
     rate = Rates(move, step, seed, exact, step.settling())
+    # A little below half the pole: at half of it the sample of a moment has no variance itself.
     bracket = _bracket(rate, 0.45 * most)
     if isinstance(bracket, Estimate):
         return bracket
@@ -80,6 +81,7 @@ class Rates:
     def __call__(self, order: float, run: tuple[int, int, int] | None = None) -> Growth:
         size, steps, burn = run or PILOT
         steps, burn = self.longer * steps, self.longer * burn
+        # Seeded by the order: asked twice, a rate is the same, and a search for its zero ends.
         rng = np.random.default_rng([self.seed, round(1e6 * order)])
         known, coordinates = self.step if self.exact else None, self.step.coordinates(order)
         one = grown(self.move, coordinates, order, rng, size=size, steps=steps, burn=burn, known=known)
@@ -135,11 +137,13 @@ def _between(below: Point, above: Point) -> float:
 def _refined(rate: Rates, order: float) -> Estimate:
     """The zero near an order, by a long run there and one a little below, which tells the slope."""
     here, near = rate(order, MAIN), rate(0.9 * order, MAIN)
+    # A rate over its order increases: a slope within chance of zero would send the zero anywhere.
     slope = max((here.value - near.value) / (0.1 * order), here.error / order)
     for _ in range(3):
         move = -here.value / slope
         if abs(move) <= 0.01 * order:
             break
+        # Rates far from the zero bend: longer moves than these rest on a slope that no longer holds.
         move = min(max(move, -0.4 * order), 0.6 * order)
         before, order = here, order + move
         here = rate(order, MAIN)
@@ -193,13 +197,16 @@ def grown(
             return Growth(-math.inf, 0.0, 1.0)
         if k >= 0:
             share = max(share, float(np.max(own * heights)))
+        # Steps before the first are for settling: all of them overwrite entry 0, until step 0 does.
         plain[max(k, 0)] = mean
         means[max(k, 0)] = (
             mean if control is None else control.less(own, heights, u, ahead, length, np.exp(ratio))
         )
+        # Logarithms, less their mean growth: products of thousands of weights leave all floats.
         weights = weights + growth - math.log(mean)
         u = ahead / np.where(length > 0, length, 1.0)[:, None]
         worth = np.exp(weights - weights.max())
+        # The effective size of a weighted sample; drawing anew at every step would only add noise.
         if worth.sum() ** 2 < UNEVEN * size * (worth**2).sum():
             u, weights = u[_drawn(worth, rng)], np.zeros(size)
     if not means.mean() > 0:  # chance took more than all
@@ -237,6 +244,7 @@ class Control:
         square = length**2 - np.sum(u @ self.backward * u, axis=1)
         parts = np.stack([along * ratio, square * ratio, ratio - 1])
         slopes = np.linalg.lstsq(self._squares, self._products, rcond=1e-12)[0]
+        # Slopes come from earlier steps alone: fitted to this one they would take of its own mean.
         mean, chance = float(own @ heights), parts @ own
         apart = (parts - chance[:, None]) * own
         self._squares += apart @ parts.T

@@ -206,6 +206,8 @@ def _alone(products: Products) -> Estimate | None:
     pull = float(products.pull[0])
     if products.continuous:
         strength = flow.step * float(products.kick(np.ones((1, 1)))[0, 0])
+        # A geometric Brownian motion: |w|^s grows at the rate s ((s - 1) strength / 2 - pull), zero at this
+        # s.
         return Estimate(1 + 2 * pull / strength, 0.0)
     plain = noise.isotropic and flow.dim == 1 and not flow.method.weight_decay
     if products.law.time == "discrete" and plain:
@@ -268,6 +270,7 @@ def _inputs(products: Products, pull: float) -> Estimate | None:
     kick = side * math.sqrt(noise.flow.step * dt) * float(strength)
     law = (1 - dt * pull - kick, -kick / batch, batch, len(products.pull))
     index = zero(growth.of_inputs(*law))
+    # The same integrals on a coarser grid: what they differ by is more than the finer one misses.
     rough = zero(growth.of_inputs(*law, fine=20), index or 2.0)
     return _told(index, max(1e-9, abs(rough / index - 1)) if 0 < index < math.inf else 0.0)
 
@@ -284,11 +287,16 @@ def _continuous(step: Step, length: float) -> Estimate:
     if bound > FAR:
         return _beyond(bound)
     indices = [bound]
+    # Coordinates are made for the index found last. Few functions come near it; all of them twice, whose
+    # difference tells whether coordinates have settled; then few in the same coordinates, whose difference
+    # tells what still more functions would change.
     for finer in (degree - 2, degree, degree, degree - 2):
         index = zero(of_generator(step, indices[-1], finer), indices[-1])
         if not 0 < index < math.inf:
             break
         indices.append(index)
+    # A search that ends below the bound, which second moments give exactly, has followed an eigenfunction
+    # of changing sign.
     if len(indices) < 5 or 2 < bound > indices[-2]:
         if bound > 2:
             return _beyond(bound)

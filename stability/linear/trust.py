@@ -32,12 +32,15 @@ def _bent(here: Dynamics, spread: np.ndarray) -> float:
     """What of `validity` is in proportion to the entries' standard deviations `spread` (d, d)."""
     size, lam, response = np.abs(here.frame.gains), here.frame.eigenvalues, here.noise.response
     with np.errstate(all="ignore"):
+        # First-order change of the preconditioner's entry over the smaller of the two gains that it
+        # couples.
         bend = np.where(spread > 0, spread * np.abs(response.divided) / np.minimum.outer(size, size), 0.0)
     result = float(np.max(bend))
     if response.truncated:
         r = int(here.flow.method.rank or 0)
         gap = abs(lam[r - 1]) - abs(lam[r])
         largest = float(np.max(spread[r - 1 : r + 1, r - 1 : r + 1]))
+        # Noise as large as the gap swaps which of the two modes is kept.
         swap = largest / gap if gap > 0 else (math.inf if largest > 0 else 0.0)
         result = max(result, float(swap))
     return result

@@ -55,6 +55,7 @@ def exponent_of(F: Any, at: Any) -> Estimate:
     x, y = np.log(curvatures[kept]), np.log(variances[kept])
     left = np.empty((count, 2, len(x)))
     for k in range(count):
+        # Sums are additive: all but a part is the whole less the part, and forty errors cost one more pass.
         rest = (total - part for total, part in zip(whole, _sums(F, at, k, count), strict=True))
         with np.errstate(all="ignore"):  # of few samples a part may hold all that a mode has
             left[k] = np.log(_spectra(*rest))[:, kept]

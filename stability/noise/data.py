@@ -104,6 +104,7 @@ class DataNoise(Noise, made_by=("from_data",)):
         n = self.objective.n_samples  # type: ignore[attr-defined]
         if self.replacement:
             return 1 / size
+        # The finite population's correction: a batch of all samples has no noise.
         return (n - size) / (size * (n - 1)) if n > 1 else 0.0
 
     def normals(self, dim: int) -> int:
@@ -154,6 +155,7 @@ class DataNoise(Noise, made_by=("from_data",)):
     def _deviations(self, offset: np.ndarray) -> Iterator[np.ndarray]:
         """Samples' gradients less their mean at the reference + `offset`, in blocks of rows (., d)."""
         F: Any = self.objective
+        # Gradients move by each sample's own curvature: Z_s^T Z_s times the offset, never as a matrix.
         along = self.samples @ offset
         mean = F.gradient(self.reference) + np.einsum("sod,so->d", self.samples, along) / F.n_samples
         for part in blocks(F.n_samples, F.dim):

@@ -90,6 +90,7 @@ def per_sample_factors(F: Any, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         )
         return np.concatenate([slopes, bends[:, rows, columns]], axis=1) - center
 
+    # Samples themselves, where they are fewer than the entries that they differ in.
     if n <= width:
         factors = chunk(0, n) / math.sqrt(n)
     else:

@@ -55,6 +55,7 @@ class GaussianInputs(Noise, made_by=("streaming", "wishart")):
                 f"`covariance` must be given: {objective!r} has no reference point whose Hessian it could be."
             )
         hessian = _check.returned("hessian", objective.hessian(at), at, (objective.dim,) * 2)
+        # Rounding may leave a flat direction slightly negative; a saddle is another matter.
         low, high = np.linalg.eigvalsh(hessian)[[0, -1]]
         if low < -1e-10 * abs(high):
             raise ValueError(
@@ -95,6 +96,8 @@ class GaussianInputs(Noise, made_by=("streaming", "wishart")):
         if not math.isinf(self.batch):
             Eg = sum((_squares(part) for part in parts), nothing) / self.batch - mean
             for part in parts if self.label_noise else []:
+                # With Bartlett's triangle in place of the inputs, sum x n has the same law: given the
+                # inputs it is normal with covariance L L^T.
                 labels = rng.standard_normal((size, part.shape[2]))
                 zeta += self.label_noise / self.batch * np.einsum("sij,sj->si", part, labels)
         exact = math.isinf(self.hessian_batch)

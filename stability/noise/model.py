@@ -211,6 +211,8 @@ class Noise(Kept):
         that every row is contiguous; the samples are views with the paths first.
         """
         xp, size = namespace(normals), normals.shape[1]
+        # Two matrices only where the Hessian batch has something of its own: drawing one that is not used
+        # would change every later number of the stream.
         curved = dim * (dim + 1) // 2 * (2 if self.mixing().rest else 1) if self.has_curvature else 0
         own = normals.shape[0] - curved
         zeta = self._zeta_rows(normals[:own, :], dim) if own else _still(xp, (dim, size), normals)
@@ -235,6 +237,7 @@ class Noise(Kept):
     def _symmetric(self, xp: Any, entries: Any, dim: int) -> Any:
         """GOE matrices (size, d, d) from the normals (d (d + 1) / 2, size) of their upper triangles."""
         place, scale = _triangle(dim)
+        # Gathered with the paths last, where every row is contiguous, and turned by a view.
         rows = xp.take(entries * like(scale, entries), like(place, entries), axis=0) * self.curvature
         return xp.permute_dims(xp.reshape(rows, (dim, dim, entries.shape[1])), (2, 0, 1))
 
@@ -256,6 +259,8 @@ class Noise(Kept):
         _check.room("The noise's covariance needs", dim * dim, advice="Take fewer dimensions.")
         if self.gradient.ndim == 2:
             values, vectors = np.linalg.eigh(self.gradient)
+            # By eigenvectors, not Cholesky: a covariance may be singular, its smallest eigenvalue rounding
+            # below zero.
             root = vectors * np.sqrt(np.maximum(values, 0.0))
         else:
             root = np.diag(np.broadcast_to(self.gradient, (dim,)))
@@ -314,6 +319,7 @@ class Noise(Kept):
         result = root @ root.T
         if self.has_curvature:
             offset = w - center
+            # E E_g o o^T E_g of a GOE matrix: tau^2 (|o|^2 I + o o^T).
             result = result + self.scales[0] * self.curvature**2 * (
                 offset @ offset * np.eye(len(w)) + np.outer(offset, offset)
             )

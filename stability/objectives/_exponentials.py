@@ -80,6 +80,7 @@ class Steady(Graph):
             return super().mul(a, b)
         if c * k != 1.0:
             return self.mul(self.number(c * k), self.mul(inner, outer))
+        # One exponential of the sum: exp(800) exp(-800) would be infinity times zero.
         exponential = self.apply("exp", self.add(one[1], other[1]))
         factors = [factor for factor in (one[0], other[0]) if factor is not None]
         for factor in factors:
@@ -157,6 +158,7 @@ class Steady(Graph):
         while waiting:
             c, node = waiting.pop()
             kind, *parts = self.nodes[node]
+            # A stack, not recursion: sums of thousands of terms are deeper than Python calls may be.
             if len(found) + len(waiting) > MOST_TERMS:
                 return None
             if kind == "number":
@@ -196,6 +198,7 @@ class Steady(Graph):
         for (factor, exponent), c in weights.items():
             if exponent is None and factor is not None:
                 rest = self.add(rest, self.mul(self.number(c), factor))
+            # A logarithm of each term is taken next.
             elif c < 0 or (factor is not None and not self._positive(factor)):
                 return None
             elif c > 0:
@@ -207,6 +210,7 @@ class Steady(Graph):
             if not self._positive(rest):
                 return None
             exponents.append(self.apply("log", rest))
+        # Terms that coincide were gathered above; two that still do would count once in a logsumexp.
         return sorted(set(exponents)) if len(set(exponents)) == len(exponents) else None
 
     def _positive(self, a: int, zero: bool = False, depth: int = 0) -> bool:
@@ -268,6 +272,7 @@ class Steady(Graph):
             return exponents[0]
         if len(exponents) == 2:
             twice = self._linear(self.add(*exponents))
+            # Two exponents whose sum is a number: what the linear forms leave is symmetric around it.
             if set(twice) <= {None}:  # exp(k + u) + exp(k - u)
                 half = self.number(0.5)
                 u = self._from(self._linear(self.mul(half, self.sub(exponents[1], exponents[0]))))
@@ -281,6 +286,7 @@ class Steady(Graph):
         if kind == "expm1":  # so that large ones do not overflow
             back = self.neg(parts[0])
             return self.add(parts[0], self._node("log", self.neg(self.apply("expm1", back))))
+        # log(exp(a) - exp(b)) = a + log(-expm1(b - a)): neither large exponents nor close ones hurt.
         if kind == "sub" and None not in (high := [self._exponent(part) for part in parts]):
             first, second = high[0] or 0, high[1] or 0
             change = self.apply("expm1", self.sub(second, first))
@@ -312,6 +318,8 @@ class Steady(Graph):
         """Take from a line what pairs exponents of a sum with it: ``k (a - logsumexp(a, b))`` is a share."""
         exponents = self._parts(total)
         left, found = -line[total], []
+        # Greedy: the exponent that fits the line exactly first, as a wrong one would leave a rest that no
+        # share explains.
         for exponent in sorted(exponents, key=lambda e: self._fit(line, self._linear(e), left), reverse=True):
             part = self._linear(exponent)
             k = min(left, self._ratio(line, part))
@@ -373,6 +381,7 @@ class Steady(Graph):
             if kind == "pow" and self.nodes[parts[0]][0] == "cosh" and (self.value(parts[1]) or 0) > 0:
                 return self.mul(a, super().pow(self.apply("sech", self.nodes[parts[0]][1]), parts[1]))
             return None
+        # Only where numerator and denominator both have exponentials can they overflow together.
         if not grows or not self._short(exponent, *(up for _, _, up in terms if up is not None)):
             return self.mul(a, self.apply("exp", exponent))
         found = self._tanh(terms, self._sum(b) or [])
@@ -416,6 +425,7 @@ class Steady(Graph):
         exponent = self._exponent(inner)
         if exponent is not None and scale == -c:
             at, *place = self.nodes[exponent]
+            # 1 - softmax_i is the sum of the other shares: no difference of nearly equal numbers.
             if at == "item":
                 exponents = self._parts(self._parts(exponent)[0])
                 own, rest = exponents[place[0]], [e for i, e in enumerate(exponents) if i != place[0]]
@@ -424,6 +434,7 @@ class Steady(Graph):
             return self.mul(self.number(scale), self.apply("expm1", exponent))
         if kind == "tanh" and abs(scale) == abs(c):
             u = parts[0] if scale == c else self.neg(parts[0])
+            # 1 + tanh u = 2 exp(u) / (exp(u) + exp(-u)), twice a share.
             share = self.share(u, [u, self.neg(u)])
             return self.mul(self.number(2 * c), self.apply("exp", share))
         if kind in ("pow", "mul") and scale == -c:
@@ -441,6 +452,7 @@ class Steady(Graph):
 
     def _root_less(self, c: float, scale: float, inner: int) -> int | None:
         """``scale sqrt(k^2 + u) - scale k``, as of a smoothed absolute value."""
+        # sqrt(k^2 + u) - k = k (sqrt(1 + u / k^2) - 1), whose digits `sqrt1pm1` keeps for small u.
         k = -c / scale
         line = self._linear(inner)
         if not (k > 0 and line.pop(None, 0.0) == k * k > 0 and line):

@@ -134,6 +134,8 @@ class Network(Objective):
         """Block Hessian product ``H(w) V``: (..., d), (..., d, k) -> (..., d, k)."""
         w, V = self._state(w), self._here(V)
         batch = None if batch is None else self._indices(batch)
+        # The case of every solver: no axes to spread, and the state is passed through the layers once for
+        # all columns.
         if w.ndim == 1 and V.ndim == 2 and (batch is None or batch.ndim == 1):
             return self.products(w, batch)(V)
         if V.ndim < 2:
@@ -291,6 +293,8 @@ class Network(Objective):
         *lead, samples, _ = errors.slopes.shape
         gradient = xp.empty((*lead, self.dim), dtype=w.dtype, device=w.device)
         for layer, a, delta in self._deltas(w, trace, errors.slopes / samples):
+            # Straight into the gradient: joining the layers' parts afterwards would copy every weight
+            # again.
             multiply_into(gradient, layer.start, layer.middle, transpose(a), delta)
             gradient[..., layer.middle : layer.stop] = xp.sum(delta, axis=-2)
         if self.l2:

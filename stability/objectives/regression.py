@@ -146,8 +146,10 @@ class Regression(Objective, Kept):
         if n >= p:
             return self
         left, sizes, _ = np.linalg.svd(self.X, full_matrices=False)
+        # As `numpy.linalg.matrix_rank` has it: smaller singular values are rounding of the largest.
         seen = sizes > np.finfo(float).eps * p * sizes[0]
         other = copy.copy(self)
+        # A cached minimizer is one of the old coordinates.
         other.__dict__.pop("reference", None)
         other.X = left[:, seen] * sizes[seen]
         other.dim = self.outputs * other.X.shape[1]
@@ -246,6 +248,7 @@ class Multinomial(Regression):
     def _normalizer(z: Any) -> Any:
         """``log(1 + sum_k exp(z_k))``, (..., outputs, b) -> (..., b)."""
         xp = namespace(z)
+        # Class 0 has the prediction 0, which takes part in the largest: nothing overflows.
         top = xp.maximum(xp.max(z, axis=-2), xp.zeros_like(z[..., 0, :]))
         return top + xp.log(xp.exp(-top) + xp.sum(xp.exp(z - top[..., None, :]), axis=-2))
 
