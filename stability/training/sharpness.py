@@ -15,6 +15,7 @@ from .batches import Batches
 from .problem import Problem
 
 
+@_check.by_name
 def batch_sharpness(objective: Any, w: Any, batch: int, *, batches: int = 100, seed: int = 0) -> Estimate:
     """``E[g^T H g] / E|g|^2`` over gradient batches, each with its own Hessian.
 
