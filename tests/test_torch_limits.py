@@ -193,6 +193,7 @@ def test_a_digits_network_is_told_the_limit_of_its_whole_curvature():
     w = torch.cat([p.detach().reshape(-1) for p in net.parameters()])
     true = true_limit(opt, torch.autograd.functional.hessian(loss, w).double().numpy())
     report = opt.report()
+    assert "is below it, and batch noise, if there is any, lowers it." in str(report)
     assert 0.8 * true < report.step_limit < 1.001 * true
     assert min(report.step_limits) > 1.1 * true  # what each mode alone would allow
 

@@ -62,8 +62,7 @@ class Report(Result, Framed):
         The largest stable `lr`: of all modes at once, with the metric as it stands, on the loss that was
         asked; nan where that is not known, and `unknown` says why. Beyond it at least one mode grows.
     deterministic_limit : float
-        The same as if every step saw that loss: no step is stable beyond it and batch noise lowers it
-        further.
+        The same as if every step saw that loss: without batch noise, which lowers it further.
     step_limit_bracket : array (2,)
         What `deterministic_limit` lies between: its value is the lower end, below which no larger curvature
         was missed but with a probability of 0.05 (Kuczynski and Wozniakowski).
@@ -129,11 +128,14 @@ class Report(Result, Framed):
             if math.isnan(lower):
                 return because
             where = "beyond even that" if self.lr > upper else "below that"
-            return f"{because} Without noise it would be {lower:.3g}; lr = {self.lr:.3g} is {where}."
-        where = "beyond it" if self.lr > lower else "within it"
+            return (
+                f"{because} Of the last batch alone it would be {lower:.3g}; lr = {self.lr:.3g} is {where}."
+            )
+        # Of mean losses nobody knows whether they are of the same samples at every step.
+        told = "within it" if self.batch else "below it, and batch noise, if there is any, lowers it"
         return (
             f"predicted largest stable lr {lower:.3g}{_apart(lower, upper)}, if every step sees this loss; "
-            f"lr = {self.lr:.3g} is {where}."
+            f"lr = {self.lr:.3g} is {'beyond it' if self.lr > lower else told}."
         )
 
     def _columns(self) -> Mapping[str, Any]:

@@ -64,11 +64,10 @@ class History(Result, Framed):
         The largest mean-square-stable step at each, of all modes together, with the metric as it stood there
         and the run's momentum and weight decay. Exact on regression of moderate size. Else, of steps on all
         samples, a lower bound at most 10 % below the limit and above it with a probability of 0.05
-        (Kuczynski and Wozniakowski); of batches the lower end of what `st.advise` tells from the curvature of
-        single samples. inf where nothing bounds it; nan where it is not known: it was not asked for
-        (``limits=True``), cannot be told, or P is not positive, as Newton's at a saddle
-        (``stats["limit_unknown"]`` says which). None of methods that look at no curvature (SGD, Adam and the
-        other metrics).
+        (Kuczynski and Wozniakowski). inf where nothing bounds it; nan where it is not known: it was not asked
+        for (``limits=True``), batch noise would have to be estimated, which `st.advise` does, or P is not
+        positive, as Newton's at a saddle (``stats["limit_unknown"]`` says which). None of methods that look
+        at no curvature (SGD, Adam and the other metrics).
     refreshed_at : array (refreshes,)
         When, in sweeps.
     skipped : array of int

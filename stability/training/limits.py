@@ -22,8 +22,6 @@ from .problem import Problem
 
 FACTORED = 4e7
 """Largest n o d^2 for which all modes of samples with a few rows of curvature are taken: about a second."""
-APART = 1.25
-"""How far apart the ends may lie of a limit that is told, where it is estimated."""
 SPARE = 16
 """Iterations that a prediction with batch noise stands for, where it was not asked for."""
 SMALL = 2**20
@@ -131,12 +129,12 @@ class Forecast:
         )
         place = ObjectivePlace(problem.objective, np.asarray(w, dtype=float), rows)
         advice = examine(place, optimizer=optimizer, batch=self.batch, seed=self.seed)
-        low, high = map(float, advice.step_limit_bracket)
-        if not high <= APART * low:
+        if not advice.exact:
             raise ValueError(
-                f"batch noise reaches beyond the directions looked at: it is between {low:.3g} and {high:.3g}"
+                "of batches it is exact on regression and in a few dimensions alone; st.advise estimates it, "
+                f"at {float(advice.step_limit):.3g}"
             )
-        return low
+        return float(advice.step_limit_bracket[0])
 
     def _factored(self, work: float) -> bool:
         """Whether every sample's curvature is a few rows, and all of them together are not too many."""
