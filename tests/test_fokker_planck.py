@@ -531,6 +531,7 @@ class TestPassage:
         assert one.log_passage_time(-1, 1) == pytest.approx(one.kramers(-1, 1).log_mean, abs=1e-3)
         assert one.kramers(1, -1).mean == np.inf
 
+    @pytest.mark.slow
     def test_a_chain_takes_its_own_time(self):
         """Without any correction for dt: the same steps are simulated."""
         one = flow(step=0.4)
@@ -549,7 +550,7 @@ class TestPassage:
         exact = st.stationary_density(one, 3, time="chain")
         nodes, weights = np.polynomial.hermite_e.hermegauss(120)
         ahead = 0.3 + 0.4 * one.drift([0.3])[0] + 0.4 * nodes  # the spread is sqrt(D dt) = 0.4
-        low = np.linspace(-3, 1, 80)
+        low = np.linspace(-3, 1, 40)
         times = np.interp(
             ahead,
             low,

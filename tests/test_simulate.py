@@ -35,7 +35,7 @@ NOISES = {
 class TestLaws:
     def test_euler_maruyama_follows_level_L_exactly(self, method, noise):
         one = flow(method, noise=noise)
-        found = st.compare(st.linearize(one), run(one, t_end=6.0, dt=0.1, paths=6000, save=2))
+        found = st.compare(st.linearize(one), run(one, t_end=6.0, dt=0.1, paths=3000, save=2))
         assert found.max_z < 4, str(found)
 
     @pytest.mark.slow

@@ -168,6 +168,12 @@ def derived(name, method):
 
 
 PAIRS = [(name, method) for name in NAMES for method in METHODS if applies(name, METHODS[method])]
+ONCE = [  # where a statement is of kept modes alone both truncated methods have saddle-free Newton's gain
+    pytest.param(name, method, marks=[pytest.mark.slow])
+    if method == "LRSFN flat" and "tail" not in STATEMENTS[name].branches
+    else (name, method)
+    for name, method in PAIRS
+]
 
 
 def test_every_theorem_has_a_closed_form_here_and_the_table_of_names_is_whole():
@@ -176,7 +182,7 @@ def test_every_theorem_has_a_closed_form_here_and_the_table_of_names_is_whole():
 
 
 class TestClosedForms:
-    @pytest.mark.parametrize(("name", "method"), PAIRS)
+    @pytest.mark.parametrize(("name", "method"), ONCE)
     def test_the_statement_is_the_literal_closed_form(self, name, method):
         theorem, rng = derived(name, method), np.random.default_rng(3)
         for _ in range(4):  # formulas that agree to eleven digits at random points are one
@@ -697,7 +703,7 @@ class TestReading:
 
     @pytest.mark.parametrize(
         "name",
-        [pytest.param(name, marks=[pytest.mark.slow] if i % 4 else []) for i, name in enumerate(NAMES)],
+        [pytest.param(name, marks=[pytest.mark.slow] if i % 7 else []) for i, name in enumerate(NAMES)],
     )
     def test_pictures(self, name, tmp_path):
         theorem = st.theorem(name)
