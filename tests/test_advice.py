@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 import stability as st
+from stability._progress import Bar
+from stability.advice.advise import Examination
 from stability.advice.closure import Blocks, Closed, gathered
+from stability.advice.objective import ModelPlace
 from stability.advice.optimizer import Optimizer
 from stability.methods.memory import Memory
 from stability.spectra.ends import above
@@ -116,22 +119,27 @@ def test_a_truncated_methods_own_hessian_batch(table, tail):
 
 @pytest.mark.slow
 def test_beyond_the_limit_second_moments_diverge(table):
-    """By bisection of the step at which 4,000 paths' mean square grows, within 3 %."""
+    """By bisection of the step at which the mean square of paths grows, within 3 %.
+
+    Few paths carry the mean square: in proportion to theirs, they are drawn anew after every step.
+    """
     advice = st.advise(table, AT, step=0.01, batch=8)
-    samples = table.per_sample_hessian(AT)
+    samples, paths = table.per_sample_hessian(AT), 1500
 
     def grows(step):
-        rng, x = np.random.default_rng(0), np.ones((4000, 3))
-        sizes = []
-        for _ in range(60):
-            rows = np.argsort(rng.random((4000, 40)), axis=1)[:, :8]
+        rng, x = np.random.default_rng(0), np.full((paths, 3), 3**-0.5)
+        rates = []
+        for _ in range(120):
+            rows = np.argsort(rng.random((paths, 40)), axis=1)[:, :8]
             x = x - step * np.einsum("pij,pj->pi", samples[rows].mean(axis=1), x)
-            size = float(np.mean(np.sum(x**2, axis=1)))
-            x, sizes = x / math.sqrt(size), [*sizes, math.log(size)]
-        return np.mean(sizes[20:]) > 0
+            square = np.sum(x**2, axis=1)
+            rates.append(math.log(square.mean()))
+            drawn = rng.choice(paths, paths, p=square / square.sum())
+            x = x[drawn] / np.sqrt(square[drawn])[:, None]
+        return np.mean(rates[20:]) > 0
 
     low, high = 0.5 * advice.step_limit, 1.5 * advice.step_limit
-    for _ in range(7):
+    for _ in range(6):
         middle = 0.5 * (low + high)
         low, high = (low, middle) if grows(middle) else (middle, high)
     assert 0.5 * (low + high) == pytest.approx(advice.step_limit, rel=0.03)
@@ -194,8 +202,10 @@ def test_an_overfitted_network_within_sixty_gradients():
     advice = st.advise(F, w, step=0.3, batch=32)
     assert 0.8 < advice.step_limit / 0.617 < 1.25
     assert advice.deterministic_limit > 2  # noise makes it a third
-    assert advice.stats["gradients"] <= 60
     assert not advice.exact
+    adam = st.advise(F, w, method=st.Adam(), step=0.001, batch=32)
+    assert adam.step_limit < 0.1 * adam.deterministic_limit  # .0155 to .018 of all modes, against .66
+    assert max(advice.stats["gradients"], adam.stats["gradients"]) <= 60
 
 
 class TestClosure:
@@ -308,23 +318,39 @@ def test_batch_sharpness_of_one_mode():
 
 
 @pytest.mark.slow
+def test_the_bracket_covers_the_truth_with_its_probability():
+    """Over 200 starts, of a limit that noise lowers, on a table whose spectrum has no gap."""
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(120, 40)) * np.linspace(1.0, 0.6, 40)
+    F = st.least_squares(X, rng.normal(size=120))
+    truth = st.advise(F, np.zeros(40), step=0.1, batch=16).step_limit
+    covered = []
+    for seed in range(200):
+        advice = st.advise(F, np.zeros(40), step=0.1, batch=16, exact=False, seed=seed, budget=40)
+        low, high = advice.step_limit_bracket
+        covered.append(low <= truth <= high)
+        assert not advice.exact
+    assert np.mean(covered) >= advice.confidence == 0.95
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("spectrum", ["flat", "power", "indefinite"])
-def test_the_bracket_covers_the_truth_with_its_probability(spectrum):
-    """Over 200 starts on spectra without gaps, where Ritz values lie below: the deterministic edge."""
-    n = 800
+def test_the_spectrums_end_is_not_passed_more_often_than_told(spectrum):
+    n = 600
     lam = {
         "flat": np.linspace(0.0, 1.0, n),
         "power": np.arange(1, n + 1.0) ** -0.5,
         "indefinite": np.linspace(-0.6, 1.0, n),
     }[spectrum]
-    F = st.quadratic(lam)
-    covered = np.zeros(200, bool)
+    place = ModelPlace(st.quadratic(lam), np.ones(n), st.Noise())
+    passed = below = 0
     for seed in range(200):
-        advice = st.advise(F, np.ones(n), step=0.1, batch=2, exact=False, seed=seed, noise=st.Noise())
-        low, high = advice.step_limit_bracket
-        covered[seed] = low <= 2 / lam.max() <= high * (1 + 1e-9)
-    assert covered.mean() >= 0.95
-    assert advice.confidence == 0.95
+        row = Examination(place, Optimizer(steps=(0.1,)), 2, 60, 100, seed, Bar(1.0))
+        row._lead()
+        passed += row.row.upper(n) < 1.0
+        below += row.row.values[0] < 1 - 1e-6
+    assert passed <= 10
+    assert below == 200  # a Ritz value by itself is no bound
 
 
 def test_the_bound_is_kuczynskis_and_wozniakowskis():
@@ -431,14 +457,21 @@ class Own(st.Objective):
 
     dim, n_samples = 2, 4
 
-    def __init__(self, bad=1.0):
-        self.bad = bad
+    def __init__(self, bad=1.0, slope=1.0):
+        self.bad, self.slope = bad, slope
 
     def gradient(self, w, batch=None):
-        return self.bad * w
+        return self.slope * w
 
     def hvp(self, w, V, batch=None):
         return self.bad * V
+
+
+class Rare(Own):
+    """One sample by itself is not finite."""
+
+    def gradient(self, w, batch=None):
+        return w * (np.nan if batch is not None and len(batch) == 1 and batch[0] == 3 else 1.0)
 
 
 BAD = {
@@ -459,7 +492,15 @@ BAD = {
         "`method` must be a st.Method",
     ),
     "state": (lambda: st.advise(Own(), step=0.1), "`w` must be given"),
-    "not finite": (lambda: st.advise(Own(np.nan), [1.0, 1.0], step=0.1, batch=2), "finite"),
+    "products": (lambda: st.advise(Own(np.nan), [1.0, 1.0], step=0.1, batch=2), "must give finite products"),
+    "gradient": (
+        lambda: st.advise(Own(slope=np.inf), [1.0, 1.0], step=0.1, batch=2),
+        "The gradient at this place must be finite",
+    ),
+    "a sample": (
+        lambda: st.advise(Rare(), [1.0, 1.0], step=0.1, batch=2),
+        "Every sample's loss must have finite derivatives",
+    ),
     "budget": (
         lambda: st.advise(Own(), [1.0, 1.0], step=0.1, batch=2, budget=3),
         "`budget` must be at least 20",

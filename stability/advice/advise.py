@@ -154,7 +154,7 @@ class Examination:
         self.place, self.optimizer, self.batch = place, optimizer, batch
         self.budget, self.horizon, self.bar = budget, horizon, bar
         self.rng, self.seed = stream(seed, 0), seed
-        self.began, self.before = time.perf_counter(), place.work.total
+        self.began, self.before = time.perf_counter(), place.work.total - optimizer.cost
         self.products_before = place.work.products
         self.notes: list[str] = list(optimizer.notes)
         self.found: dict[str, Any] = {}

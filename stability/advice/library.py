@@ -116,9 +116,10 @@ def advise(
         return found.advice()
     place, size = setting.place(samples, seed), setting.batch
     size = _NO_NOISE if math.isinf(size) else size
+    optimizer = _standing(method, place, step, size, seed)
     return examine(
         place,
-        optimizer=_standing(method, place, step, size, seed),
+        optimizer=optimizer,
         batch=size,
         budget=budget,
         horizon=horizon,

@@ -38,6 +38,8 @@ class Optimizer:
         How the optimizer is called in sentences.
     notes : tuple of str
         What was assumed when it was read, a sentence each.
+    cost : float
+        Gradients that it took to be read, as a metric from the gradients at a place: a part of the budget.
 
     Raises
     ------
@@ -60,6 +62,7 @@ class Optimizer:
     multiplies: bool = True
     label: str = "SGD"
     notes: tuple[str, ...] = ()
+    cost: float = 0.0
 
     def __post_init__(self) -> None:
         steps = tuple(_check.positive("steps", step) for step in np.atleast_1d(self.steps))

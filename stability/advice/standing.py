@@ -43,7 +43,9 @@ def standing(method: Method, place: Place, *, step: float, batch: int, seed: int
     if not method.spectral:
         bounded = not method.linear  # type: ignore[attr-defined]
         notes = (_BOUNDED,) if bounded else ()
-        return Optimizer(root=_diagonal(method, place, batch), multiplies=not bounded, notes=notes, **given)
+        return Optimizer(
+            root=_diagonal(method, place, batch), multiplies=not bounded, notes=notes, cost=2.0, **given
+        )
     if method.is_identity:
         return Optimizer(**given)
     find = _truncated if method.rank is not None and method.rank < place.n else _whole

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from .. import _check
 from .._array import Backend
 from .._estimate import Estimate
+from ..advice.noise import ratio
 from ..objectives.base import defines, require
 from .batches import Batches
 from .problem import Problem
@@ -69,7 +69,7 @@ def batch_sharpness(objective: Any, w: Any, batch: int, *, batches: int = 100, s
     seed = _check.seed(seed)
     drawn = Batches(problem.samples, size, size, nested=True, epochs=False, seed=seed)
     seen = np.array([[_along(problem, at, drawn.gradient()) for _ in range(number)] for at in states])
-    return _ratio(*(seen.mean(axis=1) if len(states) > 1 else seen[0]).T)
+    return ratio(*(seen.mean(axis=1) if len(states) > 1 else seen[0]).T)
 
 
 def _along(problem: Problem, w: np.ndarray, rows: np.ndarray | None) -> tuple[float, float]:
@@ -77,14 +77,3 @@ def _along(problem: Problem, w: np.ndarray, rows: np.ndarray | None) -> tuple[fl
     _, gradient = problem.loss_and_gradient(w, rows)
     turned = problem.products(w, rows)(gradient[:, None])[:, 0]
     return float(gradient @ turned), float(gradient @ gradient)
-
-
-def _ratio(bent: np.ndarray, square: np.ndarray) -> Estimate:
-    """The ratio of two means over the same draws (n,), to first order in what it leaves of each draw."""
-    if not square.any():
-        return Estimate(math.nan, math.nan, "every gradient is zero")
-    ratio, n = float(bent.sum() / square.sum()), len(square)
-    if n == 1:
-        return Estimate(ratio, 0.0)
-    left = bent - ratio * square
-    return Estimate(ratio, math.sqrt(float(left @ left) * n / (n - 1)) / float(square.sum()))
