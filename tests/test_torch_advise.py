@@ -80,6 +80,17 @@ def its_loss(model, batch):
     return model(**batch).loss
 
 
+class Listing(WithLoss):
+    """The same, with its outputs in a mapping: a mean loss beside what is put out for each sample."""
+
+    def forward(self, x, labels):
+        return vars(super().forward(x, labels))
+
+
+def of_its_outputs(model, batch):
+    return F.cross_entropy(model(**batch)["logits"], batch["labels"], reduction="none")
+
+
 class Tokens(nn.Module):
     """Tied embeddings, attention, layer norm, dropout."""
 
@@ -164,8 +175,9 @@ PLACES = pytest.mark.parametrize(
         (lambda net: net, mean, False, "model"),
         (WithLoss, its_loss, True, "function"),
         (lambda net: WithLoss(net, own=True), its_loss, True, None),
+        (Listing, of_its_outputs, True, "model"),
     ],
-    ids=["per sample", "mean", "its own loss", "no cut"],
+    ids=["per sample", "mean", "its own loss", "no cut", "a mean beside its outputs"],
 )
 
 
@@ -707,6 +719,17 @@ def test_modes_precision_clipping_and_accumulation_are_told():
     assert "seldom acts" in text
 
 
+def test_a_sum_is_refused_and_its_samples_times_the_batch_are_the_fix():
+    net, data = mlp(), classes(40)
+
+    def limit(loss):
+        return advise(net, loss, data, _sgd(net), batch=4).step_limit
+
+    with pytest.raises(ValueError, match=r"Return one for each sample; .* times the samples in a batch"):
+        limit(lambda m, b: per_sample(m, b).sum())
+    assert limit(lambda m, b: 4 * per_sample(m, b)) == pytest.approx(limit(per_sample) / 4)
+
+
 @pytest.mark.parametrize("how", ["weights", "autocast", "cast"])
 def test_half_precision_is_replaced(how):
     net, (x, y) = mlp().float(), classes()
@@ -939,6 +962,8 @@ REFUSED = {
         _with(lambda m, b: Output(mean(m, b), None)),
         "Return its .loss",
     ),
+    "a criterion": (_with(nn.MSELoss()), r"got MSELoss\(\), of outputs and targets"),
+    "a small budget": (_with(budget=3), "at least 10 Hessian products; got 3. Leave it out for 30"),
     "losses of tokens": (_with(lambda m, b: m(b[0])), "mean over the other axes"),
     "two kinds of momentum": (
         _with(

@@ -124,14 +124,15 @@ def examine(
         return found.advice()
 
 
-def enough(budget: float) -> float:
-    """A budget that advice can be given for, in gradients."""
-    budget = _check.positive("budget", budget)
-    if budget < _LEAST:
+def enough(budget: float, *, worth: int = 1) -> float:
+    """A budget that advice can be given for in gradients, where it is in units worth so many of them."""
+    budget, unit = _check.positive("budget", budget), "gradients" if worth == 1 else "Hessian products"
+    if worth * budget < _LEAST:
         raise ValueError(
-            f"`budget` must be at least {_LEAST} gradients; got {budget:g}. Leave it out for {BUDGET}."
+            f"`budget` must be at least {_LEAST // worth} {unit}; got {budget:g}. Leave it out for "
+            f"{BUDGET // worth}."
         )
-    return budget
+    return worth * budget
 
 
 def _whole(population: float) -> int | None:

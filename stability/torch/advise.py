@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .. import _check
-from ..advice.advise import BUDGET, HORIZON, SAMPLES, examine
+from ..advice.advise import BUDGET, HORIZON, SAMPLES, enough, examine
 from ..advice.result import Advice
 from .batches import Looked, look
 from .culprit import culprit
@@ -113,12 +113,13 @@ def advise(
         If the loss is no function of the parameters, has no second derivative, or is not finite; if `data`
         has fewer than two samples, the model lies on several devices or on none, or the metric is not known.
     """
+    gradients = enough(budget, worth=2)
     with here(model, loss, optimizer) as chosen:
         if accumulate != 1:
             _check.count("accumulate", accumulate)
         looked = look(data, batch, samples, _check.seed(seed))
         whole = Whole(model, signed(loss, chosen), chosen.params, seed)
-        place = placed(whole, looked, memory=memory, pairs=PAIRS * budget / (BUDGET / 2))
+        place = placed(whole, looked, memory=memory, pairs=PAIRS * gradients / BUDGET)
         size = looked.batch * accumulate
         notes = [*conditions(place, looked), *_accumulated(looked, accumulate), *_clipped(place, clip, size)]
         seen = read(chosen, place, size, metric, momentum, notes)
@@ -126,7 +127,7 @@ def advise(
             place,
             optimizer=seen,
             batch=size,
-            budget=2 * budget,
+            budget=gradients,
             horizon=horizon,
             seed=seed,
             progress=progress,
@@ -143,6 +144,11 @@ def here(model: Any, loss: Any, optimizer: Any) -> Iterator[Chosen]:
             f"`model` must lie on one device; this {type(model).__name__} is spread over "
             f"{model.device_ids}. Pass "
             "model.module."
+        )
+    if isinstance(loss, torch.nn.modules.loss._Loss):
+        raise ValueError(
+            f"`loss` must be a function of the model and a batch; got {loss!r}, of outputs and targets. "
+            "Write lambda model, batch: criterion(model(batch[0]), batch[1])."
         )
     if not callable(loss) or not takes_two(loss):
         raise ValueError(

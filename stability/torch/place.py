@@ -480,6 +480,7 @@ def returns_mean(whole: Whole, part: Part) -> bool:
             f"`loss` must return a tensor, one loss per sample or their mean; got {described(found)}. {hint}"
         )
     if found.ndim == 0:
+        _require_mean(whole, part)
         return True
     if found.shape == (part.size,):
         return False
@@ -487,6 +488,19 @@ def returns_mean(whole: Whole, part: Part) -> bool:
         f"`loss` must return one loss per sample, shape ({part.size},) for {part.size} samples, or their "
         f"mean; got {described(found)}. Take the mean over the other axes, losses.flatten(1).mean(1)."
     )
+
+
+def _require_mean(whole: Whole, part: Part) -> None:
+    """That a number is a mean over samples: it stays where each of them comes twice."""
+    twice = part.only(torch.arange(part.size).repeat(2), 2 * part.size)
+    with torch.no_grad(), evaluating(whole.model):
+        once, again = (float(whole(whole.w, one)) for one in (part, twice))
+    if abs(again - once) > 10 * NEAR * abs(once) and math.isfinite(again):
+        raise ValueError(
+            f"`loss` must return one loss per sample, or their mean; over {part.size} samples it is "
+            f"{once:.4g}, and where each of them comes twice {again:.4g}. Return one for each sample; where "
+            "training takes their sum, times the samples in a batch."
+        )
 
 
 def keeps_batch_statistics(model: torch.nn.Module) -> bool:

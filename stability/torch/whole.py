@@ -66,13 +66,13 @@ class Tap:
     def passes(self, output: Any) -> Any:
         """The output, or the answer in its shape."""
         found: list[torch.Tensor] = []
-        mapped(lambda t: found.append(t) if t.is_floating_point() else None, output)
+        mapped(lambda t: found.append(t) if _per_sample(t) else None, output)
         self.seen.append(found)
         self.output = output
         if self.answer is None:
             return output
         pieces = iter(_unrolled(self.answer, found))
-        return mapped(lambda t: next(pieces) if t.is_floating_point() else t, output)
+        return mapped(lambda t: next(pieces) if _per_sample(t) else t, output)
 
     def __call__(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """The arguments that a function is to be called with."""
@@ -81,6 +81,11 @@ class Tap:
         if args:
             return (self.passes(args[0]), *args[1:]), kwargs
         return args, {**kwargs, "input": self.passes(kwargs["input"])}
+
+
+def _per_sample(t: torch.Tensor) -> bool:
+    """Whether a tensor may hold something of every sample: not a mean, as a loss beside the outputs is."""
+    return t.is_floating_point() and t.ndim > 0
 
 
 def rolled(tensors: Sequence[torch.Tensor], size: int) -> torch.Tensor:
