@@ -1,6 +1,7 @@
 """The optimizer's report of its largest stable step, against dense algebra on losses that are known."""
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+import stability as st  # noqa: E402
 from stability.torch import LRSFN  # noqa: E402
 
 N = 120
@@ -196,6 +198,17 @@ def test_a_digits_network_is_told_the_limit_of_its_whole_curvature():
     assert "is below it, and batch noise, if there is any, lowers it." in str(report)
     assert 0.8 * true < report.step_limit < 1.001 * true
     assert min(report.step_limits) > 1.1 * true  # what each mode alone would allow
+
+
+def test_it_is_saved_with_the_report_and_one_of_an_earlier_version_has_none(tmp_path):
+    report = columns(drawn=True)[0].report()
+    report.save(tmp_path / "report")
+    back = st.load(tmp_path / "report")
+    assert str(back) == str(report)
+    np.testing.assert_array_equal(back.step_limit_bracket, report.step_limit_bracket)
+    fields = ("step_limit", "deterministic_limit", "step_limit_bracket", "unknown")
+    old = {f.name: getattr(report, f.name) for f in dataclasses.fields(report) if f.name not in fields}
+    assert "largest stable lr not known: an earlier version saved this report." in str(type(report)(**old))
 
 
 def test_a_report_moves_neither_parameters_nor_random_numbers():

@@ -18,6 +18,7 @@ from .limit import DRAWN, StepLimit
 
 # Condition numbers from which second order was measured to win, and below which to tie.
 _PAYS, _TIES = 1e4, 3e3
+_EARLIER = "an earlier version saved this report."
 _DETERMINISTIC = 0.05  # s / |lambda| below which gradients hardly need a stochastic method
 
 
@@ -124,7 +125,7 @@ class Report(Result, Framed):
         """What is known of the largest stable `lr`, and where `lr` is."""
         lower, upper = self.step_limit_bracket
         if math.isnan(self.step_limit):
-            because = f"largest stable lr not known: {self.unknown}"
+            because = f"largest stable lr not known: {self.unknown or _EARLIER}"
             if math.isnan(lower):
                 return because
             where = "beyond even that" if self.lr > upper else "below that"
