@@ -15,7 +15,7 @@ from ..advice.result import Advice
 from .batches import Looked, look
 from .culprit import culprit
 from .metric import Chosen, read
-from .place import MEMORY, PAIRS, NetworkPlace, keeps_batch_statistics, returns_mean
+from .place import PAIRS, NetworkPlace, keeps_batch_statistics, returns_mean
 from .products import Products
 from .still import untouched
 from .whole import Whole, takes_two
@@ -36,7 +36,7 @@ def advise(
     momentum: Any = None,
     clip: float | None = None,
     accumulate: int = 1,
-    memory: float = MEMORY,
+    memory: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Advice:
@@ -95,8 +95,9 @@ def advise(
         The norm that gradients are clipped at: the advice then says how much of a step is left.
     accumulate : int
         Batches whose gradients are added up for one step.
-    memory : float
-        Bytes that an evaluation may keep for its derivatives, beyond what single samples need.
+    memory : float, optional
+        Bytes that an evaluation may keep for its derivatives, beyond what a single sample needs: samples are
+        taken in parts accordingly. 64 MB by default, or 16 vectors of parameters where they are larger.
     seed : int
         Of the samples, masks and directions.
     progress : bool

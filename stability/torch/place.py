@@ -25,8 +25,10 @@ from .whole import Tap, Whole, described, rolled
 
 CHUNK = 8
 """Directions at once: on a CPU as fast as any larger number."""
-MEMORY = 2.0**29
-"""Bytes for what an evaluation keeps, by default."""
+MEMORY = 2.0**26
+"""Bytes for what an evaluation keeps, by default; more where vectors of parameters are larger than that."""
+VECTORS = 16
+"""As many vectors of parameters, then."""
 PAIRS = 6
 """Pairs of directions along which curvature that Gauss-Newton leaves out is measured at most, by default.
 
@@ -50,8 +52,9 @@ class NetworkPlace:
     whole : Whole
     looked : Looked
         The samples.
-    memory : float
-        Bytes that an evaluation may keep for its derivatives; always at least one sample's.
+    memory : float, optional
+        Bytes that an evaluation may keep for its derivatives; always at least one sample's. `MEMORY` by
+        default, or `VECTORS` vectors of parameters if they take more.
     pairs : float
         How many pairs of directions are worth an evaluation each where Gauss-Newton curvature misses
         something.
@@ -64,12 +67,13 @@ class NetworkPlace:
         Whether the loss returns the mean of a batch alone.
     """
 
-    def __init__(self, whole: Whole, looked: Looked, *, memory: float = MEMORY, pairs: float = PAIRS):
+    def __init__(self, whole: Whole, looked: Looked, *, memory: float | None = None, pairs: float = PAIRS):
         self.whole, self.pairs, self.work, self.n = whole, pairs, Work(), whole.n
         self.population: Any = looked.population  # infinite where samples come again
         self.backend = Backend("torch", array_api_compat.torch, whole.device, DTYPES[whole.dtype])
         first = whole.placed(looked.parts(min(looked.batch, 8, looked.samples))[0])
         self.mean = returns_mean(whole, first)
+        memory = max(MEMORY, VECTORS * self.n * whole.w.element_size()) if memory is None else memory
         size = looked.batch if keeps_batch_statistics(whole.model) else self._affordable(first, memory)
         self._together = size
         self._take(looked)
@@ -84,6 +88,7 @@ class NetworkPlace:
         self.samples = sum(part.size for part in self.parts)
         self._starts = np.cumsum([0, *(part.size for part in self.parts)])
         self._gradient: torch.Tensor | None = None
+        self._graph: Products | None = None
 
     def again(self, chosen: Sequence[torch.Tensor], looked: Looked) -> None:
         """The same network a while later, at its present parameters, by other samples."""
@@ -139,13 +144,21 @@ class NetworkPlace:
     def product(self, V: torch.Tensor, rows: np.ndarray | None = None) -> torch.Tensor:
         """The mean Hessian of the looked-at samples, or of some rows, times V (n, k)."""
         parts, count = self._chosen(rows)
-        result = torch.zeros_like(V)
-        for part in map(self.whole.placed, parts):
-            w = self.whole.w.clone().requires_grad_()
-            # A part's graph is kept for the columns of this block alone.
-            result += Products(self.total(w, part), [w], ["w"])(V)
+        # What fits into memory as one part stays there, and saves a product its first two passes.
+        if rows is None and len(parts) == 1:
+            self._graph = self._graph or self._products(parts[0])
+            result = self._graph(V)
+        else:
+            result = torch.zeros_like(V)
+            for part in parts:
+                result += self._products(part)(V)
         self.work.products += V.shape[1] * count / self.samples
         return result / count
+
+    def _products(self, part: Part) -> Products:
+        """Products with a part's total Hessian, with the graph that they need."""
+        w = self.whole.w.clone().requires_grad_()
+        return Products(self.total(w, self.whole.placed(part)), [w], ["w"])
 
     def gradient(self, rows: np.ndarray | None = None) -> torch.Tensor:
         """The mean gradient (n,), of all looked-at samples or of some rows."""

@@ -19,7 +19,7 @@ from ..advice.watched import Watched
 from .advise import here, placed, require_finite, signed
 from .batches import look
 from .metric import Chosen, read
-from .place import MEMORY, NetworkPlace
+from .place import NetworkPlace
 from .whole import Whole
 
 SHARE = 0.1
@@ -102,7 +102,7 @@ class Watch:
         metric: Any = None,
         momentum: Any = None,
         accumulate: int = 1,
-        memory: float = MEMORY,
+        memory: float | None = None,
         seed: int = 0,
     ):
         self.model, self.loss, self.data, self.optimizer = model, loss, data, optimizer
