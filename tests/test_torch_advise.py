@@ -210,7 +210,7 @@ def test_what_gauss_newton_leaves_out_is_measured_for_leading_pairs():
     net, data, V = mlp(), classes(), directions(43, 8)
     _, bends = dense(net, per_sample, data)
     with untouched(net, CPU):
-        here = place(net, per_sample, data, pairs=4)
+        here = place(net, per_sample, data, pairs=6)
         price, before = here.price(8), here.work.total
         seen = here.along(V)
     truth = V.numpy().T @ bends @ V.numpy()
@@ -676,7 +676,6 @@ def test_on_a_quadratic_the_limit_is_that_of_the_dense_second_moments(momentum):
         (x, y),
         optimizer,
         batch=4,
-        budget=200,
     )
     assert radius(x.numpy(), 4, float(advice.step_limit), momentum) == pytest.approx(1, abs=1e-6)
     assert advice.exact

@@ -79,6 +79,7 @@ class NetworkPlace:
         self._take(looked)
         self._forward: str = "reverse"
         self._second: str | None = "forward"
+        self._linear = False
         self.cut, self.notes = self._find_cut(first)
         self._forward = self._find_forward(first)
         self._second = self._find_second(first)
@@ -289,18 +290,21 @@ class NetworkPlace:
         every = sorted(
             itertools.combinations_with_replacement(range(k), 2), key=lambda pair: (pair[1], pair[0])
         )
-        if self._second is None:
-            return []
-        if self.cut is None or len(every) <= self.pairs:
+        if self.cut is None:
             return every
-        most = min(self.pairs, k / 2)
+        if self._second is None or self._linear:
+            return []
+        # Half as many as directions, or more with the budget: the price grows with k.
+        most = min(self.pairs, k * self.pairs / (2 * PAIRS))
+        if len(every) <= most:
+            return every
         block = int((math.sqrt(4 * most + 1) - 1) / 2)
         leading = [pair for pair in every if pair[1] < block]
         rest = [(i, i) for i in range(block, k)]
         return (leading + rest)[: int(most)]
 
     def _all(self, k: int) -> bool:
-        return len(self._pairs(k)) == k * (k + 1) // 2
+        return self._linear or len(self._pairs(k)) == k * (k + 1) // 2
 
     def _told(self, pairs: Sequence[Any], k: int, curvatures: np.ndarray, left: np.ndarray) -> str:
         if self._all(k):
@@ -405,6 +409,8 @@ class NetworkPlace:
 
         w = self.whole.w.clone().requires_grad_()
         truth = v @ Products(weighted(w).sum(), [w], ["w"])(v[:, None])[:, 0]
+        # What is linear in the parameters, along a random direction, has no curvature along any.
+        self._linear = self.cut is not None and float(truth) == 0
         for how in ("forward", "backward") if self._forward != "reverse" else ("backward",):
             self._second = how
             try:
