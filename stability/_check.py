@@ -160,6 +160,7 @@ def _masked(value: Any) -> int:
         return int(np.count_nonzero(np.ma.getmaskarray(value)))
     if not isinstance(value, (list, tuple)):
         return 0
+    # By the kinds of its entries, of which there are few: a list of a million numbers is not walked twice.
     plain = all(issubclass(kind, (numbers.Number, str)) for kind in set(map(type, value)))
     return 0 if plain else sum(map(_masked, value))
 
@@ -182,6 +183,7 @@ def returned(name: str, found: Any, beside: Any, shape: tuple[int, ...]) -> Any:
     paths diverge is no mistake.
     """
     kind = type(beside)
+    # What nearly every call is, in the innermost loop of a run: three comparisons.
     if type(found) is kind and found.dtype == beside.dtype and found.shape == shape:
         return found
     if shape == () and isinstance(found, numbers.Real):
@@ -292,6 +294,7 @@ def _real(value: Any) -> Any:
     try:
         return float(value)
     except OverflowError:
+        # A whole number of four hundred digits: its sign is all that a float can tell.
         return math.inf if abs(value) == value else -math.inf
 
 
@@ -365,6 +368,7 @@ def schedule(name: str, value: Any, count: int, *, end: str) -> np.ndarray:
             f"and at most {MOST_ASKED:.0e}. End the run sooner: {end.format(k=MOST_ASKED)}."
         )
     else:
+        # All are asked before the first step: a bad one is told at once, not hours into a run.
         asked = (_real(value(k)) for k in range(count))
         lengths = np.array([math.nan if found is None else found for found in asked])
     return steps(name, lengths, f"end the run there: {end}")
@@ -414,6 +418,7 @@ def count(name: str, value: Any, *, least: int = 1, most: float | None = None, w
 
 def whole_steps(name: str, t: float, dt: float, *, most: float, advice: str = "") -> int:
     """How many time steps a time `t` > 0 takes, which must be a whole number of them."""
+    # Before rounding: infinity has no nearest whole number.
     if t / dt > most + 0.5 or math.isinf(t / dt):
         raise ValueError(
             f"`{name}` = {t:g} is {t / dt:.2g} time steps of {dt:g}; at most {most:.0e} are taken.{advice}"
@@ -439,6 +444,7 @@ def saved_times(name: str, value: Any, dt: float, end: float) -> np.ndarray:
             f"`{name}` must hold increasing times in [0, {end:g}]; got {after:g} after {before:g}. Pass "
             f"sorted(set({name}))."
         )
+    # Times that were computed in float32 are multiples as far as that type can say.
     near = max(1e-9, 4 * unit(value))
     outside = times[(times < 0) | (times > end * (1 + (near if dt else 1e-12)))]
     if len(outside):
@@ -519,6 +525,7 @@ def _unit(values: Any) -> float:
     if not np.array_equal(single, values):
         return own
     filled = single[single != 0]
+    # The upper 16 of the 24 bits that a float32 has: a number that needs no more is short.
     digits = np.ldexp(np.frexp(filled)[0], 16)
     # Whole numbers and short fractions are exact in any type, and tell nothing.
     rough = (digits != np.rint(digits)) & (filled != np.rint(filled))
@@ -556,6 +563,7 @@ def symmetric(
 
 def covariance(name: str, value: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
     """`value` (d, d), as it came, as a finite symmetric positive semidefinite array."""
+    # 7e-5 in float32, in which an estimate's smallest eigenvalue may well be that far below zero.
     allowed = 1e-10 * (unit(value, numbers_of(name, value)) / _UNITS["float64"]) ** (2 / 3)
     if shape is not None:
         shaped(name, value, shape)
@@ -683,6 +691,7 @@ _HERE = f"{Path(__file__).parent}{os.sep}"
 
 def warn(message: str, kind: type[Warning] = StabilityWarning) -> None:
     """Warn at the user's line that led here: the first outside this package, however deep the call."""
+    # By the file, not by counting calls: decorators and helpers between are many, and change.
     level, frame = 1, inspect.currentframe()
     while frame is not None and frame.f_code.co_filename.startswith(_HERE):
         level, frame = level + 1, frame.f_back

@@ -61,6 +61,7 @@ def read(
     try:
         return _read(source, given, numbers)
     except Unclear as unclear:
+        # Each way is read once more by itself: an advice that leads to the next refusal is none.
         ways = [way for edits in unclear.meant if _reads(way := edited(source, edits), given, numbers)]
         told = " or ".join(map(shortened, dict.fromkeys(ways)))
         raise Refused(f"{unclear}: write {told}." if told else f"{unclear}.") from None
@@ -76,6 +77,7 @@ def _read(
     for before, dot, after in zip(words, words[1:], words[2:], strict=False):
         if dot.text == "." and after.kind == "name":
             message = "The expression holds a dot between names, which is not allowed"
+            # np.exp(x) is exp(x) with a prefix; any other dot may mean anything.
             library = before.kind == "name" and before.text in LIBRARIES
             raise Unclear(message, *[[(before.start, after.start, "")]] * library)
     names = variables_in(words, numbers) if given is None else given
@@ -191,12 +193,14 @@ class _Reading(Walk):
 
     def starts(self) -> bool:
         """Whether the next word begins a factor."""
+        # Inside bars the next one closes: |x|y| would otherwise have two readings.
         bar = self.follows("|") and not self.bars
         return bar or self.next.kind in ("number", "name") or self.follows("(", "{", "√")
 
     def signed(self) -> int:
         minus = signs = 0
         while self.follows("+", "-"):
+            # A loop, not recursion, so that a line of a thousand signs ends in a sentence.
             minus ^= self.take().text == "-"
             signs += 1
             if signs + self.depth > DEEPEST:
@@ -213,6 +217,7 @@ class _Reading(Walk):
                 raise self.unreadable()
         elif self.follows("^", "**"):
             self.take()
+            # Through `signed`, and so through `power` again: 2^-x, and x^y^z from the right.
             found = self.raised(found, self.deeper(self.signed))
         return found
 
@@ -248,6 +253,7 @@ class _Reading(Walk):
         raise self.unreadable()
 
     def bracket(self) -> int:
+        # Brackets begin anew: within them a bar may open again.
         opened, outside = self.take(), self.bars
         self.bars = 0
         self.edit(opened.start, opened.end, "(")
@@ -304,6 +310,7 @@ class _Reading(Walk):
             raise Refused(
                 "The expression holds a number too large for a computer's floating point. Change the units."
             )
+        # A number that underflowed to zero or lost digits: its term would vanish without a word.
         if value < SMALLEST and re.search("[1-9]", re.split("[eE]", text)[0]):
             raise Refused(
                 f"The expression holds {text}, which is too small for a computer's floating point (below "

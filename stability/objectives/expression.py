@@ -160,6 +160,8 @@ class Expression(Objective, Kept):
         """
 
         def derive() -> dict[tuple[int, int], int]:
+            # Along a direction, not by a third index: d^2 entries, where all third derivatives would be
+            # d^3.
             directions = {place: self._graph.variable(self.dim + i) for i, place in enumerate(self._places)}
             found = self._graph.along(list(self._entries.values()), directions)
             return {
@@ -297,6 +299,7 @@ class Expression(Objective, Kept):
 
     def _torn(self, w: np.ndarray) -> bool:
         """Whether the gradient beside a point stays off what the Hessian there says, however near."""
+        # Along every axis, and along one direction that is on none of a formula's symmetries.
         axes = np.vstack([np.eye(self.dim), np.cos(np.arange(self.dim))])
         directions = np.vstack([axes, -axes])
         gradient, pushed = self.gradient(w), directions @ self.hessian(w)
@@ -307,6 +310,7 @@ class Expression(Objective, Kept):
             return float(np.max(np.abs(change / (share * length) - pushed)))
 
         near, nearer = gap(_NEAR), gap(_NEARER)
+        # A smooth gradient's gap falls with the distance; a kink's stays. `not <=` counts nan as a kink.
         return not nearer <= max(0.25 * near, 1e-6 * float(np.max(np.abs(pushed))))
 
     def _corner(self, w: np.ndarray) -> str:

@@ -92,6 +92,7 @@ class Spectrum(Result):
     @functools.cached_property
     def _residuals(self) -> np.ndarray:
         """Of all nodes (deflated + probes, steps); 0 in an exhausted space, whose rule is exact."""
+        # Where the recurrence ended by itself the space is invariant, and its nodes are eigenvalues.
         ends = np.where(self.off_diagonals <= self.resolution, 0.0, self.off_diagonals)
         return Tridiagonals(self.diagonals, ends, self.lengths).residuals(self._limits(1))
 
@@ -211,6 +212,7 @@ class Spectrum(Result):
         nodes, weights = self._rule if rule is None else rule
         all_values = f(nodes)
         own, values = weights[self.deflated :], all_values[self.deflated :]
+        # About the mean: a constant has no variance over directions of one length.
         apart = values - np.sum(own * values) / left
         squares, fourth = (float(np.sum(own * apart**k)) for k in (2, 4))
         if squares <= 0:
@@ -280,6 +282,8 @@ class Spectrum(Result):
         with np.errstate(divide="ignore", invalid="ignore"):
             share = np.where(residuals > 0, residuals / np.abs(nodes - bound), 0.0)
         unsettled = np.where(share > SETTLED, weights, 0.0)
+        # The nearest node on either side that has not converged: the bound may cut through what it stands
+        # for.
         left = _first(np.where(nodes < bound, unsettled, 0.0)[:, ::-1])
         right = _first(np.where(nodes >= bound, unsettled, 0.0))
         beside = np.maximum(left, right) + np.sum(np.where(share > SETTLED, 0.0, share * weights), axis=1)
@@ -443,6 +447,7 @@ class Spectrum(Result):
     def _doubt(self, law: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> str:
         """Why a stationary law that is there on all nodes may not be: these lie inside the spectrum."""
         nodes = self._rule[0].copy()
+        # As if each probe's largest node stood where the spectrum may still reach.
         nodes[self.deflated :, -1] = np.maximum(nodes[self.deflated :, -1], self._above)
         if law(nodes)[1].all():
             return ""
@@ -462,6 +467,7 @@ class Spectrum(Result):
             return None
         sizes, rest = np.abs(self.outliers[: method.rank + 1]), self.nodes[self.deflated :]
         left = self.off_diagonals[: len(sizes), 0]
+        # A residual is how far an eigenvalue may lie from its Ritz value.
         off = np.where(left > CONVERGED * sizes, left, 0.0)
         may = np.maximum(sizes + off, np.max(np.abs(rest), initial=0.0))
         with np.errstate(all="ignore"):
@@ -534,6 +540,7 @@ class Spectrum(Result):
         scale = float(
             np.clip(np.median(nearest[self.deflated % len(nearest) :, -1]), 1e-6 * largest, largest)
         )
+        # Four standard deviations of the smoothing beyond the ends: the density is drawn down to zero.
         reach = math.asinh(largest / scale) + 4 * SMOOTHING
         grid = scale * np.sinh(np.linspace(-reach, reach, 401))
         densities = self._densities(grid, SMOOTHING, scale)
