@@ -55,6 +55,7 @@ class Target:
 
     def classes(self) -> tuple[np.ndarray, tuple[str, ...]]:
         """Class numbers, and the labels behind 0, 1, ..."""
+        # By number where there are numbers: 1, 1.0 and 01 are one class.
         keys = self.labels.astype(str) if self.numbers is None else self.numbers
         found, first, place = np.unique(keys, return_index=True, return_inverse=True)
         names = tuple(str(self.labels[i]) for i in first)
@@ -82,6 +83,7 @@ class Target:
         if count == 2:
             return place, names
         if self.numbers is not None:
+            # Twice each on average: whole numbers that hardly repeat are amounts, not classes.
             if count > min(MAX_CLASSES, rows // 2) or np.any(self.numbers % 1):
                 raise Refused(
                     f"The target {self.name!r} holds numbers ({count} different ones in {rows} rows), which "

@@ -79,6 +79,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}).") from None
     try:
+        # A machine of our own, which knows no way to call anything: no name of the file is ever imported.
         result = _Machine(len(content)).run(content)
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         raise ValueError(
@@ -219,6 +220,7 @@ class _Machine:
         )
         if not all(type(size) is int and size >= 0 for size in _kind(shape, tuple)) or len(shape) > 4:
             raise ValueError("an array has no sensible shape")
+        # A view of the bytes: nothing is allocated for what the shape claims.
         flat = np.frombuffer(content, dtype=np.dtype(_kind(kind, _Type).code).newbyteorder(kind.order))
         if flat.size != math.prod(shape):
             raise ValueError(f"an array of shape {shape} comes with {flat.size} entries")
@@ -232,6 +234,7 @@ def _named(module: Any, name: Any) -> _Name:
 
 
 def _kind(value: Any, wanted: type) -> Any:
+    # The type itself, no subclass: the machine makes plain ones only.
     if type(value) is not wanted:
         raise ValueError(
             f"it has a {type(value).__name__.strip('_').lower()} where a "

@@ -241,6 +241,7 @@ def tail_index(sample: Any, *, tail: float | None = None, center: Any = None) ->
         ) from None
     gaussian = Student(math.inf, y.mean(axis=0), _covariance(y), _gaussian_likelihood(y))
     gain = 2 * (fit.log_likelihood - gaussian.log_likelihood)
+    # At the search's own end the fit is no maximum, but a Gaussian in all but name.
     if fit.nu >= 0.99 * LARGEST_NU or gain <= 0:
         fit = gaussian  # likelier than any of them
     nu_error = math.nan if fit is gaussian else _nu_error(y, fit)
@@ -252,6 +253,7 @@ def tail_index(sample: Any, *, tail: float | None = None, center: Any = None) ->
         index, error = _pareto(radii, points, 2 if _alike(y[order[:points]]) else 1)
         # The gain's root is how many errors 1 / index is away from zero, a Gaussian's: so far it may lie.
         error = max(error, index / (math.sqrt(gain) - NOMINAL)) if math.isfinite(index) else error
+    # At two depths: an index that changes between them is that of no power law yet.
     others = _hill(radii, counted := np.array([k, max(FEWEST, k // 4)]))
     apart = np.array(
         [_apart(index, error, *pair) for pair in zip(others, others / counted**0.5, strict=True)]
@@ -388,6 +390,8 @@ def _short(reach: float) -> None:
 
 def _radii(y: np.ndarray) -> np.ndarray:
     """Lengths in Tyler's metric (n,), the median one being 1."""
+    # Tyler's fixed point sees directions alone, so that the farthest points weigh no more than others; it
+    # is found up to a factor, which the median then sets.
     V, dim = np.diag(np.median(np.abs(y), axis=0) ** 2 + 1e-300), y.shape[1]
     for _ in range(200 if dim > 1 else 0):
         square = np.einsum("ni,ni->n", y, np.linalg.solve(V, y.T).T)

@@ -132,6 +132,7 @@ class AutoRule(LowRankRule):
         """
         assert self.eig is not None
         kept = self.modes.gains
+        # phi |lam|, at most 1 with a damping: how far a unit of step undoes a mode.
         turned = np.abs(self.eig.eigenvalues) * kept
         known = np.isfinite(self.sampling)
         relative = np.sum((self.sampling * kept)[known] ** 2) / max(
@@ -141,6 +142,8 @@ class AutoRule(LowRankRule):
             np.sum(turned) + TAIL_WEIGHT * self.tail * self.modes.tail_gain + 1
         )
         limit = float(mode_limits(np.ones(1), np.ones(1), gradient=noise, momentum=MOMENTUM)[0])
+        # The first curvature is that of a place which the run leaves at once: its steps are trusted by and
+        # by.
         warm = min(1.0, max(0.0, spent - self.first) / (WARMUP * self._rest_of_the_run))
         return warm * self.reduction * min(STEP / (1 + np.sum(turned) / self.batch), limit)
 
@@ -204,6 +207,7 @@ class Guard:
 def tail_trace(curvature: Curvature, eig: LowRank, probes: int) -> float:
     """Hutchinson's estimate of the trace off the kept eigenvectors."""
     backend = curvature.backend
+    # Signs have the least variance of all random vectors with unit covariance: a diagonal is exact.
     signs = stream(curvature.seed, 2).choice([-1.0, 1.0], size=(curvature.dim, probes))
     V = backend.asarray(signs)
     V = V - eig.vectors @ (eig.vectors.T @ V)

@@ -104,6 +104,7 @@ def budget(sweeps: float | None, iterations: int | None, problem: Problem) -> tu
 
 def planned(passes: float, iterations: float, batch: int) -> int:
     """How many iterations a run has at most; fewer where Hessian products are paid for."""
+    # Less a rounding: a budget of exactly k batches is not to be k + 1 of them.
     paid = passes * (1 - 1e-12) / batch
     return int(iterations) if math.isinf(paid) else int(min(iterations, math.ceil(paid)))
 
@@ -210,10 +211,12 @@ def _rule(method: Any, problem: Problem, refresh: dict[str, Any], limits: bool |
             "`method` must be a method such as st.SGD() or st.LRSFN(...), st.Adam(), or one of "
             f"{', '.join(BASELINES)}; got {method!r}."
         )
+    # An option that would be ignored is refused: whoever gave it believes that it acts.
     if not method.uses_hessian:
         refuse(f"{method.label} knows no curvature", **refresh, limits=limits or None)
         return MetricRule(method) if isinstance(method, Metric) else DirectionRule()
     require(problem.objective, method.label, "hessian" if method.rank is None else "hvp")
+    # A dense decomposition may be renewed seldom as well; the rest of the options is of low rank alone.
     every = refresh.pop("refresh")
     if method.rank is not None:
         _check.count("rank", method.rank, most=problem.dim, why="the dimension")
@@ -251,6 +254,7 @@ def _automatic(method: Any, problem: Problem, hessian_batch: int | None, passes:
         rank = auto.auto_rank(passes, problem.dim)
     else:
         rank = _check.count("rank", method.rank, most=problem.dim, why="the dimension")
+    # The first decomposition is cold: two passes for each of twice as many columns as are kept.
     size = hessian_batch or auto.auto_hessian_batch(rank, problem.samples, passes)
     first = 2.0 * size * min(2 * rank, problem.dim)
     if (hessian_batch or method is not None) and first > 0.5 * passes:

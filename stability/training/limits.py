@@ -71,6 +71,7 @@ class Forecast:
             return Prediction(math.nan, "the method divides by negative curvature as it is")
         if self.asked is None and not self._cheap:
             return Prediction(math.nan, "limits=True predicts it")
+        # Nobody asked: predictions may take a small share of the run, not the run.
         if self.asked is None and often and self._drawn:
             return Prediction(math.nan, f"limits=True predicts it more often than every {SPARE} iterations")
         try:
@@ -134,6 +135,7 @@ class Forecast:
                 "of batches it is exact on regression and in a few dimensions alone; st.advise estimates it, "
                 f"at {float(advice.step_limit):.3g}"
             )
+        # The lower end: a limit that is said to be kept must be one.
         return float(advice.step_limit_bracket[0])
 
     def _factored(self, work: float) -> bool:
@@ -150,5 +152,6 @@ class Forecast:
         F: Any = self.problem.objective
         N, S = self.problem.samples, root(np.eye(self.problem.dim))
         beside = (float(F.l2) + self.ridge) * S @ S
+        # The variance of a batch's mean, drawn without replacement, per variance of a sample.
         share = (N - self.batch) / (self.batch * (N - 1)) if self._drawn else 0.0
         return held_limit(F.hessian_factors(w) @ S, beside, share, self.memory, self.weight_decay)

@@ -50,6 +50,7 @@ class Problem:
     def loss_and_gradient(self, w: Any, rows: np.ndarray | None) -> tuple[float, Any]:
         """Of a batch; all samples where `rows` is None."""
         options = self._options(rows)
+        # Both at once where the objective can: a network passes its data through the layers once.
         if defines(self.objective, "value_and_gradient"):
             value, gradient = self.objective.value_and_gradient(w, **options)
         else:
@@ -63,6 +64,7 @@ class Problem:
     def products(self, w: Any, rows: np.ndarray | None) -> Callable[[Any], Any]:
         """Block Hessian products of a batch at `w`."""
         options = self._options(rows)
+        # One linearisation for all blocks of a solver; `hvp` begins anew with each.
         if defines(self.objective, "products"):
             return self.objective.products(w, **options)
         return lambda V: self.objective.hvp(w, V, **options)
