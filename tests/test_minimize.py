@@ -799,7 +799,7 @@ class TestHistory:
             "10 gradients",
             "Hessian products",
             "lambda_3",
-            "last predicted limit",
+            "last predicted mean-square limit",
             "loss 0.69",
         ):
             assert part in text

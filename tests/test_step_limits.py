@@ -207,12 +207,12 @@ def test_with_batches_it_is_predicted_now_and_then_unless_it_is_asked_for():
     options = {"method": st.LRSFN(rank=1, damping=0.1), "step": 0.1, "batch": 5, "refresh": 1}
     run = st.minimize(F, np.zeros(3), iterations=2 * SPARE + 1, **options)
     np.testing.assert_array_equal(np.flatnonzero(np.isfinite(run.step_limits)), [0, SPARE, 2 * SPARE])
-    assert f"last predicted limit {run.step_limits[-1]:.3g}" in str(run)
+    assert f"last predicted mean-square limit {run.step_limits[-1]:.3g}" in str(run)
     short = st.minimize(F, np.zeros(3), iterations=SPARE, **options)
-    assert f"last predicted limit {short.step_limits[0]:.3g}" in str(short)
+    assert f"last predicted mean-square limit {short.step_limits[0]:.3g}" in str(short)
     assert "more often than every 16" in short.stats["limit_unknown"]
     lines = [one for axis in st.plot(short).axes for one in axis.lines]
-    line = next(one for one in lines if one.get_label() == "predicted limit")
+    line = next(one for one in lines if one.get_label() == "predicted mean-square limit")
     np.testing.assert_array_equal(line.get_ydata(), np.full(SPARE + 1, short.step_limits[0]))
     asked = st.minimize(F, np.zeros(3), iterations=SPARE, limits=True, **options)
     assert np.isfinite(asked.step_limits).all()

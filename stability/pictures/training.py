@@ -137,7 +137,7 @@ def _steps(axis: Axes, result: History) -> None:
             drawstyle="steps-post",  # known when curvature was looked at, and used until the next time
             color=COLORS["Newton"],
             lw=1,
-            label="predicted limit",
+            label="predicted mean-square limit",
         )
     positive = bool((np.append(taken, limits) > 0).any())
     axis.set(xlabel="sweeps over the data", ylabel="step", yscale="log" if positive else "linear")

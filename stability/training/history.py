@@ -182,7 +182,7 @@ class History(Result, Framed):
         known, why = self.step_limits[~np.isnan(self.step_limits)], self.stats.get("limit_unknown")
         if not len(known):
             return f"largest stable one not known{f': {why}' if why else ''}"
-        return f"last predicted limit {known[-1]:.3g}"
+        return f"last predicted mean-square limit {known[-1]:.3g}"
 
     def _course(self) -> Grid:
         """A few iterations from the first to the last."""
