@@ -22,7 +22,7 @@ from .._saving import Result, Study, jsonable, provenance
 from ..methods.memory import memoryless, undecayed
 from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from ..methods.metrics import Adam, RMSprop, SignSGD
-from . import batches, laws, memory, metrics, moments, paths, steps  # noqa: F401 - importing them registers their statements
+from . import batches, floors, laws, memory, metrics, moments, paths, steps  # noqa: F401 - importing them registers their statements
 from .limit import limited
 from .mode import Mode
 from .registry import DIMS, STATEMENTS, Entry

@@ -1,4 +1,4 @@
-"""Witnesses of the statements in `stability.symbolic.batches`."""
+"""Witnesses of the statements in `batches` and `floors`."""
 
 from __future__ import annotations
 
