@@ -427,6 +427,12 @@ class TestTold:
         assert advice.step_limit == advice.deterministic_limit == 1.0
         assert "No noise was given" in str(advice)
 
+    def test_samples_that_do_not_differ(self):
+        F = st.least_squares(np.ones((20, 3)), np.arange(20.0))
+        for exact in (True, False):
+            advice = st.advise(F, np.zeros(3), step=0.1, batch=2, exact=exact)
+            assert advice.step_limit == pytest.approx(2 / 3)
+
     def test_no_place_to_stay_at(self):
         advice = st.advise(st.quadratic([-2.0, -1.0]), [1.0, 1.0], step=0.1, noise=st.Noise(gradient=0.1))
         assert math.isnan(advice.step_limit)
@@ -514,6 +520,12 @@ BAD = {
             noise=st.Noise(gradient=[1.0, 0.0]),
         ),
         "infinite where a coordinate's gradient",
+    ),
+    "signs without noise": (
+        lambda: st.advise(
+            st.least_squares([[1.0], [2.0]], [1.0, 0.0]), step=0.1, batch=2, method=st.SignSGD()
+        ),
+        "has no noise, as entry 0 here. Take smaller batches",
     ),
     "no metric": (
         lambda: st.advise(

@@ -82,10 +82,12 @@ def settled(method: Any, square: np.ndarray, bends: Callable[[np.ndarray], bool]
         metric = np.asarray(method.scale(square))
     still = ~np.isfinite(metric)
     if still.any() and bends(still):
-        fix = "Give it `eps` > 0, or ask" if hasattr(method, "eps") else "Ask"
+        lacks, fix = "neither size nor noise", "Give it `eps` > 0"
+        if not hasattr(method, "eps"):
+            lacks, fix = "no noise", "Take smaller batches"
         raise ValueError(
-            f"{method.label}'s metric is infinite where a coordinate's gradient has neither size nor noise, "
-            f"as entry {np.flatnonzero(still)[0]} here. {fix} where gradients have noise."
+            f"{method.label}'s metric is infinite where a coordinate's gradient has {lacks}, as entry "
+            f"{np.flatnonzero(still)[0]} here. {fix}, or ask where gradients have noise."
         )
     return np.where(still, 0.0, metric)
 

@@ -291,7 +291,7 @@ class FactoredNoise(ModalNoise):
         if dim > _TENSOR_DIM:
             return lambda M: np.einsum("kij,...jl,kml->...im", G, M, G, optimize=True)
         # Once as a matrix: a balance asks for many M, and the factors are many more than the modes.
-        flat = G.reshape(len(G), -1)
+        flat = G.reshape(len(G), dim**2)  # none at all, where samples do not differ
         tensor = (flat.T @ flat).reshape((dim,) * 4).transpose(1, 3, 0, 2).reshape(dim**2, dim**2)
         return lambda M: (M.reshape(*M.shape[:-2], dim**2) @ tensor).reshape(M.shape)
 

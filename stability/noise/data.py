@@ -93,7 +93,8 @@ class DataNoise(Noise, made_by=("from_data",)):
     @functools.cached_property
     def _flat(self) -> np.ndarray:
         """The curvatures' factors as columns (d d, k)."""
-        return self._curvature.reshape(len(self._curvature), -1).T
+        count, dim, _ = self._curvature.shape
+        return self._curvature.reshape(count, dim**2).T
 
     def _kept(self) -> dict[str, Any]:
         at = {"F": self.objective, "at": self.reference}
