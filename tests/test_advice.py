@@ -293,6 +293,41 @@ def test_the_critical_batch_of_a_metric(method, critical, best):
     assert again.critical_batch == pytest.approx(critical, rel=0.1)
 
 
+def test_the_critical_batch_of_a_metric_that_turns_with_nothing(table):
+    advice = st.advise(table, AT, method=st.Adam(), step=0.01, batch=8)
+    g, gs, H = table.gradient(AT), table.per_sample_gradient(AT), table.hessian(AT)
+    P = np.diag(1 / (np.sqrt(g**2 + SHARE * np.var(gs, axis=0)) + 1e-8))
+    expected = np.trace(H @ P @ np.cov(gs.T, bias=True) @ P) / (g @ P @ H @ P @ g)
+    assert advice.critical_batch == pytest.approx(expected)
+    again = st.advise(table, AT, method=st.Adam(), step=0.01, batch=8, exact=False)
+    assert again.critical_batch == pytest.approx(expected)
+
+
+def test_a_networks_samples_along_directions():
+    rng = np.random.default_rng(0)
+    F = st.mlp(rng.normal(size=(30, 4)), rng.integers(0, 3, 30), hidden=(5, 4), l2=0.1)
+    w, V = rng.normal(size=F.dim), rng.normal(size=(F.dim, 3))
+    for rows in (None, np.arange(3, 11)):
+        slopes, curvatures = F.per_sample_along(w, V, batch=rows)
+        np.testing.assert_allclose(slopes, F.per_sample_gradient(w, batch=rows) @ V, rtol=1e-9, atol=1e-12)
+        expected = V.T @ F.per_sample_hessian(w, batch=rows) @ V
+        np.testing.assert_allclose(curvatures, expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_a_mean_over_some_samples_carries_their_noise():
+    """Of a random part the gradient's square is too large by its variance, which is taken off."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(4000, 20))
+    F = st.least_squares(X, 0.07 * X.sum(axis=1) + rng.normal(size=4000))
+    truth = st.advise(F, np.zeros(20), step=0.1, batch=8).critical_batch
+    found = [
+        st.advise(F, np.zeros(20), step=0.1, batch=8, exact=False, samples=300, seed=seed).critical_batch
+        for seed in range(12)
+    ]
+    assert 1 / np.mean(1 / np.array(found)) == pytest.approx(truth, rel=0.3)
+
+
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
 def test_the_noise_exponent(exponent):
     F = st.quadratic(np.geomspace(1.0, 1e-3, 12), rotation_seed=0)
