@@ -49,8 +49,12 @@ class Backend:
 
     def _ready(self, values: Any) -> np.ndarray:
         values = np.asarray(values, order="C")  # not ascontiguousarray, which gives a number an axis
-        # torch shares the memory of host arrays and warns of those that may not be written.
-        return values.copy() if self.name == "torch" and not values.flags.writeable else values
+        if self.name != "torch":
+            return values
+        # It shares the memory of host arrays: it warns of those that may not be written, and takes no strides
+        # that run backwards, which an axis of one entry keeps.
+        shared = values.flags.writeable and all(stride >= 0 for stride in values.strides)
+        return values if shared else values.copy()
 
     def normals(self, seed: int) -> Callable[[tuple[int, ...]], Any] | None:
         """The device's own standard normals, by shape; None where the library has no generator."""

@@ -718,6 +718,14 @@ def test_modes_precision_clipping_and_accumulation_are_told():
     assert "seldom acts" in text
 
 
+def test_a_network_of_straight_pieces_has_no_limit_and_says_why():
+    net, data = nn.Linear(4, 3).double(), classes(40)
+    straight = advise(net, lambda m, b: m(b[0]).abs().mean(1), data, _sgd(net), batch=4)
+    assert straight.sharpness == 0
+    assert math.isnan(straight.step_limit)
+    assert "no direction of positive curvature" in straight.reasons["step_limit"]
+
+
 def test_a_sum_is_refused_and_its_samples_times_the_batch_are_the_fix():
     net, data = mlp(), classes(40)
 
@@ -916,6 +924,13 @@ def _spread():
     return net, per_sample, classes(), _sgd(net), {}
 
 
+def _compiled():
+    net = mlp()
+    whole = nn.Sequential(net)
+    whole._orig_mod = net  # as torch.compile leaves it
+    return whole, per_sample, classes(), _sgd(net), {}
+
+
 def _sparse():
     net = nn.Linear(4, 3).double()
     net.weight = nn.Parameter(net.weight.detach().to_sparse())
@@ -945,6 +960,7 @@ REFUSED = {
     "a closure": (_with(lambda: 0.0), "function of the model and a batch"),
     "meta": (_meta, "to_empty"),
     "changed shapes": (_changed, "Build the optimizer anew"),
+    "compiled": (_compiled, r"Pass what was compiled, model\._orig_mod"),
     "several devices": (_spread, "model.module"),
     "sparse": (_sparse, "to_dense"),
     "tensors without a batch": (_with(batch=None), "`batch` must be given"),

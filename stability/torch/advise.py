@@ -140,6 +140,11 @@ def here(model: Any, loss: Any, optimizer: Any) -> Iterator[Chosen]:
     """The parameters that an optimizer moves, and the model as it was when they are left."""
     if not isinstance(model, torch.nn.Module):
         raise ValueError(f"`model` must be a torch.nn.Module; got {model!r}. Wrap its parameters in one.")
+    if hasattr(model, "_orig_mod"):
+        raise ValueError(
+            "`model` must not be compiled: what torch.compile makes has no second derivative. Pass what was "
+            "compiled, model._orig_mod, which holds the same parameters."
+        )
     if len(getattr(model, "device_ids", None) or []) > 1:
         raise ValueError(
             f"`model` must lie on one device; this {type(model).__name__} is spread over "

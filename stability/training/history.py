@@ -50,7 +50,7 @@ class History(Result, Framed):
         theirs to themselves.
     final : array (d,)
         The last iterate, or the mean of the last ones where the run averages: with ``step="auto"`` of the
-        last fifth.
+        last fifth. ``st.advise(F, run.final, method=..., step=..., batch=...)`` asks there.
     loss : float
         The whole objective there (not charged).
     states : array (kept, d)

@@ -77,6 +77,14 @@ def minimize(
     >>> bool(run.loss < 1e-3 * run.losses[0]), bool(run.steps.max() < run.step_limits.min())
     (True, True)
 
+    How large a step may be where a run has come to, and how much of that is in use, `st.advise` says:
+
+    >>> sgd = {"method": st.SGD(), "step": 0.3, "batch": 20}
+    >>> run = st.minimize(F, np.zeros(4), **sgd, sweeps=40)
+    >>> advice = st.advise(F, run.final, **sgd)
+    >>> round(advice.step_limit, 2), round(advice.deterministic_limit, 2), round(advice.share, 2)
+    (1.96, 2.11, 0.15)
+
     Parameters
     ----------
     objective : Objective
