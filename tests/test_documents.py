@@ -96,6 +96,19 @@ def test_the_readmes_bound_is_what_its_commands_print(tmp_path):
     assert result.stdout.strip() == block("bound")
 
 
+@pytest.mark.slow
+def test_the_readmes_advice_is_what_its_command_prints():
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    (options,) = re.findall(r"^    stability advise (.*)$", README, re.M)
+    shown = CliRunner().invoke(cli.main, ["advise", *options.split()]).stdout
+    number = r"(?<![\w^-])\d[\d,]*\.?\d*(?:e[+-]?\d+)?"
+    here, there = (re.split(f"({number})", text) for text in (shown.strip(), block("advise")))
+    assert [each.split() for each in here[::2]] == [each.split() for each in there[::2]]
+    # Other processors round otherwise, and five sweeps of training carry that along.
+    found, told = ([float(each.replace(",", "")) for each in part[1::2]] for part in (here, there))
+    assert found == pytest.approx(told, rel=0.25)
+
+
 @pytest.mark.parametrize("name", sorted(claims.STUDIES))
 def test_every_study_has_its_tracked_numbers_pictures_and_script(name):
     study = st.load(ROOT / "figures/data" / name)
