@@ -159,9 +159,8 @@ def _enough(number: int, batch: int) -> None:
 
 
 def _subset(number: int, samples: int, seed: int) -> torch.Tensor:
-    if samples >= number:
-        return torch.arange(number)
-    return torch.from_numpy(stream(seed, 0).choice(number, samples, replace=False))
+    # In any order, when all are looked at too: data may lie sorted, and first ones stand for all.
+    return torch.from_numpy(stream(seed, 0).permutation(number)[:samples].copy())
 
 
 def _in_memory(data: Any, batch: int | None, samples: int, seed: int) -> Looked:

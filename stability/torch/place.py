@@ -35,6 +35,8 @@ PAIRS = 6
 On digits networks the limits without any were 0.1 to 6 % from those with all; of the mean nothing is missing,
 which products know.
 """
+FEW = 64
+"""Samples at least whose curvature is measured along all pairs of directions, where nothing spares them."""
 SQUARES = 128
 """Groups of samples whose gradients are squared."""
 NEAR = 1e-3
@@ -79,7 +81,7 @@ class NetworkPlace:
         self._take(looked)
         self._forward: str = "reverse"
         self._second: str | None = "forward"
-        self._linear = False
+        self._linear = self._aside = False
         self.cut, self.notes = self._find_cut(first)
         self._forward = self._find_forward(first)
         self._second = self._find_second(first)
@@ -184,7 +186,10 @@ class NetworkPlace:
             # A mean tells samples apart by what the network put out for each.
             z = self._outputs(self.cut, w, part)
             slope = _slope(self._remainder(self.cut, part), z)
-            return (mine[:, None] * slope * z).sum()
+            through = (mine[:, None] * slope * z).sum()
+            if not self._aside:
+                return through
+            return through + mine.mean() * self._aside_of(self.cut, part, z)(w)
 
         self.work.gradients += 1
         return self._summed(weighted, self.parts) / self.samples
@@ -208,16 +213,31 @@ class NetworkPlace:
     def along(self, V: torch.Tensor) -> Along:
         """Every sample's gradient and curvature along the columns of V (n, k)."""
         columns, pairs = V.T.contiguous(), self._pairs(V.shape[1])
-        found = [self._part_along(self.whole.placed(part), columns, pairs) for part in self.parts]
+        found = [
+            self._part_along(self.whole.placed(part), columns, pairs) for part in self._seen_along(len(pairs))
+        ]
         self.work.forwards += 3 * self.price(V.shape[1])
-        gradients, curvatures, left = (np.concatenate(each) for each in zip(*found, strict=True))
-        return Along(
-            gradients, curvatures, self._all(len(columns)), self._told(pairs, len(columns), curvatures, left)
-        )
+        gradients, curvatures = (np.concatenate(each) for each in zip(*found, strict=True))
+        k = len(columns)
+        return Along(gradients, curvatures, self._all(k), self._told(k, len(curvatures)))
 
     def price(self, k: int) -> float:
         """What `along` costs with k directions, in gradients."""
-        return (k + 3 * len(self._pairs(k)) + 3) / 3
+        pairs = len(self._pairs(k))
+        return (k + 3 + 3 * pairs) / 3 * self._few(pairs) / self.samples
+
+    def _few(self, pairs: int) -> int:
+        """How many samples are looked at along directions: the first ones, where no cut spares all pairs."""
+        if self.cut is not None or pairs <= self.pairs:
+            return self.samples
+        return min(self.samples, max(FEW, int(self.samples * self.pairs / pairs)))
+
+    def _seen_along(self, pairs: int) -> Iterator[Part]:
+        left = self._few(pairs)
+        for part in self.parts:
+            if left > 0:
+                yield part if part.size <= left else part.only(slice(0, left), left)
+            left -= part.size
 
     # -- parts -------------------------------------------------------------------------------------
 
@@ -249,7 +269,7 @@ class NetworkPlace:
         """What the network puts out for each sample of a part, (size, o)."""
         tap = Tap(at)
         self.whole(w, part, tap)
-        return rolled(tap.seen[0], part.size)
+        return rolled(tap.seen, part.size)
 
     def _remainder(self, at: str, part: Part) -> Callable[[torch.Tensor], torch.Tensor]:
         """The part's total loss as a function of what the network puts out, (size, o) -> ()."""
@@ -258,22 +278,18 @@ class NetworkPlace:
             tap = Tap(at)
             with torch.no_grad():
                 self.whole(self.whole.w, part, tap)
-            like = tap.output
+            like = tap.outputs
         return lambda z: self.total(self.whole.w, part, Tap(at, z, like))
 
     def _part_along(
         self, part: Part, columns: torch.Tensor, pairs: Sequence[tuple[int, int]]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Gradients (b, k), curvatures (b, k, k), and what Gauss-Newton leaves out for the pairs, (b, p)."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Gradients (b, k) and curvatures (b, k, k)."""
         k = len(columns)
         if self.cut is None:
             _, values = self._pushed(lambda w: self.losses(w, part), columns)
             curved = self._twice(lambda w: self.losses(w, part), columns, pairs)
-            return (
-                _host(values.T),
-                _filled(np.zeros((part.size, k, k)), pairs, curved),
-                np.zeros((part.size, 0)),
-            )
+            return _host(values.T), _filled(np.zeros((part.size, k, k)), pairs, curved)
         at = self.cut
         remainder = self._remainder(at, part)
         z, dz = self._pushed(lambda w: self._outputs(at, w, part), columns)
@@ -283,7 +299,10 @@ class NetworkPlace:
         squares = _host(torch.einsum("ibo,jbo->bij", dz, bent))
         left = self._twice(lambda w: (slope * self._outputs(at, w, part)).sum(1), columns, pairs)
         curvatures = (squares + squares.transpose(0, 2, 1)) / 2
-        return gradients, _filled(curvatures, pairs, left), _host(left.T)
+        if self._aside:
+            straight, bowed = self._aside_along(part, z, columns)
+            gradients, curvatures = gradients + straight, curvatures + bowed
+        return gradients, _filled(curvatures, pairs, left)
 
     def _pairs(self, k: int) -> list[tuple[int, int]]:
         """The pairs of directions along which second derivatives are measured, the leading ones first."""
@@ -306,17 +325,18 @@ class NetworkPlace:
     def _all(self, k: int) -> bool:
         return self._linear or len(self._pairs(k)) == k * (k + 1) // 2
 
-    def _told(self, pairs: Sequence[Any], k: int, curvatures: np.ndarray, left: np.ndarray) -> str:
+    def _told(self, k: int, seen: int) -> str:
+        """What stands in for what, in words that are the same for any number of directions."""
+        if seen < self.samples:
+            return (
+                f"Curvature of single samples was measured for {seen} of {self.samples}: the loss is not a "
+                "function of what model(...) returns, which would spare most of that work."
+            )
         if self._all(k):
             return ""
-        every = k * (k + 1) // 2
-        beside = float(np.sqrt(np.mean(left**2))) if left.size else math.nan
-        scale = float(np.sqrt(np.mean([curvatures[:, i, j] ** 2 for i, j in pairs]))) if pairs else 1.0
-        size = f": {beside / scale:.2g} of the whole there" if left.size and scale > 0 else ""
         return (
-            "Samples' curvature is Gauss-Newton's, through what the network puts out; what that "
-            "leaves out was "
-            f"measured for {len(pairs)} of {every} pairs of directions{size}."
+            "Samples' curvature is Gauss-Newton's, through what the network puts out; what that leaves out "
+            f"was {'measured for a few pairs of directions' if self._second else 'not measured'}."
         )
 
     # -- forward mode ------------------------------------------------------------------------------
@@ -445,24 +465,48 @@ class NetworkPlace:
     def _tested(self, at: str, part: Part) -> list[str]:
         tap = Tap(at)
         self.whole(self.whole.w, part, tap)
-        if len(tap.seen) != 1 or not tap.seen[0] or any(t.numel() % part.size for t in tap.seen[0]):
+        if not tap.seen or any(t.ndim == 0 or len(t) % part.size for t in tap.seen):
             raise _NoCut
-        if any(t.ndim == 0 or len(t) % part.size for t in tap.seen[0]):
-            raise _NoCut
-        remainder, w = self._remainder(at, part), self.whole.w.clone().requires_grad_()
+        remainder = self._remainder(at, part)
         z = self._outputs(at, self.whole.w, part).detach().requires_grad_()
-        # The loss sees the parameters through z alone.
-        aside = self.total(w, part, Tap(at, z.detach(), tap.output if at == "model" else None))
-        if aside.requires_grad:
-            (beside,) = torch.autograd.grad(aside, w, allow_unused=True)
-            if beside is not None and bool(beside.any()):
-                raise _NoCut
+        # The loss sees the parameters through z, and beside it in what is the same for all z, as a penalty.
+        beside = self._aside_slope(at, part, z)
+        other = self._aside_slope(at, part, z + torch.randn_like(z))
+        if bool((other - beside).abs().max() > NEAR * beside.abs().max()):
+            raise _NoCut
+        self._aside = bool(beside.any())
         v = torch.randn((3, self.n), dtype=self.whole.dtype, device=self.whole.device)
         slope = _slope(remainder, z)
         through = torch.stack(
             [(slope * _double(lambda w: self._outputs(at, w, part), self.whole.w, u)).sum(1) for u in v]
         )
-        return self._agrees(through.detach(), v, part)
+        return self._agrees(through.detach() + (v @ beside / part.size)[:, None], v, part)
+
+    def _aside_of(self, at: str, part: Part, z: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The part's total loss as a function of the parameters where what the network puts out is held."""
+        like = None
+        if at == "model":
+            tap = Tap(at)
+            with torch.no_grad():
+                self.whole(self.whole.w, part, tap)
+            like = tap.outputs
+        return lambda w: self.total(w, part, Tap(at, z.detach(), like))
+
+    def _aside_slope(self, at: str, part: Part, z: torch.Tensor) -> torch.Tensor:
+        w = self.whole.w.clone().requires_grad_()
+        aside = self._aside_of(at, part, z)(w)
+        found = torch.autograd.grad(aside, w, allow_unused=True)[0] if aside.requires_grad else None
+        return torch.zeros_like(self.whole.w) if found is None else found
+
+    def _aside_along(
+        self, part: Part, z: torch.Tensor, columns: torch.Tensor
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What a penalty adds to every sample's gradient (k,) and curvature (k, k)."""
+        assert self.cut is not None
+        w = self.whole.w.clone().requires_grad_()
+        products = Products(self._aside_of(self.cut, part, z)(w) / part.size, [w], ["w"])
+        slope = self._aside_slope(self.cut, part, z) / part.size
+        return _host(columns @ slope), _host(columns @ products(columns.T.contiguous()))
 
     def _agrees(self, through: torch.Tensor, v: torch.Tensor, part: Part) -> list[str]:
         """Raise unless samples' slopes (3, size) along v are those of the samples' own losses."""

@@ -54,24 +54,27 @@ class Tap:
         At the model's own output, or at the first argument of one of torch's losses.
     answer : tensor (size, o), optional
         What to go on with, one row a sample.
-    seen : list
-        What came by, a list of tensors for each time.
+    seen, outputs : lists
+        All tensors that came by, and what they came in.
     """
 
     def __init__(self, at: str, answer: torch.Tensor | None = None, like: Any = None):
         self.at, self.answer, self.like = at, answer, like
-        self.seen: list[list[torch.Tensor]] = []
-        self.output: Any = None
+        self.seen: list[torch.Tensor] = []
+        self.outputs: list[Any] = []
+        self._column = 0
 
     def passes(self, output: Any) -> Any:
         """The output, or the answer in its shape."""
         found: list[torch.Tensor] = []
         mapped(lambda t: found.append(t) if _per_sample(t) else None, output)
-        self.seen.append(found)
-        self.output = output
+        self.seen += found
+        self.outputs.append(output)
         if self.answer is None:
             return output
-        pieces = iter(_unrolled(self.answer, found))
+        before, size = self._column, self.answer.shape[0]
+        self._column += sum(t.numel() // size for t in found)
+        pieces = iter(_unrolled(self.answer[:, before : self._column], found))
         return mapped(lambda t: next(pieces) if _per_sample(t) else t, output)
 
     def __call__(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -112,7 +115,7 @@ class _Tapped:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # With an answer at hand the forward pass is needed for its shapes alone, which are known.
         if self._tap.answer is not None and self._tap.like is not None:
-            return self._tap.passes(self._tap.like)
+            return self._tap.passes(self._tap.like[len(self._tap.outputs)])
         return self._tap.passes(self._model(*args, **kwargs))
 
     forward = __call__
