@@ -155,7 +155,8 @@ class Advice(Result, Framed):
         """The advice in a sentence."""
         head = f"{self.label}: {self._name} {_listed(self.step)}"
         if math.isnan(self.share):
-            return f"{head}: the largest stable one is not known, {self.reasons.get('step_limit', '')}"
+            why = self.reasons.get("step_limit", "")
+            return f"{head}: the largest stable one is not known{', ' if why else ''}{why}"
         several = np.size(self.step) > 1
         compared = f"{self.share:.2g} of" if self.share <= 1 else f"{self.share:.2g} times"
         limits = _listed(self.step_limit)

@@ -145,13 +145,13 @@ def advise(
         asked.objective, asked.state, **run, **question, seed=options["seed"], progress=not as_json
     )
     if out is not None:
-        _output.keep(advice, out, None)
+        _output.keep(advice, out, out)
     if as_json:
         click.echo(json.dumps(asked.about | advice.to_json(), indent=1, allow_nan=False))
     else:
         click.echo(in_options(str(advice)))
         if out is not None:
-            click.echo(f"\n{_output.written(out, drawn=False)}")
+            click.echo(f"\n{_output.written(out)}")
     if advice.interrupted:
         raise SystemExit(1)
 

@@ -26,6 +26,9 @@ def advice(result: Advice) -> Figure:
     )
     _by_batch(left, result, limit)
     _by_mode(right, result)
+    if not np.isfinite(limit):  # lines alone have no room around them
+        known = [used, quiet] if np.isfinite(quiet) else [used]
+        left.set_ylim(min(known) / 10, 10 * max(known))
     for axis in pair:
         axis.axhline(used, color=USED, lw=1.6, label="in use")
         axis.axhline(quiet, color=QUIET, ls="--", lw=1.2, label="largest without batch noise")
@@ -59,7 +62,8 @@ def _by_batch(axis: Axes, result: Advice, limit: float) -> None:
 
 
 def _by_mode(axis: Axes, result: Advice) -> None:
-    seen = np.isfinite(result.mode_limits) & (result.curvatures > 0)
+    floor = 1e-12 * np.max(result.curvatures, initial=0.0)  # below it is rounding
+    seen = np.isfinite(result.mode_limits) & (result.curvatures > floor)
     axis.plot(result.curvatures[seen], result.mode_limits[seen], "o", ms=4, color=LIMIT)
     axis.set(xscale="log", xlabel="curvature of a leading mode, each by itself")
 
@@ -68,6 +72,8 @@ def _plain(axis: Axis) -> None:
     """Few plain numbers on a logarithmic axis."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+    low, high = axis.get_data_interval()
+    few = high < 1e6 * low  # of more decades their powers alone have room
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=12 if few else 6))
     axis.set_major_formatter(lambda value, _: f"{value:.3g}")
     axis.set_minor_formatter(NullFormatter())
