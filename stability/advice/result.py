@@ -157,7 +157,7 @@ class Advice(Result, Framed):
         if math.isnan(self.share):
             why = self.reasons.get("step_limit", "")
             return f"{head}: the largest stable one is not known{', ' if why else ''}{why}"
-        several = np.size(self.step) > 1
+        several = len(np.unique(self.step)) > 1
         compared = f"{self.share:.2g} of" if self.share <= 1 else f"{self.share:.2g} times"
         limits = _listed(self.step_limit)
         if not np.allclose(self.step_limit, self.deterministic_limit, rtol=1e-6):
@@ -175,7 +175,7 @@ class Advice(Result, Framed):
 
     @property
     def _name(self) -> str:
-        return "lrs" if np.size(self.step) > 1 else "lr"
+        return "lrs" if len(np.unique(self.step)) > 1 else "lr"
 
     def _page(self) -> Iterator[str | Grid]:
         yield self.sentence + "."
@@ -200,7 +200,7 @@ class Advice(Result, Framed):
             self._row("noise floor of the loss", self.noise_floor, f"after {self.horizon:g} iterations"),
             self._row("... less at a tenth of the step", self.drop, ""),
             self._row("critical batch", self.critical_batch, f"in use {self.batch:g}"),
-            ("sharpness", self.sharpness, None, self._also("sharpness")),
+            ("sharpness", self.sharpness, None, self._sharply),
         ]
         if not np.isclose(self.preconditioned_sharpness, self.sharpness, rtol=1e-6):
             rows.append(("... in the metric", self.preconditioned_sharpness, None, ""))
@@ -210,12 +210,15 @@ class Advice(Result, Framed):
         ]
         return rows
 
+    @property
+    def _sharply(self) -> str:
+        """What is said beside the sharpness: Lanczos' values lie inside the spectrum."""
+        known = self.exact or math.isnan(self.sharpness)
+        return self.reasons.get("sharpness", "" if known else "at least")
+
     def _row(self, name: str, found: Number, told: str) -> tuple[Any, ...]:
         reason = found.reason if not math.isfinite(found) or not told else ""
         return name, float(found), found.error or None, reason or told
-
-    def _also(self, name: str) -> str:
-        return self.reasons.get(name, "")
 
 
 def _listed(values: Any) -> str:

@@ -61,7 +61,7 @@ def watched(result: Watched) -> Figure:
     if not over.any():
         below.lines[-1].remove()
     below.set(xlabel="iteration", ylabel="step", yscale="log")
-    below.legend()
+    figure.legend(*below.get_legend_handles_labels(), loc="outside lower center", ncol=3, fontsize=8)
     figure.suptitle(f"{result.label}, batches of {result.batch}", fontsize=9)
     return figure
 
