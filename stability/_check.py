@@ -278,9 +278,14 @@ def number(value: Any) -> Any:
     """
     if isinstance(value, (bool, int, float)) or getattr(value, "shape", None) != ():
         return value
-    found = numbers_of("value", value)[()]
-    narrow = found.dtype.kind == "f" and found.dtype.itemsize < 8
-    return float(str(found)) if narrow else found.item()
+    found: Any = as_written(numbers_of("value", value))[()]
+    return found.item()
+
+
+def as_written(values: np.ndarray) -> np.ndarray:
+    """Numbers of a type narrower than float64 by their shortest decimals; others as they are."""
+    narrow = values.dtype.kind == "f" and values.dtype.itemsize < 8
+    return values.astype(str).astype(float) if narrow else values
 
 
 def _real(value: Any) -> Any:
@@ -353,7 +358,7 @@ def schedule(name: str, value: Any, count: int, *, end: str) -> np.ndarray:
         The argument that ends a run after k iterations, as in ``"iterations={k}"``.
     """
     if not callable(value):
-        lengths = floats(name, value)
+        lengths = floats(name, as_written(numbers_of(name, value)))
         if lengths.ndim != 1:
             raise ValueError(f"`{name}` must have shape (iterations,); got shape {lengths.shape}.")
         if len(lengths) < count:

@@ -704,7 +704,8 @@ def _schedule(step: Any) -> Any:
     """A user's schedule: a function as it is, or its steps as an array that nobody else writes into."""
     if callable(step):
         return step
-    steps = _check.array("step", step, ndim=1, shape="(iterations,), one step for each")
+    steps = _check.as_written(_check.numbers_of("step", step))
+    steps = _check.array("step", steps, ndim=1, shape="(iterations,), one step for each")
     if not len(steps):
         raise ValueError("`step` must hold a step for each iteration; got none.")
     return _check.steps("step", steps, "end it before: step[:{k}]")

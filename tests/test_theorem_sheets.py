@@ -238,6 +238,9 @@ def widest(theorem):
 def test_sheets_are_no_wider_than_a_screen():
     for name in ("noise-floor", "momentum", "batch-sharpness", "averaging", "streaming-limit"):
         assert widest(st.theorem(name)) <= 160
+    assert widest(st.theorem("mean-square-step-limit", dim=2)) <= 160
+    # Parts get names on both sides of an equation, whose sides are not weighed against each other.
+    assert "False" not in str(st.theorem("mean-square-step-limit", dim=2))
     # What the widest equations repeat has a name.
     sheet = str(st.theorem("momentum"))
     assert re.search(r"with\n +d +\n +z₁ = ──\(φ\(λ\)\)", sheet)
@@ -247,3 +250,10 @@ def test_sheets_are_no_wider_than_a_screen():
 def test_no_sheet_is_wider_than_a_large_screen():
     for theorem in sheets():
         assert widest(theorem) < 200, theorem.name
+
+
+def test_hypotheses_show_no_tiny_numbers():
+    shown = repr((st.theorem("momentum").hypotheses, st.theorem("noise-floor", dim=2).hypotheses))
+    assert "Hypothesis('the buffer forgets: 0 <= beta < 1', Min(beta, 1 - beta) >= 0)" in shown
+    assert "Hypothesis('the point is a minimum: lambda > 0', lambda > 0)" in shown
+    assert not re.search(r"e-\d|\d{6}", shown)

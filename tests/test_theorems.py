@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import time
@@ -329,6 +330,35 @@ class TestClosedForms:
         limit = st.theorem("streaming-limit", method=METHODS["SFN"]).evaluate(lam=0.7, b=1)
         assert theorem.evaluate("own", **given, b=1) * limit == pytest.approx(10 / 3)
 
+    @pytest.mark.parametrize("dim", [1, 2, 3])
+    def test_with_a_metric_of_its_own_axes_it_is_two_over_the_largest_step(self, dim):
+        """At the leading second moment of the map written out; P and H do not commute."""
+        rng = np.random.default_rng(dim)
+        H, root = np.diag(np.sort(rng.uniform(0.3, 2.0, dim))[::-1]), rng.normal(size=(dim, dim))
+        P, tau, eye = root @ root.T + 0.3 * np.eye(dim), 0.4, np.eye(dim)
+
+        def moved(M, step):
+            A = eye - step * P @ H
+            return A @ M @ A.T + step**2 * tau**2 * P @ (M + np.trace(M) * eye) @ P
+
+        def leading(step):
+            units = np.eye(dim * dim).reshape(-1, dim, dim)
+            values, vectors = np.linalg.eig(np.stack([moved(one, step).ravel() for one in units], axis=1))
+            top = np.argmax(values.real)
+            M = vectors[:, top].real.reshape(dim, dim)
+            return values[top].real, 0.5 * (M + M.T) * np.sign(np.trace(M))
+
+        theorem = st.theorem("batch-sharpness", method=METHODS["SFN"], dim=dim)
+        given = {f"lam_{i + 1}": H[i, i] for i in range(dim)} | {"tau_g": tau}
+        for i, j in itertools.combinations_with_replacement(range(dim), 2):
+            given[f"P_{i + 1}{j + 1}"] = P[i, j]
+        limit = theorem.evaluate("step-limit", **given)
+        radius, M = leading(limit)
+        assert radius == pytest.approx(1.0, abs=1e-12)
+        for i, j in itertools.combinations_with_replacement(range(dim), 2):
+            given[f"M_{i + 1}{j + 1}"] = M[i, j]
+        assert theorem.evaluate(**given) == pytest.approx(2 / limit, rel=1e-10)
+
     def test_the_plateaus_of_batch_sharpness_with_momentum(self):
         theorem = st.theorem("batch-sharpness", method=METHODS["Newton"])
         told = {0.001: 3.80, 0.3: 1.53, 1.0: 0.380, 3.0: 0.221, 30.0: 0.200}
@@ -402,9 +432,26 @@ class TestClosedForms:
         with pytest.raises(ValueError, match="rho is a correlation"):
             theorem.evaluate("correlation", rho=1.5)
 
-    def test_a_decay_inside_the_metric_has_no_statement_yet(self):
-        with pytest.raises(ValueError, match="says nothing about Adam"):
-            st.theorem("adaptive-metric", method=st.Adam(weight_decay=0.1, decoupled=False))
+    def test_a_decay_inside_the_metric_joins_the_curvature(self):
+        """``M = alpha p sigma^2 / (2 (lambda + theta))``, around ``lambda w_0 / (lambda + theta)``."""
+        method = st.Adam(weight_decay=0.1, decoupled=False)
+        theorem = st.theorem("adaptive-metric", method=method)
+        given = {"lam": 0.7, "sigma": 2.0, "step": 0.1}
+        assert theorem.evaluate(**given) == pytest.approx(0.1 * 4 / (2 * 0.8 * (2 + 1e-8)))
+        assert theorem.evaluate("center", lam=0.7, w_0=3.0, V=1.0) == pytest.approx(0.7 * 3 / 0.8)
+        assert theorem.check(points=3)
+        assert st.theorem("adaptive-metric", method=method, dim=2).check(points=2)
+        rows = {row.point: row for row in st.method_table([method]).rows}
+        assert rows["saddle"].attracts == "if |lambda| < theta"
+        flow = st.Flow(st.quadratic([0.7]), method, st.Noise(gradient=2.0), step=1e-4)
+        lin = st.linearize(flow)
+        numbers = {"lambda": 0.7, "theta": 0.1, "sigma": 2.0, "epsilon": 1e-8, "beta1": 0.9}
+        for told, found in (
+            (rows["minimum"].rate, lin.rates[0]),
+            (rows["minimum"].step_limit, lin.step_limit("mean")),
+        ):
+            put = {symbol: numbers[symbol.name] for symbol in told.free_symbols}
+            assert float(told.subs(put)) == pytest.approx(found, rel=1e-3)
 
     def test_a_damped_step_of_two_is_stable_whatever_the_curvature(self):
         theorem = st.theorem("damping-removes-the-edge", method=METHODS["SFN"])

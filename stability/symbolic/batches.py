@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from itertools import combinations_with_replacement
 from typing import Any
 
 import sympy
 from sympy import Eq, Function, Matrix, Symbol
+from sympy.matrices import kronecker_product as kronecker
 
 from ..methods.method import Method, Newton
 from .memory import arranged, kind_of, pull, q
@@ -398,3 +400,56 @@ def _any_dimension() -> Step:
     after = sympy.MatrixSymbol("M^+", 2, 2)
     gained = alpha**2 * sympy.Trace(p * h * p * c) - 2 * alpha * sympy.Trace(p * h * m * h)
     return Step(Eq(sympy.Trace(h * (after - m)), gained, evaluate=False), reason)
+
+
+@matrix("batch-sharpness")
+def batch_sharpness_matrix(mode: Mode, dim: int) -> Draft:
+    """A ratio of traces, in the Hessian's eigenbasis; the metric need not be diagonal there."""
+    draft, tau = batch_sharpness(mode), Symbol("tau_g", nonnegative=True)
+    curvatures = sympy.symbols(f"lambda_1:{dim + 1}", positive=True)
+    H, P, M = sympy.diag(*curvatures), symmetric("P", dim), symmetric("M", dim)
+    eye = sympy.eye(dim)
+
+    def spread(moment: Matrix) -> Matrix:
+        """``E[E_g M E_g]``: each entry off the diagonal has the variance tau_g^2, those on it twice that."""
+        return tau**2 * (moment + moment.trace() * eye)
+
+    fed = (P * H * P * (H * M * H + spread(M))).trace()
+    names = [sympy.MatrixSymbol(name, dim, dim) for name in ("P", "H", "M", "E(E_g M E_g)")]
+    p, h, m, kicked = names
+    units = [
+        Matrix(dim, dim, lambda i, j, at=at: int((i, j) == at))
+        for at in itertools.product(range(dim), repeat=2)
+    ]
+    drawn = Matrix.hstack(*((P * spread(unit) * P).reshape(dim**2, 1) for unit in units))
+    pulled = kronecker(P * H, eye) + kronecker(eye, P * H)
+    limit = 1 / Function("lambda_max")(
+        sympy.ImmutableMatrix(pulled), sympy.ImmutableMatrix(kronecker(P * H, P * H) + drawn)
+    )
+    steps = [
+        *draft.steps,
+        Step(
+            Eq(kicked, tau**2 * (m + sympy.Trace(m) * sympy.Identity(dim)), evaluate=False),
+            "symmetric Gaussian curvature noise of size tau_g",
+        ),
+        Step(
+            Eq(
+                Symbol("B"),
+                sympy.Trace(p * h * p * (h * m * h + kicked)) / sympy.Trace(p * h * m * h),
+                evaluate=False,
+            ),
+            "M = E w w': curvature in the metric along batches' gradients, over g' P g of all",
+        ),
+    ]
+    positive = Hypothesis("P is positive definite", Function("lambda_min")(sympy.ImmutableMatrix(P)))
+    shown = (P * H * M * H).trace()
+    hypotheses = [
+        Hypothesis("every curvature is positive: lambda_i > 0", sympy.Min(*curvatures)),
+        Hypothesis("M is a second moment that the gradient sees: g' P g > 0", shown),
+        positive,
+        draft.hypotheses[-1],
+    ]
+    corollaries = (
+        [] if mode.memory is not None else [Corollary("step-limit", Eq(LIMIT, limit, evaluate=False))]
+    )
+    return Draft(Eq(Symbol("B"), fed / shown, evaluate=False), steps, draft.source, hypotheses, corollaries)

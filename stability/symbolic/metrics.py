@@ -8,7 +8,6 @@ from typing import Any
 import sympy
 from sympy import Eq, Function, Matrix, Symbol
 
-from ..methods.method import Method
 from ..methods.metrics import RMSprop
 from .mode import M, Mode, alpha, delta, lam, linear_root, sigma, stationary, symmetric, tidy
 from .registry import STEP, Draft, matrix, semidefinite, statement, vanishes
@@ -22,11 +21,6 @@ NOISE = Hypothesis("gradient noise is Gaussian, with variance sigma^2 > 0 in the
 SMALL = Hypothesis("the step is small, and 1 - beta2 too: the metric stays at the mean of what it averages")
 HERE = Hypothesis("the curvature is exact, and positive: lambda > 0", lam)
 SEEN = Hypothesis("V is the mean square of the gradient's entry: V > 0", V)
-
-
-def _adaptive(method: Method) -> bool:
-    """Whether a decay of the weights, if there is one, stays outside the metric."""
-    return method.decoupled or not method.weight_decay
 
 
 def scaled(mode: Mode, squares: Any) -> Any:
@@ -44,7 +38,14 @@ def metric_at(mode: Mode) -> Any:
 
 def decay_of(mode: Mode) -> Any:
     """The rate at which weights decay, beside the metric."""
-    return theta if mode.method is not None and mode.method.weight_decay else sympy.Integer(0)
+    beside = mode.method is not None and mode.method.weight_decay and mode.method.decoupled
+    return theta if beside else sympy.Integer(0)
+
+
+def ridge_of(mode: Mode) -> Any:
+    """What joins the curvature: a weight decay in the gradient, which the metric scales too."""
+    within = mode.method is not None and mode.method.weight_decay and not mode.method.decoupled
+    return theta if within else sympy.Integer(0)
 
 
 @functools.cache
@@ -64,7 +65,6 @@ def signs() -> tuple[Any, Any]:
     "adaptive-metric",
     "Metrics that follow the noise: the stationary variance of RMSprop, Adam and sign steps",
     default=RMSprop(),
-    applies=_adaptive,
     metric=True,
 )
 def adaptive_metric(mode: Mode) -> Draft:
@@ -74,13 +74,14 @@ def adaptive_metric(mode: Mode) -> Draft:
 
 
 def _of_roots(mode: Mode) -> Draft:
-    decay, scale = decay_of(mode), scaled(mode, V)
-    center = linear_root(-p * lam * (w - target) - decay * w, w)
-    rate = p * lam + decay
+    decay, ridge, scale = decay_of(mode), ridge_of(mode), scaled(mode, V)
+    center = sympy.cancel(linear_root(-p * (lam * (w - target) + ridge * w) - decay * w, w))
+    rate = p * (lam + ridge) + decay
     change = -2 * rate * delta**2 + alpha * p**2 * sigma**2
     variance = stationary(sympy.expand(change).subs(delta**2, M))
+    # At rest a gradient with its ridge has the mean zero: a decay beside it leaves the metric a pull to see.
     bias = sympy.factor(lam * (center - target)) if decay else sympy.Integer(0)
-    square = sigma**2 + lam**2 * M + bias**2
+    square = sigma**2 + (lam + ridge) ** 2 * M + bias**2
     root = Symbol("s", positive=True)
 
     def at(expression: Any, squares: Any) -> Any:
@@ -106,6 +107,9 @@ def _of_roots(mode: Mode) -> Draft:
         Corollary("variance", Eq(M, at(variance, V), evaluate=False), (SEEN,)),
         Corollary("mean-square", Eq(V, sum(at(term, V) for term in seen.args), evaluate=False), (SEEN,)),
     ]
+    if ridge:
+        steps.insert(1, Step(Eq(w, center, evaluate=False), "where pull and ridge balance: the law's center"))
+        corollaries.append(Corollary("center", Eq(w, center, evaluate=False)))
     if decay:
         steps.insert(1, Step(Eq(w, center, evaluate=False), "where pull and decay balance: the law's center"))
         hypotheses.append(Hypothesis("weights decay towards the minimum itself: w_0 = 0"))
@@ -180,13 +184,14 @@ def adaptive_metric_matrix(mode: Mode, dim: int) -> Draft:
             return sympy.Integer(1) if i == j else signs()[1].subs(rho, shared)
 
         kicked = Matrix(dim, dim, between)
-    pull = P * H + decay_of(mode) * sympy.eye(dim)
+    pull = P * (H + ridge_of(mode) * sympy.eye(dim)) + decay_of(mode) * sympy.eye(dim)
+    drift = "P (H + theta)" if ridge_of(mode) else "P H + theta" if decay_of(mode) else "P H"
     names = [sympy.MatrixSymbol(name, dim, dim) for name in ("A", "M", "N")]
     draft.steps += [
         Step(Eq(Symbol("P"), P, evaluate=False), "one metric for each coordinate"),
         Step(
             Eq(names[0] * names[1] + names[1] * names[0].T, alpha * names[2], evaluate=False),
-            "the Lyapunov equation, A = P H + theta, N the covariance of the metric's own kicks",
+            f"the Lyapunov equation, A = {drift}, N the covariance of the metric's own kicks",
         ),
     ]
     solution = Function("lyapunov")(sympy.ImmutableMatrix(pull), sympy.ImmutableMatrix(alpha * kicked))

@@ -35,6 +35,10 @@ WIDEST = 160
 """Columns of a line of a printed sheet."""
 
 
+LITTLE = 1e-11
+"""Numbers in hypotheses up to which they stand for zero."""
+
+
 class DoesNotHold(ValueError):
     """A hypothesis of the statement fails at the values given."""
 
@@ -57,6 +61,13 @@ class Hypothesis(NamedTuple):
 
     def __str__(self) -> str:
         return self.text
+
+    def __repr__(self) -> str:
+        if self.positive is None:
+            return f"Hypothesis({self.text!r})"
+        # What is added for a boundary to pass is rounding's size, and tells a reader nothing.
+        little = {one: 0 for one in self.positive.atoms(sympy.Number) if 0 < one <= LITTLE}
+        return f"Hypothesis({self.text!r}, {self.positive.xreplace(little)} {'>=' if little else '>'} 0)"
 
 
 class Corollary(NamedTuple):
@@ -508,8 +519,12 @@ def _drawn(equation: Any) -> str:
     return sympy.pretty(equation, use_unicode=True, wrap_line=False, full_prec=False)
 
 
+def _width(shown: str) -> int:
+    return max(map(len, shown.splitlines()))
+
+
 def _parts(equation: Any) -> Iterator[str]:
-    """An equation in characters; where it is too wide, what it repeats gets a name and lines of its own."""
+    """An equation in characters; where it is too wide, parts of it get names and lines of their own."""
     named: list[str] = []
     # What a sum or an integral runs over means nothing outside it, and a derivative is of the gain itself.
     bound = {symbol for one in equation.atoms(sympy.Sum, sympy.Integral) for symbol in one.bound_symbols}
@@ -522,11 +537,18 @@ def _parts(equation: Any) -> Iterator[str]:
         )
         # By how much shorter the equation becomes.
         saved = {part: (count - 1) * len(str(part)) for part, count in counts.items() if count > 1}
-        if max(map(len, shown.splitlines())) <= WIDEST - 6 or not saved:
+        if _width(shown) <= WIDEST - 6:
+            break
+        if not saved:  # nothing is repeated: the longest part that has a line's room gets a name
+            sides = (equation, *equation.args)
+            long = {part: len(str(part)) for part in counts if part not in sides}
+            saved = {part: size for part, size in long.items() if _width(_drawn(part)) <= WIDEST - 12}
+        if not saved:
             break
         part = max(saved, key=lambda part: (saved[part], str(part)))
         name = sympy.Symbol(f"z_{len(named) + 1}")
-        equation = equation.xreplace({part: name})
+        # By sides: SymPy would weigh a symbol against a matrix, and say that they differ.
+        equation = equation.func(*(side.xreplace({part: name}) for side in equation.args), evaluate=False)
         named.append(_drawn(sympy.Eq(name, part, evaluate=False)))
     yield shown
     if named:

@@ -19,7 +19,7 @@ from ..methods.momentum import Momentum
 from .laws import poles, roots
 from .limit import limited
 from .memory import kind_of, pull, q
-from .metrics import decay_of, metric_at, theta
+from .metrics import decay_of, metric_at, ridge_of, theta
 from .mode import Mode, alpha, beta, c_gh, kick, lam, s_g, tidy
 from .steps import largest
 from .typeset import typeset
@@ -186,7 +186,8 @@ def _noise(row: Row) -> Any:
 def _adaptive_rows(method: Method) -> list[Row]:
     """A metric's rows, where noise of variance sigma^2 is all that it sees: near a critical point."""
     mode = Mode(method)
-    at, decay = metric_at(mode), decay_of(mode)
+    at, decay, ridge = metric_at(mode), decay_of(mode), ridge_of(mode)
+    curvature = lam + ridge
     first = mode.parameters.get("beta1", sympy.Integer(0))
     # The average of gradients moves with (1 - beta1) of a new one; weights decay outside of it.
     B = sympy.Matrix(
@@ -194,21 +195,22 @@ def _adaptive_rows(method: Method) -> list[Row]:
     )
     edge = sympy.Poly((B + sympy.eye(2)).det(), alpha)
     lost = sympy.collect(sympy.expand(-edge.coeff_monomial(alpha)), (pull, theta), func=sympy.factor)
-    limit = (sympy.factor(edge.coeff_monomial(1)) / lost).subs(pull, at * lam)
+    limit = (sympy.factor(edge.coeff_monomial(1)) / lost).subs(pull, at * curvature)
     noisy = None
     if method.linear and not decay:  # type: ignore[attr-defined]
         # Of an average the limits are those of heavy ball over 1 - beta1.
-        square = kind_of(False).mean_square.subs({pull: at * lam, q: s_g**2 / lam**2})
+        square = kind_of(False).mean_square.subs({pull: at * curvature, q: s_g**2 / curvature**2})
         noisy = square.subs(beta, first) / (1 - first)
-    rate, negative = -at * lam - decay, at * SIZE - decay
-    attracts = f"if |lambda| < {_text(tidy(decay / at))}" if decay else "no"
-    flat = "yes: weights decay" if decay else "no: it does not move"
-    still = limit.subs(lam, 0) if decay else None
+    rate, negative = -at * curvature - decay, at * (SIZE - ridge) - decay
+    drawn = at * ridge + decay
+    attracts = f"if |lambda| < {_text(tidy(drawn / at))}" if drawn else "no"
+    flat = "yes: weights decay" if drawn else "no: it does not move"
+    still = limit.subs(lam, 0) if drawn else None
     return [
         Row(mode.label, "minimum", "yes", rate, at, limit, noisy),
         Row(mode.label, "saddle", attracts, negative, at, None, None),
         Row(mode.label, "maximum", attracts, negative, at, None, None),
-        Row(mode.label, "flat", flat, -decay, at, still, None),
+        Row(mode.label, "flat", flat, -drawn, at, still, None),
     ]
 
 

@@ -279,7 +279,14 @@ def shipped() -> list[Method]:
     """The methods that a statement for any gain is checked with."""
     smooth: list[Method] = [SGD(), Newton(), DampedNewton(damping=0.2), SFN(damping=0.2)]
     smooth += [LRSFN(rank=1, damping=0.2, tail=tail) for tail in ("damping", "flat")]
-    return [*smooth, RMSprop(), Adam(), Adam(weight_decay=0.1), SignSGD()]
+    return [
+        *smooth,
+        RMSprop(),
+        Adam(),
+        Adam(weight_decay=0.1),
+        Adam(weight_decay=0.1, decoupled=False),
+        SignSGD(),
+    ]
 
 
 def verify(theorem: Theorem, *, points: int, seed: int, ensemble: bool) -> Verdict:

@@ -64,6 +64,9 @@ class MatrixWitness(Witness):
             values |= {f"V_{i + 1}": x for i, x in enumerate(self.squares)}
         for name, entry in entries.items():
             values |= {f"{name}_{i + 1}{j + 1}": entry[i, j] for i in range(dim) for j in range(i, dim)}
+        lean = rng.normal(size=(dim, dim))
+        self.moment = lean @ lean.T
+        values |= {f"M_{i + 1}{j + 1}": self.moment[i, j] for i in range(dim) for j in range(i, dim)}
         values |= {
             f"h{k + 1}_{i + 1}{j + 1}": samples[k, i, j]
             for k in range(3)
@@ -125,6 +128,15 @@ class MatrixWitness(Witness):
             covariance = solve_continuous_lyapunov(whole, source)[: len(drift), : len(drift)]
         return 0.5 * float(self.curvatures @ np.diag(covariance))
 
+    def _batch_sharpness(self, case: Case) -> float:
+        """Of the samples' metric, by the noise's own second moment."""
+        drawn = {**self.noise, "hessian_batch": math.inf, "coupling": "independent"}
+        H, noise = np.diag(self.curvatures), Noise(**drawn)
+        spread = noise.second_moment(lambda Eg, Eh: Eg, self.moment)
+        gradients = H @ self.moment @ H
+        fed = np.trace(self.P @ H @ self.P @ (gradients + spread))
+        return float(fed / np.trace(self.P @ gradients))
+
     def _streaming_limit(self, case: Case) -> float:
         noise = Noise.streaming(batch=self.noise["batch"], hessian_batch=math.inf)
         return linearize(Flow(quadratic(self.curvatures), case.method, noise, step=1.0)).step_limit()
@@ -141,7 +153,8 @@ class MatrixWitness(Witness):
             correlation = np.clip(self.sigma / np.outer(root, root), -1, 1)
             np.fill_diagonal(correlation, 1.0)  # near one rounding grows to its root
             kicks = 1 - 2 * np.arccos(correlation) / math.pi
-        A = scale[:, None] * self.hessian + case.method.weight_decay * eye
+        decay = case.method.weight_decay * (eye if case.method.decoupled else np.diag(scale))
+        A = scale[:, None] * self.hessian + decay
         system = np.kron(A, eye) + np.kron(eye, A)
         return np.linalg.solve(system, self.step * kicks.ravel()).reshape(dim, dim)
 

@@ -33,19 +33,20 @@ class AdaptiveMetric(Witness):
         """Mean square, variance and center of a mode where each is what the others make it."""
         method: Any = case.method
         lam, decay = values["lam"], method.weight_decay
+        ridge = 0.0 if method.decoupled else decay
 
         def given(square: float) -> dict[str, float]:
             scale = float(method.scale(square))
-            pull = scale * lam
+            rate = scale * lam + (decay if method.decoupled else scale * decay)
             return {
-                "variance": values["step"] * (scale * values["sigma"]) ** 2 / (2 * (pull + decay)),
-                "center": pull * values["w_0"] / (pull + decay),
+                "variance": values["step"] * (scale * values["sigma"]) ** 2 / (2 * rate),
+                "center": scale * lam * values["w_0"] / rate,
             }
 
         def missing(square: float) -> float:
             here = given(square)
-            bias = lam * (here["center"] - values["w_0"])
-            return square - values["sigma"] ** 2 - lam**2 * here["variance"] - bias**2
+            bias = lam * (here["center"] - values["w_0"]) + ridge * here["center"]
+            return square - values["sigma"] ** 2 - (lam + ridge) ** 2 * here["variance"] - bias**2
 
         low = values["sigma"] ** 2
         high = next(low * 4.0**k for k in range(1, 200) if missing(low * 4.0**k) > 0)
@@ -95,11 +96,12 @@ class AdaptiveMetric(Witness):
             start, predicted = sigma**2, value(theorem, case, values)
             rate = float(method.scale(sigma**2)) * lam
         first, second = getattr(method, "beta1", 0.0), getattr(method, "beta2", 0.0)
+        beside, within = (method.weight_decay, 0.0) if method.decoupled else (0.0, method.weight_decay)
         rng, shape = np.random.default_rng(seed), 2 * PATHS
         w, m, v = np.zeros(shape), np.zeros(shape), np.full(shape, start)
         for _ in range(math.ceil(3 / rate / step)):
-            g = lam * w + sigma * rng.standard_normal(shape)
+            g = (lam + within) * w + sigma * rng.standard_normal(shape)
             m, v = first * m + (1 - first) * g, second * v + (1 - second) * g**2
             moved = m * method.scale(v) if method.linear else np.sign(g)
-            w = (1 - step * method.weight_decay) * w - step * moved
+            w = (1 - step * beside) * w - step * moved
         return z_of_mean(w**2, predicted)
