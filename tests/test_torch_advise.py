@@ -423,6 +423,48 @@ def test_the_model_the_optimizer_and_all_generators_are_left_as_they_were(make, 
     assert_same(before, whole_state(model, optimizer))
 
 
+class Keeps(nn.Module):
+    """A module that keeps what it sees in lists, dicts, plain tensors, and draws from its own generator."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.calls, self.seen = mlp(), [], {"times": 0, "sums": [torch.zeros(2)]}
+        self.plain, self.drawn = torch.zeros(2), torch.Generator().manual_seed(0)
+
+    def forward(self, x):
+        self.calls.append(x.shape)
+        self.seen["times"] += 1
+        self.seen["sums"][0] += 1
+        self.plain += torch.rand(2, generator=self.drawn)
+        return self.inner(x)
+
+
+def test_what_a_module_keeps_is_put_back():
+    model, data = Keeps(), classes()
+    model(data[0])
+    before = copy.deepcopy([model.calls, model.seen, model.plain, model.drawn.get_state()])
+    same = [id(a) for a in (model.calls, model.seen, model.plain, model.seen["sums"][0])]
+    advise(model, per_sample, data, _sgd(model), batch=4)
+    after = [model.calls, model.seen, model.plain, model.drawn.get_state()]
+    assert_same({"kept": before}, {"kept": after})
+    assert same == [id(a) for a in (model.calls, model.seen, model.plain, model.seen["sums"][0])]
+
+
+def test_samples_that_are_two_or_all_alike():
+    x = torch.randn(2, 3).double()
+    net, y = nn.Linear(3, 1).double(), torch.randn(2, 1).double()
+
+    def loss(m, b):
+        return ((m(b[0]) - b[1]) ** 2).mean(1)
+
+    alike = advise(net, loss, (x[:1].expand(10, 3), y[:1].expand(10, 1)), _sgd(net), batch=2)
+    assert alike.step_limit == pytest.approx(1 / float(x[0] @ x[0] + 1))
+    for seed in range(4):  # signs of two samples cancel for some
+        advice = advise(net, loss, (x, y), _sgd(net), batch=1, seed=seed)
+        assert advice.noise_floor < math.inf
+        assert math.isnan(advice.noise_exponent)
+
+
 def test_an_interrupt_leaves_what_is_known_and_the_model_as_it_was(monkeypatch):
     def pressed(self, V):
         raise KeyboardInterrupt
@@ -542,12 +584,12 @@ def _square(optimizer, p):
         (
             lambda p: OPT.Adam(p, lr=0.1, betas=(0.8, 0.9), eps=1e-3),
             (0.8, False, True),
-            lambda v: 1 / (np.sqrt(v / (1 - 0.9**3)) + 1e-3),
+            lambda v: 1 / (np.sqrt(v / (1 - 0.9**3)) + 1e-3) / (1 - 0.8**3),
         ),
         (
             lambda p: OPT.AdamW(p, lr=0.1, betas=(0.8, 0.9), eps=1e-3),
             (0.8, False, True),
-            lambda v: 1 / (np.sqrt(v / (1 - 0.9**3)) + 1e-3),
+            lambda v: 1 / (np.sqrt(v / (1 - 0.9**3)) + 1e-3) / (1 - 0.8**3),
         ),
         (
             lambda p: OPT.NAdam(p, lr=0.1, betas=(0.8, 0.9), eps=1e-3),
@@ -559,7 +601,7 @@ def _square(optimizer, p):
             (0.5, False, False),
             lambda v: 1 / (np.sqrt(v) + 1e-3),
         ),
-        (lambda p: OPT.Adamax(p, lr=0.1), (0.9, False, True), lambda v: 1 / v),
+        (lambda p: OPT.Adamax(p, lr=0.1), (0.9, False, True), lambda v: 1 / v / (1 - 0.9**3)),
     ],
     ids=["SGD", "heavy ball", "Nesterov", "dampened", "Adam", "AdamW", "NAdam", "RMSprop", "Adamax"],
 )
@@ -584,7 +626,49 @@ def test_centered_and_amsgrad():
         spot = NetworkPlace(Whole(net, per_sample, chosen.params, 0), look(data, 4, 100, 0))
         P = read(chosen, spot, 4).root(torch.ones(spot.n, 1).double())[:, 0] ** 2
     largest = chosen.flat([optimizer.state[p]["max_exp_avg_sq"] for p in chosen.params], P)
-    assert torch.allclose(P, 1 / ((largest / (1 - 0.5**3)).sqrt() + 1e-8))
+    assert torch.allclose(P, 1 / ((largest / (1 - 0.5**3)).sqrt() + 1e-8) / (1 - 0.9**3))
+
+
+@pytest.mark.parametrize(("kind", "decay"), [("Adam", 0.0), ("Adam", 0.3), ("AdamW", 3.0)])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_young_adam_is_that_of_the_dense_second_moments(kind, decay, steps):
+    x = torch.randn(12, 2).double()
+    data, net = (x, x.sum(1, keepdim=True) + torch.randn(12, 1)), nn.Linear(2, 1).double()
+
+    def loss(m, b):
+        return ((m(b[0]) - b[1]) ** 2).mean(1)
+
+    optimizer = getattr(OPT, kind)(net.parameters(), lr=1e-3, weight_decay=decay)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss(net, data).mean().backward()
+        optimizer.step()
+    advice = advise(net, loss, data, optimizer, batch=3)
+    z = np.c_[x.numpy(), np.ones(12)]
+    samples = 2 * z[:, :, None] * z[:, None, :]
+    v = np.concatenate([optimizer.state[p]["exp_avg_sq"].numpy().ravel() for p in net.parameters()])
+    P, one = np.diag(1 / (np.sqrt(v / (1 - 0.999**steps)) + 1e-8)) / (1 - 0.9**steps), np.eye(3)
+    apart = kind == "AdamW"
+
+    def chain(H, lr):
+        force = 0.1 * (H if apart else H + decay * one)
+        keeps = (1 - lr * decay) * one if apart else one
+        return np.block([[keeps - lr * P @ force, -lr * P * 0.9], [force, 0.9 * one]])
+
+    def radius(lr):
+        mean = chain(samples.mean(0), lr)
+        spreads = [np.kron(D, D) for D in (chain(H, lr) - mean for H in samples)]
+        return np.abs(np.linalg.eigvals(np.kron(mean, mean) + 9 / 33 * np.mean(spreads, axis=0))).max()
+
+    assert radius(advice.step_limit * (1 - 1e-6)) < 1 < radius(advice.step_limit * (1 + 1e-6))
+    assert "young momentum" in str(advice)
+
+
+def test_weight_decay_of_its_own_in_each_group_is_told():
+    net, data = mlp(), classes()
+    groups = [{"params": net[0].parameters(), "weight_decay": 0.1}, {"params": net[2].parameters()}]
+    advice = advise(net, per_sample, data, OPT.AdamW(groups, lr=1e-3, weight_decay=0.0), batch=4)
+    assert "Weight decay differs between groups" in str(advice)
 
 
 def test_before_the_first_step_second_moments_are_those_of_batches_here():
@@ -761,6 +845,7 @@ def test_a_network_of_straight_pieces_has_no_limit_and_says_why():
     assert straight.sharpness == 0
     assert math.isnan(straight.step_limit)
     assert "no direction of positive curvature" in straight.reasons["step_limit"]
+    assert "The loss is straight here" in str(straight)
 
 
 def test_a_sum_is_refused_and_its_samples_times_the_batch_are_the_fix():
@@ -942,6 +1027,16 @@ def _meta():
     return net, per_sample, classes(), _sgd(net), {}
 
 
+def _meta_frozen():
+    net = nn.Sequential(nn.Linear(4, 4, device="meta"), nn.Linear(4, 3))
+    return net, per_sample, classes(), _sgd(net[1]), {}
+
+
+class Rated(torch.optim.Optimizer):
+    def __init__(self, params):
+        super().__init__(params, {"rate": 0.1})
+
+
 def _with(loss=per_sample, data=None, optimizer=_sgd, net=mlp, **options):
     def case():
         model = net()
@@ -996,6 +1091,13 @@ REFUSED = {
     "LBFGS": (_with(optimizer=lambda net: OPT.LBFGS(net.parameters())), "evaluates its closure"),
     "a closure": (_with(lambda: 0.0), "function of the model and a batch"),
     "meta": (_meta, "to_empty"),
+    "meta though frozen": (_meta_frozen, "0.weight is on the meta"),
+    "no lr": (
+        _with(optimizer=lambda net: Rated(net.parameters()), metric=1.0, momentum=0),
+        "group\\['lr'\\]",
+    ),
+    "memory": (_with(memory="much"), "`memory` must be a finite number > 0"),
+    "too many accumulated": (_with(accumulate=4), "`accumulate` must be at most 3"),
     "changed shapes": (_changed, "Build the optimizer anew"),
     "compiled": (_compiled, r"Pass what was compiled, model\._orig_mod"),
     "several devices": (_spread, "model.module"),

@@ -259,6 +259,11 @@ class Examination:
         if top > 0:
             memory = self.optimizer.memory or Memory(0.0)
             self.found["deterministic_limit"] = float(memory.mean_limit(top, self.decoupled))
+        if not np.any(self.row.values):
+            self.notes.append(
+                "The loss is straight here, as absolute values, rounding or hinges make it: what its kinks "
+                "do to a step shows in no derivative."
+            )
         if not self._metric:
             self.found["sharpness"] = float(self.row.values[0])
 
@@ -521,21 +526,22 @@ class Examination:
         sizes = self.place.backend.host(xp.sum(beyond * beyond, axis=0))
         whole = self.place.backend.host(xp.sum(self.zeta * self.zeta, axis=0))
         rules = []
-        if self.blocks.width and np.any(sizes > 1e-20 * whole):
+        # Signs that cancel, as those of two samples may, leave a vector of nothing.
+        some = np.flatnonzero(sizes > 1e-20 * whole)[:_RULES]
+        if self.blocks.width and len(some):
 
             def outside(V: Any) -> Any:
                 image = self.curvature(V)
                 return image - Q @ (Q.T @ image)
 
             operator = Operator((outside,), self.place.n, self.place.backend, self.normals)
-            start = beyond[:, :_RULES] / self.place.backend.asarray(np.sqrt(sizes[:_RULES]))
+            start = beyond[:, some] / self.place.backend.asarray(np.sqrt(sizes[some]))
             depth = min(_DEPTH, self.blocks.width)
             made = lanczos(operator, start.T, depth, size=float(abs(self.row.values[0])))
             nodes, weights = made.rule(made.lengths)
             # Vectors without a rule of their own tell of the size alone.
-            seen = range(len(weights))
-            rules = [(nodes[i], sizes[i] * weights[i]) for i in seen]
-            mean = float(np.mean(sizes) / np.mean(sizes[:_RULES]))
+            rules = [(nodes[i], sizes[s] * weights[i]) for i, s in enumerate(some)]
+            mean = float(np.mean(sizes) / np.mean(sizes[some]))
             rules = [(node, mean * weight) for node, weight in rules]
         seen = self.seen.gradients[:, : len(self.turn)] @ self.turn
         closed = self.found.get("closed")

@@ -107,14 +107,12 @@ def exponent(gradients: np.ndarray, curvatures: np.ndarray) -> Estimate:
             return np.log(curvatures[chosen].mean(axis=0)), np.log(np.var(gradients[chosen], axis=0))
 
     x, y = logs(np.full(m, True))
-    kept = np.isfinite(x) & np.isfinite(y)
+    without = [logs(part != j) for j in range(count)]
+    kept = np.all([np.isfinite(u) & np.isfinite(v) for u, v in [(x, y), *without]], axis=0)
     if kept.sum() < _TELLING or np.ptp(x[kept]) < 0.1:
         why = f"a slope needs {_TELLING} modes of different curvature and with noise; got {int(kept.sum())}"
         return Estimate(math.nan, math.nan, why)
-    slopes = []
-    for j in range(count):
-        u, v = logs(part != j)
-        slopes.append(_slope(u[kept], v[kept]))
+    slopes = [_slope(u[kept], v[kept]) for u, v in without]
     slope, scatter = _slope(x[kept], y[kept]), (count - 1) * float(np.var(slopes))
     # What modes leave of a line is an error of the slope too: the law need not be a power.
     left = y[kept] - y[kept].mean() - slope * (x[kept] - x[kept].mean())

@@ -242,6 +242,11 @@ def _accumulated(looked: Looked, accumulate: int) -> list[str]:
     if accumulate == 1:
         return []
     size = looked.batch
+    if size * accumulate > looked.population:
+        raise ValueError(
+            f"`accumulate` must be at most {looked.population // size}, for as many batches of {size} as the "
+            f"data has; got {accumulate}. Give fewer, or a smaller `batch`."
+        )
     return [f"{accumulate} batches of {size} make a step of {size * accumulate} samples."]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from . import optimizer as lrsfn
 Group = dict[str, Any]
 State = Mapping[str, Any]
 Root = Callable[[torch.Tensor], torch.Tensor]
+
+_YOUNG = 1.05  # from where on it is told how many times bias correction makes steps longer
 
 _MODEL_OF = (
     "`metric=lambda p, state, group: 1 / (state['exp_avg_sq'].sqrt() + group['eps'])` and `momentum=0.9`"
@@ -72,8 +75,21 @@ def _second(state: State, group: Group) -> torch.Tensor:
     return state[name] / (1 - float(group["betas"][1]) ** float(state["step"]))
 
 
-def _adam(state: State, group: Group) -> torch.Tensor:
+def _lengthening(state: State, group: Group) -> float:
+    """How many times longer bias correction of the buffer makes a step, now: ``1 / (1 - beta1^t)``."""
+    return 1 / (1 - float(group["betas"][0]) ** float(state["step"]))
+
+
+def _adaptive(state: State, group: Group) -> torch.Tensor:
     return 1 / (_second(state, group).sqrt() + group["eps"])
+
+
+def _adam(state: State, group: Group) -> torch.Tensor:
+    return _lengthening(state, group) * _adaptive(state, group)
+
+
+def _adamax(state: State, group: Group) -> torch.Tensor:
+    return _lengthening(state, group) / state["exp_inf"]
 
 
 def _radam(state: State, group: Group) -> torch.Tensor:
@@ -81,9 +97,9 @@ def _radam(state: State, group: Group) -> torch.Tensor:
     longest = 2 / (1 - beta2) - 1
     length = longest - 2 * t * beta2**t / (1 - beta2**t)
     if length <= 5:
-        return torch.ones_like(state["exp_avg_sq"])
+        return _lengthening(state, group) * torch.ones_like(state["exp_avg_sq"])
     known = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
-    corrected = math.sqrt(1 - beta2**t)
+    corrected = math.sqrt(1 - beta2**t) * _lengthening(state, group)
     return math.sqrt(known) * corrected / (state["exp_avg_sq"].sqrt() + group["eps"])
 
 
@@ -119,7 +135,7 @@ RULES: dict[type, Rule] = {
         lambda group: bool(group.get("decoupled_weight_decay", False)),
     ),
     _TORCH.NAdam: Rule(
-        _adam,
+        _adaptive,
         _ahead,
         ("exp_avg_sq", "step"),
         _seen_once("exp_avg_sq"),
@@ -134,10 +150,10 @@ RULES: dict[type, Rule] = {
         lambda group: bool(group.get("decoupled_weight_decay", False)),
     ),
     _TORCH.Adamax: Rule(
-        lambda state, group: 1 / state["exp_inf"],
+        _adamax,
         _averaged,
-        ("exp_inf",),
-        lambda squares, group: {"exp_inf": squares.sqrt() + group["eps"]},
+        ("exp_inf", "step"),
+        lambda squares, group: {"exp_inf": squares.sqrt() + group["eps"], "step": math.inf},
     ),
     _TORCH.RMSprop: Rule(_rmsprop, _heavy, ("square_avg",), _seen_once("square_avg")),
     _TORCH.Adagrad: Rule(_adagrad, lambda group: None, ("sum", "step"), None),
@@ -171,9 +187,15 @@ class Chosen:
     """
 
     def __init__(self, model: torch.nn.Module, loss: Any, optimizer: torch.optim.Optimizer):
+        _check_place(model)
         modules = [model, *([loss] if isinstance(loss, torch.nn.Module) else [])]
         known = {id(p): name for m in modules for name, p in m.named_parameters()}
         self.optimizer = optimizer
+        if any("lr" not in group for group in optimizer.param_groups):
+            raise ValueError(
+                f"`optimizer` must call its learning rate lr in all groups; {type(optimizer).__name__} does "
+                "not. Say for each group: group['lr'] = the step that it takes."
+            )
         moving = [g for g in optimizer.param_groups if float(g["lr"]) > 0]
         self.groups = [g for g in moving if any(p.requires_grad for p in g["params"])]
         self.still = len(optimizer.param_groups) - len(self.groups)
@@ -211,12 +233,17 @@ class Chosen:
         return torch.cat([part.detach().to(like).reshape(-1) for part in parts])
 
 
+def _check_place(model: torch.nn.Module) -> None:
+    """Raise where a tensor of the model, moved by the optimizer or not, has no numbers."""
+    for name, t in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if t.is_meta:
+            raise ValueError(
+                f"`model` must have numbers in it; {name} is on the meta device. Call "
+                "model.to_empty(device='cpu') and load its weights."
+            )
+
+
 def _check_parameter(p: torch.Tensor, name: str, first: torch.Tensor) -> None:
-    if p.is_meta:
-        raise ValueError(
-            f"`model` must have parameters with numbers in them; {name} is on the meta device. Call "
-            "model.to_empty(device='cpu') and load its weights."
-        )
     if p.layout != torch.strided:
         raise ValueError(f"`model` must have dense parameters; {name} is {p.layout}. Convert it: to_dense().")
     if not p.is_floating_point():
@@ -261,6 +288,10 @@ def read(
     if rule is not None:
         memory = rule.memory
         told += [rule.note] if rule.note else []
+    decoupled = _common("weight_decay", [rule.decoupled(g) for g in groups]) if rule else False
+    pulls = {float(g["lr"]) * float(g.get("weight_decay", 0.0)) for g in groups}
+    if decoupled and len(pulls) > 1:
+        told.append("Weight decay differs between groups: all modes are taken to have its mean.")
     return Optimizer(
         steps=[float(g["lr"]) for g in groups],
         groups=np.repeat(np.array(chosen.owners, dtype=np.int16), chosen.sizes),
@@ -269,7 +300,7 @@ def read(
         if momentum is not None
         else _common("momentum", [memory(g) for g in groups]),
         weight_decay=[float(g.get("weight_decay", 0.0)) for g in groups],
-        decoupled=_common("weight_decay", [rule.decoupled(g) for g in groups]) if rule else False,
+        decoupled=decoupled,
         label=type(optimizer).__name__,
         notes=tuple(told),
     )
@@ -407,6 +438,17 @@ def _read(chosen: Chosen, rule: Rule, place: Any, batch: int, told: list[str]) -
                 f"and its state is of {was}. Build the optimizer anew after changing the model."
             )
         found.append(rule.metric(state, group))  # type: ignore[misc]
+    if rule.metric in (_adam, _radam, _adamax):
+        longer = [
+            _lengthening(state, chosen.groups[owner])
+            for state, owner, new in zip(states, chosen.owners, fresh, strict=True)
+            if not new
+        ]
+        if max(longer, default=1.0) > _YOUNG:
+            told.append(
+                f"Bias correction of young momentum makes steps {max(longer):.3g} times as long as later, "
+                "and the limit as much lower: ask again after some steps."
+            )
     return found
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.func import jvp, vmap
 
+from .. import _check
 from .._array import Backend
 from .._streams import stream
 from ..advice.place import Along, Work
@@ -75,7 +76,8 @@ class NetworkPlace:
         self.backend = Backend("torch", array_api_compat.torch, whole.device, DTYPES[whole.dtype])
         first = whole.placed(looked.parts(min(looked.batch, 8, looked.samples))[0])
         self.mean = returns_mean(whole, first)
-        memory = max(MEMORY, VECTORS * self.n * whole.w.element_size()) if memory is None else memory
+        default = max(MEMORY, VECTORS * self.n * whole.w.element_size())
+        memory = default if memory is None else _check.positive("memory", memory)
         size = looked.batch if keeps_batch_statistics(whole.model) else self._affordable(first, memory)
         self._together = size
         self._take(looked)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import random
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -168,7 +170,9 @@ _INSTEAD: dict[Any, Callable[..., torch.Tensor]] = {
 @contextmanager
 def untouched(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
     """Whatever an evaluation leaves in a model's attributes and in random generators is undone."""
-    modules = [(m, dict(vars(m)), dict(m._parameters), dict(m._buffers)) for m in model.modules()]
+    contents: dict[int, tuple[Any, Callable[[], None]]] = {}
+    for module in model.modules():
+        _keep(vars(module), contents)
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's own
     elsewhere = [] if device.type == "cpu" else [device]
     with ExitStack() as stack:
@@ -189,11 +193,67 @@ def untouched(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
             with undisturbed():
                 random.setstate(states[0])
                 np.random.set_state(states[1])  # noqa: NPY002
-                for module, *before in modules:
-                    found: tuple[dict[str, Any], ...] = (vars(module), module._parameters, module._buffers)
-                    for now, then in zip(found, before, strict=True):
-                        now.clear()
-                        now.update(then)
+                for _, restore in contents.values():
+                    restore()
+
+
+def _keep(value: Any, contents: dict[int, tuple[Any, Callable[[], None]]], deep: bool = True) -> None:
+    """Note how to put back what an object holds, and what it holds in turn, once for each object."""
+    restore = None if id(value) in contents else _restoring(value)
+    if restore is None:
+        return
+    contents[id(value)] = value, restore
+    if deep and isinstance(value, dict):
+        for name, item in value.items():
+            # Nothing writes into parameters and buffers, which are large: calls are functional.
+            _keep(item, contents, deep=name not in ("_parameters", "_buffers"))
+    elif deep and isinstance(value, (list, deque)):
+        for item in value:
+            _keep(item, contents)
+
+
+def _restoring(value: Any) -> Callable[[], None] | None:
+    """What makes a mutable object what it is now; None where that cannot be told, or nothing changes it."""
+    if isinstance(value, (dict, set)):
+        before = copy.copy(value)
+
+        def refill() -> None:
+            value.clear()
+            value.update(before)
+
+        return refill
+    if isinstance(value, (list, deque)):
+        items = list(value)
+
+        def extend() -> None:
+            value.clear()
+            value.extend(items)
+
+        return extend
+    if isinstance(value, torch.Generator):
+        state = value.get_state()
+
+        def rewind() -> None:
+            value.set_state(state)
+
+        return rewind
+    if isinstance(value, torch.Tensor) and not (
+        isinstance(value, torch.nn.Parameter) or value.is_inference()
+    ):
+        return _written_back(value)
+    return None
+
+
+def _written_back(t: torch.Tensor) -> Callable[[], None]:
+    """A tensor's numbers, put back where something was written into it."""
+    version, numbers = t._version, t.detach().clone()
+
+    def restore() -> None:
+        if t._version != version:
+            with torch.no_grad():
+                t.copy_(numbers)
+
+    return restore
 
 
 def reseed(seed: int, device: torch.device) -> None:
