@@ -11,7 +11,7 @@ STAMP  := $(VENV)/.installed
 # Tests start many processes: where this is set, each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help reproduce figures test types test-all test-everywhere test-gpu bench bench-solver clean
+.PHONY: help reproduce figures test types test-all test-everywhere test-gpu bench bench-solver bench-adviser clean
 
 help:
 	@echo "make reproduce          install, run the main job, leave pictures and numbers in out/ (about 6 minutes)"
@@ -23,6 +23,7 @@ help:
 	@echo "make test-gpu           install CuPy too and run the tests that need a GPU"
 	@echo "make bench              install the peers and measure ensembles beside them (about 20 minutes; QUICK=1: a few)"
 	@echo "make bench-solver       the eigensolver, a step's costs, and training at equal work (about 40 minutes; QUICK=1: some)"
+	@echo "make bench-adviser      advised step limits beside where networks leave their place (about 25 minutes; QUICK=1: a minute)"
 	@echo "make figures            refresh the tracked figures/ from a full run"
 	@echo "make clean              remove .venv, out/ and caches"
 
@@ -75,6 +76,10 @@ bench-solver: $(PEERS)/.installed
 	$(PEERS)/bin/python benchmarks/steps.py $(if $(QUICK),--quick)
 	$(PEERS)/bin/python benchmarks/training.py $(if $(QUICK),--quick)
 	$(if $(QUICK),,$(PEERS)/bin/python benchmarks/draw_training.py)
+
+bench-adviser: $(PEERS)/.installed
+	$(PEERS)/bin/python benchmarks/adviser.py $(if $(QUICK),--quick)
+	$(if $(QUICK),,$(PEERS)/bin/python benchmarks/draw_adviser.py)
 
 clean:
 	rm -rf $(VENV) $(PEERS) out .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -68,6 +68,69 @@ def test_training_is_told_as_it_was_measured():
     assert table.tables(found) in (FOLDER / "results" / "training.md").read_text(encoding="utf-8")
 
 
+# -- the adviser's ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def adviser(monkeypatch):
+    """What was measured, and the modules that judge it."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    found = json.loads((FOLDER / "results" / "adviser.json").read_text(encoding="utf-8"))
+    return found, importlib.import_module("_adviser_table"), importlib.import_module("_criterion")
+
+
+def test_advice_is_told_as_it_was_measured(adviser):
+    found, table, _ = adviser
+    assert not found["quick"]
+    assert set(found["environment"]) >= NEEDED
+    assert not any(word in json.dumps(found) for word in ("/home", "/root", "/tmp", "/work", "http"))
+    assert table.tables(found) + "\n" == (FOLDER / "results" / "adviser.md").read_text(encoding="utf-8")
+    networks = table.cells(found, "network")
+    assert len(networks) >= 18
+    assert {cell["batch"] for cell in networks.values()} == {8, 32, 128}
+    assert len(table.cells(found, "table")) >= 3
+
+
+def test_a_cell_outside_its_goal_is_shown_and_looked_at(adviser):
+    found, table, _ = adviser
+    outside = [
+        name
+        for name, cell in table.cells(found, "network", "table").items()
+        if not table.within(table.ratio(cell), table.CELL)
+    ]
+    assert set(outside) == set(table.LOOKED)
+    assert all(name in table.verdict(found) for name in outside)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9])
+def test_the_criterion_finds_an_edge_that_is_known(adviser, beta):
+    """One mode whose curvature is h or 0, each half of the time: the limit is closed-form."""
+    criterion, h = adviser[2], np.array([2.0, 0.0])
+    edge = 2 * (1 - beta**2) / ((1 + beta) + (1 - beta))  # of mean 1 and variance 1
+    rows = np.sqrt(h)[:, None]
+    assert criterion.exact_limit(rows, 1.0, beta) == pytest.approx(edge, rel=1e-3)
+
+    rng, seeds = np.random.default_rng(0), 200
+    lrs = edge * 2.0 ** (np.arange(-6, 5) / 2)
+    w, u, states = np.zeros((len(lrs), seeds)), np.zeros((len(lrs), seeds)), []
+    for _ in range(300):
+        u = beta * u + rng.choice(h, seeds) * w + rng.standard_normal(seeds)
+        w = w - lrs[:, None] * u
+        states.append(w.reshape(-1, 1))
+    halves = [criterion.variance(np.array(part), np.ones(1)) for part in (states[:150], states[150:])]
+    early, late = (half.reshape(w.shape) for half in halves)
+    record = criterion.Record(lrs, early, late, early, late)
+    score = criterion.growth(record, 1 / (2 * (1 - beta)))
+    assert criterion.edge(lrs, score) == pytest.approx(edge, rel=0.3)
+
+
+def test_an_edge_beyond_the_steps_that_were_tried_is_said_so(adviser):
+    criterion, lrs = adviser[2], np.array([1.0, 2.0, 4.0])
+    assert criterion.edge(lrs, np.array([-1.0, -1.0, 1.0])) == pytest.approx(8**0.5)
+    assert criterion.edge(lrs, -np.ones(3)) == np.inf
+    assert criterion.edge(lrs, np.ones(3)) == 0
+
+
 # -- any -------------------------------------------------------------------------------------------
 
 
