@@ -288,6 +288,24 @@ def test_normalisation_is_differentiated_with_its_statistics(norm):
     )
 
 
+@pytest.mark.parametrize("dim", [0, 1, None])
+def test_weights_of_a_length_of_their_own_are_those_of_elementary_operations(dim):
+    net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3), dim=dim)).double()
+    data, params = classes(), list(net.parameters())  # bias, length, direction
+
+    def plainly(w):
+        bias, g, v = (
+            c.view(p.shape) for c, p in zip(w.split([p.numel() for p in params]), params, strict=True)
+        )
+        square = (v**2).sum() if dim is None else (v**2).sum(1 - dim, keepdim=True)
+        return F.cross_entropy(F.linear(data[0], v * g / square.sqrt(), bias), data[1])
+
+    w = torch.cat([p.detach().reshape(-1) for p in params])
+    with untouched(net, CPU):
+        found = place(net, per_sample, data).product(torch.eye(len(w)).double())
+    assert_close(found, torch.autograd.functional.hessian(plainly, w))
+
+
 def test_a_kernel_that_nests_wrongly_is_found_out():
     class Wrong(nn.Module):
         def forward(self, x):
@@ -984,6 +1002,27 @@ def test_what_goes_wrong_later_is_recorded_and_training_goes_on():
     assert "reason" not in watch.last
 
 
+def test_a_watch_passes_ctrl_c_on_and_keeps_what_is_known(monkeypatch):
+    net, data = mlp(), classes()
+    watch = Watch(net, per_sample, data, _sgd(net), every=1, batch=4, share=None)
+
+    def pressed(self, V):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(NetworkPlace, "along", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        watch.step()
+    assert watch.last["deterministic_limit"] > 0
+    assert watch.advice.interrupted
+
+
+def test_a_watch_accumulates_no_more_than_there_is():
+    net, data = mlp(), classes()
+    watch = Watch(net, per_sample, data, _sgd(net), every=1, batch=4, accumulate=4)
+    with pytest.raises(ValueError, match="`accumulate` must be at most 3"):
+        watch.look()
+
+
 # -- refused ---------------------------------------------------------------------------------------
 
 
@@ -997,6 +1036,20 @@ class Once(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, slope):
         return 2 * ctx.saved_tensors[0] * slope
+
+
+class Crooked(torch.autograd.Function):
+    """Its derivative's derivative is another function's."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    def backward(ctx, slope):
+        (x,) = ctx.saved_tensors
+        return 2 * slope * (x + x.roll(1, -1) - x.roll(1, -1).detach())
 
 
 class OnceModule(nn.Module):
@@ -1030,6 +1083,11 @@ def _meta():
 def _meta_frozen():
     net = nn.Sequential(nn.Linear(4, 4, device="meta"), nn.Linear(4, 3))
     return net, per_sample, classes(), _sgd(net[1]), {}
+
+
+def _lazy():
+    net = nn.Sequential(nn.LazyLinear(3))
+    return net, per_sample, classes(), _sgd(net), {}
 
 
 class Rated(torch.optim.Optimizer):
@@ -1080,6 +1138,11 @@ REFUSED = {
         _with(lambda m, b: Once.apply(per_sample(m, b))),
         "not in the loss itself",
     ),
+    "a crooked derivative": (_with(lambda m, b: Crooked.apply(m(b[0])).sum(1)), "gradgradcheck"),
+    "a second derivative without end": (
+        _with(lambda m, b: per_sample(m, b) + (m(b[0]) - m(b[0]).detach()).abs().pow(1.5).sum(1)),
+        "finite second derivative",
+    ),
     "a mean of samples that meet": (_with(mean, net=Caches), "cannot be told apart"),
     "one sample": (_with(data=lambda: classes(1)), "two samples at least"),
     "not finite": (_not_finite, "must be finite"),
@@ -1091,6 +1154,7 @@ REFUSED = {
     "LBFGS": (_with(optimizer=lambda net: OPT.LBFGS(net.parameters())), "evaluates its closure"),
     "a closure": (_with(lambda: 0.0), "function of the model and a batch"),
     "meta": (_meta, "to_empty"),
+    "lazy": (_lazy, "Call the model on a batch once"),
     "meta though frozen": (_meta_frozen, "0.weight is on the meta"),
     "no lr": (
         _with(optimizer=lambda net: Rated(net.parameters()), metric=1.0, momentum=0),

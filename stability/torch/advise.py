@@ -12,6 +12,7 @@ import torch
 from .. import _check
 from ..advice.advise import BUDGET, HORIZON, SAMPLES, enough, examine
 from ..advice.result import Advice
+from ..lowrank.operator import BadProducts, NotFinite
 from .batches import Looked, look
 from .culprit import culprit
 from .metric import Chosen, read
@@ -115,13 +116,13 @@ def advise(
         has fewer than two samples, the model lies on several devices or on none, or the metric is not known.
     """
     gradients = enough(budget, worth=2)
-    with here(model, loss, optimizer) as chosen:
+    with here(model, loss, optimizer) as chosen, of_the_loss():
         if accumulate != 1:
             _check.count("accumulate", accumulate)
         looked = look(data, batch, samples, _check.seed(seed))
         whole = Whole(model, signed(loss, chosen), chosen.params, seed)
         place = placed(whole, looked, memory=memory, pairs=PAIRS * gradients / BUDGET)
-        size = looked.batch * accumulate
+        size = step_size(looked.batch, looked.population, accumulate)
         notes = [*conditions(place, looked), *_accumulated(looked, accumulate), *_clipped(place, clip, size)]
         seen = read(chosen, place, size, metric, momentum, notes)
         return examine(
@@ -170,6 +171,23 @@ def here(model: Any, loss: Any, optimizer: Any) -> Iterator[Chosen]:
     chosen = Chosen(model, loss, optimizer)
     with untouched(model, chosen.params[0].device):
         yield chosen
+
+
+@contextmanager
+def of_the_loss() -> Iterator[None]:
+    """What is wrong with products, in the words of who gave a loss."""
+    try:
+        yield
+    except NotFinite as error:
+        raise ValueError(
+            "`loss` must have a finite second derivative; here some of it is nan or infinite. Ask where "
+            "training is, before it diverged, and keep square roots and norms off 0 by a small eps."
+        ) from error
+    except BadProducts as error:
+        raise ValueError(
+            "`loss` must have a symmetric second derivative; it differs from its transpose. Check operations "
+            "with derivatives of your own by torch.autograd.gradgradcheck, and draw nothing but by torch."
+        ) from error
 
 
 def placed(whole: Whole, looked: Looked, **options: Any) -> NetworkPlace:
@@ -238,15 +256,20 @@ def conditions(place: NetworkPlace, looked: Looked) -> list[str]:
     return found
 
 
+def step_size(batch: int, population: float, accumulate: int) -> int:
+    """Samples of a step whose gradients are added up over some batches."""
+    if batch * accumulate > population:
+        raise ValueError(
+            f"`accumulate` must be at most {population // batch:g}, for as many batches of {batch} as the "
+            f"data has; got {accumulate}. Give fewer, or a smaller `batch`."
+        )
+    return batch * accumulate
+
+
 def _accumulated(looked: Looked, accumulate: int) -> list[str]:
     if accumulate == 1:
         return []
     size = looked.batch
-    if size * accumulate > looked.population:
-        raise ValueError(
-            f"`accumulate` must be at most {looked.population // size}, for as many batches of {size} as the "
-            f"data has; got {accumulate}. Give fewer, or a smaller `batch`."
-        )
     return [f"{accumulate} batches of {size} make a step of {size * accumulate} samples."]
 
 

@@ -236,6 +236,11 @@ class Chosen:
 def _check_place(model: torch.nn.Module) -> None:
     """Raise where a tensor of the model, moved by the optimizer or not, has no numbers."""
     for name, t in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if torch.nn.parameter.is_lazy(t):
+            raise ValueError(
+                f"`model` must have parameters of known shapes; {name} has none yet. Call the model on a "
+                "batch once, and build the optimizer after that."
+            )
         if t.is_meta:
             raise ValueError(
                 f"`model` must have numbers in it; {name} is on the meta device. Call "

@@ -125,6 +125,12 @@ def _layer_norm(
     return x if bias is None else x + bias
 
 
+def _weight_norm(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> torch.Tensor:
+    """A weight of length `g` along `v`; torch's own kernel has no right second derivative (2.13)."""
+    axes = [axis for axis in range(v.ndim) if axis != dim % v.ndim] if dim != -1 else list(range(v.ndim))
+    return v * (g * torch.rsqrt((v**2).sum(axes, keepdim=True)))
+
+
 def _embedding(
     input: Any,
     weight: Any,
@@ -159,6 +165,7 @@ _INSTEAD: dict[Any, Callable[..., torch.Tensor]] = {
     F.instance_norm: _instance_norm,
     F.group_norm: _group_norm,
     F.layer_norm: _layer_norm,
+    torch._weight_norm: _weight_norm,
     F.embedding: _embedding,
     F.dropout: _dropout,
     F.dropout1d: _feature_dropout,

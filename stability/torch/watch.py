@@ -16,7 +16,7 @@ from ..advice.advise import SAMPLES
 from ..advice.result import Advice
 from ..advice.warm import Warm
 from ..advice.watched import Watched
-from .advise import here, placed, require_finite, signed
+from .advise import here, of_the_loss, placed, require_finite, signed, step_size
 from .batches import look
 from .metric import Chosen, read
 from .place import NetworkPlace
@@ -155,15 +155,17 @@ class Watch:
             self._keep(None, math.nan, str(error))
         else:
             self._keep(advice, loss)
+            if advice.interrupted:  # Ctrl-C is meant for the loop, which would go on
+                raise KeyboardInterrupt
         self._spent += 0.0 if first else time.perf_counter() - began
         return advice
 
     def _examined(self) -> tuple[Advice, float]:
-        with here(self.model, self.loss, self.optimizer) as chosen:
+        with here(self.model, self.loss, self.optimizer) as chosen, of_the_loss():
             place = self._at(chosen)
             loss = place.mean_loss()
             require_finite(loss)
-            size = place.batch * self._accumulate
+            size = step_size(place.batch, place.population, self._accumulate)
             seen = read(chosen, place, size, self._metric, self._momentum)
             looking = Warm(place, seen, size, self._seed, self.modes, self._start)
             advice = looking.advice()
