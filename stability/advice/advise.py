@@ -18,6 +18,7 @@ from ..lowrank.operator import Operator
 from ..methods.memory import Memory
 from ..spectra.ends import DOUBT, above
 from ..spectra.lanczos import Tridiagonals, lanczos
+from .bracket import ends
 from .closure import Blocks, Closed
 from .noise import Noisy, exponent, ratio
 from .optimizer import Optimizer
@@ -46,7 +47,8 @@ _INSIDE = 1e-6  # what is left of a direction that lies among the others
 _HEAVY = 8  # samples whose own directions join
 _STANDS_OUT = 2.0  # how many times the usual share of the curvature's noise a sample must have to join
 _NOTHING = 1e-20  # of a sample's squared noise: a gradient that is rounding
-_CLOSURE = 0.3  # of what the closure takes from the limit: how wrong it may be
+_SETTLED = 0.3  # residual of a Ritz value, as a share of it, of nearly an eigenvector
+_ROUNDED = 1e-9  # of the largest curvature: a negative one that is rounding
 
 
 @dataclass(frozen=True)
@@ -457,20 +459,17 @@ class Examination:
         return Closed(blocks.positive(), share, self.optimizer.memory, self.decoupled)
 
     def _limits(self) -> None:
-        closed, alone = self.closed(self.batch), self.closed(self.batch, alone=True)
+        closed = self.closed(self.batch)
         if not len(closed.blocks.eigenvalues):
             self.reasons["step_limit"] = (
                 "no direction of positive curvature was found: this is no place to stay at"
             )
             return
-        limit, most, top = closed.leader.limit, alone.leader.limit, float(self.row.values[0])
         whole = self.blocks.width == 0 or not closed.blocks.closed
-        self.found["step_limit"] = limit
+        self.found["step_limit"] = closed.leader.limit
         self.found["deterministic_limit"] = closed.deterministic
         self.found["exact"] = self.blocks.width == 0 and self.seen.exact and self._all_samples
-        apart = 0.0 if self.found["exact"] else _CLOSURE * max(most - limit, 0.0)
-        upper = self.row.upper(self.place.n)
-        self.found["step_limit_bracket"] = max(limit - apart, 0.0) * top / upper, max(most, limit)
+        self.found["step_limit_bracket"] = self._bracket(closed)
         self.found["closed"] = closed
         self.found["mode_limits"] = self._mode_limits()
         self.found["batches"], self.found["batch_limits"] = self._other_batches()
@@ -482,6 +481,34 @@ class Examination:
                 "these modes alone, and may be lower."
             )
         self._group_shares(closed)
+
+    def _bracket(self, closed: Closed) -> tuple[float, float]:
+        """Ends of the limit, and what is known of them."""
+        if self.found["exact"]:
+            self.found["confidence"] = 1.0
+            return (closed.leader.limit,) * 2
+        if closed.share == 0 and self._all_samples:
+            # One eigenvalue decides, and Lanczos' bound has its probability.
+            self.found["confidence"] = 1 - DOUBT
+        raised = self.row.upper(self.place.n) / float(self.row.values[0])
+        part = 1 - self.place.samples / self.place.population
+        return ends(closed, self._bounding(), raised=raised, part=part)
+
+    def _bounding(self) -> Closed:
+        """The balance of directions alone, which the whole allows no more than."""
+        share = self.shrink(self.batch) if self.optimizer.multiplies else 0.0
+        bends = np.einsum("sii->si", self.seen.curvatures)
+        if bends.min() >= -_ROUNDED * bends.max():
+            return self.closed(self.batch, alone=True)
+        # Where samples bend down too, a direction that leans where nothing decays takes that noise for its own.
+        values = self.row.values[: self.led]
+        settled = (self.row.residuals[: self.led] <= _SETTLED * values) & (values > 0)
+        if not settled.any():
+            settled[0], share = True, 0.0
+        chosen = np.flatnonzero(settled)
+        part = self.seen.curvatures[:, chosen][:, :, chosen]
+        blocks, _ = Blocks.of(part, np.diag(values[chosen]), 0, unbias=self.unbias)
+        return Closed(blocks, share, self.optimizer.memory, self.decoupled)
 
     @property
     def _all_samples(self) -> bool:
@@ -582,7 +609,7 @@ class Examination:
 
     def _exponent(self) -> None:
         """``g`` of ``Sigma ~ H^g``, over Ritz vectors that are nearly eigenvectors."""
-        settled = (self.row.residuals <= 0.3 * np.abs(self.row.values))[: self.led]
+        settled = (self.row.residuals <= _SETTLED * np.abs(self.row.values))[: self.led]
         chosen = np.flatnonzero(settled & (self.row.values[: self.led] > 0))
         curvatures = np.einsum("sii->si", self.seen.curvatures)[:, chosen]
         found = exponent(self.seen.gradients[:, chosen], curvatures)
@@ -607,7 +634,6 @@ class Examination:
             samples=self.place.samples,
             population=self.place.population,
             parameters=self.place.n,
-            confidence=1 - DOUBT,
             stats=stats,
             provenance=provenance(seed=self.seed, budget=self.budget),
         )

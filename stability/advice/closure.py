@@ -217,10 +217,14 @@ class Closed:
             alone = float(motion.variances(np.array([middle]))[0])
         return inner, alone * middle / here.rest
 
+    def with_share(self, share: float) -> Closed:
+        """The same with another variance of a batch's mean."""
+        return Closed(self.blocks, share, self.memory, self.weight_decay)
+
     def _leaking(self, step: float) -> np.ndarray:
         """The map with what the mean's own motion moves between the directions and the rest."""
         if not self.blocks.closed:
-            return self._map
+            return self._map - self._spread(step) * self._mixed if self._mixes else self._map
         whole = self._map.copy()
         leak = self._bend(step) * packed(self.blocks.leak)
         whole[:-1, -1] += leak
@@ -233,6 +237,30 @@ class Closed:
         inverse = 1 / self._motion(step).variances(small)
         # ``1 / R(h) = a h - c h^2``: exactly so for the heavy ball.
         return float((2 * inverse[1] - inverse[0] - inverse[2]) / (2 * small[0] ** 2))
+
+    @property
+    def _mixes(self) -> bool:
+        return bool(self.memory.beta and not self.blocks.width and self.blocks.leak.any())
+
+    @functools.cached_property
+    def _mixed(self) -> np.ndarray:
+        """``W -> leak W + W leak`` on packed W, and nothing of m."""
+        k, leak = len(self.blocks.eigenvalues), self.blocks.leak
+        whole = np.zeros_like(self._map)
+        for column, entries in enumerate(np.eye(len(whole) - 1)):
+            moved = leak @ unpacked(entries, k)
+            whole[:-1, column] = packed(moved + moved.T)
+        return whole
+
+    def _spread(self, step: float) -> float:
+        """What memory makes of the variance of curvature in a direction that is no eigenvector: 0 of SGD.
+
+        Half the second derivative of a pair's balance ``1 / R`` by one curvature: of the heavy ball it is the
+        same everywhere, and directions alone then bound the limit as they do without memory.
+        """
+        half = 0.5 * float(self.blocks.eigenvalues[0])
+        balance = 1 / self._motion(step).response(half * np.array([0.001, 1.0, 1.999]))
+        return float(np.max(balance[0] - 2 * balance[1] + balance[2])) / (2 * (0.999 * half) ** 2)
 
     def radius(self, step: float) -> tuple[float, np.ndarray]:
         """Of second moments at this step, and the leading one, as a vector of W and m."""

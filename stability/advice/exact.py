@@ -165,6 +165,7 @@ class Exact:
             return
         limit, leading = self.limits.mean_square(1)
         self.found["step_limit"], self.found["step_limit_bracket"] = limit, (limit, limit)
+        self.found["confidence"] = 1.0
         self.found["deterministic_limit"] = self.limits.mean()
         self.found["mode_limits"] = self._alone()[order]
         self._heaviest(leading)
@@ -344,7 +345,6 @@ class Exact:
             samples=number,
             population=number,
             parameters=len(self.w),
-            confidence=1.0,
             stats={"seconds": time.perf_counter() - self.began},
             provenance=provenance(seed=self.seed),
         )

@@ -38,7 +38,10 @@ class Advice(Result, Framed):
         The largest mean-square-stable step of the linearised iteration: beyond it the iterate leaves this
         place. It may settle at a flatter one.
     step_limit_bracket : tuple
-        Lower and upper end, the same shapes: with probability `confidence` the limit lies between.
+        Lower and upper end, the same shapes. Where all samples are looked at the limit is no larger than the
+        upper end, that of a few directions alone, but where Nesterov's memory or curvature that is not
+        positive make that an estimate too. The lower end is an estimate, made wide: as if the noise of what
+        was not looked at all lay along one direction. Of some of the samples both ends are estimates.
     deterministic_limit : float or array (groups,)
         The same without batch noise.
     share : float
@@ -67,7 +70,8 @@ class Advice(Result, Framed):
     exact : bool
         Whether all modes were taken.
     confidence : float
-        Of the bracket.
+        Probability that the limit lies in the bracket: 1 where all modes were taken, Lanczos' bound's where
+        noise is none of it; nan where an end is an estimate.
     horizon : int
     samples, population, parameters : int
     reasons : dict
@@ -187,11 +191,8 @@ class Advice(Result, Framed):
         yield from self.notes
 
     def _rows(self) -> list[tuple[Any, ...]]:
-        low, high = (np.max(end) for end in self.step_limit_bracket)
-        exact = "all modes" if self.exact else f"{number(low, '.3g')} to {number(high, '.3g')}"
-        exact = exact if self.exact or math.isnan(low) else f"{exact} with probability {self.confidence:g}"
         rows: list[tuple[Any, ...]] = [
-            ("largest stable step", np.max(self.step_limit), None, exact),
+            ("largest stable step", np.max(self.step_limit), None, self._between),
             ("... without batch noise", np.max(self.deterministic_limit), None, ""),
         ]
         if self.sample_share == self.sample_share:
@@ -215,6 +216,17 @@ class Advice(Result, Framed):
         """What is said beside the sharpness: Lanczos' values lie inside the spectrum."""
         known = self.exact or math.isnan(self.sharpness)
         return self.reasons.get("sharpness", "" if known else "at least")
+
+    @property
+    def _between(self) -> str:
+        """The bracket in words."""
+        if self.exact:
+            return "all modes"
+        low, high = (np.max(end) for end in self.step_limit_bracket)
+        if math.isnan(low):
+            return ""
+        known = "estimated" if math.isnan(self.confidence) else f"with probability {self.confidence:g}"
+        return f"{number(low, '.3g')} to {number(high, '.3g')}, {known}"
 
     def _row(self, name: str, found: Number, told: str) -> tuple[Any, ...]:
         reason = found.reason if not math.isfinite(found) or not told else ""
@@ -275,6 +287,7 @@ def told(
         sample_share=known("sample_share"),
         group_shares=np.asarray(found.get("group_shares", np.ones(1))),
         exact=bool(found.get("exact", False)),
+        confidence=known("confidence"),
         reasons={name: reason for name, reason in reasons.items() if reason},
         notes=tuple(dict.fromkeys(notes)),
         **about,

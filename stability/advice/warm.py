@@ -12,6 +12,7 @@ from .._progress import Bar
 from ..lowrank.operator import Operator
 from ..methods.memory import Memory
 from .advise import HORIZON, Examination, Row
+from .closure import Closed
 from .optimizer import Optimizer
 from .place import Place
 
@@ -48,7 +49,6 @@ class Warm(Examination):
         yield self._lead, ()
         yield self._look_along, ("step_limit",)
         yield self._limits, ("step_limit",)
-        self.found["step_limit_bracket"] = math.nan, math.nan
 
     def _lead(self) -> None:
         """Rayleigh and Ritz on the last directions; their images are the next ones."""
@@ -75,6 +75,9 @@ class Warm(Examination):
             self.found["deterministic_limit"] = float(memory.mean_limit(top, self.decoupled))
         if not self._metric:
             self.found["sharpness"] = top
+
+    def _bracket(self, closed: Closed) -> tuple[float, float]:
+        return math.nan, math.nan
 
     def _other_batches(self) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(0), np.zeros(0)  # a limit for each would cost more than all else here
