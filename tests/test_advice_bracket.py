@@ -12,7 +12,7 @@ from stability.methods.memory import Memory
 
 
 class Plain:
-    """An objective as a user writes it, with samples' Hessians and no factors: few directions are paid for."""
+    """A user's own objective, with samples' Hessians and no factors: few directions are paid for."""
 
     def __init__(self, F):
         self.F, self.dim, self.n_samples = F, F.dim, F.n_samples

@@ -498,9 +498,9 @@ class Examination:
         """The balance of directions alone, which the whole allows no more than."""
         share = self.shrink(self.batch) if self.optimizer.multiplies else 0.0
         bends = np.einsum("sii->si", self.seen.curvatures)
-        if bends.min() >= -_ROUNDED * bends.max():
+        if self.seen.exact and bends.min() >= -_ROUNDED * bends.max():
             return self.closed(self.batch, alone=True)
-        # Where samples bend down too, a direction that leans where nothing decays takes that noise for its own.
+        # Where samples bend down too, a direction that leans where nothing decays takes over noise there.
         values = self.row.values[: self.led]
         settled = (self.row.residuals[: self.led] <= _SETTLED * values) & (values > 0)
         if not settled.any():

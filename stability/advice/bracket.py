@@ -43,7 +43,7 @@ def ends(closed: Closed, bounding: Closed, *, raised: float, part: float) -> tup
 
 
 def _sampling(closed: Closed, part: float) -> tuple[float, float]:
-    """What a random part of all samples leaves open: logarithms of the noise, and of its direction's curvature."""
+    """What a part of all samples leaves open, as logarithms: of the noise, and of its curvature."""
     W, blocks = closed.leader.W, closed.blocks
     own = np.einsum("sij,ij->s", blocks.inner, W)
     bend = math.sqrt(part * np.mean(own**2) / len(own)) / float(blocks.eigenvalues @ np.diag(W))
