@@ -67,6 +67,9 @@ class Problem:
         # One linearisation for all blocks of a solver; `hvp` begins anew with each.
         if defines(self.objective, "products"):
             return self.objective.products(w, **options)
+        if not defines(self.objective, "hvp") and defines(self.objective, "hessian"):
+            whole = self.objective.hessian(w, **options)
+            return lambda V: whole @ V
         return lambda V: self.objective.hvp(w, V, **options)
 
     def hessian(self, w: Any, rows: np.ndarray | None) -> Any:
