@@ -369,7 +369,8 @@ def test_the_spectrums_end_is_not_passed_more_often_than_told(spectrum):
         passed += row.row.upper(n) < 1.0
         below += row.row.values[0] < 1 - 1e-6
     assert passed <= 10
-    assert below == 200  # a Ritz value by itself is no bound
+    # Where eigenvalues lie close, a Ritz value by itself is no bound; one that stands apart is found.
+    assert below == (0 if spectrum == "power" else 200)
 
 
 def test_the_bound_is_kuczynskis_and_wozniakowskis():
