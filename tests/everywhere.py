@@ -121,10 +121,12 @@ def passes(setting: Setting, arguments: list[str]) -> bool:
     done = subprocess.run(command, env=setting.environment, cwd=ROOT, capture_output=True, text=True)
     log = LOGS / ("".join(c if c.isalnum() else "-" for c in setting.name) + ".log")
     log.write_text(done.stdout + done.stderr)
-    lines = [line for line in done.stdout.splitlines() if line.strip()] or ["no output"]
+    lines = [line for line in done.stdout.splitlines() if line.strip()]
+    # Costly tests are named after pytest's own last line.
+    ends = [line for line in lines if " passed" in line or " failed" in line] or lines or ["no output"]
     verdict = "passed" if done.returncode == 0 else f"FAILED, see {log.relative_to(ROOT)}"
     seconds = time.monotonic() - began
-    say(setting.name, f"{verdict}: {lines[-1].strip('= ')} ({seconds:.0f} s)")
+    say(setting.name, f"{verdict}: {ends[-1].strip('= ')} ({seconds:.0f} s)")
     for line in lines:
         if line.startswith(("FAILED", "ERROR")):
             print("   ", line)
