@@ -17,7 +17,7 @@ from stability.spectra.ends import above
 # -- an independent limit: the dense map of second moments of the whole state, written out ------------------
 
 
-def dense_radius(H, samples, share, step, beta=0.0, nesterov=False, P=None, moved=None):
+def dense_radius(H, samples, share, step, beta=0.0, nesterov=False, P=None, moved=None, decay=0.0):
     """Spectral radius of ``E[B (x) B]`` over a batch's Hessian ``H + E``, E of variance `share` per sample's.
 
     `moved` are the samples' changes of P H beside P E, of a preconditioner that follows a batch of its own.
@@ -28,7 +28,8 @@ def dense_radius(H, samples, share, step, beta=0.0, nesterov=False, P=None, move
 
     def state(A):
         eye = np.eye(d)
-        return np.block([[eye - step * ahead * A, -step * kept * eye], [A, beta * eye]])
+        stays = eye - step * (ahead * A + decay * eye)  # of each coordinate its own
+        return np.block([[stays, -step * kept * eye], [A, beta * eye]])
 
     mean = state(P @ H)
     total = np.kron(mean, mean)
@@ -404,6 +405,30 @@ class TestOptimizers:
         assert advice.step_limit == pytest.approx(expected, rel=1e-6)
         beside = st.advise(table, AT, method=st.SGD(weight_decay=0.5), step=0.01, batch=8)
         assert beside.step_limit == pytest.approx(expected, rel=1e-6)  # without a metric they are one
+
+    @pytest.mark.parametrize("decays", [(3.0, 0.0), (0.5, 2.0)])
+    @pytest.mark.parametrize("name", MEMORIES)
+    def test_decay_of_its_own_in_each_group(self, table, name, decays):
+        """AdamW's: none of biases. Without momentum it is curvature, exactly."""
+        memory = Memory(**MEMORIES[name][1]) if MEMORIES[name][1] else None
+        optimizer = Optimizer(
+            steps=(0.01, 0.005), groups=[0, 0, 1], weight_decay=decays, memory=memory, label=name
+        )
+        advice = st.advise(table, AT, method=optimizer, step=0.01, batch=8)
+        H, samples, P = table.hessian(AT), table.per_sample_hessian(AT), np.diag([1.0, 1.0, 0.5])
+        decay = np.array([decays[0], decays[0], 0.5 * decays[1]])
+        given = {"H": H, "samples": samples, "share": SHARE, "P": P, "decay": decay}
+        expected = dense_limit(advice.deterministic_limit[0], **given, **MEMORIES[name][1])
+        quiet = dense_limit(10.0, **given | {"share": 0.0}, **MEMORIES[name][1])
+        low, high = (end[0] for end in advice.step_limit_bracket)
+        assert advice.deterministic_limit[0] == pytest.approx(quiet, rel=1e-6)
+        assert advice.exact == (memory is None)
+        assert advice.step_limit[0] == pytest.approx(expected, rel=1e-6 if advice.exact else 0.03)
+        assert low * (1 - 1e-6) <= expected <= high * (1 + 1e-6)
+        assert ("Weight decay differs" in str(advice)) == (memory is not None)
+        top = np.linalg.eigvals(P @ H).real.max()
+        assert advice.preconditioned_sharpness == pytest.approx(top, rel=0.05)
+        assert advice.preconditioned_sharpness <= top * (1 + 1e-9)
 
     def test_signs_have_steps_of_one_length(self, table):
         advice = st.advise(table, AT, method=st.SignSGD(), step=0.01, batch=8)

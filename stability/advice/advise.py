@@ -48,6 +48,7 @@ _HEAVY = 8  # samples whose own directions join
 _STANDS_OUT = 2.0  # how many times the usual share of the curvature's noise a sample must have to join
 _NOTHING = 1e-20  # of a sample's squared noise: a gradient that is rounding
 _SETTLED = 0.3  # residual of a Ritz value, as a share of it, of nearly an eigenvector
+_APART = 1.05  # with momentum, a decay of each direction alone was off by 3 % at most
 _ROUNDED = 1e-9  # of the largest curvature: a negative one that is rounding
 
 
@@ -159,7 +160,16 @@ class Examination:
         self.rng, self.seed = stream(seed, 0), seed
         self.began, self.before = time.perf_counter(), place.work.total - optimizer.cost
         self.products_before = place.work.products
+        self.memory = optimizer.memory or Memory(0.0)
+        self.decoupled, groups = optimizer.apart
+        own = None if groups is None else self.memory.curvature_of(groups)[optimizer.groups]
+        self.own: Any = None if own is None else place.backend.asarray(own)[:, None]
         self.notes: list[str] = list(optimizer.notes)
+        if self._mixed:
+            self.notes.append(
+                "Weight decay differs between groups: with momentum, each direction is taken to have a decay "
+                "of its own, an estimate."
+            )
         self.found: dict[str, Any] = {}
         self.estimates: dict[str, tuple[float, float]] = {}
         self.reasons: dict[str, str] = {}
@@ -188,14 +198,13 @@ class Examination:
             return optimizer.weight_decay[0]
         return self.place.backend.asarray(np.array(optimizer.weight_decay)[optimizer.groups])[:, None]
 
-    @property
-    def decoupled(self) -> float:
-        """Weight decay beside the metric, per unit of the largest step: of groups their parameters' mean."""
-        optimizer = self.optimizer
-        if not optimizer.decoupled:
-            return 0.0
-        each = optimizer.ratios * np.array(optimizer.weight_decay)
-        return float(each[0] if optimizer.groups is None else np.mean(each[optimizer.groups]))
+    def pull(self, V: Any) -> Any:
+        """What holds steps of the mean back: ``S H S V``, and weight decay of single groups as curvature.
+
+        Decay beside the metric keeps to its coordinates. Without memory it is curvature there, without noise.
+        """
+        image = self.curvature(V)
+        return image if self.own is None else image + self.own * V
 
     @property
     def spent(self) -> float:
@@ -221,6 +230,11 @@ class Examination:
         """Of variances seen on a random part of all samples."""
         m = self.place.samples
         return m / (m - 1) if m < self.place.population else 1.0
+
+    @property
+    def _mixed(self) -> bool:
+        """Whether decay of single groups moves buffers too, which then have no modes of their own."""
+        return self.own is not None and self.memory.beta > 0
 
     # -- the whole ---------------------------------------------------------------------------------
 
@@ -255,19 +269,26 @@ class Examination:
         """The leading curvature: Lanczos from a random start."""
         place = self.place
         steps = min(max(3, round(_SHARE * self.budget)), place.n)
-        self.row = self._lanczos(self.curvature, steps)
-        self.found["curvatures"] = self.row.values
-        top = self.found["preconditioned_sharpness"] = float(self.row.values[0])
-        if top > 0:
-            memory = self.optimizer.memory or Memory(0.0)
-            self.found["deterministic_limit"] = float(memory.mean_limit(top, self.decoupled))
+        self._led_by(self._lanczos(self.pull, steps))
         if not np.any(self.row.values):
             self.notes.append(
                 "The loss is straight here, as absolute values, rounding or hinges make it: what its kinks "
                 "do to a step shows in no derivative."
             )
+
+    def _led_by(self, row: Row) -> None:
+        """What leading directions tell by themselves."""
+        self.row, top = row, float(row.values[0])
+        curvatures = row.values
+        if self.own is not None:
+            squares = self.place.backend.host(row.vectors * row.vectors * self.own)
+            curvatures = curvatures - squares.sum(axis=0)
+        self.found["curvatures"] = curvatures
+        self.found["preconditioned_sharpness"] = float(curvatures[0])
+        if top > 0:
+            self.found["deterministic_limit"] = float(self.memory.mean_limit(top, self.decoupled))
         if not self._metric:
-            self.found["sharpness"] = float(self.row.values[0])
+            self.found["sharpness"] = float(row.values[0])
 
     @property
     def _metric(self) -> bool:
@@ -297,7 +318,7 @@ class Examination:
             )
         moved = self.scaled(gradient[:, None])
         bent = self.curvature(moved)
-        self.pull = self._dot(moved, moved), self._dot(moved, bent)
+        self.slope = self._dot(moved, moved), self._dot(moved, bent)
 
     def _dot(self, one: Any, other: Any) -> float:
         return float(self.place.backend.xp.sum(one * other))
@@ -360,7 +381,10 @@ class Examination:
         mean = seen.curvatures.mean(axis=0)[:k, :k]
         # Products know the mean, of which single samples may have been looked at by their larger part alone.
         mean[:led, :led] = np.diag(self.row.values[:led])
-        self.blocks, turn = Blocks.of(seen.curvatures, mean, place.n - k, unbias=self.unbias)
+        self.mean, self.decay = mean, self._decay_along(V)
+        self.blocks, turn = Blocks.of(
+            seen.curvatures, mean, place.n - k, unbias=self.unbias, decay=self.decay
+        )
         self.directions = Q @ place.backend.asarray(turn)
         self.turn, self.seen, self.led = turn, seen, led
 
@@ -393,12 +417,18 @@ class Examination:
         curvatures = seen.curvatures
         if (decay := self._joined_decay()) is not None:
             curvatures = curvatures + self.place.backend.host(moved.T @ (decay * moved))
+        if (own := self._decay_along(V)) is not None:
+            curvatures = curvatures + own
         if not (np.isfinite(curvatures).all() and np.isfinite(seen.gradients).all()):
             raise ValueError(
                 "Every sample's loss must have finite derivatives here; some are nan or infinite. Leave such "
                 "samples out, or ask before the run has diverged."
             )
         return Along(seen.gradients, curvatures, seen.exact, seen.note)
+
+    def _decay_along(self, V: Any) -> np.ndarray | None:
+        """``V^T D V`` (k, k) of single groups' decay as curvature."""
+        return None if self.own is None else self.place.backend.host(V.T @ (self.own * V))
 
     def _probes(self, Q: Any, count: int) -> Any:
         """Gaussian vectors off the directions."""
@@ -454,9 +484,18 @@ class Examination:
 
     def closed(self, batch: float, *, alone: bool = False) -> Closed:
         """The balance of second moments at a batch size."""
-        blocks = self.blocks.alone() if alone else self.blocks
+        return self._balance(self.blocks.alone() if alone else self.blocks, batch)
+
+    def _balance(self, blocks: Blocks, batch: float) -> Closed:
         share = self.shrink(batch) if self.optimizer.multiplies else 0.0
-        return Closed(blocks.positive(), share, self.optimizer.memory, self.decoupled)
+        return Closed(blocks.positive(), share, self.memory, self.decoupled)
+
+    def _among(self, chosen: np.ndarray) -> Blocks:
+        """Some of the leading modes by themselves."""
+        pair = np.ix_(chosen, chosen)
+        part = self.seen.curvatures[:, chosen][:, :, chosen]
+        decay = None if self.decay is None else self.decay[pair]
+        return Blocks.of(part, self.mean[pair], 0, unbias=self.unbias, decay=decay)[0]
 
     def _limits(self) -> None:
         closed = self.closed(self.batch)
@@ -468,7 +507,8 @@ class Examination:
         whole = self.blocks.width == 0 or not closed.blocks.closed
         self.found["step_limit"] = closed.leader.limit
         self.found["deterministic_limit"] = closed.deterministic
-        self.found["exact"] = self.blocks.width == 0 and self.seen.exact and self._all_samples
+        known = self.seen.exact and self._all_samples and not self._mixed
+        self.found["exact"] = self.blocks.width == 0 and known
         self.found["step_limit_bracket"] = self._bracket(closed)
         self.found["closed"] = closed
         self.found["mode_limits"] = self._mode_limits()
@@ -492,23 +532,32 @@ class Examination:
             self.found["confidence"] = 1 - DOUBT
         raised = self.row.upper(self.place.n) / float(self.row.values[0])
         part = 1 - self.place.samples / self.place.population
-        return ends(closed, self._bounding(), raised=raised, part=part)
+        low, high = ends(closed, self._bounding(), raised=raised, part=part)
+        if self._mixed:
+            found = [self._decayed(closed, by).leader.limit for by in (0.0, float(self.own.max()))]
+            low, high = min(low, *found) / _APART, max(high, *found) * _APART
+        return low, high
+
+    def _decayed(self, closed: Closed, curvature: float) -> Closed:
+        """The balance as if all parameters had one and the same decay more, given as curvature."""
+        assert self.decay is not None
+        k = len(self.mean)
+        without, mean = self.seen.curvatures - self.decay, self.mean - self.decay[:k, :k]
+        blocks, _ = Blocks.of(without, mean, self.blocks.width, unbias=self.unbias)
+        decay = self.decoupled + curvature / self.memory.curvature_of(1.0)
+        return Closed(blocks.positive(), closed.share, self.memory, decay)
 
     def _bounding(self) -> Closed:
         """The balance of directions alone, which the whole allows no more than."""
-        share = self.shrink(self.batch) if self.optimizer.multiplies else 0.0
         bends = np.einsum("sii->si", self.seen.curvatures)
         if self.seen.exact and bends.min() >= -_ROUNDED * bends.max():
             return self.closed(self.batch, alone=True)
         # Where samples bend down too, a direction that leans where nothing decays takes over noise there.
         values = self.row.values[: self.led]
-        settled = (self.row.residuals[: self.led] <= _SETTLED * values) & (values > 0)
-        if not settled.any():
-            settled[0], share = True, 0.0
-        chosen = np.flatnonzero(settled)
-        part = self.seen.curvatures[:, chosen][:, :, chosen]
-        blocks, _ = Blocks.of(part, np.diag(values[chosen]), 0, unbias=self.unbias)
-        return Closed(blocks, share, self.optimizer.memory, self.decoupled)
+        settled = np.flatnonzero((self.row.residuals[: self.led] <= _SETTLED * values) & (values > 0))
+        if not len(settled):
+            return self._balance(self._among(np.array([0])), self.batch).with_share(0.0)
+        return self._balance(self._among(settled), self.batch)
 
     @property
     def _all_samples(self) -> bool:
@@ -516,13 +565,9 @@ class Examination:
 
     def _mode_limits(self) -> np.ndarray:
         """Of each Ritz direction by itself (k,); nan where its curvature is not positive."""
-        share = self.shrink(self.batch) if self.optimizer.multiplies else 0.0
         found = np.full(len(self.row.values), np.nan)
-        for i in range(self.led):
-            one = self.seen.curvatures[:, i : i + 1, i : i + 1]
-            if self.row.values[i] > 0:
-                block, _ = Blocks.of(one, self.row.values[i : i + 1, None], 0, unbias=self.unbias)
-                found[i] = Closed(block, share, self.optimizer.memory, self.decoupled).leader.limit
+        for i in np.flatnonzero(self.row.values[: self.led] > 0):
+            found[i] = self._balance(self._among(np.array([i])), self.batch).leader.limit
         return found
 
     def _other_batches(self) -> tuple[np.ndarray, np.ndarray]:
@@ -537,7 +582,7 @@ class Examination:
         groups = self.optimizer.groups
         if groups is None:
             return
-        kept = self.blocks.eigenvalues > 1e-12 * max(float(self.blocks.eigenvalues[0]), 0.0)
+        kept = self.blocks.moving
         weights = np.linalg.eigh(closed.leader.W)[1][:, -1]
         turned = self.place.backend.asarray((np.eye(len(kept))[:, kept] @ weights)[:, None])
         square = self.place.backend.host(self.directions @ turned)[:, 0] ** 2
@@ -573,7 +618,7 @@ class Examination:
         seen = self.seen.gradients[:, : len(self.turn)] @ self.turn
         closed = self.found.get("closed")
         seen = seen - seen.mean(axis=0)
-        noisy = Noisy(seen, self.blocks.eigenvalues, rules, self.unbias, self._all_samples)
+        noisy = Noisy(seen, self.blocks, rules, self._all_samples)
         self._critical(noisy)
         if closed is None:
             return
@@ -588,7 +633,7 @@ class Examination:
         self.estimates["drop"] = floors[0][0] - floors[1][0], math.hypot(floors[0][1], floors[1][1])
 
     def _critical(self, noisy: Noisy) -> None:
-        (square, bent), shrink = self.pull, self.shrink(self.place.samples)
+        (square, bent), shrink = self.slope, self.shrink(self.place.samples)
         bending, trace = noisy.bending(), noisy.trace()
         # The mean over the samples looked at carries their own noise.
         bent, square = bent - shrink * bending[0], square - shrink * trace[0]

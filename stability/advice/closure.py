@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,8 @@ class Blocks:
         Dimensions of the rest.
     unbias : float
         Of variances seen on a random part of all samples.
+    decay : array (k,) or float
+        What of the eigenvalues is no curvature, but weight decay beside the metric (`Memory.curvature_of`).
     """
 
     eigenvalues: np.ndarray
@@ -54,14 +57,22 @@ class Blocks:
     squared: float
     width: int
     unbias: float = 1.0
+    decay: np.ndarray | float = 0.0
 
     @classmethod
     def of(
-        cls, curvatures: np.ndarray, mean: np.ndarray, width: int, *, unbias: float = 1.0
+        cls,
+        curvatures: np.ndarray,
+        mean: np.ndarray,
+        width: int,
+        *,
+        unbias: float = 1.0,
+        decay: np.ndarray | None = None,
     ) -> tuple[Blocks, np.ndarray]:
         """From curvatures (m, k + J, k + J), directions first, and their mean (k, k) among directions.
 
-        Also the turn (k, k) of the directions into eigenvectors.
+        Of both `decay` (k + J, k + J) is weight decay. Also the turn (k, k) of the directions into
+        eigenvectors.
         """
         k = len(mean)
         values, turn = np.linalg.eigh(mean)
@@ -78,8 +89,9 @@ class Blocks:
             leak = beyond @ beyond.T / probes
             rest = float(np.trace(centre[k:, k:])) / probes
             squared = float(_off_diagonal(centre[None, k:, k:])[0])
-        found = cls(values, inner, across, deviations[:, k:, k:], leak, rest, squared, width, unbias)
-        return found, turn
+        own = 0.0 if decay is None else np.diag(turn.T @ decay[:k, :k] @ turn)
+        outer = deviations[:, k:, k:]
+        return cls(values, inner, across, outer, leak, rest, squared, width, unbias, own), turn
 
     @property
     def probes(self) -> int:
@@ -120,9 +132,19 @@ class Blocks:
         """The directions without the rest."""
         return dataclasses.replace(self, width=0)
 
+    @property
+    def moving(self) -> np.ndarray:
+        """Which directions (k,) have positive curvature: along others no step makes anything decay."""
+        return self.eigenvalues > 1e-12 * max(float(self.eigenvalues[0]), 0.0)
+
+    @property
+    def curvatures(self) -> np.ndarray:
+        """The eigenvalues (k,) without weight decay beside the metric."""
+        return self.eigenvalues - self.decay
+
     def positive(self) -> Blocks:
-        """Along directions of positive curvature alone: along others no step makes anything decay."""
-        kept = self.eigenvalues > 1e-12 * max(float(self.eigenvalues[0]), 0.0)
+        """Along directions of positive curvature alone."""
+        kept = self.moving
         if kept.all():
             return self
         pair = np.ix_(kept, kept)
@@ -132,6 +154,7 @@ class Blocks:
             inner=self.inner[:, kept][:, :, kept],
             across=self.across[:, kept],
             leak=self.leak[pair],
+            decay=np.broadcast_to(self.decay, kept.shape)[kept],
         )
 
 
@@ -178,7 +201,7 @@ class Closed:
         The variance of a mean over a batch, per variance of a sample.
     memory : Memory, optional
     weight_decay : float
-        Beside the metric.
+        Beside the metric: what all directions share.
     """
 
     def __init__(self, blocks: Blocks, share: float, memory: Memory | None = None, weight_decay: float = 0.0):
@@ -203,6 +226,13 @@ class Closed:
             whole[-1, -1] = self.share * here.unbias * float(np.mean(here.scatters))
         return whole
 
+    @property
+    def own_decay(self) -> np.ndarray:
+        """Weight decay of each direction (k,), beside what all share."""
+        return np.broadcast_to(
+            self.blocks.decay / self.memory.curvature_of(1.0), self.blocks.curvatures.shape
+        )
+
     def _motion(self, step: float) -> Motion:
         return self.memory.motion(step, step, self.weight_decay)
 
@@ -210,7 +240,8 @@ class Closed:
         """What unit noise leaves of the entries of W, and of m for unit noise on the whole rest."""
         here, motion = self.blocks, self._motion(step)
         with np.errstate(all="ignore"):
-            inner = motion.response(here.eigenvalues)[np.triu_indices(len(here.eigenvalues))]
+            pairs = motion.response(here.curvatures, self.own_decay)
+            inner = pairs[np.triu_indices(len(pairs))]
             if not here.closed:
                 return inner, 0.0
             middle = here.squared / here.rest
@@ -328,9 +359,12 @@ class Closed:
         return unpacked(driven[:-1], len(noise)), float(driven[-1])
 
 
-def gathered(motion: Motion, pull: np.ndarray, steps: float) -> np.ndarray:
-    """``E[x^2]`` (k,) that unit noise has made of modes after so many steps from rest, stable or not."""
-    matrix = motion.matrices(pull)
+def gathered(motion: Motion, pull: np.ndarray, steps: float, weight_decay: Any = 0.0) -> np.ndarray:
+    """``E[x^2]`` (k,) that unit noise has made of modes after so many steps from rest, stable or not.
+
+    Each may have more `weight_decay` (k,) of its own.
+    """
+    matrix = motion.matrices(pull, weight_decay)
     total = np.zeros_like(matrix)
     made, count = np.broadcast_to(np.outer(motion.kick, motion.kick), matrix.shape), int(steps)
     with np.errstate(all="ignore"):  # what grows may overflow: inf is its answer

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .._estimate import Estimate
-from .closure import Closed, gathered
+from .closure import Blocks, Closed, gathered
 
 _GROUPS = 20  # parts of the samples that are left out in turn
 _TELLING = 3  # modes
@@ -23,23 +24,28 @@ class Noisy:
     ----------
     along : array (m, k)
         Every sample's deviation along the directions.
-    eigenvalues : array (k,)
+    blocks : Blocks
+        Of these directions.
     rules : sequence of (nodes, weights)
         Of noise vectors off the directions: quadrature of the curvature that each of them sees.
-    unbias : float
     whole : bool
         Whether the samples are all there are.
     """
 
     along: np.ndarray
-    eigenvalues: np.ndarray
+    blocks: Blocks
     rules: Sequence[tuple[np.ndarray, np.ndarray]]
-    unbias: float
     whole: bool
 
-    def total(self, f: Callable[[np.ndarray], np.ndarray], extra: float = 1.0) -> tuple[float, float]:
-        """``tr f(H) Sigma`` and its standard error; `extra` multiplies the rest's."""
-        each = self.unbias * self.along**2 @ f(self.eigenvalues)
+    def total(self, f: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
+        """``tr f(H) Sigma`` and its standard error."""
+        return self._total(f(self.blocks.curvatures), f)
+
+    def _total(
+        self, inner: np.ndarray, f: Callable[[np.ndarray], np.ndarray], extra: float = 1.0
+    ) -> tuple[float, float]:
+        """Of these weights (k,) of the directions, and the rest's, which `extra` multiplies."""
+        each = self.blocks.unbias * self.along**2 @ inner
         beyond = np.array([extra * float(weights @ f(nodes)) for nodes, weights in self.rules] or [0.0])
         error = float(np.var(beyond, ddof=1)) / len(beyond) if len(beyond) > 1 else 0.0
         if not self.whole:
@@ -63,19 +69,20 @@ class Noisy:
         """Expected excess loss that noise has made after so many iterations, and its standard error."""
         motion = closed.memory.motion(step, step, closed.weight_decay)
 
-        def made(lam: np.ndarray) -> np.ndarray:
+        def made(lam: np.ndarray, decay: Any = 0.0) -> np.ndarray:
             bent = np.maximum(lam, 0.0)
-            return 0.5 * bent * gathered(motion, bent, horizon)
+            return 0.5 * bent * gathered(motion, bent, horizon, decay)
 
-        kept = self.eigenvalues > 1e-12 * max(float(self.eigenvalues[0]), 0.0)
+        kept = self.blocks.moving
         seen = self.along[:, kept]
-        inner = share * self.unbias * seen.T @ seen / len(seen)
+        inner = share * self.blocks.unbias * seen.T @ seen / len(seen)
         driven, outer = closed.source(step, inner, share * self.beyond)
-        value = float(np.diag(driven) @ made(self.eigenvalues[kept]))
-        plain = float(np.diag(inner) @ made(self.eigenvalues[kept]))
+        left = np.zeros(len(kept))
+        left[kept] = made(closed.blocks.curvatures, closed.own_decay)
+        value, plain = (float(np.diag(source) @ left[kept]) for source in (driven, inner))
         extra = outer / (share * self.beyond) if closed.blocks.closed and share * self.beyond > 0 else 1.0
         # The rest's part and both errors are those of the plain noise.
-        whole, error = self.total(made, extra)
+        whole, error = self._total(left, made, extra)
         return value - plain + share * whole, share * error
 
 

@@ -96,6 +96,16 @@ class Optimizer:
         """The groups' learning rates over the largest."""
         return np.array(self.steps) / self.step
 
+    @property
+    def apart(self) -> tuple[float, np.ndarray | None]:
+        """Decoupled weight decay, per unit of the largest step: what all parameters share, and the rest.
+
+        The rest (groups,) is None where there is none.
+        """
+        each = self.ratios * np.array(self.weight_decay) * self.decoupled
+        shared = float(each.min())
+        return shared, None if self.groups is None or shared == each.max() else each - shared
+
     def scaled(self, V: Any, backend: Backend) -> Any:
         """``S V`` (n, k) with the groups' learning rates in it: in units of the largest one."""
         V = V if self.root is None else self.root(V)

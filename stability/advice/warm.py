@@ -54,18 +54,18 @@ class Warm(Examination):
         """Rayleigh and Ritz on the last directions; their images are the next ones."""
         place = self.place
         if self.start is None:
-            row = self._lanczos(self.curvature, min(COLD, place.n))
+            row = self._lanczos(self.pull, min(COLD, place.n))
             leading = np.sort(np.argsort(-np.abs(row.values))[: self.modes])
             chosen = place.backend.asarray(np.eye(len(row.values))[:, leading])
             self.row = Row(row.values[leading], row.vectors @ chosen, row.residuals[leading], row.exhausted)
             self.start = self.row.vectors
         else:
             V = self.start
-            image = self.curvature(V)
+            image = self.pull(V)
             T = place.backend.host(V.T @ image).astype(float)
             values, turn = np.linalg.eigh((T + T.T) / 2)
             vectors = V @ place.backend.asarray(turn[:, ::-1].copy())
-            operator = Operator((self.curvature,), place.n, place.backend, self.normals)
+            operator = Operator((self.pull,), place.n, place.backend, self.normals)
             self.row = Row(values[::-1], vectors, np.full(len(values), np.nan), False)
             self.start = operator.orthonormal(image.T, None)[0].T
         self.found["curvatures"] = self.row.values

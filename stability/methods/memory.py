@@ -45,22 +45,25 @@ class Motion:
     dt: float
     shrink: float = 0.0
 
-    def matrices(self, pull: np.ndarray) -> np.ndarray:
-        """``B_j`` of modes ``h`` (d,), shape (d, 2, 2)."""
+    def matrices(self, pull: np.ndarray, weight_decay: Any = 0.0) -> np.ndarray:
+        """``B_j`` of modes ``h`` (d,), shape (d, 2, 2); each may have more `weight_decay` (d,) of its own."""
         pulled = np.zeros((2, 2))
         pulled[:, 0] = self.force
-        return self.free + np.multiply.outer(pull, pulled)
+        found = self.free + np.multiply.outer(pull, pulled)
+        found[:, 0, 0] -= (self.dt or 1.0) * weight_decay
+        return found
 
-    def _characteristic(self, pull: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _characteristic(self, pull: np.ndarray, weight_decay: Any = 0.0) -> tuple[np.ndarray, np.ndarray]:
         """What of the modes' characteristic polynomials is small where they hardly move: two arrays (d,).
 
         In steps ``1 - tr + det`` and ``1 - det``; in continuous time the determinant and minus the trace.
         """
         (f, g), reach, keeps = self.force, self.free[0, 1], self.free[1, 1]
-        near = self.shrink * self.decay - pull * (f * self.decay + reach * g)
+        shrink = self.shrink + (self.dt or 1.0) * weight_decay
+        near = shrink * self.decay - pull * (f * self.decay + reach * g)
         if self.dt == 0:
-            return near, self.decay + self.shrink - pull * f
-        return near, self.decay + self.shrink * keeps - pull * (f * keeps - reach * g)
+            return near, self.decay + shrink - pull * f
+        return near, self.decay + shrink * keeps - pull * (f * keeps - reach * g)
 
     def stable(self, pull: np.ndarray) -> np.ndarray:
         """Whether the mean of each mode (d,) decays, (d,) bool."""
@@ -69,20 +72,26 @@ class Motion:
             return (near > 0) & (loss > 0)
         return (near > 0) & (loss > 0) & (loss < 2) & (2 * (2 - loss) > near)
 
-    def response(self, pull: np.ndarray) -> np.ndarray:
-        """``E[x_j x_k]`` of stable modes (d,) under one and the same unit noise, (d, d)."""
-        return self._covariances(pull[:, None], pull)
+    def response(self, pull: np.ndarray, weight_decay: Any = 0.0) -> np.ndarray:
+        """``E[x_j x_k]`` of stable modes (d,) under one and the same unit noise, (d, d).
+
+        Each may have more `weight_decay` (d,) of its own.
+        """
+        own = np.broadcast_to(weight_decay, pull.shape)
+        one = self._characteristic(pull[:, None], own[:, None])
+        return self._covariances(one, self._characteristic(pull, own))
 
     def variances(self, pull: np.ndarray) -> np.ndarray:
         """``E[x^2]`` of stable modes of any shape under unit noise."""
-        return self._covariances(pull, pull)
+        one = self._characteristic(pull)
+        return self._covariances(one, one)
 
-    def _covariances(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """``E[x y]`` of pairs of modes under one and the same unit noise."""
+    def _covariances(self, one: tuple[Any, Any], other: tuple[Any, Any]) -> np.ndarray:
+        """``E[x y]`` of pairs of modes of these characteristics, under one and the same unit noise."""
         # The positions alone are ARMA(2, 1): x'' = tr x' - det x + first n' + second n.
         first = self.kick[0]
         second = self.free[0, 1] * self.kick[1] - self.free[1, 1] * first
-        (p, a), (q, b) = self._characteristic(one), self._characteristic(other)
+        (p, a), (q, b) = one, other
         if self.dt == 0:
             across = a * q + b * p
             return (second**2 * (a + b) + first**2 * across) / ((p - q) ** 2 + (a + b) * across)
@@ -189,6 +198,10 @@ class Memory(Kept):
         """The largest step at which the mean of a mode ``h`` > 0 decays, of one or of an array of them."""
         bend = 1 + 2 * self.beta if self.nesterov else 1.0
         return 2 * (1 + self.beta) / (self.weight * pull * bend + weight_decay * (1 + self.beta))
+
+    def curvature_of(self, weight_decay: Any) -> Any:
+        """The curvature that bounds steps of the mean as this decoupled weight decay does."""
+        return 0.5 * self.mean_limit(1.0) * weight_decay
 
     def __str__(self) -> str:
         return f"{'Nesterov' if self.nesterov else 'momentum'} {self.beta:g}"

@@ -294,9 +294,6 @@ def read(
         memory = rule.memory
         told += [rule.note] if rule.note else []
     decoupled = _common("weight_decay", [rule.decoupled(g) for g in groups]) if rule else False
-    pulls = {float(g["lr"]) * float(g.get("weight_decay", 0.0)) for g in groups}
-    if decoupled and len(pulls) > 1:
-        told.append("Weight decay differs between groups: all modes are taken to have its mean.")
     return Optimizer(
         steps=[float(g["lr"]) for g in groups],
         groups=np.repeat(np.array(chosen.owners, dtype=np.int16), chosen.sizes),
