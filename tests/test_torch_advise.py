@@ -2,6 +2,7 @@
 "left untouched."""
 
 import copy
+import importlib
 import math
 import random
 
@@ -141,6 +142,10 @@ def place(model, loss, data, batch=4, chosen=None, **options):
     return NetworkPlace(Whole(model, loss, chosen or list(model.parameters()), 0), looked, **options)
 
 
+def _cut(place):
+    return None if place.single.cut is None else place.single.cut.at
+
+
 def directions(n, k):
     return torch.linalg.qr(torch.randn(n, k, generator=torch.Generator().manual_seed(1)).double())[0]
 
@@ -195,7 +200,7 @@ def test_products_and_samples_are_those_of_dense_derivatives(wrap, loss, named, 
     with untouched(model, CPU):
         # So little memory that the samples are taken in several parts.
         here = place(model, loss, {"x": x, "labels": y} if named else (x, y), memory=5e3, pairs=100)
-        assert (here.cut, here.n, here.samples) == (cut, 43, 12)
+        assert (_cut(here), here.n, here.samples) == (cut, 43, 12)
         assert len(here.parts) > 1
         assert_close(here.product(V), bends.mean(0) @ V.numpy())
         rows = np.array([0, 5, 11])
@@ -210,6 +215,29 @@ def test_products_and_samples_are_those_of_dense_derivatives(wrap, loss, named, 
     assert_close(seen.curvatures, V.numpy().T @ bends @ V.numpy())
     assert seen.exact
     assert not seen.note
+
+
+def test_samples_are_taken_together_by_what_each_of_them_keeps():
+    """Weights and data are there anyway."""
+    wide = nn.Sequential(nn.Linear(4, 300), nn.Tanh(), nn.Linear(300, 300), nn.Tanh(), nn.Linear(300, 3))
+    with untouched(wide, CPU):
+        parts = place(wide.double(), per_sample, classes(100), memory=1.2e6).parts
+    assert 3 < parts[0].size < 30  # two layers keep 4,800 bytes for a sample, 16 times
+
+
+def test_data_are_fetched_once():
+    """But for a few samples on which the loss is tried."""
+
+    class Counted(TensorDataset):
+        fetched = 0
+
+        def __getitem__(self, i):
+            self.fetched += 1
+            return super().__getitem__(i)
+
+    net, data = mlp(), Counted(*classes(60))
+    advise(net, per_sample, data, _sgd(net), batch=5)
+    assert data.fetched == 60 + 2 * 5
 
 
 def test_what_gauss_newton_leaves_out_is_measured_for_leading_pairs():
@@ -243,12 +271,26 @@ def test_several_calls_and_penalties_are_cut_too(loss):
     net, data, V = nn.Linear(4, 3).double(), classes(), directions(15, 3)
     with untouched(net, CPU):
         here = place(net, loss, data, pairs=100)
-        assert here.cut == "model"
+        assert _cut(here) == "model"
         assert here.samples == 12
         seen = here.along(V)
         for s in (0, 7):  # products with one sample, and its gradient
             assert_close(seen.curvatures[s], V.T @ here.product(V, np.array([s])))
             assert_close(seen.gradients[s], V.T @ here.gradient(np.array([s])))
+
+
+def test_a_mean_over_tokens_is_cut_and_its_weights_are_told():
+    net, x = nn.Linear(4, 3).double(), torch.randn(12, 5, 4).double()
+    short = torch.arange(5) > torch.arange(12)[:, None] % 5  # of each text the tokens that are none
+    words = torch.randint(0, 3, (12, 5)).masked_fill(short, -100)
+
+    def of_tokens(model, batch):
+        return F.cross_entropy(model(batch[0]).transpose(1, 2), batch[1])
+
+    with untouched(net, CPU):
+        here = place(net, of_tokens, (x, words), batch=12)
+        assert "weights samples unequally" in here.single.cut.notes[0]
+        assert_close(here.along(directions(15, 2)).gradients.mean(0), directions(15, 2).T @ here.gradient())
 
 
 def test_without_a_cut_fewer_samples_are_looked_at_along_directions():
@@ -281,7 +323,7 @@ def test_normalisation_is_differentiated_with_its_statistics(norm):
         here = place(net, per_sample, classes(), batch=6, pairs=100)
         V = directions(here.n, 3)
         seen, image = here.along(V), here.product(V)
-        assert here._second == "forward"
+        assert here.single.second == "forward"
     assert_close(seen.curvatures.mean(0), V.T @ image)
     assert_close(
         seen.gradients.mean(0), V.T @ here._gradient if here._gradient is not None else V.T @ here.gradient()
@@ -317,7 +359,7 @@ def test_a_kernel_that_nests_wrongly_is_found_out():
         V = directions(here.n, 3)
         seen, image = here.along(V), here.product(V)
         slope = here.gradient()
-    assert here._second is None
+    assert here.single.second is None
     assert not seen.exact
     assert "not measured" in seen.note
     assert_close(seen.gradients.mean(0), V.T @ slope)
@@ -344,7 +386,7 @@ def test_without_forward_mode_two_backward_passes_do():
         here = place(net, per_sample, data, pairs=100)
         V = directions(here.n, 3)
         seen, slope, image = here.along(V), here.gradient(), here.product(V)
-        assert here._forward == "reverse"
+        assert here.single.first == "reverse"
     assert_close(seen.gradients.mean(0), V.T @ slope)
     assert_close(seen.curvatures.mean(0), V.T @ image)
 
@@ -842,6 +884,16 @@ def test_it_costs_no_more_than_it_may():
     assert advice.stats["gradients"] <= 62
     assert advice.step_limit > 0
     assert "the largest stable one (" in str(advice)
+
+
+def test_what_the_metric_and_clipping_cost_is_counted(monkeypatch):
+    module, places = importlib.import_module("stability.torch.advise"), []
+    examine = module.examine
+    monkeypatch.setattr(module, "examine", lambda p, **options: places.append(p) or examine(p, **options))
+    net = mlp()
+    advice = advise(net, per_sample, classes(300), OPT.Adam(net.parameters()), batch=16, clip=1.0)
+    assert advice.stats["gradients"] == pytest.approx(places[0].work.total)
+    assert places[0].work.gradients < 6  # second moments are found once
 
 
 def test_modes_precision_clipping_and_accumulation_are_told():

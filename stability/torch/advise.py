@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,10 +14,12 @@ from .. import _check
 from ..advice.advise import BUDGET, HORIZON, SAMPLES, enough, examine
 from ..advice.result import Advice
 from ..lowrank.operator import BadProducts, NotFinite
+from .along import PAIRS
 from .batches import Looked, look
 from .culprit import culprit
+from .losses import keeps_batch_statistics, returns_mean
 from .metric import Chosen, read
-from .place import PAIRS, NetworkPlace, keeps_batch_statistics, returns_mean
+from .place import NetworkPlace
 from .products import Products
 from .still import untouched
 from .whole import Whole, takes_two
@@ -127,7 +130,7 @@ def advise(
         seen = read(chosen, place, size, metric, momentum, notes)
         return examine(
             place,
-            optimizer=seen,
+            optimizer=replace(seen, cost=place.work.total),  # all so far is a part of the budget
             batch=size,
             budget=gradients,
             horizon=horizon,
@@ -192,7 +195,7 @@ def of_the_loss() -> Iterator[None]:
 
 def placed(whole: Whole, looked: Looked, **options: Any) -> NetworkPlace:
     """The network's place, once its loss was seen to be one that can be examined."""
-    part = whole.placed(looked.parts(min(looked.batch, 8, looked.samples))[0])
+    part = whole.placed(looked.first(8))
     returns_mean(whole, part)
     w = whole.w.clone().requires_grad_()
     # A slope that may itself be differentiated: or what is differentiable once lets its mistake pass.
@@ -243,7 +246,8 @@ def signed(loss: Callable[..., Any], chosen: Chosen) -> Callable[..., Any]:
 
 def conditions(place: NetworkPlace, looked: Looked) -> list[str]:
     """What was measured in which mode, a sentence each."""
-    model, found = place.whole.model, list(place.notes)
+    model, cut = place.whole.model, place.single.cut
+    found = [] if cut is None else list(cut.notes)
     if keeps_batch_statistics(model):
         found.append(f"Batch norm takes its statistics from batches of {looked.batch}, as in training.")
     dropout = [m for m in model.modules() if isinstance(m, torch.nn.modules.dropout._DropoutNd) and m.p > 0]

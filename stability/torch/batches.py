@@ -111,13 +111,19 @@ class Looked:
 
     def parts(self, most: int) -> list[Part]:
         """All of them, in parts of at most so many."""
-        found: list[Part] = []
+        return list(self._parts(most))
+
+    def first(self, most: int) -> Part:
+        """Some of them, no more than a batch: the others are not fetched."""
+        return next(self._parts(min(most, self.batch, self.samples)))
+
+    def _parts(self, most: int) -> Iterator[Part]:
+        index = itertools.count()
         for batch in self.fetch(most):
             size = size_of(batch)
             for start in range(0, size, most):
                 number = min(most, size - start)
-                found.append(Part(rows(batch, size, slice(start, start + number)), number, len(found)))
-        return found
+                yield Part(rows(batch, size, slice(start, start + number)), number, next(index))
 
 
 def look(data: Any, batch: int | None, samples: int, seed: int) -> Looked:
