@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
+from networks import seeded  # noqa: E402, F401
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
@@ -23,15 +24,6 @@ SPECTRA = {
     "indefinite": np.linspace(-3, 3, N),
     "clusters": np.r_[np.full(15, 3.0), np.full(15, 2.9), np.linspace(0, 1, N - 30)],
 }
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 def turned(spectrum):

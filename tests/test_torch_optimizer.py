@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import array_api_compat.torch  # noqa: E402
+from networks import Once, assert_close, seeded  # noqa: E402, F401
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
@@ -21,15 +22,6 @@ from stability.torch.report import advice  # noqa: E402
 
 TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-10}
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 def mlp(dtype=torch.float64):
@@ -75,10 +67,6 @@ def dense(net, x, y):
 
     w = flat(net.parameters())
     return torch.func.grad(loss)(w).numpy(), torch.autograd.functional.hessian(loss, w).numpy()
-
-
-def assert_close(found, expected, tolerance=1e-10):
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.max(np.abs(expected)))
 
 
 # -- a least-squares model whose Hessian is known: H = X^T X / b -----------------------------------
@@ -190,17 +178,6 @@ def test_products_column_by_column_where_vmap_cannot():
     hvp, n = hessian_products([w], lambda: Cube.apply(w).sum())
     assert_close(hvp(torch.eye(n, dtype=torch.float64)).numpy(), np.diag([6.0, -12.0, 3.0]))
     assert not hvp.batched
-
-
-class Once(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, g):
-        return g
 
 
 def test_an_operation_that_hides_its_second_derivative_is_refused():
