@@ -106,6 +106,42 @@ def test_what_gauss_newton_leaves_out_is_measured_for_leading_pairs():
     assert here.work.total - before == pytest.approx(price)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 4])
+def test_where_gauss_newton_stands_in_the_bracket_holds_the_limit_of_all_modes(seed):
+    """Of all directions, the mean's curvature is known; that of samples is for a few pairs."""
+    torch.manual_seed(seed)
+    x = torch.randn(16, 3).double() * torch.tensor([2.0, 1.0, 0.5])
+    net = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1)).double()
+    data = x, torch.sin(2 * x[:, :1]) * (3 if seed % 2 else 1)
+
+    def loss(model, batch):
+        return ((model(batch[0]) - batch[1]) ** 2).sum(1)
+
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss(net, data).mean().backward()
+        optimizer.step()
+    advice = advise(net, loss, data, optimizer, batch=4)
+    bends = dense(net, loss, data)[1]
+    values, vectors = np.linalg.eigh(bends.mean(0))
+    vectors = vectors[:, values > 1e-9 * values[-1]]
+    bends = vectors.T @ bends @ vectors
+    H, one = bends.mean(0), np.eye(len(bends[0]))
+    noise = 12 / (4 * 15) * np.mean([np.kron(E, E) for E in bends - H], axis=0)
+
+    def grows(step):
+        A = one - step * H
+        return np.abs(np.linalg.eigvals(np.kron(A, A) + step**2 * noise)).max() >= 1
+
+    low, high = advice.step_limit_bracket
+    assert not grows(low)
+    assert grows(high)
+    assert high > 1.02 * low
+    assert math.isnan(advice.confidence)
+    assert not advice.exact
+
+
 def twice(model, batch):
     """A network called more than once."""
     x, y = batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -49,6 +50,7 @@ _STANDS_OUT = 2.0  # how many times the usual share of the curvature's noise a s
 _NOTHING = 1e-20  # of a sample's squared noise: a gradient that is rounding
 _SETTLED = 0.3  # residual of a Ritz value, as a share of it, of nearly an eigenvector
 _APART = 1.05  # with momentum, a decay of each direction alone was off by 3 % at most
+_MISSED = 4.0  # how many times what Gauss-Newton curvature misses elsewhere is what it was seen to miss
 _ROUNDED = 1e-9  # of the largest curvature: a negative one that is rounding
 
 
@@ -225,10 +227,8 @@ class Examination:
         N = self.place.population
         return 1 / batch if math.isinf(N) else (N - batch) / (batch * (N - 1))
 
-    @property
-    def unbias(self) -> float:
-        """Of variances seen on a random part of all samples."""
-        m = self.place.samples
+    def unbias(self, m: int) -> float:
+        """Of variances seen on m samples, a random part of all."""
         return m / (m - 1) if m < self.place.population else 1.0
 
     @property
@@ -350,7 +350,7 @@ class Examination:
             signs = self.rng.choice([-1.0, 1.0], m)
             signs -= signs.mean()
             vectors.append(self.scaled((self.place.signed_gradient(signs) * math.sqrt(m))[:, None]))
-        self.zeta = self.place.backend.xp.concat(vectors, axis=1) * math.sqrt(self.unbias)
+        self.zeta = self.place.backend.xp.concat(vectors, axis=1) * math.sqrt(self.unbias(m))
 
     def _sharpen(self) -> None:
         """The plain Hessian's largest eigenvalue, from the metric's leading direction."""
@@ -381,12 +381,16 @@ class Examination:
         mean = seen.curvatures.mean(axis=0)[:k, :k]
         # Products know the mean, of which single samples may have been looked at by their larger part alone.
         mean[:led, :led] = np.diag(self.row.values[:led])
-        self.mean, self.decay = mean, self._decay_along(V)
+        self.seen, self.mean, self.decay = seen, mean, self._decay_along(V)
         self.blocks, turn = Blocks.of(
-            seen.curvatures, mean, place.n - k, unbias=self.unbias, decay=self.decay
+            seen.curvatures,
+            mean,
+            place.n - k,
+            unbias=self.unbias(len(self.seen.curvatures)),
+            decay=self.decay,
         )
         self.directions = Q @ place.backend.asarray(turn)
-        self.turn, self.seen, self.led = turn, seen, led
+        self.turn, self.led = turn, led
 
     def _afforded(self, heavy: int, gradients: float) -> tuple[int, int, int]:
         """How many modes, directions of heavy samples and probes so many gradients pay for."""
@@ -424,7 +428,7 @@ class Examination:
                 "Every sample's loss must have finite derivatives here; some are nan or infinite. Leave such "
                 "samples out, or ask before the run has diverged."
             )
-        return Along(seen.gradients, curvatures, seen.exact, seen.note)
+        return dataclasses.replace(seen, curvatures=curvatures)
 
     def _decay_along(self, V: Any) -> np.ndarray | None:
         """``V^T D V`` (k, k) of single groups' decay as curvature."""
@@ -495,7 +499,9 @@ class Examination:
         pair = np.ix_(chosen, chosen)
         part = self.seen.curvatures[:, chosen][:, :, chosen]
         decay = None if self.decay is None else self.decay[pair]
-        return Blocks.of(part, self.mean[pair], 0, unbias=self.unbias, decay=decay)[0]
+        return Blocks.of(
+            part, self.mean[pair], 0, unbias=self.unbias(len(self.seen.curvatures)), decay=decay
+        )[0]
 
     def _limits(self) -> None:
         closed = self.closed(self.batch)
@@ -531,19 +537,37 @@ class Examination:
             # One eigenvalue decides, and Lanczos' bound has its probability.
             self.found["confidence"] = 1 - DOUBT
         raised = self.row.upper(self.place.n) / float(self.row.values[0])
-        part = 1 - self.place.samples / self.place.population
-        low, high = ends(closed, self._bounding(), raised=raised, part=part)
+        part = 1 - len(self.seen.curvatures) / self.place.population
+        low, high = ends(closed, self._bounding(), self._rough(closed), raised=raised, part=part)
         if self._mixed:
             found = [self._decayed(closed, by).leader.limit for by in (0.0, float(self.own.max()))]
             low, high = min(low, *found) / _APART, max(high, *found) * _APART
         return low, high
+
+    def _rough(self, closed: Closed) -> Closed:
+        """The balance where curvature that was not looked at is added to what stands in for it, at random."""
+        if self.seen.known is None:
+            return closed
+        k, m = len(self.mean), len(self.seen.curvatures)
+        curvatures, known = self.seen.curvatures.copy(), self.seen.known[:k, :k]
+        spread = np.std(curvatures[:, :k, :k], axis=0)
+        size = spread
+        if not math.isnan(self.seen.missed):
+            # Along flat directions less is missed than along leading ones, but more of what stands in.
+            size = self.seen.missed * np.sqrt(spread / np.max(spread[known]))
+        added = self.rng.standard_normal((m, k, k)) * np.where(known, 0.0, _MISSED * size)
+        curvatures[:, :k, :k] += np.tril(added) + np.tril(added, -1).transpose(0, 2, 1)
+        blocks, _ = Blocks.of(
+            curvatures, self.mean, self.blocks.width, unbias=self.unbias(m), decay=self.decay
+        )
+        return self._balance(blocks, self.batch)
 
     def _decayed(self, closed: Closed, curvature: float) -> Closed:
         """The balance as if all parameters had one and the same decay more, given as curvature."""
         assert self.decay is not None
         k = len(self.mean)
         without, mean = self.seen.curvatures - self.decay, self.mean - self.decay[:k, :k]
-        blocks, _ = Blocks.of(without, mean, self.blocks.width, unbias=self.unbias)
+        blocks, _ = Blocks.of(without, mean, self.blocks.width, unbias=self.unbias(len(self.seen.curvatures)))
         decay = self.decoupled + curvature / self.memory.curvature_of(1.0)
         return Closed(blocks.positive(), closed.share, self.memory, decay)
 
@@ -555,13 +579,19 @@ class Examination:
         # Where samples bend down too, a direction that leans where nothing decays takes over noise there.
         values = self.row.values[: self.led]
         settled = np.flatnonzero((self.row.residuals[: self.led] <= _SETTLED * values) & (values > 0))
-        if not len(settled):
+        # A mean over samples is known from products, whatever stands in for single ones.
+        known = np.ones((self.led,) * 2, dtype=bool) if self.seen.known is None else self.seen.known
+        whole = [i for i in range(self.led) if known[: i + 1, : i + 1].all()]
+        single = [np.array([i]) for i in settled if known[i, i]]
+        some = [each for each in (np.intersect1d(settled, whole), *single) if len(each)]
+        found = [self._balance(self._among(each), self.batch) for each in some]
+        if not found:
             return self._balance(self._among(np.array([0])), self.batch).with_share(0.0)
-        return self._balance(self._among(settled), self.batch)
+        return min(found, key=lambda one: one.leader.limit)
 
     @property
     def _all_samples(self) -> bool:
-        return self.place.samples == self.place.population
+        return len(self.seen.curvatures) == self.place.population
 
     def _mode_limits(self) -> np.ndarray:
         """Of each Ritz direction by itself (k,); nan where its curvature is not positive."""

@@ -18,7 +18,9 @@ _UNSEEN = 0.25  # probability that probes see less of a sample than is allowed f
 _MOST = 50.0  # exponent: sampling error beyond all use
 
 
-def ends(closed: Closed, bounding: Closed, *, raised: float, part: float) -> tuple[float, float]:
+def ends(
+    closed: Closed, bounding: Closed, rough: Closed, *, raised: float, part: float
+) -> tuple[float, float]:
     """Lower and upper end of the limit.
 
     Parameters
@@ -27,6 +29,8 @@ def ends(closed: Closed, bounding: Closed, *, raised: float, part: float) -> tup
         The balance that the limit was told from.
     bounding : Closed
         That of directions alone.
+    rough : Closed
+        What the first one may be where other curvature stands in for samples'; itself else.
     raised : float
         How many times the largest eigenvalue found the largest may be.
     part : float
@@ -36,7 +40,7 @@ def ends(closed: Closed, bounding: Closed, *, raised: float, part: float) -> tup
     noise, bend = _sampling(bounding, part) if part > 0 else (0.0, 0.0)
     if noise:
         more, fewer = (bounding.with_share(bounding.share * math.exp(by)) for by in (noise, -noise))
-    inverse = max(1 / more.leader.limit, 1 / closed.leader.limit) * raised
+    inverse = max(1 / more.leader.limit, 1 / rough.leader.limit) * raised
     inverse += _beyond(closed, closed.share * math.exp(noise))
     low, high = math.exp(-bend) / inverse, math.exp(bend) * fewer.leader.limit
     return low, max(high, closed.leader.limit)

@@ -225,7 +225,7 @@ class ModelPlace:
             own = normal((m, k)) @ _root(V.T @ (size @ V if size.ndim == 2 else (size**2 * V.T).T)).T
         gradients = slope + own + bent[:, :k, k]
         note = f"{m} samples were drawn from the model of the noise."
-        return Along(gradients, mean + bent[:, :k, :k], True, note)
+        return Along(gradients, mean + bent[:, :k, :k], note=note)
 
     def price(self, k: int) -> float:
         """Of `along`, in gradients."""

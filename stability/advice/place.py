@@ -52,16 +52,24 @@ class Along:
         ``V^T g_s``.
     curvatures : array (m, k, k)
         ``V^T H_s V``, symmetric.
-    exact : bool
-        False where Gauss-Newton curvature stands in for a part of it.
+    known : array (k, k) of bool, optional
+        Between which directions: Gauss-Newton curvature stands in elsewhere. All of them by default.
+    missed : float
+        Root mean square over samples of what that misses, where it was looked at; nan where nowhere.
     note : str
         What stands in for what; a sentence, or empty.
     """
 
     gradients: np.ndarray
     curvatures: np.ndarray
-    exact: bool = True
+    known: np.ndarray | None = None
+    missed: float = 0.0
     note: str = ""
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing stands in for curvature."""
+        return self.known is None or bool(self.known.all())
 
 
 class Place(Protocol):

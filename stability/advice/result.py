@@ -41,7 +41,9 @@ class Advice(Result, Framed):
         Lower and upper end, the same shapes. Where all samples are looked at the limit is no larger than the
         upper end, that of a few directions alone, but where Nesterov's memory or curvature that is not
         positive make that an estimate too. The lower end is an estimate, made wide: as if the noise of what
-        was not looked at all lay along one direction. Of some of the samples both ends are estimates.
+        was not looked at all lay along one direction, and where Gauss-Newton curvature stands in for single
+        samples', as if several times what it was seen to miss were missing. Of some of the samples both ends
+        are estimates.
     deterministic_limit : float or array (groups,)
         The same without batch noise.
     share : float

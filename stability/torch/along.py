@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch.func import jvp, vmap
 
+from ..advice.place import Along
 from .batches import Part
 from .cut import find_cut
 from .derivatives import double, host
@@ -73,20 +74,29 @@ class Samples:
         self.first = self._find_first(part)
         self.second = self._find_second(part)
 
-    def along(self, part: Part, V: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """A part's gradients (size, k) and curvatures (size, k, k) along the columns of V (n, k)."""
-        return self._along(part, V, self.pairs(V.shape[1]))
+    def along(self, parts: Iterable[Part], V: torch.Tensor) -> Along:
+        """Gradients and curvatures of all samples in some parts along the columns of V (n, k)."""
+        k = V.shape[1]
+        pairs = self.pairs(k)
+        found = [self._along(part, V, pairs) for part in parts]
+        gradients, curvatures, left = (np.concatenate(each) for each in zip(*found, strict=True))
+        known, missed = None, 0.0
+        if not self.exact(k):
+            known = _filled(np.zeros((1, k, k)), pairs, np.ones((1, len(pairs))))[0] > 0
+            missed = math.sqrt(np.mean(left**2)) if pairs else math.nan
+        return Along(gradients, _filled(curvatures, pairs, left), known, missed)
 
-    def _along(self, part: Part, V: torch.Tensor, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    def _along(self, part: Part, V: torch.Tensor, pairs: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Gradients (b, k), curvatures through the outputs (b, k, k), and what is beside at pairs (b, p)."""
         cut, k = self.cut, V.shape[1]
         if cut is None:
             _, values = self._pushed(lambda w: self.losses.each(w, part), V)
             curved = self._twice(lambda w: self.losses.each(w, part), V, pairs)
-            return host(values.T), _filled(np.zeros((part.size, k, k)), pairs, curved)
+            return host(values.T), np.zeros((part.size, k, k)), host(curved.T)
         z, dz = self._pushed(lambda w: cut.outputs(w, part), V)
         slope, gradients, curvatures = cut.along(part, z, dz, V)
         left = self._twice(lambda w: (slope * cut.outputs(w, part)).sum(1), V, pairs)
-        return gradients, _filled(curvatures, pairs, left)
+        return gradients, curvatures, host(left.T)
 
     def pairs(self, k: int) -> Pairs:
         """The pairs of directions along which second derivatives are measured, the leading ones first."""
@@ -213,9 +223,9 @@ class Samples:
         return None
 
 
-def _filled(curvatures: np.ndarray, pairs: Pairs, values: torch.Tensor) -> np.ndarray:
-    """Curvatures (b, k, k) with values (p, b) added at pairs, on both sides of the diagonal."""
-    for (i, j), value in zip(pairs, host(values), strict=True):
+def _filled(curvatures: np.ndarray, pairs: Pairs, values: np.ndarray) -> np.ndarray:
+    """Curvatures (b, k, k) with values (b, p) added at pairs, on both sides of the diagonal."""
+    for (i, j), value in zip(pairs, values.T, strict=True):
         curvatures[:, i, j] += value
         if i != j:
             curvatures[:, j, i] += value

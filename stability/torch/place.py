@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -182,10 +183,9 @@ class NetworkPlace:
     def along(self, V: torch.Tensor) -> Along:
         """Every sample's gradient and curvature along the columns of V (n, k)."""
         k = V.shape[1]
-        found = [self.single.along(self.whole.placed(part), V) for part in self._seen_along(k)]
+        seen = self.single.along(map(self.whole.placed, self._seen_along(k)), V)
         self.work.forwards += 3 * self.price(k)
-        gradients, curvatures = (np.concatenate(each) for each in zip(*found, strict=True))
-        return Along(gradients, curvatures, self.single.exact(k), self._told(k, len(curvatures)))
+        return dataclasses.replace(seen, note=self._told(k, len(seen.curvatures)))
 
     def price(self, k: int) -> float:
         """What `along` costs with k directions, in gradients."""
