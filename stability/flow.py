@@ -543,7 +543,7 @@ class Flow(Kept):
 
         A metric's is that of its SDE at rest.
         """
-        hessian = np.asarray(self.objective.hessian(w), dtype=float)
+        hessian = self._bent(w)
         finite = np.isfinite(hessian).all(axis=(-2, -1))
         hessian = hessian[finite]
         with np.errstate(all="ignore"):
@@ -551,7 +551,7 @@ class Flow(Kept):
                 values = np.linalg.eigvalsh(hessian).reshape(-1, self.dim)
                 return self.method.gains(values) * values
             variances = np.broadcast_to(self.gradient_law.variances, hessian.shape[:-1])
-            gradient = np.asarray(self.objective.gradient(w), dtype=float)[finite]
+            gradient = self._slope(w)[finite]
             root = np.sqrt(self.metric.scale(self.metric.rest(gradient, variances).get("second", variances)))
             return np.linalg.eigvalsh(root[..., :, None] * hessian * root[..., None, :])
 

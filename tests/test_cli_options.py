@@ -93,6 +93,9 @@ def test_numbers_stand_for_the_symbols_of_a_theorem():
     written = json.loads(CliRunner().invoke(main, [*asked, "--json"]).output)
     assert written["given"] == {"beta": 0.9}
     assert written["numbers"]["small-batches"] == r"B \alpha = 0.2"
+    refused = CliRunner().invoke(main, [*asked[:-1], "2"])
+    assert refused.exit_code == 2
+    assert "it needs that the buffer forgets: 0 <= beta < 1; got beta = 2" in refused.stderr
 
 
 @pytest.mark.parametrize("name", ["advise", "bound", "simulate", "portrait", "train", "theorems"])

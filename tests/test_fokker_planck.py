@@ -991,6 +991,23 @@ class TestOtherMethods:
         theory = st.linearize(sign).covariance(time="continuous")
         np.testing.assert_allclose(st.stationary_density(sign, 0.3).covariance, theory, rtol=2e-3)
 
+    def test_signs_whose_noise_dies_out_have_the_density_of_a_narrower_grid(self):
+        """At 3 the gradient is 24 deviations: one sign has a chance of 1e-127, and 1 - erf^2 is 0."""
+        flow = st.Flow(st.expression("x^4/4 - x^2/2"), st.SignSGD(), st.Noise(gradient=1.0), step=0.1)
+
+        def lean(x):
+            return scipy.special.erf((x**3 - x) / np.sqrt(2))
+
+        def density(x):
+            fallen = quad(lambda s: lean(s) / (1 - lean(s) ** 2), 0, x)[0]
+            return np.exp(-2 * fallen / 0.1) / (1 - lean(x) ** 2)
+
+        whole, square = (quad(lambda x, k=k: x**k * density(x), -1.7, 1.7)[0] for k in (0, 2))
+        found = st.stationary_density(flow, 3).covariance[0, 0]
+        assert found == pytest.approx(square / whole, rel=1e-6)
+        with pytest.raises(ValueError, match=r"no noise near w = .* Choose a narrower grid"):
+            st.stationary_density(flow, 5)
+
     def test_momentum_is_told_what_has_its_density(self):
         quartic = st.expression("x^4/4")
         flow = st.Flow(quartic, st.Momentum(st.SGD(), 0.8), st.Noise(gradient=1.0), step=0.02)

@@ -109,6 +109,14 @@ class TestDrift:
                 ask(W[0])
 
 
+def test_its_curvatures_have_the_decay_that_joins_the_gradient():
+    flow = st.Flow(F, st.Adam(weight_decay=0.3, decoupled=False), APART, step=STEP)
+    slope = F.gradient(W[0]) + 0.3 * W[0]
+    scale = 1 / (np.sqrt(slope**2 + np.array([0.5, 0.2]) ** 2) + 1e-8)
+    expected = np.linalg.eigvals(scale[:, None] * (F.hessian(W[0]) + 0.3 * np.eye(2)))
+    np.testing.assert_allclose(flow.pulls(W)[0], np.sort(expected), rtol=1e-12)
+
+
 class TestTrajectory:
     @pytest.mark.parametrize(
         ("name", "step"), [("sign", 0.01), ("rmsprop", 0.01), ("adamw", 0.01), ("sign + momentum", 0.001)]

@@ -268,6 +268,16 @@ class TestMemory:
         seen = st.portrait(st.landscape("rosenbrock"), 2, [st.Adam()], step=0.01, paths=0, resolution=8)
         assert (seen.basins == 0).all()
 
+    @pytest.mark.parametrize("method", [st.RMSprop(eps=0.1), st.Momentum(st.RMSprop(eps=0.1), 0.5)], ids=repr)
+    def test_a_mean_square_may_be_zero(self, method):
+        """Where neither noise nor slope is in a coordinate: there for ever, and where a line begins."""
+        valley, square = st.expression("x^4/4 - x^2/2 + y^2", ["x", "y"]), np.array([[-2.0, 2.0]] * 2)
+        for landscape, start in ((valley, [0.5, 0.0]), (TILTED, [0.75, -0.125])):
+            assert landscape.gradient(start)[1] == 0
+            flow = st.Flow(landscape, method, st.Noise(gradient=[1.0, 0.0]), step=0.05)
+            end = max((point.w for point in st.critical_points(landscape, 2)), key=lambda w: w[0])
+            assert follow(flow, np.array([start]), square, [(3, end, 0.02)])[0].tolist() == [3]
+
     def test_without_third_derivatives_too(self):
         class Bare:
             dim, reference = 2, None

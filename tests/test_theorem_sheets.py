@@ -250,6 +250,8 @@ def test_sheets_are_no_wider_than_a_screen():
 def test_no_sheet_is_wider_than_a_large_screen():
     for theorem in sheets():
         assert widest(theorem) < 200, theorem.name
+    # A part that got a name may be too wide itself.
+    assert widest(st.theorem("finite-data-limit", dim=2)) <= 160
 
 
 def test_hypotheses_show_no_tiny_numbers():

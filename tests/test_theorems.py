@@ -764,6 +764,20 @@ class TestReading:
         study = st.theorem("noise-amplification", method=st.Newton()).data(step=0.5, sigma=2.0)
         np.testing.assert_allclose(study["y"][0], 0.5 * 4 / (2 * study["x"] ** 2))
 
+    def test_numbers_are_put_where_they_mean_something(self):
+        floor = st.theorem("noise-floor", method=st.SGD())
+        put = floor.at(lam=2.0, step=0.1)["discrete"].rhs
+        (sigma,) = put.free_symbols
+        whole = floor.evaluate("discrete", lam=2.0, step=0.1, sigma=1)
+        assert float(put.subs(sigma, 1)) == pytest.approx(whole, rel=1e-5)
+        # A curvature is none of a spectrum's.
+        assert "total" in st.theorem("noise-floor").at(step=0.1)
+        assert "total" not in st.theorem("noise-floor").at(lam=2.0)
+        with pytest.raises(ValueError, match=r"`lam` must be one number; got shape \(2,\)"):
+            floor.at(lam=[2.0, 1.0])
+        with pytest.raises(ValueError, match="it needs that the point is a minimum"):
+            floor.at(lam=-1.0)
+
     def test_a_picture_takes_every_name_that_evaluate_takes(self):
         named = st.theorem("noise-amplification", method=st.SFN(damping=0.5)).data(alpha=0.5, gamma=0.2)
         usual = st.theorem("noise-amplification", method=st.SFN(damping=0.2)).data(step=0.5)

@@ -107,8 +107,8 @@ def stationary_density(
         return _of_a_chain(flow, edges[0], law.dt) if law.dt else _on_a_line(flow, edges[0])
     except NoDensity as error:
         raise ValueError(
-            f"There is no stationary density on this grid: {error}. Choose a grid inside the domain, and a "
-            "flow with noise."
+            f"There is no stationary density on this grid: {error}. Choose a narrower grid, inside the "
+            "domain, and a flow with noise."
         ) from None
 
 

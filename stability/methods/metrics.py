@@ -217,9 +217,13 @@ class SignSGD(Metric):
         return math.sqrt(step * dt) * spread * (force.zeta / size) - dt * lean
 
     def pull(self, gradient: np.ndarray, means: dict[str, np.ndarray], law: GradientLaw) -> Pull:
-        lean = erf(gradient / (math.sqrt(2) * law.sizes))
-        slope = BUSSGANG / law.sizes * np.exp(-0.5 * (gradient / law.sizes) ** 2)
-        return Pull(-lean, -slope, {}, np.sqrt((1 - lean) * (1 + lean)) / law.sizes)
+        import scipy
+
+        height = gradient / (math.sqrt(2) * law.sizes)
+        slope = BUSSGANG / law.sizes * np.exp(-(height**2))
+        # The chances of either sign: far out 1 - lean^2 would be rounding.
+        chances = scipy.special.erfc(height) * scipy.special.erfc(-height)
+        return Pull(-erf(height), -slope, {}, np.sqrt(chances) / law.sizes)
 
     def kicks(self, covariance: np.ndarray) -> np.ndarray:
         size = np.sqrt(np.diag(covariance))

@@ -28,23 +28,23 @@ def blocks(n: int, width: int) -> Iterator[slice]:
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
-def join(blocks: list[Sample]) -> Sample:
-    if sum(block.Eg.size + block.Eh.size for block in blocks) > MAX_FACTOR_NUMBERS:
-        dim = blocks[0].zeta.shape[-1]
+def join(parts: list[Sample]) -> Sample:
+    """The factors of independent parts of a noise as one set."""
+    _require_room(sum(part.Eg.size + part.Eh.size for part in parts), parts[0].zeta.shape[-1])
+    return Sample(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+
+
+def _require_room(size: int, dim: int) -> None:
+    if size > MAX_FACTOR_NUMBERS:
         raise ValueError(
             f"The noise's second-order law has too many factors in {dim} dimensions "
             f"({MAX_FACTOR_NUMBERS:.0e} numbers at most). Use noise of the gradient alone, or st.simulate."
         )
-    return Sample(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
 
 
 def symmetric_basis(dim: int) -> np.ndarray:
     """Matrices B_k with ``sum_k B_k (x) B_k`` the covariance of a GOE matrix of unit off-diagonals."""
-    if dim * (dim + 1) // 2 * dim * dim > MAX_FACTOR_NUMBERS:
-        raise ValueError(
-            f"The noise's second-order law has too many factors in {dim} dimensions "
-            f"({MAX_FACTOR_NUMBERS:.0e} numbers at most). Use noise of the gradient alone, or st.simulate."
-        )
+    _require_room(dim * (dim + 1) // 2 * dim * dim, dim)
     rows, columns = np.triu_indices(dim)
     basis = np.zeros((len(rows), dim, dim))
     index = np.arange(len(rows))

@@ -96,9 +96,7 @@ def _ahead(flow: Flow, w: np.ndarray, drift: np.ndarray, reach: np.ndarray) -> n
             # What comes to move, from rest or where a swing turns, is held by its acceleration.
             turn = np.einsum("nij,nj->ni", J[:, :2], drift)
             pace = pace + np.sqrt(np.linalg.norm(turn / reach, axis=1))
-        squares = _squares(flow)
-        if squares is not None:  # and by a factor of e^(1/4) at most a metric may change
-            pace = pace + 4 * np.max(np.abs(drift[:, squares]) / w[:, squares], axis=1)
+        pace = pace + 4 * _renewal(flow, w, drift)  # and by so much at most a metric may change
         dt = 1 / (pace + 1e-12 * np.linalg.norm(J, axis=(1, 2)) + 1e-300)  # finite where nothing moves
         # ROS2: Verwer, Spee, Blom and Hundsdorfer, SIAM J. Sci. Comput. 20 (1999) 1456.
         system = np.eye(w.shape[1]) - _GAMMA * dt[:, None, None] * J
@@ -110,12 +108,16 @@ def _ahead(flow: Flow, w: np.ndarray, drift: np.ndarray, reach: np.ndarray) -> n
         return w + move / np.maximum(np.max(np.abs(move)[:, :2] / reach, axis=1), 1.0)[:, None]
 
 
-def _squares(flow: Flow) -> slice | None:
-    """Where whole states have a metric's mean squares; None where there are none."""
-    if "mean square" not in flow.remembered:
-        return None
+def _renewal(flow: Flow, w: np.ndarray, drift: np.ndarray) -> np.ndarray:
+    """The rate (n,) at which a metric's mean squares change, relative to themselves; 0 without any.
+
+    What is below ``eps^2`` the metric does not see: a mean square may be 0 where a coordinate has no noise.
+    """
+    if flow.metric is None or "mean square" not in flow.remembered:
+        return np.zeros(len(w))
     start = 2 * (1 + flow.remembered.index("mean square"))
-    return slice(start, start + 2)
+    squares, least = slice(start, start + 2), flow.metric.parameters["eps"] ** 2
+    return np.max(np.abs(drift[:, squares]) / (w[:, squares] + least), axis=1)
 
 
 def _growth(J: np.ndarray) -> np.ndarray:

@@ -215,7 +215,8 @@ class Statement(Result):
         Raises
         ------
         ValueError
-            If a value is unknown or no number.
+            If a value is unknown or no single number, or a hypothesis on these symbols alone fails
+            (`DoesNotHold`).
 
         Examples
         --------
@@ -223,18 +224,24 @@ class Statement(Result):
         >>> st.theorem("batch-sharpness").at(beta=0.9)["small-batches"]
         Eq(B*alpha, 0.2)
         """
-        given = {name: _decimal(value) for name, value in self._given(values, own=False).items()}
-        found = {}
-        for name, equation in (
-            ("statement", self.statement),
-            *((c.name, c.equation) for c in self.corollaries),
-        ):
-            put = {symbol: given[symbol.name] for symbol in _symbols(equation.rhs) if symbol.name in given}
-            if put:
-                # By fractions, so that what cancels does; then as decimals.
-                right = equation.rhs.subs(put)
-                right = right.xreplace({one: _float(one) for one in right.atoms(sympy.Rational)})
-                found[name] = sympy.Eq(equation.lhs, right, evaluate=False)
+        given, found = self._given(values, own=False), {}
+        for name, value in given.items():
+            if value.ndim:
+                raise ValueError(
+                    f"`{self._known[name]}` must be one number; got shape {value.shape}. Use evaluate(...)."
+                )
+        for quantity in (None, *(corollary.name for corollary in self.corollaries)):
+            equation, hypotheses = self.equation(quantity)
+            spectra = {base.label for base in equation.rhs.atoms(sympy.IndexedBase)}
+            asked = {symbol for symbol in _symbols(equation.rhs) - spectra if symbol.name in given}
+            if not asked:
+                continue
+            for hypothesis in hypotheses:
+                self._require(hypothesis, given)
+            # By fractions, so that what cancels does; then as decimals.
+            right = equation.rhs.subs({symbol: _decimal(given[symbol.name]) for symbol in asked})
+            right = right.xreplace({one: _float(one) for one in right.atoms(sympy.Rational)})
+            found[quantity or "statement"] = sympy.Eq(equation.lhs, right, evaluate=False)
         return found
 
     @property
@@ -525,32 +532,35 @@ def _width(shown: str) -> int:
 
 def _parts(equation: Any) -> Iterator[str]:
     """An equation in characters; where it is too wide, parts of it get names and lines of their own."""
-    named: list[str] = []
     # What a sum or an integral runs over means nothing outside it, and a derivative is of the gain itself.
     bound = {symbol for one in equation.atoms(sympy.Sum, sympy.Integral) for symbol in one.bound_symbols}
-    while True:
-        shown = _drawn(equation)
-        counts = Counter(
-            part
-            for part in sympy.preorder_traversal(equation)
-            if part.args and not isinstance(part, AppliedUndef) and not part.free_symbols & bound
-        )
-        # By how much shorter the equation becomes.
-        saved = {part: (count - 1) * len(str(part)) for part, count in counts.items() if count > 1}
-        if _width(shown) <= WIDEST - 6:
-            break
-        if not saved:  # nothing is repeated: the longest part that has a line's room gets a name
-            sides = (equation, *equation.args)
-            long = {part: len(str(part)) for part in counts if part not in sides}
-            saved = {part: size for part, size in long.items() if _width(_drawn(part)) <= WIDEST - 12}
-        if not saved:
-            break
-        part = max(saved, key=lambda part: (saved[part], str(part)))
-        name = sympy.Symbol(f"z_{len(named) + 1}")
-        # By sides: SymPy would weigh a symbol against a matrix, and say that they differ.
-        equation = equation.func(*(side.xreplace({part: name}) for side in equation.args), evaluate=False)
-        named.append(_drawn(sympy.Eq(name, part, evaluate=False)))
-    yield shown
-    if named:
+    lines = [equation]
+    for place, line in enumerate(lines):  # a part may be too wide itself: what gets a name comes after
+        while (part := _too_wide(line, bound)) is not None:
+            name = sympy.Symbol(f"z_{len(lines)}")
+            # By sides: SymPy would weigh a symbol against a matrix, and say that they differ.
+            line = line.func(*(side.xreplace({part: name}) for side in line.args), evaluate=False)
+            lines.append(sympy.Eq(name, part, evaluate=False))
+        lines[place] = line
+    yield _drawn(lines[0])
+    if lines[1:]:
         yield "with"
-        yield from named
+        yield from map(_drawn, lines[1:])
+
+
+def _too_wide(equation: Any, bound: set[Any]) -> Any:
+    """What gets a name, so that an equation is less wide; None where it has room, or nothing would help."""
+    if _width(_drawn(equation)) <= WIDEST - 6:
+        return None
+    counts = Counter(
+        part
+        for part in sympy.preorder_traversal(equation)
+        if part.args and not isinstance(part, AppliedUndef) and not part.free_symbols & bound
+    )
+    # By how much shorter the equation becomes.
+    saved = {part: (count - 1) * len(str(part)) for part, count in counts.items() if count > 1}
+    if not saved:  # nothing is repeated: the longest part that has a line's room gets a name
+        sides = (equation, *equation.args)
+        long = {part: len(str(part)) for part in counts if part not in sides}
+        saved = {part: size for part, size in long.items() if _width(_drawn(part)) <= WIDEST - 12}
+    return max(saved, key=lambda part: (saved[part], str(part)), default=None)
