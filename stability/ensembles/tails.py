@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -20,13 +20,12 @@ from .. import _check
 from .._display import Grid
 from .._saving import Result, provenance
 from .result import Ensemble
+from .student import LARGEST_NU, Student, errors, gaussian, nu_error, squares, student
 
 LEAST = 100
 """Points without which there is no saying: of fewer the largest do not tell their law."""
 FEWEST = 10
 """Largest values that Hill's estimate uses at least."""
-LARGEST_NU = 1e3
-"""Index, or degrees of freedom, up to which a power law is looked for."""
 SHARE, ROOTS, FEWEST_SQUARES = 10, 5, 20
 """The index is read off a tenth of the points, five times the root of their number at most, and no fewer
 than so many: more and the bulk speaks, fewer and nothing does.
@@ -232,21 +231,8 @@ def tail_index(sample: Any, *, tail: float | None = None, center: Any = None) ->
     _short(float(radii[0]))
     k, points = _tail(tail, n)
     hill, counts, indices = float(_hill(radii, np.array([k]))[0]), *_hill_plot(radii)
-    try:
-        fit = _student(y)
-    except np.linalg.LinAlgError:
-        raise ValueError(
-            "`sample` must not have most of its points in a plane: its scatter is singular. Leave out "
-            "directions that few points use."
-        ) from None
-    gaussian = Student(math.inf, y.mean(axis=0), _covariance(y), _gaussian_likelihood(y))
-    gain = 2 * (fit.log_likelihood - gaussian.log_likelihood)
-    # At the search's own end the fit is no maximum, but a Gaussian in all but name.
-    if fit.nu >= 0.99 * LARGEST_NU or gain <= 0:
-        fit = gaussian  # likelier than any of them
-    nu_error = math.nan if fit is gaussian else _nu_error(y, fit)
-    misfit = _misfit(y, fit.nu, fit.m, fit.S, radii)
-    m_error, S_error = _errors(fit.nu, fit.S, basis, n)
+    fit, gain = _likeliest(y)
+    m_error, S_error = errors(fit.nu, fit.S, basis, n)
     gap = _gap(radii, k)
     index, error = math.inf, math.inf  # where the tails are not told from a Gaussian's
     if gain >= LIGHT:
@@ -266,12 +252,12 @@ def tail_index(sample: Any, *, tail: float | None = None, center: Any = None) ->
         hill_error=hill / math.sqrt(k),
         k=k,
         nu=fit.nu,
-        nu_error=nu_error,
+        nu_error=nu_error(y, fit),
         location=middle + basis @ fit.m,
         location_error=m_error,
         scatter=basis @ fit.S @ basis.T,
         scatter_error=S_error,
-        misfit=misfit,
+        misfit=_misfit(y, fit, radii),
         gain=gain,
         radii=radii,
         counts=counts,
@@ -286,6 +272,21 @@ def tail_index(sample: Any, *, tail: float | None = None, center: Any = None) ->
         points=points,
         agrees=not apart.any(),
     )
+
+
+def _likeliest(y: np.ndarray) -> tuple[Student, float]:
+    """The likeliest law of points (n, d), a Gaussian's too, and `TailIndex.gain`."""
+    try:
+        fit = student(y)
+    except np.linalg.LinAlgError:
+        raise ValueError(
+            "`sample` must not have most of its points in a plane: its scatter is singular. Leave out "
+            "directions that few points use."
+        ) from None
+    light = gaussian(y)
+    gain = 2 * (fit.log_likelihood - light.log_likelihood)
+    # At the search's own end the fit is no maximum, but a Gaussian in all but name.
+    return (light if fit.nu >= 0.99 * LARGEST_NU or gain <= 0 else fit), gain
 
 
 def _apart(index: float, error: float, other: float, other_error: float) -> float:
@@ -500,128 +501,14 @@ def _pareto(radii: np.ndarray, points: int, power: int) -> tuple[float, float]:
     return index, index * (1 + index / power) / math.sqrt(points) * (1 + FEW / points)
 
 
-# -- the Student-t law -----------------------------------------------------------------------------
-
-
-def _log_likelihood(square: np.ndarray, nu: float, dim: int, log_det: float) -> float:
-    """Of a Student-t law at squared Mahalanobis distances (n,)."""
-    import scipy
-
-    constant = (
-        scipy.special.gammaln(0.5 * (nu + dim))
-        - scipy.special.gammaln(0.5 * nu)
-        - 0.5 * dim * math.log(nu * math.pi)
-        - 0.5 * log_det
-    )
-    return float(len(square) * constant - 0.5 * (nu + dim) * np.sum(np.log1p(square / nu)))
-
-
-def _covariance(y: np.ndarray) -> np.ndarray:
-    return np.cov(y.T, ddof=0).reshape((y.shape[1],) * 2)
-
-
-def _gaussian_likelihood(y: np.ndarray) -> float:
-    n, dim = y.shape
-    log_det = np.linalg.slogdet(_covariance(y))[1]
-    return -0.5 * n * (dim * math.log(2 * math.pi) + log_det + dim)
-
-
-def _squares(y: np.ndarray, m: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, float]:
-    """Squared Mahalanobis distances (n,), and the scatter's log determinant."""
-    root = np.linalg.cholesky(S)
-    turned = np.linalg.solve(root, (y - m).T)
-    return np.einsum("in,in->n", turned, turned), 2 * float(np.sum(np.log(np.diag(root))))
-
-
-class Student(NamedTuple):
-    """A Student-t law: degrees of freedom, location m (d,) and scatter S (d, d), and how likely it is."""
-
-    nu: float
-    m: np.ndarray
-    S: np.ndarray
-    log_likelihood: float
-
-
-def _climb(y: np.ndarray, nu: float, m: np.ndarray, S: np.ndarray) -> Student:
-    """The likeliest law of `nu` degrees of freedom, by EM with expanded parameters, from m and S on."""
-    dim = y.shape[1]
-    for _ in range(500):
-        square, _ = _squares(y, m, S)
-        weights = (nu + dim) / (nu + square)
-        ahead = weights @ y / weights.sum()
-        apart = y - ahead
-        # Over the weights' sum, not over n: Kent, Tyler and Vardi's faster step.
-        spread = (apart * weights[:, None]).T @ apart / weights.sum()
-        moved = np.max(np.abs(ahead - m) / np.sqrt(np.diag(S)))
-        change = np.max(np.abs(spread - S)) / np.max(np.abs(S)) + moved
-        m, S = ahead, spread
-        if change < 1e-7:
-            break
-    square, log_det = _squares(y, m, S)
-    return Student(nu, m, S, _log_likelihood(square, nu, dim, log_det))
-
-
-def _student(y: np.ndarray) -> Student:
-    """The likeliest Student-t law: the maximum of the profile over nu."""
-    import scipy
-
-    spread = np.median(np.abs(y), axis=0) ** 2 + 1e-300
-    last = Student(math.nan, np.median(y, axis=0), np.diag(spread), math.nan)
-
-    def down(log_nu: float) -> float:
-        nonlocal last  # each search begins where the last one ended
-        last = _climb(y, math.exp(log_nu), last.m, last.S)
-        return -last.log_likelihood
-
-    best = scipy.optimize.minimize_scalar(
-        down, bounds=(math.log(0.05), math.log(LARGEST_NU)), method="bounded", options={"xatol": 1e-4}
-    )
-    down(best.x)
-    return last
-
-
-def _nu_error(y: np.ndarray, fit: Student) -> float:
-    """From the observed information: the profile's curvature in log nu, where it is nearly a parabola."""
-    step = 0.05
-    ends = (_climb(y, fit.nu * math.exp(side), fit.m, fit.S).log_likelihood for side in (-step, step))
-    curvature = (2 * fit.log_likelihood - sum(ends)) / step**2
-    return fit.nu / math.sqrt(curvature) if curvature > 0 else math.nan
-
-
-def _errors(nu: float, S: np.ndarray, basis: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Standard errors of location (d,) and scatter (d, d), from the Student-t law's own information.
-
-    Lange, Little and Taylor 1989.
-    """
-    dim = len(S)
-    share = 1.0 if math.isinf(nu) else (nu + dim) / (nu + dim + 2)
-    whole = basis @ S @ basis.T
-    size = np.diag(whole)
-    # Relative size of S: its information is tied to that of nu; the rest of S is not.
-    scale = 2 / dim if math.isinf(nu) else _scale_variance(nu, dim)
-    square = (np.outer(size, size) + whole**2 * (1 - 2 / dim)) / share + whole**2 * scale
-    return np.sqrt(size / share / n), np.sqrt(square / n)
-
-
-def _scale_variance(nu: float, dim: int) -> float:
-    """n times the variance of the logarithm of S's size, nu being unknown too."""
-    import scipy
-
-    size = 0.5 * dim * nu / (nu + dim + 2)
-    cross = -dim / ((nu + dim) * (nu + dim + 2))
-    half = 0.5 * (scipy.special.polygamma(1, 0.5 * (nu + dim)) - scipy.special.polygamma(1, 0.5 * nu))
-    own = -0.5 * (half + dim / (nu * (nu + dim)) - 1 / (nu + dim) + (nu + 2) / (nu * (nu + dim + 2)))
-    return float(own / (size * own - cross**2))
-
-
-def _misfit(y: np.ndarray, nu: float, m: np.ndarray, S: np.ndarray, radii: np.ndarray) -> np.ndarray:
+def _misfit(y: np.ndarray, fit: Student, radii: np.ndarray) -> np.ndarray:
     """Distance of the radii's law from the fitted one, over all points and in the tail.
 
     See `TailIndex.misfit`.
     """
     import scipy
 
-    (n, dim), square = y.shape, np.sort(_squares(y, m, S)[0])
+    (n, dim), nu, square = y.shape, fit.nu, np.sort(squares(y, fit.m, fit.S)[0])
     if math.isinf(nu):
         law, quantile = scipy.special.chdtr(dim, square), lambda p: scipy.special.chdtri(dim, p)
     else:
