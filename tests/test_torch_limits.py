@@ -157,6 +157,8 @@ def test_of_batches_drawn_anew_it_is_not_known_and_says_so():
     assert "is beyond even that" in str(opt.report())
     opt.param_groups[0]["lr"] = 0.9 * report.step_limit_bracket[0]
     assert "is below that" in str(opt.report())
+    opt.param_groups[0]["lr"] = float(np.mean(report.step_limit_bracket))
+    assert "is between the two" in str(opt.report())
 
 
 def test_of_the_same_samples_at_every_step_it_is_known():
@@ -165,6 +167,12 @@ def test_of_the_same_samples_at_every_step_it_is_known():
     assert 0.9 * true < report.step_limit <= true * (1 + 1e-9)
     assert report.step_limit == report.deterministic_limit
     assert "if every step sees this loss; lr = 0.05 is within it" in str(report)
+    lower, upper = report.step_limit_bracket
+    assert f"{lower:.3g} ({upper:.3g} at most)" in str(report)
+    for lr, where in (((lower + upper) / 2, "between the two"), (1.01 * upper, "beyond it")):
+        assert f"is {where}." in str(dataclasses.replace(report, lr=float(lr)))
+    narrow = lower * np.array([1 - 1e-6, 1 + 1e-6])
+    assert "is at it." in str(dataclasses.replace(report, lr=float(lower), step_limit_bracket=narrow))
     opt.step(lambda rows: opt.param_groups[0]["params"][0][:1].repeat(50)[rows] ** 2 + 0 * report.step_limit)
     assert "steps see different batches" in opt.report().unknown  # of another size: the sizes alone tell
 

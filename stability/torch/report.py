@@ -61,7 +61,8 @@ class Report(Result, Framed):
         Why the last skipped step was not taken.
     step_limit : float
         The largest stable `lr`: of all modes at once, with the metric as it stands, on the loss that was
-        asked; nan where that is not known, and `unknown` says why. Beyond it at least one mode grows.
+        asked; nan where that is not known, and `unknown` says why. The lower end of its bracket: beyond the
+        upper one at least one mode grows.
     deterministic_limit : float
         The same as if every step saw that loss: without batch noise, which lowers it further.
     step_limit_bracket : array (2,)
@@ -124,20 +125,26 @@ class Report(Result, Framed):
     def _verdict(self) -> str:
         """What is known of the largest stable `lr`, and where `lr` is."""
         lower, upper = self.step_limit_bracket
+        limit = f"{lower:.3g}{_apart(lower, upper)}"
         if math.isnan(self.step_limit):
             because = f"largest stable lr not known: {self.unknown or _EARLIER}"
             if math.isnan(lower):
                 return because
-            where = "beyond even that" if self.lr > upper else "below that"
-            return (
-                f"{because} Of the last batch alone it would be {lower:.3g}; lr = {self.lr:.3g} is {where}."
-            )
+            where = self._whereabouts("below that", "beyond even that")
+            return f"{because} Of the last batch alone it would be {limit}; lr = {self.lr:.3g} is {where}."
         # Of mean losses nobody knows whether they are of the same samples at every step.
         told = "within it" if self.batch else "below it, and batch noise, if there is any, lowers it"
         return (
-            f"predicted largest stable lr {lower:.3g}{_apart(lower, upper)}, if every step sees this loss; "
-            f"lr = {self.lr:.3g} is {'beyond it' if self.lr > lower else told}."
+            f"predicted largest stable lr {limit}, if every step sees this loss; lr = {self.lr:.3g} is "
+            f"{self._whereabouts(told, 'beyond it')}."
         )
+
+    def _whereabouts(self, below: str, beyond: str) -> str:
+        """Where `lr` is: below the limit's bracket, beyond it, or in it, which may show as one number."""
+        lower, upper = self.step_limit_bracket
+        if not lower < self.lr <= upper:
+            return below if self.lr <= lower else beyond
+        return "between the two" if _apart(lower, upper) else "at it"
 
     def _columns(self) -> Mapping[str, Any]:
         return {
@@ -155,8 +162,8 @@ class Report(Result, Framed):
         )
         yield (
             f"curvature: {int(np.sum(self.eigenvalues > 0))} of {count} kept eigenvalues positive, next "
-            f"{number(self.next_eigenvalue, '.3g')}; "
-            f"batches: gradient {self.batch or 'unknown'}, Hessian {self.hessian_batch or 'unknown'}"
+            f"{number(self.next_eigenvalue, '.3g')}; batches: gradient {self.batch or 'unknown'}, Hessian "
+            f"{self.hessian_batch or 'unknown'}"
         )
         columns = (self.eigenvalues, self.noise_ratio, self.gains, self.step_limits)
         shown = range(count) if count <= 7 else [*range(5), count - 1]
