@@ -991,14 +991,20 @@ def closures(net, x, y):
         "None": (None, "must be a function that returns the loss; got None"),
         "number": (lambda: loss().item(), "as a tensor; got .* of type float"),
         "detached": (lambda: loss().detach(), "without a graph"),
-        "matrix": (lambda: net(x), r"got shape \(32, 3\)"),
-        "empty": (lambda: F.cross_entropy(net(x[:0]), y[:0], reduction="none"), r"got shape \(0,\)"),
+        "matrix": (lambda: net(x), r"got shape \(32, 3\). Take losses.flatten"),
+        "empty": (
+            lambda: F.cross_entropy(net(x[:0]), y[:0], reduction="none"),
+            r"got shape \(0,\). Leave out",
+        ),
         "backward": (backward, "not call backward, which torch.optim.LBFGS asks for"),
-        "arguments": (lambda x, y: loss(), "no argument, or one called `rows`; got one that needs x, y"),
-        "unused": (lambda: net[0](x).square().mean(), r"does not on 2.weight, shape \(3, 5\),, 2.bias"),
+        "arguments": (
+            lambda x, y: loss(),
+            "no argument, or one called `rows`; got one that needs x, y. Bind",
+        ),
+        "unused": (lambda: net[0](x).square().mean(), r"does not on 2.weight of shape \(3, 5\), 2.bias"),
         "rows ignored": (
             lambda rows: F.cross_entropy(net(x), y, reduction="none"),
-            "got 32 losses for 8 `rows`",
+            "got 32 losses for 8 `rows`. Let it return",
         ),
     }
 
@@ -1045,7 +1051,7 @@ def test_what_needs_samples_says_so(options, words):
 
 def test_a_batch_size_that_is_not_the_batchs():
     model = Regression()
-    with pytest.raises(ValueError, match="got 40 losses for `batch_size`=8"):
+    with pytest.raises(ValueError, match=r"got 40 losses for `batch_size`=8. Pass len"):
         LRSFN([model.w], rank=2).step(model.losses, batch_size=8)
 
 

@@ -165,7 +165,7 @@ class LRSFN(torch.optim.Optimizer):
         told = group.get(
             "param_names", [f"parameter {i} of group {index}" for i in range(len(group["params"]))]
         )
-        return [f"{name}, shape {tuple(p.shape)}," for name, p in zip(told, group["params"], strict=True)]
+        return [f"{name} of shape {tuple(p.shape)}" for name, p in zip(told, group["params"], strict=True)]
 
     # -- the step ----------------------------------------------------------------------------------
 
@@ -290,8 +290,8 @@ class LRSFN(torch.optim.Optimizer):
         if group["noise_margin"] and len(rows) < 2 and not np.isfinite(last).all():
             raise ValueError(
                 f"`noise_margin`={group['noise_margin']:g} needs the curvature of at least two samples; got "
-                f"a Hessian batch of {len(rows[0])}. "
-                "Give batches, and a `hessian_batch`, of at least two samples."
+                f"a Hessian batch of {len(rows[0])}. Give batches, and a `hessian_batch`, of at least two "
+                "samples."
             )
         losses = [batch.loss(r) for r in rows] if rows else [batch.loss()]
         products = [
@@ -349,7 +349,8 @@ class LRSFN(torch.optim.Optimizer):
         closure : callable, optional
             As `step` takes it: the loss whose curvature limits the step, best of all samples. By default the
             closure of the last step is called once more. It takes about 20 products with the Hessian at the
-            present parameters; random numbers are put back, running means of batch normalisation are not.
+            present parameters; torch's random numbers are put back, running means of batch normalisation are
+            not.
 
         Raises
         ------
@@ -417,8 +418,7 @@ def _rows(group: dict[str, Any], batch: Batch, rng: np.random.Generator) -> list
         if asks:
             raise ValueError(
                 f"`{asks[0]}`={group[asks[0]]:g} needs single samples: let the closure take `rows` and "
-                "return one loss per sample "
-                "(reduction='none'), or call step(closure, batch_size=...)."
+                "return one loss per sample (reduction='none'), or call step(closure, batch_size=...)."
             )
         return []
     size = min(group["hessian_batch"] or batch.size, batch.size)

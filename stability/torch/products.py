@@ -70,10 +70,12 @@ class Batch:
         if losses.ndim == 0 or (expected is not None and len(losses) == expected):
             return
         if expected is not None:
-            what = f"`batch_size`={expected}" if rows is None else f"{expected} `rows`"
+            what, fix = f"{expected} `rows`", "Let it return the losses of `rows` alone"
+            if rows is None:
+                what, fix = f"`batch_size`={expected}", "Pass len(x) of this batch, or leave it out"
             raise ValueError(
                 f"`closure` must return one loss per sample, or their mean; got {len(losses)} losses for "
-                f"{what}."
+                f"{what}. {fix}."
             )
         self.size = len(losses)
 
@@ -90,7 +92,8 @@ def _takes_rows(closure: Callable[..., Any]) -> bool:
     ]
     if needed:
         raise ValueError(
-            f"`closure` must take no argument, or one called `rows`; got one that needs {', '.join(needed)}."
+            "`closure` must take no argument, or one called `rows`; got one that needs "
+            f"{', '.join(needed)}. Bind what else it needs by defaults: lambda rows, x=x: ..."
         )
     return any(p.name == "rows" for p in parameters)
 
@@ -104,13 +107,13 @@ def _differentiable(losses: Any) -> torch.Tensor:
     if losses.ndim > 1 or losses.numel() == 0:
         raise ValueError(
             "`closure` must return a number, or one loss per sample, shape (b,) with b >= 1; got shape "
-            f"{tuple(losses.shape)}."
+            f"{tuple(losses.shape)}. "
+            + ("Take losses.flatten(1).mean(1)." if losses.numel() else "Leave out batches of no samples.")
         )
     if not losses.requires_grad:
         raise ValueError(
             "`closure` must return a loss that can be differentiated; got one without a graph. Compute it "
-            "from the parameters, "
-            "without detach(), argmax or torch.no_grad()."
+            "from the parameters, without detach(), argmax or torch.no_grad()."
         )
     return losses
 
@@ -335,7 +338,8 @@ def hessian_products(
     if frozen or not named:
         raise ValueError(
             "`params` must hold tensors that require gradients; got "
-            f"{f'{frozen[0]}, which does not' if frozen else 'none'}."
+            f"{f'{frozen[0]}, which does not' if frozen else 'none'}. Give those that are trained, [p for p "
+            "in ... if p.requires_grad], or the module itself."
         )
     other = [
         f"{name} is {p.dtype} on {p.device}"
