@@ -152,8 +152,7 @@ def here(model: Any, loss: Any, optimizer: Any) -> Iterator[Chosen]:
     if len(getattr(model, "device_ids", None) or []) > 1:
         raise ValueError(
             f"`model` must lie on one device; this {type(model).__name__} is spread over "
-            f"{model.device_ids}. Pass "
-            "model.module."
+            f"{model.device_ids}. Pass model.module."
         )
     if isinstance(loss, torch.nn.modules.loss._Loss):
         raise ValueError(
@@ -162,9 +161,8 @@ def here(model: Any, loss: Any, optimizer: Any) -> Iterator[Chosen]:
         )
     if not callable(loss) or not takes_two(loss):
         raise ValueError(
-            f"`loss` must be a function of the model and a batch; got {loss!r}. Write loss(model, "
-            "batch), with "
-            "nothing bound: closures of torch.optim know no samples."
+            f"`loss` must be a function of the model and a batch; got {loss!r}. Write loss(model, batch), "
+            "with nothing bound: closures of torch.optim know no samples."
         )
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ValueError(
@@ -204,9 +202,8 @@ def placed(whole: Whole, looked: Looked, **options: Any) -> NetworkPlace:
     total = (slope * losses).sum()
     if not losses.requires_grad:
         raise ValueError(
-            "`loss` must depend on the parameters; this one does not. Compute it from model(...) of "
-            "the model that "
-            "it is given, without detach(), argmax or torch.no_grad()."
+            "`loss` must depend on the parameters; this one does not. Compute it from model(...) of the "
+            "model that it is given, without detach(), argmax or torch.no_grad()."
         )
     try:
         Products(total, [w], ["w"])(torch.zeros_like(whole.w)[:, None])
@@ -215,9 +212,8 @@ def placed(whole: Whole, looked: Looked, **options: Any) -> NetworkPlace:
         if name is None:
             raise
         raise ValueError(
-            f"`loss` must be differentiable twice; it is not in {name}. Replace an operation there "
-            "that has a "
-            "first derivative alone."
+            f"`loss` must be differentiable twice; it is not in {name}. Replace an operation there that has "
+            "a first derivative alone."
         ) from error
     place = NetworkPlace(whole, looked, **options)
     require_finite(place.gradient())
@@ -289,6 +285,6 @@ def _clipped(place: NetworkPlace, clip: float | None, batch: int) -> list[str]:
         return [f"Clipping at {clip:g} seldom acts here: a batch's gradient has norm {norm:.3g}."]
     return [
         f"Clipping at {clip:g} shortens steps to about {clip / norm:.2g} of lr here, where a batch's "
-        "gradient has "
-        f"norm {norm:.3g}: the limit is that of the shortened step, lr may be larger by as much."
+        f"gradient has norm {norm:.3g}: the limit is that of the shortened step, lr may be larger by as "
+        "much."
     ]

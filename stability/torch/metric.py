@@ -204,16 +204,14 @@ class Chosen:
         self.owners = [i for _, i in pairs]
         if not self.params:
             raise ValueError(
-                "`optimizer` must move something; none of its parameters requires a gradient at an "
-                "lr above 0. "
-                "Call requires_grad_() on those to train, and set lr."
+                "`optimizer` must move something; none of its parameters requires a gradient at an lr "
+                "above 0. Call requires_grad_() on those to train, and set lr."
             )
         strange = [tuple(p.shape) for p in self.params if id(p) not in known]
         if strange:
             raise ValueError(
-                f"`optimizer` must hold parameters of `model`; one of shape {strange[0]} is none of "
-                "them. Build "
-                "it from the model that is trained, model.parameters()."
+                f"`optimizer` must hold parameters of `model`; one of shape {strange[0]} is none of them. "
+                "Build it from the model that is trained, model.parameters()."
             )
         self.names = [known[id(p)] for p in self.params]
         for p, name in zip(self.params, self.names, strict=True):
@@ -257,9 +255,8 @@ def _check_parameter(p: torch.Tensor, name: str, first: torch.Tensor) -> None:
         )
     if p.device != first.device:
         raise ValueError(
-            f"`model` must lie on one device; {name} is on {p.device}, others are on {first.device}. "
-            "Move a copy "
-            "of it to one, model.to(device), and ask there."
+            f"`model` must lie on one device; {name} is on {p.device}, others are on {first.device}. Move a "
+            "copy of it to one, model.to(device), and ask there."
         )
 
 
@@ -283,11 +280,11 @@ def read(
     if chosen.still:
         told.append(f"{_check.counted(chosen.still, 'group')} of parameters that do not move are left out.")
     if metric is not None:
-        root = _diagonal(_given(chosen, metric), place)
+        root = _diagonal(_given(chosen, metric), chosen, place)
     elif own:
         root = _low_rank(chosen, place)
     elif rule is not None and rule.metric is not None:
-        root = _diagonal(_read(chosen, rule, place, batch, told), place)
+        root = _diagonal(_read(chosen, rule, place, batch, told), chosen, place)
     else:
         root = _scaled([rule.scale(g) for g in groups] if rule else [], chosen, place)
     if rule is not None:
@@ -313,16 +310,14 @@ def _told(optimizer: torch.optim.Optimizer, metric: Any, momentum: Any) -> Rule:
     name = type(optimizer).__name__
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ValueError(
-            "`optimizer` must take steps of one kind; LBFGS evaluates its closure again and again in "
-            "a step, and "
-            "searches along lines. Ask with the optimizer that follows it, torch.optim.SGD, say."
+            "`optimizer` must take steps of one kind; LBFGS evaluates its closure again and again in a "
+            "step, and searches along lines. Ask with the optimizer that follows it, torch.optim.SGD, say."
         )
     if metric is None or momentum is None:
         known = ", ".join(sorted(kind.__name__ for kind in RULES))
         raise ValueError(
-            f"`optimizer` must be one whose metric is known, {known} or LRSFN, or be told of; got "
-            f"{name}. Give "
-            f"both of {_MODEL_OF}, say, or metric=1.0 and momentum=0 where it has none."
+            f"`optimizer` must be one whose metric is known, {known} or LRSFN, or be told of; got {name}. "
+            f"Give both of {_MODEL_OF}, say, or metric=1.0 and momentum=0 where it has none."
         )
     return Rule(None, lambda group: None)
 
@@ -331,8 +326,7 @@ def _common(what: str, found: Sequence[Any]) -> Any:
     if any(one != found[0] for one in found):
         raise ValueError(
             f"`optimizer` must have the same kind of {what} in all groups; got "
-            f"{', '.join(map(str, found))}. Use "
-            "one optimizer for each, and ask for each."
+            f"{', '.join(map(str, found))}. Use one optimizer for each, and ask for each."
         )
     return found[0]
 
@@ -346,17 +340,17 @@ def _memory(momentum: Any) -> Memory | None:
         return held
     if not isinstance(momentum, (int, float)):
         raise ValueError(
-            "`momentum` must be the decay of a buffer u+ = beta u + g, a number in [0, 1), or a "
-            "method that has one,"
-            f" as stability.Adam(beta1=0.9) or stability.Momentum(stability.SGD()); got {momentum!r}."
+            "`momentum` must be the decay of a buffer u+ = beta u + g, a number in [0, 1), or a method "
+            "that has one, as stability.Adam(beta1=0.9) or stability.Momentum(stability.SGD()); got "
+            f"{momentum!r}."
         )
     beta = _check.fraction("momentum", momentum)
     return Memory(beta) if beta else None
 
 
-def _diagonal(parts: Sequence[torch.Tensor], place: Any) -> Root:
+def _diagonal(parts: Sequence[torch.Tensor], chosen: Chosen, place: Any) -> Root:
     """``P^(1/2) V`` from the diagonal of P, a tensor for each parameter."""
-    root = torch.cat([part.detach().to(place.whole.w).reshape(-1) for part in parts]).sqrt()
+    root = chosen.flat(parts, place.whole.w).sqrt()
     if not bool(torch.isfinite(root).all() and (root > 0).all()):
         raise ValueError(
             "The metric must be positive and finite; got one that is not. Raise the optimizer's eps, or give "
@@ -370,7 +364,7 @@ def _scaled(scales: Sequence[float], chosen: Chosen, place: Any) -> Root | None:
     if all(scale == 1 for scale in scales):
         return None
     parts = [scales[i] * torch.ones_like(p) for i, p in zip(chosen.owners, chosen.params, strict=True)]
-    return _diagonal(parts, place)
+    return _diagonal(parts, chosen, place)
 
 
 def _given(chosen: Chosen, metric: Any) -> list[torch.Tensor]:
@@ -393,9 +387,8 @@ def _given(chosen: Chosen, metric: Any) -> list[torch.Tensor]:
         found = [metric] * len(chosen.params)
     if len(found) != len(chosen.params):
         raise ValueError(
-            f"`metric` must hold a tensor for each of {len(chosen.params)} parameters; got "
-            f"{len(found)}. Give "
-            "a function of (p, state, group)."
+            f"`metric` must hold a tensor for each of {len(chosen.params)} parameters; got {len(found)}. "
+            "Give a function of (p, state, group)."
         )
     return [
         _shaped(value, p, name) for value, p, name in zip(found, chosen.params, chosen.names, strict=True)
@@ -408,9 +401,8 @@ def _shaped(value: Any, p: torch.Tensor, name: str) -> torch.Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
         raise ValueError(
-            f"`metric` must have the shape {tuple(p.shape)} of {name}; got {shape}. Give the diagonal "
-            "of P, one "
-            "positive number for each entry."
+            f"`metric` must have the shape {tuple(p.shape)} of {name}; got {shape}. Give the diagonal of P, "
+            "one positive number for each entry."
         ) from error
 
 
@@ -436,8 +428,8 @@ def _read(chosen: Chosen, rule: Rule, place: Any, batch: int, told: list[str]) -
             was = next(tuple(state[n].shape) for n in rule.needs if n != "step")
             raise ValueError(
                 f"`optimizer` must know the parameters as they are; {chosen.names[i]} has shape "
-                f"{tuple(p.shape)}, "
-                f"and its state is of {was}. Build the optimizer anew after changing the model."
+                f"{tuple(p.shape)}, and its state is of {was}. Build the optimizer anew after changing the "
+                "model."
             )
         found.append(rule.metric(state, group))  # type: ignore[misc]
     if rule.metric in (_adam, _radam, _adamax):
@@ -458,9 +450,8 @@ def _first_squares(chosen: Chosen, rule: Rule, place: Any, batch: int) -> Sequen
     """``E[g_b^2]`` of batches here, for each parameter."""
     if rule.squares is None:
         raise ValueError(
-            f"`optimizer` must have taken a step: {type(chosen.optimizer).__name__} sums all squares "
-            "since its "
-            "first. Ask after some steps."
+            f"`optimizer` must have taken a step: {type(chosen.optimizer).__name__} sums all squares since "
+            "its first. Ask after some steps."
         )
     g, squares = place.gradient(), place.second_moment()
     return (g**2 + (squares - g**2).clamp_min(0) / batch).split(chosen.sizes)

@@ -180,7 +180,8 @@ def untouched(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
     contents: dict[int, tuple[Any, Callable[[], None]]] = {}
     for module in model.modules():
         _keep(vars(module), contents)
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's own
+    # Nothing here draws from NumPy's global generator, but a model, a loss or a dataset of the user's may.
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
     elsewhere = [] if device.type == "cpu" else [device]
     with ExitStack() as stack:
         stack.enter_context(

@@ -202,9 +202,8 @@ class Watch:
         """All that was seen: a table, saved and drawn as results are."""
         if not self._rows:
             raise ValueError(
-                f"A watch has a history after its first look; {self.iteration} of {self.every} steps "
-                "were taken. "
-                "Call step() in the loop, or look()."
+                f"A watch has a history after its first look; {self.iteration} of {self.every} steps were "
+                "taken. Call step() in the loop, or look()."
             )
         columns = {name: np.array([row[name] for row in self._rows]) for name in self._rows[0]}
         return Watched(
