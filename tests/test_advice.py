@@ -170,6 +170,7 @@ class TestHeavySamples:
         advice = st.advise(cubic, self.at(cubic), step=0.005, batch=32)
         assert advice.step_limit == pytest.approx(0.01719, rel=1e-3)
         assert advice.deterministic_limit == pytest.approx(0.03668, rel=1e-3)
+        assert advice.limit_without_heaviest == pytest.approx(0.02733, rel=1e-3)
 
     @pytest.mark.parametrize("beta", [0.0, 0.9])
     def test_products_and_few_directions_within_sixty_gradients(self, cubic, beta):
@@ -184,6 +185,8 @@ class TestHeavySamples:
             assert low < truth < high * 1.001
             assert advice.stats["gradients"] <= 60
             assert advice.sample_share > 0.5  # one row makes most of the noise that sets the limit
+            if not beta:
+                assert advice.limit_without_heaviest == pytest.approx(0.02733, rel=0.1)
 
     @pytest.mark.slow
     def test_the_step_that_batches_of_another_size_allow(self, cubic):
@@ -435,6 +438,93 @@ class TestOptimizers:
         assert advice.step_limit == advice.deterministic_limit
         again = st.advise(table, AT, method=st.SignSGD(), step=0.01, batch=8, exact=False)
         assert again.step_limit == pytest.approx(advice.step_limit)
+
+
+METHODS = {
+    **MEMORIES,
+    "decay": (st.SGD(weight_decay=0.5), {"decay": 0.5}),
+    "Adam": (st.Adam(beta1=0.5), {"beta": 0.5}),
+}
+
+
+class TestOneSampleThatCarriesTheLimit:
+    """Beside the limit of all samples stands that of the others, in the same metric."""
+
+    def heavy(self, table, times=6.0):
+        X = table.X * np.where(np.arange(40) == 7, times, 1.0)[:, None]
+        return st.least_squares(X, table.y)
+
+    @pytest.mark.parametrize("name", METHODS)
+    @pytest.mark.parametrize("exact", [True, False])
+    def test_the_others_limit_is_that_of_the_dense_map(self, table, name, exact):
+        F, (method, given) = self.heavy(table), METHODS[name]
+        advice = st.advise(F, AT, method=method, step=0.001, batch=8, exact=exact)
+        assert advice.sample_share > 0.5
+        samples, P = np.delete(F.per_sample_hessian(AT), 7, axis=0), np.eye(3)
+        if name == "Adam":
+            spread = SHARE * np.var(F.per_sample_gradient(AT), axis=0)
+            P = 0.5 * np.diag(1 / (np.sqrt(F.gradient(AT) ** 2 + spread) + 1e-8))  # half a heavy ball's step
+        H, share = samples.mean(axis=0), (39 - 8) / (8 * 38)
+        most = 4 / np.linalg.eigvals(P @ H).real.max()
+        expected = dense_limit(most, H=H, samples=samples, share=share, P=P, **given)
+        assert advice.limit_without_heaviest == pytest.approx(expected, rel=1e-6)
+        assert advice.step_limit < 0.8 * expected
+
+    def test_it_is_told_and_kept(self, table, tmp_path):
+        advice = st.advise(self.heavy(table), AT, step=0.001, batch=8)
+        told = f"{advice.limit_without_heaviest:.3g}"
+        lines = str(advice).splitlines()
+        assert any("without the heaviest sample" in line and told in line for line in lines)
+        assert "runs without one keep to what the others alone allow" in str(advice)
+        again = st.load(advice.save(tmp_path / "advice"))
+        assert again == advice
+        assert again.limit_without_heaviest == advice.limit_without_heaviest
+        assert advice.to_json()["limit_without_heaviest"] == advice.limit_without_heaviest
+
+    @pytest.mark.parametrize("exact", [True, False])
+    def test_where_many_samples_make_it_it_is_not_known(self, table, exact):
+        advice = st.advise(table, AT, step=0.01, batch=8, exact=exact)
+        assert advice.sample_share < 0.5
+        assert math.isnan(advice.limit_without_heaviest)
+        assert advice.to_json()["limit_without_heaviest"] is None
+        assert "without the heaviest" not in str(advice)
+
+    @pytest.mark.parametrize("exact", [True, False])
+    def test_others_without_curvature_allow_any_step(self, table, exact):
+        X = table.X * (np.arange(40) == 7)[:, None]
+        advice = st.advise(st.least_squares(X, table.y), AT, step=0.001, batch=8, exact=exact)
+        assert advice.sample_share > 0.95
+        assert advice.limit_without_heaviest == math.inf
+        assert "without the heaviest" not in str(advice)
+
+    def test_two_samples_of_many_say_nothing_of_the_others(self, table):
+        advice = st.advise(self.heavy(table), AT, step=0.001, batch=2, samples=2, exact=False)
+        assert math.isnan(advice.limit_without_heaviest)
+
+    def test_a_spectrum_that_turns_with_single_samples(self, table):
+        advice = st.advise(self.heavy(table), AT, method=st.SFN(damping=0.1), step=0.1, batch=8)
+        assert advice.sample_share > 0.5
+        assert math.isnan(advice.limit_without_heaviest)
+
+    def test_groups_have_one_each(self, table):
+        optimizer = Optimizer(steps=(0.001, 0.0002), groups=[0, 1, 1], label="SGD")
+        advice = st.advise(self.heavy(table), AT, method=optimizer, step=0.001, batch=8)
+        assert advice.limit_without_heaviest[1] == pytest.approx(0.2 * advice.limit_without_heaviest[0])
+
+    def test_samples_that_were_not_looked_at_may_weigh_as_much(self):
+        """Rare columns and a logistic loss: half of the samples said 1.4 times the limit of all."""
+        rng = np.random.default_rng(0)
+        X = (rng.random((800, 12)) < 0.01) / 0.1
+        F = st.logistic(X, (X @ rng.normal(size=12) > 0).astype(int))
+        part = st.advise(F, np.zeros(12), step=0.1, batch=8, samples=200, exact=False)
+        assert part.sample_share > 0.5
+        assert "Of 800 samples 200 were looked at; others may weigh as much" in str(part)
+        whole = st.advise(F, np.zeros(12), step=0.1, batch=8, samples=800, exact=False)
+        assert "others may weigh" not in str(whole)
+        truth = st.advise(F, np.zeros(12), step=0.1, batch=8, exact=True).step_limit
+        assert whole.step_limit == pytest.approx(truth, rel=0.1)
+        low, high = part.step_limit_bracket
+        assert low < truth < high
 
 
 # -- what is told -------------------------------------------------------------------------------------------

@@ -23,8 +23,8 @@ from .bracket import ends
 from .closure import Blocks, Closed
 from .noise import Noisy, exponent, ratio
 from .optimizer import Optimizer
-from .place import Along, Place, Unknown
-from .result import INTERRUPTED, Advice, told
+from .place import Along, Place, Unknown, drawn
+from .result import CARRIES, INTERRUPTED, Advice, told
 
 BUDGET = 60
 """Gradients of all looked-at samples."""
@@ -224,12 +224,11 @@ class Examination:
 
     def shrink(self, batch: float) -> float:
         """The variance of a batch's mean, per variance of a sample."""
-        N = self.place.population
-        return 1 / batch if math.isinf(N) else (N - batch) / (batch * (N - 1))
+        return drawn(batch, self.place.population)
 
-    def unbias(self, m: int) -> float:
-        """Of variances seen on m samples, a random part of all."""
-        return m / (m - 1) if m < self.place.population else 1.0
+    def unbias(self, m: int, *, left_out: int = 0) -> float:
+        """Of variances seen on m samples, a random part of all but some."""
+        return m / (m - 1) if m < self.place.population - left_out else 1.0
 
     @property
     def _mixed(self) -> bool:
@@ -520,13 +519,30 @@ class Examination:
         self.found["mode_limits"] = self._mode_limits()
         self.found["batches"], self.found["batch_limits"] = self._other_batches()
         if closed.share:
-            self.found["sample_share"] = float(np.max(closed.shares()))
+            shares = closed.shares()
+            self.found["sample_share"] = float(np.max(shares))
+            if np.max(shares) > CARRIES:
+                self.found["limit_without_heaviest"] = self._without(int(np.argmax(shares)))
         if whole and self.blocks.width:
             self.notes.append(
                 "The curvature beyond the leading modes is not positive on average: the limit is that of "
                 "these modes alone, and may be lower."
             )
         self._group_shares(closed)
+
+    def _without(self, sample: int) -> float:
+        """The limit of all samples but one; nan of two."""
+        seen, m, k = self.seen.curvatures, self.place.samples, len(self.mean)
+        if len(seen) < 3:
+            return math.nan
+        mean = self.mean + (self.mean - seen[sample, :k, :k]) / (m - 1)
+        if np.linalg.eigvalsh(mean)[-1] <= _ROUNDED * self.blocks.eigenvalues[0]:
+            return math.inf
+        others = np.delete(seen, sample, axis=0)
+        unbias = self.unbias(len(others), left_out=1)
+        blocks, _ = Blocks.of(others, mean, self.blocks.width, unbias=unbias, decay=self.decay)
+        share = drawn(self.batch, self.place.population - 1)
+        return Closed(blocks.positive(), share, self.memory, self.decoupled).leader.limit
 
     def _bracket(self, closed: Closed) -> tuple[float, float]:
         """Ends of the limit, and what is known of them."""

@@ -19,6 +19,7 @@ from .._streams import stream
 from ..flow import Flow
 from ..linear.dynamics import Dynamics
 from ..linear.frames import Frame
+from ..linear.held import held_limit
 from ..linear.limits import Limits
 from ..linear.modes import Turned, mode_limits
 from ..linear.moments import embedded
@@ -27,10 +28,11 @@ from ..methods.metrics import GradientLaw
 from ..noise import DataNoise, GaussianInputs, Noise
 from ..objectives.base import defines
 from ..objectives.gate import bare
-from .closure import gathered
+from .closure import Blocks, Closed, gathered
 from .noise import ratio, slope_of
 from .optimizer import Optimizer
-from .result import INTERRUPTED, Advice, told
+from .place import drawn
+from .result import CARRIES, INTERRUPTED, Advice, told
 from .standing import settled
 
 MODES = 34
@@ -207,6 +209,29 @@ class Exact:
         each = _fed(F, self.w, M)
         if each is not None and each.sum() > 0:
             self.found["sample_share"] = float(each.max() / each.sum())
+            if each.max() > CARRIES * each.sum():
+                self.found["limit_without_heaviest"] = self._without(noise, int(np.argmax(each)))
+
+    def _without(self, noise: DataNoise, sample: int) -> float:
+        """The limit of all samples but one; nan of metrics that single samples turn."""
+        method, d = self.flow.method, len(self.w)
+        F: Any = noise.objective
+        if method.spectral and not method.is_identity:
+            return math.nan
+        metric = np.ones(d) if self.here.frame.metric is None else self.here.frame.metric
+        root, beside = np.sqrt(metric), 0.0 if method.spectral or method.decoupled else method.weight_decay
+        others = np.delete(np.arange(F.n_samples), sample)
+        number = math.inf if noise.replacement else len(others)
+        share = drawn(noise.batch, number)
+        if hasattr(F, "hessian_factors"):
+            rows = F.hessian_factors(self.w)[others] * root
+            ridge = (float(F.l2) + beside) * np.diag(metric)
+            return held_limit(rows, ridge, share, self.here.memory, self.here.decoupled)
+        if d > MODES:
+            return math.nan
+        curvatures = root[:, None] * F.per_sample_hessian(self.w)[others] * root + beside * np.diag(metric)
+        blocks, _ = Blocks.of(curvatures, curvatures.mean(axis=0), 0)
+        return Closed(blocks.positive(), share, self.here.memory, self.here.decoupled).leader.limit
 
     def _other_batches(self) -> None:
         noise = self.flow.noise_model

@@ -6,6 +6,7 @@ knows of the loss passes through these few calls, and `Work` counts what they co
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +17,11 @@ from .._array import Backend
 
 class Unknown(Exception):
     """What a place cannot tell; the text is the reason, a sentence that the advice passes on."""
+
+
+def drawn(batch: float, population: float) -> float:
+    """The variance of a batch's mean, per variance of a sample; infinitely many: with replacement."""
+    return 1 / batch if math.isinf(population) else (population - batch) / (batch * max(population - 1, 1))
 
 
 @dataclass

@@ -17,6 +17,8 @@ from .optimizer import Optimizer
 
 INTERRUPTED = "Interrupted: what was not reached is not known."
 """The note on advice that Ctrl-C cut short."""
+CARRIES = 0.5
+"""A sample's share in the limit's noise from which on the limit is told without it too."""
 ESTIMATES = ("noise_floor", "drop", "critical_batch", "batch_sharpness", "noise_exponent")
 
 
@@ -67,6 +69,10 @@ class Advice(Result, Framed):
         The limit at other batch sizes, as multiples of the step in use.
     sample_share : float
         Of the curvature noise that sets the limit, what the heaviest sample carries.
+    limit_without_heaviest : float or array (groups,)
+        Where that is more than half: the limit of the other samples alone, in the same metric. A run that
+        does not meet the heaviest one keeps to it. nan elsewhere, and of a method whose gains follow a
+        spectrum that single samples turn; infinite where the others have no curvature.
     group_shares : array (groups,)
         Of the leading mode, what lies in each group.
     exact : bool
@@ -107,6 +113,7 @@ class Advice(Result, Framed):
     samples: int
     population: int
     parameters: int
+    limit_without_heaviest: Any = math.nan
     reasons: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     stats: Mapping[str, float] = field(default_factory=dict)
@@ -190,7 +197,28 @@ class Advice(Result, Framed):
             yield "Beyond the limit the iterate leaves this place: for a flatter one, or for good."
         elif self.share == self.share:
             yield "Beyond the limit the iterate leaves this place; it may settle at a flatter one."
+        if self.sample_share > CARRIES:
+            yield from self._heaviest()
         yield from self.notes
+
+    @property
+    def _carried(self) -> bool:
+        """Whether the limit is told without its heaviest sample too."""
+        return bool(np.all(np.isfinite(self.limit_without_heaviest)))
+
+    def _heaviest(self) -> Iterator[str]:
+        """What one sample's weight means for runs, and for the samples that were not looked at."""
+        if self._carried:
+            yield (
+                f"One sample carries {self.sample_share:.0%} of the noise that sets the limit: its rare "
+                "visits make second moments grow, and runs without one keep to what the others alone allow, "
+                f"{_listed(self.limit_without_heaviest)}."
+            )
+        if self.samples < self.population < math.inf:
+            yield (
+                f"Of {self.population} samples {self.samples} were looked at; others may weigh as much. Look "
+                f"at all of them: samples={self.population}."
+            )
 
     def _rows(self) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = [
@@ -199,6 +227,8 @@ class Advice(Result, Framed):
         ]
         if self.sample_share == self.sample_share:
             rows.append(("share of the heaviest sample", self.sample_share, None, "in the limit's noise"))
+        if self._carried:
+            rows.insert(2, ("... without the heaviest sample", np.max(self.limit_without_heaviest), None, ""))
         rows += [
             self._row("noise floor of the loss", self.noise_floor, f"after {self.horizon:g} iterations"),
             self._row("... less at a tenth of the step", self.drop, ""),
@@ -287,6 +317,7 @@ def told(
         batches=np.asarray(found.get("batches", nothing), dtype=float),
         batch_limits=np.asarray(found.get("batch_limits", nothing), dtype=float),
         sample_share=known("sample_share"),
+        limit_without_heaviest=of_groups(known("limit_without_heaviest")),
         group_shares=np.asarray(found.get("group_shares", np.ones(1))),
         exact=bool(found.get("exact", False)),
         confidence=known("confidence"),

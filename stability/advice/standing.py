@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ from .._streams import stream
 from ..lowrank.randomized import randomized_eigh
 from ..methods.method import Method
 from .optimizer import Optimizer
-from .place import Place
+from .place import Place, drawn
 
 WRITTEN = 2000
 """Most parameters whose Hessian is written out, for a method of its whole spectrum."""
@@ -59,9 +58,7 @@ def standing(method: Method, place: Place, *, step: float, batch: int, seed: int
 def _diagonal(method: Any, place: Place, batch: int) -> Callable[[Any], Any]:
     """``diag(p)^(1/2)`` from the mean squares of a batch's gradients."""
     second, gradient = (place.backend.host(part) for part in (place.second_moment(), place.gradient()))
-    N = place.population
-    share = 1 / batch if math.isinf(N) else (N - batch) / (batch * (N - 1))
-    spread = np.maximum(second - gradient**2, 0.0) * share
+    spread = np.maximum(second - gradient**2, 0.0) * drawn(batch, place.population)
     square = spread + gradient**2 if method.linear else spread
 
     def bends(still: np.ndarray) -> bool:
