@@ -139,6 +139,12 @@ def _steps(axis: Axes, result: History) -> None:
             lw=1,
             label="predicted mean-square limit",
         )
+    if result.advice:
+        advised = result.advice["step_limit"]
+        seen = np.isfinite(advised)
+        where = result.advice["sweeps"][seen]
+        axis.plot(where, advised[seen], "o", color=COLORS["damped Newton"], ms=3, label="advised limit")
+        limits = np.append(limits, advised[seen])
     positive = bool((np.append(taken, limits) > 0).any())
     axis.set(xlabel="sweeps over the data", ylabel="step", yscale="log" if positive else "linear")
     axis.legend()

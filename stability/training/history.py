@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._display import Grid
+from .._display import Grid, number
 from .._frames import Framed
 from .._saving import Result
 
@@ -81,6 +81,12 @@ class History(Result, Framed):
         The kind of ending.
     held_back : array (checks, 2)
         Sweeps, and the loss then of samples held back, where there were some (not charged).
+    advice : dict of arrays (asked,)
+        What `st.advise` said of the iterate after each of ``advise_every`` iterations: `iteration`, `sweeps`,
+        the `step` just taken, and by their names there `step_limit`, `deterministic_limit`, `share`,
+        `noise_floor`, `critical_batch`, `sharpness`, `preconditioned_sharpness`, `batch_sharpness` and
+        `noise_exponent`; nan where not known, and ``stats["advice_unknown"]`` says why there is no limit.
+        ``pandas.DataFrame(run.advice)`` is its table. Empty where nothing was asked.
     """
 
     losses: np.ndarray
@@ -101,6 +107,7 @@ class History(Result, Framed):
     provenance: dict[str, Any] = field(default_factory=dict)
     end: End = End.DONE
     held_back: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
+    advice: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def _restored(cls, **values: Any) -> Any:
@@ -170,6 +177,8 @@ class History(Result, Framed):
                 f"{int(np.sum(last < 0))} negative; "
                 f"largest step of the run {np.max(self.steps, initial=0.0):.3g}, {self._limit}"
             )
+        if self.advice:
+            yield self._advised
         if len(self.skipped):
             yield (
                 f"{len(self.skipped)} steps were not finite and not taken, the first at iteration "
@@ -183,6 +192,18 @@ class History(Result, Framed):
         if not len(known):
             return f"largest stable one not known{f': {why}' if why else ''}"
         return f"last predicted mean-square limit {known[-1]:.3g}"
+
+    @property
+    def _advised(self) -> str:
+        """What was advised last."""
+        last = {name: column[-1] for name, column in self.advice.items()}
+        if np.isnan(last["step_limit"]):
+            return f"advised after iteration {last['iteration']}: the largest stable step is not known"
+        return (
+            f"advised after iteration {last['iteration']}: step {last['step']:.3g} is {last['share']:.2g} of "
+            f"the largest stable one, {number(last['step_limit'], '.3g')}; noise floor "
+            f"{number(last['noise_floor'], '.3g')}, critical batch {number(last['critical_batch'], '.3g')}"
+        )
 
     def _course(self) -> Grid:
         """A few iterations from the first to the last."""

@@ -19,17 +19,18 @@ from .._saving import provenance
 from ..methods.method import Method
 from ..methods.momentum import Momentum
 from ..methods.response import gains_at
-from ..objectives.base import require, trait
+from ..objectives.base import defines, require, trait
 from ..objectives.gate import probe
 from . import checkpoint as checkpoints
 from . import choice
+from .asked import ADVISED, Adviser, with_memory
 from .baselines import BASELINES, baseline
 from .batches import Batches
 from .history import End, Ending, History
 from .limits import Forecast
 from .options import Armijo, Rare, SpectralStep
 from .problem import Problem, Progress
-from .run import OptimizerRun, RunPlan
+from .run import Log, OptimizerRun, RunPlan
 
 DTYPES = ("float64", "float32")
 RUNAWAY = 100.0
@@ -154,6 +155,10 @@ def minimize(
         That of the objective where it has one (networks), else that of `start`.
     keep_every : int, optional
         Keep the iterate after every so many iterations.
+    advise_every : int, optional
+        Ask `st.advise` at the iterate after every so many iterations, with the step just taken:
+        `History.advice`. Each time takes what it takes there, 60 gradients of 2,048 samples at most or a few
+        seconds where all modes are taken, not counted as work.
     checkpoint_every : float
         Seconds between checkpoints; 60 by default.
     limits : bool, optional
@@ -196,6 +201,7 @@ def minimize(
             hessian_batch=hessian_batch,
             refresh=options["refresh"],
             keep_every=options["keep_every"],
+            advise_every=options["advise_every"],
             limits=options["limits"] or None,
             checkpoint=checkpoint,
             **own,
@@ -243,6 +249,7 @@ def minimize(
             f"{kept:.3g} kept iterates need", kept * problem.dim, advice="Give a larger `keep_every`."
         )
     plain = method.method if isinstance(method, Momentum) else method  # `momentum` may stand for it
+    adviser = _adviser(objective, method, chosen, batches, problem.sampled, options, int(seed))
     plan = RunPlan(
         label=_label(chosen, plain),
         problem=problem,
@@ -267,6 +274,7 @@ def minimize(
         iterations=most,
         seed=int(seed),
         keep_every=keep_every,
+        adviser=adviser,
         callback=callback,
         checkpoint=None if checkpoint is None else checkpoints.base(checkpoint),
         checkpoint_every=_check.nonnegative("checkpoint_every", options["checkpoint_every"]),
@@ -296,6 +304,34 @@ def _start(objective: Any, start: Any, options: Rare) -> tuple[Any, Backend]:
         )
     backend = backend_of(options["device"], _check.choice("dtype", dtype, DTYPES))
     return backend.asarray(_check.shaped("start", start, (int(objective.dim),))), backend
+
+
+def _adviser(
+    objective: Any,
+    method: Any,
+    chosen: choice.Choice,
+    batches: Batches,
+    sampled: bool,
+    options: Rare,
+    seed: int,
+) -> Adviser | None:
+    """Whom the run asks, where it is to ask."""
+    if options["advise_every"] is None:
+        return None
+    every = _check.count("advise_every", options["advise_every"])
+    require(objective, "advise_every", *(() if defines(objective, "products") else ("hvp",)))
+    whole = None if chosen.rule.untuned else with_memory(method, chosen.memory, chosen.weight_decay)
+    curved = sampled and whole is not None and whole.uses_hessian
+    return Adviser(
+        every,
+        objective,
+        whole,
+        chosen.rule,
+        chosen.memory,
+        batches.batch if sampled else None,
+        batches.hessian_batch if curved else None,
+        seed,
+    )
 
 
 def _label(chosen: choice.Choice, method: Any) -> str:
@@ -338,6 +374,7 @@ def _identity(plan: RunPlan, method: Any, w: Any) -> dict[str, Any]:
         "dtype": plan.problem.backend.dtype,
         "samples": plan.problem.samples,
         "keep_every": repr(plan.keep_every),
+        "advise_every": repr(plan.adviser and plan.adviser.every),
     }
 
 
@@ -422,6 +459,8 @@ def _history(run: OptimizerRun) -> History:
         stats["rescues"] = run.rescues
     if run.unknown:
         stats["limit_unknown"] = run.unknown
+    if run.unadvised:
+        stats["advice_unknown"] = run.unadvised
     return History(
         losses=np.array(log.losses),
         sweeps=np.array(log.sweeps),
@@ -440,4 +479,15 @@ def _history(run: OptimizerRun) -> History:
         stats=stats,
         provenance=provenance(**plan.identity | {"method": plan.label}),
         end=ending.end,
+        advice=_advice(log),
     )
+
+
+def _advice(log: Log) -> dict[str, np.ndarray]:
+    """What the run was advised, a column each; nothing where it did not ask."""
+    if not log.advised_at:
+        return {}
+    asked = np.array(log.advised_at, dtype=int)
+    names = ("step", *ADVISED)
+    columns = dict(zip(names, np.array(log.advice).T, strict=True))
+    return {"iteration": asked, "sweeps": np.array(log.sweeps)[asked - 1], **columns}

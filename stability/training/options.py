@@ -25,6 +25,7 @@ class Rare(TypedDict, total=False):
     device: Any
     dtype: str | None
     keep_every: int | None
+    advise_every: int | None
     checkpoint_every: float
     check: bool
     limits: bool | None
@@ -40,6 +41,7 @@ RARE: Rare = {
     "device": "cpu",
     "dtype": None,
     "keep_every": None,
+    "advise_every": None,
     "checkpoint_every": 60.0,
     "check": True,
     "limits": None,

@@ -17,6 +17,7 @@ from .._interrupts import undisturbed
 from .._saving import save
 from ..lowrank.operator import BadProducts, NotFinite
 from ..methods.memory import Memory
+from .asked import Adviser
 from .batches import Batches, parts
 from .checkpoint import Checkpoint, latest, nameless, slots
 from .history import End, Ending
@@ -29,9 +30,10 @@ GIVE_UP = 10
 """Steps in a row that would not have been finite before a run is called diverged."""
 VECTORS = ("w", "velocity", "best", "sum")
 """What a checkpoint keeps of a run, where there is any, beside its log, rule and batches; and numbers."""
-NUMBERS = ("iteration", "gathered", "ceiling", "unknown", "in_a_row", "rescues")
-_LATER = ("samples", "keep_every")
+NUMBERS = ("iteration", "gathered", "ceiling", "unknown", "unadvised", "in_a_row", "rescues")
+_LATER = ("samples", "keep_every", "advise_every")
 """Arguments that older checkpoints do not tell."""
+_UNADVISED = {"log advice": np.zeros((0, 1)), "log advised_at": np.zeros(0, dtype=int)}
 DECAYS = {"linear": 1.0, "sqrt": 0.5}
 """Powers of what is left of the run that a decaying step is proportional to."""
 
@@ -55,6 +57,7 @@ class RunPlan:
     iterations: float  # at most; may be inf
     seed: int
     keep_every: int | None
+    adviser: Adviser | None
     callback: Callable[[Progress], Any] | None
     checkpoint: Path | None
     checkpoint_every: float
@@ -78,6 +81,8 @@ class Log:
     skipped: list[int] = field(default_factory=list)
     states: list[np.ndarray] = field(default_factory=list)
     kept_at: list[int] = field(default_factory=list)
+    advice: list[np.ndarray] = field(default_factory=list)
+    advised_at: list[int] = field(default_factory=list)
 
 
 class OptimizerRun:
@@ -91,6 +96,7 @@ class OptimizerRun:
         self.ending = Ending(End.DONE, "done")
         self.ceiling, self.in_a_row = math.inf, 0
         self.unknown = ""  # why the limit is not known that was asked for last
+        self.unadvised = ""  # the same of the adviser
         self.best: Any = None  # of what the rule has watched; none before, where it is the start
         self.rescues = 0  # how often the run went back there
         self.whole = True  # between iterations: what a checkpoint may keep
@@ -105,6 +111,7 @@ class OptimizerRun:
             and self.iteration < plan.iterations
             and self.in_a_row < GIVE_UP
         ):
+            self._ask()
             with undisturbed():
                 self.whole, began = False, time.perf_counter()
                 loss, step = self.iterate()
@@ -117,6 +124,7 @@ class OptimizerRun:
                 return
             if plan.checkpoint is not None and time.perf_counter() - self._saved_at >= plan.checkpoint_every:
                 self.save()
+        self._ask()
         if self.in_a_row and not any(self.log.steps):  # a short run that took no step is not done either
             told = "diverged at the start: the loss, its derivatives or the step are not finite there; "
             self.ending = Ending(End.DIVERGED, f"{told}take another start, or a smaller step")
@@ -287,6 +295,16 @@ class OptimizerRun:
         if plan.report is not None:
             plan.report(self._share())
 
+    def _ask(self) -> None:
+        """What is advised here, where that is due; not counted as work."""
+        adviser, log, done = self.plan.adviser, self.log, self.iteration
+        # A run that goes on from a checkpoint may have been cut short before it could ask.
+        if adviser is None or done == 0 or done % adviser.every or done in log.advised_at[-1:]:
+            return
+        row, self.unadvised = adviser.at(self.plan.problem.backend.host(self.w), log.steps[-1])
+        log.advice.append(row)
+        log.advised_at.append(done)
+
     def _gather(self) -> None:
         self.gathered += 1
         if self.sum is None:
@@ -345,8 +363,9 @@ class OptimizerRun:
         plan, asarray = self.plan, self.plan.problem.backend.asarray
         assert plan.checkpoint is not None
         self._slot, found = latest(plan.checkpoint)
-        # Older checkpoints call the ceiling a limit.
-        arrays, values = found.arrays, {"ceiling": found.values.get("limit"), "unknown": "", **found.values}
+        # Older checkpoints call the ceiling a limit, and know of no advice.
+        told = {"ceiling": found.values.get("limit"), "unknown": "", "unadvised": ""}
+        arrays, values = {**_UNADVISED, **found.arrays}, {**told, **found.values}
         try:
             self._compare(values["identity"])
             _check.shaped("w", arrays["w"], (plan.problem.dim,))
