@@ -11,6 +11,7 @@ import scipy.stats
 
 import stability as st
 from stability._special import gaussian_log_moment
+from stability.ensembles import student as student_t
 from stability.ensembles import tails
 
 
@@ -77,7 +78,7 @@ class TestStudent:
 
         scores = np.stack([score(i) for i in range(3)])
         inverse = np.linalg.inv((scores * weight * scipy.stats.t.pdf(x, 3)) @ scores.T)
-        location, scatter = tails._errors(3.0, np.eye(1), np.eye(1), 1)
+        location, scatter = student_t.errors(3.0, np.eye(1), np.eye(1), 1)
         assert location[0] ** 2 == pytest.approx(inverse[1, 1], rel=1e-5)
         assert scatter[0, 0] ** 2 == pytest.approx(4 * inverse[2, 2], rel=1e-5)
 
