@@ -6,13 +6,12 @@ take?
 
 from typing import TYPE_CHECKING, Any
 
-from . import _check, datasets, results
+from . import _check, datasets, gallery, results
 from ._array import Backend
 from ._check import Interrupted, StabilityWarning, Unstable
 from ._saving import Study, load, save
 from .advice.library import advise
 from .comparison import compare
-from .datasets.table import read_table
 from .densities.density import stationary_density
 from .ensembles.simulate import simulate
 from .ensembles.tails import tail_index
@@ -26,7 +25,6 @@ from .lowrank.operator import BadProducts
 from .lowrank.randomized import randomized_eigh
 from .lyapunov.exponents import lyapunov_exponents
 from .lyapunov.limit import almost_sure_limit
-from .methods import gallery
 from .methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from .methods.metrics import Adam, RMSprop, SignSGD
 from .methods.momentum import Momentum
@@ -34,7 +32,7 @@ from .noise import Noise
 from .objectives.base import Objective, check_derivatives
 from .objectives.expression import expression
 from .objectives.landscapes import landscape
-from .objectives.network import autoencoder, mlp
+from .objectives.network import mlp
 from .objectives.quadratic import quadratic
 from .objectives.regression import least_squares, logistic
 from .pictures.plot import plot
@@ -43,7 +41,6 @@ from .portraits.line import profile
 from .portraits.plane import portrait
 from .spectra.estimation import spectrum
 from .training.minimize import minimize
-from .training.options import Armijo, SpectralStep
 from .training.sharpness import batch_sharpness
 from .trajectories.path import trajectory
 
@@ -56,7 +53,6 @@ __all__ = [
     "SFN",
     "SGD",
     "Adam",
-    "Armijo",
     "Backend",
     "BadProducts",
     "DampedNewton",
@@ -69,13 +65,11 @@ __all__ = [
     "Objective",
     "RMSprop",
     "SignSGD",
-    "SpectralStep",
     "StabilityWarning",
     "Study",
     "Unstable",
     "advise",
     "almost_sure_limit",
-    "autoencoder",
     "batch_sharpness",
     "bounds",
     "check_derivatives",
@@ -101,7 +95,6 @@ __all__ = [
     "profile",
     "quadratic",
     "randomized_eigh",
-    "read_table",
     "results",
     "save",
     "simulate",
@@ -114,17 +107,24 @@ __all__ = [
 ]
 
 _SYMBOLIC = {"method_table": "table", "theorem": "theorem", "theorems": "theorem"}
+_MOVED = dict.fromkeys(results.__all__, "results") | {
+    "Armijo": "gallery",
+    "SpectralStep": "gallery",
+    "autoencoder": "gallery",
+    "read_table": "datasets",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """SymPy is heavy: what needs it is imported when it is first asked for; classes of results have moved."""
+    """SymPy is heavy: what needs it is imported when it is first asked for; some names have moved."""
     if name in _SYMBOLIC:
         from importlib import import_module
 
         return getattr(import_module(f".symbolic.{_SYMBOLIC[name]}", __name__), name)
-    if name in results.__all__:
-        _check.deprecated(f"`st.{name}` is called `st.results.{name}` now")
-        return getattr(results, name)
+    if name in _MOVED:
+        room = _MOVED[name]
+        _check.deprecated(f"`st.{name}` is called `st.{room}.{name}` now")
+        return getattr(globals()[room], name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

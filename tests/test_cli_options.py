@@ -129,7 +129,7 @@ def test_without_a_target_the_columns_are_listed(command, table):
     assert "`--target` must be given: the column to predict." in refusal(command, *asked)
     assert "table.csv has the columns a, b, y." in refusal(command, *asked)
     with pytest.raises(ValueError, match=r"`target` must be given.* has the columns a, b, y"):
-        st.read_table(table, model="logistic")
+        st.datasets.read_table(table, model="logistic")
 
 
 def test_the_coordinates_of_a_formula_are_named_in_order():
@@ -146,7 +146,9 @@ def test_a_table_of_many_columns_shows_its_first_and_its_last(tmp_path):
     rows = [[f"c{j}" for j in range(60)], *([(i * j) % 7 for j in range(1, 61)] for i in range(8))]
     lines = [",".join(map(str, [*row, "y" if i == 0 else i % 2])) for i, row in enumerate(rows)]
     path.write_text("\n".join(lines))
-    shown = repr(st.read_table(path, target="y", model="logistic", drop=[f"c{j}" for j in range(6, 60, 7)]))
+    shown = repr(
+        st.datasets.read_table(path, target="y", model="logistic", drop=[f"c{j}" for j in range(6, 60, 7)])
+    )
     assert len(shown.splitlines()) <= 14
     assert all(name in shown for name in ("c0", "...", "intercept"))
 

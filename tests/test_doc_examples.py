@@ -48,6 +48,8 @@ def has_example(thing):
 def public():
     """What needs an example: functions and classes of `st`, and of `stability.torch` where torch is there."""
     named = {f"st.{name}": getattr(st, name) for name in st.__all__}
+    for room in (st.datasets, st.gallery):
+        named |= {f"{room.__name__}.{name}": getattr(room, name) for name in room.__all__}
     try:
         import stability.torch
     except ImportError:

@@ -62,7 +62,7 @@ class TestWriting:
         st.plot(st.linearize(st.Flow(st.quadratic([1.0]), st.SGD(), step=0.1))).savefig("~/three.png")
         st.minimize(st.quadratic([1.0]), [1.0], method=st.SGD(), step=0.1, iterations=1, checkpoint="~/four")
         (home / "table.csv").write_text("a,y\n1,0\n2,1\n4,1\n3,0\n")
-        assert st.read_table("~/table.csv", target="y", model="logistic").X.shape == (4, 2)
+        assert st.datasets.read_table("~/table.csv", target="y", model="logistic").X.shape == (4, 2)
         assert _output.place(Path("~/five")) == home / "five"
         assert _check.folder("~/six") == home / "six"
         with pytest.raises(ValueError, match="which is none"):
@@ -351,7 +351,7 @@ sys.addaudithook(watch)
 for address in ("http://127.0.0.1/x.csv", "ftp://127.0.0.1/x.csv", "s3://a/b.csv", "//127.0.0.1/x.csv"):
     for read in (
         lambda: st.load(address),
-        lambda: st.read_table(address, target="y", model="logistic"),
+        lambda: st.datasets.read_table(address, target="y", model="logistic"),
         lambda: st.datasets.cifar(address),
     ):
         try:

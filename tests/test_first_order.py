@@ -333,7 +333,7 @@ class TestSchedules:
             (lambda k: "0.1", "got nan at iteration 0", None),
             (np.ones((48, 1)), r"`step` must have shape \(iterations,\); got shape \(48, 1\)", None),
             (["0.1"] * 48, "`step` must be an array of numbers", None),
-            (st.Armijo, "`step` must be a finite number > 0", None),
+            (st.gallery.Armijo, "`step` must be a finite number > 0", None),
         ],
         ids=["short", "reaches 0", "inf", "nan", "0 at once", "text", "matrix", "texts", "a class"],
     )
@@ -459,7 +459,7 @@ REFUSED = {
     ),
     "two schedules": ({"step": np.full(16, 0.1), "decay": "linear"}, "leave `decay` out"),
     "SpectralStep with a metric": (
-        {"method": st.RMSprop(), "step": st.SpectralStep(1.0)},
+        {"method": st.RMSprop(), "step": st.gallery.SpectralStep(1.0)},
         "SpectralStep needs the eigenvalues of a low-rank method",
     ),
     "auto with a metric": ({"method": st.Adam(), "step": "auto"}, "'Adam' needs a number"),

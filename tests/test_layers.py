@@ -25,7 +25,7 @@ FLOORS = (
     ("trajectories", "densities", "exits"),
     ("symbolic", "portraits", "comparison"),
     ("pictures",),
-    ("claims", "results"),
+    ("claims", "gallery", "results"),
     ("__init__", "cli"),
     ("__main__",),
 )

@@ -300,23 +300,17 @@ class TestFirstOrder:
 class TestSteps:
     def test_the_spectral_step_is_bounded_by_the_largest_curvature_seen(self):
         F, method = st.quadratic([10.0, -40.0, 0.1]), st.LRSFN(rank=2, damping=1.0)
-        assert st.minimize(F, np.ones(3), method=method, step=st.SpectralStep(0.5), iterations=1).steps[
-            0
-        ] == pytest.approx(1 / 40)
-        assert (
-            st.minimize(F, np.ones(3), method=method, step=st.SpectralStep(0.01), iterations=1).steps[0]
-            == 0.01
-        )
-        assert st.minimize(
-            F, np.ones(3), method=method, step=st.SpectralStep(9.0, limit=6.0), iterations=1
-        ).steps[0] == pytest.approx(6 / 40)
-        flat = st.minimize(
-            st.quadratic(np.zeros(3)), np.ones(3), method=method, step=st.SpectralStep(0.5), iterations=1
-        )
-        assert flat.steps[0] == 0.5
+
+        def taken(objective, rule):
+            return st.minimize(objective, np.ones(3), method=method, step=rule, iterations=1).steps[0]
+
+        assert taken(F, st.gallery.SpectralStep(0.5)) == pytest.approx(1 / 40)
+        assert taken(F, st.gallery.SpectralStep(0.01)) == 0.01
+        assert taken(F, st.gallery.SpectralStep(9.0, limit=6.0)) == pytest.approx(6 / 40)
+        assert taken(st.quadratic(np.zeros(3)), st.gallery.SpectralStep(0.5)) == 0.5
 
     def test_armijo_takes_the_longest_trial_that_decreases_the_batch_loss_enough(self):
-        F, rule = Watched(logistic()), st.Armijo(step=64.0, shrink=0.5, slope=0.3)
+        F, rule = Watched(logistic()), st.gallery.Armijo(step=64.0, shrink=0.5, slope=0.3)
         found = st.minimize(F, np.ones(8), method=st.SGD(), step=rule, batch=16, iterations=12, keep_every=1)
         before = np.vstack([np.ones(8), found.states[:-1]])
 
@@ -336,7 +330,7 @@ class TestSteps:
             def gradient(self, w, **batch):
                 return -super().gradient(w, **batch)
 
-        options = {"method": st.SGD(), "step": st.Armijo(), "iterations": 2, "check": False}
+        options = {"method": st.SGD(), "step": st.gallery.Armijo(), "iterations": 2, "check": False}
         found = st.minimize(Wrong(logistic()), np.ones(8), **options)
         np.testing.assert_array_equal(found.steps, 0.0)
         np.testing.assert_array_equal(found.final, np.ones(8))
@@ -348,7 +342,7 @@ class TestSteps:
             st.quadratic([-1.0]),
             [1.0],
             method=st.Newton(),
-            step=st.Armijo(step=0.01, slope=0.999, trials=1),
+            step=st.gallery.Armijo(step=0.01, slope=0.999, trials=1),
             iterations=1,
         )
         assert found.loss <= -0.5
@@ -361,7 +355,7 @@ class TestSteps:
                 st.quadratic([1.0]),
                 [1.0],
                 method=st.SGD(),
-                step=st.Armijo(step=step, slope=0.5, trials=1),
+                step=st.gallery.Armijo(step=step, slope=0.5, trials=1),
                 iterations=1,
             )
             assert found.steps[0] == taken
@@ -657,7 +651,7 @@ def spent(F):
 
 METHODS = {
     "SGD": {"method": st.SGD(), "step": 0.1},
-    "Armijo": {"method": st.SGD(), "step": st.Armijo(step=64.0)},
+    "Armijo": {"method": st.SGD(), "step": st.gallery.Armijo(step=64.0)},
     "Adam": {"method": st.Adam(), "step": 0.01},
     "SFN": {"method": st.SFN(damping=GAMMA), "step": 0.3, "hessian_batch": 20},
     "LRSFN": {"method": st.LRSFN(rank=2, damping=GAMMA), "step": 0.1, "hessian_batch": 16},
@@ -974,7 +968,7 @@ RESUMED = {
     },
     "Adam": {"method": st.Adam(), "step": 0.05, "iterations": 45, "sampling": "independent"},
     "float32": {"method": st.Adam(), "step": 0.05, "iterations": 45, "dtype": "float32", "average": True},
-    "Armijo": {"method": st.SGD(), "step": st.Armijo(step=8.0), "sweeps": 8},
+    "Armijo": {"method": st.SGD(), "step": st.gallery.Armijo(step=8.0), "sweeps": 8},
     "SFN": {"method": st.SFN(damping=0.1), "step": 0.5, "refresh": 4, "hessian_batch": 16, "iterations": 40},
     "LRSFN": {
         "method": st.LRSFN(rank=2, damping=0.1),
@@ -1986,7 +1980,7 @@ REFUSED = {
     "no end": ({"sweeps": None}, "Say when to stop"),
     "sweeps": ({"sweeps": 0}, "`sweeps` must be"),
     "iterations": ({"iterations": -1}, "`iterations` must be"),
-    "spectral step with SGD": ({"step": st.SpectralStep(1.0)}, "SpectralStep needs the eigenvalues"),
+    "spectral step with SGD": ({"step": st.gallery.SpectralStep(1.0)}, "SpectralStep needs the eigenvalues"),
     "baseline without an end": ({"method": "L-BFGS-B", "step": "auto", "sweeps": None}, "Say when to stop"),
 }
 
@@ -2021,12 +2015,12 @@ class TestBadInput:
             lambda: st.Adam(beta1=1.0),
             lambda: st.Adam(beta2=-0.1),
             lambda: st.Adam(eps=-1e-8),
-            lambda: st.SpectralStep(0.0),
-            lambda: st.SpectralStep(1.0, limit=-1.0),
-            lambda: st.Armijo(step=0.0),
-            lambda: st.Armijo(shrink=1.0),
-            lambda: st.Armijo(slope=0.0),
-            lambda: st.Armijo(trials=0),
+            lambda: st.gallery.SpectralStep(0.0),
+            lambda: st.gallery.SpectralStep(1.0, limit=-1.0),
+            lambda: st.gallery.Armijo(step=0.0),
+            lambda: st.gallery.Armijo(shrink=1.0),
+            lambda: st.gallery.Armijo(slope=0.0),
+            lambda: st.gallery.Armijo(trials=0),
         ],
     )
     def test_methods_and_rules_check_their_numbers(self, make):

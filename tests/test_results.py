@@ -391,7 +391,7 @@ class TestTheory:
 class TestRefused:
     @pytest.mark.parametrize(
         "result",
-        [3, st.Armijo(), type("Study", (st.Study,), {})("own", {}, {})],
+        [3, st.gallery.Armijo(), type("Study", (st.Study,), {})("own", {}, {})],
         ids=lambda r: type(r).__name__,
     )
     def test_what_cannot_be_saved_is_named(self, result, tmp_path):

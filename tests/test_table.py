@@ -159,7 +159,7 @@ BAD = {
 def test_a_bad_table_gets_one_sentence_and_exit_code_2(write, content, options, message):
     path, options = write(content), dict(options)
     with pytest.raises(ValueError, match=message):
-        st.read_table(path, **{"target": "y", "model": "logistic", **options})
+        st.datasets.read_table(path, **{"target": "y", "model": "logistic", **options})
     encoding = options.pop("encoding", None)
     result = bound(path, *(["--encoding", encoding] if encoding else []), **options)
     assert_one_sentence(result)
@@ -178,7 +178,7 @@ def assert_one_sentence(result):
 def test_a_damaged_archive_is_refused(write, name):
     path = write("hello", name)
     with pytest.raises(ValueError, match=r"table.* cannot be read: "):
-        st.read_table(path, target="y", model="logistic")
+        st.datasets.read_table(path, target="y", model="logistic")
     assert_one_sentence(bound(path))
 
 
@@ -189,7 +189,7 @@ def test_a_missing_file_a_folder_and_an_impossible_name_are_told_apart(tmp_path)
         (tmp_path / ("a" * 300), r"cannot be read \(File name too long\)"),
     ):
         with pytest.raises(ValueError, match=message):
-            st.read_table(path, target="y", model="logistic")
+            st.datasets.read_table(path, target="y", model="logistic")
         assert_one_sentence(bound(path))
 
 
@@ -203,7 +203,7 @@ def test_a_table_larger_than_the_limit_is_refused_before_it_is_kept(write, monke
         match=r"has more than 2e\+01 cells \(rows x columns\), the largest table .* Pass a random sample of "
         r"its rows\.",
     ):
-        st.read_table(path, target="y", model="logistic")
+        st.datasets.read_table(path, target="y", model="logistic")
     assert_one_sentence(bound(path))
 
 
@@ -248,7 +248,7 @@ def test_an_unknown_model_is_refused_in_python_too(write):
     with pytest.raises(
         ValueError, match="`model` must be one of logistic, least-squares, network; got 'ridge'"
     ):
-        st.read_table(write(GOOD), target="y", model="ridge")
+        st.datasets.read_table(write(GOOD), target="y", model="ridge")
 
 
 class TestGoodTables:
@@ -265,7 +265,7 @@ class TestGoodTables:
         ids=["numbers", "words", "booleans", "floats", "byte-order-mark", "spaces"],
     )
     def test_columns_are_standardized_and_the_two_labels_kept(self, write, content, classes):
-        table = st.read_table(write(content), target="y", model="logistic")
+        table = st.datasets.read_table(write(content), target="y", model="logistic")
         assert (table.columns, table.target, table.classes) == (("a", "b", "intercept"), "y", classes)
         raw = np.array([[1, 2], [2, 1], [3, 5], [4, 1], [2, 2], [0, 3]], dtype=float)
         np.testing.assert_allclose(table.X[:, :2], (raw - raw.mean(axis=0)) / raw.std(axis=0), rtol=1e-13)
@@ -275,32 +275,32 @@ class TestGoodTables:
     @pytest.mark.parametrize("scale", [1e-200, 1e200])
     def test_columns_of_any_size_are_standardized(self, write, scale):
         rows = "".join(f"{a * scale},{y}\n" for a, y in ((1, 0), (2, 1), (4, 1), (5, 0)))
-        table = st.read_table(write("a,y\n" + rows), target="y", model="logistic")
+        table = st.datasets.read_table(write("a,y\n" + rows), target="y", model="logistic")
         np.testing.assert_allclose(table.X[:, 0], np.array([-2, -1, 1, 2]) / np.sqrt(2.5), rtol=1e-12)
 
     def test_a_compressed_table_is_read(self, write):
-        assert st.read_table(
+        assert st.datasets.read_table(
             write(gzip.compress(GOOD.encode()), "table.csv.gz"), target="y", model="logistic"
         ).X.shape == (6, 3)
 
     def test_least_squares_standardizes_the_target(self, write):
-        table = st.read_table(write("a,y\n1,10\n2,20\n4,70\n"), target="y", model="least-squares")
+        table = st.datasets.read_table(write("a,y\n1,10\n2,20\n4,70\n"), target="y", model="least-squares")
         np.testing.assert_allclose(table.y, (np.array([10, 20, 70]) - 100 / 3) / np.std([10, 20, 70]))
         assert table.classes == ()
 
     def test_the_target_may_be_any_column(self, write):
-        assert st.read_table(write("y,a\n0,1\n1,2\n0,4\n"), target="y", model="logistic").columns == (
-            "a",
-            "intercept",
-        )
+        table = st.datasets.read_table(write("y,a\n0,1\n1,2\n0,4\n"), target="y", model="logistic")
+        assert table.columns == ("a", "intercept")
 
     def test_a_word_far_down_the_file_is_found(self, write):
         """Past the chunk in which pandas settles each column's type."""
         with pytest.raises(ValueError, match=r"Column 'a' holds text \('x' in data row 100001\)"):
-            st.read_table(write("a,y\n" + "1,0\n2,1\n" * 50_000 + "x,1\n"), target="y", model="logistic")
+            st.datasets.read_table(
+                write("a,y\n" + "1,0\n2,1\n" * 50_000 + "x,1\n"), target="y", model="logistic"
+            )
 
     def test_two_labels_are_two_labels_even_if_words_come_late(self, write):
-        table = st.read_table(
+        table = st.datasets.read_table(
             write("a,y\n" + "1,0\n2,0\n" * 50_000 + "1,0\n3,yes\n"), target="y", model="logistic"
         )
         assert table.classes == ("0", "yes")
@@ -331,7 +331,7 @@ class TestBound:
         assert result.exit_code == 0
         assert result.stderr == ""
         answer = strict(result.stdout)
-        table = st.read_table(path, target="y", model=model)
+        table = st.datasets.read_table(path, target="y", model=model)
         objective = (st.logistic if model == "logistic" else st.least_squares)(table.X, table.y, l2=0.2)
         noise = st.Noise.from_data(objective, batch=2, hessian_batch=1, coupling=coupling)
         expected = [
@@ -423,4 +423,4 @@ def test_the_version_is_the_packages():
 
 def test_two_columns_of_one_name_are_refused(write):
     with pytest.raises(ValueError, match=r"has two columns named 'a'\. Rename one"):
-        st.read_table(write("a,a,y\n1,2,0\n2,1,1\n3,3,1\n"), target="y", model="logistic")
+        st.datasets.read_table(write("a,a,y\n1,2,0\n2,1,1\n3,3,1\n"), target="y", model="logistic")

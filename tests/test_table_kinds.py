@@ -70,7 +70,7 @@ def write(tmp_path):
 
 
 def read(path, **options):
-    return st.read_table(path, **{"target": "y", "model": "logistic", **options})
+    return st.datasets.read_table(path, **{"target": "y", "model": "logistic", **options})
 
 
 def bound(path, *options, target="y", model="logistic"):
@@ -326,13 +326,13 @@ def flags(options):
 def test_an_advice_followed_to_the_letter_reads_the_table(write, content, options, remedy, monkeypatch):
     path, options = write(content), {"target": "y", "model": "logistic", **options}
     with pytest.raises(Refused) as refused:
-        st.read_table(path, **options)
+        st.datasets.read_table(path, **options)
     advised = refused.value.remedy
     assert advised
     assert remedy is None or advised == remedy
     for name, value in advised.items():
         assert f"{name}={value!r}" in str(refused.value)
-    found = st.read_table(path, **{**options, **advised})
+    found = st.datasets.read_table(path, **{**options, **advised})
     assert np.isfinite(found.X).all()
     # The same in the words of the command line, split as a shell splits them.
     own = list(flags({k: v for k, v in options.items() if k not in ("target", "model")}))
@@ -695,7 +695,7 @@ def test_what_is_to_be_done_by_hand_works(write, monkeypatch, content, options, 
         if limit := options.pop("limit", None):
             for module in (columns, tables):
                 monkeypatch.setattr(module, "MAX_CELLS", limit)
-        return st.read_table(write(content), target="y", **options)
+        return st.datasets.read_table(write(content), target="y", **options)
 
     with pytest.raises(ValueError, match=message):
         take(content, options)

@@ -236,7 +236,7 @@ def test_few_whole_numbers_are_classes_and_more_are_not(tmp_path):
     rows = [(i, i % 3, i % 25) for i in range(100)]
     path = tmp_path / "whole.csv"
     path.write_text("x,few,many\n" + "\n".join(",".join(map(str, row)) for row in rows))
-    few, many = (st.read_table(path, target=name, model="network") for name in ("few", "many"))
+    few, many = (st.datasets.read_table(path, target=name, model="network") for name in ("few", "many"))
     assert few.classes == ("0", "1", "2")
     np.testing.assert_array_equal(few.y[:4], [0, 1, 2, 0])
     assert many.classes == ()

@@ -4,5 +4,6 @@ Nothing is downloaded.
 """
 
 from .images import Dataset, cifar, digits, mnist
+from .table import read_table
 
-__all__ = ["Dataset", "cifar", "digits", "mnist"]
+__all__ = ["Dataset", "cifar", "digits", "mnist", "read_table"]

@@ -132,7 +132,7 @@ def read_table(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder) / "flowers.csv"
     ...     _ = path.write_text("length;kind\\n1,0;iris\\n2,5;rose\\n3,0;rose\\n")
-    ...     table = st.read_table(path, target="kind", model="logistic")
+    ...     table = st.datasets.read_table(path, target="kind", model="logistic")
     >>> table.columns, table.classes, table.y, table.reading
     (('length', 'intercept'), ('iris', 'rose'), array([0., 1., 1.]), 'separator semicolon, decimal comma')
     """

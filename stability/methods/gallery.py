@@ -21,6 +21,12 @@ def rsfn(*, eps: float) -> Method:
     ------
     ValueError
         If `eps` is not a finite number > 0.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> st.gallery.rsfn(eps=9.0).gains([4.0, -4.0, 0.0]).round(3)
+    array([0.2  , 0.2  , 0.333])
     """
     return Method(
         gain=lambda lam, eps: 1 / np.sqrt(lam**2 + eps), name="R-SFN", eps=_check.positive("eps", eps)
@@ -35,6 +41,14 @@ def newsamp(*, rank: int) -> Method:
     ------
     ValueError
         If `rank` < 1; where a spectrum has fewer than `rank` eigenvalues.
+
+    Examples
+    --------
+    The largest two of three eigenvalues as by Newton's method, the third by the largest left out, itself:
+
+    >>> import stability as st
+    >>> st.gallery.newsamp(rank=2).gains([4.0, -2.0, 0.5])
+    array([ 0.25, -0.5 ,  2.  ])
     """
     return Method(
         gain=lambda lam: 1 / lam, tail_gain=lambda lam_next: 1 / lam_next, rank=rank, name="NewSamp"
@@ -49,6 +63,12 @@ def natural_gradient(*, variance: float, eps: float) -> Method:
     ------
     ValueError
         If `variance` or `eps` is not a finite number > 0.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> st.gallery.natural_gradient(variance=0.5, eps=0.01).gains([4.0, 0.0]).round(3)
+    array([  0.498, 100.   ])
     """
     variance, eps = _check.positive("variance", variance), _check.positive("eps", eps)
     return Method(
@@ -69,6 +89,12 @@ def fractional(*, power: float) -> Method:
     ------
     ValueError
         If `power` is not a finite number > 0.
+
+    Examples
+    --------
+    >>> import stability as st
+    >>> st.gallery.fractional(power=0.5).gains([4.0, -0.25])
+    array([0.5, 2. ])
     """
     return Method(
         gain=lambda lam, power: abs(lam) ** (-power),

@@ -484,7 +484,7 @@ def autoencoder(
     Examples
     --------
     >>> import numpy as np, stability as st
-    >>> F = st.autoencoder(np.eye(4), hidden=(2,))
+    >>> F = st.gallery.autoencoder(np.eye(4), hidden=(2,))
     >>> F.sizes, F.dim, float(F.value(np.zeros(F.dim)))
     ((4, 2, 4), 22, 0.125)
     """

@@ -90,7 +90,8 @@ def minimize(
     ----------
     objective : Objective
         With ``value``, ``gradient`` and, for second-order methods, ``hvp``; with samples (``n_samples``) it
-        is run on minibatches. `st.mlp`, `st.autoencoder`, `st.logistic`, `st.least_squares`, or your own.
+        is run on minibatches. `st.mlp`, `st.gallery.autoencoder`, `st.logistic`, `st.least_squares`, or one
+        of your own.
     start : array, shape (d,)
     method : Method or str, optional
         The theory's own methods: `st.SGD()`, `st.LRSFN(rank=..., damping=...)` and other truncated ones

@@ -131,7 +131,8 @@ class SpectralStep:
     --------
     >>> import stability as st
     >>> F, method = st.quadratic([4.0, 1.0]), st.LRSFN(rank=2, damping=0.1)
-    >>> st.minimize(F, [1.0, 1.0], method=method, step=st.SpectralStep(1.0, limit=2.0), iterations=2).steps
+    >>> step = st.gallery.SpectralStep(1.0, limit=2.0)
+    >>> st.minimize(F, [1.0, 1.0], method=method, step=step, iterations=2).steps
     array([0.5, 0.5])
     """
 
@@ -172,7 +173,7 @@ class Armijo:
     --------
     >>> import stability as st
     >>> F = st.quadratic([6.0, 1.0])
-    >>> st.minimize(F, [1.0, 1.0], method=st.SGD(), step=st.Armijo(), iterations=2).steps
+    >>> st.minimize(F, [1.0, 1.0], method=st.SGD(), step=st.gallery.Armijo(), iterations=2).steps
     array([0.25, 0.25])
     """
 
