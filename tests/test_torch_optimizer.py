@@ -269,22 +269,22 @@ def test_a_module_whose_parameters_are_all_frozen_says_so():
             use(net)
 
 
-def test_attention_on_the_cpu_names_the_kernel_that_has_a_second_derivative():
+def test_attention_on_the_cpu_is_evaluated_by_the_kernel_that_has_a_second_derivative():
     net, x = nn.MultiheadAttention(4, 1, batch_first=True), torch.randn(2, 5, 4)
     closure = lambda: net(x, x, x, need_weights=False)[0].square().mean()  # noqa: E731
-    hvp, n = hessian_products(net, closure)
+    opt = LRSFN(net, rank=2)
+    opt.step(closure)
+    assert opt.skipped == 0
+
+    def kernels_of_ones_own():
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+            return closure()
+
+    hvp, n = hessian_products(net, kernels_of_ones_own)
     with pytest.raises(RuntimeError, match="scaled_dot_product") as caught:
         hvp(torch.eye(n)[:, :2])
     assert "from torch.nn.attention import sdpa_kernel, SDPBackend" in caught.value.__notes__[0]
     assert "with sdpa_kernel(SDPBackend.MATH):" in caught.value.__notes__[0]
-
-    def as_the_note_says():
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-            return closure()
-
-    opt = LRSFN(net, rank=2)
-    opt.step(as_the_note_says)
-    assert opt.skipped == 0
 
 
 # -- the step --------------------------------------------------------------------------------------
@@ -424,7 +424,7 @@ def test_the_rank_may_change_between_refreshes():
         opt.step(model.mean)
         assert len(opt.report().eigenvalues) == rank
     opt.param_groups[0]["rank"] = 2.5
-    with pytest.raises(ValueError, match="`rank` must be an integer >= 1 and <= 4"):
+    with pytest.raises(ValueError, match=r"`rank` must be an integer >= 1; got 2.5"):
         opt.step(model.mean)
 
 
@@ -580,6 +580,7 @@ def test_the_report_is_the_linearised_theory_of_the_model():
     assert report.tail_limit == pytest.approx(2 * 0.05 / abs(report.next_eigenvalue))
 
 
+@pytest.mark.filterwarnings("ignore:The loss has risen:stability.StabilityWarning")
 @pytest.mark.parametrize("tail", ["damping", "flat"])  # limited by the tail, and by the largest curvature
 def test_beyond_the_reported_limit_the_iteration_grows(tail):
     for factor, grows in ((0.95, False), (1.05, True)):
@@ -737,7 +738,7 @@ def damage(path, value):
         (damage(["state", 0, "age"], -1), "`age` must be"),
         (damage(["state", 0, "batch"], 0.5), "`batch` must be"),
         (damage(["state", 0, "scale"], math.nan), "`scale` must be"),
-        (damage(["param_groups", 0, "rank"], 300000), "`rank` must be an integer >= 1 and <= 43"),
+        (damage(["param_groups", 0, "rank"], 300000), "holds 3 eigenvalues for `rank`=43"),
         (damage(["param_groups", 0, "rank"], 2), "holds 3 eigenvalues for `rank`=2"),
         (damage(["state", 0, "std"], [1.0, -1.0, 1.0]), "standard deviations are not numbers >= 0, or nan"),
         (
@@ -811,7 +812,8 @@ def test_a_step_from_a_loss_that_is_not_finite_is_not_taken():
 def test_a_step_from_curvature_that_is_not_finite_is_not_taken():
     w = nn.Parameter(torch.zeros(3, dtype=torch.float64))
     opt = LRSFN([w], rank=2)
-    opt.step(lambda: (w.abs() ** 1.5).sum() + w.sum())  # the gradient is finite at 0, the Hessian is not
+    with pytest.warns(st.StabilityWarning, match="The first step was not taken: the Hessian's products"):
+        opt.step(lambda: (w.abs() ** 1.5).sum() + w.sum())  # the gradient is finite at 0, the Hessian is not
     assert opt.skipped == 1
     assert not w.detach().any()
     with pytest.raises(ValueError, match=r"no curvature to report before the first step .*nan or infinite"):
@@ -821,7 +823,8 @@ def test_a_step_from_curvature_that_is_not_finite_is_not_taken():
 def test_a_step_that_overflows_is_not_taken():
     w = nn.Parameter(torch.ones(2))
     opt = LRSFN([w], rank=1, damping=1e-30, tail="damping")
-    opt.step(lambda: 1e20 * w.sum() + w[0] ** 2)
+    with pytest.warns(st.StabilityWarning, match=r"The first step was not taken: the preconditioned step is"):
+        opt.step(lambda: 1e20 * w.sum() + w[0] ** 2)
     assert opt.skipped == 1
     assert torch.equal(w.detach(), torch.ones(2))
 
@@ -923,10 +926,6 @@ def test_products_that_are_not_symmetric_later_are_a_step_not_taken(monkeypatch)
         ({"lr": 0.0}, "`lr` must be a finite number > 0; got 0.0"),
         ({"lr": "fast"}, "`lr` must be a finite number > 0; got 'fast'"),
         ({"rank": 0}, "`rank` must be an integer >= 1"),
-        (
-            {"rank": 44},
-            r"`rank` must be an integer >= 1 and <= 43 \(the group's number of parameters\); got 44",
-        ),
         ({"damping": 0.0}, "`damping` must be a finite number > 0; got 0.0"),
         ({"hessian_batch": 0}, "`hessian_batch` must be an integer >= 1"),
         ({"refresh": 0}, "`refresh` must be an integer >= 1"),
@@ -973,7 +972,7 @@ def test_a_refused_group_is_not_added():
     net = mlp()
     opt = LRSFN(net[0].parameters(), rank=3)
     with pytest.raises(ValueError, match="`rank`"):
-        opt.add_param_group({"params": net[2].bias, "rank": 5})
+        opt.add_param_group({"params": net[2].bias, "rank": 0})
     assert len(opt.param_groups) == 1
     opt.add_param_group({"params": net[2].parameters()})
     assert len(opt.param_groups) == 2
@@ -988,7 +987,8 @@ def closures(net, x, y):
         return value
 
     return {
-        "None": (None, "must be a function that returns the loss; got None"),
+        "None": (None, r"step\(\) without a closure takes the gradients .* Call loss.backward\(create_graph"),
+        "a loss": (torch.ones(()), "must be a function that returns the loss; got tensor"),
         "number": (lambda: loss().item(), "as a tensor; got .* of type float"),
         "detached": (lambda: loss().detach(), "without a graph"),
         "matrix": (lambda: net(x), r"got shape \(32, 3\). Take losses.flatten"),
@@ -1001,7 +1001,10 @@ def closures(net, x, y):
             lambda x, y: loss(),
             "no argument, or one called `rows`; got one that needs x, y. Bind",
         ),
-        "unused": (lambda: net[0](x).square().mean(), r"does not on 2.weight of shape \(3, 5\), 2.bias"),
+        "unused": (
+            lambda: x.clone().requires_grad_().square().mean(),
+            r"does not on 0.weight of shape \(5, 4\), 0.bias",
+        ),
         "rows ignored": (
             lambda rows: F.cross_entropy(net(x), y, reduction="none"),
             "got 32 losses for 8 `rows`. Let it return",

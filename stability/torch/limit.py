@@ -11,6 +11,7 @@ import torch
 
 from ..lowrank.operator import BadProducts
 from ..spectra.ends import top
+from .gradients import Left
 from .products import Batch, Products
 
 ALIKE = 0.5
@@ -44,7 +45,7 @@ class Seen:
         self.closure: Callable[..., Any] | None = None
         self.losses: list[torch.Tensor | None] = []
 
-    def note(self, batch: Batch) -> None:
+    def note(self, batch: Batch | Left) -> None:
         """A step has been taken on this batch."""
         self.closure = batch.closure
         self.losses = [*self.losses[-1:], batch.losses]
@@ -104,7 +105,7 @@ def largest_step(closure: Callable[..., Any] | None, blocks: Sequence[Block], se
     try:
         # What is drawn in the closure, as by dropout, does not move the random numbers of the training.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            loss = Batch(closure).loss()
+            loss = Batch(closure).loss(bent=True)
         operator = _Joint(loss, blocks)
         end = top(operator.product, operator.n, operator.backend, root=operator.root, seed=seed)
     except BadProducts as error:
@@ -122,7 +123,7 @@ class _Joint:
     def __init__(self, loss: torch.Tensor, blocks: Sequence[Block]):
         self.blocks = blocks
         params, names = ([one for b in blocks for one in getattr(b, part)] for part in ("params", "names"))
-        self.products = Products(loss, params, names)
+        self.products = Products(loss, params, names, partly=True)
         self.n, self.backend = self.products.n, self.products.backend
         self.sizes = [sum(p.numel() for p in block.params) for block in blocks]
         self.unit = self.products.unit

@@ -18,8 +18,9 @@ from ..lowrank.randomized import randomized_eigh
 from ..lowrank.result import LowRank
 from ..methods import method as methods
 from . import saved
+from .gradients import Left, detached, notices
 from .limit import UNKNOWN, Block, Seen, StepLimit, largest_step
-from .products import DTYPES, Batch, Products, flatten, gradient, trainable
+from .products import DTYPES, Batch, flatten, gradient, trainable
 from .report import Report, compose
 
 SUB_BATCHES = 4
@@ -56,7 +57,7 @@ class LRSFN(torch.optim.Optimizer):
     lr : float
         The learning rate; 1 is a full Newton step along the kept eigenvectors.
     rank : int
-        Eigenpairs kept, largest ``|lambda|`` first.
+        Eigenpairs kept, largest ``|lambda|`` first; all of a group that has no more parameters.
     damping : float
         ``gamma > 0``, in units of curvature.
     hessian_batch : int, optional
@@ -83,15 +84,14 @@ class LRSFN(torch.optim.Optimizer):
     Raises
     ------
     ValueError
-        If an option is out of range, a rank exceeds its group's parameters, or parameters are frozen, of
-        several types or devices.
+        If an option is out of range, or parameters are frozen, of several types or devices.
 
     Notes
     -----
     Every option may be set per group, and schedulers may change it. Batch normalisation should be in eval
-    mode, or its running means move with every Hessian batch too. Attention has a second derivative only in
-    torch's "math" kernel: compute the loss under
-    ``torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)`` inside the closure.
+    mode, or its running means move with every Hessian batch too. Losses whose curvature is wanted are
+    evaluated without compilation, and with operations that have a second derivative: attention by its "math"
+    kernel, weight norm and sparse embeddings by elementary ones.
     """
 
     _failure = ""
@@ -121,6 +121,7 @@ class LRSFN(torch.optim.Optimizer):
             "noise_margin": noise_margin,
         }
         self._last = Seen()
+        self._module = params if isinstance(params, torch.nn.Module) else None
         super().__init__(
             trainable(params),
             {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "seed": seed, **curvature},
@@ -131,12 +132,26 @@ class LRSFN(torch.optim.Optimizer):
         if "noise" in param_group:
             _check.deprecated("`noise` is called `noise_margin` now")
             param_group["noise_margin"] = param_group.pop("noise")
-        super().add_param_group(param_group)
+        super().add_param_group(self._named(param_group))
         try:
             self._check_group(len(self.param_groups) - 1)
         except ValueError:
             self.param_groups.pop()
             raise
+
+    def _named(self, param_group: dict[str, Any]) -> dict[str, Any]:
+        """A group with names where the others have some, for torch refuses to mix them."""
+        params = param_group["params"]
+        if not (self.param_groups and "param_names" in self.param_groups[0]):
+            return param_group
+        params = [params] if isinstance(params, torch.Tensor) else list(params)
+        if all(isinstance(p, tuple) for p in params):
+            return {**param_group, "params": params}
+        module = getattr(self, "_module", None)
+        known = {} if module is None else {id(p): name for name, p in module.named_parameters()}
+        index = len(self.param_groups)
+        named = [(known.get(id(p), f"parameter {i} of group {index}"), p) for i, p in enumerate(params)]
+        return {**param_group, "params": named}
 
     def _check_group(self, index: int) -> None:
         group = self.param_groups[index]
@@ -158,7 +173,6 @@ class LRSFN(torch.optim.Optimizer):
                 raise ValueError(
                     f"`params` must be of one type, on one device; {there}. Use one optimizer for each."
                 )
-        saved.check_rank(group, _size(group))
 
     def _names(self, index: int) -> list[str]:
         group = self.param_groups[index]
@@ -177,38 +191,53 @@ class LRSFN(torch.optim.Optimizer):
 
         Parameters
         ----------
-        closure : callable
+        closure : callable, optional
             Returns the batch's mean loss or, better, one loss per sample, shape (b,). It neither calls
             ``zero_grad`` nor ``backward``, as closures for ``torch.optim.LBFGS`` do. With an argument called
             `rows` it returns the loss of those samples only: a slice for all, else a LongTensor of positions
             in the batch, on the CPU. Then the Hessian can have a batch of its own, and the curvature's noise
-            is known.
+            is known. Without a closure a step takes the gradients that
+            ``loss.backward(create_graph=opt.due)`` has left in `.grad`, clipped or not, and curvature from
+            their graph.
         batch_size : int, optional
             Samples in the batch, where a closure with `rows` returns their mean loss.
 
         Returns
         -------
-        tensor
-            The batch's mean loss before the step, weight decay not included.
+        tensor or None
+            The batch's mean loss before the step, weight decay not included; None without a closure. The
+            gradient is left in `.grad`.
 
         Raises
         ------
         ValueError
-            If `lr` is out of range, the loss cannot be differentiated or does not depend on a parameter, or
-            `hessian_batch` or `noise_margin` ask for samples that the closure does not tell apart, or
-            `noise_margin` for more than one.
+            If `lr` is out of range, the loss cannot be differentiated or depends on no parameter, there is
+            neither closure nor gradient, or `hessian_batch` or `noise_margin` ask for samples that the
+            closure does not tell apart, or `noise_margin` for more than one.
         BadProducts
             If a group's first Hessian is not symmetric: the derivative of some operation is wrong.
+
+        Warns
+        -----
+        StabilityWarning
+            Once, where training would go on and seem well: steps that are not taken, a loss that explodes,
+            parameters that no loss depends on or that are in no group, gradients in `.grad` that are not
+            read.
         """
         for group in self.param_groups:
             _check.nonnegative("lr", group["lr"])  # schedulers write it, and may reach 0
-        batch = Batch(closure, batch_size)
-        loss = batch.loss()
-        names = [name for i in range(len(self.param_groups)) for name in self._names(i)]
-        parts = iter(gradient(loss, [p for group in self.param_groups for p in group["params"]], names))
-        gradients = [flatten(next(parts) for _ in group["params"]) for group in self.param_groups]
+        try:
+            return self._step(*self._asked(closure, batch_size))
+        finally:
+            for group in self.param_groups:
+                detached(group["params"])
+
+    def _step(
+        self, batch: Batch | Left, loss: torch.Tensor | None, gradients: list[torch.Tensor]
+    ) -> torch.Tensor | None:
+        """A step from every group's gradient."""
         # One number to wait for: a nan or an infinity anywhere is still there in the sum.
-        if not bool(torch.isfinite(loss.detach() + sum(g.sum() for g in gradients))):
+        if not bool(torch.isfinite((0.0 if loss is None else loss) + sum(g.sum() for g in gradients))):
             return self._skip(loss, "the loss or its gradient is nan or infinite")
         velocities = []
         for i, g in enumerate(gradients):
@@ -231,7 +260,39 @@ class LRSFN(torch.optim.Optimizer):
             assert ahead is not None  # told above
             self._take(group, velocity, ahead)
         self._seen.note(batch)
-        return loss.detach()
+        notices(self).lost(loss)
+        return loss
+
+    def _asked(
+        self, closure: Any, batch_size: int | None
+    ) -> tuple[Batch | Left, torch.Tensor | None, list[torch.Tensor]]:
+        """The batch, its loss where a closure tells it, and every group's gradient (n,)."""
+        params = [p for group in self.param_groups for p in group["params"]]
+        names = [name for i in range(len(self.param_groups)) for name in self._names(i)]
+        told, loss = notices(self), None
+        batch: Batch | Left
+        if closure is None:
+            batch = Left(batch_size)
+            parts = batch.gradient(params, names)
+        else:
+            told.unread(params)
+            told.leave(params, [None] * len(params))
+            batch = Batch(closure, batch_size)
+            loss = batch.loss()
+            parts = gradient(loss, params, names, partly=True)
+            told.leave(params, parts)
+            loss = loss.detach()
+        told.missing(getattr(self, "_module", None), set(map(id, params)))
+        told.used(params, names, parts, max(group["refresh"] for group in self.param_groups))
+        pieces = iter(
+            torch.zeros_like(p) if part is None else part for p, part in zip(params, parts, strict=True)
+        )
+        return batch, loss, [flatten(next(pieces) for _ in group["params"]) for group in self.param_groups]
+
+    @property
+    def due(self) -> bool:
+        """Whether the next step renews curvature: ``loss.backward(create_graph=opt.due)`` before step()."""
+        return any(_late(group, self._state(group)) >= 0 for group in self.param_groups)
 
     def _why(self, error: BadProducts, index: int) -> str:
         """Why a refresh failed; raises where the group's first Hessian was not symmetric."""
@@ -246,30 +307,36 @@ class LRSFN(torch.optim.Optimizer):
             raise error
         return "the Hessian's products are not symmetric: check operations with derivatives of your own"
 
-    def _skip(self, loss: torch.Tensor, why: str) -> torch.Tensor:
+    def _skip(self, loss: torch.Tensor | None, why: str) -> torch.Tensor | None:
         self._failure = why
+        notices(self).skipped(why, self._state(self.param_groups[0])["steps"])
         for group in self.param_groups:
             state = self._state(group)
             state["skipped"] += 1
             state["velocity"] = None  # what led here is forgotten
-        return loss.detach()
+        return loss
 
     @torch.no_grad()
     def _take(self, group: dict[str, Any], velocity: torch.Tensor, ahead: torch.Tensor) -> None:
         pieces = torch.split(ahead, [p.numel() for p in group["params"]])
         for p, piece in zip(group["params"], pieces, strict=True):
-            p.copy_(piece.view_as(p))
+            # What was frozen since, and heads that this batch does not use, stay as they are.
+            if p.requires_grad and p.grad is not None:
+                p.copy_(piece.view_as(p))
         state = self._state(group)
         state["velocity"] = velocity if group["momentum"] else None
         state["steps"] += 1
         state["age"] += 1
 
-    def _velocity(self, index: int, g: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def _velocity(self, index: int, g: torch.Tensor, batch: Batch | Left) -> torch.Tensor:
         """``v = momentum * v + P g`` (n,), with the curvature refreshed where it is due."""
         group = self.param_groups[index]
         state = self._state(group)
         if _due(group, state, batch):
-            self._refresh(index, batch)
+            if state["vectors"] is None or batch.curved(group["params"]):
+                self._refresh(index, batch)
+            else:
+                notices(self).stale(state["age"])
         if group["weight_decay"]:
             # Its curvature is in the eigenpairs already, by the `shift` of `Products`.
             g = g + group["weight_decay"] * flatten(p.detach() for p in group["params"])
@@ -279,10 +346,9 @@ class LRSFN(torch.optim.Optimizer):
 
     # -- curvature ---------------------------------------------------------------------------------
 
-    def _refresh(self, index: int, batch: Batch) -> None:
+    def _refresh(self, index: int, batch: Batch | Left) -> None:
         group = self.param_groups[index]
         state, params = self._state(group), group["params"]
-        saved.check_rank(group, _size(group))
         # A stream for each group and refresh, so that a run that goes on from a file draws the same rows.
         rng = stream(group["seed"], index, state["refreshes"])
         rows = _rows(group, batch, rng)
@@ -293,14 +359,13 @@ class LRSFN(torch.optim.Optimizer):
                 f"a Hessian batch of {len(rows[0])}. Give batches, and a `hessian_batch`, of at least two "
                 "samples."
             )
-        losses = [batch.loss(r) for r in rows] if rows else [batch.loss()]
         products = [
-            Products(loss, params, self._names(index), shift=group["weight_decay"]) for loss in losses
+            batch.products(part, params, self._names(index), group["weight_decay"]) for part in rows or [None]
         ]
         eig = randomized_eigh(
             products,
             _size(group),
-            group["rank"],
+            _rank(group),
             method="block-krylov" if state["vectors"] is None else "warm",
             start=None if state["vectors"] is None else _low_rank(state),
             seed=int(rng.integers(2**31)),
@@ -323,6 +388,7 @@ class LRSFN(torch.optim.Optimizer):
         state = self.state[group["params"][0]]
         if not state:
             state.update(saved.FRESH)
+        saved.follow(state, group["params"][0])
         return state
 
     # -- what is known -----------------------------------------------------------------------------
@@ -411,7 +477,7 @@ class LRSFN(torch.optim.Optimizer):
         self._last = Seen()  # what was seen before led to another state
 
 
-def _rows(group: dict[str, Any], batch: Batch, rng: np.random.Generator) -> list[torch.Tensor]:
+def _rows(group: dict[str, Any], batch: Batch | Left, rng: np.random.Generator) -> list[torch.Tensor]:
     """Positions of the Hessian's sub-batches, of equal size; none where samples cannot be told apart."""
     asks = [name for name in ("hessian_batch", "noise_margin") if group[name]]
     if not batch.takes_rows or batch.size is None:
@@ -428,16 +494,22 @@ def _rows(group: dict[str, Any], batch: Batch, rng: np.random.Generator) -> list
     return [torch.from_numpy(part.copy()) for part in np.split(drawn, parts)]
 
 
-def _due(group: dict[str, Any], state: dict[str, Any], batch: Batch) -> bool:
-    """Whether a group's curvature is to be found anew on this batch."""
+def _late(group: dict[str, Any], state: dict[str, Any]) -> float:
+    """Steps since a group's curvature has been due to be renewed; negative where it is not yet."""
     if state["vectors"] is None:
-        return True
+        return math.inf
     if not np.isfinite(kept_modes(group, state).sizes).all():  # `noise_margin` may be asked for later
-        return True
+        return math.inf
     late = state["age"] - group["refresh"]
+    return late if len(state["eigenvalues"]) == _rank(group) else max(late, 0)
+
+
+def _due(group: dict[str, Any], state: dict[str, Any], batch: Batch | Left) -> bool:
+    """Whether a group's curvature is to be found anew on this batch."""
+    late = _late(group, state)
     # What a loader leaves over is no Hessian batch; but one sample may be all that batches have from now on.
     leftover = batch.size == 1 and (state["batch"] or 1) > 1 and late < group["refresh"]
-    return not leftover and (late >= 0 or len(state["eigenvalues"]) != group["rank"])
+    return late >= 0 and not leftover
 
 
 @torch.no_grad()
@@ -450,8 +522,14 @@ def _ahead(group: dict[str, Any], velocity: torch.Tensor) -> torch.Tensor | None
 
 def _last_noise(group: dict[str, Any], state: dict[str, Any]) -> np.ndarray:
     """Standard deviations (r,) per sample of the last refresh, by position; nan where there are none."""
-    known = np.array(state["std"] or [math.nan])[: group["rank"]]
-    return np.pad(known, (0, group["rank"] - len(known)), mode="edge")
+    rank = _rank(group)
+    known = np.array(state["std"] or [math.nan])[:rank]
+    return np.pad(known, (0, rank - len(known)), mode="edge")
+
+
+def _rank(group: dict[str, Any]) -> int:
+    """Eigenpairs that a group has: no more than parameters."""
+    return min(_check.count("rank", group["rank"]), _size(group))
 
 
 def _size(group: dict[str, Any]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import reprlib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import array_api_compat.torch
@@ -12,6 +13,7 @@ import torch
 
 from .. import _check
 from .._array import Backend
+from .still import twice
 
 _TWICE = (
     "Products with the Hessian differentiate the loss twice: use operations that allow it. Of the kernels "
@@ -45,9 +47,22 @@ class Batch:
         self.told = self.size is not None  # by the caller, who may be wrong
         self.losses: torch.Tensor | None = None
 
-    def loss(self, rows: torch.Tensor | None = None) -> torch.Tensor:
-        """The mean loss of the rows (k,), or of the whole batch, with its graph."""
-        with torch.enable_grad():
+    def curved(self, params: Sequence[torch.Tensor]) -> bool:
+        """Whether curvature can be found."""
+        return True
+
+    def products(
+        self, rows: torch.Tensor | None, params: Sequence[torch.Tensor], names: Sequence[str], shift: float
+    ) -> Products:
+        """Products with the Hessian of some rows (k,), or of the whole batch."""
+        return Products(self.loss(rows, bent=True), params, names, shift=shift, partly=True)
+
+    def loss(self, rows: torch.Tensor | None = None, *, bent: bool = False) -> torch.Tensor:
+        """The mean loss of the rows (k,), or of the whole batch, with its graph.
+
+        `bent` says that it is to be differentiated twice.
+        """
+        with torch.enable_grad(), twice() if bent else nullcontext():
             # A slice for the whole batch: indexing by it copies nothing.
             given = {"rows": slice(None) if rows is None else rows} if self.takes_rows else {}
             try:
@@ -119,11 +134,21 @@ def _differentiable(losses: Any) -> torch.Tensor:
 
 
 def gradient(
-    loss: torch.Tensor, params: Sequence[torch.Tensor], names: Sequence[str], *, create_graph: bool = False
-) -> list[torch.Tensor]:
-    """Gradients in the parameters' shapes; raises naming the parameters that the loss does not depend on."""
+    loss: torch.Tensor,
+    params: Sequence[torch.Tensor],
+    names: Sequence[str],
+    *,
+    create_graph: bool = False,
+    partly: bool = False,
+) -> list[torch.Tensor | None]:
+    """Gradients in the parameters' shapes, None for frozen ones.
+
+    A loss has to depend on all the others, or on one of them at least where it may do so `partly`: it is None
+    for those that it does not depend on.
+    """
+    asked = [p for p in params if p.requires_grad]
     try:
-        parts = torch.autograd.grad(loss, params, create_graph=create_graph, allow_unused=True)
+        found = iter(torch.autograd.grad(loss, asked, create_graph=create_graph, allow_unused=True))
     except RuntimeError as error:
         # A backward leaves gradients in the parameters, where nothing here puts any, and has freed the graph.
         if all(p.grad is None for p in params):
@@ -132,13 +157,19 @@ def gradient(
             "`closure` must return the loss and not call backward, which torch.optim.LBFGS asks for. Remove "
             "backward() from it."
         ) from error
-    unused = [name for name, part in zip(names, parts, strict=True) if part is None]
-    if unused:
+    parts = [next(found) if p.requires_grad else None for p in params]
+    unused = [
+        name for name, p, part in zip(names, params, parts, strict=True) if part is None and p.requires_grad
+    ]
+    if unused and not (partly and len(unused) < len(asked)):
         raise ValueError(
             f"The loss must depend on every parameter; it does not on {', '.join(unused[:4])}. Leave such "
             "parameters out of the optimizer."
         )
-    return list(parts)
+    # Embeddings may have a sparse one.
+    return [
+        part.to_dense() if part is not None and part.layout is not torch.strided else part for part in parts
+    ]
 
 
 def flatten(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -153,15 +184,39 @@ class Products:
     """
 
     def __init__(
-        self, loss: torch.Tensor, params: Sequence[torch.Tensor], names: Sequence[str], *, shift: float = 0.0
+        self,
+        loss: torch.Tensor,
+        params: Sequence[torch.Tensor],
+        names: Sequence[str],
+        *,
+        shift: float = 0.0,
+        partly: bool = False,
     ):
-        self.params, self.shift, self.batched = list(params), shift, True
-        self.unit = _coarsest(loss)
         # The gradient's own graph is what the products differentiate.
-        parts = gradient(loss, self.params, names, create_graph=True)
+        parts = gradient(loss, params, names, create_graph=True, partly=partly)
+        self._differentiate(parts, params, shift, _coarsest(loss))
+
+    @classmethod
+    def of_gradients(
+        cls, parts: Sequence[torch.Tensor | None], params: Sequence[torch.Tensor], shift: float
+    ) -> Products:
+        """Of the loss that has these gradients, with their graph; None where it does not depend on one."""
+        made = cls.__new__(cls)
+        made._differentiate(parts, params, shift, max(map(_coarsest, filter(_has_graph, parts)), default=0.0))
+        return made
+
+    def _differentiate(
+        self,
+        parts: Sequence[torch.Tensor | None],
+        params: Sequence[torch.Tensor],
+        shift: float,
+        unit: float,
+    ) -> None:
+        self.params, self.shift, self.batched, self.unit = list(params), shift, True, unit
+        self.asked = [p for p in params if p.requires_grad]
         # Where a loss is linear in a parameter, its gradient has no graph and adds nothing to any product.
-        self.curved = [part.requires_grad for part in parts]
-        self.parts = [part for part, curved in zip(parts, self.curved, strict=True) if curved]
+        self.curved = [_has_graph(part) for part in parts]
+        self.parts = [part for part in parts if part is not None and part.requires_grad]
         self.n = sum(p.numel() for p in self.params)
         _check_twice(self.parts)
 
@@ -202,25 +257,37 @@ class Products:
     def _images(self, seeds: list[torch.Tensor]) -> Sequence[torch.Tensor | None]:
         if self.batched:
             try:
-                return torch.autograd.grad(
+                images = torch.autograd.grad(
                     self.parts,
-                    self.params,
+                    self.asked,
                     seeds,
                     is_grads_batched=True,
                     retain_graph=True,
                     allow_unused=True,
                 )
+                return self._for_all(images)
             except RuntimeError:  # an operation that vmap cannot batch, or too little memory for a chunk
                 self.batched = False
         try:
-            images = [
-                torch.autograd.grad(self.parts, self.params, column, retain_graph=True, allow_unused=True)
+            columns = [
+                torch.autograd.grad(self.parts, self.asked, column, retain_graph=True, allow_unused=True)
                 for column in zip(*seeds, strict=True)
             ]
         except RuntimeError as error:
             error.add_note(_TWICE)
             raise
-        return [None if column[0] is None else torch.stack(column) for column in zip(*images, strict=True)]
+        return self._for_all(
+            [None if one[0] is None else torch.stack(one) for one in zip(*columns, strict=True)]
+        )
+
+    def _for_all(self, images: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+        """Images for all parameters: of frozen ones there are none."""
+        found = iter(images)
+        return [next(found) if p.requires_grad else None for p in self.params]
+
+
+def _has_graph(part: torch.Tensor | None) -> bool:
+    return part is not None and part.requires_grad
 
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
@@ -351,5 +418,5 @@ def hessian_products(
             f"`params` must all be float32 or all float64, on one device; {other[0]}. Convert the model with "
             ".float()."
         )
-    hvp = Products(Batch(closure).loss(), [p for _, p in named], [name for name, _ in named])
+    hvp = Products(Batch(closure).loss(bent=True), [p for _, p in named], [name for name, _ in named])
     return hvp, hvp.n

@@ -35,9 +35,11 @@ def check_options(group: dict[str, Any]) -> None:
         _check.count("hessian_batch", group["hessian_batch"])
 
 
-def check_rank(group: dict[str, Any], size: int) -> None:
-    """Raise unless a group of so many parameters has as many eigenpairs as it asks for."""
-    _check.count("rank", group["rank"], most=size, why="the group's number of parameters")
+def follow(state: dict[str, Any], p: torch.Tensor) -> None:
+    """Bring a group's state where its parameters are now, and to their type."""
+    for name, kept in state.items():
+        if isinstance(kept, torch.Tensor) and (kept.dtype, kept.device) != (p.dtype, p.device):
+            state[name] = kept.to(p)
 
 
 def renewed(state_dict: Any) -> Any:
@@ -57,9 +59,8 @@ def check(state_dict: Any, sizes: Sequence[int]) -> None:
             raise ValueError(f"it has {len(groups)} parameter groups, not {len(sizes)}")
         for group, size in zip(groups, sizes, strict=True):
             check_options(group)
-            check_rank(group, size)
             if group["params"][0] in states:
-                _check_state(states[group["params"][0]], size, group["rank"])
+                _check_state(states[group["params"][0]], size, min(group["rank"], size))
     except KeyError as error:
         raise ValueError(
             f"`state_dict` must be what LRSFN.state_dict() returned; got one without {error}, of another "

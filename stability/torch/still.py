@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -143,6 +144,46 @@ def _embedding(
     return F.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, False)
 
 
+def _embedding_bag(
+    input: Any,
+    weight: Any,
+    offsets: Any = None,
+    max_norm: Any = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Any = None,
+    include_last_offset: bool = False,
+    padding_idx: Any = None,
+) -> torch.Tensor:
+    """Sums and means of embeddings: torch's own have no second derivative (2.13)."""
+    if mode == "max":
+        rest = (per_sample_weights, include_last_offset, padding_idx)
+        return F.embedding_bag(
+            input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, False, *rest
+        )
+    if offsets is None:
+        bags = len(input)
+        of = torch.arange(bags, device=input.device).repeat_interleave(input.shape[1])
+    else:
+        starts = offsets[:-1] if include_last_offset else offsets
+        bags = len(starts)
+        of = torch.searchsorted(starts, torch.arange(len(input), device=input.device), right=True) - 1
+    rows = input.reshape(-1)
+    found = F.embedding(rows, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq)
+    counted = torch.ones_like(rows, dtype=weight.dtype)
+    if padding_idx is not None:
+        counted = counted * (rows != padding_idx % len(weight))
+    shares = counted if per_sample_weights is None else counted * per_sample_weights.reshape(-1)
+    total = torch.zeros((bags, weight.shape[1]), dtype=weight.dtype, device=weight.device)
+    total = total.index_add(0, of, found * shares[:, None])
+    if mode == "sum":
+        return total
+    sizes = torch.zeros(bags, dtype=weight.dtype, device=weight.device).index_add(0, of, counted)
+    return total / sizes.clamp(min=1)[:, None]
+
+
 def _dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
     return _masked(input, p, training, input.shape)
 
@@ -167,11 +208,35 @@ _INSTEAD: dict[Any, Callable[..., torch.Tensor]] = {
     F.layer_norm: _layer_norm,
     torch._weight_norm: _weight_norm,
     F.embedding: _embedding,
+    F.embedding_bag: _embedding_bag,
     F.dropout: _dropout,
     F.dropout1d: _feature_dropout,
     F.dropout2d: _feature_dropout,
     F.dropout3d: _feature_dropout,
 }
+
+
+class _Bent(TorchFunctionMode):
+    """A few functions by operations that have a second derivative, and the right one."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return (_INSTEAD[func] if func in _TWICE else func)(*args, **(kwargs or {}))
+
+
+_TWICE = {torch._weight_norm, F.embedding, F.embedding_bag}
+
+
+@contextmanager
+def twice() -> Iterator[None]:
+    """A loss that is evaluated here can be differentiated twice wherever torch can do that at all."""
+    with ExitStack() as stack:
+        # What is compiled has one derivative. Where nothing is, asking would take seconds to import.
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        # Of the kernels for attention this one alone has a second derivative.
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(_Bent())
+        yield
 
 
 @contextmanager
