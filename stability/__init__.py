@@ -40,6 +40,7 @@ from .portraits.critical import critical_points
 from .portraits.line import profile
 from .portraits.plane import portrait
 from .spectra.estimation import spectrum
+from .sweeps.sweep import sweep
 from .training.minimize import minimize
 from .training.sharpness import batch_sharpness
 from .trajectories.path import trajectory
@@ -100,6 +101,7 @@ __all__ = [
     "simulate",
     "spectrum",
     "stationary_density",
+    "sweep",
     "tail_index",
     "theorem",
     "theorems",

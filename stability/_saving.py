@@ -214,7 +214,7 @@ def save(result: Any, path: str | Path, *, readable: bool = False) -> Path:
     """
     arrays: dict[str, np.ndarray] = {}
     kind = _kind(result)
-    values = {name: _encode(value, arrays, name) for name, value in result._kept().items()}
+    values = {name: encode(value, arrays, name) for name, value in result._kept().items()}
     record = {"kind": kind, "format": FORMAT, "values": values}
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
     base = _base(path)
@@ -246,7 +246,7 @@ def digest(*values: Any) -> str:
         If no file can hold one of them.
     """
     arrays: dict[str, np.ndarray] = {}
-    text = json.dumps(_encode(list(values), arrays))
+    text = json.dumps(encode(list(values), arrays))
     return _archive.digest(arrays, [text])
 
 
@@ -335,7 +335,7 @@ def _read(arrays: Mapping[str, np.ndarray], text: bytes) -> tuple[type[Kept], di
         raise _Told(
             f"has format {record['format']}, newer than this version reads ({FORMAT}). Update the package."
         )
-    return _known(record["kind"]), dict(_decode(record["values"], arrays))
+    return _known(record["kind"]), dict(decode(record["values"], arrays))
 
 
 def _refuse_constant(name: str) -> None:
@@ -358,7 +358,7 @@ def _pair(base: Path) -> tuple[type[Kept], dict[str, Any]]:
         )
     with zipfile.ZipFile(archive) as packed:
         arrays = _archive.arrays_of(packed)
-    kind, values = _known(record["kind"]), dict(_decode(record["values"], arrays))
+    kind, values = _known(record["kind"]), dict(decode(record["values"], arrays))
     for name, value in arrays.items():
         head, _, key = name.partition("/")
         if key:
@@ -393,7 +393,7 @@ def _build(kind: type[Kept], values: dict[str, Any]) -> Any:
     return kind._restored(**values)
 
 
-def _encode(value: Any, arrays: dict[str, np.ndarray], name: str = "", deep: int = 0) -> Any:
+def encode(value: Any, arrays: dict[str, np.ndarray], name: str = "", deep: int = 0) -> Any:
     """`value` in strict JSON's terms.
 
     nan and infinities as ``{"float": "nan"}``, arrays by their name among the arrays, kept objects as their
@@ -404,7 +404,7 @@ def _encode(value: Any, arrays: dict[str, np.ndarray], name: str = "", deep: int
             f"A result with more than {DEEPEST} lists, mappings or objects inside one another cannot be "
             "saved. Keep its numbers as arrays."
         )
-    inside = functools.partial(_encode, arrays=arrays, deep=deep + 1)
+    inside = functools.partial(encode, arrays=arrays, deep=deep + 1)
     if isinstance(value, Kept):
         return {"kept": _kind(value), "values": {k: inside(v) for k, v in value._kept().items()}}
     if isinstance(value, np.ndarray):
@@ -437,9 +437,9 @@ def _stored(value: np.ndarray, arrays: dict[str, np.ndarray], name: str) -> str:
     return name
 
 
-def _decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+def decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if isinstance(value, list):
-        return [_decode(v, arrays) for v in value]
+        return [decode(v, arrays) for v in value]
     if not isinstance(value, dict):
         return value
     if value.keys() == {"float"} and value["float"] in ("nan", "inf", "-inf"):
@@ -447,10 +447,10 @@ def _decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if value.keys() == {"array"} and value["array"] in arrays:
         return arrays[value["array"]]
     if value.keys() == {"tuple"}:
-        return tuple(_decode(v, arrays) for v in value["tuple"])
+        return tuple(decode(v, arrays) for v in value["tuple"])
     if value.keys() == {"mapping"}:
-        return {_decode(k, arrays): _decode(v, arrays) for k, v in value["mapping"]}
-    inside = {k: _decode(v, arrays) for k, v in value.items() if k != "kept"}
+        return {decode(k, arrays): decode(v, arrays) for k, v in value["mapping"]}
+    inside = {k: decode(v, arrays) for k, v in value.items() if k != "kept"}
     if value.keys() == {"kept", "values"}:
         return _build(_known(value["kept"]), inside["values"])
     return value | inside

@@ -16,7 +16,7 @@ FLOORS = (
     ("_display", "_files", "_frames", "_interrupts"),
     ("_archive",),
     ("_saving",),
-    ("_array", "_check", "_estimate", "_fast", "_progress", "_special", "_streams"),
+    ("_array", "_check", "_cores", "_estimate", "_fast", "_progress", "_special", "_streams"),
     ("methods", "objectives", "datasets", "noise", "lowrank", "_law"),
     ("flow", "spectra", "exact"),
     ("linear",),
@@ -24,7 +24,7 @@ FLOORS = (
     ("ensembles", "training", "lyapunov", "torch"),
     ("trajectories", "densities", "exits"),
     ("symbolic", "portraits", "comparison"),
-    ("pictures",),
+    ("pictures", "sweeps"),
     ("claims", "gallery", "results"),
     ("__init__", "cli"),
     ("__main__",),
@@ -142,6 +142,8 @@ def test_importing_the_package_loads_nothing_heavy():
         "torch",
         "numba",
         "xarray",
+        "joblib",
+        "distributed",
         "IPython",
     ]
     code = f"import sys, stability; print(sorted(m for m in sys.modules if m.split('.')[0] in {heavy}))"

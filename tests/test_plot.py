@@ -658,7 +658,7 @@ def test_axes_carry_the_formulas_own_names(result, labels, tmp_path):
         (
             3,
             "There is no picture for a int; there is for .*Comparison, .*LinearFlow, .*Study, .*Theorem, "
-            "ExactMode, ExitTime and Spectrum",
+            "ExactMode, ExitTime, Spectrum and the datasets",
         ),
         (st.quadratic([1.0]), "There is no picture for a Quadratic; there is for .*Comparison, "),
         (

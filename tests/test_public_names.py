@@ -16,7 +16,7 @@ NAMES = {
     "theory": "linearize bounds advise exact_mode exit_time theorem theorems method_table trajectory "
     "stationary_density almost_sure_limit lyapunov_exponents",
     "measurement": "simulate escape compare tail_index critical_points portrait profile",
-    "solver": "minimize batch_sharpness randomized_eigh spectrum Backend",
+    "solver": "minimize batch_sharpness randomized_eigh spectrum sweep Backend",
     "results": "plot save load results Study",
     "what goes wrong": "Interrupted StabilityWarning Unstable BadProducts",
 }

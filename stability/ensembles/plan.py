@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .._array import Backend
+from .._cores import cores
 from .._streams import block_count, block_rows
 from ..flow import Flow
 from ..methods.program import Untraceable
@@ -138,7 +138,7 @@ class EnsemblePlan:
     @property
     def useful_workers(self) -> int:
         """Threads help while NumPy and compiled code work outside the interpreter's lock long enough."""
-        return 1 if self.mover(self.flow).brief else os.cpu_count() or 1
+        return 1 if self.mover(self.flow).brief else cores()
 
     def chunk(self, width: int) -> int:
         """Steps whose noise is drawn at once for so many paths."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from typing import Any, TypedDict
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from .. import _check, _fast
 from .._array import Backend, backend_of
+from .._cores import cores
 from .._law import Law
 from .._streams import block_size
 from ..flow import Flow
@@ -362,14 +362,12 @@ def _check_memory(
 ) -> None:
     per_path = float(width) * times * dim * (keep == "states") + 24.0
     # What blocks hold while they run: snapshots, states, Hessians.
-    working = (
-        8.0 * (os.cpu_count() or 1) * min(paths, block_size(dim)) * (2.0 * times * dim + 8.0 * dim * dim)
-    )
-    block = 8.0 * (os.cpu_count() or 1) * min(paths, block_size(dim))
+    working = 8.0 * cores() * min(paths, block_size(dim)) * (2.0 * times * dim + 8.0 * dim * dim)
+    block = 8.0 * cores() * min(paths, block_size(dim))
     watching = 4 * block * times * observed  # a block's values at all times, and what their moments need
     working += watching
     if control:  # sums of products of all features, for blocks that wait their turn
-        working += 8.0 * 2 * times * feature_count(dim) ** 2 * (4 * (os.cpu_count() or 1) + 4)
+        working += 8.0 * 2 * times * feature_count(dim) ** 2 * (4 * cores() + 4)
     advice = "Save fewer times or paths" + (", or use keep='moments'." if keep == "states" else ".")
     if working > per_path * paths:
         advice = "Take fewer dimensions: every path's Hessian is held while it runs."

@@ -5,6 +5,7 @@ The only package that imports matplotlib, and only when a picture is drawn.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from functools import singledispatch
 from pathlib import Path
@@ -25,7 +26,7 @@ from ..portraits.line import Profile
 from ..portraits.plane import Portrait
 from ..training.history import History
 from ..trajectories.result import Trajectory
-from . import advice, densities, exits, landscapes, paths, products, results, studies, training
+from . import advice, densities, exits, landscapes, paths, products, results, studies, sweeps, training
 from .style import COLORS, MARKERS
 from .theme import context, styled
 
@@ -45,9 +46,16 @@ _STUDIES = (
 )
 
 
-@singledispatch
-def plot(result: Any) -> Figure:
+def plot(result: Any, *, x: str | None = None, y: str | None = None, hue: str | None = None) -> Figure:
     """Draw a result: whatever this package computes and prints has a picture, but for a few.
+
+    Parameters
+    ----------
+    result : a result of this package, or a dataset of `stability.sweep`
+    x, y, hue : str, optional
+        Of a dataset: with an axis as `y` a heat map of the numbers `hue` and the boundary of what is stable,
+        with numbers as `y` lines over `x`, one for each value of the axis `hue`. An axis that is left has a
+        panel for each value.
 
     Returns
     -------
@@ -58,7 +66,9 @@ def plot(result: Any) -> Figure:
     Raises
     ------
     TypeError
-        If there is no picture for this kind of result.
+        If there is no picture for this kind of result, or axes are chosen of what is no dataset.
+    ValueError
+        If a dataset has no such axis, or more than can be drawn.
 
     Examples
     --------
@@ -67,13 +77,26 @@ def plot(result: Any) -> Figure:
     >>> st.plot(st.linearize(flow)).axes[0].get_xscale()
     'log'
     """
+    chosen = {"x": x, "y": y, "hue": hue}
+    if type(result).__module__.partition(".")[0] == "xarray" and hasattr(result, "data_vars"):
+        return styled(functools.partial(sweeps.dataset, **chosen))(result)
+    if any(name is not None for name in chosen.values()):
+        raise TypeError(
+            f"`x`, `y` and `hue` choose axes of a dataset of st.sweep; got a {type(result).__name__}."
+        )
+    return _drawn(result)
+
+
+@singledispatch
+def _drawn(result: Any) -> Figure:
+    """The picture of a result whose class has one."""
     # What has no picture of its own says what to draw of it.
     if hasattr(result, "data") and isinstance(study := result.data(), Study):
         return plot(study)
     drawn = ", ".join(sorted(kind.__name__ for kind in _PICTURES))
     raise TypeError(
         f"There is no picture for a {type(result).__name__}; there is for {drawn}, Theorem, ExactMode, "
-        "ExitTime and Spectrum."
+        "ExitTime, Spectrum and the datasets of st.sweep."
     )
 
 
@@ -103,8 +126,8 @@ _PICTURES: dict[type, Callable[..., Figure]] = {
     Advice: advice.advice,
 }
 for _kind, _draw in _PICTURES.items():
-    # `singledispatch` picks the nearest class: what has no entry falls to `plot` itself.
-    plot.register(_kind, styled(_draw))
+    # `singledispatch` picks the nearest class: what has no entry falls to `_drawn` itself.
+    _drawn.register(_kind, styled(_draw))
 
 
 def write(figure: Figure, base: Path) -> None:
