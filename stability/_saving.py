@@ -47,6 +47,7 @@ class Kept:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        # Of this package alone: a file names its kinds, and what anybody defines is not to be found by them.
         if cls.__module__.split(".")[0] == __name__.split(".")[0]:
             _KINDS.setdefault(cls.__name__, cls)
 
@@ -169,6 +170,7 @@ def jsonable(value: Any) -> Any:
         return jsonable(value.tolist())
     if isinstance(value, (list, tuple)):
         return [jsonable(v) for v in value]
+    # Before whole numbers: to Python a bool is one.
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     if isinstance(value, (int, np.integer)):

@@ -260,6 +260,7 @@ class Flow(Kept):
         assert self.memory is not None
         motion = self.memory.motion(self.step, dt)
         (straight, driven), reach = motion.force.tolist(), float(motion.free[0, 1])
+        # A gradient pushes the buffer, and an increment points down it.
         force = increment * (-1 / dt if dt else -1.0)
         return joined(straight * force + reach * buffer, driven * force - motion.decay * buffer)
 
@@ -474,6 +475,7 @@ class Flow(Kept):
             If the noise is a class with its own `sample` but no `factors` of its own.
         """
         w, kept = self._parted(w)
+        # The factors' axis comes first, and each meets all states.
         lift = (slice(None), *(None,) * (w.ndim - 1))
         zeta, Eg, Eh = (part[lift] for part in self.noise_model.law(w))
         if self.metric is not None:
@@ -552,6 +554,7 @@ class Flow(Kept):
                 return self.method.gains(values) * values
             variances = np.broadcast_to(self.gradient_law.variances, hessian.shape[:-1])
             gradient = self._slope(w)[finite]
+            # ``P H`` is not symmetric; ``P^(1/2) H P^(1/2)`` is, and has its eigenvalues.
             root = np.sqrt(self.metric.scale(self.metric.rest(gradient, variances).get("second", variances)))
             return np.linalg.eigvalsh(root[..., :, None] * hessian * root[..., None, :])
 

@@ -172,6 +172,8 @@ class Dataset(Result):
                 "Every column is constant: there is nothing to scale by. Standardize like a data set with "
                 "more samples."
             )
+        # Pixels of the margin hardly vary: divided by so small a spread, one that is lit would outweigh the
+        # image.
         scaled = (self.X - model.X.mean(axis=0, dtype=np.float64)) / np.maximum(spread, 0.1 * spread.max())
         return replace(self, X=scaled.astype(self.X.dtype))
 

@@ -223,6 +223,7 @@ class StationaryDensity(Result, Labelled):
         panels = self._panels
         if self.time == "continuous":
             return panels.log_passage(start, end)
+        # The chain's solver walks to the right; the mirror image of a landscape has the same times.
         if start > end:
             panels, start, end = panels.mirrored(), -start, -end
         return math.log(passage(panels, float(panels.edges[0]), start, end, self.dt))
@@ -292,6 +293,7 @@ class StationaryDensity(Result, Labelled):
         outside = n - int(counts.sum())
         expected = _expected_variation(n, p)
         value = 0.5 * float(np.abs(counts.ravel() / n - p).sum() + outside / n)
+        # McDiarmid: one sample moves the distance by 1 / n at most.
         bound = expected + math.sqrt(-math.log(risk) / (2 * n))
         return TotalVariation(value, expected, bound, risk, n, outside, p.size)
 
@@ -303,6 +305,7 @@ class StationaryDensity(Result, Labelled):
         padded = np.pad(self.density, 1, constant_values=-1.0)
         inner = tuple(slice(1, -1) for _ in range(self.dim))
         around = [np.roll(padded, shift, axis)[inner] for axis in range(self.dim) for shift in (-1, 1)]
+        # What lies a million times lower is the solver's rounding as often as a peak.
         top = (self.density > around[0]) & (self.density >= 1e-6 * self.density.max())
         # Strictly above on one side of each axis only, so that of two equal cells one is a peak.
         for k, other in enumerate(around[1:], 1):
@@ -355,6 +358,7 @@ def _way(panels: Panels, start: float, end: float) -> tuple[float, float]:
     x = np.unique(np.concatenate([panels.nodes.ravel(), [start, end]]))
     level = -panels.at(x)[2]
     top = int(np.argmax(np.where((x >= start) & (x <= end), level, -np.inf)))
+    # The well lies this side of any higher point: beyond it a path would first have to climb that.
     before = np.flatnonzero(level[:top] >= level[top])
     left = int(before[-1]) + 1 if len(before) else 0
     well = left + int(np.argmin(level[left : top + 1]))
@@ -405,6 +409,7 @@ def _expected_variation(n: int, p: np.ndarray) -> float:
     """
     import scipy
 
+    # De Moivre's identity for the mean absolute deviation: one term, however large n is.
     m = np.floor(n * p) + 1
     return float(np.sum(m * (1 - p) * scipy.stats.binom.pmf(m, n, p)) / n)
 

@@ -211,6 +211,7 @@ class Request:
         if self.flow.reference is not None:
             places = {"at the reference point": self.flow.reference[None], **places}
         for place, states in places.items():
+            # With a schedule the longest step decides.
             fastest = float(np.max(self.steady.pulls(states), initial=0.0))
             limit = _euler_limit(self.steady, fastest)
             if self.longest > limit * (1 + 1e-9):
@@ -337,6 +338,7 @@ def _check_planar(flow: Flow, states: np.ndarray) -> None:
         np.array([first, second, h11, h12, h22]),
         np.array([*gradient, hessian[0, 0], hessian[0, 1], hessian[1, 1]]),
     )
+    # Each entry beside the largest of its own kind: one that vanishes has no relative error.
     scale = np.repeat([np.max(np.abs(part)) for part in (gradient, hessian)], [2, 3])
     if not (np.abs(ours - theirs) <= 1e-6 * scale).all():
         raise ValueError(

@@ -360,6 +360,7 @@ def _directions(centered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     In units of the points' spread.
     """
     spread = np.median(np.abs(centered), axis=0)
+    # More than half of the points may share a coordinate, whose median distance is then 0.
     spread = np.where(spread > 0, spread, np.abs(centered).max(axis=0))
     still = int(np.count_nonzero(~centered.any(axis=1)))
     if still > 0.5 * len(centered):
@@ -377,6 +378,7 @@ def _directions(centered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         scaled[length > 0] / length[length > 0, None]
     )  # a direction each, however far: no point decides the rank alone
     values, axes = np.linalg.svd(one_each, full_matrices=False)[1:]
+    # What is left below is the rounding of directions that depend on one another.
     kept = axes[values > 1e-10 * values[0]].T
     return spread[:, None] * kept, kept / spread[:, None]
 
@@ -398,6 +400,7 @@ def _radii(y: np.ndarray) -> np.ndarray:
         square = np.einsum("ni,ni->n", y, np.linalg.solve(V, y.T).T)
         weights = np.where(square > 0, 1 / np.where(square > 0, square, 1.0), 0.0)
         ahead = (y * weights[:, None]).T @ y
+        # The fixed point is known up to a factor alone: without this the iteration would drift along it.
         ahead *= np.trace(V) / np.trace(ahead)
         done = np.max(np.abs(ahead - V)) <= 1e-6 * np.max(np.abs(V))
         V = ahead
@@ -438,6 +441,7 @@ def _gap_probability(gap: float, k: int) -> float:
 
 
 def _hill_plot(radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # Even in the logarithm, as the plot's axis is.
     counts = np.unique(np.geomspace(FEWEST, len(radii) // 2, 60).astype(int))
     return counts, _hill(radii, counts)
 
@@ -519,5 +523,6 @@ def _misfit(y: np.ndarray, fit: Student, radii: np.ndarray) -> np.ndarray:
     ranks = np.arange(n)
     bulk = math.sqrt(n) * np.maximum(np.abs(law - ranks / n), np.abs(law - (ranks + 1) / n)).max()
     k = np.array([max(FEWEST, n // 20)])
+    # What Hill's estimate gives of the law's own quantiles: at a finite depth it is biased, and both alike.
     expected = _hill(np.sqrt(quantile((np.arange(k[0] + 1) + 0.5) / n)), k)
     return np.array([bulk, float((_hill(radii, k) / expected - 1)[0]) * math.sqrt(k[0])])

@@ -70,6 +70,8 @@ class ExactMode(Result):
 
     def _rate(self, x: Any) -> tuple[Any, Any]:
         """Mean and standard deviation of ``X`` given ``E_h = x - lam``."""
+        # Where the batches share samples, the curvature in the gradient follows the Hessian batch's; the rest
+        # of it is independent of that one.
         gain = self._gain(x)
         return gain * (self._follow * x + (1 - self._follow) * self.curvature), np.abs(gain) * self._rest
 
@@ -119,6 +121,7 @@ class ExactMode(Result):
         As for Newton's method with one batch for both.
         """
         mean, spread = self._factor(grid, step)
+        # What varies by less is the gain's rounding, and a logarithm of it would be integrated.
         if np.any(spread > 0) or not np.nanmax(mean) - np.nanmin(mean) <= 1e-14:
             return None
         size = abs(float(np.nanmedian(mean)))
@@ -216,6 +219,7 @@ class ExactMode(Result):
             return 0.0, 0.0
         first, error = self._mean(lambda x, e: self._rate(x)[0], "rate")
         log_second, relative = self._log_rate_square
+        # A mean within its error of zero has no sign, and a limit needs it positive.
         if first <= error or log_second == -math.inf:
             return 0.0, 0.0
         limit = 2 * first * math.exp(-log_second)
@@ -250,6 +254,8 @@ class ExactMode(Result):
         size = size[np.isfinite(size) & (size > 0)]
         if not len(size):
             return 0.0
+        # The exponent is not monotone in the step, and its first zero is asked for: a scan brackets it, in
+        # units of what a typical rate allows.
         steps = 10 ** np.arange(-3, 8, 1 / 12) / np.median(size)
 
         def growth(step: float) -> float:
@@ -306,6 +312,7 @@ class ExactMode(Result):
         def log_norm(order: float) -> float:  # of |1 - step X|: increasing in the order, E log at 0
             return self._log_moment(order, step)[0] / order if order else growth
 
+        # At the critical order itself the moment is infinite.
         high = critical * (1 - 1e-8) if math.isfinite(critical) else 1.0
         while log_norm(high) < 0:
             high *= 2
@@ -524,6 +531,7 @@ def _surveyed(pdf: Callable) -> tuple[tuple[float, float], list[float], float]:
                 "density itself, not its logarithm."
             )
         poles = [x for x in small_points(lambda e: 1 / pdf(e), e) if _towers(pdf, heights, e, x)]
+    # The points are geometric: each stands for a stretch in proportion to its distance from 0.
     mass = np.cumsum(np.where(np.isfinite(heights), heights, 0.0) * np.abs(e))
     if not mass[-1] > 0:
         raise ValueError(
@@ -559,6 +567,7 @@ def _edge(pdf: Callable, inside: float, outside: float) -> tuple[float, float]:
 def _towers(pdf: Callable, heights: np.ndarray, e: np.ndarray, x: float) -> bool:
     """Whether a density (n,) known at points e has a pole at x, and not a mere maximum."""
     i = int(np.searchsorted(e, x))
+    # The denied comparison lets inf and nan count as poles.
     return not pdf(x) < 1e3 * max(heights[max(i - 2, 0)], heights[min(i + 2, len(e) - 1)])
 
 

@@ -164,6 +164,7 @@ class ModalNoise(abc.ABC):
         if kick is None:
             return rates, lambda M: np.outer(rates, rates) * M, self.additive
         if not self.bends:
+            # The drift as a vector stays one here: without bending, modes do not mix in the mean.
             return rates, lambda M: np.outer(rates, rates) * M + kick(M), self.additive
         check_cut(self.flow.method, self.eigenvalues)
         covariance, phi = self.covariance, np.diag(self.gains)
@@ -222,8 +223,11 @@ class IsotropicNoise(ModalNoise):
             tail[n] = 0.0
         x, y = _left(gradient * a, across * b), rest * b
         feed, keep = x**2 + y**2, x * x.T + y * y.T
+        # A diagonal entry of such a matrix has twice the variance of one beside it.
         feed[np.diag_indices_from(feed)] *= 2
         if n is not None:
+            # All modes of a flat tail lean on one eigenvalue, that of mode n: its diagonal entry moves them
+            # together, which no product of single entries says.
             spread = 2 * (across**2 + rest**2)
             keep = keep + spread * np.outer(tail, tail)
             feed[np.diag_indices_from(feed)] += spread * tail**2
@@ -270,6 +274,8 @@ class SkewNoise(ModalNoise):
         share, gain, inner = self.noise.scales[0], np.outer(self.gains, self.gains), self._inner
 
         def kick(M: np.ndarray) -> np.ndarray:
+            # Isserlis: of three pairings of four Gaussians two meet M from both sides, and one takes its
+            # trace.
             trace = np.einsum("ij,...ij->...", inner, M)[..., None, None]
             return share * gain * (inner @ M @ inner + trace * inner)
 
@@ -323,6 +329,7 @@ class FactoredNoise(ModalNoise):
     def cross(self) -> Map | None:
         if not self.noise.has_curvature:
             return None
+        # The transpose makes it symmetric for every m, so that it is done once for all.
         tensor = np.einsum("ki,kjl->ijl", self.factors.zeta * self.gains, self._multiplier)
         tensor = tensor + tensor.transpose(1, 0, 2)
         return lambda m: tensor @ m

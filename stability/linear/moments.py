@@ -396,6 +396,7 @@ def evolve(
     state = np.concatenate([[1.0], mean, half.pack(M)])
     with np.errstate(all="ignore"):  # an unstable flow may overflow: inf is its answer
         if dt:
+            # By squaring: as few products as the number of steps has digits.
             flow = np.linalg.matrix_power(np.eye(len(state)) + dt * generator, round(t / dt))
         else:
             flow = scipy.linalg.expm(t * generator)
@@ -408,7 +409,9 @@ def _evolve_modes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Without multiplicative noise every entry of M goes its own way, exactly, in any dimension."""
     a = balance.drift
+    # Its last term is Euler-Maruyama's own: (1 + dt a_i)(1 + dt a_j) = 1 + dt pair.
     pair = a[:, None] + a[None, :] + dt * np.outer(a, a)
+    # Noise on a mode at rest adds up in proportion to time; the quotient below would be 0 / 0.
     resting = pair == 0
     safe = np.where(resting, 1.0, pair)
     with np.errstate(all="ignore"):

@@ -230,6 +230,7 @@ class LinearFlow(Result, Framed):
         if self.memory is not None or average is not None:
             mean, cov = self._along(dt).state_moments(t, mean0, cov0, average)
             dim = self.flow.dim
+            # The average comes last in the state that is followed.
             part = slice(2 * dim if state else dim) if average is None else slice(-dim, None)
             return mean[part], cov[part, part]
         mean0 = self.at if mean0 is None else _check.shaped("mean0", mean0, self.at.shape)
@@ -272,6 +273,7 @@ class LinearFlow(Result, Framed):
         """
         here, gains = self._dynamics, self.gains
         if here.memory is None and here.decoupled:
+            # Decay beside the preconditioner speeds a mode up, and adds no noise to it.
             return np.where(self.eigenvalues > 0, gains * here.pull / -self.rates, np.nan)
         if here.memory is not None:
             with np.errstate(all="ignore"):
@@ -294,6 +296,7 @@ class LinearFlow(Result, Framed):
         if not push.any():
             return np.zeros(len(self.at))
         here.require_decay(moving)
+        # The mean moves at ``a m - push``, and rests where that is zero.
         return self.vectors[:, moving] @ (push[moving] / self.rates[moving])
 
     def tail(self, time: str | Law = "continuous", dt: float | None = None, *, seed: int = 0) -> Estimate:

@@ -141,6 +141,7 @@ class Metric(Method, abc.ABC):
         found = {}
         for name, target in rest.items():
             square = name == "second"
+            # An iteration renews a share of the mean, and there are 1 / step of them in a unit of t.
             rate = self.forgetting(name) / step
             gained = rate * (target - (target if means is None else means[name]))
             turn = 2 * gradient if square else np.ones_like(gradient)
@@ -323,6 +324,7 @@ class RMSprop(Metric):
         """The mean squares after so many iterations' time, a share of one."""
         gradient, fresh = force.gradient, 1 - self.beta2
         variances = like(force.law.variances, gradient)
+        # What pushes positions by +zeta is a batch's gradient g - zeta: so the sign in its square.
         noise = force.law.square(force.own) - 2 * gradient * force.zeta
         drift = ratio * (gradient**2 + variances - second)
         ahead = second + fresh * (drift + math.sqrt(ratio) * noise)
@@ -385,6 +387,8 @@ class Adam(RMSprop):
         count = means["count"] = means.get("count", 0) + 1
         first = _renewed(means, "first", self.beta1, gradient)
         second = _renewed(means, "second", self.beta2, gradient**2)
+        # Both fractions are multiplied through by the root's correction: as eps joins the corrected root, it
+        # takes it too, and no array is divided for it.
         unbiased = math.sqrt(1 - self.beta2**count)
         return _over_root(first * (unbiased / (1 - self.beta1**count)), second, self.eps * unbiased)
 

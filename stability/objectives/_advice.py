@@ -184,6 +184,7 @@ def numbers_of(parameters: Mapping[str, float], variables: Sequence[str]) -> dic
         if name in variables:
             raise Refused(f"{name!r} is both a variable and a parameter: leave it out of one of them.")
         try:
+            # float() would take True and "2" for numbers, and not say so.
             number = math.nan if isinstance(value, (bool, str, complex)) else float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
@@ -232,6 +233,7 @@ def _look(word: Word, names: set[str]) -> None:
         meaning, instead = NO_VARIABLES[name]
         message = f"{name!r} is {meaning}; {listed if len(names) <= 8 else 'list the variables otherwise'}"
         raise Unclear(message, [(*place, instead)]) if instead else Refused(message + ".")
+    # Sin and EXP are hardly meant as variables.
     if name.lower() in KNOWN:
         raise Refused(
             f"{name!r} looks like the function {name.lower()}, which needs its argument in brackets, as in "
@@ -240,6 +242,7 @@ def _look(word: Word, names: set[str]) -> None:
     if len(name) > 1 and name.isalpha() and (set(name) <= set("xyz") or set(name) <= names):
         message = f"{name!r} looks like the product {'*'.join(name)}; else {listed}"
         raise Unclear(message, [(*place, f"({'*'.join(name)})")])
+    # The longest first: cosh before cos, whose argument would be an h.
     for function in sorted(KNOWN, key=len, reverse=True):
         argument = name.removeprefix(function)
         if argument != name and (argument in names or argument in "xyz"):

@@ -70,6 +70,7 @@ class Network(Objective):
     @property
     def dtype(self) -> str:  # type: ignore[override]
         """``"float64"`` or ``"float32"``: of the data, and so of all arithmetic."""
+        # torch says "torch.float32".
         return str(self.X.dtype).rpartition(".")[2]
 
     def initial(self, seed: int | np.random.Generator = 0) -> Any:
@@ -196,6 +197,7 @@ class Network(Objective):
         w, rows, targets = self._at(w, batch)
         V, xp = self._here(V), namespace(w)
         height, columns = tile(rows.shape[0], sum(self.sizes[1:]), on_host=isinstance(rows, np.ndarray))
+        # All directions go through at once, so that a tile of as many numbers has fewer samples.
         height = max(1, height * columns // V.shape[1])
         directions = xp.asarray(V.T, copy=True)
         parts = [slice(i, i + height) for i in range(0, rows.shape[0], height)]
@@ -307,6 +309,7 @@ class Network(Objective):
             layer, a = self._layers[index], trace.inputs[index]
             yield layer, a, delta
             if index:
+                # Through the weights before the bend: the slope of an activation stands at its inputs.
                 delta = delta @ transpose(layer.weights(w))
                 # In place: the product above made this array, so nobody else holds it.
                 delta *= self._activation.slope(trace.preactivations[index - 1], a)

@@ -125,6 +125,7 @@ class Regression(Objective, Kept):
         matrix (d, d) per sample.
         """
         values, vectors = np.linalg.eigh(self.curvatures(w))
+        # A convex loss has no negative curvatures; rounding has.
         roots = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
         rows = roots.transpose(0, 2, 1)[..., None] * self.X[:, None, None, :]
         return rows.reshape(self.n_samples, self.outputs, self.dim)
@@ -265,6 +266,7 @@ class Multinomial(Regression):
     def _miss(self, z: Any, hit: Any) -> Any:
         """Derivatives of the losses by the predictions."""
         p, rest, _ = self._chances(z)
+        # p - 1 of the sample's own class, as what the others have: no digits are lost where p is nearly 1.
         return namespace(z).where(hit > 0, -rest, p)
 
     def value(self, w: np.ndarray, *, batch: Any = None) -> np.ndarray:

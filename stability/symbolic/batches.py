@@ -70,6 +70,7 @@ def critical_batch(mode: Mode) -> Draft:
     X = Symbol("X", positive=True)
     moved = g / mode.at - alpha * X * (g + zeta)
     after = expectation(mode.at / 2 * moved**2, {zeta**2: sigma**2 / b})
+    # The mean is a quadratic in alpha, so that its slope has one root.
     best = linear_root(sympy.diff(after, alpha), alpha)
     whole = sympy.limit(best, b, sympy.oo)
     critical = sympy.simplify(b * (whole / best - 1))
@@ -115,6 +116,7 @@ def critical_batch_matrix(mode: Mode, dim: int) -> Draft:
     moved = H.inv() * slope - alpha * P * (slope + noise)
     pairs = combinations_with_replacement(range(dim), 2)
     moments = {noise[i] * noise[j]: covariance[i, j] / b for i, j in pairs}
+    # With gains as symbols: a method's own formulas would make the expansion needlessly large.
     after = expectation((moved.T * H * moved)[0] / 2, moments)
     pulled, bent = (slope.T * P * slope)[0], (slope.T * P * H * P * slope)[0]
     spread = (H * P * covariance * P).trace()
@@ -226,6 +228,8 @@ def streaming_matrix(mode: Mode, dim: int) -> Draft:
     def fed(i: int, j: int) -> sympy.Expr:
         own, other = spectrum.curvatures[i], spectrum.curvatures[j]
         if i == j:
+            # Beside the fourth moment of a Gaussian input stands the square of its mean curvature, which is
+            # drift and no noise.
             return spectrum.gains[i] ** 2 * (expectation(x**4, {x**4: 3 * own**2}) - own**2) / b
         return spectrum.gains[i] ** 2 * expectation(x**2 * y**2, {x**2 * y**2: own * other}) / b
 

@@ -55,6 +55,7 @@ tau_g, tau_h = sympy.symbols("tau_g tau_h", nonnegative=True)
 c_tau = Symbol("c", real=True)
 SHARED = Hypothesis(
     "the covariance is one of two batches: |c| <= tau_g tau_h",
+    # What is asked is > 0; the little that is added allows equality, which is one batch for both.
     tau_g * tau_h - sympy.Abs(c_tau) + Rational(1, 10**12),
 )
 DISTINCT = Hypothesis("the two curvatures differ: lambda != lambda_j", (lam - lam_j) ** 2)
@@ -158,6 +159,7 @@ def _coupling(spectrum: SymbolicModes, dim: int) -> Matrix:
     G = spectrum.P * first + spectrum.derivative(second) * spectrum.H
     moments: dict[Any, Any] = {}
     for i, j in combinations_with_replacement(range(dim), 2):
+        # GOE: a diagonal entry has twice the variance of one beside it.
         twice = 2 if i == j else 1
         x, y = first[i, j], second[i, j]
         moments |= {x**2: twice * tau_g**2, y**2: twice * tau_h**2, x * y: twice * c_tau}
@@ -380,6 +382,7 @@ def finite_data_limit(mode: Mode) -> Draft:
             ),
             Hypothesis(
                 "batches of at least one and at most all of two samples or more: n >= 2, 1 <= b <= n",
+                # Halves between whole numbers: n - b >= 0 is asked as n - b + 1/2 > 0.
                 sympy.Min(n - b + Rational(1, 2), n - Rational(3, 2), b - Rational(1, 2)),
             ),
         ],
@@ -392,6 +395,7 @@ def finite_data_matrix(mode: Mode, dim: int) -> Draft:
 
     Counted out over all batches of two from three samples.
     """
+    # The smallest case in which a batch is neither one sample nor all of them.
     size, count = 2, 3
     samples = [
         Matrix(dim, dim, lambda i, j, k=k: Symbol(f"h{k}_{min(i, j) + 1}{max(i, j) + 1}", real=True))

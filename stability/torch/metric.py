@@ -72,6 +72,7 @@ def _ahead(group: Group) -> Memory | None:
 def _second(state: State, group: Group) -> torch.Tensor:
     """Adam's second moments, corrected for the steps so far; the largest ones with `amsgrad`."""
     name = "max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"
+    # torch keeps the largest of the uncorrected moments, and corrects it with the others.
     return state[name] / (1 - float(group["betas"][1]) ** float(state["step"]))
 
 
@@ -89,16 +90,20 @@ def _adam(state: State, group: Group) -> torch.Tensor:
 
 
 def _adamax(state: State, group: Group) -> torch.Tensor:
+    # No eps: torch adds it to each gradient before the largest is taken.
     return _lengthening(state, group) / state["exp_inf"]
 
 
 def _radam(state: State, group: Group) -> torch.Tensor:
     beta2, t = float(group["betas"][1]), float(state["step"])
+    # The lengths of the averages that the squares have been over, and will be: with fewer than five the step
+    # is torch's plain one, since the variance of a quotient by so few is not known.
     longest = 2 / (1 - beta2) - 1
     length = longest - 2 * t * beta2**t / (1 - beta2**t)
     if length <= 5:
         return _lengthening(state, group) * torch.ones_like(state["exp_avg_sq"])
     known = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+    # The square root is corrected, not what eps is added to, as in Adam: torch's order here.
     corrected = math.sqrt(1 - beta2**t) * _lengthening(state, group)
     return math.sqrt(known) * corrected / (state["exp_avg_sq"].sqrt() + group["eps"])
 
@@ -106,11 +111,13 @@ def _radam(state: State, group: Group) -> torch.Tensor:
 def _rmsprop(state: State, group: Group) -> torch.Tensor:
     v = state["square_avg"]
     if group.get("centered"):
+        # A difference of two running means, which rounding takes below zero.
         v = (v - state["grad_avg"] ** 2).clamp_min(0)
     return 1 / (v.sqrt() + group["eps"])
 
 
 def _adagrad(state: State, group: Group) -> torch.Tensor:
+    # torch counts from its first step, whose length is not shortened; before it there is nothing to count.
     slower = 1 + max(float(state["step"]) - 1, 0) * group["lr_decay"]
     return 1 / (slower * (state["sum"].sqrt() + group["eps"]))
 
@@ -119,6 +126,7 @@ def _seen_once(*names: str) -> Callable[[torch.Tensor, Group], State]:
     """The state of a parameter whose averages hold one second moment, wholly corrected."""
 
     def state(squares: torch.Tensor, group: Group) -> State:
+        # At an infinite step all bias corrections are 1.
         return {**dict.fromkeys(names, squares), "grad_avg": torch.zeros_like(squares), "step": math.inf}
 
     return state
@@ -126,6 +134,7 @@ def _seen_once(*names: str) -> Callable[[torch.Tensor, Group], State]:
 
 _TORCH = torch.optim
 RULES: dict[type, Rule] = {
+    # Dampening shrinks what enters the buffer; torch asks for it with momentum alone.
     _TORCH.SGD: Rule(None, _heavy, scale=lambda g: 1 - float(g.get("dampening", 0.0)) * bool(g["momentum"])),
     _TORCH.Adam: Rule(
         _adam,
@@ -165,6 +174,7 @@ RULES[_TORCH.AdamW] = Rule(
 
 def rule_of(optimizer: torch.optim.Optimizer) -> Rule | None:
     """The rule of one of torch's own optimizers; None for others, and for those that step differently."""
+    # The nearest ancestor with a rule counts: AdamW is a kind of Adam, and has a rule of its own.
     for kind in type(optimizer).__mro__:
         if kind in RULES:
             return RULES[kind] if _steps_as(type(optimizer), kind) else None
@@ -172,6 +182,7 @@ def rule_of(optimizer: torch.optim.Optimizer) -> Rule | None:
 
 
 def _steps_as(kind: type, base: type) -> bool:
+    # A subclass with a `step` of its own may do anything; hooks and defaults of its own change nothing.
     return kind is base or not any("step" in vars(k) for k in kind.__mro__[: kind.__mro__.index(base)])
 
 
@@ -196,6 +207,7 @@ class Chosen:
                 f"`optimizer` must call its learning rate lr in all groups; {type(optimizer).__name__} does "
                 "not. Say for each group: group['lr'] = the step that it takes."
             )
+        # A group at lr 0 is frozen, as warm-ups and fine-tuning leave it: it bounds no step.
         moving = [g for g in optimizer.param_groups if float(g["lr"]) > 0]
         self.groups = [g for g in moving if any(p.requires_grad for p in g["params"])]
         self.still = len(optimizer.param_groups) - len(self.groups)
@@ -454,6 +466,8 @@ def _first_squares(chosen: Chosen, rule: Rule, place: Any, batch: int) -> Sequen
             "its first. Ask after some steps."
         )
     g, squares = place.gradient(), place.second_moment()
+    # The mean of b samples has the mean's square and a b-th of their variance, which rounding takes below
+    # zero.
     return (g**2 + (squares - g**2).clamp_min(0) / batch).split(chosen.sizes)
 
 
@@ -474,6 +488,7 @@ def _low_rank(chosen: Chosen, place: Any) -> Root:
         pieces = V.split([len(U) for U, _, _ in blocks])
         return torch.cat(
             [
+                # P^(1/2) is the tail's root on all of the block, and what kept modes differ from it.
                 tail * piece + U @ ((gains - tail)[:, None] * (U.T @ piece))
                 for (U, gains, tail), piece in zip(blocks, pieces, strict=True)
             ]

@@ -157,6 +157,7 @@ class Watch:
             self._keep(advice, loss)
             if advice.interrupted:  # Ctrl-C is meant for the loop, which would go on
                 raise KeyboardInterrupt
+        # The first look loads and prepares what later ones find ready, and tells nothing of their cost.
         self._spent += 0.0 if first else time.perf_counter() - began
         return advice
 

@@ -36,6 +36,7 @@ class _Evaluation(torch.nn.Module):
 
     def __init__(self, model: torch.nn.Module, loss: Callable[..., Any]):
         super().__init__()
+        # In a tuple modules are not looked for: a loss that is one is registered below, once.
         self.model, self.function = model, (loss,)
         if isinstance(loss, torch.nn.Module):
             self.loss = loss
@@ -175,6 +176,7 @@ class Whole:
         return [shape.numel() for shape in self.shapes]
 
     def _wide(self, t: torch.Tensor) -> torch.Tensor:
+        # Second derivatives in half precision are mostly rounding.
         return t.to(self.dtype) if t.is_floating_point() and t.dtype in HALVES else t
 
     def unflatten(self, w: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -192,6 +194,7 @@ class Whole:
 
     def __call__(self, w: torch.Tensor, part: Part, tap: Tap | None = None) -> Any:
         """What the loss returns for a part's samples."""
+        # Dropout draws the same at every evaluation of a part, or products would be of several functions.
         reseed(self.seed + part.index, self.device)
         # Buffers are written into by whoever wants to: into a copy.
         buffers = {n: b.clone() for n, b in self._buffers.items()}

@@ -389,6 +389,7 @@ def _fingerprint(method: Any) -> str:
     """A user's gain has no name: its values at some eigenvalues tell it from another."""
     if not isinstance(method, Method) or not method.spectral:
         return ""
+    # Of both signs and several sizes, none of them round: formulas that agree at all of them are the same.
     lam = np.array([-7.0, -0.3, -1e-3, 1e-3, 0.2, 1.0, 30.0])
     with np.errstate(all="ignore"):
         return " ".join(f"{x:.6g}" for x in gains_at(method, lam))
