@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 import stability as st
+from stability._fast import compiler
 from stability.objectives._advice import KNOWN, Refused
 from stability.objectives._graph import FUNCTIONS, LARGEST
 from stability.objectives.expression import Expression
@@ -236,8 +237,8 @@ class TestInTheEngine:
     @pytest.mark.parametrize("method", [st.SGD(), st.SFN(damping=0.1)])
     @pytest.mark.parametrize("accelerate", [True, False])
     def test_an_ensemble_is_that_of_the_landscape(self, method, accelerate):
-        if accelerate:
-            pytest.importorskip("numba")
+        if accelerate and not compiler.available():
+            pytest.skip("Numba is not installed, or does not compile")
         F, known = st.expression("(x^2 - 1)^2/4 + y^2/2"), st.landscape("double_well")
         options = {
             "start": [0.3, 0.5],
