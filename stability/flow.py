@@ -15,9 +15,10 @@ from . import _check
 from ._array import Backend, joined, like, matvec, moved, transpose
 from ._saving import Kept
 from .methods.adapted import Adapted
+from .methods.gradients import GradientLaw
 from .methods.memory import Memory
 from .methods.method import Method
-from .methods.metrics import Force, GradientLaw, Metric
+from .methods.metrics import Force, Metric
 from .methods.momentum import Momentum
 from .methods.preconditioner import Diagonal, Identity, Spectral, preconditioner, spectral
 from .methods.response import check_regular
@@ -192,31 +193,45 @@ class Flow(Kept):
         w = _check.state("w", w, self.dim)
         kept = {name: np.zeros_like(w) for name in self._kept_parts}
         if level == "sde" and self.metric is not None:
-            kept |= self.metric.rest(self._slope(w), self.gradient_law.variances)
+            kept |= self.metric.rest(self._slope(w), self._law_at(w).variances)
         return np.concatenate([w, *kept.values()], axis=-1) if kept else w
 
     def rest_slope(self, w: np.ndarray) -> np.ndarray:
         """How the SDE's whole states at rest change with positions (d,): (state_dim, d)."""
         parts = [np.eye(self.dim)] + ([] if self.memory is None else [np.zeros((self.dim,) * 2)])
         if self.metric is not None:
-            means = self._adapted_at(w, w[self.dim :]).means.values()
-            parts += [mean.turn[:, None] * self._bent(w) for mean in means]
+            local = self._adapted_at(w, w[self.dim :])
+            parts += [local.targets(mean, self._bent(w)) for mean in local.means.values()]
         return np.concatenate(parts)
 
     @functools.cached_property
     def gradient_law(self) -> GradientLaw:
-        """The law of the noise that a metric's SDE knows; ValueError where it is of another kind."""
+        """The law of the gradient's noise, at the reference point, under which a metric's SDE is known.
+
+        ValueError where it is of another kind.
+        """
         assert self.metric is not None
         noise = self.noise_model
-        if noise.has_curvature or not noise.linear:
-            kind = "curvature noise" if noise.has_curvature else "noise that draws its own samples"
+        if not noise.linear:
             raise ValueError(
-                f"The SDE of {self.metric.name} is known for additive Gaussian noise; got {kind}: {noise!r}. "
-                "Use st.simulate(..., level='iteration'), or st.Noise(gradient=...)."
+                f"The SDE of {self.metric.name} is known for Gaussian noise; {noise!r} draws its own. "
+                "Use st.simulate(..., level='iteration'), or st.Noise(gradient=..., curvature=...)."
             )
-        law = GradientLaw(noise.gradient_covariance(np.zeros(self.dim)))
+        at = np.zeros(self.dim) if self.reference is None else self.reference
+        everywhere = not noise.has_curvature
+        law = GradientLaw(noise.gradient_covariance(at, at), everywhere=everywhere).checked()
         self.metric.require_law(law)
         return law
+
+    def _law_at(self, w: Any, *, slopes: bool = False) -> GradientLaw:
+        """The law of the gradient's noise at states (..., d) of any library; `slopes` on the host."""
+        law = self.gradient_law
+        if law.everywhere:
+            return law
+        offset = w - like(self.reference, w)  # type: ignore[arg-type]
+        noise = self.noise_model
+        bent = noise.variance_slopes(offset) if slopes else None
+        return GradientLaw(noise.gradient_covariances(offset), bent, everywhere=False)
 
     def _parted(self, w: Any, *, settled: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Positions and what is remembered of a user's whole states; of a metric's, perhaps positions alone.
@@ -245,7 +260,7 @@ class Flow(Kept):
         parts = dict(zip(self._kept_parts, np.split(kept, len(self._kept_parts) or 1, axis=-1), strict=False))
         parts.pop("buffer", None)
         means = parts if kept.shape[-1] else None
-        return self.metric.adapted(self._slope(w), means, self.gradient_law, self.step)
+        return self.metric.adapted(self._slope(w), means, self._law_at(w, slopes=True), self.step)
 
     def _whole(self, moved: Any, buffer: Any, *means: Any) -> Any:
         """What the whole state gains per unit of t: positions would gain `moved`, and the means these."""
@@ -360,7 +375,7 @@ class Flow(Kept):
         ``(P g - (1 - beta) u) / step`` of the buffer; see `rest`. With a metric that follows the noise, of
         whole states too: positions and running means. Positions alone (..., d) are then taken with means that
         have settled: ``-g / (sqrt(g^2 + diag Sigma) + eps)`` of RMSprop and Adam; of a sign, which has none,
-        ``-erf(g / sqrt(2 diag Sigma))``.
+        ``-erf(g / sqrt(2 diag Sigma))``. Curvature noise makes Sigma one of the place, ``Sigma(w)``.
         """
         w, kept = self._parted(w)
         if self.metric is not None:
@@ -444,7 +459,9 @@ class Flow(Kept):
         sample, own = sample if isinstance(sample, Driven) else (sample, np.zeros(self.dim))
         zeta, Eg, Eh = (np.asarray(part, dtype=float) for part in sample)
         if self.metric is not None:
-            return self._noisy(*self._adapted_at(w, kept).noise(zeta, self.gradient_law.square(own)))
+            offset = np.zeros_like(w) if self.reference is None else w - self.reference
+            squares = self._law_at(w).square(own)
+            return self.kicked(w, kept, zeta + (Eg @ offset[..., None])[..., 0], squares)
         if self.reference is None and Eg.any():
             raise ValueError(
                 f"Curvature noise needs a reference point, and {self.objective!r} has none. Use Noise(..., "
@@ -458,6 +475,10 @@ class Flow(Kept):
         ):  # DP may be infinite, at a truncation through equal eigenvalues, where nothing asks for it
             return self._noisy(force)
         return self._noisy(force + local.derivative(Eh, np.asarray(self.objective.gradient(w), dtype=float)))
+
+    def kicked(self, w: np.ndarray, kept: np.ndarray, force: np.ndarray, squares: Any = 0.0) -> np.ndarray:
+        """What noise `force` of the gradient gives a metric's whole states, and noise of the squares' own."""
+        return self._noisy(*self._adapted_at(w, kept).noise(force, squares + 0 * force))
 
     def _noisy(self, force: np.ndarray, *means: np.ndarray) -> np.ndarray:
         """What a linear noise (..., d) of positions, and of a metric's means, does to the whole state."""
@@ -478,15 +499,17 @@ class Flow(Kept):
         # The factors' axis comes first, and each meets all states.
         lift = (slice(None), *(None,) * (w.ndim - 1))
         zeta, Eg, Eh = (part[lift] for part in self.noise_model.law(w))
+        offset = w - (w if self.reference is None else self.reference)
+        force = zeta + (Eg @ offset[..., None])[..., 0]
         if self.metric is not None:
-            own, still = self.gradient_law.square(np.eye(self.dim))[lift], np.zeros((self.dim,) * 2)[lift]
-            # One after the other: a sample, and the squares' own normals, which are independent of it.
-            pairs = ((zeta, 0 * zeta), (still, own)) if self.own_normals else ((zeta, 0 * zeta),)
-            local = self._adapted_at(w, kept)
-            kicks = np.concatenate([self._noisy(*local.noise(*pair)) for pair in pairs])
+            kicks = self.kicked(w, kept, force)
+            if self.own_normals:  # a sample, and the squares' own normals, are independent
+                normals = np.broadcast_to(np.eye(self.dim)[lift], (self.dim, *w.shape))
+                squares = self._law_at(w).square(normals)
+                kicks = np.concatenate([kicks, self.kicked(w, kept, 0 * squares, squares)])
             return self.step * np.einsum("k...i,k...j->...ij", kicks, kicks)
-        local, offset = self._checked(w), w - (w if self.reference is None else self.reference)
-        kicks = local.apply(zeta + (Eg @ offset[..., None])[..., 0])
+        local = self._checked(w)
+        kicks = local.apply(force)
         if self.bends:
             kicks = kicks + local.derivative(Eh, np.asarray(self.objective.gradient(w), dtype=float))
         kicks = self._noisy(kicks)
@@ -552,7 +575,7 @@ class Flow(Kept):
             if self.metric is None:
                 values = np.linalg.eigvalsh(hessian).reshape(-1, self.dim)
                 return self.method.gains(values) * values
-            variances = np.broadcast_to(self.gradient_law.variances, hessian.shape[:-1])
+            variances = np.broadcast_to(self._law_at(w[finite]).variances, hessian.shape[:-1])
             gradient = self._slope(w)[finite]
             # ``P H`` is not symmetric; ``P^(1/2) H P^(1/2)`` is, and has its eigenvalues.
             root = np.sqrt(self.metric.scale(self.metric.rest(gradient, variances).get("second", variances)))
@@ -587,17 +610,13 @@ class Flow(Kept):
         if metric is None:
             return self._stepped(w, dt, lambda x: self._euler(x, sample, dt))  # type: ignore[arg-type]
         drawn, own = sample if isinstance(sample, Driven) else (sample, None)
-        law = self.gradient_law
-        return self._adapted(
-            w,
-            dt,
-            lambda x, means: metric.chained(
-                Force(self._joined_decay(x, self.objective.gradient(x)), drawn.zeta, own, law),
-                means,
-                step=self.step,
-                dt=dt,
-            ),
-        )
+
+        def gain(x: Any, means: dict[str, Any]) -> Any:
+            gradient = self._joined_decay(x, self.objective.gradient(x))
+            force = Force(gradient, self._force(x, drawn), own, self._law_at(x))
+            return metric.chained(force, means, step=self.step, dt=dt)
+
+        return self._adapted(w, dt, gain)
 
     def _adapted(
         self, w: Any, dt: float, gain: Callable[[Any, dict[str, Any]], Any], count: int | None = None

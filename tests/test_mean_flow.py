@@ -103,9 +103,9 @@ class TestDrift:
             made("rmsprop").iterate(W, np.random.default_rng(0))
 
     def test_noise_that_its_equation_does_not_know_is_refused(self):
-        flow = st.Flow(F, st.Adam(), st.Noise(curvature=0.1, reference=[0, 0]), step=STEP)
+        flow = st.Flow(F, st.Adam(), st.Noise.streaming(np.eye(2), reference=[0.0, 0.0]), step=STEP)
         for ask in (flow.drift, flow.jacobian, flow.diffusion, lambda w: st.trajectory(flow, w, 1.0)):
-            with pytest.raises(ValueError, match=r"additive Gaussian noise.*Use st.simulate"):
+            with pytest.raises(ValueError, match=r"known for Gaussian noise.*Use st.simulate"):
                 ask(W[0])
 
 

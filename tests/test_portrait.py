@@ -317,8 +317,8 @@ class TestMemory:
             (st.SignSGD(), st.Noise(), "needs noise in every coordinate.*give it some"),
             (
                 st.Adam(),
-                st.Noise(curvature=0.1, reference=[0, 0]),
-                r"additive Gaussian noise.* st.Noise\(gradient=",
+                st.Noise.streaming(np.eye(2), reference=[0.0, 0.0]),
+                r"known for Gaussian noise.* st.Noise\(gradient=",
             ),
             (st.RMSprop(beta2=0.5), LOOSE, "`beta2` must be >= 0.9; got 0.5"),
         ],

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._check import Unstable
 from ..flow import Flow
-from ..methods.metrics import GradientLaw
+from ..methods.gradients import GradientLaw
 from ..methods.response import NotSmooth
 from ..noise import Noise
 from .dynamics import Dynamics
@@ -58,7 +58,7 @@ def settled(flow: Flow, at: np.ndarray, spectrum: tuple[np.ndarray, np.ndarray],
     if not method.decoupled:
         hessian = hessian + method.weight_decay * np.eye(len(values))
     covariance = flow.noise_model.gradient_covariance(at, at)
-    variances = GradientLaw(covariance).variances
+    variances = GradientLaw(covariance).checked().variances
     pull = flow.step * float(np.max(np.abs(values)))
 
     def under(metric: np.ndarray, noise: Noise) -> Dynamics:

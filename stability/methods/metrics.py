@@ -7,17 +7,16 @@ A spectral method turns with the problem; a metric does not, so that it depends 
 from __future__ import annotations
 
 import abc
-import functools
 import math
-from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from .. import _check
-from .._array import like, namespace
+from .._array import like, matvec, namespace
 from .._special import erf
 from .adapted import Adapted, Mean, Pull
+from .gradients import LEAST_CORRELATED, GradientLaw
 from .memory import Memory
 from .method import Method
 
@@ -30,48 +29,6 @@ SLOW = 0.9
 LEAST = 0.05
 """Of the noise's variance: the least that an SDE's mean of squares may be."""
 _RATE = "The learning rate is the flow's: st.Flow(..., step=...) or st.minimize(..., step=...)."
-
-
-@dataclass(frozen=True)
-class GradientLaw:
-    """Additive Gaussian noise of the gradient, as metrics see it, from its covariance (d, d)."""
-
-    covariance: np.ndarray
-
-    def __post_init__(self) -> None:
-        if not np.isfinite(self.covariance).all():
-            raise ValueError(
-                "The variance of the gradient's noise is beyond all floats, and metrics are made of it. "
-                "Measure the objective in larger units."
-            )
-
-    @functools.cached_property
-    def variances(self) -> np.ndarray:
-        """Of the entries (d,)."""
-        return np.diag(self.covariance).copy()
-
-    @functools.cached_property
-    def sizes(self) -> np.ndarray:
-        """Standard deviations of the entries (d,)."""
-        return np.sqrt(self.variances)
-
-    @functools.cached_property
-    def diagonal(self) -> bool:
-        """Whether the entries are independent."""
-        return not np.any(self.covariance - np.diag(self.variances))
-
-    @functools.cached_property
-    def _root(self) -> np.ndarray:
-        """A square root of the covariance of the squares, which is twice the covariances' squares."""
-        if self.diagonal:
-            return math.sqrt(2) * self.variances
-        values, vectors = np.linalg.eigh(2 * self.covariance**2)
-        return vectors * np.sqrt(np.maximum(values, 0.0))
-
-    def square(self, normals: Any) -> Any:
-        """Gaussian noise (m, d) with the second moments that the squares have about their means."""
-        root = like(self._root, normals)
-        return root * normals if self.diagonal else normals @ root.T
 
 
 class Force(NamedTuple):
@@ -112,7 +69,7 @@ class Metric(Method, abc.ABC):
         """
 
     def require_law(self, law: GradientLaw) -> None:
-        """Raise where this metric's SDE is not known under additive noise of this law."""
+        """Raise where this metric's SDE is not known under noise of this law."""
 
     @abc.abstractmethod
     def chained(self, force: Force, means: dict[str, Any], *, step: float, dt: float) -> Any:
@@ -146,7 +103,7 @@ class Metric(Method, abc.ABC):
             gained = rate * (target - (target if means is None else means[name]))
             turn = 2 * gradient if square else np.ones_like(gradient)
             found[name] = Mean(rate, gained, turn, own=float(square))
-        return Adapted(self.pull(gradient, means or rest, law), found, settled=means is None)
+        return Adapted(self.pull(gradient, means or rest, law), found, law.slopes, settled=means is None)
 
     def kicks(self, covariance: np.ndarray) -> np.ndarray:
         """The gradient covariance (d, d) under which linear steps in this metric are kicked as these are."""
@@ -198,24 +155,27 @@ class SignSGD(Metric):
         return namespace(gradient).sign(gradient)
 
     def require_law(self, law: GradientLaw) -> None:
-        if not law.diagonal:
-            raise ValueError(
-                f"The SDE of {self.name} is known for noise that is independent between coordinates; "
-                "`gradient` is a covariance that is not diagonal. Use st.simulate(..., level='iteration')."
-            )
         still = np.flatnonzero(law.variances == 0)
         if len(still):
             raise ValueError(
                 f"The SDE of {self.name} needs noise in every coordinate; the gradient's entry {still[0]} "
                 "has none. Use st.simulate(..., level='iteration'), or give it some."
             )
+        if not (law.diagonal or np.linalg.eigvalsh(law.correlation)[0] > LEAST_CORRELATED):
+            raise ValueError(
+                f"The SDE of {self.name} needs noise in every direction, and the gradient's covariance is "
+                "singular. Use st.simulate(..., level='iteration'), or add noise to its diagonal."
+            )
 
     def chained(self, force: Force, means: dict[str, Any], *, step: float, dt: float) -> Any:
-        xp, size = namespace(force.gradient), like(force.law.sizes, force.gradient)
+        xp, law = namespace(force.gradient), force.law
         # A sign's mean and spread, of a Gaussian gradient.
-        lean = erf(force.gradient / (math.sqrt(2) * size), xp)
+        size = like(law.sizes, force.gradient) if law.everywhere else law.sizes
+        height = force.gradient / size
+        lean = erf(height / math.sqrt(2), xp)
         spread = xp.sqrt(xp.abs((1 - lean) * (1 + lean)))
-        return math.sqrt(step * dt) * spread * (force.zeta / size) - dt * lean
+        kick = _turned(law.signs(height, spread), force.zeta)
+        return math.sqrt(step * dt) * kick - dt * lean
 
     def pull(self, gradient: np.ndarray, means: dict[str, np.ndarray], law: GradientLaw) -> Pull:
         import scipy
@@ -224,7 +184,8 @@ class SignSGD(Metric):
         slope = BUSSGANG / law.sizes * np.exp(-(height**2))
         # The chances of either sign: far out 1 - lean^2 would be rounding.
         chances = scipy.special.erfc(height) * scipy.special.erfc(-height)
-        return Pull(-erf(height), -slope, {}, np.sqrt(chances) / law.sizes)
+        spread = law.signs(math.sqrt(2) * height, np.sqrt(chances))
+        return Pull(-erf(height), -slope, {}, spread, 0.5 * slope * gradient / law.variances)
 
     def kicks(self, covariance: np.ndarray) -> np.ndarray:
         size = np.sqrt(np.diag(covariance))
@@ -323,7 +284,7 @@ class RMSprop(Metric):
     def _followed(self, force: Force, second: Any, ratio: float) -> Any:
         """The mean squares after so many iterations' time, a share of one."""
         gradient, fresh = force.gradient, 1 - self.beta2
-        variances = like(force.law.variances, gradient)
+        variances = like(force.law.variances, gradient) if force.law.everywhere else force.law.variances
         # What pushes positions by +zeta is a batch's gradient g - zeta: so the sign in its square.
         noise = force.law.square(force.own) - 2 * gradient * force.zeta
         drift = ratio * (gradient**2 + variances - second)
@@ -425,6 +386,11 @@ class Adam(RMSprop):
 
     def __repr__(self) -> str:
         return super().__repr__()[:-1] + ("" if self.decoupled else ", decoupled=False") + ")"
+
+
+def _turned(spread: Any, noise: Any) -> Any:
+    """Noise (m, d) as `GradientLaw.signs` turns it, entrywise or by matrices."""
+    return matvec(spread, noise) if spread.ndim > noise.ndim else spread * noise
 
 
 def _renewed(means: dict[str, Any], name: str, decay: float, value: Any) -> Any:

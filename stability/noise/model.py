@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from .. import _check
-from .._array import like, matvec, namespace
+from .._array import like, matvec, namespace, transpose
 from .._saving import Kept
 from .alignment import powers
 from .factors import Sample, join, passed, symmetric_basis
@@ -324,6 +324,42 @@ class Noise(Kept):
                 offset @ offset * np.eye(len(w)) + np.outer(offset, offset)
             )
         return result
+
+    def gradient_covariances(self, offset: Any) -> Any:
+        """Covariances (..., d, d) of ``zeta + Eg offset`` at offsets (..., d) from the reference point.
+
+        Arrays of any library; of laws that are linear in normals.
+        """
+        xp, dim = namespace(offset), offset.shape[-1]
+        if self.as_stated:
+            base, eye = (like(part, offset) for part in self._gradient_square(dim))
+            length = xp.sum(offset**2, axis=-1)[..., None, None]
+            turned = length * eye + offset[..., :, None] * offset[..., None, :]
+            return base + self.scales[0] * self.curvature**2 * turned
+        zeta, flat = (like(part, offset) for part in self._gradient_rows(dim))
+        kicks = zeta + xp.reshape(offset @ flat, (*offset.shape[:-1], *zeta.shape))
+        return transpose(kicks) @ kicks
+
+    def variance_slopes(self, offset: np.ndarray) -> np.ndarray:
+        """Derivatives (..., d, d) of the entries' variances by the offset, row by row."""
+        dim = offset.shape[-1]
+        if self.as_stated:
+            one = offset[..., None, :]
+            return 2 * self.scales[0] * self.curvature**2 * (one + np.eye(dim) * one)
+        zeta, Eg, _ = self.law(np.zeros(dim))
+        kicks = zeta + np.einsum("kij,...j->...ki", Eg, offset)
+        return 2 * np.einsum("...ki,kij->...ij", kicks, Eg)
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019
+    def _gradient_square(self, dim: int) -> tuple[np.ndarray, np.ndarray]:
+        root = self._root(dim)
+        return root @ root.T, np.eye(dim)
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019
+    def _gradient_rows(self, dim: int) -> tuple[np.ndarray, np.ndarray]:
+        """Factors of the gradient's noise, (k, d), and of its change with the offset, (d, k d)."""
+        zeta, Eg, _ = self.law(np.zeros(dim))
+        return zeta, np.ascontiguousarray(Eg.reshape(-1, dim).T)
 
     def second_moment(
         self, apply_G: Callable[[np.ndarray, np.ndarray], np.ndarray], M: np.ndarray

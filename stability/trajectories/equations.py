@@ -55,7 +55,11 @@ def noise_rate(flow: Flow, m: np.ndarray, S: np.ndarray) -> np.ndarray:
     diffusion = flow.diffusion(m)
     if not flow.noise_model.has_curvature or not S.any():
         return diffusion
-    _, Eg, Eh = flow.noise_model.law(m)
+    _, Eg, Eh = flow.noise_model.law(positions(flow, m))
+    if flow.metric is not None:
+        x, kept = m[: flow.dim], m[flow.dim :]
+        G = np.moveaxis(flow.kicked(x, kept, np.moveaxis(Eg, -1, 0)), 0, -1)
+        return diffusion + flow.step * np.tensordot(G @ S[: flow.dim, : flow.dim], G, axes=([0, 2], [0, 2]))
     local, hessian = flow._checked(m), np.asarray(flow.objective.hessian(m), dtype=float)
     columns = [
         local.apply(Eg[:, :, j]) + (local.derivative(Eh, hessian[:, j]) if flow.bends else 0.0)

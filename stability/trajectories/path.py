@@ -78,8 +78,8 @@ def trajectory(
     Notes
     -----
     With momentum, and with a metric that follows the noise, the path is of the whole state. It starts at
-    rest: an empty buffer, means where they would settle at `start`. A metric's SDE is known for additive
-    noise.
+    rest: an empty buffer, means where they would settle at `start`. A metric's SDE is known for Gaussian
+    noise, whose variances may depend on the place: the metric follows them.
 
     Curvature noise also feeds the tube through its width: ``sum_k G_k S G_k^T`` with ``G_k`` the noise's
     change with the deviation, the preconditioner held as on the mean path. With it the moments are exact on
