@@ -139,6 +139,7 @@ def _on_host(name: str, value: Any) -> np.ndarray:
             f"`{name}` must be an array without a mask; {hidden} of its entries are masked. Leave them "
             "out, or fill them: numpy.ma.filled(values, fill_value)."
         )
+    # By the names of modules: neither library is imported for the question.
     home = {kind.__module__.partition(".")[0] for kind in type(value).__mro__}
     if "torch" in home and value.device.type == "cpu":
         value = value.detach()
@@ -284,6 +285,7 @@ def number(value: Any) -> Any:
 
 def as_written(values: np.ndarray) -> np.ndarray:
     """Numbers of a type narrower than float64 by their shortest decimals; others as they are."""
+    # 0.1 in float32 is 0.100000001490116 else, and no time is a multiple of it.
     narrow = values.dtype.kind == "f" and values.dtype.itemsize < 8
     return values.astype(str).astype(float) if narrow else values
 
@@ -306,6 +308,7 @@ def _real(value: Any) -> Any:
 def positive(name: str, value: Any, *, infinite: bool = False, advice: str = "") -> float:
     """`value` as a float > 0 (and finite unless `infinite`)."""
     found = _real(value)
+    # `not >` refuses nan, which `<=` would let pass.
     if found is None or not found > 0 or (math.isinf(found) and not infinite):
         wanted = "a number > 0" if infinite else "a finite number > 0"
         raise ValueError(f"`{name}` must be {wanted}; got {shown(value)}.{advice}")

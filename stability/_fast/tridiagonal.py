@@ -51,6 +51,7 @@ class Tridiagonal:
     def __init__(self, dim: int, paths: int = SUB_BLOCK):
         if not 2 <= dim <= MAX_DIM:
             raise ValueError(f"`dim` must be in 2..{MAX_DIM}; got {dim}. Use np.linalg.eigh.")
+        # Two or three sweeps an eigenvalue are usual: what has not converged after so many is nan.
         self.dim, self.paths, self.sweeps = dim, paths, 30 + 10 * dim
         self.groups = -(-paths // LANES)
         # Untouched pages cost nothing: the room for rotations is for the worst case.
@@ -157,6 +158,7 @@ def _pack(hessian: Any, v: Any, w: Any, lane: Any, path: int, j: int, use: bool)
             if not top < math.inf:
                 break
     good = top < math.inf
+    # Not below 2^-1021, whose inverse is still a number.
     scale = math.ldexp(1.0, max(math.frexp(top)[1] - 1, -1021)) if good and top > 0 else 1.0
     lane[_SC * LANES + j] = scale if good else math.nan
     inverse = 1.0 / scale
@@ -238,6 +240,7 @@ def _scan(w: Any, lane: Any, n: int, low: int) -> tuple[int, int]:
     for i in range(n - 2, low - 1, -1):
         e, here = load(w, _E + i), load(w, _D + i)
         number = spread(float(i))
+        # The last term is for blocks whose diagonal vanishes too.
         small = magnitude(e) <= eps * (magnitude(here) + magnitude(after)) + nothing
         store(w, _E + i, select(small, zero, e))
         cl, cm, cdm = select(small, cl, number), select(small, cm, end), select(small, cdm, end_d)
@@ -261,6 +264,7 @@ def _shift(lane: Any) -> None:
     """Wilkinson's shift of each lane's block, as ``d_m - shift``."""
     e, left = load(lane, _CEL), load(lane, _CDL)
     g = (load(lane, _CDR) - left) / (e + e)
+    # The root takes g's sign: nothing cancels below the fraction.
     store(lane, _SH, load(lane, _CDM) - left + e / (g + signed(root(g * g + spread(1.0)), g)))
 
 

@@ -138,6 +138,7 @@ def _preamble(lines: Sequence[str]) -> tuple[int, list[str], str | None]:
 
 def _records(lines: Sequence[str], separator: str, whole: bool, most: int) -> Iterator[tuple[list[str], int]]:
     """Rows of cells, `most` at most, and how many lines were read up to the end of each."""
+    # Columns that are aligned by spaces begin and end with some, which are no empty cells.
     own = (line.strip() + "\n" for line in lines) if separator == " " else lines
     reader = csv.reader(own, delimiter=separator, skipinitialspace=True)
     for _ in range(most):
@@ -165,6 +166,7 @@ def _separator(lines: Sequence[str]) -> str:
         exact = sum(len(row) == width for row in others) / len(others)
         cells = [cell for row in fitting[:50] for cell in row]
         numeric = sum(looks_numeric(cell) for cell in cells) / max(1, len(cells))
+        # To a tenth, so that a few odd rows do not outweigh what the cells hold.
         score = (round(max(exact, 0.9 * len(fitting) / len(others)), 1), numeric)
         if score > best:
             best, found = score, separator

@@ -254,6 +254,7 @@ class _Reader:
                 {"drop": constant},
             )
         if model != "network":
+            # Not for a network, whose layers have biases.
             X, names = np.hstack([X, np.ones((len(X), 1))]), [*names, "intercept"]
         reading = f"{dialect}{encoding and f', {encoding}'}"
         return Table(X, y, tuple(names), target, classes, reading, (*dialect.notes, *notes, *done))
@@ -268,6 +269,7 @@ class _Reader:
         near = difflib.get_close_matches(target.lower(), [name.lower() for name in known], 1)
         meant = [name for name in known if name.lower() in near]
         if options["header"] is False:
+            # Without a header columns are called by their numbers, and the last one is the target most often.
             meant = known[-1:]
         raise Refused(
             f"{self.path} has no column {target!r}. Its columns: {_listed(known)}.",

@@ -334,6 +334,7 @@ def _starts(plan: EnsemblePlan, paths: int) -> np.ndarray:
         return plan.start[:paths]
     common = plan.start.strides[0] == 0
     start = plan.flow.rest(plan.start[:1] if common else plan.start[:paths], plan.level)
+    # One start for all stays one row, and takes the memory of one.
     return np.broadcast_to(start, (paths, start.shape[1])) if common else start
 
 

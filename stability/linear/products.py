@@ -93,7 +93,9 @@ class Leading:
         data = float(np.trace(self.beyond, axis1=1, axis2=2).mean())
         self.rest = data + self.ridge * width
         probes = self.outside(np.random.default_rng(0).standard_normal((self.dim, _PROBES)))
+        # The mean of |A z|^2 over normal z is tr A^T A.
         self.squared = float(np.sum(self.outside(self.product(probes)) ** 2)) / _PROBES
+        # Less what a ridge adds to the square of every curvature.
         self.data_squared = max(self.squared - 2 * self.ridge * data - self.ridge**2 * width, 0.0)
 
     @classmethod
@@ -106,6 +108,7 @@ class Leading:
         operator = scipy.sparse.linalg.LinearOperator(
             (dim, dim), lambda v: flat.T @ (flat @ v) / n + ridge * v, dtype=float
         )
+        # ARPACK's own start is drawn anew at every call, and its answer would differ in the last digits.
         start = np.random.default_rng(0).standard_normal(dim)
         _, vectors = scipy.sparse.linalg.eigsh(operator, k=min(modes, dim - 1), tol=_RESIDUAL, v0=start)
         return cls(noise, vectors)
@@ -133,6 +136,7 @@ class Leading:
             return self
         solved, left = np.zeros_like(rows), rows.copy()
         along, size = left.copy(), np.sum(left**2, axis=0)
+        # To no tolerance: what is wanted is a direction to look along, and no solution.
         for _ in range(_STEPS):
             moved = self.outside(self.product(along))
             length = size / np.sum(along * moved, axis=0)

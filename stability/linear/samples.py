@@ -122,6 +122,7 @@ class Samples:
             pairs = (Z[:, :, None] * Z[:, None]).reshape(-1, self.dim)
             total += pairs.T @ pairs
         own = self.mean**2 if self.skew else np.diag(self.mean**2)
+        # A difference of two sums: below zero it is rounding.
         return np.maximum(total / self.n - own, 0.0)
 
     def moments(self, entry: int) -> np.ndarray:
@@ -182,6 +183,7 @@ def _weights(Z: np.ndarray, lower: np.ndarray) -> np.ndarray:
     import scipy
 
     trmm = scipy.linalg.blas.get_blas_funcs("trmm", (lower, Z))
+    # BLAS reads columns: transposed, what lies row by row here is in its order, and nothing is copied.
     turned = trmm(1.0, lower.T, Z.reshape(-1, Z.shape[2]).T, lower=0).T
     half = _products(turned.reshape(Z.shape), Z)
     return half + half.transpose(0, 2, 1)
@@ -257,6 +259,8 @@ class Bend:
             self.next = tail[0]
             self.mean = self.mean + self.tail * samples.mean[self.next]
             self.moving = samples.moments(self.next)
+        # Slices pay where few modes are kept; and they know no product of E_s with DP[E_s], which nested
+        # batches need.
         whole = kept == samples.dim or nested or 2 * slice_bytes(kept, samples.dim) > SLICE_BYTES
         self.form: Slices | Frames = (Frames if whole else Slices)(samples, divided, kept)
 

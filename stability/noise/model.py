@@ -175,6 +175,8 @@ class Noise(Kept):
     @property
     def has_factors(self) -> bool:
         """Whether `factors` is the law of the samples: not where a subclass draws them and gives none."""
+        # Who comes last speaks: factors that were written before a subclass draws its own samples are another
+        # law's.
         return self._told("factors") <= min(self._told("sample"), self._told("combine"))
 
     @property

@@ -22,6 +22,7 @@ SMALLEST = sys.float_info.min
 
 
 def _sech(x: float) -> float:
+    # 1 / cosh overflows in its denominator, where this is only small.
     return 2.0 * math.exp(-abs(x)) / (1.0 + math.exp(-2.0 * abs(x)))
 
 
@@ -47,6 +48,7 @@ FUNCTIONS: dict[str, Callable[[float], float]] = {
     "sin": math.sin,
     "sinh": math.sinh,
     "sqrt": math.sqrt,
+    # sqrt(1 + x) - 1 as a quotient in which nothing cancels.
     "sqrt1pm1": lambda x: x / (math.sqrt(1.0 + x) + 1.0),
     "tan": math.tan,
     "tanh": math.tanh,
@@ -335,6 +337,7 @@ _ONE: dict[str, Callable[[Graph, int, int], int]] = {
     "sqrt": lambda g, n, a: g.div(g.number(0.5), n),
     "sqrt1pm1": lambda g, n, a: g.div(g.number(0.5), g.apply("sqrt", g.add(g.number(1.0), a))),
     "tan": lambda g, n, a: g.add(g.number(1.0), g.mul(n, n)),
+    # Not 1 - tanh^2, of which nothing is left where tanh is nearly one.
     "tanh": lambda g, n, a: g.pow(g.apply("sech", a), g.number(2.0)),
 }
 _PARTIALS: dict[str, Callable[..., Sequence[int]]] = {
@@ -437,6 +440,7 @@ def _differences(xp: Any, *parts: Any) -> list[Any]:
 
 def _log_of_cosh(xp: Any, a: Any) -> Any:
     size = abs(a)
+    # cosh a = 1 + 2 sinh(a / 2)^2, which keeps its digits near zero.
     near = xp.log1p(2.0 * xp.sinh(size / 2.0) ** 2)
     return xp.where(size < 1.0, near, size + xp.log1p(xp.exp(-2.0 * size)) - math.log(2.0))
 

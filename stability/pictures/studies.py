@@ -208,6 +208,7 @@ def _step_limit(study: Study) -> Figure:
 
 
 def _contour(axis: Axes, x: np.ndarray, y: np.ndarray, values: np.ndarray, **style: Any) -> None:
+    # Where there is no number, far beyond the line: it would be torn there.
     finite = np.nan_to_num(values, nan=5.0, posinf=5.0, neginf=-5.0)
     if finite.min() < 0 < finite.max():  # matplotlib warns where there is no such line
         axis.contour(x, y, finite, levels=[0.0], **style)
@@ -267,6 +268,7 @@ def _momentum(study: Study) -> Figure:
         handle(color="0.3", marker="o", ls="", mfc="white", label="sampled"),
     ]
     shown = lines.get_legend_handles_labels()[0]
+    # Room for the legend above the curves.
     lines.set_ylim(top=4000)
     lines.legend(handles=[*shown, *extra], fontsize=7, ncols=3, loc="upper left")
     figure.suptitle(
@@ -296,6 +298,7 @@ def _metrics(study: Study) -> Figure:
             label = f"{name}, {angle:g} degrees"
             right.plot(study["iteration"], study["loss"][m, a], dash, color=COLORS[name], label=label)
             value, error, _ = study["measured"][m, a].T
+            # SGD's marks at both angles coincide: side by side both are seen.
             shift = 1 + 0.04 * (a - 0.5)
             face = COLORS[name] if a else "white"
             right.errorbar(
@@ -399,6 +402,7 @@ def _theorem(study: Study) -> Figure:
     # An escape may take exponentially long: beyond any axis.
     curves = np.where(np.abs(study["y"]) < 1e30, study["y"], np.nan)
     for k, (name, y) in enumerate(zip(study["names"], curves, strict=True)):
+        # The longest name first: one may begin with another.
         known = next(
             (method for method in sorted(COLORS, key=len, reverse=True) if str(name).startswith(method)), None
         )

@@ -258,6 +258,7 @@ def _rates(flow: Flow, found: CriticalPoints) -> np.ndarray:
         )
         rates = np.where(np.isfinite(pulls), -pulls, np.nan)
         if flow.inertia is not None:
+            # An infinite pull is no matrix; its rate stays nan below.
             matrices = flow.inertia.motion(flow.step, 0.0).matrices(np.nan_to_num(pulls, posinf=0, neginf=0))
             led = np.linalg.eigvals(matrices).real.max(axis=-1)
             rates = np.where(np.isnan(rates) | (rates == 0), rates, led)

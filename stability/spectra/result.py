@@ -141,6 +141,7 @@ class Spectrum(Result):
     @functools.cached_property
     def _above(self) -> float:
         """What the largest eigenvalue off the deflated vectors does not pass."""
+        # The largest of all bounds is passed only where each of them is: each may be as doubtful as that.
         doubt, ends = DOUBT ** (1 / max(1, self.probes)), [-math.inf]
         for i in range(self.deflated, self.deflated + self.probes):
             count = min(int(self.lengths[i]), self.diagonals.shape[1])
@@ -224,6 +225,8 @@ class Spectrum(Result):
         # of its sum: no more than it makes of these off them.
         first, second = (np.sum((weights * all_values**k)[: self.deflated], axis=1) for k in (1, 2))
         leak = float(np.sum(np.maximum(second - first**2, 0.0)))
+        # By the probes' own scatter, in the terms of the last line: their variance is 2 n / (n + 2) of the
+        # squares.
         seen = 0.5 * (left + 2) / left * float(self._samples((nodes, weights), f).var(ddof=1))
         squares = min(squares, max(squares - leak, seen)) if leak > 0 else squares
         return float(wide * math.sqrt(2 * left / (left + 2) * squares / self.probes))

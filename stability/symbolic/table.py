@@ -193,6 +193,7 @@ def _adaptive_rows(method: Method) -> list[Row]:
     B = sympy.Matrix(
         [[1 - alpha * decay - alpha * (1 - first) * pull, -alpha * first], [(1 - first) * pull, first]]
     )
+    # The mean begins to swing where an eigenvalue is -1; of such a B that is linear in alpha.
     edge = sympy.Poly((B + sympy.eye(2)).det(), alpha)
     lost = sympy.collect(sympy.expand(-edge.coeff_monomial(alpha)), (pull, theta), func=sympy.factor)
     limit = (sympy.factor(edge.coeff_monomial(1)) / lost).subs(pull, at * curvature)

@@ -177,6 +177,7 @@ def _begin(flow: Flow, start: Any, covariance: Any) -> Place:
     _check.symmetric("hessian", _check.shaped("hessian", objective.hessian(start), (dim, dim), at=start))
     _require_smooth(flow, start)
     rest = flow.rest_slope(start)
+    # What is remembered starts settled, and so scatters as the positions do.
     return 0.0, flow.rest(start, level="sde"), rest @ spread @ rest.T
 
 
@@ -247,6 +248,7 @@ def _remembered(seen: np.ndarray, times: np.ndarray) -> np.ndarray:
         mean[i] = mean[i - 1] + forgotten * (values[i] - mean[i - 1])
     # One place more than there are times: steps after the last one fall into it, and are cut off.
     found = np.append(np.interp(times, at, mean), 0.0)
+    # The little that is added: a step that ends at a saved time, but for rounding, belongs to it.
     np.maximum.at(found, np.searchsorted(times * (1 + 1e-12), at), mean)
     return found[:-1]
 

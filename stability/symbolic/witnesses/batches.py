@@ -45,6 +45,7 @@ class NoiseExponent(ExcessRisk):
 
     def sensible(self, case: Case, values: Values) -> bool:
         pull = float(np.max(np.abs(self.under(case, values, case.method).rates)))
+        # Off the edge of stability, where risks are large and their ratio loses digits.
         return super().sensible(case, values) and pull * float(values["step"]) < 1.8
 
     def under(self, case: Case, values: Values, method: Method) -> LinearFlow:
