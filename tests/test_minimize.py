@@ -1756,6 +1756,32 @@ class TestAuto:
         assert ranks == sorted(ranks)
         assert ranks[0] < ranks[-1]
 
+    def test_without_samples_more_eigenpairs_are_no_slower(self):
+        F = st.quadratic(np.geomspace(1, 1e-3, 100))
+        runs = [
+            st.minimize(F, np.ones(100), method=st.LRSFN(rank=rank, damping=1.0), sweeps=300)
+            for rank in (1, 5, 20)
+        ]
+        losses = [run.loss / F.value(np.ones(100)) for run in runs]
+        assert losses == sorted(losses, reverse=True)
+        assert losses[-1] < 1e-6
+        assert runs[-1].steps.max() > 0.4  # no batch's noise takes anything from it
+        assert st.minimize(F, np.ones(100), sweeps=300).stats["rank"] == 7
+
+    def test_all_samples_at_once_have_no_noise(self):
+        rng = np.random.default_rng(0)
+        X = rng.standard_normal((12, 6)) * np.geomspace(1, 0.1, 6)
+        F = st.least_squares(X, X @ np.ones(6))
+        assert st.minimize(F, np.zeros(6), sweeps=100).steps.max() > 0.4
+
+    def test_a_run_that_gains_nothing_is_not_done(self):
+        F = st.quadratic([1.0, 0.1])
+        run = st.minimize(F, [1.0, 1.0], sweeps=5)  # its only step is the first one of the warm-up
+        assert run.end == "lost"
+        assert "no step brought the loss below 0.55; give more sweeps" in run.status
+        np.testing.assert_array_equal(run.final, [1.0, 1.0])
+        assert st.minimize(F, [0.0, 0.0], sweeps=50).status == "done"
+
     def test_a_rank_and_a_hessian_batch_of_ones_own_are_kept(self):
         found = st.minimize(
             logistic(dim=12),

@@ -6,9 +6,10 @@ except ImportError:
     raise ImportError("stability.torch needs PyTorch: pip install 'sfn-stability[torch]'.") from None
 
 from .advise import advise
+from .network import ModelObjective, objective
 from .optimizer import LRSFN
 from .products import hessian_products
 from .report import Report
 from .watch import Watch
 
-__all__ = ["LRSFN", "Report", "Watch", "advise", "hessian_products"]
+__all__ = ["LRSFN", "ModelObjective", "Report", "Watch", "advise", "hessian_products", "objective"]

@@ -119,7 +119,9 @@ class Report(Result, Framed):
         spread = float(sizes[0] / smallest) if smallest > 0 else math.inf
         noise = float(np.median(self.noise_ratio))
         share = self.effective_dimension / self.batch if self.batch else math.nan
-        return advice(spread, noise, share)
+        # With modes left out, or drowned in noise, what was seen is no more than a part of the spectrum.
+        whole = len(told) == self.parameters
+        return advice(spread, noise, share, whole)
 
     @property
     def _verdict(self) -> str:
@@ -177,8 +179,11 @@ class Report(Result, Framed):
         yield self.advice
 
 
-def advice(spread: float, noise: float, share: float) -> str:
-    """One sentence from ``|lambda_1| / |lambda_r|``, the median ``s / |lambda|`` and ``d_eff / b``."""
+def advice(spread: float, noise: float, share: float, whole: bool = False) -> str:
+    """One sentence from ``|lambda_1| / |lambda_r|``, the median ``s / |lambda|`` and ``d_eff / b``.
+
+    `whole` says that no mode was left out: else the spread is no more than a lower bound of kappa.
+    """
     if math.isnan(noise):
         return (
             "The curvature's noise is not known: let the closure take `rows` and return one loss per sample."
@@ -193,11 +198,13 @@ def advice(spread: float, noise: float, share: float) -> str:
             f"d_eff/b = {share:.2g}: batches are too small for full Newton steps; lower lr, average the last "
             "iterates, or use Adam."
         )
-    if spread < _TIES:
+    if spread < _TIES and not whole:
         return (
-            f"The kept spectrum spans only {spread:.2g}: momentum or Adam will do as well for less, unless a "
-            f"larger rank shows kappa > {_PAYS:g}."
+            f"kappa is {spread:.2g} or more: the kept modes do not tell whether it is beyond {_PAYS:g}, from "
+            "where second order pays. Keep more (rank=...), or compare a run with Adam."
         )
+    if spread < _TIES:
+        return f"kappa is {spread:.2g}: momentum or Adam will do as well for less."
     if noise < _DETERMINISTIC:
         return (
             f"Ill-conditioned ({spread:.2g}), little noise (s/|lambda| = {noise:.2g}): L-BFGS on large "

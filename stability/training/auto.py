@@ -18,7 +18,7 @@ from .rules import WORTH, Course, Curvature, LowRankRule
 
 RANKS = (5, 60)
 # A cold start of rank r on 3 r samples costs 12 r^2 passes: with r = sqrt(W / 120) a tenth of the W planned.
-PASSES_PER_RANK = 120
+PASSES_PER_RANK, COLD = 120, 40
 BATCH_PER_RANK, SMALLEST_BATCH = 3, 32
 START_SHARE = 0.25  # of all work, at most, for the cold start of a short run
 REFRESH_SHARE = 0.2  # of the rest, for later refreshes
@@ -41,11 +41,14 @@ HOPELESS = 1e3  # times the first loss: no smoothing is waited for
 OWN = ("scale", "tail", "reduction", "batch", "refreshes")
 
 
-def auto_rank(passes: float, dim: int) -> int:
+def auto_rank(passes: float, dim: int, samples: float = math.inf) -> int:
     """How many eigenpairs are worth their products in a run of so many passes over single samples."""
     low, high = RANKS
-    rank = min(max(low, math.sqrt(passes / PASSES_PER_RANK)), high, max(1, dim // 2))
-    return int(max(1, min(rank, START_SHARE * passes / (4 * SMALLEST_BATCH))))  # 4 r h passes
+    # Where there are fewer samples than such a Hessian batch has, a cold start costs 4 r of all of them.
+    few = passes / (COLD * samples)
+    rank = min(max(low, math.sqrt(passes / PASSES_PER_RANK), few), high, max(1, dim // 2))
+    smallest = min(SMALLEST_BATCH, samples)
+    return int(max(1, min(rank, START_SHARE * passes / (4 * smallest))))  # 4 r h passes
 
 
 def auto_hessian_batch(rank: int, samples: int, passes: float) -> int:
@@ -73,7 +76,8 @@ class AutoRule(LowRankRule):
     def __init__(self, rank: int, passes: float = math.inf):
         saddle_free = Method(gain=_undamped, rank=rank, tail_gain=_undamped)
         super().__init__(saddle_free, every=None, warm=True, margin=NOISE_MARGIN, solver="block-krylov")
-        self.passes, self.batch, self.refreshes = passes, 1, 0
+        self.passes, self.refreshes = passes, 0
+        self.batch: float = 1
         self.scale = 0.0  # mu
         self.tail = 0.0  # trace of the Hessian off the kept eigenvectors
         self.reduction = 1.0
@@ -114,7 +118,8 @@ class AutoRule(LowRankRule):
 
     def refresh(self, curvature: Curvature, iteration: int) -> int:
         columns = super().refresh(curvature, iteration)
-        self.batch = curvature.gradient_batch
+        # All samples at once, or an objective that has none, leave nothing to chance.
+        self.batch = curvature.gradient_batch if curvature.gradient_batch < curvature.samples else math.inf
         self.refreshes += 1
         assert self.eig is not None
         self.tail = max(0.0, tail_trace(curvature, self.eig, PROBES))
@@ -152,7 +157,7 @@ class AutoRule(LowRankRule):
         return min(self.step(ahead.passes), ahead.ceiling) * ahead.share
 
     def watch(self, loss: float, batch: int) -> Course:
-        said = self.guard.watch(loss, batch)
+        said = self.guard.watch(loss, batch if math.isfinite(self.batch) else self.batch)
         if said is Course.LOST:
             self.reduction *= 0.5  # of every step from here on
         return said
@@ -180,9 +185,9 @@ class Guard:
     smooth: float = 0.0
     count: int = 0  # of losses since the beginning, or since it last spoke
 
-    def watch(self, loss: float, batch: int) -> Course:
+    def watch(self, loss: float, batch: float) -> Course:
         """Whether the iterate is the best so far, or the run is lost and goes back to that."""
-        memory = max(WATCHED, WATCHED_SAMPLES // batch)
+        memory = max(WATCHED, int(WATCHED_SAMPLES // batch))
         if math.isnan(self.start):
             self.start = loss
         self.count += 1

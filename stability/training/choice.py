@@ -251,7 +251,7 @@ def _automatic(method: Any, problem: Problem, hessian_batch: int | None, passes:
     if math.isinf(passes):
         raise ValueError("step='auto' plans over the whole run: give `sweeps`.")
     if method is None:
-        rank = auto.auto_rank(passes, problem.dim)
+        rank = auto.auto_rank(passes, problem.dim, problem.samples)
     else:
         rank = _check.count("rank", method.rank, most=problem.dim, why="the dimension")
     # The first decomposition is cold: two passes for each of twice as many columns as are kept.

@@ -11,7 +11,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from .. import _check
-from .._array import Backend, backend_of, moved
+from .._array import Backend, backend_of, moved, namespace
 from .._check import Interrupted
 from .._interrupts import undisturbed
 from .._progress import progress_bar
@@ -429,8 +429,10 @@ def _judged(run: OptimizerRun) -> tuple[Any, float, Ending]:
     problem, final = run.plan.problem, run.answer
     # Batch losses do not tell whether it is better than the start; the whole objective does, uncharged.
     before, loss = problem.value(run.start), problem.value(final)
-    if loss <= before:
+    if loss < before or (loss == before and not run.plan.rule.untuned):
         return final, loss, run.ending
+    if loss == before and run.ending.end is End.DONE and run.work.gradients:
+        return final, loss, _unmoved(run, before)
     told = f"the loss rose from {before:.4g} to {loss:.4g}"
     if run.plan.rule.untuned:
         advice = "and the start is returned; use a method with a step of your own"
@@ -439,6 +441,15 @@ def _judged(run: OptimizerRun) -> tuple[Any, float, Ending]:
     if far and run.ending.end is not End.DIVERGED:  # which says more
         return final, loss, Ending(End.DIVERGED, f"diverged: {told}; lower the step")
     return final, loss, Ending(End.DONE, f"done, but {told}") if run.ending.end is End.DONE else run.ending
+
+
+def _unmoved(run: OptimizerRun, before: float) -> Ending:
+    """How a run of the untuned rule ended whose loss is what it was."""
+    _, gradient = run.plan.problem.loss_and_gradient(run.start, None)
+    if not float(namespace(gradient).sum(gradient**2)):
+        return run.ending  # the start is a critical point: there was nothing to do
+    told = f"no step brought the loss below {before:.4g}"
+    return Ending(End.LOST, f"lost: {told}; give more sweeps, or use a method with a step of your own")
 
 
 def _history(run: OptimizerRun) -> History:
