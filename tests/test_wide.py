@@ -88,7 +88,8 @@ def test_order_2_of_more_columns_than_its_operations_allow_is_refused_with_their
 
 @pytest.mark.parametrize("rank", [1, 2])
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
-def test_products_in_blocks_are_those_of_whole_matrices(rank, kind):
+def test_products_in_blocks_are_those_of_whole_matrices(rank, kind, monkeypatch):
+    monkeypatch.setattr("stability.linear.samples._BLOCK", 40)  # halves of halves, some larger by one
     rng = np.random.default_rng(1)
     rows, M = rng.standard_normal((9, rank, 300)).astype(kind), rng.standard_normal((300, 300))
     M = M + M.T
@@ -146,11 +147,34 @@ def test_large_maps_are_searched_in_single_precision_and_measured_in_double(name
         lin = linear(F, METHODS[name], step=0.001)
         assert isinstance(lin._dynamics.noise, modes.SampledNoise)
         radii = [lin._dynamics.balance(dt, 1).radius()[0] for dt in (0.0, 0.0005)]
+        shares.append(list(lin.limit().shares.values()))
         return [lin.step_limit(), lin.excess_risk(), lin.excess_risk("continuous"), *radii]
 
+    shares: list[list[float]] = []
     exact = told()
     monkeypatch.setattr(modes, "_DEAR", 0)
     assert told() == pytest.approx(exact, rel=1e-6)
+    assert shares[1] == pytest.approx(shares[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("unit", [2.0**-40, 2.0**23, 2.0**40])
+@pytest.mark.parametrize("name", ["SGD", "damped Newton", "LRSFN, flat tail"])
+def test_large_maps_of_columns_in_any_units_are_those_of_columns_in_others(name, unit, monkeypatch):
+    monkeypatch.setattr(modes, "_DEAR", 0)
+    monkeypatch.setattr("stability.linear.samples._SINGLE", 0)
+    X, y = table(60, 36)
+
+    def told(unit: float) -> list[float]:
+        damping, step = DAMPING * unit**2, 0.001 / unit**2 if name == "SGD" else 0.001
+        method = {
+            "SGD": st.SGD(),
+            "damped Newton": st.DampedNewton(damping=damping),
+            "LRSFN, flat tail": st.LRSFN(rank=3, damping=damping, tail="flat"),
+        }[name]
+        lin = linear(st.least_squares(X * unit, y, l2=0.01 * unit**2), method, step=step)
+        return [lin.step_limit() / step, lin.excess_risk(), *lin.limit().shares.values()]
+
+    assert told(unit) == pytest.approx(told(1.0), rel=1e-6, abs=3e-5)
 
 
 def test_the_gradient_noise_away_from_the_minimum_is_the_spread_of_the_samples_gradients():

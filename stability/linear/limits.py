@@ -158,11 +158,9 @@ class Limits:
         step, leading = self.mean_square(1)
         square, other = self._decay_spent(step, np.diag(leading))
         gradient = hessian = 0.0
-        # Shares are read to a few digits: the map in single precision will do where there is one.
-        kick = here.noise.rough or here.noise.kick
-        if kick is not None:
+        if here.noise.kick is not None:
             gradient = here.noise.gradient_share(leading)
-            hessian = float(np.trace(kick(leading))) - gradient if here.noise.bends else 0.0
+            hessian = self._kicked(step, leading) - gradient if here.noise.bends else 0.0
         # With memory the noise is amplified too: what curvature leaves of the decay is what both batches'
         # noise spends at the limit, each in proportion to what it adds.
         if other is not None and gradient + hessian > 0:
@@ -174,6 +172,17 @@ class Limits:
             "Hessian batch": hessian / whole,
         }
         return Limit(step, int(np.argmax(np.diag(leading))), shares)
+
+    def _kicked(self, step: float, leading: np.ndarray) -> float:
+        """Trace of the noise's map at its leading matrix (d, d)."""
+        here = self.dynamics
+        kick = here.noise.rough or here.noise.kick
+        assert kick is not None
+        if here.noise.rough is None or here.memory is not None:
+            return float(np.trace(kick(leading)))
+        # Where the map is dear: at the limit the leading matrix decays as much as the map feeds it, to the
+        # few digits to which shares are read.
+        return float(np.sum((-2 * here.rates / step - here.rates**2) * np.diag(leading)))
 
     def _decay_spent(self, step: float, leading: np.ndarray) -> tuple[float, float | None]:
         """What of the decay of modes (d,) a finite step takes, and what is left where memory changes it."""

@@ -13,7 +13,7 @@ from ..methods.response import check_cut
 from ..noise import DataNoise, GaussianInputs, Noise, Sample
 from .frames import Frame
 from .moments import Map
-from .samples import Bend, Samples, aligned
+from .samples import Bend, Samples, aligned, moderate
 
 _TENSOR_DIM = 64  # largest d for which E[G (x) G] is written out: d^4 numbers
 
@@ -355,7 +355,9 @@ class SampledNoise(ModalNoise):
 
     @functools.cached_property
     def rough(self) -> Map | None:
-        return self._kick_of(self.samples.single) if len(self.at) > _DEAR else None
+        if len(self.at) <= _DEAR or not all(map(moderate, (self.samples.mean, self.gains, self.rates))):
+            return None
+        return self._kick_of(self.samples.single)
 
     def _kick_of(self, samples: Samples) -> Map:
         (own, shared, other), phi, lam = self.noise.scales, self.gains, self.eigenvalues

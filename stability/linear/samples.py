@@ -21,7 +21,8 @@ from ..noise import blocks
 SLICE_BYTES = 2e9
 """Memory that `Slices` may take; `Frames` take none, and time instead."""
 _SINGLE = 2**26  # numbers above which slices are kept in single precision
-_BLOCK = 128  # columns at once: they stay in the processor's cache
+_MODERATE = 1e15  # sizes up to this, and from one over it on: single precision has the products of four
+_BLOCK = 256  # columns at once: they stay in the processor's cache
 _CACHED = 2**17  # numbers that do
 _HELD = 2.5e7  # numbers that are kept instead of computed anew
 _NEGLIGIBLE = 1e-14  # of the largest: terms of Phi that are rounding
@@ -54,6 +55,11 @@ class Samples:
     def along(cls, rows: np.ndarray, vectors: np.ndarray, *, skew: bool = False) -> Samples:
         """From rows in the original coordinates (n, o, d), and modes as columns (d, d)."""
         return cls(_times(rows, vectors), skew=skew)
+
+    @property
+    def moderate(self) -> bool:
+        """Whether single precision has room for products of four rows."""
+        return moderate(self.mean)
 
     @functools.cached_property
     def single(self) -> Samples:
@@ -150,7 +156,7 @@ class Samples:
 
     def _sliced(self, kept: int) -> np.ndarray:
         pairs = _pairs(kept)
-        result: np.ndarray = np.zeros((len(pairs), self.dim, self.dim), _slice_type(kept, self.dim))
+        result: np.ndarray = np.zeros((len(pairs), self.dim, self.dim), self._slice_type(kept))
         for Z in self.parts():
             Z = Z.astype(result.dtype, copy=False)
             for total, (i, k) in zip(result, pairs, strict=True):
@@ -164,6 +170,14 @@ class Samples:
             if self.rank == 1:
                 _mirrored(total)
         return result
+
+    def _slice_type(self, kept: int) -> type:
+        many = len(_pairs(kept)) * self.dim**2 > _SINGLE
+        return np.float32 if many and self.moderate else np.float64
+
+    def slice_bytes(self, kept: int) -> int:
+        """Memory of the slices of so many kept modes, in bytes."""
+        return len(_pairs(kept)) * self.dim**2 * np.dtype(self._slice_type(kept)).itemsize
 
 
 def _times(rows: np.ndarray, M: np.ndarray) -> np.ndarray:
@@ -200,10 +214,21 @@ def _spread(total: np.ndarray, Z: np.ndarray, C: np.ndarray) -> None:
 
 def _add_gram(total: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> None:
     """Add ``rows^T diag(weights) rows`` to the lower triangle of `total`: half the work of a product."""
-    weighted = rows * weights[:, None]
-    for start in range(0, len(total), _BLOCK):
-        stop = start + _BLOCK
-        total[start:, start:stop] += weighted[:, start:].T @ rows[:, start:stop]
+    _add_lower(total, rows * weights[:, None], rows)
+
+
+def _add_lower(total: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
+    """Add the symmetric ``left^T right`` to the lower triangle of `total`.
+
+    The square below both halves is one product, as large as can be: those run fastest, and on all cores.
+    """
+    half = len(total) // 2
+    if len(total) <= _BLOCK:
+        total += left.T @ right
+        return
+    total[half:, :half] += left[:, half:].T @ right[:, :half]
+    for part in (slice(half), slice(half, None)):
+        _add_lower(total[part, part], left[:, part], right[:, part])
 
 
 def _mirrored(lower: np.ndarray) -> np.ndarray:
@@ -252,7 +277,7 @@ class Bend:
         *,
         nested: bool = False,
     ):
-        self.samples, self.divided = samples, divided
+        self.samples, self.divided, self.kept = samples, divided, kept
         self.mean = np.diag(divided) * samples.mean  # DP of the mean is diagonal
         self.tail = None if tail is None else np.where(np.arange(samples.dim) < kept, 0.0, tail[1])
         if self.tail is not None and tail is not None:
@@ -261,7 +286,7 @@ class Bend:
             self.moving = samples.moments(self.next)
         # Slices pay where few modes are kept; and they know no product of E_s with DP[E_s], which nested
         # batches need.
-        whole = kept == samples.dim or nested or 2 * slice_bytes(kept, samples.dim) > SLICE_BYTES
+        whole = kept == samples.dim or nested or 2 * samples.slice_bytes(kept) > SLICE_BYTES
         self.form: Slices | Frames = (Frames if whole else Slices)(samples, divided, kept)
 
     def square(self, N: np.ndarray) -> np.ndarray:
@@ -270,9 +295,23 @@ class Bend:
         total -= self._square.astype(N.dtype, copy=False) * N
         if self.tail is None:
             return total
-        mixed = ((self.divided * self.moving) @ N) * self.tail
+        mixed = self._mixed(N, self.tail.astype(N.dtype))
+        total += mixed
+        total += mixed.T
         square = self.moving[self.next, self.next] * np.outer(self.tail, self.tail)
-        return total + mixed + mixed.T + square * N
+        return total + square.astype(N.dtype, copy=False) * N
+
+    def _mixed(self, N: np.ndarray, tail: np.ndarray) -> np.ndarray:
+        """``(Phi o moving) N diag(tail)``: Phi has few rows and columns, and the product few operations."""
+        one, result, kept = self._moved.astype(N.dtype, copy=False), np.empty_like(N), self.kept
+        result[:kept] = one[:kept] @ N
+        result[kept:] = one[kept:, :kept] @ N[:kept]
+        result *= tail
+        return result
+
+    @functools.cached_property
+    def _moved(self) -> np.ndarray:
+        return self.divided * self.moving
 
     @functools.cached_property
     def _square(self) -> np.ndarray:
@@ -365,10 +404,6 @@ def _pairs(kept: int) -> list[tuple[int, int]]:
     return [(i, k) for i in range(kept) for k in range(i, kept)]
 
 
-def _slice_type(kept: int, dim: int) -> type:
-    return np.float32 if len(_pairs(kept)) * dim**2 > _SINGLE else np.float64
-
-
-def slice_bytes(kept: int, dim: int) -> int:
-    """Memory of the slices of so many kept modes, in bytes."""
-    return len(_pairs(kept)) * dim**2 * np.dtype(_slice_type(kept, dim)).itemsize
+def moderate(sizes: np.ndarray) -> bool:
+    """Whether the largest of some numbers is of a size with whose square single precision still computes."""
+    return bool(1 / _MODERATE < np.max(np.abs(sizes)) < _MODERATE)
