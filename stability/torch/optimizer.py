@@ -22,12 +22,19 @@ from .gradients import Left, detached, notices
 from .limit import UNKNOWN, Block, Seen, StepLimit, largest_step
 from .products import DTYPES, Batch, flatten, gradient, trainable
 from .report import Report, compose
+from .residuals import LossesOnly
+from .sampled import SampledSteps, SampleReport
 
 SUB_BATCHES = 4
 MEMORY = 0.5
 """Share of the flat tail's scale that outlives a refresh: where a batch happens to have little curvature, the
 next may not.
 """
+
+
+HESSIAN: dict[str, Any] = {"lr": 0.1, "damping": 0.1, "momentum": 0.0}
+"""What is taken where nothing is given, by curvature."""
+SAMPLED: dict[str, Any] = {"lr": 1.0, "damping": None, "momentum": None}
 
 
 class LRSFN(torch.optim.Optimizer):
@@ -55,11 +62,22 @@ class LRSFN(torch.optim.Optimizer):
     params : torch.nn.Module, or iterable of tensors or of parameter groups
         A module's frozen parameters are left out; a frozen tensor given by itself is an error.
     lr : float
-        The learning rate; 1 is a full Newton step along the kept eigenvectors.
+        The learning rate; 1 is a full Newton step along the kept eigenvectors. 0.1 by default, 1 with
+        Gauss-Newton curvature (of the step that its rule takes, half of a full one where batches are drawn).
     rank : int
         Eigenpairs kept, largest ``|lambda|`` first; all of a group that has no more parameters.
     damping : float
-        ``gamma > 0``, in units of curvature.
+        ``gamma > 0``, in units of curvature; 0.1 by default, measured with Gauss-Newton curvature.
+    curvature : {"hessian", "gauss-newton"}
+        Of the Hessian, `rank` eigenpairs are kept and renewed every `refresh` steps. Gauss-Newton is for
+        losses that are squares or cross-entropies: all directions of the batch, exactly, at every step, by
+        the gradients of its residuals one by one. The closure then returns residuals of shape (b, k), whose
+        half squares are summed over k and averaged over b, or a tuple of such blocks, which are added up; or
+        what `loss` says. `rank`, `hessian_batch`, `refresh`, `tail`, `noise_margin` are the Hessian's alone.
+        A closure that returns losses keeps the Hessian, and a warning says so.
+    loss : {"mse", "cross-entropy"}, optional
+        With Gauss-Newton: the closure returns (outputs, targets), compared as by torch's `mse_loss` or
+        `cross_entropy`.
     hessian_batch : int, optional
         Samples, drawn from each batch, that its Hessian is estimated from (a multiple of 4 is used, or fewer
         than 4); the whole batch by default.
@@ -67,7 +85,8 @@ class LRSFN(torch.optim.Optimizer):
         Steps between eigendecompositions; all but the first start from the last one. Where larger batches
         went before, one of a single sample is left out, unless only such ones come for as many steps again.
     momentum : float
-        In [0, 1).
+        In [0, 1); 0 by default. With Gauss-Newton, the share of the last direction that is kept where batches
+        are drawn: 0.9 by default.
     weight_decay : float
         Adds ``weight_decay |w|^2 / 2`` to the loss: to gradients and to the curvature.
     tail : {"flat", "damping"}
@@ -100,21 +119,28 @@ class LRSFN(torch.optim.Optimizer):
     def __init__(
         self,
         params: torch.nn.Module | Iterable[Any],
-        lr: float = 0.1,
+        lr: float | None = None,
         rank: int = 20,
-        damping: float = 0.1,
+        damping: float | None = None,
         *,
+        curvature: str = "hessian",
+        loss: str | None = None,
         hessian_batch: int | None = None,
         refresh: int = 10,
-        momentum: float = 0.0,
+        momentum: float | None = None,
         weight_decay: float = 0.0,
         tail: str = "flat",
         noise_margin: float = 0.0,
         seed: int = 0,
     ):
-        curvature = {
+        defaults = HESSIAN if curvature == "hessian" else SAMPLED
+        given = {"lr": lr, "damping": damping, "momentum": momentum}
+        first = {name: defaults[name] if value is None else value for name, value in given.items()}
+        options = {
+            **first,
+            "curvature": curvature,
+            "loss": loss,
             "rank": rank,
-            "damping": damping,
             "hessian_batch": hessian_batch,
             "refresh": refresh,
             "tail": tail,
@@ -124,7 +150,7 @@ class LRSFN(torch.optim.Optimizer):
         self._module = params if isinstance(params, torch.nn.Module) else None
         super().__init__(
             trainable(params),
-            {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "seed": seed, **curvature},
+            {"weight_decay": weight_decay, "seed": seed, **options},
         )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -226,6 +252,11 @@ class LRSFN(torch.optim.Optimizer):
         """
         for group in self.param_groups:
             _check.nonnegative("lr", group["lr"])  # schedulers write it, and may reach 0
+        if self._sampled is not None:
+            try:
+                return self._sampled_step(self._sampled, closure)
+            except LossesOnly as error:
+                self._by_hessian(error)
         try:
             return self._step(*self._asked(closure, batch_size))
         finally:
@@ -293,6 +324,45 @@ class LRSFN(torch.optim.Optimizer):
     def due(self) -> bool:
         """Whether the next step renews curvature: ``loss.backward(create_graph=opt.due)`` before step()."""
         return any(_late(group, self._state(group)) >= 0 for group in self.param_groups)
+
+    @property
+    def _sampled(self) -> SampledSteps | None:
+        """The steps in sample space, where that is the curvature."""
+        if all(group["curvature"] == "hessian" for group in self.param_groups):
+            return None
+        if "_steps" not in vars(self):  # a copied or unpickled optimizer has its groups and state alone
+            self._steps = SampledSteps(self.param_groups, getattr(self, "_module", None))
+        self._steps.groups = self.param_groups
+        self._steps.shared("curvature")
+        return self._steps
+
+    def _sampled_step(self, sampled: SampledSteps, closure: Any) -> torch.Tensor:
+        state = self._state(self.param_groups[0])
+        loss, why = sampled.step(closure, state)
+        if why:
+            self._failure = why
+            state["skipped"] += 1
+        else:
+            state["steps"] += 1
+        return loss
+
+    def _by_hessian(self, error: LossesOnly) -> None:
+        """Go on with the Hessian's curvature, with its own defaults where nothing was given."""
+        if self._state(self.param_groups[0])["steps"]:
+            raise ValueError(
+                f"The closure must return residuals at every step, as at the first; {error}. Return them "
+                "each time."
+            ) from error
+        _check.warn(
+            f"LRSFN(curvature='gauss-newton') goes on with curvature='hessian': the closure returns losses "
+            f"({error}). Return residuals of shape (b, k), or (outputs, targets) with loss='mse' or "
+            "loss='cross-entropy'."
+        )
+        for group in self.param_groups:
+            group["curvature"] = "hessian"
+            for name, value in HESSIAN.items():
+                if group[name] == SAMPLED[name]:
+                    group[name] = value
 
     def _why(self, error: BadProducts, index: int) -> str:
         """Why a refresh failed; raises where the group's first Hessian was not symmetric."""
@@ -405,7 +475,7 @@ class LRSFN(torch.optim.Optimizer):
         """Steps that were not taken: they would not have been finite, or their curvature not symmetric."""
         return int(self._state(self.param_groups[0])["skipped"])
 
-    def report(self, group: int = 0, *, closure: Callable[..., Any] | None = None) -> Report:
+    def report(self, group: int = 0, *, closure: Callable[..., Any] | None = None) -> Report | SampleReport:
         """The theory of one parameter group: modes at the last refresh, the largest stable step now.
 
         Parameters
@@ -426,6 +496,8 @@ class LRSFN(torch.optim.Optimizer):
         index = _check.count("group", group, least=0, most=len(self.param_groups) - 1)
         options = self.param_groups[index]
         state = self._state(options)
+        if self._sampled is not None:
+            return self._sampled.report(self._state(self.param_groups[0]), self._failure)
         if state["vectors"] is None:
             raise ValueError(
                 "There is no curvature to report before the first "

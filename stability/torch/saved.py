@@ -10,13 +10,18 @@ from typing import Any
 import torch
 
 from .. import _check
+from ..lowrank.sample_space import SampleSpace
 from ..methods.method import LRSFN
+from .residuals import LOSSES
 
 COUNTS = ("age", "refreshes", "products", "steps", "skipped")
+CURVATURES = ("hessian", "gauss-newton")
 _RENAMED = {"noise": "noise_margin"}
+_LATER = {"curvature": "hessian", "loss": None}
+"""Options that earlier versions did not have."""
 FRESH: dict[str, Any] = {
     **dict.fromkeys(COUNTS, 0),
-    **dict.fromkeys(("vectors", "velocity", "batch", "hessian_batch")),
+    **dict.fromkeys(("vectors", "velocity", "batch", "hessian_batch", "sampled")),
     **{"eigenvalues": [], "std": [], "next_eigenvalue": math.nan, "scale": 0.0},
 }
 """The state of a group before its first step."""
@@ -25,9 +30,16 @@ FRESH: dict[str, Any] = {
 def check_options(group: dict[str, Any]) -> None:
     """Raise unless a group's options are within their ranges; a scheduler may have brought `lr` to 0."""
     _check.nonnegative("lr", group["lr"])
-    LRSFN(rank=group["rank"], damping=group["damping"], tail=group["tail"])
+    sampled = _check.choice("curvature", group["curvature"], CURVATURES) != "hessian"
+    if group["loss"] is not None:
+        _check.choice("loss", group["loss"], LOSSES)
+        if not sampled:
+            raise ValueError("`loss` is for curvature='gauss-newton'. Leave it out, or give that curvature.")
+    measured = sampled and group["damping"] is None
+    LRSFN(rank=group["rank"], damping=1.0 if measured else group["damping"], tail=group["tail"])
     _check.count("refresh", group["refresh"])
-    _check.fraction("momentum", group["momentum"])
+    if not (sampled and group["momentum"] is None):
+        _check.fraction("momentum", group["momentum"])
     _check.seed(group["seed"])
     for name in ("weight_decay", "noise_margin"):
         _check.nonnegative(name, group[name])
@@ -45,8 +57,15 @@ def follow(state: dict[str, Any], p: torch.Tensor) -> None:
 def renewed(state_dict: Any) -> Any:
     """A state that an earlier version saved, under today's names of the options."""
     try:
-        groups = [{_RENAMED.get(k, k): v for k, v in group.items()} for group in state_dict["param_groups"]]
-        return {**state_dict, "param_groups": groups}
+        groups = [
+            {**_LATER, **{_RENAMED.get(k, k): v for k, v in group.items()}}
+            for group in state_dict["param_groups"]
+        ]
+        states = {
+            key: {"sampled": None, **state} if "vectors" in state else state
+            for key, state in state_dict["state"].items()
+        }
+        return {**state_dict, "param_groups": groups, "state": states}
     except (KeyError, TypeError, AttributeError):
         return state_dict  # `check` says what is wrong with it
 
@@ -82,7 +101,10 @@ def _check_state(state: dict[str, Any], size: int, rank: int) -> None:
     for name in ("batch", "hessian_batch"):
         if state[name] is not None:
             _check.count(name, state[name])
-    _check_tensor("velocity", state["velocity"], (size,))
+    if state["sampled"] is None:
+        _check_tensor("velocity", state["velocity"], (size,))
+    else:
+        SampleSpace(**state["sampled"])  # raises TypeError for what is none
     _check_tensor("vectors", state["vectors"], (size, len(state["eigenvalues"])))
     values = [*state["eigenvalues"], *state["std"], state["next_eigenvalue"]]
     if not all(isinstance(v, numbers.Real) for v in values) or len(state["std"]) != len(state["eigenvalues"]):
