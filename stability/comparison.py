@@ -140,6 +140,7 @@ class Comparison(Result, Framed, Labelled):
             self.covariance_error[k],
             self.covariance_z[k],
         )
+        # The larger of both: a vanishing one is no unit to call anything small in.
         spread = np.sqrt(np.maximum(np.diagonal(self.measured_covariance[k]), np.diagonal(covariances[0])))
         of = np.maximum(spread, np.max(np.abs(self.predicted_mean), axis=0))
         means = (settled(means[0], of), settled(means[1], of), *means[2:])

@@ -127,6 +127,7 @@ def _run(objective: Any, method: Method, step: float, w: np.ndarray) -> tuple[np
     with np.errstate(all="ignore"):
         for _ in range(ITERATIONS):
             ahead = flow.iterate(states[-1], rng)
+            # The denied comparison counts nan as lost.
             lost = lost | ~(np.linalg.norm(ahead - center, axis=-1) <= FAR)
             states.append(np.where(lost[:, None], states[-1], ahead))
     return np.stack(states), lost

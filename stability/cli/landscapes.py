@@ -264,6 +264,7 @@ def portrait(
     width = points.region[:, 1] - points.region[:, 0]
     known = [method for method in methods if method.spectral]  # a metric is the noise's too
     for point in points[:6] if known else ():
+        # So near to zero is the search's rounding.
         at = ", ".join(f"{x:.4g}" for x in np.where(np.abs(point.w) < 1e-6 * width, 0.0, point.w))
         click.echo(f"\n{point.kind} at ({at}), value {point.value:.5g}\n{point.methods(known)}")
     if known and len(points) > 6:

@@ -183,6 +183,7 @@ def numbers(values: Any, decimal: str) -> tuple[np.ndarray, np.ndarray, dict[str
     """
     import pandas as pd
 
+    # Each different cell once: columns of millions hold few, and the last place stands for what is missing.
     kinds, found = pd.factorize(values, use_na_sentinel=True)
     value, is_word = np.full(len(found) + 1, np.nan), np.zeros(len(found) + 1, dtype=bool)
     units: dict[str, str] = {}

@@ -119,6 +119,7 @@ class _Machine:
             case "BINPUT" | "LONG_BINPUT":
                 self.memo[argument] = stack[-1]
             case "MEMOIZE":
+                # The instruction counts by itself, as pickle's own reader does.
                 self.memo[len(self.memo)] = stack[-1]
             case "BINGET" | "LONG_BINGET":
                 stack.append(self.memo[argument])

@@ -190,6 +190,7 @@ class Gathered:
     @property
     def states(self) -> np.ndarray:
         kept = self._states[:, : self.count]
+        # A view would keep all the room that was made for paths that never came.
         return kept if kept.shape[1] == self._states.shape[1] else kept.copy()
 
     @property

@@ -166,7 +166,9 @@ class Ensemble(Result, Framed, Labelled):
 
     def _table(self) -> Grid:
         mean, variance = self.mean[-1], np.diagonal(self.covariance[-1])
+        # What a mean is small beside: where paths began, and how they spread.
         of = np.max(np.abs(self.start), axis=0, initial=0.0) + np.sqrt(np.maximum(variance, 0.0))
+        # Below the rounding of such sizes a number is shown as zero.
         columns = (
             settled(mean, of, 1e-15),
             self.standard_error[-1],

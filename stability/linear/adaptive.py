@@ -246,6 +246,7 @@ def _steps(
         return
     newton = _short(np.linalg.solve((np.stack(nudged, axis=1) - rest[:, None]) / _NUDGE, -rest))
     for k in range(_TRIALS):
+        # Shorter while it leads out of what is stable, or to no smaller residual.
         yield newton / 2**k
 
 

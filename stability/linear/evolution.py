@@ -32,6 +32,7 @@ class Evolution:
         balance, M = self._stationary(order)
         if state or average is not None:
             M = self._parts(balance, M, average)
+        # What does not move is where it is, and has no variance.
         return here.frame.outward(embedded(M, np.tile(here.moving, 2 if state else 1)))
 
     def _stationary(self, order: int) -> tuple[Balance, np.ndarray]:
@@ -87,8 +88,10 @@ class Evolution:
         offset = here.frame.inverse @ (mean0 - here.center)
         start = here.frame.inward(cov0) + np.outer(offset, offset)
         push = here.noise.push if order == 2 else np.zeros_like(offset)
+        # The noise is per iteration here, and a rate per unit of t is `step` times that.
         coupled = self._coupling(push, here.flow.step)
         mean, M = evolve(here.balance(self.dt, order), coupled, t, self.dt, offset, start, push)
+        # About the centre moments close; the mean that they hold is taken off in the end.
         return here.center + here.frame.vectors @ mean, here.frame.outward(M - np.outer(mean, mean))
 
     def _require_start(self, name: str, given: np.ndarray, axes: int, most: int) -> None:

@@ -58,6 +58,8 @@ class Frame:
     def diagonal(cls, metric: np.ndarray, hessian: np.ndarray) -> Frame:
         """Of ``P = diag(metric)``, entries (d,) > 0."""
         root = np.sqrt(metric)
+        # P H has the eigenvalues of P^(1/2) H P^(1/2), which is symmetric; its modes are that one's, times
+        # P^(1/2).
         rates, Q = np.linalg.eigh(root[:, None] * hessian * root)
         vectors = root[:, None] * Q
         size = np.linalg.norm(vectors, axis=0)
@@ -81,6 +83,7 @@ class Frame:
         """Second moments of modes (d, d), or of whole states (s d, s d), in the original coordinates."""
         V = _of_states(self.vectors, M)
         M = V @ M @ V.T
+        # Products of three round differently on both sides of the diagonal.
         return 0.5 * (M + M.T)
 
     def inward(self, M: np.ndarray) -> np.ndarray:

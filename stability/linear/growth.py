@@ -145,6 +145,7 @@ def zero(rate: Rate, start: float = 2.0) -> float:
     import scipy
 
     low, high, factor = start, start, 1.1
+    # In ever wider steps: most indices are near the start, and some far from it.
     while rate(low) >= 0:
         low, high, factor = low / factor, low, factor**1.5
         if low < SMALLEST:
@@ -253,6 +254,7 @@ def of_generator(step: Step, order: float, degree: int) -> Rate:
         slope[:, None] * p + functions.slopes(u, moved),
         0.5 * own[:, None] * p,
     ]
+    # The generator is a quadratic in the order: its parts, fitted once, serve every order.
     still, first, second = np.hsplit(np.linalg.lstsq(p, np.hstack(parts), rcond=None)[0], 3)
     return lambda s: leading(still + s * first + s * s * second, p) / s
 

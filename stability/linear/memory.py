@@ -52,10 +52,12 @@ class Course:
         matrices, kick = np.zeros((len(self.matrices), size, size)), np.zeros(size)
         matrices[:, :-1, :-1], kick[:-1] = self.matrices, self.kick
         if self.dt:
+            # As much as `dt` / `step` iterations would leave.
             kept = decay ** (self.dt / step)
             matrices[:, -1], kick[-1] = (1 - kept) * matrices[:, 0], (1 - kept) * kick[0]
             matrices[:, -1, -1] += kept
         else:
+            # The rate at which an exponential forgets as fast as the iterations do.
             rate = -math.log(decay) / step
             matrices[:, -1, 0], matrices[:, -1, -1] = rate, -rate
         return Course(matrices, kick, self.dt)

@@ -86,6 +86,8 @@ def of_gaussian(carry: Carry, pull: np.ndarray, noise: Map) -> Move:
         places = np.stack([np.zeros_like(reach), 2 * order * slope / (1 + reach), -(1 + reach) / (2 * slope)])
         # The far side of a small noise is out of reach for all that matters.
         places[2] = np.where(np.abs(places[2]) > FARTHEST, 0.0, places[2])
+        # A third of the draws around each place: the mixture is nowhere much below the law that it stands
+        # for.
         t = rng.standard_normal(len(w)) + places[rng.integers(3, size=len(w)), np.arange(len(w))]
         z = rng.standard_normal(w.shape)
         z += (t - np.sum(z * direction, axis=1))[:, None] * direction
@@ -110,6 +112,7 @@ def of_inputs(carry: Carry, pull: np.ndarray, side: float, noise: Any) -> Move:
 
     model, gains, V = noise.noise, noise.gains, noise.vectors
     sizes, axes = np.linalg.eigh(model.covariance)
+    # A covariance of fewer inputs than dimensions has eigenvalues that rounding takes below zero.
     half = V.T @ ((axes * np.sqrt(np.maximum(sizes, 0.0))) @ axes.T)
     batch = model.batch
 

@@ -114,6 +114,8 @@ class GradientLaw:
         squares, product, total = 0.5 * (one**2 + other**2), one * other, 0.0 * one
         for node, weight in zip(*(part.tolist() for part in gauss(NODES)), strict=True):
             sine = xp.sin(ends * (0.5 * (1 + node)))
+            # Along the arc the integrand stays bounded as the correlation goes to one; along the correlation
+            # itself it would not.
             total = total + 0.5 * weight * xp.exp((product * sine - squares) / (1 - sine**2))
         entries = joined((2 / math.pi) * ends * total, spread**2)
         covariance = xp.reshape(
@@ -127,6 +129,7 @@ def _power(matrix: Any, exponent: float) -> Any:
     xp = namespace(matrix)
     finite = xp.all(xp.all(xp.isfinite(matrix), axis=-1), axis=-1)[..., None, None]
     values, vectors = xp.linalg.eigh(xp.where(finite, matrix, like(_eye(matrix.shape[-1]), matrix)))
+    # So that a negative power of what rounding left below zero is a number.
     values = xp.where(values > 1e-300, values, xp.full_like(values, 1e-300))
     found = (vectors * (values**exponent)[..., None, :]) @ transpose(vectors)
     return xp.where(finite, found, xp.full_like(found, math.nan))

@@ -103,6 +103,7 @@ def lost(graph: Graph, evaluator: Evaluator, point: Sequence[float], free: int) 
     near, largest = np.abs(there).max(axis=0), np.abs(here).max()
     worst, most = None, 1.0
     for number, size, right in zip(here, near, true, strict=True):
+        # A zero is allowed what rounding leaves of the largest of the numbers; others answer for themselves.
         allowed = AGREE * max(abs(right), size) + (SMALLEST if right else 1e-3 * AGREE * largest + SMALLEST)
         excess = float(abs(number - right) / allowed)
         if not excess <= most:

@@ -76,6 +76,7 @@ def _legend(result: Portrait) -> list[Line2D]:
         if (result.attracts == name).any()
     ]
     reached = [k for k in range(len(result.points)) if (result.basins == k).any()]
+    # More points than colours: a colour comes again, and no list could tell them apart.
     if len(reached) > len(BASINS):
         entries.append(handle(**patch, color=BASINS[0], label="colours: to the point among them"))
         reached = []
@@ -145,6 +146,7 @@ def _lines(axis: Axes, result: Portrait, m: int) -> None:
     axis.add_collection(LineCollection(lines, colors="0.25", linewidths=0.5), autolim=False)
     long = [line for line in lines if len(line) > 6]
     if long:
+        # Near the start, and not at it: a direction needs a point on either side.
         at, ahead = np.array([line[5] for line in long]), np.array([line[6] - line[4] for line in long])
         ahead = ahead / np.maximum(np.linalg.norm(ahead, axis=1, keepdims=True), 1e-300)
         axis.quiver(

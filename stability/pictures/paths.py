@@ -58,6 +58,7 @@ def trajectory(result: Trajectory) -> Figure:
 def _stretched(row: np.ndarray, count: int) -> list[Axes]:
     """The last `count` axes of a row, the first of them in place of those that go."""
     kept, grid = row[len(row) - count :], row[0].get_gridspec()
+    # A wide first panel in place of two: a path in the plane needs the room.
     kept[0].set_subplotspec(grid[0, : len(row) - count + 1])
     for axis in row[: len(row) - count]:
         axis.remove()

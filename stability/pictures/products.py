@@ -116,6 +116,7 @@ def tail_index(result: TailIndex) -> Figure:
     hill.legend()
     n = len(result.radii)
     seen = result.radii > 0
+    # The middle of each step of the empirical law, which never reaches zero on the logarithmic axis.
     share = (np.arange(n) + 0.5) / n
     survival.plot(result.radii[seen], share[seen], color=COLORS["SFN"], lw=1.2, label="radii")
     # Radii come largest first: the fitted power is drawn from the k-th on outwards, and through it.

@@ -143,6 +143,7 @@ def comparison(result: Comparison) -> Figure:
         ),
     )
     for axis, (name, predicted, measured, error) in zip(moments, parts, strict=True):
+        # Two standard errors: where theory is right about 95 % of the bars reach the line.
         axis.errorbar(
             predicted.ravel(), measured.ravel(), 2 * error.ravel(), fmt="o", ms=3, lw=0.8, color=COLORS["SFN"]
         )
@@ -180,6 +181,7 @@ def _z_scores(axis: Axes, mean: np.ndarray, covariance: np.ndarray) -> None:
         xlabel="moment, in the table's order", ylabel="z" + (" (last time filled)" if len(mean) > 1 else "")
     )
     finite = np.abs(np.concatenate([mean.ravel(), covariance.ravel()]))
+    # Room above the points for the legend, and the band never fills the panel.
     reach = 1.4 * max(3.0, float(np.max(finite[np.isfinite(finite)], initial=0.0)))
     axis.set(ylim=(-reach, reach), xticks=np.arange(1, begin + 1) if begin <= 12 else [])
     axis.legend(ncol=3, loc="upper center", columnspacing=1.0, handletextpad=0.4)

@@ -111,6 +111,7 @@ class Samples:
         most = min(self.most, k * self.most / (2 * PAIRS))
         if len(every) <= most:
             return every
+        # block (block + 1) = most: half of the pairs are all those of the leading directions.
         block = int((math.sqrt(4 * most + 1) - 1) / 2)
         leading = [pair for pair in every if pair[1] < block]
         rest = [(i, i) for i in range(block, k)]

@@ -67,6 +67,7 @@ class NetworkPlace:
         self.losses = Losses(whole, first)
         default = max(MEMORY, VECTORS * self.n * whole.w.element_size())
         memory = default if memory is None else _check.positive("memory", memory)
+        # With batch norm the loss is of batches as they are drawn: another size has other statistics.
         size = looked.batch if keeps_batch_statistics(whole.model) else self._affordable(first, memory)
         self._together = size
         self._take(looked)

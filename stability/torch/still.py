@@ -93,6 +93,7 @@ def _batch_norm(
 ) -> torch.Tensor:
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    # By a batch's own statistics; the running ones stay as they are.
     return _affine(_normalized(input, [0, *range(2, input.ndim)], eps), weight, bias)
 
 
@@ -169,6 +170,8 @@ def _embedding_bag(
     else:
         starts = offsets[:-1] if include_last_offset else offsets
         bags = len(starts)
+        # The last bag that starts at a row or before it is the row's; an empty one starts where the next
+        # does.
         of = torch.searchsorted(starts, torch.arange(len(input), device=input.device), right=True) - 1
     rows = input.reshape(-1)
     found = F.embedding(rows, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq)
@@ -181,6 +184,7 @@ def _embedding_bag(
     if mode == "sum":
         return total
     sizes = torch.zeros(bags, dtype=weight.dtype, device=weight.device).index_add(0, of, counted)
+    # The mean over an empty bag is zero, as torch has it.
     return total / sizes.clamp(min=1)[:, None]
 
 
@@ -198,6 +202,7 @@ def _masked(x: Any, p: float, training: bool, shape: Sequence[int]) -> torch.Ten
     """Dropout whose mask depends on shapes alone, and not on how an array lies in memory."""
     if not training or p == 0:
         return x
+    # At p = 1 nothing is kept that could be scaled.
     return x * (torch.rand(shape, device=x.device) >= p) / (1 - p if p < 1 else 1.0)
 
 

@@ -41,6 +41,7 @@ class _Watched:
         self._products: Callable[[Any], Any] = lambda v: v
 
     def _charge(self, cost: float) -> None:
+        # A budget of whole passes is used up by them, but for rounding.
         if self.sweeps + cost > self.limit * (1 + 1e-12):
             raise _Over
         self.sweeps += cost
@@ -89,6 +90,7 @@ class _Watched:
         self._at, self._first = np.zeros(0), first
         self.length = _power_of_two(length)
         self.height = _power_of_two(steep * self.length if newton else abs(loss))
+        # SciPy's usual 1e-5, of the slope at the start; its count of calls is none of ours.
         return {} if newton else {"gtol": 1e-5 * steep * self.length / self.height, "maxfun": 10**9}
 
     def run(self, name: str) -> None:

@@ -178,6 +178,7 @@ def _weight_decay(method: Any, given: Any) -> tuple[float, float]:
         raise ValueError(
             f"`weight_decay` is in `method` already: {method!r}. Leave it out, or take it out there."
         )
+    # Adam's own decay may join its gradient; what a run is given acts on the weights themselves.
     return (own or given, 0.0) if method.decoupled else (given, own)
 
 

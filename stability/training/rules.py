@@ -136,6 +136,7 @@ class MetricRule(DirectionRule):
         return dict(self.means)
 
     def restore(self, state: dict[str, Any], backend: Backend) -> None:
+        # Adam's count of steps is a number among them.
         self.means = {name: backend.asarray(kept) if np.ndim(kept) else kept for name, kept in state.items()}
 
 
@@ -218,6 +219,7 @@ class LowRankRule(DirectionRule):
             return True
         if self.every is not None:
             return iteration - self.last >= self.every
+        # The cost of the refresh itself counts already: the share is to be kept after it too.
         return (
             hessian_work - self.first + self.cost <= LAZY_SHARE * gradient_work and WORTH * self.cost <= left
         )
