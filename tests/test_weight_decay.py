@@ -141,6 +141,88 @@ class TestTheory:
         )
 
 
+SHAKEN = st.Noise(gradient=0.1, curvature=0.8, batch=2)
+
+
+def matrices(method, H, step, rng, size, chain):
+    """Of the iteration, or of its chain, written out with weight decay: (size, n, n)."""
+    d = len(H)
+    inner = method.method if isinstance(method, st.Momentum) else method
+    entries = rng.standard_normal((2, size, d, d))
+    Eg, Eh = 0.8 / np.sqrt(2) * (entries + np.swapaxes(entries, -1, -2)) / np.sqrt(2)
+    lam, Q = np.linalg.eigh(H if chain else H + Eh)
+    P = Q * inner.gains(lam)[..., None, :] @ np.swapaxes(Q, -1, -2)
+    X = P @ (H + Eg)
+    if chain:
+        Phi = inner.divided_differences(lam)
+        X = X + Q @ (Phi * (Q.T @ Eh @ Q)) @ Q.T @ H
+    X = np.broadcast_to(X, (size, d, d))
+    if inner is method:
+        return (1 - step * THETA) * np.eye(d) - step * X
+    beta, one = method.beta, np.broadcast_to(np.eye(d), X.shape)
+    c, e = (1 + beta, beta**2) if method.nesterov else (1.0, beta)
+    top = np.concatenate([(1 - step * THETA) * one - step * c * X, -step * e * one], axis=2)
+    return np.concatenate([top, np.concatenate([X, beta * one], axis=2)], axis=1)
+
+
+class TestProducts:
+    """Random products: weight decay takes a share of the positions in each factor."""
+
+    @pytest.mark.parametrize("chain", [False, True], ids=["iteration", "chain"])
+    @pytest.mark.parametrize("memory", MEMORIES)
+    @pytest.mark.parametrize("inner", [st.SGD(), st.SFN(damping=0.5)], ids=lambda m: m.label)
+    def test_exponents_are_those_of_matrices_written_out(self, inner, memory, chain):
+        F, step = st.quadratic([1.0, 0.3], rotation_seed=2), 0.4
+        method = remembered(inner.with_weight_decay(THETA), memory)
+        H, options = F.hessian(np.zeros(2)), {"iterations": 200, "products": 50}
+        level = "sde" if chain else "iteration"
+        found = st.lyapunov_exponents(st.Flow(F, method, SHAKEN, step=step), level=level, **options)
+        own = st.lyapunov_exponents(
+            lambda rng, size: matrices(method, H, step, rng, size, chain), seed=1, **options
+        )
+        z = (found.exponents - own.exponents) / np.hypot(found.errors, own.errors)
+        assert np.max(np.abs(z)) < 4
+        # That of a few thousand matrices is no estimate of a radius with an error bar of its own.
+        assert abs(found.mean_square - own.mean_square) < 5 * np.hypot(
+            found.mean_square_error, own.mean_square_error
+        )
+
+    @pytest.mark.parametrize("memory", MEMORIES)
+    def test_without_noise_the_limit_is_the_means(self, memory):
+        method = remembered(st.SGD(weight_decay=THETA), memory)
+        flow = st.Flow(st.quadratic([1.5, 0.2], rotation_seed=1), method, step=0.1)
+        expected = st.linearize(flow).step_limit("mean")
+        assert_close(st.almost_sure_limit(flow).limit, expected, rtol=1e-3)
+
+    @pytest.mark.parametrize("memory", MEMORIES)
+    def test_with_noise_its_exponent_vanishes_there(self, memory):
+        flow = st.Flow(
+            st.quadratic([1.0, 0.3]), remembered(st.SGD(weight_decay=THETA), memory), SHAKEN, step=0.4
+        )
+        found = st.almost_sure_limit(flow, iterations=200, products=50)
+        there = st.lyapunov_exponents(flow.at_step(found.limit), iterations=400, products=50, rank=1, seed=3)
+        slope = np.gradient(found.exponents, found.steps)[np.argmax(found.steps > found.limit)]
+        assert abs(there.exponents[0]) < 4 * np.hypot(there.errors[0], slope * found.error)
+
+    def test_one_mode_is_exact(self):
+        """Of SGD: ``1 - step (h + theta)`` with a normal h."""
+        noise = st.Noise(gradient=0.5, curvature=0.4)
+        mode = st.exact_mode(st.SGD(weight_decay=THETA), curvature=0.7, noise=noise)
+        rate, square = 0.7 + THETA, 2 * 0.4**2
+        assert_close(mode.mean_square_limit, 2 * rate / (rate**2 + square), rtol=1e-10)
+        m2 = (1 - 0.3 * rate) ** 2 + 0.3**2 * square
+        assert_close(mode.moment(2, 0.3).value, m2, rtol=1e-10)
+        assert_close(mode.variance(0.3), 0.3**2 * 0.25 / (1 - m2), rtol=1e-10)
+        flow = st.Flow(st.quadratic([0.7]), st.SGD(weight_decay=THETA), noise, step=0.3)
+        assert_close(mode.variance(0.3), st.linearize(flow).covariance(time="discrete")[0, 0], rtol=1e-10)
+        found = st.lyapunov_exponents(flow, iterations=300, products=60)
+        assert abs(found.exponents[0] - mode.lyapunov(0.3).value) < 4 * found.errors[0]
+        own = st.Flow(st.quadratic([0.7]), st.SFN(damping=0.2, weight_decay=THETA), noise, step=0.3)
+        both = st.exact_mode(own.method, curvature=0.7, noise=noise)
+        assert_close(st.linearize(own).tail("discrete").value, both.tail_index(0.3), rtol=1e-6)
+        assert_close(st.linearize(flow).tail("discrete").value, mode.tail_index(0.3), rtol=1e-6)
+
+
 class TestIterations:
     @pytest.mark.parametrize("name", [name for name in MADE if name != "Newton"])
     def test_in_minimize_it_is_the_option(self, name):
@@ -204,9 +286,6 @@ def flow():
 
 
 ASKED = {
-    "st.lyapunov_exponents": lambda: st.lyapunov_exponents(flow()),
-    "st.almost_sure_limit": lambda: st.almost_sure_limit(flow()),
-    "st.exact_mode": lambda: st.exact_mode(DECAYED, curvature=1.0, noise=st.Noise(gradient=0.1)),
     "st.portrait": lambda: st.portrait(st.landscape("coupled_quartic"), 2, [DECAYED]),
     "the table of a critical point": lambda: CriticalPoint(np.zeros(1), 0.0, np.ones(1), 1, False).methods(
         [DECAYED]

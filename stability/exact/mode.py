@@ -72,8 +72,10 @@ class ExactMode(Result):
         """Mean and standard deviation of ``X`` given ``E_h = x - lam``."""
         # Where the batches share samples, the curvature in the gradient follows the Hessian batch's; the rest
         # of it is independent of that one.
-        gain = self._gain(x)
-        return gain * (self._follow * x + (1 - self._follow) * self.curvature), np.abs(gain) * self._rest
+        gain, decay = self._gain(x), self.method.weight_decay
+        return decay + gain * (self._follow * x + (1 - self._follow) * self.curvature), np.abs(
+            gain
+        ) * self._rest
 
     def _factor(self, x: Any, step: float) -> tuple[Any, Any]:
         """The same of ``1 - step X``."""
@@ -374,7 +376,8 @@ def exact_mode(method: Method, *, curvature: float, noise: Noise, density: Any =
     Parameters
     ----------
     method : Method
-        A truncated method is taken on a mode that it keeps whatever the noise.
+        A truncated method is taken on a mode that it keeps whatever the noise. Decoupled weight decay adds
+        to the rate, ``X = phi h + weight_decay``, and draws to the critical point.
     curvature : float
         The eigenvalue ``lam`` of the mode, in units of the objective over the parameter squared.
     noise : Noise
@@ -412,7 +415,8 @@ def exact_mode(method: Method, *, curvature: float, noise: Noise, density: Any =
         raise ValueError(
             f"`method` must be a st.Method; got {method!r}. Use st.SFN(damping=...) or st.Method(gain=...)."
         )
-    memoryless(method, "st.exact_mode", "st.lyapunov_exponents(flow) and st.linearize(flow).tail_index")
+    instead = "st.lyapunov_exponents(flow) and st.linearize(flow).tail_index"
+    memoryless(method, "st.exact_mode", instead, decay=True)
     lam = float(_check.array("curvature", curvature, ndim=0, shape="()"))
     sigma = _checked(noise, density)
     own, shared, other = noise.scales

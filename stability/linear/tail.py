@@ -209,7 +209,7 @@ def _alone(products: Products) -> Estimate | None:
         # A geometric Brownian motion: |w|^s grows at the rate s ((s - 1) strength / 2 - pull), zero at this
         # s.
         return Estimate(1 + 2 * pull / strength, 0.0)
-    plain = noise.isotropic and flow.dim == 1 and not flow.method.weight_decay
+    plain = noise.isotropic and flow.dim == 1
     if products.law.time == "discrete" and plain:
         lam = float(products.noise.eigenvalues[0])
         mode = exact_mode(flow.method, curvature=lam, noise=noise.multiplicative())

@@ -14,7 +14,7 @@ from .._display import Grid
 from .._frames import Framed
 from .._saving import Result, provenance
 from ..flow import Flow
-from ..methods.memory import only_gains
+from ..methods.memory import with_gain
 from .matrices import EPS, Product, blocks, product_of_flow, product_of_function
 from .mean_square import mean_square_rate
 
@@ -122,6 +122,7 @@ def lyapunov_exponents(
     Euler-Maruyama chain, with ``A = -P H`` and ``G = P Eg + DP[Eh] H`` linear in Gaussian noise; as ``dt``
     goes to 0 the exponent of one mode goes to Ito's ``a - step K / 2`` per unit of t. With momentum the
     matrices are those of whole states, positions and buffer, and there are twice as many exponents.
+    Decoupled weight decay takes ``step * weight_decay`` from the positions' identity.
 
     Parameters
     ----------
@@ -168,7 +169,7 @@ def lyapunov_exponents(
     products = _check.count("products", products, least=10)
     seed = _check.seed(seed)
     if isinstance(flow, Flow):
-        only_gains(flow.method, "st.lyapunov_exponents")
+        with_gain(flow.method)
         one = product_of_flow(flow, at, level, dt, seed)
     else:
         one = product_of_function(flow, at, dt)

@@ -14,7 +14,7 @@ from .._display import Grid
 from .._saving import Result, provenance
 from ..flow import Flow
 from ..linear.linearize import linearize
-from ..methods.memory import Motion, only_gains
+from ..methods.memory import Motion, with_gain
 from .exponents import ROUNDING, SURE, means
 from .matrices import EPS, LEVELS, PROBE, Rates, blocks, moving_rates
 
@@ -173,11 +173,12 @@ def _rates(flow: Flow, at: Any, level: str, seed: int) -> Rates:
             f"`flow` must be a st.Flow; got {flow!r}. For matrices of one's own there is "
             "st.lyapunov_exponents."
         )
-    only_gains(flow.method, "st.almost_sure_limit")
+    with_gain(flow.method)
     level, seed = _check.choice("level", level, LEVELS), _check.seed(seed)
     linear = linearize(flow, at)
     motion = None if linear.memory is None else linear.memory.motion(1.0, 1.0)
-    return moving_rates(linear, level, 1.0, seed)._replace(motion=motion)
+    decay = 0.0 if motion is None else flow.method.weight_decay  # else it is in the rates
+    return moving_rates(linear, level, 1.0, seed)._replace(motion=motion, decay=decay)
 
 
 def _tops(
@@ -194,7 +195,9 @@ def _tops(
     (X,), (reach,) = rates.draw(np.random.default_rng(seed), 1)
     # The eigenvalues of I - step X are 1 - step mu: one decomposition serves all steps.
     pulls = steps[:, None] * np.linalg.eigvals(X)
-    factors = 1 - pulls if rates.motion is None else np.linalg.eigvals(rates.motion.matrices(pulls))
+    factors = 1 - pulls
+    if rates.motion is not None:
+        factors = np.linalg.eigvals(rates.motion.matrices(pulls, rates.decay * steps[:, None]))
     sizes = np.abs(factors).reshape(len(steps), -1).max(axis=1)
     sizes[sizes <= EPS * rates.dim * (1 + steps * reach)] = 0.0
     with np.errstate(divide="ignore"):
@@ -217,7 +220,8 @@ def _growth(rates: Rates, steps: np.ndarray, iterations: int, products: int, see
                 f"{LARGEST / reach.max():.2g}; got {steps.max():.3g}."
             )
         for rate, far in zip(X, reach, strict=True):
-            v = _moved(v, scale[..., None] * np.einsum("pij,spj->spi", rate, v[..., :dim]), rates.motion)
+            pulled = scale[..., None] * np.einsum("pij,spj->spi", rate, v[..., :dim])
+            v = _moved(v, pulled, rates.motion, rates.decay * scale[..., None])
             size = np.sqrt(np.einsum("spi,spi->sp", v, v))
             lost = size <= least + (least * scale) * far
             if lost.any():
@@ -230,8 +234,11 @@ def _growth(rates: Rates, steps: np.ndarray, iterations: int, products: int, see
     return growth / iterations
 
 
-def _moved(v: np.ndarray, pulled: np.ndarray, motion: Motion | None) -> np.ndarray:
-    """Directions a step on, `pulled` being ``step X x``; a buffer, counted in steps, is their last half."""
+def _moved(v: np.ndarray, pulled: np.ndarray, motion: Motion | None, decay: np.ndarray) -> np.ndarray:
+    """Directions a step on, `pulled` being ``step X x``; a buffer, counted in steps, is their last half.
+
+    Beside it positions decay by this share.
+    """
     if motion is None:
         return v - pulled
     dim = pulled.shape[-1]
@@ -239,7 +246,7 @@ def _moved(v: np.ndarray, pulled: np.ndarray, motion: Motion | None) -> np.ndarr
     (kept, reach), (_, keeps) = motion.free.tolist()
     straight, driven = motion.force.tolist()
     return np.concatenate(
-        [kept * x + reach * buffer + straight * pulled, keeps * buffer + driven * pulled], axis=-1
+        [(kept - decay) * x + reach * buffer + straight * pulled, keeps * buffer + driven * pulled], axis=-1
     )
 
 

@@ -49,7 +49,7 @@ class Rates(NamedTuple):
 
     `steady` says that every draw is the same. `start` (dim, dim) holds the directions that contract least
     without noise, in order: small steps take long to find them. `motion`, with momentum, is what a force does
-    to positions and buffer at step 1, the buffer being counted in steps.
+    to positions and buffer at step 1, the buffer being counted in steps; `decay` is weight decay beside it.
     """
 
     draw: Draw
@@ -58,6 +58,7 @@ class Rates(NamedTuple):
     steady: bool
     start: np.ndarray
     motion: Motion | None = None
+    decay: float = 0.0
 
 
 def product_of_flow(flow: Flow, at: Any, level: str, dt: float | None, seed: int) -> Product:
@@ -70,7 +71,8 @@ def product_of_flow(flow: Flow, at: Any, level: str, dt: float | None, seed: int
     moving = moving_rates(linear, level, ratio, seed)
     draw, dim, start = factors(moving.draw, length), moving.dim, moving.start
     if linear.memory is not None:
-        draw = _doubled(moving.draw, linear.memory.motion(1.0, ratio), flow.step)
+        motion = linear.memory.motion(1.0, ratio, flow.step * flow.method.weight_decay)
+        draw = _doubled(moving.draw, motion, flow.step)
         # Positions first, in the order of their directions: a buffer forgets faster than most of them.
         dim, start = 2 * dim, np.kron(np.eye(2), start)
     return Product(draw, dim, level, moving.flat, length, ratio, moving.steady, start, linear)
@@ -92,7 +94,9 @@ def moving_rates(linear: LinearFlow, level: str, ratio: float, seed: int) -> Rat
     """The draws of ``X`` on the directions that anything moves: at an interpolating minimum not all are."""
     noise = linear.flow.noise_model
     steady = not noise.has_curvature or not any(noise.scales)
-    draw, basis = _moving(rates(linear, level, ratio), linear.flow.dim, np.random.default_rng(seed))
+    draw, basis = rates(linear, level, ratio), np.eye(linear.flow.dim)
+    if not linear.flow.method.weight_decay:  # which moves all directions
+        draw, basis = _moving(draw, linear.flow.dim, np.random.default_rng(seed))
     dim = basis.shape[1]
     # The chain's rates are in the eigenbasis already.
     modes = basis.T @ (linear.vectors if level == "iteration" else np.eye(linear.flow.dim))
@@ -107,10 +111,21 @@ def moving_rates(linear: LinearFlow, level: str, ratio: float, seed: int) -> Rat
 
 
 def rates(linear: LinearFlow, level: str, ratio: float) -> Draw:
-    """Draws of ``X`` in ``B = I - dt X``, which do not depend on the step while ``dt = ratio * step``."""
-    if level == "iteration":
-        return iteration_rates(linear.flow, linear.at)
-    return chain_rates(linear._dynamics.noise, ratio)
+    """Draws of ``X`` in ``B = I - dt X``, which do not depend on the step while ``dt = ratio * step``.
+
+    Weight decay is in them, but where there is a memory: that decay is beside the buffer.
+    """
+    flow, iteration = linear.flow, level == "iteration"
+    drawn = iteration_rates(flow, linear.at) if iteration else chain_rates(linear._dynamics.noise, ratio)
+    decay = flow.method.weight_decay
+    if not decay or linear.memory is not None:
+        return drawn
+
+    def draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+        X, reach = drawn(rng, size)
+        return X + decay * np.eye(flow.dim), reach + decay
+
+    return draw
 
 
 def _moving(draw: Draw, dim: int, rng: np.random.Generator) -> tuple[Draw, np.ndarray]:

@@ -56,9 +56,9 @@ def _remembered_rate(linear: LinearFlow, dt: float) -> float:
     """The same of whole states: noise is in the force that positions feel, and enters along one vector."""
     assert linear.memory is not None
     kick, dim = linear.kick, linear.flow.dim
-    motion = linear.memory.motion(linear.flow.step, dt)
+    motion = linear._dynamics.motion(linear.flow.step, dt)
     forced = np.array([motion.force, np.zeros(2)]).T
-    B = np.kron(motion.free, np.eye(dim)) - np.kron(forced, np.diag(linear.rates))
+    B = np.kron(motion.free, np.eye(dim)) + np.kron(forced, np.diag(linear._dynamics.pull))
     if kick is None:
         with np.errstate(divide="ignore"):
             return float(np.log(np.max(np.abs(np.linalg.eigvals(B)))))

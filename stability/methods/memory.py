@@ -46,11 +46,11 @@ class Motion:
     shrink: float = 0.0
 
     def matrices(self, pull: np.ndarray, weight_decay: Any = 0.0) -> np.ndarray:
-        """``B_j`` of modes ``h`` (d,), shape (d, 2, 2); each may have more `weight_decay` (d,) of its own."""
+        """``B_j`` of modes ``h`` (..., d), shape (..., d, 2, 2); each may have more `weight_decay`."""
         pulled = np.zeros((2, 2))
         pulled[:, 0] = self.force
         found = self.free + np.multiply.outer(pull, pulled)
-        found[:, 0, 0] -= (self.dt or 1.0) * weight_decay
+        found[..., 0, 0] -= (self.dt or 1.0) * weight_decay
         return found
 
     def _characteristic(self, pull: np.ndarray, weight_decay: Any = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -207,7 +207,7 @@ class Memory(Kept):
         return f"{'Nesterov' if self.nesterov else 'momentum'} {self.beta:g}"
 
 
-def memoryless(method: Any, what: str, instead: str = "") -> None:
+def memoryless(method: Any, what: str, instead: str = "", *, decay: bool = False) -> None:
     """Raise where a method has a memory, or a metric in the place of a gain, that who asks knows nothing of.
 
     Parameters
@@ -217,8 +217,13 @@ def memoryless(method: Any, what: str, instead: str = "") -> None:
         Who asks, as the subject of a sentence.
     instead : str
         What answers such a question with momentum, as the end of a sentence.
+    decay : bool
+        Whether who asks knows weight decay.
     """
-    only_gains(method, what)
+    if decay:
+        with_gain(method)
+    else:
+        only_gains(method, what)
     if method.memory is None:
         return
     inside = getattr(method, "method", None)
@@ -232,6 +237,11 @@ def memoryless(method: Any, what: str, instead: str = "") -> None:
 def only_gains(method: Any, what: str) -> None:
     """`memoryless` for one who knows momentum, but neither weight decay nor metrics."""
     undecayed(method, what)
+    with_gain(method)
+
+
+def with_gain(method: Any) -> None:
+    """Raise where a method has a metric in the place of a gain."""
     if not method.spectral:
         method.gain(0.0)  # says why there is none
 
