@@ -4,7 +4,7 @@ Exit codes: 0 done, 1 a claim or check failed or Ctrl-C was pressed, 2 wrong usa
 SIGTERM, which leaves the same as Ctrl-C.
 """
 
-from . import advice, landscapes, studies, tables, theory, training  # noqa: F401 - each adds its commands
+from . import advice, landscapes, studies, sweeps, tables, theory, training  # noqa: F401 - each adds its commands
 from ._main import main
 from ._methods import METHODS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 import re
@@ -22,6 +23,9 @@ _SIGNS: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+PENDING = "not computed yet"
+Side = bool | str | None
+"""Of a point: on which side of the boundary; that it is pending; None where it has failed."""
 MOST_ROUNDS = 200
 """Bisections of one bracket: more than any two floating-point numbers allow."""
 
@@ -36,11 +40,14 @@ class Found:
         It changes between these neighbours; nan where it does not.
     reason : str
         Why there is none, or that there are several.
+    stopped : bool
+        It cannot be told more closely.
     """
 
     low: float = math.nan
     high: float = math.nan
     reason: str = ""
+    stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,16 @@ class Boundary:
     def values(self, grid: Grid) -> list[Any]:
         """The values of the axis from low to high."""
         return sorted(grid.axis(self.axis).column(self.axis))
+
+    def rounds(self, grid: Grid) -> int:
+        """Bisections that the widest bracket takes."""
+        values, count = self.values(grid), 0
+        for low, high in itertools.pairwise(values):
+            one, k = Found(low, high), 0
+            while (middle := _middle(self, one)) is not None:
+                one, k = Found(one.low, middle), k + 1
+            count = max(count, k)
+        return count
 
 
 def _is_stable(values: Mapping[str, Any]) -> bool:
@@ -160,9 +177,9 @@ def find(
     """
     columns = list(columns)
 
-    def side(column: Point, value: Any) -> bool | None:
+    def side(column: Point, value: Any) -> Side:
         record = look({**column, boundary.axis: value})
-        return None if record is None else boundary.holds(record)
+        return PENDING if record is None else boundary.holds(record)
 
     found = [
         _bracket(boundary, boundary.values(grid), [side(c, v) for v in boundary.values(grid)])
@@ -180,8 +197,10 @@ def find(
     return found
 
 
-def _bracket(boundary: Boundary, values: list[Any], sides: list[bool | None]) -> Found:
+def _bracket(boundary: Boundary, values: list[Any], sides: list[Side]) -> Found:
     """The first neighbours between which the answer changes."""
+    if PENDING in sides:
+        return Found(reason=PENDING)
     if None in sides:
         at = values[sides.index(None)]
         return Found(reason=f"there is no answer at {boundary.axis} = {at:g}")
@@ -195,7 +214,7 @@ def _bracket(boundary: Boundary, values: list[Any], sides: list[bool | None]) ->
 def _middle(boundary: Boundary, found: Found) -> Any:
     """Where to look next; None where the bracket is narrow enough."""
     low, high = found.low, found.high
-    if high - low <= boundary.tolerance * max(abs(low), abs(high)) or "no answer" in found.reason:
+    if high - low <= boundary.tolerance * max(abs(low), abs(high)) or found.stopped:
         return None
     if isinstance(low, int) and isinstance(high, int):
         middle: Any = (low + high) // 2
@@ -204,9 +223,11 @@ def _middle(boundary: Boundary, found: Found) -> Any:
     return middle if low < middle < high else None
 
 
-def _halved(found: Found, middle: Any, side: bool | None, near: bool | None) -> Found:
+def _halved(found: Found, middle: Any, side: Side, near: Side) -> Found:
+    if side == PENDING:
+        return Found(found.low, found.high, PENDING, True)
     if side is None:
-        return Found(found.low, found.high, f"there is no answer at {middle:g}")
+        return Found(found.low, found.high, f"there is no answer at {middle:g}", True)
     return Found(middle, found.high, found.reason) if side == near else Found(found.low, middle, found.reason)
 
 

@@ -167,6 +167,12 @@ def with_boundary(
     dataset.attrs |= {"refined": axis.dim, "condition": condition, "tolerance": boundary.tolerance}
 
 
+def is_whole(dataset: xarray.Dataset) -> bool:
+    """Whether nothing is pending: no point, and no boundary."""
+    reasons = [one for name, one in dataset.data_vars.items() if str(name).endswith("_boundary_reason")]
+    return not dataset.attrs[MISSING] and not any(bool((one == boundaries.PENDING).any()) for one in reasons)
+
+
 def to_bytes(dataset: xarray.Dataset) -> bytes:
     """The dataset as NetCDF; the same one gives the same bytes."""
     with warnings.catch_warnings():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import _check, _files
 from .._check import counted
@@ -13,6 +15,9 @@ from .records import DONE, FAILED, UNSTABLE, Damaged, Record
 
 MANIFEST = "sweep.json"
 NETCDF = "results.nc"
+LOCKS = ("first.lock", "second.lock")
+"""Held by a driver while it is at work."""
+T = TypeVar("T")
 CODE = ("study", "source", "version", "seed")
 """What of a manifest must be the same for records to stand side by side."""
 
@@ -31,6 +36,7 @@ class Store:
         self.folder, self.manifest = folder, manifest
         self.damaged: dict[Path, str] = {}
         self._known: dict[str, Record] = {}
+        self._held, self._order = contextlib.ExitStack(), 0 if folder is None else len(LOCKS)
         self._code = records.digest(*(records.to_text(manifest[name]) for name in CODE))[:16]
 
     @property
@@ -59,6 +65,11 @@ class Store:
         assert self.place is not None
         records.write(self.place / MANIFEST, self.manifest)
         records.write(self.folder / MANIFEST, self.manifest)
+        for order, lock in enumerate(LOCKS):
+            with contextlib.suppress(OSError):  # another driver holds it, or the place knows no locks
+                self._held.enter_context(_files.held(self.folder / lock))
+                self._order = order
+                break
 
     def _strangers(self) -> Iterator[str]:
         """What is there of other code or another seed."""
@@ -80,6 +91,19 @@ class Store:
                     f"{'is' if count == 1 else 'are'} not used: {what}. They stay in {path.parent}; remove "
                     "it where they are no longer wanted."
                 )
+
+    def end(self) -> None:
+        """Let others have the place of this driver."""
+        self._held.close()
+
+    def ordered(self, points: list[T]) -> list[T]:
+        """In the order in which this driver takes points, so that two on one store meet at the end alone.
+
+        One goes through them from the first, another from the last, any further ones by chance.
+        """
+        if self._order < len(LOCKS):
+            return points[:: -1 if self._order else 1]
+        return random.Random().sample(points, len(points))
 
     def get(self, key: str) -> Record | None:
         """The record of a point, if it is there and whole; one that is damaged is remembered as such."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +22,16 @@ from .asked import Asked
 from .compute import ABSENT, Task
 from .engine import Engine
 from .grid import Point
-from .records import FAILED, MISSING, Record
+from .records import FAILED, Record
 from .store import NETCDF, Store, manifest_of
 from .study import StudyFunction
 
 if TYPE_CHECKING:
     import xarray
+
+
+PROBES = 4
+"""Points that are computed for an estimate of the time."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,9 @@ class Sweep:
         """
         waiting = self.ahead(points)
         bar.more(len(points), len(waiting))
-        # In an order of its own for each driver: two on one store then seldom meet at a point.
-        random.Random().shuffle(waiting)
 
         def tasks() -> Iterator[Task]:
-            for key, point in waiting:
+            for key, point in self.store.ordered(waiting):
                 record = self.store.get(key)
                 if record is None or record.status == FAILED:  # else another driver has been here
                     yield self.task(key, point, driver)
@@ -116,8 +118,9 @@ class Sweep:
         Interrupted
             At Ctrl-C, with what was done.
         """
-        with engines.driving(engine) as driver:
+        with engines.driving(engine) as driver, contextlib.ExitStack() as leave:
             self.store.begin()
+            leave.callback(self.store.end)
             self._warn(self.ahead(self.asked.points(self.columns)))
             try:
                 with progress_bar(progress, "sweep") as bar:
@@ -136,9 +139,35 @@ class Sweep:
             except ValueError as error:
                 raise ValueError(f"{error} {self._so_far()}") from None
         result = self.asked.dataset(self.store)
-        if self.store.folder is not None and not result.attrs[MISSING]:
+        if self.store.folder is not None and datasets.is_whole(result):
             _files.write(self.store.folder / NETCDF, datasets.to_bytes(result))
         return result
+
+    def estimate(self, engine: Engine) -> dict[str, Any]:
+        """How many points there are and how long they may take, from a few that are computed and not kept."""
+        points = self.asked.points(self.columns)
+        found = [self.store.get(records.key_of(point)) for point in points]
+        ahead = self.ahead(points)
+        probes = {key: (key, point) for key, point in ahead[:: max(1, len(ahead) // PROBES)][:PROBES]}
+        with engines.driving(engine) as driver:
+            tasks = [self.task(key, point, driver) for key, point in probes.values()]
+            seconds = [outcome.seconds for _, outcome in engines.outcomes(engine, tasks)]
+        refined = (
+            len(self.columns) * self.asked.boundary.rounds(self.asked.grid) if self.asked.boundary else 0
+        )
+        each = sum(seconds) / len(seconds) if seconds else None
+        rest = len(ahead) + refined
+        return {
+            "points": len(points),
+            "done": sum(record is not None and record.status != FAILED for record in found),
+            "failed": sum(record is not None and record.status == FAILED for record in found),
+            "ahead": len(ahead),
+            "refined": refined,
+            "probed": len(seconds),
+            "each": each,
+            "workers": engine.width,
+            "seconds": None if each is None else each * rest / min(engine.width, max(1, rest)),
+        }
 
     def _warn(self, ahead: Sequence[Any]) -> None:
         """Of records that are damaged, and of a store that has none for this grid."""
