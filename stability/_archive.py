@@ -50,6 +50,8 @@ def _packed(arrays: Mapping[str, np.ndarray], text: str, compression: int) -> io
     """The archive with room for its seal, at its end."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
+        # Room for the seal within the zip: its comment is the end of the file, and readers of zips pass over
+        # it.
         archive.comment = _MARK + _DIGITS * b"0"
         for name, array in arrays.items():
             with archive.open(_member(f"{name}.npy", compression), "w", force_zip64=True) as member:
@@ -92,6 +94,7 @@ def _sealed(stream: IO[bytes]) -> bool:
     if not seal.startswith(_MARK):
         return False
     stream.seek(0)
+    # Piece by piece, so that an archive of gigabytes takes no memory to be looked at.
     digest, left = hashlib.sha256(), size - _DIGITS
     while left and (piece := stream.read(min(left, 1 << 20))):
         digest.update(piece)
@@ -168,6 +171,7 @@ def digest(arrays: Mapping[str, np.ndarray], texts: Iterable[str]) -> str:
     for text in texts:
         found.update(f"{len(text)} {text}".encode())
     for name, array in arrays.items():
+        # Lengths before the texts: else "ab" and "c" would be "a" and "bc".
         found.update(f"{len(name)} {name} {array.dtype} {array.shape}".encode())
         if array.nbytes:
             found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

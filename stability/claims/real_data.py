@@ -120,6 +120,7 @@ def check_real_data(study: Study) -> list[Check]:
     column = {name: study["table"][..., fields.index(name)] for name in fields}
     trusted = column["validity"] < VALID
     off = np.abs(column["measured"] / column["predicted_L2"] - 1)
+    # What chance may explain is taken off first: the claim is of theory, not of the number of paths.
     gap = (off - 2 * column["error"] / column["measured"])[trusted]
     return [
         Check(

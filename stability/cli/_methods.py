@@ -97,6 +97,7 @@ def method_of(
         "sfn": lambda: SFN(damping=damping),
         "lrsfn": lambda: LRSFN(rank=rank, damping=damping),
         "lrsfn-flat": lambda: LRSFN(rank=rank, damping=damping, tail="flat"),
+        # Its eps joins the square of the curvature: so it is as much damping as that of SFN at zero.
         "r-sfn": lambda: gallery.rsfn(eps=damping**2),
         "newsamp": lambda: gallery.newsamp(rank=rank),
         "natural-gradient": lambda: gallery.natural_gradient(variance=1.0, eps=damping),
@@ -108,6 +109,7 @@ def method_of(
         "adamw": lambda: Adam(**averages),
         "sign": SignSGD,
     }
+    # Made only when asked for: a number that is out of range for another method is no error of this one.
     return made[name]().with_weight_decay(decay) if decay else made[name]()
 
 

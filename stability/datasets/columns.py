@@ -100,6 +100,7 @@ def _compact_dates(values: np.ndarray) -> str:
 def _floats(values: np.ndarray) -> np.ndarray:
     """Whole numbers beyond 2^53 from their smallest: their differences are what floats would lose."""
     if values.dtype.kind in "iu" and np.abs(values.astype(float)).max() > 2**53:
+        # Only where the difference itself fits into whole numbers.
         values = values - values.min() if float(values.max()) - float(values.min()) < 2**62 else values
     return values.astype(float)
 

@@ -45,6 +45,7 @@ class Kernel:
         squares = np.subtract.outer(self.mean, y)
         squares /= self.spread[:, None]
         squares *= squares
+        # exp is slow where its result is no normal number, and nothing is read from there.
         far = squares > _FAR
         density = np.exp(np.multiply(squares, -0.5, out=squares), out=squares)
         density /= self.spread[:, None] * math.sqrt(2 * math.pi)
@@ -124,6 +125,7 @@ def _needed(kernel: Kernel, share: np.ndarray, edges: np.ndarray) -> np.ndarray:
 def closed(moves: np.ndarray, nodes: np.ndarray, mean: np.ndarray, stay: np.ndarray) -> np.ndarray:
     """Rows scaled to the sums `stay`; one from which every step leaves ends at the node nearest its aim."""
     total = moves.sum(axis=1)
+    # Quadrature loses a little where the kernel is narrow: scaled, no mass is lost or made.
     moves *= (stay / np.where(total > 0, total, 1.0))[:, None]
     for k in np.flatnonzero((total == 0) & (stay > 0)):
         moves[k, np.argmin(np.abs(nodes - mean[k]))] = stay[k]

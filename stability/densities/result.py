@@ -279,6 +279,7 @@ class StationaryDensity(Result, Labelled):
         risk = _check.positive("risk", risk)
         if risk >= 1:
             raise ValueError(f"`risk` must be a probability in (0, 1); got {risk:g}.")
+        # Bins of equal mass along each axis: a bin that is expected empty tells nothing.
         chosen = [
             _grouped(self.mass.sum(axis=tuple(set(range(self.dim)) - {axis})), bins)
             for axis in range(self.dim)

@@ -99,6 +99,7 @@ class Modes:
 def _mean_growth(z: np.ndarray) -> np.ndarray:
     """``(exp(z) - 1) / z``, the mean of ``exp(s z)`` over 0 < s < 1."""
     safe = np.where(z == 0, 1.0, z)
+    # expm1: exp(z) - 1 would be rounding where a mode hardly moves.
     return np.where(z == 0, 1.0, np.expm1(safe) / safe)
 
 

@@ -141,6 +141,7 @@ class ExitTime(Result):
         if self.kappa < -_FAR:
             return -math.log1p(-p) * self.mean
         low = high = self.mean
+        # The mean is inside the law's bulk: a few halvings or doublings bracket any quantile.
         while self.survival(low) < 1 - p:
             low /= 2
         while self.survival(high) > 1 - p:

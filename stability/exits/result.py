@@ -107,6 +107,7 @@ class Escape(Result):
         """
         # nan, of those that stayed, is not <= anything.
         moments, exits = np.unique(self.times[self.times <= self.until], return_counts=True)
+        # Those given up at an exit's own moment were still watched then: they count as at risk.
         at_risk = len(self.seen) - np.searchsorted(np.sort(self.seen), moments, side="left")
         stay = at_risk - exits  # where none stay the survival is zero, and so is its error
         return moments, exits / at_risk, np.where(stay > 0, exits / (at_risk * np.maximum(stay, 1.0)), 0.0)
@@ -260,6 +261,8 @@ class Escape(Result):
             )
             return [ChainExit(mode, self.dt, int(steps.max(initial=1))).survival(steps) for mode in modes]
 
+        # A cube inside the ball, left when any mode leaves its side, and a slab around it, which one mode
+        # alone leaves.
         return np.prod(laws(self.radius / math.sqrt(len(driven))), axis=0), np.min(laws(self.radius), axis=0)
 
     def _whole(self, t: Any) -> np.ndarray:

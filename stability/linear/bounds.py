@@ -227,6 +227,7 @@ def _estimated(flow: Flow, methods: list[Method], at: Any) -> Bounds:
                 )
             )
             continue
+        # The leading directions are found once for all methods: they are the objective's and the noise's.
         rows.append(_estimated_row(leading, Flow(flow.objective, method, noise, step=flow.step)))
     return Bounds(tuple(rows), flow.step, leading.eigenvalues, repr(noise))
 

@@ -250,6 +250,7 @@ class Space:
         """Note what of the last block's image lies off the basis, where it will not be followed."""
         width, operator, backend = image.shape[0], self.operator, self.operator.backend
         along, whole = self.last_couplings(width), operator.squares(image)
+        # Pythagoras: the basis is orthonormal, and the image itself is not projected.
         gram = whole - along.T @ along
         if np.trace(gram) < 1e5 * np.finfo(backend.dtype).eps * np.trace(whole):
             # So little is left that a difference of squares would be rounding.

@@ -207,6 +207,7 @@ class Divided(Node):
                 rest >>= 1
                 square = square * square if rest else square
             return result if power >= 0 else result.reciprocal()
+        # Half powers by a root, whose differences are a quotient: nothing is integrated.
         if 2 * power == int(2 * power):
             return self.sqrt() ** int(2 * power)
         power = float(power)

@@ -243,6 +243,7 @@ class Method(Kept):
         return "use st.SFN(damping=...), whose gain is bounded"
 
     def __repr__(self) -> str:
+        # A name of one's own tells methods apart; the class's says nothing.
         named = type(self) is Method and self.name != Method.name
         shown: dict[str, Any] = {"name": self.name} if named else {}
         if self.rank is not None:

@@ -233,5 +233,7 @@ def _distinct(rng: np.random.Generator, n: int, size: int, count: int) -> np.nda
             clash = (rows[:, :column] == rows[:, column : column + 1]).any(axis=1)
             if not clash.any():
                 break
+            # The later of two only, over and over: what is settled before it stays, and every set is as
+            # likely as any.
             rows[clash, column] = rng.integers(n, size=int(clash.sum()))
     return rows

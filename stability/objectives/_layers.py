@@ -239,6 +239,8 @@ class Linearized:
             found += each(tangent, tangent * (bend / self._share))
         for layer, delta, before in zip(self._layers[1:], self._deltas[1:], moved, strict=True):
             crossed = each(delta @ transpose(layer.weights(directions)), before) / self._share
+            # A weight and what comes before it move along one direction or the other: both orders are the
+            # same pair.
             found += crossed + xp.permute_dims(crossed, (0, 2, 1))
         return slopes, found
 

@@ -58,6 +58,7 @@ def above(smallest: float, largest: float, n: int, steps: int, doubt: float = DO
     inf where the steps are too few to say. Of an indefinite operator both ends enter, each with half the
     doubt. Void for a start that is not random: a gradient, or vectors of an operator nearby.
     """
+    # Both ends are in doubt, the lower one by the width that is told of here: each has half of it.
     off = share(n, steps, doubt / 2)
     return largest + off * (largest - smallest) / (1 - 2 * off) if 2 * off < 1 else math.inf
 
@@ -127,6 +128,7 @@ def top(
     normals = backend.normals(seed) or (lambda shape: backend.asarray(rng.standard_normal(shape)))
     operator = Operator((Turned(product, root),), n, backend, normals)
     start = normals((1, n))
+    # Normals of length one are uniform on the sphere, which the bound is for.
     start = start / float(backend.xp.sum(start * start)) ** 0.5
     found = lanczos(operator, start, steps)
     taken = int(found.lengths[0])

@@ -118,6 +118,7 @@ def spectrum(
             operator.columns = found.columns
             parts.append(lanczos(operator, vectors.T, min(OUTLIER_STEPS, steps), size))
         if probes:
+            # All directions of the same length: of a constant every probe gives the exact sum.
             start = _unit(operator.normals((n, probes)), vectors, backend)
             parts.append(lanczos(operator, start.T, steps, size, bar.advance))
     diagonals, off_diagonals = (

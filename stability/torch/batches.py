@@ -34,6 +34,7 @@ def mapped(change: Callable[[torch.Tensor], Any], batch: Any) -> Any:
     if isinstance(batch, Mapping):
         return _changed_mapping(change, batch)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        # A named tuple takes its fields one by one, others a list.
         return type(batch)(*(mapped(change, item) for item in batch))
     if isinstance(batch, (list, tuple)):
         return type(batch)(mapped(change, item) for item in batch)

@@ -244,6 +244,7 @@ class Products:
 
     def _add(self, block: torch.Tensor, result: torch.Tensor) -> None:
         rows = torch.split(block.detach(), [p.numel() for p in self.params])
+        # Columns of a block become leading axes, over which torch batches its backward.
         seeds = [
             r.T.reshape(-1, *p.shape)
             for r, p, curved in zip(rows, self.params, self.curved, strict=True)

@@ -97,6 +97,7 @@ class Report(Result, Framed):
     def noise_ratio(self) -> np.ndarray:
         """``s_i / |lambda_i|`` (r,): above 1 the batch does not know the eigenvalue."""
         with np.errstate(divide="ignore", invalid="ignore"):
+            # 0 / 0 of a flat direction without noise is no ratio that anybody would ask about.
             return np.where(self.std == 0, 0.0, self.std / np.abs(self.eigenvalues))
 
     @property

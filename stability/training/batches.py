@@ -53,6 +53,7 @@ class Batches:
         """A Hessian batch."""
         if self.nested and gradient is not None:
             return gradient[: self.hessian_batch]
+        # A stream of its own: how often curvature is renewed does not change which gradients are seen.
         return self._hessian.permutation(self.samples)[: self.hessian_batch]
 
     def state(self) -> dict[str, Any]:

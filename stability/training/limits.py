@@ -151,6 +151,7 @@ class Forecast:
         """Of all modes of data whose samples have a few rows of curvature each."""
         F: Any = self.problem.objective
         N, S = self.problem.samples, root(np.eye(self.problem.dim))
+        # The ridge is curvature too, and the metric turns it: S is no multiple of the unit matrix.
         beside = (float(F.l2) + self.ridge) * S @ S
         # The variance of a batch's mean, drawn without replacement, per variance of a sample.
         share = (N - self.batch) / (self.batch * (N - 1)) if self._drawn else 0.0

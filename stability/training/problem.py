@@ -68,6 +68,7 @@ class Problem:
         if defines(self.objective, "products"):
             return self.objective.products(w, **options)
         if not defines(self.objective, "hvp") and defines(self.objective, "hessian"):
+            # Built once for all blocks: who has no products has a Hessian small enough to be kept.
             whole = self.objective.hessian(w, **options)
             return lambda V: whole @ V
         return lambda V: self.objective.hvp(w, V, **options)

@@ -190,6 +190,7 @@ def shared(path: Trajectory, ensemble: Ensemble) -> tuple[np.ndarray, np.ndarray
         raise ValueError(
             "The ensemble was saved at time 0 only: there is nothing to compare. Save a later time."
         )
+    # The nearest, and then whether it is near enough: times that were computed differ in their last digits.
     rows = np.abs(path.times[:, None] - ensemble.times[kept]).argmin(axis=0)
     missing = ~np.isclose(path.times[rows], ensemble.times[kept], rtol=1e-9, atol=0)
     if missing.any():

@@ -148,6 +148,7 @@ def apart(ours: float, theirs: float) -> float:
     """Relative difference; infinities agree with themselves."""
     if not math.isfinite(theirs):
         return 0.0 if ours == theirs else math.inf
+    # A number that is zero has no relative error; below this it counts as one.
     return abs(ours - theirs) / max(abs(theirs), 1e-12)
 
 
@@ -255,6 +256,7 @@ def best_step(linear: Callable[[float], LinearFlow], gradient: np.ndarray) -> tu
         second = one.vectors.T @ (covariance + np.outer(mean, mean)) @ one.vectors
         heights.append(0.5 * float(one.eigenvalues @ np.diag(second)))
     bend = (heights[2] - 2 * heights[1] + heights[0]) / size**2
+    # The mean loss after a step is a parabola in it: three points are all of it.
     slope = (heights[1] - heights[0]) / size - 0.5 * bend * size
     return -slope / bend, 0.5 * slope**2 / bend
 

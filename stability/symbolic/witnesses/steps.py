@@ -62,6 +62,7 @@ class MeanSquareStepLimit(Recomputed):
 
     def also(self, case: Case, values: Values) -> dict[str, float]:
         """Other batches, and how a second mode feeds this one."""
+        # An infinite Hessian batch has no noise of its own, nested or not.
         quiet = {**self.noise, "hessian_batch": math.inf, "coupling": "independent"}
         apart = {**self.noise, "coupling": "independent"}
         return {
