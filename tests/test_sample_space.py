@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import stability as st
 from stability._array import Backend
 from stability.lowrank.operator import NotFinite
 from stability.lowrank.sample_space import DEAF, GRID, WATCHED, Dual, Ridge, Rows, SampleSpace
@@ -146,3 +147,52 @@ class TestTrust:
         assert space._share(one.values, one.along(p)) == pytest.approx(0.9)
         assert space._share(one.values, one.along(4 * p)) == pytest.approx(0.25, rel=1e-5)
         assert space._share(one.values, one.along(-p)) == 0.0
+
+
+class TestTheory:
+    """`st.theorem("sample-space")` of steps that the code takes, not of its own witness."""
+
+    def step(self, X, residuals, damping, length=1.0):
+        one = Rows(residuals / len(X) ** 0.5, X / len(X) ** 0.5, ((len(X), 1),), HERE)
+        space = SampleSpace(fixed=damping, memory=0.0, drawn=True)
+        return length * space.step(one, Dual(one.couplings(), one.blocks), None).direction
+
+    @pytest.mark.parametrize("damping", [1e-8, 0.5])
+    def test_no_path_grows_up_to_two_and_some_do_beyond(self, damping):
+        rng, w = np.random.default_rng(0), np.ones(6)
+        largest, beyond = 0.0, 0.0
+        for size in (1, 3, 20):
+            X = 10 ** rng.uniform(-2, 3) * rng.standard_normal((size, 6))
+            turned = self.step(X, X @ w, damping)
+            largest = max(largest, np.linalg.norm(w - 2 * turned) / np.linalg.norm(w))
+            top = np.linalg.svd(X)[2][0]  # along the batch's largest curvature
+            at = self.step(X, X @ top, 1e-8)
+            beyond = max(beyond, np.linalg.norm(top - 2.01 * at))
+        assert largest <= 1 + 1e-12 < 1.005 < beyond
+
+    def test_label_noise_leaves_the_inverse_wishart_floor(self):
+        d, b, length, sigma = 3, 20, 0.8, 0.7
+        rng, w = np.random.default_rng(1), np.zeros(3)
+        spectrum, risks = np.array([1.0, 1e-2, 1e-4]), []
+        for _ in range(1500):
+            X = rng.standard_normal((b, d)) * np.sqrt(spectrum)
+            w = w - self.step(X, X @ w - sigma * rng.standard_normal(b), 1e-14, length)
+            risks.append(0.5 * spectrum @ w**2)
+        told = st.theorem("sample-space", method=st.Newton())
+        predicted = told.evaluate("wishart-floor", step=length, b=b, d=d, sigma=sigma)
+        blocks = np.mean(np.reshape(risks[100:], (28, 50)), axis=1)  # 50 steps forget what was before
+        assert abs(blocks.mean() - predicted) < 4 * blocks.std(ddof=1) / np.sqrt(len(blocks))
+
+    def test_large_batches_have_the_risk_of_streaming_least_squares(self):
+        given = {"step": 0.4, "b": 1e6, "sigma": 0.7}
+        own = st.theorem("sample-space", method=st.Newton()).evaluate("wishart-floor", d=3, **given)
+        spectrum = [1.0, 0.1, 0.01]
+        streaming = st.theorem("averaging", method=st.Newton()).evaluate(
+            "streaming-risk", lam=spectrum, **given
+        )
+        assert own == pytest.approx(streaming, rel=1e-5)
+
+    def test_it_speaks_of_gains_that_a_damped_batch_has(self):
+        assert st.theorem("sample-space", method=st.SFN(damping=0.5)).evaluate(lam=1.0) == 3.0
+        with pytest.raises(ValueError, match="says nothing about SGD"):
+            st.theorem("sample-space", method=st.SGD())

@@ -105,6 +105,7 @@ CLOSED = {
     "wishart-newton": lambda m, v, p, d: (
         2 * (v["m"] - v["d"]) * (v["m"] - v["d"] - 3) / (v["m"] * (v["m"] - 1))
     ),
+    "sample-space": lambda m, v, p, d: 2 / (p * v["lam"]),
     "batch-sharpness": lambda m, v, p, d: p * (v["lam"] ** 2 + v["s_g"] ** 2) / v["lam"],
     "momentum": lambda m, v, p, d: (
         2

@@ -241,6 +241,13 @@ def streaming_matrix(mode: Mode, dim: int) -> Draft:
 m, count = Symbol("m", positive=True), Symbol("d", integer=True, positive=True)
 
 
+def inverse_chi_square(power: int, degrees: Any) -> Any:
+    """Mean of an inverse power of a chi-square variable."""
+    nu = Symbol("nu", positive=True)
+    mean = sympy.gammasimp(sympy.gamma(nu / 2 - power) / sympy.gamma(nu / 2) / 2**power)
+    return sympy.factor(mean.subs(nu, degrees))
+
+
 def _newton(method: Method) -> bool:
     """Whether the gain is that of Newton's method, which no linear change of coordinates changes."""
     return method.rank is None and sympy.simplify(Mode(method).gain(lam) * lam) == 1
@@ -255,12 +262,7 @@ def _newton(method: Method) -> bool:
 def wishart_newton(mode: Mode) -> Draft:
     """Mean and mean square of an inverse Wishart matrix, by block inversion."""
     nu, s = sympy.symbols("nu s", positive=True)
-
-    def inverse(power: int, degrees: sympy.Expr) -> sympy.Expr:
-        """Mean of an inverse power of a chi-square variable."""
-        mean = sympy.gammasimp(sympy.gamma(nu / 2 - power) / sympy.gamma(nu / 2) / 2**power)
-        return sympy.factor(mean.subs(nu, degrees))
-
+    inverse = inverse_chi_square
     own = m - count + 1
     first = inverse(1, own)
     # Of V, the inverse of W, V_1j = -beta_j / s. The slope beta of one input on the others has, given

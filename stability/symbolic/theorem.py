@@ -22,7 +22,7 @@ from .._saving import Result, Study, jsonable, provenance
 from ..methods.memory import memoryless, undecayed
 from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
 from ..methods.metrics import Adam, RMSprop, SignSGD
-from . import batches, floors, laws, memory, metrics, moments, paths, steps  # noqa: F401 - importing them registers their statements
+from . import batches, floors, laws, memory, metrics, moments, paths, sampled, steps  # noqa: F401 - importing them registers their statements
 from .limit import limited
 from .mode import Mode
 from .registry import DIMS, STATEMENTS, Entry
@@ -36,7 +36,7 @@ ORDER = (
     "mean-square-step-limit", "same-batch-cancellation", "truncation-gap", "truncation-limit",
     "finite-data-limit", "student-t", "heavy-tailed-newton", "bounded-sfn-step", "saddle-attraction",
     "escape-time", "trajectory-noise", "weak-order", "averaging", "momentum", "adaptive-metric",
-    "streaming-limit", "wishart-newton", "critical-batch", "batch-sharpness",
+    "streaming-limit", "wishart-newton", "sample-space", "critical-batch", "batch-sharpness",
 )  # fmt: skip
 """The statements in the order in which they are best read."""
 
@@ -163,7 +163,7 @@ def theorems() -> tuple[str, ...]:
     --------
     >>> import stability as st
     >>> len(st.theorems()), st.theorems()[0]
-    (28, 'noise-amplification')
+    (29, 'noise-amplification')
     """
     return ORDER
 
