@@ -532,6 +532,43 @@ class TestColumns:
             read(write(table(";")), separator=",")
 
 
+class TestNames:
+    @pytest.mark.parametrize("mark", ["^", "~", ":", "\x1f"])
+    def test_a_rare_separator_is_named_and_reads_the_table(self, write, mark):
+        path = write(table(mark))
+        with pytest.raises(Refused, match="Its columns: a.b.c.y. Use separator=") as refused:
+            read(path)
+        assert refused.value.remedy == {"separator": mark}
+        np.testing.assert_array_equal(read(path, **refused.value.remedy).X, read(write(PLAIN)).X)
+
+    def test_names_below_a_title_are_found(self, write):
+        with pytest.raises(ValueError, match="It stands in data row 1: remove what is above the names"):
+            read(write("My table,,,\n" + PLAIN))
+
+    def test_names_in_a_remark_are_the_header_where_the_target_is_among_them(self, write):
+        words = table(labels=["ill", "well"])
+        found = read(write("#" + words))
+        assert found.columns == ("a", "b", "c", "intercept")
+        np.testing.assert_array_equal(found.X, read(write(words)).X)
+        assert "1 line of remarks" in read(write("# a, b, c, y\n" + words)).notes[0]  # those stand below too
+
+    def test_marks_without_width_around_a_name_are_no_part_of_it(self, write):
+        text = PLAIN.replace("a,b,c,y", "\u200ea\u200f,\u2060b,\u00adc\u202c,\u2068y\u2069")
+        assert read(write(text)).columns == ("a", "b", "c", "intercept")
+
+    def test_no_two_columns_share_a_name(self, write):
+        found = read(write(PLAIN.replace("a,b,c,y", "intercept,b,c,y")))
+        assert found.columns == ("intercept", "b", "c", "intercept 2")
+        assert found.to_frame().shape == (N, 5)
+        text = beside(["red", "green"], "d").replace("d,a,b,c,y", "d,d=red,b,c,y")
+        assert read(write(text), one_hot=True).columns == ("d=red 2", "d=red", "b", "c", "intercept")
+
+    def test_a_word_of_too_many_is_shown(self, write):
+        crores = [f"{i},23,45,678" for i in range(1, N + 1)]
+        with pytest.raises(ValueError, match=r"too many different words .* \('1,23,45,678' in data row 1\)"):
+            read(write(beside([f'"{cell}"' for cell in crores])), one_hot=True)
+
+
 @pytest.mark.parametrize(
     ("cell", "point", "comma"),
     [

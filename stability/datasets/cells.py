@@ -114,9 +114,14 @@ def is_date(cell: str) -> bool:
     return _DATE.fullmatch(cell.strip()) is not None
 
 
+# White space, and what programs put around names to steer the direction of writing or the breaking of lines.
+_AROUND = "".join(chr(i) for i in range(0x3001) if chr(i).isspace())
+_AROUND += "\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\u00ad"
+
+
 def tidy(text: str) -> str:
-    """A name or a word as it is compared: no spaces around, accents in one form (NFC)."""
-    return unicodedata.normalize("NFC", text.replace("\ufeff", "")).strip().strip("\u200b")
+    """A name or a word as it is compared: no spaces or marks without width around, accents as in NFC."""
+    return unicodedata.normalize("NFC", text.replace("\ufeff", "")).strip(_AROUND)
 
 
 def is_empty(cell: str) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -265,12 +266,13 @@ def usable(columns: Sequence[Column], one_hot: bool) -> None:
         by_hand = _TROUBLE[bad[0].trouble][1]
         raise Refused(" ".join(told), by_hand, {"drop": [column.name for column in bad]})
     words = [column for column in columns if column.words is not None]
-    many = [column.name for column in words if _too_many(column)]
+    many = [column for column in words if _too_many(column)]
     if many:
         raise Refused(
-            f"Column {many[0]!r} holds too many different words for a column each.{others(many)}",
+            f"Column {many[0].name!r} holds too many different words for a column each ({many[0].cell!r} in "
+            f"data row {many[0].row}).{others([column.name for column in many])}",
             "Encode it as numbers or drop the column.",
-            {"drop": many},
+            {"drop": [column.name for column in many]},
         )
     if words and not one_hot:
         raise Refused(
@@ -358,7 +360,13 @@ def _filled(column: Column) -> Column:
     return replace(column, words=found)
 
 
-def matrix(columns: Sequence[Column]) -> tuple[np.ndarray, list[str], list[str]]:
+def free(name: str, taken: Container[str]) -> str:
+    """A name that no column has: this one, or it with a number behind."""
+    names = (name if number == 1 else f"{name} {number}" for number in itertools.count(1))
+    return next(name for name in names if name not in taken)
+
+
+def matrix(columns: Sequence[Column], target: str) -> tuple[np.ndarray, list[str], list[str]]:
     """The columns side by side, words as zeros and ones, with their names and the columns they come from."""
     width = sum(1 if column.words is None else len(set(column.words)) - 1 for column in columns)
     if width * len(columns[0].values) > MAX_CELLS:
@@ -367,6 +375,7 @@ def matrix(columns: Sequence[Column]) -> tuple[np.ndarray, list[str], list[str]]
             "Drop columns of words."
         )
     parts, names, origins = [], [], []
+    taken = {target, *(column.name for column in columns)}
     for column in columns:
         if column.words is None:
             parts.append(column.values)
@@ -377,6 +386,7 @@ def matrix(columns: Sequence[Column]) -> tuple[np.ndarray, list[str], list[str]]
         # The first word is where all the others are 0: with its column they would add up to the intercept.
         for number in range(1, len(known)) or [0]:
             parts.append((place == number).astype(float) if len(known) > 1 else np.zeros(len(place)))
-            names.append(f"{column.name}={known[number]}")
+            names.append(free(f"{column.name}={known[number]}", taken))
+            taken.add(names[-1])
             origins.append(column.name)
     return np.stack(parts, axis=1), names, origins

@@ -94,7 +94,7 @@ def dialect_of(
     notes = [f"{len(remarks)} line{'s' * (len(remarks) > 1)} of remarks (#) at the top left out"] * bool(
         remarks
     )
-    remark = _header_in(remarks, head, separator) if header is not False else None
+    remark = _header_in(remarks, head, separator, target) if header is not False else None
     if remark:
         names, rows, used, notes = remark, [head, *rows], 0, notes[len(remarks) == 1 :]
     elif header is False:
@@ -173,12 +173,17 @@ def _separator(lines: Sequence[str]) -> str:
     return found
 
 
-def _header_in(remarks: Sequence[str], head: Sequence[str], separator: str) -> list[str] | None:
-    """The names in the last remark, as NumPy's savetxt writes them, where the first row holds numbers."""
-    if not remarks or not all(looks_numeric(cell) or is_nothing(cell) for cell in head):
+def _header_in(
+    remarks: Sequence[str], head: Sequence[str], separator: str, target: str | None
+) -> list[str] | None:
+    """The names in the last remark, as NumPy's savetxt writes them, where the first row holds none."""
+    if not remarks:
         return None
     row = next(_records([remarks[-1].lstrip("# ") + "\n"], separator, True, 1), ([], 0))[0]
     names = [tidy(name) for name in row]
+    data = all(looks_numeric(cell) or is_nothing(cell) for cell in head)
+    if not data and (target not in names or target in map(tidy, head)):
+        return None
     return names if len(names) == len(head) and not any(map(looks_numeric, names)) else None
 
 

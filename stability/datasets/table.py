@@ -16,7 +16,7 @@ from .._display import Grid, settled, shortened
 from .._frames import Framed
 from .._saving import Result
 from .cells import NOTHING, tidy
-from .columns import MAX_CELLS, UNNAMED, column_of, complete, matrix, named, others, remarks, usable
+from .columns import MAX_CELLS, UNNAMED, column_of, complete, free, matrix, named, others, remarks, usable
 from .dialect import SEPARATORS, Dialect, dialect_of, settled_mark
 from .refusal import Refused
 from .source import Text, text_of
@@ -243,7 +243,7 @@ class _Reader:
         label = label.at(rows)
         y, classes = _predicted(label, model)
         done += label.alike() if classes else []
-        X, names, origins = matrix(columns)
+        X, names, origins = matrix(columns, target)
         X, spread = _standardize(X)
         if not spread.all():
             constant = list(dict.fromkeys(np.array(origins, dtype=object)[spread == 0]))
@@ -255,7 +255,7 @@ class _Reader:
             )
         if model != "network":
             # Not for a network, whose layers have biases.
-            X, names = np.hstack([X, np.ones((len(X), 1))]), [*names, "intercept"]
+            X, names = np.hstack([X, np.ones((len(X), 1))]), [*names, free("intercept", {target, *names})]
         reading = f"{dialect}{encoding and f', {encoding}'}"
         return Table(X, y, tuple(names), target, classes, reading, (*dialect.notes, *notes, *done))
 
@@ -271,11 +271,28 @@ class _Reader:
         if options["header"] is False:
             # Without a header columns are called by their numbers, and the last one is the target most often.
             meant = known[-1:]
+        remedy = {"target": meant[0]} if meant else self._split(target, options)
         raise Refused(
             f"{self.path} has no column {target!r}. Its columns: {_listed(known)}.",
-            "",
-            {"target": meant[0]} if meant else {},
+            "" if remedy else self._below(target),
+            remedy,
         )
+
+    def _split(self, target: str, options: dict[str, Any]) -> dict[str, Any]:
+        """The separator with which a header that was taken for one name has the target among its names."""
+        if len(self._all) > 1 or options["separator"]:
+            return {}
+        head = self._all[0]
+        marks = [mark for mark in dict.fromkeys(head) if not mark.isalnum() and mark not in '"_ ']
+        able = [mark for mark in marks if target in map(tidy, head.split(mark))]
+        return {"separator": able[0]} if able else {}
+
+    def _below(self, target: str) -> str:
+        """What to do where the names stand below a title."""
+        for row, cells in enumerate(self._found[0].head(20).itertuples(index=False), start=1):
+            if target in [tidy(str(cell)) for cell in cells]:
+                return f"It stands in data row {row}: remove what is above the names."
+        return ""
 
     def _features(self, known: list[str], options: dict[str, Any]) -> list[str]:
         """The columns to predict from."""
@@ -341,7 +358,10 @@ class _Reader:
             with pd.read_csv(text, **options) as reader:  # type: ignore[call-overload]
                 for part in _within_limit(reader, self.path):
                     if not isinstance(part.index, pd.RangeIndex):  # surplus values, taken for names of rows
-                        raise ValueError(f"{self.path} has more values in its rows than names in its header.")
+                        raise ValueError(
+                            f"{self.path} has more values in its rows than names in its header. Give every "
+                            "column a name."
+                        )
                     parts.append(part)
         except pd.errors.EmptyDataError:
             pass
