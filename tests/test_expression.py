@@ -450,6 +450,11 @@ REFUSED = {
     "hello world": r"write hello\*world\.",
     "x⁺": "which is no power",
     "½x": r"Write \(1/2\)",
+    "2ex": r"product e\*x; .*variables=\['ex'\]: write 2\(e\*x\)\.",
+    "2pix": r"product pi\*x; .*variables=\['pix'\]: write 2\(pi\*x\)\.",
+    "xᵀ*x": r"raised behind \^, as \^\(T\)",
+    "x⁽²⁾": r"raised behind \^\. It may",
+    "θ + x*ϑ": "'θ' and 'ϑ', two forms of one letter",
     "∞*x": "No formula may hold infinity",
     "True*x": "no real number",
     "x if x else y": "if/else",
@@ -463,7 +468,7 @@ REFUSED = {
 }
 
 
-POINT = {"x": 0.7, "y": 0.4, "t": 0.3, "a": 1.5, "b": 2.5, "j": 2.0, "E": 1.1}
+POINT = {"x": 0.7, "y": 0.4, "t": 0.3, "a": 1.5, "b": 2.5, "j": 2.0, "E": 1.1, "theta": 2.0, "theta2": 3.0}
 FIXED = [  # what is refused, what its message says to do, and the same formula after that
     ("x^1000", r"in steps, as \(x\^100\)\^2", "(x^100)^10"),
     ("0,5*x", r"Use '\.' for decimals", "0.5*x"),
@@ -474,6 +479,10 @@ FIXED = [  # what is refused, what its message says to do, and the same formula 
     (r"\frac{x}{y}", r"\(\(a\)/\(b\)\) for", "((x)/(y))"),
     ("$x^2$", "Leave the dollar signs out", "x^2"),
     ("½x", r"Write \(1/2\)", "(1/2)x"),
+    ("eˣ", r"Write what is raised behind \^, as \^\(x\)", "e^(x)"),
+    ("xⁿ", r"Write what is raised behind \^, as \^\(n\)", "x^(2)"),
+    ("θ*ϑ", "Call one of them theta2", "θ*theta2"),
+    ("∛x", r"Write \(x\)\^\(1/3\)", "(x)^(1/3)"),
     ("¾ x", r"Write \(3/4\)", "(3/4) x"),
     ("sin(90°*x)", "write pi/180 for a degree", "sin(90*pi/180*x)"),
     ("Πx", "Write pi for the number", "pi*x"),
@@ -492,7 +501,8 @@ FIXED = [  # what is refused, what its message says to do, and the same formula 
     ("", r"write, for instance, x\^2 \+ y\^2", "x^2 + y^2"),
 ]
 ELSEWHERE = {
-    "log10": np.log10, "lg": np.log10, "log2": np.log2, "ld": np.log2, "sec": lambda x: 1 / np.cos(x),
+    "log10": np.log10, "log_10": np.log10, "lg": np.log10, "log2": np.log2, "log_2": np.log2, "ld": np.log2,
+    "lb": np.log2, "log_e": np.log, "cbrt": np.cbrt, "curt": np.cbrt, "sec": lambda x: 1 / np.cos(x),
     "csc": lambda x: 1 / np.sin(x), "cot": lambda x: 1 / np.tan(x), "sech": lambda x: 1 / np.cosh(x),
     "csch": lambda x: 1 / np.sinh(x), "coth": lambda x: 1 / np.tanh(x), "asinh": np.arcsinh,
     "arcsinh": np.arcsinh, "arsinh": np.arcsinh, "acosh": np.arccosh, "arccosh": np.arccosh,
@@ -513,6 +523,10 @@ class TestFixes:
             st.expression(text)
         F = st.expression(fixed)
         assert np.isfinite(F.value([POINT[name] for name in F.variables]))
+
+    def test_a_variant_of_a_letter_is_the_letter_but_none_is_the_number_pi(self):
+        assert st.expression("ϕ*x + ϵ").variables == ("epsilon", "phi", "x")
+        assert st.expression("ϖ*x").variables == ("varpi", "x")
 
     def test_large_powers_in_steps_are_the_same(self):
         F = st.expression("(x^100)^10")

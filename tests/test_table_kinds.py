@@ -536,7 +536,7 @@ class TestNames:
     @pytest.mark.parametrize("mark", ["^", "~", ":", "\x1f"])
     def test_a_rare_separator_is_named_and_reads_the_table(self, write, mark):
         path = write(table(mark))
-        with pytest.raises(Refused, match="Its columns: a.b.c.y. Use separator=") as refused:
+        with pytest.raises(Refused, match=r"Its columns: a.b.c.y\. Use separator=") as refused:
             read(path)
         assert refused.value.remedy == {"separator": mark}
         np.testing.assert_array_equal(read(path, **refused.value.remedy).X, read(write(PLAIN)).X)

@@ -9,6 +9,7 @@ import difflib
 import itertools
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 from .. import _check
@@ -31,8 +32,10 @@ KNOWN = {name: name for name in FUNCTIONS if name not in _INNER} | {
 POWERS_FIRST = {"sin": "asin", "cos": "acos", "tan": "atan", "sinh": "", "cosh": "", "tanh": ""}
 """Functions whose power may be written before the argument, and what -1 there may mean."""
 _INSTEAD = {
-    **dict.fromkeys(("log10", "lg"), "(log({0})/log(10))"),
-    **dict.fromkeys(("log2", "ld"), "(log({0})/log(2))"),
+    **dict.fromkeys(("log10", "log_10", "lg"), "(log({0})/log(10))"),
+    **dict.fromkeys(("log2", "log_2", "ld", "lb"), "(log({0})/log(2))"),
+    "log_e": "log({0})",
+    **dict.fromkeys(("cbrt", "curt"), "({0})^(1/3)"),
     "sec": "(1/cos({0}))",
     "csc": "(1/sin({0}))",
     "cot": "(1/tan({0}))",
@@ -83,6 +86,8 @@ _HINTS = {
     "\\": "Write sqrt(x) for \\sqrt{x} and ((a)/(b)) for \\frac{a}{b}. ",
     "$": "Leave the dollar signs out. ",
     "!": "It has no factorials. ",
+    "∛": "Write (x)^(1/3). ",
+    "∜": "Write (x)^(1/4). ",
     "½": "Write (1/2). ",
     "¼": "Write (1/4). ",
     "¾": "Write (3/4). ",
@@ -131,9 +136,12 @@ def stray(source: str, character: str) -> Exception:
         if character.isascii()
         else f"{character!r} (U+{ord(character):04X}), which is not plain ASCII"
     )
+    hint = _HINTS.get(character, "")
+    if notation.is_raised(character):
+        letter = unicodedata.normalize("NFKC", character)
+        hint = f"Write what is raised behind ^{f', as ^({letter})' * letter.isalpha()}. "
     message = (
-        f"The expression holds {told}. {_HINTS.get(character, '')}It may use letters, digits, + - * / ^ ( ) "
-        "and the decimal point"
+        f"The expression holds {told}. {hint}It may use letters, digits, + - * / ^ ( ) and the decimal point"
     )
     at = source.index(character)
     if character == "=" and "=" not in source[at + 1 :]:
@@ -239,9 +247,14 @@ def _look(word: Word, names: set[str]) -> None:
             f"{name!r} looks like the function {name.lower()}, which needs its argument in brackets, as in "
             f"{name.lower()}(x)."
         )
-    if len(name) > 1 and name.isalpha() and (set(name) <= set("xyz") or set(name) <= names):
+    letters = set(name) - {"e"}  # ex is hardly a name
+    if len(name) > 1 and name.isalpha() and letters and (letters <= set("xyz") or letters <= names):
         message = f"{name!r} looks like the product {'*'.join(name)}; else {listed}"
         raise Unclear(message, [(*place, f"({'*'.join(name)})")])
+    factor = name.removeprefix("pi")
+    if factor != name and (factor in names or factor in "xyz"):
+        message = f"{name!r} looks like the product pi*{factor}; else {listed}"
+        raise Unclear(message, [(*place, f"(pi*{factor})")])
     # The longest first: cosh before cos, whose argument would be an h.
     for function in sorted(KNOWN, key=len, reverse=True):
         argument = name.removeprefix(function)

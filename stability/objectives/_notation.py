@@ -43,6 +43,7 @@ _GREEK = {
     "χ": "chi",
     "ψ": "psi",
     "ω": "omega",
+    "ϖ": "varpi",
     "Γ": "Gamma",
     "Δ": "Delta",
     "Θ": "Theta",
@@ -52,6 +53,8 @@ _GREEK = {
     "Ψ": "Psi",
     "Ω": "Omega",
 }
+TWINS = {"ϑ": "θ", "ϕ": "φ", "ϵ": "ε", "ϰ": "κ", "ϱ": "ρ", "ς": "σ"}
+"""Letters that are two forms of one."""
 _WORD = re.compile(
     rf"""(?P<number>(?:\d+(?:_\d+)*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)
     |(?P<name>[A-Za-z_][A-Za-z0-9_{"".join(_LOWERED)}]*|[{"".join(_GREEK)}][0-9{"".join(_LOWERED)}]*)
@@ -87,8 +90,15 @@ def _plain(character: str) -> str:
         return _SIGNS[character]
     if character.isspace():
         return " "
+    if is_raised(character) or character in _GREEK:
+        return character
     twin = unicodedata.normalize("NFKC", character)
     return twin if len(twin) == 1 and (twin.isascii() or twin in _GREEK) else character
+
+
+def is_raised(character: str) -> bool:
+    """Whether it is a raised letter or bracket: on the line it would be part of the name before it."""
+    return unicodedata.decomposition(character).startswith("<super>")
 
 
 def name(text: str) -> str:

@@ -56,6 +56,12 @@ def read(
     Refused
     """
     source = notation.plain(_checked(text))
+    for form, letter in notation.TWINS.items():
+        if form in str(text) and letter in str(text):
+            raise Refused(
+                f"The expression holds {letter!r} and {form!r}, two forms of one letter. Call one of them "
+                f"{notation.name(letter)}2, or by another name."
+            )
     given = None if variables is None else listed_names(variables)
     numbers = numbers_of(parameters or {}, given or ())
     try:
