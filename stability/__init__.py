@@ -42,11 +42,9 @@ from .portraits.plane import portrait
 from .spectra.estimation import spectrum
 from .sweeps.sweep import sweep
 from .training.minimize import minimize
-from .training.sharpness import batch_sharpness
 from .trajectories.path import trajectory
 
 if TYPE_CHECKING:
-    from .symbolic.table import method_table
     from .symbolic.theorem import theorem, theorems
 
 __all__ = [
@@ -71,7 +69,6 @@ __all__ = [
     "Unstable",
     "advise",
     "almost_sure_limit",
-    "batch_sharpness",
     "bounds",
     "check_derivatives",
     "compare",
@@ -88,7 +85,6 @@ __all__ = [
     "load",
     "logistic",
     "lyapunov_exponents",
-    "method_table",
     "minimize",
     "mlp",
     "plot",
@@ -108,21 +104,22 @@ __all__ = [
     "trajectory",
 ]
 
-_SYMBOLIC = {"method_table": "table", "theorem": "theorem", "theorems": "theorem"}
 _MOVED = dict.fromkeys(results.__all__, "results") | {
     "Armijo": "gallery",
     "SpectralStep": "gallery",
     "autoencoder": "gallery",
+    "batch_sharpness": "gallery",
+    "method_table": "gallery",
     "read_table": "datasets",
 }
 
 
 def __getattr__(name: str) -> Any:
     """SymPy is heavy: what needs it is imported when it is first asked for; some names have moved."""
-    if name in _SYMBOLIC:
-        from importlib import import_module
+    if name in ("theorem", "theorems"):
+        from .symbolic import theorem
 
-        return getattr(import_module(f".symbolic.{_SYMBOLIC[name]}", __name__), name)
+        return getattr(theorem, name)
     if name in _MOVED:
         room = _MOVED[name]
         _check.deprecated(f"`st.{name}` is called `st.{room}.{name}` now")

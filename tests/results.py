@@ -20,7 +20,11 @@ def _linear():
     mode = st.exact_mode(st.SFN(damping=0.1), curvature=0.5, noise=st.Noise(curvature=0.1))
     theorem = st.theorem("damping")
     yield from (linear, linear.limit(), bounds, bounds.rows[0], mode, mode.moment(2, step=0.5))
-    yield from (theorem, theorem.check(points=2, ensemble=False), st.method_table([st.SFN(damping=0.1)]))
+    yield from (
+        theorem,
+        theorem.check(points=2, ensemble=False),
+        st.gallery.method_table([st.SFN(damping=0.1)]),
+    )
 
 
 def _paths():

@@ -13,10 +13,10 @@ NAMES = {
     "objectives": "quadratic expression landscape logistic least_squares mlp datasets Objective "
     "check_derivatives",
     "flows": "Flow Noise",
-    "theory": "linearize bounds advise exact_mode exit_time theorem theorems method_table trajectory "
+    "theory": "linearize bounds advise exact_mode exit_time theorem theorems trajectory "
     "stationary_density almost_sure_limit lyapunov_exponents",
     "measurement": "simulate escape compare tail_index critical_points portrait profile",
-    "solver": "minimize batch_sharpness randomized_eigh spectrum sweep Backend",
+    "solver": "minimize randomized_eigh spectrum sweep Backend",
     "results": "plot save load results Study",
     "what goes wrong": "Interrupted StabilityWarning Unstable BadProducts",
 }
@@ -51,6 +51,8 @@ def test_a_class_of_results_under_its_old_name_warns(name):
         ("gallery", "Armijo"),
         ("gallery", "SpectralStep"),
         ("gallery", "autoencoder"),
+        ("gallery", "batch_sharpness"),
+        ("gallery", "method_table"),
         ("datasets", "read_table"),
     ],
 )

@@ -377,7 +377,7 @@ class TestTheory:
     @pytest.mark.parametrize("method", [None, st.LRSFN(rank=2, damping=0.1)], ids=["any", "LRSFN"])
     def test_theorems_verdicts_and_tables_come_back(self, method, tmp_path):
         theorem = st.theorem("truncation-limit", method=method)
-        table = st.method_table(method and [method])
+        table = st.gallery.method_table(method and [method])
         for one in (theorem, theorem.check(points=3, ensemble=False), table):
             assert str(st.load(one.save(tmp_path / "one"))) == str(one)
 

@@ -54,7 +54,7 @@ def sheets():
 
 @functools.cache
 def whole_table():
-    return st.method_table()
+    return st.gallery.method_table()
 
 
 class TestLatex:

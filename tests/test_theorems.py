@@ -442,7 +442,7 @@ class TestClosedForms:
         assert theorem.evaluate("center", lam=0.7, w_0=3.0, V=1.0) == pytest.approx(0.7 * 3 / 0.8)
         assert theorem.check(points=3)
         assert st.theorem("adaptive-metric", method=method, dim=2).check(points=2)
-        rows = {row.point: row for row in st.method_table([method]).rows}
+        rows = {row.point: row for row in st.gallery.method_table([method]).rows}
         assert rows["saddle"].attracts == "if |lambda| < theta"
         flow = st.Flow(st.quadratic([0.7]), method, st.Noise(gradient=2.0), step=1e-4)
         lin = st.linearize(flow)
@@ -684,7 +684,9 @@ class TestChecks:
         assert theorem.evaluate(lam=lam, lam_next=lam, s_g=0.1, s_h=0.3, c_gh=0.01) == pytest.approx(
             2 * p * lam / ((p * lam) ** 2 + K)
         )
-        (row,) = (row for row in st.method_table([METHODS["LRSFN flat"]]).rows if row.point == "minimum")
+        (row,) = (
+            row for row in st.gallery.method_table([METHODS["LRSFN flat"]]).rows if row.point == "minimum"
+        )
         given = {
             s: {"lambda": lam, "lambda_next": lam, "gamma": GAMMA, "s_g": 0.1, "s_h": 0.3}[s.name]
             for s in row.mean_square_limit.free_symbols
@@ -810,7 +812,7 @@ class TestReading:
 
 @functools.cache
 def whole_table():
-    return st.method_table()
+    return st.gallery.method_table()
 
 
 class TestTable:
@@ -860,7 +862,7 @@ class TestTable:
     @pytest.mark.parametrize("nesterov", [False, True])
     def test_with_a_buffer_its_limits_are_those_of_the_numeric_theory(self, nesterov):
         method = st.Momentum(st.SFN(damping=GAMMA), 0.8, nesterov=nesterov)
-        (row, *_) = st.method_table([method]).rows
+        (row, *_) = st.gallery.method_table([method]).rows
         noise = st.Noise(curvature=0.1)
         linear = st.linearize(st.Flow(st.quadratic([0.7]), method, noise, step=0.1))
         own = 0.1 * math.sqrt(2)  # a diagonal entry's
@@ -871,7 +873,7 @@ class TestTable:
 
     @pytest.mark.parametrize("method", [st.RMSprop(), st.Adam(), st.Adam(0.7, weight_decay=0.3)], ids=str)
     def test_a_metrics_limit_is_where_the_step_with_that_metric_turns_its_sign(self, method):
-        (row, *_) = st.method_table([method]).rows
+        (row, *_) = st.gallery.method_table([method]).rows
         first = getattr(method, "beta1", 0.0)
         given = {"lambda": 0.7, "sigma": 0.4, "epsilon": 1e-8, "beta1": first, "theta": method.weight_decay}
         step = float(row.step_limit.subs({s: given[s.name] for s in row.step_limit.free_symbols}))
@@ -892,7 +894,7 @@ class TestTable:
     )
     def test_what_a_saddle_attracts_is_read_off_the_signs_between_poles_and_zeros(self, gain, told):
         method = st.Method(gain=gain)
-        rows = {row.point: row for row in st.method_table([method]).rows}
+        rows = {row.point: row for row in st.gallery.method_table([method]).rows}
         assert rows["saddle"].attracts == told
         size = np.array([0.5, 1.5, 2.5, 3.5])
         decays = method.gain(-size) < 0
@@ -905,11 +907,11 @@ class TestTable:
             lambda lam: np.where(lam > 0, 1 / lam, 1.0),
         )
         for gain in sides:
-            rows = {row.point: row for row in st.method_table([st.Method(gain=gain)]).rows}
+            rows = {row.point: row for row in st.gallery.method_table([st.Method(gain=gain)]).rows}
             assert rows["flat"].attracts == "singular"
 
     def test_it_prints_and_goes_into_documents(self):
-        table = st.method_table([st.SGD(), st.gallery.fractional(power=0.5)])
+        table = st.gallery.method_table([st.SGD(), st.gallery.fractional(power=0.5)])
         assert len(str(table).splitlines()) == 9
         assert table.markdown().count("\n") == 3
         assert len(json.dumps(table.to_json())) > 100

@@ -292,7 +292,7 @@ ASKED = {
     ),
     "a spectrum": lambda: st.spectrum(lambda V: V, n=3).amplification(DECAYED),
     "theorem 'noise-amplification'": lambda: st.theorem("noise-amplification", method=DECAYED),
-    "st.method_table": lambda: st.method_table([DECAYED]),
+    "st.gallery.method_table": lambda: st.gallery.method_table([DECAYED]),
 }
 
 

@@ -142,7 +142,7 @@ def method_table(methods: Iterable[Method] | None = None) -> MethodTable:
     Examples
     --------
     >>> import stability as st
-    >>> [(row.point, row.attracts) for row in st.method_table([st.Newton()]).rows]
+    >>> [(row.point, row.attracts) for row in st.gallery.method_table([st.Newton()]).rows]
     [('minimum', 'yes'), ('saddle', 'yes'), ('maximum', 'yes'), ('flat', 'singular')]
     """
     if methods is not None:
@@ -159,7 +159,7 @@ def method_table(methods: Iterable[Method] | None = None) -> MethodTable:
 def _rows(method: Method) -> list[Row]:
     if not method.spectral:
         return _adaptive_rows(method)
-    undecayed(method, "st.method_table")
+    undecayed(method, "st.gallery.method_table")
     if method.memory is None:
         return _spectral_rows(method)
     return [_remembering(row, method.memory) for row in _spectral_rows(method.method)]  # type: ignore[attr-defined]

@@ -29,7 +29,7 @@ def batch_sharpness(objective: Any, w: Any, batch: int, *, batches: int = 100, s
     >>> import numpy as np, stability as st
     >>> X = np.array([[1.0], [2.0], [3.0]])
     >>> F = st.least_squares(X, X[:, 0])
-    >>> round(st.batch_sharpness(F, [0.0], batch=3).value, 3)  # the mean of x^2
+    >>> round(st.gallery.batch_sharpness(F, [0.0], batch=3).value, 3)  # the mean of x^2
     4.667
 
     Parameters
