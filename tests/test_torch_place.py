@@ -31,6 +31,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
+from stability.advice.directions import Directions  # noqa: E402
 from stability.torch import advise  # noqa: E402
 from stability.torch.advise import here  # noqa: E402
 from stability.torch.batches import look  # noqa: E402
@@ -80,6 +81,29 @@ def test_products_and_samples_are_those_of_dense_derivatives(wrap, loss, named, 
     assert_close(seen.curvatures, V.numpy().T @ bends @ V.numpy())
     assert seen.exact
     assert not seen.note
+
+
+@pytest.mark.parametrize("penalty", [False, True])
+def test_directions_in_blocks_are_scaled_few_at_a_time(penalty, monkeypatch):
+    """Large ones one by one: a copy of all would take their memory again."""
+    net, V, asked = mlp(), directions(43, 10), []
+
+    def loss(model, batch):
+        beside = sum((p**4).sum() for p in model.parameters()) if penalty else 0.0
+        return per_sample(model, batch) + beside
+
+    def twice(columns):
+        asked.append(columns.shape[1])
+        return 2 * columns
+
+    monkeypatch.setattr("stability.torch.along.TOGETHER", 1)
+    with untouched(net, CPU):
+        here = place(net, loss, classes())
+        whole = here.along(2 * V)
+        found = here.along(Directions(here.backend, [V[:, :4], V[:, 4:5], V[:, 5:]], twice))
+    assert_close(found.gradients, whole.gradients)
+    assert_close(found.curvatures, whole.curvatures)
+    assert max(asked) == (8 if penalty else 1)
 
 
 def test_samples_are_taken_together_by_what_each_of_them_keeps():

@@ -21,6 +21,7 @@ from ..spectra.ends import DOUBT, above
 from ..spectra.lanczos import Tridiagonals, lanczos
 from .bracket import ends
 from .closure import Blocks, Closed
+from .directions import PIECE, Directions
 from .noise import Noisy, exponent, ratio
 from .optimizer import Optimizer
 from .place import Along, Place, Unknown, drawn
@@ -220,7 +221,15 @@ class Examination:
 
     def normals(self, shape: tuple[int, ...]) -> Any:
         """Standard normals of the place's own kind."""
-        return self.place.backend.asarray(self.rng.standard_normal(shape))
+        backend = self.place.backend
+        if backend.dtype == "float64" or shape[0] <= PIECE:
+            return backend.asarray(self.rng.standard_normal(shape))
+        # Double precision of all of them would take twice their memory.
+        found = backend.xp.empty(shape, dtype=getattr(backend.xp, backend.dtype), device=backend.device)
+        for start in range(0, shape[0], PIECE):
+            rows = min(PIECE, shape[0] - start)
+            found[start : start + rows, :] = backend.asarray(self.rng.standard_normal((rows, *shape[1:])))
+        return found
 
     def shrink(self, batch: float) -> float:
         """The variance of a batch's mean, per variance of a sample."""
@@ -257,8 +266,8 @@ class Examination:
         yield self._lead, ()
         yield self._take_gradient, ()
         yield self._draw_batches, ("batch_sharpness",)
-        yield self._take_noise, floors
         yield self._sharpen, ("sharpness",)
+        yield self._take_noise, floors
         yield self._look_along, ("step_limit", *floors, "noise_exponent")
         yield self._limits, ("step_limit",)
         yield self._noise, floors
@@ -304,10 +313,13 @@ class Examination:
         T = np.diag(diagonal) + np.diag(beside[:-1], 1) + np.diag(beside[:-1], -1)
         values, turn = np.linalg.eigh(T)
         values, turn = values[::-1], turn[:, ::-1]
-        vectors = made.basis[0, :length, :].T @ place.backend.asarray(turn)
+        vectors = made.basis[0, :length, :]
+        turn_rows = place.backend.asarray(turn.T.copy())
+        for i in range(0, place.n, PIECE):  # in place: the basis is not needed any more
+            vectors[:, i : i + PIECE] = turn_rows @ vectors[:, i : i + PIECE]
         exhausted = length < steps or length == place.n
         residuals = np.zeros(length) if exhausted else beside[-1] * np.abs(turn[-1])
-        return Row(values, vectors, residuals, exhausted)
+        return Row(values, vectors.T, residuals, exhausted)
 
     def _take_gradient(self) -> None:
         gradient = self.place.gradient()
@@ -365,17 +377,13 @@ class Examination:
         """Every sample's curvature along the leading modes, heavy samples' own directions, and probes."""
         place = self.place
         reserve = 2 * _RULES * _DEPTH
-        heavy = None
+        heavy: list[Any] = []
         if place.n - len(self.row.values) > _HEAVY:
             heavy = self._heavy_directions(self.row.vectors, reserve)
-        many = 0 if heavy is None else heavy.shape[1]
-        led, many, probes = self._afforded(many, max(self.left - reserve, 0.1 * self.budget))
-        Q = self.row.vectors[:, :led]
-        if heavy is not None and many:
-            Q = place.backend.xp.concat([Q, heavy[:, :many]], axis=1)
+        led, many, probes = self._afforded(len(heavy), max(self.left - reserve, 0.1 * self.budget))
+        Q = Directions(place.backend, [self.row.vectors[:, :led], *heavy[:many]])
         k = Q.shape[1]
-        G = self._probes(Q, probes)
-        V = Q if G is None else place.backend.xp.concat([Q, G], axis=1)
+        V = Q.joined(self._probes(Q, probes)) if probes else Q
         seen = self._along(V)
         mean = seen.curvatures.mean(axis=0)[:k, :k]
         # Products know the mean, of which single samples may have been looked at by their larger part alone.
@@ -388,8 +396,7 @@ class Examination:
             unbias=self.unbias(len(self.seen.curvatures)),
             decay=self.decay,
         )
-        self.directions = Q @ place.backend.asarray(turn)
-        self.turn, self.led = turn, led
+        self.directions, self.turn, self.led = Q, turn, led
 
     def _afforded(self, heavy: int, gradients: float) -> tuple[int, int, int]:
         """How many modes, directions of heavy samples and probes so many gradients pay for."""
@@ -411,15 +418,14 @@ class Examination:
                 raise Unknown(f"a budget of {self.budget:g} gradients is too small to look at single samples")
         return modes, heavy, probes
 
-    def _along(self, V: Any) -> Along:
+    def _along(self, V: Directions) -> Along:
         """Curvatures with what weight decay adds; V (n, k) in the metric's coordinates."""
-        moved = self.scaled(V)
-        seen = self.place.along(moved)
+        seen = self.place.along(V.scaled(self.scaled))
         if seen.note and seen.note not in self.notes:
             self.notes.append(seen.note)
         curvatures = seen.curvatures
         if (decay := self._joined_decay()) is not None:
-            curvatures = curvatures + self.place.backend.host(moved.T @ (decay * moved))
+            curvatures = curvatures + V.gram(lambda v: self.scaled(decay * self.scaled(v)))
         if (own := self._decay_along(V)) is not None:
             curvatures = curvatures + own
         if not (np.isfinite(curvatures).all() and np.isfinite(seen.gradients).all()):
@@ -429,27 +435,21 @@ class Examination:
             )
         return dataclasses.replace(seen, curvatures=curvatures)
 
-    def _decay_along(self, V: Any) -> np.ndarray | None:
+    def _decay_along(self, V: Directions) -> np.ndarray | None:
         """``V^T D V`` (k, k) of single groups' decay as curvature."""
-        return None if self.own is None else self.place.backend.host(V.T @ (self.own * V))
+        return None if self.own is None else V.gram(lambda v: self.own * v)
 
-    def _probes(self, Q: Any, count: int) -> Any:
-        """Gaussian vectors off the directions."""
-        if not count:
-            return None
-        G = self.normals((self.place.n, count))
-        for _ in range(2):
-            G = G - Q @ (Q.T @ G)
-        return G
+    def _probes(self, Q: Directions, count: int) -> Any:
+        """Gaussian vectors (n, count) off the directions."""
+        return Q.off(self.normals((self.place.n, count)), fresh=True)
 
-    def _heavy_directions(self, Q: Any, reserve: float) -> Any:
-        """Directions of the samples that carry the curvature's noise; None if none stands out."""
-        place = self.place
+    def _heavy_directions(self, lead: Any, reserve: float) -> list[Any]:
+        """Directions (n, 1) of the samples that carry the curvature's noise, off the leading ones (n, k)."""
+        place, Q = self.place, Directions(self.place.backend, [lead])
         k, probes = min(_SCREENED[0], Q.shape[1]), _SCREENED[1]
         if place.price(k + probes) > 0.5 * (self.left - reserve):
-            return None
-        G = self._probes(Q, probes)
-        seen = self._along(place.backend.xp.concat([Q[:, :k], G], axis=1))
+            return []
+        seen = self._along(Directions(place.backend, [lead[:, :k], self._probes(Q, probes)]))
         blocks, _ = Blocks.of(seen.curvatures, np.diag(self.row.values[:k]), place.n - k)
         each = np.sum(blocks.inner**2, axis=(1, 2)) + 2 * np.sum(blocks.across**2, axis=(1, 2)) / probes
         each = each + blocks.scatters
@@ -460,17 +460,13 @@ class Examination:
             heaviest = [candidates[i] for i in np.argsort(sizes)[::-1][:_HEAVY] if sizes[i] > 0]
             found = [self._range(s, _EXACTLY)[1] for s in heaviest]
         except Unknown:  # whoever has no samples of its own has none that stand out
-            return None
-        if not found:
-            return None
-        whole, k = Q, Q.shape[1]
-        for vector in found:  # one after the other: the heaviest come first
-            for _ in range(2):
-                vector = vector - whole @ (whole.T @ vector)
+            return []
+        while found:  # one after the other: the heaviest come first
+            vector = Q.off(found.pop(0))
             size = math.sqrt(self._dot(vector, vector))
             if size > _INSIDE:
-                whole = place.backend.xp.concat([whole, vector / size], axis=1)
-        return whole[:, k:] if whole.shape[1] > k else None
+                Q = Q.joined(vector / size)
+        return Q.blocks[1:]
 
     def _range(self, sample: int, products: int) -> tuple[float, Any]:
         """The size of a sample's largest curvature, and its direction (n, 1), by so many products."""
@@ -630,37 +626,48 @@ class Examination:
             return
         kept = self.blocks.moving
         weights = np.linalg.eigh(closed.leader.W)[1][:, -1]
-        turned = self.place.backend.asarray((np.eye(len(kept))[:, kept] @ weights)[:, None])
-        square = self.place.backend.host(self.directions @ turned)[:, 0] ** 2
+        square = self.place.backend.host(self.directions.combined(self.turn[:, kept] @ weights[:, None]))
+        square = square[:, 0] ** 2
         self.found["group_shares"] = np.bincount(groups, square, len(self.optimizer.steps)) / square.sum()
+
+    def _rules(self, starts: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Nodes and weights (s, k) of the curvature beyond the directions, seen by unit vectors (n, 1) there.
+
+        All of them go together: what they see of each other tells a Hessian that is not symmetric.
+        """
+        place, xp = self.place, self.place.backend.xp
+
+        def outside(V: Any) -> Any:
+            columns = range(V.shape[1])  # one by one: each takes the memory of some vectors of parameters
+            image = xp.concat([self.curvature(V[:, i : i + 1]) for i in columns], axis=1)
+            return self.directions.off(image, passes=1, fresh=True)
+
+        operator = Operator((outside,), place.n, place.backend, self.normals)
+        start, depth = xp.concat(starts, axis=1).T, min(_DEPTH, self.blocks.width)
+        starts.clear()
+        made = lanczos(operator, start, depth, size=float(abs(self.row.values[0])))
+        return made.rule(made.lengths)
 
     def _noise(self) -> None:
         """The noise floor, and the critical batch."""
-        Q = self.directions
-        beyond = self.zeta
-        for _ in range(2):
-            beyond = beyond - Q @ (Q.T @ beyond)
-        xp = self.place.backend.xp
-        sizes = self.place.backend.host(xp.sum(beyond * beyond, axis=0))
-        whole = self.place.backend.host(xp.sum(self.zeta * self.zeta, axis=0))
+        sizes, lengths = [], []
+        starts: list[Any] = []
+        for s in range(_ROWS):
+            zeta = self.zeta[:, s : s + 1]
+            beyond = self.directions.off(zeta)
+            sizes.append(self._dot(beyond, beyond))
+            # Signs that cancel, as those of two samples may, leave a vector of nothing.
+            some = sizes[-1] > 1e-20 * self._dot(zeta, zeta)
+            if some and self.blocks.width and len(starts) < _RULES:
+                starts.append(beyond / math.sqrt(sizes[-1]))
+                lengths.append(sizes[-1])
         rules = []
-        # Signs that cancel, as those of two samples may, leave a vector of nothing.
-        some = np.flatnonzero(sizes > 1e-20 * whole)[:_RULES]
-        if self.blocks.width and len(some):
-
-            def outside(V: Any) -> Any:
-                image = self.curvature(V)
-                return image - Q @ (Q.T @ image)
-
-            operator = Operator((outside,), self.place.n, self.place.backend, self.normals)
-            start = beyond[:, some] / self.place.backend.asarray(np.sqrt(sizes[some]))
-            depth = min(_DEPTH, self.blocks.width)
-            made = lanczos(operator, start.T, depth, size=float(abs(self.row.values[0])))
-            nodes, weights = made.rule(made.lengths)
+        if starts:
             # Vectors without a rule of their own tell of the size alone.
-            rules = [(nodes[i], sizes[s] * weights[i]) for i, s in enumerate(some)]
-            mean = float(np.mean(sizes) / np.mean(sizes[some]))
-            rules = [(node, mean * weight) for node, weight in rules]
+            sized = np.array(lengths) * np.mean(sizes) / np.mean(lengths)
+            rules = [
+                (node, size * weight) for node, weight, size in zip(*self._rules(starts), sized, strict=True)
+            ]
         seen = self.seen.gradients[:, : len(self.turn)] @ self.turn
         closed = self.found.get("closed")
         seen = seen - seen.mean(axis=0)

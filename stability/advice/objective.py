@@ -95,6 +95,7 @@ class ObjectivePlace:
 
     def along(self, V: np.ndarray) -> Along:
         """Every sample's gradient and curvature along V (n, k)."""
+        V = V[:, :]
         if hasattr(self.objective, "per_sample_along"):
             self.work.forwards += 3 * V.shape[1]
             found = self.objective.per_sample_along(self.w, V, batch=self.rows)
@@ -209,6 +210,7 @@ class ModelPlace:
 
     def along(self, V: np.ndarray) -> Along:
         """Gradients and curvatures of drawn samples along V (n, k)."""
+        V = V[:, :]
         noise, k, m = self.noise, V.shape[1], self.samples
         mean, slope = V.T @ self.product(V), V.T @ np.asarray(self.objective.gradient(self.w), dtype=float)
         normal = self.rng.standard_normal

@@ -117,7 +117,11 @@ class Place(Protocol):
         """``mean_s g_s^2`` (n,), entry by entry; raises `Unknown` where it cannot be had."""
 
     def along(self, V: Any) -> Along:
-        """Every looked-at sample's gradient and curvature along the columns of V (n, k)."""
+        """Every looked-at sample's gradient and curvature along the columns of V (n, k).
+
+        V may be `Directions`: its columns are to be asked for as ``V[:, i:j]``, few at a time where each is
+        large.
+        """
 
     def price(self, k: int) -> float:
         """What `along` costs with k directions, in gradients."""

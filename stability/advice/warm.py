@@ -85,5 +85,5 @@ class Warm(Examination):
     def _mode_limits(self) -> np.ndarray:
         return np.full(len(self.row.values), np.nan)
 
-    def _heavy_directions(self, Q: Any, reserve: float) -> Any:
-        return None  # samples change from time to time
+    def _heavy_directions(self, lead: Any, reserve: float) -> list[Any]:
+        return []  # samples change from time to time

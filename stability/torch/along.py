@@ -7,11 +7,13 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch.func import jvp, vmap
 
+from ..advice.directions import Directions
 from ..advice.place import Along
 from .batches import Part
 from .cut import find_cut
@@ -26,14 +28,14 @@ On digits networks the limits without any were 0.1 to 6 % from those with all; o
 which products know.
 """
 
-TOGETHER = 2**23
+TOGETHER = 2**22
 """Bytes of directions that are pushed at once, up to `CHUNK`: in large networks each takes the memory of some
 vectors of parameters, and a few at a time take no longer.
 """
 
-Function = Callable[[torch.Tensor], torch.Tensor]
+Function = Callable[..., torch.Tensor]
 Pairs = Sequence[tuple[int, int]]
-Columns = Sequence[torch.Tensor]
+Columns: TypeAlias = "torch.Tensor | Directions"
 
 
 class Samples:
@@ -74,7 +76,7 @@ class Samples:
         self.first = self._find_first(part)
         self.second = self._find_second(part)
 
-    def along(self, parts: Iterable[Part], V: torch.Tensor) -> Along:
+    def along(self, parts: Iterable[Part], V: Columns) -> Along:
         """Gradients and curvatures of all samples in some parts along the columns of V (n, k)."""
         k = V.shape[1]
         pairs = self.pairs(k)
@@ -86,7 +88,7 @@ class Samples:
             missed = math.sqrt(np.mean(left**2)) if pairs else math.nan
         return Along(gradients, _filled(curvatures, pairs, left), known, missed)
 
-    def _along(self, part: Part, V: torch.Tensor, pairs: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _along(self, part: Part, V: Columns, pairs: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Gradients (b, k), curvatures through the outputs (b, k, k), and what is beside at pairs (b, p)."""
         cut, k = self.cut, V.shape[1]
         if cut is None:
@@ -123,13 +125,13 @@ class Samples:
 
     # -- forward mode ------------------------------------------------------------------------------
 
-    def _pushed(self, function: Function, V: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _pushed(self, function: Function, V: Columns) -> tuple[torch.Tensor, torch.Tensor]:
         """A function of w, and its derivatives along the columns of V, shape (k, ...)."""
         w = self.whole.w
         if self.first == "reverse":
-            slopes = self._one_by_one(lambda v: double(function, w, v), V.unbind(1))
+            slopes = self._one_by_one(lambda v: double(function, w, v), V, range(V.shape[1]))
         else:
-            slopes = self._each(lambda v: jvp(function, (w,), (v,))[1], V.unbind(1))
+            slopes = self._each(lambda v: jvp(function, (w,), (v,))[1], V, range(V.shape[1]))
         if self.first != "vmap":
             with torch.no_grad():
                 return function(w), slopes
@@ -138,36 +140,38 @@ class Samples:
         pushed = vmap(lambda v: jvp(function, (w,), (v,)), out_dims=ends, randomness="same")
         return pushed(V[:, :1].T.contiguous())[0], slopes
 
-    def _twice(self, function: Function, V: torch.Tensor, pairs: Pairs) -> torch.Tensor:
+    def _twice(self, function: Function, V: Columns, pairs: Pairs) -> torch.Tensor:
         """Second derivatives of a function (b,) of w along pairs of directions, (p, b)."""
         if not pairs:
-            return torch.zeros((0, 0), dtype=V.dtype, device=V.device)
+            return torch.zeros((0, 0), dtype=self.whole.dtype, device=self.whole.device)
 
         def second(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             return self._push(lambda w: self._push(function, w, u), self.whole.w, v)
 
         each = self._each if self.second == "forward" else self._one_by_one
-        return each(second, [V[:, i] for i, _ in pairs], [V[:, j] for _, j in pairs])
+        return each(second, V, *zip(*pairs, strict=True))
 
     def _push(self, function: Function, w: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         if self.second == "backward":
             return double(function, w, v)
         return jvp(function, (w,), (v,))[1]
 
-    def _one_by_one(self, function: Callable[..., torch.Tensor], *columns: Columns) -> torch.Tensor:
+    def _one_by_one(self, function: Function, V: Columns, *indices: Sequence[int]) -> torch.Tensor:
         return torch.stack(
-            [function(*(v.contiguous() for v in each)).detach() for each in zip(*columns, strict=True)]
+            [function(*(V[:, i].contiguous() for i in each)).detach() for each in zip(*indices, strict=True)]
         )
 
-    def _each(self, function: Callable[..., torch.Tensor], *columns: Columns) -> torch.Tensor:
+    def _each(self, function: Function, V: Columns, *indices: Sequence[int]) -> torch.Tensor:
         """A function of vectors (n,) for every column, or for every pair of columns."""
         if self.first != "vmap":
-            return self._one_by_one(function, *columns)
+            return self._one_by_one(function, V, *indices)
         together = vmap(function, randomness="same")
         # A few columns are copied at a time: copies of all take as much memory as the directions themselves.
         few = int(np.clip(TOGETHER / (self.whole.n * self.whole.w.element_size()), 1, CHUNK))
-        starts = range(0, len(columns[0]), few)
-        return torch.cat([together(*(torch.stack(one[i : i + few]) for one in columns)) for i in starts])
+        starts = range(0, len(indices[0]), few)
+        return torch.cat(
+            [together(*(torch.stack([V[:, j] for j in one[i : i + few]]) for one in indices)) for i in starts]
+        )
 
     # -- what works --------------------------------------------------------------------------------
 

@@ -8,10 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from ..advice.directions import Directions
 from .batches import Part
 from .derivatives import bent, double, host, slope
 from .losses import NEAR, Losses, evaluating
-from .products import Products
+from .products import CHUNK, Products
 from .whole import Tap, rolled
 
 
@@ -65,7 +66,7 @@ class Cut:
         return lambda w: self.losses.total(w, part, Tap(self.at, z.detach(), like))
 
     def along(
-        self, part: Part, z: torch.Tensor, dz: torch.Tensor, V: torch.Tensor
+        self, part: Part, z: torch.Tensor, dz: torch.Tensor, V: torch.Tensor | Directions
     ) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
         """The loss's slopes (size, o) in z, and samples' gradients and Gauss-Newton curvatures along V.
 
@@ -79,8 +80,12 @@ class Cut:
         if self.aside:
             w = self.whole.w.clone().requires_grad_()
             products = Products(self.beside(part, z)(w) / part.size, [w], ["w"])
-            gradients += host(V.T @ self._beside(part, z)) / part.size
-            curvatures += host(V.T @ products(V))
+            own = self._beside(part, z)
+            pieces = [slice(i, i + CHUNK) for i in range(0, V.shape[1], CHUNK)]
+            gradients += np.concatenate([host(V[:, i].T @ own) for i in pieces]) / part.size
+            for j in pieces:
+                image = products(V[:, j])
+                curvatures[:, :, j] += np.concatenate([host(V[:, i].T @ image) for i in pieces])
         return inner, gradients, curvatures
 
     def _like(self, part: Part) -> list[torch.Tensor] | None:

@@ -13,6 +13,7 @@ import torch
 from .. import _check
 from .._array import Backend
 from .._streams import stream
+from ..advice.directions import Directions
 from ..advice.place import Along, Work
 from .along import PAIRS, Samples
 from .batches import Looked, Part, joined, tensors
@@ -181,7 +182,7 @@ class NetworkPlace:
         spread = (squares - self.samples * mean**2) / max(groups - 1, 1)
         return mean**2 + spread.clamp_min(0) * (self.samples - 1) / self.samples
 
-    def along(self, V: torch.Tensor) -> Along:
+    def along(self, V: torch.Tensor | Directions) -> Along:
         """Every sample's gradient and curvature along the columns of V (n, k)."""
         k = V.shape[1]
         seen = self.single.along(map(self.whole.placed, self._seen_along(k)), V)
