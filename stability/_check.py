@@ -170,6 +170,8 @@ def _hint(value: Any) -> str:
     """What to do with what has numbers, but not as an array."""
     if hasattr(value, "toarray"):
         return " Pass a dense array: .toarray()."
+    if "sparse" in str(getattr(value, "layout", "")):
+        return " Pass a dense one: .to_dense()."
     if hasattr(value, "isna") and np.any(value.isna()):
         return " Fill the missing values, or leave them out."
     if getattr(getattr(value, "dtype", None), "names", None):
@@ -442,7 +444,12 @@ def whole_steps(name: str, t: float, dt: float, *, most: float, advice: str = ""
 
 def saved_times(name: str, value: Any, dt: float, end: float) -> np.ndarray:
     """Increasing times in [0, end], multiples of `dt` where there is one."""
-    times = array(name, value, ndim=1, shape="(times,)")
+    times = array(name, value, ndim=(0, 1), shape="(times,)")
+    if times.ndim == 0:
+        raise ValueError(
+            f"`{name}` must be a whole number of times, or times; got {shown(value)}. For this one time pass "
+            f"[{times:g}]."
+        )
     if not len(times):
         raise ValueError(f"`{name}` must hold increasing times in [0, {end:g}]; got none.")
     falls = np.flatnonzero(np.diff(times) <= 0)
@@ -714,7 +721,7 @@ def lacking(name: str, value: Any, members: Iterable[str], who: str, advice: str
 def shown(value: Any) -> str:
     """`value` in a message, on one line."""
     try:
-        text = repr(value)
+        text = " ".join(repr(value).split())
     except ValueError:  # Python writes no whole number of more than 4,300 digits
         return f"a {type(value).__name__} of too many digits to be written"
     return text if len(text) <= 60 else text[:57] + "..."

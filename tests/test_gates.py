@@ -108,6 +108,13 @@ class TestArrays:
             st.quadratic(sparse)
         assert st.quadratic(sparse.toarray()).dim == 2
 
+    def test_sparse_tensors_are_refused_with_the_fix(self):
+        torch = pytest.importorskip("torch")
+        sparse = torch.eye(2).to_sparse()
+        with pytest.raises(ValueError, match=r"got tensor\(.*\. Pass a dense one: \.to_dense\(\)"):
+            st.quadratic(sparse)
+        assert st.quadratic(sparse.to_dense()).dim == 2
+
     def test_torch_tensors_are_read_whatever_their_type_and_graph(self):
         torch = pytest.importorskip("torch")
         for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
@@ -595,6 +602,7 @@ class TestMessages:
         [
             ([0.02, 0.04], r"`save` must hold multiples of the time step 0\.1; got 0\.02"),
             ([0.4, 0.2], r"increasing times in \[0, 1\]; got 0\.2 after 0\.4\. Pass sorted\(set\(save\)\)"),
+            (0.5, r"whole number of times, or times; got 0\.5\. For this one time pass \[0\.5\]"),
             ([0.2, 0.2], r"increasing times in \[0, 1\]; got 0\.2 after 0\.2"),
             ([0.5, 1.5], r"increasing times in \[0, 1\]; got 1\.5"),
             ([-0.5, 0.5], r"increasing times in \[0, 1\]; got -0\.5"),

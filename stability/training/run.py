@@ -33,6 +33,8 @@ VECTORS = ("w", "velocity", "best", "sum")
 NUMBERS = ("iteration", "gathered", "ceiling", "unknown", "unadvised", "in_a_row", "rescues")
 _LATER = ("samples", "keep_every", "advise_every")
 """Arguments that older checkpoints do not tell."""
+_DIGESTS = {"start": "start", "gains": "method"}
+"""Arguments of which a checkpoint has a digest alone."""
 _UNADVISED = {"log advice": np.zeros((0, 1)), "log advised_at": np.zeros(0, dtype=int)}
 DECAYS = {"linear": 1.0, "sqrt": 0.5}
 """Powers of what is left of the run that a decaying step is proportional to."""
@@ -390,14 +392,19 @@ class OptimizerRun:
         # Older checkpoints have another name for the start, and were made when there was no more to choose.
         made = {"start": identity.get("w0"), "nesterov": False, "weight_decay": 0.0, **identity}
         own = self.plan.identity | {"data": self._data["data"]}
-        for name, value in own.items():
+        # Causes before what they change: of another `dtype` the start's digest differs, of another start the
+        # loss there.
+        order = [*(name for name in own if name not in _DIGESTS and name != "data"), *_DIGESTS, "data"]
+        for name, value in ((name, own[name]) for name in order):
             if name in _LATER and name not in made:
                 continue
             if nameless(made.get(name)) != nameless(value):
+                told = f"`{name}` = {made.get(name)!r}, this run has {value!r}"
+                if name in _DIGESTS:
+                    told = f"another `{_DIGESTS[name]}`"
                 raise ValueError(
-                    f"The checkpoint {self.plan.checkpoint} was made with `{name}` = {made.get(name)!r}, "
-                    f"this run has {value!r}. "
-                    "Use the same arguments, or another `checkpoint`."
+                    f"The checkpoint {self.plan.checkpoint} was made with {told}. Use the same arguments, or "
+                    "another `checkpoint`."
                 )
         digests = made.get("digests", {})
         for name, value in self.plan.digests.items():
