@@ -21,7 +21,7 @@ class Framed(abc.ABC):
         """Columns of equal length, by name."""
 
     def to_frame(self) -> pandas.DataFrame:
-        """The table that `print` shows as a pandas frame: every row, nothing rounded."""
+        """The result's table as a pandas frame: every row, nothing rounded."""
         import pandas
 
         return pandas.DataFrame(self._columns())

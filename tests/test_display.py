@@ -142,6 +142,15 @@ def test_rounding_in_a_result_shows_as_zero():
     assert [line.split()[1] for line in repr(linear).splitlines()[2:5]] == ["1", "0", "0"]
 
 
+def test_errors_of_what_nothing_random_is_in_show_as_zero():
+    """Of exponents without curvature noise, and of sums that every probe has exactly."""
+    still = st.Flow(st.quadratic([1.0, 0.5]), st.SFN(damping=0.1), step=0.1)
+    products = st.lyapunov_exponents(still, iterations=50)
+    assert [line.split()[2] for line in repr(products).splitlines()[2:4]] == ["0", "0"]
+    trace = repr(st.spectrum(lambda V: V / 3, n=5)).splitlines()[3]
+    assert trace.split() == ["trace", "1.66667", "0"]
+
+
 def test_ipython_and_a_notebook_show_it():
     formatter = pytest.importorskip("IPython.core.formatters", reason="IPython is not installed")
     table = st.bounds(st.quadratic([1.0]), st.Noise(), [st.SGD()], step=0.1)

@@ -59,7 +59,10 @@ def public():
     return {name: thing for name, thing in named.items() if not inspect.ismodule(thing)}
 
 
-NO_EXAMPLE = {"stability.torch.Report": "made by LRSFN.report, whose class has one"}
+NO_EXAMPLE = {
+    "stability.torch.Report": "made by LRSFN.report, whose class has one",
+    "stability.torch.ModelObjective": "made by stability.torch.objective, which has one",
+}
 """Classes that nobody constructs: the example is where they come from. Those of `st.results` are such too."""
 
 

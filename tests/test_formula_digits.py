@@ -1,9 +1,11 @@
 """Formulas whose derivatives are easily lost: right to nine digits, or a status that says so."""
 
+import ast
 import dataclasses
 import functools
 import itertools
 import math
+import operator
 import random
 import re
 
@@ -102,17 +104,43 @@ def bounded(function):
     return called
 
 
+OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+    ast.USub: operator.neg,
+}
+
+
+def walked(node, names):
+    """What a formula's tree is worth: another reader than the library's, and nothing is run."""
+    match node:
+        case ast.Constant(value):
+            return mpmath.mpf(value) if isinstance(value, float) else value
+        case ast.Name(name):
+            return names[name]
+        case ast.UnaryOp(op, operand):
+            return OPERATORS[type(op)](walked(operand, names))
+        case ast.BinOp(left, op, right):
+            return OPERATORS[type(op)](walked(left, names), walked(right, names))
+        case ast.Call(ast.Name(name), [argument]):
+            return names[name](walked(argument, names))
+    raise AssertionError(ast.dump(node))
+
+
 def truth(text, point):
     """Value, gradient, Hessian and third derivatives along the axes: differences in 800 digits."""
     names = {name: getattr(mpmath, {"abs": "fabs"}.get(name, name)) for name in NAMES}
     names |= {"e": mpmath.e} | {name: bounded(names[name]) for name in ("exp", "cosh", "sinh", "sin")}
-    code = compile(text.replace("^", "**"), "formula", "eval")
+    tree = ast.parse(text.replace("^", "**"), mode="eval").body
     step, d, axes = mpmath.mpf("1e-40"), len(point), range(len(point))
 
     @functools.cache
     def at(*moved):
         w = [mpmath.mpf(float(x)) + k * step for x, k in zip(point, moved, strict=True)]
-        return eval(code, names | dict(zip("xy", w, strict=False)))  # noqa: S307 (this file's own text)
+        return walked(tree, names | dict(zip("xy", w, strict=False)))
 
     @functools.cache
     def difference(orders):
@@ -277,4 +305,5 @@ def test_random_formulas_are_right_or_say_that_they_are_not():
 
 @pytest.mark.slow
 def test_many_more_are():
-    right_or_told(range(1000, 1400))
+    right, told = right_or_told(range(1000, 1400))
+    assert right > told > 0

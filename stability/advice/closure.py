@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..linear.products import Leader
 from ..methods.memory import Memory, Motion
 
 _EDGE = 1e-9  # so near the mean limit the noise decides
@@ -179,15 +180,6 @@ def unpacked(entries: np.ndarray, k: int) -> np.ndarray:
     W = np.empty((k, k))
     W[i, j] = W[j, i] = entries / np.where(i == j, 1.0, math.sqrt(2))
     return W
-
-
-@dataclass(frozen=True)
-class Leader:
-    """A mean-square limit, and its leading second moment: W (k, k) of the directions, and m of the rest."""
-
-    limit: float
-    W: np.ndarray
-    m: float
 
 
 class Closed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .._display import Grid
+from .._frames import Framed
 from .._saving import Result, Study, jsonable, provenance
 from .chain import ChainExit
 from .exit_time import ExitTime, exit_time
@@ -22,7 +23,7 @@ itself off by a fifth then.
 
 
 @dataclass(frozen=True)
-class Escape(Result):
+class Escape(Result, Framed):
     """First exits from a region around a critical point; made by `escape`.
 
     Times are in units of ``t = iteration * step``.
@@ -288,6 +289,9 @@ class Escape(Result):
             "exact": self.exact,
         }
         return Study("exits", {**arrays, "law_t": t, "law": law}, jsonable(about), provenance())
+
+    def _columns(self) -> Mapping[str, Any]:
+        return dict(zip(("time", "survival", "error"), self.curve, strict=True))
 
     @property
     def _region(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from .._display import Grid
+from .._display import Grid, settled
 from .._frames import Framed
 from .._saving import Result, provenance
 from ..flow import Flow
@@ -89,9 +89,9 @@ class LyapunovExponents(Result, Framed):
             f"Lyapunov exponents of {what}, step {self.step:g}: {len(self.samples)} products of "
             f"{self.iterations} iterations"
         )
-        rows = list(
-            zip(map(str, range(1, len(self.exponents) + 1)), self.exponents, self.errors, strict=True)
-        )
+        # Where nothing is random, what the products differ by is rounding.
+        errors = settled(self.errors, np.maximum(1.0, np.abs(self.exponents)), ROUNDING)
+        rows = list(zip(map(str, range(1, len(errors) + 1)), self.exponents, errors, strict=True))
         rows = rows if len(rows) <= 12 else [*rows[:11], rows[-1]]
         rows.append(("mean square", self.mean_square, self.mean_square_error))
         columns = [("exponent", ""), ("per iteration", ".6g"), ("+-", ".2g"), ("per t", ".5g")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import _check
 from .._display import Grid
+from .._frames import Framed
 from .._saving import Result, provenance
 from ..flow import Flow
 from ..linear.linearize import linearize
@@ -27,7 +28,7 @@ ZOOM = 9
 
 
 @dataclass(frozen=True)
-class AlmostSureLimit(Result):
+class AlmostSureLimit(Result, Framed):
     """How large a step still contracts almost every path; made by `almost_sure_limit`.
 
     Attributes
@@ -55,6 +56,9 @@ class AlmostSureLimit(Result):
     level: str
     status: str
     provenance: dict[str, Any]
+
+    def _columns(self) -> Mapping[str, Any]:
+        return {"step": self.steps, "exponent": self.exponents, "error": self.errors}
 
     def _page(self) -> Iterator[str | Grid]:
         what = "the iteration" if self.level == "iteration" else "the SDE's chain at dt = step"

@@ -46,7 +46,7 @@ class Top:
 def share(n: int, steps: int, doubt: float) -> float:
     """How far from the end a Ritz value is at most, as a share of the spectrum's width.
 
-    Kuczynski and Woziakowski 1992: after so many steps from a start that is uniform on the sphere, but with
+    Kuczynski and Wozniakowski 1992: after so many steps from a start that is uniform on the sphere, but with
     probability `doubt`, whatever the spectrum.
     """
     return (math.log(1.648 * math.sqrt(n) / doubt) / (2 * steps - 1)) ** 2
