@@ -49,21 +49,21 @@ class TestResiduals:
                 return model(x[rows]) - y[rows]
             return model(x[rows]), (y if loss == "mse" else labels)[rows]
 
-        one, value = linearized(closure, model, loss)
-        other, same = linearized(lambda: closure(slice(None)), model, loss)
+        one = linearized(closure, model, loss)
+        other = linearized(lambda: closure(slice(None)), model, loss)
         np.testing.assert_allclose(one.jacobian, other.jacobian, atol=1e-12)
         np.testing.assert_allclose(one.values, other.values, atol=1e-12)
         assert one.blocks == other.blocks == ((16, 3),)
-        assert value == pytest.approx(same, rel=1e-12)
+        assert one.loss == pytest.approx(other.loss, rel=1e-12)
 
     @pytest.mark.parametrize("soft", [False, True])
     def test_cross_entropy_has_torchs_gradient_and_the_softmax_curvature(self, soft):
         model, (x, _) = net(4), data()
         labels = torch.arange(16) % 4
         targets = torch.softmax(torch.randn(16, 4, dtype=torch.float64), dim=1) if soft else labels
-        one, value = linearized(lambda rows: (model(x[rows]), targets[rows]), model, "cross-entropy")
+        one = linearized(lambda rows: (model(x[rows]), targets[rows]), model, "cross-entropy")
         loss = torch.nn.functional.cross_entropy(model(x), targets)
-        assert value == pytest.approx(float(loss.detach()), rel=1e-12)
+        assert one.loss == pytest.approx(float(loss.detach()), rel=1e-12)
         np.testing.assert_allclose(
             one.jacobian.T @ torch.from_numpy(one.values), slope(loss, model), atol=1e-12
         )
@@ -76,7 +76,7 @@ class TestResiduals:
 
     def test_sure_and_wrong_scores_keep_their_gradient(self):
         scores = torch.tensor([[80.0, 0.0, -80.0]], requires_grad=True)
-        found = Residuals(lambda: (scores, torch.tensor([2])), "cross-entropy", [scores]).rows()[0]
+        found = Residuals(lambda: (scores, torch.tensor([2])), "cross-entropy", [scores]).rows()
         back = found.jacobian.T.double() @ torch.from_numpy(found.values)
         np.testing.assert_allclose(back, [1.0, 0.0, -1.0], atol=1e-4)
 
@@ -84,7 +84,7 @@ class TestResiduals:
         model, (x, _) = net(4), data()
         labels = torch.arange(16) % 4
         labels[::2] = -100
-        one, _ = linearized(lambda rows: (model(x[rows]), labels[rows]), model, "cross-entropy")
+        one = linearized(lambda rows: (model(x[rows]), labels[rows]), model, "cross-entropy")
         loss = torch.nn.functional.cross_entropy(model(x), labels, reduction="none").mean()
         np.testing.assert_allclose(
             one.jacobian.T @ torch.from_numpy(one.values), slope(loss, model), atol=1e-12
@@ -92,9 +92,9 @@ class TestResiduals:
 
     def test_mean_squares_are_torchs(self):
         model, (x, y) = net(3), data(3)
-        one, value = linearized(lambda rows: (model(x[rows]), y[rows]), model, "mse")
+        one = linearized(lambda rows: (model(x[rows]), y[rows]), model, "mse")
         loss = torch.nn.functional.mse_loss(model(x), y)
-        assert value == pytest.approx(float(loss.detach()), rel=1e-12)
+        assert one.loss == pytest.approx(float(loss.detach()), rel=1e-12)
         np.testing.assert_allclose(
             one.jacobian.T @ torch.from_numpy(one.values), slope(loss, model), atol=1e-12
         )
@@ -108,11 +108,11 @@ class TestResiduals:
             (pulled,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
             return pulled - 1.0, model(x.detach()[:2])
 
-        one, value = linearized(closure, model)
+        one = linearized(closure, model)
         inside, edge = closure()
         loss = 0.5 * (inside**2).sum(1).mean() + 0.5 * (edge**2).sum(1).mean()
         assert one.blocks == ((4, 3), (2, 1))
-        assert value == pytest.approx(float(loss.detach()), rel=1e-12)
+        assert one.loss == pytest.approx(float(loss.detach()), rel=1e-12)
         np.testing.assert_allclose(
             one.jacobian.T @ torch.from_numpy(one.values), slope(loss, model), atol=1e-12
         )
@@ -124,15 +124,15 @@ class TestResiduals:
         def closure(rows):  # NumPy knows no function transforms
             return model(torch.from_numpy(table[rows])) - y[rows]
 
-        one, _ = linearized(closure, model)
-        other, _ = linearized(lambda: model(x) - y, model)
+        one = linearized(closure, model)
+        other = linearized(lambda: model(x) - y, model)
         np.testing.assert_allclose(one.jacobian, other.jacobian, atol=1e-12)
 
     def test_a_parameter_that_no_residual_needs_has_zero_columns(self):
         model, (x, y) = net(), data()
         model.register_parameter("spare", torch.nn.Parameter(torch.ones(2, dtype=torch.float64)))
         for given in (lambda: model(x) - y, lambda rows: model(x[rows]) - y[rows]):
-            one, _ = linearized(given, model)
+            one = linearized(given, model)
             names = [name for name, _ in model.named_parameters()]
             assert not one.jacobian[:, :2].any() if names[0] == "spare" else True
             assert one.jacobian.shape[1] == 28
@@ -157,7 +157,8 @@ class TestSteps:
             opt.step(lambda rows, part=part: model(X[part][rows]) - Y[part][rows])
             x, y = X[part].numpy(), Y[part].numpy()
             J = np.stack([np.kron(np.eye(2)[k], x[s]) for s in range(8) for k in range(2)]) / 8**0.5
-            one = Rows(J @ w - y.ravel() / 8**0.5, J, ((8, 2),), here)
+            one = Rows(J @ w - y.ravel() / 8**0.5, J, ((8, 2),), here, 0.0)
+            one = one._replace(loss=0.5 * one.values @ one.values)
             space.drawn = None if i == 0 else True
             if i == 0:  # nothing is known of the batches: a step down, by trials
                 for _ in range(8):
@@ -205,7 +206,7 @@ class TestSteps:
     def test_a_damping_and_a_rate_that_are_given_are_taken_as_they_are(self):
         model, (x, y) = net(), data()
         flat = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
-        one, _ = linearized(lambda: model(x) - y, model)
+        one = linearized(lambda: model(x) - y, model)
         LRSFN(model, curvature="gauss-newton", damping=0.3, lr=0.7).step(lambda: model(x) - y)
         J = one.jacobian.numpy()
         step = np.linalg.solve(J.T @ J + 0.3 * np.eye(26), J.T @ one.values)

@@ -45,7 +45,7 @@ CHUNK = 2**22
 
 
 class Rows(NamedTuple):
-    """A batch's residuals, linearized; the loss is half of their sum of squares.
+    """A batch's residuals, linearized; a quadratic model of the loss is half of their sum of squares.
 
     Attributes
     ----------
@@ -56,17 +56,15 @@ class Rows(NamedTuple):
     blocks : tuple of (b, k)
         The rows are those of b samples with k residuals each, sample by sample, block after block.
     backend : Backend
+    loss : float
+        Of the batch: half the sum of squares, or what these stand for.
     """
 
     values: np.ndarray
     jacobian: Any
     blocks: tuple[tuple[int, int], ...]
     backend: Backend
-
-    @property
-    def loss(self) -> float:
-        """Half of the sum of squares."""
-        return 0.5 * float(self.values @ self.values)
+    loss: float
 
     def couplings(self) -> np.ndarray:
         """``J J^T`` (m, m) on the host, in double precision; raises `NotFinite` where it is not finite."""

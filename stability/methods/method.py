@@ -377,6 +377,9 @@ class LRSFN(SFN):
         Eigenpairs kept, largest ``|lam|`` first.
     damping : float
         ``gamma > 0``.
+    curvature : {"hessian", "gauss-newton"}
+        With Gauss-Newton curvature, in `st.minimize` and on objectives made of residuals, all directions of
+        each batch are kept, and there is no `rank`; without `damping` the run measures it.
     tail : {"damping", "flat"}
         Gain off the kept eigenvectors: ``1 / damping`` (the published method, and the default here, while
         `stability.torch.LRSFN` has "flat"), or ``1 / (|lam_{r+1}| +
@@ -386,8 +389,8 @@ class LRSFN(SFN):
     Raises
     ------
     ValueError
-        If `rank` < 1, `damping` <= 0 or `tail` is unknown; where a spectrum has fewer than `rank`
-        eigenvalues.
+        If `rank` < 1, `damping` <= 0 or `tail` or `curvature` is unknown; where a spectrum has fewer than
+        `rank` eigenvalues; where a gain is asked for whose damping only a run measures.
 
     Examples
     --------
@@ -399,12 +402,54 @@ class LRSFN(SFN):
     """
 
     name = "LRSFN"
+    curvature = "hessian"
 
     @_check.by_name
-    def __init__(self, *, rank: int, damping: float, tail: str = "damping", weight_decay: float = 0.0):
+    def __init__(
+        self,
+        *,
+        rank: int | None = None,
+        damping: float | None = None,
+        tail: str = "damping",
+        weight_decay: float = 0.0,
+        curvature: str = "hessian",
+    ):
+        self.tail = _check.choice("tail", tail, ("damping", "flat"))
+        if _check.choice("curvature", curvature, ("hessian", "gauss-newton")) == "gauss-newton":
+            self._in_sample_space(rank, damping, weight_decay)
+            return
+        if rank is None or damping is None:
+            what = "rank" if rank is None else "damping"
+            raise TypeError(f"LRSFN needs `{what}`: give it, or curvature='gauss-newton', which needs none.")
         self.rank = _check.count("rank", rank)
         super().__init__(damping=damping, weight_decay=weight_decay)
-        self.tail = _check.choice("tail", tail, ("damping", "flat"))
+
+    def _kept(self) -> dict[str, Any]:
+        kept = super()._kept()
+        # The Hessian's is kept as by earlier versions, which knew no other.
+        return kept if self.curvature != "hessian" else {k: kept[k] for k in kept if k != "curvature"}
+
+    def _in_sample_space(self, rank: int | None, damping: float | None, weight_decay: float) -> None:
+        if rank is not None or self.tail != "damping":
+            name = "tail" if rank is None else "rank"
+            raise ValueError(
+                f"curvature='gauss-newton' keeps all directions of each batch, and needs no `{name}`: leave "
+                "it out."
+            )
+        self.curvature = "gauss-newton"
+        if damping is not None:
+            super().__init__(damping=damping, weight_decay=weight_decay)
+            return
+        self.damping, self.parameter_names = None, ()  # type: ignore[assignment]
+        self._decay_by(weight_decay)
+
+    def gain(self, lam: Any) -> Any:
+        if self.damping is None:
+            raise ValueError(
+                "The damping of LRSFN(curvature='gauss-newton') is measured by the run, and there is no gain "
+                "without it. Give damping=..., or pass the method to st.minimize."
+            )
+        return super().gain(lam)
 
     def tail_gain(self, lam_next: Any) -> Any:
         # 1 / damping by SFN's own formula at zero, of the shape and kind of its argument.
@@ -412,8 +457,13 @@ class LRSFN(SFN):
 
     @property
     def label(self) -> str:
+        if self.curvature != "hessian":
+            return super().label + " Gauss-Newton"
         return super().label + (" flat tail" if self.tail == "flat" else "")
 
     def __repr__(self) -> str:
         decay = f", weight_decay={self.weight_decay!r}" if self.weight_decay else ""
+        if self.curvature != "hessian":
+            damping = "" if self.damping is None else f", damping={self.damping!r}"
+            return f"LRSFN(curvature={self.curvature!r}{damping}{decay})"
         return f"LRSFN(rank={self.rank}, damping={self.damping!r}, tail={self.tail!r}{decay})"

@@ -26,6 +26,8 @@ from ._layers import (
 from .base import Objective
 
 LARGEST_HESSIAN = 5000
+LEAST_CHANCE = 1e-6
+"""Added to the probabilities that residuals are divided by the roots of."""
 
 
 class Network(Objective):
@@ -172,6 +174,38 @@ class Network(Objective):
             # the first one: each is put before those behind it.
             parts = [xp.reshape(outer, (*delta.shape[:-1], layer.inputs * layer.outputs)), delta, *parts]
         return xp.concat(parts, axis=-1) + self.l2 * w[..., None, :]
+
+    @property
+    def outputs(self) -> int:
+        """Of a sample."""
+        return self.sizes[-1]
+
+    def residuals(self, w: Any, batch: Any = None) -> tuple[Any, Any]:
+        """Half squares with the losses' gradients and Gauss-Newton curvature at one state, ridge left out.
+
+        Values (n, outputs) and their gradients (n, outputs, d): ``sum J r`` is a sample's gradient, ``J^T J``
+        its curvature by the outputs alone. Probabilities in it are kept above 1e-6.
+        """
+        w, trace, errors = self._passed(w, batch)
+        xp, width = namespace(w), self.sizes[-1]
+        eye = xp.eye(width, dtype=w.dtype, device=w.device)
+        if self.loss == "cross-entropy":
+            z = trace.outputs - xp.max(trace.outputs, axis=-1, keepdims=True)
+            p = xp.exp(z) / xp.sum(xp.exp(z), axis=-1, keepdims=True)
+            held = (p + LEAST_CHANCE) / (1 + width * LEAST_CHANCE)
+            root = xp.sqrt(held)
+            # The Hessian diag(p) - p p^T is S S^T with S = diag(sqrt p) - p sqrt(p)^T; here its transpose.
+            seeds = root.T[:, :, None] * (eye[:, None, :] - held[None, :, :])
+            values = errors.slopes / root
+        else:
+            share = width**0.5
+            seeds = xp.broadcast_to(eye[:, None, :] / share, (width, *trace.outputs.shape))
+            values = errors.slopes * share
+        parts: list[Any] = []
+        for layer, a, delta in self._deltas(w, trace, seeds):
+            outer = a[..., :, None] * delta[..., None, :]
+            parts = [xp.reshape(outer, (*delta.shape[:-1], layer.inputs * layer.outputs)), delta, *parts]
+        return values, xp.permute_dims(xp.concat(parts, axis=-1), (1, 0, 2))
 
     def per_sample_hessian(self, w: Any, batch: Any = None) -> Any:
         """Hessians of the samples' own losses, ridge included, one by one: (..., n, d, d)."""

@@ -15,6 +15,8 @@ from .._saving import Kept
 from ._newton import minimizer
 from .base import Objective
 
+LEAST_CURVATURE = 1e-6
+"""Least curvature by predictions that residuals are divided by the root of; gradients stay exact."""
 MAX_CLASSES = 20
 """Most whole numbers that are taken for classes where nobody says how many there are."""
 
@@ -117,6 +119,19 @@ class Regression(Objective, Kept):
         The Hessian of ``f_i`` is the Kronecker product of the i-th with ``x_i x_i^T``, plus the ridge.
         """
         return self._at(w, batch, 2)[2][..., None, None]
+
+    def residuals(self, w: np.ndarray, *, batch: Any = None) -> tuple[Any, Any]:
+        """Half squares with the losses' gradients and curvature at one state, for Gauss-Newton steps.
+
+        Values (n, outputs) and their gradients (n, outputs, d), the ridge left out: ``sum J r`` is a sample's
+        gradient and ``J^T J`` its Hessian, but that curvature is kept above 1e-6 by the predictions.
+        """
+        xp, rows = namespace(self.X), self.X if batch is None else take_rows(self.X, batch)
+        sizes, turned = xp.linalg.eigh(self.curvatures(w, batch=batch))
+        roots = xp.sqrt(xp.maximum(sizes, xp.full_like(sizes, LEAST_CURVATURE)))
+        values = (transpose(turned) @ self.slopes(w, batch=batch)[..., None])[..., 0] / roots
+        gradients = (transpose(turned) * roots[..., None])[..., None] * rows[:, None, None, :]
+        return values, xp.reshape(gradients, (rows.shape[0], self.outputs, self.dim))
 
     def hessian_factors(self, w: np.ndarray) -> np.ndarray:
         """Rows ``Z`` (n, outputs, d) at one state (d,): the Hessian of ``f_i`` is ``Z_i^T Z_i + l2 I``.

@@ -101,8 +101,8 @@ class Residuals:
         loss = sum(float(block.losses.detach().double().mean()) for block in blocks)
         return loss, torch.cat([_scaled(block.values) for block in blocks])
 
-    def rows(self, check: bool = False) -> tuple[Rows, float]:
-        """The batch linearized, and its loss.
+    def rows(self, check: bool = False) -> Rows:
+        """The batch linearized.
 
         Of a closure with `rows` each sample is evaluated alone; with `check` they are compared with the
         batch.
@@ -131,7 +131,7 @@ class Residuals:
             ).reshape(-1)
             order = ((shapes[0][0], m // shapes[0][0]),)
         backend = backend_of(self.params[0])
-        return Rows(backend.host(values).astype(float), jacobian, order, backend), loss
+        return Rows(backend.host(values).astype(float), jacobian, order, backend, loss)
 
     def _check_room(self, shapes: list[tuple[int, int]], m: int) -> None:
         numbers = float(m) * self.n

@@ -169,9 +169,9 @@ class SampledSteps:
         residuals = Residuals(closure, self.shared("loss"), self.params, self.module)
         space, first = self.space(state), not state["steps"]
         decay = self.shared("weight_decay")
-        rows, loss = residuals.rows(check=first)
-        self.last.loss, self.last.batch = loss, rows.blocks[0][0]
-        told = self.params[0].new_tensor(loss)
+        rows = residuals.rows(check=first)
+        self.last.loss, self.last.batch = rows.loss, rows.blocks[0][0]
+        told = self.params[0].new_tensor(rows.loss)
         try:
             dual = Dual(rows.couplings(), rows.blocks)
         except NotFinite as error:
@@ -252,12 +252,13 @@ class SampledSteps:
             ahead = at - move
             left = rows.values - rows.along(move)
             held = 0.5 * penalty * float(ahead.double() @ ahead.double())
-            predicted = before - 0.5 * float(left @ left) - held
+            # Of the quadratic model: half squares are the loss itself only where residuals were returned.
+            model = rows.loss - 0.5 * float(rows.values @ rows.values - left @ left)
             self._put(ahead)
-            values = residuals.value()[1].detach()
-            after = 0.5 * float(values.double() @ values.double()) + held
+            loss, values = residuals.value()
+            after, predicted = loss + held, before - model - held
             if space.judge(before, after, predicted):
-                self.last.values = values
+                self.last.values = values.detach()
                 return ""
         self._put(at)
         self.last.values = torch.from_numpy(rows.values)

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _check
+from ..lowrank.sample_space import DRAWN
 from ..methods.memory import Memory
 from ..methods.method import LRSFN, Method
 from ..methods.metrics import Metric
 from ..methods.momentum import Momentum
-from ..objectives.base import require
+from ..objectives.base import defines, require
 from . import auto
 from .auto import AutoRule
 from .baselines import BASELINES
@@ -20,6 +21,7 @@ from .options import RARE, Armijo, FixedStep, Rare, ScheduledStep, SpectralStep,
 from .problem import Problem
 from .rules import DenseRule, DirectionRule, LowRankRule, MetricRule
 from .run import DECAYS
+from .sampled import SampleRule
 
 DENSE_DIM = 3000
 """Largest dimension in which a method that needs the whole spectrum is run: one Hessian takes 72 MB there."""
@@ -116,6 +118,7 @@ def choose(
     options: Rare,
     problem: Problem,
     *,
+    batch: int,
     hessian_batch: int,
     told: bool,
     passes: float,
@@ -127,6 +130,8 @@ def choose(
     ----------
     own : dict
         `momentum`, `weight_decay`, `decay` and `average`.
+    batch : int
+        Samples per gradient.
     hessian_batch, told : int, bool
         Samples, and whether so many were asked for.
     passes : float
@@ -135,6 +140,12 @@ def choose(
         At most.
     """
     refresh = _refresh(options)
+    if isinstance(method, Momentum) and getattr(method.method, "curvature", "") == "gauss-newton":
+        raise ValueError(
+            "Gauss-Newton curvature keeps a share of the last direction itself: leave st.Momentum out."
+        )
+    if getattr(method, "curvature", "") == "gauss-newton":
+        return _sampled(method, step, own, options, refresh, problem, batch, hessian_batch, told, iterations)
     if isinstance(step, str):
         _check.choice("step", step, ("auto",))
         refuse("step='auto' chooses momentum, schedule, averaging and refreshes", **own, **refresh)
@@ -152,6 +163,61 @@ def choose(
         _lengths(step, iterations, decay),
         memory,
         *_weight_decay(plain, own["weight_decay"]),
+        decay,
+        _averaged(own["average"]),
+    )
+
+
+def _sampled(
+    method: Any,
+    step: Any,
+    own: dict[str, Any],
+    options: Rare,
+    refresh: dict[str, Any],
+    problem: Problem,
+    batch: int,
+    hessian_batch: int,
+    told: bool,
+    iterations: int,
+) -> Choice:
+    """The rule of Gauss-Newton curvature, with half steps that fall to zero where batches are drawn."""
+    if not defines(problem.objective, "residuals"):
+        raise ValueError(
+            "curvature='gauss-newton' needs an objective made of residuals, such as st.least_squares, "
+            f"st.logistic or st.mlp; {problem.objective!r} has none. Use curvature='hessian'."
+        )
+    refuse(
+        "Gauss-Newton curvature is that of every gradient batch itself, and has a memory of its own",
+        hessian_batch=hessian_batch if told else None,
+        momentum=own["momentum"],
+        limits=options["limits"] or None,
+        **refresh,
+    )
+    drawn = problem.sampled and batch < problem.samples
+    decay = None if own["decay"] is None else _check.choice("decay", own["decay"], tuple(DECAYS))
+    if isinstance(step, str):
+        _check.choice("step", step, ("auto",))
+        rule_step: StepRule = FixedStep(DRAWN if drawn else 1.0)
+        decay = "linear" if drawn and decay is None else decay
+    else:
+        rule_step = _lengths(step, iterations, decay)
+    if isinstance(rule_step, SpectralStep):
+        raise ValueError(
+            "SpectralStep needs the eigenvalues of a low-rank method. Give a number, or no `step`."
+        )
+    judged = not drawn and method.damping is None
+    if judged and (decay or not isinstance(rule_step, FixedStep)):
+        raise ValueError(
+            "On all samples the measured damping is judged by steps of one length. Give a number as `step`, "
+            "or damping=... to LRSFN, and no `decay`."
+        )
+    length = rule_step.step if isinstance(rule_step, FixedStep) else 1.0
+    return Choice(
+        batch,
+        SampleRule(method.damping, drawn=drawn, length=length),
+        rule_step,
+        None,
+        *_weight_decay(method, own["weight_decay"]),
         decay,
         _averaged(own["average"]),
     )

@@ -96,13 +96,16 @@ def minimize(
     method : Method or str, optional
         The theory's own methods: `st.SGD()`, `st.LRSFN(rank=..., damping=...)` and other truncated ones
         matrix-free; `st.Newton()`, `st.SFN(...)` and other full spectral ones with the whole Hessian, in at
-        most 3000 dimensions; `st.SignSGD()`, `st.RMSprop()`, `st.Adam()`; any of them inside
+        most 3000 dimensions; `st.LRSFN(curvature="gauss-newton")` with all directions of every batch, on
+        objectives made of residuals: its damping is measured, by the gain ratio on all samples, by
+        leave-one-out on batches; `st.SignSGD()`, `st.RMSprop()`, `st.Adam()`; any of them inside
         `st.Momentum(...)`. SciPy's ``"L-BFGS-B"`` and ``"Newton-CG"`` as deterministic baselines on all
         samples. With ``step="auto"`` LRSFN, of which only the rank is read; by default the rank is chosen
         too.
     step : float, callable, array, SpectralStep, Armijo or "auto"
         The learning rate; a schedule, which is a function of the iteration (counted from 0) or an array with
-        a length for each, known before the run; a rule; or ``"auto"``: rank, damping, step, momentum and
+        a length for each, known before the run; a rule; or ``"auto"``. With Gauss-Newton curvature that is 1
+        on all samples, and half steps that fall to zero on batches; else rank, damping, step, momentum and
         refreshes from the curvature and its sampling noise as measured, nothing to tune; the step falls to
         zero over the run, and the mean of the last fifth of the iterates is returned.
     batch, hessian_batch : int, optional
@@ -230,6 +233,7 @@ def minimize(
         own,
         options,
         problem,
+        batch=size,
         hessian_batch=other,
         told=told,
         passes=passes,
@@ -352,7 +356,7 @@ def _identity(plan: RunPlan, method: Any, w: Any) -> dict[str, Any]:
     batches, memory = plan.batches, plan.memory
     return {
         "method": plan.label if plan.rule.untuned else repr(method),
-        "gains": _fingerprint(method),
+        "gains": "" if plan.rule.by_residuals else _fingerprint(method),
         "objective": checkpoints.nameless(repr(plan.problem.objective)),
         "start": zlib.crc32(plan.problem.backend.host(w).tobytes()),
         "step": "'auto'" if plan.rule.untuned else repr(plan.step),
@@ -468,6 +472,7 @@ def _history(run: OptimizerRun) -> History:
             "hessian_batch": plan.batches.hessian_batch,
             "refreshes": len(log.refreshed_at),
         }
+    stats |= plan.rule.told()
     if plan.rule.untuned:
         stats["rescues"] = run.rescues
     if run.unknown:
@@ -488,7 +493,7 @@ def _history(run: OptimizerRun) -> History:
         step_limits=np.array(log.step_limits),
         refreshed_at=np.array(log.refreshed_at),
         skipped=np.array(log.skipped, dtype=int),
-        status=ending.status,
+        status="; ".join(filter(None, (ending.status, plan.rule.notice))),
         stats=stats,
         provenance=provenance(**plan.identity | {"method": plan.label}),
         end=ending.end,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .._array import Backend
+from .. import _check
+from .._array import Backend, namespace
 from .._display import Shown
+from ..lowrank.sample_space import Rows
 from ..objectives.base import defines, trait
 
 VALUE_COST = 0.5
@@ -72,6 +75,23 @@ class Problem:
             whole = self.objective.hessian(w, **options)
             return lambda V: whole @ V
         return lambda V: self.objective.hvp(w, V, **options)
+
+    def residuals(self, w: Any, rows: np.ndarray | None) -> tuple[Rows, float]:
+        """A batch's residuals with their gradients, over the batch's root; and the weight of the ridge."""
+        count = self.samples if rows is None else len(rows)
+        outputs = int(getattr(self.objective, "outputs", 1))
+        _check.room(
+            f"The gradients of {count * outputs} residuals ({count} samples x {outputs} outputs) by "
+            f"{self.dim} weights need",
+            float(count) * outputs * self.dim,
+            advice="Give a smaller `batch`, or a method with curvature='hessian'.",
+        )
+        values, jacobian = self.objective.residuals(w, **self._options(rows))
+        xp, share = namespace(jacobian), math.sqrt(count)
+        host = self.backend.host(values).astype(float).reshape(-1) / share
+        flat = xp.reshape(jacobian, (-1, self.dim)) / share
+        half = 0.5 * float(host @ host)
+        return Rows(host, flat, ((count, outputs),), self.backend, half), float(self.objective.l2)
 
     def hessian(self, w: Any, rows: np.ndarray | None) -> Any:
         """The whole Hessian of a batch."""

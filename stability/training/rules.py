@@ -21,6 +21,7 @@ from .._array import Backend, namespace
 from ..linear.kept import KeptModes, over_batches
 from ..lowrank.randomized import randomized_eigh
 from ..lowrank.result import LowRank
+from ..lowrank.sample_space import Ridge, Rows
 from ..lowrank.solvers import FRESH
 from ..methods.memory import Memory
 from ..methods.method import Method
@@ -71,11 +72,14 @@ class DirectionRule:
         returned.
     last : int
         The iteration of the last refresh; -1 before there was one.
+    by_residuals : bool
+        Whether curvature is that of the gradient batch's residuals, which `linearize` is then given.
     """
 
     rank = 0
     untuned = False
     last = -1
+    by_residuals = False
 
     @property
     def eigenvalues(self) -> np.ndarray:
@@ -94,6 +98,18 @@ class DirectionRule:
     def refresh(self, curvature: Curvature, iteration: int) -> int:
         """Renew the curvature; returns the Hessian products that it took."""
         return 0
+
+    def linearize(self, rows: Rows, ridge: Ridge | None) -> None:
+        """Take the gradient batch's residuals and their gradients, and the ridge where there is one."""
+
+    def told(self) -> dict[str, Any]:
+        """Numbers for the history's `stats`."""
+        return {}
+
+    @property
+    def notice(self) -> str:
+        """What the history's status adds; nothing where all went as it should."""
+        return ""
 
     def direction(self, gradient: Any) -> Any:
         """The direction ``p`` (d,): the step goes along ``-p``."""

@@ -16,6 +16,7 @@ from .._array import namespace
 from .._interrupts import undisturbed
 from .._saving import save
 from ..lowrank.operator import BadProducts, NotFinite
+from ..lowrank.sample_space import Ridge
 from ..methods.memory import Memory
 from .asked import Adviser
 from .batches import Batches, parts
@@ -219,13 +220,23 @@ class OptimizerRun:
         if not self.plan.rule.due(self.iteration, work.gradient_passes, work.hessian_passes, left):
             return True
         try:
-            self._refresh(rows)
+            if self.plan.rule.by_residuals:
+                self._linearize(rows)
+            else:
+                self._refresh(rows)
         except BadProducts as error:
             # Products that are not symmetric from the beginning are no accident of this iterate.
             if not (isinstance(error, NotFinite) or work.products):
                 raise
             return False
         return True
+
+    def _linearize(self, rows: np.ndarray | None) -> None:
+        """Every output's gradient is a pass of its own over the batch."""
+        plan, (found, l2) = self.plan, self.plan.problem.residuals(self.w, rows)
+        weight = l2 + plan.ridge
+        self.work.gradient_passes += plan.batches.batch * found.blocks[0][1]
+        plan.rule.linearize(found, Ridge(weight, self.w) if weight else None)
 
     def _refresh(self, rows: np.ndarray | None) -> None:
         plan, problem = self.plan, self.plan.problem
