@@ -107,6 +107,7 @@ def planar_step_numpy(
         np.subtract(phi[0], phi[1], out=slope)
         slope *= 0.5
         np.divide(slope, r, out=slope)
+        # Equal eigenvalues: P is a multiple of the unit matrix, and 0 / 0 is not asked about.
         slope[r == 0] = 0.0
         for i in (0, 1):
             np.multiply(g, v[0] if i == 0 else v[1], out=turn)

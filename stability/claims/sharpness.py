@@ -52,6 +52,7 @@ def sharpness_study(*, quick: bool = False, seed: int = 0, report: Report = lamb
 
 def _digits() -> Network:
     digits = datasets.digits()
+    # Targets without their mean, which is a tenth: outputs that start near zero start near theirs.
     X, y = np.asarray(digits.X, dtype=float)[:SAMPLES], np.eye(10)[digits.y[:SAMPLES]] - 0.1
     return mlp(X - X.mean(axis=0), y, hidden=(24,), loss="squared", classes=None)
 
@@ -75,6 +76,7 @@ def _run(
     if not run.done:
         return course, (np.nan, np.nan), False
     windows = np.array_split(run.states[1:], WINDOWS)
+    # One batch at each state: the states of a window are many, and their scatter is the error wanted.
     course[:] = [step * batch_sharpness(network, states, batch, batches=1).value for states in windows]
     settled = batch_sharpness(network, np.concatenate(windows[WINDOWS // 2 :]), batch, batches=1)
     return course, (step * settled.value, step * settled.error), True

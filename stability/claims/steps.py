@@ -73,6 +73,7 @@ def step_limit(*, quick: bool = False, seed: int = 0, report: Report = lambda te
 def check_step_limit(study: Study) -> list[Check]:
     """The measured second moment grows exactly where the theory says."""
     step, limit, radius = study.parameters["step"], study["limit"], study["chain_radius"]
+    # Near the limit a radius of one is told by chance.
     clear = np.abs(np.log(limit / step)) > math.log(1.3)
     agree = (limit < step) == (radius > 1)
     share = float(agree[clear].mean())

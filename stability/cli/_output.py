@@ -62,6 +62,7 @@ def place(out: Path | None) -> Path | None:
         )
     out = out.with_suffix("") if ending in (".json", ".npz", ".png", ".svg") else out
     _check.folder(out.parent)
+    # Before hours of computing, not after them.
     ready(out, out)
     return out
 
@@ -92,6 +93,7 @@ def keep(result: Any, out: Path, picture: Path | None) -> None:
 
     saved = False
     try:
+        # Ctrl-C waits until the numbers are whole; the picture can be drawn again.
         with undisturbed():
             save(result, out, readable=True)
             saved = True

@@ -156,6 +156,7 @@ def run(
         if size is not None and not 1 <= size <= F.n_samples:
             raise ValueError(f"`{name}` must be from 1 to {F.n_samples}, the training samples; got {size}.")
     if not isinstance(chosen, str):
+        # A step that is given is the largest; measured ones have a schedule of their own.
         options["decay"] = "linear"
     size, watch = min(BATCH, F.n_samples) if batch is None else batch, _HeldBack(training.test, sweeps)
     try:
@@ -189,6 +190,7 @@ class _HeldBack:
     def __call__(self, progress: Progress) -> None:
         if progress.sweeps >= self.next:
             self.seen.append((progress.sweeps, self._loss(progress.w)))
+            # From where it is, not from where it was due: after a long iteration none is made up for.
             self.next = progress.sweeps + self.every
 
     def _loss(self, w: np.ndarray) -> float:

@@ -106,7 +106,9 @@ def bound(
     table = table_of(path, target, model, reading)
     objective, notes = regression_of(table, model, l2)
     if batch is None:
+        # Half of a small table: a batch of all samples would have no noise to tell of.
         batch = 32 if objective.n_samples > 32 else max(1, objective.n_samples // 2)
+    # Each method once, in the order given.
     methods = methods_of(dict.fromkeys(compared or BOUND), given, rank=min(10, objective.dim))
     noise = Noise.from_data(
         objective, None, batch, hessian_batch=hessian_batch, replacement=replacement, coupling=coupling

@@ -81,6 +81,7 @@ def theorems(
             if verdict is not None:
                 shown = [str(verdict)] if name is None else [*shown, str(verdict)]
             click.echo("\n\n".join(shown))
+    # A verdict is true where it passed: without a check there is none.
     failed = sum(verdict is not None and not verdict for verdict in verdicts)
     if failed:
         raise SystemExit(1)

@@ -134,6 +134,7 @@ def train(
         )
         if out is not None:
             click.echo(f"\n{_output.written(out, drawn=len(history.losses) > 0)}")
+    # After all has been shown and saved: what there is to see of it is seen.
     if history.diverged:
         raise SystemExit(1)
 

@@ -71,6 +71,7 @@ class Boundary:
         """Whether a point is on the near side; None where it has failed."""
         if record.status == FAILED:
             return None
+        # Unstable is an answer, and the far side of whatever was asked about.
         if record.status != DONE:
             return False
         if not self.condition:
@@ -97,6 +98,7 @@ class Boundary:
         """Bisections that the widest bracket takes."""
         values, count = self.values(grid), 0
         for low, high in itertools.pairwise(values):
+            # The lower half, every time: the tolerance is relative, so that no other takes more rounds.
             one, k = Found(low, high), 0
             while (middle := _middle(self, one)) is not None:
                 one, k = Found(one.low, middle), k + 1
@@ -185,6 +187,7 @@ def find(
         _bracket(boundary, boundary.values(grid), [side(c, v) for v in boundary.values(grid)])
         for c in columns
     ]
+    # Fixed before the first halving: which side is kept does not depend on where a bracket has moved to.
     nears = [None if math.isnan(f.low) else side(c, f.low) for f, c in zip(found, columns, strict=True)]
     for _ in range(MOST_ROUNDS):
         middles = {i: _middle(boundary, one) for i, one in enumerate(found) if not math.isnan(one.low)}
@@ -220,6 +223,7 @@ def _middle(boundary: Boundary, found: Found) -> Any:
         middle: Any = (low + high) // 2
     else:  # of a positive axis its digits are halved, not its length
         middle = math.sqrt(low) * math.sqrt(high) if low > 0 else low + (high - low) / 2
+    # Between neighbouring floats there is none.
     return middle if low < middle < high else None
 
 
@@ -228,6 +232,7 @@ def _halved(found: Found, middle: Any, side: Side, near: Side) -> Found:
         return Found(found.low, found.high, PENDING, True)
     if side is None:
         return Found(found.low, found.high, f"there is no answer at {middle:g}", True)
+    # The end that lies on the near side moves up; the other one down.
     return Found(middle, found.high, found.reason) if side == near else Found(found.low, middle, found.reason)
 
 

@@ -78,6 +78,7 @@ def compute(task: Task) -> Outcome:
         status, reason, values = DONE, *named(study(**arguments), given)
     except NotThere as error:
         status, reason = ABSENT, str(error)
+    # Before other exceptions: it is what the study found out, and no failure of it.
     except _check.Unstable as error:
         status, reason = UNSTABLE, str(error)
     except (Exception, SystemExit) as error:
@@ -160,6 +161,7 @@ def _value(name: str, value: Any) -> Any:
     if array.dtype.kind != "U":
         array = _check.numbers_of(name, value)
     if array.dtype.kind == "f":
+        # float32 would come back as itself, and stand beside float64 of other points.
         array = array.astype(float)
     return array.item() if array.ndim == 0 else np.ascontiguousarray(array)
 

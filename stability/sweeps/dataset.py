@@ -113,6 +113,7 @@ def _filled(name: str, found: Sequence[Any], reasons: list[str], done: np.ndarra
     shape = tuple(np.max([array.shape for array in there if array.ndim == axes], axis=0)) if axes else ()
     whole = all(array is not None and array.shape == shape for array in arrays)
     kinds = {array.dtype.kind for array in there}
+    # Whole numbers and truth values stay what they are only where every point has one: nan is a float.
     if whole and kinds in ({"b"}, {"i"}, {"u"}):
         return np.array(arrays)
     result = np.full((len(arrays), *shape), "" if text else np.nan, dtype=object if text else float)
@@ -123,6 +124,7 @@ def _filled(name: str, found: Sequence[Any], reasons: list[str], done: np.ndarra
         elif array.ndim != axes:
             _told(reasons, k, f"`{name}` has {array.ndim} axes, and {axes} elsewhere")
         else:
+            # A shorter answer fills the beginning of its row, the rest stays nan, and its reason says so.
             place: tuple[Any, ...] = (k, *map(slice, array.shape))
             result[place] = array
             if array.shape != shape:

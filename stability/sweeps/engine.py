@@ -81,6 +81,8 @@ class Loky(Engine):
     def _begun() -> Any:
         from joblib.externals import loky
 
+        # A pool of one: in a shared pool one dead worker breaks every point that is in flight, and none is
+        # the culprit.
         return loky.ProcessPoolExecutor(1, initializer=_begin_worker)
 
     def outcome(self, future: futures.Future) -> Outcome:
@@ -90,6 +92,7 @@ class Loky(Engine):
         except futures.BrokenExecutor:
             _end(process)
             return Outcome(FAILED, DIED, records.to_text({}), 0.0)
+        # Kept warm: a new process imports NumPy anew, which takes longer than most points.
         self._idle.append(process)
         return found
 
@@ -115,6 +118,7 @@ class Foreign(Engine):
 
     def __init__(self, executor: futures.Executor, workers: int | None):
         self._executor = executor
+        # Two for each worker, so that none waits for the driver between its points.
         known = getattr(executor, "_max_workers", None)
         self.width = workers or (2 * known if isinstance(known, int) else IN_FLIGHT)
 
@@ -207,6 +211,7 @@ def outcomes(engine: Engine, tasks: Iterable[Task]) -> Iterator[tuple[Task, Outc
         while True:
             stopped: BaseException | None = None
             try:
+                # No more than it can take: a study of a million points is not a million futures.
                 while len(flying) < engine.width and (task := next(waiting, None)) is not None:
                     flying[engine.submit(task)] = task
             except (Lost, KeyboardInterrupt) as error:  # what came back before it is kept first

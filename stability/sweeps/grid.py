@@ -134,6 +134,7 @@ def _product(grid: Mapping[Any, Any]) -> Grid:
     _require_names(itertools.chain.from_iterable(_names(name) for name in grid))
     single = {name: values for name, values in grid.items() if name not in given}
     fixed = {str(name): _value(name, value) for name, value in single.items()}
+    # Before any value is looked at: a slip of the pen may be a grid of billions.
     _require_few([_size(name, values) for name, values in given.items()])
     axes: list[Axis] = []
     for name, values in given.items():
@@ -168,6 +169,7 @@ def _axis(dim: str, names: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> 
 def _column(name: str, values: Iterable[Any]) -> list[Any]:
     """Values along an axis: all of them floats where one is, as NumPy has it."""
     found = [_value(name, value) for value in values]
+    # Exact types: True is a kind of int, and no number of an axis.
     plain = all(type(value) in (int, float) for value in found)
     return [float(v) for v in found] if plain and any(type(v) is float for v in found) else found
 
@@ -260,6 +262,7 @@ def _value(name: Any, value: Any) -> Any:
 def _require_different(axis: Axis) -> None:
     seen = set()
     for row in axis.values:
+        # Two methods may show themselves alike and differ in their formulas; digests see those.
         mark = tuple(_saving.digest(value) if _saving.keeps(value) else repr(value) for value in row)
         if mark in seen:
             what = axis.names[0] if len(axis.names) == 1 else axis.names

@@ -81,6 +81,7 @@ def digest(*texts: str) -> str:
     """One line of 64 hexadecimal digits that changes with any of these texts."""
     found = hashlib.sha256()
     for text in texts:
+        # With its length before each: else "ab", "c" and "a", "bc" would be one.
         found.update(f"{len(text)} {text}".encode())
     return found.hexdigest()
 
@@ -120,6 +121,7 @@ def read(path: Path) -> dict[str, Any]:
         raise
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}).") from None
+    # JSON on one line has no other line break: what follows the first one is the seal.
     line, _, seal = content.partition(b"\n")
     if seal != _SEAL + hashlib.sha256(line + b"\n").hexdigest().encode() + b"\n":
         raise Damaged(f"{path} is damaged: its checksum does not fit, so that it was cut off or changed.")

@@ -47,6 +47,7 @@ class Store:
     def path(self, key: str) -> Path:
         """Where a record lies."""
         assert self.place is not None
+        # 128 bits of the digest: enough for no two points to meet, and short enough for every file system.
         return self.place / f"{key[:32]}.json"
 
     def begin(self) -> None:
@@ -102,7 +103,9 @@ class Store:
         One goes through them from the first, another from the last, any further ones by chance.
         """
         if self._order < len(LOCKS):
+            # The first driver from the front, a second one from the back.
             return points[:: -1 if self._order else 1]
+        # Later ones in any order, each in another: two of them rarely want the same point at once.
         return random.Random().sample(points, len(points))
 
     def get(self, key: str) -> Record | None:
@@ -113,6 +116,7 @@ class Store:
         try:
             told = records.read(path)
             record = Record(told["parameters"], told["status"], told["reason"], told["values"])
+            # A whole record under another's name, as copying files about leaves it.
             if records.key_of(record.parameters) != key or record.status not in (DONE, UNSTABLE, FAILED):
                 raise Damaged(f"{path} is damaged: it is of another point.")
         except FileNotFoundError:

@@ -174,4 +174,5 @@ def objective(model: torch.nn.Module, loss: Callable[..., Any], data: Any) -> Mo
             f"`loss` must be a function of the model and a batch; got {loss!r}. Write lambda model, batch: "
             "criterion(model(batch[0]), batch[1])."
         )
+    # What torch.compile has wrapped is asked as it was: compiled code has one derivative.
     return ModelObjective(getattr(model, "_orig_mod", model), loss, data)

@@ -174,6 +174,7 @@ class Residuals:
             jacrev(one, has_aux=True),
             in_dims=(None, 0),
             randomness="different",
+            # Each sample has k rows of a Jacobian, as wide as the parameters are many.
             chunk_size=max(1, TILE // (k * self.n)),
         )
         try:
@@ -190,6 +191,7 @@ class Residuals:
         allowed = 1e-3 * float(whole.abs().max()) + 1e-6
         if not bool((whole - single).abs().max() > allowed):
             return
+        # A second look at the same batch tells dropout, which may differ, from samples that feel each other.
         again = torch.cat([block.values for block in self.evaluated()], dim=1)
         if bool((whole - again).abs().max() <= allowed):
             gap = float((whole - single).abs().max())

@@ -196,6 +196,7 @@ class SampledSteps:
         gap = math.inf
         if len(before) == len(rows.values):
             gap = float(np.linalg.norm(rows.values - before.double().cpu().numpy()))
+        # Another batch, or another mask of dropout: residuals that are not what the last step left.
         space.drawn = gap > SAME * float(np.linalg.norm(rows.values)) + 1e-30
 
     def _lengths(self, space: SampleSpace, direction: torch.Tensor) -> torch.Tensor:

@@ -36,6 +36,7 @@ def check_options(group: dict[str, Any]) -> None:
         if not sampled:
             raise ValueError("`loss` is for curvature='gauss-newton'. Leave it out, or give that curvature.")
     measured = sampled and group["damping"] is None
+    # Made and thrown away: the method checks its own numbers, in the words that it has for them.
     LRSFN(rank=group["rank"], damping=1.0 if measured else group["damping"], tail=group["tail"])
     _check.count("refresh", group["refresh"])
     if not (sampled and group["momentum"] is None):
