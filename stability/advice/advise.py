@@ -237,6 +237,7 @@ class Examination:
 
     def unbias(self, m: int, *, left_out: int = 0) -> float:
         """Of variances seen on m samples, a random part of all but some."""
+        # Of all samples that there are the variance seen is the variance.
         return m / (m - 1) if m < self.place.population - left_out else 1.0
 
     @property
@@ -342,6 +343,7 @@ class Examination:
         if b > m:
             self.reasons["batch_sharpness"] = f"only {m} samples are looked at, fewer than a batch"
             return
+        # A batch's gradient and a product of it cost three of its gradients.
         number = 1 if b == m else int(min(_DRAWN, max(4, _SPENT * m / (3 * b))))
         bent, square = np.zeros(number), np.zeros(number)
         for i in range(number):
@@ -359,6 +361,7 @@ class Examination:
         vectors = []
         for _ in range(_ROWS):
             signs = self.rng.choice([-1.0, 1.0], m)
+            # Centred, so that the mean gradient drops out and the noise alone is left.
             signs -= signs.mean()
             vectors.append(self.scaled((self.place.signed_gradient(signs) * math.sqrt(m))[:, None]))
         self.zeta = self.place.backend.xp.concat(vectors, axis=1) * math.sqrt(self.unbias(m))

@@ -164,6 +164,7 @@ def _off_diagonal(seen: np.ndarray) -> np.ndarray:
     count = seen.shape[-1]
     if count < 2:
         return np.zeros(len(seen))
+    # Between different probes alone: what a probe sees of itself has the trace in it too.
     own = np.einsum("sii->si", seen)
     return (np.sum(seen**2, axis=(1, 2)) - np.sum(own**2, axis=1)) / (count * (count - 1))
 
@@ -171,6 +172,7 @@ def _off_diagonal(seen: np.ndarray) -> np.ndarray:
 def packed(W: np.ndarray) -> np.ndarray:
     """A symmetric matrix (k, k) as a vector of the same length: its upper triangle."""
     i, j = np.triu_indices(len(W))
+    # So weighted, vectors have the inner product of their matrices, and symmetric maps stay symmetric.
     return np.where(i == j, 1.0, math.sqrt(2)) * W[i, j]
 
 
@@ -292,6 +294,8 @@ class Closed:
         whole, (inner, outer) = self._leaking(step), self._response(step)
         response = np.append(inner, outer)
         if np.all(response[:-1] > 0) and outer >= 0:
+            # A symmetric map between positive responses: its spectrum is real, and one end of it is all that
+            # is found.
             root = np.sqrt(response)
             matrix = root[:, None] * whole * root
             matrix = 0.5 * (matrix + matrix.T)
@@ -360,6 +364,7 @@ def gathered(motion: Motion, pull: np.ndarray, steps: float, weight_decay: Any =
     total = np.zeros_like(matrix)
     made, count = np.broadcast_to(np.outer(motion.kick, motion.kick), matrix.shape), int(steps)
     with np.errstate(all="ignore"):  # what grows may overflow: inf is its answer
+        # By doubling: a thousand steps take ten rounds.
         while count:
             if count % 2:
                 total = matrix @ total @ matrix.transpose(0, 2, 1) + made

@@ -71,6 +71,7 @@ class Here(Dynamics):
 
     @functools.cached_property
     def moving(self) -> np.ndarray:
+        # What grows has no law to settle in: it is left out here, and told of in a note.
         return ~self.flat & (self.rates < 0)
 
     @property
@@ -198,6 +199,7 @@ class Exact:
             nesterov=memory.nesterov,
             weight_decay=here.decoupled,
         )
+        # In a running mean a force weighs 1 - beta: the step may be as much longer.
         return np.where(np.isfinite(found), found / memory.weight, np.nan)
 
     def _heaviest(self, leading: np.ndarray) -> None:
@@ -302,6 +304,7 @@ class Exact:
         moved = P @ g
         bent, square = float(moved @ H @ moved), float(g @ moved)
         noise = float(np.sum((H @ P) * (self.covariance @ P).T))
+        # A gradient that is the rounding of its samples'.
         if square <= 1e-20 * float(np.sum(P * self.covariance)):
             self.estimates["critical_batch"] = (math.inf if noise > 0 else math.nan), 0.0
             self.reasons["critical_batch"] = "the gradient vanishes here"

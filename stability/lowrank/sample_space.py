@@ -108,6 +108,7 @@ class Dual:
     @functools.cached_property
     def _decomposed(self) -> tuple[np.ndarray, np.ndarray]:
         values, vectors = np.linalg.eigh(self.couplings)
+        # Below zero is rounding: couplings are squares.
         return np.maximum(values, 0.0), vectors
 
     @property
@@ -255,6 +256,7 @@ class SampleSpace:
         if previous is not None and self.memory:
             image = rows.along(previous)
             share = self._share(right, image)
+            # What the part of the last direction that is kept leaves to be done.
             right = right - share * image
             if ridge is not None:
                 ridge = Ridge(ridge.weight, ridge.state - share * previous)
@@ -307,6 +309,8 @@ class SampleSpace:
         if not after < before:  # nan neither
             self.trust *= 4.0
             return False
+        # Between the two bounds the model is trusted as it is: the usual ones of Levenberg and Marquardt's
+        # method.
         ratio = (before - after) / predicted if predicted > 0 else 0.0
         self.trust *= 1 / 3 if ratio > 0.75 else 1.0 if ratio > 0.25 else 2.0
         return True

@@ -90,6 +90,7 @@ class Notices:
 
     def _untouched(self, p: torch.Tensor) -> bool:
         grad, version = self.left[id(p)]
+        # Zeros that were written in place are zero_grad's, and mean nothing.
         return p.grad is grad and (grad._version == version or not bool(grad.any()))
 
     def leave(self, params: Sequence[torch.Tensor], parts: Sequence[torch.Tensor | None]) -> None:
