@@ -87,11 +87,12 @@ def _edges(document: dict[str, Any]) -> str:
         f"{MEAN[0]:g} to {MEAN[1]:g}. The other edges are over the same limit; *of 2 / λ*: leaves over the "
         "deterministic limit. *Flatter*: the deterministic limit where a run at twice the leaving edge "
         "ended, over that of the place. *Sample*: what the heaviest sample carries of the noise that sets "
-        "the limit.",
+        "the limit; *without it*: leaves over the limit of the other samples, where that is more than half. "
+        "*Held*: where runs leave whose second moments stay those of the place, over the limit.",
         "",
         "| cell | n | share in use | limit | **leaves** | met | of 2 / λ | moves on | 1.3 | 1.5 | 2 | fails "
-        "| flatter | sample |",
-        "|---|--:|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| flatter | sample | without it | held |",
+        "|---|--:|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for kind in ("network", "table"):
         found = cells(document, kind)
@@ -102,7 +103,7 @@ def _edges(document: dict[str, Any]) -> str:
             plain = mean(ratio(cell, over="deterministic") for cell in found.values())
             lines.append(
                 f"| *{KINDS[kind]}, geometric mean* | | | | **{middle:.2f}** | | {plain:.2f} | {moved:.2f} | "
-                "| | | | | |"
+                "| | | | | | | |"
             )
     outside = [
         f"- {name}: {LOOKED.get(name, 'not looked at.')}"
@@ -120,8 +121,15 @@ def _row(name: str, cell: dict[str, Any]) -> str:
         f"| {name} | {cell['parameters']:,} | {_number(advice['share'])} | {_number(advice['limit'], 3)} | "
         f"**{_number(leaves)}** | {'yes' if within(leaves, CELL) else 'NO'} | "
         f"{_number(ratio(cell, over='deterministic'))} | {crossings} | "
-        f"{'diverged' if flatter is None else _number(flatter)} | {_number(advice['sample_share'])} |"
+        f"{'diverged' if flatter is None else _number(flatter)} | {_number(advice['sample_share'])} | "
+        f"{_beside(cell['edges']['leaves'], advice.get('without_heaviest'))} | "
+        f"{_beside(cell.get('held'), advice['limit'])} |"
     )
+
+
+def _beside(edge: float | None, limit: float | None) -> str:
+    """Of few cells: an edge over a limit."""
+    return _number(edge / limit) if edge and limit else ""
 
 
 def _number(value: float | None, digits: int = 2) -> str:

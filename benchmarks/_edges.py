@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _criterion import Record, edge, exact_limit, growth, variance
+from _criterion import Record, edge, exact_limit, growth, told, variance
 from _places import (
     BETA,
     Place,
@@ -28,7 +28,9 @@ MOST = 1e6
 """A larger loss has diverged."""
 
 
-def restarted(place: Place, lrs: np.ndarray, seeds: range, steps: int = STEPS) -> Record:
+def restarted(
+    place: Place, lrs: np.ndarray, seeds: range, steps: int = STEPS, *, hold: bool = False
+) -> Record:
     """Go on from the place at each step, with each seed's batches."""
     runs = Runs(
         place.problem,
@@ -36,6 +38,7 @@ def restarted(place: Place, lrs: np.ndarray, seeds: range, steps: int = STEPS) -
         [seed for _ in lrs for seed in seeds],
         place.weights,
         place.state,
+        hold=hold,
     )
     across = place.vectors / place.root[:, None]
     losses, deviations = [], []
@@ -65,7 +68,9 @@ def usual(place: Place) -> float:
     return spread(problem) * noise * weight(cell) / (2 * (1 - BETA[cell.optimizer]))
 
 
-def measured(place: Place, seeds: range = range(3), steps: int = STEPS) -> dict[str, Any]:
+def measured(
+    place: Place, seeds: range = range(3), steps: int = STEPS, *, hold: bool = False
+) -> dict[str, Any]:
     """What runs restarted from a place do, as what a JSON document holds; losses are over their level.
 
     The grid goes on downwards until its smallest steps are well below where runs leave, and upwards until one
@@ -74,7 +79,7 @@ def measured(place: Place, seeds: range = range(3), steps: int = STEPS) -> dict[
     cell, around, makes = place.problem.cell, expected(place), usual(place)
     control = restarted(place, np.array([cell.lr]), seeds, steps)
     level = float(control.end.mean())
-    record = restarted(place, around * MULTIPLES, seeds, steps)
+    record = restarted(place, around * MULTIPLES, seeds, steps, hold=hold)
     for _ in range(3):
         leaves = edge(record.lrs, growth(record, makes))
         if leaves < 2 * record.lrs[0]:
@@ -83,9 +88,8 @@ def measured(place: Place, seeds: range = range(3), steps: int = STEPS) -> dict[
             more = record.lrs[-1] * MULTIPLES[5:9]
         else:
             break
-        record = record.joined(restarted(place, more, seeds, steps))
+        record = record.joined(restarted(place, more, seeds, steps, hold=hold))
     return {
-        **described(place),
         "level": short(level),
         "usual": short(makes),
         "expected": short(around),
@@ -98,6 +102,13 @@ def measured(place: Place, seeds: range = range(3), steps: int = STEPS) -> dict[
             "end": short(record.end / level),
         },
     }
+
+
+def held(place: Place, steps: int = STEPS) -> float | None:
+    """Where runs leave whose second moments stay those of the place; None of other optimizers than Adam."""
+    if place.problem.cell.optimizer != "Adam":
+        return None
+    return short(told(measured(place, steps=steps, hold=True))["leaves"])
 
 
 def described(place: Place) -> dict[str, Any]:

@@ -325,6 +325,8 @@ class Runs:
     weights : array (n,), optional
     state : dict, optional
         Of the optimizer, for one parameter that is the whole vector.
+    hold : bool
+        Whether Adam's second moments stay as they are.
     """
 
     def __init__(
@@ -334,6 +336,8 @@ class Runs:
         seeds: list[int],
         weights: torch.Tensor | None = None,
         state: dict[str, torch.Tensor] | None = None,
+        *,
+        hold: bool = False,
     ):
         self.problem, self.lrs = problem, lrs
         start = problem.start if weights is None else weights
@@ -342,10 +346,19 @@ class Runs:
         self.optimizer = MAKE[problem.cell.optimizer](groups)
         for run in self.runs if state else []:
             self.optimizer.state[run] = {name: value.clone() for name, value in state.items()}
+            if hold:
+                self._hold(self.optimizer.state[run])
         kinds = sorted(set(seeds))
         self.lane = torch.tensor([kinds.index(seed) for seed in seeds])
         self.generators = [torch.Generator().manual_seed(1000 + seed) for seed in kinds]
         self.together = vmap(grad_and_value(problem.mean))
+
+    def _hold(self, state: dict[str, torch.Tensor]) -> None:
+        """As good as no decay, long after the start, when no correction is made for it."""
+        state["exp_avg_sq"] /= 1 - 0.999 ** float(state["step"])
+        state["step"].fill_(1e12)
+        for group in self.optimizer.param_groups:
+            group["betas"] = (group["betas"][0], 1 - 1e-9)
 
     @property
     def weights(self) -> torch.Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from _criterion import told
-from _edges import STEPS, flatter, measured, short
+from _edges import STEPS, described, flatter, held, measured, short
 from _noise import AFTER, ANNEALED, curves, drop
 from _places import MAKE, Place, in_hand, mlp, mnist, smoothed
 from peers_curvature import products
@@ -47,6 +47,7 @@ def asked(place: Place) -> dict[str, Any]:
         "share": short(advice.share),
         "floor": [short(floor.value), short(floor.error)],
         "sample_share": short(advice.sample_share),
+        "without_heaviest": short(advice.limit_without_heaviest),
         "gradients": short(advice.stats["gradients"]),
         "seconds": short(advice.stats["seconds"]),
         "reasons": dict(advice.reasons),
@@ -54,9 +55,10 @@ def asked(place: Place) -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[Place, dict[str, Any], int], dict[str, Any]]] = {
-    "runs": lambda place, done, share: measured(place, steps=STEPS // share),
+    "runs": lambda place, done, share: {**described(place), **measured(place, steps=STEPS // share)},
     "advice": lambda place, done, share: {"advice": asked(place)},
     "flatter": lambda place, done, share: {"flatter": flatter(place, told(done)["leaves"], STEPS // share)},
+    "held": lambda place, done, share: {"held": held(place, STEPS // share)},
     "drop": lambda place, done, share: {"drop": drop(place, annealed=ANNEALED // share)},
 }
 """Of a cell: the place, what was found before, and by how much to shorten runs."""
@@ -96,6 +98,9 @@ def _costs(name: str, quick: bool) -> dict[str, Any]:
                 watch.step()
         return time.perf_counter() - began
 
+    few = mlp(784, 5, 10, activation=nn.ReLU)
+    some = DataLoader(TensorDataset(X[:256], y[:256]), batch_size=BATCH)
+    advise(few, loss, some, torch.optim.SGD(few.parameters(), lr=0.1))  # loads code, which is no vectors
     train(10)
     epoch, alone = train(len(loader)), _peak()
     advice = advise(model, loss, loader, optimizer)

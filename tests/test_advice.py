@@ -87,6 +87,9 @@ def test_adams_frozen_metric(table, exact):
     g, gs = table.gradient(AT), table.per_sample_gradient(AT)
     P = np.diag(1 / (np.sqrt(g**2 + SHARE * np.var(gs, axis=0)) + 1e-8))
     H, samples = table.hessian(AT), table.per_sample_hessian(AT)
+    assert "second moments grow with the gradients" in str(advice)
+    signs = st.advise(table, AT, method=st.SignSGD(), step=0.01, batch=8, exact=exact)
+    assert "second moments" not in str(signs)
     # Adam's mean of gradients is a heavy ball at half the step.
     most = advice.deterministic_limit / 2
     expected = 2 * dense_limit(most, H=H, samples=samples, share=SHARE, beta=0.5, P=P)

@@ -435,6 +435,10 @@ def _sparse():
 REFUSED = {
     "no function of the parameters": (_with(lambda m, b: b[0].sum(1)), "must depend on the parameters"),
     "detached": (_with(lambda m, b: per_sample(m, b).detach()), "must depend on the parameters"),
+    "a graph of something else": (
+        _with(lambda m, b: b[0].sum(1) * torch.ones((), requires_grad=True).double()),
+        "must depend on the parameters",
+    ),
     "no second derivative": (
         _with(net=lambda: nn.Sequential(nn.Linear(4, 3), OnceModule()).double()),
         r"not in 1 \(OnceModule\)",

@@ -30,7 +30,7 @@ from ..objectives.base import defines
 from ..objectives.gate import bare
 from .closure import Blocks, Closed, gathered
 from .noise import ratio, slope_of
-from .optimizer import Optimizer
+from .optimizer import ANSWERS, Optimizer
 from .place import drawn
 from .result import CARRIES, INTERRUPTED, Advice, told
 from .standing import settled
@@ -120,7 +120,9 @@ class Exact:
         self.reasons: dict[str, str] = {}
         self.estimates: dict[str, tuple[float, float]] = {}
         self.found: dict[str, Any] = {"exact": True}
-        self.notes: list[str] = []
+        # Signs and the like have no second moments.
+        follows = not method.spectral and method.linear
+        self.notes: list[str] = [ANSWERS] if follows else []
 
     def _dynamics(self, flow: Flow) -> Here:
         method: Any = flow.method

@@ -12,6 +12,12 @@ from .. import _check
 from .._array import Backend
 from ..methods.memory import Memory
 
+ANSWERS = (
+    "The metric is held as it stands: beyond the limit second moments grow with the gradients and shorten "
+    "steps, so that runs may keep to this place at a few times the limit."
+)
+"""The note on a metric that follows gradients: near a place at rest it answers deviations in second order."""
+
 
 @dataclass(frozen=True)
 class Optimizer:

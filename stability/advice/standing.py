@@ -11,7 +11,7 @@ from .. import _check
 from .._streams import stream
 from ..lowrank.randomized import randomized_eigh
 from ..methods.method import Method
-from .optimizer import Optimizer
+from .optimizer import ANSWERS, Optimizer
 from .place import Place, drawn
 
 WRITTEN = 2000
@@ -41,7 +41,7 @@ def standing(method: Method, place: Place, *, step: float, batch: int, seed: int
     }
     if not method.spectral:
         bounded = not method.linear  # type: ignore[attr-defined]
-        notes = (_BOUNDED,) if bounded else ()
+        notes = (_BOUNDED if bounded else ANSWERS,)
         return Optimizer(
             root=_diagonal(method, place, batch), multiplies=not bounded, notes=notes, cost=2.0, **given
         )

@@ -191,6 +191,14 @@ def of_the_loss() -> Iterator[None]:
         ) from error
 
 
+def _follows(losses: torch.Tensor, w: torch.Tensor) -> bool:
+    """Whether losses with a graph have the parameters in it, and not only something else that is trained."""
+    try:
+        return torch.autograd.grad(losses.sum(), w, retain_graph=True, allow_unused=True)[0] is not None
+    except (RuntimeError, NotImplementedError, ValueError):  # which operation refuses is told later
+        return True
+
+
 def placed(whole: Whole, looked: Looked, **options: Any) -> NetworkPlace:
     """The network's place, once its loss was seen to be one that can be examined."""
     part = whole.placed(looked.first(8))
@@ -200,7 +208,7 @@ def placed(whole: Whole, looked: Looked, **options: Any) -> NetworkPlace:
     slope = torch.ones((), dtype=whole.dtype, device=whole.device, requires_grad=True)
     losses = whole(w, part)
     total = (slope * losses).sum()
-    if not losses.requires_grad:
+    if not losses.requires_grad or not _follows(losses, w):
         raise ValueError(
             "`loss` must depend on the parameters; this one does not. Compute it from model(...) of the "
             "model that it is given, without detach(), argmax or torch.no_grad()."

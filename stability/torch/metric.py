@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .. import _check
-from ..advice.optimizer import Optimizer
+from ..advice.optimizer import ANSWERS, Optimizer
 from ..methods.memory import Memory
 from . import optimizer as lrsfn
 
@@ -297,6 +297,7 @@ def read(
         root = _low_rank(chosen, place)
     elif rule is not None and rule.metric is not None:
         root = _diagonal(_read(chosen, rule, place, batch, told), chosen, place)
+        told.append(ANSWERS)
     else:
         root = _scaled([rule.scale(g) for g in groups] if rule else [], chosen, place)
     if rule is not None:
