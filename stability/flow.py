@@ -54,7 +54,7 @@ class Flow(Kept):
         linear map that carries a sample to the state.
     step : float, callable or array
         The learning rate ``alpha`` > 0. A schedule, which is a function of the iteration (counted from 0) or
-        an array with one for each, is for `simulate` and `escape`: t is then the sum of the steps.
+        an array with one for each, is for `simulate`, `escape` and `trajectory`: t is the sum of the steps.
 
     Raises
     ------
@@ -129,8 +129,9 @@ class Flow(Kept):
         """The learning rate; an error where it is a schedule, which has no single one."""
         if self.schedule is not None:
             raise ValueError(
-                f"The flow's `step` is a schedule, {self._told_step()}, and only st.simulate and st.escape "
-                "follow one. Make a flow of one step for this: st.Flow(..., step=0.1), or flow.at_step(0.1)."
+                f"The flow's `step` is a schedule, {self._told_step()}, and only st.simulate, st.escape and "
+                "st.trajectory follow one. For this make a flow of one step: st.Flow(..., step=0.1), or "
+                "flow.at_step(0.1)."
             )
         return self._step
 

@@ -108,6 +108,89 @@ def test_other_libraries_give_numpys_paths(xp_backend):
     np.testing.assert_array_equal(here.exit_times, wanted.exit_times)
 
 
+def quadratic_flow(method, step=STEPS):
+    return st.Flow(
+        st.quadratic([1.0, 0.4], rotation_seed=1), method, st.Noise(gradient=[0.3, 0.1]), step=step
+    )
+
+
+class TestTrajectory:
+    """The mean path and its tube, under each iteration's own step."""
+
+    @pytest.mark.parametrize("beta", [0.0, 0.6])
+    def test_on_a_quadratic_it_is_the_iterations_recursion(self, beta):
+        method = st.SFN(damping=0.5) if not beta else st.Momentum(st.SFN(damping=0.5), beta)
+        one, start = quadratic_flow(method), np.array([1.0, -0.5])
+        H = one.objective.hessian(np.zeros(2))
+        lam, Q = np.linalg.eigh(H)
+        P, eye = (Q / (lam + 0.5)) @ Q.T, np.eye(2)
+        z, S = np.concatenate([start, [0, 0]]), np.zeros((4, 4))
+        for step in STEPS[:7]:
+            B = np.block([[eye - step * P @ H, -step * beta * eye], [P @ H, beta * eye]])
+            b = np.concatenate([-step * P, P])
+            z, S = B @ z, B @ S @ B.T + b @ np.diag([0.09, 0.01]) @ b.T
+        path = st.trajectory(one, start, ENDS[7], time="discrete", save=2, state=True)
+        np.testing.assert_allclose(path.times, ENDS[[0, 4, 7]], rtol=1e-14)
+        np.testing.assert_allclose(path.mean[-1], z[: 2 + 2 * (beta > 0)], rtol=1e-11)
+        size = 2 + 2 * (beta > 0)
+        np.testing.assert_allclose(path.covariance[-1], S[:size, :size], rtol=1e-10, atol=1e-15)
+
+    def test_in_continuous_time_it_is_the_moments_one_after_the_other(self):
+        """Two steps in turn, each long enough for the other solver and short enough for this one."""
+        steps = np.repeat([0.2, 0.05], [30, 4])
+        one, start, S = quadratic_flow(st.SGD(), steps), np.array([1.0, -0.5]), np.zeros((2, 2))
+        t, mean = 0.0, start
+        for step, count in ((0.2, 30), (0.05, 4)):
+            lin = st.linearize(one.at_step(step))
+            mean, S = lin.moments(count * step, mean, S, time="continuous")
+            t += count * step
+        path = st.trajectory(one, start, t, save=[1.0, 6.0, t])
+        np.testing.assert_allclose(path.mean[-1], mean, rtol=1e-8)
+        np.testing.assert_allclose(path.covariance[-1], S, rtol=1e-8)
+        assert np.isnan(path.step)
+
+    @pytest.mark.parametrize("level", ["sde", "iteration"])
+    @pytest.mark.parametrize("method", [*METHODS[:2], st.SignSGD()], ids=["SGD", "momentum", "sign"])
+    def test_paths_have_its_law(self, method, level):
+        one = flow(method, 0.2 * STEPS, curvature=0.1)
+        ens = st.simulate(
+            one, start=[1.2, 0.5], t_end=0.2 * ENDS[12], paths=2_000, seed=3, level=level, save=3
+        )
+        time = {"sde": "chain", "iteration": "discrete"}[level]
+        path = st.trajectory(one, [1.2, 0.5], 0.2 * ENDS[12], time=time, save=ens.times)
+        found = st.compare(path, ens)
+        assert max(np.nanmax(np.abs(z)) for z in (found.mean_z, found.covariance_z)) < 4
+        assert "steps of a schedule" in str(path)
+        if level == "sde":  # a few signs are no Gaussian
+            assert path.departure(ens).z.max() < 4
+
+    def test_equal_steps_are_one_step(self):
+        for method in (st.Momentum(st.SGD(), 0.5), st.RMSprop()):
+            paths = [
+                st.trajectory(flow(method, step), [1.0, 0.5], 1.0, time="chain", save=2)
+                for step in (0.1, np.full(10, 0.1))
+            ]
+            np.testing.assert_allclose(paths[0].covariance, paths[1].covariance, rtol=1e-9, atol=1e-14)
+
+    def test_what_does_not_go_together_is_told(self, monkeypatch):
+        one, start, end = flow(), [1.0, 0.5], ENDS[8]
+        with pytest.raises(ValueError, match=r"the time steps are its own: leave `dt` out"):
+            st.trajectory(one, start, end, time="chain", dt=0.1)
+        path = st.trajectory(one, start, end, time="chain", save=1)
+        with pytest.raises(ValueError, match=r"only the trajectory's step is a schedule"):
+            st.compare(path, st.simulate(one.at_step(end / 8), start=start, t_end=end, paths=5))
+        with pytest.raises(ValueError, match=r"refined.*refine=0"):
+            st.compare(path, run(one, refine=1))
+        with pytest.raises(ValueError, match=r"another law.*time='discrete'"):
+            st.compare(path, run(one, level="iteration"))
+        monkeypatch.setattr("stability.trajectories.pace.MAX_STRETCHES", 4)
+        with pytest.raises(ValueError, match=r"changes 8 times.*Use time='chain'"):
+            st.trajectory(one, start, end)
+        monkeypatch.setattr("stability.trajectories.pace.MAX_STEPS", 4)
+        with pytest.raises(ValueError, match=r"is 8 iterations of the schedule away.*smaller t_end"):
+            st.trajectory(one, start, end, time="chain")
+
+
 class TestRefused:
     def test_a_schedule_that_is_shorter_than_the_run(self):
         with pytest.raises(ValueError, match=r"its 12 end at .*Give more of them, or t_end=(\S+)\.$") as told:
@@ -151,7 +234,6 @@ class TestRefused:
         one = flow()
         for ask in (
             lambda: st.linearize(one, at=[1.0, 0.0]),
-            lambda: st.trajectory(one, [1.0, 1.0], 1.0),
             lambda: one.diffusion([1.0, 1.0]),
             lambda: run(one).law,
         ):

@@ -48,7 +48,7 @@ def trajectory(result: Trajectory) -> Figure:
     axes[1, 2].axhline(0, color="0.5", lw=0.8)
     axes[1, 3].axhline(VALID, color="0.5", lw=0.8, ls="--")
     figure.suptitle(
-        "\n".join(textwrap.wrap(f"{result.method}, step {result.step:g}: {result.status}", 150)[:3]),
+        "\n".join(textwrap.wrap(f"{result.method}, {result.told_step}: {result.status}", 150)[:3]),
         fontsize=9,
     )
     figure.set_layout_engine("constrained", w_pad=0.1)

@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from .._law import Law, law_of
+from .._law import TIMES, Law, law_of
 from .._saving import provenance
+from ..ensembles.clock import scheduled
 from ..flow import Flow
 from ..linear.trust import VALID
 from ..methods.method import SGD
 from ..methods.response import NotSmooth
 from .equations import Place, positions, remembering
+from .pace import MAX_STEPS, Pace
 from .result import Trajectory
 from .walk import kept, solved, stepped
 from .watch import Watch, outside
 
 MAX_DIM = 100
 """A state holds a covariance (d, d), and each of its rates needs d third derivatives."""
-MAX_STEPS = 100_000
-"""Of a chain."""
 
 
 @_check.by_name
@@ -47,7 +47,8 @@ def trajectory(
         Of at most 100 dimensions.
     start : array (d,)
     t_end : float
-        In units of ``t = iteration * step``; a multiple of the time step where time is discrete.
+        In units of ``t = iteration * step``; a multiple of the time step where time is discrete. Where the
+        flow's step is a schedule, t is the sum of the steps, and `t_end` that of the first ones.
     covariance : array (d, d), optional
         Of the start; zero by default.
     save : int or array of float, optional
@@ -56,7 +57,8 @@ def trajectory(
     time : {"continuous", "chain", "discrete"} or Law
         The SDE, by an ODE solver (relative accuracy about 1e-9); its Euler-Maruyama chain with time step
         `dt`, by the exact recursion ``m+ = m + dt f``, ``S+ = (1 + dt J) S (1 + dt J)^T + dt C``; or the same
-        with `dt` = `step`, the iteration. ``time=ens.law`` is the law of an ensemble's paths.
+        with `dt` = `step`, the iteration. ``time=ens.law`` is the law of an ensemble's paths. With a schedule
+        each iteration's step is the chain's time step too, and the SDE's noise has the step of its iteration.
     dt : float, optional
         For ``time="chain"``; `step` by default.
     state : bool
@@ -102,36 +104,44 @@ def trajectory(
     """
     if not isinstance(flow, Flow):
         raise ValueError(f"`flow` must be a st.Flow(objective, method, noise, step=...); got {flow!r}.")
-    law = law_of(time, dt, flow.step)
+    end, schedule = _check.positive("t_end", t_end), None
+    if flow.schedule is None:
+        law = law_of(time, dt, flow.step)
+    else:
+        schedule, law = scheduled(flow, end, 0), _scheduled_law(time, dt)
+        end = float(schedule.times[-1])
     _require_equation(flow, law)
-    times = _times(_check.positive("t_end", t_end), law.dt, save, flow.dim)
-    flow = remembering(flow)
+    pace = Pace(remembering(flow), schedule, law.dt)
+    times, flow = _times(end, pace, save, flow.dim), pace.first
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # LSODA's own words: the status has ours
         begin = _begin(flow, start, covariance)
         watch = Watch(flow, begin, continuous=not law.dt)
-        walk = stepped(flow, begin, times, law.dt) if law.dt else solved(flow, begin, times, watch)
+        walk = (stepped if law.dt else solved)(pace, begin, times, watch)
         places = kept(walk, times, watch)
-        return _result(flow, places, watch, law, float(t_end), state=_check.flag("state", state))
+        return _result(pace, places, watch, law, end, state=_check.flag("state", state))
 
 
-def _times(t_end: float, dt: float, save: Any, dim: int) -> np.ndarray:
-    """The times to save (k,), increasing; multiples of `dt` where there is one."""
-    steps = _steps(t_end, dt) if dt else MAX_STEPS
+def _scheduled_law(time: Any, dt: float | None) -> Law:
+    """The law that `time` names, of a flow whose steps are a schedule: the chain's are the iteration's."""
+    _check.choice("time", time, TIMES)
+    if dt is not None:
+        raise ValueError("With a schedule the time steps are its own: leave `dt` out.")
+    return Law(time, 0.0 if time == "continuous" else math.nan)
+
+
+def _times(t_end: float, pace: Pace, save: Any, dim: int) -> np.ndarray:
+    """The times to save (k,), increasing; those of steps where time has some."""
+    steps = pace.numbers(t_end) if pace.dt else MAX_STEPS
     if save is None or (isinstance(save, numbers.Integral) and not isinstance(save, bool)):
         intervals = min(100, steps) if save is None else _check.count("save", save, most=steps)
         what = f"The covariances at {intervals + 1} times in {dim} dimensions need"
         _check.room(what, 4.0 * (intervals + 1) * min(dim, MAX_DIM) ** 2, advice="Save fewer times.")
-        if not dt:
+        if not pace.dt:
             return np.linspace(0, t_end, intervals + 1)
         # Steps that do not divide evenly are rounded, and two may fall on one.
-        return np.unique(np.round(np.linspace(0, steps, intervals + 1))) * dt
-    return _check.saved_times("save", save, dt, t_end)
-
-
-def _steps(t_end: float, dt: float) -> int:
-    """How many steps of a chain lead to `t_end`."""
-    return _check.whole_steps("t_end", t_end, dt, most=MAX_STEPS, advice=" Use time='continuous'.")
+        return pace.after(np.unique(np.round(np.linspace(0, steps, intervals + 1)).astype(int)))
+    return pace.saved(t_end, save)
 
 
 def _require_equation(flow: Flow, law: Law) -> None:
@@ -199,10 +209,12 @@ def _require_smooth(flow: Flow, start: np.ndarray) -> None:
 
 
 def _result(
-    flow: Flow, places: list[Place], watch: Watch, law: Law, t_end: float, *, state: bool
+    pace: Pace, places: list[Place], watch: Watch, law: Law, t_end: float, *, state: bool
 ) -> Trajectory:
-    times, mean, covariance = (np.stack(part) for part in zip(*places, strict=True))
-    jacobian = np.stack([flow.jacobian(m) for m in mean])
+    flow, (times, mean, covariance) = pace.first, (np.stack(part) for part in zip(*places, strict=True))
+    paced = [pace.before(t) for t in times]
+    jacobian = np.stack([one.jacobian(m) for one, m in zip(paced, mean, strict=True)])
+    # In time both noises grow with the step, and what is left of their ratio knows of none.
     inner, x = flow.without_memory(), positions(flow, mean)
     validity = _remembered(np.array(watch.seen), times)
     sgd = Flow(flow.objective, SGD(), flow.noise_model, step=flow.step)
@@ -222,11 +234,11 @@ def _result(
         start_covariance=spread[kept, kept],
         time=law.time,
         dt=law.dt,
-        step=flow.step,
+        step=pace.step,
         method=flow.method.label,
         status=_status(times, validity, watch),
         notes=tuple(watch.notes),
-        provenance=provenance(flow=repr(flow), variables=flow.variables, **law._asdict(), t_end=t_end),
+        provenance=provenance(flow=repr(pace.flow), variables=flow.variables, **law._asdict(), t_end=t_end),
         followed=not (watch.stopped or watch.doubt),
     )
 

@@ -46,8 +46,9 @@ class Trajectory(Result, Framed, Labelled):
     start_covariance : array (d, d)
     time : {"continuous", "chain", "discrete"}
     dt : float
-        The chain's time step; 0 in continuous time.
+        The chain's time step; 0 in continuous time. Of a schedule's chain nan.
     step : float
+        Of the flow; nan where it is a schedule.
     method : str
     status : str
         ``"ok"``, or what is to be known before the numbers are believed.
@@ -87,6 +88,11 @@ class Trajectory(Result, Framed, Labelled):
     def law(self) -> Law:
         """The law of `time` and `dt`, as an ensemble has one."""
         return Law(self.time, self.dt)
+
+    @property
+    def told_step(self) -> str:
+        """The step in words."""
+        return "steps of a schedule" if math.isnan(self.step) else f"step {self.step:g}"
 
     @property
     def spread(self) -> np.ndarray:
@@ -139,10 +145,10 @@ class Trajectory(Result, Framed, Labelled):
     def _page(self) -> Iterator[str | Grid]:
         law = {
             "continuous": "the SDE",
-            "chain": f"its Euler-Maruyama chain, dt = {self.dt:g}",
+            "chain": "its Euler-Maruyama chain" + ("" if math.isnan(self.dt) else f", dt = {self.dt:g}"),
             "discrete": "the iteration",
         }[self.time]
-        yield f"{self.method} along a path, step {self.step:g}: {law}, to t = {self.times[-1]:g}"
+        yield f"{self.method} along a path, {self.told_step}: {law}, to t = {self.times[-1]:g}"
         mean = settled(self.mean, np.max(np.abs(self.mean), axis=0), 1e-15)
         shown = np.unique(np.linspace(0, len(self.times) - 1, 9).round().astype(int))
         columns = (self.times, self.spread, self.amplification, self.growth, self.validity)
@@ -203,11 +209,31 @@ def shared(path: Trajectory, ensemble: Ensemble) -> tuple[np.ndarray, np.ndarray
 
 
 def _require_law(path: Trajectory, ensemble: Ensemble) -> None:
+    if math.isnan(ensemble.dt) or math.isnan(path.step):
+        _require_schedule(path, ensemble)
+        return
     if path.time != ensemble.law.time or not math.isclose(path.dt, ensemble.law.dt, rel_tol=1e-9):
         ours = f"time={path.time!r}" + (f", dt={path.dt:g}" if path.dt else "")
         raise ValueError(
             f"The ensemble's paths follow another law (dt = {ensemble.dt:g}) than the trajectory ({ours}). "
             f"Use st.trajectory(..., {ensemble.law}), or time=ensemble.law."
+        )
+
+
+def _require_schedule(path: Trajectory, ensemble: Ensemble) -> None:
+    if not (math.isnan(ensemble.dt) and math.isnan(path.step)):
+        which = "the ensemble's" if math.isnan(ensemble.dt) else "the trajectory's"
+        raise ValueError(f"Of the two only {which} step is a schedule. Use one flow for both.")
+    if ensemble.provenance.get("refine"):
+        raise ValueError(
+            "The ensemble's steps are a schedule's, refined: a trajectory's are the schedule's own. Simulate "
+            "with refine=0."
+        )
+    time = "discrete" if ensemble.level == "iteration" else "chain"
+    if path.time != time:
+        raise ValueError(
+            f"The ensemble's paths follow another law than the trajectory (time={path.time!r}). Use "
+            f"st.trajectory(..., time={time!r})."
         )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from ..flow import Flow
 from .equations import Equations, Place, Stuck, chain_step, positions
+from .pace import Pace
 from .watch import Watch
 
 RTOL = 1e-11
@@ -17,6 +19,8 @@ SOLVER_STEPS = 6_000
 """Of the ODE solver, at most."""
 CREEP = 200
 """Steps of the ODE solver: where so many advance the time by less than a part in 10^9, it is held up."""
+BRIEF = 10
+"""Iterations of one step, in a schedule, over which a method of Runge and Kutta serves."""
 NUDGE = 1e-10
 """Of the time so far: the step by hand across a jump that holds the solver up."""
 CROSSINGS = 50
@@ -28,21 +32,34 @@ Walk = Iterator[tuple[Place, Callable[[float], Place] | None]]
 """Places, each with those since the one before where they are known."""
 
 
-def stepped(flow: Flow, begin: Place, times: np.ndarray, dt: float) -> Walk:
+def stepped(pace: Pace, begin: Place, times: np.ndarray, watch: Watch) -> Walk:
     """The chain's places, one a step."""
     _, m, S = begin
-    for k in range(round(times[-1] / dt)):
+    for flow, dt, after in pace.chain(float(times[-1])):
+        watch.follow(flow, m)
         m, S = chain_step(flow, m, S, dt)
-        yield ((k + 1) * dt, m, S), None
+        yield (after, m, S), None
 
 
-def solved(flow: Flow, begin: Place, times: np.ndarray, watch: Watch) -> Walk:
-    """The ODE solver's places, one a step; begun anew behind each jump of the drift."""
-    t_end, place = float(times[-1]), begin
-    equations = Equations(flow, begin, t_end)
+def solved(pace: Pace, begin: Place, times: np.ndarray, watch: Watch) -> Walk:
+    """The ODE solver's places, one a step; begun anew where the flow has another step."""
+    place = begin
+    for flow, until in pace.stretches(float(times[-1])):
+        watch.follow(flow, place[1])
+        # The loop's own name on purpose: after the stretch `place` is where it ended.
+        brief = pace.schedule is not None and until - place[0] <= BRIEF * flow.step
+        for place, between in _stretch(flow, place, until, watch, brief=brief):  # noqa: B020
+            yield place, between
+        if watch.stopped:
+            return
+
+
+def _stretch(flow: Flow, begin: Place, t_end: float, watch: Watch, *, brief: bool) -> Walk:
+    """The places under one flow; begun anew behind each jump of the drift."""
+    place, equations = begin, Equations(flow, begin, t_end)
     for _ in range(CROSSINGS):
-        # The loop's own name on purpose: after the leg `place` is where it ended.
-        for place, between in _leg(equations, place, t_end, watch):  # noqa: B020
+        # As above.
+        for place, between in _leg(equations, place, t_end, watch, brief=brief):  # noqa: B020
             yield place, between
         if watch.stopped or (watch.across is None and place[0] >= t_end):
             return
@@ -59,13 +76,19 @@ def solved(flow: Flow, begin: Place, times: np.ndarray, watch: Watch) -> Walk:
     watch.stop(place[0], f"the drift has jumped {CROSSINGS} times")
 
 
-def _leg(equations: Equations, begin: Place, t_end: float, watch: Watch) -> Walk:
+def _leg(equations: Equations, begin: Place, t_end: float, watch: Watch, *, brief: bool) -> Walk:
     """The ODE solver's places up to the end, or to where the drift jumps or the solver is held up."""
-    from scipy.integrate import LSODA
+    from scipy.integrate import DOP853, LSODA
 
     t, m, S = begin
-    options = {"rtol": RTOL, "atol": equations.atol, "jac": equations.derivative}
-    solver = LSODA(equations.rate, t, equations.pack(m, S), t_end, **options)
+    options = {"rtol": 10 * RTOL if brief else RTOL, "atol": equations.atol}
+    # LSODA starts with tiny steps of low order: over a few iterations, where nothing is stiff, they are most
+    # of its work.
+    solver: Any = (
+        DOP853(equations.rate, t, equations.pack(m, S), t_end, **options)
+        if brief
+        else LSODA(equations.rate, t, equations.pack(m, S), t_end, jac=equations.derivative, **options)
+    )
     marks = [-math.inf] * CREEP  # the times of the last steps
     for _ in range(SOLVER_STEPS):
         equations.calls = 0

@@ -57,6 +57,14 @@ class Watch:
             self.usual = float(np.median(np.abs(SpectralResponse(flow.method, lams).gains)))
         self._look(begin)
 
+    def follow(self, flow: Flow, w: np.ndarray) -> None:
+        """Go on from a state under a flow of another step, which moves what is remembered otherwise."""
+        if flow is self.flow:
+            return
+        self.flow = flow
+        if flow.remembered:
+            self.here = self._at(w)
+
     def stop(self, t: float, why: str) -> None:
         self.stopped = f"stopped at t = {t:.6g}: {why}"
 
