@@ -9,6 +9,7 @@ import pytest
 import stability as st
 from stability.linear import modes
 from stability.linear.frames import Frame
+from stability.methods.method import told_apart
 from stability.objectives.quadratic import QuadraticModel
 
 METRICS = [
@@ -74,8 +75,8 @@ class TestTheObjects:
             "SFN + momentum 0.9",
             "AdamW (weight decay 0.1)",
             "AdamW (weight decay 0.2)",
-            "SGD",
-            "SGD",
+            "SGD (1)",
+            "SGD (2)",
         ]
         table = st.bounds(st.quadratic([1.0, 0.5]), st.Noise(gradient=0.1), kinds, step=0.01)
         assert [row.method for row in table.rows] == expected
@@ -83,6 +84,25 @@ class TestTheObjects:
         assert seen.methods.tolist() == [*expected[:2], "RMSprop"]
         point = str(st.critical_points(WELL, 1.5)[0].methods(kinds[:2]))
         assert "SFN (damping 0.2)" in point
+
+    def test_two_of_ones_own_with_one_name_have_two_labels(self):
+        """Nothing but their gains tells them apart; everywhere where several methods stand side by side."""
+        own = [st.Method(gain=gain) for gain in (lambda lam: 1 / (1 + lam**2), lambda lam: 1 / (2 + lam**2))]
+        name, F, noise = own[0].label, st.quadratic([1.0, 0.5]), st.Noise(gradient=0.1)
+        wanted = [f"{name} (1)", f"{name} (2)"]
+        assert [row.method for row in st.bounds(F, noise, own, step=0.1).rows] == wanted
+        remembered = [st.Momentum(method) for method in own]
+        labels = [row.method for row in st.bounds(F, noise, remembered, step=0.1).rows]
+        assert labels == [f"{name} + momentum 0.9 ({k})" for k in (1, 2)]
+        portrait = st.portrait(F, 1.0, own, noise=noise, resolution=8, paths=0, t_end=0.2)
+        assert portrait.methods.tolist() == wanted
+        table = st.gallery.method_table(own)
+        assert [row.method for row in table.rows if row.point == "minimum"] == wanted
+        assert told_apart([*own, st.Method(gain=lambda lam: lam, name=wanted[0])]) == [
+            f"{name} (2)",
+            f"{name} (3)",
+            wanted[0],
+        ]
 
     def test_labels_tell_two_ways_of_weight_decay_apart(self):
         assert [one.label for one in METRICS] == ["SignSGD", "RMSprop", "Adam", "AdamW", "Adam + L2 0.1"]

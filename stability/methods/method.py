@@ -8,6 +8,7 @@ and the divided differences of `stability.methods.divided` all read that same fo
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -254,7 +255,7 @@ class Method(Kept):
 
 
 def told_apart(methods: Iterable[Method]) -> list[str]:
-    """Labels of methods, with the parameters that differ where two have the same."""
+    """Labels of methods, each another: with the parameters that differ, or a number where none do."""
     methods = list(methods)
     labels = [method.label for method in methods]
 
@@ -265,7 +266,19 @@ def told_apart(methods: Iterable[Method]) -> list[str]:
         listed = ", ".join(f"{name.replace('_', ' ')} {own[name]:g}" for name in apart)
         return f"{method.label} ({listed})" if listed else method.label
 
-    return [told(method) for method in methods]
+    return _numbered([told(method) for method in methods])
+
+
+def _numbered(labels: list[str]) -> list[str]:
+    """Labels with ``(1)``, ``(2)``, ... behind those that are not the only one of their kind."""
+    found, taken = [], set(labels)
+    for label in labels:
+        if labels.count(label) > 1:
+            numbered = (f"{label} ({k})" for k in itertools.count(1))
+            label = next(one for one in numbered if one not in taken)
+            taken.add(label)
+        found.append(label)
+    return found
 
 
 def _numbers(method: Method) -> dict[str, Any]:

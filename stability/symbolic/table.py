@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from .._display import Grid
 from .._frames import Framed
 from .._saving import Result
 from ..methods.memory import Memory, undecayed
-from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton
+from ..methods.method import LRSFN, SFN, SGD, DampedNewton, Method, Newton, told_apart
 from ..methods.metrics import Adam, RMSprop, SignSGD
 from ..methods.momentum import Momentum
 from .laws import poles, roots
@@ -153,7 +154,14 @@ def method_table(methods: Iterable[Method] | None = None) -> MethodTable:
         methods += [Momentum(SGD()), Momentum(SGD(), nesterov=True)]
         methods += [RMSprop(), Adam(), Adam(weight_decay=0.01), SignSGD()]
     with limited("the table"):
-        return MethodTable(tuple(row for method in methods for row in _rows(method)), tuple(methods))
+        pairs = zip(methods, told_apart(methods), strict=True)
+        rows = [_named(row, label.removeprefix(one.label)) for one, label in pairs for row in _rows(one)]
+        return MethodTable(tuple(rows), tuple(methods))
+
+
+def _named(row: Row, mark: str) -> Row:
+    """A row with what tells its method from others of its name."""
+    return dataclasses.replace(row, method=row.method + mark) if mark else row
 
 
 def _rows(method: Method) -> list[Row]:

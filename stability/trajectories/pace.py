@@ -88,8 +88,8 @@ class Pace:
         count = len(self.schedule.steps)
         if count > MAX_STEPS:
             raise ValueError(
-                f"`t_end` = {t_end:g} is {count} iterations of the schedule away; {MAX_STEPS} are the most of "
-                "a path. Take a smaller t_end."
+                f"`t_end` = {t_end:g} is {count} iterations of the schedule away; {MAX_STEPS} are the most. "
+                "Take a smaller t_end."
             )
         return count
 
