@@ -32,14 +32,14 @@ class Pace:
 
     def __init__(self, flow: Flow, schedule: Schedule | None, dt: float):
         self.schedule, self.dt = schedule, dt
-        self.flow, self._paced = flow, {}
+        self.flow = flow
+        self._paced: dict[float, Flow] = {}
         self.first = flow if schedule is None else self._at_step(float(schedule.steps[0]))
 
     def _at_step(self, step: float) -> Flow:
-        known: dict[float, Flow] = self._paced
-        if step not in known:
-            known[step] = self.flow.at_step(step)
-        return known[step]
+        if step not in self._paced:
+            self._paced[step] = self.flow.at_step(step)
+        return self._paced[step]
 
     @property
     def step(self) -> float:
@@ -50,10 +50,8 @@ class Pace:
         """The flow that has led to the time t, or that begins at 0."""
         if self.schedule is None:
             return self.first
-        ends = self.schedule.times[1:]
-        return self._at_step(
-            float(self.schedule.steps[min(np.searchsorted(ends, t * (1 - 1e-12)), len(ends) - 1)])
-        )
+        last = int(np.searchsorted(self.schedule.times[1:], t * (1 - 1e-12)))
+        return self._at_step(float(self.schedule.steps[min(last, len(self.schedule.steps) - 1)]))
 
     def chain(self, t_end: float) -> Iterator[tuple[Flow, float, float]]:
         """For each step of a chain the flow, the time step, and the time after it."""
