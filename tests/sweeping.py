@@ -105,3 +105,7 @@ def length(x):
 
 def four(a, b, c, d):
     return {"sum": a + b + c + d}
+
+
+def odd(k, seed):
+    return {"a": [1, 2], "a_0": 3.0, "k_seed": 1.0, "text": "x\0y\udc80", "empty": np.zeros(0)}

@@ -152,6 +152,11 @@ def loky(folder, count):
     }
 
 
+def group(pid):
+    """The processes of a group."""
+    return subprocess.run(["pgrep", "-g", str(pid)], capture_output=True, text=True).stdout.split()
+
+
 def two(folder, count):
     """Two drivers on one store, at once."""
     expected = undisturbed(folder)
@@ -185,7 +190,7 @@ def interrupted(folder, count):
         except ProcessLookupError:
             break
         time.sleep(0.002)
-    left = len(subprocess.run(["pgrep", "-g", str(pid)], capture_output=True, text=True).stdout.split())
+    left = len(group(pid))
     done = records(folder)
     return {"code": code, "told": told.read_text(), "done": done, "twice": calls(folder) - done, "left": left}
 

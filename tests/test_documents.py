@@ -55,7 +55,7 @@ def test_the_readmes_benchmark_is_the_one_that_was_measured():
 def test_the_readmes_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     code = "".join(blocks)
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)

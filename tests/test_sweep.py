@@ -1,6 +1,7 @@
 """Parameter studies: grids, what a point may return, what is computed anew, and what is told."""
 
 import concurrent.futures
+import os
 import re
 import sys
 from pathlib import Path
@@ -158,6 +159,15 @@ class TestResults:
 
     def test_one_that_stops_python_is_a_failure(self):
         assert sweep({"x": [1]}, sweeping.stops).status.values[0] == "failed"
+
+    def test_names_and_texts_that_no_file_holds_as_they_are(self, tmp_path):
+        points = {("k", "seed"): [(0, 2**100), (1, 3)]}
+        found = sweep(points, sweeping.odd, store=tmp_path)
+        assert found.a.dims == ("k_seed", "a_0_")  # the study has an a_0 of its own
+        assert found.a_0.dims == found.k_seed_.dims == ("k_seed",)
+        assert list(found.seed.values) == [str(2**100), "3"]
+        assert found.text.values[0] == "x\\0y\\udc80"
+        assert (tmp_path / "results.nc").exists()
 
     def test_units_and_long_names(self):
         found = sweep({"x": [1.0]}, units={"x": "m", "y": "m2"}, long_names={"y": "area"})
@@ -343,6 +353,11 @@ class TestEngines:
         assert list(found.status.values) == ["done", "failed", "done", "done"]
         assert "its worker died" in str(found.reason.values[1])
 
+    def test_there_are_no_more_workers_than_cores(self):
+        from stability.sweeps import engine
+
+        assert engine.chosen(None, 10_000).width == engine.chosen(None, None).width <= os.cpu_count()
+
     def test_a_point_keeps_to_one_core(self):
         for workers in (0, 1):
             found = st.sweep({"x": [1]}, sweeping.threads, workers=workers)
@@ -488,6 +503,7 @@ BAD = {
     "two boundaries": ({"x": [1, 2]}, {"refine": {"x": "", "y": ""}}, "`refine` must be an axis, as 'step'"),
     "no condition": ({"x": [1, 2]}, {"refine": {"x": "y <> 2"}}, "a condition such as 'radius < 1'"),
     "a condition on nothing": ({"x": [1, 2]}, {"refine": {"x": "z < 2"}}, "got 'z'. It returns y"),
+    "a name of the result's own": ({"status": [1]}, {}, "must not have 'status'.*Rename the parameter"),
     "no tolerance": ({"x": [1]}, {"tolerance": 0}, "`tolerance` must be"),
     "no units": ({"x": [1]}, {"units": {"x": 1}}, r"`units` must be a mapping \{name: text\}"),
     "no seed": ({"x": [1]}, {"function": sweeping.draws, "seed": -1}, "`seed` must be an integer >= 0"),

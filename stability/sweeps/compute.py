@@ -16,6 +16,7 @@ from .. import _check
 from .._cores import keep_to_one_core
 from .._estimate import Estimate, Number
 from . import records
+from .grid import RESERVED
 from .records import DONE, FAILED, UNSTABLE
 from .study import OWN, NotThere, Reference, load
 
@@ -23,7 +24,6 @@ LARGEST = 100_000
 """Numbers that a point may return: more belong into a file of the study's own."""
 LONGEST = 2000
 """Letters of a reason."""
-RESERVED = {"status", "reason"}
 ABSENT = "absent"
 """The status of a point whose worker has not the study: of no record."""
 drivers: set[str] = set()
@@ -83,7 +83,7 @@ def compute(task: Task) -> Outcome:
         status, reason = UNSTABLE, str(error)
     except (Exception, SystemExit) as error:
         status, reason = FAILED, _told(error, task)
-    return Outcome(status, reason[:LONGEST], records.to_text(values), time.perf_counter() - began)
+    return Outcome(status, _writable(reason[:LONGEST]), records.to_text(values), time.perf_counter() - began)
 
 
 def generator(digest: str) -> np.random.Generator:
@@ -152,18 +152,27 @@ def _value(name: str, value: Any) -> Any:
     """A number or a text of Python's own, or an array."""
     if value is None:
         return math.nan
-    if isinstance(value, (bool, str)):
+    if isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return _writable(value)
     try:
         array = np.asarray(value)
     except ValueError:
         raise ValueError(f"`{name}` must be a number or an array; its rows differ in length") from None
-    if array.dtype.kind != "U":
+    if array.dtype.kind == "U":
+        array = np.array([_writable(text) for text in array.ravel()], dtype=str).reshape(array.shape)
+    else:
         array = _check.numbers_of(name, value)
     if array.dtype.kind == "f":
         # float32 would come back as itself, and stand beside float64 of other points.
         array = array.astype(float)
     return array.item() if array.ndim == 0 else np.ascontiguousarray(array)
+
+
+def _writable(text: str) -> str:
+    """A text as NetCDF holds it: what is no UTF-8, and zero bytes, by their names."""
+    return text.replace("\0", "\\0").encode(errors="backslashreplace").decode()
 
 
 def _finite(value: Any) -> bool:

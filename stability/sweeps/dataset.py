@@ -65,11 +65,14 @@ def assemble(grid: Grid, records: Sequence[Record | None], about: Mapping[str, A
     status = np.array([MISSING if record is None else record.status for record in records])
     reasons = ["" if record is None else record.reason for record in records]
     variables: dict[str, Any] = {}
-    for name in dict.fromkeys(name for record in records if record for name in record.values):
+    returned = dict.fromkeys(name for record in records if record for name in record.values)
+    names = [*returned, *dims, *grid.names]
+    for name in returned:
         found = [record.values.get(name) if record else None for record in records]
         values = _filled(name, found, reasons, status == DONE)
-        inner = tuple(f"{name}_{k}" for k in range(values.ndim - 1))
-        variables[name] = ((*dims, *inner), values.reshape(shape + values.shape[1:]))
+        inner = tuple(_free(f"{name}_{k}", names) for k in range(values.ndim - 1))
+        own = _free(name, [dim for dim in dims if dim not in grid.names])
+        variables[own] = ((*dims, *inner), values.reshape(shape + values.shape[1:]))
     variables["status"] = (dims, status.reshape(shape))
     variables["reason"] = (dims, np.array(reasons, dtype=str).reshape(shape))
     coords: dict[str, Any] = {}
@@ -81,6 +84,11 @@ def assemble(grid: Grid, records: Sequence[Record | None], about: Mapping[str, A
     dataset.attrs = {"points": len(status), **counts, **_flat(about["provenance"])}
     described(dataset, about)
     return dataset
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    """The name, with a line behind it where it stands for something else already."""
+    return _free(f"{name}_", taken) if name in taken else name
 
 
 def described(dataset: xarray.Dataset, about: Mapping[str, Any]) -> None:
@@ -165,7 +173,7 @@ def with_boundary(
         attrs = {"long_name": long_name}
         if values.dtype.kind == "f":
             attrs["units"] = about["units"].get(axis.dim, PLAIN)
-        dataset[f"{axis.dim}_{name}"] = (dims, values, attrs)
+        dataset[_free(f"{axis.dim}_{name}", list(map(str, dataset.variables)))] = (dims, values, attrs)
     dataset.attrs |= {"refined": axis.dim, "condition": condition, "tolerance": boundary.tolerance}
 
 

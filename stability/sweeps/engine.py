@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from concurrent import futures
 from typing import Any
@@ -45,8 +48,11 @@ class Engine:
         """What became of a point that is finished."""
         return future.result()
 
+    def leave(self, flying: Iterable[futures.Future]) -> None:
+        """Let go of points that are not finished."""
+
     def close(self) -> None:
-        """Stop, and leave what was not finished."""
+        """Stop, and end what was begun for it."""
 
 
 class Here(Engine):
@@ -107,10 +113,19 @@ def _end(process: Any) -> None:
 
 
 def _begin_worker() -> None:
-    """Ctrl-C in a terminal reaches every process: the driver ends its workers, and nobody else does."""
+    """Signals to a group reach every process of it: the driver ends its workers, and nobody else does."""
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(driver: int) -> None:
+    """End this worker once its driver is gone, whose workers nobody else would end."""
+    while os.getppid() == driver:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 class Foreign(Engine):
@@ -134,7 +149,15 @@ class Foreign(Engine):
         except (Exception, futures.CancelledError) as error:
             if type(error).__name__ == "KilledWorker":  # dask's word for a point that several workers died of
                 return Outcome(FAILED, DIED, records.to_text({}), 0.0)
+            if isinstance(error, futures.BrokenExecutor):
+                raise Lost(
+                    f"{_said(error)}; without `executor` a point that its worker dies of is the only loss"
+                ) from error
             raise Lost(_said(error)) from error
+
+    def leave(self, flying: Iterable[futures.Future]) -> None:
+        for future in flying:  # those of loky's end with their processes, and cannot be cancelled before
+            future.cancel()
 
 
 def _said(error: BaseException) -> str:
@@ -158,13 +181,13 @@ def chosen(executor: Any, workers: int | None) -> Engine:
     if workers is not None:
         workers = _check.count("workers", workers, least=0)
     if executor is not None:
+        executor = executor.get_executor() if hasattr(executor, "get_executor") else executor  # dask's client
         if not callable(getattr(executor, "submit", None)) or not callable(
             getattr(executor, "shutdown", None)
         ):
-            advice = ".get_executor()" if hasattr(executor, "get_executor") else ""
             raise ValueError(
                 "`executor` must be a concurrent.futures.Executor, as dask's client.get_executor() is one; "
-                f"got {_check.shown(executor)}.{advice and ' Pass executor=client.get_executor().'}"
+                f"got {_check.shown(executor)}."
             )
         if workers == 0:
             raise ValueError(
@@ -233,5 +256,4 @@ def outcomes(engine: Engine, tasks: Iterable[Task]) -> Iterator[tuple[Task, Outc
                 yield from ready
                 raise lost
     finally:
-        for future in flying:
-            future.cancel()
+        engine.leave(flying)

@@ -20,6 +20,9 @@ MOST = 1_000_000
 RECORD = 4096
 """Bytes that a record takes at least on most disks."""
 
+RESERVED = ("status", "reason")
+"""What a sweep says of each point."""
+
 Point = dict[str, Any]
 """The parameters of one point, by name."""
 
@@ -185,6 +188,10 @@ def _require_names(names: Iterable[Any]) -> None:
                 "`grid` must have names of parameters as its keys, or tuples of names for axes that vary "
                 f"together; got {_check.shown(name)}."
             )
+        if name in RESERVED:
+            raise ValueError(
+                f"`grid` must not have {name!r}, which the result has itself. Rename the parameter."
+            )
 
 
 def _is_single(values: Any) -> bool:
@@ -277,7 +284,9 @@ def _require_different(axis: Axis) -> None:
 def labels(values: Sequence[Any]) -> np.ndarray:
     """What a parameter's values are called along its axis: numbers as they are, anything else as text."""
     if all(type(value) in (int, float) for value in values) or all(type(v) is bool for v in values):
-        return np.array(values)
+        found = np.array(values)
+        if found.dtype.kind != "O":  # of whole numbers that no file holds
+            return found
     if all(isinstance(value, Method) for value in values):
         names = told_apart(values)
         return np.array(names if len(set(names)) == len(set(map(repr, values))) else list(map(repr, values)))

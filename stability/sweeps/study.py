@@ -214,12 +214,16 @@ def load(reference: Reference) -> Callable[..., Any]:
             found = getattr(found, part)
     except Exception as error:  # whatever a module of a user's does
         raise NotThere(
-            f"a worker cannot import {reference.module}:{reference.name} ({type(error).__name__}: {error})"
+            f"a worker cannot import {reference.module}:{reference.name} ({type(error).__name__}: {error}). "
+            "See to it that `import` of its file works there: its folder on PYTHONPATH, nothing run on import"
         ) from None
     finally:
         _loading.depth -= 1
     if source_digest(found) != reference.digest:
-        raise NotThere(f"a worker has another version of {reference.module}:{reference.name}")
+        raise NotThere(
+            f"a worker has another version of {reference.module}:{reference.name}. Bring the same files "
+            "there, and start workers and session anew"
+        )
     _HERE[reference] = found
     return found
 

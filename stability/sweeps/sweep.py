@@ -101,10 +101,7 @@ class Sweep:
 
         for task, outcome in engines.outcomes(engine, tasks()):
             if outcome.status == ABSENT:
-                raise ValueError(
-                    f"`study` must be the same function on every worker; {outcome.reason}. Put its folder on "
-                    "PYTHONPATH there, with the same files, and start the workers anew."
-                )
+                raise ValueError(f"`study` must be the same function on every worker; {outcome.reason}.")
             parameters, values = records.from_text(task.parameters), records.from_text(outcome.values)
             with undisturbed():
                 self.store.keep(task.key, Record(parameters, outcome.status, outcome.reason, values))
@@ -140,7 +137,12 @@ class Sweep:
                 raise ValueError(f"{error} {self._so_far()}") from None
         result = self.asked.dataset(self.store)
         if self.store.folder is not None and datasets.is_whole(result):
-            _files.write(self.store.folder / NETCDF, datasets.to_bytes(result))
+            try:
+                _files.write(self.store.folder / NETCDF, datasets.to_bytes(result))
+            except ValueError as error:
+                raise ValueError(
+                    f"{error} All points are kept: st.sweep.open({str(self.store.folder)!r}) reads them."
+                ) from None
         return result
 
     def estimate(self, engine: Engine) -> dict[str, Any]:
