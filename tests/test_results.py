@@ -535,6 +535,13 @@ def header(text, size=118):
     return b"\x93NUMPY\x01\x00" + size.to_bytes(2, "little") + text.ljust(size - 1).encode() + b"\n"
 
 
+def test_arrays_whose_places_read_alike_are_kept_apart(tmp_path):
+    one = st.Study("alike", {}, {"a/b": np.arange(3.0), "a": {"b": np.ones(2)}})
+    found = st.load(st.save(one, tmp_path / "alike")).parameters
+    np.testing.assert_array_equal(found["a/b"], np.arange(3.0))
+    np.testing.assert_array_equal(found["a"]["b"], np.ones(2))
+
+
 class TestTraps:
     @pytest.mark.parametrize(
         ("text", "content", "told"),
@@ -553,6 +560,31 @@ class TestTraps:
         forge(saved, {"arrays/a.npy": header(said, max(118, len(said) + 1)) + content})
         with pytest.raises(ValueError, match=told):
             st.load(saved)
+
+    @pytest.mark.parametrize(
+        ("content", "told"),
+        [
+            (
+                header("{'descr': ('<f8', (2,)), 'fortran_order': False, 'shape': (1,), }") + bytes(16),
+                "objects",
+            ),
+            (b"\x93NUMPY\x09\x00" + header("{}")[8:], r"a\.npy has the unknown format \(9, 0\)"),
+        ],
+        ids=["nested", "version"],
+    )
+    def test_an_array_of_another_kind(self, saved, content, told):
+        forge(saved, {"arrays/a.npy": content})
+        with pytest.raises(ValueError, match=told):
+            st.load(saved)
+
+    def test_a_part_that_ends_before_its_size(self):
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            said = "{'descr': '<f8', 'fortran_order': False, 'shape': (3,), }"
+            archive.writestr("a.npy", header(said) + bytes(16))
+            archive.infolist()[0].file_size += 8  # the directory at the end is believed
+        with pytest.raises(EOFError, match="an array was cut off"):
+            _archive.arrays_of(zipfile.ZipFile(stream))
 
     def test_a_bomb_is_refused_by_its_size(self, saved, monkeypatch):
         monkeypatch.setattr(_archive, "MAX_UNPACKED", 1_000_000)

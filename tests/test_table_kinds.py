@@ -563,6 +563,12 @@ class TestNames:
         text = beside(["red", "green"], "d").replace("d,a,b,c,y", "d,d=red,b,c,y")
         assert read(write(text), one_hot=True).columns == ("d=red 2", "d=red", "b", "c", "intercept")
 
+    def test_few_numbers_that_are_not_whole_are_no_classes(self, write):
+        path = write(table(labels=["0.5", "1.5", "2.5"]))
+        with pytest.raises(Refused, match=r"holds numbers .* logistic regression cannot predict") as refused:
+            read(path)
+        assert read(path, **refused.value.remedy).classes == ()
+
     def test_a_word_of_too_many_is_shown(self, write):
         crores = [f"{i},23,45,678" for i in range(1, N + 1)]
         with pytest.raises(ValueError, match=r"too many different words .* \('1,23,45,678' in data row 1\)"):

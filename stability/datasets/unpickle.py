@@ -37,6 +37,7 @@ NAMES = {
     ("_codecs", "encode"): "encode",
 }
 INTEGERS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)}
+ORDERS = {"<": "<", ">": ">", "|": "="}
 VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 WORDS = {f"{short}BIN{kind}" for short in ("", "SHORT_") for kind in ("STRING", "UNICODE", "BYTES")}
 ARGUMENTS = {"BININT", "BININT1", "BININT2", "LONG1", "BINBYTES8", "BYTEARRAY8"} | WORDS
@@ -74,7 +75,10 @@ def read_pickle(path: Path) -> dict[str, Any]:
     """
     try:
         if _files.regular(path).stat().st_size > MAX_BYTES:
-            raise ValueError(f"{path} has {path.stat().st_size:.2g} bytes; at most {MAX_BYTES:.2g} are read.")
+            raise ValueError(
+                f"{path} has {path.stat().st_size:,} bytes; at most {MAX_BYTES:,} are read. Give a file of "
+                "CIFAR as it was published."
+            )
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}).") from None
@@ -82,8 +86,9 @@ def read_pickle(path: Path) -> dict[str, Any]:
         # A machine of our own, which knows no way to call anything: no name of the file is ever imported.
         result = _Machine(len(content)).run(content)
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        told = "an instruction finds too few values" if isinstance(error, IndexError) else error
         raise ValueError(
-            f"{path} is not a pickle of plain data: {error}. Nothing of it was run; get the file from its "
+            f"{path} is not a pickle of plain data: {told}. Nothing of it was run; get the file from its "
             "original source."
         ) from None
     return {key: value.values if isinstance(value, _Array) else value for key, value in result.items()}
@@ -122,6 +127,8 @@ class _Machine:
                 # The instruction counts by itself, as pickle's own reader does.
                 self.memo[len(self.memo)] = stack[-1]
             case "BINGET" | "LONG_BINGET":
+                if argument not in self.memo:
+                    raise ValueError(f"it refers to value {argument}, of which there is none")
                 stack.append(self.memo[argument])
             case "MARK":
                 self.outer.append(stack)
@@ -198,7 +205,10 @@ class _Machine:
         That is ``(version, shape, type, by columns, bytes)``.
         """
         if isinstance(target, _Type):
-            target.order = {"<": "<", ">": ">", "|": "="}[_kind(state[1], str)]
+            order = _kind(state[1], str)
+            if order not in ORDERS:
+                raise ValueError(f"an array has the unknown byte order {order[:9]!r}")
+            target.order = ORDERS[order]
         elif isinstance(target, _Array):
             _, shape, kind, by_columns, values = state
             target.values = self.array(values, kind, shape, by_columns)
