@@ -16,10 +16,11 @@ from conftest import GAMMA, LITERAL, all_methods, assert_close, label, smooth_me
 
 import stability as st
 from stability._array import Backend
+from stability.advice.untuned import Guard
 from stability.linear.kept import KeptModes
 from stability.linear.modes import mode_limits
 from stability.lowrank.result import LowRank
-from stability.training.auto import AutoRule, Guard, auto_hessian_batch, auto_rank
+from stability.training.auto import AutoRule, auto_hessian_batch, auto_rank
 from stability.training.batches import Batches, parts
 from stability.training.checkpoint import slots
 from stability.training.problem import Work

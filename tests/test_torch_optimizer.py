@@ -933,7 +933,7 @@ def test_products_that_are_not_symmetric_later_are_a_step_not_taken(monkeypatch)
         ({"momentum": 1.0}, r"`momentum` must be in \[0, 1\)"),
         ({"weight_decay": -1.0}, "`weight_decay` must be a finite number >= 0"),
         ({"noise_margin": -1.0}, "`noise_margin` must be a finite number >= 0"),
-        ({"tail": "none"}, "`tail` must be one of damping, flat"),
+        ({"tail": "none"}, "`tail` must be one of adaptive, damping, flat"),
         ({"seed": -1}, "`seed` must be an integer >= 0"),
     ],
 )

@@ -79,7 +79,8 @@ class Block:
     Attributes
     ----------
     root : callable
-        ``V -> P^{1/2} V`` on the group's parameters, (n, k).
+        ``V -> R V`` to the group's parameters, (m, k) to (n, k), with ``P = R R^T``; where it is no symmetric
+        root, with its transpose `back` and the width `m`.
     share : float
         The group's learning rate, in units of that which the limit is told in.
     """
@@ -107,7 +108,7 @@ def largest_step(closure: Callable[..., Any] | None, blocks: Sequence[Block], se
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             loss = Batch(closure).loss(bent=True)
         operator = _Joint(loss, blocks)
-        end = top(operator.product, operator.n, operator.backend, root=operator.root, seed=seed)
+        end = top(operator, sum(operator.widths), operator.backend, seed=seed)
     except BadProducts as error:
         return UNKNOWN._replace(unknown=f"its curvature cannot be used here. {error}")
     except Exception as error:
@@ -118,23 +119,28 @@ def largest_step(closure: Callable[..., Any] | None, blocks: Sequence[Block], se
 
 
 class _Joint:
-    """Products with the Hessian of all groups, and the root of all groups' steps together."""
+    """``R^T H R`` for the Hessian of all groups, and the roots of all groups' steps together."""
 
     def __init__(self, loss: torch.Tensor, blocks: Sequence[Block]):
         self.blocks = blocks
         params, names = ([one for b in blocks for one in getattr(b, part)] for part in ("params", "names"))
         self.products = Products(loss, params, names, partly=True)
-        self.n, self.backend = self.products.n, self.products.backend
+        self.backend = self.products.backend
         self.sizes = [sum(p.numel() for p in block.params) for block in blocks]
+        pairs = list(zip(blocks, self.sizes, strict=True))
+        self.widths = [getattr(block.root, "width", size) for block, size in pairs]
+        self.scales = [math.sqrt(block.share / (1 + block.momentum)) for block in blocks]
         self.unit = self.products.unit
 
-    def product(self, V: torch.Tensor) -> torch.Tensor:
-        moved = self.products(V)
-        for block, part, image in zip(self.blocks, V.split(self.sizes), moved.split(self.sizes), strict=True):
-            if block.weight_decay:
-                image += block.weight_decay * part
-        return moved
-
-    def root(self, V: torch.Tensor) -> torch.Tensor:
-        parts = zip(self.blocks, V.split(self.sizes), strict=True)
-        return torch.cat([math.sqrt(b.share / (1 + b.momentum)) * b.root(part) for b, part in parts])
+    def __call__(self, V: torch.Tensor) -> torch.Tensor:
+        """``R^T H R V``."""
+        pieces = zip(self.blocks, self.scales, V.split(self.widths), strict=True)
+        at = torch.cat([scale * block.root(piece) for block, scale, piece in pieces])
+        moved = self.products(at)
+        found = []
+        for block, scale, part, image in zip(
+            self.blocks, self.scales, at.split(self.sizes), moved.split(self.sizes), strict=True
+        ):
+            whole = image + block.weight_decay * part if block.weight_decay else image
+            found.append(scale * getattr(block.root, "back", block.root)(whole))
+        return torch.cat(found)

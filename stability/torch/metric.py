@@ -481,6 +481,11 @@ def _low_rank(chosen: Chosen, place: Any) -> Root:
             raise ValueError(
                 "`optimizer` must have taken a step: LRSFN knows no curvature before. Call step(closure)."
             )
+        if group["tail"] == "adaptive":
+            raise ValueError(
+                "`optimizer` must have a metric with a symmetric root; LRSFN's adaptive tail has none. Ask "
+                "optimizer.report(closure=...), or make it with tail='flat'."
+            )
         modes = lrsfn.kept_modes(group, dict(state))
         gains = torch.as_tensor(np.sqrt(modes.gains), dtype=place.whole.dtype, device=place.whole.device)
         blocks.append((state["vectors"], gains, math.sqrt(modes.tail_gain)))

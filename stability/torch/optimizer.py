@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,15 +13,16 @@ import torch
 
 from .. import _check
 from .._streams import stream
+from ..advice.untuned import MOMENTUM, NOISE_MARGIN, Course, Trust, floor, step_length
 from ..linear.kept import KeptModes, over_batches
 from ..lowrank.operator import BadProducts, NotFinite
 from ..lowrank.randomized import randomized_eigh
 from ..lowrank.result import LowRank
 from ..methods import method as methods
-from . import saved
+from . import saved, tail
 from .gradients import Left, detached, notices
 from .limit import UNKNOWN, Block, Seen, StepLimit, largest_step
-from .products import DTYPES, Batch, flatten, gradient, trainable
+from .products import DTYPES, Batch, Products, flatten, gradient, trainable
 from .report import Report, compose
 from .residuals import LossesOnly
 from .sampled import SampledSteps, SampleReport
@@ -35,6 +37,17 @@ next may not.
 HESSIAN: dict[str, Any] = {"lr": 0.1, "damping": 0.1, "momentum": 0.0}
 """What is taken where nothing is given, by curvature."""
 SAMPLED: dict[str, Any] = {"lr": 1.0, "damping": None, "momentum": None}
+_REST: dict[str, Any] = {
+    **{"rank": 20, "refresh": 10, "tail": "flat"},
+    **{"noise_margin": 0.0, "hessian_batch": None},
+}
+UNTUNED: dict[str, Any] = {
+    **_REST,
+    **{"lr": 1.0, "rank": 10, "damping": None, "momentum": MOMENTUM, "tail": "adaptive"},
+}
+"""Where no number is given at all."""
+STEP = 0.3  # three unit steps once the velocity has gathered
+WARMUP = 20  # steps in which they grow to their full length
 
 
 class LRSFN(torch.optim.Optimizer):
@@ -61,11 +74,14 @@ class LRSFN(torch.optim.Optimizer):
     ----------
     params : torch.nn.Module, or iterable of tensors or of parameter groups
         A module's frozen parameters are left out; a frozen tensor given by itself is an error.
-    lr : float
+    lr : float or "auto"
         The learning rate; 1 is a full Newton step along the kept eigenvectors. 0.1 by default, 1 with
         Gauss-Newton curvature (of the step that its rule takes, half of a full one where batches are drawn).
+        With ``"auto"``, or where no number is given at all, step, damping and refreshes are measured; then
+        `lr` is 1, what schedulers multiply measured steps by.
     rank : int
-        Eigenpairs kept, largest ``|lambda|`` first; all of a group that has no more parameters.
+        Eigenpairs kept, largest ``|lambda|`` first; all of a group that has no more parameters. 20 by
+        default, 10 where nothing is tuned.
     damping : float
         ``gamma > 0``, in units of curvature; 0.1 by default, measured with Gauss-Newton curvature.
     curvature : {"hessian", "gauss-newton"}
@@ -82,18 +98,22 @@ class LRSFN(torch.optim.Optimizer):
         Samples, drawn from each batch, that its Hessian is estimated from (a multiple of 4 is used, or fewer
         than 4); the whole batch by default.
     refresh : int
-        Steps between eigendecompositions; all but the first start from the last one. Where larger batches
-        went before, one of a single sample is left out, unless only such ones come for as many steps again.
+        Steps between eigendecompositions, 10 by default; all but the first start from the last one. Where
+        larger batches went before, one of a single sample is left out, unless only such ones come for as many
+        steps again. Where nothing is tuned they are 10 at first, and up to 100 as long as curvature is right.
     momentum : float
-        In [0, 1); 0 by default. With Gauss-Newton, the share of the last direction that is kept where batches
-        are drawn: 0.9 by default.
+        In [0, 1); 0 by default, 0.9 where nothing is tuned. With Gauss-Newton, the share of the last
+        direction that is kept where batches are drawn: 0.9 by default.
     weight_decay : float
         Adds ``weight_decay |w|^2 / 2`` to the loss: to gradients and to the curvature.
-    tail : {"flat", "damping"}
+    tail : {"flat", "damping", "adaptive"}
         Gain off the kept eigenvectors: ``1 / (mu + damping)``, where ``mu = max(|lambda_r|, mu_before / 2)``
         stands for what a small batch does not show and is the least size that kept eigenvalues count with;
         or, as published, ``1 / damping``, which is stable only for ``lr < 2 damping / |lambda_{r+1}|``. The
-        default of `stability.LRSFN`, the published method, is ``"damping"``.
+        default of `stability.LRSFN`, the published method, is ``"damping"``. Adaptive is Adam's metric there,
+        ``c D^-1/2``, with ``D`` the mean of squares of what gradients have off the kept eigenvectors, and
+        ``c`` a share of what the largest curvature in that metric allows; where nothing is tuned it is the
+        default, and "flat" else.
     noise_margin : float
         Adds so many standard deviations, over gradient batches, to the size of each kept eigenvalue; Hessian
         batches of one sample do not tell them, and go on with the last ones known.
@@ -107,6 +127,13 @@ class LRSFN(torch.optim.Optimizer):
 
     Notes
     -----
+    Where nothing is tuned, kept modes are divided by ``max(|lambda_i| + 4 s_i, mu)``, ``s_i`` their standard
+    deviation over batches, and steps are as long as that noise allows. After some steps the batch's loss is
+    asked once more: what a step brought, beside what slope and curvature said, shortens steps, lengthens them
+    again, renews curvature, or takes the step back; a run whose losses leave the best ones goes back there,
+    which counts in `skipped`. Without a closure there is no loss to be asked, and steps stay as measured. A
+    schedule that brings `lr` to 0 takes the noise of the last steps away.
+
     Every option may be set per group, and schedulers may change it. Batch normalisation should be in eval
     mode, or its running means move with every Hessian batch too. Losses whose curvature is wanted are
     evaluated without compilation, and with operations that have a second derivative: attention by its "math"
@@ -119,33 +146,31 @@ class LRSFN(torch.optim.Optimizer):
     def __init__(
         self,
         params: torch.nn.Module | Iterable[Any],
-        lr: float | None = None,
-        rank: int = 20,
+        lr: float | str | None = None,
+        rank: int | None = None,
         damping: float | None = None,
         *,
         curvature: str = "hessian",
         loss: str | None = None,
         hessian_batch: int | None = None,
-        refresh: int = 10,
+        refresh: int | None = None,
         momentum: float | None = None,
         weight_decay: float = 0.0,
-        tail: str = "flat",
-        noise_margin: float = 0.0,
+        tail: str | None = None,
+        noise_margin: float | None = None,
         seed: int = 0,
     ):
-        defaults = HESSIAN if curvature == "hessian" else SAMPLED
-        given = {"lr": lr, "damping": damping, "momentum": momentum}
-        first = {name: defaults[name] if value is None else value for name, value in given.items()}
-        options = {
-            **first,
-            "curvature": curvature,
-            "loss": loss,
+        given = {
+            "lr": lr,
             "rank": rank,
+            "damping": damping,
             "hessian_batch": hessian_batch,
             "refresh": refresh,
+            "momentum": momentum,
             "tail": tail,
             "noise_margin": noise_margin,
         }
+        options = {**_chosen(given, curvature), "curvature": curvature, "loss": loss}
         self._last = Seen()
         self._module = params if isinstance(params, torch.nn.Module) else None
         super().__init__(
@@ -257,42 +282,120 @@ class LRSFN(torch.optim.Optimizer):
                 return self._sampled_step(self._sampled, closure)
             except LossesOnly as error:
                 self._by_hessian(error)
+        # What the loss draws, as masks of dropout, is drawn again where a step is looked at.
+        drawn = torch.get_rng_state() if self.param_groups[0]["untuned"] else None
         try:
-            return self._step(*self._asked(closure, batch_size))
+            return self._step(*self._asked(closure, batch_size), drawn)
         finally:
             for group in self.param_groups:
                 detached(group["params"])
 
     def _step(
-        self, batch: Batch | Left, loss: torch.Tensor | None, gradients: list[torch.Tensor]
+        self,
+        batch: Batch | Left,
+        loss: torch.Tensor | None,
+        gradients: list[torch.Tensor],
+        drawn: torch.Tensor | None,
     ) -> torch.Tensor | None:
         """A step from every group's gradient."""
+        trust = self._heard(batch, loss)
+        if trust is not None and self._gone_back(trust):
+            return loss
         # One number to wait for: a nan or an infinity anywhere is still there in the sum.
         if not bool(torch.isfinite((0.0 if loss is None else loss) + sum(g.sum() for g in gradients))):
             return self._skip(loss, "the loss or its gradient is nan or infinite")
         velocities = []
+        due = [_due(group, self._state(group), batch, trust) for group in self.param_groups]
         for i, g in enumerate(gradients):
             try:
-                velocities.append(self._velocity(i, g, batch))
+                velocities.append(self._velocity(i, g, batch, due[i], trust))
             except BadProducts as error:
                 return self._skip(loss, self._why(error, i))
         # Every group's step is found before any is taken: a batch moves all parameters or none.
-        moves = list(
-            zip(self.param_groups, velocities, map(_ahead, self.param_groups, velocities), strict=True)
-        )
-        for group, velocity, ahead in moves:
-            if ahead is None or not bool(torch.isfinite(ahead).all()):
+        ahead = [self._ahead(*pair, trust) for pair in zip(self.param_groups, velocities, strict=True)]
+        for group, velocity, there in zip(self.param_groups, velocities, ahead, strict=True):
+            if there is None or not bool(torch.isfinite(there).all()):
                 if bool(torch.isfinite(velocity).all()):
                     return self._skip(
                         loss, f"the parameters after it would be nan or infinite (lr = {group['lr']:g})"
                     )
                 return self._skip(loss, "the preconditioned step is nan or infinite")
-        for group, velocity, ahead in moves:
-            assert ahead is not None  # told above
-            self._take(group, velocity, ahead)
+        here = [flatten(p.detach() for p in group["params"]) for group in self.param_groups]
+        for group, velocity, there in zip(self.param_groups, velocities, ahead, strict=True):
+            assert there is not None  # told above
+            self._take(group, velocity, there)
         self._seen.note(batch)
         notices(self).lost(loss)
+        if trust is not None:
+            if drawn is not None and trust.looks(self._state(self.param_groups[0])["age"]):
+                assert isinstance(batch, Batch)
+                self._look(trust, batch.again(drawn) - float(loss), gradients, here)  # type: ignore[arg-type]
+            self._state(self.param_groups[0])["trust"] = trust.state()
         return loss
+
+    # -- nothing tuned -----------------------------------------------------------------------------
+
+    def _heard(self, batch: Batch | Left, loss: torch.Tensor | None) -> Trust | None:
+        """How far curvature is trusted, once this loss is known; None where that is not asked."""
+        if loss is None or not self.param_groups[0]["untuned"]:
+            return None
+        kept = self._state(self.param_groups[0])["trust"]
+        trust = Trust() if kept is None else Trust.of(kept)
+        trust.gradient_work += batch.size or 1
+        trust.hear(float(loss), batch.size or 1)
+        return trust
+
+    def _gone_back(self, trust: Trust) -> bool:
+        """Keep the best parameters so far, and go back there where the run is being lost."""
+        lost = trust.said == Course.LOST
+        for group in self.param_groups:
+            state = self._state(group)
+            if lost and state["best"] is not None:
+                self._put(group, state["best"])
+                state["velocity"] = None
+                state["skipped"] += 1
+            elif trust.said == Course.BEST or state["best"] is None:
+                state["best"] = flatten(p.detach() for p in group["params"])
+        if lost:
+            self._failure = "the loss had left the best one so far, and the parameters went back there"
+            self._state(self.param_groups[0])["trust"] = trust.state()
+        return lost
+
+    @torch.no_grad()
+    def _look(
+        self, trust: Trust, gained: float, gradients: list[torch.Tensor], before: list[torch.Tensor]
+    ) -> None:
+        """Learn from what a step brought on its own batch, and take it back where that rose."""
+        slope = curved = 0.0
+        for group, g, old in zip(self.param_groups, gradients, before, strict=True):
+            move = flatten(group["params"]) - old
+            slope += float(g @ move)
+            curved += 0.5 * _believed(group, self._state(group), move)
+        if trust.judge(gained, slope, curved, self._state(self.param_groups[0])["age"]):
+            for group, old in zip(self.param_groups, before, strict=True):
+                self._put(group, old)
+                self._state(group)["velocity"] = None
+
+    @torch.no_grad()
+    def _put(self, group: dict[str, Any], w: torch.Tensor) -> None:
+        pieces = torch.split(w, [p.numel() for p in group["params"]])
+        for p, piece in zip(group["params"], pieces, strict=True):
+            if p.requires_grad:
+                p.copy_(piece.view_as(p))
+
+    @torch.no_grad()
+    def _ahead(
+        self, group: dict[str, Any], velocity: torch.Tensor, trust: Trust | None
+    ) -> torch.Tensor | None:
+        """The parameters after the step (n,); None where `lr` is beyond the numbers of their type."""
+        lr = group["lr"]
+        if group["untuned"]:
+            # The first curvature is that of a place which is left at once: it is trusted by and by.
+            lr *= min(1.0, (self._state(group)["steps"] + 1) / WARMUP)
+            lr *= 1.0 if trust is None else trust.share
+        if lr > torch.finfo(velocity.dtype).max:
+            return None
+        return flatten(group["params"]).add_(velocity, alpha=-lr)
 
     def _asked(
         self, closure: Any, batch_size: int | None
@@ -323,7 +426,7 @@ class LRSFN(torch.optim.Optimizer):
     @property
     def due(self) -> bool:
         """Whether the next step renews curvature: ``loss.backward(create_graph=opt.due)`` before step()."""
-        return any(_late(group, self._state(group)) >= 0 for group in self.param_groups)
+        return any(_late(group, self._state(group), None) >= 0 for group in self.param_groups)
 
     @property
     def _sampled(self) -> SampledSteps | None:
@@ -398,25 +501,45 @@ class LRSFN(torch.optim.Optimizer):
         state["steps"] += 1
         state["age"] += 1
 
-    def _velocity(self, index: int, g: torch.Tensor, batch: Batch | Left) -> torch.Tensor:
+    def _velocity(
+        self, index: int, g: torch.Tensor, batch: Batch | Left, due: bool, trust: Trust | None
+    ) -> torch.Tensor:
         """``v = momentum * v + P g`` (n,), with the curvature refreshed where it is due."""
         group = self.param_groups[index]
-        state = self._state(group)
-        if _due(group, state, batch):
+        state, products = self._state(group), None
+        if due:
             if state["vectors"] is None or batch.curved(group["params"]):
-                self._refresh(index, batch)
+                products = self._refresh(index, batch, trust)
             else:
                 notices(self).stale(state["age"])
         if group["weight_decay"]:
             # Its curvature is in the eigenpairs already, by the `shift` of `Products`.
             g = g + group["weight_decay"] * flatten(p.detach() for p in group["params"])
-        modes = kept_modes(group, state)
-        direction = _low_rank(state).precondition(g, modes.gains, modes.tail_gain)
+        direction = self._direction(group, g, products)
         return direction if state["velocity"] is None else group["momentum"] * state["velocity"] + direction
+
+    @torch.no_grad()
+    def _direction(
+        self, group: dict[str, Any], g: torch.Tensor, products: list[Products] | None
+    ) -> torch.Tensor:
+        """``P g`` (n,); `products` where curvature has just been renewed."""
+        state = self._state(group)
+        if group["tail"] != "adaptive":
+            modes = kept_modes(group, state)
+            return _low_rank(state).precondition(g, modes.gains, modes.tail_gain)
+        tail.observe(state, g)
+        if products is not None:
+            rng = stream(group["seed"], len(g), state["refreshes"])
+            start = torch.as_tensor(rng.standard_normal(len(g)), dtype=g.dtype, device=g.device)
+            with torch.enable_grad():
+                state["products"] += tail.measure(state, products, start)
+        gains = torch.as_tensor(kept_modes(group, state).gains, dtype=g.dtype, device=g.device)
+        return tail.direction(state, g, gains, tail.gain(group, state))
 
     # -- curvature ---------------------------------------------------------------------------------
 
-    def _refresh(self, index: int, batch: Batch | Left) -> None:
+    def _refresh(self, index: int, batch: Batch | Left, trust: Trust | None) -> list[Products]:
+        """Find a group's curvature anew; returns the products that it was found by."""
         group = self.param_groups[index]
         state, params = self._state(group), group["params"]
         # A stream for each group and refresh, so that a run that goes on from a file draws the same rows.
@@ -451,7 +574,16 @@ class LRSFN(torch.optim.Optimizer):
         )
         state.update(age=0, refreshes=state["refreshes"] + 1, products=state["products"] + eig.columns)
         state.update(batch=batch.size, hessian_batch=hessian_batch)
-        state["scale"] = max(float(kept_modes(group, state).sizes[-1]), MEMORY * state["scale"])
+        if trust is not None:
+            first = state["refreshes"] == 1
+            trust.renewed(0.0 if first else 2.0 * (hessian_batch or 1) * eig.columns)
+        sizes = kept_modes(group, state).sizes
+        if group["untuned"]:
+            state["scale"] = floor(sizes, eig.eigenvalues, state["scale"])
+            state["length"] = _length(group, state)
+        else:
+            state["scale"] = max(float(sizes[-1]), MEMORY * state["scale"])
+        return products
 
     def _state(self, group: dict[str, Any]) -> dict[str, Any]:
         """A group's state, kept with its first parameter: tensors, numbers and lists of numbers."""
@@ -506,7 +638,12 @@ class LRSFN(torch.optim.Optimizer):
         names = ("batch", "hessian_batch", "steps", "skipped", "refreshes", "products")
         counts = {**{name: state[name] for name in names}, "failure": self._failure}
         limit = self._limit(index, self._seen.closure if closure is None else closure)
-        return compose(_low_rank(state), kept_modes(options, state), options, counts, limit, self._seen.drawn)
+        modes = kept_modes(options, state)
+        found = compose(_low_rank(state), modes, options, counts, limit, self._seen.drawn)
+        if options["tail"] != "adaptive":
+            return found
+        # Off the kept vectors curvature counts in another metric, of which `step_limit` knows alone.
+        return replace(found, tail_gain=tail.gain(options, state), tail_limit=math.nan)
 
     def _limit(self, index: int, closure: Callable[..., Any] | None) -> StepLimit:
         """The largest stable `lr` of a group, the others' in proportion."""
@@ -525,7 +662,7 @@ class LRSFN(torch.optim.Optimizer):
                 Block(
                     group["params"],
                     self._names(i),
-                    partial(eig.precondition, kept=np.sqrt(modes.gains), rest=math.sqrt(modes.tail_gain)),
+                    _root(group, self._state(group), modes, eig),
                     group["momentum"],
                     group["weight_decay"],
                     rate / rates[index],
@@ -549,6 +686,23 @@ class LRSFN(torch.optim.Optimizer):
         self._last = Seen()  # what was seen before led to another state
 
 
+def _chosen(given: dict[str, Any], curvature: str) -> dict[str, Any]:
+    """All options, from those that were given: where none was, nothing is to be tuned."""
+    asked = given["lr"] == "auto"
+    untuned = curvature == "hessian" and (asked or all(value is None for value in given.values()))
+    if asked:
+        for name in ("damping", "noise_margin", "refresh"):
+            if not untuned or given[name] is not None:
+                raise ValueError(
+                    f"lr='auto' measures `{name}` of the Hessian: leave "
+                    f"{'curvature' if not untuned else f'`{name}`'} out, or give a number as `lr`."
+                )
+        given = {**given, "lr": None}
+    defaults = UNTUNED if untuned else {**_REST, **(HESSIAN if curvature == "hessian" else SAMPLED)}
+    found = {name: defaults[name] if value is None else value for name, value in given.items()}
+    return {**found, "untuned": untuned}
+
+
 def _rows(group: dict[str, Any], batch: Batch | Left, rng: np.random.Generator) -> list[torch.Tensor]:
     """Positions of the Hessian's sub-batches, of equal size; none where samples cannot be told apart."""
     asks = [name for name in ("hessian_batch", "noise_margin") if group[name]]
@@ -566,30 +720,22 @@ def _rows(group: dict[str, Any], batch: Batch | Left, rng: np.random.Generator) 
     return [torch.from_numpy(part.copy()) for part in np.split(drawn, parts)]
 
 
-def _late(group: dict[str, Any], state: dict[str, Any]) -> float:
+def _late(group: dict[str, Any], state: dict[str, Any], trust: Trust | None) -> float:
     """Steps since a group's curvature has been due to be renewed; negative where it is not yet."""
     if state["vectors"] is None:
         return math.inf
     if not np.isfinite(kept_modes(group, state).sizes).all():  # `noise_margin` may be asked for later
         return math.inf
-    late = state["age"] - group["refresh"]
+    late = state["age"] - group["refresh"] if trust is None else trust.due(state["age"]) - 1
     return late if len(state["eigenvalues"]) == _rank(group) else max(late, 0)
 
 
-def _due(group: dict[str, Any], state: dict[str, Any], batch: Batch | Left) -> bool:
+def _due(group: dict[str, Any], state: dict[str, Any], batch: Batch | Left, trust: Trust | None) -> bool:
     """Whether a group's curvature is to be found anew on this batch."""
-    late = _late(group, state)
+    late = _late(group, state, trust)
     # What a loader leaves over is no Hessian batch; but one sample may be all that batches have from now on.
     leftover = batch.size == 1 and (state["batch"] or 1) > 1 and late < group["refresh"]
     return late >= 0 and not leftover
-
-
-@torch.no_grad()
-def _ahead(group: dict[str, Any], velocity: torch.Tensor) -> torch.Tensor | None:
-    """The parameters after the step (n,); None where `lr` is beyond the numbers of their type."""
-    if group["lr"] > torch.finfo(velocity.dtype).max:
-        return None
-    return flatten(group["params"]).add_(velocity, alpha=-group["lr"])
 
 
 def _last_noise(group: dict[str, Any], state: dict[str, Any]) -> np.ndarray:
@@ -615,16 +761,55 @@ def _low_rank(state: dict[str, Any]) -> LowRank:
     )
 
 
+def _root(group: dict[str, Any], state: dict[str, Any], modes: KeptModes, eig: LowRank) -> Any:
+    """``R`` with ``P = R R^T`` of a group as it stands."""
+    if group["tail"] != "adaptive":
+        return partial(eig.precondition, kept=np.sqrt(modes.gains), rest=math.sqrt(modes.tail_gain))
+    gains = torch.as_tensor(modes.gains, dtype=eig.vectors.dtype, device=eig.vectors.device)
+    return tail.Root(state, gains, tail.gain(group, state))
+
+
+def _believed(group: dict[str, Any], state: dict[str, Any], move: torch.Tensor) -> float:
+    """``<s, B s>`` for the curvature B that a group's steps count on."""
+    along = state["vectors"].T @ move
+    sizes = torch.as_tensor(np.abs(state["eigenvalues"]), dtype=move.dtype, device=move.device)
+    beyond = move - state["vectors"] @ along
+    adaptive = group["tail"] == "adaptive"
+    rest = state["top"] / tail.metric(state) if adaptive else state["scale"]
+    return float((sizes * along**2).sum() + (rest * beyond**2).sum())
+
+
+def _length(group: dict[str, Any], state: dict[str, Any]) -> float:
+    """How far a step on the kept modes may go."""
+    state["length"] = 1.0
+    modes = kept_modes(group, state)
+    spread = over_batches(np.array(state["std"]), state["batch"]) * modes.gains
+    turned = np.abs(modes.eigenvalues) * modes.gains
+    return step_length(turned, spread, state["batch"] or math.inf, most=STEP)
+
+
+def _undamped(lam: Any, length: float) -> Any:
+    return length / abs(lam)
+
+
 def kept_modes(group: dict[str, Any], state: dict[str, Any]) -> KeptModes:
     """What the group's method makes of the eigenpairs in its state."""
     lam, std = np.array(state["eigenvalues"]), np.array(state["std"])
     seen = not math.isnan(state["next_eigenvalue"])
+    sampling, margin = over_batches(std, state["batch"]), group["noise_margin"]
+    if group["untuned"]:
+        gain = partial(_undamped, length=state["length"])
+        method = methods.Method(gain=gain, rank=len(lam), tail_gain=gain)
+        sampling, margin = np.nan_to_num(sampling), NOISE_MARGIN
+    else:
+        rest = "damping" if group["tail"] == "damping" else "flat"
+        method = methods.LRSFN(rank=len(lam), damping=group["damping"], tail=rest)
     return KeptModes(
-        methods.LRSFN(rank=len(lam), damping=group["damping"], tail=group["tail"]),
+        method,
         lam,
         state["next_eigenvalue"] if seen else lam[-1],
-        over_batches(std, state["batch"]),
+        sampling,
         over_batches(std, state["hessian_batch"]),
-        margin=group["noise_margin"],
-        floor=float(state["scale"]) if group["tail"] == "flat" else 0.0,
+        margin=margin,
+        floor=0.0 if group["tail"] == "damping" else float(state["scale"]),
     )

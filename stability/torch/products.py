@@ -57,6 +57,14 @@ class Batch:
         """Products with the Hessian of some rows (k,), or of the whole batch."""
         return Products(self.loss(rows, bent=True), params, names, shift=shift, partly=True)
 
+    @torch.no_grad()
+    def again(self, drawn: torch.Tensor) -> float:
+        """The whole batch's mean loss at the parameters as they are now, with what was drawn before."""
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(drawn)
+            given = {"rows": slice(None)} if self.takes_rows else {}
+            return float(self.closure(**given).mean())
+
     def loss(self, rows: torch.Tensor | None = None, *, bent: bool = False) -> torch.Tensor:
         """The mean loss of the rows (k,), or of the whole batch, with its graph.
 

@@ -10,21 +10,26 @@ from typing import Any
 import torch
 
 from .. import _check
+from ..advice.untuned import Trust
 from ..lowrank.sample_space import SampleSpace
 from ..methods.method import LRSFN
 from .residuals import LOSSES
 
 COUNTS = ("age", "refreshes", "products", "steps", "skipped")
 CURVATURES = ("hessian", "gauss-newton")
+TAILS = ("adaptive", "damping", "flat")
 _RENAMED = {"noise": "noise_margin"}
-_LATER = {"curvature": "hessian", "loss": None}
+_LATER = {"curvature": "hessian", "loss": None, "untuned": False}
 """Options that earlier versions did not have."""
 FRESH: dict[str, Any] = {
     **dict.fromkeys(COUNTS, 0),
     **dict.fromkeys(("vectors", "velocity", "batch", "hessian_batch", "sampled")),
     **{"eigenvalues": [], "std": [], "next_eigenvalue": math.nan, "scale": 0.0},
+    # Of an adaptive tail, and of a group that nobody chose numbers for.
+    **{"second": None, "observed": 0, "probe": None, "top": 0.0, "length": 1.0, "best": None, "trust": None},
 }
 """The state of a group before its first step."""
+_LATER_STATE = ("sampled", "second", "observed", "probe", "top", "length", "best", "trust")
 
 
 def check_options(group: dict[str, Any]) -> None:
@@ -35,9 +40,10 @@ def check_options(group: dict[str, Any]) -> None:
         _check.choice("loss", group["loss"], LOSSES)
         if not sampled:
             raise ValueError("`loss` is for curvature='gauss-newton'. Leave it out, or give that curvature.")
-    measured = sampled and group["damping"] is None
+    measured = (sampled or group["untuned"]) and group["damping"] is None
+    flat = "flat" if group["tail"] == "adaptive" else _check.choice("tail", group["tail"], TAILS)
     # Made and thrown away: the method checks its own numbers, in the words that it has for them.
-    LRSFN(rank=group["rank"], damping=1.0 if measured else group["damping"], tail=group["tail"])
+    LRSFN(rank=group["rank"], damping=1.0 if measured else group["damping"], tail=flat)
     _check.count("refresh", group["refresh"])
     if not (sampled and group["momentum"] is None):
         _check.fraction("momentum", group["momentum"])
@@ -63,7 +69,7 @@ def renewed(state_dict: Any) -> Any:
             for group in state_dict["param_groups"]
         ]
         states = {
-            key: {"sampled": None, **state} if "vectors" in state else state
+            key: {**{n: FRESH[n] for n in _LATER_STATE}, **state} if "vectors" in state else state
             for key, state in state_dict["state"].items()
         }
         return {**state_dict, "param_groups": groups, "state": states}
@@ -106,6 +112,13 @@ def _check_state(state: dict[str, Any], size: int, rank: int) -> None:
         _check_tensor("velocity", state["velocity"], (size,))
     else:
         SampleSpace(**state["sampled"])  # raises TypeError for what is none
+    for name in ("second", "probe", "best"):
+        _check_tensor(name, state[name], (size,))
+    _check.count("observed", state["observed"], least=0)
+    _check.nonnegative("top", state["top"])
+    _check.positive("length", state["length"])
+    if state["trust"] is not None:
+        Trust.of(state["trust"])  # raises TypeError for what is none
     _check_tensor("vectors", state["vectors"], (size, len(state["eigenvalues"])))
     values = [*state["eigenvalues"], *state["std"], state["next_eigenvalue"]]
     if not all(isinstance(v, numbers.Real) for v in values) or len(state["std"]) != len(state["eigenvalues"]):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from .._streams import stream
+from ..advice.untuned import NOISE_MARGIN, Guard, floor, step_length
 from ..linear.kept import KeptModes
-from ..linear.modes import mode_limits
 from ..lowrank.result import LowRank
 from ..methods.method import Method
 from .options import Prospect
@@ -23,21 +23,13 @@ BATCH_PER_RANK, SMALLEST_BATCH = 3, 32
 START_SHARE = 0.25  # of all work, at most, for the cold start of a short run
 REFRESH_SHARE = 0.2  # of the rest, for later refreshes
 EARLY = 2.0  # the k-th of K refreshes comes when (k / (K + 1))^2 of the run is over
-NOISE_MARGIN = 4.0
-MEMORY = 0.5
-FLOOR = 1e-4
-MOMENTUM = 0.9
 STEP = 0.6  # six unit steps once the velocity has gathered
 DECAY = "sqrt"
 # The step need not fall fast: the mean of the last fifth takes its noise away, and is hardly behind the last.
 AVERAGE = 0.2
 WARMUP = 0.1  # share of the run, after the cold start, in which the step grows to its full length
-SEEN = 1e-6  # of the largest eigenvalue: what is smaller is rounding, in float32 too
 PROBES = 3
 TAIL_WEIGHT = 0.5  # of what lies off the kept eigenvectors, in the noise of a step
-LOST = 0.1  # share of the way down that may be lost before the run goes back
-WATCHED, WATCHED_SAMPLES = 10, 640  # iterations and samples that the watched loss is smoothed over, at least
-HOPELESS = 1e3  # times the first loss: no smoothing is waited for
 OWN = ("scale", "tail", "reduction", "batch", "refreshes")
 
 
@@ -90,11 +82,7 @@ class AutoRule(LowRankRule):
                 "st.Adam() or LRSFN with a number as `step`."
             )
         size = self._account(eig).sizes
-        # Beyond the rank of a batch lies what it does not show, not flatness.
-        seen = np.abs(eig.eigenvalues) > SEEN * abs(eig.eigenvalues[0])
-        self.scale = max(
-            size[seen][-1], MEMORY * self.scale, FLOOR * abs(eig.eigenvalues[0]), np.finfo(float).tiny
-        )
+        self.scale = floor(size, eig.eigenvalues, self.scale)
 
     def _account(self, eig: LowRank) -> KeptModes:
         return replace(super()._account(eig), sampling=np.nan_to_num(self.sampling))
@@ -128,29 +116,22 @@ class AutoRule(LowRankRule):
         return columns + PROBES
 
     def step(self, spent: float) -> float:
-        """The step after so many passes, before the schedule: ``min(0.6 / (1 + d_r / b), limit)``.
-
-        ``d_r = sum phi_i |lam_i|`` over the kept modes; `limit` is the mean-square limit of a mode with ``P H
-        = 1`` and the relative noise ``rho`` as measured, but no larger than Gaussian inputs would have,
-        ``rho^2 = 2 / b``: noise in one direction excites all of them, and a gradient of ``P H = I`` on ``d``
-        directions has variance ``rho^2 (d + 1) / 2``.
-        """
+        """The step after so many passes, before the schedule: see `step_length`."""
         assert self.eig is not None
         kept = self.modes.gains
         # phi |lam|, at most 1 with a damping: how far a unit of step undoes a mode.
         turned = np.abs(self.eig.eigenvalues) * kept
-        known = np.isfinite(self.sampling)
-        relative = np.sum((self.sampling * kept)[known] ** 2) / max(
-            np.sum(turned[known] ** 2), np.finfo(float).tiny
+        length = step_length(
+            turned,
+            self.sampling * kept,
+            self.batch,
+            TAIL_WEIGHT * self.tail * self.modes.tail_gain,
+            most=STEP,
         )
-        noise = min(0.5 * relative, 1 / self.batch) * (
-            np.sum(turned) + TAIL_WEIGHT * self.tail * self.modes.tail_gain + 1
-        )
-        limit = float(mode_limits(np.ones(1), np.ones(1), gradient=noise, momentum=MOMENTUM)[0])
         # The first curvature is that of a place which the run leaves at once: its steps are trusted by and
         # by.
         warm = min(1.0, max(0.0, spent - self.first) / (WARMUP * self._rest_of_the_run))
-        return warm * self.reduction * min(STEP / (1 + np.sum(turned) / self.batch), limit)
+        return warm * self.reduction * length
 
     def length(self, ahead: Prospect) -> float:
         """The step length at an iterate."""
@@ -171,42 +152,6 @@ class AutoRule(LowRankRule):
             setattr(self, name, state[name])
         self.guard = Guard(**state["guard"])
         super().restore({key: value for key, value in state.items() if key not in (*OWN, "guard")}, backend)
-
-
-@dataclass
-class Guard:
-    """Sees from batch losses that a run is being lost.
-
-    Smoothed, they have then doubled, and risen by a tenth of the way down.
-    """
-
-    start: float = math.nan
-    best: float = math.inf
-    smooth: float = 0.0
-    count: int = 0  # of losses since the beginning, or since it last spoke
-
-    def watch(self, loss: float, batch: float) -> Course:
-        """Whether the iterate is the best so far, or the run is lost and goes back to that."""
-        memory = max(WATCHED, int(WATCHED_SAMPLES // batch))
-        if math.isnan(self.start):
-            self.start = loss
-        self.count += 1
-        self.smooth += (loss - self.smooth) / min(self.count, memory)
-        if (
-            not math.isfinite(loss)
-            or loss > HOPELESS * abs(self.start)
-            or (self.count >= memory and self.smooth > self._bound)
-        ):
-            self.count = 0
-            return Course.LOST
-        if self.count < memory or self.smooth >= self.best:
-            return Course.UNTOLD
-        self.best = self.smooth
-        return Course.BEST
-
-    @property
-    def _bound(self) -> float:
-        return self.best + max(LOST * (self.start - self.best), abs(self.best))
 
 
 def tail_trace(curvature: Curvature, eig: LowRank, probes: int) -> float:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _check
+from ..advice.untuned import MOMENTUM
 from ..lowrank.sample_space import DRAWN
 from ..methods.memory import Memory
 from ..methods.method import LRSFN, Method
@@ -331,7 +332,7 @@ def _automatic(method: Any, problem: Problem, hessian_batch: int | None, passes:
             "decomposition. Take fewer samples or a lower rank, more sweeps, or leave both out."
         )
     rule = AutoRule(rank, passes)
-    return Choice(size, rule, rule, Memory(auto.MOMENTUM), 0.0, 0.0, auto.DECAY, auto.AVERAGE)
+    return Choice(size, rule, rule, Memory(MOMENTUM), 0.0, 0.0, auto.DECAY, auto.AVERAGE)
 
 
 def _averaged(average: Any) -> float:

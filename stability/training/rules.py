@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from .. import _check
 from .._array import Backend, namespace
+from ..advice.untuned import Course
 from ..linear.kept import KeptModes, over_batches
 from ..lowrank.randomized import randomized_eigh
 from ..lowrank.result import LowRank
@@ -50,14 +50,6 @@ class Curvature:
     samples: int
     backend: Backend
     seed: int
-
-
-class Course(StrEnum):
-    """What a batch's loss says of the run."""
-
-    UNTOLD = ""
-    BEST = "best"  # the iterate is the best so far
-    LOST = "lost"  # the run goes back to the best one
 
 
 class DirectionRule:
