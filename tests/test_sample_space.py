@@ -6,7 +6,7 @@ import pytest
 import stability as st
 from stability._array import Backend
 from stability.lowrank.operator import NotFinite
-from stability.lowrank.sample_space import DEAF, GRID, WATCHED, Dual, Ridge, Rows, SampleSpace
+from stability.lowrank.sample_space import DEAF, GRID, PATIENCE, WATCHED, Dual, Ridge, Rows, SampleSpace
 
 HERE = Backend("numpy", np)
 
@@ -40,7 +40,7 @@ class TestSteps:
 
     def test_a_ridge_joins_the_gradient_and_the_curvature(self):
         one, w = rows(), np.random.default_rng(1).standard_normal(30)
-        space = SampleSpace(fixed=0.2)
+        space = SampleSpace(fixed=0.2, drawn=False)
         found = space.step(one, Dual(one.couplings(), one.blocks), None, Ridge(0.5, w))
         np.testing.assert_allclose(found.direction, dense(one, 0.2, ridge=0.5, w=w), rtol=1e-9)
 
@@ -48,7 +48,7 @@ class TestSteps:
         """SPRING: the minimizer of ``|r - J d|^2 + gamma |d - mu p|^2``, ridge included."""
         one, rng = rows(), np.random.default_rng(2)
         p, w = rng.standard_normal((2, 30))
-        space = SampleSpace(fixed=0.2, memory=0.8, drawn=True)
+        space = SampleSpace(fixed=0.2, memory=0.8, drawn=True, guarded=False)
         found = space.step(one, Dual(one.couplings(), one.blocks), p, Ridge(0.1, w)).direction
         J = one.jacobian
         H = J.T @ J + 0.3 * np.eye(30)
@@ -126,7 +126,7 @@ class TestTrust:
     def test_samples_that_say_nothing_of_each_other_are_found_out(self):
         """Batches with gradients of their own and fresh noise: memory would add up what helps nobody."""
         rng, space, previous = np.random.default_rng(4), SampleSpace(drawn=True), None
-        for _ in range(3 * WATCHED):
+        for _ in range(PATIENCE + 2 * WATCHED):
             one = made(rng.standard_normal(8), np.eye(8, 200)[:, rng.permutation(200)])
             previous = space.step(one, Dual(one.couplings(), one.blocks), previous).direction
         assert space.guarded
@@ -143,6 +143,14 @@ class TestTrust:
             w = w - 0.5 * previous
         assert not space.guarded
         assert np.linalg.norm(w) < 1e-6
+
+    def test_a_loss_that_rises_is_laid_to_the_memory(self):
+        space = SampleSpace(drawn=True)
+        for loss, alone in [(1.0, 0.1)] * 6 + [(50.0, 0.7)]:
+            assert space.start == 1.0 or space.count == 0
+            space._note(loss, alone)
+        assert space.guarded
+        assert space.start == 1.0
 
     def test_guarded_memory_is_what_the_batch_asks_for(self):
         one = rows()

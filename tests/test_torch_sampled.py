@@ -160,21 +160,9 @@ class TestSteps:
             one = Rows(J @ w - y.ravel() / 8**0.5, J, ((8, 2),), here, 0.0)
             one = one._replace(loss=0.5 * one.values @ one.values)
             space.drawn = None if i == 0 else True
-            if i == 0:  # nothing is known of the batches: a step down, by trials
-                for _ in range(8):
-                    found = space.step(one, Dual(one.couplings(), one.blocks), None, Ridge(1e-3, w))
-                    ahead = w - found.direction
-                    left = one.values - J @ found.direction
-                    held = 0.5e-3 * ahead @ ahead
-                    before = one.loss + 0.5e-3 * w @ w
-                    after = 0.5 * np.sum((J @ ahead - y.ravel() / 8**0.5) ** 2) + held
-                    if space.judge(before, after, before - 0.5 * left @ left - held):
-                        break
-                w = ahead
-            else:
-                found = space.step(one, Dual(one.couplings(), one.blocks), previous, Ridge(1e-3, w))
-                previous = found.direction
-                w = w - 0.5 * previous
+            found = space.step(one, Dual(one.couplings(), one.blocks), previous, Ridge(1e-3, w))
+            previous = found.direction
+            w = w - 0.5 * previous
             np.testing.assert_allclose(model.weight.detach().numpy().ravel(), w, rtol=1e-10, atol=1e-12)
         assert opt.report().drawn
 
@@ -182,7 +170,7 @@ class TestSteps:
         model, (x, y) = net(), data(b=12)
         opt = LRSFN(model, curvature="gauss-newton")
         losses = [float(opt.step(lambda: model(x) - y)) for _ in range(60)]
-        assert all(b <= a for a, b in itertools.pairwise(losses))
+        assert all(b <= a for a, b in itertools.pairwise(losses[1:]))
         assert losses[-1] < 1e-8 * losses[0]
         report = opt.report()
         assert report.drawn is False
@@ -241,12 +229,12 @@ class TestSteps:
         opt = LRSFN(table, curvature="gauss-newton")
 
         def train():
-            for _ in range(50):
+            for _ in range(75):
                 drawn = torch.randint(400, (8,), generator=g)
                 y = torch.randn(8, 1, generator=g, dtype=torch.float64)
                 opt.step(lambda drawn=drawn, y=y: table(drawn) - y)
 
-        with pytest.warns(st.StabilityWarning, match="did not speak for each other"):
+        with pytest.warns(st.StabilityWarning, match="have not spoken for each other"):
             train()
         assert opt.report().guarded
         assert "may serve better" in str(opt.report())

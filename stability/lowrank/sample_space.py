@@ -22,7 +22,7 @@ MEMORY = 0.9
 """Share of the last direction that is kept where batches are drawn: SPRING (Goldshlager et al. 2024)."""
 GRID = np.logspace(-10.0, 3.0, 40)
 """Dampings that leave-one-out compares, in units of the mean eigenvalue of ``J J^T``."""
-TIE = 1e-3
+TIE = 1e-9
 """Relative difference up to which two dampings serve samples left out as well."""
 SMOOTH = 0.9
 """Memory of the logarithm of what leave-one-out has chosen."""
@@ -33,10 +33,18 @@ DRAWN = 0.5
 BEGINNING = 5
 """Batches whose mean loss is that of the start."""
 WATCHED = 20
-"""Steps over which losses, and what samples say of each other, are averaged before they are judged."""
+"""Steps over which losses, and what samples say of each other, are averaged."""
+FIRST_WORDS = 3
+"""Steps that are waited for before samples can have spoken for each other."""
+HEARD = 0.6
+"""Share of samples' squares, left by steps on the others, below which they have."""
+PATIENCE = 50
+"""Steps after which samples that have not are told of."""
+RISEN = 2.0
+"""Share of the first loss beyond which a rise is laid to the memory."""
 DEAF = 0.9
 """Share of samples' squares, left by steps on the others, from which they do not speak for each other."""
-FALLEN = 0.5
+FALLEN = 0.8
 """Share of the first loss below which a run is on its way, whatever samples say of each other."""
 LEAST = 1e-14
 """Below this share of the largest eigenvalue a damping is the rounding of double precision."""
@@ -74,6 +82,9 @@ class Rows(NamedTuple):
         total = np.zeros((m, m))
         for start in range(0, n, wide):
             part = xp.astype(J[:, start : start + wide], xp.float64)
+            if str(self.backend.device or "cpu") == "cpu":
+                # On the host NumPy knows a matrix times itself for a symmetric one: half the work.
+                part = self.backend.host(part)
             total += self.backend.host(part @ part.T)
         if not (np.isfinite(total).all() and np.isfinite(self.values).all()):
             raise NotFinite(
@@ -190,9 +201,9 @@ class SampleSpace:
     """How a run damps its steps in sample space, and what it has learnt of its batches.
 
     Of a batch that stays the damping follows the gain ratio (Levenberg and Marquardt); of batches that are
-    drawn anew it is that which serves samples left out best, and a share of the last direction is kept. On
-    fresh batches that direction must not do harm: where the loss has not fallen since the start, as much of
-    it is kept as the batch asks for.
+    drawn anew it is that which serves samples left out best, and a share of the last direction is kept. What
+    has been gathered on samples that do not speak for each other does harm to others, and cannot be taken
+    back: until steps on some have explained what is left on the rest, each batch says how much is kept.
 
     Attributes
     ----------
@@ -201,7 +212,8 @@ class SampleSpace:
     memory : float
         Share of the last direction that is kept.
     drawn : bool or None
-        Whether batches are drawn anew; None while that is not known.
+        Whether batches are drawn anew; None while that is not known, and they are taken to be: a step that
+        explains one batch whole may lead far away.
     trust : float
         The damping of a batch that stays; 0 before there is one.
     chosen : float
@@ -225,25 +237,26 @@ class SampleSpace:
     start: float = math.nan
     level: float = 0.0
     alone: float = 0.0
-    guarded: bool = False
+    guarded: bool = True
 
     @property
     def length(self) -> float:
         """The step that is taken where none is asked for."""
-        return DRAWN if self.drawn else 1.0
+        return 1.0 if self.drawn is False else DRAWN
 
     @property
     def deaf(self) -> bool:
         """Whether samples do not speak for each other, and nothing else has helped."""
-        return self.guarded and self.count >= WATCHED and self.alone > DEAF and self.level > self._bound
+        return self.quiet and self.alone > DEAF and self.level > FALLEN * self.start
 
     @property
-    def _bound(self) -> float:
-        return FALLEN * self.start
+    def quiet(self) -> bool:
+        """Whether samples have not spoken for each other for long, and the last direction is distrusted."""
+        return self.guarded and self.count >= PATIENCE
 
     def step(self, rows: Rows, dual: Dual, previous: Any | None, ridge: Ridge | None = None) -> SampleStep:
         """The direction on a batch, after the previous one (n,)."""
-        if not self.drawn:
+        if self.drawn is False:
             if not self.trust:
                 self.trust = FIRST * dual.mean
             damping = self.trust if self.fixed is None else self.fixed
@@ -286,14 +299,15 @@ class SampleSpace:
     def _note(self, loss: float, alone: float) -> None:
         """What a fresh batch says of the run."""
         self.count += 1
-        if self.count <= BEGINNING and not self.guarded:
+        if self.count <= BEGINNING:
             self.start = loss if self.count == 1 else self.start + (loss - self.start) / self.count
         share = 1 / min(self.count, WATCHED)
         self.level += share * (loss - self.level)
         self.alone += share * (alone - self.alone)
-        lost = self.level > self.start or (self.alone > DEAF and self.level > self._bound)
-        if self.count >= WATCHED and not self.guarded and lost:
-            self.guarded, self.count = True, 0
+        if self.guarded:
+            self.guarded = self.count < FIRST_WORDS or self.alone > HEARD
+        elif self.level > RISEN * self.start:
+            self.guarded, self.count = True, BEGINNING
 
     @staticmethod
     def _solved(rows: Rows, dual: Dual, right: np.ndarray, damping: float, ridge: Ridge | None) -> Any:

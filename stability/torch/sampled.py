@@ -15,7 +15,7 @@ from .._display import Grid
 from .._frames import Framed
 from .._saving import Result
 from ..lowrank.operator import NotFinite
-from ..lowrank.sample_space import MEMORY, Dual, Ridge, Rows, SampleSpace, SampleStep
+from ..lowrank.sample_space import DEAF, MEMORY, Dual, Ridge, Rows, SampleSpace, SampleStep
 from .products import flatten
 from .residuals import Residuals
 
@@ -24,8 +24,8 @@ TRIALS = 8
 SAME = 1e-3
 """Relative change of residuals up to which a batch counts as the last one again."""
 _GUARDED = (
-    "samples did not speak for each other (the loss had not fallen after {count} steps): each batch now says "
-    "how much of the last direction is kept"
+    "samples have not spoken for each other in {count} steps: each batch says how much of the last direction "
+    "is kept"
 )
 _DEAF = "Samples say little of each other here: curvature='hessian' or Adam may serve better."
 
@@ -44,7 +44,8 @@ class SampleReport(Result, Framed):
     lr : float
         Of the first group.
     length : float
-        What `lr` is multiplied by: 1, or 0.5 where the damping is measured on batches that are drawn anew.
+        What `lr` is multiplied by: 1, or 0.5 where the damping is measured on batches that are drawn anew, or
+        may be.
     step_limit : float
         Largest `lr` at which no residual that is linear grows, whatever the batch: 2 over `length`.
     memory : float
@@ -83,7 +84,7 @@ class SampleReport(Result, Framed):
     @property
     def advice(self) -> str:
         """One sentence: what the damping follows, and whether samples speak for each other."""
-        if self.guarded and self.alone > 0.9:
+        if self.guarded and self.alone > DEAF:
             return _DEAF
         if self.drawn:
             return "Batches are drawn: the damping serves samples left out best. Let lr fall to 0 at the end."
@@ -181,7 +182,7 @@ class SampledSteps:
         self._recognize(space, rows)
         at = flatten(p.detach() for p in self.params)
         ridge = Ridge(decay, at) if decay else None
-        if space.drawn or space.fixed is not None:
+        if space.drawn is not False or space.fixed is not None:
             why = self._straight(space, residuals, rows, dual, ridge, at, state)
         else:
             why = self._tried(space, residuals, rows, dual, ridge, at)
@@ -219,9 +220,9 @@ class SampledSteps:
         state: dict[str, Any],
     ) -> str:
         """A step that is taken as it comes."""
-        was = space.guarded
+        was = space.quiet
         step = space.step(rows, dual, state["velocity"], ridge)
-        if space.guarded and not was:
+        if space.quiet and not was:
             _check.warn(f"LRSFN: {_GUARDED.format(count=state['steps'])}. {_DEAF}")
         self.last.step = step
         ahead = at - self._lengths(space, step.direction)

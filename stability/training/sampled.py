@@ -95,10 +95,10 @@ class SampleRule(DirectionRule):
 
     @property
     def notice(self) -> str:
-        if not self.space.guarded:
+        if not self.space.quiet:
             return ""
         deaf = "; st.Adam() or LRSFN(rank=..., damping=...) may serve better" if self.space.deaf else ""
-        return f"samples did not speak for each other, and memory was guarded{deaf}"
+        return f"samples did not speak for each other, and each batch said how much memory is kept{deaf}"
 
     def state(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("best", "predicted", "damping")}
