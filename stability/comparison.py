@@ -200,6 +200,7 @@ def compare(theory: LinearFlow | Trajectory, ensemble: Ensemble, *, order: int =
     kept = _comparable(ensemble)
     mean, covariance = ensemble.mean[kept], ensemble.covariance[kept]
     error, covariance_error = ensemble.standard_error[kept], ensemble.covariance_error[kept]
+    # Rounding of a gap goes with what was subtracted, not with what is left.
     length = max(float(np.max(np.abs(part))) for part in (ensemble.start, mean, predicted.mean))
     return Comparison(
         times=ensemble.times[kept],
@@ -254,6 +255,7 @@ def _comparable(ensemble: Ensemble) -> np.ndarray:
             f"At least two paths that did not diverge are needed; {len(ensemble.diverged)} were run and "
             f"{int(ensemble.diverged.sum())} diverged."
         )
+    # At the start moments are given, not predicted.
     kept = np.flatnonzero(ensemble.times > 0)
     if not len(kept):
         raise ValueError(
@@ -326,6 +328,7 @@ def _along(path: Trajectory, ensemble: Ensemble, order: int) -> Predicted:
         )
     _comparable(ensemble)
     rows, _ = shared(path, ensemble)
+    # The largest on the way there: what a path has lost it does not find again.
     validity = float(np.max(path.validity[: rows[-1] + 1]))
     law, notes = f"{path.time} along the path", _path_notes(path, ensemble, validity)
     lost = np.flatnonzero(~(path.validity[rows] < MEANINGLESS))
@@ -443,6 +446,7 @@ def _tail_notes(known: Estimate | None, found: TailIndex | None, time: str) -> l
     It needs fourth moments. By theory, and as measured.
     """
     notes, warning = [], "standard errors of covariances, and their z, mean nothing"
+    # Below 4 there is no fourth moment, of which a covariance's error is made.
     if known is not None and known.value + 2 * known.error < 4:
         what = {"continuous": "SDE", "chain": "chain", "discrete": "iteration"}[time]
         notes.append(

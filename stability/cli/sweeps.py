@@ -124,6 +124,7 @@ def sweep(
     except RuntimeError as error:
         raise ValueError(str(error)) from None
     _tell(found, asked, as_json)
+    # For scripts: a whole sweep in which points have failed is no success.
     if found.attrs["failed"]:
         raise SystemExit(1)
 

@@ -123,6 +123,7 @@ def target_of(name: str, cells: np.ndarray, decimal: str) -> Target:
         )
     if is_word.any() or len(units) > 1 or np.isnan(values).all():
         words = {label for label in labels if label is not None}
+        # A slip of the pen or two makes no words of a column of dates.
         if words and sum(map(is_date, words)) > 0.9 * len(words):
             raise ValueError(
                 f"The target {name!r} holds dates or times ({min(words)!r}). Give a number instead, such as "

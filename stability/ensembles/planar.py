@@ -55,6 +55,7 @@ class PlanarSteps(Mover):
         move = np.empty((2, count))
         for push in pushes(self.noise, cut(noise, x), x.dtype):
             self._force(last, push)
+            # The buffers trade places after each step, so what is in `ahead` is two steps old.
             np.copyto(ahead, last)
             if self.motion is None:
                 self._add(ahead)
@@ -66,6 +67,7 @@ class PlanarSteps(Mover):
                 ahead[2:] += drive * move - decay * last[2:]
             yield ahead[None]
             last, ahead = ahead, last
+        # After an odd number of steps the last state is in the other buffer; the caller reads `x`.
         if last is not x:
             np.copyto(x, last)
 

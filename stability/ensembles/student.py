@@ -58,6 +58,7 @@ def _climb(y: np.ndarray, nu: float, m: np.ndarray, S: np.ndarray) -> Student:
         apart = y - ahead
         # Over the weights' sum, not over n: Kent, Tyler and Vardi's faster step.
         spread = (apart * weights[:, None]).T @ apart / weights.sum()
+        # The location's change in units of its own spread, as it may be zero.
         moved = np.max(np.abs(ahead - m) / np.sqrt(np.diag(S)))
         change = np.max(np.abs(spread - S)) / np.max(np.abs(S)) + moved
         m, S = ahead, spread
@@ -71,6 +72,7 @@ def student(y: np.ndarray) -> Student:
     """The likeliest Student-t law: the maximum of the profile over nu."""
     import scipy
 
+    # Medians to begin with: under a power law, variances may be infinite.
     spread = np.median(np.abs(y), axis=0) ** 2 + 1e-300
     last = Student(math.nan, np.median(y, axis=0), np.diag(spread), math.nan)
 
@@ -79,6 +81,7 @@ def student(y: np.ndarray) -> Student:
         last = _climb(y, math.exp(log_nu), last.m, last.S)
         return -last.log_likelihood
 
+    # On a log scale, as between 100 and 1000 degrees of freedom the law hardly changes.
     best = scipy.optimize.minimize_scalar(
         down, bounds=(math.log(0.05), math.log(LARGEST_NU)), method="bounded", options={"xatol": 1e-4}
     )
@@ -93,6 +96,7 @@ def nu_error(y: np.ndarray, fit: Student) -> float:
     """
     if math.isinf(fit.nu):
         return math.nan
+    # In log nu: wide enough that the difference of two likelihoods is not EM's own tolerance.
     step = 0.05
     ends = (_climb(y, fit.nu * math.exp(side), fit.m, fit.S).log_likelihood for side in (-step, step))
     curvature = (2 * fit.log_likelihood - sum(ends)) / step**2

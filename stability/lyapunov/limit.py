@@ -121,6 +121,7 @@ def almost_sure_limit(
     limit, error, doubts = _limit(rates, steps, exponents, errors, options)
     windows = _windows(steps, exponents, errors)
     if windows.size and windows[-1, 0] > limit:
+        # A limit is where contraction first ends; beyond it there may be windows in which it is back.
         doubts.append("paths contract again at larger steps: see windows")
     status, about = "; ".join(doubts) or "ok", provenance(flow=repr(flow), **options)
     return AlmostSureLimit(
@@ -132,6 +133,7 @@ def _limit(
     rates: Rates, steps: np.ndarray, exponents: np.ndarray, errors: np.ndarray, options: dict[str, int]
 ) -> tuple[float, float, list[str]]:
     """The limit, its error, and what is to be said of it, from a scan of steps."""
+    # At tiny steps the exponent is tiny too, and its sign is the noise's.
     sure = np.flatnonzero(np.abs(exponents) > SURE * (errors + ROUNDING))
     told = int(sure[0]) if len(sure) else len(steps)  # the first step at which the exponent is told from zero
     doubts = []
@@ -218,6 +220,7 @@ def _growth(rates: Rates, steps: np.ndarray, iterations: int, products: int, see
     v = np.broadcast_to(v, (len(steps), *v.shape))
     growth, k, scale, least = np.zeros((len(steps), products)), -burn, steps[:, None], EPS * dim
     for X, reach in blocks(rates.draw, rng, burn + iterations, products, dim):
+        # Its square, in the length below, would be infinite.
         if steps.max() * reach.max() > LARGEST:
             raise ValueError(
                 "`steps` must be so small that one step does not overflow, below "
@@ -227,11 +230,14 @@ def _growth(rates: Rates, steps: np.ndarray, iterations: int, products: int, see
             pulled = scale[..., None] * np.einsum("pij,spj->spi", rate, v[..., :dim])
             v = _moved(v, pulled, rates.motion, rates.decay * scale[..., None])
             size = np.sqrt(np.einsum("spi,spi->sp", v, v))
+            # Shorter than the rounding of what was subtracted: nothing but rounding is left of the vector.
             lost = size <= least + (least * scale) * far
             if lost.any():
                 v, size = np.where(lost[..., None], 1.0, v), np.where(lost, 1.0, size)
                 growth[lost] = -np.inf  # from then on: what is zero stays zero
+            # A product of hundreds of factors would overflow: its length is kept as a sum of logarithms.
             v = v / size[..., None]
+            # The first steps turn the vector to the direction that grows most; they are not counted.
             if k >= 0:
                 growth += np.log(size)
             k += 1
@@ -286,6 +292,7 @@ def _crossing(
     for _ in range(3):
         steps = np.linspace(low, high, ZOOM)
         values, errors = _tops(rates, steps, **options)
+        # At least 1, whatever rounding makes of the ends: a step to the left is needed.
         i = max(1, int(np.argmax(values >= 0)))
         low, high = float(steps[i - 1]), float(steps[i])
     share = values[i] / (values[i] - values[i - 1]) if math.isfinite(values[i - 1]) else 0.0

@@ -26,6 +26,8 @@ def mean_square_rate(one: Product, rng: np.random.Generator) -> tuple[float, flo
 
 def _per_factor(one: Product, rng: np.random.Generator) -> tuple[float, float, str]:
     linear = one.linear
+    # Directions at rest have the factor 1, which the theory of the whole would answer with; the product
+    # leaves them out.
     if linear is not None and one.level == "sde" and not one.flat:
         return _chain_rate(linear, one.length), 0.0, ""
     square = _quadrature(linear) if linear is not None and one.level == "iteration" else None
@@ -36,6 +38,7 @@ def _per_factor(one: Product, rng: np.random.Generator) -> tuple[float, float, s
             return -math.inf, 0.0, ""
         return 0.5 * math.log(square.value), 0.5 * square.error / square.value, ""
     rate, error, doubt = _measured(one.draw, one.dim, rng)
+    # All draws are equal then: what differs between the groups is rounding.
     return rate, 0.0 if one.steady else error, doubt
 
 

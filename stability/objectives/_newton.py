@@ -36,6 +36,7 @@ def minimizer(objective: Any) -> np.ndarray:
         if solve is None:
             break
         shift, decrement = _step(objective, w, solve)
+        # It goes with the distance squared: ten digits of w are there, and a few full steps give the rest.
         if decrement <= 1e-20 * start:
             for _ in range(POLISHING):  # so near the minimum, the Hessian stays as it is
                 w = w - shift

@@ -50,6 +50,7 @@ def _times(axis: Axes, study: Study, x: str, law: str, measured: str, label: str
     with np.errstate(over="ignore"):
         lines = np.exp(study[law])
     for m, name in enumerate(study["methods"]):
+        # A little beyond the axis, so that a curve leaves the picture at its edge.
         axis.plot(study[x], np.where(lines[m] < 10 * LONGEST, lines[m], np.nan), **colored(str(name)))
         # Side by side, or one level's mark would hide the other's.
         for level, shift in ((0, 0.95), (1, 1.05)):

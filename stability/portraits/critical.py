@@ -88,6 +88,7 @@ class CriticalPoint(Result):
         methods : iterable of Method, optional
             SGD, Newton, damped Newton, SFN and LRSFN by default; damping is a tenth of the largest curvature.
         """
+        # A Hessian of zeros has no scale of its own.
         scale = 0.1 * float(np.abs(self.eigenvalues).max()) or 1.0
         default = [
             SGD(),
@@ -112,6 +113,7 @@ class CriticalPoint(Result):
         response = SpectralResponse(method, self.eigenvalues)
         with np.errstate(all="ignore"):
             gains = np.asarray(response.gains)
+            # Not -gains: a zero would be shown as -0.
             rates = np.sort(0.0 - gains * self.eigenvalues)  # of the deviation along each eigenvector
             limits, longer = -2 / rates, 1.0  # where |1 + step rate| = 1
             if method.memory is not None:

@@ -81,6 +81,7 @@ def compute(task: Task) -> Outcome:
     # Before other exceptions: it is what the study found out, and no failure of it.
     except _check.Unstable as error:
         status, reason = UNSTABLE, str(error)
+    # One point that calls sys.exit must not end the others.
     except (Exception, SystemExit) as error:
         status, reason = FAILED, _told(error, task)
     return Outcome(status, _writable(reason[:LONGEST]), records.to_text(values), time.perf_counter() - began)
@@ -94,6 +95,8 @@ def generator(digest: str) -> np.random.Generator:
 def _told(error: BaseException, task: Task) -> str:
     """An exception in a line, with where the study raised it."""
     said = str(error) or ("it stopped Python" if isinstance(error, SystemExit) else "")
+    # Not the innermost frame, which is mostly a library's: the user knows the study. A file without a folder,
+    # such as <stdin>, is nowhere to look.
     own = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

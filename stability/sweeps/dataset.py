@@ -145,6 +145,7 @@ def _plain(shape: tuple[Any, ...]) -> tuple[int, ...]:
 
 
 def _commonest(numbers: Sequence[int]) -> int:
+    # Sorted: of two that are as common the smaller one, whatever the order of the set.
     return max(sorted(set(numbers)), key=numbers.count)
 
 

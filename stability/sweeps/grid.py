@@ -198,6 +198,7 @@ def _is_single(values: Any) -> bool:
     """Whether a value is one for all points, and no axis."""
     if isinstance(values, (str, bytes, numbers.Number, bool, type(None), Method, Noise, np.generic)):
         return True
+    # A number of any array library.
     return getattr(values, "shape", None) == ()
 
 

@@ -72,6 +72,7 @@ def from_text(text: str | bytes) -> Any:
 
 def _array(kind: str, shape: list[int], numbers: str) -> np.ndarray:
     dtype = np.dtype(kind)
+    # Its bytes would be addresses.
     if dtype.hasobject:
         raise ValueError("an array of objects")
     return np.frombuffer(base64.b64decode(numbers), dtype).reshape(shape)

@@ -64,6 +64,7 @@ class Store:
         for told in self._strangers():
             _check.warn(told)
         assert self.place is not None
+        # One beside the records says what code they are of; the folder's, what was asked of it last.
         records.write(self.place / MANIFEST, self.manifest)
         records.write(self.folder / MANIFEST, self.manifest)
         for order, lock in enumerate(LOCKS):
@@ -146,6 +147,7 @@ class Store:
 
     def others(self) -> int:
         """How many records of this code are on disk."""
+        # Less the manifest.
         return len(list(self.place.glob("*.json"))) - 1 if self.place is not None else 0
 
 

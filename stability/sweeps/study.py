@@ -206,6 +206,7 @@ def load(reference: Reference) -> Callable[..., Any]:
     if reference in _HERE:
         return _HERE[reference]
     if reference.folder not in sys.path:
+        # At the end: a study's folder must not hide the modules of libraries.
         sys.path.append(reference.folder)
     _loading.depth = getattr(_loading, "depth", 0) + 1
     try:
@@ -284,6 +285,7 @@ class _Walk:
         elif isinstance(value, (list, tuple)):
             self._several(type(value).__name__, value)
         elif isinstance(value, (set, frozenset)):
+            # The order of a set differs from one process to the next.
             self._several("set", sorted(value, key=repr))
         else:
             self.parts.append(_of_another_kind(value))
@@ -303,6 +305,7 @@ class _Walk:
             self.parts.append(f"{getattr(value, '__module__', '')} {getattr(value, '__name__', '')}")
         elif isinstance(value, types.ModuleType):
             self.parts.append(_plain(Path(str(value.__file__)).read_text(encoding="utf-8")))
+            # Functions of a module are in its text; modules that it imports are not.
             for _, part in sorted(vars(value).items()):
                 if isinstance(part, types.ModuleType):
                     self.told(part)
@@ -326,6 +329,7 @@ class _Walk:
                 self.told(function.__globals__[name])
         for cell in function.__closure__ or ():
             self.told(cell.cell_contents)
+        # Values that were found when the function was made: its text does not show them.
         self.told(function.__defaults__)
         self.told(function.__kwdefaults__)
 
@@ -336,6 +340,7 @@ def _of_another_kind(value: Any) -> str:
     try:
         return f"{kind} {_saving.digest(value)}"
     except ValueError:
+        # An address differs in every process, and would make every run other code.
         shown = repr(value)
         return kind if " at 0x" in shown else f"{kind} {shown}"
 
