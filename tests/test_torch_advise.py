@@ -300,12 +300,99 @@ def test_a_look_is_put_off_where_it_costs_too_much(monkeypatch):
 
 
 def test_samples_are_as_many_as_a_look_may_cost():
-    assert watched(steps=0, every=200)[-1]._samples == 64
-    net, data = mlp(), classes(4000)
+    assert watched(steps=0, every=200)[-1]._samples == 2048  # a small network's cost no time that counts
+    net, data = nn.Linear(20000, 1), (torch.zeros(4, 20000), torch.zeros(4, 1))
+    assert Watch(net, per_sample, data, OPT.SGD(net.parameters(), lr=0.1), batch=2)._samples == 64
+    net, data = nn.Sequential(nn.Linear(4, 2000), nn.Tanh(), nn.Linear(2000, 3)).double(), classes(4000)
     watch = Watch(net, per_sample, data, OPT.SGD(net.parameters(), lr=0.1), batch=512)
     gradients = SHARE * 200 * 512
     assert watch._samples == pytest.approx(gradients / watch._price, abs=1)
     assert watch._samples * watch._price <= gradients
+
+
+def test_watching_takes_no_more_than_its_share(monkeypatch):
+    now, spent = [0.0], []
+    monkeypatch.setattr("stability.torch.watch.time.perf_counter", lambda: now[0])
+    found = Watch._examined
+
+    def slow(self):
+        now[0] += 100.0 if not spent else 3.0
+        spent.append(now[0])
+        return found(self)
+
+    monkeypatch.setattr(Watch, "_examined", slow)
+    _, _, _, watch = watched(steps=0, every=1, share=0.1, samples=8)
+    for _ in range(200):
+        now[0] += 1.0
+        watch.step()
+    assert 0.08 * 200 <= 3.0 * (len(spent) - 1) <= 0.1 * 200
+
+
+def test_a_watch_follows_a_single_sample_that_carries_the_limit():
+    source = torch.Generator().manual_seed(0)
+    x = torch.cat([2 * torch.randn(200, 24, generator=source), torch.zeros(200, 6)], dim=1)
+    x[17, 24] = 40.0
+    net = nn.Linear(30, 1)
+    optimizer = OPT.SGD(net.parameters(), lr=1e-3)
+    data = (x, torch.randn(200, 1, generator=source))
+
+    def loss(model, batch):
+        return torch.nn.functional.mse_loss(model(batch[0]), batch[1], reduction="none").mean(1)
+
+    advice = advise(net, loss, data, optimizer, batch=1)
+    watch = Watch(net, loss, data, optimizer, batch=1, samples=200)
+    for _ in range(3):
+        watch.look()
+        assert watch.last["step_limit"] == pytest.approx(advice.step_limit, rel=0.1)
+        assert watch.last["sample_share"] > 0.5
+        assert watch.last["step_limit_error"] == 0  # all samples were looked at
+    few = Watch(net, loss, data, optimizer, batch=1, samples=64)
+    few.look()
+    assert few.last["samples"] == 64
+    assert 0 < few.last["step_limit_error"] < 2 * few.last["step_limit"]
+
+
+MEETING = {
+    "dropout": lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 3)).double(),
+    "batch norm": lambda: nn.Sequential(
+        nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)
+    ).double(),
+}
+
+
+@pytest.mark.parametrize("name", MEETING)
+def test_masks_and_mates_are_drawn_anew_and_no_look_at_all_samples_knows_them(name):
+    net, data, optimizer = stepped(lambda p: OPT.SGD(p, lr=0.1), net=MEETING[name](), data=classes(48))
+    told = [advise(net, per_sample, data, optimizer, batch=16, budget=15, seed=seed) for seed in range(2)]
+    for one in told:
+        low, high = one.step_limit_bracket
+        assert not one.exact
+        assert math.isnan(one.confidence)
+        assert all(low < other.step_limit < high for other in told)
+    assert math.isinf(told[0].population) == (name == "dropout")
+    watch = Watch(net, per_sample, data, optimizer, batch=16)
+    for _ in range(2):
+        watch.look()
+        assert low / 1.5 < watch.last["step_limit"] < 1.5 * high  # a few directions allow somewhat more
+        assert watch.last["step_limit_error"] > 0
+    net.eval()
+    quiet = advise(net, per_sample, data, optimizer, batch=16, budget=15)
+    assert quiet.population == len(data[0])
+    note = {"dropout": "Dropout is off", "batch norm": "Batch norm takes its running means"}[name]
+    assert note in str(quiet)
+
+
+def test_before_an_adaptive_first_step_a_watch_guesses_from_more_samples():
+    net, data = nn.Sequential(nn.Linear(4, 2000), nn.Tanh(), nn.Linear(2000, 3)).double(), classes(400)
+    optimizer = OPT.Adam(net.parameters(), lr=1e-3)
+    watch = Watch(net, per_sample, data, optimizer, batch=8, every=10)
+    watch.look()
+    assert watch.last["samples"] == 400
+    assert "Before its first step" in str(watch.advice)
+    per_sample(net, data).mean().backward()
+    optimizer.step()
+    watch.look()
+    assert watch.last["samples"] == 64
 
 
 def test_what_goes_wrong_later_is_recorded_and_training_goes_on():

@@ -464,12 +464,16 @@ class Examination:
             found = [self._range(s, _EXACTLY)[1] for s in heaviest]
         except Unknown:  # whoever has no samples of its own has none that stand out
             return []
+        return self._off(Q, found).blocks[1:]
+
+    def _off(self, Q: Directions, found: list[Any]) -> Directions:
+        """These directions, and what of others (n, 1) lies off them, which are given up one by one."""
         while found:  # one after the other: the heaviest come first
             vector = Q.off(found.pop(0))
             size = math.sqrt(self._dot(vector, vector))
             if size > _INSIDE:
                 Q = Q.joined(vector / size)
-        return Q.blocks[1:]
+        return Q
 
     def _range(self, sample: int, products: int) -> tuple[float, Any]:
         """The size of a sample's largest curvature, and its direction (n, 1), by so many products."""
@@ -552,7 +556,7 @@ class Examination:
             # One eigenvalue decides, and Lanczos' bound has its probability.
             self.found["confidence"] = 1 - DOUBT
         raised = self.row.upper(self.place.n) / float(self.row.values[0])
-        part = 1 - len(self.seen.curvatures) / self.place.population
+        part = self.not_seen
         low, high = ends(closed, self._bounding(), self._rough(closed), raised=raised, part=part)
         if self._mixed:
             found = [self._decayed(closed, by).leader.limit for by in (0.0, float(self.own.max()))]
@@ -605,8 +609,13 @@ class Examination:
         return min(found, key=lambda one: one.leader.limit)
 
     @property
+    def not_seen(self) -> float:
+        """Of what batches are drawn from, the share that was not looked at."""
+        return 1.0 if self.place.redrawn else 1 - len(self.seen.curvatures) / self.place.population
+
+    @property
     def _all_samples(self) -> bool:
-        return len(self.seen.curvatures) == self.place.population
+        return self.not_seen == 0
 
     def _mode_limits(self) -> np.ndarray:
         """Of each Ritz direction by itself (k,); nan where its curvature is not positive."""

@@ -37,7 +37,7 @@ def ends(
         Share of the population that was not looked at.
     """
     more = fewer = bounding
-    noise, bend = _sampling(bounding, part) if part > 0 else (0.0, 0.0)
+    noise, bend = (min(_ERRORS * error, _MOST) for error in spread(bounding, part))
     if noise:
         more, fewer = (bounding.with_share(bounding.share * math.exp(by)) for by in (noise, -noise))
     inverse = max(1 / more.leader.limit, 1 / rough.leader.limit) * raised
@@ -46,13 +46,15 @@ def ends(
     return low, max(high, closed.leader.limit)
 
 
-def _sampling(closed: Closed, part: float) -> tuple[float, float]:
-    """What a part of all samples leaves open, as logarithms: of the noise, and of its curvature."""
+def spread(closed: Closed, part: float) -> tuple[float, float]:
+    """Standard errors, as logarithms, of the noise and of its curvature where a `part` was not looked at."""
+    if not part > 0:
+        return 0.0, 0.0
     W, blocks = closed.leader.W, closed.blocks
     own = np.einsum("sij,ij->s", blocks.inner, W)
     bend = math.sqrt(part * np.mean(own**2) / len(own)) / float(blocks.eigenvalues @ np.diag(W))
     noise = math.sqrt(part * np.sum(closed.shares() ** 2)) if closed.share else 0.0
-    return min(_ERRORS * noise, _MOST), min(_ERRORS * bend, _MOST)
+    return noise, bend
 
 
 def _beyond(closed: Closed, share: float) -> float:

@@ -33,6 +33,8 @@ class ObjectivePlace:
         Samples that batches are drawn from; infinite if they are drawn with replacement.
     """
 
+    redrawn = False
+
     def __init__(self, objective: Any, w: np.ndarray, rows: np.ndarray, population: float | None = None):
         self.objective, self.w, self.rows = objective, w, rows
         self.backend, self.n, self.samples = HOST, len(w), len(rows)
@@ -149,6 +151,8 @@ class ModelPlace:
     ValueError
         If the noise is of another class.
     """
+
+    redrawn = False
 
     def __init__(self, objective: Any, w: np.ndarray, noise: Noise, seed: int = 0):
         if type(noise) not in (Noise, GaussianInputs):

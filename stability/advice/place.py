@@ -92,6 +92,8 @@ class Place(Protocol):
         Samples looked at, m: all, or a fixed random subset.
     population : int
         Samples that there are, N, from which batches are drawn without replacement.
+    redrawn : bool
+        Whether a sample is another each time, as by its mates in batch norm: what was seen is one draw.
     work : Work
     """
 
@@ -99,6 +101,7 @@ class Place(Protocol):
     n: int
     samples: int
     population: int
+    redrawn: bool
     work: Work
 
     def product(self, V: Any, rows: np.ndarray | None = None) -> Any:

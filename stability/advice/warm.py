@@ -12,12 +12,19 @@ from .._progress import Bar
 from ..lowrank.operator import Operator
 from ..methods.memory import Memory
 from .advise import HORIZON, Examination, Row
+from .bracket import spread
 from .closure import Closed
+from .directions import Directions
 from .optimizer import Optimizer
 from .place import Place
 
 COLD = 12
 """Lanczos steps where there are no directions yet."""
+PROBES = 4
+"""Probes of the rest: fewer than advice takes, which has the time."""
+CARRIES = 0.3
+"""Of the noise that sets the limit, what a sample must carry for its own direction to join."""
+_CARRIERS, _PRODUCTS = 2, 3  # such samples at most, and products of each one's Hessian
 _AMPLE = 1e3  # gradients: what is done is fixed, and no budget cuts it
 
 
@@ -44,10 +51,28 @@ class Warm(Examination):
     ):
         super().__init__(place, optimizer, batch, _AMPLE, HORIZON, seed, Bar(1.0))
         self.modes, self.start = modes, start
+        self._heavy: list[Any] = []
+        self._asked: tuple[Any, float, Closed] | None = None
+
+    def normals(self, shape: tuple[int, ...]) -> Any:
+        single = self.place.backend.dtype == "float32"
+        numbers = self.rng.standard_normal(shape, dtype=np.float32 if single else np.float64)
+        return self.place.backend.asarray(numbers)
+
+    @property
+    def error(self) -> float:
+        """Standard error of the limit, as a share of it: by the samples looked at, not by the directions."""
+        closed = self.found.get("closed")
+        if closed is None:
+            return math.nan
+        noise, bend = spread(closed, self.not_seen)
+        # Of noise the inverse of the limit has a part, and all of it of the curvature.
+        return math.hypot(bend, noise * (1 - closed.leader.limit / closed.deterministic))
 
     def _stages(self) -> Iterator[tuple[Callable[[], None], Sequence[str]]]:
         yield self._lead, ()
         yield self._look_along, ("step_limit",)
+        yield self._carried, ("step_limit",)
         yield self._limits, ("step_limit",)
 
     def _lead(self) -> None:
@@ -85,5 +110,34 @@ class Warm(Examination):
     def _mode_limits(self) -> np.ndarray:
         return np.full(len(self.row.values), np.nan)
 
+    def _afforded(self, heavy: int, gradients: float) -> tuple[int, int, int]:
+        modes, heavy, probes = super()._afforded(heavy, gradients)
+        return modes, heavy, min(probes, PROBES)
+
+    def closed(self, batch: float, *, alone: bool = False) -> Closed:
+        if alone:
+            return super().closed(batch, alone=True)
+        # Asked twice: which samples carry the limit, and for the limit.
+        last = self._asked
+        if last is None or last[0] is not self.blocks or last[1] != batch:
+            last = self._asked = self.blocks, batch, super().closed(batch)
+        return last[2]
+
+    def _carried(self) -> None:
+        """Look again along the directions of single samples that carry the limit, if there are any."""
+        closed = self.closed(self.batch)
+        if not (len(closed.blocks.eigenvalues) and closed.share and self.blocks.width):
+            return
+        shares = closed.shares()
+        heaviest = np.argsort(-shares)[:_CARRIERS]
+        if shares[heaviest[0]] < CARRIES:
+            return
+        found = [self._range(s, _PRODUCTS)[1] for s in heaviest]
+        self._heavy = self._off(
+            Directions(self.place.backend, [self.row.vectors[:, : self.led]]), found
+        ).blocks[1:]
+        if self._heavy:
+            self._look_along()
+
     def _heavy_directions(self, lead: Any, reserve: float) -> list[Any]:
-        return []  # samples change from time to time
+        return list(self._heavy)

@@ -33,6 +33,9 @@ class Watched(Result, Framed):
         Mean over the samples looked at.
     batch, samples : int
         In a batch, and looked at.
+    step_limit_errors : array (u,)
+        Standard errors of the limits by the samples looked at: others would have told others. What the few
+        directions of a look miss is no part of them. nan where an earlier version saved this.
     """
 
     label: str
@@ -45,6 +48,11 @@ class Watched(Result, Framed):
     batch: int
     samples: int
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    step_limit_errors: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        if not len(self.step_limit_errors):
+            object.__setattr__(self, "step_limit_errors", np.full(len(self.iterations), np.nan))
 
     @property
     def shares(self) -> np.ndarray:
@@ -57,6 +65,7 @@ class Watched(Result, Framed):
             "loss": self.losses,
             "step": self.steps,
             "step limit": self.step_limits,
+            "error": self.step_limit_errors,
             "deterministic limit": self.deterministic_limits,
             "share": self.shares,
             "sharpness": self.sharpness,
@@ -67,5 +76,5 @@ class Watched(Result, Framed):
         told = f", beyond the limit {over} times" if over else ""
         yield f"{self.label} watched {len(self.iterations)} times{told}; batches of {self.batch}"
         columns = self._columns()
-        kinds = ("g", ".3g", ".3g", ".3g", ".3g", ".2g", ".3g")
+        kinds = ("g", ".3g", ".3g", ".3g", ".2g", ".3g", ".2g", ".3g")
         yield Grid(list(zip(columns, kinds, strict=True)), list(zip(*columns.values(), strict=True)))

@@ -56,6 +56,12 @@ def watched(result: Watched) -> Figure:
     )
     for values, style, color, label in lines:
         below.plot(result.iterations, values, style, color=color, label=label)
+    limits, errors = result.step_limits, result.step_limit_errors
+    # On a logarithmic axis: by how many times other samples would have moved it.
+    factor = np.exp(errors / limits)
+    below.fill_between(
+        result.iterations, limits / factor, limits * factor, color=COLORS["Newton"], alpha=0.2, lw=0
+    )
     over = result.shares > 1
     below.plot(result.iterations[over], result.steps[over], "x", color="k", label="beyond the limit")
     if not over.any():

@@ -17,7 +17,7 @@ from ..lowrank.operator import BadProducts, NotFinite
 from .along import PAIRS
 from .batches import Looked, look
 from .culprit import culprit
-from .losses import keeps_batch_statistics, returns_mean
+from .losses import drops, keeps_batch_statistics, returns_mean
 from .metric import Chosen, read
 from .place import NetworkPlace
 from .products import Products
@@ -254,8 +254,12 @@ def conditions(place: NetworkPlace, looked: Looked) -> list[str]:
     found = [] if cut is None else list(cut.notes)
     if keeps_batch_statistics(model):
         found.append(f"Batch norm takes its statistics from batches of {looked.batch}, as in training.")
+    elif any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+        found.append(
+            "Batch norm takes its running means, as in evaluation mode: call model.train() for training's."
+        )
     dropout = [m for m in model.modules() if isinstance(m, torch.nn.modules.dropout._DropoutNd) and m.p > 0]
-    if any(m.training for m in dropout):
+    if drops(model):
         found.append("Dropout is on: each sample has a mask of its own, which counts as batch noise.")
     elif dropout:
         found.append("Dropout is off, as in evaluation mode: call model.train() for training's noise.")

@@ -99,6 +99,12 @@ def keeps_batch_statistics(model: torch.nn.Module) -> bool:
     return any(isinstance(m, kinds) and (m.training or m.running_mean is None) for m in model.modules())
 
 
+def drops(model: torch.nn.Module) -> bool:
+    """Whether dropout draws masks, as in training mode."""
+    kinds = (torch.nn.modules.dropout._DropoutNd,)
+    return any(isinstance(m, kinds) and m.training and m.p > 0 for m in model.modules())
+
+
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """All modules in evaluation mode: samples by themselves are what they are in a batch."""

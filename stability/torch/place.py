@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from .along import PAIRS, Samples
 from .batches import Looked, Part, joined, tensors
 from .batches import rows as rows_of
 from .derivatives import slope
-from .losses import Losses, keeps_batch_statistics
+from .losses import Losses, drops, keeps_batch_statistics
 from .products import CHUNK, DTYPES, Products
 from .whole import Whole
 
@@ -53,7 +54,7 @@ class NetworkPlace:
 
     Attributes
     ----------
-    backend, n, samples, population, work
+    backend, n, samples, population, redrawn, work
         As in `stability.advice.place.Place`.
     losses : Losses
     single : Samples
@@ -62,7 +63,10 @@ class NetworkPlace:
 
     def __init__(self, whole: Whole, looked: Looked, *, memory: float | None = None, pairs: float = PAIRS):
         self.whole, self.work, self.n = whole, Work(), whole.n
-        self.population: Any = looked.population  # infinite where samples come again
+        # Infinitely many where samples come again, or come with masks that are drawn anew.
+        self.population: Any = math.inf if drops(whole.model) else looked.population
+        meet = keeps_batch_statistics(whole.model) and looked.batch < looked.population
+        self.redrawn = meet or math.isinf(self.population)
         self.backend = Backend("torch", array_api_compat.torch, whole.device, DTYPES[whole.dtype])
         first = whole.placed(looked.first(8))
         self.losses = Losses(whole, first)

@@ -14,11 +14,11 @@ from .. import _check
 from .._saving import provenance
 from ..advice.advise import SAMPLES
 from ..advice.result import Advice
-from ..advice.warm import Warm
+from ..advice.warm import PROBES, Warm
 from ..advice.watched import Watched
-from .advise import here, of_the_loss, placed, require_finite, signed, step_size
-from .batches import look
-from .metric import Chosen, read
+from .advise import conditions, here, of_the_loss, placed, require_finite, signed, step_size
+from .batches import Looked, look
+from .metric import Chosen, read, rule_of
 from .place import NetworkPlace
 from .whole import Whole
 
@@ -26,6 +26,8 @@ SHARE = 0.1
 """Of a run, what watching may take by default: of its time, and of its gradients by the samples looked at."""
 LEAST = 64
 """Samples at least: fewer tell little of a network."""
+FREE = 2.0**19
+"""Samples times parameters whose derivatives take less time than all else of a look."""
 
 
 class Watch:
@@ -33,7 +35,9 @@ class Watch:
 
     Each look takes the last one's directions for a start and other samples; it is put off where watching
     would take more than a tenth of the run's time (the first look, which finds its directions from nothing,
-    not counted). As in `advise`, nothing is changed.
+    not counted). A look sees fewer samples than `advise`, and fewer directions: ``step_limit_error`` says how
+    far other samples would have moved the limit, and where few of them carry most of the curvature's noise
+    (`sample_share`) what was not met lowers it further. As in `advise`, nothing is changed.
 
     Examples
     --------
@@ -66,7 +70,8 @@ class Watch:
     batch : int, optional
         Samples in a batch; the DataLoader's by default.
     samples : int, optional
-        To look at each time; by default as many as a look every `every` steps allows, 64 to 2,048.
+        To look at each time; by default as many as a look every `every` steps allows, or as take no time that
+        counts in a small network, 64 to 2,048; before an adaptive optimizer's first step, 2,048.
     modes : int
         Directions that are followed.
     share : float, optional
@@ -77,7 +82,8 @@ class Watch:
     Attributes
     ----------
     last : dict
-        What was seen last: plain numbers, for any logger; empty before the first look.
+        What was seen last: plain numbers, for any logger; empty before the first look. The names are those of
+        the columns of `history`, `samples` and `sample_share`, and `reason` where there is no limit.
     advice : Advice or None
         The same in full, but for the bracket, the noise floor and all else that `advise` has time for.
 
@@ -115,6 +121,8 @@ class Watch:
             self._asked = batch
             self.modes = min(self.modes, sum(chosen.sizes))
         allowed = SHARE * self.every * self._batch * self._accumulate / self._price
+        allowed = max(allowed, FREE / sum(chosen.sizes))
+        self._told = samples is not None
         self._samples = (
             _check.count("samples", samples, least=2)
             if samples is not None
@@ -122,7 +130,12 @@ class Watch:
         )
         self.iteration, self.last, self.advice = 0, dict[str, Any](), None
         self._share = None if share is None else _check.positive("share", share)
-        self._began, self._spent, self._looked = time.perf_counter(), 0.0, 0
+        self._began, self._looked = time.perf_counter(), 0
+        self._spent, self._first, self._last = (
+            0.0,
+            0.0,
+            0.0,
+        )  # seconds of looks: all but the first, it, a last
         self._place, self._start = None, None
         self._rows: list[dict[str, Any]] = []
 
@@ -132,71 +145,90 @@ class Watch:
     @property
     def _price(self) -> float:
         """Of a look, in gradients of its samples."""
-        return 2 * self.modes + (self.modes + 9) / 3 + 1
+        return 2 * self.modes + (self.modes + PROBES + 3) / 3 + 1
 
     def step(self) -> None:
         """To be called after each step of the optimizer; looks where it is time."""
         self.iteration += 1
         if self.iteration - self._looked < self.every:
             return
-        run = time.perf_counter() - self._began
-        if self._share is None or self._spent <= self._share * run:
+        if self._share is None or self._affords(self._share):
             self.look()
+
+    def _affords(self, share: float) -> bool:
+        """Whether with one more look watching takes no more than its share of what the run itself took."""
+        run = time.perf_counter() - self._began - self._first - self._spent
+        return not self._spent or self._spent + self._last <= share * run
 
     def look(self) -> Advice | None:
         """Look now, whether it is time or not; the advice, or None where there is none to be had."""
         first, began = not self._rows, time.perf_counter()
         self._looked, advice = self.iteration, None
         try:
-            advice, loss = self._examined()
+            advice, loss, spread = self._examined()
         except ValueError as error:
             if first:
                 raise
-            self._keep(None, math.nan, str(error))
+            self._keep(None, math.nan, reason=str(error))
         else:
-            self._keep(advice, loss)
+            self._keep(advice, loss, spread)
             if advice.interrupted:  # Ctrl-C is meant for the loop, which would go on
                 raise KeyboardInterrupt
         # The first look loads and prepares what later ones find ready, and tells nothing of their cost.
-        self._spent += 0.0 if first else time.perf_counter() - began
+        self._last = time.perf_counter() - began
+        if first:
+            self._first = self._last
+        else:
+            self._spent += self._last
         return advice
 
-    def _examined(self) -> tuple[Advice, float]:
+    def _examined(self) -> tuple[Advice, float, float]:
+        """Advice, the loss, and the standard error of the limit as a share of it."""
         with here(self.model, self.loss, self.optimizer) as chosen, of_the_loss():
-            place = self._at(chosen)
+            place, looked = self._at(chosen)
             loss = place.mean_loss()
             require_finite(loss)
-            size = step_size(place.batch, place.population, self._accumulate)
-            seen = read(chosen, place, size, self._metric, self._momentum)
+            size = step_size(looked.batch, looked.population, self._accumulate)
+            notes = conditions(place, looked)
+            seen = read(chosen, place, size, self._metric, self._momentum, notes)
             looking = Warm(place, seen, size, self._seed, self.modes, self._start)
             advice = looking.advice()
             self._start = looking.start
-            return advice, float(loss)
+            return advice, float(loss), looking.error
 
-    def _at(self, chosen: Chosen) -> NetworkPlace:
+    def _at(self, chosen: Chosen) -> tuple[NetworkPlace, Looked]:
         """The place where the parameters are now, with other samples than the last time."""
-        looked = look(self.data, self._asked, self._samples, self._seed + len(self._rows))
+        samples = SAMPLES if self._guesses and not self._told else self._samples
+        looked = look(self.data, self._asked, samples, self._seed + len(self._rows))
         if self._place is None or self._place.whole.sizes != chosen.sizes:
             whole = Whole(self.model, signed(self.loss, chosen), chosen.params, self._seed)
             self._place, self._start = placed(whole, looked, memory=self._memory, pairs=0), None
         else:
             self._place.again(chosen.params, looked)
-        return self._place
+        return self._place, looked
 
-    def _keep(self, advice: Advice | None, loss: float, reason: str = "") -> None:
+    @property
+    def _guesses(self) -> bool:
+        """Whether the metric is guessed from the samples: of few of them rare gradients would be missing."""
+        rule = None if self._metric is not None else rule_of(self.optimizer)
+        return rule is not None and rule.metric is not None and not self.optimizer.state
+
+    def _keep(self, advice: Advice | None, loss: float, error: float = math.nan, reason: str = "") -> None:
         self.advice = advice
         row = {
             "iteration": self.iteration,
             "loss": loss,
             "lr": max(float(group["lr"]) for group in self.optimizer.param_groups),
             "step_limit": _largest(advice, "step_limit"),
+            "step_limit_error": _largest(advice, "step_limit") * error,
             "deterministic_limit": _largest(advice, "deterministic_limit"),
             "share": math.nan if advice is None else float(advice.share),
             "sharpness": math.nan if advice is None else float(advice.preconditioned_sharpness),
         }
         self._rows.append(row)
         reason = reason or (advice.reasons.get("step_limit", "") if advice is not None else "")
-        self.last = {**row, "reason": reason} if reason else row
+        seen = {} if advice is None else {"samples": advice.samples, "sample_share": advice.sample_share}
+        self.last = {**row, **seen, **({"reason": reason} if reason else {})}
 
     @property
     def history(self) -> Watched:
@@ -212,6 +244,7 @@ class Watch:
             iterations=columns["iteration"],
             steps=columns["lr"],
             step_limits=columns["step_limit"],
+            step_limit_errors=columns["step_limit_error"],
             deterministic_limits=columns["deterministic_limit"],
             sharpness=columns["sharpness"],
             losses=columns["loss"],
