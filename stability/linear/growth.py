@@ -236,27 +236,55 @@ def of_inputs(mean: float, scale: float, batch: float, dim: int, *, fine: int = 
 # -- operators ---------------------------------------------------------------------------------------
 
 
-def of_generator(step: Step, order: float, degree: int) -> Rate:
-    """In continuous time, on even polynomials of this `degree`, best near one `order`.
+class Generator:
+    """In continuous time, on even polynomials of a `degree`, best near one `order`.
 
     With ``f = |x|^s p``, ``A x . grad f + C(x) : grad grad f / 2`` is a quadratic in s.
     """
-    root, inverse, spread = step.coordinates(order)
-    functions = basis(degree, spread)
-    u, A = functions.points, root @ step.mean @ inverse
-    x = u @ inverse
-    C = root @ step.noise(x[:, :, None] * x[:, None, :]) @ root
-    w, moved, p = u @ A.T, np.einsum("nij,nj->ni", C, u), functions.values(u)
-    ahead, own = np.einsum("ni,ni->n", u, w), np.einsum("ni,ni->n", u, moved)
-    slope = ahead + 0.5 * np.trace(C, axis1=1, axis2=2) - own
-    parts = [
-        functions.slopes(u, w) + 0.5 * functions.bends(u, C),
-        slope[:, None] * p + functions.slopes(u, moved),
-        0.5 * own[:, None] * p,
-    ]
-    # The generator is a quadratic in the order: its parts, fitted once, serve every order.
-    still, first, second = np.hsplit(np.linalg.lstsq(p, np.hstack(parts), rcond=None)[0], 3)
-    return lambda s: leading(still + s * first + s * s * second, p) / s
+
+    def __init__(self, step: Step, order: float, degree: int):
+        self._step, (self._root, self._inverse, spread) = step, step.coordinates(order)
+        self._drift = self._root @ step.mean @ self._inverse
+        self.functions = basis(degree, spread)
+        # The generator's parts, fitted once, serve every order.
+        p = self.functions.values(self.functions.points)
+        parts = np.hstack(self.parts(self.functions.points))
+        self._values, self._fitted = p, np.hsplit(np.linalg.lstsq(p, parts, rcond=None)[0], 3)
+
+    def moves(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What drift (n, d) and noise (n, d, d) do to unit vectors in these coordinates."""
+        x = u @ self._inverse
+        return u @ self._drift.T, self._root @ self._step.noise(x[:, :, None] * x[:, None, :]) @ self._root
+
+    def parts(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What it makes of the functions at unit vectors: (n, size) each, of powers 0, 1, 2 of the order."""
+        w, C = self.moves(u)
+        moved, p = np.einsum("nij,nj->ni", C, u), self.functions.values(u)
+        ahead, own = np.einsum("ni,ni->n", u, w), np.einsum("ni,ni->n", u, moved)
+        slope = ahead + 0.5 * np.trace(C, axis1=1, axis2=2) - own
+        return (
+            self.functions.slopes(u, w) + 0.5 * self.functions.bends(u, C),
+            slope[:, None] * p + self.functions.slopes(u, moved),
+            0.5 * own[:, None] * p,
+        )
+
+    def matrix(self, s: float) -> np.ndarray:
+        """Of the order s, on the functions' coefficients."""
+        still, first, second = self._fitted
+        return still + s * first + s * s * second
+
+    def rate(self, s: float) -> float:
+        """Growth of the moment, over its order."""
+        return leading(self.matrix(s), self._values) / s
+
+    def ahead(self, s: float) -> np.ndarray:
+        """Coefficients (size,) of the function that grows most, positive where it is resolved."""
+        eigenvalues, vectors = np.linalg.eig(self.matrix(s))
+        heights = self._values @ vectors
+        one_sign = np.abs(heights.sum(axis=0)) / np.abs(heights).sum(axis=0)
+        eligible = np.where(one_sign >= min(ONE_SIGN, one_sign.max()), eigenvalues.real, -math.inf)
+        found = np.real(vectors[:, int(np.argmax(eligible))])
+        return found * np.sign(np.sum(self._values @ found))
 
 
 class Plane:

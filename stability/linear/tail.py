@@ -18,8 +18,9 @@ from ..exact.mode import exact_mode
 from ..methods.memory import Motion
 from ..noise import GaussianInputs
 from . import growth
+from .directions import sharpened
 from .draws import Draw, chain_rates, iteration_rates, slope_rates
-from .growth import Plane, Step, of_generator, zero
+from .growth import Generator, Plane, Step, zero
 from .memory import Course
 from .modes import ModalNoise
 from .moves import Carry, Move, of_gaussian, of_inputs, of_matrices
@@ -31,6 +32,8 @@ MOST = 24
 """Coordinates up to which squares alone, polynomials of degree 2, are few enough."""
 ROUGH = 5e-3
 """Share of the index that its error is at least, where only squares are known."""
+SHARP = 0.01
+"""Share of the index that polynomials may miss before a population of directions is asked."""
 CHEAP = 3
 """Coordinates up to which polynomials on the sphere are few."""
 ANGLES = (24, 48, 96, 192)
@@ -183,7 +186,7 @@ def _index(products: Products, seed: int) -> Estimate:
         if alike is not None:
             return alike
     if products.continuous:
-        return _continuous(step, products.noise.flow.step)
+        return _continuous(step, products.noise.flow.step, seed)
     if len(step.mean) == 2 and products.gaussian:
         index = _plane(step)
         if index is not None:
@@ -275,8 +278,11 @@ def _inputs(products: Products, pull: float) -> Estimate | None:
     return _told(index, max(1e-9, abs(rough / index - 1)) if 0 < index < math.inf else 0.0)
 
 
-def _continuous(step: Step, length: float) -> Estimate:
-    """By polynomials on the sphere, in coordinates made for the index itself; `length` is a step's."""
+def _continuous(step: Step, length: float, seed: int) -> Estimate:
+    """By polynomials on the sphere, in coordinates made for the index itself; `length` is a step's.
+
+    Where few of them are known, and they do not settle it, a population of directions goes on from there.
+    """
     dim = len(step.mean)
     if dim > MOST:
         chain = f"lin.tail('chain', dt={0.1 * length:g}) is that of a chain of short time steps"
@@ -291,7 +297,7 @@ def _continuous(step: Step, length: float) -> Estimate:
     # difference tells whether coordinates have settled; then few in the same coordinates, whose difference
     # tells what still more functions would change.
     for finer in (degree - 2, degree, degree, degree - 2):
-        index = zero(of_generator(step, indices[-1], finer), indices[-1])
+        index = zero(Generator(step, indices[-1], finer).rate, indices[-1])
         if not 0 < index < math.inf:
             break
         indices.append(index)
@@ -301,11 +307,17 @@ def _continuous(step: Step, length: float) -> Estimate:
         if bound > 2:
             return _beyond(bound)
         # Paths that do not contract have no index at any degree.
-        sure = all(zero(of_generator(step, 2.0, few)) == 0 for few in range(0, degree + 1, 2))
+        sure = all(zero(Generator(step, 2.0, few).rate) == 0 for few in range(0, degree + 1, 2))
         return Estimate(0.0, 0.0) if sure else Estimate(1.0, 1.0, "below 2: where is not resolved")
     before, index, rough = indices[-3:]
     least = (1e-9 if dim in DEGREES else ROUGH) * index
-    return Estimate(index, max(abs(index - before), abs(index - rough), least))
+    error = max(abs(index - before), abs(index - rough), least)
+    if error > SHARP * index:
+        # Squares suffice to it, and are the same work in few coordinates as in many.
+        sharper = sharpened(step, index, 2, seed)
+        if sharper is not None and sharper[0] > bound - sharper[1] and sharper[1] < error:
+            return Estimate(sharper[0], max(sharper[1], ROUGH * index))
+    return Estimate(index, error)
 
 
 def _beyond(bound: float) -> Estimate:
