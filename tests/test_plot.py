@@ -657,10 +657,10 @@ def test_axes_carry_the_formulas_own_names(result, labels, tmp_path):
     [
         (
             3,
-            "There is no picture for a int; there is for .*Comparison, .*LinearFlow, .*Study, .*Theorem, "
+            "There is no picture for int; there is for .*Comparison, .*LinearFlow, .*Study, .*Theorem, "
             "ExactMode, ExitTime, Spectrum and the datasets",
         ),
-        (st.quadratic([1.0]), "There is no picture for a Quadratic; there is for .*Comparison, "),
+        (st.quadratic([1.0]), "There is no picture for Quadratic; there is for .*Comparison, "),
         (
             st.Study("other", {}, {}),
             "There is no picture for the study 'other'; there is for condition-number, equal-rates, "

@@ -95,7 +95,7 @@ def _drawn(result: Any) -> Figure:
         return plot(study)
     drawn = ", ".join(sorted(kind.__name__ for kind in _PICTURES))
     raise TypeError(
-        f"There is no picture for a {type(result).__name__}; there is for {drawn}, Theorem, ExactMode, "
+        f"There is no picture for {type(result).__name__}; there is for {drawn}, Theorem, ExactMode, "
         "ExitTime, Spectrum and the datasets of st.sweep."
     )
 

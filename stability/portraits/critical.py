@@ -105,10 +105,11 @@ class CriticalPoint(Result):
             ("largest step", ".3g"),
         )
         asked = default if methods is None else list(methods)
-        rows = [(label, *self._row(one)[1:]) for one, label in zip(asked, told_apart(asked), strict=True)]
+        rows = [(label, *self._row(one)) for one, label in zip(asked, told_apart(asked), strict=True)]
         return Page(Grid(columns, rows))
 
-    def _row(self, method: Method) -> tuple[str, str, str, float, float]:
+    def _row(self, method: Method) -> tuple[str, str, float, float]:
+        """Whether a method is attracted, its range of rates, its largest gain and its largest step."""
         undecayed(method, "the table of a critical point")
         response = SpectralResponse(method, self.eigenvalues)
         with np.errstate(all="ignore"):
@@ -123,7 +124,7 @@ class CriticalPoint(Result):
         attracts = verdicts[int(np.sign(rates[-1]))] if np.isfinite(rates).all() else "singular"
         ends = dict.fromkeys(number(rate, ".3g") for rate in rates[[0, -1]])  # one number where all are alike
         largest = longer * float(np.max(np.abs(gains)))
-        return method.label, attracts, " ... ".join(ends), largest, limit if attracts == "yes" else np.nan
+        return attracts, " ... ".join(ends), largest, limit if attracts == "yes" else np.nan
 
 
 @dataclass(frozen=True)
