@@ -143,10 +143,12 @@ def loky(folder, count):
             time.sleep(0.002)
         os.killpg(pid, signal.SIGKILL)
         killed += ended(pid) == -signal.SIGKILL
+    left = left_alone(lambda: st.sweep({"x": [1.0], "seconds": 60.0}, sweeping.waits, workers=1) and None)
     code = ended(driver(work))
     return {
         "code": code,
         "killed": killed,
+        "left": left,
         "same": whole(folder) == expected,
         "twice": calls(folder) - POINTS,
     }
@@ -155,6 +157,21 @@ def loky(folder, count):
 def group(pid):
     """The processes of a group."""
     return subprocess.run(["pgrep", "-g", str(pid)], capture_output=True, text=True).stdout.split()
+
+
+def left_alone(work):
+    """How many processes of a group are there ten seconds after its driver alone was killed."""
+    pid = driver(work)
+    while len(group(pid)) < 3:  # itself, loky's tracker, the worker
+        time.sleep(0.01)
+    time.sleep(3.0)  # the worker has begun
+    os.kill(pid, signal.SIGKILL)
+    ended(pid)
+    for _ in range(100):
+        if not group(pid):
+            break
+        time.sleep(0.1)
+    return len(group(pid))
 
 
 def two(folder, count):

@@ -89,7 +89,7 @@ class Loky(Engine):
 
         # A pool of one: in a shared pool one dead worker breaks every point that is in flight, and none is
         # the culprit.
-        return loky.ProcessPoolExecutor(1, initializer=_begin_worker)
+        return loky.ProcessPoolExecutor(1, initializer=_begin_worker, initargs=(os.getpid(),))
 
     def outcome(self, future: futures.Future) -> Outcome:
         process = self._busy.pop(future)
@@ -112,13 +112,13 @@ def _end(process: Any) -> None:
         process.shutdown(wait=True, kill_workers=True)
 
 
-def _begin_worker() -> None:
+def _begin_worker(driver: int) -> None:
     """Signals to a group reach every process of it: the driver ends its workers, and nobody else does."""
     import signal
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(driver,), daemon=True).start()
 
 
 def _end_with(driver: int) -> None:
