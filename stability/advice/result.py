@@ -38,7 +38,8 @@ class Advice(Result, Framed):
     batch : int
     step_limit : float or array (groups,)
         The largest mean-square-stable step of the linearised iteration: beyond it the iterate leaves this
-        place. It may settle at a flatter one.
+        place. It may settle at a flatter one. A metric that follows gradients, as Adam's, is held as it
+        stands.
     step_limit_bracket : tuple
         Lower and upper end, the same shapes. Where all samples are looked at the limit is no larger than the
         upper end, that of a few directions alone, but where Nesterov's memory or curvature that is not
