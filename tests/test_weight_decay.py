@@ -281,6 +281,40 @@ class TestIterations:
 DECAYED = MADE["SFN"]
 
 
+THEOREMS = (
+    "noise-amplification",
+    "discrete-vs-continuous",
+    "excess-risk",
+    "aligned-noise",
+    "mean-square-step-limit",
+)
+
+
+@pytest.mark.parametrize("name", THEOREMS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        MADE["SFN"],
+        pytest.param(MADE["SGD"], marks=pytest.mark.slow),
+        pytest.param(MADE["LRSFN"], marks=pytest.mark.slow),
+    ],
+    ids=lambda m: m.label,
+)
+def test_theorems_of_one_mode_have_it_in_their_rate(name, method):
+    sheet = st.theorem(name, method=method)
+    assert "theta" in str(sheet.statement)
+    verdict = sheet.check(points=2, seed=1, ensemble=False)
+    assert all(one.deviation < 1e-10 for one in verdict.outcomes), str(verdict)
+    assert "+ decay" in str(verdict)
+
+
+def test_its_number_is_the_weight_decay_of_the_method():
+    """``alpha sigma^2 phi^2 / (2 (phi lambda + theta))``, written out."""
+    found = st.theorem("noise-amplification", method=MADE["SFN"]).evaluate(step=0.2, sigma=3.0, lam=0.7)
+    phi = 1 / (0.7 + 0.1)
+    assert_close(found, 0.2 * 9.0 * phi**2 / (2 * (phi * 0.7 + THETA)))
+
+
 def flow():
     return st.Flow(st.quadratic([1.0, 0.5]), DECAYED, st.Noise(gradient=0.1), step=0.1)
 
@@ -291,7 +325,8 @@ ASKED = {
         [DECAYED]
     ),
     "a spectrum": lambda: st.spectrum(lambda V: V, n=3).amplification(DECAYED),
-    "theorem 'noise-amplification'": lambda: st.theorem("noise-amplification", method=DECAYED),
+    "theorem 'equal-rates'": lambda: st.theorem("equal-rates", method=DECAYED),
+    "theorem 'excess-risk'": lambda: st.theorem("excess-risk", method=DECAYED, dim=2),
     "st.gallery.method_table": lambda: st.gallery.method_table([DECAYED]),
 }
 

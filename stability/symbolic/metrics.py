@@ -9,12 +9,11 @@ import sympy
 from sympy import Eq, Function, Matrix, Symbol
 
 from ..methods.metrics import RMSprop
-from .mode import M, Mode, alpha, delta, lam, linear_root, sigma, stationary, symmetric, tidy
+from .mode import M, Mode, alpha, delta, lam, linear_root, sigma, stationary, symmetric, theta, tidy
 from .registry import STEP, Draft, matrix, semidefinite, statement, vanishes
 from .statement import Corollary, Hypothesis, Step
 
 V = Symbol("V", positive=True)
-theta = Symbol("theta", positive=True)
 w, target = sympy.symbols("w w_0", real=True)
 p, x, rho = Symbol("p", positive=True), Symbol("x", real=True), Symbol("rho", real=True)
 NOISE = Hypothesis("gradient noise is Gaussian, with variance sigma^2 > 0 in the coordinate", sigma)

@@ -16,6 +16,7 @@ from ..methods.method import Method
 
 GREEK = {"damping": "gamma", "eps": "epsilon", "power": "p", "variance": "v"}
 
+theta = Symbol("theta", positive=True)
 alpha, dt, sigma = sympy.symbols("alpha dt sigma", positive=True)
 delta = Symbol("delta", real=True)
 lam = Symbol("lambda", positive=True)
@@ -106,14 +107,15 @@ class Mode:
             return "any gain"
         if not self.method.spectral:
             return self.method.label
+        decay = " + decay" if self.decay else ""
         if self.method.rank is None:
-            return self.method.name
+            return self.method.name + decay
         flat = (
             " flat tail"
             if getattr(self.method, "tail", "") == "flat"
             else (" tail" if self.branch == "tail" else "")
         )
-        return self.method.name + flat
+        return self.method.name + flat + decay
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -161,11 +163,22 @@ class Mode:
         )
 
     @property
+    def decay(self) -> Any:
+        """Decoupled weight decay of a method with a gain; 0 without."""
+        decays = self.method is not None and self.method.spectral and self.method.weight_decay
+        return theta if decays else sympy.Integer(0)
+
+    @property
+    def pull(self) -> Any:
+        """What draws the mode to the point: ``phi lambda``, and weight decay."""
+        return self.phi * self.at + self.decay
+
+    @property
     def rate(self) -> Any:
-        """``a``: the Jacobian of the drift ``-phi lambda delta``."""
+        """``a``: the Jacobian of the drift ``-phi lambda delta``, less weight decay."""
         # phi is held fixed: its own derivative is multiplied
         # by the gradient, which vanishes at a critical point.
-        return sympy.diff(-self.phi * self.at * delta, delta)
+        return sympy.diff(-self.pull * delta, delta)
 
 
 class SymbolicModes:
@@ -254,7 +267,7 @@ def kick(mode: Mode) -> Any:
 def relative(mode: Mode, strength: Any = None) -> Any:
     """``q``: `kick`, or another variance, over the square of the mode's pull ``phi lambda``, term by term."""
     terms = sympy.Add.make_args(kick(mode) if strength is None else strength)
-    return sympy.Add(*(tidy(term / (mode.phi * mode.at) ** 2) for term in terms))
+    return sympy.Add(*(tidy(term / mode.pull**2) for term in terms))
 
 
 def generator(mode: Mode, function: Any, *, diffusion: Any) -> Any:

@@ -68,7 +68,9 @@ def continuous(mode: Mode, variance: Any) -> tuple[list[Step], Any]:
     return steps, solution
 
 
-@statement("noise-amplification", "Noise amplification at equal step length", branches=("tail", "kept"))
+@statement(
+    "noise-amplification", "Noise amplification at equal step length", branches=("tail", "kept"), decay=True
+)
 def noise_amplification(mode: Mode) -> Draft:
     """The stationary second moment of the SDE, over that of SGD."""
     steps, solution = continuous(mode, sigma**2)
@@ -80,7 +82,7 @@ def noise_amplification(mode: Mode) -> Draft:
         Mode(mode.method, mode.branch, lam_j).phi,
         Symbol("Sigma_ij", real=True),
     )
-    drift = -mode.phi * mode.at * x * sympy.diff(x * y, x) - other * lam_j * y * sympy.diff(x * y, y)
+    drift = -mode.pull * x * sympy.diff(x * y, x) - (other * lam_j + mode.decay) * y * sympy.diff(x * y, y)
     # Half the covariance of the noises times the second derivatives, of which ij and ji are the same.
     both = sympy.expand(drift + alpha * mode.phi * other * covariance * sympy.diff(x * y, x, y)).subs(
         x * y, M
@@ -164,6 +166,7 @@ def noise_amplification_matrix(mode: Mode, dim: int) -> Draft:
     "discrete-vs-continuous",
     "The chain with time step dt, and the iteration, against the SDE",
     branches=("tail", "kept"),
+    decay=True,
 )
 def discrete_vs_continuous(mode: Mode) -> Draft:
     """The stationary second moment of the chain with any time step."""
@@ -192,7 +195,8 @@ def discrete_vs_continuous(mode: Mode) -> Draft:
         ),
     ]
     embedded = Hypothesis(
-        "alpha phi(lambda) lambda < 1", None if mode.method is None else 1 - alpha * mode.phi * mode.at
+        f"alpha {'(phi(lambda) lambda + theta)' if mode.decay else 'phi(lambda) lambda'} < 1",
+        None if mode.method is None else 1 - alpha * mode.pull,
     )
     return Draft(
         Eq(M, solution, evaluate=False),
@@ -217,14 +221,19 @@ def discrete_matrix(mode: Mode, dim: int) -> Draft:
     return _lyapunov(mode, dim, dt, "the Stein equation of the chain's second moment, per unit of time")
 
 
-@statement("excess-risk", "Stationary excess risk", branches=("tail", "kept"))
+@statement("excess-risk", "Stationary excess risk", branches=("tail", "kept"), decay=True)
 def excess_risk(mode: Mode) -> Draft:
     """Half of curvature times variance, and its sum."""
     steps, solution = continuous(mode, sigma**2)
     one = tidy(mode.at * solution / 2)
     steps.append(Step(Eq(mode.at * M / 2, one, evaluate=False), "the mode's share of tr(H M) / 2"))
-    # lambda M / 2 = alpha sigma^2 phi / 4: the curvature has cancelled.
-    total = alpha * sigma**2 / 4 * over_spectrum(mode, lambda gain, curvature: gain)
+    # lambda M / 2 = alpha sigma^2 phi / 4: the curvature has cancelled, but for what weight decay takes.
+    total = (
+        alpha
+        * sigma**2
+        / 4
+        * over_spectrum(mode, lambda gain, curvature: gain / (1 + mode.decay / (gain * curvature)))
+    )
     if not one.has(mode.at):  # SGD and the truncated tail: every mode has the same share
         whole = sympy.Derivative(Function("R")(mode.at), mode.at)
         steps.append(
@@ -261,7 +270,9 @@ def excess_risk_matrix(mode: Mode, dim: int) -> Draft:
     return draft
 
 
-@statement("aligned-noise", "Noise aligned with curvature is not amplified", branches=("tail", "kept"))
+@statement(
+    "aligned-noise", "Noise aligned with curvature is not amplified", branches=("tail", "kept"), decay=True
+)
 def aligned_noise(mode: Mode) -> Draft:
     """The same second moment where the noise follows the curvature."""
     steps, solution = continuous(mode, sigma**2 * mode.at)

@@ -40,6 +40,7 @@ class Entry:
     applies: Callable[[Method], bool]
     memory: bool  # whether it speaks of methods with a buffer
     metric: bool  # whether it speaks of diagonal metrics, and of them alone
+    decay: bool  # whether it speaks of gains with weight decay
     # Filled by `matrix` once its function is defined, after the entry was made; at most one key, "derive".
     matrix: dict[str, Callable[[Mode, int], Draft]] = field(default_factory=dict)
 
@@ -57,11 +58,12 @@ def statement(
     applies: Callable[[Method], bool] = lambda method: True,
     memory: bool = False,
     metric: bool = False,
+    decay: bool = False,
 ) -> Callable[[Callable[[Mode], Draft]], Callable[[Mode], Draft]]:
     """Register the derivation of a statement for one generic mode."""
 
     def keep(derive: Callable[[Mode], Draft]) -> Callable[[Mode], Draft]:
-        STATEMENTS[name] = Entry(name, title, derive, branches, at, default, applies, memory, metric)
+        STATEMENTS[name] = Entry(name, title, derive, branches, at, default, applies, memory, metric, decay)
         return derive
 
     return keep
@@ -108,9 +110,11 @@ def minimum(mode: Mode) -> list[Hypothesis]:
 
 def decays(mode: Mode) -> Hypothesis:
     """The drift contracts."""
-    return Hypothesis(
-        "the mode decays: phi(lambda) lambda > 0", None if mode.method is None else mode.phi * mode.at
-    )
+    return Hypothesis(f"the mode decays: {_pull(mode)} > 0", None if mode.method is None else mode.pull)
+
+
+def _pull(mode: Mode) -> str:
+    return "phi(lambda) lambda + theta" if mode.decay else "phi(lambda) lambda"
 
 
 def falling(dim: int) -> Hypothesis:
@@ -130,9 +134,9 @@ def saddle(mode: Mode) -> list[Hypothesis]:
 def mean_stable(mode: Mode, step: Any = alpha) -> Hypothesis:
     """The chain's mean contracts."""
     name = "dt" if step == dt else "alpha"
+    pull = f"({_pull(mode)})" if mode.decay else _pull(mode)
     return Hypothesis(
-        f"the mean is stable: {name} phi(lambda) lambda < 2",
-        None if mode.method is None else 2 - step * mode.phi * mode.at,
+        f"the mean is stable: {name} {pull} < 2", None if mode.method is None else 2 - step * mode.pull
     )
 
 
@@ -259,5 +263,5 @@ def rate_step(mode: Mode) -> Step:
     """The linear rate."""
     return Step(
         sympy.Eq(sympy.Symbol("a"), mode.rate, evaluate=False),
-        "Jacobian of the drift -phi(lambda) lambda delta",
+        "Jacobian of the drift -phi(lambda) lambda delta" + (", and of weight decay" if mode.decay else ""),
     )

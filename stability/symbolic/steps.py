@@ -84,7 +84,7 @@ def _relative_limit() -> Any:
 
 def largest(mode: Mode, strength: Any) -> Any:
     """The step at which the second moment neither grows nor decays under noise of this strength."""
-    own = {PULL: mode.phi * mode.at, RELATIVE: relative(mode, strength)}
+    own = {PULL: mode.pull, RELATIVE: relative(mode, strength)}
     return neat(_relative_limit().subs(own))
 
 
@@ -116,6 +116,7 @@ def marginal(mode: Mode) -> list[Step]:
     "mean-square-step-limit",
     "The largest mean-square-stable step under curvature noise",
     branches=("kept", "tail"),
+    decay=True,
 )
 def mean_square_step_limit(mode: Mode) -> Draft:
     """The step at which the mean square is marginal."""

@@ -211,8 +211,8 @@ def theorem(
             f"`method` must be a st.Method such as st.SFN(damping=0.1), or None; got {method!r}."
         )
     if method is not None and method.memory is not None and not entry.memory:
-        memoryless(method, f"theorem {name!r}")
-    if method is not None and method.spectral:
+        memoryless(method, f"theorem {name!r}", decay=entry.decay)
+    if method is not None and method.spectral and (not entry.decay or dim is not None):
         undecayed(method, f"theorem {name!r}")
     if method is not None and not applies(name, method):
         speak = ", ".join(one for one in ORDER if applies(one, method))
