@@ -102,6 +102,35 @@ def test_an_infinite_batch_switches_its_noise_off():
     assert not Noise(gradient=1.0, curvature=1.0, batch=np.inf).has_curvature
 
 
+class TestLawsThatAreNotDrawn:
+    """A class of one's own that states a law and draws another has no paths."""
+
+    class Doubled(Noise):
+        def factors(self, w):
+            return Sample(*(2 * part for part in super().factors(w)))
+
+    class Wider(Noise):
+        def gradient_covariance(self, *at):
+            return 4 * super().gradient_covariance(*at)
+
+    @pytest.mark.parametrize("level", ["sde", "iteration"])
+    @pytest.mark.parametrize(("law", "name"), [(Doubled, "factors"), (Wider, "gradient_covariance")])
+    def test_they_are_refused_where_paths_are_asked_for(self, law, name, level):
+        flow = st.Flow(st.quadratic([1.0]), st.SGD(), law(gradient=0.1), step=0.1)
+        assert st.linearize(flow).covariance() > 0
+        with pytest.raises(ValueError, match=rf"has `{name}` of its own and no `sample`: .* Give it `sample"):
+            st.simulate(flow, start=[0.0], t_end=0.2, paths=3, seed=0, level=level)
+
+        class Drawn(law):
+            def sample(self, w, size, rng):
+                one = super().sample(w, size, rng)
+                return one._replace(zeta=2 * one.zeta)
+
+        flow = st.Flow(st.quadratic([1.0]), st.SGD(), Drawn(gradient=0.1), step=0.1)
+        ens = st.simulate(flow, start=[0.0], t_end=0.2, paths=3, seed=0, level="iteration")
+        assert np.isfinite(ens.states).all()
+
+
 class TestFromData:
     """Tiny data, all batches enumerated: nothing is estimated in the test."""
 

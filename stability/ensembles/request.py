@@ -140,6 +140,7 @@ class Request:
         _check_start(flow, self.start[0], level)
         self._at = None if at is None else _check.shaped("at", at, (flow.dim,))
         flow.noise_model.check_declared(flow.dim)
+        flow.noise_model.check_drawn()
         self.modes = self._modes() if scheme == "exponential" else None
         if level == "sde" and scheme == "euler":
             self._warn_beyond_limit()

@@ -147,6 +147,22 @@ class Noise(Kept):
                 "has_curvature = True in the class."
             )
 
+    def check_drawn(self) -> None:
+        """Refuse a law that a user's class states, and does not draw: it would be theory's alone."""
+        own = {
+            name for name in ("sample", "combine", "factors", "gradient_covariance") if self._is_users(name)
+        }
+        if own and not own & {"sample", "combine"}:
+            raise ValueError(
+                f"{type(self).__name__} has `{min(own)}` of its own and no `sample`: paths would follow "
+                "another law than the theory. Give it `sample(w, size, rng)` too."
+            )
+
+    def _is_users(self, name: str) -> bool:
+        """Whether a method is of a class outside this package."""
+        home = type(self).__mro__[self._told(name)].__module__
+        return home.partition(".")[0] != __name__.partition(".")[0]
+
     def law(self, w: np.ndarray) -> Sample:
         """What `factors` gives; of a class with its own, checked."""
         factors = self.factors(w)
