@@ -235,3 +235,15 @@ def test_optimizers_of_other_packages(package, name, square):
     advice = advise(net, per_sample, data, optimizer, batch=4, metric=metric, momentum=st.Adam(beta1=0.9))
     assert advice.step_limit > 0
     assert advice.label == type(optimizer).__name__
+
+
+def test_groups_that_do_not_move_are_told_of_and_empty_ones_are_not():
+    net, data = mlp(), classes()
+    alone = advise(net, per_sample, data, OPT.SGD(net.parameters(), lr=0.1), batch=4)
+    groups = [{"params": net[0].parameters()}, {"params": net[2].parameters()}, {"params": []}]
+    told = advise(net, per_sample, data, OPT.SGD(groups, lr=0.1), batch=4)
+    assert np.max(told.step_limit) == pytest.approx(alone.step_limit, rel=0.2)  # other probes
+    assert "left out" not in str(told)
+    groups = [{"params": net[0].parameters()}, {"params": net[2].parameters(), "lr": 0.0}, {"params": []}]
+    told = advise(net, per_sample, data, OPT.SGD(groups, lr=0.1), batch=4)
+    assert "Parameters that do not move are left out: 1 group." in str(told)

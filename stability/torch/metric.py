@@ -210,7 +210,8 @@ class Chosen:
         # A group at lr 0 is frozen, as warm-ups and fine-tuning leave it: it bounds no step.
         moving = [g for g in optimizer.param_groups if float(g["lr"]) > 0]
         self.groups = [g for g in moving if any(p.requires_grad for p in g["params"])]
-        self.still = len(optimizer.param_groups) - len(self.groups)
+        # An empty group, as of a model without biases, is nothing to tell of.
+        self.still = sum(bool(group["params"]) for group in optimizer.param_groups) - len(self.groups)
         pairs = [(p, i) for i, g in enumerate(self.groups) for p in g["params"] if p.requires_grad]
         self.params = [p for p, _ in pairs]
         self.owners = [i for _, i in pairs]
@@ -290,7 +291,7 @@ def read(
     if rule is None and not own:
         rule = _told(optimizer, metric, momentum)
     if chosen.still:
-        told.append(f"{_check.counted(chosen.still, 'group')} of parameters that do not move are left out.")
+        told.append(f"Parameters that do not move are left out: {_check.counted(chosen.still, 'group')}.")
     if metric is not None:
         root = _diagonal(_given(chosen, metric), chosen, place)
     elif own:
