@@ -310,13 +310,13 @@ class LinearFlow(Result, Framed):
         ----------
         time, dt
             As for `covariance`. In continuous time the index of up to 24 modes that differ is found by
-            polynomials on the sphere of directions (of more than five to some percent, of more than eight
-            roughly; the error says so), and of any number that are alike in closed form. Of chain and
-            iteration it is a quadrature of one mode, of modes that are alike, and of two with Gaussian noise;
-            of others a population of directions tells it, with a standard error. With momentum a mode has
-            two coordinates.
+            polynomials on the sphere of directions, of more than four sharpened by a population of
+            directions (some seconds; the error says how far), and of any number that are alike in closed
+            form. Of chain and iteration it is a quadrature of one mode, of modes that are alike, and of two
+            with Gaussian noise; of others a population of directions tells it, with a standard error. With
+            momentum a mode has two coordinates.
         seed : int
-            Of that population.
+            Of these populations.
 
         Returns
         -------
