@@ -495,6 +495,10 @@ def _with(loss=per_sample, data=None, optimizer=sgd, net=mlp, **options):
     return case
 
 
+def _dataset():
+    return torch.utils.data.TensorDataset(*classes())
+
+
 def _elsewhere():
     net = mlp()
     return net, per_sample, classes(), sgd(mlp()), {}
@@ -562,7 +566,7 @@ REFUSED = {
     "compiled": (_compiled, r"Pass what was compiled, model\._orig_mod"),
     "several devices": (_spread, "model.module"),
     "sparse": (_sparse, "to_dense"),
-    "tensors without a batch": (_with(batch=None), "`batch` must be given"),
+    "a Dataset without a batch": (_with(data=_dataset, batch=None), "`batch` must be given"),
     "a batch beyond the data": (_with(batch=13), "at most 12"),
     "an iterator": (_with(data=lambda: iter([classes()])), "read again"),
     "no tensors": (_with(data=lambda: ["a", "b"]), "batches of tensors"),
@@ -603,3 +607,12 @@ def test_what_cannot_be_advised_on_is_refused_with_a_fix(case):
     model, loss, data, optimizer, options = make()
     with pytest.raises(ValueError, match=match):
         advise(model, loss, data, optimizer, **{"batch": 4, **options})
+
+
+def test_tensors_without_a_batch_are_seen_whole_at_every_step_which_is_told():
+    net, data = mlp(), classes()
+    with pytest.warns(st.StabilityWarning, match="to see all 12 samples, without batch noise"):
+        found = advise(net, per_sample, data, sgd(net))
+    assert found.step_limit == advise(net, per_sample, data, sgd(net), batch=12).step_limit
+    assert found.step_limit > advise(net, per_sample, data, sgd(net), batch=2).step_limit
+    assert found.noise_floor == 0

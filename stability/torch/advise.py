@@ -80,7 +80,7 @@ def advise(
         SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop, Adagrad, or this package's LRSFN; others with
         `metric` and `momentum`.
     batch : int, optional
-        Samples in a batch; the DataLoader's by default.
+        Samples in a batch; by default the DataLoader's, and of tensors all, with a warning: no batch noise.
     samples : int
         How many to look at, drawn at random from `data`.
     budget : float

@@ -138,7 +138,12 @@ def look(data: Any, batch: int | None, samples: int, seed: int) -> Looked:
             "Give a DataLoader, or tensors."
         )
     if isinstance(data, Dataset):
-        return _dataset(data, default_collate, _asked(batch, "a Dataset"), samples, seed)
+        if batch is None:
+            raise ValueError(
+                "`batch` must be given where `data` is a Dataset: the samples of one step of the optimizer. "
+                "Give batch=32, say, or the DataLoader itself."
+            )
+        return _dataset(data, default_collate, _check.count("batch", batch), samples, seed)
     if not isinstance(data, (torch.Tensor, Mapping)) and isinstance(data, Iterable):
         items = list(data)
         if items and not any(isinstance(item, torch.Tensor) for item in items):
@@ -146,13 +151,15 @@ def look(data: Any, batch: int | None, samples: int, seed: int) -> Looked:
     return _in_memory(data, batch, samples, seed)
 
 
-def _asked(batch: int | None, what: str) -> int:
-    if batch is None:
-        raise ValueError(
-            f"`batch` must be given where `data` is {what}: the samples of one step of the optimizer. Give "
-            "batch=32, say, or the DataLoader itself."
-        )
-    return _check.count("batch", batch)
+def _of_tensors(batch: int | None, number: int) -> int:
+    """Samples of a step where `data` is tensors: all, as a loop without batches takes them."""
+    if batch is not None:
+        return _check.count("batch", batch)
+    _check.warn(
+        f"`batch` was not given: each step is taken to see all {number} samples, without batch noise, which "
+        "allows the largest steps. Give batch=32, say, if it draws fewer."
+    )
+    return number
 
 
 def _enough(number: int, batch: int) -> None:
@@ -178,7 +185,7 @@ def _in_memory(data: Any, batch: int | None, samples: int, seed: int) -> Looked:
             f"`data` must hold tensors with one first axis, the samples; got {number} and a shape {wrong[0]}."
             " Give the samples of all of them along the first axis."
         )
-    _enough(number, size := _asked(batch, "tensors"))
+    _enough(number, size := _of_tensors(batch, number))
     chosen = _subset(number, samples, seed)
 
     def fetch(most: int) -> Iterator[Any]:

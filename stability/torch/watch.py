@@ -68,7 +68,7 @@ class Watch:
     every : int
         Steps from one look to the next at least.
     batch : int, optional
-        Samples in a batch; the DataLoader's by default.
+        Samples in a batch; by default the DataLoader's, and of tensors all, with a warning: no batch noise.
     samples : int, optional
         To look at each time; by default as many as a look every `every` steps allows, or as take no time that
         counts in a small network, 64 to 2,048; before an adaptive optimizer's first step, 2,048.
