@@ -512,7 +512,7 @@ class TestNumbers:
             make(batch=4, hessian_batch=5, coupling="nested")
         assert make(batch=4, hessian_batch=5).hessian_batch == 5
 
-    @pytest.mark.parametrize("value", [0, -1, 1.5, NAN, True, "1", None], ids=str)
+    @pytest.mark.parametrize("value", [0, -1, 1.5, NAN, True, "1"], ids=str)
     def test_a_rank_is_a_whole_number_of_at_least_one(self, value):
         with pytest.raises(ValueError, match=f"`rank` must be an integer >= 1; got {value!r}"):
             st.LRSFN(rank=value, damping=0.1)

@@ -331,6 +331,27 @@ def test_repeated_eigenvalues_above_a_tail():
     assert error(h, eig) < 0.06
 
 
+def test_arpack_that_runs_out_of_shifts_is_started_anew(monkeypatch):
+    """It does of operators of low rank, where rounding wills it: here it is made to, twice and always."""
+    eigsh, failing = scipy.sparse.linalg.eigsh, 2
+
+    def run(matrix, **options):
+        nonlocal failing
+        matrix.matvec(options["v0"])  # it fails after products, not before
+        if failing > 0:
+            failing -= 1
+            raise scipy.sparse.linalg.ArpackError(3)
+        return eigsh(matrix, **options)
+
+    monkeypatch.setattr(scipy.sparse.linalg, "eigsh", run)
+    column = np.full((N, 1), N**-0.5)
+    found = randomized_eigh(lambda block: 2 * column @ (column.T @ block), N, 6, method="eigsh")
+    np.testing.assert_allclose(found.eigenvalues, [2, 0, 0, 0, 0, 0], atol=1e-12)
+    failing = 3
+    with pytest.raises(scipy.sparse.linalg.ArpackError):
+        randomized_eigh(lambda block: 2 * column @ (column.T @ block), N, 6, method="eigsh")
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_zero_operator_and_one_of_rank_one(method, dtype):

@@ -85,7 +85,7 @@ def sweep(
     failed: bool,
     as_json: bool,
 ) -> None:
-    """Compute a study at every point of its grid, on all cores, from where it stopped.
+    """Compute a study at all points of a grid, from where it stopped.
 
     STUDY is a Python file with a function study(...) that returns numbers by name, and a mapping grid of its
     parameters; it may also name refine, tolerance, units and long_names. Each point leaves a record in the

@@ -14,6 +14,7 @@ from .result import LowRank
 
 BLOCKS = 5  # of a Krylov basis of twice the rank
 FRESH = 5  # columns beside the previous vectors in a warm start
+STARTS = 3  # of ARPACK, before it is believed that it cannot
 CONVERGED = 0.05
 """Largest residual, beside its eigenvalue, of a pair that counts as found."""
 LEAK = 0.4
@@ -394,13 +395,19 @@ def _largest_pairs(
         scale = scale or 2.0 ** -np.frexp(np.max(np.abs(answer)))[1] * bool(answer.any())
         return answer * scale if scale else answer
 
-    first = outside(np.asarray(backend.host(operator.normals((1, n))), dtype=float)[0])
     matrix = LinearOperator((n, n), matvec=product, dtype=float)
-    try:
-        values, vectors = eigsh(matrix, k=count, which="LM", v0=first, tol=tolerance)
-    except ArpackError:
-        # Off the columns the operator may be zero, where ARPACK has nothing to iterate on: that is no error.
-        if scale and not off.size:
-            raise
-        return np.zeros(0), np.zeros((n, 0))
-    return values / (scale or 1.0), vectors
+    for left in reversed(range(STARTS)):
+        first = outside(np.asarray(backend.host(operator.normals((1, n))), dtype=float)[0])
+        try:
+            values, vectors = eigsh(matrix, k=count, which="LM", v0=first, tol=tolerance)
+        except ArpackError:
+            # Off the columns the operator may be zero, where ARPACK has nothing to iterate on: no error.
+            if off.size or not scale:
+                break
+            # Of an operator of lower rank than asked for it can run out of shifts, by rounding: not from
+            # every start.
+            if not left:
+                raise
+        else:
+            return values / (scale or 1.0), vectors
+    return np.zeros(0), np.zeros((n, 0))

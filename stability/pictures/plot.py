@@ -11,6 +11,7 @@ from functools import singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import _check
 from .._saving import Study
 from ..advice.result import Advice
 from ..advice.watched import Watched
@@ -46,6 +47,7 @@ _STUDIES = (
 )
 
 
+@_check.by_name
 def plot(result: Any, *, x: str | None = None, y: str | None = None, hue: str | None = None) -> Figure:
     """Draw a result: whatever this package computes and prints has a picture, but for a few.
 

@@ -273,6 +273,7 @@ def _shard(shard: Any) -> tuple[int, int]:
     return _check.count("shard[0]", part, most=parts, why="parts are counted from 1"), parts
 
 
+@_check.by_name
 def sweep(
     grid: Mapping[Any, Any] | Sequence[Mapping[str, Any]],
     study: Callable[..., Any],

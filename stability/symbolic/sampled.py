@@ -10,7 +10,7 @@ from sympy import Eq, Function, Symbol
 
 from ..methods.method import SFN, Method
 from .batches import LIMIT, b, count, inverse_chi_square
-from .mode import Mode, alpha, c_gh, delta, kick, lam, linear_root, s_g, s_h, sigma, tidy
+from .mode import GREEK, Mode, alpha, c_gh, delta, kick, lam, linear_root, s_g, s_h, sigma, tidy
 from .paths import streaming
 from .registry import BATCH, Draft, gain_step, mean_stable, minimum, statement, vanishes
 from .statement import Corollary, Hypothesis, Step
@@ -73,7 +73,7 @@ def sample_space(mode: Mode) -> Draft:
         Step(
             Eq(
                 Symbol("p"),
-                JT * (J * JT + Symbol("gamma")) ** -1 * r,
+                JT * (J * JT + Symbol(GREEK["damping"])) ** -1 * r,
                 evaluate=False,
             ),
             "the direction, by the b x b matrix of a batch's residuals r and their gradients J",
