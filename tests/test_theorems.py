@@ -594,6 +594,7 @@ class TestTheyCanFail:
             "relaxation",
         ),
         "adaptive-metric": ("variance", "mean-square"),
+        "sample-space": ("whatever-the-batch", "linearized", "floor", "wishart-floor", "projection"),
     }
 
     @pytest.mark.parametrize(
