@@ -219,6 +219,7 @@ class TestClosure:
     """A rest of equal curvatures and noise: the closure is exact there, and says what the whole says."""
 
     @pytest.mark.parametrize("memory", [None, Memory(0.9), Memory(0.6, nesterov=True)])
+    @pytest.mark.slow
     def test_probes_close_what_few_modes_leave_out(self, memory):
         Z = np.random.default_rng(1).normal(size=(300, 8)) * np.sqrt([4.0, 2.0, *[0.5] * 6])
         samples = Z[:, :, None] * Z[:, None]
@@ -414,6 +415,7 @@ class TestOptimizers:
 
     @pytest.mark.parametrize("decays", [(3.0, 0.0), (0.5, 2.0)])
     @pytest.mark.parametrize("name", MEMORIES)
+    @pytest.mark.slow
     def test_decay_of_its_own_in_each_group(self, table, name, decays):
         """AdamW's: none of biases. Without momentum it is curvature, exactly."""
         memory = Memory(**MEMORIES[name][1]) if MEMORIES[name][1] else None

@@ -421,6 +421,7 @@ class TestNumbers:
             with pytest.raises(ValueError, match=f"{name}.*(must (be|hold)|time steps)"):
                 call(sign * 10**digits)
 
+    @pytest.mark.slow
     def test_seeds_may_have_any_length(self):
         seed = 2**300 + 1
         assert st.quadratic([1.0, 2.0], rotation_seed=seed).dim == 2

@@ -132,6 +132,7 @@ def test_without_a_target_the_columns_are_listed(command, table):
         st.datasets.read_table(table, model="logistic")
 
 
+@pytest.mark.slow
 def test_the_coordinates_of_a_formula_are_named_in_order():
     asked = ("simulate", "--expression", "x^2 + E*y^2", "--variables", "y,E,x", "--paths", "2")
     shown = CliRunner().invoke(main, [*asked, "--t-end", "0.1"])

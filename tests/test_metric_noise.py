@@ -146,6 +146,7 @@ def test_and_the_iterations():
 
 @flows
 @pytest.mark.parametrize("method", [st.SignSGD(), st.RMSprop()])
+@pytest.mark.slow
 def test_pictures_and_exits_follow_it(flow, method):
     one = flow(method)
     where, options = [(-2, 2), (-2, 2)], {"noise": one.noise_model, "step": one.step}

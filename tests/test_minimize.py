@@ -1903,6 +1903,7 @@ class TestArrays:
     @pytest.mark.parametrize(
         "name", ["SGD", "momentum, averaged, decaying", "Adam", "Armijo", "LRSFN", "auto"]
     )
+    @pytest.mark.slow
     def test_no_array_of_the_states_size_leaves_the_device_on_the_way(self, name, monkeypatch):
         strict = pytest.importorskip("array_api_strict", reason="array-api-strict is not installed")
         moved = []

@@ -516,6 +516,7 @@ class TestHistory:
             "one refresh",
         ],
     )
+    @pytest.mark.slow
     def test_unusual_runs_are_drawn_without_a_warning(self, changes):
         assert_draws(st.plot(run(**changes)))
 
@@ -640,6 +641,7 @@ WELL = st.expression("x1^4/4 - x1^2/2 + slow^2/8")
     ],
     ids=["portrait", "trajectory", "density", "paths", "last", "profile", "line", "no formula"],
 )
+@pytest.mark.slow
 def test_axes_carry_the_formulas_own_names(result, labels, tmp_path):
     made = result(st.Flow(WELL, st.SGD(), st.Noise(gradient=0.3), step=0.1))
     for one in (made, st.load(st.save(made, tmp_path / "kept"))):

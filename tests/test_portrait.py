@@ -243,6 +243,7 @@ class TestMemory:
         assert np.sum(np.diff(np.sign(line[:, 0])) != 0) == crossings
 
     @pytest.mark.parametrize("m", [0, 1, 2])
+    @pytest.mark.slow
     def test_a_basin_is_where_the_whole_state_settles(self, remembering, m):
         flow = st.Flow(TILTED, KINDS[m], LOOSE, step=0.05)
         for i, j in ((3, 4), (7, 3)):

@@ -756,6 +756,7 @@ class TestReading:
         "name",
         [pytest.param(name, marks=[pytest.mark.slow] if i % 7 else []) for i, name in enumerate(NAMES)],
     )
+    @pytest.mark.slow
     def test_pictures(self, name, tmp_path):
         theorem = st.theorem(name)
         study = theorem.data()

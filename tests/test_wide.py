@@ -367,6 +367,7 @@ def by_products(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "one heavy sample", "logistic", "sparse"])
+@pytest.mark.slow
 def test_rows_from_products_alone_are_the_rows_of_all_modes_within_their_error(kind, by_products):
     F = crowd(kind)
     noise = st.Noise.from_data(F, None, 16, hessian_batch=200)
