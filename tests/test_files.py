@@ -324,6 +324,7 @@ def writing(path):
             yield ast.unparse(call)
 
 
+@pytest.mark.slow
 def test_every_file_is_written_by_the_one_writer():
     found = {path.name: [*writing(path)] for path in FILES}
     assert len(found.pop("_files.py")) >= 5

@@ -298,6 +298,7 @@ class TestOtherLibrariesWords:
 class TestSettled:
     @pytest.mark.parametrize("noise", NOISES)
     @pytest.mark.parametrize("method", ADAPTIVE, ids=repr)
+    @pytest.mark.slow
     def test_covariances_are_those_of_dense_solves(self, method, noise):
         law, covariance, factors = NOISES[noise]
         lin = at_point(method, law)

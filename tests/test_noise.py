@@ -165,6 +165,7 @@ class TestFromData:
         ("b", "h", "coupling"),
         [(3, 2, "independent"), (3, 2, "nested"), (3, 3, "nested"), (2, 3, "independent")],
     )
+    @pytest.mark.slow
     def test_factors_are_the_minibatches_exact_law(self, b, h, coupling, replacement):
         F, at = self.objective(), np.array([0.4, -0.2])
         noise = Noise.from_data(F, at, b, hessian_batch=h, coupling=coupling, replacement=replacement)

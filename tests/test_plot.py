@@ -174,6 +174,7 @@ class TestEnsemble:
 
 class TestComparison:
     @pytest.mark.parametrize("save", [None, 3])
+    @pytest.mark.slow
     def test_shows_measured_against_predicted_moments(self, save):
         a_flow = flow()
         comparison = st.compare(st.linearize(a_flow), ensemble(a_flow, save=save))
@@ -533,6 +534,7 @@ class TestHistory:
 
 class TestSpectrum:
     @pytest.mark.parametrize("deflate", [0, 2, 60])
+    @pytest.mark.slow
     def test_shows_density_counts_and_outliers(self, deflate):
         lams = np.concatenate([[30.0, -20.0], np.linspace(-0.1, 1.0, 58)])
         s = spectrum(st.quadratic(lams), deflate=deflate)

@@ -71,6 +71,7 @@ class TestFlowLines:
         assert (wells.basins[newton][:, middle] == saddle).all()
         assert not (wells.basins[newton][:, ~middle] == saddle).any()
 
+    @pytest.mark.slow
     def test_the_others_fall_to_either_side(self, wells):
         for name in ("SGD", "SFN", "LRSFN(1) flat tail"):
             basins = wells.basins[column(wells, name)]

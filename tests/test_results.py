@@ -375,6 +375,7 @@ class TestTheory:
             st.load(path)
 
     @pytest.mark.parametrize("method", [None, st.LRSFN(rank=2, damping=0.1)], ids=["any", "LRSFN"])
+    @pytest.mark.slow
     def test_theorems_verdicts_and_tables_come_back(self, method, tmp_path):
         theorem = st.theorem("truncation-limit", method=method)
         table = st.gallery.method_table(method and [method])

@@ -235,6 +235,7 @@ def widest(theorem):
     return max(map(len, str(theorem).splitlines()))
 
 
+@pytest.mark.slow
 def test_sheets_are_no_wider_than_a_screen():
     for name in ("noise-floor", "momentum", "batch-sharpness", "averaging", "streaming-limit"):
         assert widest(st.theorem(name)) <= 160

@@ -555,6 +555,7 @@ class TestTheyCanFail:
         "name",
         ["noise-amplification", "escape-time", "mean-square-step-limit", "saddle-attraction", "student-t"],
     )
+    @pytest.mark.slow
     def test_the_ensemble_alone_catches_a_wrong_statement(self, name):
         class Wrong(st.SFN):
             def gain(self, lam):

@@ -171,6 +171,7 @@ class TestProducts:
     @pytest.mark.parametrize("chain", [False, True], ids=["iteration", "chain"])
     @pytest.mark.parametrize("memory", MEMORIES)
     @pytest.mark.parametrize("inner", [st.SGD(), st.SFN(damping=0.5)], ids=lambda m: m.label)
+    @pytest.mark.slow
     def test_exponents_are_those_of_matrices_written_out(self, inner, memory, chain):
         F, step = st.quadratic([1.0, 0.3], rotation_seed=2), 0.4
         method = remembered(inner.with_weight_decay(THETA), memory)

@@ -273,6 +273,7 @@ def test_minibatches_of_many_columns_are_simulated_and_their_sde_is_refused_with
 
 @pytest.mark.parametrize("replacement", [False, True])
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.slow
 def test_the_batch_that_a_row_is_valid_from_is_the_smallest_that_is(name, replacement):
     F = objective("logistic", 200, 12)
     start = linear(F, METHODS[name], replacement=replacement).valid_from
