@@ -62,9 +62,10 @@ class TestResiduals:
 class TestRuns:
     def test_least_squares_on_all_samples_is_solved_at_once(self):
         F = objectives()["least squares"]
-        run = st.minimize(F, np.zeros(5), method=GN, iterations=12)
+        # As long as a step's decrease is more than rounding, which no ratio of decreases is told by.
+        run = st.minimize(F, np.zeros(5), method=GN, iterations=3)
         np.testing.assert_allclose(run.final, F.reference, atol=1e-6)
-        assert run.stats["damping"] < 1e-3
+        assert run.stats["damping"] < 1e-4
 
     @pytest.mark.parametrize("name", ["logistic", "classes"])
     def test_regression_of_classes_reaches_its_minimizer(self, name):
