@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make reproduce          install, run the main job, leave pictures and numbers in out/ (about 6 minutes)"
 	@echo "make reproduce QUICK=1  the small form (about 2 minutes)"
-	@echo "make test               install, run ruff and the tests (about 4 minutes)"
+	@echo "make test               install, run ruff and the tests (4 to 5 minutes)"
 	@echo "make types              install, run mypy (half a minute, then seconds)"
 	@echo "make test-all           with PyTorch installed too, and the long studies; ONLY='torch or slow' for these alone"
 	@echo "make test-everywhere    under every kernel of OpenBLAS, two threads, without Numba (about 45 minutes; QUICK=1: a minute; SLOW=1: hours)"
@@ -41,7 +41,7 @@ figures: $(STAMP)
 	$(RUN)/stability reproduce --out figures
 
 test: $(STAMP)
-	@echo "ruff, then the tests (about 4 minutes)"
+	@echo "ruff, then the tests (4 to 5 minutes)"
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	OPENBLAS_NUM_THREADS=1 $(RUN)/python -m pytest -n auto -m 'not slow' --dist worksteal

@@ -440,6 +440,7 @@ def _stored(value: np.ndarray, arrays: dict[str, np.ndarray], name: str) -> str:
 
 
 def decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """A value from its JSON form and the arrays beside it, as `encode` left them."""
     if isinstance(value, list):
         return [decode(v, arrays) for v in value]
     if not isinstance(value, dict):

@@ -7,6 +7,7 @@ import os
 import secrets
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from concurrent import futures
 from typing import Any
@@ -29,7 +30,7 @@ class Lost(Exception):
     """An engine stopped working: what it had in flight is not computed."""
 
 
-class Engine:
+class Engine(ABC):
     """What points are given to.
 
     Attributes
@@ -40,18 +41,18 @@ class Engine:
 
     width = 1
 
+    @abstractmethod
     def submit(self, task: Task) -> futures.Future:
         """Begin with a point."""
-        raise NotImplementedError
 
     def outcome(self, future: futures.Future) -> Outcome:
         """What became of a point that is finished."""
         return future.result()
 
-    def leave(self, flying: Iterable[futures.Future]) -> None:
+    def leave(self, flying: Iterable[futures.Future]) -> None:  # noqa: B027 - most hold nothing
         """Let go of points that are not finished."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most began nothing
         """Stop, and end what was begun for it."""
 
 
