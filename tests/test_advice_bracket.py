@@ -127,10 +127,10 @@ def test_the_bracket_holds_the_limit_of_all_modes(case):
 
 @pytest.mark.slow
 def test_brackets_hold_the_limit_as_often_as_a_reader_would_expect():
-    """Of 208 cases and starts; in none is the lower end below a hundredth where all samples were seen."""
-    found = {name(case): held(case, range(100, 116)) for case in CASES}
+    """Of 104 cases and starts; in none is the lower end below a hundredth where all samples were seen."""
+    found = {name(case): held(case, range(100, 108)) for case in CASES}
     every = np.concatenate(list(found.values()))
-    assert len(every) >= 200
+    assert len(every) >= 100
     assert every[:, 0].mean() >= 0.95, {key: value[:, 0].mean() for key, value in found.items()}
     whole = np.concatenate([found[name(case)] for case in CASES if case[3] == 2048])
     assert whole[:, 1].min() > 0.01

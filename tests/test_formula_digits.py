@@ -305,5 +305,5 @@ def test_random_formulas_are_right_or_say_that_they_are_not():
 
 @pytest.mark.slow
 def test_many_more_are():
-    right, told = right_or_told(range(1000, 1400))
+    right, told = right_or_told(range(1000, 1200))
     assert right > told > 0

@@ -626,13 +626,12 @@ class TestTheyCanFail:
 
 @pytest.mark.slow
 class TestChecks:
-    """Fifty random admissible values against the numeric theory and an ensemble, for every method at once."""
+    """Random admissible values against the numeric theory and an ensemble, for every method at once."""
 
     @pytest.mark.parametrize("name", NAMES)
     def test_every_theorem_holds_for_every_shipped_method(self, name):
-        verdict = st.theorem(name).check()
+        verdict = st.theorem(name).check(points=20)
         assert verdict, str(verdict)
-        assert {outcome.points for outcome in verdict.outcomes} == {50}
         assert len(verdict.outcomes) == sum(applies(name, method) for method in shipped())
 
     @pytest.mark.parametrize("dim", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
@@ -668,8 +667,7 @@ class TestChecks:
         assert tail.evaluate(lam=0.5, step=0.1, sigma=1.0) == pytest.approx(0.1 / GAMMA / (2 * 0.5))
         assert kept.check(points=5)
 
-    @pytest.mark.parametrize("tail", ["damping", "flat"])
-    @pytest.mark.parametrize("rank", [2, pytest.param(5, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize(("rank", "tail"), [(2, "damping"), (5, "flat")])
     def test_whatever_the_rank(self, rank, tail):
         method = st.LRSFN(rank=rank, damping=GAMMA, tail=tail)
         for name in (name for name in NAMES if applies(name, method)):
